@@ -8,7 +8,6 @@ is imported when its command is called; for `--help` its docstring is read.
 from __future__ import annotations
 
 import ast
-import errno
 import importlib
 import io
 import os
@@ -21,7 +20,18 @@ import typer
 from . import __version__
 from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search, serve
 from .core.commands.options import epilog_of, with_flags, with_optional_values
-from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
+from .core.errors import (
+    CURES,
+    INTERRUPTED,
+    LESS_MEMORY,
+    ConfigError,
+    VladaptError,
+    fail,
+    interrupted,
+    no_memory,
+    shortened,
+    usage,
+)
 from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.process import Stops, stops_like_ctrl_c
 
@@ -29,7 +39,6 @@ FAILED = 1
 SPINS = "1000"
 """How often a waiting thread of torch looks for work before it sleeps. By its library's own number, 300,000, waiting on
 a busy machine costs several times the computation."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
@@ -115,12 +124,15 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
     except OSError as error:
         if stops.arrived:
             return interrupted()
-        cure = "; free some space or give another --out" if error.errno in FULL else ""
+        cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
         place = f": {error.filename}" if error.filename else ""
         code = fail(f"{error.strerror or error}{place}{cure}", 1, error, arguments)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
             return fail(usage(error, arguments), 2, error, arguments)
+        if no_memory(error):
+            reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
+            return fail(f"there is not enough memory ({reason}); {LESS_MEMORY}", FAILED, error, arguments)
         if told_of_a_death(error):
             return FAILED
         if stops.explain(error):

@@ -57,7 +57,7 @@ class Named(NamedTuple):
     """A name that an adapter or a domain imports from a room of `core`.
 
     Args:
-        room: "metrics"; "metrics.selection" where a file inside it is named.
+        room: "metrics"; "metrics.intervals" where a file inside it is named.
         name: of a class, function or constant.
         user: the folder that imports it, "adapters.cache" or "domains.video"; or a file beside such folders.
     """

@@ -33,7 +33,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from vladapt import build_adapter
 from vladapt.adapters.selection.auto import CANDIDATES
 from vladapt.core.contracts.prepared import Shots
-from vladapt.core.metrics.selection import deciding_metric
+from vladapt.core.judgements.baselines import deciding_metric
 from vladapt.core.metrics.significance import corrected_interval
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from usage import print_help
 
 from vladapt.core.commands.declared import (
-    JUDGEMENT,
     Declared,
     doctor_options,
     judgement_options,
@@ -56,8 +55,7 @@ def main() -> None:
     for name, entry in sorted(catalogue.domains().items()):
         if entry.entry_point is None:
             words = OF_DOMAIN.format(name=name)
-            own = [each for each in options_of_domain(name) if each.kind != JUDGEMENT]
-            _print_section(f"Of domain {name}", words, ("option", "of", "what it is"), _rows(own))
+            _print_section(f"Of domain {name}", words, ("option", "of", "what it is"), _rows(options_of_domain(name)))
     _print_section("Of doctor", "Flags of `vladapt doctor`.", ("option", "of", "what it is"), _rows(doctor_options()))
 
 

@@ -27,7 +27,7 @@ from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.selection._without_labels import CANDIDATES, SETTINGS, UnlabelledTrial
 from vladapt.core.confidence.calibration import calibration_error
 from vladapt.core.data.test_batches import TASKS, FewClasses, Stream, Whole
-from vladapt.core.metrics.selection import macro_auroc
+from vladapt.core.metrics.classification import macro_auroc
 from vladapt.core.metrics.significance import mcnemar
 
 MOST_IMAGES = 64  # of a batch of few classes; those of 1,000 are nearly all images here

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,22 @@ LONGEST_MESSAGE = 580
 """Characters of a message; of a longer one the middle goes, since it begins with the place and ends with the cure."""
 REASON_CHARACTERS = 300
 """Of why an image cannot be used."""
+LESS_MEMORY = (
+    "lower --batch-size or --workers, give fewer or smaller images, or allow this process more memory (ulimit -v, the "
+    "container's limit)"
+)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CURES = {
+    **dict.fromkeys(FULL, "free some space or give another --out"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check who may read and write it"),
+    errno.EROFS: "give a place that can be written",
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ENOMEM: LESS_MEMORY,
+    errno.EMFILE: "allow this process more open files (ulimit -n)",
+}
+"""Of what the system refuses, wherever that happens."""
+OF_MEMORY = re.compile(r"allocate memory|out of memory|bad_alloc|failed to map segment|can't start new thread", re.I)
+"""How torch, its libraries and the system say that no memory is left, in errors of many types."""
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor, turns the direction of writing, ends a line, or cannot be encoded (bytes of a file's name)."""
@@ -62,10 +79,11 @@ class DataError(VladaptError):
 
         Args:
             error: what the system says.
-            cure: what to do besides freeing space.
+            cure: what to do, besides freeing space where that may help.
         """
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        return cls(f"{folder}: cannot be written there ({reason}); free some space or {cure}")
+        space = "free some space or " * (getattr(error, "errno", None) in (None, *FULL))
+        return cls(f"{folder}: cannot be written there ({reason}); {space}{cure}")
 
 
 class NoClassesError(DataError):
@@ -137,8 +155,17 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, which is a matter of the machine and may be otherwise next time."""
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, VladaptError) and bool(OF_MEMORY.search(str(error)))
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Why an image cannot be used: our own message as it is, a decoder's with its type, on one line."""
+    if no_memory(error):
+        return "needs more memory than there is; lower --workers, or leave it out"
     text = " ".join(str(error).split())
     if not isinstance(error, DataError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -159,9 +186,23 @@ def alternatives(names: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+def first_of(names: Sequence[str], most: int) -> str:
+    """["a", "b", "c", "d"] -> "a, b and 2 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:
     """Up to three known names that one may be a slip for, the nearest first; likeness 1 is the same name."""
     return difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=likeness)
+
+
+def check_given(name: str, value: object, cure: str = "give one, or omit the option") -> None:
+    """Raise the ConfigError of a value that is an empty text, or holds one: what a script makes of a variable that is
+    not set."""
+    texts = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(text, str) and not text.strip() for text in texts):
+        raise ConfigError(f"{name}: the value is empty; {cure}")
 
 
 def usage(error: Any, arguments: list[str]) -> str:

@@ -28,7 +28,7 @@ result = vladapt.fit(
     domain="medical",
     adapter={"name": "full", "epochs": 6, "lr": 1e-4, "select": "best_val", "log_to": "LocalVisBackend"},
     shots=2,
-    image_size=96,  # smaller than usual, to be quick
+    image_size=64,  # smaller than usual, to be quick
     custom_hooks=[
         {"type": "GradientNorms"},
         {"type": "EarlyStoppingHook", "monitor": "val", "rule": "greater", "min_delta": 0.5, "patience": 2},

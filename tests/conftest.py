@@ -218,6 +218,17 @@ def _own_cache(request, monkeypatch, _caches):
     monkeypatch.setenv("VLADAPT_CACHE", str(folder))
 
 
+@pytest.fixture(scope="module")
+def _cache_of_the_file(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def one_cache(_own_cache, _cache_of_the_file, monkeypatch):
+    """For tests of a file that look at the same images with the same backbone: each is encoded once for all of them."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(_cache_of_the_file))
+
+
 @pytest.fixture(scope="session")
 def small_clip_spec(tmp_path_factory) -> str:
     """`open_clip:<json>@<safetensors>`; embeddings are scaled up so that words matter to a random tower."""

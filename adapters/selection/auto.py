@@ -16,7 +16,6 @@ from ...core.contracts import (
     FeatureSet,
     FitReport,
     TextClassifier,
-    as_text,
     option,
 )
 from ...core.errors import CapabilityError, ConfigError, DataError
@@ -139,7 +138,7 @@ class Auto(ByExample):
                     f"option settings of adapter 'auto': {name} is no candidate; omit it or name it as one"
                 )
             if not isinstance(options, Mapping):
-                raise ConfigError(f"option settings of adapter 'auto': {name}={as_text(options)}; give its options")
+                raise ConfigError(f"option settings of adapter 'auto': {name}={options}; give its options")
             build_adapter(name, **options)
         if not self.candidates or not self.few_shots:
             raise ConfigError("adapter 'auto': give at least one method in candidates and one in few_shots")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, FitReport, Item, Loss, TrainingImages, TrainingPlace, option
-from ...core.prompts import text_means
 from ...core.training import (
     GlobalBatches,
     ImageSource,
@@ -273,7 +272,7 @@ def mean_texts(towers: Backbone, texts: Sequence[Sequence[str]]) -> Tensor:
     """(C, D) means of the unit text features of each class, not brought to unit length: a mean of cosines is a product
     with them."""
     with torch.no_grad():
-        return text_means(towers, texts)
+        return towers.text_means(texts)
 
 
 @torch.no_grad()

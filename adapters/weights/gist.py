@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -136,7 +137,7 @@ class Gist(ClassWeighted, OneWay, TowerAdapter):
             batch_size=self.probe_batch_size,
             seed=seed,
             priors=self.priors_of(seen.labels, len(self.class_names_)),
-            score=None if val is None else lambda probe: self.val_score(probe(val.features), val.labels),
+            score=None if val is None else partial(self._score_of_probe, val),
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
         chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
@@ -144,6 +145,9 @@ class Gist(ClassWeighted, OneWay, TowerAdapter):
         notes = [*report.notes, f"{len(images.items)} images make {len(captions)} pairs with the texts nearest to them"]
         decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "notes": notes}
         return replace(report, **decided, trained_parameters=count)
+
+    def _score_of_probe(self, val: FeatureSet, probe: nn.Linear) -> float:
+        return self.val_score(probe(val.features), val.labels)
 
     def _logits(self, batch: Batch) -> Tensor:
         features = self._raw(batch)
@@ -224,7 +228,8 @@ def trained_probe(
         logits = probe(seen.features[index])
         return F.cross_entropy(logits if priors is None else logits + priors, seen.labels[index])
 
-    kept, best = (epochs, None), -1.0
+    best = -1.0
+    kept: tuple[int, float | None] = (epochs, None)
     for epoch in train_epochs(optimizer, rates, batches, loss_of):
         if score is None:
             continue

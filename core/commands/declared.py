@@ -95,7 +95,7 @@ class Index:
 
 
 def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
-    """What a domain's reader, its tasks and the judgements of their fits take; nothing where there is no such domain.
+    """What a domain's reader and its tasks take; nothing where there is no such domain.
 
     Args:
         task: only this one of its tasks.
@@ -103,14 +103,13 @@ def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
     found = {**_here(), **_elsewhere(name)}
     own = found.get(name, Index())
     tasks = (task,) if task in own.tasks else own.tasks
-    of_fits = (each for index in found.values() for each in index.options if each.kind == TASK or "fit" in each.at)
-    listed = [each for each in of_fits if each.owner in tasks]
+    listed = [each for index in found.values() for each in index.options if each.kind == TASK and each.owner in tasks]
     reading = [each for each in own.options if each.kind == READING]
     return reading + sorted(listed, key=lambda each: tasks.index(each.owner))
 
 
 def declared_options(named: str | None = None) -> list[Declared]:
-    """What the readers and tasks of domains, and the judgements of their fits, take, each key once.
+    """What the readers and tasks of domains take, each key once.
 
     Args:
         named: a domain; its options come first, also where it is of another package.
@@ -125,13 +124,18 @@ def options_of_task(name: str) -> list[Declared]:
     return [each for index in _here().values() for each in index.options if (each.kind, each.owner) == (TASK, name)]
 
 
-def judgement_options(at: str = "") -> list[Declared]:
+def judgement_options(at: str = "", domain: str | None = None, task: str | None = None) -> list[Declared]:
     """What the judgements take that tasks of this package make of a fit or a run, and those of others.
 
     Args:
         at: only those made in "fit", "eval" or "predict".
+        domain: only those of its tasks.
+        task: only those of this one of them.
     """
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    if domain is not None:
+        tasks = {**_here(), **_elsewhere(domain)}.get(domain, Index()).tasks
+        listed = [each for each in listed if each.owner in tasks and task in (None, each.owner)]
     brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
     if brought:
         from ..registry.build import judgement_class

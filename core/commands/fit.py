@@ -12,7 +12,7 @@ from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
-from .options import FromRecipe, FromUse, Given, Json, OwnBackbone
+from .options import FIT, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
 from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
 
@@ -21,7 +21,7 @@ APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "worke
 
 
 def fit(
-    given: Annotated[Given, FromRecipe()],
+    given: Annotated[Given, FromRecipe(judged=FIT)],
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),

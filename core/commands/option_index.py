@@ -107,7 +107,10 @@ def _function(function: Any, imports: dict[str, set[str]]) -> str:
         lines.append(f"{name}: {_accepted(options.get(name), annotation(kind))}{default}")
     taken = {line.partition(":")[0] for line in lines}
     name = function.__name__
-    further = declared_options() if name == "fit" else judgement_options(JUDGED[name]) if name in JUDGED else ()
+    further = [
+        *(declared_options() if name == "fit" else ()),
+        *(judgement_options(JUDGED[name]) if name in JUDGED else ()),
+    ]
     declared = {each.name: each.type for each in further if each.name not in taken}
     lines += [f"{name}: {_wide(kind)} = ..." for name, kind in sorted(declared.items())]
     _take(hints["return"], imports)

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.options import Option, annotation, options_of
-from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
+from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
-from ..errors import ConfigError
+from ..errors import ConfigError, check_given
 from .declared import (
     JUDGEMENT,
     TASK,
@@ -99,12 +99,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
 """Flags of a recipe that are no keys of it."""
+PLACES = ("out", "html")
+"""Flags that name what a command writes."""
 OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
 HELP = {"--help", "-h"}
-JUDGED = {"evaluate": "eval", "predict": "predict"}
-"""Command of `UseOptions` -> what `Judgement.at` calls it."""
+FIT = "fit"
+JUDGED = {"fit": FIT, "evaluate": "eval", "predict": "predict"}
+"""Function of a command -> what `Judgement.at` calls it."""
 PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
 """Headings of a command's help, in order; those of domains follow."""
 
@@ -164,16 +167,18 @@ class FromRecipe(Source):
     Args:
         keys: names of the recipe's keys that are flags here, of `TRAINED` and of `BESIDE`; by default all.
         helps: key -> help, where it is not that of the field.
+        judged: when judgements are made whose options are flags too, as `Judgement.at` says; None: never.
     """
 
     keys: str = ""
     helps: Mapping[str, str] = field(default_factory=dict)
+    judged: str | None = None
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
         listed = self.keys.split() or [*known, *BESIDE]
         own = {name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, "")) for name in listed}
-        of_domains, declared = _of_domains(arguments, {*taken, *own})
+        of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:
             beside = {name: given.pop(name, None) for name in BESIDE}
@@ -294,6 +299,11 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
+        for name, value in given.items():
+            _check_given(shown.__signature__.parameters[name], value)
+            if name in PLACES:
+                for place in [value] if isinstance(value, str) else value or ():
+                    check_writable(place, f"--{name}")
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}
@@ -305,6 +315,17 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del shown.__wrapped__
     return shown
+
+
+def _check_given(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise the ConfigError of an empty text, in the name that the user knows."""
+    info = getattr(parameter.annotation, "__metadata__", (None,))[-1]
+    if isinstance(info, typer.models.ArgumentInfo):
+        check_given(info.metavar or parameter.name.upper(), value, "give one")
+        return
+    words = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))  # the first stands as default
+    flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
+    check_given((flags or [f"--{parameter.name.replace('_', '-')}"])[0], value)
 
 
 def _place(annotation: Any) -> int:
@@ -354,9 +375,14 @@ def _of_domains(
     """
     domain, task = _domain_and_task(arguments)
     of_judgements = judgement_options(judged) if judged else []
-    shown = [*(options_of_domain(domain, task) if domain else ()), *of_judgements]
+    shown = list(options_of_domain(domain, task) if domain else ())
+    if judged != FIT:
+        shown += of_judgements
+    elif domain:
+        shown += judgement_options(judged, domain, task)
     visible = {(each.key, each.owner) for each in shown}
-    declared = {each.name: each for each in [*declared_options(domain), *shown] if each.name not in taken}
+    known = [*declared_options(domain), *of_judgements, *shown]
+    declared = {each.name: each for each in known if each.name not in taken}
     return {name: _annotation(each, (each.key, each.owner) in visible) for name, each in declared.items()}, declared
 
 
@@ -435,9 +461,13 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
             continue
         if argument in OPTIONAL_VALUES:
             completed.append(OPTIONAL_VALUES[argument])
-        elif argument in {each.flag for each in declared_options(_named(arguments, "--domain")) if each.switch}:
+        elif argument in {each.flag for each in _switches(_named(arguments, "--domain"))}:
             completed.append("yes")
     return completed
+
+
+def _switches(domain: str | None) -> list[Declared]:
+    return [each for each in (*declared_options(domain), *judgement_options()) if each.switch]
 
 
 def _domain_and_task(arguments: Sequence[str]) -> tuple[str | None, str | None]:

@@ -102,7 +102,8 @@ class Calibration:
         return self.scaling.probabilities(logits, self.multilabel)
 
     @cached_property
-    def _own(self) -> Tensor:
+    def row_probabilities(self) -> Tensor:
+        """(n, C) those of the calibration rows."""
         return self.probabilities(self.logits)
 
     def answers(self, logits: Tensor) -> Tensor:
@@ -124,14 +125,22 @@ class Calibration:
             ConfigError: no such coverage or method.
         """
         if not self.multilabel:
-            of_rows = (self._own, self.labels, coverage, method or "lac", self.weights, self.groups, per_class)
+            of_rows = (
+                self.row_probabilities,
+                self.labels,
+                coverage,
+                method or "lac",
+                self.weights,
+                self.groups,
+                per_class,
+            )
             return Conformal.of_rows(*of_rows)
         if method is not None:
             raise ConfigError(f"--set-method {method}: for images with one label each; omit it")
         if per_class:
             raise ConfigError("--coverage-per class: for images with one label each; omit it")
         named = () if self.thresholds is None else self.thresholds.tolist()
-        return LabelSets.of_rows(self._own, self.labels, coverage, self.row_weights, self.groups, named)
+        return LabelSets.of_rows(self.row_probabilities, self.labels, coverage, self.row_weights, self.groups, named)
 
     def abstentions(self, max_error: float) -> list[Abstention]:
         """From which certainty on an answer is given: one for all answers, or one per label.
@@ -140,13 +149,13 @@ class Calibration:
             ConfigError: no such error.
         """
         if not self.multilabel:
-            confidence, answer = self._own.max(dim=1)
+            confidence, answer = self.row_probabilities.max(dim=1)
             right = answer == self.labels
             return [answer_threshold(confidence, right, max_error, self.weights, groups=self.groups)]
-        certain, of_labels = self.certainty(self._own), []
+        certain, of_labels = self.certainty(self.row_probabilities), []
         for c in range(len(self.class_names)):
             known = ~self.labels[:, c].isnan()
-            right = (self._own[:, c] >= self.thresholds[c]) == (self.labels[:, c] == 1)
+            right = (self.row_probabilities[:, c] >= self.thresholds[c]) == (self.labels[:, c] == 1)
             weights = None if self.weights is None else self.weights[known, c]
             groups = None if self.groups is None else self.groups[known]
             of_labels.append(answer_threshold(certain[known, c], right[known], max_error, weights, groups=groups))

@@ -19,6 +19,8 @@ from ..errors import CapabilityError, DataError, UnknownNameError
 from .families import ROOTS, families_with
 from .images import ImageSize, InputChannels, height_and_width, size_in_words
 
+TEXTS_AT_ONCE = 256
+
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",
     "trim": "prompts cut to the longest one without changing the result",
@@ -185,6 +187,18 @@ class Backbone(ABC):
             lengths: (N,) integers, how many of each row take part, as `token_mask` says; or the largest of them.
         """
         return self.encode_text(tokens, normalize)
+
+    def text_means(self, groups: Sequence[Sequence[str]], normalize: bool = True) -> Tensor:
+        """(C, D) of C lists of texts, each the mean of its texts' features; with gradients, where these are wanted.
+
+        Args:
+            normalize: bring the features to unit length first.
+        """
+        texts = list(dict.fromkeys(text for group in groups for text in group))
+        place = {text: row for row, text in enumerate(texts)}
+        chunks = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        features = torch.cat([self.encode_text(chunk, normalize=normalize) for chunk in chunks])  # (T, D)
+        return torch.stack([features[[place[text] for text in group]].mean(dim=0) for group in groups])
 
     def to(self, device) -> Backbone:
         """Move the towers; returns self."""

@@ -1,5 +1,5 @@
 """What methods share: options (how unequal classes count, which of equally good settings is taken, how images
-are augmented), and scores that are sums over the labelled images.
+are augmented), and scores that are sums over the labelled images; and how a trained head comes to count classes alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.selection import balancing_offsets, class_weights, log_priors, val_score
+from ..metrics.classification import class_weights, val_score
 from .adapter import Adapter, require
 from .features import Batch, FeatureSet
 from .images import CropTransform
@@ -24,6 +24,8 @@ AUTO = "auto"
 BALANCED, NONE = "balanced", "none"
 OFFSET_FOLDS = 5
 """Into which a support is split where offsets of classes are learned."""
+OFFSET_RIDGE, OFFSET_STEPS = 1e-2, 100
+"""Of `balancing_offsets`: the weight of squared offsets beside a mean cross-entropy, and the steps of L-BFGS."""
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -255,3 +257,60 @@ class ByExample(Adapter):
             keeps), one image's after the other's. What the logit has besides their sum does not come from single
             images. None where what was fitted is no such sum.
         """
+
+
+def log_priors(labels: Tensor, num_classes: int) -> Tensor | None:
+    """(C,) log shares of the classes; None where all classes with images have equally many, or labels are several.
+
+    Added to the logits while a classifier trains, they are the logit adjustment of Menon et al. (Long-tail learning via
+    logit adjustment, 2020, arXiv 2007.07314): what is learned minimises the balanced error. A class without images
+    counts as one with the fewest.
+
+    Args:
+        labels: (N,) class indices, or (N, C).
+        num_classes: C.
+    """
+    if labels.ndim != 1 or class_weights(labels, num_classes) is None:
+        return None
+    counts = torch.bincount(labels, minlength=num_classes)
+    counts = counts.clamp(min=int(counts[counts > 0].min()))
+    return (counts / counts.sum()).log()
+
+
+def balancing_offsets(logits: Tensor, labels: Tensor) -> Tensor:
+    """(C,) what is to be added to the logits of classes, so that those of images that were not learned from fit their
+    labels, each class counting alike.
+
+    What learns a class of few images fits these, and its logits on other images fall behind: more so the fewer it has.
+    At one factor common to all logits, the offsets have the least balanced cross-entropy, held near 0 by a ridge. A
+    class without such images gets the offset of the one that has the fewest.
+
+    Args:
+        logits: (N, C) of images that were not learned from.
+        labels: (N,) class indices.
+    """
+    counts = torch.bincount(labels, minlength=logits.shape[1]).cpu()
+    seen = counts > 0
+    offsets = torch.zeros(len(counts), dtype=torch.double)
+    if seen.sum() < 2:
+        return offsets.to(logits)
+    known, places = logits.detach()[:, seen.to(logits.device)].double().cpu(), seen.cumsum(0)[labels.cpu()] - 1
+    spread = float(known.std()) + 1e-12
+    log_factor = torch.zeros((), dtype=torch.double, requires_grad=True)
+    shifts = torch.zeros(known.shape[1], dtype=torch.double, requires_grad=True)
+    weights = (len(labels) / (seen.sum() * counts[seen])).double()[places]  # (N,) of mean 1
+    optimizer = torch.optim.LBFGS([log_factor, shifts], max_iter=OFFSET_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        each = torch.nn.functional.cross_entropy(log_factor.exp() * known / spread + shifts, places, reduction="none")
+        value = (weights * each).mean() + OFFSET_RIDGE * (shifts.square().sum() + log_factor.square())
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    fitted = shifts.detach() * spread / log_factor.detach().exp()
+    offsets[seen] = fitted
+    offsets[~seen] = fitted[counts[seen].argmin()]
+    return offsets.to(logits)

@@ -115,8 +115,14 @@ def max_pixels_option(help: str = "images and volumes: most pixels or voxels tha
     return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
+def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids."""
+    by_id = {item.id: item for item in items}
+    return [by_id[name] for name in ids]
+
+
 class ThumbnailStore(Protocol):
-    """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
+    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
 
     Attributes:
         root: the folder of the cache that they lie in.

@@ -7,7 +7,6 @@ terminal, metrics.json, `eval` and `predict` go through that list, and no other 
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,6 +235,16 @@ class JudgedClassifier(JudgedFit):
         return self.labels is not None
 
     @property
+    def several_labels(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.adapter.multilabel_ if self.labels is None else self.labels.ndim == 2
+
+    @property
+    def of_findings(self) -> bool:
+        """Whether an image has a finding or has it not: one of two classes, or each of several labels."""
+        return self.own_classes and (self.several_labels or len(self.class_names) == 2)
+
+    @property
     def possible_groups(self) -> PossibleGroups | None:
         """Groups of images of which the user is asked whether they belong together, or None."""
         possible = self.prepared.data.possible_groups
@@ -290,7 +299,9 @@ class Judgement(ABC):
         needs: properties of what is judged; where one is lacking there is nothing to say.
         asked_by: options of which one must be given, of a judgement that is made where it is asked for alone.
         place: where its section stands in a report.
-        refits: whether it fits the method again. Such judgements are made last, of the model that a run keeps.
+        refits: whether it fits the method again, or follows one that does. Such judgements are made last, of the model
+            that a run keeps.
+        lasts: whether its options, as they were given to a fit, hold in evaluations of the run that give no others.
     """
 
     name: ClassVar[str] = ""
@@ -302,6 +313,7 @@ class Judgement(ABC):
     asked_by: ClassVar[tuple[str, ...]] = ()
     place: ClassVar[Place] = Place.DETAILS
     refits: ClassVar[bool] = False
+    lasts: ClassVar[bool] = False
 
     def __post_init__(self):
         settle(self, f"judgement '{self.name}'")
@@ -331,6 +343,19 @@ class Judgement(ABC):
 
         Raises:
             ConfigError: an option that these data cannot be judged by.
+        """
+
+    def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
+        """Raise what can be told before a fit, where one of its options is given.
+
+        Args:
+            adapter: not fitted.
+            prepared: the data of the fit.
+            shots: images per class that are to be drawn; None for all.
+            given: options of all judgements that were given, by name.
+
+        Raises:
+            ConfigError: an option that a fit on these data cannot be judged by.
         """
 
     @abstractmethod
@@ -450,23 +475,3 @@ class Evaluated(Record):
     def words(self) -> str:
         """How many of the images were in the fit, in a sentence; "" where that is not known."""
         return self.in_fit.get("in_fit_words", "")
-
-    @classmethod
-    def returned(cls, result: Evaluated | Mapping[str, Any], title: str) -> Evaluated:
-        """What a task gave; a task of another package may still give a dictionary, which is deprecated.
-
-        Args:
-            title: of the task, for the warning.
-        """
-        if isinstance(result, Evaluated):
-            return result
-        warnings.warn(
-            f"{title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        own = ("run", "data", "split", "notes", "skipped")
-        metrics = {key: value for key, value in result.items() if key not in own and not key.startswith("in_fit")}
-        known = {key: value for key, value in result.items() if key.startswith("in_fit")}
-        run, data, split = (str(result.get(key, "")) for key in own[:3])
-        return cls(run, data, split, metrics, known, result.get("notes"), result.get("skipped") or ())

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 
+OWN_EQUATIONS = "no fixture; the tests check it against the equations, computed directly, or against the library's own"
+"""`differs` of a loss that has no code of its authors' to be compared with."""
+
+
 @dataclass(eq=False, repr=False)
 class Loss(nn.Module, ABC):
     """Base of all losses. A loss owns its heads and buffers, which are optimised and checkpointed with the model.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -13,12 +15,18 @@ from .images import as_image_size
 from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
+RUNS = Path("runs")
+"""Where runs are written, unless `--out` names another folder."""
 ALL = "all"
 AUTO = "auto"
 TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
+FEATURES = "features file (.safetensors, .npz) instead of images"
+DEVICE = "device: auto (the default), cpu, cuda or cuda:1"
+REDACT = "leave file names, the path of the data and pictures out of what is written; samples are numbered"
+"""Help of options that a run takes again where it is used."""
 PROTOCOLS = (
     *("coop", "full-val", "k-val", "fixed", "standard", "relaxed", "realistic"),
     *("cross-dataset", "domain-generalization", "transductive"),
@@ -71,9 +79,7 @@ class Recipe:
         metavar="PATH",
         group=DATA,
     )
-    features: str | None = option(
-        None, "features file (.safetensors, .npz) instead of images", metavar="FILE", group=DATA
-    )
+    features: str | None = option(None, FEATURES, metavar="FILE", group=DATA)
     adapter: dict[str, Any] = option(
         help="method (`vladapt list adapters`); by default the task's, for classes auto",
         factory=lambda: {"name": None},
@@ -135,7 +141,7 @@ class Recipe:
         high=2**14,
         parse=as_image_size,
     )
-    device: str = option("auto", "device: auto (the default), cpu, cuda or cuda:1", metavar="NAME", group=METHOD)
+    device: str = option("auto", DEVICE, metavar="NAME", group=METHOD)
     amp: str | None = option(
         None,
         "mixed precision of the backbone; by default full precision",
@@ -194,11 +200,7 @@ class Recipe:
         "start again",
         group=OUTPUT,
     )
-    redact: bool = option(
-        False,
-        "leave file names, the path of the data and pictures out of what is written; samples are numbered",
-        group=OUTPUT,
-    )
+    redact: bool = option(False, REDACT, group=OUTPUT)
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
@@ -344,9 +346,41 @@ def check_data_place(path: str) -> None:
 
 
 def check_out_folder(out: str | Path | None, holds: str = "run") -> None:
-    """Raise ConfigError where a file lies in place of the folder that is to hold what a command writes."""
-    if out and Path(out).is_file():
-        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the {holds}")
+    """Refuse a folder that is to hold what a command writes, and cannot.
+
+    Raises:
+        ConfigError: a file lies there. DataError: as for `check_writable`.
+    """
+    if out:
+        check_writable(out)
+        if Path(out).is_file():
+            raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the {holds}")
+
+
+def check_writable(place: str | Path, option: str = "--out") -> None:
+    """Raise the DataError of a file or folder that can be neither written nor made: its name is too long, the disk is
+    read-only, others alone may write there. That a disk is full shows when it is written to."""
+    path = Path(os.path.realpath(place))  # where links lead
+    try:
+        folder = next(each for each in (path, *path.parents) if _is_there(each))
+        if folder == path and not path.is_dir():
+            folder = path.parent  # a file is replaced
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+            code = errno.EROFS if read_only else errno.EACCES
+            raise OSError(code, os.strerror(code))
+    except OSError as error:
+        raise DataError.unwritable(f"{option} {place}", error, f"give another {option}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_features_place(path: str | Path) -> None:

@@ -349,6 +349,10 @@ class Task(ABC):
         return self.refusals.get(command) or f"{self.title} has no {command}"
 
 
+IMAGE_KEYS = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
+"""Recipe keys that count wherever images are encoded."""
+
+
 def refuse_unused(recipe: Recipe, taken: frozenset[str], why: Callable[[str], str]) -> None:
     """Raise the ConfigError of a given key that is not taken, whatever its value.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .options import Option, option, options_of
-from .recipe import DATA, JUDGING, METHOD, OUTPUT
+from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
@@ -32,9 +32,7 @@ class UseOptions:
         group=DATA,
         commands=ON_DATA,
     )
-    features: str | None = option(
-        None, "features file (.safetensors, .npz) instead of images", metavar="FILE", group=DATA, commands=ON_DATA
-    )
+    features: str | None = option(None, FEATURES, metavar="FILE", group=DATA, commands=ON_DATA)
     split: str = option(
         "test",
         "images to score: test (the default), val, train or all",
@@ -77,22 +75,11 @@ class UseOptions:
         group=METHOD,
         commands=("predict",),
     )
-    device: str = option(
-        "auto",
-        "device: auto (the default), cpu, cuda or cuda:1",
-        metavar="NAME",
-        group=METHOD,
-        commands=(*ON_RUNS, "search"),
-    )
+    device: str = option("auto", DEVICE, metavar="NAME", group=METHOD, commands=(*ON_RUNS, "search"))
     reading: Mapping[str, Any] | None = option(
         None, "options of the domain's reader, in place of the run's own", commands=ON_RUNS
     )
-    redact: bool = option(
-        False,
-        "leave file names, the path of the data and pictures out of what is written; samples are numbered",
-        group=OUTPUT,
-        commands=("evaluate",),
-    )
+    redact: bool = option(False, REDACT, group=OUTPUT, commands=("evaluate",))
 
 
 @dataclass(frozen=True)

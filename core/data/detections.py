@@ -18,9 +18,7 @@ from ..runtime.reading import MOST_DIGITS, read_json
 from .coco import CocoFile
 
 
-def read_detections(
-    path: str | Path, ids: Sequence[str], *, coco: str | Path | None = None
-) -> dict[str, tuple[Detection, ...]]:
+def read_detections(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[Detection, ...]]:
     """Item id -> what was found in that image, the highest score first; an image without boxes has no entry.
 
     A result refers to an image by the `id` it has in `images`, or without such a list by its file name or number. That
@@ -30,7 +28,6 @@ def read_detections(
     Args:
         path: the JSON file.
         ids: of the data set's items (`Item.id`).
-        coco: a COCO file that says what the results' image and category numbers mean; by default what is in `path`.
 
     Raises:
         DataError: a file cannot be read or has another shape; an entry lacks its image or has no usable box, score or
@@ -39,12 +36,8 @@ def read_detections(
     path = Path(path)
     content = _read(path)
     entries = content if isinstance(content, list) else content["annotations"]
-    about = _read(Path(coco)) if coco is not None else content
-    if coco is not None and isinstance(about, list):
-        raise DataError(f"{coco}: is a list of results; give the COCO file with their 'images' and 'categories'")
-    source = path if coco is None else Path(coco)
-    names = _table(source, about, "images", "file_name")
-    by_image = _by_image(path, entries, names, _table(source, about, "categories", "name"))
+    names = _table(path, content, "images", "file_name")
+    by_image = _by_image(path, entries, names, _table(path, content, "categories", "name"))
     if not by_image:
         raise DataError(f"{path}: holds no boxes; give the output of a detector that found some")
     listed = list(by_image) if names is None else list(names.values())

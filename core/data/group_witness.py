@@ -1,6 +1,6 @@
 """The pixels' witness: are the members of a group nearer to one another than other images of their class?
 
-Images are described by their thumbnails alone (`near_copies.py`), so that the answer is the same for every backbone:
+Images are described by their thumbnails alone (`thumbnails.py`), so that the answer is the same for every backbone:
 shape (low frequencies of the grey levels), texture (energy by band of frequencies), contrast and colour. Of these each
 class's mean is taken away, and the groups of its images are permuted (a permutation test of the mean similarity within
 groups, as in Mielke and Berry, "Permutation Methods: A Distance Function Approach", 2007). With as many candidates as
@@ -21,7 +21,7 @@ import numpy as np
 from ..contracts.items import DomainData, Item
 from ..metrics.significance import holm
 from ..runtime.files import write_cached
-from .near_copies import Pictures, Thumbnails
+from .thumbnails import Pictures, Thumbnails
 from .verify import FileHashes, contents_of, make_thumbnails
 
 VERSION = 1

@@ -7,7 +7,7 @@ released code.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
 
@@ -22,12 +22,10 @@ MIN_SHOTS = 4
 STANDARD, RELAXED, REALISTIC = SCENARIOS = ("standard", "relaxed", "realistic")
 
 
-def sample_shots(
-    items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, exclude: Collection[str] = frozenset()
-) -> list[Item]:
+def sample_shots(items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int) -> list[Item]:
     """K labelled items per class, or all it has, grouped by class in class order.
 
-    Each item has a rank that depends on the seed and its id alone, so that excluding an unreadable one pulls in the
+    Each item has a rank that depends on the seed and its id alone, so that leaving out an unreadable one pulls in the
     next of its class and changes nothing else. Where items have several labels, K positives per label are taken, the
     rarest label first; an image counts for each label it carries. A label that is nowhere negative among them gets up
     to K images without it.
@@ -37,7 +35,6 @@ def sample_shots(
         shots: K, or None for all.
         seed: fixes the choice.
         num_classes: number of classes.
-        exclude: ids that must not be taken.
 
     Raises:
         ConfigError: shots is not a whole number of 0 or more.
@@ -46,7 +43,7 @@ def sample_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
     if shots == 0:
         return []
-    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: item.rank(seed))
+    ranked = sorted(items, key=lambda item: item.rank(seed))
     if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]
@@ -138,11 +135,9 @@ def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:
     return counts
 
 
-def short_classes(
-    items: Sequence[Item], shots: int, *, num_classes: int, exclude: Collection[str] = frozenset()
-) -> dict[int, int]:
+def short_classes(items: Sequence[Item], shots: int, *, num_classes: int) -> dict[int, int]:
     """Class index -> images it has, of the classes with fewer than `shots`."""
-    counts = class_counts([item for item in items if item.id not in exclude], num_classes)
+    counts = class_counts(items, num_classes)
     return {label: count for label, count in enumerate(counts) if count < shots}
 
 

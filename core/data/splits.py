@@ -21,12 +21,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..contracts.items import DomainData, Item, ThumbnailStore
-from ..errors import DataError
+from ..errors import DataError, first_of
 from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
 from .verify import FileHashes, content_key, content_of, part_text
 
+LISTED = 10
+"""Classes that a note names."""
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 MADE_ANEW = "train, val and test were made anew"
@@ -46,8 +48,8 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
       trains; where val is then missing, it is taken from train, unless all of that is to be learned from.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
-    * Near copies (the same image resized or re-encoded) stay together where splits are made; where given ones divide
-      them, a note says how many.
+    * Near copies (the same image resized, turned, cut, ...) stay together where splits are made; where given ones
+      divide them, a note says how many.
 
     Args:
         data: as read; near copies are told where it has `thumbnails`.
@@ -160,7 +162,7 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     if links.near:
         given = len({item.split for item in items if item.split}) > 1
         kept = "" if given else "; each stays in the split of the image it copies"
-        notes.append(f"Near copies of other images (resized or re-encoded): {links.near_count}{kept}.")
+        notes.append(f"Near copies of other images (resized, turned, cut, ...): {links.near_count}{kept}.")
     contradictory = [
         positions
         for positions in links.copies
@@ -199,19 +201,14 @@ def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list
         split: {label for item in items if item.split == split for label in item.classes()}
         for split in ("train", "test")
     }
-    untested = sorted(classes["train"] - classes["test"])
-    untrained = sorted(classes["test"] - classes["train"])
+    untested = [class_names[label] for label in sorted(classes["train"] - classes["test"])]
+    untrained = [class_names[label] for label in sorted(classes["test"] - classes["train"])]
     notes = []
     if untested:
-        notes.append(f"Classes trained but not tested, for lack of test images: {_listed(untested, class_names)}.")
+        notes.append(f"Classes trained but not tested, for lack of test images: {first_of(untested, LISTED)}.")
     if untrained:
-        notes.append(f"Classes tested without a training image: {_listed(untrained, class_names)}.")
+        notes.append(f"Classes tested without a training image: {first_of(untrained, LISTED)}.")
     return notes
-
-
-def _listed(labels: Sequence[int], class_names: Sequence[str], most: int = 10) -> str:
-    names = [class_names[label] for label in labels]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ class Links:
         parts: every position once; the items of a part share a group, a source or its copy, also by way of others.
         copies: items that show exactly the same, two or more in each list.
         near_parts: as parts, those in one that hold near copies.
-        near: items that show the same resized or re-encoded, their exact copies among them, two or more in each list.
+        near: items that show one image and its near copies, exact copies among them, two or more in each list.
         near_count: different images in `near`, the first of each list not counted.
     """
 

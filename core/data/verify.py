@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..contracts.items import Decoded, DomainData, Item
-from ..errors import CacheError, DataError, LimitError
+from ..errors import REASON_CHARACTERS, CacheError, DataError, LimitError, no_memory, one_line
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
 from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 from .images import IMAGE, reduced_image
-from .near_copies import GREY_SIDE, Thumbnails, thumbnail
+from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
 NEAR_COPIES_UP_TO = 200_000
@@ -188,14 +188,9 @@ def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str, bool]:
     except CacheError:
         raise
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
-        reason = one_line(error).removeprefix(f"{item.source}: ")  # it is remembered for copies in other places too
-        return None, reason, not isinstance(error, LimitError)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+        text = one_line(error) if no_memory(error) else str(error).strip() or type(error).__name__
+        reason = text.splitlines()[0][:REASON_CHARACTERS].removeprefix(f"{item.source}: ")  # for copies elsewhere too
+        return None, reason, not (isinstance(error, LimitError) or no_memory(error))
 
 
 FileKey = tuple[str, int, int, int, int]

@@ -12,23 +12,24 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ...domains.open_vocab.plans.schedule import on_backbone
 from ..contracts.features import FeatureSet, TextClassifier
+from ..contracts.items import items_of
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
-from ..contracts.task import Task, refuse_unused
+from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
-from ..tasks.classification.task import on_backbone, prepared_images
+from ..tasks.classification.task import prepared_images
 from .options import EmbedOptions
 
 SUFFIXES = (".safetensors", ".npz")
-OF_IMAGES = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
-OF_SETS = OF_IMAGES | {"split_seed", "classes", "templates", "descriptions"}
-"""Recipe keys that are used for loose images, and for a labelled set."""
+OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
+"""Recipe keys that are used for a labelled set."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ def embed(
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")
-    refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
+    refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
     asked = options_from(EmbedOptions, given, "embed")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
     return together(lambda: _embed(recipe, task, out, images, asked, reporter))
@@ -90,10 +91,9 @@ def _embed(
     features = prepared.features(prepared.data.items, "images", parts=asked.parts)
     if asked.parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
-    by_id = {item.id: item for item in prepared.data.items}
-    stored = prepared.patch_tokens.fill([by_id[i] for i in features.ids], reporter) if asked.patch_tokens else 0
-    splits = [by_id[i].split for i in features.ids]
-    groups = [by_id[i].group or "" for i in features.ids]
+    items = items_of(features.ids, prepared.data.items)
+    stored = prepared.patch_tokens.fill(items, reporter) if asked.patch_tokens else 0
+    splits, groups = [item.split for item in items], [item.group or "" for item in items]
     classifier = None if images else prepared.classifier
     if is_main():
         _write(out, features, classifier, splits, groups)

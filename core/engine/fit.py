@@ -11,12 +11,12 @@ from ..backbones.specs import spec_of
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
-from ..contracts.judgement import EVAL, PREDICT, Evaluated
+from ..contracts.judgement import EVAL, PREDICT
 from ..contracts.options import keywords
-from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
+from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
-from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
 from ..registry.catalogue import is_place
@@ -60,6 +60,7 @@ def fit(
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
     task = task_of(recipe, given_domain)
+    check_out_folder(recipe.out or RUNS)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)
     result = together(lambda: task.fit(settled, reporter))
@@ -103,7 +104,7 @@ def evaluate(
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
     check_out_folder(out, "evaluation")
-    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
+    result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())
@@ -167,6 +168,8 @@ def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
     """
     known = {name: each for name, each in USE.items() if command in each.bounds.commands}
     said = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name, value in said.items():
+        check_given(f"--{name.replace('_', '-')}", value)
     options = {name: value for name, value in said.items() if name in known}
     options |= {name: str(options[name]) for name in ("data", "features") if name in options}
     judging = {name: value for name, value in said.items() if name not in known}

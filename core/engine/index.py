@@ -23,7 +23,7 @@ from ..contracts.domain import Domain
 from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
-from ..contracts.task import refuse_unused
+from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_skipped
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
@@ -39,8 +39,6 @@ from .options import IndexOptions
 AT_ONCE, PARTED_AT_ONCE = 4096, 64
 """Images that are encoded before their rows are written, and samples of many parts."""
 IMAGES, TEXTS = "images", "texts"
-TAKEN = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
-"""Recipe keys that are used."""
 
 
 @dataclass
@@ -95,7 +93,7 @@ def index(
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
-    refuse_unused(recipe, TAKEN, lambda key: "index does not use it; omit it")
+    refuse_unused(recipe, IMAGE_KEYS, lambda key: "index does not use it; omit it")
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _index(recipe, Path(out), list(images), asked, domain, reporter))
 
@@ -147,22 +145,17 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     data = reader.to_index(images)
     made.skipped += [(str(name), reason) for name, reason in data.skipped]
     check_skipped(made.skipped, data.total)
-    store, transform, total = FeatureStore(), reader.transform(backbone, data), len(data.items)
+    transform = reader.transform(backbone, data)
     parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
-    at_once = PARTED_AT_ONCE if parts else AT_ONCE
+    how: dict[str, Any] = {
+        "at_once": PARTED_AT_ONCE if parts else AT_ONCE,
+        "batch_size": recipe.batch_size,
+        "workers": recipe.workers,
+        "amp": recipe.amp,
+        "parts": parts,
+    }
     with reporter.task("Encoding images") as progress:
-        for start in range(0, total, at_once):
-            extraction = store.get_or_compute(
-                data,
-                data.items[start : start + at_once],
-                backbone,
-                transform,
-                batch_size=recipe.batch_size,
-                workers=recipe.workers,
-                amp=recipe.amp,
-                progress=lambda done, _, before=start: progress(before + done, total),
-                parts=parts,
-            )
+        for extraction in FeatureStore().some_at_once(data, data.items, backbone, transform, progress=progress, **how):
             made.skipped += extraction.skipped
             check_skipped(made.skipped, data.total)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...domains.open_vocab.plans.schedule import on_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
+from ..contracts.items import items_of
 from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
-from ..contracts.task import Task, refuse_unused
+from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.label_files import (
     RANDOM,
     Answer,
@@ -42,7 +44,6 @@ from ..registry.build import judges_at
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
-from ..tasks.classification.task import on_backbone
 from .options import SelectOptions
 
 BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
@@ -51,10 +52,7 @@ PROBE = "linear-probe"
 """Whose doubts count where labels are suspected, if nobody names another."""
 WRONG_LABELS = "wrong-labels"
 ROWS_AT_ONCE = 4096
-USED = frozenset(
-    {"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers", "templates"}
-    | {"descriptions", "adapter", "adapters", "seed"}
-)
+USED = IMAGE_KEYS | {"templates", "descriptions", "adapter", "adapters", "seed"}
 OF_POOLS = USED | {"classes", "split_seed"}
 
 
@@ -238,8 +236,7 @@ class _Rows:
         self.adapter, self.seed, self.classifier = adapter, seed, prepared.classifier
         self._models: dict[tuple[int, ...], Callable[[FeatureSet], Tensor]] = {}
         self.features = prepared.features(prepared.data.items, "the pool")
-        by_id = {item.id: item for item in prepared.data.items}
-        self.items = [by_id[id_] for id_ in self.features.ids]
+        self.items = items_of(self.features.ids, prepared.data.items)
         self.class_names, self.notes = prepared.class_names, []
         row_of = {item.id: row for row, item in enumerate(self.items)}
         said = {row_of[answer.id]: answer for answer in answers if answer.id in row_of}

@@ -15,7 +15,7 @@ from ... import __version__
 from ..contracts.run_info import FittedRun
 from ..contracts.use import Exported, ExportWishes
 from ..errors import DataError
-from ..runtime.files import write_whole
+from ..runtime.files import write_whole, writing_to
 from ..runtime.reading import json_text, sha256_in
 from .agreement import Agreement, words_of
 from .folder import FACTS, FORMAT, SCRIPT, Session, library
@@ -121,11 +121,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     check_free(out)
     partial = out.with_name(f".{out.name}.partial-{secrets.token_hex(4)}")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, out)
-    except OSError as error:
-        raise DataError.unwritable(out.parent, error) from error
+        with writing_to(out.parent):
+            partial.mkdir(parents=True)
+            yield partial
+            os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

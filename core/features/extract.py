@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
 from ..contracts.items import Decoded, Item
-from ..errors import CacheError, CapabilityError, ConfigError, DataError, one_line
+from ..errors import CacheError, CapabilityError, ConfigError, DataError, no_memory, one_line
 from ..runtime.process import cores
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -326,10 +326,12 @@ def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
 
 
 def _within_memory(encode, pixels: Tensor, tuner: BatchSizeTuner) -> Tensor:
-    """encode(pixels), in halves where the device has too little memory for all."""
+    """encode(pixels), in halves where there is too little memory for all."""
     try:
         return encode(pixels)
-    except torch.cuda.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not no_memory(error) or (len(pixels) == 1 and not isinstance(error, torch.cuda.OutOfMemoryError)):
+            raise
         if len(pixels) == 1:
             raise CapabilityError(
                 "the device has too little free memory for one image; free some, or use --device cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +151,29 @@ class FeatureStore:
 
         whole = gathered(run_on_all(on_this_rank))
         return _extraction(whole, request, items)
+
+    def some_at_once(
+        self,
+        data: DomainData,
+        items: Sequence[Item],
+        backbone: Backbone,
+        transform: Callable,
+        *,
+        at_once: int,
+        progress: Progress,
+        **how: Any,
+    ) -> Iterator[Extraction]:
+        """`get_or_compute` of some items after the others, for as many as memory would not hold together.
+
+        Args:
+            at_once: how many items.
+            progress: of all items.
+            how: further arguments of it.
+        """
+        for start in range(0, len(items), at_once):
+            some = items[start : start + at_once]
+            how["progress"] = lambda done, _, before=start: progress(before + done, len(items))
+            yield self.get_or_compute(data, some, backbone, transform, **how)
 
     def lacking(
         self,

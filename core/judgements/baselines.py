@@ -18,7 +18,6 @@ from ..contracts.run_info import Record, beside
 from ..metrics.classification import classification_metrics, multilabel_metrics
 from ..metrics.intervals import SIGNIFICANT, paired_shares, units_of
 from ..metrics.score_intervals import Aurocs, auroc_difference, score_intervals
-from ..metrics.selection import class_range, deciding_metric, weights_of_answers
 from ..metrics.significance import mcnemar, p_words
 from ..runs.run_sections import Verdict
 from ..runs.sections import MEASURES, Measure, VerdictSection, deciding_of, points
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 
 ZERO_SHOT, LARGEST, LINEAR, GUESSING = "zero_shot", "largest_class", "linear_probe", "guessing"
+UNEQUAL = 1.5
+"""Largest over smallest class of the test set above which balanced accuracy decides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,3 +345,34 @@ def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[st
         baselines=baselines,
         gain_interval=baselines[ZERO_SHOT].interval if ZERO_SHOT in baselines else None,
     )
+
+
+def deciding_metric(labels: Tensor) -> str:
+    """Accuracy, or balanced accuracy where the classes of the test set are unequal, or macro AUROC.
+
+    Args:
+        labels: (N,) class indices, or (N, C) 0, 1 or NaN.
+    """
+    if labels.ndim == 2:
+        return "auroc"
+    fewest, most = class_range(labels)
+    return "balanced_accuracy" if most > UNEQUAL * fewest else "accuracy"
+
+
+def class_range(labels: Tensor) -> tuple[int, int]:
+    """The fewest and the most images of a class that has any.
+
+    Args:
+        labels: (N,) class indices.
+    """
+    counts = torch.bincount(labels.long().cpu())
+    counts = counts[counts > 0]
+    return int(counts.min()), int(counts.max())
+
+
+def weights_of_answers(labels: Tensor, deciding: str) -> Tensor:
+    """(N,) what a right answer adds to the metric, accuracy or balanced accuracy."""
+    if deciding == "accuracy":
+        return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
+    counts = torch.bincount(labels).double()
+    return 1 / (counts[labels] * (counts > 0).sum())

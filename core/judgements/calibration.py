@@ -276,8 +276,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
     """
     prepared, adapter, shots, support = fit.prepared, fit.adapter, fit.shots, fit.shots.support
-    expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
-    if expensive or support.labels is None or not len(support):
+    if expensive(adapter, prepared) or support.labels is None or not len(support):
         return ""
     logits, rows, parts = [], [], support.folds(FOLDS, fit.seed)
     if not parts:
@@ -304,6 +303,11 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     some = chosen.select(kept_support(list(range(len(chosen)))))
     unlike = Unlike.of_rows(kept_support(support.features), some.features, _same(some, support))
     return _made(prepared, torch.cat(logits), chosen, source, unlike)
+
+
+def expensive(adapter: Adapter, prepared: PreparedData) -> bool:
+    """Whether a method is not fitted again on parts of its support."""
+    return bool((adapter.needs | adapter.at_predict) & OF_TOWERS) or prepared.base is not None
 
 
 def _left_of_val(fit: JudgedClassifier) -> Calibration | str:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import OWN_EQUATIONS, Loss
 from ..contracts.options import option
 
 
@@ -26,9 +26,7 @@ class BinaryCrossEntropy(Loss):
         1.386
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
 
     pos_weight: float = option(1.0, "factor on the positive term, for rare findings", low=0, high=1_000_000)

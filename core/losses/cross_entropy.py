@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import OWN_EQUATIONS, Loss
 from ..contracts.options import option
 
 
@@ -29,9 +29,7 @@ class CrossEntropy(Loss):
         0.227
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
 
     label_smoothing: float = option(0.0, "share of the target spread over all classes", low=0, below=1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
-from ..contracts.loss import Extract, Loss, RowLoss, shared_of
+from ..contracts.loss import OWN_EQUATIONS, Extract, Loss, RowLoss, shared_of
 from ..contracts.options import option
 from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
@@ -50,9 +50,7 @@ class Matryoshka(RowLoss):
         ['loss', 'width_2', 'width_4']
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     loss: str = option("clip", "name of the loss to minimise at each width")

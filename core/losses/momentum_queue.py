@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss
+from ..contracts.loss import OWN_EQUATIONS, Loss
 from ..contracts.options import option
 
 
@@ -39,9 +39,7 @@ class MomentumQueue(Loss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
     )

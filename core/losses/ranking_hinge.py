@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..contracts.loss import RowLoss
+from ..contracts.loss import OWN_EQUATIONS, RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._products import products_option, with_all
@@ -30,9 +30,7 @@ class RankingHinge(RowLoss):
         0.2
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features"})
 
     margin: float = option(0.2, "margin by which a pair must score above others (0.2 in VSE++)", above=0, high=100)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.loss import RowLoss
+from ..contracts.loss import OWN_EQUATIONS, RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._cropped_positions import CroppedPositions
@@ -43,9 +43,7 @@ class RoVit(RowLoss):
         {'loss': 2.079, 'positive': 0.0, 'negative': 2.079}
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     gamma: float = option(1.0, "focusing parameter; the higher, the less easy pairs count", low=0, high=1000)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import RowLoss
+from ..contracts.loss import OWN_EQUATIONS, RowLoss
 from ..contracts.options import option
 from ..errors import ConfigError
 from ..runtime.ranks import Ranks
@@ -53,9 +53,7 @@ class Silc(RowLoss):
         ['contrastive', 'distill', 'loss']
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = PAIRS | CROPS
     teacher: ClassVar[str | None] = "ema"
     experimental: ClassVar[str] = "the head's layers and what it reads, and the weight of the self-distillation"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..backbones.positions import insert_after_start
 from ..contracts.adapter import require
-from ..contracts.loss import RowLoss
+from ..contracts.loss import OWN_EQUATIONS, RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._groups import groups_of, means_of_groups
@@ -48,9 +48,7 @@ class Unicl(RowLoss):
         2.5
     """
 
-    differs: ClassVar[str] = (
-        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
-    )
+    differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "labels"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 

@@ -5,13 +5,13 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classification": "ClassRow LabelMistake Mistake classification_metrics confusion_matrix multilabel_metrics "
-        "per_class_table top_label_mistakes top_mistakes",
+        "classification": "ALIKE ClassRow LabelMistake Mistake best_setting class_weights classification_metrics "
+        "confusion_matrix macro_auroc multilabel_metrics per_class_table row_weights "
+        "top_label_mistakes top_mistakes val_score",
         "intervals": "Difference SIGNIFICANT class_intervals mean_interval paired_shares share_interval units_of "
         "wilson_interval",
         "score_intervals": "auroc_interval",
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics",
-        "selection": "ALIKE best_setting class_weights log_priors macro_auroc row_weights val_score",
         "significance": "CalibrationBin McNemar calibration_curve drawn_weights exchange_test intervals_of mcnemar "
         "p_words percentiles",
     },

@@ -1,8 +1,12 @@
-"""The scores of a classifier: one label per image, or several.
+"""The scores of a classifier, one label per image or several; among them those that settings are chosen by.
 
 Areas under curves, and calibration errors, have the result of torchmetrics' function of that name. Importing
 torchmetrics brings torchvision, transformers and matplotlib and costs three times what torch does, and every fit is
 scored. The tests compare each function with torchmetrics' to the bit.
+
+Where classes of unequal size are to count alike, the weight of a class with n of the N images is N / (C n), with C the
+classes that have images, as scikit-learn's `class_weight="balanced"` has it. Where all have equally many there are no
+weights: what is published stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +23,8 @@ from ..errors import DataError
 from .intervals import class_intervals
 
 BINS = 15
+ALIKE = 1e-9
+"""Scores this close are alike."""
 
 
 def metrics_of(logits: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> dict[str, float]:
@@ -355,6 +362,30 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
     return float(-(steps * precision.flip(0)).sum())
 
 
+@dataclass(frozen=True, eq=False)
+class RankingCurve:
+    """What cuts do, from the strictest on, (T,) each: the ROC curve, and the curve of precision over recall.
+
+    Attributes:
+        sensitivity: the share of the true rows that are called positive, also called recall.
+        false_positive_rate: that of the others.
+        precision: the share of those called positive that are true.
+    """
+
+    sensitivity: Tensor
+    false_positive_rate: Tensor
+    precision: Tensor
+
+
+def ranking_curve(scores: Tensor, truth: Tensor, most: int = 100) -> RankingCurve:
+    """Both curves, at so many cuts at most, which lie evenly along the ROC curve; arguments as for `auroc`."""
+    hits, alarms = _counts_at_thresholds(scores, truth)  # (T,) each
+    sensitivity, false_positive_rate = hits / hits[-1], alarms / alarms[-1]
+    way = (sensitivity + false_positive_rate).contiguous()  # from the left lower corner, along both axes, to 2
+    kept = torch.searchsorted(way, torch.linspace(0, 2, most, dtype=way.dtype)).clamp(max=len(way) - 1).unique()
+    return RankingCurve(sensitivity[kept], false_positive_rate[kept], (hits / (hits + alarms))[kept])
+
+
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
     """The expected calibration error over `BINS` equal bins (Guo et al., 2017, arXiv 1706.04599).
 
@@ -382,3 +413,85 @@ def _counts_at_thresholds(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor
     last = F.pad((scores[1:] != scores[:-1]).nonzero().flatten(), (0, 1), value=len(scores) - 1)  # of each tie
     hits = truth.cumsum(0)[last]
     return hits, 1 + last - hits
+
+
+def val_score(logits: Tensor, labels: Tensor, balanced: bool = False) -> float:
+    """Accuracy of (V, C) logits, or macro AUROC where labels are (V, C).
+
+    Args:
+        balanced: take the balanced accuracy, the same where classes have equally many images.
+    """
+    if labels.ndim == 1:
+        right = (logits.argmax(dim=-1) == labels).double()
+        weights = row_weights(labels) if balanced else None
+        return float((right if weights is None else right * weights).mean())
+    return float(macro_auroc(logits.T[None], labels.T)[0])
+
+
+def best_setting(scores: np.ndarray, ties: str = "published") -> tuple[int, ...]:
+    """The place of the best score in a grid of any number of axes.
+
+    Args:
+        scores: one number per point of the grid.
+        ties: of points that score alike "published" takes the first, "plateau" the one that is farthest from all
+            worse points and from the ends of the grid, each axis having the length 1.
+    """
+    best = scores >= scores.max() - ALIKE
+    if ties == "published" or best.sum() < 2:
+        return tuple(int(i) for i in np.unravel_index(int(np.argmax(scores)), scores.shape))
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(np.pad(best, 1), sampling=[1 / size for size in scores.shape])
+    depth = depth[tuple(slice(1, -1) for _ in scores.shape)]
+    deepest = np.where(depth >= depth.max() - ALIKE, 1.0, 0.0)
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(deepest)), scores.shape))
+
+
+def macro_auroc(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over labels of the area under the ROC curve, ties counted half.
+
+    Args:
+        scores: (A, C, V).
+        labels: (C, V) of 0 and 1, NaN for unknown; labels without both are left out.
+
+    Returns:
+        (A,) float64.
+    """
+    scored = (labels == 1).any(dim=1) & (labels == 0).any(dim=1)
+    labels, scores = labels[scored], scores[:, scored]
+    scores = torch.where(torch.isnan(labels), torch.inf, scores)  # above all known ones: changes no rank of theirs
+    ordered = scores.sort(dim=-1).values
+    below = torch.searchsorted(ordered, scores)
+    upto = torch.searchsorted(ordered, scores, right=True)
+    rank = (below + upto + 1).double() / 2
+    positive, negative = (labels == 1), (labels == 0)
+    p, n = positive.sum(dim=1).double(), negative.sum(dim=1).double()
+    wins = (rank * positive).sum(dim=-1) - p * (p + 1) / 2  # (A, C)
+    return (wins / (p * n)).mean(dim=-1)
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor | None:
+    """(C,) weights, 0 for a class without images; None where all classes with images have equally many.
+
+    Args:
+        labels: (N,) class indices.
+        num_classes: C.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    if len(counts[present].unique()) < 2:
+        return None
+    weights = len(labels) / (present.sum() * counts.clamp(min=1))
+    return torch.where(present, weights, 0.0)
+
+
+def row_weights(labels: Tensor) -> Tensor | None:
+    """(N,) float64 weights of the images, of mean 1: the weighted share of right ones is the balanced accuracy.
+
+    Args:
+        labels: (N,) class indices, or (N, C) of several labels, which have none.
+    """
+    if labels.ndim != 1 or not len(labels):
+        return None
+    weights = class_weights(labels, int(labels.max()) + 1)
+    return None if weights is None else weights.double()[labels]

@@ -222,6 +222,12 @@ def share_interval(right: Tensor, groups: Sequence[str] | Tensor | None = None, 
     return list(wilson_interval(int(right.sum()), len(right), level))
 
 
+def effective_number(right: Tensor, groups: Sequence[str] | Tensor | None = None) -> float:
+    """So many independent images tell as much of a share, by Korn and Graubard; arguments as for `share_interval`."""
+    clusters = Clusters.of(right, torch.zeros(len(right), dtype=torch.int64), 1, groups)
+    return float(clusters.total[0] if clusters.independent else clusters.effective(LEVEL)[0])
+
+
 def mean_interval(values: Tensor, groups: Sequence[str] | Tensor | None = None, level: float = LEVEL) -> list[float]:
     """[low, high] of a mean of shares, by Korn and Graubard's effective number.
 
@@ -385,7 +391,7 @@ class Clusters:
         """(C,) low and high of each class's mean: exact, or from the effective number."""
         if self.independent and self.binary:
             return clopper_pearson(self._per_class(self.sums), self.total, level)
-        size = self._effective(level)
+        size = self.effective(level)
         return clopper_pearson(self.share * size, size, level)
 
     def together(self, errors: Array) -> Array:
@@ -408,7 +414,7 @@ class Clusters:
             effect = self._between(self._residuals(self.share)) / (alone * self.total)
             return np.where((alone > 1e-12) & (self.units > 1), np.maximum(effect, 1), self.total / self.units)
 
-    def _effective(self, level: float) -> Array:
+    def effective(self, level: float) -> Array:
         """(C,) images of equal certainty, Korn and Graubard's. The variance is the larger of two, that of the units and
         that with half a unit more of which half is right: few units that happen to be alike do not tell how far others
         differ. Where all is right, or wrong, or no unit differs, it is the number of units."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .intervals import LEVEL, share_interval, units_of
+from .intervals import LEVEL, effective_number, share_interval, units_of
 
 MOST_NEEDED = 10_000_000
 MOST_CONDITION, MOST_STEPS = 1e12, 100
@@ -227,6 +227,29 @@ def predictive_values(
         _limits_of_ratio(found / with_it, true, 1 - cleared / without_it, false, odds),
         _limits_of_ratio(cleared / without_it, clear, 1 - found / with_it, missed, 1 / odds),
     )
+
+
+def predictive_values_at(
+    threshold: float, probs: Tensor, present: Tensor, prevalence: float, groups: Sequence[str] | None = None
+) -> PredictiveValues:
+    """The predictive values of a threshold; of groups from as many images as tell as much of each share.
+
+    Args:
+        threshold, probs, present, groups: as for `rates_at`.
+        prevalence: in 0..1, without the ends.
+
+    Raises:
+        DataError: as `predictive_values`.
+    """
+    right = (probs.double() >= threshold) == present.bool()
+
+    def effective(side: Tensor) -> tuple[float, float]:
+        """How many are right, and of how many."""
+        own = None if groups is None else [groups[row] for row in side.nonzero().flatten().tolist()]
+        size = effective_number(right[side], own) if side.any() else 0.0
+        return (float(right[side].double().mean()) * size if size else 0.0), size
+
+    return predictive_values(*effective(present.bool()), *effective(~present.bool()), prevalence)
 
 
 def _share_of_odds(right: float, wrong: float, odds: float) -> float:

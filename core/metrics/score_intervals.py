@@ -103,6 +103,22 @@ def calibration_interval(logits: Tensor, labels: Tensor, value: float | None, gr
     return intervals_of(draws, units=units_of(groups, len(labels))[1], values={"ece": value})
 
 
+def precision_interval(scores: Tensor, truth: Tensor, value: float, groups: Groups = None) -> list[float] | None:
+    """[low, high] of the average precision of one label; None where too few units have it or lack it.
+
+    Args:
+        scores: (N,).
+        truth: (N,) bool.
+        value: on all images.
+        groups: N keys of images that belong together, or None.
+    """
+    labels = truth.double()[:, None]
+    if (fewest := _fewest(labels, groups)) < FEWEST_OF_CLASS:
+        return None
+    draws = {"precision": precision_draws(scores[:, None], labels, groups)}
+    return intervals_of(draws, _wider(fewest), fewest, {"precision": value}).get("precision")
+
+
 def auroc_interval(
     logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, level: float = LEVEL
 ) -> tuple[float, float] | None:

@@ -80,20 +80,6 @@ def encoded_classes(backbone: Backbone, prompts: Sequence[Sequence[str]]) -> Ten
     return build_classifier(backbone, list(named), [], descriptions=named).weights
 
 
-def text_means(backbone: Backbone, groups: Sequence[Sequence[str]], normalize: bool = True) -> Tensor:
-    """(C, D) of C lists of texts, each the mean of what the text tower makes of its texts; with gradients, where these
-    are wanted.
-
-    Args:
-        normalize: bring the features of texts to unit length first.
-    """
-    texts = list(dict.fromkeys(text for group in groups for text in group))
-    place = {text: row for row, text in enumerate(texts)}
-    chunks = [texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK)]
-    features = torch.cat([backbone.encode_text(chunk, normalize=normalize) for chunk in chunks])  # (T, D)
-    return torch.stack([features[[place[text] for text in group]].mean(dim=0) for group in groups])
-
-
 def _texts(class_names, templates, descriptions, said: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """C lists of texts; `said` are those of some classes in place of their templates."""
     if not templates and not descriptions:

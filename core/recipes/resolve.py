@@ -21,9 +21,11 @@ from ..contracts.recipe import (
     GROUPS,
     HOOKS,
     KEYS,
+    RUNS,
     TRAINING,
     Recipe,
     absolute_paths,
+    as_flag,
     check_data_place,
     check_features_place,
     check_out_folder,
@@ -32,7 +34,7 @@ from ..contracts.recipe import (
 )
 from ..contracts.run_info import FittedRun
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, check_given, did_you_mean
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
 from ..registry.catalogue import find, is_place, literal_in
 from ..runs.places import HUB, run_folder
@@ -199,7 +201,7 @@ def check_places(recipe: Recipe) -> None:
     Raises:
         DataError, ConfigError, CapabilityError: as a fit does.
     """
-    check_out_folder(recipe.out)
+    check_out_folder(recipe.out or RUNS)
     if recipe.features:
         check_features_place(recipe.features)
     elif not recipe.task or recipe.domain:
@@ -268,6 +270,8 @@ class _Merged:
         if head not in KEYS:
             self.task_options[key] = (value, source)  # of the task, if it has such an option
             return
+        if not rest and isinstance(value, str):
+            check_given(as_flag(key), value)
         group = isinstance(self.values[head], dict)
         if rest and not group:
             raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")

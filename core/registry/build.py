@@ -21,6 +21,7 @@ from .catalogue import PACKAGE, Entry, find, is_place
 if TYPE_CHECKING:
     from ..contracts.adapter import Adapter
     from ..contracts.loss import Loss
+    from ..contracts.prepared import PreparedData
     from ..contracts.selector import Selector
 
 
@@ -246,6 +247,22 @@ def judges_at(task: Task, at: str, given: Mapping[str, Any] | None = None) -> li
         for name, of in judgements_of(task).items()
         if at in of.at
     ]
+
+
+def check_fit(
+    task: Task, given: Mapping[str, Any], adapter: Adapter, prepared: PreparedData, shots: int | None
+) -> None:
+    """Raise what judgements whose options are given can tell before a fit; see `Judgement.check_fit`."""
+    asked = {owner for key, owner in judging_options(task, FIT).items() if key in given} if given else ()
+    for judgement in judges_at(task, FIT, given) if asked else ():
+        if judgement.name in asked:
+            judgement.check_fit(adapter, prepared, shots, given)
+
+
+def lasting(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a fit that hold in evaluations of its run."""
+    owners = judging_options(task, FIT) if given else {}
+    return {key: given[key] for key, owner in owners.items() if key in given and judgement_class(owner).lasts}
 
 
 def check_judging(task: Task, at: str, given: Mapping[str, Any]) -> None:

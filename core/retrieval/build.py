@@ -19,7 +19,7 @@ import numpy as np
 from ... import __version__
 from ..errors import ConfigError, DataError
 from ..features.nearest import faiss_library
-from ..runtime.files import MARKER, claimed, remove_abandoned
+from ..runtime.files import MARKER, claimed, remove_abandoned, writing_to
 from ..runtime.reading import json_text
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built
@@ -60,13 +60,11 @@ class IndexBuilder:
         self._place = self.out.resolve()  # a link to a folder stays one
         self._made = [folder for folder in self._place.parents if not folder.exists()]
         self._folder = self._place.with_name(f"{_mark(self._place)}{secrets.token_hex(4)}")
-        try:
+        with writing_to(f"--out {self.out}"):
             self._folder.mkdir(parents=True)
             self._claim = claimed(self._folder / MARKER)
             self._entries, self._facts = EntryWriter(self._folder), Facts()
             self._vectors = (self._folder / "vectors").open("wb")
-        except OSError as error:
-            raise _refused(self.out, error) from error
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.
@@ -76,13 +74,11 @@ class IndexBuilder:
         """
         if rows.shape != (len(entries), self.dims):
             raise DataError(f"rows {rows.shape} for {len(entries)} entries; ({len(entries)}, {self.dims}) is needed")
-        try:
+        with writing_to(f"--out {self.out}"):
             self._vectors.write(np.ascontiguousarray(rows, "<f4"))
             self._entries.add(entries)
             for entry in entries:
                 self._facts.add(entry)
-        except OSError as error:
-            raise _refused(self.out, error) from error
 
     def finish(self, facts: dict[str, Any]) -> Path:
         """Build the index and put the folder in its place.
@@ -110,7 +106,7 @@ class IndexBuilder:
             self._publish()
             (self._place / MARKER).unlink()
         except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write
-            raise _refused(self.out, error) from error
+            raise DataError.unwritable(f"--out {self.out}", error) from error
         self._remove_leftovers()
         return self.out
 
@@ -175,8 +171,3 @@ def _check_free(out: Path) -> None:
 
 def _mark(out: Path) -> str:
     return f".{out.name}.unfinished-"
-
-
-def _refused(out: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return DataError(f"--out {out}: cannot be written there ({reason}); free some space or give another --out")

@@ -21,7 +21,7 @@ from torch import Tensor
 from ... import __version__
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, DataError
 from ..features.nearest import faiss_library
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
@@ -190,20 +190,13 @@ def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Ten
     Both are brought to unit length, added by weight, and the sum to unit length again: the mean direction.
 
     Args:
-        text: (D,) feature, or None.
-        image: (D,) feature, or None.
+        text: (D,) feature, or None where there is an image.
+        image: (D,) feature, or None where there is a text.
         weight: share of the text where there are both, 0..1.
 
     Returns:
         (D,) unit.
-
-    Raises:
-        ConfigError: neither is given, or the weight is outside 0..1.
     """
-    if not 0 <= weight <= 1:
-        raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
-    if text is None and image is None:
-        raise ConfigError("nothing to search for: give a text, --image FILE, or both")
     if text is None or image is None:
         return F.normalize((image if text is None else text).float(), dim=-1)
     both = weight * F.normalize(text.float(), dim=-1) + (1 - weight) * F.normalize(image.float(), dim=-1)

@@ -7,7 +7,6 @@ which of those it scores were among them.
 from __future__ import annotations
 
 import datetime
-import errno
 import json
 import math
 import os
@@ -26,9 +25,10 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..backbones.specs import FILE, spec_of
+from ..contracts.recipe import RUNS
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
-from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, remove_abandoned, write_whole
+from ..errors import FULL, ConfigError, DataError
+from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from ..contracts.backbone import Backbone
 
 FORMAT = 1
-RUNS = Path("runs")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
     "vladapt": str,
     "domain": (str, type(None)),
@@ -98,12 +96,10 @@ class Run(FittedRun):
         """
         parent = Path(out) if out else RUNS
         made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
-        try:
+        with writing_to(parent):
             parent.mkdir(parents=True, exist_ok=True)
             path = _new_folder(parent, f"{domain}-{adapter}")
             claim = claimed(path / UNFINISHED)
-        except OSError as error:
-            raise DataError.unwritable(parent, error) from error
         return cls(path, _made=made, _claim=claim)
 
     @classmethod
@@ -168,11 +164,8 @@ class Run(FittedRun):
             DataError: nothing can be written there.
         """
         now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
-        try:
-            with (self.path / "log.txt").open("a", encoding="utf-8") as f:
-                f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
-        except OSError as error:
-            raise DataError.unwritable(self.path, error) from error
+        with writing_to(self.path), (self.path / "log.txt").open("a", encoding="utf-8") as f:
+            f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
 
     def replace_adapter(self, save: Callable[[Path], Any]) -> None:
         """Write the adapter of a finished run anew.
@@ -229,7 +222,7 @@ class Run(FittedRun):
                 raise
             return
         self.discard()
-        if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
+        if isinstance(error, SafetensorError) or getattr(error, "errno", None) in FULL:
             raise DataError.unwritable(self.path.parent, error) from error
 
 
@@ -368,7 +361,7 @@ def evaluation_folder(run: Path, source: str) -> Path:
     Args:
         source: the data, or the split of the run's own.
     """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem) or "data"
+    safe = file_stem(re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem)) or "data"
     parent, name = run / EVALUATIONS, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
     taken = len(list(parent.glob(f"{name}*"))) if parent.is_dir() else 0
     return parent / (f"{name}-{taken + 1}" if taken else name)
@@ -391,10 +384,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         DataError: it cannot be made.
     """
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError.unwritable(folder, error) from error
 
 
 def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], list[str]]) -> dict[str, Any]:

@@ -351,6 +351,11 @@ class Report:
         """Of a run, which says when it was made and with which packages."""
         return cls(created=info.created, versions=info.versions, **parts)
 
+    def of_evaluation(self, run: str | Path, lead: str) -> Report:
+        """The report of a run made again, of an evaluation."""
+        place = f"Evaluation of the run {run}, which is unchanged; the numbers are in metrics.json beside this page."
+        return replace(self, kind="Report of one evaluation", lead=lead, place=place)
+
     def with_sections(self, further: Sequence[Any]) -> Report:
         """With sections at its end."""
         return replace(self, sections=[*self.sections, *further]) if further else self

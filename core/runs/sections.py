@@ -182,6 +182,48 @@ class CurveGridSection:
     kind: ClassVar = "curves"
 
 
+class Line(NamedTuple):
+    """A line of a `Plot`; `role` is "after" (in colour), "before" (grey) or "ideal" (dashed)."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    role: str = "after"
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        return list(zip(self.xs, self.ys))
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines over 0 to 1 from `low` to `high`; what lies beyond these is not drawn. `x` and `y`: what the axes are."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def alt(self) -> str:
+        """The plot in words: the ends of each line."""
+        ends = (f"{line.name}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in self.lines if len(line.ys))
+        return f"{self.y} over {self.x}. {'; '.join(ends)}."
+
+
+@dataclass(frozen=True)
+class PlotSection:
+    """Small plots next to each other, and a sentence on their lines."""
+
+    title: str
+    plots: Sequence[Plot]
+    note: str = ""
+    sub: bool = False
+    kind: ClassVar = "plots"
+
+
 class Number(NamedTuple):
     """A number in large type under its name, with a few words beside it; `main` colours it."""
 

@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
+        "files": "WorkFolder cached_folder caching file_stem replacing write_cached write_whole",
         "process": "installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",

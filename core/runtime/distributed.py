@@ -86,7 +86,7 @@ def run_on_all(step: Callable[[], T]) -> T:
         if not getattr(error, "known_to_all_ranks", False) and not liveness.is_of_a_death(error):
             _announce(error)
         raise
-    _exchange(0, 0)
+    _exchange()
     return result
 
 
@@ -100,7 +100,7 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows.cpu()
-    headers = _exchange(*rows.shape)
+    headers = [each["shape"] for each in _exchange(shape=list(rows.shape))]
     width = max((width for count, width in headers if count), default=headers[0][1])
     longest = max(count for count, _ in headers)
     padded = torch.zeros(longest, width, dtype=rows.dtype)
@@ -114,42 +114,34 @@ def all_gather_json(value: Any) -> list[Any]:
     """A JSON-able value of each rank -> the list of all, in the order of ranks."""
     if world_size() == 1:
         return [value]
-    payload = _as_bytes(json.dumps(value))
-    headers = _exchange(*payload.shape)
-    return [json.loads(text) for text in _gather_texts(payload, [count for count, _ in headers])]
+    return [each["value"] for each in _exchange(value=value)]
 
 
 def _announce(error: Exception) -> None:
     """Tell the other ranks, in whatever exchange they wait."""
-    failure = {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}
-    payload = _as_bytes(json.dumps(failure))
-    _share_headers(failed=len(payload), sizes=(0, 0))
-    _share_failures(payload)
+    _say({"failure": {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}})
     error.known_to_all_ranks = True
 
 
-def _exchange(count: int, width: int) -> list[tuple[int, int]]:
-    """(count, width) of all ranks; raises what a failed rank announced."""
-    headers = _share_headers(failed=0, sizes=(count, width))
-    if any(failed for failed, _, _ in headers):
-        failures = _share_failures(_as_bytes(""))
-        raise _as_error(next(failure for failure in failures if failure))
-    return [(count, width) for _, count, width in headers]
+def _exchange(**said: Any) -> list[dict[str, Any]]:
+    """What all ranks say; raises what a failed rank announced."""
+    heard = _say(said)
+    failure = next((each["failure"] for each in heard if "failure" in each), None)
+    if failure is not None:
+        raise _as_error(failure)
+    return heard
 
 
-def _share_headers(failed: int, sizes: tuple[int, int]) -> list[tuple[int, int, int]]:
-    return [tuple(header.tolist()) for header in _all_gather(torch.tensor([failed, *sizes], dtype=torch.int64))]
-
-
-def _share_failures(payload: Tensor) -> list[dict | None]:
-    sizes = [int(size) for size in _all_gather(torch.tensor([len(payload)], dtype=torch.int64))]
-    return [json.loads(text) if text else None for text in _gather_texts(payload, sizes)]
-
-
-def _gather_texts(payload: Tensor, sizes: list[int]) -> list[str]:
-    padded = torch.zeros(max(sizes), 1, dtype=torch.uint8)
+def _say(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """A JSON-able message of each rank, which may be empty, in the order of ranks."""
+    payload = torch.tensor(list(json.dumps(message).encode() if message else b""), dtype=torch.uint8)
+    sizes = [int(size) for size in _all_gather(torch.tensor([len(payload)]))]
+    if not any(sizes):
+        return [{} for _ in sizes]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: len(payload)] = payload
-    return [bytes(part[:size, 0].tolist()).decode() for part, size in zip(_all_gather(padded), sizes)]
+    texts = [bytes(part[:size].tolist()) for part, size in zip(_all_gather(padded), sizes)]
+    return [json.loads(text) if text else {} for text in texts]
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:
@@ -159,10 +151,6 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return [part.cpu() for part in parts]
-
-
-def _as_bytes(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8).reshape(-1, 1)
 
 
 def _as_error(failure: dict) -> Exception:

@@ -36,6 +36,7 @@ MARKER = ".at-work"
 """In a folder whose process has not ended."""
 CHECKPOINTS = ("*.pt", "*.pth", "step-*/index.json")
 HEADER = "vladapt"
+STEM_BYTES = 200
 KEPT_DAYS = 7
 """How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 
@@ -65,6 +66,22 @@ def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
         if isinstance(error, (OSError, SafetensorError)):
             raise DataError.unwritable(target.parent, error, cure) from error
         raise
+
+
+@contextmanager
+def writing_to(place: object, cure: str = OTHER_OUT) -> Iterator[None]:
+    """A block that writes to a place.
+
+    Args:
+        cure: what to do where nothing can be written, for the message.
+
+    Raises:
+        DataError: the file system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError.unwritable(place, error, cure) from error
 
 
 def place_of(path: Path, what: str = "") -> Path:
@@ -124,6 +141,12 @@ def read_tensors(path: Path, cure: str = "copy the run again") -> tuple[Any, dic
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error}); {cure}") from None
+
+
+def file_stem(name: str) -> str:
+    """A name with room for an ending, since systems allow 255 bytes in all: the end of a longer one."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= STEM_BYTES else encoded[-STEM_BYTES:].decode(errors="ignore")
 
 
 def kind_of(tensor: Tensor) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
 from ..contracts.run_info import BeforeAfter, RunInfo
-from ..errors import DataError
+from ..errors import DataError, first_of
 from ..runs.redaction import NO_NAME, UNPUBLISHED
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
 from ..runs.sections import MEASURES, Measure, is_share
@@ -171,12 +171,10 @@ class Card:
         what = KINDS.get(self.data.kind, "images")
         shots = "all labelled images" if info.shots is None else f"up to {info.shots} labelled images per class"
         domain = f"domain {info.domain}, " if info.domain else ""
-        classes = ", ".join(names[:MOST_CLASSES])
-        classes += f" and {len(names) - MOST_CLASSES} more" if names[MOST_CLASSES:] else ""
         lines = [
             f"`{info.adapter}` on the backbone `{self.spec}`, fitted with vladapt {info.vladapt} on "
             f"{shots} ({domain}task {info.task}: {what}).",
-            f"{len(names)} classes: {classes}." if names else "",
+            f"{len(names)} classes: {first_of(names, MOST_CLASSES)}." if names else "",
         ]
         return "\n\n".join(filter(None, lines))
 

@@ -175,34 +175,17 @@ def _write(path: Path, write) -> None:
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            noting = _NotingErrors(handle)
             try:
-                write(noting)
-            except RuntimeError as error:
-                raise noting.error or error from error
+                write(handle)
+            except RuntimeError as error:  # torch makes one of an OSError
+                cause = error.__context__
+                raise (cause if isinstance(cause, OSError) else error) from error
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
-
-
-class _NotingErrors:
-    """A file that keeps what was wrong with a write: torch makes something of its own of it."""
-
-    def __init__(self, handle):
-        self.handle, self.error = handle, None
-
-    def write(self, content) -> int:
-        try:
-            return self.handle.write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def __getattr__(self, name: str):
-        return getattr(self.handle, name)
 
 
 def _digest_file(path: Path) -> Path:

@@ -14,7 +14,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
-from ..contracts.items import Item
+from ..contracts.items import Item, items_of
 from ..errors import CapabilityError, DataError
 from ..features.extract import BatchSizeTuner, Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
 from .samples import seed_of
@@ -54,14 +54,9 @@ class EpochViews:
         held = self._held
         if held is None or held[0] is not support or held[1] != epoch:
             self._held = held = None  # before the next ones are made
-            rows = self._encoded(self._behind(support), epoch)
+            rows = self._encoded(items_of(support.ids, self.images.items), epoch)
             self._held = held = (support, epoch, rows.to(support.features.device))
         return held[2]
-
-    def _behind(self, support: FeatureSet) -> list[Item]:
-        """The images of the rows."""
-        by_id = {item.id: item for item in self.images.items}
-        return [by_id[i] for i in support.ids]
 
     def _encoded(self, items: list[Item], epoch: int) -> Tensor:
         """(N, V, D) on the CPU."""

@@ -9,43 +9,6 @@ from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError
 from .sources import Source
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "image_features": ("pixels",),
-    "image_embedding": ("pixels",),
-    "image_hidden": ("pixels",),
-    "image_tokens": ("pixels",),
-    "image_log_variance": ("pixels",),
-    "image_masked": ("pixels", "draws"),
-    "image_masked_log_variance": ("pixels", "draws"),
-    "text_features": ("tokens",),
-    "text_embedding": ("tokens",),
-    "text_tokens": ("tokens",),
-    "text_mask": ("tokens",),
-    "text_log_variance": ("tokens",),
-    "text_masked": ("tokens", "draws"),
-    "text_masked_log_variance": ("tokens", "draws"),
-    "image_view2": ("pixels_view2",),
-    "text_view2": ("tokens_view2",),
-    "hidden_view1": ("pixels_strong1",),
-    "hidden_view2": ("pixels_strong2",),
-    "hidden_local": ("pixels_local",),
-    "masked_tokens": ("tokens", "draws"),
-    "masked_labels": ("tokens", "draws"),
-    "text_positives": ("tokens_positives",),
-    "text_short": ("tokens_short",),
-    "text_synthetic": ("tokens_synthetic",),
-    "text_negative": ("tokens_negative",),
-    "image_negative": ("pixels_negative",),
-    "teacher.image": ("pixels",),
-    "teacher.text": ("tokens",),
-    "teacher.image_hidden": ("pixels",),
-    "logits": ("pixels", "labels"),
-    "labels": ("labels",),
-    "index": ("index",),
-    "image_ids": ("image_ids",),
-}
-"""Output -> fields of the batch it is made from. What is missing here, only a loss may bring."""
-
 PREFIX = {"text": "tokens", "numbers": "numbers", "image": "pixels"}
 """What a column holds -> how the field of the batch begins that is made of it: "tokens.COLUMN"."""
 
@@ -89,7 +52,7 @@ def fields_of(
     wanted: set[str] = set()
     for need in sorted(set(needs) - shared_of(brought)):
         words = f"{asking} needs {in_words(need, brought)}"
-        fields = FIELDS.get(need) or _fields_of_brought(brought.get(need))
+        fields = _fields_of(OUTPUTS.get(need)) or _fields_of(brought.get(need))
         if not fields:
             raise CapabilityError(
                 f"{words}, which no pairs or class folders hold; "
@@ -129,7 +92,7 @@ def is_given(field: str, source: Source) -> bool:
     return field != "pixels_negative" or "negative_image" in source.texts
 
 
-def _fields_of_brought(output: Output | None) -> tuple[str, ...]:
+def _fields_of(output: Output | None) -> tuple[str, ...]:
     if output is None:
         return ()
     return (field_of_column(output),) if output.column else output.fields

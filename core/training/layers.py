@@ -111,7 +111,6 @@ class TowerLayers:
         lr: float,
         weight_decay: float,
         layer_decay: float = 1.0,
-        text_layer_decay: float | None = None,
         decay_all: bool = False,
         decay_vectors: bool = False,
         bias_rate: float | None = None,
@@ -126,7 +125,6 @@ class TowerLayers:
 
         Args:
             layer_decay: factor from a layer to the one before it, above 0 to 1.
-            text_layer_decay: the text tower's own; by default the same.
             decay_all: decay whatever trains.
             decay_vectors: decay whatever trains but biases.
             bias_rate: factor on the rate of biases; None: none.
@@ -135,9 +133,7 @@ class TowerLayers:
         Raises:
             ConfigError: a factor out of range.
         """
-        factors = {"image": layer_decay, "text": layer_decay if text_layer_decay is None else text_layer_decay}
-        for option, value in (("layer_decay", factors["image"]), ("text_layer_decay", factors["text"])):
-            require(0 < value <= 1, option, value, "give a number above 0, at most 1")
+        require(0 < layer_decay <= 1, "layer_decay", layer_decay, "give a number above 0, at most 1")
         layouts: dict[str, _Layout] = {}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.backbone.model.named_parameters():
@@ -146,9 +142,9 @@ class TowerLayers:
             tower, rate = self.backbone.tower_of(name), lr
             if name.startswith(f"{JOINT}."):
                 rate = lr * self.backbone.joint.rate
-            elif tower != "shared" and factors[tower] != 1:
+            elif tower != "shared" and layer_decay != 1:
                 layout = layouts.setdefault(tower, _layout(self.backbone, tower))
-                rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
+                rate = lr * layer_decay ** (layout.count + 1 - layout.depth(name))
             is_bias = "bias" in name
             if is_bias and bias_rate is not None:
                 rate = rate * bias_rate

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backbones.load import FINDER, PREFIX
 from ..errors import DataError
 from ..runtime.distributed import is_main, run_on_all
+from ..runtime.files import writing_to
 from .checkpoints import all_random_states, keep_newest, newest_checkpoint, save_checkpoint, set_random_states
 from .hooks import model_of, saves_after
 from .settings import TrainingSettings
@@ -79,10 +80,8 @@ class ResumeHook(Hook):
 
     def _refused_in_one_line(self, step) -> None:
         def stepped() -> None:
-            try:
+            with writing_to(self.folder, WHERE_FULL):
                 step()
-            except OSError as error:
-                raise DataError.unwritable(self.folder, error, WHERE_FULL) from error
 
         run_on_all(stepped)
 

@@ -132,7 +132,29 @@ class StreamedSource(PairSource):
 
 
 @dataclass
-class LabelledSource:
+class _Images:
+    """Images of items.
+
+    Args:
+        items: the samples.
+        load: item -> decoded image.
+    """
+
+    items: Sequence[Item]
+    load: Callable[[Item], Decoded]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, row: int) -> str:
+        return self.items[row].id
+
+    def image(self, row: int) -> Decoded:
+        return self.load(self.items[row])
+
+
+@dataclass
+class LabelledSource(_Images):
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
     Numbers that targets bring (`Target.numbers`) are its columns.
 
@@ -142,8 +164,6 @@ class LabelledSource:
         prompts: C lists of prompts; an epoch uses one of them in turn.
     """
 
-    items: Sequence[Item]
-    load: Callable[[Item], Decoded]
     prompts: Sequence[Sequence[str]]
 
     labelled = True
@@ -156,15 +176,6 @@ class LabelledSource:
     @property
     def columns(self) -> Mapping[str, str]:
         return dict.fromkeys(self._widths, "numbers")
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def name(self, row: int) -> str:
-        return self.items[row].id
-
-    def image(self, row: int) -> Decoded:
-        return self.load(self.items[row])
 
     def negative_image(self, row: int) -> Decoded:
         raise AssertionError("a labelled set has no negative images, and does not say it has")
@@ -197,7 +208,7 @@ class LabelledSource:
 
 
 @dataclass
-class ImageSource:
+class ImageSource(_Images):
     """Images without labels, alone or each with one text.
 
     Args:
@@ -206,8 +217,6 @@ class ImageSource:
         captions: the text of each row, or none.
     """
 
-    items: Sequence[Item]
-    load: Callable[[Item], Decoded]
     captions: Sequence[str] = ()
 
     labelled = False
@@ -216,15 +225,6 @@ class ImageSource:
     @property
     def texts(self) -> frozenset[str]:
         return frozenset({"caption"} if self.captions else ())
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def name(self, row: int) -> str:
-        return self.items[row].id
-
-    def image(self, row: int) -> Decoded:
-        return self.load(self.items[row])
 
     def text(self, kind: str, row: int, epoch: int) -> str:
         return self.captions[row]

@@ -147,11 +147,11 @@ class TowerAdapter(Augmented):
         return task
 
     @property
-    def _balanced(self) -> bool:
+    def balanced(self) -> bool:
         """Whether each class counts alike in the score on val."""
         return False
 
-    def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
+    def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
         """What a loss on the labels adds to the logits; see `Task.class_priors`."""
         return None
 
@@ -271,7 +271,7 @@ class TowerAdapter(Augmented):
         return Task(
             source=LabelledSource(images.items, Remembered(images.load), prompts),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
-            class_priors=self._class_priors(labels, len(prompts)),
+            class_priors=self.priors_of(labels, len(prompts)),
             view=self._view(images.train_transform, backbone),
         )
 
@@ -325,7 +325,7 @@ class TowerAdapter(Augmented):
 
     def _val_score(self, scores: Callable[[Tensor], Tensor], towers: Backbone, images: TrainingImages) -> float:
         """Accuracy of (B, D) unit features -> (B, C) scores on the val images, or macro AUROC; see `score_by`."""
-        return score_by(scores, towers, images, self.batch_size, self.amp, self._balanced)
+        return score_by(scores, towers, images, self.batch_size, self.amp, self.balanced)
 
     def _scores(self, towers: Backbone, prompts, negative) -> nn.Module:
         """What val is scored by, in the training: class texts as the text tower now reads them, or `PixelScores`."""
@@ -413,10 +413,3 @@ class ClassTowerAdapter(ClassWeighted, TowerAdapter):
     equal classes, several labels per image, or pairs nothing differs. A contrastive loss needs no such shares: among
     the texts of a batch each class stands as often as it has images.
     """
-
-    @property
-    def _balanced(self) -> bool:
-        return self.balanced
-
-    def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
-        return self.priors_of(labels, num_classes)

@@ -17,7 +17,7 @@ from ..contracts.images import TrainingImages
 from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
-from ..metrics.selection import val_score
+from ..metrics.classification import val_score
 from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores

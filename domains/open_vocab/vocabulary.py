@@ -23,7 +23,7 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken, text_means
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
 from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
@@ -149,7 +149,7 @@ def embed_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
 
 def encode_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
     """(C, D) as `embed_classes`, by a tower that is being trained: with gradients, and stored nowhere."""
-    queries = F.normalize(text_means(backbone, vocabulary.queries), dim=-1)  # (Q, D)
+    queries = F.normalize(backbone.text_means(vocabulary.queries), dim=-1)  # (Q, D)
     owners = torch.tensor(vocabulary.owners, device=queries.device)
     return F.normalize(queries.new_zeros(len(vocabulary), queries.shape[1]).index_add(0, owners, queries), dim=-1)
 

@@ -15,6 +15,7 @@ from ...core.runtime import replacing
 from .gdal import safely
 from .pictures import is_raster
 from .places import Place, place_of
+from .rasters import coordinates
 
 BOXES, MAPS = "found.gpkg", "maps"
 NOTHING = 255
@@ -85,9 +86,8 @@ def _boxes(placed: list[tuple[Mapping[str, Any], Place]], folder: Path) -> list[
 
 
 def _corners(box: Sequence[float], place: Place) -> list[tuple[float, float]]:
-    a, b, c, d, e, f = place.transform
     x0, y0, x1, y1 = box
-    return [(a * x + b * y + c, d * x + e * y + f) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    return [coordinates(place.transform, x, y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
 
 
 def _map(row: Mapping[str, Any], item: Item, place: Place, class_names: Sequence[str], folder: Path) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 from ...core.contracts import DomainData, Item
 from ...core.errors import DataError
 from .gdal import moved
-from .rasters import Header, header_of
+from .rasters import Header, coordinates, corners_of, header_of, transform_at
 
 WGS84 = "EPSG:4326"
 AXIS, FLATTENING = 6_378_137.0, 1 / 298.257223563
@@ -42,10 +42,8 @@ class Place:
     @property
     def corners(self) -> np.ndarray:
         """(4, 2) coordinates of upper left, upper right, lower right and lower left."""
-        a, b, c, d, e, f = self.transform
         height, width = self.size
-        pixels = ((0, 0), (width, 0), (width, height), (0, height))
-        return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in pixels])
+        return corners_of(self.transform, (0, 0, width, height))
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -62,10 +60,7 @@ def place_of(item: Item) -> Place:
     """Where an item lies, whole raster or window."""
     header = header_of(files_of_item(item), item.decode.get("sensor"))
     left, top, width, height = item.decode.get("window") or (0, 0, header.width, header.height)
-    transform = header.transform
-    if transform is not None:
-        a, b, c, d, e, f = transform
-        transform = (a, b, a * left + b * top + c, d, e, d * left + e * top + f)
+    transform = None if header.transform is None else transform_at(header.transform, left, top)
     return Place(header.crs, transform, (height, width), header.time)
 
 
@@ -93,12 +88,9 @@ def metres_per_pixel(header: Header) -> tuple[float, float]:
     Raises:
         DataError: its coordinates are none on earth.
     """
-    a, b, c, d, e, f = header.transform
     x, y = header.width / 2, header.height / 2
-    steps = ((x, y), (x + 1, y), (x, y + 1))
-    longitude, latitude = to_degrees(
-        header.crs, [a * u + b * v + c for u, v in steps], [d * u + e * v + f for u, v in steps]
-    )
+    steps = [coordinates(header.transform, *step) for step in ((x, y), (x + 1, y), (x, y + 1))]
+    longitude, latitude = to_degrees(header.crs, *zip(*steps))
     return tuple(_metres(longitude[0], latitude[0], longitude[i], latitude[i]) for i in (1, 2))
 
 

@@ -76,6 +76,35 @@ class Header:
         """Height, width and transform, which are equal where the pixels of two rasters of one CRS are."""
         return self.height, self.width, self.transform
 
+    @property
+    def corners(self) -> np.ndarray:
+        """As `corners_of` the whole raster."""
+        return corners_of(self.transform, (0, 0, self.width, self.height))
+
+
+def coordinates(transform: Sequence[float], column: float, row: float) -> tuple[float, float]:
+    """Those of a place in pixels; `transform` as of `Header`."""
+    a, b, c, d, e, f = transform[:6]
+    return a * column + b * row + c, d * column + e * row + f
+
+
+def corners_of(transform: Sequence[float], box: tuple[int, int, int, int]) -> np.ndarray:
+    """(4, 2) coordinates of upper left, upper right, lower right and lower left.
+
+    Args:
+        box: (left, top, width, height) in pixels.
+    """
+    left, top, width, height = box
+    places = ((left, top), (left + width, top), (left + width, top + height), (left, top + height))
+    return np.array([coordinates(transform, *place) for place in places])
+
+
+def transform_at(transform: Sequence[float], left: int, top: int) -> tuple[float, ...]:
+    """The transform of a window that begins at a pixel."""
+    a, b, _, d, e, _ = transform[:6]
+    x, y = coordinates(transform, left, top)
+    return a, b, x, d, e, y
+
 
 def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
     """The header of a raster; read once as long as its files stay the same.

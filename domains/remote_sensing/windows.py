@@ -16,7 +16,7 @@ from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .pictures import is_raster
 from .places import WINDOWS_PER_BLOCK, files_of_item, metres, metres_per_pixel
-from .rasters import Header, header_of
+from .rasters import Header, coordinates, corners_of, header_of
 
 MOST_WINDOWS = 2_000_000
 Box = tuple[int, int, int, int]
@@ -259,8 +259,8 @@ def _block_name(header: Header, left: int, top: int) -> str:
     """Of the block that begins at a pixel: the same in all rasters that share it."""
     if header.transform is None or not header.crs:
         return f"block {top} {left}"
-    a, b, c, d, e, f = header.transform
-    return f"block {a * left + b * top + c:.6g} {d * left + e * top + f:.6g}"
+    x, y = coordinates(header.transform, left, top)
+    return f"block {x:.6g} {y:.6g}"
 
 
 def _around_points(
@@ -311,7 +311,7 @@ def _labels_of_areas(
     """Of each window the class that covers most of it, -1 where that is too little."""
     import shapely
 
-    windows = shapely.polygons([_outline(box, header) for box in boxes])
+    windows = shapely.polygons([corners_of(header.transform, box) for box in boxes])
     pairs = shapely.STRtree(windows).query(shapes, predicate="intersects")  # (2, P): shape, window
     area = shapely.area(shapely.intersection(shapes[pairs[0]], windows[pairs[1]]))
     covered = np.zeros((len(boxes), count))
@@ -323,13 +323,6 @@ def _labels_of_areas(
 def _largest(covered: np.ndarray, share: float) -> np.ndarray:
     """Of (N, C) shares of windows the class with the largest, -1 where that is less than `share`."""
     return np.where(covered.max(axis=1, initial=0) >= share, covered.argmax(axis=1), -1)
-
-
-def _outline(box: Box, header: Header) -> np.ndarray:
-    left, top, wide, high = box
-    a, b, c, d, e, f = header.transform
-    corners = ((left, top), (left + wide, top), (left + wide, top + high), (left, top + high))
-    return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in corners])
 
 
 def _items(cuts: Sequence[_Cut], grouped: bool) -> Iterator[Item]:

@@ -159,7 +159,7 @@ def test_given_values_are_used_and_not_searched(make_task, name):
 @pytest.mark.parametrize("name", ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f"])
 def test_several_labels_an_image(make_multilabel_task, name):
     """Unknown labels (NaN) are no obstacle in support or val; the result ranks images of every label."""
-    from vladapt.core.metrics.selection import val_score
+    from vladapt.core.metrics.classification import val_score
 
     task = make_multilabel_task(images=60)
     adapter = build_adapter(name, **QUICK[name])

@@ -10,8 +10,7 @@ from settings import OPTIONS
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.choices import ClassWeighted, Searched
 from vladapt.core.data.sampling import hold_out
-from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics
-from vladapt.core.metrics.selection import val_score
+from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics, val_score
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.method import Method

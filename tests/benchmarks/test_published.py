@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("one_cache")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,9 +22,9 @@ def published(monkeypatch, tmp_path):
     return published
 
 
-@pytest.fixture
-def eurosat(tmp_path, drawn_lands) -> Path:
-    return drawn_lands(tmp_path / "photos", images=12)
+@pytest.fixture(scope="module")
+def eurosat(tmp_path_factory, drawn_lands) -> Path:
+    return drawn_lands(tmp_path_factory.mktemp("lands") / "photos", images=12)
 
 
 def lines(folder: Path) -> list[dict[str, str]]:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import csv
+import os
+import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import vladapt
+from vladapt import ConfigError, DataError, evaluate
+from vladapt.cli import COMMAND_GROUPS
+from vladapt.core.commands.options import PLACES, with_flags
+from vladapt.core.contracts.recipe import check_writable
+
 FAILED, USAGE = 1, 2
+COMMANDS = [command for group in COMMAND_GROUPS for command in group.COMMANDS.values()]
 
 
 # What is given as data
@@ -138,6 +148,43 @@ def test_an_unknown_command_and_an_unknown_kind_of_list(vladapt, refused):
     refused(vladapt("show", "medical/defualt"), USAGE, "defualt", "did you mean medical/default")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fit", "--task="], "--task: the value is empty; give one, or omit the option"),
+        (["fit", "--set", ""], "--set: the value is empty"),
+        (["compare", "--adapters", " "], "--adapters: the value is empty"),
+        (["predict", "", "x.png"], "RUN: the value is empty; give one"),
+        (["predict", "run", "x.png", ""], "IMAGES: the value is empty; give one"),
+        (["serve", ""], "RUN|EXPORT: the value is empty; give one"),
+        (["localize", "x.tif", "--out", "x.png", "--text", ""], "--text: the value is empty"),
+    ],
+)
+def test_an_empty_text_is_refused(vladapt, refused, arguments, told):
+    """As of `--task="$TASK"` in a script that has not set it: another task than the one meant would be done."""
+    refused(vladapt(*arguments), USAGE, told)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_text_is_refused_by_every_option_of_every_command(command):
+    called = with_flags(command, [])
+    texts = (str, str | None, list[str], list[str] | None)
+    names = [name for name, hint in typing.get_type_hints(called).items() if hint in texts]
+    assert names
+    for name in names:
+        with pytest.raises(ConfigError, match="the value is empty; give one"):
+            called(**{name: ""})
+
+
+def test_an_empty_text_in_a_file_or_from_python_is_refused(fit, refused, colours, tmp_path):
+    (tmp_path / "mine.py").write_text("task = ''\n")
+    refused(fit("--data", colours, "--config", "mine.py"), USAGE, "--task: the value is empty")
+    refused(fit("--data", colours, "--set", "generic="), USAGE, "--generic: the value is empty")
+    run = fit("--data", colours, "--json").json["run"]
+    with pytest.raises(ConfigError, match="--data: the value is empty"):
+        evaluate(run, data="")
+
+
 @pytest.mark.parametrize("shots", ["-3", "-1", "many", "1.5"])
 def test_shots_that_are_no_number_of_images(fit, refused, colours, shots):
     refused(fit("--data", colours, "--shots", shots), USAGE, "--shots", shots)
@@ -213,10 +260,10 @@ def test_a_recipe_file_that_does_not_parse_or_has_an_unknown_key(fit, refused, c
         (["--adapters", "ape,tipp-adapter"], ["'tipp-adapter'", "did you mean tip-adapter"]),
         (["--adapters", "ape", "--shots", "1,x"], ["--shots 1,x", "whole numbers"]),
         (["--adapters", "ape", "--shots", "-1,4"], ["--shots -1,4", "0 or more"]),
-        (["--adapters", "ape", "--shots", ""], ["--shots", "whole numbers"]),
+        (["--adapters", "ape", "--shots", ","], ["--shots", "whole numbers"]),
         (["--adapters", "ape", "--seeds", "-1"], ["--seeds -1", "of 0 or more"]),
-        (["--adapters", "ape", "--seeds", ""], ["--seeds", "whole numbers"]),
-        (["--adapters", ""], ["--adapters"]),
+        (["--adapters", "ape", "--seeds", ","], ["--seeds", "whole numbers"]),
+        (["--adapters", ","], ["--adapters"]),
         ([], ["--adapters"]),
     ],
 )
@@ -290,4 +337,47 @@ def test_embed_writes_only_what_fit_reads(vladapt, refused, colours, small_clip_
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", colours]
     refused(vladapt(*base, "--out", "f.csv"), USAGE, "--out f.csv", ".safetensors or .npz")
     below_a_file = vladapt(*base, "--out", colours / "red" / "00.png" / "f.npz")
-    refused(below_a_file, FAILED, "--out", "00.png", "File exists", "another --out")
+    refused(below_a_file, FAILED, "--out", "00.png", "Not a directory", "another --out")
+
+
+# Where nothing can be written
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_cannot_be_written_is_refused_before_a_command_begins(command, name, monkeypatch, tmp_path):
+    called = with_flags(command, [])
+    hint = typing.get_type_hints(called).get(name)
+    monkeypatch.setattr(os, "access", lambda path, mode: not tmp_path.is_relative_to(path))
+    places = {"File name too long": tmp_path / ("x" * 300), "Permission denied": tmp_path / "new" / "x"}
+    for why, place in places.items() if hint else ():
+        with pytest.raises(DataError, match=rf"--{name} .*cannot be written there \({why}\); give another --{name}"):
+            called(**{name: [str(place)] if hint == list[str] | None else str(place)})
+
+
+def test_runs_that_cannot_be_written_where_nothing_is_named(fit, refused, colours, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    refused(fit("--data", colours), FAILED, "--out runs: cannot be written there", "give another --out")
+    with pytest.raises(DataError, match="--out runs: cannot be written there"):
+        vladapt.fit(data=str(colours), adapter="zero-shot")
+
+
+def test_a_disk_that_is_read_only_is_told_as_such(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(DataError, match="Read-only file system"):
+        check_writable(tmp_path / "new")
+
+
+def test_a_file_is_replaced_also_through_a_link(tmp_path):
+    (tmp_path / "old.csv").touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "old.csv")
+    (tmp_path / "new.csv").symlink_to(tmp_path / "nowhere" / "new.csv")
+    for name in ("old.csv", "link.csv", "new.csv", "deep/er/new.csv"):
+        check_writable(tmp_path / name)
+    with pytest.raises(DataError, match="Not a directory"):
+        check_writable(tmp_path / "link.csv" / "new.csv")
+
+
+def test_a_name_of_data_that_is_too_long_says_so(fit, refused):
+    refused(fit("--data", "x" * 300), FAILED, "File name too long", "give a shorter one")

@@ -103,8 +103,7 @@ def test_help_on_a_run_shows_the_options_of_its_domain(vladapt, tmp_path):
 @pytest.mark.parametrize("name", ["medical", "open-vocab", "person", "remote-sensing", "video", "natural"])
 def test_what_is_declared_is_what_the_domain_takes(name):
     """Its reader, and its tasks, wherever they lie."""
-    listed = declared.options_of_domain(name)
-    found = {(each.key, each.help) for each in listed if each.kind != declared.JUDGEMENT}
+    found = {(each.key, each.help) for each in declared.options_of_domain(name)}
     domain = package.load_domain(name)
     tasks = [options for task in domain.task_names if (options := task_class(task).options) is not None]
     taken = {(f"data.{each.name}", each.help) for each in options_of(domain.reading)}
@@ -250,3 +249,11 @@ def test_a_command_of_another_package_keeps_a_debug_of_its_own():
     def look(place: str, debug: bool = False) -> None: ...
 
     assert with_flags(look, []) is look
+
+
+def test_options_of_judgements_are_flags_of_a_fit_shown_where_its_domain_is_named(vladapt):
+    plain, medical = vladapt("fit", "--help").out, vladapt("fit", "--domain", "medical", "--help").out
+    assert "--operating-point" not in plain and "--operating-point" in medical and "--vocabulary-steps" not in medical
+    assert "--operating-point" not in vladapt("fit", "--domain", "video", "--task", "moments", "--help").out
+    assert "--operating-point" not in vladapt("embed", "--domain", "medical", "--help").out
+    assert with_optional_values(["--assured", "--shots", "4"]) == ["--assured", "yes", "--shots", "4"]

@@ -60,6 +60,8 @@ CASES = (
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
     ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),
     ("", "fit --out here", 2, "--out here: a file, not a folder; give the folder that is to hold the run"),
+    ("", f"fit --out {'x' * 300}", 1, "cannot be written there (File name too long); give another --out"),
+    ("", "fit --task=", 2, "--task: the value is empty; give one, or omit the option"),
     ("", "eval nowhere --out here", 2, "--out here: a file, not a folder; give the folder that is to hold the eval"),
     ("", "compare --adapters gdaa,ape", 2, "unknown adapter 'gdaa'; did you mean gda"),
     ("", "compare --adapters ape --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),

@@ -42,7 +42,7 @@ def test_the_groups_of_a_table_are_told_and_may_be_named(fit, scans, refused):
 
 def test_near_copies_are_told(fit, scans):
     outcome = fit("--data", scans, "--group-column", "none")
-    assert "Near copies of other images (resized or re-encoded): 16; each stays" in outcome.out.replace("\n", " ")
+    assert "Near copies of other images (resized, turned, cut, ...): 16; each stays" in outcome.out.replace("\n", " ")
 
 
 def test_the_same_data_elsewhere_has_the_same_result(fit, scans, tmp_path, monkeypatch):

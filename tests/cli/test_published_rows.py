@@ -12,10 +12,12 @@ from vladapt.core.tasks.classification import protocols
 from vladapt.core.tasks.classification.protocols import ELEVEN
 from vladapt.core.tasks.classification.task import Classification
 
+pytestmark = pytest.mark.usefixtures("one_cache")
 
-@pytest.fixture
-def eurosat(tmp_path, drawn_lands) -> Path:
-    return drawn_lands(tmp_path / "eurosat", images=16)
+
+@pytest.fixture(scope="module")
+def eurosat(tmp_path_factory, drawn_lands) -> Path:
+    return drawn_lands(tmp_path_factory.mktemp("lands") / "eurosat", images=16)
 
 
 @pytest.fixture

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
-LISTED = "import json, sys; from vladapt.cli import main; sys.argv = sys.argv[:1] + json.loads(sys.argv[1])\n" + (
-    "try: main()\nfinally: print(json.dumps([*sys.modules]), file=sys.stderr)"
-)
+LISTED = """
+import json, sys
+from vladapt.cli import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+print(json.dumps([*sys.modules]), file=sys.stderr)
+"""
+"""Commands in turn, then what they have imported."""
 OF_TOWER_TRAINING = {"mmengine", "transformers", "peft", "accelerate", "torch.distributed.checkpoint", "torch._dynamo"}
 OF_OTHER_WORK = {"torchvision", "torchmetrics", "captum", "cv2", "open_clip", "timm", "matplotlib.pyplot"}
 OF_A_FIT = {"sklearn", "scipy.stats", "pandas", "jinja2"}
@@ -20,9 +30,9 @@ FIT_MODULES, PREDICT_MODULES = 2_150, 850
 """At most so many besides those of torch, whose number is its own."""
 
 
-def imported(folder: Path, *arguments: object) -> set[str]:
-    """Names of the modules that a command has imported in a process of its own; it has to succeed."""
-    command = (sys.executable, "-c", LISTED, json.dumps([str(argument) for argument in arguments]))
+def imported(folder: Path, *commands: tuple[object, ...]) -> set[str]:
+    """Names of the modules that commands have imported in a process of their own; they have to succeed."""
+    command = (sys.executable, "-c", LISTED, json.dumps([[str(word) for word in words] for words in commands]))
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stderr.splitlines()[-1]))
@@ -36,15 +46,14 @@ def test_a_second_fit_and_a_prediction_import_only_what_they_use(colours, tmp_pa
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
     fit = ("fit", "--domain", "medical", "--data", colours, "--shots", 4, "--out", "runs")
-    imported(tmp_path, *fit, "--adapter", "zero-shot")  # by a process that has nothing in memory: all is stored now
+    imported(tmp_path, (*fit, "--adapter", "zero-shot"))  # by a process that has nothing in memory: all is stored now
 
-    for adapter in ("tip-adapter", "auto"):
-        modules = imported(tmp_path, *fit, "--adapter", adapter)
-        assert sorted(modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)) == []
-        assert besides_torch(modules) <= FIT_MODULES
+    modules = imported(tmp_path, (*fit, "--adapter", "tip-adapter"), (*fit, "--adapter", "auto"))
+    assert sorted(modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)) == []
+    assert besides_torch(modules) <= FIT_MODULES
 
     (run,) = (tmp_path / "runs").glob("*-tip-adapter-*")
-    modules = imported(tmp_path, "predict", run, next(colours.rglob("*.png")))
+    modules = imported(tmp_path, ("predict", run, next(colours.rglob("*.png"))))
     assert sorted(modules & (OF_TOWER_TRAINING | OF_OTHER_WORK | OF_A_FIT)) == []
     assert besides_torch(modules) <= PREDICT_MODULES
 

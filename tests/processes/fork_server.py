@@ -23,6 +23,7 @@ import socket
 import sys
 import threading
 import types
+import weakref
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
 LIBRARIES += ("torch._dynamo", "torch.distributed.fsdp", "sklearn.linear_model", "matplotlib.backends.backend_agg")
@@ -41,6 +42,8 @@ def main(control: socket.socket) -> None:
     for name in (*LIBRARIES, *OURS):
         _imported(name)
     _prepare()
+    for each in [*weakref.finalize._registry]:
+        each.atexit = False  # a child need not unregister all operators of torch, which costs it most of its end
     gc.collect()
     gc.freeze()  # else each child's first collection would copy all pages
     request = _Server(control).serve()
@@ -124,6 +127,8 @@ class _Server:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # the suite may have been started by `nohup`
+            signal.signal(number, signal.SIG_DFL)
         self.control.close()
         for fd in (self.ended, self.wakeup, *self.reports.values()):
             os.close(fd)

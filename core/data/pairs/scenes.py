@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +28,9 @@ RELATIONS = ("above", "left of")
 COUNTS = ("one", "two", "three")
 RADII = (0.145, 0.09)
 """Of the main and of the other things, in sides of the drawing."""
-SCENES = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * 9 * len(RELATIONS) * len(BACKGROUNDS)
+CHOICES = (6, 5, 6, 5, 3, 3, len(RELATIONS), len(BACKGROUNDS))
+"""Of shape, other shape, colour, other colour, count, other count, relation and background."""
+SCENES = math.prod(CHOICES)
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,7 @@ class Scene:
 
 def scene(number: int) -> Scene:
     """Scene 0 to SCENES - 1, all different."""
-    digits = []
-    for base in (6, 5, 6, 5, 3, 3, len(RELATIONS), len(BACKGROUNDS)):
-        number, digit = divmod(number, base)
-        digits.append(digit)
+    digits = [int(digit) for digit in np.unravel_index(number, CHOICES, order="F")]
     shape, other_shape = SHAPES[digits[0]], SHAPES[(digits[0] + 1 + digits[1]) % 6]
     colours = tuple(COLOURS)
     colour, other_colour = colours[digits[2]], colours[(digits[2] + 1 + digits[3]) % 6]
@@ -71,19 +71,16 @@ def number_of(shown: Scene) -> int:
     colours = tuple(COLOURS)
     shape, colour = SHAPES.index(shown.main.shape), colours.index(shown.main.colour)
     digits = (
-        (shape, 6),
-        ((SHAPES.index(shown.other.shape) - shape - 1) % 6, 5),
-        (colour, 6),
-        ((colours.index(shown.other.colour) - colour - 1) % 6, 5),
-        (shown.main.count - 1, 3),
-        (shown.other.count - 1, 3),
-        (RELATIONS.index(shown.relation), len(RELATIONS)),
-        (tuple(BACKGROUNDS).index(shown.background), len(BACKGROUNDS)),
+        shape,
+        (SHAPES.index(shown.other.shape) - shape - 1) % 6,
+        colour,
+        (colours.index(shown.other.colour) - colour - 1) % 6,
+        shown.main.count - 1,
+        shown.other.count - 1,
+        RELATIONS.index(shown.relation),
+        tuple(BACKGROUNDS).index(shown.background),
     )
-    number = 0
-    for digit, base in reversed(digits):
-        number = number * base + digit
-    return number
+    return int(np.ravel_multi_index(digits, CHOICES, order="F"))
 
 
 def with_colours_swapped(shown: Scene) -> Scene:

@@ -19,10 +19,9 @@ from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
 from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
-from ...judgements.baselines import GUESSING
+from ...judgements.baselines import GUESSING, class_range, deciding_metric, weights_of_answers
 from ...metrics.intervals import Difference, paired_shares, units_of
 from ...metrics.score_intervals import Aurocs, auroc_difference
-from ...metrics.selection import class_range, deciding_metric, weights_of_answers
 from ...metrics.significance import adjusted_level, holm
 from ...registry import adapter_class
 from ...runs.sections import AT_HALF

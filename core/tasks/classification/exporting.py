@@ -23,7 +23,7 @@ from ...confidence.selective import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import Batch, FeatureSet
-from ...contracts.items import Item
+from ...contracts.items import Item, items_of
 from ...contracts.prepared import PreparedData
 from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE
@@ -233,8 +233,7 @@ class _Export:
 
     @cached_property
     def items(self) -> list[Item]:
-        by_id = {item.id: item for item in self.prepared.data.items}
-        return [by_id[i] for i in self.tested.ids]
+        return items_of(self.tested.ids, self.prepared.data.items)
 
     @cached_property
     def transform(self):

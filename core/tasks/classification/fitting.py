@@ -12,7 +12,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.choices import Augmented, FreshViews, PooledViews
 from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
-from ...contracts.items import Item
+from ...contracts.items import Item, items_of
 from ...contracts.part_views import IMAGES
 from ...contracts.prepared import PreparedData, Shots
 from ...data.verify import FileHashes, content_key
@@ -312,8 +312,7 @@ class Unlabelled:
     @classmethod
     def of_rows(cls, prepared: PreparedData, features: FeatureSet) -> Unlabelled:
         """These rows, and the samples behind them."""
-        by_id = {item.id: item for item in prepared.data.items}
-        return cls(tuple(by_id[i] for i in features.ids or ()), features.without_labels())
+        return cls(tuple(items_of(features.ids or (), prepared.data.items)), features.without_labels())
 
     def images(self, of_support: TrainingImages) -> TrainingImages:
         """The images themselves, looked at like those of the support."""

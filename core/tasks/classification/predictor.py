@@ -18,7 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
-from ...contracts.items import DomainData, Item
+from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
@@ -128,8 +128,7 @@ class Predictor:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
-        item_of = {item.id: item for item in data.items}
-        places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
+        places = [self.domain.placed(item) for item in items_of(features.ids, data.items)]
         made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)

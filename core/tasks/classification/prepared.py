@@ -16,7 +16,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
-from ...contracts.items import DomainData, Item
+from ...contracts.items import DomainData, Item, items_of
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
 from ...contracts.run_info import RunInfo
@@ -34,12 +34,6 @@ from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from .resources import BaseRun, Resources
-
-
-def behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
-    """The samples that could be read, in the order of their features."""
-    by_id = {item.id: item for item in items}
-    return tuple(by_id[i] for i in features.ids)
 
 
 @dataclass(frozen=True)
@@ -175,7 +169,7 @@ class Prepared:
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
         test = self.test_set(parts) if parts and wanted else self.test
-        samples = behind(support, chosen), behind(held, val) if val else ()
+        samples = tuple(items_of(support.ids, chosen)), tuple(items_of(held.ids, val)) if val else ()
         return Shots(support, held, test, *samples, seed, searches, augment)
 
     def with_val(self, shots: Shots) -> Shots:
@@ -187,7 +181,7 @@ class Prepared:
         title = "support and validation images"
         both = self.features(items, title, views, shots.seed, parts=parts, augment=shots.augment)
         both = both.with_parts() if parts else both
-        return replace(shots, support=both, val=None, items=behind(both, items), val_items=())
+        return replace(shots, support=both, val=None, items=tuple(items_of(both.ids, items)), val_items=())
 
     def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
         """Rows of this data, with all that the adapter needs to predict."""
@@ -203,8 +197,7 @@ class Prepared:
 
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""
-        by_id = {item.id: item for item in self.data.items}
-        return self.encode_items([by_id[i] for i in ids], PROJECTED, parts)
+        return self.encode_items(items_of(ids, self.data.items), PROJECTED, parts)
 
     @cached_property
     def resources(self) -> Resources:
@@ -313,7 +306,7 @@ class Prepared:
     @cached_property
     def test_items(self) -> list[Item]:
         """The test items that could be read, in the order of `test`."""
-        return list(behind(self.test, self.data.split("test")))
+        return items_of(self.test.ids, self.data.split("test"))
 
     def features(
         self,

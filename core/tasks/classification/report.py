@@ -18,6 +18,7 @@ from ...confidence.calibration import Calibration
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import RunInfo
+from ...errors import first_of
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.intervals import class_intervals
@@ -441,12 +442,11 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     few = sorted((count, name) for count, name in zip(counts, class_names) if 0 < count < FEW_OF_CLASS)
     if not few:
         return []
-    listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
-    more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
+    listed = first_of([f"{name} ({count})" for count, name in few], LISTED)
     one_class = torch.zeros(few[0][0], dtype=torch.int64)
     low, high = class_intervals(one_class == 0, one_class, 1)[0]
     return [
-        f"Fewer than {FEW_OF_CLASS} test images: {listed}{more}. With {plural(few[0][0], 'image')}, even if all are "
+        f"Fewer than {FEW_OF_CLASS} test images: {listed}. With {plural(few[0][0], 'image')}, even if all are "
         f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
     ]
 

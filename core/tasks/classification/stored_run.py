@@ -14,7 +14,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
-from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.items import Decoded, DomainData, Item, items_of
 from ...contracts.judgement import JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
@@ -169,8 +169,7 @@ def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, reda
     digests = {
         name: digest for part, of in digests_by_part.items() if part in splits for name, digest in zip(splits[part], of)
     }
-    items = {item.id: item for item in prepared.data.items}
-    chosen = [_below(items[name], info.data.path) for name in labelled.ids]
+    chosen = [_below(item, info.data.path) for item in items_of(labelled.ids, prepared.data.items)]
     return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])
 
 
@@ -299,8 +298,7 @@ def facts_of_fit(done: Fitted, notes: list[str], seconds: float) -> dict[str, An
     prepared, shots = done.judged.prepared, done.judged.shots
     of = {"support": shots.support, "val": shots.val, "test": shots.test}
     ids = {split: [] if features is None else list(features.ids or ()) for split, features in of.items()}
-    by_id = {item.id: item for item in prepared.data.items}
-    taught = {split: [by_id[name] for name in ids[split]] for split in ("support", "val")}
+    taught = {split: items_of(ids[split], prepared.data.items) for split in ("support", "val")}
     return {
         "fit": done.report.to_dict(),
         "splits": ids,

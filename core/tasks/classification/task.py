@@ -28,7 +28,7 @@ from ...contracts.judgement import (
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe, check_out_folder
+from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, FitResult, Task
@@ -53,8 +53,8 @@ from ...recipes.asked_for import (
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
-from ...runs.folder import RUNS, Run, now
+from ...registry.build import check_fit, divided, judgements_of, judges_at
+from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -128,6 +128,8 @@ class Classification(ComparedClassification):
         "calibration",
         "subgroups",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -172,7 +174,6 @@ class Classification(ComparedClassification):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        check_out_folder(recipe.out)
         if recipe.judge_views and recipe.features:
             raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
@@ -193,6 +194,7 @@ class Classification(ComparedClassification):
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+        check_fit(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
         notes = [*protocol.notes(of_fit=True), *notes, *notes_on_augmentation({adapter.name: augmentation})]
         drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}

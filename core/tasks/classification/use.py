@@ -12,7 +12,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
-from ...contracts.items import Item
+from ...contracts.items import Item, items_of
 from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
 from ...contracts.run_info import FittedRun
@@ -22,7 +22,7 @@ from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
-from ...registry.build import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at, lasting
 from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
@@ -55,7 +55,8 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     protocol = protocol_named(recipe.protocol)
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    judges, fitted = judges_at(task, EVAL, use.judging), None if source else use.run.info
+    judges = judges_at(task, EVAL, {**lasting(task, recipe.task_options), **use.judging})
+    fitted = None if source else use.run.info
     prepared = read(recipe, reporter, divided=not source, fitted=fitted, judges=judges)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
@@ -90,8 +91,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     )
     findings = Findings(judgements_of(task))
     notes = findings.add(judges, judged)
-    by_id = {item.id: item for item in prepared.data.items}
-    items = [by_id[i] for i in chosen.ids]
+    items = items_of(chosen.ids, prepared.data.items)
     result = Evaluated(
         run=use.run.shown,
         data=prepared.data.name,
@@ -160,9 +160,8 @@ def write_evaluation(
         explain=explain,
     )
     report = classification_report(results, run.shown)
-    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
+    write_report(folder, report.of_evaluation(run.shown, lead))
 
 
 def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:

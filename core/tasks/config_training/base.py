@@ -22,7 +22,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData, Item
 from ...contracts.judgement import Evaluated
-from ...contracts.recipe import SAMPLE, TRAINING, Recipe
+from ...contracts.recipe import RUNS, SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
@@ -31,7 +31,7 @@ from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.asked_for import data_facts, place_of_data, read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
-from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
+from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all

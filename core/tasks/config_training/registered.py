@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
 from ...contracts.run_info import FittedRun
-from ...errors import DataError, VladaptError, shortened
+from ...errors import DataError, VladaptError, no_memory, shortened
 from ...registry.catalogue import PACKAGE
 
 SCOPES = ("mmengine", "mmdet", "mmseg", "mmpretrain", "vladapt")
@@ -266,9 +265,11 @@ def running(run: FittedRun) -> Iterator[None]:
     try:
         with registered_only():
             yield
-    except (VladaptError, OSError, MemoryError, torch.cuda.OutOfMemoryError):  # of the machine, not of the run
+    except (VladaptError, OSError):
         raise
     except Exception as error:
+        if no_memory(error):  # of the machine, not of the run
+            raise
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         why = f"{type(error).__name__}: {reason}"
         raise DataError(f"{run.shown}: its model cannot be run ({why}); fit again") from error

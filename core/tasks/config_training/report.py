@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
+from ...errors import first_of
 from ...recipes.asked_for import data_facts
 from ...runs import run_sections as shared
 from ...runs.folder import make_folder, now
@@ -55,9 +55,8 @@ def write_evaluation(
         info, sections = hidden.info(info), hidden.sections(sections)
     metrics = BeforeAfter.from_json(result.metrics)
     report = config_training_report(run.shown, info, metrics, sections, ())
-    place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result.words} The scores are of {plural(metrics.test_images, 'image')}."
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
+    write_report(folder, report.of_evaluation(run.shown, lead))
 
 
 def small_test_words(metrics: BeforeAfter, notes: Sequence[str]) -> list[str]:
@@ -66,9 +65,8 @@ def small_test_words(metrics: BeforeAfter, notes: Sequence[str]) -> list[str]:
     sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.test_groups, images)]
     few = sorted((count, name) for name, count in metrics.objects.items() if 0 < count < FEW_OBJECTS)
     if few:
-        listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
-        more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
-        sentences.append(f"Fewer than {FEW_OBJECTS} objects in the test images: {listed}{more}. Their AP says little.")
+        listed = first_of([f"{name} ({count})" for count, name in few], LISTED)
+        sentences.append(f"Fewer than {FEW_OBJECTS} objects in the test images: {listed}. Their AP says little.")
     return sentences
 
 

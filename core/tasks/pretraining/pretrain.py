@@ -17,7 +17,7 @@ from ...contracts.images import ImageSize
 from ...contracts.run_info import RunInfo
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
-from ...forgetting.probe import GenericProbe
+from ...forgetting.probe import probe_of
 from ...forgetting.score import Forgotten
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
@@ -226,7 +226,7 @@ class _Measures:
         if not is_main():
             return None, None
         amp = self.plan.settings.amp
-        probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
+        probe = probe_of(self.plan.generic)
         examples = self.examples.top(searched(self.backbone), amp=amp) if self.examples is not None else None
         return probe.accuracy(self.backbone, amp=amp), examples
 

@@ -169,9 +169,8 @@ class Retrieval(TowerTraining):
         facts = {**info.data, "splits": {}, "images": result.test_images, "texts": result.test_texts}
         info = info.with_(data=facts)
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
-        place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"
-        return self._completed(replace(report, kind="Report of one evaluation", lead=lead, place=place), hidden)
+        return self._completed(report.of_evaluation(folder, lead), hidden)
 
     def _completed(self, report: Report, hidden: Any) -> Report:
         """With the sections that the task adds, and without those that show single images, where these are hidden."""

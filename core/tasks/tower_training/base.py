@@ -17,7 +17,7 @@ from ...backbones.load import announced
 from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
@@ -36,7 +36,7 @@ from ...recipes.asked_for import (
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
+from ...runs.folder import Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.run_sections import Report, TowerComparison, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints

@@ -106,11 +106,11 @@ def _compare(where: str, names: list[str], other: str, other_names: list[str], e
 
 
 def _with_nearest(names: Sequence[str], pool: Sequence[str]) -> str:
-    byalike = {alike(name): name for name in pool}
+    by_key = {alike(name): name for name in pool}
     shown = []
     for name in names[:MOST_NAMES]:
-        near = get_close_matches(alike(name), byalike, n=1, cutoff=0.6)
-        shown.append(f"'{name}'" + (f" ('{byalike[near[0]]}'?)" if near else ""))
+        near = get_close_matches(alike(name), by_key, n=1, cutoff=0.6)
+        shown.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
     return ", ".join(shown) + _more(names)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
-from ....core.runtime import json_text, replacing, write_whole
+from ....core.runtime import file_stem, json_text, replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..data.outlines import coco_masks, decode
@@ -22,8 +22,6 @@ from .joined import whole_pictures
 from .predictions import UNSURE
 
 COCO_FILE = "predictions.json"
-MOST_BYTES = 200
-"""Of a file's name; disks take 255 with its ending."""
 PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
@@ -86,7 +84,7 @@ def file_names(ids: Sequence[str]) -> list[str]:
     for id_ in ids:
         parts = (*Path(id_).parent.parts[shared:], Path(id_).stem)
         joined = "_".join(part for part in parts if part.strip("/.")) or "image"
-        stem = joined.encode()[-MOST_BYTES:].decode(errors="ignore")
+        stem = file_stem(joined)
         name, number = stem, 2
         while name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1

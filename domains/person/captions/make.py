@@ -24,7 +24,7 @@ from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
 from ....core.runs import page_template
-from ....core.runtime import Reporter, json_text, write_whole
+from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
 from .conquer import Answer, kept_answers, without_mixed_up
@@ -174,18 +174,9 @@ def _from_pictures(
         return store.text_features(tower, texts).cpu()
 
     asked, rules, captions = Asked.of(tower, questions, encode), contradictions(), []
-    total = len(data.items)
     with reporter.task("Asking pictures") as progress:
-        for start in range(0, total, AT_ONCE):
-            part = data.items[start : start + AT_ONCE]
-            extraction = store.get_or_compute(
-                data,
-                part,
-                tower,
-                transform,
-                progress=lambda done, _, before=start: progress(before + done, total),
-                **encoded,
-            )
+        how_encoded = {"at_once": AT_ONCE, "progress": progress, **encoded}
+        for extraction in store.some_at_once(data, data.items, tower, transform, **how_encoded):
             data.skipped += extraction.skipped
             check_skipped(data.skipped, data.total)
             unit = F.normalize(extraction.features.features.float().cpu(), dim=1)  # (n, D)
@@ -261,7 +252,7 @@ def _with_file(caption: Caption, data: DomainData, out: Path) -> Caption:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return file_stem(re.sub(r"[^\w.-]+", "-", name).strip("-."))
 
 
 def _row(caption: Caption, root: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ....core.data import locate
 from ....core.errors import ConfigError, DataError, shortened
 from ....core.features import FeatureStore
 from ....core.retrieval import RetrievalIndex
-from ....core.runtime import Reporter
+from ....core.runtime import Reporter, file_stem
 from ..domain import RemoteSensing
 from ..pictures import with_stretch
 from .annotation import Annotated, read_annotation
@@ -145,7 +145,7 @@ def localize(
     for number, each in enumerate(wanted or [None]):
         windows = pictures.windows_of(None if each is None else each.image)
         sentence = text if each is None else each.caption
-        file = out / f"{windows.item.source.stem}-{number}.tif" if several else out
+        file = out / f"{file_stem(windows.item.source.stem)}-{number}.tif" if several else out
         cosines = windows.cosines(_encoded(pictures.backbone, sentence))
         heat = HeatMap.of(picture_size(windows.item), windows.boxes, cosines, median)
         scores = None if each is None else _scored(heat, each, Path(annotation), even_odd)
@@ -224,16 +224,8 @@ class _Pictures:
         wanted, boxes, features = window_items(item, self.sides), [], []
         transform = self.domain.of(data).transforms(self.backbone, False)
         with self.reporter.task(f"Encoding windows of {path.name}", unit="windows") as progress:
-            for start in range(0, len(wanted), AT_ONCE):
-                some = wanted[start : start + AT_ONCE]
-                extraction = FeatureStore().get_or_compute(
-                    data,
-                    some,
-                    self.backbone,
-                    transform,
-                    progress=lambda done, _, before=start: progress(before + done, len(wanted)),
-                    **self.how,
-                )
+            how = {"at_once": AT_ONCE, "progress": progress, **self.how}
+            for extraction in FeatureStore().some_at_once(data, wanted, self.backbone, transform, **how):
                 self.skipped += extraction.skipped
                 boxes += [box_of(each.decode) for each in extraction.items]
                 features += [extraction.features.unit] if extraction.items else []

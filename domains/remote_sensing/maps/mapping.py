@@ -15,7 +15,7 @@ from typing import Any
 
 from ....core.contracts import Domain, DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import Reporter, json_text, replacing, write_whole
+from ....core.runtime import Reporter, file_stem, json_text, replacing, write_whole
 from ..gdal import DRIVERS
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -181,7 +181,7 @@ def _named(items: Sequence[Item]) -> dict[str, Item]:
     named: dict[str, Item] = {}
     for item in items:
         product = item.source.name.lower() in PRODUCT_FILES
-        name = item.source.resolve().parent.stem if product else item.source.stem
+        name = file_stem(item.source.resolve().parent.stem if product else item.source.stem)
         number = 2
         while (unique := name if name not in named else f"{name}_{number}") in named:
             number += 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from ....core.errors import ConfigError, DataError
 from ..gdal import writing
-from ..rasters import Header
+from ..rasters import Header, corners_of, transform_at
 from .areas import Ground
 from .blending import blended, window_weights
 from .scores import WindowScores
@@ -123,22 +123,13 @@ def strip_rows(width: int) -> int:
     return max(1, STRIP_PIXELS // width)
 
 
-def corners_of(transform: Sequence[float], size: tuple[int, int]) -> np.ndarray:
-    """(4, 2) coordinates around (height, width) pixels."""
-    a, b, c, d, e, f = transform[:6]
-    height, width = size
-    pixels = ((0, 0), (width, 0), (width, height), (0, height))
-    return np.array([(a * u + b * v + c, d * u + e * v + f) for u, v in pixels])
-
-
 def strip_place(transform: Sequence[float], top: int, size: tuple[int, int]):
     """The transform of a strip of a raster that begins with a row, and its outline as a shapely polygon."""
     import shapely
     from rasterio.transform import Affine
 
-    a, b, c, d, e, f = transform[:6]
-    here = Affine(a, b, b * top + c, d, e, e * top + f)
-    return here, shapely.Polygon(corners_of(here, size))
+    here, (height, width) = Affine(*transform_at(transform, 0, top)), size
+    return here, shapely.Polygon(corners_of(here, (0, 0, width, height)))
 
 
 def colours(count: int) -> list[tuple[int, int, int, int]]:

@@ -14,7 +14,7 @@ from ..layers import ClassRaster, Shapes, read_layer
 from ..rasters import Header, header_of
 from ..scene_sets import plain, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
-from .rasters import NOTHING, Tally, corners_of, strip_place, strip_rows, strips_of
+from .rasters import NOTHING, Tally, strip_place, strip_rows, strips_of
 
 PER_CLASS = 1000
 """Pixels that are drawn from each class of the map, where the reference covers areas."""
@@ -87,7 +87,7 @@ class Reference:
         import shapely
 
         shapes, numbers = layer.on(header, raster), classes[layer.classes]
-        outline = shapely.Polygon(corners_of(header.transform, (header.height, header.width)))
+        outline = shapely.Polygon(header.corners)
         inside = shapely.intersects(shapes, outline)
         if not inside.any():
             raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
@@ -234,11 +234,11 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
         if own.grid != header.grid:
             raise DataError(f"{layer.path}: differs in size from {raster.name}, and one of them has no CRS; add it")
         return
-    xy = corners_of(own.transform, (own.height, own.width))
+    xy = own.corners
     try:
         xy = np.column_stack(moved(xy[:, 0], xy[:, 1], own.crs, header.crs, layer.path))
     except DataError:
         xy = np.full((4, 2), np.inf)
-    there = corners_of(header.transform, (header.height, header.width))
+    there = header.corners
     if (xy.min(axis=0) >= there.max(axis=0)).any() or (xy.max(axis=0) <= there.min(axis=0)).any():
         raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")

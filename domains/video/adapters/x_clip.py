@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
-from ....core.prompts import text_means
 from ....core.training import Task, truncated_starts
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import FixedTexts, need_class_token
@@ -259,4 +258,4 @@ class XClip(Mixed):
 @torch.no_grad()
 def raw_classes(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
     """(C, D), the mean of what the text tower makes of each class's texts."""
-    return text_means(towers, prompts, normalize=False)
+    return towers.text_means(prompts, normalize=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vladapt.adapters.cache import _cache_model, _interpolated_search
 from vladapt.adapters.cache._cache_model import grid, search_cache
-from vladapt.core.metrics.selection import val_score
+from vladapt.core.metrics.classification import val_score
 from vladapt.core.registry import build_adapter
 
 

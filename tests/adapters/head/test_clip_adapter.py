@@ -13,7 +13,7 @@ from parity_checks.head import clip_adapter as clip_adapter_parity
 from vladapt.adapters.head import clip_adapter
 from vladapt.adapters.head.clip_adapter import RATIOS, adapt
 from vladapt.core.errors import ConfigError
-from vladapt.core.metrics.selection import val_score
+from vladapt.core.metrics.classification import val_score
 from vladapt.core.registry import build_adapter
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from vladapt.adapters.head._text_rows import frame_of
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.errors import ConfigError
-from vladapt.core.metrics.selection import val_score
+from vladapt.core.metrics.classification import val_score
 from vladapt.core.registry import adapter_class, build_adapter
 
 NAMES = ("clip-adapter", "taskres", "clap")

@@ -251,11 +251,6 @@ def test_what_cannot_serve_other_classes_says_so(small_clip, support, several_la
         elsewhere.for_classes(small_clip, NAMES)
 
 
-def test_another_process_predicts_the_same_without_a_backbone(small_clip, support, classifier, logits_elsewhere):
-    adapter = fitted(support, classifier, small_clip)
-    assert torch.allclose(logits_elsewhere(adapter, support.features), adapter.logits(support), atol=1e-6)
-
-
 def test_needs_are_said_in_one_line(small_clip, support, classifier):
     with pytest.raises(CapabilityError, match="trains through the text tower"):
         build_adapter("coop").fit(support, classifier)

@@ -10,7 +10,7 @@ from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.features.files import load_features
-from vladapt.core.metrics.selection import row_weights
+from vladapt.core.metrics.classification import row_weights
 from vladapt.core.registry import build_adapter, load_adapter
 
 SOME = ("nearest-mean", "zero-shot", "ridge")

@@ -30,11 +30,9 @@ def whole(annotations, files=("cats/1.jpg", "cats/2.jpg"), categories=("cat", "d
 
 @pytest.fixture
 def read(tmp_path):
-    def read(content, ids=IDS, coco=None):
+    def read(content, ids=IDS):
         (tmp_path / "found.json").write_text(json.dumps(content))
-        if coco is not None:
-            (tmp_path / "coco.json").write_text(json.dumps(coco))
-        return read_detections(tmp_path / "found.json", ids, coco=None if coco is None else tmp_path / "coco.json")
+        return read_detections(tmp_path / "found.json", ids)
 
     return read
 
@@ -55,12 +53,8 @@ def test_a_whole_coco_file_names_images_and_categories(read):
     }
 
 
-def test_results_explained_by_another_file(read):
-    results, coco = [result(1, category_id=1)], whole([])
-    assert read(results, coco=coco) == {"cats/2.jpg": (Detection((10, 20, 40, 60), 0.5, "dog"),)}
-    assert read(results)["cats/1.jpg"][0].label == ""  # alone, 1 is the number of an image, and 1 no name
-    with pytest.raises(DataError, match=r"coco.json: is a list of results"):
-        read(results, coco=[])
+def test_in_a_bare_list_numbers_are_those_of_images_and_name_no_category(read):
+    assert read([result(1, category_id=1)])["cats/1.jpg"][0].label == ""
 
 
 def test_parts_of_a_coco_file_may_be_missing(read):

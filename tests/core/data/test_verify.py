@@ -1,6 +1,7 @@
 """Unreadable samples are found before anything is trained, and the verdict is remembered."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_a_limit_is_not_remembered(folder):
     with pytest.raises(DataError, match=r"the limit is 1 "):
         drop_unreadable(read_any(folder, max_pixels=1), hashes)
     assert not drop_unreadable(read_any(folder), hashes).skipped
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
+def test_that_memory_was_short_is_not_remembered(folder, error):
+    def short(item):
+        raise error
+
+    data = read_class_folders(folder)
+    with pytest.raises(DataError, match=r"40 of 40 images cannot be read.*more memory than there is; lower --workers"):
+        drop_unreadable(replace(data, load=short), FileHashes())
+    assert len(drop_unreadable(data, FileHashes()).items) == 40
 
 
 def test_what_is_remembered_names_no_place(folder):

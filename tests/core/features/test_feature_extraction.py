@@ -97,12 +97,17 @@ def test_pixels_are_never_held_for_more_than_two_batches_and_the_threads(drawn):
     assert most <= 2 * 4 + 4 + 3
 
 
-def test_too_little_memory_for_a_batch_halves_it_and_all_later_ones(drawn, tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_too_little_memory_for_a_batch_halves_it_and_all_later_ones(drawn, tmp_path, error):
     tower = TinyTower()
 
     def small_device(batch):
         if batch > 3:
-            raise torch.cuda.OutOfMemoryError("out of memory")
+            raise error
 
     tower.before_batch = small_device
     found = run(FeatureStore(tmp_path / "s"), drawn(24), tower, batch_size=8)
@@ -121,6 +126,18 @@ def test_too_little_memory_for_one_image_is_one_line(drawn):
     tower.before_batch = no_device
     with pytest.raises(CapabilityError, match="--device cpu"):
         run(FeatureStore(), drawn(2), tower)
+
+
+def test_an_error_that_is_not_of_memory_halves_nothing(drawn):
+    tower = TinyTower()
+
+    def broken(batch):
+        raise RuntimeError("sizes do not match")
+
+    tower.before_batch = broken
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        run(FeatureStore(), drawn(8), tower)
+    assert len(tower.batches) <= 1
 
 
 BOUNDED = """

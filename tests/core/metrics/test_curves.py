@@ -5,7 +5,7 @@ import torch
 import torchmetrics.functional.classification as peer
 
 from vladapt.core.metrics import classification_metrics, confusion_matrix, multilabel_metrics
-from vladapt.core.metrics.classification import BINS, auroc, average_precision, calibration_error
+from vladapt.core.metrics.classification import BINS, auroc, average_precision, calibration_error, ranking_curve
 from vladapt.domains.video.metrics.top_five import KEY, TopFive
 
 
@@ -81,3 +81,22 @@ def test_the_five_highest_scores_are_those_of_torchmetrics():
     labels, logits = torch.randint(9, (61,), generator=generator), torch.randn(61, 9, generator=generator)
     theirs = peer.multiclass_accuracy(logits, labels, 9, average="micro", top_k=5)
     assert TopFive().compute(logits, labels, ())[KEY] == float(theirs)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranking_curves_are_those_of_torchmetrics_at_the_cuts_that_are_kept(ties):
+    scores, truth = scores_and_truth(3, ties)
+    whole = ranking_curve(scores, truth, most=10_000)
+    rates, hits, _ = peer.binary_roc(scores, truth)
+    precision, _, _ = peer.binary_precision_recall_curve(scores, truth)
+    assert whole.sensitivity.tolist() == pytest.approx(hits[1:].tolist(), abs=1e-6)
+    assert whole.false_positive_rate.tolist() == pytest.approx(rates[1:].tolist(), abs=1e-6)
+    assert whole.precision.flip(0).tolist() == pytest.approx(precision[:-1].tolist(), abs=1e-6)
+    few = ranking_curve(scores, truth, most=20)
+    kept = set(zip(few.false_positive_rate.tolist(), few.sensitivity.tolist(), few.precision.tolist()))
+    assert 10 < len(few.precision) <= 20 and few.sensitivity[-1] == few.false_positive_rate[-1] == 1
+    assert kept <= set(
+        zip(*(each.tolist() for each in (whole.false_positive_rate, whole.sensitivity, whole.precision)))
+    )
+    gaps = torch.stack((few.false_positive_rate, few.sensitivity)).diff(dim=1).sum(dim=0)
+    assert gaps.max() < 0.25  # evenly along the curve

@@ -15,6 +15,7 @@ from vladapt.core.metrics.operating_point import (
     decision_curve,
     least_units,
     predictive_values,
+    predictive_values_at,
     rates_at,
     recalibration,
     threshold_for,
@@ -232,3 +233,20 @@ def test_so_many_images_make_wilsons_interval_as_narrow_as_wished(share, width):
 def test_images_needed_agree_with_the_interval_that_is_printed():
     low, high = wilson_interval(90, 100)
     assert units_needed(0.9, high - low) == 100
+
+
+def test_predictive_values_of_patients_are_less_certain_than_of_as_many_images():
+    generator = seeded(7)
+    level = torch.randn(40, 1, generator=generator, dtype=torch.float64)
+    probs = (level + 0.3 * torch.randn(40, 10, generator=generator, dtype=torch.float64)).flatten().sigmoid()
+    present = torch.arange(40).repeat_interleave(10) % 2 == 0
+    groups = [str(patient) for patient in range(40) for _ in range(10)]
+    alone, by_patient = (predictive_values_at(0.5, probs, present, 0.1, of) for of in (None, groups))
+    rates = rates_at(0.5, probs, present)
+    true, false, missed, clear = rates.counts
+    assert alone == predictive_values(true, true + missed, clear, clear + false, 0.1)
+    assert by_patient.ppv == pytest.approx(alone.ppv) and by_patient.npv == pytest.approx(alone.npv)
+    for wide, narrow in ((by_patient.ppv_interval, alone.ppv_interval), (by_patient.npv_interval, alone.npv_interval)):
+        assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    with pytest.raises(DataError, match="images with the finding and images without it"):
+        predictive_values_at(0.5, probs, torch.ones(400), 0.1)

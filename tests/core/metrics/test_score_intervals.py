@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from vladapt.core.metrics import classification_metrics, multilabel_metrics, percentiles
-from vladapt.core.metrics.score_intervals import MOST_RANKED, answer_intervals, label_answer_intervals, score_intervals
+from vladapt.core.metrics.classification import average_precision
+from vladapt.core.metrics.score_intervals import (
+    MOST_RANKED,
+    answer_intervals,
+    label_answer_intervals,
+    precision_interval,
+    score_intervals,
+)
 from vladapt.core.metrics.significance import f1_draws
 
 PATIENTS = tuple(f"patient {i // 5}" for i in range(300))
@@ -87,3 +94,20 @@ def test_no_auroc_is_ranked_of_very_large_sets(monkeypatch):
     assert logits.numel() < MOST_RANKED
     monkeypatch.setattr("vladapt.core.metrics.score_intervals.MOST_RANKED", logits.numel() - 1)
     assert score_intervals(logits, labels, values).keys() == values.keys() - {"auroc"}
+
+
+def test_average_precision_has_an_interval_from_ten_units_of_each_value_on():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(60) < 20
+    scores = torch.randn(60, generator=generator) + truth.float()
+    value = average_precision(scores, truth)
+    low, high = precision_interval(scores, truth, value)
+    assert 0 <= low < value < high <= 1
+    by_patient = precision_interval(
+        scores.repeat_interleave(2), truth.repeat_interleave(2), value, [str(n) for n in range(60) for _ in "ab"]
+    )
+    assert by_patient == pytest.approx([low, high], abs=0.03)  # the same images again tell no more
+    assert precision_interval(scores, torch.arange(60) < 9, value) is None
+    assert precision_interval(scores, truth, value, [str(n // 3) for n in range(60)]) is None  # seven patients
+    low, high = precision_interval(truth.double(), truth, 1.0)
+    assert low < 0.9 and high == 1  # that all are ranked right does not make it certain

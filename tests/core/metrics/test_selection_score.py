@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from vladapt.core.metrics.selection import macro_auroc, val_score
+from vladapt.core.metrics.classification import macro_auroc, val_score
 
 
 @settings(max_examples=25, deadline=None)

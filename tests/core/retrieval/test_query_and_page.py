@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import DataError
 from vladapt.core.retrieval import Entry, Hit, mixed
 from vladapt.core.retrieval.page import Asked, write_page
 
@@ -26,13 +26,6 @@ def test_the_weight_is_the_share_of_the_text(weight, wanted):
 
 def test_one_alone_is_brought_to_unit_length():
     assert mixed(TEXT, None).tolist() == [1, 0] and mixed(None, IMAGE).tolist() == [0, 1]
-
-
-def test_nothing_or_a_weight_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match="nothing to search for"):
-        mixed(None, None)
-    with pytest.raises(ConfigError, match=r"--weight 1\.5"):
-        mixed(TEXT, IMAGE, 1.5)
 
 
 @pytest.fixture

@@ -21,11 +21,14 @@ from vladapt.core.runs.sections import (
     CurveSection,
     ExplanationSection,
     HeadlineSection,
+    Line,
     ListSection,
     Measure,
     MistakeSection,
     Number,
     PictureSection,
+    Plot,
+    PlotSection,
     Reasons,
     Search,
     SearchSection,
@@ -87,6 +90,7 @@ def every_kind(text: str) -> list:
         PictureSection(text, [(IMAGE, text)], text, columns=2),
         curve,
         CurveGridSection(text, [curve], minor=True, sub=True),
+        PlotSection(text, [Plot(text, text, text, [Line(text, (0, 0.5, 1), (0.0, 9.0, 1.0))])], text, sub=True),
         ConfusionSection(text, [text, text], [[1, 2], [0, 0]]),
         CalibrationSection(text, (text, None, BINS), (text, 0.5, BINS), text, labels=True),
         MistakeSection(text, mistakes, True),
@@ -160,3 +164,12 @@ def test_the_report_is_written_whole(tmp_path):
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(tmp_path / "gone", report([]))
+
+
+def test_a_plot_draws_its_lines_where_they_are_and_leaves_out_what_lies_beyond():
+    plot = Plot("ROC", "x", "y", [Line("model", (0, 0.5, 1), (0.0, 9.0, 1.0)), Line("chance", (0, 1), (0, 1), "ideal")])
+    page = render_report(report([PlotSection("Curves", [plot])]))
+    (model, chance) = re.findall(r'<polyline class="(\w+)" points="([\d., ]*)"', page)
+    assert (model[0], chance[0]) == ("after", "ideal")
+    assert model[1] == chance[1] and len(model[1].split()) == 2  # the point at 9 is not drawn
+    assert plot.alt == "y over x. model: 0 to 1; chance: 0 to 1."

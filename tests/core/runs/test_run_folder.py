@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from vladapt import __version__
 from vladapt.core.errors import DataError
 from vladapt.core.runs import Run
+from vladapt.core.runs.folder import evaluation_folder
 from vladapt.core.runtime.files import write_whole
 
 INFO = {
@@ -306,3 +307,9 @@ def test_an_older_run_of_the_same_format_is_read(tmp_path):
     info = json.loads((run.path / "run.json").read_text()) | {"vladapt": "0.0.9"}
     (run.path / "run.json").write_text(json.dumps(info))
     assert Run.open(run.path).info["vladapt"] == "0.0.9"
+
+
+def test_an_evaluation_on_data_of_the_longest_name_has_a_folder(tmp_path):
+    folder = evaluation_folder(tmp_path, f"data/{'x' * 251}.csv")
+    folder.mkdir(parents=True)
+    assert folder.parent == tmp_path / "evaluations"

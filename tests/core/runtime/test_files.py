@@ -21,6 +21,7 @@ from vladapt.core.runtime import files, reading
 from vladapt.core.runtime.files import (
     MARKER,
     claimed,
+    file_stem,
     is_abandoned,
     kept_checkpoints,
     remove_abandoned,
@@ -214,3 +215,15 @@ def test_one_training_is_done_by_one_process(tmp_path, at_work):
     with pytest.raises(ConfigError, match="another process is running this fit"), training(tmp_path, "new"):
         pass
     assert (tmp_path / ".resume" / "new" / MARKER).exists()
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1))
+def test_a_stem_of_any_name_leaves_room_for_an_ending(name):
+    stem = file_stem(name)
+    assert len(os.fsencode(stem + ".predictions.html")) <= 255 and name.endswith(stem)
+    assert stem == name or len(os.fsencode(name)) > len(os.fsencode(stem)) > 190
+
+
+def test_a_stem_of_bytes_that_are_no_text_is_kept_where_it_is_short():
+    name = os.fsdecode(b"caf\xe9")
+    assert file_stem(name) == name and file_stem(200 * name).endswith("caf")

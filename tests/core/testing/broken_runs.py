@@ -18,14 +18,13 @@ from vladapt.core.runs.folder import Run
 class ScoresOtherwise(Pointing):
     def evaluate(self, use, reporter):
         scores = super().evaluate(use, reporter)
-        return {**scores, "adapted": {"distance": 2 * scores["adapted"]["distance"]}}
+        return replace(scores, metrics={**scores.metrics, "adapted": {"distance": 2 * scores["adapted"]["distance"]}})
 
 
-@breaks("evaluate() gives no 'split'")
-class NoSplit(Pointing):
+@breaks("evaluate() gives a dict; return a vladapt.Evaluated")
+class ScoresInADictionary(Pointing):
     def evaluate(self, use, reporter):
-        scores = super().evaluate(use, reporter)
-        return {key: value for key, value in scores.items() if key != "split"}
+        return super().evaluate(use, reporter).to_json()
 
 
 @breaks("evaluate() of split 'all' gives no scores of it")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from functools import cache
 
 import torch
 from torch.distributed.tensor import DTensor
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.losses.protoclip import Protoclip
 from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
 from vladapt.core.training import optimizer, sharding
@@ -43,7 +45,7 @@ def main(job: dict) -> None:
 def difference(spec: str, job: dict) -> dict:
     """Largest differences between the two trainings, of weights after them and of losses, how far the weights moved,
     how many units were sharded, and whether the graph of whole weights was taken for static."""
-    before = load_backbone(spec, device="cpu").model.state_dict()
+    before = as_loaded(spec).model.state_dict()
     kept, kept_history, static = trained(spec, job, "ddp")
     sharded, history, units = trained(spec, job, "fsdp")
     assert kept.keys() == sharded.keys()
@@ -61,11 +63,7 @@ def difference(spec: str, job: dict) -> dict:
 def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     gathered: list[int] = []
     backbone, facts = load_backbone(spec, device="cpu"), []
-    teacher = load_backbone(spec, device="cpu") if job.get("teacher") else None
-    if teacher is not None:
-        with torch.no_grad():
-            for parameter in teacher.model.parameters():
-                parameter *= 1.02
+    teacher = a_little_larger(spec) if job.get("teacher") else None
     original = trainings.parallel
 
     def watched(model, settings):
@@ -95,6 +93,21 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     outside_steps = facts[0] - 1  # all of them, where the set is gone through or val is measured
     assert set(gathered) - {outside_steps} == ({1} if parallel == "fsdp" else set()), "whole for its own pass"
     return {name: value.float() for name, value in state.items()}, done.history, facts[0]
+
+
+@cache
+def as_loaded(spec: str) -> Backbone:
+    return load_backbone(spec, device="cpu")
+
+
+@cache
+@torch.no_grad()
+def a_little_larger(spec: str) -> Backbone:
+    """A teacher for all trainings."""
+    teacher = load_backbone(spec, device="cpu")
+    for parameter in teacher.model.parameters():
+        parameter *= 1.02
+    return teacher
 
 
 def is_gathered(block: torch.nn.Module) -> bool:

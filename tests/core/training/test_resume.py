@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,8 +47,28 @@ def job(small_clip_spec):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job, tmp_path_factory):
-    return run({**job, "folder": str(tmp_path_factory.mktemp("undisturbed"))})
+def folder(tmp_path_factory):
+    """That of `undisturbed`."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job, folder):
+    return run({**job, "folder": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def on_one(job, tmp_path_factory):
+    """`on_one(**change)` -> what a training on one process ended with, made once for all that are compared with it."""
+    made = {}
+
+    def trained(**change) -> dict:
+        key = json.dumps(change)
+        if key not in made:
+            made[key] = run({**job, **change, "folder": str(tmp_path_factory.mktemp("on-one"))})
+        return made[key]
+
+    return trained
 
 
 @pytest.mark.parametrize("step", [5, 6])
@@ -87,10 +110,9 @@ def test_a_checkpoint_of_another_run_is_refused(job, tmp_path, small_clip_spec, 
         train(backbone, Task(toy_pairs(), {"clip": 1.0}), settings, tmp_path, resume=True)
 
 
-def test_a_finished_run_resumes_to_its_end(job, undisturbed, tmp_path):
-    place = {**job, "folder": str(tmp_path)}
-    run(place)
-    assert_same(undisturbed, run({**place, "resume": True}))
+def test_a_finished_run_resumes_to_its_end(job, undisturbed, folder, tmp_path):
+    finished = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("done.pt"))
+    assert_same(undisturbed, run({**job, "folder": str(finished), "resume": True}))
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path):
@@ -117,23 +139,32 @@ def test_a_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+    """torch makes a RuntimeError of it, "unexpected pos"."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (full, str(tmp_path / "partial")))
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 1, {"weights": torch.zeros(1_000_000)}, keep=2)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
-def test_two_processes_train_as_one(job, tmp_path, parallel, micro):
+def test_two_processes_train_as_one(job, on_one, tmp_path, parallel, micro):
     """Weights, heads with BatchNorm and means: all as one process makes them of the same batches."""
     settings = {**ON_TWO, "micro_batch_size": micro, "parallel": parallel}
-    job = {**job, "validate": True}
-    one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
-    two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
-    assert_same(one, two, tolerance=1e-6)
+    two = run({**job, "folder": str(tmp_path), "settings": settings, "validate": True}, ranks=2)
+    assert_same(on_one(settings=ON_TWO, validate=True), two, tolerance=1e-6)
 
 
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
-def test_losses_by_rows_train_on_two_processes_as_on_one(job, tmp_path, parallel, micro):
+def test_losses_by_rows_train_on_two_processes_as_on_one(job, on_one, tmp_path, parallel, micro):
     """Each rank has its share of the gradients of logit scale and bias, which are averaged with those of the towers."""
-    settings = {**ON_TWO, "micro_batch_size": micro, "parallel": parallel, "epochs": 1}
-    job = {**job, "losses": {"siglip": 1.0, "clip": 0.5}, "loss_options": {}}
-    one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
-    two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
+    by_rows = {"losses": {"siglip": 1.0, "clip": 0.5}, "loss_options": {}}
+    settings = {**ON_TWO, "epochs": 1}
+    one = on_one(settings=settings, **by_rows)
+    settings |= {"micro_batch_size": micro, "parallel": parallel}
+    two = run({**job, **by_rows, "folder": str(tmp_path), "settings": settings}, ranks=2)
     assert_same(one, two, tolerance=1e-6)
     assert one["losses"]["losses.siglip.bias"] != -10
     for row, other in zip(one["history"], two["history"], strict=True):

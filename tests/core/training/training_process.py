@@ -2,8 +2,8 @@
 
 Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count",
 "shards", "disk"}; in "folder", {rank} becomes the process's number. "shards" are paths with counts, read in a row.
-"disk" is what happens where checkpoints are sharded: "full" that the disk of rank 1 is full from the third on, "slow"
-that each waits for the training's next step. Rank 0 writes the weights, the losses' state and the history to
+"disk" is what happens where checkpoints are sharded: "full" that the disk of rank 1 is full from the second on,
+"slow" that each waits for the training's next step. Rank 0 writes the weights, the losses' state and the history to
 `folder`/done.pt.
 """
 
@@ -74,12 +74,12 @@ def main(job: dict) -> None:
     stop()
 
 
-def full_from_the_third(stepped: threading.Event, messages: list) -> None:
+def full_from_the_second(stepped: threading.Event, messages: list) -> None:
     original, written = sharded_checkpoints.write_safetensors, []
 
     def write(path: Path, tensors: dict) -> str:
         written.append(path)
-        if rank() == 1 and len(written) > 2:
+        if rank() == 1 and len(written) > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return original(path, tensors)
 
@@ -91,14 +91,14 @@ def after_the_next_step(stepped: threading.Event, messages: list) -> None:
 
     def write(path: Path, tensors: dict) -> str:
         stepped.clear()
-        if not path.parent.name.endswith("9.partial"):  # after the last step there is none
+        if not path.parent.name.endswith("6.partial"):  # after the last step there is none
             messages.append(f"{path.parent.name}: {stepped.wait(20)}")
         return original(path, tensors)
 
     sharded_checkpoints.write_safetensors = write
 
 
-WRITES = {None: lambda *_: None, "full": full_from_the_third, "slow": after_the_next_step}
+WRITES = {None: lambda *_: None, "full": full_from_the_second, "slow": after_the_next_step}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from vladapt.domains.person.captions.conquer import Answer, kept_answers, withou
 from vladapt.domains.person.captions.divide import Asked, coloured
 from vladapt.domains.person.captions.faces import GROUPINGS, are_faces, face_sentences
 from vladapt.domains.person.captions.lists import description_of
-from vladapt.domains.person.captions.make import Captioning, caption_people
+from vladapt.domains.person.captions.make import Captioning, _safe, caption_people
 from vladapt.domains.person.captions.questions import contradictions, questions_with, usual_questions
 
 CELEBA = json.loads((Path(__file__).with_name("celeba_names.json")).read_text())
@@ -225,6 +225,11 @@ def test_captions_of_pictures_are_read_back_by_the_domain(pictures, small_clip_s
     assert re.findall(r'(?:src|href)="(?!data:)', html) == []
     again = Person().read(out, "person-search")
     assert sorted(item.captions() for item in again.items) == sorted(tuple(row["captions"]) for row in rows)
+
+
+def test_a_picture_in_deep_folders_has_a_file_name():
+    assert len(f"{_safe(60 * 'folder/' + 'a.png#box3')}.png") < 255
+    assert _safe(60 * "folder/" + "a.png#box3").endswith("a.png-box3")
 
 
 def test_further_questions_need_a_file(pictures, small_clip_spec, tmp_path):

@@ -170,8 +170,9 @@ def test_the_map_of_a_raster_keeps_its_place_and_that_of_its_index_is_equal(harb
 
 
 def test_an_annotation_scores_each_sentence_and_text_chooses_one(harbour, small_clip_spec, tmp_path):
-    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "field.png")
-    entries = [("harbour.tif", "boats"), ("harbour.tif", "water"), ("field.png", "a field")]
+    field = f"{'f' * 251}.png"  # as long as a name may be
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / field)
+    entries = [("harbour.tif", "boats"), ("harbour.tif", "water"), (field, "a field")]
     content = [{"jpg_name": name, "caption": caption, "points": [SQUARE]} for name, caption in entries]
     (tmp_path / "anno.json").write_text(json.dumps(content))
     options = {"annotation": tmp_path / "anno.json", "sides": (16,), "median": 3, "backbone": small_clip_spec}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vladapt.core.contracts.items import Item
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.maps import mapping, page, rasters, scores
 from vladapt.domains.remote_sensing.maps.blending import window_weights
@@ -281,6 +283,12 @@ def test_places_that_no_map_can_be_written_to_are_one_line(
     with pytest.raises(ConfigError, match=words):
         make_maps([source], out, scorer=model)
     assert sorted(tmp_path.iterdir()) == before and model.calls == 0
+
+
+def test_maps_of_the_longest_names_have_names_of_their_own():
+    rasters = [Item(f"{folder}/{'x' * 251}.tif", Path(folder, f"{'x' * 251}.tif")) for folder in "ab"]
+    names = list(mapping._named(rasters))
+    assert len(set(names)) == 2 and all(len(f"{name}_accuracy.json") < 255 for name in names)
 
 
 def test_two_rasters_need_a_folder(make_maps, write_raster, patches):

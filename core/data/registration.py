@@ -1,0 +1,223 @@
+"""Whether two thumbnails show one picture: registered, then compared part by part.
+
+Grey levels are equalised (each becomes its rank within the image), which no change of brightness, contrast or gamma
+alters, and which bounds what a text mark weighs. One picture is turned into the other's place by one of the eight
+symmetries of the square, then shifted and scaled along each axis, as a crop is, by the method of Lucas and Kanade ("An
+Iterative Image Registration Technique with an Application to Stereo Vision", 1981) with robust weights. The agreement
+is the correlation of the detail, block by block of those that show something, as Fisher's z; of the blocks' values the
+one is taken below which marks may have spoilt some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from .thumbnails import GREY_SIDE, Pictures
+
+SYMMETRIES = 8
+"""Numbered by bits: 4 swaps the axes, then 2 turns upside down and 1 mirrors."""
+COMPARED = 8
+"""Frequencies in each direction of a low spectrum."""
+LEAST_CONTRAST = 2.0
+"""Standard deviation of grey levels below which an image is flat."""
+BLOCK, LEAST_BLOCK_CONTRAST, LEAST_BLOCKS = 8, 3.0, 4
+SPOILT = 0.3
+"""Share of the blocks that text may cover, or a clipped brightness flatten."""
+NO_AGREEMENT = -3.0
+"""Less than any two images agree."""
+LEAST_DETAIL = 0.7
+"""Agreement of the detail below which no other one counts."""
+GREY_TOLERANCE, COLOUR_COSINE = 2.0, 0.5
+"""Chroma up to which an image counts as grey, and how alike the colours of two others must be."""
+SMOOTHED, SHAPE = 0.7, 3.0
+"""Pixels of a thumbnail: what is finer is noise of encoders, what is coarser is shared by alike images."""
+CUTS = (*((0.95, y, x) for y in (-0.025, 0.025) for x in (-0.025, 0.025)), (0.9, 0.0, 0.0))
+"""To 95 % at each corner, and by 5 % at all edges: scale, and shifts along y and x."""
+REGISTERED_SIDE, STEPS = 16, 4
+MOST_SCALED, MOST_SHIFTED, LONGEST_STEP = 0.13, 0.09, 0.06
+"""Of the side; margins of 5 % cut away are a scale of 0.9."""
+OUTLYING = 0.02
+"""Difference of ranks from which on a pixel weighs less."""
+
+
+def shows_enough(grey: np.ndarray) -> np.ndarray:
+    """(N,) whether there is anything in images (N, 32, 32) by which copies could be told."""
+    return (grey.std(axis=(1, 2)) >= LEAST_CONTRAST) & (_shown(grey).sum(axis=1) >= LEAST_BLOCKS)
+
+
+def low_spectra(grey: np.ndarray) -> np.ndarray:
+    """(N, 8, 8) float32, the lowest frequencies of equalised images (N, 32, 32), of unit norm; the mean is left out."""
+    return _low(_equalised(grey)) if len(grey) else np.zeros((0, COMPARED, COMPARED), dtype=np.float32)
+
+
+def _low(equalised: np.ndarray) -> np.ndarray:
+    from scipy.fft import dctn  # SciPy is slow to import, and kept pairs do without
+
+    spectra = dctn(equalised, axes=(1, 2), norm="ortho")[:, :COMPARED, :COMPARED]
+    spectra[:, 0, 0] = 0
+    return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+
+
+def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, 8, 8) low spectra of images (N, 32, 32) whose edges are cut, in one way after the other."""
+    equalised = _equalised(grey)
+    for scale, *shifts in CUTS:
+        yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
+
+
+def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(8, N) cosines of low spectra (N, 8, 8), the first ones turned by each symmetry."""
+    signs = (-1.0) ** np.arange(COMPARED, dtype=np.float32)
+    products = np.stack([first * second, first.swapaxes(1, 2) * second])  # (2, N, 8, 8)
+    weights = np.stack([np.ones_like(signs), signs])  # (2, 8): as it is, reversed
+    return np.einsum("tnuv,au,bv->tabn", products, weights, weights, optimize=True).reshape(SYMMETRIES, -1)
+
+
+def turned(pictures: Pictures, symmetries: np.ndarray) -> Pictures:
+    """Each picture turned by its symmetry, (N,)."""
+    grey, colour = pictures.grey.copy(), pictures.colour.copy()
+    for images in (grey, colour):
+        for bit, turn in ((4, lambda x: x.swapaxes(1, 2)), (2, lambda x: x[:, ::-1]), (1, lambda x: x[:, :, ::-1])):
+            rows = np.flatnonzero(symmetries & bit)
+            images[rows] = turn(images[rows])
+    return Pictures(grey, colour, pictures.sides)
+
+
+def agreements(one: Pictures, other: Pictures) -> np.ndarray:
+    """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
+
+    `NO_AGREEMENT` where they show too little, or their colours differ; in the spectra, where the detail differs.
+    """
+    shown = _shown(one.grey) | _shown(other.grey)  # (N, 16)
+    first, second = _equalised(one.grey), _equalised(other.grey)
+    whole = np.ones((1, GREY_SIDE, GREY_SIDE), dtype=np.float32)
+    in_place = _agreement(first, second, whole, shown)
+    moved, inside = _warped(first, *_registration(_coarse(first), _coarse(second)))
+    registered = _agreement(moved, second, inside, shown)
+    spectral = _fisher_z((_low(first) * _low(second)).sum(axis=(1, 2)))
+    spectral[in_place < LEAST_DETAIL] = NO_AGREEMENT
+    found = np.stack([in_place, registered, spectral])
+    found[:, ~_same_colours(one.colour, other.colour)] = NO_AGREEMENT
+    return found
+
+
+def _fisher_z(correlations: np.ndarray) -> np.ndarray:
+    return np.arctanh(np.clip(correlations, -0.99, 0.9999))
+
+
+def _equalised(grey: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) float32 in -0.5..0.5: the share of an image's pixels that are darker, equal ones counted half."""
+    count = len(grey)
+    levels = grey.reshape(count, -1).astype(np.int64)
+    offsets = 256 * np.arange(count)[:, None]
+    histograms = np.bincount((levels + offsets).ravel(), minlength=256 * count).reshape(count, 256)
+    ranks = (histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5
+    return np.take_along_axis(ranks.astype(np.float32), levels, axis=1).reshape(grey.shape)
+
+
+def _blocks(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 16, 64)."""
+    count = GREY_SIDE // BLOCK
+    return images.reshape(-1, count, BLOCK, count, BLOCK).swapaxes(2, 3).reshape(-1, count**2, BLOCK**2)
+
+
+def _shown(grey: np.ndarray) -> np.ndarray:
+    """(N, 16) which blocks show something."""
+    return _blocks(grey.astype(np.float32)).std(axis=2) >= LEAST_BLOCK_CONTRAST
+
+
+@lru_cache(maxsize=1)
+def _smoothing() -> tuple[np.ndarray, np.ndarray]:
+    """(32, 32) matrices that smooth a row of pixels a little, and down to its shape."""
+    from scipy.ndimage import gaussian_filter1d
+
+    little = gaussian_filter1d(np.eye(GREY_SIDE), SMOOTHED, axis=0)
+    shape = gaussian_filter1d(little, SHAPE, axis=0)
+    return little.astype(np.float32), shape.astype(np.float32)
+
+
+def _detail(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32), between noise and shape."""
+    little, shape = _smoothing()
+    return little @ images @ little.T - shape @ images @ shape.T
+
+
+def _agreement(first: np.ndarray, second: np.ndarray, weights: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(N,) of equalised images (N, 32, 32) that lie in one place.
+
+    Args:
+        weights: (N or 1, 32, 32), 0 where the first shows nothing.
+        shown: (N, 16) blocks that count.
+    """
+    first, second, weights = _blocks(_detail(first)), _blocks(_detail(second)), _blocks(weights)  # (N, 16, 64)
+    mass = np.maximum(weights.sum(axis=2, keepdims=True), 1)
+    first, second = (each - (each * weights).sum(axis=2, keepdims=True) / mass for each in (first, second))
+    variances = (first**2 * weights).sum(axis=2) * (second**2 * weights).sum(axis=2)
+    correlations = (first * second * weights).sum(axis=2) / np.sqrt(np.maximum(variances, 1e-12))  # (N, 16)
+    counts = shown & (mass[..., 0] > BLOCK**2 / 4)
+    counted = counts.sum(axis=1)
+    ranked = np.sort(np.where(counts, correlations, np.inf), axis=1)
+    at = np.floor(SPOILT * np.maximum(counted - 1, 0)).astype(int)
+    enough = counted >= LEAST_BLOCKS
+    return np.where(enough, _fisher_z(ranked[np.arange(len(ranked)), at]), NO_AGREEMENT)
+
+
+def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) whether colours agree but for their strength, or one image of the two is grey."""
+    first, second = (each.reshape(len(each), -1).astype(np.float32) - 128 for each in (one, other))  # (N, 128)
+    is_grey = np.minimum(np.abs(first).mean(axis=1), np.abs(second).mean(axis=1)) <= GREY_TOLERANCE
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return is_grey | ((first * second).sum(axis=1) >= COLOUR_COSINE * norms)
+
+
+def _coarse(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 16, 16), smooth enough that a step of a few pixels is seen in the gradients."""
+    from scipy.ndimage import gaussian_filter1d
+
+    means = np.eye(GREY_SIDE).reshape(REGISTERED_SIDE, -1, GREY_SIDE).mean(axis=1)
+    matrix = gaussian_filter1d(means, SMOOTHED, axis=0).astype(np.float32)  # (16, 32)
+    return matrix @ images @ matrix.T
+
+
+def _registration(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales (N, 2) and shifts (N, 2), in parts of the side along y and x, by which the first are to be sampled so that
+    they lie like the second; (N, 16, 16) both.
+
+    Gain and offset of the grey levels are fitted too. Each step is least squares, weighted for least absolute errors.
+    """
+    count, side = first.shape[:2]
+    place = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
+    slope = np.gradient(np.eye(side, dtype=np.float32), 1 / side, axis=0)
+    scales, shifts = np.ones((count, 2)), np.zeros((count, 2))
+    target = second.reshape(count, -1, 1)
+    errors = np.zeros_like(target)
+    for _ in range(STEPS):
+        image, inside = _warped(first, scales, shifts)
+        along_y, along_x = slope @ image, image @ slope.T
+        columns = (along_y * place[:, None], along_y, along_x * place, along_x, image, np.ones_like(image))
+        design = np.stack(columns, axis=-1).reshape(count, -1, 6)
+        weighted = design * (inside.reshape(count, -1, 1) / (np.abs(errors) + OUTLYING))
+        normal = (weighted.swapaxes(1, 2) @ design).astype(np.float64)  # (N, 6, 6)
+        ridge = 1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9
+        normal += ridge * np.diag([1, 1, 1, 1, 0.01, 0.01])
+        solved = np.linalg.solve(normal, (weighted.swapaxes(1, 2) @ target).astype(np.float64))  # (N, 6, 1)
+        errors = target - design @ solved.astype(np.float32)
+        gains = np.maximum(np.abs(solved[:, 4]), 0.2) * np.where(solved[:, 4] < 0, -1, 1)
+        steps = np.clip(solved[:, :4, 0] / gains, -LONGEST_STEP, LONGEST_STEP)
+        shifts = np.clip(shifts + scales * steps[:, 1::2], -MOST_SHIFTED, MOST_SHIFTED)
+        scales = np.clip(scales * (1 + steps[:, ::2]), 1 - MOST_SCALED, 1 + MOST_SCALED)
+    return scales, shifts
+
+
+def _warped(images: np.ndarray, scales: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, n, n) sampled linearly at other places, and float32 weights of the same shape: 0 outside of them."""
+    side = images.shape[1]
+    place = (np.arange(side) + 0.5) / side - 0.5
+    at = (scales[:, :, None] * place + shifts[:, :, None] + 0.5) * side - 0.5  # (N, 2, n)
+    inside = ((at >= -0.5 - 1e-6) & (at <= side - 0.5 + 1e-6)).astype(np.float32)
+    at = np.clip(at, 0, side - 1).astype(np.float32)
+    rows, columns = np.maximum(0, 1 - np.abs(at[..., None] - np.arange(side, dtype=np.float32))).swapaxes(0, 1)
+    return rows @ images @ columns.swapaxes(1, 2), inside[:, 0, :, None] * inside[:, 1, None, :]

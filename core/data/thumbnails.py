@@ -1,0 +1,125 @@
+"""Thumbnails of images: 32 x 32 grey and 8 x 8 colour, made while images are decoded, and kept by content beside the
+features, 1.2 KB per image."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..contracts.items import Decoded
+from ..runtime.shards import ShardFolder, ShardWriter
+
+GREY_SIDE, COLOUR_SIDE = 32, 8
+GREY_BYTES, COLOUR_BYTES = GREY_SIDE**2, 2 * COLOUR_SIDE**2
+BYTES = GREY_BYTES + COLOUR_BYTES + 8
+SPACE = "thumbnails 1"
+"""Another number makes all anew."""
+FLUSH_ROWS, FLUSH_SECONDS = 2048, 30.0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N thumbnails.
+
+    Args:
+        grey: (N, 32, 32) uint8 luminance.
+        colour: (N, 8, 8, 2) uint8, Cb and Cr; 128 is grey.
+        sides: (N,) shorter side of the image in pixels.
+    """
+
+    grey: np.ndarray
+    colour: np.ndarray
+    sides: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.grey)
+
+    def take(self, rows: np.ndarray) -> Pictures:
+        """Those at some positions."""
+        return Pictures(self.grey[rows], self.colour[rows], self.sides[rows])
+
+
+def thumbnail(pixels: Decoded, size: tuple[int, int] | None = None) -> np.ndarray | None:
+    """The thumbnail of an image as stored, (1160,) uint8: grey, colour, height and width; None where it has no pixels.
+
+    Args:
+        pixels: (H, W, 3) uint8, or float32 in 0..1; of (T, H, W, 3) the middle frame is taken, of more channels the
+            first three.
+        size: height and width of the image, where the pixels are of a reduced version.
+    """
+    frame = pixels[len(pixels) // 2] if pixels.ndim == 4 and len(pixels) else pixels
+    if frame.ndim != 3 or frame.shape[-1] < 3 or not frame.size:
+        return None
+    frame = frame[..., :3]
+    if frame.dtype != np.uint8:
+        frame = np.rint(np.clip(np.nan_to_num(frame), 0, 1) * 255).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    small = _resized(image, GREY_SIDE)
+    grey = np.asarray(small.convert("L"))  # (32, 32)
+    colour = np.asarray(small.convert("YCbCr").resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))[..., 1:]
+    sizes = np.array(size or frame.shape[:2], dtype="<u4").view(np.uint8)
+    return np.concatenate([grey.reshape(-1), colour.reshape(-1), sizes])
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    """Means over the area where the image is larger, smooth between pixels where it is smaller."""
+    if min(image.size) >= side:
+        return image.resize((side, side), Image.Resampling.BOX)
+    return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+class Thumbnails:
+    """Thumbnails by content key, on disk; threads may share one.
+
+    Args:
+        root: folder of the cache.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self._folder = ShardFolder(self.root / "thumbnails", SPACE)
+        self._writer = ShardWriter(self._folder, FLUSH_ROWS, FLUSH_SECONDS)
+        self._writing = threading.Lock()
+
+    def missing(self, keys: Collection[str]) -> set[str]:
+        """Those of some content keys (hex sha256) that have none yet."""
+        wanted = {bytes.fromhex(key) for key in keys}
+        with self._writing:
+            return {key.hex() for key in wanted - self._folder.known(wanted)}
+
+    def add(self, key: str, row: np.ndarray | None) -> None:
+        """Keep a row of `thumbnail`, if there is one.
+
+        Raises:
+            DataError: the cache cannot be written.
+        """
+        if row is None:
+            return
+        with self._writing:
+            # as (1, 290) float32: the store keeps four bytes as one number, and never reckons with it
+            self._writer.add([bytes.fromhex(key)], np.ascontiguousarray(row[None]).view(np.float32))
+
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        with self._writing:
+            self._writer.flush()
+            self._folder.merge()
+
+    def find(self, keys: Collection[str]) -> Iterator[tuple[list[str], Pictures]]:
+        """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
+        for found, rows in self._folder.find({bytes.fromhex(key) for key in keys}):
+            yield [key.hex() for key in found], _from_stored(rows)
+
+
+def _from_stored(rows: np.ndarray) -> Pictures:
+    values = np.ascontiguousarray(rows).view(np.uint8)  # (n, 1160)
+    grey, colour, sizes = np.split(values, [GREY_BYTES, GREY_BYTES + COLOUR_BYTES], axis=1)
+    sides = np.ascontiguousarray(sizes).view("<u4").min(axis=1)
+    return Pictures(
+        grey.reshape(-1, GREY_SIDE, GREY_SIDE), colour.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 2), sides.astype(np.int64)
+    )
