@@ -61,7 +61,10 @@ class ImageBackbone(TwoTower):
 
     has_text = False
     context_length = 0
-    tower: type[ImageTower] = WholeTower
+
+    def __init__(self):
+        super().__init__()
+        self.tower: Callable[[nn.Module], ImageTower] = WholeTower
 
     @property
     def logit_scale(self) -> Tensor:

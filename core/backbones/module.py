@@ -100,7 +100,7 @@ class ModuleBackbone(ImageBackbone):
         raise AssertionError("it is built from the beginning")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OwnPreprocess(Preprocess):
     """The user's own: PIL image -> pixels; in training of a random crop of it, mirrored or not.
 
@@ -109,8 +109,8 @@ class OwnPreprocess(Preprocess):
         digest: tells one from another, in the feature store's key.
     """
 
-    own: Callable[[Any], Tensor] | None = None
-    digest: str = ""
+    own: Callable[[Any], Tensor]
+    digest: str
 
     @classmethod
     def of(cls, own: Callable[[Any], Tensor], size: ImageSize, pixels: Tensor) -> OwnPreprocess:
@@ -127,7 +127,7 @@ class OwnPreprocess(Preprocess):
         if not (torch.isfinite(scale).all() and (scale > 0).all()):  # each image is normalised by itself
             black, scale = torch.zeros(3), torch.ones(3)
         mean, std = (-black / scale).tolist(), (1 / scale).tolist()
-        return cls(size, mean, std, own=own, digest=_digest(pixels))
+        return cls(size, tuple(mean), tuple(std), own=own, digest=_digest(pixels))
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -170,8 +170,8 @@ def _transform(published: type[models.WeightsEnum], weights: Weights, image_size
 
 def _of_size(pixels: Preprocess, size: ImageSize) -> Preprocess:
     """For images of another size, with the same margin around the crop."""
-    share = None if pixels.resize is None else pixels.resize / min(pixels.sides)
-    return replace(pixels, image_size=size, resize=share and round(share * min(height_and_width(size))))
+    share = min(height_and_width(size)) / min(pixels.sides)
+    return replace(pixels, image_size=size, resize=None if pixels.resize is None else round(pixels.resize * share))
 
 
 def _classifier(model: nn.Module, name: str) -> tuple[str, int]:
