@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..data.verify import FileHashes
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .openai_weights import FACTS, is_archive_of_code, read_archive
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -137,6 +137,16 @@ def _few(names: list[str]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def random_seed(checkpoint: str) -> int | None:
+    """The seed of "random" or "random:SEED": weights that nothing has trained; None for a file."""
+    word, _, seed = checkpoint.partition(":")
+    if word != "random" or Path(checkpoint).is_file():
+        return None
+    if seed and not seed.isdigit():
+        raise ConfigError(f"backbone '...@{checkpoint}': the seed of random weights is a whole number, as in @random:3")
+    return int(seed or 0)
 
 
 def file_digests(paths: list[Path]) -> list[str]:

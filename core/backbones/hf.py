@@ -33,6 +33,7 @@ from .hf_towers import (
     SiglipImageTower,
     SiglipTextTower,
 )
+from .image_only import SCALE
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
 
@@ -50,8 +51,6 @@ TOWERS: dict[str, tuple[type[ImageTower], type[TextTower] | None]] = {
     "dinov2_with_registers": (Dinov2Tower, None),
     "dinov3_vit": (Dinov3Tower, None),
 }
-IMAGE_ONLY_SCALE = 100.0
-"""CLIP's logit scale, for methods that weigh their own scores by it where there is no text."""
 COMPANIONS = (
     *TOKENIZER_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json"),
@@ -98,7 +97,7 @@ class HfBackbone(TwoTower):
         if self.source.kind == "align":
             return 1 / self.model.temperature.reshape(())
         if not self.has_text:
-            return torch.tensor(IMAGE_ONLY_SCALE)
+            return torch.tensor(SCALE)
         return super().logit_scale
 
     @property

@@ -25,8 +25,9 @@ from .channels import channels_of, divided, facts, input_layer
 from .checkpoints import file_digests
 from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
+from .module import given_again
 from .prompted import CHILD, TowerPrompts
-from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
+from .specs import FILE, OFFERED, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
 def load_backbone(
@@ -54,6 +55,8 @@ def load_backbone(
     spec, image_size = str(spec), as_image_size(image_size)
     if image_size is not None and min(height_and_width(image_size)) < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
+    if spec in OFFERED:
+        return _widened(given_again(spec, _device(device), image_size), channels)
     trained, entry = is_fine_tuned(spec), find_published(spec)
     family, rest = ("", "") if trained else family_of(spec)
     target = _device(device)

@@ -11,7 +11,7 @@ from typing import Any
 from ..contracts.images import ImageSize, as_image_size
 from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
 from ..runtime.reading import read_json
-from .checkpoints import file_digests, require_file
+from .checkpoints import file_digests, random_seed, require_file
 from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
 from .openai_weights import is_released, needs_quick_gelu
@@ -153,7 +153,7 @@ def _local_source(rest: str) -> Source:
     else:
         name = known_architecture(name)
         config, overrides, folder = _registered_config(name), _usual_preprocessing(name), None
-    if (seed := _random_seed(checkpoint)) is not None:
+    if (seed := random_seed(checkpoint)) is not None:
         identity = f"random weights, seed {seed}"
         return Source(name, config, None, identity, _transform(overrides), folder=folder, licence="none", seed=seed)
     published = hub_checkpoint(checkpoint)
@@ -179,16 +179,6 @@ def _quick_gelu_note(name: str, checkpoint: str) -> tuple[str, ...]:
         f"{checkpoint} runs with GELU; if its weights come from OpenAI, DFN or MetaCLIP they need QuickGELU: "
         f"give open_clip:{name}-quickgelu@{checkpoint}",
     )
-
-
-def _random_seed(checkpoint: str) -> int | None:
-    """The seed of "random" or "random:SEED": weights that nothing has trained; None for a file."""
-    word, _, seed = checkpoint.partition(":")
-    if word != "random" or Path(checkpoint).is_file():
-        return None
-    if seed and not seed.isdigit():
-        raise ConfigError(f"backbone '...@{checkpoint}': the seed of random weights is a whole number, as in @random:3")
-    return int(seed or 0)
 
 
 def _split_local(rest: str) -> tuple[str, str]:

@@ -38,7 +38,8 @@ class Preprocess(CropTransform):
         interpolation: "bicubic", "bilinear", "nearest" or "lanczos" (images of 8 bits only).
         mode: "shortest" resizes until S x S is covered, the shortest side to S of a square, and crops the centre;
             "squash" resizes both sides to S.
-        resize: what the shortest side is resized to before the crop, where it is more than S; None for S.
+        resize: what the shortest side (of "squash" both) is resized to before the crop, where it is more than S; None
+            for S.
         randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment`).
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
@@ -103,7 +104,7 @@ class Preprocess(CropTransform):
         Raises:
             DataError: an array of another shape or kind.
         """
-        picture = _picture(image)
+        picture = as_picture(image)
         resized = self._augmented(picture, seed) if self.train else self._resized(picture)
         if isinstance(resized, Image.Image):
             resized = to_tensor(resized if resized.mode == "RGB" else resized.convert("RGB"))  # within 0..1
@@ -119,7 +120,8 @@ class Preprocess(CropTransform):
 
     def _resized(self, picture):
         if self.mode == "squash":
-            return self._resize(picture, self.sides)
+            share = (self.resize or min(self.sides)) / min(self.sides)
+            return center_crop(self._resize(picture, [int(side * share) for side in self.sides]), self.sides)
         picture = _without_long_ends(picture)
         if isinstance(self.image_size, int):
             return center_crop(self._resize(picture, self.resize or self.image_size), self.sides)
@@ -137,13 +139,13 @@ class Preprocess(CropTransform):
         top, left, rows, columns = _random_box(height, width, self.scale, generator)
         picture = self._resize(crop(picture, top, left, rows, columns), self.sides)
         picture = hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
-        return randaugment(_in_8_bits(picture), generator) if self.randaugment else picture
+        return randaugment(in_8_bits(picture), generator) if self.randaugment else picture
 
     def _resize(self, picture, size):
         return resize(picture, size, self.interpolation)
 
 
-def _picture(image: Any) -> Image.Image | Tensor:
+def as_picture(image: Any) -> Image.Image | Tensor:
     """8-bit images as PIL images, so that every resize is Pillow's; deeper ones as (3, H, W) float32."""
     if isinstance(image, Image.Image):
         # A palette or a mask cannot be interpolated; all other modes are converted after the resize, as open_clip does.
@@ -162,7 +164,7 @@ def _picture(image: Any) -> Image.Image | Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32).transpose(2, 0, 1)))  # (3, H, W)
 
 
-def _in_8_bits(picture) -> Image.Image:
+def in_8_bits(picture) -> Image.Image:
     """RGB."""
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")

@@ -28,6 +28,9 @@ HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|amlr|research", re.IGNORECASE)
 """Licences that allow no commercial use, by name; apple-amlr is Apple's for research."""
 ALL_ALIASES = "and the aliases of `vladapt list backbones`"
+OFFERED: dict[str, Any] = {}
+"""Spec -> backbone of a module that the user of this process gave (`offer`). A run names it, and never brings it."""
+OWN_CODE = re.compile(r".+\.py:\w+")
 FILE = "model.safetensors"
 """The weights of a training, and what is known of them."""
 
@@ -39,8 +42,21 @@ def check_spec(spec: str) -> None:
         UnknownNameError: no family or alias has that name; the message has the nearest ones.
         CapabilityError: a package of the family is missing.
     """
-    if not is_fine_tuned(spec):
+    if spec not in OFFERED and not is_fine_tuned(spec):
         check_packages(spec, family_of(spec)[0])
+
+
+def spec_of(backbone: Any) -> str | None:
+    """The spec of what a user gives as a backbone: itself, or that of a module (`Backbone.from_module`).
+
+    Raises:
+        ConfigError: a module without its facts, or anything else.
+    """
+    if backbone is None or isinstance(backbone, str):
+        return backbone
+    from .module import offered
+
+    return offered(backbone)
 
 
 def family_of(spec: str) -> tuple[str, str]:
@@ -50,6 +66,11 @@ def family_of(spec: str) -> tuple[str, str]:
         UnknownNameError: as `check_spec`.
     """
     family, _, rest = _loader(spec).partition(":")
+    if OWN_CODE.fullmatch(spec):
+        raise CapabilityError(
+            f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
+            "FILE.py:NAME"
+        )
     if family not in FAMILIES:
         known = [*FAMILIES, *(each.alias for each in published())]
         raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")

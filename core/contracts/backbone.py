@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError, DataError, UnknownNameError
 from .families import ROOTS, families_with
-from .images import ImageSize, InputChannels, height_and_width
+from .images import ImageSize, InputChannels, height_and_width, size_in_words
 
 TEXTS_AT_ONCE = 256
 
@@ -97,6 +98,37 @@ class Backbone(ABC):
     finder: Any = None
     joint: Any = None
     device: torch.device
+
+    @staticmethod
+    def from_module(
+        module: nn.Module,
+        *,
+        image_size: ImageSize,
+        embed_dim: int,
+        preprocess: Callable[[Any], Tensor] | None = None,
+    ) -> Backbone:
+        """An image encoder of your own, as `fit(backbone=...)` and `predict(run, images, backbone=...)` take it.
+
+        A copy is used; the module itself stays as it is. Its fingerprint tells of its weights and of what it makes of
+        fixed images, so that features of other weights, or of other code, are never taken for its own.
+
+        Args:
+            module: (B, 3, H, W) float32 pixels -> (B, D) features, in eval mode.
+            image_size: side of its images, or (height, width).
+            embed_dim: D.
+            preprocess: a PIL image in RGB -> pixels (3, H, W); by default a resize, a crop of the centre and the
+                normalisation of ImageNet. In training it is given a random crop of the image.
+
+        Raises:
+            ConfigError: the module gives no such features, or `preprocess` no such pixels.
+        """
+        # the class of these backbones stands on this one, in a room above
+        made = import_module("..backbones.module", __package__).ModuleBackbone
+        return made(module, image_size, embed_dim, preprocess)
+
+    def __repr__(self) -> str:
+        size = size_in_words(self.image_size)
+        return f"<backbone {self.spec}: images of {size} to {self.embed_dim} features, {self.fingerprint}>"
 
     # whole ------------------------------------------------------------------------------------------------------
 

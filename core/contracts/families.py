@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
+OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
     "embedded": {
         "spec": "embedded",
@@ -26,6 +27,27 @@ FAMILIES: dict[str, dict] = {
         "extra": "hf",
         "packages": ("transformers",),
         "capabilities": ALL,
+    },
+    "timm": {
+        "spec": "timm:<name>, timm:<name>.<tag>, timm:<name>@<file> or timm:<name>@random:<seed>",
+        "what": "image encoders of timm, without texts",
+        "extra": "timm",
+        "packages": ("timm",),
+        "capabilities": OF_IMAGES,
+    },
+    "torchvision": {
+        "spec": "torchvision:<name>, torchvision:<name>@<file> or torchvision:<name>@random:<seed>",
+        "what": "image encoders of torchvision, without texts",
+        "extra": "timm",
+        "packages": ("torchvision",),
+        "capabilities": OF_IMAGES - {"image_blocks"},
+    },
+    "module": {
+        "spec": "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...), in Python",
+        "what": "an image encoder of your own, without texts",
+        "extra": "all",
+        "packages": (),
+        "capabilities": frozenset({"hidden"}),
     },
 }
 

@@ -129,8 +129,8 @@ class Recipe:
     split_seed: int = option(0, "seed of the division into train, val and test", low=0)
     backbone: str = option(
         "embedded",
-        "pretrained model: embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, or a "
-        "folder or file of a trained one",
+        "pretrained model: embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, "
+        "timm:<name>, torchvision:<name>, or a folder or file of a trained one",
         metavar="SPEC",
         group=METHOD,
     )

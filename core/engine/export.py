@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.options import keywords
 from ..contracts.use import EXPORT, Exported, ExportWishes, UseOptions
@@ -22,7 +23,7 @@ def export(
     run: str | Path,
     out: str | Path,
     *,
-    backbone: str | None = None,
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
@@ -32,7 +33,7 @@ def export(
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         out: a new folder for the graphs, export.json, and predict.py if it can prepare the domain's images.
-        backbone: where the run's backbone is here, if not where the run says.
+        backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in.
         given: options of `UseOptions` and `ExportWishes`.
 

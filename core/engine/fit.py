@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..backbones.specs import spec_of
+from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
 from ..contracts.judgement import EVAL, PREDICT, Evaluated
@@ -28,13 +30,19 @@ SPLIT_NAMES = (*Item.SPLITS, "all")
 
 @keywords(Recipe, Trained)
 def fit(
-    recipe: Recipe | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **given: Any
+    recipe: Recipe | None = None,
+    *,
+    domain: str | Domain | None = None,
+    backbone: str | Backbone | None = None,
+    reporter: Reporter | None = None,
+    **given: Any,
 ) -> FitResult | None:
     """Adapt a model and write a run.
 
     Args:
         recipe: a resolved recipe; if None, one is made from the others.
         domain: a domain's name, or a domain of your own that is not installed as a plug-in.
+        backbone: a spec of a pretrained model, as of `vladapt list backbones`, or `Backbone.from_module`.
         reporter: what shows progress and messages; by default they are not shown.
         given: keys of a recipe; those of the domain and the task are taken too. A group, such as `data`, is given as
             one word or as a dictionary: `fit(domain="medical", data="./scans", adapter={"name": "ape", "alpha": 2.0})`.
@@ -48,7 +56,7 @@ def fit(
     for name in TRAINED.keys() & given.keys():
         value = given.pop(name)
         given[f"adapter.{name}"] = ",".join(value) if isinstance(value, (list, tuple)) else value  # several losses
-    recipe, given_domain = recipe_and_domain(recipe, domain, given)
+    recipe, given_domain = recipe_and_domain(recipe, domain, {**given, "backbone": spec_of(backbone)})
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
     task = task_of(recipe, given_domain)
@@ -64,7 +72,7 @@ def evaluate(
     run: str | Path,
     *,
     out: str | Path | None = None,
-    backbone: str | None = None,
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
@@ -76,7 +84,7 @@ def evaluate(
         out: a folder for metrics.json and, for a classification, report.html and predictions.csv; by default nothing is
             written.
         given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
-        backbone: where the run's backbone is here, if not where the run says.
+        backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -110,7 +118,7 @@ def predict(
     *,
     out: str | Path | Sequence[str | Path] | None = None,
     explain: str | bool | None = None,
-    backbone: str | None = None,
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
@@ -125,7 +133,7 @@ def predict(
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
             "rollout"; True for the one that suits the backbone.
         given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
-        backbone: where the run's backbone is here, if not where the run says.
+        backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -171,14 +179,14 @@ def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
 
 
 def load_run(
-    run: str | Path, *, device: str = "auto", backbone: str | None = None, domain: Domain | None = None
+    run: str | Path, *, device: str = "auto", backbone: str | Backbone | None = None, domain: Domain | None = None
 ) -> Any:
     """Load a classification run, whose model stays in memory between calls.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         device: "auto", "cpu", "cuda", ...
-        backbone: where the run's backbone is here, if not where the run says.
+        backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:

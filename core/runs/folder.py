@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from ... import __version__
-from ..backbones.specs import FILE
+from ..backbones.specs import FILE, spec_of
 from ..contracts.recipe import RUNS
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..errors import FULL, ConfigError, DataError
@@ -33,6 +33,9 @@ from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
+
+if TYPE_CHECKING:
+    from ..contracts.backbone import Backbone
 
 FORMAT = 1
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
@@ -223,7 +226,7 @@ class Run(FittedRun):
             raise DataError.unwritable(self.path.parent, error) from error
 
 
-def open_run(run: str | Path, backbone: str | None = None) -> Run:
+def open_run(run: str | Path, backbone: str | Backbone | None = None) -> Run:
     """A run to be used: of a folder or of the hub.
 
     Args:
@@ -233,7 +236,7 @@ def open_run(run: str | Path, backbone: str | None = None) -> Run:
         As `Run.open`; CapabilityError: its backbone was not published, and none is given.
         ConfigError: a backbone for a run without one.
     """
-    opened = Run.open(run)
+    opened, backbone = Run.open(run), spec_of(backbone)
     if backbone and not opened.info.backbone:
         raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
     if backbone:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..contracts.families import FAMILIES
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
 from ..contracts.recipe import SAMPLE
@@ -195,7 +196,7 @@ def shared_spec(spec: str) -> str:
     """A backbone's spec; of files and folders of this machine their last names, marked as not published."""
     if spec.startswith(UNPUBLISHED) or not _is_local(spec):
         return spec
-    family = next((f for f in ("open_clip:", "hf:") if spec.startswith(f)), "")
+    family = _family(spec)
     parts = [part.rstrip("/\\") for part in spec.removeprefix(family).split("@")]
     return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts)
 
@@ -221,16 +222,21 @@ def leaks(texts: Iterable[tuple[str, str]], info: RunInfo) -> str | None:
 
 
 def _is_local(spec: str) -> bool:
-    rest = spec.removeprefix("open_clip:").removeprefix("hf:")
+    rest = spec.removeprefix(_family(spec))
     slashes = 0 if rest == spec else 2 if "hf-hub:" in rest else 1
     if rest.partition("@")[0].count("/") > slashes:  # deeper than any name of a model
         return True
     for part in rest.split("@"):
         if part.startswith(("/", ".", "~", "\\")) or re.match(r"[A-Za-z]:[/\\]", part) or Path(part).exists():
             return True
-        if part.endswith((".json", ".safetensors", ".pt", ".bin")) and not part.startswith("hf-hub:"):
+        if part.endswith((".json", ".safetensors", ".pt", ".pth", ".bin")) and not part.startswith("hf-hub:"):
             return True
     return False
+
+
+def _family(spec: str) -> str:
+    """ "family:" of a spec, "" where it has none."""
+    return next((f"{family}:" for family in FAMILIES if spec.startswith(f"{family}:")), "")
 
 
 def _classes(classes: Any) -> Any:

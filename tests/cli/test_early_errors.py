@@ -55,7 +55,7 @@ CASES = (
         "",
         "fit --backbone foo:bar",
         2,
-        "unknown backbone 'foo:bar'; there are: embedded, hf, open_clip, and the aliases",
+        "unknown backbone 'foo:bar'; there are: embedded, hf, module, open_clip, timm, torchvision, and the aliases",
     ),
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
     ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),

@@ -1,0 +1,205 @@
+"""An image encoder of the user's own: any torch module, with the user's own preprocessing (`Backbone.from_module`).
+
+A run names such a backbone, and does not bring it: what loads the run gives it again, and it must have the run's
+fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone
+from ..contracts.images import ImageSize, as_image_size, height_and_width
+from ..errors import CapabilityError, ConfigError
+from .image_only import ImageBackbone, ImageModel
+from .preprocessing import Preprocess, as_picture, in_8_bits
+from .specs import OFFERED
+from .two_tower import fingerprint
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROBES = ((96, 64), (64, 96), (80, 80))
+"""(height, width) of the images that tell one module from another."""
+HOW = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
+
+
+def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> NoReturn:
+    """Raise the CapabilityError of a module that nobody has given in this process."""
+    raise CapabilityError(f"backbone '{spec}' is a module of the process that named it; give it again: backbone={HOW}")
+
+
+rebuild = build
+
+
+def offered(backbone: Any) -> str:
+    """The spec of what a user gives as a backbone in place of a spec; it can be loaded by it from then on.
+
+    Raises:
+        ConfigError: a bare module, or a backbone that has a spec anyway.
+    """
+    if isinstance(backbone, ModuleBackbone):
+        OFFERED[backbone.spec] = backbone
+        return backbone.spec
+    name = type(backbone).__name__
+    if isinstance(backbone, nn.Module):
+        raise ConfigError(f"backbone={name}: the size of its images and its width are not known; give backbone={HOW}")
+    if isinstance(backbone, Backbone):
+        raise ConfigError(f"backbone={name}: give its spec: backbone={backbone.spec!r}")
+    raise ConfigError(f"backbone={name}: give a spec as of `vladapt list backbones`, or backbone={HOW}")
+
+
+def given_again(spec: str, device: torch.device, image_size: ImageSize | None) -> ModuleBackbone:
+    """A copy of the backbone that was given under a spec.
+
+    Raises:
+        ConfigError: another size of images is asked for.
+    """
+    backbone = deepcopy(OFFERED[spec])
+    if image_size not in (None, backbone.image_size):
+        raise ConfigError(f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; omit image_size")
+    return backbone.to(device)
+
+
+class ModuleBackbone(ImageBackbone):
+    """See `Backbone.from_module`."""
+
+    family = "module"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        image_size: ImageSize,
+        embed_dim: int,
+        preprocess: Callable[[Any], Tensor] | None = None,
+    ):
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"Backbone.from_module: a {type(module).__name__} is no torch module; give an nn.Module")
+        name, size = type(module).__name__, as_image_size(image_size)
+        trunk = deepcopy(module).cpu().float().eval().requires_grad_(False)
+        plain = Preprocess(size, IMAGENET_MEAN, IMAGENET_STD)
+        pixels = _pixels(preprocess or plain, height_and_width(size))
+        self.transform = plain if preprocess is None else OwnPreprocess.of(preprocess, size, pixels)
+        outputs = _outputs(trunk, pixels, name, embed_dim)
+        self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, frozenset({"hidden"})
+        self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
+        self.mark_learned(trunk.state_dict())
+        self.spec = f"module:{name}-{self.fingerprint[:8]}"
+        self._model = ImageModel(trunk).eval()
+
+    def build_model(self) -> nn.Module:
+        raise AssertionError("it is built from the beginning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPreprocess(Preprocess):
+    """The user's own: PIL image -> pixels; in training of a random crop of it, mirrored or not.
+
+    Args:
+        own: what makes the pixels.
+        digest: tells one from another, in the feature store's key.
+    """
+
+    own: Callable[[Any], Tensor]
+    digest: str
+
+    @classmethod
+    def of(cls, own: Callable[[Any], Tensor], size: ImageSize, pixels: Tensor) -> OwnPreprocess:
+        """Its mean and deviation are read off a black and a white image, for transforms that make pixels without it.
+
+        Args:
+            pixels: (N, 3, H, W) that it makes of the probes.
+        """
+        black, white = (
+            torch.as_tensor(own(Image.new("RGB", (64, 64), (value,) * 3))).float().mean(dim=(1, 2))
+            for value in (0, 255)
+        )
+        scale = white - black
+        if not (torch.isfinite(scale).all() and (scale > 0).all()):  # each image is normalised by itself
+            black, scale = torch.zeros(3), torch.ones(3)
+        mean, std = (-black / scale).tolist(), (1 / scale).tolist()
+        return cls(size, tuple(mean), tuple(std), own=own, digest=_digest(pixels))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        stated = {
+            key: value for key, value in super().spec.items() if key in ("image_size", "train", "scale", "randaugment")
+        }
+        return {**stated, "transform": "own", "digest": self.digest}
+
+    def __call__(self, image: Any, seed: int | None = None) -> Tensor:
+        picture = in_8_bits(as_picture(image))
+        made = self.own(in_8_bits(self._augmented(picture, seed)) if self.train else picture)
+        return torch.as_tensor(made).float()
+
+
+def _probe(height: int, width: int) -> Image.Image:
+    """An image that is the same everywhere: a gradient in red, what looks like noise in green and blue."""
+    rows, columns = np.mgrid[:height, :width].astype(np.int64)
+    noise = (rows * 2654435761 + columns * 40503) >> 7
+    channels = (rows + columns) * 255 // (height + width), noise % 256, (noise >> 8) % 256
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def _pixels(preprocess: Callable[[Any], Any], sides: tuple[int, int]) -> Tensor:
+    """(N, 3, H, W) of the probes.
+
+    Raises:
+        ConfigError: pixels of another size, or none.
+    """
+    made = [preprocess(_probe(*size)) for size in PROBES]
+    for each in made:
+        shape = tuple(each.shape) if isinstance(each, (Tensor, np.ndarray)) else type(each).__name__
+        if shape != (3, *sides):
+            raise ConfigError(
+                f"Backbone.from_module: preprocess gives {shape} where image_size asks for {(3, *sides)}; let it "
+                "resize and crop, or give the size that it makes"
+            )
+    return torch.stack([torch.as_tensor(each).float() for each in made])
+
+
+@torch.no_grad()
+def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Tensor:
+    """(N, D) of the pixels of the probes, in double precision where the module can, which is alike on all machines.
+
+    Raises:
+        ConfigError: no features, or of another width.
+    """
+    for batch in (pixels, pixels[:1]):
+        features = trunk(batch)
+        if not isinstance(features, Tensor):
+            kind = "a dictionary" if isinstance(features, Mapping) else f"a {type(features).__name__}"
+            raise ConfigError(
+                f"Backbone.from_module: {name} returns {kind}; wrap it in a module whose forward returns its "
+                "features (B, D)"
+            )
+        if tuple(features.shape) != (len(batch), embed_dim):
+            raise ConfigError(
+                f"Backbone.from_module: {name} makes {tuple(features.shape)} of {len(batch)} images where embed_dim "
+                f"asks for {(len(batch), embed_dim)}; give its width, or wrap it in a module that pools"
+            )
+        if not torch.isfinite(features).all():
+            raise ConfigError(f"Backbone.from_module: {name} gives NaN or infinity; check its weights")
+    try:
+        return deepcopy(trunk).double()(pixels.double())
+    except RuntimeError:  # it has a precision of its own
+        return trunk(pixels)
+
+
+def _digest(values: Tensor) -> str:
+    """Of values that may differ in their last digits from machine to machine: they are rounded to so many digits of the
+    largest."""
+    digits = 8 if values.dtype == torch.float64 else 3
+    values = values.double()
+    step = 10.0 ** (math.floor(math.log10(max(float(values.abs().max()), 1e-12))) - digits)
+    whole = torch.round(values / step).long()
+    return hashlib.sha256(f"{step:.0e} {tuple(whole.shape)}".encode() + whole.numpy().tobytes()).hexdigest()

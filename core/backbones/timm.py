@@ -1,0 +1,204 @@
+"""Image encoders of timm: `timm:<name>`, `timm:<name>.<tag>`, `timm:<name>@<file>`; with `@random:<seed>` weights that
+nothing has trained.
+
+PyTorch Image Models, 2019, github.com/huggingface/pytorch-image-models. Features are those before the classifier, and
+pixels are made by timm's own data configuration of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.layers import RotaryEmbeddingCat
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from ..contracts.images import ImageSize, as_image_size, height_and_width
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from .hub import hub_file
+from .image_only import ImageBackbone, ImageModel, Weights, WholeTower, split_spec
+from .last_stride import at_stride_one, is_timm_resnet
+from .open_clip_timm import TimmMapTower, timm_tower_class
+from .preprocessing import Preprocess
+from .tower_steps import ImageTower
+from .two_tower import fingerprint
+
+MAPS = ("densenet", "efficientnet", "mobilenetv3", "nfnet", "regnet", "resnet", "resnetv2")
+"""Modules of timm whose architectures average their last map, besides those that open_clip's models are made of."""
+FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> TimmBackbone:
+    """The backbone `timm:<rest>`; see `load_backbone`."""
+    name, place = split_spec(rest, "timm")
+    config = _config(name)
+    weights = Weights.of(place) if place else Weights(_published(name, config))
+    return TimmBackbone(name, config, weights, spec, device, image_size)
+
+
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> TimmBackbone:
+    """The backbone of weights that were trained here."""
+    name, size = description["name"], image_size or as_image_size(description["image_size"])
+    backbone = TimmBackbone(name, _config(name), Weights(weights), spec, device, size)
+    if description["last_stride"] == 1:
+        backbone.set_last_stride()
+    return backbone
+
+
+class TimmBackbone(ImageBackbone):
+    """An encoder of timm.
+
+    Args:
+        name: of the architecture, with a tag or without.
+        config: timm's `pretrained_cfg` of it.
+        weights: in place of random ones.
+        spec: as the user wrote it.
+        device: where the encoder goes when it is built.
+        image_size: of its images; by default that of its weights.
+
+    Raises:
+        DataError: images are prepared in a way that is not known here.
+    """
+
+    family = "timm"
+
+    def __init__(self, name: str, config: Any, weights: Weights, spec: str, device, image_size: ImageSize | None):
+        super().__init__()
+        self.name, self.weights, self.spec, self.device = name, weights, spec, device
+        self.licence = "none" if weights.file is None else config.get("license") or "unknown"
+        with torch.device("meta"):
+            skeleton = _encoder(name)
+        self.embed_dim = getattr(skeleton, "head_hidden_size", None) or skeleton.num_features
+        self.transform = _transform(name, config, image_size)
+        self.native_size = as_image_size(tuple(config["input_size"][1:]))
+        self.classifiers = _names(config.get("classifier"))
+        self.tower = _tower_class(name, skeleton)
+        self.capabilities = _capabilities(self.tower)
+        self.last_stride = 2
+        self.fingerprint = fingerprint("timm", name, weights.identity, self.transform.spec)
+
+    @property
+    def description(self) -> dict:
+        return {"name": self.name, "image_size": self.image_size, "last_stride": self.last_stride}
+
+    def save_companions(self, folder: Path) -> None:
+        """None: timm has the architecture."""
+
+    def set_last_stride(self) -> None:
+        if not is_timm_resnet(self.name):
+            super().set_last_stride()
+        if self.last_stride == 1:
+            return
+        if self._model is not None:
+            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to set its last stride")
+        self.last_stride = 1
+        self.fingerprint = fingerprint("timm", [self.name, "last stride 1"], self.fingerprint, self.transform.spec)
+
+    def build_model(self) -> nn.Module:
+        trunk = self.weights.load(partial(_encoder, self.name), self.name, self.classifiers)
+        if self.image_size != self.native_size and hasattr(trunk, "set_input_size"):
+            try:
+                trunk.set_input_size(img_size=height_and_width(self.image_size))
+            except (AssertionError, ValueError, RuntimeError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ConfigError(
+                    f"image_size={self.image_size} does not fit backbone '{self.spec}': {reason}"
+                ) from error
+        if self.last_stride == 1:
+            at_stride_one(trunk, self.spec)
+            trunk.feature_info[-1]["reduction"] //= 2
+        return ImageModel(trunk)
+
+
+def _encoder(name: str) -> nn.Module:
+    """The architecture without a classifier, with random weights; asks no network."""
+    return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def _config(name: str) -> dict[str, Any]:
+    """What timm knows of the weights that a name stands for.
+
+    Raises:
+        UnknownNameError: there is no such architecture or tag.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UnknownNameError(
+            f"timm has no architecture '{architecture}'; {did_you_mean(architecture, timm.list_models())}"
+        )
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise UnknownNameError(f"timm has no weights '{tag}' of {architecture}; {did_you_mean(tag, tags)}")
+    config = timm.get_pretrained_cfg(name)
+    return {} if config is None else config.to_dict()
+
+
+def _published(name: str, config: dict[str, Any]) -> Path:
+    """The file of the published weights: cached, else downloaded.
+
+    Raises:
+        DataError: there are none, or they can not be had.
+    """
+    local_way = f"give timm:{name}@FILE with its {FILES[0]} (or timm:{name}@random:0 to start from nothing)"
+    if not config.get("hf_hub_id"):
+        raise DataError(f"backbone 'timm:{name}': timm publishes no weights of it on the hub; {local_way}")
+    return hub_file(config["hf_hub_id"], _names(config.get("hf_hub_filename")) or FILES, local_way)
+
+
+def _transform(name: str, config: dict[str, Any], image_size: ImageSize | None) -> Preprocess:
+    """As timm makes pixels where nothing is trained; of another size, with the same margin around the crop."""
+    stated = resolve_data_config(pretrained_cfg=config)
+    size = image_size or as_image_size(tuple(stated["input_size"][1:]))
+    if stated["crop_mode"] not in ("center", "squash"):
+        raise DataError(
+            f"backbone 'timm:{name}': its images are prepared by crop mode '{stated['crop_mode']}', which is not "
+            "supported; use another encoder"
+        )
+    side = min(height_and_width(size))
+    margin = math.floor(side / stated["crop_pct"])
+    return Preprocess(
+        image_size=size,
+        mean=stated["mean"],
+        std=stated["std"],
+        interpolation=stated["interpolation"],
+        mode="squash" if stated["crop_mode"] == "squash" else "shortest",
+        resize=margin if margin > side else None,
+    )
+
+
+def _tower_class(name: str, skeleton: nn.Module) -> type[ImageTower]:
+    module = timm.models.model_entrypoint(name.partition(".")[0]).__module__.removeprefix("timm.models.")
+    if module in MAPS:
+        return TimmMapTower
+    opened = timm_tower_class(name)
+    return WholeTower if opened is None or (opened is not TimmMapTower and not _has_usual_blocks(skeleton)) else opened
+
+
+def _has_usual_blocks(transformer: nn.Module) -> bool:
+    """Whether its blocks are those that the steps of timm's transformers repeat: no norms or gates in attention that
+    these do not know, nothing in parallel, no positions but those of patches."""
+    block = transformer.blocks[0]
+    if type(block) is EvaBlock:
+        return type(transformer.rope) in (type(None), RotaryEmbeddingCat) and getattr(block.attn, "gate", None) is None
+    inner = [getattr(getattr(block, "attn", None), each, None) for each in ("q_norm", "k_norm", "norm", "gate")]
+    return type(block) is Block and all(each is None or isinstance(each, nn.Identity) for each in inner)
+
+
+def _capabilities(tower: type[ImageTower]) -> frozenset[str]:
+    if tower is WholeTower:
+        return frozenset({"hidden"})
+    blocks = set() if tower is TimmMapTower else {"image_blocks"}
+    return frozenset({"hidden", "image_tokens", "feature_maps"} | blocks)
+
+
+def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())

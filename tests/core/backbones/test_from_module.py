@@ -1,0 +1,171 @@
+"""A backbone of the user's own module: its features are the module's, and its fingerprint tells of weights and code."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import vladapt
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.specs import OFFERED, check_spec, spec_of
+from vladapt.core.errors import CapabilityError, ConfigError
+
+
+class Encoder(nn.Module):
+    def __init__(self, width=12, gain=1.0, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv, self.norm, self.gain = nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width), gain
+
+    def forward(self, pixels):
+        return self.gain * self.norm(self.conv(pixels)).relu().mean(dim=(2, 3))
+
+
+def made(module=None, *, image_size=32, embed_dim=12, **how):
+    return vladapt.Backbone.from_module(module or Encoder(), image_size=image_size, embed_dim=embed_dim, **how)
+
+
+def halves(image):
+    """A preprocessing of the user's own: pixels in -1..1."""
+    return torch.from_numpy(np.asarray(image.resize((32, 32)), np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def picture(height=60, width=50):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def nothing_offered():
+    yield
+    OFFERED.clear()
+
+
+def test_features_are_the_modules_and_it_stays_as_it_was():
+    module = Encoder().train()
+    backbone = made(module)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert module.training and all(each.requires_grad for each in module.parameters())
+    torch.testing.assert_close(backbone.encode_image(pixels, normalize=False), module.eval()(pixels))
+    assert backbone.capabilities == {"hidden"} and not backbone.has_text
+    assert backbone.blank_image().shape == (1, 3, 32, 32) and backbone.preprocess()(picture()).shape == (3, 32, 32)
+
+
+def test_the_fingerprint_tells_of_weights_code_and_preprocessing_and_of_nothing_else():
+    prints = {
+        "weights": made(Encoder(seed=1)).fingerprint,
+        "code": made(Encoder(gain=1.001)).fingerprint,
+        "size": made(image_size=(32, 64)).fingerprint,
+        "preprocess": made(preprocess=halves).fingerprint,
+        "other preprocess": made(preprocess=lambda image: halves(image) * 0.9).fingerprint,
+        "itself": made().fingerprint,
+    }
+    assert len(set(prints.values())) == len(prints)
+    torch.set_num_threads(1)
+    assert made().fingerprint == prints["itself"] and made().spec == made(Encoder()).spec
+
+
+def test_features_of_the_own_preprocessing():
+    backbone = made(preprocess=halves)
+    transform = backbone.preprocess()
+    torch.testing.assert_close(transform(picture()), halves(picture()))
+    torch.testing.assert_close(transform(np.asarray(picture())), halves(picture()))
+    torch.testing.assert_close(torch.tensor(backbone.image_mean), torch.full((3,), 0.5))
+    torch.testing.assert_close(torch.tensor(backbone.image_std), torch.full((3,), 0.5))
+    train = backbone.preprocess(train=True)
+    views = [train(picture(), seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
+    json.dumps(transform.spec)
+    assert transform.spec != made().preprocess().spec and transform.spec != train.spec
+
+
+class Dictionary(Encoder):
+    def forward(self, pixels):
+        return {"features": super().forward(pixels)}
+
+
+class Maps(Encoder):
+    def forward(self, pixels):
+        return self.conv(pixels)
+
+
+class NoNumbers(Encoder):
+    def forward(self, pixels):
+        return super().forward(pixels) / 0
+
+
+class ByBatch(Encoder):
+    def forward(self, pixels):
+        return super().forward(pixels)[:, : 11 + min(1, len(pixels) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"module": Dictionary()}, r"Dictionary returns a dictionary; wrap it in a module"),
+        ({"module": Maps()}, r"Maps makes \(3, 12, 8, 8\) of 3 images where embed_dim asks for \(3, 12\)"),
+        ({"module": ByBatch()}, r"ByBatch makes \(1, 11\) of 1 images where embed_dim asks for \(1, 12\)"),
+        ({"module": NoNumbers()}, "NoNumbers gives NaN or infinity"),
+        ({"embed_dim": 13}, r"makes \(3, 12\) of 3 images where embed_dim asks for \(3, 13\)"),
+        ({"image_size": 48, "preprocess": halves}, r"gives \(3, 32, 32\) where image_size asks for \(3, 48, 48\)"),
+        ({"preprocess": lambda image: image}, r"preprocess gives Image where"),
+        ({"module": halves}, "a function is no torch module"),
+    ],
+)
+def test_what_is_no_encoder_is_said_in_one_line(how, says):
+    with pytest.raises(ConfigError, match=says) as raised:
+        made(**how)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_bare_module_is_told_how_to_be_given():
+    for given in (lambda: vladapt.fit(data="nowhere", backbone=Encoder()), lambda: spec_of(Encoder())):
+        with pytest.raises(ConfigError, match=r"backbone=Encoder: .*Backbone.from_module\(module, image_size"):
+            given()
+
+
+def test_it_is_loaded_by_its_spec_once_it_was_given_and_not_before():
+    backbone = made()
+    for load in (lambda: load_backbone(backbone.spec, "cpu"),):
+        with pytest.raises(CapabilityError, match="give it again"):
+            load()
+    assert spec_of(backbone) == backbone.spec
+    check_spec(backbone.spec)
+    copy = load_backbone(backbone.spec, "cpu")
+    assert copy is not backbone and copy.fingerprint == backbone.fingerprint
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        next(copy.model.parameters()).zero_()
+    torch.testing.assert_close(load_backbone(backbone.spec, "cpu").encode_image(pixels), backbone.encode_image(pixels))
+    with pytest.raises(ConfigError, match="omit image_size"):
+        load_backbone(backbone.spec, "cpu", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir()
+        for number in range(10):
+            pixels = random.integers(0, 90, (40, 44, 3)).astype(np.uint8)
+            pixels[..., channel] += 130
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_a_run_names_the_module_and_takes_no_other(photos, tmp_path):
+    how = {"domain": "natural", "data": str(photos), "adapter": "nearest-mean", "shots": 2, "workers": 0}
+    backbone = made()
+    fitted = vladapt.fit(**how, backbone=backbone, out=str(tmp_path / "runs"))
+    assert json.loads((fitted.run / "run.json").read_text())["backbone"]["spec"] == backbone.spec
+    image = [photos / "red" / "0.png"]
+    assert vladapt.predict(fitted.run, image, workers=0).rows()[0]["label"] == "red"
+    OFFERED.clear()  # another process
+    with pytest.raises(CapabilityError, match="give it again: backbone="):
+        vladapt.predict(fitted.run, image)
+    again = vladapt.predict(fitted.run, image, backbone=made(), workers=0)
+    assert again.rows()[0]["label"] == "red"
+    with pytest.raises(CapabilityError, match="was fitted on backbone"):
+        vladapt.predict(fitted.run, image, backbone=made(Encoder(gain=2.0)))
