@@ -17,9 +17,10 @@ from ...contracts.use import Use
 from ...errors import DataError
 from ...judgements.finding_curves import finding_of, present_of
 from ...judgements.operating_point import OperatingPoints, wished
+from ...metrics.classification import check_scores
 from ...metrics.intervals import units_of
 from ...metrics.operating_point import threshold_for
-from .predictions import Predictions, check_finite, predictions_of
+from .predictions import Predictions, predictions_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Patients:
             DataError: an image has a probability that is NaN or infinity.
         """
         probs, (unit, units) = self.of_images.probabilities(logits), units_of(groups, len(ids))
-        check_finite(ids, probs)
+        check_scores(ids, probs)
         names = [""] * units
         images: list[list[str]] = [[] for _ in range(units)]
         for id_, group, place in zip(ids, groups, unit.tolist()):
