@@ -22,7 +22,7 @@ import numpy as np
 
 import vladapt
 from vladapt.domains.open_vocab.data import read_segmentation, write_items
-from vladapt.domains.open_vocab.exporting.standalone.pictures import decoded
+from vladapt.domains.open_vocab.data.outlines import decode
 from vladapt.domains.open_vocab.scores.segmentation import confusion, score_segmentation
 from vladapt.domains.open_vocab.shapes import HELD_OUT, shapes_folder
 
@@ -155,7 +155,7 @@ def _matrix_of(run: Path, data) -> np.ndarray:
         truth = data.load_mask(by_id[Path(row["id"]).name])
         found = np.full(truth.shape, len(data.class_names))
         for name, outline in row["masks"].items():
-            found[decoded(outline)] = data.class_names.index(name)
+            found[decode(outline)] = data.class_names.index(name)
         matrix = matrix + confusion(truth, found, len(data.class_names))
     return matrix
 

@@ -20,6 +20,7 @@ NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number
 """What the parser calls a number -> how we do."""
 
 
+NOT_FINITE = "the model gives NaN or infinity for it"
 LONGEST_VALUE = 80
 """Characters of a value that a message quotes."""
 LONGEST_MESSAGE = 580
@@ -84,6 +85,15 @@ class DataError(VladaptError):
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         space = "free some space or " * (getattr(error, "errno", None) in (None, *FULL))
         return cls(f"{folder}: cannot be written there ({reason}); {space}{cure}")
+
+    @classmethod
+    def not_finite(cls, names: Sequence[str]) -> Self:
+        """Of images whose scores are no numbers, the first named: an answer made of such a score would be any."""
+        others = f" and for {len(names) - 1} other image{'s' * (len(names) > 2)}" if len(names) > 1 else ""
+        return cls(
+            f"{names[0]}: {NOT_FINITE}{others}; copy the run again, or fit again, with a smaller --lr or no --amp; "
+            "where other images have answers, replace or remove this one"
+        )
 
 
 class NoClassesError(DataError):

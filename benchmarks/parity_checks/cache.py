@@ -15,7 +15,7 @@ from vladapt import FeatureSet, TextClassifier
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.proker import Problem, rows_of
-from vladapt.adapters.selftraining.dpa import confidence, mixture
+from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares, published
 from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vladapt.core.metrics.classification import average_precision
 from vladapt.core.metrics.intervals import (
     balanced_interval,
     class_intervals,
@@ -23,7 +24,7 @@ from vladapt.core.metrics.intervals import (
     paired_shares,
     share_interval,
 )
-from vladapt.core.metrics.score_intervals import Aurocs, answer_intervals, auroc_difference
+from vladapt.core.metrics.score_intervals import Aurocs, answer_intervals, auroc_difference, precision_interval
 
 DRAWS, DRAWS_OF_BOOTSTRAP = 2000, 400
 SHARED = 0.5
@@ -72,6 +73,10 @@ def lines(data: Path) -> Iterator[str]:
 def cells() -> Iterator[Cell]:
     yield from _of_images()
     yield from _of_groups()
+    for counts in ((3, 297), (10, 90), (30, 70), (150, 150)):
+        yield _average_precision(counts, (0.6, 0.8, 0.9, 0.97))
+    for groups in ((12, 10), (40, 5)):
+        yield _average_precision_of_groups(groups, (0.6, 0.8, 0.9))
 
 
 def _of_images() -> Iterator[Cell]:
@@ -167,6 +172,29 @@ def _auroc(counts: Sequence[int], truths: Sequence[float]) -> Cell:
     return Cell("AUROC", _listed(counts), truths, draw)
 
 
+def _average_precision(counts: Sequence[int], aurocs: Sequence[float]) -> Cell:
+    truth = _labels(counts)[:, None].lt(1).double()
+
+    def draw(generator: np.random.Generator, place: int) -> Interval:
+        return _precision_interval(_scores(generator, truth, aurocs[place]), truth)
+
+    truths = [_true_precision(auroc, counts[0] / sum(counts)) for auroc in aurocs]
+    return Cell("average precision", _listed(counts), truths, draw)
+
+
+def _precision_interval(scores: Tensor, truth: Tensor, unit: Tensor | None = None) -> Interval:
+    scores, present = scores[:, 0], truth[:, 0] == 1
+    return precision_interval(average_precision(scores, present), present, unit) or ()
+
+
+def _true_precision(auroc: float, share: float) -> float:
+    """Of all images, of which a share is positive: the integral of precision over recall."""
+    cuts = np.linspace(6, -6, 20_001)
+    recall, alarms = (torch.special.ndtr(torch.from_numpy(x - cuts)).numpy() for x in (_distance(auroc), 0.0))
+    precision = share * recall / (share * recall + (1 - share) * alarms)
+    return float(torch.trapezoid(torch.from_numpy(precision), torch.from_numpy(recall)))
+
+
 def _macro_auroc(positives: Sequence[int], truths: Sequence[float], count: int = 300) -> Cell:
     def draw(generator: np.random.Generator, place: int) -> Interval:
         rank = np.stack([generator.permutation(count) for _ in positives], axis=1)
@@ -240,6 +268,16 @@ def _auroc_of_groups(groups: tuple[int, int], whole: bool, truths: Sequence[floa
         return Aurocs.of(_scores(generator, truth, truths[place], groups), truth, unit).interval()
 
     return Cell("AUROC", f"{_grouped(groups)}, {_class_of(whole)}", truths, draw)
+
+
+def _average_precision_of_groups(groups: tuple[int, int], aurocs: Sequence[float]) -> Cell:
+    unit, truth = _units(groups), _labels_of_groups(groups, True)[:, None].lt(1).double()
+
+    def draw(generator: np.random.Generator, place: int) -> Interval:
+        return _precision_interval(_scores(generator, truth, aurocs[place], groups), truth, unit)
+
+    truths = [_true_precision(auroc, float(truth.mean())) for auroc in aurocs]
+    return Cell("average precision", f"{_grouped(groups)}, {_class_of(True)}", truths, draw)
 
 
 def _auroc_gain_of_groups(groups: tuple[int, int], values: Sequence[tuple[float, float]]) -> Cell:

@@ -465,7 +465,7 @@ def _temperature(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         probs = (logits * inverse).softmax(dim=1)
         return (weights * ((probs * logits).sum(dim=1) - wanted)).sum()
 
-    return 1 / _zero(slope, torch.tensor(1 / HIGHEST).double(), torch.tensor(1 / LOWEST).double())
+    return 1 / _positive_zero(slope, torch.tensor(1 / HIGHEST).double(), torch.tensor(1 / LOWEST).double())
 
 
 def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
@@ -479,12 +479,11 @@ def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
     def offset_of(inverse: Tensor) -> Tensor:
         """(L,) the best offset at a slope."""
         reach = (inverse * logits).abs().amax(dim=0) + 50
-        low, high = -reach, reach
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            above = (weights * ((inverse * logits + middle).sigmoid() - target)).sum(dim=0) > 0
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
+
+        def excess(offset: Tensor) -> Tensor:
+            return (weights * ((inverse * logits + offset).sigmoid() - target)).sum(dim=0)
+
+        return _zero(excess, -reach, reach)
 
     def slope(inverse: Tensor) -> Tensor:
         probs = (inverse * logits + offset_of(inverse)).sigmoid()
@@ -492,15 +491,19 @@ def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
 
     ends = torch.full((2, logits.shape[1]), 1 / HIGHEST, dtype=torch.float64)
     ends[1] = 1 / LOWEST
-    inverse = torch.where(enough, _zero(slope, *ends), 1.0)
+    inverse = torch.where(enough, _positive_zero(slope, *ends), 1.0)
     return Scaling(1 / inverse, torch.where(enough, offset_of(inverse), 0.0))
 
 
 def _zero(rising: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Where a rising function of positive numbers is 0, or the end nearest to it."""
-    low, high = low.log(), high.log()
+    """Where a rising function is 0, or the end nearest to it."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = rising(middle.exp()) > 0
+        above = rising(middle) > 0
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return ((low + high) / 2).exp()
+    return (low + high) / 2
+
+
+def _positive_zero(rising: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The same of positive numbers, whose logarithms are halved."""
+    return _zero(lambda log: rising(log.exp()), low.log(), high.log()).exp()

@@ -539,3 +539,9 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
+
+
+def logit_facts(backbone: Backbone) -> dict[str, float | None]:
+    """What the cosines of a backbone are multiplied by, and what is added to them, as numbers."""
+    scale, bias = backbone.logit_scale.detach(), backbone.logit_bias
+    return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias.detach())}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-from ..errors import CapabilityError, DataError
+from ..errors import CapabilityError, DataError, shortened
 from .options import option, whole_number
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def max_pixels_option(help: str = "images and volumes: most pixels or voxels tha
     return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
-def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
-    """The items with these ids, in the order of the ids."""
+def items_of(ids: Iterable[str] | None, items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids; none of rows without ids."""
     by_id = {item.id: item for item in items}
-    return [by_id[name] for name in ids]
+    return [by_id[name] for name in ids or ()]
 
 
 class ThumbnailStore(Protocol):
@@ -296,6 +296,22 @@ def check_items(data: DomainData, path: str | Path) -> DomainData:
         used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:
             raise DataError(f"{path}: {len(used)} class with images; a classifier needs at least two classes")
+    return data
+
+
+def check_ids(data: DomainData, path: str | Path) -> DomainData:
+    """The set, whose samples have names of their own: by these splits, answers and explanations are found again.
+
+    Raises:
+        DataError: two have the same.
+    """
+    seen: set[str] = set()
+    for item in data.items:
+        if item.id in seen:
+            raise DataError(
+                f"{path}: two samples are called '{shortened(item.id)}'; list each once, or name them apart"
+            )
+        seen.add(item.id)
     return data
 
 

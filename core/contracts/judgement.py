@@ -7,6 +7,7 @@ terminal, metrics.json, `eval` and `predict` go through that list, and no other 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -475,3 +476,23 @@ class Evaluated(Record):
     def words(self) -> str:
         """How many of the images were in the fit, in a sentence; "" where that is not known."""
         return self.in_fit.get("in_fit_words", "")
+
+    @classmethod
+    def returned(cls, result: Evaluated | Mapping[str, Any], title: str) -> Evaluated:
+        """What a task gave; a task of another package may still give a dictionary, which is deprecated.
+
+        Args:
+            title: of the task, for the warning.
+        """
+        if isinstance(result, Evaluated):
+            return result
+        warnings.warn(
+            f"{title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        own = ("run", "data", "split", "notes", "skipped")
+        metrics = {key: value for key, value in result.items() if key not in own and not key.startswith("in_fit")}
+        known = {key: value for key, value in result.items() if key.startswith("in_fit")}
+        run, data, split = (str(result.get(key, "")) for key in own[:3])
+        return cls(run, data, split, metrics, known, result.get("notes"), result.get("skipped") or ())

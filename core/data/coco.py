@@ -142,16 +142,22 @@ class CocoFile:
         """By their ids.
 
         Raises:
-            DataError: one lacks its id or name.
+            DataError: one lacks its id or name, or has the id of another.
         """
+        categories: dict[Id, Category] = {}
         try:
-            return {
-                self.id_of(entry): Category(shortened(entry["name"], 200), shortened(entry.get("frequency", "")))
-                for entry in self.content["categories"]
-            }
+            for entry in self.content["categories"]:
+                number, name = self.id_of(entry), shortened(entry["name"], 200)
+                known = categories.setdefault(number, Category(name, shortened(entry.get("frequency", ""))))
+                if known.name != name:
+                    raise DataError(
+                        f"{self.path}: category id {number!r} stands for '{known.name}' and for '{name}'; give each "
+                        "category its own id"
+                    )
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             reason = shortened(error)
             raise DataError(f"{self.path}: a category lacks its id or name ({reason}); correct the file") from error
+        return categories
 
     def unusable(self, number: int, error: Exception) -> DataError:
         """The line of an annotation without a usable box.

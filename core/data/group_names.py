@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,9 +76,8 @@ def sub_folders(names: Sequence[str], classes: Sequence[Collection[Hashable]]) -
 
 def _without_common(paths: list[list[str]]) -> list[list[str]]:
     """Without the folders with which all begin."""
-    while paths and all(paths) and len({path[0] for path in paths}) == 1:
-        paths = [path[1:] for path in paths]
-    return paths
+    shared = len(os.path.commonprefix(paths))  # noqa: RUF071 (of lists)
+    return [path[shared:] for path in paths]
 
 
 def _are_classes(paths: Sequence[Sequence[str]], classes: Sequence[Collection[Hashable]]) -> bool:

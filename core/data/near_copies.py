@@ -57,7 +57,8 @@ MISTAKEN = 0.01
 def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
     """Pairs of near copies among some images, (M, 2) positions, the smaller first.
 
-    Time grows as N log N; held in memory are half a kilobyte per image, and the thumbnails of some candidates.
+    Held in memory are a kilobyte per image and the thumbnails of some candidates. Which of the images are the sample by
+    which a set is known depends on their order.
 
     Args:
         keys: N content keys, each once; those without a thumbnail have no copies.
@@ -73,7 +74,6 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     place, low = np.concatenate(places), np.concatenate(spectra)
     order = np.argsort(place)  # the order of the images, whatever the shards say
     place, low = place[order], low[order]
-    apart = np.arange(len(keys)) if apart is None else np.asarray(apart)
     if len(place) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
@@ -215,6 +215,8 @@ def _confirmed(
 
 def _agreements_of(pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore) -> np.ndarray:
     """(3, M) the best of each pair's symmetries."""
+    if not len(pairs):
+        return np.zeros((3, 0))
     places, rows = np.unique(pairs, return_inverse=True)
     every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
     best = np.full((3, len(pairs)), -np.inf)

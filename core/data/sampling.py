@@ -7,6 +7,7 @@ released code.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
@@ -128,11 +129,8 @@ def scenario_counts(pool: np.ndarray, shots: int, scenario: str) -> list[int]:
 
 def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:
     """Items of each class; with several labels, positives of each label."""
-    counts = [0] * num_classes
-    for item in items:
-        for label in item.classes():
-            counts[label] += 1
-    return counts
+    counts = Counter(label for item in items for label in item.classes())
+    return [counts[label] for label in range(num_classes)]
 
 
 def short_classes(items: Sequence[Item], shots: int, *, num_classes: int) -> dict[int, int]:

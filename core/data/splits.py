@@ -308,21 +308,15 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
-    """Connected components of positions 0..count-1, where the members of a chain hang together."""
-    parent = list(range(count))
+    """Connected components of positions 0..count-1, where the members of a chain hang together, in rising order."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
-
-    for chain in chains:
-        for other in chain[1:]:
-            parent[root(other)] = root(chain[0])
+    pairs = np.array([(chain[0], other) for chain in chains for other in chain[1:]], np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(count, count))
     parts: dict[int, list[int]] = defaultdict(list)
-    for position, above in enumerate(parent):
-        parts[position if above == position else root(position)].append(position)
+    for position, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        parts[part].append(position)
     return list(parts.values())
 
 

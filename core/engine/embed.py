@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ...domains.open_vocab.plans.schedule import on_backbone
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.items import items_of
 from ..contracts.options import keywords, options_from
@@ -24,7 +23,7 @@ from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
-from ..tasks.classification.task import prepared_images
+from ..tasks.classification.task import on_backbone, prepared_images
 from .options import EmbedOptions
 
 SUFFIXES = (".safetensors", ".npz")

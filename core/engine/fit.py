@@ -11,7 +11,7 @@ from ..backbones.specs import spec_of
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
-from ..contracts.judgement import EVAL, PREDICT
+from ..contracts.judgement import EVAL, PREDICT, Evaluated
 from ..contracts.options import keywords
 from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
@@ -104,7 +104,7 @@ def evaluate(
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
     check_out_folder(out, "evaluation")
-    result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..metrics.classification import check_scores
+
 LARGEST_SHARE = 1e-3
 """Difference that a graph in 32 bits may have, as a share of the range of the logits."""
 SAME_ANSWERS = 0.995
@@ -44,8 +46,12 @@ class Agreement:
         Args:
             labels: (N,), or (N, C) 0/1 with NaN where unknown; None where not known.
             thresholds: (C,) probabilities from which on an image has a label; None where it has one.
+
+        Raises:
+            DataError: the model gives NaN or infinity.
         """
         model, graph = model.double().cpu(), graph.double().cpu()
+        check_scores([f"image {row + 1} of {len(model)}" for row in range(len(model))], model)
         difference, range_ = float((model - graph).abs().max()), float(model.max() - model.min())
         answers = [_answers(each, thresholds) for each in (model, graph)]
         accuracy = None

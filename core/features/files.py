@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..contracts.recipe import check_features_place
 from ..data.array_files import ArrayFile
 from ..data.group_columns import group_of
 from ..data.group_words import kind_of_column, preferred_column
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, shortened
 from ..runtime.reading import check_regular, parse_json
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
@@ -77,7 +78,7 @@ def load_features(path: str | Path) -> FeatureFile:
         features=images,
         labels=arrays.labels(count, len(names)),
         class_names=names,
-        ids=arrays.words("ids", count),
+        ids=arrays.ids(count),
         groups=arrays.groups(count),
         backbone=arrays.text("backbone"),
         raw_norms=raw_norms,
@@ -105,7 +106,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
     path = Path(path)
     arrays = _Arrays(path, _read(path), needed=("image_features", "ids"))
     features, *_ = arrays.images_and_parts()
-    return F.normalize(features, dim=-1), arrays.words("ids", len(features)), arrays.text("backbone")
+    return F.normalize(features, dim=-1), arrays.ids(len(features)), arrays.text("backbone")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -162,6 +163,14 @@ class _Arrays:
             twice = next(name for name in names if names.count(name) > 1)
             raise self._error(f"class_names holds '{twice}' twice; name each class once")
         return names
+
+    def ids(self, count: int) -> tuple[str, ...] | None:
+        """Of each row its own."""
+        ids = self.words("ids", count)
+        if ids is not None and len(set(ids)) < len(ids):
+            twice, times = Counter(ids).most_common(1)[0]
+            raise self._error(f"ids holds '{shortened(twice)}' {times} times; give each row an id of its own")
+        return ids
 
     def words(self, name: str, count: int | None) -> tuple[str, ...] | None:
         """A list of texts of length `count`, if given; None if the file has none of that name."""

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
+from ..errors import DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.progress import part
@@ -201,7 +202,7 @@ class FeatureStore:
         """(N, D) float32 on the CPU, not normalised. The model is built only for texts not met before.
 
         Raises:
-            DataError: the store cannot be written.
+            DataError: the store cannot be written, or the backbone gives NaN or infinity for a text.
         """
         space = space_of(backbone, "text", "float32")
         folder = self._folder(space)
@@ -227,12 +228,7 @@ class FeatureStore:
         Raises:
             DataError: the store cannot be written.
         """
-
-        def asked() -> dict[str, float | None]:
-            scale, bias = backbone.logit_scale, backbone.logit_bias
-            return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
-
-        return self._fact(f"{folder_name(backbone.fingerprint)}.json", _valid_facts, asked)
+        return self._fact(f"{folder_name(backbone.fingerprint)}.json", _valid_facts, lambda: logit_facts(backbone))
 
     def patch_grid(self, backbone: Backbone) -> tuple[int, int]:
         """(h, w) of the patch tokens of an image, stored, so that a second run builds no model.
@@ -365,8 +361,12 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
     for i in range(0, len(pairs), TEXTS_AT_ONCE):
         some = pairs[i : i + TEXTS_AT_ONCE]
         with torch.no_grad():
-            rows = backbone.encode_text([text for _, text in some], normalize=False)
-        yield [key for key, _ in some], rows.float().cpu().numpy()
+            rows = backbone.encode_text([text for _, text in some], normalize=False).float().cpu()
+        wrong = (~rows.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if wrong:
+            text = shortened(some[wrong[0]][1])
+            raise DataError(f"text '{text}': the backbone gives NaN or infinity for it; give another text or backbone")
+        yield [key for key, _ in some], rows.numpy()
 
 
 def _valid_facts(facts: Any) -> dict[str, float | None]:

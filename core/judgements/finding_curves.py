@@ -24,7 +24,7 @@ from ..contracts.prepared import PreparedData
 from ..contracts.run_info import FittedRun, Record
 from ..errors import ConfigError
 from ..metrics.classification import average_precision, ranking_curve
-from ..metrics.score_intervals import FEWEST_OF_CLASS, Aurocs, precision_interval
+from ..metrics.score_intervals import Aurocs, precision_interval
 from ..runs.sections import Cell, Line, Measure, Plot, PlotSection, TableSection
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class FindingScore:
 
     Attributes:
         images, present: their number, and how many have the finding.
-        auroc, average_precision: of ranking; each with its [low, high], None where there are too few images.
+        auroc, average_precision: of ranking; each with its [low, high], None where a single image has the finding.
         brier, slope, intercept: of probabilities; see `Recalibration`.
         ranking: sensitivity, false_positive_rate and precision at some cuts; None where curves are not kept.
         decision: thresholds, and the net benefit of acting by the model and on everyone; None likewise.
@@ -144,11 +144,6 @@ class FindingScores(Record):
         )
         rows = [(name, *of.cells()) for name, of in self.scores.items()]
         note = f"The finding is “{self.finding}”, {self.reason}. {NOTE}" if named else NOTE
-        if any(of.average_precision_interval is None for of in self.scores.values()):
-            note += (
-                f" Average precision has no interval where fewer than {FEWEST_OF_CLASS} images (or groups) have the "
-            )
-            note += "finding, or lack it."
         if not self.calibrated:
             note += " The probabilities are not calibrated."
         plots = [plot for name, of in self.scores.items() for plot in of.plots("" if named else f"{name}: ")]
@@ -174,7 +169,7 @@ class FindingCurves(Judgement):
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         if self.finding is not None:
-            check_finding(self.finding, class_names, adapter.multilabel_)
+            check_finding(self.finding, adapter.class_names_, adapter.multilabel_)
 
     def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         if self.finding is not None:
@@ -300,7 +295,7 @@ def _score(fit: JudgedClassifier, column: int, with_curves: bool) -> FindingScor
         auroc=ranked.macro,
         auroc_interval=list(ranked.interval()),
         average_precision=precision,
-        average_precision_interval=precision_interval(odds, present, precision, groups),
+        average_precision_interval=precision_interval(precision, present, groups),
         brier=agreed.brier,
         slope=agreed.slope,
         slope_interval=agreed.slope_interval,

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place
+from ..contracts.judgement import JudgedClassifier, Judgement, Place
 from ..contracts.options import option
 from ..contracts.prepared import PreparedData
 from ..contracts.run_info import FittedRun, Record
@@ -122,13 +122,11 @@ class Point:
         }
         rows, at = [], self.at_prevalence
         for title, (key, right, of) in rates.items():
-            value, between = getattr(self.rates, key), self.rates.intervals.get(key)
-            rows.append((title, SHARE.text(value), SHARE.between(between), f"{right:,} of {of:,}"))
+            value, between = SHARE.text(getattr(self.rates, key)), SHARE.between(self.rates.intervals.get(key))
+            rows.append((title, value, between, f"{right:,} of {of:,}"))
             if at is not None and key in ("ppv", "npv"):
-                value, between = (at.ppv, at.ppv_interval) if key == "ppv" else (at.npv, at.npv_interval)
-                rows.append(
-                    (f"– at a prevalence of {at.prevalence:.3g}", SHARE.text(value), SHARE.between(between), "")
-                )
+                value, between = SHARE.text(getattr(at, key)), SHARE.between(getattr(at, f"{key}_interval"))
+                rows.append((f"– at a prevalence of {at.prevalence:.3g}", value, between, ""))
         if self.net_benefit is not None and self.of_everyone is not None:
             benefit, everyone = (f"{value:.3f}".replace("-", "−") for value in (self.net_benefit, self.of_everyone))
             rows.append(("Net benefit", benefit, "", f"of acting on all {everyone}"))
@@ -249,7 +247,7 @@ class OperatingPoint(Judgement):
     )
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
-        self._check(class_names, adapter.multilabel_)
+        self._check(adapter.class_names_, adapter.multilabel_)  # on other classes a run is not judged by its findings
 
     def _check(self, class_names: Sequence[str], several: bool) -> None:
         if self.operating_point is not None:
@@ -282,29 +280,28 @@ class OperatingPoint(Judgement):
         Raises:
             DataError: an evaluation was asked for one that cannot be chosen.
         """
-        finding = fit.metrics.get(FindingScores.key)
-        if finding is None:
+        finding, wanted = fit.metrics.get(FindingScores.key), self.operating_point
+        if finding is None or wanted is None:
             return None
         columns = {name: c for c, name in enumerate(fit.class_names) if finding["finding"] in (None, name)}
         points, refused = {}, {}
         for name, column in columns.items():
             try:
-                points[name] = self._point(fit, column)
+                points[name] = self._point(fit, column, *wished(wanted))
             except DataError as error:
                 refused[name] = str(error)
-        if not points and fit.at == EVAL and "operating_point" in fit.use.judging:
-            raise DataError(f"--operating-point {self.operating_point}: {next(iter(refused.values()))}")
+        if not points and fit.use is not None and "operating_point" in fit.use.judging:
+            raise DataError(f"--operating-point {wanted}: {next(iter(refused.values()))}")
         units = "image" if fit.calibration is None or fit.calibration.groups is None else "group"
-        of = (self.operating_point, self.assured, self.prevalence, units, points, refused, finding["reason"])
-        return OperatingPoints(*of)
+        return OperatingPoints(wanted, self.assured, self.prevalence, units, points, refused, finding["reason"])
 
-    def _point(self, fit: JudgedClassifier, column: int) -> Point:
+    def _point(self, fit: JudgedClassifier, column: int, side: str, share: float) -> Point:
         """Of one finding.
 
         Raises:
             DataError: there are too few calibration rows.
         """
-        calibration, (side, share) = fit.calibration, wished(self.operating_point)
+        calibration = fit.calibration
         if calibration is None:
             raise DataError("there are no calibration rows")
         truth = present_of(calibration.labels, column)

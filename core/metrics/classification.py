@@ -145,6 +145,18 @@ def confusion_matrix(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor
     return (labels * num_classes + predicted).bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def check_scores(names: Sequence[str], scores: Tensor) -> None:
+    """Raise the DataError of images whose scores hold NaN or infinity.
+
+    Args:
+        names: of the images.
+        scores: (N, ...) of each.
+    """
+    wrong = ~scores.isfinite().flatten(1).all(dim=1)
+    if wrong.any():
+        raise DataError.not_finite([names[row] for row in wrong.nonzero().flatten().tolist()])
+
+
 def _checked(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     if logits.ndim == 2 and logits.shape[1] != num_classes:
         raise DataError(f"scores have {logits.shape[1]} classes, {num_classes} are named")
@@ -196,7 +208,7 @@ def probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits, labels = logits.detach().double().cpu(), labels.detach().cpu()
     if logits.ndim != 2 or len(logits) == 0:
         raise DataError(f"scores have shape {tuple(logits.shape)}; (N, C) with at least one test image is needed")
-    if not logits.isfinite().all():
+    if not logits.isfinite().all():  # rows without names; others are told by `check_scores`
         raise DataError("scores hold NaN or infinity: the fit diverged; try a smaller learning rate or full precision")
     several = labels.ndim == 2
     wanted = logits.shape if several else logits.shape[:1]

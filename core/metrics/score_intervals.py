@@ -103,20 +103,27 @@ def calibration_interval(logits: Tensor, labels: Tensor, value: float | None, gr
     return intervals_of(draws, units=units_of(groups, len(labels))[1], values={"ece": value})
 
 
-def precision_interval(scores: Tensor, truth: Tensor, value: float, groups: Groups = None) -> list[float] | None:
-    """[low, high] of the average precision of one label; None where too few units have it or lack it.
+def precision_interval(value: float, truth: Tensor, groups: Groups = None) -> list[float] | None:
+    """[low, high] of the average precision of one label: normal limits of its log-odds, whose variance is
+    1 / (n value (1 - value)) with n positives ("Area under the precision-recall curve: point estimates and confidence
+    intervals", Boyd, Eng and Page 2013), with Student's t; where all is ranked right, what n leave open.
 
     Args:
-        scores: (N,).
-        truth: (N,) bool.
         value: on all images.
-        groups: N keys of images that belong together, or None.
+        truth: (N,) bool.
+        groups: N keys of images that belong together, or None; then n is the number of groups with a positive.
+
+    Returns:
+        None where fewer than two units are positive.
     """
-    labels = truth.double()[:, None]
-    if (fewest := _fewest(labels, groups)) < FEWEST_OF_CLASS:
+    unit, units = units_of(groups, len(truth))
+    count = int(_units_with(truth[:, None], unit, units))
+    if count < 2:
         return None
-    draws = {"precision": precision_draws(scores[:, None], labels, groups)}
-    return intervals_of(draws, _wider(fewest), fewest, {"precision": value}).get("precision")
+    if value >= 1:
+        return [((1 - LEVEL) / 2) ** (1 / count), 1.0]
+    middle, reach = np.log(value / (1 - value)), t_quantile(count - 1) / np.sqrt(count * value * (1 - value))
+    return [float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach)]
 
 
 def auroc_interval(

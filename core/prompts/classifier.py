@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import TextClassifier
 from ..errors import CapabilityError, ConfigError, DataError
 
@@ -60,7 +60,7 @@ def build_classifier(
     encoded = _encode_distinct(backbone, [t for group in [*texts, *(negatives or [])] for t in group], store)
     prototypes = tuple(F.normalize(_rows(encoded, group), dim=-1) for group in texts)
     raw = torch.stack([ensemble(p) for p in prototypes])  # (C, D)
-    facts = _facts(backbone, store)
+    facts = logit_facts(backbone) if store is None else store.backbone_facts(backbone)
     return TextClassifier(
         weights=F.normalize(raw, dim=-1),
         raw=raw,
@@ -111,14 +111,6 @@ def _rows(encoded: dict[str, Tensor], texts: Sequence[str]) -> Tensor:
 
 def _weights(encoded: dict[str, Tensor], texts: list[list[str]]) -> Tensor:
     return F.normalize(torch.stack([ensemble(_rows(encoded, group)) for group in texts]), dim=-1)  # (C, D)
-
-
-def _facts(backbone: Backbone, store) -> dict[str, float | None]:
-    if store is not None:
-        return store.backbone_facts(backbone)
-    bias = backbone.logit_bias
-    scale = float(backbone.logit_scale.detach())
-    return {"logit_scale": scale, "logit_bias": None if bias is None else float(bias.detach())}
 
 
 @dataclass(frozen=True)

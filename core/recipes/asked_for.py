@@ -13,7 +13,7 @@ from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews
 from ..contracts.domain import Domain
-from ..contracts.items import DomainData, Item
+from ..contracts.items import DomainData, Item, check_ids
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
@@ -35,7 +35,7 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     """The recipe's data set, the domain's own sample, or the images of a table that `vladapt label` wrote.
 
     Raises:
-        DataError: there is no such file or folder, or nothing usable in it.
+        DataError: there is no such file or folder, nothing usable in it, or as for `check_ids`.
     """
     path = recipe.data_path
     if path == SAMPLE:
@@ -43,7 +43,7 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     check_data_place(path)
     if is_label_file(path):
         return read_label_file(path, domain, task, recipe.reading)
-    return domain.read(path, task, **recipe.reading)
+    return check_ids(domain.read(path, task, **recipe.reading), path)
 
 
 def place_of_data(recipe: Recipe) -> str:

@@ -196,7 +196,13 @@ def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Ten
 
     Returns:
         (D,) unit.
+
+    Raises:
+        DataError: a feature is NaN or infinity.
     """
+    for kind, feature in (("text", text), ("image", image)):
+        if feature is not None and not feature.isfinite().all():
+            raise DataError(f"the backbone gives NaN or infinity for the {kind} of the query; give another {kind}")
     if text is None or image is None:
         return F.normalize((image if text is None else text).float(), dim=-1)
     both = weight * F.normalize(text.float(), dim=-1) + (1 - weight) * F.normalize(image.float(), dim=-1)

@@ -296,12 +296,7 @@ def _name_ends(axes, ends: list[tuple[float | None, float, str, str]]) -> None:
 
 def spread_apart(places: Sequence[float], gap: float) -> list[float]:
     """Rising places moved as a group so that neighbours are at least `gap` apart and crowds stay where they were."""
-    groups: list[list[float]] = []  # [sum of wanted first places, count]
-    for position, place in enumerate(places):
-        groups.append([place - position * gap, 1])
-        while len(groups) > 1 and groups[-2][0] / groups[-2][1] >= groups[-1][0] / groups[-1][1]:
-            total, count = groups.pop()
-            groups[-1][0] += total
-            groups[-1][1] += count
-    shifts = [total / count for total, count in groups for _ in range(int(count))]
-    return [shift + position * gap for position, shift in enumerate(shifts)]
+    from sklearn.isotonic import isotonic_regression
+
+    steps = gap * np.arange(len(places))
+    return (isotonic_regression(np.asarray(places) - steps) + steps).tolist() if len(places) else []

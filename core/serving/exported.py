@@ -10,7 +10,7 @@ import numpy as np
 
 from ..contracts.serving import Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ..data.images import decode_picture
-from ..errors import ConfigError, DataError
+from ..errors import NOT_FINITE, ConfigError, DataError
 from ..export.folder import PIXELS, Session, as_picture, library, read_facts
 from ..runtime.reading import read_bytes
 
@@ -58,7 +58,7 @@ class ServedExport(Served):
         distances = found.get("distance", [None] * len(samples))
         for sample, logits, distance in zip(samples, found["logits"], distances):
             finite = np.isfinite(logits).all()
-            sample.answer = (logits, distance) if finite else DataError("the model gives NaN or infinity for it")
+            sample.answer = (logits, distance) if finite else DataError(NOT_FINITE)
 
     def check(self, wishes: Wishes) -> None:
         """Sets of the coverages that were exported, and any number of classes."""

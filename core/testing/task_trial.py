@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from ..contracts.domain import Domain
-from ..contracts.judgement import Evaluated
 from ..contracts.options import options_of
 from ..contracts.recipe import KEYS, Recipe
 from ..contracts.task import FitResult, Task, Use
@@ -98,7 +97,7 @@ class TaskTrial(OwnFolder):
     def use(self, run: Run | None = None, **fields: Any) -> Use:
         return Use(run or self.run, device="cpu", **fields)
 
-    def evaluate(self, use: Use) -> Evaluated:
+    def evaluate(self, use: Use) -> dict[str, Any]:
         """The scores of a run, checked as a command would."""
         task = self.new()
         task.check_use(use, "evaluate")

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from ..contracts.judgement import Evaluated
 from ..contracts.task import Axes
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
@@ -35,6 +34,8 @@ GIVEN = {
     "stream": True,
 }
 """Fields of `Use`, as a user may give them."""
+SAID = ("run", "split", "adapted")
+"""What the scores of a run say, at least."""
 
 
 def it_scores_its_run_as_the_fit_did(trial: TaskTrial) -> Iterator[str]:
@@ -42,9 +43,8 @@ def it_scores_its_run_as_the_fit_did(trial: TaskTrial) -> Iterator[str]:
     if "evaluate" in trial.cls.refusals:
         return
     scores = trial.evaluate(trial.use())
-    if not isinstance(scores, Evaluated):
-        yield f"evaluate() gives a {type(scores).__name__}; return a vladapt.Evaluated"
-        return
+    if lacking := [key for key in SAID if key not in scores]:
+        yield f"evaluate() gives no '{lacking[0]}'"
     for place, one, other in _numbers_apart(trial.fitted.metrics["adapted"], scores.get("adapted")):
         yield f"evaluate() gives {other} for {place}, its fit {one}"
     everything = trial.evaluate(trial.use(split="all"))

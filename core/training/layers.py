@@ -6,6 +6,7 @@ after them (final norm, pooling, projection).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
@@ -239,10 +240,7 @@ class _Layout:
         """The part of the name that first leaves the way to the blocks."""
         way = self.blocks[0].split(".") if self.blocks else []
         parts = name.split(".")
-        shared = 0
-        while shared < min(len(way), len(parts) - 1) and way[shared] == parts[shared]:
-            shared += 1
-        return parts[shared]
+        return parts[len(os.path.commonprefix([way, parts[:-1]]))]  # noqa: RUF071 (of lists)
 
 
 def _layout(backbone: Backbone, tower: str) -> _Layout:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones.finders import built_finder, finder_in_words, weights_of_finder
 from ..contracts.adapter import FitReport, require
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
 from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
@@ -365,9 +365,7 @@ class TowerAdapter(Augmented):
         self._note_scale(towers)
 
     def _note_scale(self, towers: Backbone) -> None:
-        bias = towers.logit_bias
-        self.logit_scale = float(towers.logit_scale)
-        self.logit_bias = None if bias is None else float(bias)
+        self.logit_scale, self.logit_bias = logit_facts(towers).values()
 
     def _logits(self, batch: Batch) -> Tensor:
         if self.weights is None:

@@ -238,4 +238,8 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to")
-    return {name: value for name, value in settings.to_dict().items() if name not in cost_options}
+    later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
+    later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
+    later |= {"average_from": 1}
+    told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
+    return {name: value for name, value in told.items() if name not in later or value != later[name]}

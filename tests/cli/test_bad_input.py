@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import typing
 from pathlib import Path
@@ -112,6 +113,20 @@ def _manifest(folder: Path, *rows: dict[str, str]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+@pytest.mark.parametrize(("number", "file"), [(0, 1), (9, 0)])
+def test_an_image_that_is_listed_twice(fit, refused, colours, number, file):
+    """One id for two files, and two ids for one file: its boxes would have one name, and one of them be lost."""
+    names = [f"{name}/{i:02d}.png" for name in ("red", "green") for i in range(4)]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    boxes = [{"image_id": n, "category_id": n // 4, "bbox": [2, 2, 18, 18], "iscrowd": 0} for n in range(8)]
+    classes = [{"id": number, "name": name} for number, name in enumerate(("red", "green"))]
+    content = {"images": [*images, {"id": number, "file_name": names[file]}], "categories": classes}
+    content["annotations"] = [*boxes, {**boxes[0], "image_id": number}]
+    (colours / "instances.json").write_text(json.dumps(content))
+    outcome = fit("--data", colours / "instances.json")
+    refused(outcome, FAILED, "instances.json: two samples are called", "#box1'; list each once, or name them apart")
 
 
 # Names and numbers

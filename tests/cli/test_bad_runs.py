@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vladapt.core.errors import NOT_FINITE
+
 FAILED, USAGE = 1, 2
 
 
@@ -87,13 +89,18 @@ def test_a_run_that_is_not_as_it_was_written(use, run, fitted_once):
         (run / name).write_bytes(whole)
 
 
-def test_an_adapter_that_overflows_names_no_class(vladapt, run, colours, tmp_path):
+@pytest.mark.parametrize("command", ["predict", "eval", "export"])
+def test_an_adapter_that_overflows_names_no_class(vladapt, run, colours, tmp_path, command):
     header, tensors = read_safetensors(run / "adapter.safetensors")
     tensors["keys"] = tensors["keys"] * 1e38
     write_safetensors(run / "adapter.safetensors", header, tensors)
-    outcome = vladapt("predict", run, colours / "red", "--out", tmp_path / "rows.jsonl")
-    check_use(outcome, "00.png: the model gives NaN or infinity for it", "copy the run again, or fit again")
-    assert not (tmp_path / "rows.jsonl").exists()
+    images, out = ([colours / "red"], "rows.jsonl") if command == "predict" else ([], "folder")
+    outcome = vladapt(command, run, *images, "--out", tmp_path / out)
+    line = outcome.err.strip().splitlines()[-1]  # an export tells of its progress before
+    assert outcome.code == FAILED and outcome.out == ""
+    assert ("image 1 of 12: " if command == "export" else ".png: ") + NOT_FINITE in line
+    assert "other images; copy the run again, or fit again" in line
+    assert not (tmp_path / out).exists()
 
 
 def test_an_adapter_file_of_another_backbone(use, run, tmp_path, small_clip_spec):

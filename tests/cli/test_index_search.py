@@ -255,7 +255,7 @@ def test_another_preprocessing_is_refused(vladapt, photos):
 def test_what_cannot_be_searched_is_one_line(vladapt, photos, colours, tmp_path):
     for arguments, said, code in (
         ([photos], "nothing to search for", 2),
-        ([photos, " "], "the query is empty", 2),
+        ([photos, " "], "QUERY: the value is empty; give one", 2),
         ([photos, "red", "--weight", 0.3], "mixes a text and an image", 2),
         ([photos, "red", "--image", colours / "red" / "00.png", "--weight", 2], "from 0 (image only)", 2),
         ([photos, "red", "--top", 0], "--top 0: give 1 or more", 2),

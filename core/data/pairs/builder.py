@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder, firsts
+from .columns import NumbersBuilder, Ragged, RaggedBuilder, StringsBuilder, firsts
 from .pair_set import SPLIT_CODES, PairColumns, PairImages, PairSet, StoredImages
 from .record_fields import BrokenRow
 
@@ -125,12 +125,9 @@ class PairBuilder:
         """Columns with one row per image, and its split. A row that contradicts an earlier one is skipped."""
         splits = np.frombuffer(self._splits, np.uint8)
         names, captions, negatives = self._names.build(), self._captions.build(), self._negatives.build()
-        texts = {}
-        for field, column in self._texts.items():
-            column.pad(len(self))
-            texts[field] = column.build()
+        texts = {field: column.build(len(self)) for field, column in self._texts.items()}
         numbers = {name: column.build(len(self)) for name, column in self._numbers.items()}
-        images = {name: _padded(column, len(self)) for name, column in self._images.items()}
+        images = {name: column.build(len(self)) for name, column in self._images.items()}
         groups = np.frombuffer(self._groups, np.uint64)
         leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
         if leaders is not None:
@@ -172,11 +169,6 @@ class PairBuilder:
             first = self._places[int(leaders[row])]
             reason = f"gives its image {what} that differs from {self._unit} {first}"
             self.skip(f"{self.listed_in.name} {self._unit} {self._places[int(row)]}", reason)
-
-
-def _padded(column: StringsBuilder, rows: int) -> Strings:
-    column.pad(rows)
-    return column.build()
 
 
 def sorted_labels(names: list[str], labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

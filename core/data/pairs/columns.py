@@ -82,7 +82,9 @@ class StringsBuilder:
         for _ in range(rows - len(self)):
             self.add("")
 
-    def build(self) -> Strings:
+    def build(self, rows: int = 0) -> Strings:
+        """With empty texts up to `rows`."""
+        self.pad(rows)
         starts = narrow(np.frombuffer(self._starts, dtype=np.int64))
         lengths = np.frombuffer(self._lengths, dtype=np.uint32)
         return Strings(np.frombuffer(self._blob, dtype=np.uint8), starts, lengths)
@@ -111,7 +113,9 @@ class RaggedBuilder:
         """Empty rows up to `rows`."""
         self._counts.extend([0] * (rows - len(self._counts)))
 
-    def build(self) -> Ragged:
+    def build(self, rows: int = 0) -> Ragged:
+        """With empty rows up to `rows`."""
+        self.pad(rows)
         return Ragged(self._strings.build(), firsts(np.frombuffer(self._counts, dtype=np.uint32)))
 
 

@@ -312,7 +312,7 @@ class Unlabelled:
     @classmethod
     def of_rows(cls, prepared: PreparedData, features: FeatureSet) -> Unlabelled:
         """These rows, and the samples behind them."""
-        return cls(tuple(items_of(features.ids or (), prepared.data.items)), features.without_labels())
+        return cls(tuple(items_of(features.ids, prepared.data.items)), features.without_labels())
 
     def images(self, of_support: TrainingImages) -> TrainingImages:
         """The images themselves, looked at like those of the support."""

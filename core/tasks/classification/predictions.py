@@ -21,6 +21,7 @@ from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...metrics.classification import check_scores
 from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
@@ -158,21 +159,6 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
 
 
-def check_finite(ids: Sequence[str], probabilities: Tensor) -> None:
-    """Refuse answers that are none.
-
-    Raises:
-        DataError: an image has a probability that is NaN or infinity.
-    """
-    wrong = (~probabilities.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if wrong:
-        others = f" and for {plural(len(wrong) - 1, 'other image')}" if len(wrong) > 1 else ""
-        raise DataError(
-            f"{ids[wrong[0]]}: the model gives NaN or infinity for it{others}; copy the run again, or fit again; where "
-            "other images have answers, replace or remove this one"
-        )
-
-
 def predictions_of(
     use: Use,
     judgements: Sequence[Judgement],
@@ -192,10 +178,10 @@ def predictions_of(
         features: (N, D) that the logits are of.
 
     Raises:
-        DataError: the calibration is of other classes, or as for `check_finite`.
+        DataError: the calibration is of other classes, or as for `check_scores`.
     """
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
-    check_finite(ids, probabilities)
+    check_scores(ids, probabilities)
     if multilabel:
         thresholds = HALF if calibration is None else calibration.thresholds
         answers = probabilities >= (thresholds if use.threshold is None else use.threshold)

@@ -32,12 +32,13 @@ from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
+from ...metrics.classification import check_scores
 from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
-from .predictions import Predictions, check_finite, check_wishes, predictions_of, probabilities_of, write_explanations
+from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
@@ -202,7 +203,7 @@ class RunScorer(Scorer):
             return [], torch.zeros(0, len(self.class_names)), error.skipped
         probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
         ids = list(features.ids)
-        check_finite(ids, probabilities)
+        check_scores(ids, probabilities)
         return ids, probabilities, skipped
 
 

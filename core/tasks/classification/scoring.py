@@ -22,7 +22,7 @@ from ...errors import CapabilityError, DataError
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
 from ...judgements.baselines import ZERO_SHOT, Comparison
-from ...metrics.classification import metrics_of
+from ...metrics.classification import check_scores, metrics_of
 from ...metrics.intervals import units_of
 from ...registry import build_adapter, build_judgement
 from ...runs.sections import MEASURES, Measure, plural, points
@@ -77,6 +77,8 @@ def score_on(
     else:
         with reporter.task(f"Predicting with {adapter.name}") as progress:
             adapted = columns(logits_of(adapter, moved.batches(adapter, seen), len(seen), progress))
+
+    check_scores(test.ids or tuple(f"row {row}" for row in range(len(test))), adapted)
 
     def beside(model: Adapter | None) -> Tensor | None:
         return None if model is None else logits_of(model, prepared.batches(model, test), len(test))

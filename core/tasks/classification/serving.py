@@ -17,7 +17,7 @@ from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFa
 from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, ConfigError, DataError
+from ...errors import NOT_FINITE, CapabilityError, ConfigError, DataError
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
@@ -127,7 +127,7 @@ class ServedRun(Served):
         else:
             for id_, *rows in zip(features.ids, logits.detach().cpu(), features.features.detach().cpu()):
                 finite = bool(rows[0].logsumexp(0).isfinite())
-                by_id[id_].answer = tuple(rows) if finite else DataError("the model gives NaN or infinity for it")
+                by_id[id_].answer = tuple(rows) if finite else DataError(NOT_FINITE)
         for id_, reason in skipped:
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 

@@ -30,7 +30,7 @@ from torch import nn
 
 from ...backbones.tower_steps import sized_like
 from ...contracts.run_info import FittedRun
-from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
+from ...errors import IN_WORKER, CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
@@ -52,7 +52,6 @@ SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
 """Of a loader: what changes no number."""
 OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
 """What parts of mmdet and mmseg raise where their options do not fit."""
-IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 MISFIT = "The model and loaded state dict"
 """So mmengine begins to tell of weights that do not fit."""
 TIMES = 4

@@ -21,8 +21,8 @@ from ...features.store import FeatureStore
 from ...metrics.intervals import share_interval, units_of
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, mean_recall, named_rightly
 from ...metrics.significance import mcnemar
+from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
-from ...sharing.push import DIGITS
 from .comparison import DIRECTIONS, RetrievalMetrics
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 from .multiple_choice import KEY as CHOICES

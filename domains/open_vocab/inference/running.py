@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from threading import local
 from typing import Any
@@ -15,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ....core.contracts import DomainData, Item
-from ....core.errors import CapabilityError
+from ....core.errors import CapabilityError, DataError
 from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
@@ -57,7 +58,7 @@ def outcomes(
             chosen = items[start : start + AHEAD]
             ready = list(threads.map(ready_for_model, chosen))
             for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
-                yield from zip((item for item, _ in group), _tested(model, [sample for _, sample in group]))
+                yield from _tested(model, group)
                 done += len(group)
                 progress(done, len(items))
 
@@ -74,9 +75,54 @@ def _with_regions(transforms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def _tested(model: nn.Module, samples: list[dict[str, Any]]) -> list[Any]:
-    """Data samples of a batch; not under inference mode, whose tensors a later training could not use."""
-    return model.test_step({key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")})
+def _tested(model: nn.Module, group: list[tuple[Item, dict]]) -> list[tuple[Item, Any]]:
+    """Data samples of a batch; not under inference mode, whose tensors a later training could not use.
+
+    Raises:
+        DataError: the model gives NaN or infinity for an image.
+    """
+    items, samples = zip(*group, strict=True)
+    with _no_numbers(model) as unusable:
+        found = model.test_step({key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")})
+    if unusable or any(map(_not_finite, found)):
+        if len(group) == 1:
+            raise DataError.not_finite([items[0].id])
+        return [pair for alone in group for pair in _tested(model, [alone])]  # to say of which
+    return list(zip(items, found, strict=True))
+
+
+@contextmanager
+def _no_numbers(model: nn.Module) -> Iterator[list[str]]:
+    """In a context, names of the parts of a model that gave NaN. Boxes of such scores are dropped, and the image would
+    be said to show nothing."""
+    unusable: list[str] = []
+
+    def look(part: nn.Module, given: Any, made: Any) -> None:
+        if any(tensor.isnan().any() for tensor in _tensors(made)):
+            unusable.append(type(part).__name__)
+
+    parts = [*model.children(), *getattr(model, "roi_head", nn.Module()).children()]
+    handles = [part.register_forward_hook(look) for part in parts]
+    try:
+        yield unusable
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(made: Any) -> Iterator[torch.Tensor]:
+    if isinstance(made, torch.Tensor):
+        yield made
+    elif isinstance(made, (tuple, list, Mapping)):
+        for each in made.values() if isinstance(made, Mapping) else made:
+            yield from _tensors(each)
+
+
+def _not_finite(sample: Any) -> bool:
+    """Whether a data sample of mmdet or mmseg holds scores that are no numbers."""
+    scores = getattr(getattr(sample, "pred_instances", None), "scores", None)
+    maps = getattr(getattr(sample, "seg_logits", None), "data", None)
+    return not all(each.isfinite().all() for each in (scores, maps) if each is not None)
 
 
 def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, dict]]]:

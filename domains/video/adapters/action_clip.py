@@ -36,7 +36,8 @@ class TransformerHead(nn.Module):
 class LSTMHead(SequenceLSTM):
     """LSTM: one layer, the input added, the mean."""
 
-    averaged = staticmethod(masked_mean)
+    def averaged(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(frames, mask)
 
 
 class ConvolutionHead(nn.Module):

@@ -42,14 +42,15 @@ class SequenceTransformer(nn.Module):
 class SequenceLSTM(nn.Module):
     """seqLSTM: one layer as wide as the frames, its input added; then the average."""
 
-    averaged = staticmethod(average_of_unit)
-
     def __init__(self, width: int):
         super().__init__()
         self.lstm_visual = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         return self.averaged(self.lstm_visual(frames)[0] + frames, mask)  # frames behind the last change nothing
+
+    def averaged(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return average_of_unit(frames, mask)
 
 
 class TightTransformer(nn.Module):

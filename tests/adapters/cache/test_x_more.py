@@ -12,8 +12,7 @@ from parity_checks.cache import released_weights
 from parity_checks.cache import x_more as x_more_parity
 
 from vladapt.adapters.cache import x_more
-from vladapt.adapters.cache.x_more import NearestTexts
-from vladapt.adapters.selftraining.dpa import confidence, mixture
+from vladapt.adapters.cache.x_more import NearestTexts, confidence, mixture
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.resources import TextPool
 from vladapt.core.errors import CapabilityError, ConfigError, DataError

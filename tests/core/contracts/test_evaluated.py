@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from vladapt import Evaluated
 
 PRINTED = {
@@ -16,6 +18,7 @@ PRINTED = {
     "notes": ["a note"],
     "skipped": [["a.png", "empty"]],
 }
+TITLE = "pointing of domain 'toy'"
 
 
 def record(**changes) -> Evaluated:
@@ -29,3 +32,11 @@ def test_it_is_a_mapping_in_the_order_in_which_it_is_printed():
     assert record().to_json() == PRINTED and list(record().to_json()) == list(PRINTED)
     assert record()["adapted"]["accuracy"] == 0.5 and record().words == PRINTED["in_fit_words"]
     assert "notes" not in record(notes=None) and record(in_fit={}).words == ""
+
+
+def test_a_dictionary_is_taken_with_a_warning_and_says_the_same():
+    with pytest.warns(DeprecationWarning, match="pointing of domain 'toy': evaluate.. returns a dictionary"):
+        taken = Evaluated.returned(PRINTED, TITLE)
+    assert taken.to_json() == PRINTED and list(taken) == list(PRINTED) and taken.skipped == [["a.png", "empty"]]
+    same = record()
+    assert Evaluated.returned(same, TITLE) is same

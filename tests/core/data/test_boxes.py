@@ -108,6 +108,7 @@ def test_a_missing_image_is_listed_once(tmp_path):
         (coco((0, 99, [1, 2, 3, 4], 0)), "annotation 0"),
         (coco(USUAL[0]), "1 class"),
         ({**coco(*USUAL), "categories": [{"id": 1}]}, "category"),
+        (coco(*USUAL, categories=((7, "wbc"), (3, "rbc"), (7, "fox"))), "category id 7 stands for 'wbc' and for 'fox'"),
     ],
 )
 def test_malformed_coco(tmp_path, content, match):

@@ -139,6 +139,7 @@ def test_flat_images_have_no_copies(tmp_path):
 def test_images_that_belong_together_are_not_compared(tmp_path):
     images = [drawn(0), drawn(0, 100), drawn(1), drawn(1, 100)]
     assert pairs_among(tmp_path, images, apart=np.array([0, 0, 1, 2])) == {(2, 3)}
+    assert not pairs_among(tmp_path, images, apart=np.zeros(4, dtype=int))
 
 
 def test_many_copies_of_one_image_hang_together(tmp_path):
@@ -208,6 +209,15 @@ def test_made_splits_keep_near_copies_together(folder, tmp_path):
     assert assign_splits(data, seed=0, hashes=hashes, links=links_of(data, hashes)).items == divided.items
     unaware = assign_splits(read_class_folders(folder), seed=0, hashes=hashes)
     assert any(len(side) > 1 for side in sides(unaware)) and not unaware.notes
+
+
+def test_the_order_of_the_files_changes_no_link(folder, tmp_path):
+    data, hashes = checked(folder, tmp_path / "cache")
+    backwards = data.with_items(data.items[::-1])
+    alike = {frozenset(data.items[n].id for n in some) for some in links_of(data, hashes).near}
+    (tmp_path / "cache" / "near-copies").rename(tmp_path / "aside")
+    assert alike == {frozenset(backwards.items[n].id for n in some) for some in links_of(backwards, hashes).near}
+    assert len(alike) == 20
 
 
 def test_given_splits_stay_and_the_divided_are_told(folder, tmp_path):

@@ -334,6 +334,13 @@ def test_groups_are_read_by_their_usual_names(write):
     assert load_features(write()).features.groups is None
 
 
+def test_an_id_that_two_rows_have_is_refused(write):
+    path = write(ids=np.array(["a", "b", "c", "b", "d", "b"]))
+    for load in (load_features, load_image_features):
+        with pytest.raises(DataError, match="ids holds 'b' 3 times; give each row an id of its own"):
+            load(path)
+
+
 def test_further_arrays_are_columns(write):
     sites = np.array(["north", "south"] * (N // 2))
     file = load_features(write(site=sites, age=np.arange(N, dtype="f4"), pairs=np.zeros((N, 2), "f4")))

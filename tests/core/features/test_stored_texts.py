@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny_tower import DIM, TinyTower, Unbuildable
 
-from vladapt import FeatureStore
+from vladapt import DataError, FeatureStore
 from vladapt.core.features import store as store_module
 
 
@@ -18,6 +19,16 @@ def test_texts_are_encoded_once_each_in_their_order(tower):
     more = FeatureStore().text_features(TinyTower("another", seed=3), texts)
     assert not torch.equal(more, first)
     assert FeatureStore().text_features(Unbuildable(), []).shape == (0, DIM)
+
+
+def test_a_text_without_numbers_is_named_and_not_stored(tower, monkeypatch):
+    encode = tower.encode_text
+    rows = torch.tensor([[1.0], [torch.nan]])
+    monkeypatch.setattr(tower, "encode_text", lambda texts, normalize: encode(texts, normalize=normalize) * rows)
+    with pytest.raises(DataError, match="text 'a dog': the backbone gives NaN or infinity for it; give another text"):
+        FeatureStore().text_features(tower, ["a cat", "a dog"])
+    monkeypatch.setattr(tower, "encode_text", encode)
+    assert FeatureStore().text_features(tower, ["a cat", "a dog"]).isfinite().all()
 
 
 def test_many_texts_go_in_several_batches(tower, monkeypatch):

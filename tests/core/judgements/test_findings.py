@@ -246,7 +246,7 @@ def test_without_test_labels_the_threshold_is_kept_alone(files, tmp_path):
     judged = SimpleNamespace(
         at="fit", metrics={"findings": {"finding": "sick", "reason": "r"}}, class_names=("healthy", "sick")
     )
-    judged.calibration, judged.labelled = calibration, False
+    judged.calibration, judged.labelled, judged.use = calibration, False, None
     record = OperatingPoint(operating_point="sensitivity=0.9").compute(judged)
     assert record.points["sick"].rates is None and record.points["sick"].chosen_on == 20
     assert record.table() is None and record.points["sick"].rows() == []

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torchmetrics.functional.classification as peer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.metrics import classification_metrics, confusion_matrix, multilabel_metrics
 from vladapt.core.metrics.classification import BINS, auroc, average_precision, calibration_error, ranking_curve
@@ -100,3 +102,16 @@ def test_ranking_curves_are_those_of_torchmetrics_at_the_cuts_that_are_kept(ties
     )
     gaps = torch.stack((few.false_positive_rate, few.sensitivity)).diff(dim=1).sum(dim=0)
     assert gaps.max() < 0.25  # evenly along the curve
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 400), levels=st.integers(1, 60), most=st.integers(2, 100))
+def test_few_points_of_a_ranking_curve_keep_its_area(seed, count, levels, most):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (count,), generator=generator).double()
+    truth = torch.arange(count) % 3 == 0
+    curve = ranking_curve(scores, truth, most)
+    alarms, hits = ([0.0, *each.tolist()] for each in (curve.false_positive_rate, curve.sensitivity))
+    assert len(alarms) <= most + 1 and alarms == sorted(alarms) and hits == sorted(hits)
+    area, steps = float(torch.trapezoid(torch.tensor(hits), torch.tensor(alarms))), torch.tensor([alarms, hits]).diff()
+    assert abs(area - auroc(scores, truth)) <= float((steps[0] * steps[1]).sum()) / 2 + 1e-6

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_checks.confidence import operating_point_as_released
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics.intervals import wilson_interval
@@ -27,25 +28,15 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_numbers_are_those_of_the_reference(references):
-    for ref in references("clinical_metrics"):
-        present = ref["delong.labels"].bool()
-        thresholds = torch.tensor(ref.setting("thresholds"), dtype=torch.float64)  # as kept, 0.35 is a little more
-        for name in "ab":
-            curve = decision_curve(ref[f"delong.score_{name}"], present, thresholds)
-            ref.assert_close(curve.model, f"OWN.net_benefit_{name}")
-        ref.assert_close(curve.everyone, "OWN.net_benefit_all")
-        rates = rates_at(ref.setting("cut"), ref["delong.score_a"], present)
-        ref.assert_close(torch.tensor([rates.sensitivity, rates.specificity]), "OWN.sens_spec_a")
-        true, false, missed, clear = rates.counts
-        made = [predictive_values(true, true + missed, clear, clear + false, p) for p in ref["prevalence"].tolist()]
-        ref.assert_close(torch.tensor([each.ppv for each in made]), "OWN.ppv_at_prevalence")
-        ref.assert_close(torch.tensor([each.npv for each in made]), "OWN.npv_at_prevalence")
+def test_numbers_are_those_of_the_reference(agrees):
+    agrees(operating_point_as_released)
 
 
 def test_so_many_patients_a_sensitivity_needs():
     assert (least_units(0.95), least_units(0.95, True)) == (19, 59)
     assert (least_units(0.9), least_units(0.9, True)) == (9, 29)
+    assert (least_units(0.8), least_units(0.8, True)) == (4, 14)
+    assert (least_units(0.99), least_units(0.99, True)) == (99, 299)
 
 
 @pytest.mark.parametrize("assured", [False, True])

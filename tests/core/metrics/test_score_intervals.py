@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from vladapt.core.metrics import classification_metrics, multilabel_metrics, percentiles
-from vladapt.core.metrics.classification import average_precision
 from vladapt.core.metrics.score_intervals import (
     MOST_RANKED,
     answer_intervals,
@@ -96,18 +97,15 @@ def test_no_auroc_is_ranked_of_very_large_sets(monkeypatch):
     assert score_intervals(logits, labels, values).keys() == values.keys() - {"auroc"}
 
 
-def test_average_precision_has_an_interval_from_ten_units_of_each_value_on():
-    generator = torch.Generator().manual_seed(0)
+def test_average_precision_has_an_interval_from_two_units_with_the_label_on():
     truth = torch.arange(60) < 20
-    scores = torch.randn(60, generator=generator) + truth.float()
-    value = average_precision(scores, truth)
-    low, high = precision_interval(scores, truth, value)
-    assert 0 <= low < value < high <= 1
-    by_patient = precision_interval(
-        scores.repeat_interleave(2), truth.repeat_interleave(2), value, [str(n) for n in range(60) for _ in "ab"]
+    low, high = precision_interval(0.7, truth)
+    assert low < 0.7 < high and math.log(high / (1 - high)) + math.log(low / (1 - low)) == pytest.approx(
+        2 * math.log(7 / 3)
     )
-    assert by_patient == pytest.approx([low, high], abs=0.03)  # the same images again tell no more
-    assert precision_interval(scores, torch.arange(60) < 9, value) is None
-    assert precision_interval(scores, truth, value, [str(n // 3) for n in range(60)]) is None  # seven patients
-    low, high = precision_interval(truth.double(), truth, 1.0)
-    assert low < 0.9 and high == 1  # that all are ranked right does not make it certain
+    assert precision_interval(0.7, truth.repeat_interleave(2), [str(n // 2) for n in range(120)]) == [low, high]
+    wide = precision_interval(0.7, truth, [str(n // 5) for n in range(60)])  # four patients have it
+    assert wide[0] < low and high < wide[1]
+    # that all are ranked right does not make it certain
+    assert precision_interval(1.0, truth) == pytest.approx([0.025 ** (1 / 20), 1.0])
+    assert precision_interval(0.7, torch.arange(60) < 1) is None

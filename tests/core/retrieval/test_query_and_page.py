@@ -28,6 +28,12 @@ def test_one_alone_is_brought_to_unit_length():
     assert mixed(TEXT, None).tolist() == [1, 0] and mixed(None, IMAGE).tolist() == [0, 1]
 
 
+def test_a_query_that_is_no_number_is_refused():
+    for given, kind in (((TEXT * torch.nan, IMAGE), "text"), ((None, IMAGE * torch.inf), "image")):
+        with pytest.raises(DataError, match=f"NaN or infinity for the {kind} of the query; give another {kind}"):
+            mixed(*given)
+
+
 @pytest.fixture
 def page(tmp_path):
     """page(hits, asked) -> the HTML; images whose source is "gone" cannot be read."""

@@ -249,7 +249,7 @@ def test_a_loss_that_looks_at_the_whole_set_is_refused(fresh_clip, shards, tmp_p
 def job(small_clip_spec, shards):
     """Of two of the shards: 37 samples, in 2 epochs of 4 steps."""
     two = dict(list(shards.items())[:2])
-    settings = {**SETTINGS, "optimizer": "sgd", "lr": 1e-4}
+    settings = {**SETTINGS, "optimizer": "sgd", "lr": 1e-2}
     return {"spec": small_clip_spec, "losses": {"clip": 1.0}, "shards": {"counts": two}, "settings": settings}
 
 

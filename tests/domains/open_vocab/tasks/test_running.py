@@ -8,6 +8,10 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+
 from vladapt import DataError
 from vladapt.domains.open_vocab.inference import running
 from vladapt.domains.open_vocab.inference.running import outcomes
@@ -47,6 +51,35 @@ def test_an_image_that_cannot_be_decoded_says_which(make_images, answering):
     data.items[1].source.write_bytes(data.items[1].source.read_bytes()[:60])
     with pytest.raises(DataError, match=r"01\.png"):
         list(outcomes(answering(lambda n: n, ["a"]), data, data.items))
+
+
+def detected(score):
+    instances = InstanceData(bboxes=torch.zeros(1, 4), scores=torch.tensor([score]), labels=torch.zeros(1).long())
+    return DetDataSample(pred_instances=instances)
+
+
+def segmented(logit):
+    return SegDataSample(seg_logits=PixelData(data=torch.full((2, *WIDE), logit)))
+
+
+@pytest.mark.parametrize("answer", [detected, segmented])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_no_numbers_say_of_which_image(make_images, answering, answer, value):
+    data = make_images([WIDE] * 3, ["a"])
+    model = answering(lambda number: answer(value if number == 1 else 0.5), ["a"])
+    with pytest.raises(DataError, match=r"^01\.png: the model gives NaN or infinity for it; copy the run again"):
+        list(outcomes(model, data, data.items))
+    assert len(list(outcomes(model, data, data.items[2:]))) == 1
+
+
+def test_nan_inside_a_model_is_found_where_its_boxes_were_dropped(make_images, answering):
+    data = make_images([WIDE] * 3, ["a"])
+    model = answering(lambda number: model.head([torch.tensor(torch.nan if number == 2 else 0.0)]) and number, ["a"])
+    model.head = torch.nn.Identity()
+    with pytest.raises(DataError, match=r"^02\.png: the model gives NaN"):
+        list(outcomes(model, data, data.items))
+    assert [answer for _, answer in outcomes(model, data, data.items[:2])] == [0, 1]
+    assert not model.head._forward_hooks
 
 
 def test_a_model_sees_an_image_in_a_set_as_it_sees_it_alone(tmp_path, small_clip_spec, make_images):

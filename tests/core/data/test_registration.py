@@ -1,0 +1,73 @@
+"""Two thumbnails of one picture agree whatever its tone, its place in the frame and a mark on it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vladapt.core.data.registration import (
+    NO_AGREEMENT,
+    SYMMETRIES,
+    agreements,
+    low_spectra,
+    shows_enough,
+    spectral_likeness,
+    turned,
+)
+from vladapt.core.data.thumbnails import Pictures, thumbnail
+
+
+def drawn(number, size=256):
+    coarse = np.random.default_rng(number).integers(30, 226, (12, 12), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def pictures(*images):
+    """Of grey images (H, W) uint8."""
+    rows = np.stack([thumbnail(np.repeat(image[..., None], 3, axis=2)) for image in images])
+    return Pictures(rows[:, :1024].reshape(-1, 32, 32), rows[:, 1024:-8].reshape(-1, 8, 8, 2), np.full(len(rows), 256))
+
+
+def agreement(one, other):
+    return agreements(pictures(one), pictures(other))[:, 0]
+
+
+@pytest.mark.parametrize("symmetry", range(SYMMETRIES))
+def test_each_symmetry_is_told_by_its_number(symmetry):
+    images = pictures(*(drawn(number) for number in range(5)))
+    moved = turned(images, np.full(5, symmetry))
+    likeness = spectral_likeness(low_spectra(images.grey), low_spectra(moved.grey))
+    assert (likeness.argmax(axis=0) == symmetry).all() and likeness[symmetry] == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(np.sort(moved.grey.reshape(5, -1)), np.sort(images.grey.reshape(5, -1)))
+
+
+@pytest.mark.parametrize("tone", [lambda x: 0.5 * x + 60, lambda x: 255 * (x / 255) ** 0.6, lambda x: 0.6 * x])
+def test_no_change_of_tone_counts(tone):
+    image = drawn(1)
+    assert (agreement(image, np.rint(tone(image.astype(float))).astype(np.uint8)) > 2.5).all()
+
+
+def test_different_pictures_do_not_agree():
+    found = agreements(pictures(*map(drawn, range(20))), pictures(*map(drawn, range(20, 40))))
+    assert found.max() < 1
+
+
+@pytest.mark.parametrize("cut", [np.s_[:243, :243], np.s_[13:, :243], np.s_[13:243, 13:243], np.s_[:, :243]])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_is_cut_agrees_once_registered(cut, backwards):
+    pair = (drawn(2), drawn(2)[cut])
+    in_place, registered, _ = agreement(*pair[::-1] if backwards else pair)
+    assert registered > 1.5 > in_place
+
+
+def test_a_mark_spoils_its_own_blocks_alone():
+    image = drawn(3)
+    marked, covered = image.copy(), image.copy()
+    marked[64:128, 64:192], covered[:192, :] = 255, 255
+    assert agreement(image, marked)[0] > 1.5 and (agreement(image, covered) < 1).all()
+
+
+def test_what_shows_nothing_agrees_with_nothing():
+    flat, speck = np.full((256, 256), 90, np.uint8), np.full((256, 256), 90, np.uint8)
+    speck[100:120, 100:120] = 255
+    assert not shows_enough(pictures(flat, speck).grey).any() and shows_enough(pictures(drawn(0)).grey).all()
+    assert (agreement(speck, speck)[:2] == NO_AGREEMENT).all()
