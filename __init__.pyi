@@ -268,6 +268,7 @@ def predict(
     classes: Any = ...,
     top: int | None = ...,
     threshold: float | None = ...,
+    per_patient: str | None = ...,
     stream: bool | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,

@@ -1,13 +1,14 @@
 """How well near copies are found: recall on changed copies of real images, and pairs found that are not copies.
 
-    VLADAPT_DATA=DIR python benchmarks/near_duplicates.py
+    VLADAPT_DATA=DIR python benchmarks/near_duplicates.py [SET ...]
 
 Each image of each set is copied once, by each of `CHANGES` ("saved anew": resized to 0.3 to 2 times its size with one
 of four filters, one in five not, then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey).
 Pairs of different images found as copies are false, unless their pixels are the same, or they are of `TWINS`; printed
 is the share of images in one, by the change that has most. The same is done with tiles cut from some sets, many of
 which show next to nothing, with images made as small as a thumbnail, and with 2,000 and 20,000 drawn images of which
-each tenth has a copy. Last comes the cost of the thumbnails and of the search.
+each tenth has a copy. Last comes the cost of the thumbnails and of the search. Of sets that are named no others are
+measured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -332,7 +334,7 @@ def main() -> None:
     root = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     print(f"{'recall in %':33}{'images':>7}" + "".join(f"{change:>12}" for change in CHANGES) + "   false")
     for name, size in (*((name, 0) for name in SETS), *TILED, *SHRUNK):
-        if not (root / name).is_dir():
+        if not (root / name).is_dir() or (sys.argv[1:] and (size or name not in sys.argv[1:])):
             continue
         files = files_of(root / name)
         images, twins = [pixels_of(file) for file in files], twins_among(files)
@@ -343,6 +345,8 @@ def main() -> None:
         rows = [measure_images(images, change, twins=twins) for change in CHANGES.values()]
         recalls = "".join(f"{100 * row.recall:12.1f}" for row in rows)
         print(f"{name[-33:]:33}{len(images):7}{recalls}{max(row.false for row in rows):8.2%}", flush=True)
+    if sys.argv[1:]:
+        return
     like = [pixels_of(file) for file in files_of(root / ALIKE)] if (root / ALIKE).is_dir() else []
     for count in (2_000, 20_000):
         for kind in ("noise", "alike") if like else ("noise",):

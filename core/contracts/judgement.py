@@ -99,6 +99,7 @@ class JudgedPredictions(Judged):
         features: (N, D) that they are of.
         answers: (N, C) bool, the labels that are named where an image may have several, of which a judgement may take
             some away; None with one label per image.
+        called: (N,) the class that is named, of two classes that a threshold divides; None: the most likely.
         calibration: a `Calibration` of `core/confidence`; None where the run has none.
     """
 
@@ -107,6 +108,7 @@ class JudgedPredictions(Judged):
     probabilities: Tensor
     features: Tensor
     answers: Tensor | None = None
+    called: Tensor | None = None
     calibration: Any = None
 
     def names(self, chosen: Tensor) -> list[list[str]]:

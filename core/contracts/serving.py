@@ -23,6 +23,7 @@ class Wishes:
         set_method: how sets are made.
         coverage_per: "class", where each class is to be held as often.
         max_error: share of the answers given that may be wrong.
+        per_patient: "mean" or "max", where all images of the request are of one patient.
         nearest: how many of the labelled images that the model learned from to name beside each image.
     """
 
@@ -32,6 +33,7 @@ class Wishes:
     set_method: str | None = None
     coverage_per: str | None = None
     max_error: float | None = None
+    per_patient: str | None = None
     nearest: int | None = None
 
     @property

@@ -13,6 +13,8 @@ from .options import Option, option, options_of
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
+PER_PATIENT = ("mean", "max")
+"""How the probabilities of a patient's images are pooled."""
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
 BATCH_SIZE = "images per batch through the backbone; measured by default"
@@ -63,9 +65,18 @@ class UseOptions:
     )
     threshold: float | None = option(
         None,
-        "where images have several labels: name those of this probability or more; by default each label has a "
-        "threshold of its own, the best on the run's calibration rows",
+        "with two classes, name the finding from this probability on, with several labels each label; by default from "
+        "the operating point of the run on, without one the likelier class, and each label from the probability that "
+        "is best on the calibration rows",
         metavar="P",
+        group=JUDGING,
+        commands=("predict",),
+    )
+    per_patient: str | None = option(
+        None,
+        "one answer per patient (or other group of images), of the mean or the largest of its images' probabilities, "
+        "calibrated anew",
+        metavar="|".join(PER_PATIENT),
         group=JUDGING,
         commands=("predict",),
     )

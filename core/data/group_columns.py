@@ -15,7 +15,7 @@ import numpy as np
 
 from ..contracts.groups import OpenGroups
 from ..contracts.items import Columns, DomainData
-from ..errors import DataError, UnknownNameError
+from ..errors import ConfigError, DataError, UnknownNameError, printable
 from .files import visible
 from .group_names import is_by_name, values_by_name
 from .group_words import KINDS, is_split_word, kind_of_column
@@ -253,6 +253,32 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
             )
         )
     return data if any(item.group for item in data.items) else replace(data, open_groups=OpenGroups())
+
+
+def group_images(data: DomainData, paths: Sequence[str | Path], named: str) -> DomainData:
+    """Images of files and folders, grouped as `group_by_tables_beside` groups those of a set.
+
+    Args:
+        data: items whose ids begin with the paths.
+        paths: as the user gives them.
+        named: as there.
+
+    Raises:
+        ConfigError: nothing says which images belong together. UnknownNameError: as there.
+    """
+    items, notes = {item.id: item for item in data.items}, list(data.notes)
+    for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in map(Path, paths)):
+        above = "" if folder == Path() else f"{printable(folder.as_posix()).rstrip('/')}/"
+        own = [item.with_(id=item.id.removeprefix(above)) for item in items.values() if item.id.startswith(above)]
+        grouped = group_by_tables_beside(replace(data, items=own, notes=[]), folder, named)
+        items |= {above + item.id: item.with_(id=above + item.id) for item in grouped.items}
+        notes += grouped.notes
+    if not any(item.group for item in items.values()):
+        raise ConfigError(
+            "nothing says which images belong together; put a table of their file names and patients beside them, or "
+            "give --group-column folder or stem:REGEX"
+        )
+    return replace(data, items=list(items.values()), notes=notes)
 
 
 def open_groups(

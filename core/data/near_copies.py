@@ -45,7 +45,7 @@ MOST_COMPARED = 100_000
 """Pairs that are registered, the most alike ones: as many as a minute takes."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
-AT_ONCE = 4096
+AT_ONCE = 1024
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
 LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.25, 2.4), (2.5, 2.5, 3.0)
@@ -206,8 +206,8 @@ def _confirmed(
 ) -> np.ndarray:
     """Those of the pairs whose thumbnails agree."""
     kept = [pairs[:0]]
-    for start in range(0, len(pairs), 4 * AT_ONCE):
-        some = slice(start, start + 4 * AT_ONCE)
+    for start in range(0, len(pairs), 16 * AT_ONCE):
+        some = slice(start, start + 16 * AT_ONCE)
         found = _agreements_of(pairs[some], turns[some], keys, thumbnails)
         kept.append(pairs[some][(found >= least[:, None]).any(axis=0)])
     return np.concatenate(kept)

@@ -26,6 +26,9 @@ LEAST_CONTRAST = 2.0
 BLOCK, LEAST_BLOCK_CONTRAST, LEAST_BLOCKS = 8, 3.0, 4
 SPOILT = 0.3
 """Share of the blocks that text may cover, or a clipped brightness flatten."""
+UNTOUCHED, DOUBTFUL = 1.8, 1.0
+"""How far the others must agree where some blocks differ, and what counts else: a mark leaves them as they were, but
+another moment seen by the same camera often does not."""
 NO_AGREEMENT = -3.0
 """Less than any two images agree."""
 LEAST_DETAIL = 0.7
@@ -162,7 +165,9 @@ def _agreement(first: np.ndarray, second: np.ndarray, weights: np.ndarray, shown
     ranked = np.sort(np.where(counts, correlations, np.inf), axis=1)
     at = np.floor(SPOILT * np.maximum(counted - 1, 0)).astype(int)
     enough = counted >= LEAST_BLOCKS
-    return np.where(enough, _fisher_z(ranked[np.arange(len(ranked)), at]), NO_AGREEMENT)
+    worst, value = _fisher_z(np.minimum(ranked[:, 0], 1)), _fisher_z(ranked[np.arange(len(ranked)), at])
+    doubtful = (worst < LEAST_DETAIL) & (value < UNTOUCHED)
+    return np.where(enough, np.where(doubtful, np.minimum(value, DOUBTFUL), value), NO_AGREEMENT)
 
 
 def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
     def coverages(values: Any) -> bool:
         return isinstance(values, dict) and all(map(per_class, values.values()))
 
-    per, how = facts.get("coverage_per", {}), facts.get("preprocessing")
+    per, how, point = facts.get("coverage_per", {}), facts.get("preprocessing"), facts.get("operating_point", {})
     how = how if isinstance(how, dict) else {}
     size = how.get("image_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
@@ -76,6 +76,10 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "thresholds": per_class(facts.get("thresholds")) if several else True,
         "coverage": coverages(facts.get("coverage")),
         "coverage_per": isinstance(per, dict) and all(map(coverages, per.values())),
+        "finding": facts.get("finding") in (None, *names),
+        "operating_point": isinstance(point, dict)
+        and set(point) <= set(names)
+        and all(map(_is_number, point.values())),
         "unlike_beyond": facts.get("unlike_beyond") is None or _is_number(facts["unlike_beyond"]),
         "graphs": isinstance(graph, str) and Path(graph).name == graph and (folder / graph).is_file(),
         "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)

@@ -59,16 +59,24 @@ def _middle(image, width, height):
     return image.crop((left, top, left + width, top + height))
 
 
-def row_of(name, logits, distance, facts, top=3, coverage=None, per="all"):
+def row_of(name, logits, distance, facts, top=3, coverage=None, per="all", threshold=None):
     """What is said of an image: `logits` (C,) are calibrated, `distance` is that to what the model learned from."""
+    finding, point = facts.get("finding"), facts.get("operating_point") or {}
     several, names, logits = facts["multilabel"], facts["class_names"], logits.astype(np.float64)
     shares = 1 / (1 + np.exp(-logits)) if several else np.exp(logits - np.logaddexp.reduce(logits))
     ranked = [{"class": names[c], "probability": float(shares[c])} for c in np.argsort(-shares, kind="stable")[:top]]
-    row, answered = {"id": str(name)}, shares >= (np.array(facts["thresholds"]) if several else shares.max())
+    row, threshold = {"id": str(name)}, point.get(finding) if threshold is None else threshold
     if several:
+        least = np.array(facts["thresholds"]) if threshold is None else np.full(len(names), threshold)
+        answered = shares >= least
         row |= {"labels": [n for n, yes in zip(names, answered) if yes], "confidences": shares[answered].tolist()}
-    else:
+        row |= {"thresholds": least.tolist()} if point or threshold is not None else {}
+    elif threshold is None:
+        answered = shares >= shares.max()
         row |= {"label": ranked[0]["class"], "confidence": ranked[0]["probability"]}
+    else:
+        answered = (shares[names.index(finding)] >= threshold) == (np.array(names) == finding)
+        row |= {"label": names[answered.argmax()], "confidence": float(shares[answered][0]), "threshold": threshold}
     if coverage is not None:
         least = (facts["coverage"] if per == "all" else facts["coverage_per"][per])[str(coverage)]
         row["set"] = [n for n, yes in zip(names, answered | (shares >= np.array(least))) if yes]
@@ -91,6 +99,8 @@ if __name__ == "__main__":
     parser.add_argument("--top", type=int, default=3, help="classes per image")
     parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
     parser.add_argument("--coverage-per", dest="per", choices=["all", *facts.get("coverage_per", ())], default="all")
+    if facts["multilabel"] or facts.get("finding") is not None:
+        parser.add_argument("--threshold", type=float, help="name a finding from this probability on")
     given = vars(parser.parse_args())
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone

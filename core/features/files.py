@@ -226,11 +226,14 @@ class _Arrays:
         return tuple(group_of(cell) or f"row {row}" for row, cell in enumerate(cells))
 
     def columns(self, count: int) -> dict[str, Any]:
-        """The arrays (N,), but those of the classes."""
-        of_classes = {*NEEDED, *OTHER_SPELLING.values()}
-        arrays = {name: np.asarray(each) if isinstance(each, list) else each for name, each in self._arrays.items()}
-        shapes = {name: tuple(getattr(each, "shape", ())) for name, each in arrays.items() if name not in of_classes}
-        return {name: arrays[name] for name, shape in shapes.items() if shape == (count,)}
+        """The arrays (N,) of texts or numbers, but those of the classes."""
+        of_classes, columns = {*NEEDED, *OTHER_SPELLING.values()}, {}
+        for name, values in self._arrays.items():
+            if isinstance(values, list) and all(isinstance(each, (str, int, float)) for each in values):
+                values = np.asarray(values)
+            if name not in of_classes and tuple(getattr(values, "shape", ())) == (count,):
+                columns[name] = values
+        return columns
 
     def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
         """float32 rows, and whether their norms are still those of the tower."""

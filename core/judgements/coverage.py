@@ -148,6 +148,8 @@ class Coverage(Judgement):
         sets = conformal.sets(predictions.probabilities)
         if predictions.answers is not None:
             sets |= predictions.answers  # those of another --threshold too
+        if predictions.called is not None:
+            sets[range(len(sets)), predictions.called] = True
         size = float(sets.double().sum(dim=1).mean())
         if several:
             held = f"sets that hold {self.coverage:.0%} of an image's true labels on average"

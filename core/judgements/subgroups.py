@@ -78,17 +78,17 @@ class ByColumn:
         )
 
     def _differences(self, unit: str) -> Iterator[str]:
-        tested = {name: of for name, of in self.shares.items() if of.p_value is not None}
+        tested = {name: p for name, of in self.shares.items() if (p := of.p_value) is not None}
         if not tested:
             yield f"Fewer than two values have {LEAST_UNITS} {unit}s, so nothing is compared."
-        elif not any(of.differ for of in tested.values()):
-            yield f"No difference is shown ({p_words(min(of.p_value for of in tested.values()))})."
-        for name, of in tested.items():
+        elif not any(of.differ for of in self.shares.values()):
+            yield f"No difference is shown ({p_words(min(tested.values()))})."
+        for name, of in self.shares.items():
             if of.gap is not None:
-                (best, worst), p_value = of.gap, p_words(of.p_value)
+                best, worst = of.gap
                 yield (
-                    f"{name} differs by more than chance ({p_value}); the largest gap is between {best.name} "
-                    f"({best.share:.1%}) and {worst.name} ({worst.share:.1%})."
+                    f"{name} differs by more than chance ({p_words(tested[name])}); the largest gap is between "
+                    f"{best.name} ({best.share:.1%}) and {worst.name} ({worst.share:.1%})."
                 )
 
 
@@ -157,14 +157,17 @@ class BySubgroup(Judgement):
         """Refuse columns that the data lack, and those that hold the image or its label."""
         if not any(item.target is not None for item in data.items):
             raise ConfigError("--by: no image has a label, so there are no scores; omit it")
-        columns = _columns_of(data, self.by[0])
-        for name in self.by:
-            _column_named(columns, name)
+        self._columns(data)
 
     def compute(self, fit: JudgedClassifier) -> ByColumns:
-        columns = _columns_of(fit.prepared.data, self.by[0])
-        made = [_by_column(fit, columns, name) for name in dict.fromkeys(_column_named(columns, by) for by in self.by)]
-        return ByColumns(_adjusted(made))
+        columns, names = self._columns(fit.prepared.data)
+        return ByColumns(_adjusted([_by_column(fit, columns, name) for name in names]))
+
+    def _columns(self, data: DomainData) -> tuple[Columns, list[str]]:
+        """The table, and the names of the columns that are asked for, each once."""
+        asked = self.by or ()
+        columns = _columns_of(data, ", ".join(asked))
+        return columns, list(dict.fromkeys(_column_named(columns, name) for name in asked))
 
 
 def _columns_of(data: DomainData, name: str) -> Columns:
@@ -194,7 +197,7 @@ def _column_named(columns: Columns, name: str) -> str:
 
 def _by_column(fit: JudgedClassifier, columns: Columns, name: str) -> ByColumn:
     cells = columns.cells(name)
-    whole = {id_: id_.rpartition("#")[0] for id_ in fit.test.ids}  # of a window, its picture
+    whole = {id_: id_.rpartition("#")[0] for id_ in fit.test.ids or ()}  # of a window, its picture
     texts = [cells.get(id_) or cells.get(picture, "") for id_, picture in whole.items()]
     values = ["" if text.lower() in UNKNOWN else text for text in texts]
     quarters, shares = quartiles(values), {}
@@ -210,6 +213,7 @@ def _by_column(fit: JudgedClassifier, columns: Columns, name: str) -> ByColumn:
 def _shares(fit: JudgedClassifier) -> dict[str, tuple[Tensor, list[int]]]:
     """Name -> (N,) bool which images are right, and the rows that count."""
     logits, labels, names = fit.scores.adapted_logits, fit.labels, fit.class_names
+    assert labels is not None  # as `check_read` asks for
     if labels.ndim == 2:
         calibrated = fit.calibration
         answers = logits.sigmoid() >= HALF if calibrated is None else calibrated.answers(logits)

@@ -33,7 +33,7 @@ BUSY = "too many images are waiting; try again"
 RETRY_S = 1
 OWN_SITE = ("same-origin", "none")
 WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
-WISHES |= {"coverage_per": str, "nearest": int}
+WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int}
 FAILED = "the model failed on this request ({}); the server's log says where"
 
 

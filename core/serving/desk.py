@@ -101,6 +101,7 @@ class Desk:
             raise type(error)(called(str(error))) from None
         for row in answer["predictions"]:
             row["id"] = called(row["id"])
+            row |= {"images": [called(each) for each in row["images"]]} if "images" in row else {}
         answer["skipped"] = [[called(text) for text in pair] for pair in answer["skipped"]]
         return answer
 

@@ -16,7 +16,7 @@ from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
 TOP = 3
-NOT_EXPORTED = ("threshold", "set_method", "max_error", "nearest")
+NOT_EXPORTED = ("set_method", "max_error", "per_patient", "nearest")
 """Wishes that need what a run holds beside its model."""
 
 
@@ -66,6 +66,10 @@ class ServedExport(Served):
             raise ConfigError(f"--{unknown.replace('_', '-')}: an export cannot do that; serve the run")
         if wishes.top is not None and wishes.top < 1:
             raise ConfigError(f"--top {wishes.top}: give a number of classes, 1 or more")
+        if wishes.threshold is not None and not (self._facts["multilabel"] or self._facts.get("finding")):
+            raise ConfigError("--threshold: for two classes or several labels; omit it")
+        if wishes.threshold is not None and not 0 <= wishes.threshold <= 1:
+            raise ConfigError(f"--threshold {wishes.threshold}: give a probability between 0 and 1")
         if wishes.coverage is not None and wishes.coverage not in self._coverages:
             known = ", ".join(map(str, sorted(self._coverages))) or "none: the run is not calibrated"
             raise ConfigError(f"--coverage {wishes.coverage}: the export has {known}")
@@ -76,7 +80,7 @@ class ServedExport(Served):
         samples, skipped = only_answered(samples, skipped)
         top = wishes.top or TOP
         coverage = None if wishes.coverage is None else self._coverages[wishes.coverage]
-        of = self._facts, top, coverage, wishes.coverage_per or "all"
+        of = self._facts, top, coverage, wishes.coverage_per or "all", wishes.threshold
         rows = [self._script.row_of(each.id, *each.answer, *of) for each in samples]
         return {
             "run": self.name,

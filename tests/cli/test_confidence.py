@@ -191,7 +191,7 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--coverage", 0.9, "--coverage-per", "patient"), "coverage_per=patient"),
         (("--max-error", 0), "--max-error 0.0: give a share"),
         (("--top", 0), "--top 0"),
-        (("--threshold", 0.5), "have one label each"),
+        (("--threshold", 0.5), "for two classes or several labels, and this run has 3 classes"),
         (("--out", "no/where.csv"), "there is no folder no"),
         (("--out", "a", "--out", "b"), "a second folder"),
         (("--out", "pictures"), "classification writes pictures only with --explain; otherwise"),

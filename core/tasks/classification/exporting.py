@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
+from ...confidence.calibration import TABLE_COVERAGES, Calibration
 from ...confidence.selective import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
@@ -32,9 +32,12 @@ from ...export.agreement import SAME_ANSWERS, Agreement
 from ...export.folder import PIXELS, Session, as_picture
 from ...export.graph import Graph, has_convolutions, write_in_8_bits
 from ...export.package import STANDALONE, NewExport
+from ...judgements.finding_curves import finding_of
+from ...judgements.operating_point import thresholds_of
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import rows_of_split
+from .predictions import label_thresholds
 from .stored_run import fitted_adapter, recipe_again
 
 FEATURES = "features"
@@ -185,7 +188,12 @@ class _Export:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        return Calibration.load(self.new.run.path)
+        found = Calibration.load(self.new.run.path)
+        if found is None or not found.multilabel:
+            return found
+        return replace(
+            found, thresholds=label_thresholds(thresholds_of(self.new.run), found, self.adapter.class_names_)
+        )
 
     @cached_property
     def towers(self) -> Backbone:
@@ -323,23 +331,20 @@ class _Export:
     def _thresholds(self) -> Tensor | None:
         if not self.adapter.multilabel_:
             return None
-        thresholds = None if self.calibration is None else self.calibration.thresholds
-        return (
-            torch.full((len(self.adapter.class_names_),), HALF, dtype=torch.float64)
-            if thresholds is None
-            else thresholds
-        )
+        return label_thresholds(thresholds_of(self.new.run), self.calibration, self.adapter.class_names_)
 
     # what is said of it ----------------------------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, Any]:
-        calibration, thresholds = self.calibration, self._thresholds
+        calibration, thresholds, finding = self.calibration, self._thresholds, finding_of(self.new.run)
         return {
             **self.new.first_facts,
             "adapter": self.new.run.info.adapter,
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),
+            **({} if finding is None else {"finding": finding}),
+            **({"operating_point": points} if (points := thresholds_of(self.new.run)) else {}),
             "calibrated": calibration is not None,
             "coverage": {} if calibration is None else self._least(),
             "coverage_per": {"class": self._least(per_class=True)}

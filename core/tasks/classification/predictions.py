@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...confidence.calibration import HALF, Calibration
@@ -18,9 +19,11 @@ from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
 from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
-from ...contracts.use import Use
+from ...contracts.use import PER_PATIENT, Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...judgements.finding_curves import finding_of
+from ...judgements.operating_point import thresholds_of
 from ...metrics.classification import check_scores
 from ...registry.build import judges_at
 from ...runs.folder import make_folder
@@ -34,7 +37,7 @@ from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
-OWN = ("id", "label", "confidence", "labels", "confidences", *NESTED)
+OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", "images", *NESTED)
 """Keys of a row that no judgement adds."""
 PAGE, MAPS = "explanations.html", "heat-maps"
 MOST = 200
@@ -53,7 +56,8 @@ class Predictions:
         files: written on demand.
         notes: sentences for the user.
         answers: (N, C) bool, the labels that are named where an image may have several; None with one label per image.
-        columns: what judgements add to the rows: key -> N values.
+        called: (N,) the class that is named, of two classes that a threshold divides; None: the most likely.
+        columns: thresholds, and what judgements add to the rows: key -> N values.
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
@@ -66,6 +70,7 @@ class Predictions:
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     answers: Tensor | None = None
+    called: Tensor | None = None
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None
     top: int = TOP
@@ -86,7 +91,8 @@ class Predictions:
             row["labels"] = [name for name, present in zip(self.class_names, named.tolist()) if present]
             row["confidences"] = probs[named].tolist()
         else:
-            row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]
+            c = int(best.indices[0] if self.called is None else self.called[n])
+            row["label"], row["confidence"] = self.class_names[c], float(probs[c])
         row |= {key: values[n] for key, values in self.columns.items()}
         if self.explanations is not None:
             row["explanation"] = self.explanations[n]
@@ -153,10 +159,83 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         check_explained(use)
     if use.top is not None and use.top < 1:
         raise ConfigError(f"--top {use.top}: give a number of classes, 1 or more")
-    if use.threshold is not None and not adapter.multilabel_:
-        raise ConfigError("--threshold: images of this run have one label each; omit it, or give --max-error")
+    classes = len(adapter.class_names_)
+    if use.threshold is not None and not adapter.multilabel_ and classes != 2:
+        raise ConfigError(
+            f"--threshold: for two classes or several labels, and this run has {classes} classes; omit it, or give "
+            "--max-error"
+        )
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
+    _check_per_patient(use, adapter)
+    cut = Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
+    if cut is not None and cut.threshold != HALF and use.judging.get("max_error") is not None:
+        raise ConfigError(
+            "--max-error: bounds the errors of the most likely class, and answers follow "
+            f"{'the operating point of the run' if use.threshold is None else '--threshold'}; omit it, or give "
+            "--threshold 0.5"
+        )
+
+
+def _check_per_patient(use: Use, adapter: Adapter) -> None:
+    how = use.per_patient
+    if how is None:
+        return
+    if how not in PER_PATIENT:
+        raise ConfigError(f"--per-patient {how}: give {' or '.join(PER_PATIENT)}")
+    if how == PER_PATIENT[1] and not adapter.multilabel_ and len(adapter.class_names_) != 2:
+        raise ConfigError("--per-patient max: for two classes or several labels; give mean")
+    if use.explain is not None:
+        raise ConfigError("--per-patient: an explanation is of an image; omit it, or --explain")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The probability from which on the finding of two classes is named.
+
+    Attributes:
+        finding: index of the class.
+        threshold: of its probability.
+    """
+
+    finding: int
+    threshold: float
+
+    @classmethod
+    def of_run(
+        cls,
+        run: FittedRun,
+        class_names: Sequence[str],
+        multilabel: bool,
+        threshold: float | None = None,
+        points: Mapping[str, float] | None = None,
+    ) -> Cut | None:
+        """The threshold that is given, else the operating point; None without either, and of other than two classes.
+
+        Args:
+            points: class -> its operating point, by default that of the run.
+        """
+        if multilabel or len(class_names) != 2:
+            return None
+        if threshold is not None:
+            return cls(class_names.index(finding_of(run)), threshold)
+        points = thresholds_of(run) if points is None else points
+        return next((cls(class_names.index(name), at) for name, at in points.items()), None)
+
+    def called(self, probs: Tensor) -> Tensor:
+        """(N,) the class that is named of each image, of probabilities (N, 2)."""
+        return (self.finding - (probs[:, self.finding] < self.threshold).long()).abs()
+
+
+def label_thresholds(
+    points: Mapping[str, float], calibration: Calibration | None, class_names: Sequence[str]
+) -> Tensor:
+    """(C,) float64 the probability from which on each of several labels is named: that of its operating point, else the
+    best on the calibration rows, else one half."""
+    best = torch.full((len(class_names),), HALF, dtype=torch.float64)
+    if calibration is not None and calibration.thresholds is not None:
+        best = calibration.thresholds
+    return torch.tensor([points.get(name, at) for name, at in zip(class_names, best.tolist())], dtype=torch.float64)
 
 
 def predictions_of(
@@ -169,6 +248,7 @@ def predictions_of(
     features: Tensor,
     multilabel: bool,
     skipped: list[tuple[str, str]],
+    points: Mapping[str, float] | None = None,
 ) -> Predictions:
     """Predictions, and what judgements say of them.
 
@@ -176,15 +256,26 @@ def predictions_of(
         calibration: of the run, or None.
         logits: (N, C).
         features: (N, D) that the logits are of.
+        points: class or label -> its operating point; by default those of the run.
 
     Raises:
         DataError: the calibration is of other classes, or as for `check_scores`.
     """
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
     check_scores(ids, probabilities)
-    if multilabel:
-        thresholds = HALF if calibration is None else calibration.thresholds
-        answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
+    points = thresholds_of(use.run) if points is None else points
+    cut, columns = Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
+    called = None if cut is None else cut.called(probabilities)
+    if cut is not None:
+        columns["threshold"] = [cut.threshold] * len(ids)
+    elif multilabel:
+        thresholds = label_thresholds(points, calibration, class_names)
+        if points and calibration is not None:
+            calibration = replace(calibration, thresholds=thresholds)  # by which answers are left open
+        thresholds = thresholds if use.threshold is None else torch.full_like(thresholds, use.threshold)
+        answers = probabilities >= thresholds
+        if use.threshold is not None or points:
+            columns["thresholds"] = [thresholds.tolist()] * len(ids)
     judged = JudgedPredictions(
         at=PREDICT,
         metrics=dict.fromkeys(OWN),
@@ -193,12 +284,21 @@ def predictions_of(
         probabilities=probabilities,
         features=features,
         answers=answers,
+        called=called,
         calibration=calibration,
     )
-    notes = Findings({}).add(judgements, judged)
-    how = {"answers": judged.answers, "top": use.top or TOP}
-    columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
-    return Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, **how)
+    notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
+    columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
+    made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
+    made.answers, made.called = judged.answers, called
+    return made
+
+
+def _cut_words(use: Use, cut: Cut | None, class_names: Sequence[str]) -> list[str]:
+    if cut is None:
+        return []
+    why = "--threshold" if use.threshold is not None else "the operating point of the run"
+    return [f"“{class_names[cut.finding]}” is answered from a probability of {cut.threshold:.3g} on ({why})"]
 
 
 def probabilities_of(
@@ -231,7 +331,7 @@ def write_explanations(
         DataError: nothing can be written there. CapabilityError: a method that was named cannot look into the towers.
     """
     folder, item_of = Path(use.out), {item.id: item for item in data.items}
-    targets = made.probabilities[:MOST].argmax(dim=1).tolist()
+    targets = (made.probabilities.argmax(dim=1) if made.called is None else made.called)[:MOST].tolist()
     asked = [
         Asked(lambda item=item_of[name]: data.load(item), target, features[n])
         for n, (name, target) in enumerate(zip(made.ids, targets))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.task import Task
 from ...contracts.use import Use
+from ...data.group_columns import AUTO as BY_USUAL_NAMES
+from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
 from ...features.batches import PLAIN, logits_of
@@ -42,6 +44,9 @@ from .predictions import Predictions, check_wishes, predictions_of, probabilitie
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
+
+if TYPE_CHECKING:
+    from .patients import Patients
 
 FEW = 8
 """Images that are encoded at once and not stored."""
@@ -69,6 +74,7 @@ class Predictor:
     adapter: Adapter
     calibration: Calibration | None
     base: BaseRun | None = None
+    _patients: dict[tuple[str, bool], Patients] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of_use(cls, use: Use, task: Task) -> Predictor:
@@ -128,14 +134,37 @@ class Predictor:
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
+        if use.per_patient is not None:
+            self.patients(use.per_patient, use.threshold)  # which may be refused
+            data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
-        places = [self.domain.placed(item) for item in items_of(features.ids, data.items)]
-        made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
+        items = items_of(features.ids, data.items)
+        places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
+        skipped = [*data.skipped, *skipped]
+        made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
             write_explanations(use, *of, reporter)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
+
+    def patients(self, how: str, threshold: float | None) -> Patients:
+        """What answers of patients are made by.
+
+        Args:
+            how: "mean" or "max".
+            threshold: that is asked for in place of the run's operating point.
+
+        Raises:
+            DataError: the run lacks what is needed.
+        """
+        chosen = threshold is None
+        key = (how, chosen)
+        if key not in self._patients:
+            from .patients import Patients
+
+            self._patients[key] = Patients.of_run(self.run, self.calibration, how, chosen)
+        return self._patients[key]
 
     def explainer(self, use: Use, data: DomainData) -> Explainer:
         """What says why images of the data were answered so, by the method that is asked for."""
@@ -169,16 +198,21 @@ class Predictor:
         features: Tensor,
         skipped: list[tuple[str, str]],
         places: list[dict[str, Any]],
+        groups: Sequence[str] = (),
     ) -> Predictions:
-        """What is said of N images.
+        """What is said of N images, or where that is asked for of their patients.
 
         Args:
             logits: (N, C).
             features: (N, D) that they are of.
             places: of each image in its file, `Domain.placed`.
+            groups: N patients, "" of an image that is one of its own.
         """
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         judgements = judges_at(self.task, PREDICT, use.judging)
+        if use.per_patient is not None:
+            of_patients = self.patients(use.per_patient, use.threshold)
+            return of_patients.predictions(use, judgements, ids, logits, features, skipped, groups)
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made

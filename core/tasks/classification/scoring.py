@@ -270,7 +270,8 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
     """
     table = Table()
     further = [key for key in columns if any(row.get(key) is not None for row in rows)]
-    for name in ("image", "prediction", "confidence", "next", *(columns[key] for key in further)):
+    first = "patient" if "images" in further else "image"
+    for name in (first, "prediction", "confidence", "next", *(columns[key] for key in further)):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:
         if "labels" in row:
@@ -279,7 +280,7 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
             rest = [each for each in row["top"] if each["class"] not in row["labels"]]
         else:
             label, sure = row["label"], f"{row['confidence']:.1%}"
-            rest = row["top"][1:]
+            rest = [each for each in row["top"] if each["class"] != row["label"]]
         runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
         table.add_row(row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further))
     return table

@@ -26,6 +26,8 @@ from ...runtime.progress import Reporter
 from .predictions import check_wishes
 from .predictor import Predictor
 
+PATIENT = "patient"
+"""The one that all images of a request are of, where that is asked for."""
 OF_PIXELS = PLAIN | {"pre_projection"}
 """What pixels that were prepared for the tower are enough for."""
 
@@ -132,7 +134,12 @@ class ServedRun(Served):
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 
     def check(self, wishes: Wishes) -> None:
-        check_wishes(self.use.asking(wishes.of_use), self.predictor.task, self.predictor.adapter)
+        use = self.use.asking(wishes.of_use)
+        check_wishes(use, self.predictor.task, self.predictor.adapter)
+        if use.per_patient is not None:
+            self.predictor.patients(use.per_patient, use.threshold)
+            if wishes.nearest is not None:
+                raise ConfigError("--nearest: labelled images are near to an image; omit it, or --per-patient")
         if wishes.nearest is not None and wishes.nearest < 1:
             raise ConfigError(f"--nearest {wishes.nearest}: give a number of labelled images, 1 or more")
         if wishes.nearest is not None and self._labelled is None:
@@ -148,6 +155,7 @@ class ServedRun(Served):
             features,
             [],
             [sample.source.place for sample in samples],
+            [PATIENT] * len(samples),
         )
         rows = made.rows()
         if wishes.nearest is not None:

@@ -116,7 +116,9 @@ class Classification(ComparedClassification):
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
+    at_prediction: ClassVar = frozenset(
+        {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    ) | {"per_patient"}
     judgements: ClassVar = (
         "possible-groups",
         "baselines",
@@ -314,6 +316,8 @@ class Classification(ComparedClassification):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
+            if use.per_patient is not None:
+                raise ConfigError("--per-patient: files of the domain are not made of patients; omit it, or --out")
             load = partial(RunScorer, use, self)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self, reporter)
@@ -339,7 +343,7 @@ class Classification(ComparedClassification):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        columns = [judgement.columns for judgement in judgements_of(self).values()]
+        columns = [{"images": "images"}, *(judgement.columns for judgement in judgements_of(self).values())]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:

@@ -14,10 +14,14 @@ from PIL import Image
 
 from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.confidence.calibration import Calibration
+from vladapt.core.contracts.run_info import FittedRun, RunInfo
+from vladapt.core.contracts.serving import Sample, Wishes
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.images import decode_image
+from vladapt.core.errors import ConfigError
 from vladapt.core.export.folder import as_picture
 from vladapt.core.registry import build_judgement
+from vladapt.core.serving.exported import ServedExport
 from vladapt.core.tasks.classification.predictions import predictions_of
 
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -88,7 +92,7 @@ def test_rows_are_those_of_predict(several, per):
     labels = (logits + torch.randn(60, 3, generator=generator) > 0).float() if several else logits.argmax(dim=1)
     calibration = Calibration.of_rows(logits + torch.randn(60, 3, generator=generator), labels, names, "rows")
     new = 3 * torch.randn(8, 3, generator=generator)
-    use = Use(None)
+    use = Use(FittedRun(Path("run")))
     of = (calibration, names, list("stuvwxyz"), new, torch.zeros(8, 2), several, [])
     judgement = build_judgement("coverage", coverage=0.9, coverage_per=per)
     wanted = predictions_of(use, [judgement], *of).rows()
@@ -108,6 +112,40 @@ def test_rows_are_those_of_predict(several, per):
         assert [e["probability"] for e in one["top"]] == pytest.approx([e["probability"] for e in other["top"]])
 
 
+@pytest.mark.parametrize("threshold", [None, 0.7])
+@pytest.mark.parametrize("several", [False, True])
+def test_rows_at_an_operating_point_are_those_of_predict(several, threshold):
+    generator = torch.Generator().manual_seed(0)
+    logits, names = 3 * torch.randn(60, 2, generator=generator), ("well", "sick")
+    labels = (logits > 0).float() if several else logits.argmax(dim=1)
+    calibration = Calibration.of_rows(logits + torch.randn(60, 2, generator=generator), labels, names, "rows")
+    new, point = 3 * torch.randn(20, 2, generator=generator), {"sick": 0.2}
+    metrics = {"operating_point": {"points": {"sick": {"threshold": 0.2}}}}
+    metrics |= {} if several else {"findings": {"finding": "sick", "reason": "named", "scores": {}}}
+    run = FittedRun(Path("run"), RunInfo(class_names=names), metrics)
+    use = Use(run, threshold=threshold)
+    of = (calibration, names, list(map(str, range(20))), new, torch.zeros(20, 2), several, [])
+    wanted = predictions_of(use, [build_judgement("coverage", coverage=0.9)], *of).rows()
+    sets = calibration.conformal(0.9)
+    least = [float(sets.threshold)] * 2 if several else (1 - sets.thresholds).tolist()
+    facts = {"multilabel": several, "class_names": list(names), "coverage": {"0.9": least}, "operating_point": point}
+    facts |= (
+        {"thresholds": [float(calibration.thresholds[0]), 0.2], "finding": None} if several else {"finding": "sick"}
+    )
+    scaled = calibration.scaling.logits(new).numpy()
+    found = [standalone.row_of(n, row, None, facts, 2, 0.9, threshold=threshold) for n, row in enumerate(scaled)]
+    for one, other in zip(found, wanted, strict=True):
+        assert list(one) == list(other)
+        assert [one.get(key) for key in ("id", "label", "labels")] == [
+            other.get(key) for key in ("id", "label", "labels")
+        ]
+        assert set(one["set"]) == set(other["set"]) or several  # whose sets are made with other thresholds
+        for key in ("confidence", "confidences", "threshold", "thresholds"):
+            assert one.get(key) == pytest.approx(other.get(key))
+    likelier = [names[int(c)] for c in new.argmax(dim=1)]
+    assert several or [row["label"] for row in wanted] != likelier
+
+
 def test_a_set_holds_what_is_answered():
     """With thresholds that no class reaches."""
     for facts in ({"multilabel": False}, {"multilabel": True, "thresholds": [0.6, 0.6]}):
@@ -123,8 +161,20 @@ def test_an_image_that_is_far_is_unlike():
 
 def test_it_is_short_and_needs_three_packages():
     text = Path(standalone.__file__).read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 115
+    assert len(text.splitlines()) < 125
     imported = {
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }
     assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
+
+
+def test_a_served_export_names_labels_from_the_threshold_of_a_request_on():
+    served = ServedExport.__new__(ServedExport)
+    served._script, served._coverages, served.name = standalone, {}, "export"
+    served._facts = {"multilabel": True, "class_names": ["a", "b"], "thresholds": [0.5, 0.5], "coverage": {}}
+    sample = Sample("x", None, answer=(np.array([1.0, -1.0]), None))
+    plain, low = (served.rows([sample], [], wishes)["predictions"] for wishes in (Wishes(), Wishes(threshold=0.2)))
+    assert (plain[0]["labels"], low[0]["labels"]) == (["a"], ["a", "b"])
+    assert "thresholds" not in plain[0] and low[0]["thresholds"] == [0.2, 0.2]
+    with pytest.raises(ConfigError, match=r"--threshold 1\.5: give a probability between 0 and 1"):
+        served.check(Wishes(threshold=1.5))

@@ -346,3 +346,16 @@ def test_further_arrays_are_columns(write):
     file = load_features(write(site=sites, age=np.arange(N, dtype="f4"), pairs=np.zeros((N, 2), "f4")))
     assert list(file.columns["site"]) == sites.tolist() and file.columns["age"].tolist() == list(range(N))
     assert set(file.columns) == {"labels", "site", "age"}
+
+
+def test_metadata_that_are_no_columns_do_no_harm(tmp_path):
+    made = arrays()
+    words = {
+        "class_names": made.pop("class_names").tolist(),
+        "notes": [["a"], ["b", "c"]],
+        "sex": ["F"] * N,
+        "few": ["x"],
+    }
+    path = tmp_path / "features.safetensors"
+    save_file(made, path, metadata={**{key: json.dumps(value) for key, value in words.items()}, "broken": "[1, 2"})
+    assert set(load_features(path).columns) == {"labels", "sex"}

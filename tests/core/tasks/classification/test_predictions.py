@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.judgement import Scores
+from vladapt.core.contracts.run_info import FittedRun, RunInfo
 from vladapt.core.contracts.task import Use
-from vladapt.core.errors import DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.judgements.calibration import trust_section
-from vladapt.core.tasks.classification.predictions import Predictions, predictions_of
+from vladapt.core.registry import build_judgement
+from vladapt.core.tasks.classification.predictions import Predictions, check_wishes, predictions_of
 from vladapt.core.tasks.classification.scoring import predictions_table
+
+RUN = FittedRun(Path("run"))
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def several() -> Predictions:
 @pytest.mark.parametrize("values", [(float("nan"), 1.0), (float("inf"), float("inf"))])
 def test_an_image_without_an_answer_is_named_and_gets_none(values, several):
     logits = torch.tensor([[0.5, 1.0], values, [0.0, 0.0], values])
-    use, ids, features = Use(None), ["a.png", "b.png", "c.png", "d.png"], torch.zeros(4, 2)
+    use, ids, features = Use(RUN), ["a.png", "b.png", "c.png", "d.png"], torch.zeros(4, 2)
     finite = several and values[0] > 0  # a label that is certain is one
     with nullcontext() if finite else pytest.raises(DataError, match=r"b\.png: .* NaN .* 1 other image; copy the run"):
         predictions_of(use, [], None, ("x", "y"), ids, logits, features, several, [])
@@ -40,7 +46,7 @@ def test_an_image_without_an_answer_is_named_and_gets_none(values, several):
 
 def test_a_class_that_is_out_of_the_question_is_no_fault():
     logits = torch.tensor([[-float("inf"), 1.0]])
-    (row,) = predictions_of(Use(None), [], None, ("x", "y"), ["a.png"], logits, torch.zeros(1, 2), False, []).rows()
+    (row,) = predictions_of(Use(RUN), [], None, ("x", "y"), ["a.png"], logits, torch.zeros(1, 2), False, []).rows()
     assert (row["label"], row["confidence"]) == ("y", 1.0)
 
 
@@ -97,3 +103,80 @@ def test_the_report_tells_what_sets_and_open_answers_come_to(several):
     assert "--coverage" in section.note
     assert all("% to " in row[1].small for row in section.rows[:3])
     assert trust_section(None, Scores(labels, None, logits, {})) is None
+
+
+def run_of(names, **points):
+    """A run with an operating point for each of some names."""
+    metrics = {"operating_point": {"points": {name: {"threshold": at} for name, at in points.items()}}}
+    metrics |= {"findings": {"finding": "sick", "reason": "named", "scores": {}}} if "sick" in names else {}
+    return FittedRun(
+        Path("run"), RunInfo(class_names=names), metrics if points else {**metrics, "operating_point": None}
+    )
+
+
+def answers(run, names, probs, several=False, judgements=(), **wishes):
+    probs = torch.tensor(probs, dtype=torch.float64)
+    logits, ids = probs.logit() if several else probs.log(), [f"{n}.png" for n in range(len(probs))]
+    use = Use(run, **wishes)
+    return predictions_of(use, list(judgements), None, names, ids, logits, torch.zeros(len(ids), 2), several, [])
+
+
+def test_the_finding_is_named_from_the_operating_point_of_the_run_on():
+    names, probs = ("well", "sick"), [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]
+    made = answers(run_of(names, sick=0.2), names, probs)
+    rows = made.rows()
+    assert [row["label"] for row in rows] == ["well", "sick", "sick", "sick"]
+    assert [row["confidence"] for row in rows] == pytest.approx([0.9, 0.2, 0.4, 0.7])
+    assert (
+        all(row["threshold"] == 0.2 for row in rows) and "“sick” is answered from a probability of 0.2" in made.notes[0]
+    )
+    assert list(csv.reader(io.StringIO(made._csv())))[2] == [
+        "1.png",
+        "sick",
+        "0.200000",
+        "0.200000",
+        "0.800000",
+        "0.200000",
+    ]
+    other = answers(run_of(names, sick=0.2), names, probs, threshold=0.5)
+    assert [row["label"] for row in other.rows()] == [
+        "well",
+        "well",
+        "well",
+        "sick",
+    ] and "(--threshold)" in other.notes[0]
+    shown = [list(column.cells) for column in predictions_table(rows, {}).columns]
+    assert (shown[1][2], shown[3][2]) == ("sick", "well 60.0%")
+
+
+def test_without_an_operating_point_the_likelier_class_is_named_and_no_threshold_told():
+    names = ("well", "sick")
+    made = answers(run_of(names), names, [[0.6, 0.4], [0.3, 0.7]])
+    assert [list(row) for row in made.rows()] == [["id", "label", "confidence", "top"]] * 2 and made.notes == []
+    assert [row["label"] for row in made.rows()] == ["well", "sick"]
+
+
+def test_labels_have_the_thresholds_of_their_operating_points():
+    names = ("effusion", "mass")
+    made = answers(run_of(names, mass=0.1), names, [[0.45, 0.2], [0.9, 0.05]], several=True)
+    assert [row["labels"] for row in made.rows()] == [["mass"], ["effusion"]]
+    assert [row["thresholds"] for row in made.rows()] == [[0.5, 0.1]] * 2
+    other = answers(run_of(names, mass=0.1), names, [[0.45, 0.2], [0.9, 0.05]], several=True, threshold=0.3)
+    assert [row["labels"] for row in other.rows()] == [["effusion"], ["effusion"]]
+
+
+def test_a_set_holds_the_answer_of_an_operating_point():
+    labels = torch.arange(200) % 2
+    rows = Calibration.of_rows(6 * torch.nn.functional.one_hot(labels, 2).float() - 3, labels, ("well", "sick"), "rows")
+    use, logits = Use(run_of(("well", "sick"), sick=0.001)), torch.tensor([[2.0, -2.0]])
+    of = (rows, ("well", "sick"), ["a.png"], logits, torch.zeros(1, 2), False, [])
+    (row,) = predictions_of(use, [build_judgement("coverage", coverage=0.8)], *of).rows()
+    assert row["label"] == "sick" and "sick" in row["set"]
+
+
+def test_errors_of_the_likelier_class_are_not_promised_of_other_answers():
+    adapter = SimpleNamespace(multilabel_=False, class_names_=("well", "sick"))
+    run, task = run_of(("well", "sick"), sick=0.2), SimpleNamespace(judgements=(), judges=())
+    with pytest.raises(ConfigError, match="answers follow the operating point of the run; omit it, or give"):
+        check_wishes(Use(run, judging={"max_error": 0.1}), task, adapter)
+    check_wishes(Use(run, judging={"max_error": 0.1}, threshold=0.5), task, adapter)

@@ -1,0 +1,142 @@
+"""`--per-patient`: one row per patient in `predict`, and per request in `serve`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vladapt.core.contracts.serving import Serving, Wishes
+from vladapt.core.contracts.use import Use
+from vladapt.core.engine.fit import task_of_run
+from vladapt.core.runs.folder import Run
+from vladapt.core.tasks.classification.serving import ServedRun
+
+PATIENTS, EACH = 48, 4
+
+
+def draw(folder: Path, patients: int, label: bool) -> Path:
+    """Pictures of patients, "sick" ones a little redder, and a table of who is on which."""
+    rng, lines = np.random.default_rng(patients), [f"image,patient{',label' * label}"]
+    (folder / "images").mkdir(parents=True)
+    for patient in range(patients):
+        sick = patient % 2
+        tone = 25 * rng.normal()
+        for n in range(EACH):
+            pixels = rng.integers(60, 180, (24, 24, 3)) + [[[30 * sick + tone, -tone, 10 * rng.normal()]]]
+            name = f"images/{patient}-{n}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
+            lines.append(f"{name},P{patient:03d}{(',sick' if sick else ',well') * label}")
+    (folder / ("labels.csv" if label else "patients.csv")).write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, small_clip_spec):
+    """A run that knows its patients and has an operating point, and new images of ten patients."""
+    from vladapt.cli import main
+
+    place = tmp_path_factory.mktemp("patients")
+    data, new = draw(place / "data", PATIENTS, True), draw(place / "new", 10, False)
+    where = ("--domain", "medical", "--backbone", small_clip_spec, "--data", data, "--out", place / "runs")
+    how = ("--adapter", "linear-probe", "--shots", 40, "--operating-point", "specificity=0.6", "--json")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as ended:
+        patch.setenv("VLADAPT_CACHE", str(place / "cache"))
+        main(list(map(str, ("fit", *where, *how))))
+    assert ended.value.code == 0
+    return Path(json.loads(out.getvalue())["run"]), new
+
+
+def test_predict_gives_one_row_per_patient(vladapt, fitted):
+    run, new = fitted
+    of_images = vladapt("predict", run, new, "--json").json["predictions"]
+    mean, largest = (vladapt("predict", run, new, "--per-patient", how, "--json").json for how in ("mean", "max"))
+    rows = mean["predictions"]
+    assert (len(of_images), len(rows), len(largest["predictions"])) == (40, 10, 10)
+    assert sorted(image for row in rows for image in row["images"]) == sorted(row["id"] for row in of_images)
+    assert all(len({Path(image).stem.partition("-")[0] for image in row["images"]}) == 1 for row in rows)
+    assert not any("P0" in row["id"] for row in rows)  # a hash stands for a patient
+    assert [row["confidence"] for row in rows] != [row["confidence"] for row in largest["predictions"]]
+    assert "the mean of its images' probabilities, calibrated anew on" in mean["notes"][0]
+    assert "the median group has 4 images here" in mean["notes"][0]
+    shown = vladapt("predict", run, new, "--per-patient", "mean").out
+    assert "patient" in shown.splitlines()[1] and "images" in shown.splitlines()[1]
+
+
+def test_the_operating_point_is_chosen_again_among_patients(vladapt, fitted):
+    run, new = fitted
+    finding = json.loads((run / "metrics.json").read_text())["findings"]["finding"]
+    of_image = vladapt("predict", run, new, "--json").json["predictions"][0]["threshold"]
+    rows = vladapt("predict", run, new, "--per-patient", "mean", "--json").json["predictions"]
+    at = rows[0]["threshold"]
+    assert at != of_image
+    for row in rows:
+        probability = next(each["probability"] for each in row["top"] if each["class"] == finding)
+        assert (row["label"] == finding) == (probability >= at)
+    none = vladapt("predict", run, new, "--per-patient", "mean", "--threshold", 0, "--json").json["predictions"]
+    assert {row["label"] for row in none} == {finding} and none[0]["threshold"] == 0
+
+
+def test_sets_and_files_are_of_patients(vladapt, fitted):
+    run, new = fitted
+    told = vladapt("predict", run, new, "--per-patient", "mean", "--coverage", 0.8, "--out", "rows.csv")
+    table = list(csv.reader(Path("rows.csv").read_text().splitlines()))
+    assert (
+        told.code == 0
+        and len(table) == 11
+        and table[0][:6] == ["id", "label", "confidence", "images", "threshold", "set"]
+    )
+    assert table[1][3].count(";") == EACH - 1
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--per-patient", "median"), "--per-patient median: give mean or max"),
+        (("--per-patient", "mean", "--explain", "--out", "why"), "an explanation is of an image"),
+        (("--per-patient", "mean", "--group-column", "none"), "nothing says which images belong together; put a table"),
+        (("--per-patient", "mean", "--group-column", "nobody"), "no table in"),
+    ],
+)
+def test_what_cannot_be_is_one_line(vladapt, fitted, more, message):
+    run, new = fitted
+    refused = vladapt("predict", run, new, *more)
+    assert refused.code != 0 and message in refused.error
+
+
+def test_files_are_grouped_by_the_table_beside_them_or_by_their_names(vladapt, fitted):
+    run, new = fitted
+    files = sorted((new / "images").iterdir())[:12]
+    by_name = vladapt("predict", run, *files, "--per-patient", "mean", "--group-column", r"stem:^(\d+)-", "--json").json
+    assert len(by_name["predictions"]) == 3
+
+
+def test_a_run_without_patients_is_refused(vladapt, run, colours):
+    refused = vladapt("predict", run, colours, "--per-patient", "mean")
+    assert (
+        refused.code == 1
+        and "--per-patient: the calibration rows of this run are of one image per patient" in refused.error
+    )
+    refused = vladapt("predict", run, colours, "--per-patient", "max")
+    assert "--per-patient max: for two classes or several labels; give mean" in refused.error
+
+
+def test_the_images_of_a_request_are_those_of_one_patient_where_that_is_asked(fitted):
+    run, new = fitted
+    opened = Run.open(run)
+    served = ServedRun(Use(opened, device="cpu"), task_of_run(opened), Serving())
+    samples, _ = served.samples(sorted((new / "images").iterdir())[:3])
+    for sample in samples:
+        served.prepare(sample)
+    served.answer(samples)
+    wishes = Wishes(per_patient="max")
+    served.check(wishes)
+    (row,) = served.rows(samples, [], wishes)["predictions"]
+    assert row["id"] == "patient" and row["images"] == [sample.id for sample in samples]
+    assert len(served.rows(samples, [], Wishes())["predictions"]) == 3
