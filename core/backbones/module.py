@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.images import ImageSize, as_image_size, height_and_width
-from ..errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from .image_only import ImageBackbone, ImageModel
 from .preprocessing import Preprocess, as_picture, in_8_bits
 from .specs import OFFERED
@@ -55,6 +58,37 @@ def offered(backbone: Any) -> str:
     if isinstance(backbone, Backbone):
         raise ConfigError(f"backbone={name}: give its spec: backbone={backbone.spec!r}")
     raise ConfigError(f"backbone={name}: give a spec as of `vladapt list backbones`, or backbone={HOW}")
+
+
+def from_own_code(named: str) -> str:
+    """The spec of what a function of the user's own code returns; it can be loaded by it from then on.
+
+    Args:
+        named: "FILE.py:NAME", of a function without arguments that returns `Backbone.from_module(...)`. A run holds the
+            file's name without its folder, and never runs it.
+
+    Raises:
+        DataError: no such file. ConfigError: it fails, or makes something else.
+    """
+    path, _, name = named.rpartition(":")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"--backbone {named}: no such file {file}")
+    found = spec_from_file_location(f"vladapt_own_{file.stem}", file)
+    assert found is not None and found.loader is not None  # as of any file that ends in .py
+    code = sys.modules[found.name] = module_from_spec(found)  # its classes are pickled by that name
+    try:
+        found.loader.exec_module(code)
+        backbone = getattr(code, name)()
+    except VladaptError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(f"--backbone {named}: {type(error).__name__}: {reason}") from error
+    if not isinstance(backbone, ModuleBackbone):
+        raise ConfigError(f"--backbone {named}: returns a {type(backbone).__name__}; return {HOW}")
+    backbone.spec = f"{file.name}:{name}"
+    return offered(backbone)
 
 
 def given_again(spec: str, device: torch.device, image_size: ImageSize | None) -> ModuleBackbone:

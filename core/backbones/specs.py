@@ -59,6 +59,19 @@ def spec_of(backbone: Any) -> str | None:
     return offered(backbone)
 
 
+def with_own_code(spec: str | None) -> str | None:
+    """A spec of a command line; what names a function of the user's own code, which runs nowhere else, is made.
+
+    Raises:
+        DataError, ConfigError: as `from_own_code`.
+    """
+    if spec is None or not OWN_CODE.fullmatch(spec):
+        return spec
+    from .module import from_own_code
+
+    return from_own_code(spec)
+
+
 def family_of(spec: str) -> tuple[str, str]:
     """(family, what it makes of the rest), of a spec that is no training's.
 

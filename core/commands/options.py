@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..backbones.specs import with_own_code
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
 from ..contracts.task import COMPARED
@@ -50,7 +51,8 @@ def flag(each: Option, help: str = "", name: str = "") -> Any:
     kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     named = f"--{(name or each.name).replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None}
-    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how)]
+    run = {"callback": with_own_code} if each.name == "backbone" else {}
+    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
 
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])

@@ -21,6 +21,10 @@ def serve(
         int | None, typer.Option(metavar="N", min=1, help="Most pixels of an image; by default 64000000.")
     ] = None,
     device: Device = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="The run's backbone on this machine, if it is not where the run says."),
+    ] = None,
     resource: Resource = None,
     as_json: Json = False,
 ) -> None:
@@ -38,6 +42,7 @@ def serve(
         model,
         port=port,
         device=device,
+        backbone=backbone,
         max_pixels=max_pixels,
         resources=resources_of(resource),
         opened=opened,

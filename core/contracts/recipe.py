@@ -130,7 +130,7 @@ class Recipe:
     backbone: str = option(
         "embedded",
         "pretrained model: embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, "
-        "timm:<name>, torchvision:<name>, or a folder or file of a trained one",
+        "timm:<name>, torchvision:<name>, FILE.py:NAME (your own code), or a folder or file of a trained one",
         metavar="SPEC",
         group=METHOD,
     )

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..backbones.specs import with_own_code
 from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
@@ -23,6 +24,7 @@ def serve(
     *,
     port: int = PORT,
     device: str | None = None,
+    backbone: str | None = None,
     max_pixels: int | None = None,
     resources: Mapping[str, str] | None = None,
     opened: Callable[[str], None] = lambda address: None,
@@ -36,6 +38,7 @@ def serve(
         given: options of `ServeOptions`.
         port: 0 for any that is free.
         device: of a run; "auto", "cpu", "cuda", ...
+        backbone: where the run's backbone is here, if not where the run says; "FILE.py:NAME" runs in each process.
         max_pixels: of an image.
         resources: name -> path, in place of the run's own.
         opened: called with the address, before the model is loaded.
@@ -58,6 +61,8 @@ def serve(
         raise ConfigError(f"{folder}: an export runs on the CPU and needs no resources; omit --device and --resource")
     if exported and asked.training_ids:
         raise ConfigError(f"{folder}: an export holds no labelled images; omit --training-ids")
+    if exported and backbone:
+        raise ConfigError(f"{folder}: an export holds its towers; omit --backbone")
     limits, serving = Limits(), Serving(device or "auto", None, dict(resources or {}), training_ids=asked.training_ids)
     limits = Limits(
         request_bytes=limits.request_bytes if max_mb is None else max_mb << 20,
@@ -71,7 +76,7 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{made.getsockname()[1]}/"
         opened(address)
-        load = partial(load_export if exported else load_run, folder)
+        load = partial(load_export, folder) if exported else partial(load_run, folder, backbone=backbone)
         run(Settings(load, serving, token, loopback, asked.workers, asked.batch_size, limits, address), made, told)
     finally:
         made.close()
@@ -84,11 +89,11 @@ def load_export(folder: Path, serving: Serving) -> Served:
     return ServedExport(folder, serving)
 
 
-def load_run(folder: Path, serving: Serving) -> Served:
+def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Served:
     """A run, by its task."""
     from ..contracts.task import Use
     from ..recipes.resolve import task_of_run
-    from ..runs.folder import Run
+    from ..runs.folder import open_run
 
-    use = Use(Run.open(folder), device=serving.device, resources=serving.resources or None)
+    use = Use(open_run(folder, with_own_code(backbone)), device=serving.device, resources=serving.resources or None)
     return task_of_run(use.run).served(use, serving)
