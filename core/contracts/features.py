@@ -24,6 +24,8 @@ MEAN_TOLERANCE = 1e-3
 PER_ROW = ("features", "labels", "views", "groups", "ids", "parts", "parts_mask", "parts_order")
 PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative", "unnormalized")
 """Fields of a set, and of a text classifier, that have one entry per row, and per class."""
+TENSORS = ("features", "labels", "views", "parts", "parts_mask", "parts_order")
+"""Fields of a set that are tensors, which arrays and lists become."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class FeatureSet:
 
     Class attributes:
         chooses: whether settings may be chosen, on these as the val of a fit or on images held out of its support.
+
+    Tensors may be given as numpy arrays and lists, too.
 
     Args:
         features: (N, D) float32, as the tower gives them, not normalised.
@@ -71,6 +75,10 @@ class FeatureSet:
     part_views: PartViews | None = None
 
     def __post_init__(self):
+        for name in TENSORS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):
+                object.__setattr__(self, name, _as_tensor(name, value))
         if self.features.ndim != 2:
             raise DataError(f"features have shape {tuple(self.features.shape)}; (N, D) is needed")
         object.__setattr__(self, "features", self.features.float())
@@ -102,6 +110,13 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        rows, width = self.features.shape
+        labels = "no labels" if self.labels is None else f"labels {tuple(self.labels.shape)}"
+        parts = "" if self.parts is None else f", parts {tuple(self.parts.shape)}"
+        of = f" of {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{type(self).__name__}: {rows} images, {width} features, {labels}{of}{parts}>"
 
     @property
     def unit(self) -> Tensor:
@@ -469,3 +484,15 @@ def _moved(value: Any, device: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_moved(each, device) for each in value)
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """An array or list of numbers as a tensor.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: not an array of numbers ({error}); give a tensor, an array or lists") from error

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,3 +94,16 @@ def test_classifier_select_keeps_names_and_prototypes_together():
 def test_classifier_with_too_few_names_is_refused():
     with pytest.raises(DataError, match="2 class names for 3"):
         TextClassifier(torch.eye(3), class_names=("a", "b"))
+
+
+def test_a_set_takes_arrays_and_lists_and_is_shown_in_a_line():
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    plain = FeatureSet(torch.tensor(rows), labels=torch.tensor([0, 1, 0, 1]), class_names=("a", "b"))
+    for features, labels in ((rows, np.array([0, 1, 0, 1])), (rows.tolist(), [0, 1, 0, 1])):
+        made = FeatureSet(features, labels=labels, class_names=["a", "b"])
+        assert torch.equal(made.features, plain.features) and torch.equal(made.labels, plain.labels)
+        assert made.labels.dtype == torch.int64 and made.features.dtype == torch.float32
+        assert repr(made) == "<FeatureSet: 4 images, 3 features, labels (4,) of 2 classes>"
+    for wrong in ([[1.0, 2.0], [3.0]], [["a", "b"]]):
+        with pytest.raises(DataError, match="features: not an array of numbers"):
+            FeatureSet(wrong)
