@@ -122,7 +122,9 @@ def _not_finite(sample: Any) -> bool:
     """Whether a data sample of mmdet or mmseg holds scores that are no numbers."""
     scores = getattr(getattr(sample, "pred_instances", None), "scores", None)
     maps = getattr(getattr(sample, "seg_logits", None), "data", None)
-    return not all(each.isfinite().all() for each in (scores, maps) if each is not None)
+    if scores is not None and not scores.isfinite().all():
+        return True
+    return maps is not None and bool((maps.isnan() | maps.isposinf()).any())  # classes may be ruled out by -inf
 
 
 def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, dict]]]:
