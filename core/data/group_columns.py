@@ -276,7 +276,7 @@ def group_images(data: DomainData, paths: Sequence[str | Path], named: str) -> D
     if not any(item.group for item in items.values()):
         raise ConfigError(
             "nothing says which images belong together; put a table of their file names and patients beside them, or "
-            "give --group-column folder or stem:REGEX"
+            "give --group-column with its column, folder or stem:REGEX"
         )
     return replace(data, items=list(items.values()), notes=notes)
 

@@ -17,7 +17,7 @@ from ..runtime.shards import ShardFolder, ShardWriter
 GREY_SIDE, COLOUR_SIDE = 32, 8
 GREY_BYTES, COLOUR_BYTES = GREY_SIDE**2, 2 * COLOUR_SIDE**2
 BYTES = GREY_BYTES + COLOUR_BYTES + 8
-SPACE = "thumbnails 1"
+SPACE = "thumbnails 2"
 """Another number makes all anew."""
 FLUSH_ROWS, FLUSH_SECONDS = 2048, 30.0
 
@@ -48,22 +48,39 @@ def thumbnail(pixels: Decoded, size: tuple[int, int] | None = None) -> np.ndarra
     """The thumbnail of an image as stored, (1160,) uint8: grey, colour, height and width; None where it has no pixels.
 
     Args:
-        pixels: (H, W, 3) uint8, or float32 in 0..1; of (T, H, W, 3) the middle frame is taken, of more channels the
-            first three.
+        pixels: (H, W, 3) uint8, or float32 in 0..1; of more channels the first three are taken. Of a clip (T, H, W, 3)
+            it is the middle frame's colour, and in grey what moves in that frame: what it has beside the mean of the
+            frames, since the clips of a camera that stands still share the rest.
         size: height and width of the image, where the pixels are of a reduced version.
     """
-    frame = pixels[len(pixels) // 2] if pixels.ndim == 4 and len(pixels) else pixels
+    is_clip = pixels.ndim == 4 and len(pixels) > 0
+    frame = pixels[len(pixels) // 2] if is_clip else pixels
     if frame.ndim != 3 or frame.shape[-1] < 3 or not frame.size:
         return None
-    frame = frame[..., :3]
-    if frame.dtype != np.uint8:
-        frame = np.rint(np.clip(np.nan_to_num(frame), 0, 1) * 255).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    small = _resized(image, GREY_SIDE)
-    grey = np.asarray(small.convert("L"))  # (32, 32)
+    small = _resized(_image(frame), GREY_SIDE)
+    shown = _resized(_image(_moving(pixels)), GREY_SIDE) if is_clip else small
+    grey = np.asarray(shown.convert("L"))  # (32, 32)
     colour = np.asarray(small.convert("YCbCr").resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))[..., 1:]
     sizes = np.array(size or frame.shape[:2], dtype="<u4").view(np.uint8)
     return np.concatenate([grey.reshape(-1), colour.reshape(-1), sizes])
+
+
+def _image(frame: Decoded) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(_levels(frame[..., :3])))
+
+
+def _levels(pixels: Decoded) -> np.ndarray:
+    """As uint8."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
+
+
+def _moving(frames: Decoded) -> np.ndarray:
+    """(H, W, 3) uint8 the middle frame without the mean of all, around a grey of 128."""
+    levels = _levels(frames[..., :3])
+    difference = levels[len(levels) // 2] - levels.mean(axis=0, dtype=np.float32)
+    return np.rint(np.clip(128 + difference, 0, 255)).astype(np.uint8)
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:

@@ -134,7 +134,7 @@ class ByColumns(Record):
             for row in each.rows():
                 cells = [row] if isinstance(row, str) else [*map(str, row[:-1]), row[-1].text, row[-1].small]
                 table.add_row(*cells)
-            tables += [table, each.words]
+            tables += [table, each.words] if table.row_count else [each.title, each.words]
         return Group(*tables)
 
 

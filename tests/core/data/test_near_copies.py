@@ -85,7 +85,7 @@ def pairs_among(tmp_path, images, apart=None):
         hashlib.sha256(image.tobytes() + str((n, image.size)).encode()).hexdigest() for n, image in enumerate(images)
     ]
     for key, image in zip(keys, images, strict=True):
-        store.add(key, thumbnail(np.asarray(image.convert("RGB"))))
+        store.add(key, thumbnail(image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))))
     store.flush()
     return {tuple(pair) for pair in near_copies(keys, Thumbnails(tmp_path / "cache"), apart).tolist()}
 
@@ -156,10 +156,31 @@ def test_thumbnails_of_every_kind_of_pixels():
     plain = thumbnail(pixels)
     deep = thumbnail((pixels / 255).astype(np.float32))
     assert plain.dtype == np.uint8 and np.abs(deep.astype(int) - plain).max() <= 1
-    clip = np.stack([np.zeros_like(pixels), pixels, np.zeros_like(pixels)])
-    assert np.array_equal(thumbnail(clip), plain)
+    still = thumbnail(np.stack([pixels] * 3))
+    assert (still[: GREY_SIDE**2] == 128).all() and np.array_equal(still[GREY_SIDE**2 :], plain[GREY_SIDE**2 :])
     assert np.array_equal(thumbnail(np.concatenate([pixels, pixels[..., :2]], axis=2)), plain)
     assert thumbnail(np.zeros((4, 4, 2), np.float32)) is None and thumbnail(np.zeros((0, 4, 3), np.uint8)) is None
+
+
+def clip_of(room, things, ways, size=96):
+    """Things that cross one room, (8, H, W, 3): what they look like, and where they go."""
+    frames = np.stack([np.asarray(drawn(room, size))] * 8)
+    for step, frame in enumerate(frames):
+        for thing, way in zip(things, ways):
+            y, x = ((way[0] + step * way[1]) % (size - 32), (way[2] + step * way[3]) % (size - 32))
+            frame[y : y + 32, x : x + 32] = np.asarray(drawn(thing, 32))
+    return frames
+
+
+def test_clips_of_one_camera_are_no_copies_and_a_clip_mirrored_or_saved_anew_is_one(tmp_path):
+    generator = np.random.default_rng(0)
+    clips = [clip_of(0, (n, n + 50, n + 90), generator.integers(1, 60, (3, 4))) for n in range(1, 31)]
+    changed = [
+        np.stack([np.asarray(saved(Image.fromarray(f), "JPEG", quality=60)) for f in clip]) for clip in clips[:8]
+    ]
+    mirrored = [clip[:, :, ::-1] for clip in clips[8:16]]
+    pairs = pairs_among(tmp_path, [*clips, *changed, *mirrored])
+    assert pairs <= {(n, 30 + n) for n in range(16)} and len(pairs) >= 14
 
 
 def test_a_reduced_image_has_the_thumbnail_of_the_whole(tmp_path):
