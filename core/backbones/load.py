@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
-from ..contracts.families import FAMILIES
+from ..contracts.families import FAMILIES, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import replacing
@@ -27,7 +27,7 @@ from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
-from .specs import FILE, OFFERED, family_of, find_published, is_fine_tuned, licence_line, missing_package
+from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
 def load_backbone(

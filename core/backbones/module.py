@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.families import OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from .image_only import ImageBackbone, ImageModel
 from .preprocessing import Preprocess, as_picture, in_8_bits
-from .specs import OFFERED
 from .two_tower import fingerprint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..contracts.families import FAMILIES
+from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
 
 TABLE = Path(__file__).with_name("published.json")
@@ -28,8 +28,6 @@ HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|amlr|research", re.IGNORECASE)
 """Licences that allow no commercial use, by name; apple-amlr is Apple's for research."""
 ALL_ALIASES = "and the aliases of `vladapt list backbones`"
-OFFERED: dict[str, Any] = {}
-"""Spec -> backbone of a module that the user of this process gave (`offer`). A run names it, and never brings it."""
 OWN_CODE = re.compile(r".+\.py:\w+")
 FILE = "model.safetensors"
 """The weights of a training, and what is known of them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -50,6 +52,10 @@ FAMILIES: dict[str, dict] = {
         "capabilities": frozenset({"hidden"}),
     },
 }
+
+OFFERED: dict[str, Any] = {}
+"""Spec -> backbone of a module that the user of this process gave (`core/backbones/module.py`). A run names it, and
+never brings it."""
 
 
 def families_with(capability: str) -> list[str]:

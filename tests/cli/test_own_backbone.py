@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vladapt.core.backbones.specs import OFFERED
+from vladapt.core.contracts.families import OFFERED
 from vladapt.core.contracts.serving import Serving
 from vladapt.core.engine.serve import load_run
 from vladapt.core.errors import CapabilityError

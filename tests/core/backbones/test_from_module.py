@@ -10,7 +10,8 @@ from torch import nn
 
 import vladapt
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.backbones.specs import OFFERED, check_spec, spec_of
+from vladapt.core.backbones.specs import check_spec, spec_of
+from vladapt.core.contracts.families import OFFERED
 from vladapt.core.errors import CapabilityError, ConfigError
 
 
