@@ -33,7 +33,7 @@ NO_AGREEMENT = -3.0
 """Less than any two images agree."""
 LEAST_DETAIL = 0.7
 """Agreement of the detail below which no other one counts."""
-GREY_TOLERANCE, COLOUR_COSINE = 2.0, 0.5
+GREY_TOLERANCE, COLOUR_COSINE = 2.0, 0.8
 """Chroma up to which an image counts as grey, and how alike the colours of two others must be."""
 SMOOTHED, SHAPE = 0.7, 3.0
 """Pixels of a thumbnail: what is finer is noise of encoders, what is coarser is shared by alike images."""
