@@ -167,8 +167,10 @@ def _escaped(character: str) -> str:
 
 def no_memory(error: BaseException) -> bool:
     """Whether an error says that no memory is left, which is a matter of the machine and may be otherwise next time."""
-    return isinstance(error, MemoryError) or (
-        not isinstance(error, VladaptError) and bool(OF_MEMORY.search(str(error)))
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (not isinstance(error, VladaptError) and bool(OF_MEMORY.search(str(error))))
     )
 
 

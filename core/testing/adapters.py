@@ -13,11 +13,10 @@ from torch import Tensor
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
-from ..data.verify import one_line
 from ..errors import CapabilityError, DataError
 from ..training.samples import seed_everything
 from . import adapter_claims as claims
-from .contract import Check, checks_of, refusal, violations
+from .contract import Check, checks_of, first_line, refusal, violations
 from .method import Method, logits_elsewhere
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
@@ -213,7 +212,7 @@ def saved_and_loaded(method: Method) -> Iterator[str]:
     try:
         logits = method.world.logits(again)
     except Exception as error:
-        yield f"saved and loaded again, it raises {type(error).__name__} ({one_line(error)}); name it in state"
+        yield f"saved and loaded again, it raises {type(error).__name__} ({first_line(error)}); name it in state"
     else:
         if not _close(logits, method.logits):
             yield f"saved and loaded again, its logits differ by {_apart(logits, method.logits)}"
@@ -288,7 +287,7 @@ def _fits_world(method: Method, world: World, words: str, use_val: bool = True) 
         fitted = method.fit(world, use_val=use_val)
         logits = world.logits(fitted.adapter)
     except Exception as error:
-        yield f"fails on {words}: {type(error).__name__}: {one_line(error)}"
+        yield f"fails on {words}: {type(error).__name__}: {first_line(error)}"
     else:
         yield from _faults(logits, len(world.items["test"]), len(world.names), words)
 

@@ -15,13 +15,18 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..data.verify import one_line
 from ..errors import CapabilityError
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """A name of the registry: that of a folder or a file, with hyphens."""
 PAPER = re.compile(r"\b(19|20)\d\d\b[^\n]*\n?[^\n]*\b(arXiv \d{4}\.\d{4,5}|doi 10\.\d{4,}/\S+)")
 BASELINE = re.compile(r"\bbase-?\s?line\b", re.IGNORECASE)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, its first line alone; its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 class ContractError(AssertionError):
@@ -79,7 +84,7 @@ def hold(rule: Rule, subject: Subject) -> None:
         raise
     except Exception as error:
         words = rule.__name__.replace("_", " ")
-        raise ContractError([f"{subject.title}: {words}: {type(error).__name__}: {one_line(error)}"]) from error
+        raise ContractError([f"{subject.title}: {words}: {type(error).__name__}: {first_line(error)}"]) from error
     if line is not None:
         raise ContractError([f"{subject.title}: {line}"])
 
@@ -98,7 +103,7 @@ def attempted(words: str, call: Callable[[], T]) -> T | ContractError:
     except Unchecked:
         raise
     except Exception as error:
-        failed = ContractError([f"{words}: {type(error).__name__}: {one_line(error)}"])
+        failed = ContractError([f"{words}: {type(error).__name__}: {first_line(error)}"])
         failed.__cause__ = error
         return failed
 
@@ -141,7 +146,7 @@ def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]
             return f"raises {type(error).__name__} without a word", ""
         return "", message
     except Exception as error:
-        return f"raises {type(error).__name__} ({one_line(error)})", ""
+        return f"raises {type(error).__name__} ({first_line(error)})", ""
     return "raises nothing", ""
 
 

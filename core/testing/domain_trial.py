@@ -10,8 +10,7 @@ from typing import Any
 
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData
-from ..data.verify import one_line
-from .contract import ContractError, OwnFolder, attempted, given
+from .contract import ContractError, OwnFolder, attempted, first_line, given
 
 
 @dataclass(frozen=True)
@@ -94,5 +93,5 @@ def _made(cls: type[Domain]) -> Domain:
     try:
         return cls()
     except TypeError as error:
-        line = f"domain '{cls.name or cls.__name__}': cannot be made without arguments ({one_line(error)})"
+        line = f"domain '{cls.name or cls.__name__}': cannot be made without arguments ({first_line(error)})"
         raise ContractError([f"{line}; give all of them defaults"]) from error

@@ -15,13 +15,12 @@ from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain, Metric
 from ..contracts.options import as_text, options_of
 from ..contracts.task import FILE_KINDS, Task
-from ..data.verify import one_line
 from ..errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ..metrics.classification import classification_metrics
 from ..prompts.classifier import check_templates
 from ..recipes.resolve import resolve, task_of
 from ..registry import build_adapter, build_metric, catalogue, load_domain
-from .contract import NAME, Check, checks_of, refusal, violations
+from .contract import NAME, Check, checks_of, first_line, refusal, violations
 from .domain_trial import DomainTrial
 from .options import OPTION_RULES, Options, unusable_values
 from .samples import SAMPLE_RULES, image_fault
@@ -161,7 +160,7 @@ def its_templates_hold_the_class_name(trial: DomainTrial) -> Iterator[str]:
             try:
                 check_templates(templates)
             except ConfigError as error:
-                yield f"its {name} of {task}: {one_line(error)}"
+                yield f"its {name} of {task}: {first_line(error)}"
             if len(set(templates)) < len(templates):
                 yield f"its {name} of {task} hold a text twice"
 
@@ -181,7 +180,7 @@ def its_recipes_resolve(trial: DomainTrial) -> Iterator[str]:
             if settled.adapter_name is not None:
                 build_adapter(settled.adapter_name, **settled.adapter_options)
         except VladaptError as error:
-            yield f"its recipe '{name}' does not resolve: {one_line(error)}"
+            yield f"its recipe '{name}' does not resolve: {first_line(error)}"
 
 
 # reading --------------------------------------------------------------------------------------------------------------
@@ -234,7 +233,7 @@ def an_unreadable_file_is_left_out(trial: DomainTrial) -> Iterator[str]:
         data = trial.read(copied, task)
     except DataError as error:
         if file.name not in str(error):
-            yield f"does not name a damaged file: {one_line(error)}"
+            yield f"does not name a damaged file: {first_line(error)}"
         return
     items = [item for item in data.items if item.source == file]
     if not items and not any(file.name in name for name, _ in data.skipped):

@@ -19,8 +19,9 @@ from ..contracts.domain import Domain
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.items import Boxes, DomainData, Item, Mask, Target, check_items
 from ..data.splits import assign_splits
-from ..data.verify import FileHashes, one_line, part_text
+from ..data.verify import FileHashes, part_text
 from ..errors import CapabilityError, DataError
+from .contract import first_line
 from .domain_trial import DomainTrial, ReadSet
 from .towers import PlainTowers, plain
 
@@ -51,7 +52,7 @@ def it_gives_a_data_set(trial: DomainTrial) -> Iterator[str]:
         try:
             check_items(each.data, "it")
         except DataError as error:
-            yield f"{each.words} cannot be used: {one_line(error)}"
+            yield f"{each.words} cannot be used: {first_line(error)}"
 
 
 def items_are_whole(trial: DomainTrial) -> Iterator[str]:
