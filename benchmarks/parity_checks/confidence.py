@@ -1,16 +1,13 @@
-"""Conformal sets, the variances of AUROCs, and what follows from a threshold."""
+"""Conformal sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vladapt.core.confidence.conformal import conformal_scores, set_metrics
-from vladapt.core.metrics.operating_point import decision_curve, predictive_values, rates_at
-from vladapt.core.metrics.score_intervals import components
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, stated_in
@@ -63,37 +60,7 @@ def interpolated(scores: Tensor, coverage: float) -> Tensor:
     return torch.tensor(torch.inf) if share > 1 else scores.quantile(share)
 
 
-@compares("delong", "clinical_metrics")
-def delong_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    """Two AUROCs of the same images, their covariance, and z of their difference."""
-    truth, images = ref["delong.labels"].numpy(), np.arange(len(ref["delong.labels"]))
-    scores = (ref[f"delong.score_{name}"].double().numpy() for name in "ab")
-    values, influence, _ = zip(*(components(each, truth, images, len(images)) for each in scores))
-    covariance = torch.from_numpy(np.stack(influence) @ np.stack(influence).T)  # (2, 2)
-    yield ref.check(torch.tensor(values), "delong.auc", "AUROCs")
-    yield ref.check(covariance, "delong.cov", "covariance")
-    error = (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]).sqrt()
-    yield ref.check(abs(values[0] - values[1]) / error, "OWN.delong.z", "z of the difference")
-
-
-@compares("operating point", "clinical_metrics")
-def operating_point_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    """Net benefit of two models and of acting on all, rates at a cut, and predictive values at prevalences."""
-    present, thresholds = ref["delong.labels"].bool(), torch.tensor(ref.setting("thresholds"), dtype=torch.float64)
-    curves = {name: decision_curve(ref[f"delong.score_{name}"], present, thresholds) for name in "ab"}
-    for name, curve in curves.items():
-        yield ref.check(curve.model, f"OWN.net_benefit_{name}", f"net benefit, model {name}")
-    yield ref.check(curves["a"].everyone, "OWN.net_benefit_all", "net benefit of acting on all")
-    rates = rates_at(ref.setting("cut"), ref["delong.score_a"], present)
-    both = torch.tensor([rates.sensitivity, rates.specificity])
-    yield ref.check(both, "OWN.sens_spec_a", "sensitivity and specificity")
-    true, false, missed, clear = rates.counts
-    made = [predictive_values(true, true + missed, clear, clear + false, p) for p in ref["prevalence"].tolist()]
-    yield ref.check(torch.tensor([each.ppv for each in made]), "OWN.ppv_at_prevalence", "positive predictive values")
-    yield ref.check(torch.tensor([each.npv for each in made]), "OWN.npv_at_prevalence", "negative predictive values")
-
-
-GROUPS = [sets_as_released, delong_as_released, operating_point_as_released]
+GROUPS = [sets_as_released]
 
 
 def class_coverage_gap(sets: Tensor, labels: Tensor, coverage: float) -> float:

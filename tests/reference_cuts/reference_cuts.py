@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[2]
 CUTS = Path(__file__).with_name("cuts")
 COMPARISONS: dict[str, tuple[str, ...]] = {
-    "confidence": ("delong_as_released", "operating_point_as_released"),
+    "metrics": ("delong_as_released", "operating_point_as_released"),
     "video": ("mug",),
     "video_losses": ("teach_text", "egonce"),
     "losses": ("m_flag", "protoclip"),

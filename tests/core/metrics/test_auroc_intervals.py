@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_checks.confidence import delong_as_released
+from parity_checks.metrics import delong_as_released
 
 from vladapt.core.metrics import auroc_interval, classification_metrics, multilabel_metrics
 from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference, components, hanley_mcneil

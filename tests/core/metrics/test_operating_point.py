@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_checks.confidence import operating_point_as_released
+from parity_checks.metrics import operating_point_as_released
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics.intervals import wilson_interval
