@@ -29,6 +29,8 @@ from .verify import FileHashes, content_key, content_of, part_text
 
 LISTED = 10
 """Classes that a note names."""
+WINDOW = frozenset({"window", "box"})
+"""In `Item.decode` of a part of a picture."""
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 MADE_ANEW = "train, val and test were made anew"
@@ -241,7 +243,7 @@ def links_of(data: DomainData, hashes: FileHashes) -> Links:
         with suppress(DataError):  # a file that is gone is listed where it is used
             hashed = source != str(item.source)
             by_content[content_of(source, part) if hashed else content_key(item, hashes)].append(position)
-    return _with_near_copies(links, by_content, data.thumbnails)
+    return _with_near_copies(links, data.items, by_content, data.thumbnails)
 
 
 def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
@@ -264,8 +266,10 @@ def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str])
     return Links(linked, copies, near_parts=linked)
 
 
-def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore) -> Links:
-    """The links, and those of near copies among the images that have thumbnails.
+def _with_near_copies(
+    links: Links, items: Sequence[Item], by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore
+) -> Links:
+    """The links, and those of near copies among the images that have thumbnails; windows of one picture are none.
 
     Args:
         by_content: content key -> positions of the items that show it.
@@ -275,7 +279,10 @@ def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbna
     for number, part in enumerate(links.parts):
         part_of[part] = number
     keys = sorted(by_content)
-    apart = np.array([part_of[by_content[key][0]] for key in keys])
+    shown = [by_content[key][0] for key in keys]
+    pictures = dict.fromkeys(item.source for item in items if WINDOW & item.decode.keys())
+    number = {source: count + n for n, source in enumerate(pictures)}
+    apart = np.array([number.get(items[position].source, part_of[position]) for position in shown])
     pairs = remembered_near_copies(keys, thumbnails, apart).tolist()
     alike = [chain for chain in connected(len(keys), pairs) if len(chain) > 1]
     near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]

@@ -219,6 +219,26 @@ def sides(data):
     return by_number.values()
 
 
+def test_windows_of_one_picture_are_no_copies_of_each_other(tmp_path):
+    whole = np.asarray(drawn(1, 120))
+    Image.fromarray(np.concatenate([whole, whole[:, ::-1]], axis=1)).save(tmp_path / "field.png")
+    boxes = ([0, 0, 120, 120], [120, 0, 240, 120])
+    items = [Item(str(n), tmp_path / "field.png", {"box": box}, Label(0), apart=True) for n, box in enumerate(boxes)]
+
+    def load(item):
+        left, top, right, bottom = item.decode["box"]
+        return decode_image(item.source, {})[top:bottom, left:right]
+
+    hashes = FileHashes(tmp_path / "cache")
+    data = drop_unreadable(DomainData(items, ("a",), load), hashes)
+    assert not links_of(data, hashes).near
+    for n, item in enumerate(items):  # the same in two files
+        Image.fromarray(load(item)).save(tmp_path / f"{n}.png")
+    files = [Item(f"{n}.png", tmp_path / f"{n}.png", {}, Label(0)) for n in range(2)]
+    data = drop_unreadable(DomainData(files, ("a",), lambda item: decode_image(item.source, {})), hashes)
+    assert len(links_of(data, hashes).near) == 1
+
+
 def test_made_splits_keep_near_copies_together(folder, tmp_path):
     data, hashes = checked(folder, tmp_path / "cache")
     divided = assign_splits(data, seed=0, hashes=hashes)

@@ -85,8 +85,9 @@ def test_whole_clips_may_be_entries_and_unreadable_videos_are_listed(films, smal
 
 def test_rows_of_predictions_say_what_was_looked_at(clips, write, small_clip_spec, tmp_path):
     root = clips(*(f"{c}/{n}.mp4" for c in ("run", "sit") for n in range(4)))
-    rows = [f"{c}/{n}.mp4,0.1,0.3,{c}" for c in ("run", "sit") for n in range(4)]
-    table = write("all.csv", "clip,start,end,label\n" + "\n".join(rows) + "\n")
+    splits = ("train", "train", "test", "test")
+    rows = [f"{c}/{n}.mp4,0.1,0.3,{c},{split}" for c in ("run", "sit") for n, split in enumerate(splits)]
+    table = write("all.csv", "clip,start,end,label,split\n" + "\n".join(rows) + "\n")
     how = {"domain": "video", "backbone": small_clip_spec, "adapter": "nearest-mean", "out": str(tmp_path / "runs")}
     fitted = vladapt.fit(**how, data={"path": str(table), "frames": 2}, shots=1)
     page = (fitted.run / "report.html").read_text(encoding="utf-8")
