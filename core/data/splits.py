@@ -281,8 +281,8 @@ def _with_near_copies(
     keys = sorted(by_content)
     shown = [by_content[key][0] for key in keys]
     pictures = dict.fromkeys(item.source for item in items if WINDOW & item.decode.keys())
-    number = {source: count + n for n, source in enumerate(pictures)}
-    apart = np.array([number.get(items[position].source, part_of[position]) for position in shown])
+    number_of = {source: count + n for n, source in enumerate(pictures)}
+    apart = np.array([number_of.get(items[position].source, part_of[position]) for position in shown])
     pairs = remembered_near_copies(keys, thumbnails, apart).tolist()
     alike = [chain for chain in connected(len(keys), pairs) if len(chain) > 1]
     near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]
