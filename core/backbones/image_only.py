@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import CapabilityError, ConfigError
 from .checkpoints import file_digests, fit_weights, random_seed, read_checkpoint, require_file
 from .tower_steps import ImageTower, Undrawn, sized_like
-from .two_tower import TwoTower
+from .two_tower import TwoTower, fingerprint
 
 SCALE = 100.0
 """CLIP's logit scale, for methods that weigh their own scores by it where there is no text."""
@@ -84,6 +84,33 @@ class ImageBackbone(TwoTower):
 
     def encode_tokens(self, tokens: Tensor) -> NoReturn:
         raise self.lacking("prompt")
+
+
+class NamedEncoder(ImageBackbone):
+    """Base of encoders whose architecture a library has by name.
+
+    Attributes:
+        name: of the architecture.
+        is_resnet: whether the stride of its last stage may be 1.
+        last_stride: of that stage.
+    """
+
+    name: str
+    is_resnet: bool
+    last_stride = 2
+
+    def save_companions(self, folder: Path) -> None:
+        """None: the library has the architecture."""
+
+    def set_last_stride(self) -> None:
+        if not self.is_resnet:
+            super().set_last_stride()
+        if self.last_stride == 1:
+            return
+        if self._model is not None:
+            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to set its last stride")
+        self.last_stride = 1
+        self.fingerprint = fingerprint(self.family, [self.name, "last stride 1"], self.fingerprint, {})
 
 
 @dataclass(frozen=True)

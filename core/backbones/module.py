@@ -74,11 +74,11 @@ def from_own_code(named: str) -> str:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"--backbone {named}: no such file {file}")
-    found = spec_from_file_location(f"vladapt_own_{file.stem}", file)
-    assert found is not None and found.loader is not None  # as of any file that ends in .py
-    code = sys.modules[found.name] = module_from_spec(found)  # its classes are pickled by that name
+    module_spec = spec_from_file_location(f"vladapt_own_{file.stem}", file)
+    assert module_spec is not None and module_spec.loader is not None  # as of any file that ends in .py
+    code = sys.modules[module_spec.name] = module_from_spec(module_spec)  # its classes are pickled by that name
     try:
-        found.loader.exec_module(code)
+        module_spec.loader.exec_module(code)
         backbone = getattr(code, name)()
     except VladaptError:
         raise

@@ -21,9 +21,9 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from ..contracts.images import ImageSize, as_image_size, height_and_width
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .hub import hub_file
-from .image_only import ImageBackbone, ImageModel, Weights, WholeTower, split_spec
+from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_timm import TimmMapTower, timm_tower_class
 from .preprocessing import Preprocess
@@ -54,7 +54,7 @@ def rebuild(
     return backbone
 
 
-class TimmBackbone(ImageBackbone):
+class TimmBackbone(NamedEncoder):
     """An encoder of timm.
 
     Args:
@@ -82,26 +82,12 @@ class TimmBackbone(ImageBackbone):
         self.native_size = as_image_size(tuple(config["input_size"][1:]))
         self.classifiers = _names(config.get("classifier"))
         self.tower = _tower_class(name, skeleton)
-        self.capabilities = _capabilities(self.tower)
-        self.last_stride = 2
+        self.capabilities, self.is_resnet = _capabilities(self.tower), is_timm_resnet(name)
         self.fingerprint = fingerprint("timm", name, weights.identity, self.transform.spec)
 
     @property
     def description(self) -> dict:
         return {"name": self.name, "image_size": self.image_size, "last_stride": self.last_stride}
-
-    def save_companions(self, folder: Path) -> None:
-        """None: timm has the architecture."""
-
-    def set_last_stride(self) -> None:
-        if not is_timm_resnet(self.name):
-            super().set_last_stride()
-        if self.last_stride == 1:
-            return
-        if self._model is not None:
-            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to set its last stride")
-        self.last_stride = 1
-        self.fingerprint = fingerprint("timm", [self.name, "last stride 1"], self.fingerprint, self.transform.spec)
 
     def build_model(self) -> nn.Module:
         trunk = self.weights.load(partial(_encoder, self.name), self.name, self.classifiers)

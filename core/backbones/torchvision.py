@@ -16,7 +16,7 @@ from torchvision import models
 
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
-from .image_only import ImageBackbone, ImageModel, Weights, WholeTower, split_spec
+from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower
@@ -45,7 +45,7 @@ def rebuild(
     return backbone
 
 
-class TorchvisionBackbone(ImageBackbone):
+class TorchvisionBackbone(NamedEncoder):
     """An encoder of torchvision.
 
     Args:
@@ -67,25 +67,11 @@ class TorchvisionBackbone(ImageBackbone):
         self.is_resnet = models.get_model_builder(name).__module__ == models.resnet.__name__
         self.tower = ResNetMaps if self.is_resnet else WholeTower
         self.capabilities = frozenset({"hidden"} | ({"image_tokens", "feature_maps"} if self.is_resnet else set()))
-        self.last_stride = 2
         self.fingerprint = fingerprint("torchvision", name, weights.identity, transform.spec)
 
     @property
     def description(self) -> dict:
         return {"name": self.name, "pixels": asdict(self.transform), "last_stride": self.last_stride}
-
-    def save_companions(self, folder: Path) -> None:
-        """None: torchvision has the architecture."""
-
-    def set_last_stride(self) -> None:
-        if not self.is_resnet:
-            super().set_last_stride()
-        if self.last_stride == 1:
-            return
-        if self._model is not None:
-            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to set its last stride")
-        self.last_stride = 1
-        self.fingerprint = fingerprint("torchvision", [self.name, "last stride 1"], self.fingerprint, {})
 
     def build_model(self) -> nn.Module:
         trunk = self.weights.load(self._encoder, self.name, (self.classifier,))

@@ -31,7 +31,7 @@ from .registration import (
 )
 from .thumbnails import Pictures
 
-VERSION = 2
+VERSION = 3
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
@@ -67,9 +67,9 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     """
     position = {key: place for place, key in enumerate(keys)}
     places, spectra = [np.zeros(0, dtype=np.int64)], [np.zeros((0, COMPARED, COMPARED), dtype=np.float32)]
-    for found, pictures in thumbnails.find(keys):
+    for content_keys, pictures in thumbnails.find(keys):
         telling = shows_enough(pictures.grey)
-        places.append(np.array([position[key] for key in found], dtype=np.int64)[telling])
+        places.append(np.array([position[key] for key in content_keys], dtype=np.int64)[telling])
         spectra.append(low_spectra(pictures.grey[telling]))
     place, low = np.concatenate(places), np.concatenate(spectra)
     order = np.argsort(place)  # the order of the images, whatever the shards say
@@ -80,8 +80,8 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
     points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
     some = sample[_neighbours(points[sample], apart[sample])]
-    found = _agreements_of(place[some], _turns(some, low)[0], keys, thumbnails)
-    least = _least_agreements(found, len(place))
+    of_sample = _agreements_of(place[some], _turns(some, low)[0], keys, thumbnails)
+    least = _least_agreements(of_sample, len(place))
     pairs = _neighbours(points, apart)
     turns, likeness = _turns(pairs, low)
     likely = np.argsort(-likeness, kind="stable")[:MOST_COMPARED]
@@ -180,20 +180,20 @@ def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return turns, likeness
 
 
-def _least_agreements(found: np.ndarray, count: int) -> np.ndarray:
+def _least_agreements(agreed: np.ndarray, count: int) -> np.ndarray:
     """(3,) from which on two images of a set are copies.
 
     Neighbours within a sample are nearly all different images. How far these agree is told from the median and the
     lower side, where no copy is; copies must agree further than any of so many pairs would by chance.
 
     Args:
-        found: (3, M) agreements of neighbours within a sample.
+        agreed: (3, M) agreements of neighbours within a sample.
         count: images in the set.
     """
     from scipy.special import ndtri
 
     least, deviations = np.array(LEAST_AGREEMENT), -ndtri(MISTAKEN / (NEIGHBOURS * count))
-    for number, values in enumerate(found):
+    for number, values in enumerate(agreed):
         values = values[values > NO_AGREEMENT]
         if len(values) >= LEAST_PAIRS:
             lower, middle = np.quantile(values, (0.16, 0.5))
@@ -205,12 +205,12 @@ def _confirmed(
     pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore, least: np.ndarray
 ) -> np.ndarray:
     """Those of the pairs whose thumbnails agree."""
-    kept = [pairs[:0]]
+    agreeing = [pairs[:0]]
     for start in range(0, len(pairs), 16 * AT_ONCE):
         some = slice(start, start + 16 * AT_ONCE)
-        found = _agreements_of(pairs[some], turns[some], keys, thumbnails)
-        kept.append(pairs[some][(found >= least[:, None]).any(axis=0)])
-    return np.concatenate(kept)
+        reached = _agreements_of(pairs[some], turns[some], keys, thumbnails)
+        agreeing.append(pairs[some][(reached >= least[:, None]).any(axis=0)])
+    return np.concatenate(agreeing)
 
 
 def _agreements_of(pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore) -> np.ndarray:
@@ -232,8 +232,8 @@ def _pictures(keys: Sequence[str], thumbnails: ThumbnailStore) -> Pictures:
     """The thumbnails of some keys, all of which have one, in their order."""
     row_of: dict[str, int] = {}
     parts: list[Pictures] = []
-    for found, pictures in thumbnails.find(keys):
-        row_of.update({key: len(row_of) + n for n, key in enumerate(found)})
+    for content_keys, pictures in thumbnails.find(keys):
+        row_of.update({key: len(row_of) + n for n, key in enumerate(content_keys)})
         parts.append(pictures)
     every = Pictures(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("grey", "colour", "sides")))
     return every.take(np.array([row_of[key] for key in keys]))

@@ -89,16 +89,19 @@ class FindingScore:
         """Both curves of ranking, and the decision curve."""
         if self.ranking is None or self.decision is None:
             return []
-        found, share = self.ranking, self.present / self.images
-        sensitivity, at = found["sensitivity"], self.decision["thresholds"]
-        roc = Line("model", [0.0, *found["false_positive_rate"]], [0.0, *sensitivity])
+        ranking, share = self.ranking, self.present / self.images
+        sensitivity, at = ranking["sensitivity"], self.decision["thresholds"]
+        roc = Line("model", [0.0, *ranking["false_positive_rate"]], [0.0, *sensitivity])
         chance = Line("guessing", (0, 1), (share, share), "ideal")
         acted = (Line("everyone", at, self.decision["everyone"], "ideal"), Line("model", at, self.decision["model"]))
         rates, top = ("false positive rate", "sensitivity"), 0.03 * math.ceil(share / 0.03)
         return [
             Plot(f"{title}ROC curve", *rates, (Line("guessing", (0, 1), (0, 1), "ideal"), roc)),
             Plot(
-                "Precision and recall", "recall", "precision", (chance, Line("model", sensitivity, found["precision"]))
+                "Precision and recall",
+                "recall",
+                "precision",
+                (chance, Line("model", sensitivity, ranking["precision"])),
             ),
             Plot("Decision curve", "threshold probability", "net benefit", acted, -top / 3, top),
         ]
@@ -186,8 +189,8 @@ class FindingCurves(Judgement):
         counts = {name: int((present_of(fit.labels, c) == 1).sum()) for name, c in columns.items()}
         drawn = sorted(counts, key=lambda name: -counts[name])[:MOST_CURVES]
         scores = {name: _score(fit, column, name in drawn) for name, column in columns.items()}
-        known = {name: score for name, score in scores.items() if score is not None}
-        return FindingScores(finding, reason, fit.calibration is not None, known)
+        of_both_kinds = {name: score for name, score in scores.items() if score is not None}
+        return FindingScores(finding, reason, fit.calibration is not None, of_both_kinds)
 
     def _finding(self, fit: JudgedClassifier) -> tuple[str, str]:
         """Which of two classes, and why."""
@@ -204,15 +207,15 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> Cell:
 
 def check_finding(option: str, class_names: Sequence[str], several: bool, flag: str = "--finding") -> None:
     """Raise the ConfigError of an option of findings where there are none, or of a finding that is no class."""
-    given = f"{flag} {option}"
+    flagged = f"{flag} {option}"
     if not several and len(class_names) != 2:
         raise ConfigError(
-            f"{given}: is for two classes or several labels, and these are {len(class_names)} classes; omit it"
+            f"{flagged}: is for two classes or several labels, and these are {len(class_names)} classes; omit it"
         )
     if flag == "--finding" and several:
-        raise ConfigError(f"{given}: with several labels each is a finding; omit it")
+        raise ConfigError(f"{flagged}: with several labels each is a finding; omit it")
     if flag == "--finding" and option not in class_names:
-        raise ConfigError(f"{given}: the classes are “{class_names[0]}” and “{class_names[1]}”; name one of them")
+        raise ConfigError(f"{flagged}: the classes are “{class_names[0]}” and “{class_names[1]}”; name one of them")
 
 
 def default_finding(counts: Mapping[str, int]) -> tuple[str, str]:
@@ -251,8 +254,8 @@ def finding_of(run: FittedRun) -> str | None:
 def _of_run(run: FittedRun, class_names: Sequence[str]) -> tuple[str, str]:
     """As it was decided at the fit; of older runs as it would be."""
     if FindingScores.is_in(run.metrics) and run.metrics[FindingScores.key]["finding"] in class_names:
-        kept = run.metrics[FindingScores.key]
-        return kept["finding"], kept["reason"]
+        stored = run.metrics[FindingScores.key]
+        return stored["finding"], stored["reason"]
     counts = run.info.data.counts.get("train", {})
     return default_finding({name: counts.get(name, 0) for name in class_names})
 
@@ -279,12 +282,16 @@ def _score(fit: JudgedClassifier, column: int, with_curves: bool) -> FindingScor
     from ..metrics.operating_point import decision_curve, recalibration
 
     truth, logits = present_of(fit.labels, column), fit.scores.adapted_logits.detach().double().cpu()
-    known = ~truth.isnan()
-    present, probs, rows = truth[known] == 1, probabilities_of(fit)[known, column], known.nonzero().flatten().tolist()
+    answered = ~truth.isnan()
+    present, probs, rows = (
+        truth[answered] == 1,
+        probabilities_of(fit)[answered, column],
+        answered.nonzero().flatten().tolist(),
+    )
     if present.all() or not present.any():
         return None
     # the order of probabilities, without their ties near 0 and 1
-    odds = (logits if fit.several_labels else logits - logits.flip(1))[known, column]
+    odds = (logits if fit.several_labels else logits - logits.flip(1))[answered, column]
     groups = None if fit.scores.groups is None else [fit.scores.groups[row] for row in rows]
     ranked = Aurocs.of(odds[:, None], present.double()[:, None], groups)
     precision, agreed = average_precision(odds, present), recalibration(probs, present, groups)

@@ -159,9 +159,9 @@ class OperatingPoints(Record):
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         values = dict(metrics[cls.key])
-        known = {each.name for each in fields(cls)}
+        names = {each.name for each in fields(cls)}
         values["points"] = {name: Point.read(point) for name, point in values["points"].items()}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        return cls(**{key: value for key, value in values.items() if key in names})
 
     @property
     def title(self) -> str:
@@ -253,8 +253,8 @@ class OperatingPoint(Judgement):
         if self.operating_point is not None:
             check_finding(self.operating_point, class_names, several, "--operating-point")
         elif self.prevalence is not None or self.assured:
-            given = "--assured" if self.prevalence is None else f"--prevalence {self.prevalence:g}"
-            raise ConfigError(f"{given}: is of an operating point; give --operating-point too, or omit it")
+            flag = "--assured" if self.prevalence is None else f"--prevalence {self.prevalence:g}"
+            raise ConfigError(f"{flag}: is of an operating point; give --operating-point too, or omit it")
 
     def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         """Refuse what so few labelled images cannot give, wherever the calibration rows will be taken from."""
@@ -305,19 +305,21 @@ class OperatingPoint(Judgement):
         if calibration is None:
             raise DataError("there are no calibration rows")
         truth = present_of(calibration.labels, column)
-        known = ~truth.isnan()
-        groups = None if calibration.groups is None else [f"group {key}" for key in calibration.groups[known].tolist()]
-        probs = calibration.row_probabilities[known, column]
-        cut = threshold_for(probs, truth[known] == 1, **{side: share}, groups=groups, assured=self.assured)
+        answered = ~truth.isnan()
+        groups = (
+            None if calibration.groups is None else [f"group {key}" for key in calibration.groups[answered].tolist()]
+        )
+        probs = calibration.row_probabilities[answered, column]
+        cut = threshold_for(probs, truth[answered] == 1, **{side: share}, groups=groups, assured=self.assured)
         point = Point(cut.threshold, cut.units, cut.reached)
         return self._on_test(fit, column, point) if fit.labelled else point
 
     def _on_test(self, fit: JudgedClassifier, column: int, point: Point) -> Point:
         truth = present_of(fit.labels, column)
-        known, at = ~truth.isnan(), point.threshold
-        present, probs = truth[known] == 1, probabilities_of(fit)[known, column]
+        answered, at = ~truth.isnan(), point.threshold
+        present, probs = truth[answered] == 1, probabilities_of(fit)[answered, column]
         every = fit.scores.groups
-        groups = None if every is None else [every[row] for row in known.nonzero().flatten().tolist()]
+        groups = None if every is None else [every[row] for row in answered.nonzero().flatten().tolist()]
         rates = rates_at(at, probs, present, groups)
         with_it, without_it = (_units(side, groups) for side in (present, ~present))
         both, needed, values = bool(with_it and without_it), {}, None

@@ -186,13 +186,13 @@ def _column_named(columns: Columns, name: str) -> str:
     Raises:
         UnknownNameError: there is none. ConfigError: it holds the image or its label.
     """
-    found = next((each for each in columns.names if each.casefold() == name.casefold()), None)
-    if found is None:
+    column = next((each for each in columns.names if each.casefold() == name.casefold()), None)
+    if column is None:
         near = did_you_mean(name, columns.names)
         raise UnknownNameError(f"--by {shortened(name)}: {columns.place} has no such column; {near}")
-    if found in columns.taken:
+    if column in columns.taken:
         raise ConfigError(f"--by {shortened(name)}: holds the image or its label; give another column")
-    return found
+    return column
 
 
 def _by_column(fit: JudgedClassifier, columns: Columns, name: str) -> ByColumn:

@@ -113,16 +113,16 @@ def _points(run: FittedRun, calibration: Calibration) -> dict[str, float]:
     """
     if not OperatingPoints.is_in(run.metrics):
         return {}
-    kept, points = OperatingPoints.from_json(run.metrics), {}
-    side, share = wished(kept.wanted)
-    for name in kept.points:
+    stored, points = OperatingPoints.from_json(run.metrics), {}
+    side, share = wished(stored.wanted)
+    for name in stored.points:
         column = calibration.class_names.index(name)
         truth = present_of(calibration.labels, column)
-        known = ~truth.isnan()
-        probs = calibration.row_probabilities[known, column]
+        answered = ~truth.isnan()
+        probs = calibration.row_probabilities[answered, column]
         sensitivity, specificity = (share, None) if side == "sensitivity" else (None, share)
         cut = threshold_for(
-            probs, truth[known] == 1, sensitivity=sensitivity, specificity=specificity, assured=kept.assured
+            probs, truth[answered] == 1, sensitivity=sensitivity, specificity=specificity, assured=stored.assured
         )
         points[name] = cut.threshold
     return points
