@@ -49,7 +49,7 @@ class Reading(contracts.Reading):
         LIGHT, "training: change of colours; strong: that of X-CLIP and ActionCLIP", choices=COLOURS
     )
     train_grey: float = option(0.0, "training: probability that a clip loses its colours", low=0, high=1)
-    train_randaugment: bool = option(False, "training: two operations of RandAugment on each clip")
+    train_randaugment: bool = option(False, "training: RandAugment, two operations of strength 9 on each clip")
     mirror_labels: bool = option(False, "also train on mirrored clips, with left and right in class names swapped")
     keep_frames: bool = option(False, "keep decoded frames in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import transforms
 
-from ...core.backbones import randaugment
 from .sampling import five_crops
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -65,16 +65,19 @@ class ScaleJitterCrop(BoxCrop):
 
 
 class RandAugment(A.ImageOnlyTransform):
-    """`core.backbones.randaugment`."""
+    """Two operations of strength 9 of 30, as ActionCLIP has it (Cubuk et al., 2019, arXiv 1909.13719)."""
 
     def __init__(self):
         super().__init__(p=1.0)
+        self.change = transforms.RandAugment(num_ops=2, magnitude=9)
 
     def get_params(self) -> dict[str, int]:
         return {"seed": self.py_random.getrandbits(32)}
 
     def apply(self, img: np.ndarray, seed: int, **params) -> np.ndarray:
-        return np.asarray(randaugment(Image.fromarray(img), torch.Generator().manual_seed(seed)))
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+            torch.default_generator.manual_seed(seed)
+            return np.asarray(self.change(Image.fromarray(img)))
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         return ()
