@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|amlr|research
 """Licences that allow no commercial use, by name; apple-amlr is Apple's for research."""
 ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 OWN_CODE = re.compile(r".+\.py:\w+")
+RESOURCES = frozenset({"keys", "further_backbones"})
+"""Those that are backbones."""
 FILE = "model.safetensors"
 """The weights of a training, and what is known of them."""
 
@@ -44,30 +47,24 @@ def check_spec(spec: str) -> None:
         check_packages(spec, family_of(spec)[0])
 
 
-def spec_of(backbone: Any) -> str | None:
-    """The spec of what a user gives as a backbone: itself, or that of a module (`Backbone.from_module`).
-
-    Raises:
-        ConfigError: a module without its facts, or anything else.
-    """
-    if backbone is None or isinstance(backbone, str):
-        return backbone
-    from .module import offered
-
-    return offered(backbone)
-
-
 def with_own_code(spec: str | None) -> str | None:
-    """A spec of a command line; what names a function of the user's own code, which runs nowhere else, is made.
+    """A spec of a command line, or several with commas between; what names a function of the user's own code, which
+    runs nowhere else, is made.
 
     Raises:
         DataError, ConfigError: as `from_own_code`.
     """
-    if spec is None or not OWN_CODE.fullmatch(spec):
+    if spec is None or not any(OWN_CODE.fullmatch(each.strip()) for each in spec.split(",")):
         return spec
     from .module import from_own_code
 
-    return from_own_code(spec)
+    each_made = (from_own_code(each) if OWN_CODE.fullmatch(each) else each for each in map(str.strip, spec.split(",")))
+    return ",".join(each_made)
+
+
+def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
+    """Resources of a command line, those that are backbones `with_own_code`."""
+    return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
 
 
 def family_of(spec: str) -> tuple[str, str]:

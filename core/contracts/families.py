@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -45,7 +46,7 @@ FAMILIES: dict[str, dict] = {
         "capabilities": OF_IMAGES - {"image_blocks"},
     },
     "module": {
-        "spec": "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...), in Python",
+        "spec": f"{FROM_MODULE}, in Python",
         "what": "an image encoder of your own, without texts",
         "extra": "all",
         "packages": (),
