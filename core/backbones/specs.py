@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
+from ..registry import catalogue
 
 TABLE = Path(__file__).with_name("published.json")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -79,15 +80,15 @@ def family_of(spec: str) -> tuple[str, str]:
             f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
             "FILE.py:NAME"
         )
-    if family not in FAMILIES:
-        known = [*FAMILIES, *(each.alias for each in published())]
+    if family not in FAMILIES and family not in catalogue.backbones():
+        known = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]
         raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")
     return family, rest
 
 
 def check_packages(spec: str, family: str) -> None:
     """Raise the CapabilityError of the first package of a family that is not installed."""
-    for package in FAMILIES[family]["packages"]:
+    for package in FAMILIES[family]["packages"] if family in FAMILIES else ():
         if find_spec(package) is None:
             raise missing_package(spec, family, package)
 
@@ -140,7 +141,11 @@ def _holds(spec: str, name: str) -> bool:
 def _nearest(name: str, known: list[str]) -> str:
     """The nearest names; of the many aliases none where none is near."""
     near = did_you_mean(name, known)
-    return near if near.startswith("did you mean") else f"{did_you_mean(name, FAMILIES)}, {ALL_ALIASES}"
+    return (
+        near
+        if near.startswith("did you mean")
+        else f"{did_you_mean(name, [*FAMILIES, *catalogue.backbones()])}, {ALL_ALIASES}"
+    )
 
 
 @dataclass(frozen=True)
