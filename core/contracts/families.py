@@ -26,7 +26,7 @@ FAMILIES: dict[str, dict] = {
     },
     "hf": {
         "spec": "hf:<repo id or folder>",
-        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 (images only)",
+        "what": "transformers' CLIP, SigLIP, Chinese-CLIP, AltCLIP, ALIGN, ...; images only: DINO, ViT, Swin, ...",
         "extra": "hf",
         "packages": ("transformers",),
         "capabilities": ALL,
@@ -71,7 +71,9 @@ JOINT = "joint"
 ROOTS = {
     "image": frozenset(
         {"visual", "vision_model", "visual_projection", "image", JOINT}
-        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
+        # image towers of transformers, alone
+        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}
+        | {"layers", "embedder", "pre_layrnorm", "post_layernorm", "head", "layer_norm", "pooler", "pool"}
     ),
     "text": frozenset(
         {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
