@@ -40,9 +40,7 @@ class Reading(contracts.Reading):
     )
     short_side: int = option(SHORT_SIDE, "shorter side to which larger frames are reduced", low=16, high=8192)
     train_crop: str = option(
-        AREA,
-        "training: crop of a share of the area, of MultiScaleCrop, of PySlowFast's scale jitter, or in the centre",
-        choices=TRAIN_CROPS,
+        AREA, "training: a share of the area, MultiScaleCrop, PySlowFast's jitter, or the centre", choices=TRAIN_CROPS
     )
     train_flip: bool = option(True, "training: mirror every second clip, unless class names hold a direction")
     train_colours: str = option(
