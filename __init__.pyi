@@ -145,6 +145,7 @@ def fit(
     by: Sequence[str] | None = ...,
     camera_rule: bool = ...,
     central: float = ...,
+    centre_share: float = ...,
     class_names: Sequence[str] | None = ...,
     clips: int = ...,
     contrast: float = ...,

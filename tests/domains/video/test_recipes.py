@@ -29,6 +29,7 @@ def row_of(name: str) -> str:
         colours = "" if reading.train_colours == "none" else f", {reading.train_colours} colours"
         changes = f"{reading.train_crop} crop{colours}{grey}"
     views = f"{reading.clips} x {reading.crops}"
+    views += f", {reading.centre_share:g} of a side" if reading.centre_share < 1 else ""
     training = f"{options['epochs']} of {options['batch_size']}"
     rates = f"{options['lr']:g}, {options['weight_decay']:g}"
     return (
