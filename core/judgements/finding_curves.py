@@ -172,7 +172,9 @@ class FindingScores(Record):
             note += " The probabilities are not calibrated."
         marked = self.marked or {}
         plots = [
-            plot for name, of in self.scores.items() for plot in of.plots("" if named else f"{name}: ", marked.get(name))
+            plot
+            for name, of in self.scores.items()
+            for plot in of.plots("" if named else f"{name}: ", marked.get(name))
         ]
         words = f"{PLOTTED} {MARKED}" if any(plot.mark for plot in plots) else PLOTTED
         curves = PlotSection("Curves" if named else "Curves of the most frequent labels", plots, words, sub=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import contracts
-from ...core.contracts import DomainData, Label, check_items
+from ...core.contracts import Columns, DomainData, Label, check_items
 from ...core.data import (
     Format,
     ItemCollector,
@@ -67,6 +67,7 @@ class Listed:
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
         questions: that it asks, or None.
+        columns: reads those of a table; None of other lists.
     """
 
     annotations: Sequence[Annotation]
@@ -74,6 +75,7 @@ class Listed:
     published: str | None = None
     notes: tuple[str, ...] = ()
     questions: Questions | None = None
+    columns: Callable[[], Columns] | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -154,6 +156,8 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         published=next((one.published for one in listed if one.published), None),
     )
     data.questions = next((one.questions for one in listed if one.questions is not None), None)
+    tables = [one.columns for one in listed if one.columns is not None]
+    data.columns = (lambda: Columns.joined([read() for read in tables])) if tables else None
     return data if captions else check_items(data, path)
 
 
@@ -253,10 +257,10 @@ def _of_table(path: Path, reading: Reading) -> Listed:
             return Listed(caption_sets.msvd_rows(table), published="msvd")
         if all(table.column_of([name]) for name in moment_sets.QVHIGHLIGHTS):
             return Listed(moment_sets.qvhighlights_rows(table), published="qvhighlights")
-    annotations, notes = table_annotations(
+    annotations, notes, columns = table_annotations(
         path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
     )
-    return Listed(annotations, notes=notes)
+    return Listed(annotations, notes=notes, columns=columns)
 
 
 def _of_text(path: Path, reading: Reading) -> Listed:
