@@ -81,6 +81,7 @@ def export(
     int8: bool | None = ...,
     opset: int | None = ...,
 ) -> Exported: ...
+
 def push(
     run: str | Path,
     repo: str,
@@ -93,6 +94,7 @@ def push(
     data_licence: str | None = ...,
     dataset: str | None = ...,
 ) -> Pushed: ...
+
 def fit(
     recipe: Recipe | None = ...,
     *,
@@ -105,7 +107,7 @@ def fit(
     adapter: str | Path | Mapping[str, Any] | None = ...,
     adapters: Mapping[str, Any] | None = ...,
     shots: int | str | None = ...,
-    val_shots: int | Literal["all"] | str | None = ...,
+    val_shots: int | Literal['all'] | str | None = ...,
     refit: bool | None = ...,
     judge: bool | None = ...,
     judge_views: int | None = ...,
@@ -222,6 +224,7 @@ def fit(
     windows: Sequence[float] = ...,
     wise_alpha: float | None = ...,
 ) -> FitResult | None: ...
+
 def evaluate(
     run: str | Path,
     *,
@@ -249,6 +252,7 @@ def evaluate(
     set_method: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
+
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -273,6 +277,7 @@ def predict(
     max_error: float | None = ...,
     set_method: str | None = ...,
 ) -> Predicted: ...
+
 def compare(
     recipe: Recipe,
     adapters: Sequence[str] | None = ...,
