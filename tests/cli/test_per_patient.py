@@ -1,4 +1,4 @@
-"""`--per-patient`: one row per patient in `predict`, and per request in `serve`."""
+"""`--per-patient`: one row per patient in `predict`, per request in `serve` and of exports, and scores in `eval`."""
 
 from __future__ import annotations
 
@@ -107,6 +107,61 @@ def test_sets_and_files_are_of_patients(vladapt, fitted):
 def test_what_cannot_be_is_one_line(vladapt, fitted, more, message):
     run, new = fitted
     refused = vladapt("predict", run, new, *more)
+    assert refused.code != 0 and message in refused.error
+
+
+def test_eval_scores_what_predict_answers_patients(vladapt, fitted, tmp_path):
+    """The metrics are those of the rows of predict, image by image and patient by patient."""
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    told = vladapt("eval", run, "--data", data, "--per-patient", "mean", "--out", "scores", "--json").json
+    of = told["per_patient"]
+    assert (of["how"], of["patients"], told["test_images"]) == ("mean", 60, 60 * EACH)
+    assert of["scores"]["auroc"] != told["adapted"]["auroc"] and of["made"] in told["notes"]
+    (data / "labels.csv").rename(data / "patients.csv")
+    rows = vladapt("predict", run, data, "--per-patient", "mean", "--threshold", 0.5, "--json").json["predictions"]
+    truth = [("well", "sick")[int(Path(row["images"][0]).stem.partition("-")[0]) % 2] for row in rows]
+    right = [row["label"] == true for row, true in zip(rows, truth, strict=True)]
+    assert sum(right) / 60 == pytest.approx(of["scores"]["accuracy"])
+    low, high = of["intervals"]["accuracy"]
+    assert low < of["scores"]["accuracy"] < high
+
+    at = vladapt("predict", run, data, "--per-patient", "mean", "--json").json["predictions"]
+    ((finding, point),) = of["operating_point"]["points"].items()
+    assert point["threshold"] == pytest.approx(at[0]["threshold"])
+    found = [row["label"] == finding for row, true in zip(at, truth, strict=True) if true == finding]
+    assert point["rates"]["sensitivity"] == pytest.approx(sum(found) / len(found))
+    page = Path("scores/report.html").read_text()
+    assert "Mean of 60 patients" in page and f"of patients {point['threshold']:.3f}" in page
+
+
+def test_eval_shows_both_and_changes_no_score_of_images(vladapt, fitted, tmp_path):
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    plain = vladapt("eval", run, "--data", data, "--json").json
+    largest = vladapt("eval", run, "--data", data, "--per-patient", "max", "--json").json
+    mean = vladapt("eval", run, "--data", data, "--per-patient", "mean", "--json").json
+    assert largest["per_patient"]["scores"] != mean["per_patient"]["scores"] and "per_patient" not in plain
+    assert largest["adapted"] == plain["adapted"] and largest["operating_point"] == plain["operating_point"]
+    shown = " ".join(vladapt("eval", run, "--data", data, "--per-patient", "max").out.split())
+    assert "One answer per patient" in shown and "max of 60 patients" in shown
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--per-patient", "median"), "--per-patient median: give mean or max"),
+        (("--per-patient", "mean", "--group-column", "none"), "nothing says which test images belong together"),
+        (("--per-patient", "mean", "--group-column", "twin"), "30 of 30 groups of the test images have images of diff"),
+    ],
+)
+def test_eval_refuses_what_no_patient_can_be_scored_by(vladapt, fitted, tmp_path, more, message):
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    lines = (data / "labels.csv").read_text().splitlines()
+    twins = [f"{line},T{int(line.split('/')[1].split('-')[0]) // 2}" for line in lines[1:]]
+    (data / "labels.csv").write_text("\n".join([f"{lines[0]},twin", *twins]))
+    refused = vladapt("eval", run, "--data", data, *more)
     assert refused.code != 0 and message in refused.error
 
 
