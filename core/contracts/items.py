@@ -185,17 +185,6 @@ class Columns:
     taken: Collection[str]
     cells: Callable[[str], Mapping[str, str]]
 
-    @classmethod
-    def joined(cls, tables: Sequence[Columns]) -> Columns:
-        """Those of several tables, one or more, of different samples: the columns that all of them have."""
-
-        def cells(name: str) -> dict[str, str]:
-            return {id_: cell for table in tables for id_, cell in table.cells(name).items()}
-
-        names = [name for name in tables[0].names if all(name in table.names for table in tables)]
-        taken = {name for table in tables for name in table.taken}
-        return cls(", ".join(table.place for table in tables), tuple(names), taken, cells)
-
 
 @dataclass
 class DomainData:

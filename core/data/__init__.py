@@ -23,7 +23,7 @@ __getattr__, __dir__ = lazy_exports(
         "pairs.shards": "shards_in",
         "sampling": "Selection selection_split",
         "splits": "assign_splits",
-        "tables": "Row Table columns_of csv_text read_table",
+        "tables": "Row Table csv_text read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes check_skipped digest_of_file digests_of remember_by_file",
         "voc": "VocSet",

@@ -7,11 +7,9 @@ nouns by numbers: the class of a clip is its verb, its noun, or both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from ...core.contracts import Columns
-from ...core.data import Row, Table, columns_of, group_rows, read_table
+from ...core.data import Row, Table, group_rows, read_table
 from ...core.errors import DataError
 from .annotations import Annotation, item_id, seconds, split_in, usual_split
 
@@ -35,8 +33,9 @@ CLASS_NAMES = "*{}_classes*.csv"
 
 def table_annotations(
     path: Path, *, label_column: str | None, group_column: str, target: str
-) -> tuple[list[Annotation], tuple[str, ...], Callable[[], Columns]]:
-    """The rows of a table, sentences on what groups them, and what reads its columns.
+) -> tuple[list[Annotation], tuple[str, ...], dict[str, int], set[str]]:
+    """The rows of a table, sentences on what groups them, id of a clip -> position of its row, and the columns that
+    hold the clip or its label.
 
     Args:
         label_column: of the label; by default found by the usual names.
@@ -83,11 +82,9 @@ def table_annotations(
         for place, row in enumerate(rows)
     ]
 
-    def read_columns() -> Columns:
-        row_of = {item_id(each): number for each, number in zip(annotations, numbers, strict=True)}
-        return columns_of(read_table(path), row_of, [columns[key] for key in ("clip", "label", "verb", "noun")])
-
-    return annotations, () if grouping.column is None else grouping.notes, read_columns
+    row_of = {item_id(each): number for each, number in zip(annotations, numbers, strict=True)}
+    holding = {column for key in ("clip", "label", "verb", "noun") if (column := columns.get(key)) is not None}
+    return annotations, () if grouping.column is None else grouping.notes, row_of, holding
 
 
 def _annotation(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import contracts
-from ...core.contracts import Columns, DomainData, Label, check_items
+from ...core.contracts import DomainData, Label, check_items
 from ...core.data import (
     Format,
     ItemCollector,
     Layout,
+    Table,
     folders,
     loader,
     read_any,
@@ -67,7 +68,8 @@ class Listed:
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
         questions: that it asks, or None.
-        columns: reads those of a table; None of other lists.
+        table: of a table its file, id of a clip -> position of its row, and the columns that hold the clip or its
+            label; None of other lists.
     """
 
     annotations: Sequence[Annotation]
@@ -75,7 +77,7 @@ class Listed:
     published: str | None = None
     notes: tuple[str, ...] = ()
     questions: Questions | None = None
-    columns: Callable[[], Columns] | None = None
+    table: tuple[Path, Mapping[str, int], Collection[str]] | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -156,8 +158,8 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         published=next((one.published for one in listed if one.published), None),
     )
     data.questions = next((one.questions for one in listed if one.questions is not None), None)
-    tables = [one.columns for one in listed if one.columns is not None]
-    data.columns = (lambda: Columns.joined([read() for read in tables])) if tables else None
+    tables = [one.table for one in listed if one.table is not None]
+    data.columns = Table.columns_reader(tables) if tables else None
     return data if captions else check_items(data, path)
 
 
@@ -257,10 +259,10 @@ def _of_table(path: Path, reading: Reading) -> Listed:
             return Listed(caption_sets.msvd_rows(table), published="msvd")
         if all(table.column_of([name]) for name in moment_sets.QVHIGHLIGHTS):
             return Listed(moment_sets.qvhighlights_rows(table), published="qvhighlights")
-    annotations, notes, columns = table_annotations(
+    annotations, notes, row_of, holding = table_annotations(
         path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
     )
-    return Listed(annotations, notes=notes, columns=columns)
+    return Listed(annotations, notes=notes, table=(path, row_of, holding))
 
 
 def _of_text(path: Path, reading: Reading) -> Listed:

@@ -15,7 +15,7 @@ from math import isnan
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import Row, Table, columns_of, locate, read_table, shown, split_named
+from ....core.data import Row, Table, locate, read_table, shown, split_named
 from ....core.errors import DataError, shortened
 from ....core.runtime import json_values, text_lines
 from ..pedestrian import Pedestrian
@@ -94,7 +94,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     notes = [f"Pictures of which no attribute is known, left out: {without}."] if without else []
     data = people.data(path.resolve().parent.name, "multilabel", reading.formats, notes)
     data.class_names = names
-    data.columns = lambda: columns_of(read_table(path), row_of, (columns["image"], *names))
+    data.columns = Table.columns_reader([(path, row_of, (columns["image"], *names))])
     return data
 
 
