@@ -38,6 +38,7 @@ class HeadBackbone(Backbone):
 
     family = FAMILY
     capabilities = frozenset()
+    of_parts = True
 
     def __init__(self, base: Backbone, head: Any, spec: str | None = None):
         self.base, self.head, self.frozen = base, head, not head.changed
@@ -81,10 +82,18 @@ class HeadBackbone(Backbone):
             raise CapabilityError(f"adapter '{self.head.name}' reads texts, not tokens; index and search with the run")
         return self.head.text_vectors(self.base, texts)
 
+    def save_companions(self, folder: Path) -> None:
+        """Nothing: its backbone is found by its spec."""
+
     @property
     def description(self) -> dict[str, Any]:
         """How it is built again."""
         return {"backbone": self.base.spec, "image_size": self.base.image_size}
+
+
+def towers_in(backbone: Backbone) -> Backbone:
+    """The towers alone, where a head stands on them."""
+    return backbone.base if isinstance(backbone, HeadBackbone) else backbone
 
 
 def rebuild(

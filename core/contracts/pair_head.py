@@ -19,11 +19,13 @@ class PairParts:
         parts: (N, T, D), not normalised, zero where there is none.
         mask: (N, T) bool, which are there.
         row_of: of a sample, as `Source.image_id` numbers it, its row here; one that could not be read has none.
+        skipped: (id, reason) of those.
     """
 
     parts: Tensor
     mask: Tensor
     row_of: Mapping[int, int]
+    skipped: Sequence[tuple[str, str]] = ()
 
 
 class PairHead(ABC):

@@ -118,7 +118,7 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
 
     class Features:
         images, texts, image_of_text = torch.eye(len(ids)), torch.eye(len(ids)), torch.arange(len(ids))
-        captions = tuple(item.captions()[0] for item in data.items)
+        captions, scores = tuple(item.captions()[0] for item in data.items), None
 
     Features.ids = ids
     told = choice_scores(data.questions, Features)
