@@ -160,7 +160,7 @@ def search(
     image: str | Path | None = ...,
     weight: float | None = ...,
     top: int | None = ...,
-    rerank: int | None = ...,
+    candidates: int | None = ...,
     since: str | None = ...,
     cluster: float | None = ...,
     blur: bool | None = ...,

@@ -136,8 +136,8 @@ def search(
     together = isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
     if together and text is not None and picture is None:
         hits, reranked = _reranked(opened, tower, text, vector, asked, wanted)
-    elif asked.rerank is not None:
-        raise ConfigError(f"--rerank {asked.rerank}: {opened.path} is searched by vectors alone here; omit it")
+    elif asked.candidates is not None:
+        raise ConfigError(f"--candidates {asked.candidates}: {opened.path} is searched by vectors alone here; omit it")
     else:
         hits, reranked = opened.search(vector, asked.top, wanted), None
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
@@ -153,7 +153,9 @@ def _reranked(
 ) -> tuple[list[Hit], Reranked]:
     """The candidates nearest to the words, in the order of the head's own scores."""
     started = time.perf_counter()
-    candidates = opened.search(vector, max(asked.top, CANDIDATES if asked.rerank is None else asked.rerank), wanted)
+    candidates = opened.search(
+        vector, max(asked.top, CANDIDATES if asked.candidates is None else asked.candidates), wanted
+    )
     found = time.perf_counter()
     scores = tower.head.pair_scores(tower.base, *opened.parts(candidates), [text])[:, 0].tolist()
     order = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[: asked.top]
@@ -172,8 +174,8 @@ def _check(text: str | None, asked: SearchOptions) -> None:
         raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
-    if asked.rerank is not None and asked.rerank < 1:
-        raise ConfigError(f"--rerank {asked.rerank}: give 1 or more")
+    if asked.candidates is not None and asked.candidates < 1:
+        raise ConfigError(f"--candidates {asked.candidates}: give 1 or more")
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top}: give 1 or more")
     if (html := asked.html) is not None and Path(html).is_dir():

@@ -143,8 +143,8 @@ class FeatureStore:
         """
         if backbone.of_parts:
             raise CapabilityError(
-                f"backbone '{backbone.spec}' reads the parts of a sample together; it is for index, search and eval: give "
-                "the backbone of its run here"
+                f"backbone '{backbone.spec}' reads the parts of a sample together, for index, search and eval; give "
+                "the backbone that it stands on"
             )
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
         tuner = self._tuner(request, batch_size)

@@ -82,7 +82,7 @@ class PairScores:
 
     def of_texts(self, places: Tensor) -> Tensor:
         """(m,) of M -> (m, N)."""
-        return self.table.index_select(1, self.texts[places])[self.images].T
+        return self.table.index_select(1, self.texts[places])[self.images].T.contiguous()
 
 
 @dataclass

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, FitReport, PairHead, PairParts, option, require
+from ....core.contracts import Backbone, FitReport, Loss, PairHead, PairParts, option, require
 from ....core.errors import CapabilityError, DataError
+from ....core.registry import loss_class
 from ....core.training import (
     Objective,
     Source,
@@ -57,6 +58,7 @@ class PairTextHead(PairHead, TextHead):
     of_pairs: ClassVar[frozenset[str]] = frozenset(
         {"loss", "loss_options", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
+    cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
     changed: ClassVar[dict[str, Tensor]] = {}
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
@@ -154,6 +156,7 @@ class PairTextHead(PairHead, TextHead):
 
             report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
         else:
+            notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
             report = self._report(self._train_on_parts(objective, source, backbone, clips, seed), notes)
         self.fitted_ = True
         return report
@@ -161,7 +164,7 @@ class PairTextHead(PairHead, TextHead):
     def adapted(self, backbone: Backbone) -> Backbone:
         """Of a fit on pairs what finds clips by sentences; else the backbone."""
         self.check_fitted(backbone)
-        if self.class_names_:
+        if len(self.text):
             return backbone
         from ....core.backbones import HeadBackbone
         from ....core.training import copy_of
@@ -174,7 +177,7 @@ class PairTextHead(PairHead, TextHead):
         return HeadBackbone(backbone, self)
 
     def _logits(self, batch) -> Tensor:
-        if not self.class_names_:
+        if not len(self.text):
             raise CapabilityError(f"adapter '{self.name}' was fitted on pairs, which have no classes; use adapted()")
         return super()._logits(batch)
 
@@ -230,23 +233,29 @@ class PairTextHead(PairHead, TextHead):
     def _objective(self, backbone: Backbone, source: Source) -> Objective:
         """The losses, none of which needs more than this similarity, the source and frozen towers have."""
         asked = losses_of(self.loss, "clip")
+        for name in asked:
+            self._check_loss(name, loss_class(name))
         dims = {"embed_dim": backbone.embed_dim, "num_samples": len(source)}
         objective = build_objective(asked, dims, self.loss_options)
-        columns = {name for name, output in objective.outputs.items() if output.column and not output.tower}
         for name, loss in objective.losses.items():
-            who = f"adapter '{self.name}': loss '{name}'"
-            if self.pairwise and not loss.of_products:
-                raise CapabilityError(
-                    f"{who} compares features, and this head scores a clip and a sentence together; use clip"
-                )
-            if loss.teacher == "ema" or (lacking := sorted(loss.needs - SIDES - OF_TOWERS - OF_SOURCE - columns)):
-                lacking = ["a teacher that follows the towers"] if loss.teacher == "ema" else lacking
-                raise CapabilityError(
-                    f"{who} needs more than a head of clips and sentences gives ({lacking[0]}); use clip"
-                )
+            self._check_loss(name, loss)
         further = objective.needs - SIDES - OF_TOWERS
         fields_of(further, source, f"adapter '{self.name}': loss {' + '.join(asked)}", objective.outputs)
         return objective.to(backbone.device)
+
+    def _check_loss(self, name: str, loss: Loss | type[Loss]) -> None:
+        """Raise the CapabilityError of one that needs more, by its class or by its options."""
+        who = f"adapter '{self.name}': loss '{name}'"
+        if self.pairwise and not loss.of_products:
+            raise CapabilityError(
+                f"{who} compares features, and this head scores a clip and a sentence together; use clip"
+            )
+        columns = {output for output, what in loss.outputs.items() if what.column and not what.tower}
+        lacking = sorted(loss.needs - SIDES - OF_TOWERS - OF_SOURCE - columns)
+        if loss.teacher == "ema":
+            lacking = ["a teacher that follows the towers"]
+        if lacking:
+            raise CapabilityError(f"{who} needs more than a head of clips and sentences gives ({lacking[0]}); use clip")
 
     def _parts(self, source: Source, backbone: Backbone, features: Callable[[], PairParts] | None) -> PairParts:
         if len(source) < 2:
@@ -254,7 +263,7 @@ class PairTextHead(PairHead, TextHead):
         made = encoded_parts(source, backbone) if features is None else features()
         if features is not None and made.parts.shape[1] == 1:
             raise CapabilityError(
-                f"adapter '{self.name}' reads the frames of clips, and all have one frame; read more frames of each clip"
+                f"adapter '{self.name}' reads the frames of a clip, and all clips have one; read more frames of each"
             )
         if self.places is not None:
             check_length(made.parts.shape[1], self.places, f"adapter '{self.name}'")
