@@ -98,7 +98,7 @@ def towers_in(backbone: Backbone) -> Backbone:
 
 def rebuild(
     description: dict[str, Any], path: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
-) -> HeadBackbone:
+) -> Backbone:
     """The backbone of a run's folder.
 
     Args:

@@ -137,6 +137,8 @@ def _device(device: str | torch.device) -> torch.device:
 # build the towers; beside it lies what that library itself reads, so that it can load the folder too.
 
 FORMAT = 1
+KEPT = (*FAMILIES, HEADS)
+"""Families whose backbones a training writes."""
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
 FINDER = "vladapt.finder."
@@ -154,7 +156,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     Raises:
         CapabilityError: the backbone cannot say how it is built again.
     """
-    if backbone.description is None or backbone.family not in FAMILIES:
+    if backbone.description is None or backbone.family not in KEPT:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +243,7 @@ def _header(path: Path) -> dict[str, Any]:
         )
     if header["format"] != FORMAT:
         raise DataError(f"--backbone {path}: format {header['format']}, this version reads {FORMAT}; train it again")
-    if header["family"] not in (*FAMILIES, HEADS):
+    if header["family"] not in KEPT:
         raise DataError(
             f"--backbone {path}: of family '{header['family']}', which this version does not know; upgrade vladapt"
         )

@@ -41,9 +41,13 @@ class PairHead(ABC):
         changed: name -> weight of the towers that its fit trained; empty where they stayed as they were.
     """
 
-    pairwise: bool = False
     logit_scale: float
     changed: dict[str, Tensor]
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether it looks at a sample and a text together."""
+        return False
 
     @property
     @abstractmethod

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 from unittest import mock
@@ -14,10 +15,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from ..backbones.heads import HeadBackbone
 from ..contracts.adapter import ABILITIES, Adapter
 from ..contracts.backbone import CAPABILITIES
 from ..contracts.features import TextClassifier
 from ..contracts.options import as_text, options_of
+from ..contracts.pair_head import PairHead
 from ..contracts.resources import IN_PLACE_OF_CHANCE, NEEDS, REQUIRED
 from ..errors import CapabilityError, ConfigError
 from .contract import differences, names_its_origin, refusal
@@ -267,7 +270,7 @@ def options_of_pairs_count(method: Method) -> Iterator[str]:
             yield f"option '{name}' is in cost_options, and changes similarities after a fit on pairs"
         if name not in method.claims.cost_options and _alike(one, other):
             yield f"option '{name}' changes no similarity after a fit on pairs"
-        did, _ = refusal(lambda options=method.counts[name][1]: method.fit(options=options), ConfigError)
+        did, _ = refusal(partial(method.fit, options=method.counts[name][1]), ConfigError)
         if did:
             yield f"option '{name}' is of pairs, and a fit on classes {did}"
 
@@ -277,8 +280,9 @@ def _similarities(method: Method, options: Mapping[str, Any]) -> Tensor:
     adapter, pairs = method.build(**options), DrawnPairs()
     adapter.fit_pairs(pairs, method.backbone, seed=1)
     towers = adapter.adapted(method.backbone)
+    assert isinstance(adapter, PairHead) and isinstance(towers, HeadBackbone)
     parts = torch.randn(4, 3, method.backbone.embed_dim, generator=torch.Generator().manual_seed(0))
-    texts = [pairs.text("caption", row, 0) for row in (0, 1, 5)]
+    texts = [str(pairs.text("caption", row, 0)) for row in (0, 1, 5)]
     return adapter.pair_scores(towers.base, parts, torch.ones(4, 3, dtype=torch.bool), texts)
 
 

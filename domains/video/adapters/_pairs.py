@@ -54,12 +54,11 @@ class PairTextHead(PairHead, TextHead):
 
     can: ClassVar[frozenset[str]] = TextHead.can | {"pairs"}
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "changed")
-    later_state: ClassVar = {"changed": {}}
+    later_state: ClassVar[Mapping[str, Any]] = {"changed": {}}
     of_pairs: ClassVar[frozenset[str]] = frozenset(
         {"loss", "loss_options", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
-    changed: ClassVar[dict[str, Tensor]] = {}
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
 
@@ -76,6 +75,7 @@ class PairTextHead(PairHead, TextHead):
 
     def __post_init__(self):
         super().__post_init__()
+        self.changed = {}
         check_losses(self.loss, self.loss_options or {})
         for name in ("micro_batch_size", "amp"):
             given = getattr(self, name)

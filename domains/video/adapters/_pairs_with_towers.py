@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -72,8 +72,8 @@ class HeadLoss(Loss):
 class TowersOfHead(ClipTowerAdapter):
     """Both towers, trained by a `HeadLoss`, at a share of the rate of what the head learns."""
 
-    loss_of_head: ClassVar[HeadLoss]
-    coef_lr: ClassVar[float]
+    coef_lr: float = field(init=False)
+    loss_of_head: HeadLoss = field(init=False, repr=False)
 
     def _joint(self, backbone: Backbone) -> None:
         return None

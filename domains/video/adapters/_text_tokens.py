@@ -111,6 +111,7 @@ class SentenceReader:
             return [(row,) for row in F.normalize(self._store.text_features(self.backbone, texts), dim=-1)]
         tokens = self.backbone.tokenize(texts).to(self.backbone.device)
         read = encoded(self.backbone, tokens[:, : _longest(self.backbone, tokens)])
+        assert read.tokens is not None and read.words is not None
         lengths = Layout.used_lengths(read.words).tolist()
         rows = zip(read.whole.cpu(), read.tokens.cpu(), read.words.cpu(), lengths)
         return [(whole, features[:length].clone(), words[:length].clone()) for whole, features, words, length in rows]

@@ -118,7 +118,6 @@ class Mug(TunedPairHead):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = True
-    pairwise: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words")
 
     mode: str = option(
@@ -157,6 +156,10 @@ class Mug(TunedPairHead):
         self._read_texts(backbone, classifier)
 
     # of pairs
+
+    @property
+    def pairwise(self) -> bool:
+        return True
 
     @property
     def branches(self) -> tuple[float, ...]:
