@@ -53,6 +53,16 @@ def test_none_weights_classes_and_each_says_what_it_follows(name):
     assert re.search(r"arXiv\s+\d{4}\.\d{5}", text) and "released" in text.lower()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_user_gives_goes_before_it(name):
+    flags = {"adapter.lr": 0.5, "adapter.epochs": 3, "data.frames": 5}
+    if trains_towers(resolve(recipe=name).adapter_name):
+        flags["batch_size"] = 7
+    recipe = resolve(recipe=name, flags=flags)
+    given = {key.removeprefix("adapter."): value for key, value in flags.items() if key != "data.frames"}
+    assert given.items() <= adapter_of(recipe).options.items() and Video().reading_of(recipe.reading).frames == 5
+
+
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_those_of_classes_run_on_files(name, clips, small_clip_spec, tmp_path):
     folder = clips(
