@@ -133,6 +133,7 @@ def fit(
     resume: bool | None = ...,
     redact: bool | None = ...,
     loss: Sequence[str] | None = ...,
+    teacher: Sequence[str] | None = ...,
     epochs: int | None = ...,
     lr: float | None = ...,
     absent: str = ...,
