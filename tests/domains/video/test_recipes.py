@@ -86,9 +86,9 @@ def test_those_of_sentences_run_on_files(name, clips, write, small_clip_spec, tm
     table = write("set/captions.csv", "\n".join(["clip,caption,split", *rows]))
     small = {"backbone": small_clip_spec, "device": "cpu", "workers": 1, "out": str(tmp_path / "run")}
     small |= {"adapter.epochs": 1, "adapter.batch_size": 2}
+    if name == "video/teach-text":
+        small["adapter.teacher"] = [small_clip_spec]
     done = vladapt.fit(resolve(recipe=name, flags={"data.path": str(table), **small}))
     fitted = vladapt.load_adapter(done.run / "adapter.safetensors", vladapt.load_backbone(small_clip_spec, "cpu"))
-    assert done.metrics["test_texts"] == 4 and {name.split(".")[0] for name in fitted.changed} > {
-        "visual",
-        "transformer",
-    }
+    learned = {key.split(".")[0] for key in fitted.changed}
+    assert done.metrics["test_texts"] == 4 and learned > {"visual", "transformer"}, "both towers are trained"
