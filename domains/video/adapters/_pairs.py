@@ -35,6 +35,8 @@ from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
 SIDES = frozenset({"image_features", "text_features"})
 OF_TOWERS = frozenset({"logit_scale", "logit_bias", "teacher.image", "teacher.text", "teacher.logit_scale"})
 """Outputs that frozen towers give, besides the head's own two sides."""
+OF_WIDTH = 64
+"""Width of features for which the matrix that gives sentences their residuals is taken as it is."""
 OF_SOURCE = frozenset({"labels", "image_ids"})
 
 
@@ -383,8 +385,8 @@ class TunedPairHead(TunedTextHead, PairTextHead):
         return [self.residual]
 
     def _added(self, sentences: Sentences) -> Tensor:
-        """(N, D), what is added to unit sentences; of a size that does not depend on D."""
-        return sentences.whole @ self.residual / sqrt(len(self.residual))
+        """(N, D), what is added to unit sentences; a step of Adam makes it as large whatever D is."""
+        return sentences.whole @ self.residual * sqrt(OF_WIDTH / len(self.residual))
 
     def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
         return [F.normalize(sentences.whole + self._added(sentences), dim=-1)]

@@ -88,7 +88,7 @@ def both_ways(scores):
 def loss_of(adapter, kind, frames, mask, whole, tokens, words, scale):
     """The published loss of each, written out."""
     net = adapter._net
-    moved = whole if kind not in ("mean-pool", "attention-pool", "mug", "wti") else whole @ adapter.residual / 4
+    moved = whole if kind not in ("mean-pool", "attention-pool", "mug", "wti") else 2 * whole @ adapter.residual
     texts = F.normalize(whole + moved, dim=-1) if kind in ("mean-pool", "attention-pool") else whole
     if kind == "clip2video":
         aligned = net.alignment.of_clips(frames, mask, net.difference) @ net.alignment.align(tokens, words).T
