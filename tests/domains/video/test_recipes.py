@@ -53,6 +53,16 @@ def test_none_weights_classes_and_each_says_what_it_follows(name):
     assert re.search(r"arXiv\s+\d{4}\.\d{5}", text) and "released" in text.lower()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_user_gives_goes_before_it(name):
+    flags = {"adapter.lr": 0.5, "adapter.epochs": 3, "data.frames": 5}
+    if trains_towers(resolve(recipe=name).adapter_name):
+        flags["batch_size"] = 7
+    recipe = resolve(recipe=name, flags=flags)
+    given = {key.removeprefix("adapter."): value for key, value in flags.items() if key != "data.frames"}
+    assert given.items() <= adapter_of(recipe).options.items() and Video().reading_of(recipe.reading).frames == 5
+
+
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_those_of_classes_run_on_files(name, clips, small_clip_spec, tmp_path):
     folder = clips(
@@ -76,9 +86,9 @@ def test_those_of_sentences_run_on_files(name, clips, write, small_clip_spec, tm
     table = write("set/captions.csv", "\n".join(["clip,caption,split", *rows]))
     small = {"backbone": small_clip_spec, "device": "cpu", "workers": 1, "out": str(tmp_path / "run")}
     small |= {"adapter.epochs": 1, "adapter.batch_size": 2}
+    if name == "video/teach-text":
+        small["adapter.teacher"] = [small_clip_spec]
     done = vladapt.fit(resolve(recipe=name, flags={"data.path": str(table), **small}))
     fitted = vladapt.load_adapter(done.run / "adapter.safetensors", vladapt.load_backbone(small_clip_spec, "cpu"))
-    assert done.metrics["test_texts"] == 4 and {name.split(".")[0] for name in fitted.changed} > {
-        "visual",
-        "transformer",
-    }
+    learned = {key.split(".")[0] for key in fitted.changed}
+    assert done.metrics["test_texts"] == 4 and learned > {"visual", "transformer"}, "both towers are trained"

@@ -259,7 +259,7 @@ def test_an_objective_that_does_not_apply_is_one_line(kind, options, words, back
 def test_what_the_data_lack_is_one_line(backbone, parts):
     source = Pairs()
     source.columns = {}
-    with pytest.raises(CapabilityError, match="loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
+    with pytest.raises(CapabilityError, match=r"loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
         head("mean-pool", loss="egonce").fit_pairs(source, backbone, features=lambda towers: parts)
 
 
@@ -353,6 +353,6 @@ def test_several_teachers_of_other_widths_teach_the_mean_of_their_similarities(b
 def test_a_teacher_of_a_loss_without_one_is_one_line(train_towers, backbone, parts):
     adapter = head("mean-pool", teacher=(backbone.spec,), train_towers=train_towers)
     with pytest.raises(
-        ConfigError, match="--teacher open_clip.*: adapter 'mean-pool': loss clip has no frozen teacher"
+        ConfigError, match=r"--teacher open_clip.*: adapter 'mean-pool': loss clip has no frozen teacher"
     ):
         adapter.fit_pairs(Pairs(), backbone, features=lambda towers: parts)
