@@ -152,6 +152,7 @@ class PairTextHead(PairHead, TextHead):
         self.check_towers(backbone)
         self.class_names_, self.multilabel_ = (), False
         self.backbone_, self.dim_, self.changed = backbone.fingerprint, backbone.embed_dim, {}
+        self._made = self._reader = None
         objective = self._objective(backbone, source)
         clips = None if self.train_towers else self._parts(source, backbone, features)
         self._without_classes(backbone)
@@ -177,15 +178,26 @@ class PairTextHead(PairHead, TextHead):
         self.check_fitted(backbone)
         if len(self.text):
             return backbone
+        if self.text.device != backbone.device:
+            self.to(backbone.device)
         from ....core.backbones import HeadBackbone
+
+        made = getattr(self, "_made", None)
+        if made is None or made[0] is not backbone:
+            self._made = made = backbone, HeadBackbone(self._trained_towers(backbone), self)
+        return made[1]
+
+    def _trained_towers(self, backbone: Backbone) -> Backbone:
+        """The backbone itself, or a copy with the weights that the fit trained."""
+        if not self.changed:
+            return backbone
         from ....core.training import copy_of
 
-        if self.changed:
-            base, backbone = backbone, copy_of(backbone)
-            backbone.put_tensors(self.changed)
-            backbone.mark_learned(self.changed)
-            backbone.spec = base.spec
-        return HeadBackbone(backbone, self)
+        towers = copy_of(backbone)
+        towers.put_tensors(self.changed)
+        towers.mark_learned(self.changed)
+        towers.spec = backbone.spec
+        return towers
 
     def _logits(self, batch) -> Tensor:
         if not len(self.text):
