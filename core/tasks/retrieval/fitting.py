@@ -136,11 +136,11 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", training, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
-    def features() -> PairParts:
+    def features(towers: Backbone) -> PairParts:
         how = PairEncoding(
-            data.transform(backbone, False), None, training.workers, training.amp, reporter, FeatureStore()
+            data.transform(towers, False), None, training.workers, training.amp, reporter, FeatureStore()
         )
-        return parts_of(adapter, backbone, source.pairs, how)
+        return parts_of(adapter, towers, source.pairs, how)
 
     report = training.fit_pairs(
         source,
