@@ -9,9 +9,12 @@ import typer
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
 from .options import FromOptions, FromRecipe, Given, Json, Out
-from .tables import echo, echo_notes, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table
 
-SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
+SHARED = (
+    "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
+    "redact"
+)
 """What is said of all fits."""
 
 
@@ -57,7 +60,9 @@ def compare(
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}
-        print_json({"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused})
+        skipped = {"skipped": result.skipped} if result.skipped else {}
+        told = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
+        print_json({**told, **skipped})
         return
     if markdown:
         echo(comparison_markdown(result.summary(), result.published()))
@@ -70,6 +75,7 @@ def compare(
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
     echo_notes(result.notes)
+    echo_skipped(result.skipped)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")
 

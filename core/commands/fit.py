@@ -183,11 +183,12 @@ def predict(
 
     check_run(run)
     from ..contracts.domain import OwnFiles
+    from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
-    from ..engine.fit import task_of_run
     from ..runs.folder import Run
     from .tables import own_table
 
+    tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
     predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
     files, notes = predicted.files, getattr(predicted, "notes", [])
@@ -195,6 +196,7 @@ def predict(
         written = {"files": [str(file) for file in files]} if out else {}
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
+        check_answered(predicted, tolerate)
         return
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
@@ -204,6 +206,7 @@ def predict(
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")
+    check_answered(predicted, tolerate)
 
 
 def _places(files: list, out: list[str]) -> str:

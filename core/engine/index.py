@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, refuse_unused
-from ..data.verify import check_skipped
+from ..data.verify import check_tolerated
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
 from ..retrieval.build import IndexBuilder
@@ -85,8 +85,8 @@ def index(
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
-        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, over 5 % of
-        the images unreadable, or `out` cannot be written. CapabilityError: faiss is not installed.
+        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, more
+        unreadable than are tolerated, or `out` cannot be written. CapabilityError: faiss is not installed.
     """
     asked = options_from(IndexOptions, given, "index")
     if bool(images) == (asked.texts is not None):
@@ -143,8 +143,10 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
 
 def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
     data = reader.to_index(images)
-    made.skipped += [(str(name), reason) for name, reason in data.skipped]
-    check_skipped(made.skipped, data.total)
+    tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
+    data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
+    made.skipped += data.skipped
+    check_tolerated(data)
     transform = reader.transform(backbone, data)
     parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
     how: dict[str, Any] = {
@@ -157,7 +159,7 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     with reporter.task("Encoding images") as progress:
         for extraction in FeatureStore().some_at_once(data, data.items, backbone, transform, progress=progress, **how):
             made.skipped += extraction.skipped
-            check_skipped(made.skipped, data.total)
+            check_tolerated(data, made.skipped)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
             rows, found = _found(extraction, reader)
             made.entries += len(found)

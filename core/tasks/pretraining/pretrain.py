@@ -120,7 +120,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
-    splits = read_pair_splits(plan.data, *asked, reporter.info)
+    splits = read_pair_splits(plan.data, *asked, reporter.info, plan.settings.tolerate)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter)
@@ -220,7 +220,14 @@ class _Measures:
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
-        return evaluate_retrieval(self.backbone, pairs, split=None, amp=settings.amp, workers=settings.workers or None)
+        return evaluate_retrieval(
+            self.backbone,
+            pairs,
+            split=None,
+            amp=settings.amp,
+            workers=settings.workers or None,
+            tolerate=settings.tolerate,
+        )
 
     def _generic_and_examples(self):
         if not is_main():

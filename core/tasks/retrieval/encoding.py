@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.options import TOLERATED
 from ...data.verify import check_skipped
 from ...errors import DataError
 from ...features.extract import (
@@ -84,6 +85,7 @@ class PairEncoding:
     amp: str | None
     reporter: Reporter
     store: FeatureStore | None
+    tolerate: float = TOLERATED
 
     def image_rows(self, backbone: Backbone, pairs: Pairs) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
         """The distinct images of pairs through the image tower, captions or none; under torchrun split by rank.
@@ -94,14 +96,14 @@ class PairEncoding:
             reason) of those that cannot be read.
 
         Raises:
-            DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
+            DataError: too many images cannot be read. ConfigError: an unknown amp.
         """
         check_amp(self.amp)
         listed = distinct_images(pairs)
         with _frozen(backbone):
             rows, failed = _encoded_images(backbone, pairs, listed, self)
         skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
-        check_skipped(skipped, len(listed))
+        check_skipped(skipped, len(listed), self.tolerate)
         kept = [place for place in range(len(listed)) if place not in failed]
         return rows[kept], kept, skipped
 
@@ -110,7 +112,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
 
     Raises:
-        DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
+        DataError: no pairs, no captions, or too many images cannot be read. ConfigError: an unknown amp.
     """
     check_amp(options.amp)
     listed = distinct_images(pairs)
@@ -122,7 +124,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
             images = F.normalize(images, dim=-1)
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
-    check_skipped(reasons, len(ids))
+    check_skipped(reasons, len(ids), options.tolerate)
     kept = [place for place in range(len(ids)) if place not in skipped]
     captions = [(new, text) for new, place in enumerate(kept) for text in listed[place][1].captions]
     if not captions:

@@ -109,13 +109,13 @@ def evaluate_moments(
         how: "amp", "batch_size" and "workers" of the store.
 
     Raises:
-        DataError: the videos of over 5 % of the sentences cannot be used, or of all.
+        DataError: the videos of too many sentences cannot be used, or of all.
     """
     videos, queries = queries_of(items)
     found, skipped = search_videos(
         backbone, data, videos, queries, transform, fps, windows, store=store, reporter=reporter, **how
     )
-    check_skipped(skipped, len(queries))
+    check_skipped(skipped, len(queries), data.tolerate)
     if not found:
         raise DataError(f"{data.name}: no sentence is left to search for; {skipped[0][0]}: {skipped[0][1]}")
     values = _stacked([_judged(_reached(each.spans, each.query)[None]) for each in found])
