@@ -154,6 +154,7 @@ def search(
     text: str | None = ...,
     *,
     device: str = ...,
+    backbone: str | Backbone | None = ...,
     domain: Domain | None = ...,
     reading: Mapping[str, Any] | None = ...,
     where: Mapping[str, str] | None = ...,
@@ -164,5 +165,4 @@ def search(
     cluster: float | None = ...,
     blur: bool | None = ...,
     html: str | Path | None = ...,
-    backbone: str | None = ...,
 ) -> SearchResult: ...

@@ -2,8 +2,8 @@
 
 CLIP (arXiv 2103.00020), MetaCLIP 2 (arXiv 2507.22062), SigLIP (arXiv 2303.15343), SigLIP 2 (arXiv 2502.14786),
 Chinese-CLIP (arXiv 2211.01335), AltCLIP (arXiv 2211.06679), ALIGN (arXiv 2102.05918), and the towers of the detectors
-OWL-ViT (arXiv 2205.06230) and OWLv2 (arXiv 2306.09683). Image towers alone: DINOv2, DINOv3, RAD-DINO
-(`hf_image_only.py`).
+OWL-ViT (arXiv 2205.06230) and OWLv2 (arXiv 2306.09683). Image towers alone are those of
+`hf_image_only.py`.
 
 Code that comes with a repository is never run.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..contracts.images import ImageSize, as_image_size
 from ..errors import DataError
 from .checkpoints import copy_files
-from .hf_image_only import Dinov2Tower, Dinov3Tower
+from .hf_image_only import ClipVisionTower, Dinov2Tower, Dinov3Tower, StagesTower, VitTower
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (
     AlignImageTower,
@@ -50,12 +50,24 @@ TOWERS: dict[str, tuple[type[ImageTower], type[TextTower] | None]] = {
     "dinov2": (Dinov2Tower, None),
     "dinov2_with_registers": (Dinov2Tower, None),
     "dinov3_vit": (Dinov3Tower, None),
+    "dinov3_convnext": (StagesTower, None),
+    "vit": (VitTower, None),
+    "deit": (VitTower, None),
+    "clip_vision_model": (ClipVisionTower, None),
+    "siglip_vision_model": (SiglipImageTower, None),
+    "convnext": (StagesTower, None),
+    "convnextv2": (StagesTower, None),
+    "resnet": (StagesTower, None),
+    "swin": (StagesTower, None),
+    "swinv2": (StagesTower, None),
 }
 COMPANIONS = (
     *TOKENIZER_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json"),
     *("preprocessor_config.json", "processor_config.json", "README.md"),
 )
+UNPOOLED = frozenset({"vit", "deit"})
+"""Kinds whose feature is the class token itself."""
 # Before transformers 4.31 CLIP's configurations named this end-of-text token, which no text has.
 LEGACY_EOS = 2
 
@@ -121,6 +133,7 @@ class HfBackbone(TwoTower):
                     trust_remote_code=False,
                     weights_only=True,
                     output_loading_info=True,
+                    **({"add_pooling_layer": False} if self.source.kind in UNPOOLED else {}),
                 )
         except Exception as error:  # transformers, safetensors and torch raise many kinds for a bad file
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -173,10 +186,12 @@ class HfBackbone(TwoTower):
             patches, mask, grid = self._image.patches(pixels)
             given = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": grid}
             return _features(self.model.get_image_features(**given))
-        if not self.has_text:
-            return self.model(pixel_values=pixels).pooler_output
-        if self.image_size != self.source.native_size and "image_blocks" in self.capabilities:
+        if "image_blocks" in self.capabilities and self.image_size != self.source.trained_size:
             return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize=False)
+        if not self.has_text:
+            made = self.model(pixel_values=pixels)
+            pooled = made.last_hidden_state[:, 0] if self.source.kind in UNPOOLED else made.pooler_output
+            return pooled.flatten(1)  # of a ResNet (B, D, 1, 1)
         return _features(self.model.get_image_features(pixel_values=pixels))
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
@@ -201,7 +216,7 @@ def _capabilities(kind: str) -> frozenset[str]:
     capabilities = {"hidden", "image_tokens", "feature_maps"}
     if text is not None:
         capabilities |= {"prompt", "text_blocks"}
-    if image is not AlignImageTower:
+    if image not in (AlignImageTower, StagesTower):
         capabilities.add("image_blocks")
     if text is not None and (text.causal or text.masked):
         capabilities.add("trim")

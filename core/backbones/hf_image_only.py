@@ -1,7 +1,12 @@
 """The steps of transformers' image towers that have no text tower beside them: DINOv2, with and without registers
-(arXiv 2304.07193, 2309.16588), DINOv3 (arXiv 2508.10104), and what has their shape (RAD-DINO, arXiv 2401.10815).
+(arXiv 2304.07193, 2309.16588), DINOv3 (arXiv 2508.10104), and what has their shape (RAD-DINO, arXiv 2401.10815); ViT
+(arXiv 2010.11929) and DeiT (arXiv 2012.12877), the image towers of CLIP and SigLIP alone, ConvNeXt (arXiv 2201.03545,
+2301.00808), ResNet (arXiv 1512.03385) and Swin (arXiv 2103.14030, 2111.09883).
 
-Their feature is the normed class token, as transformers gives it (`pooler_output`).
+Their feature is what transformers' own classifier of images is put on: `pooler_output`, which is the normed class token
+of DINO and CLIP, SigLIP's attention pooling, and the mean of the last map of the others, normed where they have a norm;
+of ViT and DeiT the normed class token, since what `pooler_output` adds is not in the weights of their classifiers.
+CLIP's is not projected.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
+from .hf_towers import ClipImageTower, layer_block, vision_of
 from .tower_steps import ImageTower, attend, pre_norm_block
 
 
@@ -77,6 +83,89 @@ class Dinov3Tower(ImageTower):
         first, second = patches.chunk(2, dim=-1)
         turned = patches * cosines + torch.cat([-second, first], dim=-1) * sines
         return torch.cat([x[:, :, : self.prefix], turned, x[:, :, last:]], dim=2)
+
+
+class VitTower(ImageTower):
+    """ViT and DeiT: learned positions, resampled as transformers does, and DeiT's second token behind the class's."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.embeddings = model, model.embeddings
+        self.prefix = 1 + hasattr(self.embeddings, "distillation_token")
+        layers = model.layers if hasattr(model, "layers") else model.encoder.layer  # before transformers 5
+        self.blocks = [_vit_block(layer) for layer in layers]
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        rows, columns = self.embeddings.patch_embeddings.patch_size
+        return pixels.shape[-2] // rows, pixels.shape[-1] // columns
+
+    def start(self, pixels: Tensor) -> Tensor:
+        return self.embeddings(pixels, interpolate_pos_encoding=True)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.model.layernorm(x[:, 0])
+
+
+class ClipVisionTower(ClipImageTower):
+    """CLIP's vision transformer alone: its feature is not projected."""
+
+    def __init__(self, model: nn.Module):
+        self.vision = vision_of(model)
+        self.blocks = [layer_block(layer) for layer in self.vision.encoder.layers]
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def matrix(self) -> None:
+        return None
+
+
+class StagesTower(ImageTower):
+    """Stages whose last map is averaged: ConvNeXt's is normed after it, Swin's before, a ResNet's never."""
+
+    def __init__(self, model: nn.Module):
+        self.model, kind = model, model.config.model_type
+        norm = {"resnet": "pooler", "dinov3_convnext": "layer_norm"}.get(kind, "layernorm")
+        self.norm = nn.Identity() if kind == "resnet" else getattr(model, norm)
+        self.is_swin = kind.startswith("swin")
+        depth = len(model.config.depths) - 1
+        self.cell = getattr(model.config, "patch_size", 4) * 2**depth
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        made = self.model(pixel_values=pixels, output_hidden_states=True)
+        return list((made.reshaped_hidden_states if self.is_swin else made.hidden_states)[1:])
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        return self.pool_map(self.maps(pixels)[-1])[:, 0]
+
+    def pool_map(self, last: Tensor) -> Tensor:
+        cells = last.flatten(2).transpose(1, 2)  # (B, P, W)
+        whole = self.norm(cells).mean(dim=1) if self.is_swin else self.norm(cells.mean(dim=1))
+        return torch.cat([whole[:, None], self.norm(cells)], dim=1)
+
+    def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        last = self.maps(pixels)[-1]
+        return self.pool_map(last)[:, 1:], (last.shape[-2], last.shape[-1])
+
+
+def _vit_block(layer: nn.Module) -> Block:
+    attention, mlp = layer.attention, getattr(layer, "mlp", None)
+    if hasattr(attention, "attention"):  # before transformers 5 ViT's layers had BERT's names
+        inner = attention.attention
+        projections, out = (inner.query, inner.key, inner.value), attention.output.dense
+        num_heads, mlp = inner.num_attention_heads, nn.Sequential(layer.intermediate, layer.output.dense)
+    else:
+        projections, out = (attention.q_proj, attention.k_proj, attention.v_proj), attention.o_proj
+        num_heads = projections[0].out_features // attention.head_dim
+    return pre_norm_block(
+        ln_1=layer.layernorm_before,
+        qkv=partial(_stacked, projections),
+        out=out,
+        ln_2=layer.layernorm_after,
+        mlp=mlp,
+        num_heads=num_heads,
+        module=layer,
+        of=_vit_block,
+    )
 
 
 def _dino_block(layer: nn.Module, mix=attend) -> Block:

@@ -32,9 +32,29 @@ KINDS = {
     "dinov2": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
     "dinov2_with_registers": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
     "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD, "bilinear", "squash"),
+    "dinov3_convnext": (IMAGENET_MEAN, IMAGENET_STD, "bilinear", "squash"),
+    "vit": (HALF, HALF, "bilinear", "squash"),
+    "deit": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "squash"),
+    "clip_vision_model": (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest"),
+    "siglip_vision_model": (HALF, HALF, "bicubic", "squash"),
+    "convnext": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
+    "convnextv2": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
+    "resnet": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
+    "swin": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "squash"),
+    "swinv2": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "squash"),
 }
-IMAGE_ONLY = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})
+RESAMPLING = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})
+"""Kinds without a text tower that fit their positions to the size of the images by themselves."""
+IMAGE_ONLY = RESAMPLING | {
+    *("dinov3_convnext", "vit", "deit", "clip_vision_model", "siglip_vision_model"),
+    *("convnext", "convnextv2", "resnet", "swin", "swinv2"),
+}
 """Kinds without a text tower."""
+SIDE = 224
+"""Of images, where neither preprocessing nor configuration says it."""
+WARPED_FROM = 384
+"""The side from which images are squashed where `crop_pct` says how much of smaller ones is cropped, as transformers
+does."""
 # Where a text tower has more positions than it was trained with.
 TRAINED_CONTEXT = {"chinese_clip": 52, "align": 64, "altclip": 77}
 PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -80,10 +100,18 @@ class Source:
     @property
     def embed_dim(self) -> int:
         if not self.has_text:
-            return self.config.hidden_size
+            sizes = getattr(self.config, "hidden_sizes", None)  # of stages
+            return sizes[-1] if sizes else self.config.hidden_size
         if self.kind.startswith("siglip"):
             return self.config.text_config.projection_size or self.config.text_config.hidden_size
         return self.config.projection_dim
+
+    @property
+    def trained_size(self) -> ImageSize:
+        """Of the images that positions were learned for; of kinds that resample them by themselves, of those in use."""
+        if self.has_text:
+            return self.native_size
+        return self.transform.image_size if self.kind in RESAMPLING else _side(self.config.image_size)
 
     @property
     def context_length(self) -> int:
@@ -170,8 +198,9 @@ def _config(folder: Path):
 
 def _native_size(config, kind: str, folder: Path) -> int:
     if kind in IMAGE_ONLY:  # they are used at the size of their preprocessing, not at that of their positions
-        crop = _side(_stated_preprocessing(folder).get("crop_size"))
-        return crop or _side(config.image_size)
+        stated = _stated_preprocessing(folder)
+        crop = _side(stated.get("crop_size")) if stated.get("do_center_crop", True) else None
+        return crop or _side(stated.get("size")) or _side(getattr(config, "image_size", None)) or SIDE
     vision = config.vision_config
     if kind == "siglip2":
         return round(vision.num_patches**0.5) * vision.patch_size
@@ -211,17 +240,20 @@ def _transform(folder: Path, kind: str, size: ImageSize) -> Preprocess:
 
 def _before_crop(stated: dict[str, Any], size: ImageSize) -> int | None:
     """What the shortest side is resized to, where the crop is smaller: in proportion, for another size than stated."""
-    shortest, crop = stated.get("size"), _side(stated.get("crop_size"))
-    shortest = shortest.get("shortest_edge") if isinstance(shortest, dict) else None
-    if not stated.get("do_center_crop") or not shortest or not crop or shortest <= crop:
+    side = min(height_and_width(size))
+    if share := stated.get("crop_pct"):
+        return int(side / share) if side < WARPED_FROM and share < 1 else None
+    before, crop = stated.get("size"), _side(stated.get("crop_size"))
+    before = _side(before) if isinstance(before, dict) else None
+    if not stated.get("do_center_crop") or not before or not crop or before <= crop:
         return None
-    return round(shortest * min(height_and_width(size)) / crop)
+    return round(before * side / crop)
 
 
 def _side(size: Any) -> int | None:
     """Of a square, as transformers writes one: a number, two, or "height" and "width"; None for what is none."""
     if isinstance(size, dict):
-        size = size.get("height")
+        size = size.get("height") or size.get("shortest_edge")
     return size[0] if isinstance(size, (list, tuple)) and size else size
 
 
@@ -245,6 +277,8 @@ def _scaled(stated: dict[str, Any], mean, std):
 
 def _mode(stated: dict[str, Any], mode: str) -> str:
     size = stated.get("size")
+    if stated.get("crop_pct") and (_side(size) or 0) >= WARPED_FROM:
+        return "squash"
     if isinstance(size, dict):
         return "shortest" if "shortest_edge" in size else "squash" if "height" in size else mode
     return "shortest" if isinstance(size, int) and stated.get("do_center_crop") else mode

@@ -28,6 +28,11 @@ def layer_block(layer: nn.Module) -> Block:
     )
 
 
+def vision_of(model: nn.Module) -> nn.Module:
+    """The vision transformer of a model of two towers, or of one alone, which transformers spells either way."""
+    return getattr(model, "vision_model", model)
+
+
 def bert_block(layer: nn.Module) -> Block:
     """A layer of BERT or RoBERTa."""
     attention = layer.attention.self
@@ -94,7 +99,7 @@ class SiglipImageTower(ImageTower):
     """The vision transformer of SigLIP: no class token, pooled by attention, no projection."""
 
     def __init__(self, model: nn.Module):
-        self.vision = model.vision_model
+        self.vision = vision_of(model)
         self.blocks = [layer_block(layer) for layer in self.vision.encoder.layers]
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:

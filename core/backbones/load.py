@@ -19,6 +19,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
+from ..registry import build_backbone, catalogue
 from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
@@ -63,6 +64,8 @@ def load_backbone(
     try:
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
+        if family not in FAMILIES:
+            return _widened(_of_package(family, rest, target, image_size), channels)
         module = importlib.import_module(f".{family}", __package__)
         backbone = module.build(rest, spec=spec, device=target, image_size=image_size)
         if entry is not None:
@@ -79,6 +82,16 @@ def load_backbone(
         if error.name and error.name.startswith(__package__):
             raise
         raise missing_package(spec, family, error.name) from None
+
+
+def _of_package(family: str, rest: str, device: torch.device, image_size: ImageSize | None) -> Backbone:
+    """The backbone of a family that another package brings (`vladapt.backbones`)."""
+    backbone = build_backbone(catalogue.backbones()[family], rest)
+    if image_size not in (None, backbone.image_size):
+        raise ConfigError(
+            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; omit image_size"
+        )
+    return backbone.to(device)
 
 
 def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
@@ -139,7 +152,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     Raises:
         CapabilityError: the backbone cannot say how it is built again.
     """
-    if backbone.description is None:
+    if backbone.description is None or backbone.family not in FAMILIES:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone
-from ..contracts.families import OFFERED
+from ..contracts.backbone import offered
+from ..contracts.families import FROM_MODULE, OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from .image_only import ImageBackbone, ImageModel
@@ -34,32 +34,16 @@ from .two_tower import fingerprint
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROBES = ((96, 64), (64, 96), (80, 80))
 """(height, width) of the images that tell one module from another."""
-HOW = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> NoReturn:
     """Raise the CapabilityError of a module that nobody has given in this process."""
-    raise CapabilityError(f"backbone '{spec}' is a module of the process that named it; give it again: backbone={HOW}")
+    raise CapabilityError(
+        f"backbone '{spec}' is a module of the process that named it; give it again: backbone={FROM_MODULE}"
+    )
 
 
 rebuild = build
-
-
-def offered(backbone: Any) -> str:
-    """The spec of what a user gives as a backbone in place of a spec; it can be loaded by it from then on.
-
-    Raises:
-        ConfigError: a bare module, or a backbone that has a spec anyway.
-    """
-    if isinstance(backbone, ModuleBackbone):
-        OFFERED[backbone.spec] = backbone
-        return backbone.spec
-    name = type(backbone).__name__
-    if isinstance(backbone, nn.Module):
-        raise ConfigError(f"backbone={name}: the size of its images and its width are not known; give backbone={HOW}")
-    if isinstance(backbone, Backbone):
-        raise ConfigError(f"backbone={name}: give its spec: backbone={backbone.spec!r}")
-    raise ConfigError(f"backbone={name}: give a spec as of `vladapt list backbones`, or backbone={HOW}")
 
 
 def from_own_code(named: str) -> str:
@@ -89,8 +73,10 @@ def from_own_code(named: str) -> str:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ConfigError(f"--backbone {named}: {type(error).__name__}: {reason}") from error
     if not isinstance(backbone, ModuleBackbone):
-        raise ConfigError(f"--backbone {named}: returns a {type(backbone).__name__}; return {HOW}")
-    backbone.spec = f"{file.name}:{name}"
+        raise ConfigError(f"--backbone {named}: returns a {type(backbone).__name__}; return {FROM_MODULE}")
+    backbone.spec, backbone.source = f"{file.name}:{name}", file.resolve()
+    if (other := OFFERED.get(backbone.spec)) is not None and other.source != backbone.source:
+        raise ConfigError(f"--backbone {named}: {other.source} has the same name; rename one of the two files")
     return offered(backbone)
 
 
@@ -117,6 +103,8 @@ class ModuleBackbone(ImageBackbone):
     """See `Backbone.from_module`."""
 
     family = "module"
+    source: Path | None = None
+    """The file whose code made it, where the command line named one."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
+from ..registry import catalogue
 
 TABLE = Path(__file__).with_name("published.json")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -29,6 +31,8 @@ NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|amlr|research
 """Licences that allow no commercial use, by name; apple-amlr is Apple's for research."""
 ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 OWN_CODE = re.compile(r".+\.py:\w+")
+RESOURCES = frozenset({"keys", "further_backbones"})
+"""Those that are backbones."""
 FILE = "model.safetensors"
 """The weights of a training, and what is known of them."""
 
@@ -44,30 +48,24 @@ def check_spec(spec: str) -> None:
         check_packages(spec, family_of(spec)[0])
 
 
-def spec_of(backbone: Any) -> str | None:
-    """The spec of what a user gives as a backbone: itself, or that of a module (`Backbone.from_module`).
-
-    Raises:
-        ConfigError: a module without its facts, or anything else.
-    """
-    if backbone is None or isinstance(backbone, str):
-        return backbone
-    from .module import offered
-
-    return offered(backbone)
-
-
 def with_own_code(spec: str | None) -> str | None:
-    """A spec of a command line; what names a function of the user's own code, which runs nowhere else, is made.
+    """A spec of a command line, or several with commas between; what names a function of the user's own code, which
+    runs nowhere else, is made.
 
     Raises:
         DataError, ConfigError: as `from_own_code`.
     """
-    if spec is None or not OWN_CODE.fullmatch(spec):
+    if spec is None or not any(OWN_CODE.fullmatch(each.strip()) for each in spec.split(",")):
         return spec
     from .module import from_own_code
 
-    return from_own_code(spec)
+    each_made = (from_own_code(each) if OWN_CODE.fullmatch(each) else each for each in map(str.strip, spec.split(",")))
+    return ",".join(each_made)
+
+
+def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
+    """Resources of a command line, those that are backbones `with_own_code`."""
+    return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
 
 
 def family_of(spec: str) -> tuple[str, str]:
@@ -82,15 +80,15 @@ def family_of(spec: str) -> tuple[str, str]:
             f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
             "FILE.py:NAME"
         )
-    if family not in FAMILIES:
-        known = [*FAMILIES, *(each.alias for each in published())]
+    if family not in FAMILIES and family not in catalogue.backbones():
+        known = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]
         raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")
     return family, rest
 
 
 def check_packages(spec: str, family: str) -> None:
     """Raise the CapabilityError of the first package of a family that is not installed."""
-    for package in FAMILIES[family]["packages"]:
+    for package in FAMILIES[family]["packages"] if family in FAMILIES else ():
         if find_spec(package) is None:
             raise missing_package(spec, family, package)
 
@@ -143,7 +141,11 @@ def _holds(spec: str, name: str) -> bool:
 def _nearest(name: str, known: list[str]) -> str:
     """The nearest names; of the many aliases none where none is near."""
     near = did_you_mean(name, known)
-    return near if near.startswith("did you mean") else f"{did_you_mean(name, FAMILIES)}, {ALL_ALIASES}"
+    return (
+        near
+        if near.startswith("did you mean")
+        else f"{did_you_mean(name, [*FAMILIES, *catalogue.backbones()])}, {ALL_ALIASES}"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backbones.specs import with_own_code
+from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
 from ..contracts.task import COMPARED
@@ -52,7 +52,7 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> 
     kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     named = f"--{(name or each.name).replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
-    run = {"callback": with_own_code} if each.name == "backbone" else {}
+    run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
 
 
@@ -217,7 +217,8 @@ class FromUse(Source):
 
         def made(given: dict[str, Any]) -> dict[str, Any]:
             how = {name: value for name, value in given.items() if name not in declared}
-            how |= {"resources": resources_of(resource)} if (resource := how.pop("resource", None)) else {}
+            resources = with_own_backbones(resources_of(how.pop("resource", None)))
+            how |= {"resources": resources} if resources else {}
             how |= {name: given[name] for name in given if name in declared and declared[name].kind == JUDGEMENT}
             asked = {declared[name].key: given[name] for name in given if name in declared and name not in how}
             return {**how, "reading": reading_of(asked)} if asked else how
@@ -402,7 +403,7 @@ def _annotation(each: Declared, shown: bool) -> Any:
 
 def resource_flags(given: list[str] | None) -> dict[str, Any]:
     """What `resources_of` gives, as keys of a recipe; descriptions are a key of their own."""
-    paths = resources_of(given)
+    paths = with_own_backbones(resources_of(given))
     return {name if name == "descriptions" else f"resources.{name}": value for name, value in paths.items()}
 
 

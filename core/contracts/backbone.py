@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CapabilityError, DataError, UnknownNameError
-from .families import ROOTS, families_with
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from .families import FROM_MODULE, OFFERED, ROOTS, families_with
 from .images import ImageSize, InputChannels, height_and_width, size_in_words
 
 TEXTS_AT_ONCE = 256
@@ -545,3 +545,22 @@ def logit_facts(backbone: Backbone) -> dict[str, float | None]:
     """What the cosines of a backbone are multiplied by, and what is added to them, as numbers."""
     scale, bias = backbone.logit_scale.detach(), backbone.logit_bias
     return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias.detach())}
+
+
+def offered(backbone: Any) -> str:
+    """The spec of what a user gives as a backbone in place of a spec; it can be loaded by it from then on.
+
+    Raises:
+        ConfigError: a bare module, or a backbone that has a spec anyway.
+    """
+    if isinstance(backbone, Backbone) and backbone.family == "module":
+        OFFERED[backbone.spec] = backbone
+        return backbone.spec
+    name = type(backbone).__name__
+    if isinstance(backbone, nn.Module):
+        raise ConfigError(
+            f"backbone={name}: the size of its images and its width are not known; give backbone={FROM_MODULE}"
+        )
+    if isinstance(backbone, Backbone):
+        raise ConfigError(f"backbone={name}: give its spec: backbone={backbone.spec!r}")
+    raise ConfigError(f"backbone={name}: give a spec as of `vladapt list backbones`, or backbone={FROM_MODULE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -25,7 +26,7 @@ FAMILIES: dict[str, dict] = {
     },
     "hf": {
         "spec": "hf:<repo id or folder>",
-        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 (images only)",
+        "what": "transformers' CLIP, SigLIP, Chinese-CLIP, AltCLIP, ALIGN, ...; images only: DINO, ViT, Swin, ...",
         "extra": "hf",
         "packages": ("transformers",),
         "capabilities": ALL,
@@ -45,7 +46,7 @@ FAMILIES: dict[str, dict] = {
         "capabilities": OF_IMAGES - {"image_blocks"},
     },
     "module": {
-        "spec": "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...), in Python",
+        "spec": f"{FROM_MODULE}, in Python",
         "what": "an image encoder of your own, without texts",
         "extra": "all",
         "packages": (),
@@ -70,7 +71,9 @@ JOINT = "joint"
 ROOTS = {
     "image": frozenset(
         {"visual", "vision_model", "visual_projection", "image", JOINT}
-        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
+        # image towers of transformers, alone
+        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}
+        | {"layers", "embedder", "pre_layrnorm", "post_layernorm", "head", "layer_norm", "pooler", "pool"}
     ),
     "text": frozenset(
         {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}

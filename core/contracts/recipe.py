@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
 from .options import TOLERATED, Option, as_text, option, options_of, tolerate_option, typed
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 SAMPLE = "sample"
 RUNS = Path("runs")
@@ -41,6 +44,19 @@ HOOKS = "custom_hooks"
 def all_of(value: Any) -> Any:
     """None for "all": no limit."""
     return None if isinstance(value, str) and value.strip().lower() == ALL else value
+
+
+def spec_of(backbone: str | Backbone | None) -> str | None:
+    """The spec of what a user gives as a backbone: itself, or that of a module (`Backbone.from_module`).
+
+    Raises:
+        ConfigError: a module without its facts, or anything else.
+    """
+    if backbone is None or isinstance(backbone, str):
+        return backbone
+    from .backbone import offered
+
+    return offered(backbone)
 
 
 def check_protocol(name: str | None) -> None:
@@ -205,6 +221,9 @@ class Recipe:
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
+    def __post_init__(self):
+        self.backbone = spec_of(self.backbone) or self.backbone
+
     @property
     def data_path(self) -> str:
         """Path of the data set, or "sample"."""
@@ -232,6 +251,12 @@ class Recipe:
     def with_(self, **changes: Any) -> Recipe:
         """A copy with other values; what was given stays as it was."""
         return replace(self, **changes)
+
+    def with_backbone(self, backbone: str | Backbone | None) -> Recipe:
+        """A copy on another backbone, which then counts as given; None: as it is."""
+        if backbone is None:
+            return self
+        return self.with_(backbone=spec_of(backbone), given=self.given | {"backbone"})
 
     def with_adapter(self, name: str) -> Recipe:
         """A copy for another adapter: options of its own are of the adapter that was named with them."""

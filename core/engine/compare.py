@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
+from ..contracts.families import OFFERED
 from ..contracts.options import keywords
-from ..contracts.recipe import AUTO, Recipe
+from ..contracts.recipe import AUTO, Recipe, spec_of
 from ..contracts.task import Axes, Contest, Task
 from ..data.tables import csv_text
 from ..errors import ConfigError, DataError, VladaptError
@@ -40,6 +42,8 @@ def compare(
     shots: Sequence[int | None] | None = None,
     seeds: Sequence[int] | None = None,
     *,
+    backbone: str | Backbone | None = None,
+    backbones: Sequence[str | Backbone] | None = None,
     sources: Sequence[Mapping[str, Any]] = (),
     out: str | Path | None = None,
     resume: bool = False,
@@ -55,6 +59,8 @@ def compare(
         adapters: names of methods; zero-shot is added, once, as a baseline.
         shots: numbers of labelled images per class; by default what the task compares.
         seeds: seeds of the draws; by default 1, 2, 3.
+        backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
+        backbones: several, each with all methods.
         sources: several data sets in place of the recipe's: {"data": path} or {"features": file}.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
         resume: continue from the rows that a stopped comparison left in `out`.
@@ -64,7 +70,8 @@ def compare(
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    asked = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
+    specs = None if backbones is None else [spec_of(each) for each in backbones]
+    asked = {"adapters": adapters, "shots": shots, "seeds": seeds, "backbones": specs, **given}
     varied: dict[str, Any] = {
         name: value if value is None or isinstance(value, int) else tuple(value) for name, value in asked.items()
     }
@@ -76,6 +83,7 @@ def compare(
         raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)
+    recipe = recipe.with_backbone(backbone)
     check_hooks(recipe, axes.adapters or ())
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
@@ -278,8 +286,7 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
     sets = []
     for on in recipes:
         for spec in axes.backbones or (None,):
-            one = on if spec is None else on.with_(backbone=spec, given=on.given | {"backbone"})
-            settled = task.settled(one.with_(custom_hooks=[])).with_(custom_hooks=on.custom_hooks)
+            settled = task.settled(on.with_backbone(spec).with_(custom_hooks=[])).with_(custom_hooks=on.custom_hooks)
             sets.append(_Set(settled, task.entries(settled, axes), spec))
     return sets
 
@@ -309,7 +316,9 @@ def _state(task: Task, axes: Axes, sets: list[_Set]) -> dict[str, Any]:
     """What says that two comparisons are the same."""
     left_out = ("out", "resume", "workers", "tolerate", "given", "device")
     recipes = [{k: v for k, v in each.recipe.to_dict().items() if k not in left_out} for each in sets]
-    return json.loads(json.dumps({"task": task.name, "axes": vars(axes), "recipes": recipes}, default=str))
+    own = {each.recipe.backbone for each in sets} & OFFERED.keys()
+    modules = {"modules": {spec: OFFERED[spec].fingerprint for spec in own}} if own else {}
+    return json.loads(json.dumps({"task": task.name, "axes": vars(axes), "recipes": recipes, **modules}, default=str))
 
 
 def _check(axes: Axes) -> None:

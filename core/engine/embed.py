@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ..contracts.backbone import Backbone
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.items import items_of
 from ..contracts.options import keywords, options_from
@@ -51,6 +52,7 @@ def embed(
     out: str | Path,
     *,
     images: Sequence[str | Path] = (),
+    backbone: str | Backbone | None = None,
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Embedded:
@@ -60,13 +62,14 @@ def embed(
         recipe: data, domain and backbone.
         out: a .safetensors or .npz file.
         images: files or folders without labels; then the recipe's data is not read.
+        backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
         given: options of `EmbedOptions`. Features of patches stay in the feature store, where methods find them.
 
     Raises:
         ConfigError: another file ending. DataError: nothing readable, or no room for patch tokens.
         CapabilityError: no sample has parts, or the tower gives no patch tokens.
     """
-    out = Path(out)
+    out, recipe = Path(out), recipe.with_backbone(backbone)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..backbones.specs import spec_of
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
 from ..contracts.judgement import EVAL, PREDICT, Evaluated
 from ..contracts.options import keywords
-from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder
+from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder, spec_of
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..data.verify import check_skipped

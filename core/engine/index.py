@@ -70,6 +70,7 @@ def index(
     out: str | Path,
     *,
     images: Sequence[str | Path] = (),
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
@@ -81,6 +82,7 @@ def index(
         out: folder of the index. An index that is there already is replaced when the new one is whole.
         images: files and folders; or one file of image-text pairs, whose captions are shown with the images; or with a
             domain ["sample"], its own sample.
+        backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
         given: options of `IndexOptions`.
         domain: a domain of your own that is not installed as a plug-in.
 
@@ -88,7 +90,7 @@ def index(
         ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, more
         unreadable than are tolerated, or `out` cannot be written. CapabilityError: faiss is not installed.
     """
-    asked = options_from(IndexOptions, given, "index")
+    asked, recipe = options_from(IndexOptions, given, "index"), recipe.with_backbone(backbone)
     if bool(images) == (asked.texts is not None):
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
     if asked.texts is not None and (recipe.domain or domain):

@@ -80,7 +80,11 @@ def backbones(domain: str | None = None, can: str | None = None) -> list[dict[st
         if can not in known:
             raise UnknownNameError(f"--can {can}: no tower has that capability; {did_you_mean(can, known)}")
         entries = [entry for entry in entries if can in entry.can]
-    families = [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()] if domain is can is None else []
+    if domain is can is None:
+        families = [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()]
+        families += [_row(f"{name}:<name>", entry) for name, entry in sorted(catalogue.backbones().items())]
+    else:
+        families = []
     return [*families, *(entry.to_dict() for entry in entries)]
 
 
@@ -98,7 +102,7 @@ def kinds_of(name: str) -> list[str]:
     kinds = [kind for kind, plural in PLURALS.items() if name in _entries(plural)]
     if any(name in (full, full.split("/", 1)[1]) for full in catalogue.recipes()) or "/" in name:
         kinds.append("recipe")
-    if name.partition(":")[0] in FAMILIES or find_published(name) is not None:
+    if name.partition(":")[0] in {*FAMILIES, *catalogue.backbones()} or find_published(name) is not None:
         kinds.append("backbone")
     return kinds
 
@@ -194,9 +198,12 @@ def _judgement(name: str) -> Shown:
 def _backbone(name: str) -> Shown:
     if (entry := find_published(name)) is not None:
         return Shown("backbone", name, f"Trained on {entry.trained_on}.", facts=_facts(entry))
-    family = FAMILIES.get(name.partition(":")[0])
+    first, others = name.partition(":")[0], catalogue.backbones()
+    if first in others:
+        return Shown("backbone", name, f"From {others[first].origin}.", facts=[("given as", f"{first}:<name>")])
+    family = FAMILIES.get(first)
     if family is None:
-        known = [*FAMILIES, *(entry.alias for entry in published())]
+        known = [*FAMILIES, *others, *(entry.alias for entry in published())]
         raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, known)}")
     return Shown("backbone", name, family["what"], facts=[("given as", family["spec"])])
 

@@ -17,6 +17,7 @@ from ..contracts.domain import Domain
 from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from
+from ..contracts.recipe import spec_of
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.table import transform_spec
@@ -68,6 +69,7 @@ def search(
     text: str | None = None,
     *,
     device: str = "auto",
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reading: Mapping[str, Any] | None = None,
     where: Mapping[str, str] | None = None,
@@ -80,6 +82,7 @@ def search(
         text: what is looked for, in words.
         given: options of `SearchOptions`.
         device: "auto", "cpu", "cuda", ...
+        backbone: where the index's backbone is here, if not where the index says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in.
         reading: options of the domain's reader, in place of the index's own.
         where: name of what the index knows of its images (camera) -> the value that results have.
@@ -97,7 +100,7 @@ def search(
     made_by = opened.info["backbone"]
     reader = opened.reader(domain, reading)
     tower = searched(
-        load_backbone(asked.backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels)
+        load_backbone(spec_of(backbone) or made_by["spec"], device, made_by.get("image_size"), reader.channels)
     )
     opened.check_backbone(tower)
     _check_transform(opened, reader, tower)

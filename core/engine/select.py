@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
+from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
 from ..contracts.items import items_of
@@ -92,6 +93,7 @@ def select(
     out: str | Path,
     *,
     options: Mapping[str, Any] | None = None,
+    backbone: str | Backbone | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
@@ -106,6 +108,7 @@ def select(
         out: a .csv file.
         given: options of `SelectOptions`.
         options: of the selector.
+        backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
@@ -115,7 +118,7 @@ def select(
     out, reporter = Path(out), reporter or Reporter(quiet=True)
     _check_out(out)
     refuse_unused(recipe, OF_POOLS, lambda key: "select does not use it; omit it")
-    asked = options_from(SelectOptions, given, "select")
+    asked, recipe = options_from(SelectOptions, given, "select"), recipe.with_backbone(backbone)
     budget, method, labelled = BUDGET if asked.budget is None else asked.budget, asked.method, asked.labelled
     if method is None:
         method, options = METHOD, {**METHOD_OPTIONS, **(options or {})}

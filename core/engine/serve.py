@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backbones.specs import with_own_code
+from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
@@ -95,5 +95,6 @@ def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Ser
     from ..recipes.resolve import task_of_run
     from ..runs.folder import open_run
 
-    use = Use(open_run(folder, with_own_code(backbone)), device=serving.device, resources=serving.resources or None)
+    opened, resources = open_run(folder, with_own_code(backbone)), with_own_backbones(serving.resources)
+    use = Use(opened, device=serving.device, resources=resources or None)
     return task_of_run(use.run).served(use, serving)

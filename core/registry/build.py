@@ -13,13 +13,16 @@ from ..contracts.domain import Domain, Metric
 from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import chosen, options_of
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from ..runtime.process import need_package
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from ..contracts.adapter import Adapter
+    from ..contracts.backbone import Backbone
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
     from ..contracts.selector import Selector
@@ -164,6 +167,33 @@ def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any)
     return cls(dims, **chosen(cls, options, f"loss '{name}'"))
 
 
+def build_backbone(entry: Entry, name: str) -> Backbone:
+    """What a family of backbones of another package makes of the name behind its own.
+
+    Raises:
+        ConfigError: it does not import, it fails, or makes something else.
+    """
+    from ..contracts.backbone import Backbone
+
+    assert entry.entry_point is not None
+    make = _imported(entry, entry.entry_point)
+    try:
+        backbone = make(name)
+    except VladaptError:
+        raise
+    except Exception as error:  # whatever the package's code raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(
+            f"backbone '{entry.name}:{name}' ({entry.origin}): {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(
+            f"backbone '{entry.name}:{name}' ({entry.origin}) is a {type(backbone).__name__}, no Backbone"
+        )
+    backbone.spec = f"{entry.name}:{name}"
+    return backbone
+
+
 def judgement_class(name: str) -> type[Judgement]:
     """The class of a judgement.
 
@@ -302,10 +332,7 @@ def _class(name: str, entries: dict[str, Entry], base: type) -> Any:
 def _load(entry: Entry, base: type):
     """The class (or, from an entry point, the instance) of `base` that an entry names."""
     if entry.entry_point is not None:
-        try:
-            loaded = entry.entry_point.load()
-        except Exception as error:
-            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
+        loaded = _imported(entry, entry.entry_point)
         if inspect.ismodule(loaded):
             loaded = _only_subclass(loaded, base, entry)
         if not (isinstance(loaded, base) or (isinstance(loaded, type) and issubclass(loaded, base))):
@@ -321,6 +348,14 @@ def _load(entry: Entry, base: type):
             f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}"
         ) from None
     return _only_subclass(module, base, entry)
+
+
+def _imported(entry: Entry, point: EntryPoint) -> Any:
+    """What an entry point stands for."""
+    try:
+        return point.load()
+    except Exception as error:
+        raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
 
 
 def _only_subclass(module, base: type, entry: Entry) -> type:

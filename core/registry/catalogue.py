@@ -5,7 +5,7 @@
 `core/judgements/part_order.py`, `coreset` is `adapters/selection/selectors/coreset.py`. A domain brings more of each in
 folders of its own: `domains/<d>/{adapters,losses,metrics,judgements,tasks,commands,recipes}/*.py`. Packages outside add
 names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.judgements`,
-`.commands` and `.selectors`. Names are unique per kind.
+`.commands`, `.selectors` and `.backbones`. Names are unique per kind.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..contracts.families import FAMILIES
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
@@ -104,6 +105,18 @@ def commands() -> dict[str, Entry]:
 def selectors() -> dict[str, Entry]:
     """Selector name -> entry, of those that choose images to label."""
     return _named("selector", "adapters/selection/selectors/*.py")
+
+
+def backbones() -> dict[str, Entry]:
+    """Family of backbones -> entry, of those that other packages bring; our own are `FAMILIES`.
+
+    Raises:
+        ConfigError: one is called as ours.
+    """
+    named = _named("backbone")
+    if taken := next(iter(named.keys() & FAMILIES.keys()), None):
+        raise ConfigError(f"backbone '{taken}' is defined twice: by vladapt and by {named[taken].origin}; rename it")
+    return named
 
 
 def recipes() -> dict[str, Path]:

@@ -24,8 +24,8 @@ from typing import IO, TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ... import __version__
-from ..backbones.specs import FILE, spec_of
-from ..contracts.recipe import RUNS
+from ..backbones.specs import FILE
+from ..contracts.recipe import RUNS, spec_of
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..errors import FULL, ConfigError, DataError
 from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to

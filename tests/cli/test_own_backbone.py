@@ -67,6 +67,45 @@ def test_a_run_asks_for_the_code_again_and_takes_no_other(vladapt, colours, enco
     assert changed.code == 1 and "was fitted on backbone" in changed.error
 
 
+def test_every_command_that_takes_a_backbone_takes_code_and_an_index_no_other(vladapt, colours, encoder, tmp_path):
+    first, second = (f"{encoder(gain, name)}:make" for gain, name in ((1.0, "encoder.py"), (2.0, "second.py")))
+    quick = ("--adapters", "nearest-mean", "--shots", 2, "--seeds", 1, "--splits", 1, "--workers", 0, "--json")
+    compared = vladapt("compare", "--domain", "natural", "--data", colours, "--backbones", f"{first}, {second}", *quick)
+    assert {row["backbone"] for row in compared.json["rows"]} == {"encoder.py:make", "second.py:make"}, compared.err
+    on = ("--backbone", first, "--workers", 0)
+    assert vladapt("embed", colours, "--out", "e.npz", *on, "--json").json["dim"] == 12
+    pool = ("--data", colours / "red", "--classes", "cat, dog", "--method", "coreset", "--budget", 1)
+    assert vladapt("select", *pool, "--out", "todo.csv", *on).code == 0
+    assert vladapt("index", colours, "--out", "i", *on).code == 0
+    OFFERED.clear()  # another process
+    image = ("--image", colours / "red" / "00.png")
+    refused = vladapt("search", "i", *image)
+    assert refused.code == 1 and "give --backbone FILE.py:NAME" in refused.error
+    assert vladapt("search", "i", *image, "--backbone", first).code == 0
+    other = vladapt("search", "i", *image, "--backbone", second)
+    assert other.code == 1 and "made with backbone" in other.error
+
+
+def test_code_gives_the_keys_of_a_cache(vladapt, colours, encoder, tmp_path):
+    first, keys = f"{encoder()}:make", ("--resource", f"keys={encoder(2.0, 'second.py')}:make")
+    how = ("--adapter", "tip-adapter", "--shots", 2, "--workers", 0, "--domain", "natural", "--json")
+    run = vladapt("fit", "--data", colours, "--backbone", first, *keys, *how).json["run"]
+    OFFERED.clear()  # another process
+    image = colours / "red" / "00.png"
+    assert "second.py:make" in vladapt("predict", run, image, "--backbone", first).error
+    assert vladapt("predict", run, image, "--backbone", first, *keys).code == 0
+    use = Serving(device="cpu", resources={"keys": keys[1].removeprefix("keys=")})
+    OFFERED.clear()
+    assert load_run(tmp_path / run, use, first).name
+
+
+def test_two_files_of_one_name_are_told_apart(vladapt, colours, encoder, tmp_path):
+    (tmp_path / "other").mkdir()
+    files = [encoder(), encoder(2.0, "other/encoder.py")]
+    refused = vladapt("compare", "--data", colours, "--backbones", ",".join(f"{file}:make" for file in files))
+    assert refused.code != 0 and f"{files[0]} has the same name; rename one" in refused.error
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

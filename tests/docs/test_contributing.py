@@ -19,7 +19,7 @@ def plug_in(tmp_path_factory) -> Path:
     """The files of CONTRIBUTING.md, laid out as pip would install them."""
     folder = tmp_path_factory.mktemp("plug-in")
     blocks = {m["file"]: m["text"] for m in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
-    modules = ("text_mean.py", "stripes.py", "hardest_pair.py", "test_stripes.py")
+    modules = ("text_mean.py", "stripes.py", "hardest_pair.py", "cell_colours.py", "test_stripes.py")
     assert set(blocks) == {*modules, "pyproject.toml"}
     for name in modules:
         (folder / name).write_text(blocks[name])
@@ -50,6 +50,14 @@ def test_the_example_command_runs(plug_in, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["adapter"] == "text-mean" and summary["domain"] == "stripes"
     assert summary["adapted"]["accuracy"] > 0.9
+
+
+def test_the_example_backbone_is_fitted(plug_in, tmp_path):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    line = re.search(r"^vladapt (fit .*--backbone cell-colours.*)$", page, re.MULTILINE)[1]
+    done = run(plug_in, *line.split(), "--out", str(tmp_path / "runs"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["backbone"] == "cell-colours:4"
 
 
 def test_the_example_judgement_is_in_all_that_is_said_of_a_fit(plug_in, tmp_path):

@@ -10,8 +10,13 @@ from torch import nn
 
 import vladapt
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.backbones.specs import check_spec, spec_of
+from vladapt.core.backbones.specs import check_spec
 from vladapt.core.contracts.families import OFFERED
+from vladapt.core.contracts.recipe import spec_of
+from vladapt.core.engine.embed import embed
+from vladapt.core.engine.index import index
+from vladapt.core.engine.search import search
+from vladapt.core.engine.select import select
 from vladapt.core.errors import CapabilityError, ConfigError
 
 
@@ -170,3 +175,47 @@ def test_a_run_names_the_module_and_takes_no_other(photos, tmp_path):
     assert again.rows()[0]["label"] == "red"
     with pytest.raises(CapabilityError, match="was fitted on backbone"):
         vladapt.predict(fitted.run, image, backbone=made(Encoder(gain=2.0)))
+
+
+def test_every_call_that_takes_a_backbone_takes_a_module(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone, other = made(), made(Encoder(seed=1))
+    recipe = vladapt.Recipe(domain="natural", data={"path": str(photos)}, workers=0)
+    compared = vladapt.compare(recipe, ["nearest-mean"], [2], [1], backbones=[backbone, other], splits=1)
+    assert {row["backbone"] for row in compared.rows} == {backbone.spec, other.spec}
+    alone = vladapt.compare(recipe, ["nearest-mean"], [2], [1], backbone=backbone, splits=1, out="alone")
+    first = [row["accuracy"] for row in compared.rows if row["backbone"] == backbone.spec]
+    assert [row["accuracy"] for row in alone.rows] == first
+    assert embed(recipe, "features.safetensors", backbone=backbone).dim == 12
+    assert vladapt.load_features("features.safetensors").features.backbone == backbone.fingerprint
+    pool = {"data": {"path": str(photos / "red")}, "classes": ["cat", "dog"]}
+    chosen = select(recipe.with_(**pool), "todo.csv", backbone=backbone, budget=2, method="coreset")
+    assert chosen.images == 2 and vladapt.Recipe(backbone=backbone).backbone == backbone.spec
+
+    made_of = index(recipe, "photos.index", images=[photos], backbone=backbone)
+    assert made_of.dims == 12 and made_of.entries == 30
+    OFFERED.clear()  # another process
+    image = str(photos / "red" / "0.png")
+    with pytest.raises(CapabilityError, match="give it again"):
+        search("photos.index", image=image)
+    with pytest.raises(CapabilityError, match="made with backbone"):
+        search("photos.index", image=image, backbone=other)
+    assert search("photos.index", image=image, backbone=made()).hits[0].entry.source.endswith("red/0.png")
+
+
+def test_a_comparison_does_not_go_on_with_another_module(photos, tmp_path, monkeypatch):
+    recipe = vladapt.Recipe(domain="natural", data={"path": str(photos)}, workers=0)
+    first, changed = made(), made(Encoder(gain=2.0))
+    changed.spec = first.spec  # as of a file whose code was changed
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    how = {"adapters": ["nearest-mean", "ridge"], "shots": [2], "seeds": [1], "splits": 1, "out": tmp_path / "c"}
+    with monkeypatch.context() as patch:
+        patch.setattr("vladapt.core.engine.compare.write_csv", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            vladapt.compare(recipe, backbone=first, **how)
+    with pytest.raises(ConfigError, match="holds another comparison"):
+        vladapt.compare(recipe, backbone=changed, resume=True, **how)
+    assert len(vladapt.compare(recipe, backbone=first, resume=True, **how).rows) >= 2

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.backbones import load_backbone
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.registry import adapter_class, load_domain, loss_class, task_class
 from vladapt.testing import check_adapter, check_domain, check_loss, check_task
 
@@ -34,6 +36,7 @@ def installed(tmp_path, monkeypatch):
         "adapters",
         "losses",
         "metrics",
+        "backbones",
     }
     (info / "entry_points.txt").write_text("\n".join(f"[{group}]\n{lines}" for group, lines in points).replace('"', ""))
     monkeypatch.syspath_prepend(str(PACKAGE))
@@ -90,6 +93,22 @@ def test_each_name_is_listed_and_shown(kind, vladapt):
     (line,) = (line for line in vladapt("list", plural).splitlines() if line.startswith(name))
     assert "of vladapt-toy" in line
     assert vladapt("show", kind, name).startswith(f"{kind} {name}")
+
+
+def test_its_family_of_backbones_is_listed_loaded_and_suggested(vladapt, spots, tmp_path):
+    (line,) = (line for line in vladapt("list", "backbones").splitlines() if line.startswith("cell-colours:"))
+    assert "of vladapt-toy" in line and "of vladapt-toy" in vladapt("show", "backbone", "cell-colours:4")
+    on = ("--domain", "toy", "--backbone", "cell-colours:4", "--adapter", "ridge", "--shots", 4, "--json")
+    made = json.loads(vladapt("fit", *on))
+    assert json.loads((tmp_path / made["run"] / "run.json").read_text())["backbone"]["spec"] == "cell-colours:4"
+    image = next(iter(sorted(spots.iterdir())))
+    assert json.loads(vladapt("predict", made["run"], image, "--json"))["predictions"]  # its code is installed
+    with pytest.raises(UnknownNameError, match="did you mean cell-colours"):
+        load_backbone("cell-colour:4")
+    with pytest.raises(ConfigError, match=r"cell-colours:many' \(.* of vladapt-toy\): ValueError: invalid literal"):
+        load_backbone("cell-colours:many")
+    with pytest.raises(ConfigError, match="takes 32; omit image_size"):
+        load_backbone("cell-colours:4", image_size=64)
 
 
 def test_its_options_are_shown_and_are_flags(vladapt):
