@@ -165,6 +165,15 @@ class Loss(nn.Module, ABC):
             raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
         return weights
 
+    def need_teacher_width(self) -> None:
+        """Raise the CapabilityError of a teacher whose features cannot be compared with those of the towers."""
+        widths = [(self.dims or {}).get(name) for name in ("embed_dim", "teacher_dim")]
+        if None not in widths and widths[0] != widths[1]:
+            raise CapabilityError(
+                f"{self.title} compares features of width {widths[0]} with a teacher's of {widths[1]}; give a teacher "
+                "of the same width, or none for the towers before the training"
+            )
+
     def dim(self, name: str, used_for: str) -> int:
         """A width the loss was told of.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ...core.data import (
     Format,
     ItemCollector,
     Layout,
+    Table,
     folders,
     loader,
     read_any,
@@ -67,6 +68,8 @@ class Listed:
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
         questions: that it asks, or None.
+        table: of a table its file, id of a clip -> position of its row, and the columns that hold the clip or its
+            label; None of other lists.
     """
 
     annotations: Sequence[Annotation]
@@ -74,6 +77,7 @@ class Listed:
     published: str | None = None
     notes: tuple[str, ...] = ()
     questions: Questions | None = None
+    table: tuple[Path, Mapping[str, int], Collection[str]] | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -155,6 +159,8 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         published=next((one.published for one in listed if one.published), None),
     )
     data.questions = next((one.questions for one in listed if one.questions is not None), None)
+    tables = [one.table for one in listed if one.table is not None]
+    data.columns = Table.columns_reader(tables) if tables else None
     return data if captions else check_items(data, path)
 
 
@@ -273,10 +279,10 @@ def _of_table(path: Path, reading: Reading) -> Listed:
             return Listed(caption_sets.msvd_rows(table), published="msvd")
         if all(table.column_of([name]) for name in moment_sets.QVHIGHLIGHTS):
             return Listed(moment_sets.qvhighlights_rows(table), published="qvhighlights")
-    annotations, notes = table_annotations(
+    annotations, notes, row_of, holding = table_annotations(
         path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
     )
-    return Listed(annotations, notes=notes)
+    return Listed(annotations, notes=notes, table=(path, row_of, holding))
 
 
 def _of_text(path: Path, reading: Reading) -> Listed:

@@ -2,10 +2,10 @@
 
 "Expanding Language-Image Pretrained Models for General Video Recognition", 2022, arXiv 2208.02816. As released: 8
 frames of equal segments, MultiScaleCrop, flips, changed colours and grey, mixup or CutMix, smoothed labels, 30 epochs
-of AdamW at 8e-6 in batches of 256, the class name alone as its text, no weights of classes. Colours change alike in all
-frames of a clip (released: in each anew), a test clip is the centre of the whole frame (released: 224 of 256 pixels),
-and the last epoch is kept (released: the best on test). For the published 4 x 3 views add `--crops 3 --average-views
-probabilities`, which takes the three crops of one clip.
+of AdamW at 8e-6 in batches of 256, the class name alone as its text, no weights of classes, 224 of 256 pixels of a test
+clip. Colours change alike in all frames of a clip (released: in each anew), and the last epoch is kept (released: the
+best on test). For the published 4 x 3 views add `--crops 3 --average-views probabilities`, which takes the three crops
+of one clip.
 """
 
 domain = "video"
@@ -16,6 +16,7 @@ templates = ["{}"]
 data = {
     "frames": 8,
     "sampling": "segment-random",
+    "centre_share": 0.875,
     "train_crop": "multi-scale",
     "train_colours": "strong",
     "train_grey": 0.2,

@@ -83,6 +83,23 @@ def test_clips_with_several_sentences_are_scored_both_ways(fitted):
     assert "Several sentences per image" in page and "reads all queries before it answers one" in page
 
 
+def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_path, monkeypatch):
+    """A run needs no teacher where it is used."""
+    from vladapt.cli import main
+
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    teachers = [small_clip_spec, f"{small_clip_spec.partition('@')[0]}@random:1"]
+    flags = ["--data", folder / "captions.csv", "--frames", 2, "--backbone", small_clip_spec, "--epochs", 1]
+    flags += ["--adapter", "full", "--loss", "teach-text", "--batch-size", 3, "--generic", folder / "generic"]
+    flags += [word for teacher in teachers for word in ("--teacher", teacher)]
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in ("fit", "--domain", "video", "--task", "retrieval", *flags, "--out", tmp_path)])
+    assert ended.value.code == 0
+    run = next(tmp_path.glob("*-video-full-*"))
+    assert json.loads((run / "run.json").read_text())["adapter_options"]["teacher"] == teachers
+    assert vladapt.evaluate(run, data=str(folder / "captions.csv"))["adapted"]
+
+
 def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):
     asked = vladapt.evaluate(fitted.run, data=str(folder / "egomcq.json"))
     data = Video().read(folder / "egomcq.json", "retrieval", frames=2)
