@@ -8,6 +8,7 @@ import typer
 
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
+from ..errors import Stopped
 from .options import FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table
 
@@ -53,10 +54,17 @@ def compare(
     check_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
     for on in [resolved.with_source(**source) for source in sources] or [resolved]:
         check_places(on)
+    from ..engine.compare import STATE, folder_of
     from ..engine.compare import compare as engine_compare
 
-    how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}
-    result = engine_compare(resolved, **axes, **how)
+    folder = folder_of(out)
+    how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter()}
+    try:
+        result = engine_compare(resolved, **axes, **how)
+    except KeyboardInterrupt as stop:
+        if (folder / STATE).is_file():
+            raise Stopped({"--out": str(folder), "--resume": ""}) from stop
+        raise
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}

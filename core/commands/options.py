@@ -180,7 +180,8 @@ class FromRecipe(Source):
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
         listed = self.keys.split() or [*known, *BESIDE]
-        hidden = {"generic"} if self.judged == FIT and _domain_and_task(arguments)[0] is None else ()  # of a judgement
+        # what only some trainings of towers take stands with the options of domains
+        hidden = {"generic", "teacher"} if self.judged == FIT and _domain_and_task(arguments)[0] is None else ()
         own = {
             name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, ""), hidden=name in hidden)
             for name in listed

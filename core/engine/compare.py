@@ -15,7 +15,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
 from ..contracts.options import keywords
-from ..contracts.recipe import AUTO, Recipe, spec_of
+from ..contracts.recipe import AUTO, RUNS, Recipe, spec_of
 from ..contracts.task import Axes, Contest, Task
 from ..data.tables import csv_text
 from ..errors import ConfigError, DataError, VladaptError
@@ -90,9 +90,14 @@ def compare(
     task.check_axes(axes)
     reporter = reporter or Reporter(quiet=True)
     tell_default_domain(on[0], task, reporter)
-    folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
+    folder = folder_of(out)
     sets = _sets(task, on, axes)
     return together(lambda: _compare(task, axes, sets, folder, resume, reporter))
+
+
+def folder_of(out: str | Path | None) -> Path:
+    """Where a comparison is written."""
+    return Path(out) if out else RUNS / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
 
 
 @dataclass
