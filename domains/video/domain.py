@@ -148,8 +148,14 @@ class Video(Domain):
     def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
         """The clips with how they are looked at."""
         views = None if data.kind == "captions" else reading.part_views
-        looked_at = {"crops": reading.crops, "centre_share": reading.centre_share, "augmentation": reading.augmentation}
-        data = replace(data, domain=replace(self, clips=1 if views is None else reading.clips, **looked_at))
+        domain = replace(
+            self,
+            crops=reading.crops,
+            centre_share=reading.centre_share,
+            clips=1 if views is None else reading.clips,
+            augmentation=reading.augmentation,
+        )
+        data = replace(data, domain=domain)
         if views is None:
             return data
         note = (

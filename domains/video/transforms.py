@@ -182,8 +182,8 @@ class ClipAugment(SeededAugment):
 
         light = (self.jitter, self.jitter, self.jitter, 0.0)
         brightness, contrast, saturation, hue = STRONG_CHANGES if self.colours == STRONG else light
-        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        changes = {name: (1 - change, 1 + change) for name, change in changes.items()}
+        largest = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        changes = {name: (1 - change, 1 + change) for name, change in largest.items()}
         return [
             *self._crop(resample),
             *([RandAugment()] if self.randaugment else []),

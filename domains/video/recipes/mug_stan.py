@@ -11,6 +11,7 @@ without Mug's mutual guidance (`--adapter mug` has that, without the branch). 10
 domain = "video"
 task = "retrieval"
 backbone = "openai-vit-b-32"
+batch_size = 128
 data = {"frames": 12, "sampling": "uniform-random", "train_flip": False, "train_colours": "none"}
 adapter = {
     "name": "stan",
@@ -18,7 +19,6 @@ adapter = {
     "lr": 2e-6,
     "weight_decay": 0.02,
     "epochs": 10,
-    "batch_size": 128,
     "crop_scale": [0.08, 1.0],
     "clip_grad": 5.0,
     "depth": 4,

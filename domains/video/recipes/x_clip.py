@@ -13,6 +13,7 @@ task = "action-recognition"
 backbone = "openai-vit-b-16"
 shots = "all"
 templates = ["{}"]
+batch_size = 256
 data = {
     "frames": 8,
     "sampling": "segment-random",
@@ -27,7 +28,6 @@ adapter = {
     "weight_decay": 1e-3,
     "epochs": 30,
     "warmup": 5 / 30,
-    "batch_size": 256,
     "mixup": 0.8,
     "cutmix": 1.0,
     "label_smoothing": 0.1,
