@@ -195,7 +195,7 @@ def parts_of(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEn
     """
     listed = distinct_images(pairs)
     found = _stored(backbone, pairs, listed, options, parts=True)
-    check_skipped(found.skipped, len(listed))
+    check_skipped(found.skipped, len(listed), options.tolerate)
     adapter.check_parts(found.features)
     features, row_of = found.features.with_parts(), {item.id: row for row, item in enumerate(found.items)}
     image_of = {pair.id: pair.image for _, pair in listed}
