@@ -27,8 +27,9 @@ from ..contracts.backbone import offered
 from ..contracts.families import FROM_MODULE, OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
-from .image_only import ImageBackbone, ImageModel
+from .image_only import ImageBackbone, ImageModel, WholeTower
 from .preprocessing import Preprocess, as_picture, in_8_bits
+from .tower_steps import ImageTower
 from .two_tower import fingerprint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -94,9 +95,11 @@ def given_again(spec: str, device: torch.device, image_size: ImageSize | None) -
         ConfigError: another size of images is asked for.
     """
     backbone = deepcopy(OFFERED[spec])
+    backbone._model = None  # it may still be widened
     if image_size not in (None, backbone.image_size):
         raise ConfigError(f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; omit image_size")
-    return backbone.to(device)
+    backbone.device = device
+    return backbone
 
 
 class ModuleBackbone(ImageBackbone):
@@ -122,14 +125,15 @@ class ModuleBackbone(ImageBackbone):
         pixels = _pixels(preprocess or plain, height_and_width(size))
         self.transform = plain if preprocess is None else OwnPreprocess.of(preprocess, size, pixels)
         outputs = _outputs(trunk, pixels, name, embed_dim)
-        self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, frozenset({"hidden"})
+        self.tower = opened = _tower_class(trunk, pixels)
+        self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, opened.opens
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"
-        self._model = ImageModel(trunk).eval()
+        self.trunk = trunk
 
     def build_model(self) -> nn.Module:
-        raise AssertionError("it is built from the beginning")
+        return ImageModel(self.trunk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +229,28 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         return deepcopy(trunk).double()(pixels.double())
     except RuntimeError:  # it has a precision of its own
         return trunk(pixels)
+
+
+@torch.no_grad()
+def _tower_class(trunk: nn.Module, pixels: Tensor) -> type[ImageTower]:
+    """How a module is opened: as an encoder of timm or torchvision where it is one and those steps give its features.
+
+    Args:
+        pixels: (N, 3, H, W) of the probes.
+    """
+    home = type(trunk).__module__
+    opened: type[Any] = WholeTower
+    if home.startswith("timm.models."):
+        from .timm import tower_class
+
+        opened = tower_class(home, trunk)
+    elif home.startswith("torchvision.models."):
+        from .torchvision import TOWERS
+
+        opened = TOWERS.get(type(trunk), WholeTower)
+    steps, features = opened(ImageModel(trunk).visual), trunk(pixels)
+    made = steps.project(steps.hidden(pixels))
+    return opened if made.shape == features.shape and torch.allclose(made, features, 1e-4, 1e-5) else WholeTower
 
 
 def _digest(values: Tensor) -> str:
