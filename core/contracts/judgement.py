@@ -145,6 +145,11 @@ class JudgedFit(Judged, ABC):
         """Whether the fit changed the backbone."""
         return self.after is not self.before
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the backbone has a text tower."""
+        return self.before is not None and self.before.has_text
+
 
 @dataclass(kw_only=True)
 class JudgedTowers(JudgedFit):
