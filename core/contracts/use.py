@@ -78,7 +78,7 @@ class UseOptions:
         "calibrated anew",
         metavar="|".join(PER_PATIENT),
         group=JUDGING,
-        commands=("predict",),
+        commands=ON_RUNS,
     )
     stream: bool | None = option(
         None,

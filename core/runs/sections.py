@@ -195,9 +195,20 @@ class Line(NamedTuple):
         return list(zip(self.xs, self.ys))
 
 
+class Mark(NamedTuple):
+    """A point of a `Plot`, with the intervals of both its numbers."""
+
+    name: str
+    x: float
+    y: float
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
 @dataclass(frozen=True)
 class Plot:
-    """Lines over 0 to 1 from `low` to `high`; what lies beyond these is not drawn. `x` and `y`: what the axes are."""
+    """Lines over 0 to 1 from `low` to `high`; what lies beyond these is not drawn. `x` and `y`: what the axes are.
+    `mark` lies between `low` and `high`."""
 
     title: str
     x: str
@@ -205,12 +216,14 @@ class Plot:
     lines: Sequence[Line]
     low: float = 0.0
     high: float = 1.0
+    mark: Mark | None = None
 
     @property
     def alt(self) -> str:
-        """The plot in words: the ends of each line."""
-        ends = (f"{line.name}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in self.lines if len(line.ys))
-        return f"{self.y} over {self.x}. {'; '.join(ends)}."
+        """The plot in words: the ends of each line, and the mark."""
+        ends = [f"{line.name}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in self.lines if len(line.ys)]
+        marks = [] if self.mark is None else [f"{self.mark.name}: {self.mark.y:.3g} at {self.mark.x:.3g}"]
+        return f"{self.y} over {self.x}. {'; '.join(ends + marks)}."
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Video(Domain):
         mirrored: whether a mirrored clip shows the same, as far as names tell.
         crops: of each frame.
         clips: of a video, that a tower sees one by one.
+        augmentation: how clips are changed in training (`Reading.augmentation`).
     """
 
     name = "video"
@@ -38,6 +39,7 @@ class Video(Domain):
     mirrored: bool = True
     crops: int = 1
     clips: int = 1
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -124,21 +126,23 @@ class Video(Domain):
         return list(TEMPLATES)
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
-        """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip,
-        without the flip where class names hold a direction. Whole clips, for a tower that sees frames together."""
+        """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip, as
+        `augmentation` says, without the flip where class names hold a direction. Whole clips, for a tower that sees
+        frames together."""
         from .transforms import ClipAugment, EachFrame, WholeClip
 
         if not train:
             frames = EachFrame(backbone.preprocess(False), self.crops)
             return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts, self.clips)
-        flip = {} if self.mirrored else {"flip": 0.0}
-        augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
+        how = {**self.augmentation, **({} if self.mirrored else {"flip": 0.0})}
+        augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **how)
         return EachFrame(augment, clips=self.clips)
 
     def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
         """The clips with how they are looked at."""
         views = None if data.kind == "captions" else reading.part_views
-        data = replace(data, domain=replace(self, crops=reading.crops, clips=1 if views is None else reading.clips))
+        looked_at = {"crops": reading.crops, "clips": 1 if views is None else reading.clips}
+        data = replace(data, domain=replace(self, **looked_at, augmentation=reading.augmentation))
         if views is None:
             return data
         note = (

@@ -4,7 +4,7 @@ drawn for the whole clip; frame by frame, or clip by clip for a tower that sees 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,11 +13,17 @@ from torch import Tensor
 
 from ...core.backbones import JointParts, SeededAugment
 from ...core.contracts import CropTransform, Decoded
+from ...core.errors import ConfigError
+from .clips import AREA, CENTRE, LIGHT, MULTI_SCALE, SCALE_JITTER, STRONG, UNCHANGED
 from .sampling import five_crops, three_crops
 
 SAFE_CROP = (0.5, 1.0)
 TEN_CROP = 224 / 256
 """Side of a crop of ten, as a share of the shorter side."""
+STRONG_CHANGES = (0.4, 0.4, 0.2, 0.1)
+"""Largest changes of brightness, contrast, saturation and hue by X-CLIP, ViFi-CLIP and ActionCLIP."""
+LATER = ("crop", "colours", "grey", "randaugment")
+"""Fields that the key of stored features has only where they are not as they always were."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,13 @@ class ClipAugment(SeededAugment):
     Args:
         image_size: S.
         mean, std: of each channel, in 0..1.
-        scale: the share of the area that a crop keeps, (smallest, largest).
+        scale: the share of the area that a crop of "area" keeps, (smallest, largest).
         flip: probability of a left-right flip; 0 where the classes are told by direction.
-        jitter: largest change of brightness, contrast and saturation, as a share.
+        jitter: largest change of brightness, contrast and saturation by "light" colours, as a share.
+        crop: one of `TRAIN_CROPS`.
+        colours: one of `COLOURS`.
+        grey: probability of no colours.
+        randaugment: whether RandAugment changes what is cropped.
     """
 
     name: ClassVar[str] = "clip-augment"
@@ -137,6 +147,20 @@ class ClipAugment(SeededAugment):
     scale: tuple[float, float] = SAFE_CROP
     flip: float = 0.5
     jitter: float = 0.2
+    crop: str = AREA
+    colours: str = LIGHT
+    grey: float = 0.0
+    randaugment: bool = False
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        later = {field.name: field.default for field in fields(self) if field.name in LATER}
+        return {key: value for key, value in super().spec.items() if key not in later or value != later[key]}
+
+    def with_crop(self, scale: tuple[float, float]) -> SeededAugment:
+        if self.crop != AREA:
+            raise ConfigError(f"option crop_scale: changes crops of {AREA}, and --train-crop is {self.crop}; omit one")
+        return super().with_crop(scale)
 
     def picture(self, image: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(image)
@@ -144,9 +168,28 @@ class ClipAugment(SeededAugment):
     def steps(self, resample: int) -> list:
         import albumentations as A
 
-        size, change = (self.image_size, self.image_size), (1 - self.jitter, 1 + self.jitter)
+        from .training_steps import RandAugment
+
+        light = (self.jitter, self.jitter, self.jitter, 0.0)
+        brightness, contrast, saturation, hue = STRONG_CHANGES if self.colours == STRONG else light
+        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        changes = {name: (1 - change, 1 + change) for name, change in changes.items()}
         return [
-            A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0),
+            *self._crop(resample),
+            *([RandAugment()] if self.randaugment else []),
             A.HorizontalFlip(p=self.flip),
-            A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(0.0, 0.0), p=0.8),
+            *([] if self.colours == UNCHANGED else [A.ColorJitter(**changes, hue=(-hue, hue), p=0.8)]),
+            *([A.ToGray(p=self.grey)] if self.grey else []),
         ]
+
+    def _crop(self, resample: int) -> list:
+        import albumentations as A
+
+        from .training_steps import MultiScaleCrop, ScaleJitterCrop
+
+        size = (self.image_size, self.image_size)
+        if self.crop == AREA:
+            return [A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0)]
+        if self.crop == CENTRE:
+            return [A.SmallestMaxSize(self.image_size, interpolation=resample), A.CenterCrop(*size)]
+        return [{MULTI_SCALE: MultiScaleCrop, SCALE_JITTER: ScaleJitterCrop}[self.crop](size, resample)]

@@ -115,7 +115,7 @@ class Classification(ComparedClassification):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "per_patient"})
     at_prediction: ClassVar = frozenset(
         {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     ) | {"per_patient"}
@@ -132,6 +132,7 @@ class Classification(ComparedClassification):
         "coverage",
         "finding-curves",
         "operating-point",
+        "per-patient",
         "random-split",
         "unlike-images",
         "base-run",
