@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import ConfigError
 from .options import settle
 from .run_info import Record
+from .shown import in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -467,6 +468,8 @@ class Evaluated(Record):
         notes: sentences for the user; None where the task says none.
         skipped: (image, reason) of what could not be read.
     """
+
+    __repr__ = in_short
 
     run: str
     data: str

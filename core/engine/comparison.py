@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.shown import in_short
 from ..metrics.significance import adjusted_level, corrected_interval, corrected_t_test, holm
 
 
@@ -28,6 +29,8 @@ class Comparison:
         paired: of data sets with one test set, what `Contest.judged` gives.
         published_means: over these data sets, what `Task.published_means` gives.
     """
+
+    __repr__ = in_short
 
     rows: list[dict[str, Any]]
     csv: Path

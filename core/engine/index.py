@@ -23,6 +23,7 @@ from ..contracts.domain import Domain
 from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
+from ..contracts.shown import in_short
 from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_skipped
 from ..errors import ConfigError, DataError
@@ -52,6 +53,8 @@ class Indexed:
         skipped: (id, reason) of what was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
     """
+
+    __repr__ = in_short
 
     index: Path
     holds: str

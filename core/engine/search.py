@@ -18,6 +18,7 @@ from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import spec_of
+from ..contracts.shown import in_short
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.table import transform_spec
@@ -43,6 +44,8 @@ class SearchResult:
         hits: the best first.
         html: the page of pictures that was written, or None.
     """
+
+    __repr__ = in_short
 
     index: Path
     holds: str
