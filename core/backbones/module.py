@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -135,6 +136,16 @@ class ModuleBackbone(ImageBackbone):
     def build_model(self) -> nn.Module:
         return ImageModel(self.trunk)
 
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = super().encode_pixels(pixels)
+        _check_kind(features, type(self.trunk).__name__)  # in training some give more
+        if tuple(features.shape[1:]) != (self.embed_dim,):
+            raise ConfigError(
+                f"backbone '{self.spec}': makes {tuple(features.shape)} of {len(pixels)} images, where its width was "
+                f"{self.embed_dim}; let it make features of one width of every image"
+            )
+        return features
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPreprocess(Preprocess):
@@ -192,7 +203,8 @@ def _pixels(preprocess: Callable[[Any], Any], sides: tuple[int, int]) -> Tensor:
     Raises:
         ConfigError: pixels of another size, or none.
     """
-    made = [preprocess(_probe(*size)) for size in PROBES]
+    with _said("preprocess"):
+        made = [preprocess(_probe(*size)) for size in PROBES]
     for each in made:
         shape = tuple(each.shape) if isinstance(each, (Tensor, np.ndarray)) else type(each).__name__
         if shape != (3, *sides):
@@ -211,13 +223,9 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         ConfigError: no features, or of another width.
     """
     for batch in (pixels, pixels[:1]):
-        features = trunk(batch)
-        if not isinstance(features, Tensor):
-            kind = "a dictionary" if isinstance(features, Mapping) else f"a {type(features).__name__}"
-            raise ConfigError(
-                f"Backbone.from_module: {name} returns {kind}; wrap it in a module whose forward returns its "
-                "features (B, D)"
-            )
+        with _said(f"{name}, of pixels {tuple(batch.shape)}"):
+            features = trunk(batch)
+        _check_kind(features, name)
         if tuple(features.shape) != (len(batch), embed_dim):
             raise ConfigError(
                 f"Backbone.from_module: {name} makes {tuple(features.shape)} of {len(batch)} images where embed_dim "
@@ -229,6 +237,28 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         return deepcopy(trunk).double()(pixels.double())
     except RuntimeError:  # it has a precision of its own
         return trunk(pixels)
+
+
+def _check_kind(features: Any, name: str) -> None:
+    """Raise the ConfigError of what a module returns in place of a tensor."""
+    if not isinstance(features, Tensor):
+        kind = "a dictionary" if isinstance(features, Mapping) else f"a {type(features).__name__}"
+        raise ConfigError(
+            f"Backbone.from_module: {name} returns {kind}; wrap it in a module whose forward returns its "
+            "features (B, D)"
+        )
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """A context in which the user's own code runs: what it raises becomes a ConfigError of one line."""
+    try:
+        yield
+    except VladaptError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(f"Backbone.from_module: {what}: {type(error).__name__}: {reason}; mend it") from error
 
 
 @torch.no_grad()

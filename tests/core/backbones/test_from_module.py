@@ -123,12 +123,32 @@ class ByBatch(Encoder):
         ({"image_size": 48, "preprocess": halves}, r"gives \(3, 32, 32\) where image_size asks for \(3, 48, 48\)"),
         ({"preprocess": lambda image: image}, r"preprocess gives Image where"),
         ({"module": halves}, "a function is no torch module"),
+        ({"module": nn.Linear(7, 12)}, r"Linear, of pixels \(3, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),
+        ({"preprocess": lambda image: image.nothing}, "preprocess: AttributeError: 'Image' object has no attribute"),
     ],
 )
 def test_what_is_no_encoder_is_said_in_one_line(how, says):
     with pytest.raises(ConfigError, match=says) as raised:
         made(**how)
     assert "\n" not in str(raised.value)
+
+
+class ByContent(Encoder):
+    """One feature fewer of dark images; more than features in training."""
+
+    def forward(self, pixels):
+        features = super().forward(pixels)
+        return (features, features) if self.training else features[:, int(pixels.mean() < -1.5) :]
+
+
+def test_what_changes_after_it_was_checked_is_said_in_one_line():
+    backbone = made(ByContent())
+    assert backbone.encode_image(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
+    with pytest.raises(ConfigError, match=r"makes \(2, 11\) of 2 images, where its width was 12"):
+        backbone.encode_image(torch.full((2, 3, 32, 32), -2.0))
+    backbone.model.train()
+    with pytest.raises(ConfigError, match="ByContent returns a tuple"):
+        backbone.encode_image(torch.zeros(2, 3, 32, 32))
 
 
 def test_a_bare_module_is_told_how_to_be_given():
