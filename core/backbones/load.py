@@ -89,7 +89,8 @@ def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbon
     backbone = build_backbone(catalogue.backbones()[family], rest)
     if image_size not in (None, backbone.image_size):
         raise ConfigError(
-            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; omit image_size"
+            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; give that, or omit "
+            "image_size"
         )
     return backbone
 

@@ -28,7 +28,7 @@ from ..contracts.backbone import offered
 from ..contracts.families import FROM_MODULE, OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
-from .image_only import ImageBackbone, ImageModel, WholeTower
+from .image_only import ImageBackbone, ImageModel, Weights, WholeTower
 from .preprocessing import Preprocess, as_picture, in_8_bits
 from .tower_steps import ImageTower
 from .two_tower import fingerprint
@@ -45,7 +45,27 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
     )
 
 
-rebuild = build
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> ModuleBackbone:
+    """The backbone of weights that were trained here: the module that was trained, given again, with these.
+
+    Raises:
+        CapabilityError: nobody has given it in this process, or it is another.
+    """
+    given = description["module"]
+    if given not in OFFERED:
+        build("", spec=given, device=device, image_size=image_size)
+    backbone = given_again(given, device, image_size)
+    if backbone.fingerprint != description["fingerprint"]:
+        raise CapabilityError(
+            f"--backbone {weights}: was trained from '{given}' ({description['fingerprint']}), which is now "
+            f"{backbone.fingerprint}; give the module of the training"
+        )
+    trunk, trained = backbone.trunk, Weights(weights)
+    backbone.trunk = trained.load(lambda: trunk, given, ())
+    backbone.spec, backbone.fingerprint = spec, fingerprint("module", given, trained.identity, backbone.transform.spec)
+    return backbone
 
 
 def from_own_code(named: str) -> str:
@@ -76,7 +96,8 @@ def from_own_code(named: str) -> str:
         raise ConfigError(f"--backbone {named}: {type(error).__name__}: {reason}") from error
     if not isinstance(backbone, ModuleBackbone):
         raise ConfigError(f"--backbone {named}: returns a {type(backbone).__name__}; return {FROM_MODULE}")
-    backbone.spec, backbone.source = f"{file.name}:{name}", file.resolve()
+    backbone.spec = backbone.given = f"{file.name}:{name}"
+    backbone.source = file.resolve()
     if (other := OFFERED.get(backbone.spec)) is not None and other.source != backbone.source:
         raise ConfigError(f"--backbone {named}: {other.source} has the same name; rename one of the two files")
     return offered(backbone)
@@ -98,7 +119,9 @@ def given_again(spec: str, device: torch.device, image_size: ImageSize | None) -
     backbone = deepcopy(OFFERED[spec])
     backbone._model = None  # it may still be widened
     if image_size not in (None, backbone.image_size):
-        raise ConfigError(f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; omit image_size")
+        raise ConfigError(
+            f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; give that, or omit image_size"
+        )
     backbone.device = device
     return backbone
 
@@ -131,7 +154,14 @@ class ModuleBackbone(ImageBackbone):
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"
-        self.trunk = trunk
+        self.trunk, self.given, self.given_fingerprint = trunk, self.spec, self.fingerprint
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"module": self.given, "fingerprint": self.given_fingerprint}
+
+    def save_companions(self, folder: Path) -> None:
+        """None: the module is the user's, who gives it again."""
 
     def build_model(self) -> nn.Module:
         return ImageModel(self.trunk)

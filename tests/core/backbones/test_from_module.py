@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 import vladapt
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.specs import check_spec
 from vladapt.core.contracts.families import OFFERED
 from vladapt.core.contracts.images import InputChannels
@@ -303,6 +303,27 @@ def test_bands_enter_by_its_first_convolution():
     bands = np.random.default_rng(0).integers(0, 256, (32, 32, 5)).astype(np.uint8)
     torch.testing.assert_close(wide.preprocess()(bands)[:3], backbone.preprocess()(bands[..., :3]))
     torch.testing.assert_close(backbone.encode_image(pixels[:, :3]), expected)
+
+
+def test_trained_weights_are_loaded_into_the_module_given_again(tmp_path):
+    backbone, pixels = made(), torch.randn(2, 3, 32, 32)
+    spec_of(backbone)
+    trained = load_backbone(backbone.spec, "cpu")
+    with torch.no_grad():
+        next(trained.model.parameters()).mul_(2)
+    file = str(save_fine_tuned(trained, tmp_path))
+    again = load_backbone(file, "cpu")
+    assert again.fingerprint not in (backbone.fingerprint, trained.fingerprint) and again.spec == file
+    torch.testing.assert_close(again.encode_image(pixels), trained.encode_image(pixels))
+    assert not torch.allclose(again.encode_image(pixels), backbone.encode_image(pixels))
+    other = made(Encoder(gain=2.0))
+    other.spec = backbone.spec  # as of a file whose code was changed
+    spec_of(other)
+    with pytest.raises(CapabilityError, match=r"was trained from .* give the module of the training"):
+        load_backbone(file, "cpu")
+    OFFERED.clear()  # another process
+    with pytest.raises(CapabilityError, match="give it again"):
+        load_backbone(file, "cpu")
 
 
 class OfTwoScales(models.ResNet):

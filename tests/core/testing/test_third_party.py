@@ -110,7 +110,7 @@ def test_its_family_of_backbones_is_listed_loaded_and_suggested(vladapt, spots, 
         load_backbone("cell-colours:many")
     with pytest.raises(CapabilityError, match="no convolution where image channels enter"):
         load_backbone("cell-colours:4", channels=InputChannels(("red", "green", "blue", "heat"))).model  # noqa: B018
-    with pytest.raises(ConfigError, match="takes 32; omit image_size"):
+    with pytest.raises(ConfigError, match="takes 32; give that, or omit image_size"):
         load_backbone("cell-colours:4", image_size=64)
 
 
