@@ -35,6 +35,9 @@ class Reading(contracts.Reading):
     crops: int = option(
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
     )
+    centre_share: float = option(
+        1.0, "share of each side that the middle crop is made of; 0.875: 224 of 256 pixels", low=0.1, high=1
+    )
     average_views: str = option(
         "none", "average the predictions of several clips and crops; none: all frames as one sequence", choices=AVERAGES
     )
@@ -87,6 +90,13 @@ class Reading(contracts.Reading):
         middle = MIDDLE_CROP[self.crops] * self.clips + (self.clips - 1) // 2
         return PartViews(count, middle, self.average_views)
 
+    def need_whole_frames(self, who: str) -> None:
+        """Raise the ConfigError of an option that takes parts of frames alone."""
+        given = {"crops": self.crops, "centre-share": self.centre_share}
+        for name, value in given.items():
+            if value != 1:
+                raise ConfigError(f"--{name} {value}: {who} whole frames; omit it")
+
     @property
     def augmentation(self) -> dict[str, Any]:
         """How clips are changed in training: of `ClipAugment`."""
@@ -112,6 +122,7 @@ class Reading(contracts.Reading):
         used = RULES[self.sampling].options
         kinds = {
             "min_side": "boxes",
+            **({} if self.crops == 1 else {"centre_share": "a single crop, in the middle"}),
             **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
             "entries": "vladapt index",
             **({} if self.sampling == "fps" or task == "moments" else {"fps": "the sampling fps, moments and index"}),

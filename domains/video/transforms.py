@@ -37,16 +37,19 @@ class EachFrame(CropTransform):
         crops: of all frames, one crop after the other: 1 for what `transform` takes of them; 3 squares along the longer
             side, 10 at the corners and in the middle with their mirror images, as MMAction2's ThreeCrop and TenCrop.
         clips: how many clips follow one another in what is decoded, of which the middle one is taken; 1 for all frames.
+        share: of each side, in the middle, that a single crop is made of.
     """
 
     transform: Callable[..., Tensor]
     crops: int = 1
     clips: int = 1
+    share: float = 1.0
 
     @property
     def spec(self) -> dict[str, Any]:
-        several = {key: getattr(self, key) for key in ("crops", "clips") if getattr(self, key) > 1}
-        return {**several, "of": self.transform.spec} if several else self.transform.spec
+        usual = {"crops": 1, "clips": 1, "share": 1.0}
+        stated = {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
+        return {**stated, "of": self.transform.spec} if stated else self.transform.spec
 
     @property
     def safe_crop(self) -> tuple[float, float] | None:
@@ -61,7 +64,7 @@ class EachFrame(CropTransform):
         if self.clips > 1:
             length = len(frames) // self.clips
             frames = frames[(self.clips - 1) // 2 * length :][:length]
-        crops = [frames] if self.crops == 1 else cropped(frames, self.crops)
+        crops = [middle(frames, self.share)] if self.crops == 1 else cropped(frames, self.crops)
         return torch.stack([self.transform(np.ascontiguousarray(one), seed=seed) for some in crops for one in some])
 
     def with_crop(self, scale: tuple[float, float]) -> EachFrame:
@@ -106,6 +109,13 @@ def by_crop(pixels: Tensor, transform: Callable) -> Tensor:
 def as_frames(pixels: Tensor, frames: int) -> Tensor:
     """(T, 3, S, S) of a clip, (3, S, S) of an image -> (frames, 3, S, S), those of `JointParts.chosen`."""
     return JointParts.chosen(pixels if pixels.ndim == 4 else pixels[None], frames)
+
+
+def middle(frames: np.ndarray, share: float) -> np.ndarray:
+    """The middle of frames (T, H, W, 3), a share of both sides."""
+    sides = frames.shape[1:3]
+    top, left = (round(side * (1 - share) / 2) for side in sides)
+    return frames[:, top : sides[0] - top, left : sides[1] - left]
 
 
 def cropped(frames: np.ndarray, crops: int) -> list[np.ndarray]:
@@ -172,8 +182,8 @@ class ClipAugment(SeededAugment):
 
         light = (self.jitter, self.jitter, self.jitter, 0.0)
         brightness, contrast, saturation, hue = STRONG_CHANGES if self.colours == STRONG else light
-        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        changes = {name: (1 - change, 1 + change) for name, change in changes.items()}
+        largest = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        changes = {name: (1 - change, 1 + change) for name, change in largest.items()}
         return [
             *self._crop(resample),
             *([RandAugment()] if self.randaugment else []),

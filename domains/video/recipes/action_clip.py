@@ -11,7 +11,7 @@ domain = "video"
 task = "action-recognition"
 backbone = "openai-vit-b-32"
 shots = "all"
-data = {"frames": 8, "sampling": "segment-random"}
+data = {"frames": 8, "sampling": "segment-random", "centre_share": 0.875}
 adapter = {
     "name": "action-clip",
     "sim_header": "Transf",

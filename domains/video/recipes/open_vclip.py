@@ -11,6 +11,7 @@ domain = "video"
 task = "action-recognition"
 backbone = "openai-vit-b-16"
 shots = "all"
+batch_size = 64
 data = {
     "frames": 8,
     "sampling": "slowfast-random",
@@ -26,7 +27,6 @@ adapter = {
     "weight_decay": 0.01,
     "epochs": 22,
     "warmup": 2 / 22,
-    "batch_size": 64,
     "clip_grad": 1.0,
     "sample_range": [0.0, 0.6],
     "loss_ratio": 0.5,

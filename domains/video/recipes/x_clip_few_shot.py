@@ -7,5 +7,6 @@ for few shots of HMDB51 and UCF101. `--train-list train1_few_shot_16.txt --shots
 _base_ = ["./x_clip.py"]
 
 shots = 16
+batch_size = 64
 data = {"frames": 32}
-adapter = {"lr": 2e-6, "epochs": 50, "warmup": 5 / 50, "batch_size": 64}
+adapter = {"lr": 2e-6, "epochs": 50, "warmup": 5 / 50}

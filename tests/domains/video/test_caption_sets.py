@@ -5,11 +5,16 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.video import Video
+from vladapt.domains.video.caption_sets import named_annotations
 
 pytest.importorskip("av", reason="extra video is not installed")
 
@@ -201,6 +206,25 @@ def test_sentences_by_the_name_of_their_video(clips, write):
     write("set/train_9k.json", {"a.mp4": ["one", "two"]})
     write("set/test_JSFUSION.json", {"b.mp4": ["three"]})
     assert said(read(root)) == {"a.mp4": (("one", "two"), "train"), "b.mp4": (("three",), "test")}
+
+
+NAMES = st.text("ab-_.@19", min_size=1, max_size=8)
+TEXTS = st.lists(st.lists(st.text("xyz", min_size=1), min_size=1), min_size=1, max_size=3)
+
+
+@settings(max_examples=60)
+@given(content=st.dictionaries(NAMES, TEXTS), lists=st.dictionaries(NAMES, st.sampled_from(LISTS)), whole=st.booleans())
+def test_lists_choose_videos_and_their_splits_and_change_no_sentence(content, lists, whole):
+    told = {name: [" ".join(words) for words in texts] if whole else texts for name, texts in content.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for split in {*lists.values()}:
+            names = [name for name, of in lists.items() if of == split]
+            (Path(folder) / f"{split}_list.txt").write_text("\n".join(names) + "\n")
+        made = named_annotations(Path(folder) / "raw-captions.json", told)
+    chosen = [name for name in content if name in lists] if lists else list(content)
+    assert [each.name for each in made] == chosen
+    assert [each.split for each in made] == [lists.get(name, "") for name in chosen]
+    assert [each.captions for each in made] == [tuple(map(" ".join, content[name])) for name in chosen]
 
 
 def test_vatex_and_lsmdc(clips, write):

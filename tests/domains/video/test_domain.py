@@ -197,6 +197,23 @@ def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
     assert torch.allclose(pixels[10][2], pixels[10][0].flip(-1)), "each crop, then its mirror image"
 
 
+def test_a_crop_is_made_of_the_middle_as_far_as_is_asked_for(clips):
+    domain, folder = Video(), clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "set"
+    framed = np.full((2, 64, 96, 3), 255, np.uint8)
+    framed[:, 4:-4, 6:-6] = 0  # 56 of 64, 84 of 96
+
+    def brightest(**options):
+        transform = domain.of(domain.read(folder, "classification", **options)).transforms(Towers(), False)
+        return float(transform(framed).max()), transform.spec
+
+    (whole, usual), (middle, stated) = brightest(), brightest(centre_share=0.875)
+    assert whole > 0.8 and middle == 0.0 and usual == Towers().preprocess(False).spec != stated
+    note = "Option centre_share has no effect here: it is for a single crop, in the middle."
+    assert note in domain.read(folder, "classification", centre_share=0.875, crops=3).notes
+    with pytest.raises(ConfigError, match=r"--centre-share 0\.875: task moments uses whole frames; omit it"):
+        domain.read(folder, "moments", centre_share=0.875)
+
+
 def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):
     domain = Video()
     of_names = domain.of(domain.read(set_of_clips, "classification"))
