@@ -28,6 +28,7 @@ from ..contracts.backbone import offered
 from ..contracts.families import FROM_MODULE, OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
+from ..registry import build_backbone, catalogue
 from .image_only import ImageBackbone, ImageModel, Weights, WholeTower
 from .preprocessing import Preprocess, as_picture, in_8_bits
 from .tower_steps import ImageTower
@@ -54,8 +55,11 @@ def rebuild(
         CapabilityError: nobody has given it in this process, or it is another.
     """
     given = description["module"]
+    family, _, rest = given.partition(":")
+    if given not in OFFERED and (entry := catalogue.backbones().get(family)) is not None:
+        offered(build_backbone(entry, rest))
     if given not in OFFERED:
-        build("", spec=given, device=device, image_size=image_size)
+        build(rest, spec=given, device=device, image_size=image_size)
     backbone = given_again(given, device, image_size)
     if backbone.fingerprint != description["fingerprint"]:
         raise CapabilityError(
@@ -63,7 +67,7 @@ def rebuild(
             f"{backbone.fingerprint}; give the module of the training"
         )
     trunk, trained = backbone.trunk, Weights(weights)
-    backbone.trunk = trained.load(lambda: trunk, given, ())
+    backbone.trunk, backbone.given = trained.load(lambda: trunk, given, ()), given
     backbone.spec, backbone.fingerprint = spec, fingerprint("module", given, trained.identity, backbone.transform.spec)
     return backbone
 
@@ -96,8 +100,7 @@ def from_own_code(named: str) -> str:
         raise ConfigError(f"--backbone {named}: {type(error).__name__}: {reason}") from error
     if not isinstance(backbone, ModuleBackbone):
         raise ConfigError(f"--backbone {named}: returns a {type(backbone).__name__}; return {FROM_MODULE}")
-    backbone.spec = backbone.given = f"{file.name}:{name}"
-    backbone.source = file.resolve()
+    backbone.spec, backbone.source = f"{file.name}:{name}", file.resolve()
     if (other := OFFERED.get(backbone.spec)) is not None and other.source != backbone.source:
         raise ConfigError(f"--backbone {named}: {other.source} has the same name; rename one of the two files")
     return offered(backbone)
@@ -132,6 +135,8 @@ class ModuleBackbone(ImageBackbone):
     family = "module"
     source: Path | None = None
     """The file whose code made it, where the command line named one."""
+    given = ""
+    """The spec of the module whose trained weights it has, where that is not its own."""
 
     def __init__(
         self,
@@ -154,11 +159,11 @@ class ModuleBackbone(ImageBackbone):
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"
-        self.trunk, self.given, self.given_fingerprint = trunk, self.spec, self.fingerprint
+        self.trunk, self.given_fingerprint = trunk, self.fingerprint
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"module": self.given, "fingerprint": self.given_fingerprint}
+        return {"module": self.given or self.spec, "fingerprint": self.given_fingerprint}
 
     def save_companions(self, folder: Path) -> None:
         """None: the module is the user's, who gives it again."""
