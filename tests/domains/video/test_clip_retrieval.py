@@ -284,7 +284,7 @@ def test_an_index_of_whole_clips_is_searched_by_the_head(name, heads, indexed, f
     assert shown.entry.source == str(test[2].source) and shown.score == pytest.approx(1.0, abs=1e-5)
     if not adapter.pairwise:
         assert found.reranked is None
-        with pytest.raises(ConfigError, match="--candidates 5: .* is searched by vectors alone here; omit it"):
+        with pytest.raises(ConfigError, match=r"--candidates 5: .* is searched by vectors alone here; omit it"):
             search(place, SAID[4], candidates=5)
         return
     assert (found.reranked.method, found.reranked.candidates) == (name, len(test))

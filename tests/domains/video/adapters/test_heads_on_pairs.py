@@ -256,7 +256,7 @@ def test_an_objective_that_does_not_apply_is_one_line(kind, options, words, back
 def test_what_the_data_lack_is_one_line(backbone, parts):
     source = Pairs()
     source.columns = {}
-    with pytest.raises(CapabilityError, match="loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
+    with pytest.raises(CapabilityError, match=r"loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
         head("mean-pool", loss="egonce").fit_pairs(source, backbone, features=lambda: parts)
 
 
