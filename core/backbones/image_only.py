@@ -45,6 +45,8 @@ class ImageModel(nn.Module):
 class WholeTower(ImageTower):
     """An encoder that is run whole only; its feature is not projected."""
 
+    opens = frozenset({"hidden"})
+
     def __init__(self, visual: nn.Module):
         self.visual = visual
 

@@ -68,7 +68,7 @@ def load_backbone(
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
         if family not in FAMILIES:
-            return _widened(_of_package(family, rest, target, image_size), channels)
+            return _widened(_of_package(family, rest, image_size), channels).to(target)
         module = importlib.import_module(f".{family}", __package__)
         backbone = module.build(rest, spec=spec, device=target, image_size=image_size)
         if entry is not None:
@@ -87,14 +87,15 @@ def load_backbone(
         raise missing_package(spec, family, error.name) from None
 
 
-def _of_package(family: str, rest: str, device: torch.device, image_size: ImageSize | None) -> Backbone:
+def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbone:
     """The backbone of a family that another package brings (`vladapt.backbones`)."""
     backbone = build_backbone(catalogue.backbones()[family], rest)
     if image_size not in (None, backbone.image_size):
         raise ConfigError(
-            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; omit image_size"
+            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; give that, or omit "
+            "image_size"
         )
-    return backbone.to(device)
+    return backbone
 
 
 def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "batches": "GlobalBatches epoch_batches",
-        "class_scores": "PixelScores",
+        "class_scores": "CosineHead PixelScores",
         "epoch_views": "EpochViews views_of_training",
         "fields": "fields_of",
         "layers": "TowerLayers truncated_starts",
