@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, Item
 from .directions import hold_a_direction, with_mirrored
@@ -32,6 +32,13 @@ class Video(Domain):
     """
 
     name = "video"
+    words: ClassVar = {
+        "image": "clip",
+        "images": "clips",
+        "image.png": "clip.mp4",
+        "patient": "video",
+        "patients": "videos",
+    }
     tasks = (*OF_CLASSES, "retrieval", "moments")
     reading = Reading
     metrics = ("top-five",)

@@ -21,11 +21,11 @@ SHORT_SIDES = (224, 256)
 
 
 class BoxCrop(A.ImageOnlyTransform):
-    """Base of crops that are resized to (height, width) of `size`, by `interpolation` of OpenCV."""
+    """Base of crops that are resized to (height, width) of `size`."""
 
-    def __init__(self, size: tuple[int, int], interpolation: int):
+    def __init__(self, size: tuple[int, int]):
         super().__init__(p=1.0)
-        self.size, self.interpolation = size, interpolation
+        self.size = size
 
     @abstractmethod
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -36,12 +36,12 @@ class BoxCrop(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, box: tuple[int, int, int, int], **params) -> np.ndarray:
         left, top, columns, rows = box
-        return cv2.resize(
-            img[top : top + rows, left : left + columns], self.size[::-1], interpolation=self.interpolation
-        )
+        shrinks = min(rows, columns) > min(self.size)  # area makes blocks where it enlarges
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        return cv2.resize(img[top : top + rows, left : left + columns], self.size[::-1], interpolation=how)
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
-        return ("size", "interpolation")
+        return ("size",)
 
 
 class MultiScaleCrop(BoxCrop):

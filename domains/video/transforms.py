@@ -202,4 +202,4 @@ class ClipAugment(SeededAugment):
             return [A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0)]
         if self.crop == CENTRE:
             return [A.SmallestMaxSize(self.image_size, interpolation=resample), A.CenterCrop(*size)]
-        return [{MULTI_SCALE: MultiScaleCrop, SCALE_JITTER: ScaleJitterCrop}[self.crop](size, resample)]
+        return [{MULTI_SCALE: MultiScaleCrop, SCALE_JITTER: ScaleJitterCrop}[self.crop](size)]

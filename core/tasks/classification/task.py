@@ -204,7 +204,8 @@ class Classification(ComparedClassification):
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
-            place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
+            resumed = bool(recipe.resume and folder)
+            place = TrainingPlace(folder, resumed, hooks=recipe.custom_hooks, tolerate=recipe.tolerate)
             with part("fit"):
                 report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
                 if recipe.refit:

@@ -5,7 +5,7 @@ block of attention, 5 centres, both similarities and their losses weighted by 0.
 released: it is that of `video/clip4clip-seqtransf`. `--partition 9k` of MSR-VTT; for VATEX `--set adapter.centers=7`.
 """
 
-_base_ = ["./clip4clip_meanp.py"]
+_base_ = ["./parts/clip4clip.py"]
 
 adapter = {
     "name": "clip2video",

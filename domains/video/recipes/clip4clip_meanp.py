@@ -7,17 +7,6 @@ most, no augmentation. DiDeMo's and ActivityNet's paragraphs: `--frames 64`. Ada
 the tower's 77 tokens (released: 32, of paragraphs 64).
 """
 
-domain = "video"
-task = "retrieval"
-backbone = "openai-vit-b-32"
-data = {"frames": 12, "sampling": "fps", "train_crop": "centre", "train_flip": False, "train_colours": "none"}
-adapter = {
-    "name": "mean-pool",
-    "loss": "clip",
-    "train_towers": True,
-    "lr": 1e-4,
-    "coef_lr": 1e-3,
-    "weight_decay": 0.2,
-    "epochs": 5,
-    "batch_size": 128,
-}
+_base_ = ["./parts/clip4clip.py"]
+
+adapter = {"name": "mean-pool", "tune_text": False}

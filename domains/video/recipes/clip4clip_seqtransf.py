@@ -4,6 +4,6 @@
 blocks that start from those of the text tower, at 1e-4; else what `video/clip4clip-meanp` says.
 """
 
-_base_ = ["./clip4clip_meanp.py"]
+_base_ = ["./parts/clip4clip.py"]
 
 adapter = {"name": "clip4clip", "sim_header": "seqTransf", "layers": 4}

@@ -5,6 +5,6 @@ blocks that start from those of the text tower, at 1e-4; else what `video/clip4c
 candidates by the mean of the frames, and the transformer ranks them again.
 """
 
-_base_ = ["./clip4clip_meanp.py"]
+_base_ = ["./parts/clip4clip.py"]
 
 adapter = {"name": "clip4clip", "sim_header": "tightTransf", "layers": 4}

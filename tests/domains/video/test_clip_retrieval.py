@@ -88,7 +88,7 @@ def test_clips_with_several_sentences_are_scored_both_ways(fitted):
     page, table = (fitted.run / "report.html").read_text(), printed(fitted.task, fitted.metrics)
     assert "of equal scores the wrong ones come first" in table and "Equal scores share the mean" in table
     assert "image to text, by best sentence, dual softmax, adapted" in table
-    assert "Several sentences per image" in page and "reads all queries before it answers one" in page
+    assert "Several sentences per clip" in page and "reads all queries before it answers one" in page
 
 
 def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_path, monkeypatch):
