@@ -101,9 +101,6 @@ class NamedEncoder(ImageBackbone):
     is_resnet: bool
     last_stride = 2
 
-    def save_companions(self, folder: Path) -> None:
-        """None: the library has the architecture."""
-
     def set_last_stride(self) -> None:
         if not self.is_resnet:
             super().set_last_stride()

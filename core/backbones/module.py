@@ -165,9 +165,6 @@ class ModuleBackbone(ImageBackbone):
     def description(self) -> dict[str, Any]:
         return {"module": self.given or self.spec, "fingerprint": self.given_fingerprint}
 
-    def save_companions(self, folder: Path) -> None:
-        """None: the module is the user's, who gives it again."""
-
     def build_model(self) -> nn.Module:
         return ImageModel(self.trunk)
 

@@ -41,7 +41,8 @@ def timm_tower_class(name: str) -> type[ImageTower] | None:
 
 def tower_class_of(module: str) -> type[ImageTower] | None:
     """The same of an architecture that a module of timm holds."""
-    return {"vit": TimmVitTower, "rotary": TimmRotaryTower, "maps": TimmMapTower}.get(KINDS.get(module, ""))
+    classes: dict[str, type[ImageTower]] = {"vit": TimmVitTower, "rotary": TimmRotaryTower, "maps": TimmMapTower}
+    return classes.get(KINDS.get(module, ""))
 
 
 class _TimmHead:
