@@ -18,13 +18,16 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
+from ..contracts.pair_head import PairHead
 from ..errors import CapabilityError, ConfigError, DataError
-from ..registry import build_backbone, catalogue
+from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
 from .checkpoints import file_digests
 from .finders import built_finder, finder_in_words, weights_of_finder
+from .heads import FAMILY as HEADS
+from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
@@ -135,6 +138,10 @@ def _device(device: str | torch.device) -> torch.device:
 # build the towers; beside it lies what that library itself reads, so that it can load the folder too.
 
 FORMAT = 1
+KEPT = (*FAMILIES, HEADS)
+"""Families whose backbones a training writes."""
+ADAPTER = "adapter.safetensors"
+"""The fitted head of a run, beside the file that names its backbone."""
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
 FINDER = "vladapt.finder."
@@ -152,7 +159,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     Raises:
         CapabilityError: the backbone cannot say how it is built again.
     """
-    if backbone.description is None or backbone.family not in FAMILIES:
+    if backbone.description is None or backbone.family not in KEPT:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +176,9 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
         for name, value in backbone.model.state_dict().items()
     }
-    if backbone.channels is not None:
+    if isinstance(backbone, HeadBackbone):
+        state = {}  # what was learned is in the adapter's own file
+    elif backbone.channels is not None:
         layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
         state = divided(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -195,9 +204,13 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     _check_unchanged(path)
-    module = import_module(f".{header['family']}", __package__)
+    how = {"spec": spec, "device": device, "image_size": image_size}
     try:
-        backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+        if header["family"] == HEADS:
+            backbone = _through_head(header["description"], path, **how)
+        else:
+            module = import_module(f".{header['family']}", __package__)
+            backbone = module.rebuild(header["description"], path, **how)
         backbone.channels = channels_of(header["channels"]) if "channels" in header else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
@@ -211,6 +224,27 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
+
+
+def _through_head(
+    description: dict[str, Any], path: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> Backbone:
+    """The backbone of a `HeadBackbone`'s description, seen through the fitted adapter beside the file that has it.
+
+    Raises:
+        DataError: there is no such adapter, or it compares no samples with texts.
+        CapabilityError: its backbone is not installed here, or another one.
+    """
+    file = path.parent / ADAPTER
+    if not file.is_file():
+        raise DataError(f"--backbone {path}: needs {file.name} beside it; copy the whole folder of the run")
+    base = load_backbone(description["backbone"], device, image_size or as_image_size(description["image_size"]))
+    adapter = load_adapter(file, base)
+    if not isinstance(adapter, PairHead):
+        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
+    made = adapter.adapted(base)
+    made.spec = spec
+    return made
 
 
 def _check_unchanged(path: Path) -> None:
@@ -237,7 +271,7 @@ def _header(path: Path) -> dict[str, Any]:
         )
     if header["format"] != FORMAT:
         raise DataError(f"--backbone {path}: format {header['format']}, this version reads {FORMAT}; train it again")
-    if header["family"] not in FAMILIES:
+    if header["family"] not in KEPT:
         raise DataError(
             f"--backbone {path}: of family '{header['family']}', which this version does not know; upgrade vladapt"
         )

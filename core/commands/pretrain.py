@@ -9,7 +9,7 @@ import typer
 from .options import Backbone, Device, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
-SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers lock lora teacher deterministic"
+SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers lock lora deterministic"
 """Options of the task that are flags; `--set` takes the others."""
 
 
@@ -26,6 +26,10 @@ def pretrain(
     loss: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="Teacher backbone, for losses that distil. Repeatable."),
     ] = None,
     backbone: Backbone = "embedded",
     generic: Generic = None,
@@ -49,7 +53,7 @@ def pretrain(
         out=out,
         losses=loss or ["clip"],
         backbone=backbone or "embedded",
-        teacher=settings.pop("teacher", None),
+        teacher=teacher,
         generic=generic,
         device=device or "auto",
         settings=settings,

@@ -51,6 +51,8 @@ class Loss(nn.Module, ABC):
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
+        of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
+            similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
@@ -70,6 +72,7 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
+    of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
@@ -164,6 +167,15 @@ class Loss(nn.Module, ABC):
         if not weights:
             raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
         return weights
+
+    def need_teacher_width(self) -> None:
+        """Raise the CapabilityError of a teacher whose features cannot be compared with those of the towers."""
+        widths = [(self.dims or {}).get(name) for name in ("embed_dim", "teacher_dim")]
+        if None not in widths and widths[0] != widths[1]:
+            raise CapabilityError(
+                f"{self.title} compares features of width {widths[0]} with a teacher's of {widths[1]}; give a teacher "
+                "of the same width, or none for the towers before the training"
+            )
 
     def dim(self, name: str, used_for: str) -> int:
         """A width the loss was told of.

@@ -298,6 +298,13 @@ class Trained:
         metavar="NAME[=WEIGHT]",
         group=METHOD,
     )
+    teacher: list[str] | None = option(
+        None,
+        "frozen teacher of the loss, a backbone, for adapters that train towers; by default the towers before the "
+        "training. Repeatable",
+        metavar="SPEC",
+        group=METHOD,
+    )
     epochs: int | None = option(
         None, "epochs, for adapters that train; by default the published number", metavar="N", group=METHOD
     )

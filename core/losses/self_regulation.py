@@ -50,6 +50,7 @@ class SelfRegulation(Loss):
 
     def __post_init__(self):
         super().__post_init__()
+        self.need_teacher_width()
         self.weights = {name: getattr(self, name) for name in ("text", "image", "scores")}
         some = any(self.weights.values())
         require(some, "text", self.text, "one of text, image and scores must have a weight above 0")

@@ -31,6 +31,10 @@ class TextAnchor(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"class_features", "teacher.class_features"})
     teacher: ClassVar[str | None] = "frozen"
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.need_teacher_width()
+
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         cosines = (out["class_features"] * out["teacher.class_features"].detach()).sum(dim=-1)  # (C,)
         return {"loss": 1 - cosines.mean()}

@@ -26,7 +26,7 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PairModel(nn.Module):
-    """The towers of a backbone, what the outputs need beyond them, the objective, and a teacher where there is one.
+    """The towers of a backbone, what the outputs need beyond them, the objective, and teachers where there are any.
 
     What mmengine's Runner asks of a model is `train_step` and `val_step`. It is not mmengine's BaseModel: that has
     weights initialised and sent round, which weights that are sharded over processes do not allow.
@@ -57,7 +57,10 @@ class PairModel(nn.Module):
         self.mix, self.between = mix, between
         self.towers = backbone.model
         self.objective, self.outputs, self.settings = objective, outputs, settings
-        self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
+        of_teachers = [teacher.model for teacher in outputs.teachers]
+        self.teacher_towers: nn.Module | None = (
+            nn.ModuleList(of_teachers) if of_teachers[1:] else next(iter(of_teachers), None)
+        )
         self._held = [backbone]
         self.progress, self.average = 0.0, None
         asked = settings.deterministic and backbone.device.type == "cuda"
@@ -70,8 +73,8 @@ class PairModel(nn.Module):
 
     @property
     def backbones(self) -> list[Backbone]:
-        """Those whose towers run: the one that is trained, and its teacher."""
-        return self._held if self.outputs.teacher is None else [*self._held, self.outputs.teacher]
+        """Those whose towers run: the one that is trained, and its teachers."""
+        return [*self._held, *self.outputs.teachers]
 
     @property
     def has_static_graph(self) -> bool:
@@ -235,7 +238,7 @@ def dims_of(
     backbone: Backbone,
     num_samples: int,
     classes: Sequence | None = None,
-    teacher: Backbone | None = None,
+    teachers: Sequence[Backbone] = (),
     num_labels: int = 0,
 ) -> dict[str, int]:
     """Name -> width; what a backbone does not have is left out.
@@ -258,8 +261,8 @@ def dims_of(
         words = backbone.embed_tokens(backbone.tokenize(["a"]))
         dims["text_width"] = words.shape[-1]
         dims["vocab_size"] = backbone.vocab_size
-    if teacher is not None:
-        dims["teacher_dim"] = teacher.embed_dim
-        if "hidden" in teacher.capabilities:
-            dims["teacher_width"] = teacher.hidden(teacher.blank_image()).shape[-1]
+    if teachers:
+        dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
+        if all("hidden" in teacher.capabilities for teacher in teachers):
+            dims["teacher_width"] = sum(teacher.hidden(teacher.blank_image()).shape[-1] for teacher in teachers)
     return dims

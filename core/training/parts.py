@@ -25,6 +25,7 @@ from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .sources import Source, num_labels_of
+from .teachers import need_teacher_texts, side_by_side, token_field
 from .tower_outputs import Outputs
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, strong_view
@@ -45,7 +46,8 @@ class Task:
         negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
         class_scores: (B, D) unit image features -> (B, C) "logits", in place of the prompts: a module that is trained
             with the towers; or `PixelScores`.
-        teacher: a backbone, where a loss has a frozen teacher.
+        teachers: backbones, where a loss has a frozen teacher; features of several stand side by side.
+        start: the towers before the training, which are the teacher where no other is given; or None.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
@@ -66,7 +68,8 @@ class Task:
     class_prompts: Sequence[Sequence[str]] | None = None
     negative_prompts: Sequence[Sequence[str]] | None = None
     class_scores: nn.Module | None = None
-    teacher: Backbone | None = None
+    teachers: Sequence[Backbone] = ()
+    start: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
     plan: BatchPlan | None = None
@@ -83,6 +86,11 @@ class Task:
     def weights(self) -> dict[str, float]:
         """Of all losses, by name."""
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
+
+    @property
+    def frozen_teachers(self) -> Sequence[Backbone]:
+        """Those given, or else the towers before the training."""
+        return self.teachers or ([] if self.start is None else [self.start])
 
 
 @dataclass
@@ -120,7 +128,8 @@ class Parts:
     def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
-        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher, num_labels_of(task.source))
+        frozen = task.frozen_teachers
+        dims = dims_of(backbone, len(task.source), task.class_prompts, frozen, num_labels_of(task.source))
         built = Objective(task.own) if task.own else build_objective(task.losses, dims, task.loss_options)
         self.objective = built.to(backbone.device)
         self._say_what_is_experimental()
@@ -155,7 +164,10 @@ class Parts:
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
-        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask)
+        further = {}
+        if self.objective.teacher == "frozen" and "teacher.text" in self.needs:
+            further = {token_field(place): each.tokenize for place, each in enumerate(self.outputs.teachers)}
+        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
 
     @property
     def sample_bytes(self) -> int:
@@ -190,26 +202,29 @@ class Parts:
         prompts = [loss.text_prompt for loss in prefixed]
         if prefixed:  # a view of what is learned, so that what is measured in between has it too
             self.backbone.text_prefix = prefixed[0].prompt_prefix()
-        teacher = self._teacher()
+        teachers = self._teachers()
         return Outputs(
             self.backbone,
             self.needs,
-            teacher=teacher,
+            teachers=teachers,
             text_prompt=prompts[0] if prompts else None,
             class_scores=self._class_scores(),
-            teacher_classes=self._teacher_classes(teacher),
+            teacher_classes=self._teacher_classes(teachers),
             class_priors=self.task.class_priors,
             losses=[loss for loss in self.objective.losses.values() if loss.outputs],
         )
 
-    def _teacher(self) -> Backbone | None:
-        if self.objective.teacher == "ema":
-            return copy_of(self.backbone)
-        if self.objective.teacher == "frozen":
-            if self.task.teacher is None:
-                raise CapabilityError(f"loss {', '.join(self.objective.losses)} needs a teacher; give --teacher SPEC")
-            return self.task.teacher
-        return None
+    def _teachers(self) -> Sequence[Backbone]:
+        objective, frozen = self.objective, self.task.frozen_teachers
+        asking = f"loss {', '.join(objective.losses)}"
+        if objective.teacher == "frozen":
+            if not frozen:
+                raise CapabilityError(f"{asking} needs a teacher; give --teacher SPEC")
+            need_teacher_texts(frozen, objective.needs, asking)
+            return frozen
+        if self.task.teachers:
+            raise ConfigError(f"--teacher {self.task.teachers[0].spec}: {asking} has no frozen teacher; omit it")
+        return [copy_of(self.backbone)] if objective.teacher == "ema" else ()
 
     def _class_scores(self) -> nn.Module | None:
         if not self.needs & {"logits", "class_features"}:
@@ -219,7 +234,7 @@ class Parts:
         self._check_classes()
         return ClassScores(self.backbone, self.task.class_prompts, self.task.negative_prompts)
 
-    def _teacher_classes(self, teacher: Backbone | None) -> Tensor | None:
+    def _teacher_classes(self, teachers: Sequence[Backbone]) -> Tensor | None:
         if "teacher.class_features" not in self.needs:
             return None
         if self.objective.teacher != "frozen":
@@ -228,7 +243,9 @@ class Parts:
             return self.task.teacher_classes
         self._check_classes()
         with torch.no_grad():
-            return ClassScores(teacher, self.task.class_prompts).to(teacher.device).weights()
+            return side_by_side(
+                [ClassScores(each, self.task.class_prompts).to(each.device).weights() for each in teachers]
+            )
 
     def _check_classes(self) -> None:
         if self.task.class_prompts is None:

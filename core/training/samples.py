@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Samples(Dataset):
         tokenize: N texts -> (N, L) int64.
         seed: with the epoch and the row it fixes every view and every drawn text.
         token_mask: (N, L) tokens -> (N, L) bool, where texts are cut to the longest; None: nobody asks for lengths.
+        tokenize_further: field -> how another text tower, that of a teacher, reads the caption.
     """
 
     source: Source
@@ -47,6 +48,7 @@ class Samples(Dataset):
     tokenize: Callable[[list[str]], Tensor]
     seed: int
     token_mask: Callable[[Tensor], Tensor] | None = None
+    tokenize_further: Mapping[str, Callable[[list[str]], Tensor]] = field(default_factory=dict)
 
     metainfo: dict = field(default_factory=dict)
 
@@ -79,6 +81,8 @@ class Samples(Dataset):
             text = self.source.text(kind, row, epoch)
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
+        for name, tokenize in self.tokenize_further.items():
+            made[name] = tokenize([self.source.text("caption", row, epoch)])[0]
         for name, column in columns.items():
             if name.startswith("numbers."):
                 made[name] = torch.tensor(tuple(self.source.numbers(column, row)), dtype=torch.float64)  # (n,)

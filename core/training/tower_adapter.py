@@ -25,6 +25,7 @@ from .class_scores import ClassScores
 from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
+from .teachers import load_teachers
 from .tower_passes import image_features
 from .tower_settings import (
     COST_OPTIONS,
@@ -93,6 +94,9 @@ class TowerAdapter(Augmented):
     )
     loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
+    teacher: tuple[str, ...] = option(
+        (), "frozen teachers, backbones, for a loss that has one; none: the towers before the training"
+    )
     training: Mapping[str, Any] | None = option(None, "further settings of the training, by name, as eps or schedule")
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
@@ -162,6 +166,10 @@ class TowerAdapter(Augmented):
     def _put(self, backbone: Backbone) -> None:
         """Put `changed` into a fresh copy of the base, in place."""
         backbone.put_tensors(self.changed)
+
+    def check_towers(self, backbone: Backbone) -> None:
+        super().check_towers(backbone)
+        load_teachers(self.teacher, backbone)  # those that cannot be are refused before anything is computed
 
     @staticmethod
     def _digest(value: Any) -> str:
@@ -293,7 +301,8 @@ class TowerAdapter(Augmented):
 
         task = replace(
             task,
-            teacher=backbone,
+            teachers=load_teachers(self.teacher, backbone),
+            start=backbone,
             select=choose,
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "backbone": backbone.fingerprint},

@@ -19,6 +19,7 @@ from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
+from .teachers import side_by_side, teacher_images, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
@@ -59,7 +60,7 @@ class Outputs(nn.Module):
     Args:
         backbone: the towers; not a submodule of this.
         wanted: names of outputs.
-        teacher: the towers that `teacher.*` come from, or None.
+        teachers: the towers that `teacher.*` come from; features of several stand side by side.
         text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
         class_scores: where "logits" or "class_features" is wanted; for "logits" alone any module that makes them of
             unit image features, or of the pixels themselves (`PixelScores`).
@@ -75,7 +76,7 @@ class Outputs(nn.Module):
         self,
         backbone: Backbone,
         wanted: Iterable[str],
-        teacher: Backbone | None = None,
+        teachers: Sequence[Backbone] = (),
         text_prompt: Callable | None = None,
         class_scores: ClassScores | nn.Module | None = None,
         teacher_classes: Tensor | None = None,
@@ -88,7 +89,7 @@ class Outputs(nn.Module):
             backbone.need(CAPABILITY[name])
         if self.wanted & VARIANCES and getattr(backbone, "prompts", None) is not None:
             raise CapabilityError("a loss needs log variances, which towers with learned tokens do not give; use clip")
-        self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
+        self._held = [backbone, *teachers]  # in a list: no submodules, whose parameters would be listed twice
         self.losses = list(losses)
         self.text_prompt = text_prompt
         self.class_scores = class_scores
@@ -104,8 +105,8 @@ class Outputs(nn.Module):
         return self._held[0]
 
     @property
-    def teacher(self) -> Backbone | None:
-        return self._held[1]
+    def teachers(self) -> list[Backbone]:
+        return self._held[1:]
 
     def classes(self) -> Tensor | None:
         """Text features of the classes, as `ClassScores.weights`, where both parts of the outputs need them."""
@@ -155,12 +156,12 @@ class Outputs(nn.Module):
 
     def shared(self, classes: Tensor | None = None) -> dict[str, Tensor]:
         """Outputs that are the same for all samples; `classes` as in `per_sample`."""
-        backbone, teacher = self.backbone, self.teacher
+        backbone, teachers = self.backbone, self.teachers
         out = {"logit_scale": backbone.logit_scale}
         if backbone.logit_bias is not None:
             out["logit_bias"] = backbone.logit_bias
-        if teacher is not None:
-            out["teacher.logit_scale"] = teacher.logit_scale.detach()
+        if teachers:
+            out["teacher.logit_scale"] = torch.stack([each.logit_scale.detach() for each in teachers]).mean()
         if "class_features" in self.wanted:
             classes = self.class_scores.weights() if classes is None else classes
             out["class_features"] = classes[: self.class_scores.num_classes]
@@ -234,20 +235,18 @@ class Outputs(nn.Module):
         return image_features(self.backbone, values) if output.tower == "image" else numbers_as(output, values)
 
     def _of_teacher(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        teacher, out = self.teacher, {}
-        if teacher is None:
+        teachers, out = self.teachers, {}
+        if not teachers:
             return out
         with torch.no_grad():
             if "teacher.image" in self.wanted:
-                out["teacher.image"] = teacher.encode_image(seen_by(teacher, self.backbone, batch["pixels"]))
+                out["teacher.image"] = teacher_images(teachers, self.backbone, batch["pixels"])
             if "teacher.image_hidden" in self.wanted:
-                out["teacher.image_hidden"] = teacher.hidden(seen_by(teacher, self.backbone, batch["pixels"]))
+                seen = [each.hidden(seen_by(each, self.backbone, batch["pixels"])) for each in teachers]
+                out["teacher.image_hidden"] = side_by_side(seen)
             if "teacher.text" in self.wanted:
-                out["teacher.text"] = teacher.encode_text(self._teacher_tokens(batch))
+                out["teacher.text"] = teacher_texts(teachers, batch)
         return out
-
-    def _teacher_tokens(self, batch: Mapping[str, Any]) -> Tensor:
-        return batch["teacher_tokens"] if "teacher_tokens" in batch else batch["tokens"]
 
     def _text(self, field: str, batch: Mapping[str, Any], normalize: bool = True) -> Tensor:
         backbone, tokens = self.backbone, batch[field]
@@ -296,7 +295,7 @@ def extract_outputs(model, samples: Samples, batches: GlobalBatches, names: list
     """
     training = model.training
     model.eval()
-    made_by = {"teacher": model.outputs.teacher, "losses": model.outputs.losses}
+    made_by = {"teachers": model.outputs.teachers, "losses": model.outputs.losses}
     outputs = Outputs(model.backbone, names, **made_by).to(model.backbone.device)
     mine = torch.arange(len(samples)).tensor_split(world_size())[rank()].tolist()
     size = model.settings.micro_batch_size or batches.batch_size

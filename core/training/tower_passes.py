@@ -44,7 +44,7 @@ def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> 
 
 
 def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
-    """Pixels made for the student as the teacher wants them: its mean, its deviation, its size."""
+    """Pixels (..., 3, H, W) made for the student as the teacher wants them: its mean, its deviation, its size."""
     same = (teacher.image_mean, teacher.image_std) == (student.image_mean, student.image_std)
     if not same:
 
@@ -56,7 +56,8 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
     size = height_and_width(teacher.image_size)
     if tuple(pixels.shape[-2:]) == size:
         return pixels
-    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
+    resized = F.interpolate(pixels.flatten(0, -4), size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resized.unflatten(0, pixels.shape[:-3])
 
 
 # As in BERT, of the words that are asked for 80 % are hidden, 10 % are another word, 10 % stay. CLIP's vocabulary has

@@ -199,6 +199,16 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
     assert "[W" not in ranks[0].stderr + ranks[1].stderr
 
 
+def test_several_teachers_teach_together(vladapt, options, small_clip_spec, tmp_path):
+    other = f"{small_clip_spec.partition('@')[0]}@random:1"
+    for name, teachers in (("one", [small_clip_spec]), ("two", [small_clip_spec, other])):
+        flags = [word for teacher in teachers for word in ("--teacher", teacher)]
+        done = vladapt("pretrain", *options, "--epochs", 1, "--loss", "teach-text", *flags, "--out", name)
+        assert done.code == 0, done.err
+        assert json.loads((tmp_path / name / "run.json").read_text())["teacher"] == ", ".join(teachers)
+    assert distance("one", "two") > 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
@@ -212,6 +222,8 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
         (["--data", "nothing.csv"], 1, "nothing.csv"),
         (["--loss", "alip"], 1, "give a column 'synthetic'"),
         (["--loss", "distill"], 1, "--teacher"),
+        (["--loss", "teach-text", "--teacher", "none/such"], 2, "unknown backbone 'none/such'"),
+        (["--teacher", "embedded"], 2, "--teacher embedded: loss clip has no frozen teacher; omit it"),
         (["--loss", "sdm"], 1, "give a column 'label'"),
         (["--batch-size", "1"], 2, "batch_size"),
         (["--backbone", "no/model.safetensors"], 1, "no such file"),

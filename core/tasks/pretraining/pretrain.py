@@ -30,6 +30,7 @@ from ...training.log import read_log
 from ...training.objective import columns_of
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
+from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
@@ -51,7 +52,7 @@ class PretrainPlan:
         losses: name -> weight.
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
-        teacher: spec of a frozen teacher, for losses that distil.
+        teacher: spec of a frozen teacher, for losses that distil, or several.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
         image_size: where it is to differ from the backbone's.
@@ -65,13 +66,18 @@ class PretrainPlan:
     losses: Mapping[str, float] = field(default_factory=lambda: {"clip": 1.0})
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
-    teacher: str | None = None
+    teacher: str | Sequence[str] | None = None
     generic: str | None = None
     device: str = "auto"
     image_size: ImageSize | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     custom_hooks: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def teachers(self) -> list[str]:
+        """Specs of the frozen teachers."""
+        return self.teacher.split(",") if isinstance(self.teacher, str) else list(self.teacher or ())
 
 
 @dataclass
@@ -119,6 +125,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         return _result(folder.model, *done, finished_before=True) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
+    load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
     splits = read_pair_splits(plan.data, *asked, reporter.info)
     if splits.order:
@@ -142,14 +149,11 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
 def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resume: bool, reporter) -> Trained:
     settings = plan.settings
     source = splits.source(CaptionSampler(mode=settings.captions, seed=settings.seed))
-    teacher = None
-    if plan.teacher is not None:
-        teacher = load_backbone(plan.teacher, device=plan.device)
     task = Task(
         source=source,
         losses=plan.losses,
         loss_options=plan.loss_options,
-        teacher=teacher,
+        teachers=load_teachers(plan.teachers, backbone),
         validate=measures.validate if splits.val is not None else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
@@ -241,7 +245,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "model": str(model),
         "losses": dict(plan.losses),
         "loss_options": {name: dict(options) for name, options in plan.loss_options.items()},
-        "teacher": plan.teacher,
+        "teacher": ", ".join(plan.teachers) or None,
         "settings": plan.settings.to_dict(),
         "seed": plan.settings.seed,
         "steps": trained.steps,

@@ -28,7 +28,7 @@ class PretrainingOptions(TrainingSettings):
 
     loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
     loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
-    teacher: str | None = option(None, "teacher backbone, for losses that distil")
+    teacher: tuple[str, ...] = option((), "teacher backbones, for losses that distil")
 
 
 class Pretraining(Task):

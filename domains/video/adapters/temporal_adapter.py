@@ -67,10 +67,10 @@ class TemporalAdapter(TunedTextHead):
     the class texts. A clip may have any number of frames: time counts as a share of its length. The added part starts
     at 0, so that before the first step scores are those of averaged frames and texts, exactly.
 
-    `use=auto` keeps the residual only where it helps: it and `mean-pool` are compared on val, without val on clips of
-    the support that are left out in turn (4 folds, whole groups together), and `mean-pool` stays unless the residual
-    is right more often, by more than two standard errors of the difference. Where classes have one clip, nothing can be
-    left out, and `mean-pool` stays. `order` always keeps the residual, `mean` never.
+    `use=auto` keeps the residual only where it helps: it and `mean-pool` are compared on val and, if the support has
+    more clips, on clips of it that are left out in turn (4 folds, whole groups together). `mean-pool` stays unless the
+    residual is right more often, by more than two standard errors of the difference. Where classes have one clip and
+    there is no val, nothing can be left out, and `mean-pool` stays. `order` always keeps the residual, `mean` never.
 
     What is learned of a class is a residual of its text, as in TaskRes (Yu et al., 2023, arXiv 2211.10277).
 
@@ -126,12 +126,13 @@ class TemporalAdapter(TunedTextHead):
         """
         if val is not None and not val.chooses:
             return False, None, "defaults: no validation"
+        pairs, words = [], []
         if val is not None and len(val):
-            pairs, words = [(support, val)], f"val ({len(val)} clips)"
-        else:
+            pairs, words = [(support, val)], [f"val ({len(val)} clips)"]
+        if val is None or len(val) < len(support):
             left_out = support.folds(FOLDS, how["seed"])
-            pairs = [(support.select(_others(rows, len(support))), support.select(rows)) for rows in left_out]
-            words = f"the support, {len(pairs)} folds of clips left out in turn"
+            pairs += [(support.select(_others(rows, len(support))), support.select(rows)) for rows in left_out]
+            words += [f"the support, {len(left_out)} folds of clips left out in turn"] if left_out else []
         if not pairs:
             return False, None, "defaults: most classes have only one clip or group, so that none can be held out"
         right = {use: [] for use in (ORDER, MEAN)}
@@ -148,12 +149,12 @@ class TemporalAdapter(TunedTextHead):
         gain = (weights * (order - mean)).sum()
         error = (weights.square() * (order - mean - gain).square()).sum().sqrt()
         told = [f"{float((weights * rows).sum()):.1%}" for rows in (order, mean)]
-        taken = bool(gain > SURE * error)
+        taken, on = bool(gain > SURE * error), " and ".join(words)
         note = (
             f"the order of frames is {'used' if taken else 'not used'}: right with it {told[0]}, with averaged frames "
-            f"{told[1]}, on {words}"
+            f"{told[1]}, on {on}"
         )
-        return taken, note, words
+        return taken, note, on
 
 
 def right_of(logits: Tensor, labels: Tensor) -> Tensor:

@@ -19,13 +19,12 @@ class TeachText(Loss):
     arXiv 2104.08271).
 
     L = max margin + `distill` x SmoothL1(S, T). S are the cosines of the batch's texts and clips, T those of the
-    frozen teacher, of all B x B pairs, not only of partners; the smooth L1 is their mean with beta 1. The max
-    margin is the mean over all others of a text, and of a clip, of how far they come nearer than its partner plus
-    `margin`.
+    frozen teachers (`--teacher`, repeatable), their mean where there are several, of all B x B pairs, not only of
+    partners; the smooth L1 is their mean with beta 1. The max margin is the mean over all others of a text, and of a
+    clip, of how far they come nearer than its partner plus `margin`.
 
-    Published teachers are several models with a weighted sum over experts each; T is then the mean of their sums. That
-    is one teacher whose features are theirs side by side, texts divided by the number of teachers. The published margin
-    is tuned for each data set (0.0938 for MSR-VTT); 0.2 is its class default.
+    A published teacher's similarity is a weighted sum over experts; here a teacher is a pair of towers with one. The
+    published margin is tuned for each data set (0.0938 for MSR-VTT); 0.2 is its class default.
 
     Parts: "rank", "distill", without weights.
 
@@ -38,6 +37,7 @@ class TeachText(Loss):
 
     differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
+    of_products: ClassVar[bool] = True
     teacher: ClassVar[str | None] = "frozen"
 
     margin: float = option(0.2, "margin by which a pair must score above others", above=0, high=100)

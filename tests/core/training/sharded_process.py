@@ -63,7 +63,7 @@ def difference(spec: str, job: dict) -> dict:
 def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     gathered: list[int] = []
     backbone, facts = load_backbone(spec, device="cpu"), []
-    teacher = a_little_larger(spec) if job.get("teacher") else None
+    teachers = [a_little_larger(spec)] if job.get("teacher") else []
     original = trainings.parallel
 
     def watched(model, settings):
@@ -80,7 +80,7 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     Protoclip.graph_changes = not job.get("static", False)
     options = {} if "validate" not in job else {"validate": lambda: float(backbone.encode_text(["red"])[0, 0])}
     task = Task(
-        ToyPairs(16), job["losses"], job.get("loss_options", {}), class_prompts=PROMPTS, teacher=teacher, **options
+        ToyPairs(16), job["losses"], job.get("loss_options", {}), class_prompts=PROMPTS, teachers=teachers, **options
     )
     try:
         settings = TrainingSettings(**{**SETTINGS, **job.get("settings", {}), "parallel": parallel})

@@ -37,8 +37,8 @@ def trained(spec, source, folder, name, micro=None):
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
     built = build_loss(name, dims_of(backbone, len(source), prompts, None, 4), **NARROW.get(name, {}))
-    teacher = another(spec) if built.teacher == "frozen" else None
-    task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teacher=teacher)
+    teachers = [another(spec)] if built.teacher == "frozen" else []
+    task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teachers=teachers)
     settings = TrainingSettings(
         epochs=1, batch_size=8, micro_batch_size=micro, lr=1e-4, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
     )

@@ -1,0 +1,67 @@
+"""Frozen teachers of a training: loaded, checked against the towers that are trained, asked for features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backbones.load import load_backbone
+from ..contracts.backbone import Backbone
+from ..errors import CapabilityError
+from .tower_passes import image_features, seen_by
+
+OF_TEXTS = frozenset({"teacher.text", "teacher.class_features"})
+
+
+def load_teachers(specs: Sequence[str], student: Backbone) -> list[Backbone]:
+    """The towers that specs name, on the device of the student.
+
+    Raises:
+        CapabilityError: one takes images of other channels. Others as `load_backbone`.
+    """
+    teachers = [load_backbone(spec, device=student.device) for spec in specs]
+    for teacher in teachers:
+        theirs, own = len(teacher.image_mean), len(student.image_mean)
+        if theirs != own:
+            raise CapabilityError(
+                f"teacher '{teacher.spec}' takes images of {theirs} channels, and '{student.spec}' images of {own}; "
+                "give a teacher for the same images"
+            )
+    return teachers
+
+
+def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], asking: str) -> None:
+    """Raise the CapabilityError of a teacher without a text tower, where a loss asks for its texts."""
+    for teacher in teachers:
+        if needs & OF_TEXTS and not teacher.has_text:
+            raise CapabilityError(
+                f"{asking} needs the texts of its teacher, and '{teacher.spec}' has no text tower; give a teacher that "
+                "has one"
+            )
+
+
+def token_field(place: int) -> str:
+    """Where a batch has the captions as the teacher in this place reads them."""
+    return f"teacher_tokens_{place}"
+
+
+def teacher_images(teachers: Sequence[Backbone], student: Backbone, pixels: Tensor) -> Tensor:
+    """Pixels made for the student, of images (B, 3, H, W) or clips (B, T, 3, H, W) -> (B, D) unit."""
+    return side_by_side([image_features(each, seen_by(each, student, pixels)) for each in teachers])
+
+
+def teacher_texts(teachers: Sequence[Backbone], batch: Mapping[str, Any]) -> Tensor:
+    """Captions -> (B, D) unit. A mean of the student over time reads the student's tokens."""
+    tokens = [batch.get(token_field(place), batch["tokens"]) for place in range(len(teachers))]
+    return side_by_side([teacher.encode_text(each) for teacher, each in zip(teachers, tokens)])
+
+
+def side_by_side(features: Sequence[Tensor]) -> Tensor:
+    """(N, D_k) unit features of K teachers -> (N, sum of D_k) unit: products of such rows are the mean over teachers of
+    their cosines."""
+    if len(features) == 1:
+        return features[0]
+    return torch.cat([each / len(features) ** 0.5 for each in features], dim=-1)
