@@ -147,7 +147,8 @@ class PairTextHead(PairHead, TextHead):
             report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
         else:
             notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
-            taught = self._taught(objective, source, backbone, clips, features)
+            taught, read = self._taught(objective, source, backbone, clips, features)
+            clips = replace(clips, row_of={image: row for image, row in clips.row_of.items() if image in read})
             history = self._train_on_parts(objective, source, backbone, clips, taught, seed)
             report = self._report(history, notes)
         self.fitted_ = True
@@ -256,11 +257,11 @@ class PairTextHead(PairHead, TextHead):
         backbone: Backbone,
         clips: PairParts,
         features: Callable[[Backbone], PairParts] | None,
-    ) -> Callable[[Sequence[int], Sequence[str]], dict[str, Tensor]]:
-        """(B,) images of the source and B sentences -> what frozen teachers make of them: of a clip the mean of its
-        frames."""
+    ) -> tuple[Callable[[Sequence[int], Sequence[str]], dict[str, Tensor]], frozenset[int]]:
+        """((B,) images of the source and B sentences -> what frozen teachers make of them: of a clip the mean of its
+        frames; the images that all teachers could read)."""
         if not objective.teacher:
-            return lambda images, texts: {}
+            return lambda images, texts: {}, frozenset(clips.row_of)
         teachers = objective.teachers(backbone)
         of_each = [encoded_parts(source, each) if features is None else features(each) for each in teachers]
         sides = []
@@ -272,7 +273,7 @@ class PairTextHead(PairHead, TextHead):
             clips_of = [rows[[row_of[image] for image in images]] for rows, row_of, _ in sides]
             return objective.taught(clips_of, [read(texts).whole.to(backbone.device) for _, _, read in sides])
 
-        return taught
+        return taught, frozenset.intersection(*(frozenset(row_of) for _, row_of, _ in sides))
 
     def _train_on_parts(
         self,

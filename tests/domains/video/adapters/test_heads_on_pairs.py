@@ -349,6 +349,23 @@ def test_several_teachers_of_other_widths_teach_the_mean_of_their_similarities(b
     assert history[0]["loss"] == pytest.approx(2 * float(ranked + F.smooth_l1_loss(scores, taught)), rel=1e-4)
 
 
+def test_clips_that_a_teacher_cannot_read_are_not_learned_from(backbone, parts):
+    def features(towers):
+        if towers is backbone:
+            return parts
+        return PairParts(parts.parts, parts.mask, {image: row for image, row in parts.row_of.items() if image != 12})
+
+    class Heard(Pairs):
+        def text(self, kind, row, epoch):
+            heard.add(row)
+            return super().text(kind, row, epoch)
+
+    heard = set()
+    adapter = head("mean-pool", loss="teach-text", epochs=1, batch_size=2, teacher=(backbone.spec,))
+    adapter.fit_pairs(Heard(), backbone, features=features)
+    assert adapter.fitted_ and heard == {0, 1, 3, 4, 5}
+
+
 @pytest.mark.parametrize("train_towers", [False, True])
 def test_a_teacher_of_a_loss_without_one_is_one_line(train_towers, backbone, parts):
     adapter = head("mean-pool", teacher=(backbone.spec,), train_towers=train_towers)
