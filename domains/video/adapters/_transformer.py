@@ -88,7 +88,10 @@ def as_clip4clip_starts(module: nn.Module) -> None:
 
 @torch.no_grad()
 def take_text_blocks(
-    backbone: Backbone | None, transformers: list[nn.ModuleList], positions: nn.Embedding | None = None
+    backbone: Backbone | None,
+    transformers: list[nn.ModuleList],
+    positions: nn.Embedding | None = None,
+    axes: Tensor | None = None,
 ) -> str:
     """Let blocks, and positions, start from the first of the text tower, in place, where it has such blocks.
 
@@ -96,10 +99,13 @@ def take_text_blocks(
         backbone: whose text tower is looked at, or None.
         transformers: lists of `ResidualBlock`; each starts from the first block on.
         positions: an embedding of places.
+        axes: (D, W) that they read in place of features, which no text tower has blocks for; or None.
 
     Returns:
         In words, for a note, where they start from.
     """
+    if axes is not None:
+        return f"temporal layers start at random, on {axes.shape[1]} axes: frames and texts span no more of {len(axes)}"
     if (reason := _unlike(backbone, transformers[0][0])) is not None:
         return f"temporal layers start at random: {reason}"
     blocks = backbone.blocks("text")
