@@ -161,6 +161,7 @@ def search(
     image: str | Path | None = ...,
     weight: float | None = ...,
     top: int | None = ...,
+    candidates: int | None = ...,
     since: str | None = ...,
     cluster: float | None = ...,
     blur: bool | None = ...,

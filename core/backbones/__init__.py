@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "checkpoints": "fit_weights read_checkpoint",
         "finders": "searched",
+        "heads": "HeadBackbone",
         "hf_source": "read_config",
         "hub": "hub_folder",
         "joint_parts": "JointParts",

@@ -40,7 +40,7 @@ class FinderBackbone(Backbone):
         for name in TAKEN_OVER:
             setattr(self, name, getattr(base, name))
         self.embed_dim = base.finder.found_dim
-        told = f"{base.fingerprint} {_digest(weights_of_finder(base.finder))}"
+        told = f"{base.fingerprint} {digest_of(weights_of_finder(base.finder))}"
         self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[: len(base.fingerprint)]
 
     @property
@@ -105,7 +105,8 @@ def built_finder(words: str, weights: Mapping[str, Tensor], device: torch.device
     return finder.to(device).requires_grad_(False).eval()
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """Hex digits that tell of tensors on the CPU and their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

@@ -25,6 +25,8 @@ from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
 from .checkpoints import file_digests
 from .finders import built_finder, finder_in_words, weights_of_finder
+from .heads import FAMILY as HEADS
+from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
@@ -135,6 +137,8 @@ def _device(device: str | torch.device) -> torch.device:
 # build the towers; beside it lies what that library itself reads, so that it can load the folder too.
 
 FORMAT = 1
+KEPT = (*FAMILIES, HEADS)
+"""Families whose backbones a training writes."""
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
 FINDER = "vladapt.finder."
@@ -152,7 +156,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     Raises:
         CapabilityError: the backbone cannot say how it is built again.
     """
-    if backbone.description is None or backbone.family not in FAMILIES:
+    if backbone.description is None or backbone.family not in KEPT:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,9 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
         for name, value in backbone.model.state_dict().items()
     }
-    if backbone.channels is not None:
+    if isinstance(backbone, HeadBackbone):
+        state = {}  # what was learned is in the adapter's own file
+    elif backbone.channels is not None:
         layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
         state = divided(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -237,7 +243,7 @@ def _header(path: Path) -> dict[str, Any]:
         )
     if header["format"] != FORMAT:
         raise DataError(f"--backbone {path}: format {header['format']}, this version reads {FORMAT}; train it again")
-    if header["family"] not in FAMILIES:
+    if header["family"] not in KEPT:
         raise DataError(
             f"--backbone {path}: of family '{header['family']}', which this version does not know; upgrade vladapt"
         )

@@ -71,9 +71,16 @@ def search(
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
     if as_json:
-        print_json({**vars(result), "hits": result.rows()})
+        told = {**vars(result), "hits": result.rows()}
+        reranked = told.pop("reranked")
+        print_json(told if reranked is None else {**told, "reranked": vars(reranked)})
         return
     show_table(hits_table(result.hits))
+    if (again := result.reranked) is not None:
+        echo(
+            f"The nearest {again.candidates} in {again.first_ms:.1f} ms, ranked again by {again.method} in "
+            f"{again.rerank_ms:.1f} ms."
+        )
     if result.html:
         echo(f"Page: {result.html}")
 

@@ -17,6 +17,7 @@ __getattr__, __dir__ = lazy_exports(
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",
         "outputs": "Output",
+        "pair_head": "PairHead PairParts",
         "part_views": "PartViews",
         "prepared": "PreparedData",
         "recipe": "Recipe SAMPLE",

@@ -17,7 +17,7 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TextClassifier
-from .options import settle
+from .options import options_of, settle
 from .part_views import averaged
 from .resources import OF_TOWERS, REQUIRED
 
@@ -82,6 +82,7 @@ class Adapter(ABC):
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
+        of_pairs: names of options that a fit on pairs alone reads.
         experimental: what of the method is ours, where its formula is not public; else "". A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
@@ -113,6 +114,7 @@ class Adapter(ABC):
     state: ClassVar[tuple[str, ...]] = ()
     later_state: ClassVar[Mapping[str, Any]] = {}
     cost_options: ClassVar[frozenset[str]] = frozenset()
+    of_pairs: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -152,7 +154,13 @@ class Adapter(ABC):
 
         Raises:
             CapabilityError: something in `needs` is missing, or the labels are of a kind the method refuses.
+            ConfigError: an option is given that only a fit on pairs reads.
         """
+        for each in options_of(type(self)) if self.of_pairs else ():
+            given = getattr(self, each.name)
+            require(
+                each.name not in self.of_pairs or given == each.default, each.name, given, "it is for pairs; omit it"
+            )
         if support is None:
             made_by = "" if backbone is None else backbone.fingerprint
             none = torch.zeros(0, classifier.weights.shape[1], device=classifier.weights.device)

@@ -75,6 +75,8 @@ class Backbone(ABC):
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
         joint: sees the parts of a sample together (`core/backbones/joint_parts.py`); None: each is encoded by itself.
+        of_parts: whether it encodes a sample from the features of its parts, which alone are worth storing: a head on
+            towers (`core/backbones/heads.py`).
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -97,6 +99,7 @@ class Backbone(ABC):
     channels: InputChannels | None = None
     finder: Any = None
     joint: Any = None
+    of_parts: bool = False
     device: torch.device
 
     @staticmethod

@@ -51,6 +51,8 @@ class Loss(nn.Module, ABC):
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
+        of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
+            similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
@@ -70,6 +72,7 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
+    of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""

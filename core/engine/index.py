@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbones.finders import searched
+from ..backbones.heads import HeadBackbone, towers_in
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
+from ..contracts.pair_head import PairHead
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_skipped
@@ -144,11 +147,12 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
 
 
 def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
-    data = reader.to_index(images)
+    head = backbone.head if isinstance(backbone, HeadBackbone) else None
+    data = reader.to_index(images) if head is None else reader.read(images)  # it looks at samples whole
     made.skipped += [(str(name), reason) for name, reason in data.skipped]
     check_skipped(made.skipped, data.total)
     transform = reader.transform(backbone, data)
-    parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
+    parts = head is not None or (bool(data.items) and reader.part_item(data.items[0], 0) is not None)
     how: dict[str, Any] = {
         "at_once": PARTED_AT_ONCE if parts else AT_ONCE,
         "batch_size": recipe.batch_size,
@@ -156,22 +160,31 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
         "amp": recipe.amp,
         "parts": parts,
     }
+    store, towers = FeatureStore(keep=head is None or backbone.frozen), towers_in(backbone)
     with reporter.task("Encoding images") as progress:
-        for extraction in FeatureStore().some_at_once(data, data.items, backbone, transform, progress=progress, **how):
+        for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped
             check_skipped(made.skipped, data.total)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
-            rows, found = _found(extraction, reader)
+            rows, found, of_parts = _found(extraction, reader) if head is None else _found_by_head(extraction, head)
             made.entries += len(found)
             if builder is not None and found:
-                builder.add(rows.numpy(), [Entry.of(item) for item in found])
+                builder.add(rows.numpy(), [Entry.of(item) for item in found], of_parts)
 
 
-def _found(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Item]]:
+def _found_by_head(extraction: Extraction, head: PairHead) -> tuple[Tensor, list[Item], list[np.ndarray]]:
+    """(M, E) unit rows, the samples, and features of their parts, where these are ranked again by these."""
+    features = extraction.features.with_parts()
+    rows = head.sample_vectors(features.parts, features.parts_mask)
+    each = zip(features.parts, features.parts_mask) if head.pairwise else ()
+    return rows, extraction.items, [parts[mask].numpy() for parts, mask in each]
+
+
+def _found(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Item], list[np.ndarray]]:
     """(M, D) unit rows, and what each is of: a sample, or one of its parts where these are found by themselves."""
     features = extraction.features
     if features.parts is None:
-        return features.unit, extraction.items
+        return features.unit, extraction.items, []
     rows, found = [], []
     for place, item in enumerate(extraction.items):
         of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
@@ -179,7 +192,7 @@ def _found(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[It
         whole = None in items
         rows.append(features.unit[place : place + 1] if whole else F.normalize(of_parts, dim=-1))
         found += [item] if whole else items
-    return torch.cat(rows), found
+    return torch.cat(rows), found, []
 
 
 def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:
@@ -188,7 +201,9 @@ def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter:
         raise DataError(f"--texts {file}: empty; write one text per line")
     with reporter.task("Encoding texts", unit="texts") as progress:
         for lines in _lines(file):
-            rows = F.normalize(store.text_features(backbone, [text for _, text in lines]), dim=-1)
+            texts = [text for _, text in lines]
+            made_of = backbone.encode_text(texts).cpu() if backbone.of_parts else store.text_features(backbone, texts)
+            rows = F.normalize(made_of, dim=-1)
             made.entries += len(lines)
             if builder is not None:
                 builder.add(rows.numpy(), [Entry(f"line {number}", captions=(text,)) for number, text in lines])

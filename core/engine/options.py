@@ -38,6 +38,9 @@ class SearchOptions:
     image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
     weight: float | None = option(None, "weight of the words where an image is given too, 0 to 1; 0.5 by default")
     top: int = option(10, "how many results; by default 10")
+    candidates: int | None = option(
+        None, "how many of the nearest a method that looks at words and clip together ranks again; by default 100"
+    )
     since: str | None = option(
         None, "only results from this date, time or frame on, where the index knows it", metavar="TIME"
     )

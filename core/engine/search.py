@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.finders import searched
+from ..backbones.heads import HeadBackbone
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
@@ -30,6 +32,23 @@ from .index import TEXTS
 from .options import SearchOptions
 
 WEIGHT = 0.5
+CANDIDATES = 100
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """Candidates that were ranked again.
+
+    Args:
+        method: by which.
+        candidates: how many.
+        first_ms, rerank_ms: milliseconds to find the candidates, and to rank them again.
+    """
+
+    method: str
+    candidates: int
+    first_ms: float
+    rerank_ms: float
 
 
 @dataclass
@@ -41,6 +60,8 @@ class SearchResult:
         holds: "images" or "texts".
         query: {"text", "image", "weight"}; what was not given is None.
         hits: the best first.
+        reranked: how many candidates were ranked again by a method that looks at words and sample together, and how
+            long that took; None where the vectors of the index are what is searched by.
         html: the page of pictures that was written, or None.
     """
 
@@ -49,6 +70,7 @@ class SearchResult:
     query: dict[str, Any]
     hits: list[Hit]
     html: Path | None = None
+    reranked: Reranked | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per hit: rank, score, id, source, decode, captions; where they are known, about and cluster."""
@@ -114,13 +136,35 @@ def search(
     query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
     query |= {"where": wanted.values} if wanted.values else {}
     query |= {"since": asked.since} if asked.since is not None else {}
-    hits = opened.search(vector, asked.top, wanted)
+    together = isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
+    if together and text is not None and picture is None:
+        hits, reranked = _reranked(opened, tower, text, vector, asked, wanted)
+    elif asked.candidates is not None:
+        raise ConfigError(f"--candidates {asked.candidates}: {opened.path} is searched by vectors alone here; omit it")
+    else:
+        hits, reranked = opened.search(vector, asked.top, wanted), None
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
-    result = SearchResult(opened.path, opened.info["holds"], query, hits)
+    result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked)
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, picture, asked.blur)
     return result
+
+
+def _reranked(
+    opened: RetrievalIndex, tower: HeadBackbone, text: str, vector: Tensor, asked: SearchOptions, wanted: Wanted
+) -> tuple[list[Hit], Reranked]:
+    """The candidates nearest to the words, in the order of the head's own scores."""
+    started = time.perf_counter()
+    candidates = opened.search(
+        vector, max(asked.top, CANDIDATES if asked.candidates is None else asked.candidates), wanted
+    )
+    found = time.perf_counter()
+    scores = tower.head.pair_scores(tower.base, *opened.parts(candidates), [text])[:, 0].tolist()
+    order = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[: asked.top]
+    hits = [replace(candidates[place], rank=rank, score=scores[place]) for rank, place in enumerate(order, start=1)]
+    took = [round(1000 * seconds, 3) for seconds in (found - started, time.perf_counter() - found)]
+    return hits, Reranked(tower.head.name, len(candidates), *took)
 
 
 def _check(text: str | None, asked: SearchOptions) -> None:
@@ -133,6 +177,8 @@ def _check(text: str | None, asked: SearchOptions) -> None:
         raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
+    if asked.candidates is not None and asked.candidates < 1:
+        raise ConfigError(f"--candidates {asked.candidates}: give 1 or more")
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top}: give 1 or more")
     if (html := asked.html) is not None and Path(html).is_dir():

@@ -204,7 +204,8 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
         autocast = torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None)
         with torch.inference_mode(), autocast:
             pixels = pixels.to(backbone.device, non_blocking=True)
-            clips = pixels.shape[:2] if pixels.ndim == 5 and backbone.joint is None else None
+            together = backbone.joint is not None or backbone.of_parts
+            clips = pixels.shape[:2] if pixels.ndim == 5 and not together else None
             pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
             features = taken(pixels)
             return (features.unflatten(0, clips).mean(dim=1) if clips else features).float()

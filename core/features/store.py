@@ -19,7 +19,7 @@ from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
-from ..errors import DataError, shortened
+from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.progress import part
@@ -141,6 +141,11 @@ class FeatureStore:
             ConfigError: an option is not usable; CapabilityError: the backbone has no such tap.
             DataError: the store cannot be written (no space left); what was written before stays.
         """
+        if backbone.of_parts:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' reads the parts of a sample together, for index, search and eval; give "
+                "the backbone that it stands on"
+            )
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
         tuner = self._tuner(request, batch_size)
         positions = list(range(rank(), len(items), world_size()))

@@ -40,6 +40,7 @@ class Clip(RowLoss):
         "none; the whole matrix of logits is never in memory. CoCa's losses in the same fixture are not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
+    of_products: ClassVar[bool] = True
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     label_smoothing: float = option(

@@ -12,7 +12,7 @@ Negatives" (Faghri et al. 2017, arXiv 1707.05612): an image counts by its best c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -189,22 +189,48 @@ def rankings(
         DataError: sizes disagree, a feature is not finite, or no query has a relevant item.
     """
     query_labels, gallery_labels = _checked(query, gallery, query_labels, gallery_labels)
+    distinct, place = gallery.float().unique(dim=0, return_inverse=True)  # (U, D), (G,)
+
+    def scores(some: Tensor) -> Tensor:
+        return _scores(query[some].float(), distinct, place)
+
+    how = {"one_per_label": one_per_label, "numbers_at_once": numbers_at_once}
+    return rankings_of_scores(scores, query_labels, gallery_labels, **how)
+
+
+@torch.no_grad()
+def rankings_of_scores(
+    scores: Callable[[Tensor], Tensor],
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    *,
+    one_per_label: bool = False,
+    numbers_at_once: int = NUMBERS_AT_ONCE,
+) -> Ranking:
+    """`rankings` by other scores than products of features.
+
+    Args:
+        scores: (q,) positions of queries -> (q, G).
+        query_labels: (Q,) int64. gallery_labels: (G,) int64.
+
+    Raises:
+        DataError: no query has a relevant item.
+    """
     labels, gallery_labels, count = gallery_labels.unique(return_inverse=True, return_counts=True)
     where = torch.searchsorted(labels, query_labels).clamp(max=len(labels) - 1)
     answerable = (labels[where] == query_labels).nonzero().flatten()  # (Q',)
     if not len(answerable):
         raise DataError("no query has a relevant item in the gallery; give labels that occur in both")
     if one_per_label:
-        members = torch.arange(len(labels), device=gallery.device)[:, None]  # (labels, 1)
+        members = torch.arange(len(labels), device=labels.device)[:, None]  # (labels, 1)
     else:
         members = _members(gallery_labels, count)
-    distinct, place = gallery.float().unique(dim=0, return_inverse=True)  # (U, D), (G,)
-    parts, rows = [], max(1, numbers_at_once // len(gallery))
+    parts, rows = [], max(1, numbers_at_once // len(gallery_labels))
     for some in answerable.split(rows):
-        scores = _scores(query[some].float(), distinct, place)  # (q, G)
+        found = scores(some)  # (q, G)
         if one_per_label:
-            scores = _best_of_each(scores, gallery_labels, len(labels))  # (q, labels)
-        parts.append(_ranked(scores, members[where[some]]))
+            found = _best_of_each(found, gallery_labels, len(labels))  # (q, labels)
+        parts.append(_ranked(found, members[where[some]]))
     best, last, relevant, precision = (torch.cat(column).cpu() for column in zip(*parts))
     return Ranking(answerable.cpu(), best, last, relevant, precision)
 

@@ -28,6 +28,8 @@ from .wanted import Facts
 FORMAT = 1
 FACTS, VECTORS_FILE = "index.json", "index.faiss"
 FILES = (VECTORS_FILE, ENTRIES, OFFSETS)
+PARTS, PART_COUNTS = "parts.f32", "parts.counts"
+"""Features of the parts of each entry, and how many it has, where candidates are ranked again by these."""
 CHUNK_BYTES = 1 << 22
 OLD = "-old"
 
@@ -65,9 +67,13 @@ class IndexBuilder:
             self._claim = claimed(self._folder / MARKER)
             self._entries, self._facts = EntryWriter(self._folder), Facts()
             self._vectors = (self._folder / "vectors").open("wb")
+        self._parts: tuple[Any, ...] = ()
 
-    def add(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
+    def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.
+
+        Args:
+            parts: for each of all rows, or for none, (T, D) float32 features of its parts.
 
         Raises:
             DataError: they cannot be written.
@@ -79,6 +85,11 @@ class IndexBuilder:
             self._entries.add(entries)
             for entry in entries:
                 self._facts.add(entry)
+            if parts and not self._parts:
+                self._parts = tuple((self._folder / name).open("wb") for name in (PARTS, PART_COUNTS))
+            for some in parts:
+                self._parts[0].write(np.ascontiguousarray(some, "<f4"))
+                self._parts[1].write(np.array(len(some), "<u4").tobytes())
 
     def finish(self, facts: dict[str, Any]) -> Path:
         """Build the index and put the folder in its place.
@@ -95,10 +106,13 @@ class IndexBuilder:
         try:
             self._vectors.close()
             self._entries.close()
+            for file in self._parts:
+                file.close()
             index = built(self.kind, self._folder / "vectors", rows, self.dims)
             (self._folder / "vectors").unlink()
             faiss_library().write_index(index, str(self._folder / VECTORS_FILE))
-            written = {name: facts_of(self._folder / name) for name in FILES}
+            names = (*FILES, *((PARTS, PART_COUNTS) if self._parts else ()))
+            written = {name: facts_of(self._folder / name) for name in names}
             of_index = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
             of_index |= {"about": about} if (about := self._facts.summary()) else {}
             text = json_text({**of_index, **facts, "files": written}, indent=2)
@@ -112,7 +126,7 @@ class IndexBuilder:
 
     def discard(self) -> None:
         """Take away what is unfinished; after `finish` there is nothing to do."""
-        for file in (self._vectors, self._entries, self._claim):
+        for file in (self._vectors, self._entries, self._claim, *self._parts):
             with suppress(OSError):  # a full disk shows once more when a file is closed; the error says so
                 file.close()
         if not self._folder.exists():

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ... import __version__
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..errors import CapabilityError, DataError
 from ..features.nearest import faiss_library
-from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
+from .build import FACTS, FILES, FORMAT, PART_COUNTS, PARTS, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
 from .image_reader import ImageReader
 from .kinds import KINDS, look_further
@@ -73,7 +74,7 @@ class RetrievalIndex:
         """
         path = Path(path)
         info = _info(path)
-        for name in FILES:
+        for name in (*FILES, *(name for name in (PARTS, PART_COUNTS) if name in info["files"])):
             if not (path / name).is_file():
                 raise DataError(f"{path / name}: missing; copy the whole folder, or make the index again")
             if facts_of(path / name) != info["files"].get(name):
@@ -150,6 +151,25 @@ class RetrievalIndex:
         if hasattr(self._rows, "make_direct_map"):
             self._rows.make_direct_map()
         return np.stack([self._rows.reconstruct(hit.place) for hit in hits])
+
+    def parts(self, hits: Sequence[Hit]) -> tuple[Tensor, Tensor]:
+        """(n, T, D) features of the parts of some results, zero where there is none, and (n, T) bool, which are there.
+
+        Raises:
+            DataError: the index holds none, or not those of its entries.
+        """
+        if PARTS not in self.info["files"]:
+            raise DataError(f"{self.path}: holds no features of parts; make the index again with the run")
+        counts, width = np.fromfile(self.path / PART_COUNTS, "<u4").astype(np.int64), self.info["dims"]
+        ends = counts.cumsum()
+        if len(counts) != len(self) or (self.path / PARTS).stat().st_size != 4 * width * int(ends[-1]):
+            raise damaged(self.path / PARTS, f"does not hold the parts of {len(self)} entries")
+        table = np.memmap(self.path / PARTS, "<f4", "r", shape=(int(ends[-1]), width))
+        rows = [
+            torch.from_numpy(np.array(table[ends[hit.place] - counts[hit.place] : ends[hit.place]])) for hit in hits
+        ]
+        there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(there, batch_first=True)
 
     def _nearest(self, row: np.ndarray, count: int) -> list[tuple[float, int]]:
         """(score, place), the best first."""

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 from unittest import mock
@@ -14,10 +15,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from ..backbones.heads import HeadBackbone
 from ..contracts.adapter import ABILITIES, Adapter
 from ..contracts.backbone import CAPABILITIES
 from ..contracts.features import TextClassifier
 from ..contracts.options import as_text, options_of
+from ..contracts.pair_head import PairHead
 from ..contracts.resources import IN_PLACE_OF_CHANCE, NEEDS, REQUIRED
 from ..errors import CapabilityError, ConfigError
 from .contract import differences, names_its_origin, refusal
@@ -75,6 +78,8 @@ def rules_of(method: Method) -> list:
         rules.append(the_test_images_count)
     if claims.cost_options:
         rules.append(cost_options_change_no_result)
+    if claims.of_pairs:
+        rules.append(options_of_pairs_count)
     if claims.experimental:
         rules.append(a_note_says_what_is_experimental)
     return [*rules, packages_are_declared]
@@ -237,7 +242,7 @@ def every_option_counts(method: Method) -> Iterator[str]:
     results = _Results(method)
     for option in options_of(method.cls):
         name = option.name
-        if name in method.claims.cost_options:
+        if name in method.claims.cost_options | method.claims.of_pairs:
             continue
         if name in method.counts:
             one, other = method.counts[name]
@@ -251,6 +256,34 @@ def every_option_counts(method: Method) -> Iterator[str]:
         if not any(results.change({name: value}, world) for world in (method.world, unequal) for value in tried):
             words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
             yield f"option '{name}' changes no result{words}; name it in cost_options, or give settings in counts"
+
+
+def options_of_pairs_count(method: Method) -> Iterator[str]:
+    """Those that only a fit on pairs reads change its similarities, in the settings of `counts`; a fit on classes
+    refuses them."""
+    for name in sorted(method.claims.of_pairs):
+        if name not in method.counts:
+            yield f"option '{name}' is of pairs; give settings in counts"
+            continue
+        one, other = (_similarities(method, options) for options in method.counts[name])
+        if name in method.claims.cost_options and not torch.allclose(one, other, rtol=SAME, atol=SAME):
+            yield f"option '{name}' is in cost_options, and changes similarities after a fit on pairs"
+        if name not in method.claims.cost_options and _alike(one, other):
+            yield f"option '{name}' changes no similarity after a fit on pairs"
+        did, _ = refusal(partial(method.fit, options=method.counts[name][1]), ConfigError)
+        if did:
+            yield f"option '{name}' is of pairs, and a fit on classes {did}"
+
+
+def _similarities(method: Method, options: Mapping[str, Any]) -> Tensor:
+    """(4, 3) of drawn parts with texts after a fit on drawn pairs."""
+    adapter, pairs = method.build(**options), DrawnPairs()
+    adapter.fit_pairs(pairs, method.backbone, seed=1)
+    towers = adapter.adapted(method.backbone)
+    assert isinstance(adapter, PairHead) and isinstance(towers, HeadBackbone)
+    parts = torch.randn(4, 3, method.backbone.embed_dim, generator=torch.Generator().manual_seed(0))
+    texts = [str(pairs.text("caption", row, 0)) for row in (0, 1, 5)]
+    return adapter.pair_scores(towers.base, parts, torch.ones(4, 3, dtype=torch.bool), texts)
 
 
 def cost_options_change_no_result(method: Method) -> Iterator[str]:

@@ -54,6 +54,20 @@ def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[s
     }
 
 
+def of_pairs(other: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Of heads that learn from pairs, too: another loss than CLIP's, and the training with both towers."""
+    quick = {"epochs": 2, "batch_size": 8}
+    towers = {**quick, "train_towers": True, "coef_lr": 0.1}
+    return {
+        "loss": between("loss", None, other, **quick),
+        "loss_options": between("loss_options", None, {"clip": {"label_smoothing": 0.5}}, loss="clip", **quick),
+        "train_towers": between("train_towers", False, True, **quick),
+        "coef_lr": between("coef_lr", 0.1, 0.5, **{**towers, "epochs": 1}),
+        "micro_batch_size": between("micro_batch_size", None, 4, **towers),
+        "amp": between("amp", None, "bf16", **towers),
+    }
+
+
 def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Of self-training on pseudo-labels; `many` gives ten and more per class."""
     return {
@@ -65,6 +79,7 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
 
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
+    "attention-pool": of_pairs("siglip"),
     "ape": {"w": between("w", (1.0, 0.0), (0.0, 1.0), top_q=6)},
     "ape-t": {
         "criterion": between("criterion", "text", "image_text", top_q=6, w=(1.0, 0.0)),
@@ -92,6 +107,8 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "anchor": between("anchor", 0.0, 100.0, lr=0.1, epochs=6),
     },
     "cocoop": LENGTH,
+    "clip2video": of_pairs("siglip"),
+    "clip4clip": of_pairs("siglip"),
     "coop": STARTING,
     "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
     "dmn": {
@@ -135,11 +152,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "linear-probe": {"steps": between("steps", 0, 8, ties="published")},
     "lp-plus-plus": {"accumulate": between("accumulate", True, False, alpha_every=1)},
+    "mean-pool": of_pairs("siglip"),
     "maple": {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
-    "mug": {"weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
+    "mug": {**of_pairs("teach-text"), "weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
     "proker": {
         "most_rows": between("most_rows", 1, None),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...backbones.heads import HeadBackbone
+from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.pair_head import PairParts
 from ...data.verify import check_skipped
 from ...errors import DataError
 from ...features.extract import (
@@ -29,12 +34,14 @@ from ...features.extract import (
     in_eval_mode,
     plain_encoder,
 )
-from ...features.store import FeatureStore
+from ...features.store import Extraction, FeatureStore
 from ...retrieval.image_reader import pair_item
 from ...runtime.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
 from ...runtime.progress import Reporter
 
 TEXTS_AT_ONCE = 256
+SAMPLES_AT_ONCE = 256
+"""Whose parts are held at a time."""
 
 
 class Pairs(Protocol):
@@ -47,6 +54,35 @@ class Pairs(Protocol):
 
     def load_image(self, row: int) -> Decoded:
         """Its pixels; raises DataError where they cannot be read."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Similarities of N images and M texts, each pair of which was looked at together. They lie on disk.
+
+    Args:
+        table: (N', U) of all images with the distinct texts.
+        images: (N,) int64 rows of those that could be read.
+        texts: (M,) int64 columns.
+    """
+
+    table: Tensor
+    images: Tensor
+    texts: Tensor
+
+    @staticmethod
+    def empty_table(rows: int, columns: int) -> Tensor:
+        """(rows, columns) float32 in a file that goes with the last who uses it."""
+        with tempfile.TemporaryFile() as file:
+            return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(rows, columns)))
+
+    def of_images(self, places: Tensor) -> Tensor:
+        """(n,) of N -> (n, M)."""
+        return self.table[self.images[places]][:, self.texts]
+
+    def of_texts(self, places: Tensor) -> Tensor:
+        """(m,) of M -> (m, N)."""
+        return self.table.index_select(1, self.texts[places])[self.images].T.contiguous()
 
 
 @dataclass
@@ -62,6 +98,7 @@ class PairFeatures:
         groups: N keys of images that belong together, None where an image belongs to none.
         captions: M, the texts.
         skipped: (id, reason) of images left out, with their captions.
+        scores: of a head that looks at an image and a text together; None where products of features are similarities.
     """
 
     images: Tensor
@@ -72,6 +109,7 @@ class PairFeatures:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     groups: tuple[str | None, ...] = ()
     captions: tuple[str, ...] = ()
+    scores: PairScores | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +151,11 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
     """
     check_amp(options.amp)
-    listed = distinct_images(pairs)
-    if options.store is not None:
+    listed, table = distinct_images(pairs), None
+    distinct = {text: place for place, text in enumerate(dict.fromkeys(t for _, pair in listed for t in pair.captions))}
+    if isinstance(backbone, HeadBackbone):
+        images, table, skipped = _images_by_head(backbone, pairs, listed, list(distinct), options)
+    elif options.store is not None:
         images, skipped = _stored_images(backbone, pairs, listed, options)
     else:
         with _frozen(backbone):
@@ -127,6 +168,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     captions = [(new, text) for new, place in enumerate(kept) for text in listed[place][1].captions]
     if not captions:
         raise DataError("no image has a caption, so there is nothing to retrieve; give captions")
+    columns = torch.tensor([distinct[text] for _, text in captions])
     return PairFeatures(
         images=images[kept],
         texts=_text_rows(backbone, [text for _, text in captions], options),
@@ -136,6 +178,27 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         skipped=reasons,
         groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
         captions=tuple(text for _, text in captions),
+        scores=None if table is None else PairScores(table, torch.tensor(kept), columns),
+    )
+
+
+def parts_of(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairParts:
+    """Features of the parts of the distinct images of pairs, by the store.
+
+    Args:
+        adapter: that asks for them.
+
+    Raises:
+        CapabilityError: images have no parts. DataError: over 5 % of the images cannot be read.
+    """
+    listed = distinct_images(pairs)
+    found = _stored(backbone, pairs, listed, options, parts=True)
+    check_skipped(found.skipped, len(listed))
+    adapter.check_parts(found.features)
+    features, row_of = found.features.with_parts(), {item.id: row for row, item in enumerate(found.items)}
+    image_of = {pair.id: pair.image for _, pair in listed}
+    return PairParts(
+        features.parts, features.parts_mask, {image_of[name]: row for name, row in row_of.items()}, found.skipped
     )
 
 
@@ -187,29 +250,51 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncod
 def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """The same by the feature store."""
     place_of = {pair.id: place for place, (_, pair) in enumerate(listed)}
-    items = [pair_item(pair) for _, pair in listed]
-    items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
-    data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
-    with options.reporter.task("Encoding images") as progress:
-        extraction = options.store.get_or_compute(
-            data,
-            items,
-            backbone,
-            options.transform,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            amp=options.amp,
-            progress=progress,
-        )
-    rows = torch.zeros(len(items), backbone.embed_dim)
+    extraction = _stored(backbone, pairs, listed, options)
+    rows = torch.zeros(len(listed), backbone.embed_dim)
     rows[[place_of[item.id] for item in extraction.items]] = extraction.features.unit
     return rows, {place_of[name]: reason for name, reason in extraction.skipped}
+
+
+def _stored(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding, parts: bool = False) -> Extraction:
+    """What the feature store gives of some distinct images."""
+    row_of = {pair.id: row for row, pair in listed}
+    items = [pair_item(pair) for _, pair in listed]
+    items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
+    data = DomainData(items, (), lambda item: pairs.load_image(row_of[item.id]), kind="captions")
+    store = options.store or FeatureStore()
+    how = {"batch_size": options.batch_size, "workers": options.workers, "amp": options.amp, "parts": parts}
+    with options.reporter.task("Encoding images") as progress:
+        return store.get_or_compute(data, items, backbone, options.transform, progress=progress, **how)
+
+
+def _images_by_head(
+    backbone: HeadBackbone, pairs: Pairs, listed, texts: list[str], options: PairEncoding
+) -> tuple[Tensor, Tensor | None, dict[int, str]]:
+    """As `_encoded_images` by the vectors of a head, some images at a time; and its scores with all texts (N, U), where
+    it looks at an image and a text together."""
+    head, base, failed = backbone.head, backbone.base, {}
+    vectors = torch.zeros(len(listed), backbone.embed_dim)
+    table = PairScores.empty_table(len(listed), len(texts)) if head.pairwise and texts else None
+    options = replace(options, store=options.store if backbone.frozen else FeatureStore(keep=False))
+    for start in range(0, len(listed), SAMPLES_AT_ONCE):
+        some = listed[start : start + SAMPLES_AT_ONCE]
+        place_of = {pair.id: start + place for place, (_, pair) in enumerate(some)}
+        found = _stored(base, pairs, some, options, parts=True)
+        failed.update({place_of[name]: reason for name, reason in found.skipped})
+        if not found.items:
+            continue
+        places, features = [place_of[item.id] for item in found.items], found.features.with_parts()
+        vectors[places] = head.sample_vectors(features.parts, features.parts_mask)
+        if table is not None:
+            table[places] = head.pair_scores(base, features.parts, features.parts_mask, texts)
+    return vectors, table, failed
 
 
 def _text_rows(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     """(M, D) unit rows. Equal texts share one: encoded in two batches they might differ in the last bit."""
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    if options.store is not None:
+    if options.store is not None and not isinstance(backbone, HeadBackbone):
         rows = options.store.text_features(backbone, list(distinct))
     else:
         with _frozen(backbone):

@@ -15,17 +15,20 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.items import DomainData, Questions
+from ...contracts.pair_head import PairHead, PairParts
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
+from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
+from .encoding import PairEncoding, parts_of
 from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval
 
 
@@ -133,6 +136,12 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", training, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
+    def features() -> PairParts:
+        how = PairEncoding(
+            data.transform(backbone, False), None, training.workers, training.amp, reporter, FeatureStore()
+        )
+        return parts_of(adapter, backbone, source.pairs, how)
+
     report = training.fit_pairs(
         source,
         backbone,
@@ -143,6 +152,7 @@ def train_on_pairs(
         strong_view=None if data.strong_view is None else data.strong_view(backbone),
         validate=on_val if has_val else None,
         plan=plan,
+        **({"features": features} if on_parts(adapter) else {}),
     )
     return adapter, report, adapter.adapted(backbone)
 
@@ -169,10 +179,16 @@ def scored(
         reporter=reporter,
         transform=data.transform(backbone, False),
         by_label=data.by_label,
+        store=FeatureStore() if on_parts(training.adapter) else None,
         sentences=once,
         dual_softmax=once and data.dual_softmax,
         questions=data.questions if once else None,
     )
+
+
+def on_parts(adapter: Adapter | None) -> bool:
+    """Whether a method learns pairs on stored features of parts, with which zero-shot is then scored, too."""
+    return isinstance(adapter, PairHead)
 
 
 def fitted_retrieval(

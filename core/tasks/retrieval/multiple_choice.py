@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from ...contracts.items import Questions
 from ...errors import DataError
@@ -38,12 +39,9 @@ def choice_scores(questions: Questions, features: PairFeatures) -> dict[str, Any
         raise DataError(
             f"{questions.name}: '{unknown[1]}' is not a caption of {features.ids[unknown[0]]}; read it again"
         )
-    texts = features.texts[[text_of[key] for key in keys]]  # (Q, D)
+    texts = torch.tensor([text_of[key] for key in keys])  # (Q,)
     options = torch.tensor([[row_of[option] for option in each.options] for each in asked])  # (Q, O)
-    parts = [
-        torch.einsum("qd,qod->qo", some, features.images[rows])
-        for some, rows in zip(texts.split(1024), options.split(1024))
-    ]
+    parts = [_scores(features, some, rows) for some, rows in zip(texts.split(1024), options.split(1024))]
     answers = torch.tensor([each.answer for each in asked])
     return {
         "name": questions.name,
@@ -51,6 +49,13 @@ def choice_scores(questions: Questions, features: PairFeatures) -> dict[str, Any
         "left_out": len(questions.asked) - len(asked),
         "scores": questions.metric(torch.cat(parts), answers, [each.kind for each in asked]),
     }
+
+
+def _scores(features: PairFeatures, texts: Tensor, images: Tensor) -> Tensor:
+    """(Q,) texts and the (Q, O) images of each -> (Q, O)."""
+    if features.scores is not None:
+        return features.scores.of_texts(texts).gather(1, images)
+    return torch.einsum("qd,qod->qo", features.texts[texts], features.images[images])
 
 
 def choice_section(metrics: Mapping[str, Any]) -> TableSection | None:

@@ -19,7 +19,16 @@ from ...data.verify import FileHashes, image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.intervals import share_interval, units_of
-from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, mean_recall, named_rightly
+from ...metrics.retrieval import (
+    IMAGE_TO_TEXT,
+    TEXT_TO_IMAGE,
+    Ranking,
+    image_text_rankings,
+    mean_recall,
+    named_rightly,
+    rankings_of_scores,
+)
+from ...metrics.sentence_ranks import Similarity
 from ...metrics.significance import mcnemar
 from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
@@ -108,9 +117,11 @@ def evaluate_retrieval(
     features = features_of(searched(backbone), _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None
-    rankings = image_text_rankings(
-        features.images.to(device), features.texts.to(device), features.image_of_text, labels=labels
-    )
+    if features.scores is None:
+        sides = features.images.to(device), features.texts.to(device)
+        rankings = image_text_rankings(*sides, features.image_of_text, labels=labels)
+    else:
+        rankings = _rankings_of_scores(features, labels)
     unit, number = units_of(features.groups, len(features.images))
     groups = features.groups if number < len(features.images) else None
     image_of = {IMAGE_TO_TEXT: torch.arange(len(features.images)), TEXT_TO_IMAGE: features.image_of_text.cpu()}
@@ -127,19 +138,34 @@ def evaluate_retrieval(
         **({} if groups is None else {"groups": number}),
     }
     right = None
-    if features.labels is not None and not by_label:
+    if features.labels is not None and not by_label and features.scores is None:
         right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
         told["accuracy"] = float(right.float().mean())
         told["intervals"]["accuracy"] = share_interval(right, groups)
     several = None
     if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
-        sides = features.images.to(device), features.texts.to(device), features.image_of_text
-        several = sentence_scores(*sides, backbone.logit_scale, dual_softmax)
+        several = sentence_scores(_similarity(features, device), backbone.logit_scale, dual_softmax)
     choices = None if questions is None else choice_scores(questions, features)
     further = {"sentences": several, "choices": choices}
     metrics = RetrievalMetrics.from_json(told)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
+
+
+def _rankings_of_scores(features: PairFeatures, labels: torch.Tensor | None) -> dict[str, Ranking]:
+    """As `image_text_rankings`, by the scores of pairs."""
+    of_images = torch.arange(len(features.images)) if labels is None else labels
+    of_texts = features.image_of_text if labels is None else labels[features.image_of_text]
+    return {
+        IMAGE_TO_TEXT: rankings_of_scores(features.scores.of_images, of_images, of_texts),
+        TEXT_TO_IMAGE: rankings_of_scores(features.scores.of_texts, of_texts, of_images),
+    }
+
+
+def _similarity(features: PairFeatures, device: torch.device) -> Similarity:
+    if features.scores is None:
+        return Similarity.of_features(features.texts.to(device), features.images.to(device), features.image_of_text)
+    return Similarity(features.scores.of_texts, features.image_of_text, len(features.images))
 
 
 def _labels(features: PairFeatures) -> torch.Tensor:

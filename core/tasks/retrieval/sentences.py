@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.sentence_ranks import BEST_SENTENCE, OWN_SENTENCES, TIES, Similarity, sentence_video_metrics
@@ -37,17 +36,13 @@ RULES = (
 READS_ALL = "the dual softmax reads all queries before it answers one, so a single search does not reach these figures"
 
 
-def sentence_scores(
-    images: Tensor, texts: Tensor, image_of_text: Tensor, scale: float, dual_softmax: bool
-) -> dict[str, dict[str, float]]:
+def sentence_scores(plain: Similarity, scale: float, dual_softmax: bool) -> dict[str, dict[str, float]]:
     """{way: {"r1", "r5", "r10", "median_rank", "mean_rank"}}, ways as in `WAYS`, and "dual_softmax/" and the way.
 
     Args:
-        images: (N, D) unit. texts: (M, D) unit.
-        image_of_text: (M,) int64.
-        scale: what cosines are multiplied by before a softmax.
+        plain: of texts and images.
+        scale: what similarities are multiplied by before a softmax.
     """
-    plain = Similarity.of_features(texts, images, image_of_text)
     found = _of_ways({TEXT_TO_IMAGE: plain, IMAGE_TO_TEXT: plain})
     if dual_softmax:
         dual = {side: plain.dual_softmax(scale, side) for side in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)}

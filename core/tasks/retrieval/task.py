@@ -20,6 +20,7 @@ from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
+from ...registry import catalogue
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
@@ -74,10 +75,17 @@ class Retrieval(TowerTraining):
     }
     default_adapter: ClassVar = "lora"
     default_loss: ClassVar = "clip"
-    cannot_learn: ClassVar = "adapter '{}' cannot learn from pairs; use full, lora or lit"
+    on_parts: ClassVar = True
     names_nothing: ClassVar = (
         "its model names no classes; find images with it: vladapt index IMAGES --backbone {} --out INDEX"
     )
+
+    @property
+    def cannot_learn(self) -> str:
+        """Names what the domain has of its own for pairs, by what each method can."""
+        own = [name for name, entry in catalogue.adapters().items() if self.domain and entry.domain == self.domain.name]
+        able = filter(self.learns, own)
+        return f"adapter '{{}}' cannot learn from pairs; use {', '.join([*able, 'full', 'lora'])} or lit"
 
     def prepared(self, recipe: Recipe) -> Recipe:
         if recipe.adapter_name == ZERO_SHOT:

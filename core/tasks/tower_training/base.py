@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...backbones.heads import towers_in
 from ...backbones.load import announced
 from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
+from ...contracts.pair_head import PairHead
 from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
@@ -58,6 +60,7 @@ class TowerTraining(Task):
         default_adapter: where none is given.
         default_loss: of methods that name none; "" for none.
         cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
+        on_parts: whether methods are taken that learn on stored features of parts (`PairHead`), in place of towers.
         names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
         comparison: what its metrics are read as.
         places: where the report of a fit shows sections of judgements itself; those of other places come last.
@@ -69,6 +72,7 @@ class TowerTraining(Task):
     default_adapter: ClassVar[str]
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
+    on_parts: ClassVar[bool] = False
     names_nothing: ClassVar[str]
     comparison: ClassVar[type[TowerComparison]]
     places: ClassVar[frozenset[Place]] = frozenset()
@@ -232,8 +236,13 @@ class TowerTraining(Task):
 
     def check_learns(self, name: str) -> None:
         """Raise CapabilityError where a method trains no towers; zero-shot needs not."""
-        if name != ZERO_SHOT and "pairs" not in adapter_class(name).can:
+        if name != ZERO_SHOT and not self.learns(name):
             raise CapabilityError(self.cannot_learn.format(name))
+
+    def learns(self, name: str) -> bool:
+        """Whether a method of this name can be fitted here."""
+        method = adapter_class(name)
+        return "pairs" in method.can and (self.on_parts or not issubclass(method, PairHead))
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         check_named(recipe, [recipe.adapter_name])
@@ -253,7 +262,7 @@ class TowerTraining(Task):
         towers = self.towers(use.run, backbone)
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
-        sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
+        sides = {"before": backbone, "after": towers_in(towers), "scores_before": before, "scores_after": after}
         sides |= {"use": use, "adapter": None}
         findings, notes = self._judged(recipe, data, metrics, reporter, EVAL, use.judging, **sides)
         skipped = _listed(source.skipped, after.skipped)
@@ -304,7 +313,10 @@ class TowerTraining(Task):
 
     def _with_findings(self, recipe: Recipe, data: Any, done: FittedTowers, reporter: Reporter) -> FittedTowers:
         """The fit with what the task's judgements say of it."""
-        started, sides = time.monotonic(), {"before": done.backbone, "after": done.towers, "adapter": done.adapter}
+        started, sides = (
+            time.monotonic(),
+            {"before": done.backbone, "after": towers_in(done.towers), "adapter": done.adapter},
+        )
         sides |= {"scores_before": done.before, "scores_after": done.after}
         findings, notes = self._judged(recipe, data, done.metrics, reporter, FIT, recipe.task_options, **sides)
         seconds = done.seconds + time.monotonic() - started

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import option
 from ._frames import masked_mean
-from ._text_head import TunedTextHead
+from ._pairs import TunedPairHead
 
 
 class GatedAttention(nn.Module):
@@ -40,7 +40,7 @@ class GatedAttention(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class AttentionPool(TunedTextHead):
+class AttentionPool(TunedPairHead):
     """Attention-based Deep Multiple Instance Learning (Ilse, Tomczak and Welling, 2018, arXiv 1802.04712), over the
     frames of a clip: the gated attention of its equation 9 says how much each frame counts.
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import TextClassifier, option
+from ....core.contracts import Backbone, TextClassifier, option
 from ._axes import Axes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
-from ._text_head import Step, TextHead
-from ._text_tokens import class_texts, token_features
+from ._pairs import PairTextHead
+from ._text_head import Step
+from ._text_tokens import Sentences, class_texts, token_features
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table, take_text_blocks, text_positions
 
 CENTRE_STD = 64**-0.5
@@ -139,7 +140,7 @@ class Clip2VideoNetwork(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class Clip2video(TextHead):
+class Clip2video(PairTextHead):
     """CLIP2Video: Mastering Video-Text Retrieval via Image CLIP (Fang et al., 2021, arXiv 2106.11097), on stored frame
     features, with the features of the tokens of a class's first text.
 
@@ -174,7 +175,8 @@ class Clip2video(TextHead):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
     places: ClassVar[int] = POSITIONS
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "tokens", "token_mask")
+    reads_tokens: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (*PairTextHead.state, "tokens", "token_mask")
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
@@ -198,6 +200,9 @@ class Clip2video(TextHead):
 
     def _prepare(self, network: Clip2VideoNetwork, backbone, classifier, resources) -> list[str]:
         self._read_texts(backbone, classifier)
+        return super()._prepare(network, backbone, classifier, resources)
+
+    def _start(self, network: Clip2VideoNetwork, backbone: Backbone | None) -> list[str]:
         difference, alignment = network.difference, network.alignment
         further = [getattr(difference, "frame2t_attention", None), getattr(alignment, "actionClip", None)]
         lists = [difference.transformerClip.resblocks, *(each.resblocks for each in further if each is not None)]
@@ -217,15 +222,9 @@ class Clip2video(TextHead):
 
     def _both(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) logits by the whole, and by what is aligned."""
-        network = self._net
-        whole = network.difference(frames, mask) @ self.text.T
-        aligned = network.alignment.of_clips(frames, mask, network.difference)
-        return self.logit_scale * whole, self.logit_scale * aligned @ self._aligned_texts().T
-
-    def _aligned_texts(self) -> Tensor:
-        """(C, W) unit."""
-        network = self._net
-        return network.alignment.align(network.difference.axes.enter(self.tokens), self.token_mask)
+        texts = self._of_sentences(Sentences(self.text, self.tokens, self.token_mask))
+        whole, aligned = (clips @ rows.T for clips, rows in zip(self._of_clips(frames, mask), texts))
+        return self.logit_scale * whole, self.logit_scale * aligned
 
     def _scores(self, frames: Tensor, mask: Tensor) -> Tensor:
         whole, aligned = self._both(frames, mask)
@@ -238,3 +237,22 @@ class Clip2video(TextHead):
     def _rename(self, backbone, classifier: TextClassifier) -> None:
         super()._rename(backbone, classifier)
         self._read_texts(backbone, classifier)
+
+    # of pairs
+
+    @property
+    def branches(self) -> tuple[float, ...]:
+        return self.center_weight, 1 - self.center_weight
+
+    def _without_classes(self, backbone: Backbone) -> None:
+        super()._without_classes(backbone)
+        self.tokens, self.token_mask = self.text[:, None], self.text.new_zeros(0, 1, dtype=torch.bool)
+
+    def _of_clips(self, frames: Tensor, mask: Tensor) -> list[Tensor]:
+        difference, alignment = self._net.difference, self._net.alignment
+        return [difference(frames, mask), alignment.of_clips(frames, mask, difference)]
+
+    def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
+        network = self._net
+        tokens = network.difference.axes.enter(sentences.tokens)
+        return [sentences.whole, network.alignment.align(tokens, sentences.words)]

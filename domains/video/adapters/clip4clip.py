@@ -12,7 +12,9 @@ from ....core.contracts import Backbone, option
 from ._axes import Axes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
-from ._text_head import Step, TextHead
+from ._pairs import PairTextHead
+from ._text_head import Step
+from ._text_tokens import Sentences
 from ._transformer import (
     QuickGELU,
     Transformer,
@@ -82,7 +84,7 @@ class TightTransformer(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class Clip4clip(TextHead):
+class Clip4clip(PairTextHead):
     """CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval (Luo et al., 2021, arXiv 2104.08860):
     its three ways to look at the order of frames, on stored features. Its meanP is `mean-pool`.
 
@@ -149,11 +151,30 @@ class Clip4clip(TextHead):
     def _scores(self, frames: Tensor, mask: Tensor) -> Tensor:
         if self.sim_header != "tightTransf":
             return super()._scores(frames, mask)
-        rows = self.text if self.negative is None else torch.cat([self.text, self.negative])
-        at_once = len(rows)
-        if not torch.is_grad_enabled():
-            at_once = max(1, PAIR_TOKENS // (len(frames) * (1 + frames.shape[1])))
-        scores = torch.cat([self._net(frames, mask, some) for some in rows.split(at_once)], dim=1)
+        scores = self._together(
+            frames, mask, self.text if self.negative is None else torch.cat([self.text, self.negative])
+        )
         if self.negative is not None:
             return scores[:, : len(self.text)] - scores[:, len(self.text) :]
         return scores + self.offset
+
+    def _together(self, frames: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """tightTransf: (B, N) logits of clips and texts (N, D)."""
+        at_once = len(rows)
+        if not torch.is_grad_enabled():
+            at_once = max(1, PAIR_TOKENS // (len(frames) * (1 + frames.shape[1])))
+        return torch.cat([self._net(frames, mask, some) for some in rows.split(at_once)], dim=1)
+
+    # of pairs
+
+    @property
+    def pairwise(self) -> bool:
+        return self.sim_header == "tightTransf"
+
+    def scale_of(self, towers: Tensor) -> Tensor:
+        return torch.ones_like(towers) if self.pairwise else towers  # what the cross encoder gives are logits
+
+    def _pair_scores(self, frames: Tensor, mask: Tensor, sentences: Sentences) -> Tensor:
+        if not self.pairwise:
+            return super()._pair_scores(frames, mask, sentences)
+        return self._together(frames, mask, sentences.whole)

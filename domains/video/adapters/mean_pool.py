@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import option
 from ._frames import average_of_unit, masked_mean
-from ._text_head import TunedTextHead
+from ._pairs import TunedPairHead
 
 
 class FrameAverage(nn.Module):
@@ -29,7 +29,7 @@ class FrameAverage(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class MeanPool(TunedTextHead):
+class MeanPool(TunedPairHead):
     """Frame averaging, the baseline of every temporal method: the meanP of CLIP4Clip (Luo et al., 2021,
     arXiv 2104.08860) normalises frames, averages them and normalises the mean; ViFi-CLIP (Rasheed et al., 2022, arXiv
     2212.03640) averages them as they are (`unit_frames=false`).
@@ -54,7 +54,7 @@ class MeanPool(TunedTextHead):
     differs: ClassVar[str] = (
         "a residual of each class text is learned from the shots; `tune_text=false` is the published method"
     )
-    state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedTextHead.state if name != "weights")
+    state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedPairHead.state if name != "weights")
 
     unit_frames: bool = option(True, "normalise frames before they are averaged, as CLIP4Clip does")
 

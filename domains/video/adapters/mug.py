@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ....core.contracts import TextClassifier, option
 from ._matching import matching_loss
-from ._text_head import ROWS_AT_ONCE, Step, TunedTextHead
-from ._text_tokens import class_texts, token_features
+from ._pairs import TunedPairHead
+from ._text_head import ROWS_AT_ONCE, Step
+from ._text_tokens import Sentences, class_texts, token_features
 
 ENTRIES = 1 << 24
 """Cosines of tokens with frames that are held at once, where no gradient is wanted."""
@@ -85,7 +86,7 @@ class Guidance(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class Mug(TunedTextHead):
+class Mug(TunedPairHead):
     """The mutual-guided alignment of Mug-STAN: Adapting Image-Language Pretrained Models for General Video
     Understanding (Liu et al., 2023, arXiv 2311.15075), on stored frame features, with the features of the tokens of a
     class's first text.
@@ -116,7 +117,8 @@ class Mug(TunedTextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
-    state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "tokens", "words")
+    reads_tokens: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words")
 
     mode: str = option(
         "simple", "how tokens and frames guide each other", choices=("simple", "full", "frame_text", "wti")
@@ -135,14 +137,16 @@ class Mug(TunedTextHead):
         self.tokens, self.words = tokens.to(self.text.device), words.to(self.text.device)
 
     def _scores(self, frames: Tensor, mask: Tensor) -> Tensor:
-        lengths = self.tokens.norm(dim=-1, keepdim=True)
-        tokens = self.tokens + lengths * self.residual[:, None]
+        return self.logit_scale * self._guided(frames, mask, self.tokens, self.words, self.residual) + self.offset
+
+    def _guided(self, frames: Tensor, mask: Tensor, tokens: Tensor, words: Tensor, added: Tensor) -> Tensor:
+        """(B, N) similarities of clips and texts, whose unit tokens (N, L, D) have something added (N, D)."""
+        tokens = tokens + tokens.norm(dim=-1, keepdim=True) * added[:, None]
         at_once = len(tokens)
         if not torch.is_grad_enabled():
             at_once = max(1, ENTRIES // (ROWS_AT_ONCE * frames.shape[1] * tokens.shape[1]))
-        pairs = zip(tokens.split(at_once), self.words.split(at_once))
-        cosines = torch.cat([self._net(*some, frames, mask) for some in pairs])  # (C, B)
-        return self.logit_scale * cosines.T + self.offset
+        pairs = zip(tokens.split(at_once), words.split(at_once))
+        return torch.cat([self._net(*some, frames, mask) for some in pairs]).T
 
     def _step_loss(self, step: Step) -> Tensor:
         return 2 * matching_loss(self._scores(step.frames, step.mask), step.labels, step.priors)
@@ -150,3 +154,21 @@ class Mug(TunedTextHead):
     def _rename(self, backbone, classifier: TextClassifier) -> None:
         super()._rename(backbone, classifier)
         self._read_texts(backbone, classifier)
+
+    # of pairs
+
+    @property
+    def pairwise(self) -> bool:
+        return True
+
+    @property
+    def branches(self) -> tuple[float, ...]:
+        """The published loss is the sum of both directions, of which others take the mean."""
+        return (2.0,)
+
+    def _without_classes(self, backbone) -> None:
+        super()._without_classes(backbone)
+        self.tokens, self.words = self.text[:, None], self.text.new_zeros(0, 1, dtype=torch.bool)
+
+    def _pair_scores(self, frames: Tensor, mask: Tensor, sentences: Sentences) -> Tensor:
+        return self._guided(frames, mask, sentences.tokens, sentences.words, self._added(sentences))

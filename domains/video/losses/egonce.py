@@ -39,6 +39,7 @@ class Egonce(Loss):
 
     differs: ClassVar[str] = "none; the released pre-training may draw the sample itself as a scene negative"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "verbs", "nouns"})
+    of_products: ClassVar[bool] = True
     outputs: ClassVar[Mapping[str, Output]] = {
         "verbs": Output("which verbs the text has", ("B", "verbs"), "raw", column="verbs"),
         "nouns": Output("which nouns the text has", ("B", "nouns"), "raw", column="nouns"),

@@ -37,6 +37,7 @@ class TeachText(Loss):
 
     differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
+    of_products: ClassVar[bool] = True
     teacher: ClassVar[str | None] = "frozen"
 
     margin: float = option(0.2, "margin by which a pair must score above others", above=0, high=100)

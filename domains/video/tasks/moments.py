@@ -68,6 +68,7 @@ class Moments(Retrieval):
     places: ClassVar = frozenset()
     options: ClassVar = MomentOptions
     needs_domain: ClassVar = True
+    on_parts: ClassVar = False
     deciding: ClassVar = DECIDING
     at_prediction: ClassVar = frozenset({"classes", "workers", "batch_size", "top"})
     row_files: ClassVar = (".csv", ".jsonl")

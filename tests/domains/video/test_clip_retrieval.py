@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from io import StringIO
 
 import numpy as np
@@ -12,8 +16,12 @@ from PIL import Image
 from rich.console import Console
 
 import vladapt
-from vladapt.core.errors import DataError
+from vladapt.core.engine.index import index
+from vladapt.core.engine.search import search
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_adapter
+from vladapt.core.retrieval import RetrievalIndex
 from vladapt.core.tasks.retrieval.multiple_choice import choice_scores
 from vladapt.core.tasks.retrieval.task import Retrieval
 from vladapt.domains.video import Video
@@ -135,7 +143,7 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
 
     class Features:
         images, texts, image_of_text = torch.eye(len(ids)), torch.eye(len(ids)), torch.arange(len(ids))
-        captions = tuple(item.captions()[0] for item in data.items)
+        captions, scores = tuple(item.captions()[0] for item in data.items), None
 
     Features.ids = ids
     told = choice_scores(data.questions, Features)
@@ -163,3 +171,153 @@ def test_questions_of_another_form_are_one_line(folder, changes, words):
     with pytest.raises(DataError, match=words) as caught:
         Video().read(path, "retrieval")
     assert "\n" not in str(caught.value)
+
+
+# heads that learn from pairs ------------------------------------------------------------------------------------------
+
+HEADS = {"clip4clip": {"layers": 1}, "clip2video": {"layers": 1}, "mug": {}}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def heads(folder, small_clip_spec, tmp_path_factory, cache):
+    """A run of each; clips and sentences go through the towers once for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLADAPT_CACHE", str(cache))
+        return {
+            name: vladapt.fit(
+                domain="video",
+                task="retrieval",
+                data={"path": str(folder / "captions.csv"), "frames": 3},
+                adapter={"name": name, "epochs": 2, **options},
+                backbone=small_clip_spec,
+                seed=1,
+                out=str(tmp_path_factory.mktemp("runs")),
+                dual_softmax=True,
+            )
+            for name, options in HEADS.items()
+        }
+
+
+@pytest.fixture
+def features(folder, small_clip):
+    """Frames of the test clips, and their sentences."""
+    data = Video().read(folder / "captions.csv", "retrieval", frames=3)
+    transform = Video().transforms(small_clip, False)
+    test = [item for item in data.items if item.split == "test"]
+    with torch.no_grad():
+        parts = torch.stack([small_clip.encode_image(transform(data.load(each)), normalize=False) for each in test])
+    return test, parts, torch.ones(parts.shape[:2], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_scored_by_its_own_similarity(name, heads, features, small_clip):
+    """All pairs, as the saved head scores them one by one; twice with the dual softmax."""
+    done = heads[name]
+    adapter, (test, parts, mask) = load_adapter(done.run / "adapter.safetensors", small_clip), features
+    texts = [text for item in test for text in item.captions()]
+    scores = torch.stack([adapter.pair_scores(small_clip, parts, mask, [text])[:, 0] for text in texts])  # (M, N)
+    own = torch.tensor([place for place, item in enumerate(test) for _ in item.captions()])
+    rank = (scores >= scores.gather(1, own[:, None]) - 1e-7).sum(dim=1)
+    assert done.metrics["adapted"]["text_to_image/mean_rank"] == pytest.approx(float(rank.float().mean()))
+    told = done.metrics["sentences"]["adapted"]
+    assert "dual_softmax/text_to_image" in told
+    dual = scores * (float(adapter.logit_scale) * scores).softmax(dim=0)
+    order = (dual > dual.gather(1, own[:, None])).sum(dim=1) + (
+        (dual == dual.gather(1, own[:, None])).sum(dim=1) + 1
+    ) / 2
+    assert told["dual_softmax/text_to_image"]["mean_rank"] == pytest.approx(float(order.mean()), abs=1e-6)
+    zero_shot = {key: each.metrics["zero_shot"] for key, each in heads.items()}
+    assert zero_shot[name] == zero_shot["mug"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_answers_the_questions_of_egomcq(name, heads, folder, small_clip, monkeypatch, cache):
+    monkeypatch.setenv("VLADAPT_CACHE", str(cache))
+    asked = vladapt.evaluate(heads[name].run, data=str(folder / "egomcq.json"))
+    data = Video().read(folder / "egomcq.json", "retrieval", frames=3)
+    adapter, transform = (
+        load_adapter(heads[name].run / "adapter.safetensors", small_clip),
+        Video().transforms(small_clip, False),
+    )
+    right = []
+    with torch.no_grad():
+        of = {i.id: small_clip.encode_image(transform(data.load(i)), normalize=False)[None] for i in data.items}
+        for each in data.questions.asked:
+            there = torch.ones(1, 3, dtype=torch.bool)
+            near = [float(adapter.pair_scores(small_clip, of[option], there, [each.text])) for option in each.options]
+            right.append(float(near.index(max(near)) == each.answer))
+    scores = {"inter": (right[0] + right[2]) / 2, "intra": (right[1] + right[3]) / 2}
+    assert asked["multiple_choice"]["adapted"]["scores"] == scores
+
+
+@pytest.fixture
+def indexed(heads, features, tmp_path, monkeypatch, cache):
+    """indexed(name): an index of the test clips, whole, by the run of a head as its backbone."""
+    pytest.importorskip("faiss", reason="extra retrieval is not installed")
+    monkeypatch.setenv("VLADAPT_CACHE", str(cache))
+
+    def make(name):
+        recipe = resolve(flags={"domain": "video", "backbone": str(heads[name].run), "data": {"frames": 3}})
+        made = index(recipe, tmp_path / name, images=[item.source for item in features[0]])
+        assert (made.entries, made.encoded) == (len(features[0]), 0), "their frames were encoded in the fit"
+        return made.index
+
+    return make
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_an_index_of_whole_clips_is_searched_by_the_head(name, heads, indexed, features, small_clip):
+    """By its vectors, or, where it looks at both sides, the first K again by its scores."""
+    place, (test, parts, mask) = indexed(name), features
+    adapter = load_adapter(heads[name].run / "adapter.safetensors", small_clip)
+    scores = adapter.pair_scores(small_clip, parts, mask, [SAID[4]])[:, 0]
+    best = scores.argsort(descending=True).tolist()
+    found = search(place, SAID[4], top=3, candidates=99 if adapter.pairwise else None)
+    assert [hit.entry.source for hit in found.hits] == [str(test[row].source) for row in best[:3]]
+    assert [hit.score for hit in found.hits] == pytest.approx(scores[best[:3]].tolist(), abs=1e-5)
+    shown = search(place, image=test[2].source).hits[0]
+    assert shown.entry.source == str(test[2].source) and shown.score == pytest.approx(1.0, abs=1e-5)
+    if not adapter.pairwise:
+        assert found.reranked is None
+        with pytest.raises(ConfigError, match="--candidates 5: .* is searched by vectors alone here; omit it"):
+            search(place, SAID[4], candidates=5)
+        return
+    assert (found.reranked.method, found.reranked.candidates) == (name, len(test))
+    one = search(place, SAID[4], top=1, candidates=1).hits
+    first = RetrievalIndex.open(place).search(small_clip.encode_text([SAID[4]])[0], 1)
+    assert [hit.entry for hit in one] == [hit.entry for hit in first], "the first stage is that of the towers"
+    with pytest.raises(ConfigError, match="--candidates 0: give 1 or more"):
+        search(place, SAID[4], candidates=0)
+
+
+def test_an_index_of_a_head_is_searched_in_another_process(indexed, tmp_path):
+    place = indexed("mug")
+    command = [sys.executable, "-m", "vladapt", "search", str(place), SAID[4], "--top", "2"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"The nearest \d+ in \d+\.\d ms, ranked again by mug in \d+\.\d ms\.", told)
+    found = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    here = search(place, SAID[4], top=2)
+    assert [hit["source"] for hit in found["hits"]] == [hit.entry.source for hit in here.hits]
+    assert found["reranked"].keys() == {"method", "candidates", "first_ms", "rerank_ms"}
+    (place / "parts.counts").write_bytes(b"\0" * 4)
+    with pytest.raises(DataError, match=r"parts\.counts: damaged, not what was written"):
+        search(place, SAID[4])
+
+
+def test_a_head_is_no_backbone_of_other_methods(heads, folder, monkeypatch, cache):
+    monkeypatch.setenv("VLADAPT_CACHE", str(cache))
+    data = {"path": str(folder / "captions.csv"), "frames": 3}
+    with pytest.raises(CapabilityError, match="reads the parts of a sample together, for index, search and eval"):
+        vladapt.fit(domain="video", task="retrieval", data=data, adapter="mean-pool", backbone=str(heads["mug"].run))
+
+
+def test_a_run_without_its_adapter_is_one_line(heads, tmp_path):
+    shutil.copytree(heads["mug"].run, tmp_path / "run")
+    (tmp_path / "run" / "adapter.safetensors").unlink()
+    with pytest.raises(DataError, match=r"needs adapter\.safetensors beside it; copy the whole folder of the run"):
+        vladapt.load_backbone(str(tmp_path / "run"))

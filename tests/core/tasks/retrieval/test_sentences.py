@@ -33,17 +33,20 @@ def test_a_dual_softmax_takes_back_what_fits_every_query():
     """The first image is the nearest of every text; the softmax over texts leaves it to the one that fits it best."""
     images = torch.eye(2)
     texts = torch.tensor([[0.9, 0.1], [0.6, 0.5]])
-    scores = sentence_scores(images, texts, torch.arange(2), 10.0, dual_softmax=True)
+    scores = sentence_scores(Similarity.of_features(texts, images, torch.arange(2)), 10.0, dual_softmax=True)
     assert scores[TEXT_TO_IMAGE]["r1"] == 0.5 and scores[f"{DUAL}/{TEXT_TO_IMAGE}"]["r1"] == 1.0
     assert scores[TEXT_TO_IMAGE]["mean_rank"] == 1.5 and scores[f"{DUAL}/{TEXT_TO_IMAGE}"]["mean_rank"] == 1.0
-    assert not any(way.startswith(DUAL) for way in sentence_scores(images, texts, torch.arange(2), 10.0, False))
+    assert not any(
+        way.startswith(DUAL)
+        for way in sentence_scores(Similarity.of_features(texts, images, torch.arange(2)), 10.0, False)
+    )
 
 
 def test_equal_features_have_equal_ranks_wherever_they_stand():
     generator = torch.Generator().manual_seed(3)
     row = torch.nn.functional.normalize(torch.randn(64, generator=generator), dim=0)
     images, texts = row.repeat(37, 1), row.repeat(53, 1)
-    scores = sentence_scores(images, texts, torch.arange(53) % 37, 100.0, dual_softmax=True)
+    scores = sentence_scores(Similarity.of_features(texts, images, torch.arange(53) % 37), 100.0, dual_softmax=True)
     assert all(way["r1"] == 0 for way in scores.values())
     assert scores[TEXT_TO_IMAGE]["mean_rank"] == 19 and scores[f"{IMAGE_TO_TEXT}/{OWN_SENTENCES}"]["mean_rank"] == 27
 
@@ -51,7 +54,7 @@ def test_equal_features_have_equal_ranks_wherever_they_stand():
 def test_tables_say_how_ties_count_and_what_reads_all_queries():
     generator = torch.Generator().manual_seed(0)
     images, texts = (torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (4, 8))
-    told = sentence_scores(images, texts, torch.arange(8) % 4, 10.0, dual_softmax=True)
+    told = sentence_scores(Similarity.of_features(texts, images, torch.arange(8) % 4), 10.0, dual_softmax=True)
     metrics = {KEY: {"adapted": told, "zero_shot": told}}
     section, table = sentence_section(metrics), sentence_table(metrics)
     assert len(section.rows) == table.row_count == 12

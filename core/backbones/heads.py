@@ -1,0 +1,134 @@
+"""Towers seen through a head that learned pairs on the features of parts: what its samples and texts are found by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts.adapter import Adapter
+from ..contracts.backbone import Backbone
+from ..contracts.images import ImageSize, as_image_size
+from ..contracts.pair_head import PairHead
+from ..errors import CapabilityError, DataError
+from ..registry.build import load_adapter
+from .finders import TAKEN_OVER, digest_of
+
+FAMILY = "heads"
+ADAPTER = "adapter.safetensors"
+"""The fitted head of a run, beside the file that names its backbone."""
+
+
+class HeadBackbone(Backbone):
+    """What a run of such a head is as a backbone. It encodes, and does no more: a sample is encoded from the features
+    of its parts, an image as a sample of one part.
+
+    Args:
+        base: whose towers give the features, those of the fit.
+        head: a fitted adapter.
+        spec: by which it is loaded again.
+
+    Attributes:
+        frozen: whether the towers are those that the head was given, so that their features are worth keeping.
+    """
+
+    family = FAMILY
+    capabilities = frozenset()
+    of_parts = True
+
+    def __init__(self, base: Backbone, head: Any, spec: str | None = None):
+        self.base, self.head, self.frozen = base, head, not head.changed
+        for name in TAKEN_OVER:
+            setattr(self, name, getattr(base, name))
+        self.spec = base.spec if spec is None else spec
+        self.embed_dim = head.found_dim
+        told = f"{base.fingerprint} {head.name} {sorted(head.options.items())} {digest_of(_learned(head))}"
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[: len(base.fingerprint)]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.base.model
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return torch.tensor(float(self.head.logit_scale))
+
+    def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
+        return self.base.preprocess(train)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return self.base.tokenize(texts)
+
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        return self.base.token_mask(tokens)
+
+    def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+        """(B, 3, S, S), or (B, T, 3, S, S) of parts -> (B, E) unit, whether that is asked for or not."""
+        clips = pixels if pixels.ndim == 5 else pixels[:, None]
+        parts = self.base.encode_image(clips.flatten(0, 1), normalize=False).unflatten(0, clips.shape[:2])
+        return self.head.sample_vectors(parts, torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device))
+
+    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+        """Texts -> (N, E) unit, whether that is asked for or not.
+
+        Raises:
+            CapabilityError: tokens in place of texts.
+        """
+        if isinstance(texts, Tensor):
+            raise CapabilityError(f"adapter '{self.head.name}' reads texts, not tokens; index and search with the run")
+        return self.head.text_vectors(self.base, texts)
+
+    def save_companions(self, folder: Path) -> None:
+        """Nothing: its backbone is found by its spec."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How it is built again."""
+        return {"backbone": self.base.spec, "image_size": self.base.image_size}
+
+
+def towers_in(backbone: Backbone) -> Backbone:
+    """The towers alone, where a head stands on them."""
+    return backbone.base if isinstance(backbone, HeadBackbone) else backbone
+
+
+def rebuild(
+    description: dict[str, Any], path: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> Backbone:
+    """The backbone of a run's folder.
+
+    Args:
+        description: of `HeadBackbone`.
+        path: of the file that has it; the fitted adapter lies beside it.
+
+    Raises:
+        DataError: there is no such adapter, or it compares no samples with texts.
+        CapabilityError: its backbone is not installed here, or another one.
+    """
+    from .load import load_backbone
+
+    file = path.parent / ADAPTER
+    if not file.is_file():
+        raise DataError(f"--backbone {path}: needs {file.name} beside it; copy the whole folder of the run")
+    base = load_backbone(description["backbone"], device, image_size or as_image_size(description["image_size"]))
+    adapter = load_adapter(file, base)
+    if not isinstance(adapter, PairHead):
+        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
+    made = adapter.adapted(base)
+    made.spec = spec
+    return made
+
+
+def _learned(head: Adapter) -> dict[str, Tensor]:
+    """All tensors that the head keeps, by name."""
+    found: dict[str, Tensor] = {}
+    for name in head.state:
+        value = getattr(head, name)
+        for key, tensor in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(tensor, Tensor):
+                found[f"{name} {key}"] = tensor.detach().cpu().contiguous()
+    return found

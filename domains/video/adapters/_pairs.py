@@ -1,0 +1,404 @@
+"""Heads that learn from pairs of a clip and a sentence: on stored frames of frozen towers, or with both towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....core.contracts import Backbone, FitReport, Loss, PairHead, PairParts, option, require
+from ....core.errors import CapabilityError, DataError
+from ....core.registry import loss_class
+from ....core.training import (
+    Objective,
+    Source,
+    build_objective,
+    by_epoch,
+    check_losses,
+    cosine_rates,
+    epoch_batches,
+    fields_of,
+    losses_of,
+    numbers_as,
+    train_epochs,
+)
+from ..transforms import EachFrame
+from ._frames import check_length, masked_mean, valid_first
+from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead, TunedTextHead
+from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
+
+SIDES = frozenset({"image_features", "text_features"})
+OF_TOWERS = frozenset({"logit_scale", "logit_bias", "teacher.image", "teacher.text", "teacher.logit_scale"})
+"""Outputs that frozen towers give, besides the head's own two sides."""
+OF_SOURCE = frozenset({"labels", "image_ids"})
+
+
+@dataclass(eq=False, kw_only=True)
+class PairTextHead(PairHead, TextHead):
+    """Base of heads that learn from pairs, too. A method says what its similarity is: vectors of clips and sentences
+    (`_of_clips`, `_of_sentences`), or, where it looks at both together and is `pairwise`, `_pair_scores`.
+
+    The loss is that of pairs of a batch (`loss`, by default CLIP's cross-entropy both ways) on this similarity. By
+    default towers are frozen, and each step looks at stored frames and at one sentence of each clip. With
+    `train_towers` both towers are trained with the head, end to end, at `coef_lr` times its rate, as CLIP4Clip trains
+    them; clips are then augmented, and all have as many frames as the first.
+
+    Attributes:
+        changed: name -> weight of the towers; empty where they stayed as they were.
+    """
+
+    can: ClassVar[frozenset[str]] = TextHead.can | {"pairs"}
+    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "changed")
+    later_state: ClassVar[Mapping[str, Any]] = {**TextHead.later_state, "changed": {}}
+    of_pairs: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "loss_options", "train_towers", "coef_lr", "micro_batch_size", "amp"}
+    )
+    cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
+    reads_tokens: ClassVar[bool] = False
+    """Whether it looks at the single tokens of a sentence."""
+
+    loss: str | None = option(None, "pairs: a loss, or several with weights (clip=1,egonce=0.5); none: clip")
+    loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "pairs: options of each loss, by its name")
+    train_towers: bool = option(False, "pairs: also train both towers, end to end, instead of a head on stored frames")
+    coef_lr: float = option(1e-3, "pairs: rate of the towers as a share of the head's, with train_towers", above=0)
+    micro_batch_size: int | None = option(
+        None, "pairs: clips per forward pass with train_towers; none: all; changes memory only", low=1, high=1_048_576
+    )
+    amp: str | None = option(
+        None, "pairs: precision of the training with train_towers; none: float32", choices=("bf16", "fp16")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.changed = {}
+        check_losses(self.loss, self.loss_options or {})
+        for name in ("micro_batch_size", "amp"):
+            given = getattr(self, name)
+            require(self.train_towers or given is None, name, given, "it is of train_towers; omit it")
+
+    # what a method says
+
+    @property
+    def branches(self) -> tuple[float, ...]:
+        """Weights of the similarities whose sum is the head's, and of their losses."""
+        return (1.0,)
+
+    def _of_clips(self, frames: Tensor, mask: Tensor) -> list[Tensor]:
+        """(B, T, D), those that are there in front -> for each branch (B, D) unit."""
+        return [F.normalize(self._net(frames, mask), dim=-1)]
+
+    def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
+        """For each branch (N, D) unit."""
+        return [sentences.whole]
+
+    def _pair_scores(self, frames: Tensor, mask: Tensor, sentences: Sentences) -> Tensor:
+        """(B, N) similarities."""
+        sides = zip(self.branches, self._of_clips(frames, mask), self._of_sentences(sentences))
+        return torch.stack([weight * clips @ texts.T for weight, clips, texts in sides]).sum(dim=0)
+
+    def _without_classes(self, backbone: Backbone) -> None:
+        """What a fit on pairs keeps in the place of classes."""
+        self.text = torch.zeros(0, backbone.embed_dim, device=backbone.device)
+        self.offset, self.negative = self.text.new_zeros(0), None
+        self.logit_scale = float(self.scale_of(backbone.logit_scale.detach()))
+
+    def scale_of(self, towers: Tensor) -> Tensor:
+        """What its similarities are multiplied by, where that of the towers' cosines is given."""
+        return towers
+
+    def as_parameters(self) -> list[nn.Parameter]:
+        """What it learns beside its network, from now on as parameters."""
+        return []
+
+    # what users call
+
+    def fit_pairs(
+        self,
+        source: Source,
+        backbone: Backbone,
+        *,
+        features: Callable[[], PairParts] | None = None,
+        view: Callable[..., Tensor] | None = None,
+        seed: int = 0,
+        **how: Any,
+    ) -> FitReport:
+        """Learn from pairs of a clip and its sentences; `adapted` gives the result, `logits` has no classes.
+
+        Args:
+            source: the pairs to train on.
+            backbone: whose frames and sentences.
+            features: gives stored frames of the clips; by default they are encoded.
+            view: (decoded, seed=int) -> pixels, with `train_towers`.
+            how: further arguments of `TowerAdapter.fit_pairs`, with `train_towers`.
+
+        Raises:
+            DataError: fewer than two pairs. CapabilityError: a loss does not apply to this similarity, or needs what
+            data or towers do not have; clips of one frame each, or of more frames than there are positions for.
+        """
+        self.check_towers(backbone)
+        self.class_names_, self.multilabel_ = (), False
+        self.backbone_, self.dim_, self.changed = backbone.fingerprint, backbone.embed_dim, {}
+        objective = self._objective(backbone, source)
+        clips = None if self.train_towers else self._parts(source, backbone, features)
+        self._without_classes(backbone)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self._network(backbone.embed_dim)
+            notes = self._start(network, backbone)
+        self._built = network.to(backbone.device).train()
+        if clips is None:
+            from ._pairs_with_towers import train_with_towers
+
+            report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
+        else:
+            notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
+            report = self._report(self._train_on_parts(objective, source, backbone, clips, seed), notes)
+        self.fitted_ = True
+        return report
+
+    def adapted(self, backbone: Backbone) -> Backbone:
+        """Of a fit on pairs what finds clips by sentences; else the backbone."""
+        self.check_fitted(backbone)
+        if len(self.text):
+            return backbone
+        from ....core.backbones import HeadBackbone
+        from ....core.training import copy_of
+
+        if self.changed:
+            base, backbone = backbone, copy_of(backbone)
+            backbone.put_tensors(self.changed)
+            backbone.mark_learned(self.changed)
+            backbone.spec = base.spec
+        return HeadBackbone(backbone, self)
+
+    def _logits(self, batch) -> Tensor:
+        if not len(self.text):
+            raise CapabilityError(f"adapter '{self.name}' was fitted on pairs, which have no classes; use adapted()")
+        return super()._logits(batch)
+
+    # its similarities
+
+    @property
+    def found_dim(self) -> int:
+        return self.dim_ if self.pairwise else self.dim_ * len(self.branches)
+
+    @torch.no_grad()
+    def sample_vectors(self, parts: Tensor, mask: Tensor) -> Tensor:
+        if self.pairwise:
+            return F.normalize(masked_mean(parts, mask), dim=-1)
+        some = zip(*(each.split(ROWS_AT_ONCE) for each in self._in_front(parts, mask)))
+        return torch.cat([self._side_by_side(self._of_clips(*clips)) for clips in some]).to(parts.device)
+
+    @torch.no_grad()
+    def text_vectors(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
+        read = [self._read(backbone)(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        sides = [[some.whole] if self.pairwise else self._of_sentences(some) for some in read]
+        return torch.cat([side[0] if self.pairwise else self._side_by_side(side) for side in sides])
+
+    @torch.no_grad()
+    def pair_scores(self, backbone: Backbone, parts: Tensor, mask: Tensor, texts: Sequence[str]) -> Tensor:
+        frames, there = self._in_front(parts, mask)
+        scores = torch.empty(len(parts), len(texts))
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            sentences = self._read(backbone)(texts[start : start + TEXTS_AT_ONCE])
+            for first in range(0, len(parts), ROWS_AT_ONCE):
+                some = slice(first, first + ROWS_AT_ONCE)
+                made = self._pair_scores(frames[some], there[some], sentences)
+                scores[some, start : start + TEXTS_AT_ONCE] = made.to(scores.device)
+        return scores.to(parts.device)
+
+    def _side_by_side(self, sides: list[Tensor]) -> Tensor:
+        """Vectors of all branches as one, whose products are the weighted sum of theirs."""
+        return torch.cat([sqrt(weight) * side for weight, side in zip(self.branches, sides)], dim=-1)
+
+    def _in_front(self, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.places is not None:
+            check_length(parts.shape[1], self.places, f"adapter '{self.name}'")
+        return valid_first(parts.to(self.text.device), mask.to(self.text.device))
+
+    def _read(self, backbone: Backbone) -> SentenceReader:
+        """What reads sentences by this backbone, and remembers them."""
+        kept = getattr(self, "_reader", None)
+        if kept is None or kept.backbone is not backbone:
+            self._reader = kept = SentenceReader(backbone, self.reads_tokens, keep=not self.changed)
+        return kept
+
+    # the fit
+
+    def _objective(self, backbone: Backbone, source: Source) -> Objective:
+        """The losses, none of which needs more than this similarity, the source and frozen towers have."""
+        asked = losses_of(self.loss, "clip")
+        for name in asked:
+            self._check_loss(name, loss_class(name))
+        dims = {"embed_dim": backbone.embed_dim, "num_samples": len(source)}
+        objective = build_objective(asked, dims, self.loss_options)
+        for name, loss in objective.losses.items():
+            self._check_loss(name, loss)
+        further = objective.needs - SIDES - OF_TOWERS
+        fields_of(further, source, f"adapter '{self.name}': loss {' + '.join(asked)}", objective.outputs)
+        return objective.to(backbone.device)
+
+    def _check_loss(self, name: str, loss: Loss | type[Loss]) -> None:
+        """Raise the CapabilityError of one that needs more, by its class or by its options."""
+        who = f"adapter '{self.name}': loss '{name}'"
+        if self.pairwise and not loss.of_products:
+            raise CapabilityError(
+                f"{who} compares features, and this head scores a clip and a sentence together; use clip"
+            )
+        columns = {output for output, what in loss.outputs.items() if what.column and not what.tower}
+        lacking = sorted(loss.needs - SIDES - OF_TOWERS - OF_SOURCE - columns)
+        if loss.teacher == "ema":
+            lacking = ["a teacher that follows the towers"]
+        if lacking:
+            raise CapabilityError(f"{who} needs more than a head of clips and sentences gives ({lacking[0]}); use clip")
+
+    def _parts(self, source: Source, backbone: Backbone, features: Callable[[], PairParts] | None) -> PairParts:
+        if len(source) < 2:
+            raise DataError(f"adapter '{self.name}' learns to tell pairs apart, and there is {len(source)}; give more")
+        made = encoded_parts(source, backbone) if features is None else features()
+        if features is not None and made.parts.shape[1] == 1:
+            raise CapabilityError(
+                f"adapter '{self.name}' reads the frames of a clip, and all clips have one; read more frames of each"
+            )
+        if self.places is not None:
+            check_length(made.parts.shape[1], self.places, f"adapter '{self.name}'")
+        return made
+
+    def _train_on_parts(
+        self, objective: Objective, source: Source, backbone: Backbone, clips: PairParts, seed: int
+    ) -> list[dict[str, float]]:
+        """Train the network in place; a row per epoch."""
+        device = backbone.device
+        usable = [row for row in range(len(source)) if source.image_id(row) in clips.row_of]
+        if len(usable) < 2:
+            raise DataError(
+                f"adapter '{self.name}' learns to tell pairs apart, and {len(usable)} can be read; give more"
+            )
+        frames, mask = valid_first(clips.parts.to(device), clips.mask.to(device))
+        place = torch.tensor([clips.row_of[source.image_id(row)] for row in usable], device=device)
+        plain = F.normalize(masked_mean(frames, mask), dim=-1) if objective.teacher else frames[:, 0]
+        facts = {name: rows.to(device) for name, rows in self._facts(objective, source, usable).items()}
+        batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
+        steps, read = len(batches(0)), self._read(backbone)
+        total = steps * self.epochs
+        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
+        parameters = [*self._trained(), *objective.parameters()]
+        if not parameters:
+            return []
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        scales = self._scales(backbone)
+
+        def sampled(epoch: int) -> list[tuple[Tensor, list[str]]]:
+            chosen = [source.text("caption", row, epoch) for row in usable]
+            read.remember(chosen)
+            return [(index, [chosen[i] for i in index.tolist()]) for index in batches(epoch)]
+
+        def loss_of(epoch: int, batch: tuple[Tensor, list[str]]) -> Tensor:
+            index, texts = batch[0].to(device), read(batch[1])
+            rows = place[index]
+            further = {name: values[index] for name, values in facts.items()}
+            taught = {"teacher.image": plain[rows], "teacher.text": texts.whole} if objective.teacher else {}
+            out = {**scales, **further, **taught}
+            return self.pair_loss(objective, frames[rows], mask[rows], texts, out, epoch / self.epochs)
+
+        return [epoch.row() for epoch in train_epochs(optimizer, rates, sampled, loss_of, clip_grad=CLIP_GRAD)]
+
+    def pair_loss(
+        self,
+        objective: Objective,
+        frames: Tensor,
+        mask: Tensor,
+        sentences: Sentences,
+        out: Mapping[str, Tensor],
+        progress: float = 0.0,
+    ) -> Tensor:
+        """The objective of a batch of pairs: of each branch, by its weight; where `pairwise`, of the similarities, each
+        clip's row of which stands for the clip, and a text for its place.
+
+        Args:
+            frames: (B, T, D), those that are there in front. mask: (B, T) bool.
+            sentences: B.
+            out: what the losses need besides the two sides.
+        """
+        if self.pairwise:
+            scores = self._pair_scores(frames, mask, sentences)
+            sides = [(scores, torch.eye(len(scores), device=scores.device))]
+        else:
+            sides = list(zip(self._of_clips(frames, mask), self._of_sentences(sentences)))
+        losses = [
+            weight
+            * objective.weights[name]
+            * loss.of_whole_batch({**out, "image_features": clips, "text_features": texts}, progress)["loss"]
+            for weight, (clips, texts) in zip(self.branches, sides)
+            for name, loss in objective.losses.items()
+        ]
+        return torch.stack(losses).sum()
+
+    def _scales(self, backbone: Backbone) -> dict[str, Tensor]:
+        """What the towers multiply similarities by, and add to them."""
+        scale, bias = torch.tensor(float(self.logit_scale), device=backbone.device), backbone.logit_bias
+        taught = {"teacher.logit_scale": backbone.logit_scale.detach()}
+        return {"logit_scale": scale, **taught, **({} if bias is None else {"logit_bias": bias.detach()})}
+
+    @staticmethod
+    def _facts(objective: Objective, source: Source, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What losses need of the data: labels, images, columns of numbers."""
+        facts: dict[str, Tensor] = {}
+        for name in objective.needs & (OF_SOURCE | objective.outputs.keys()):
+            if name in objective.outputs:
+                output = objective.outputs[name]
+                numbers = [list(source.numbers(output.column, row)) for row in rows]
+                facts[name] = numbers_as(output, torch.tensor(numbers, dtype=torch.float64))
+            else:
+                facts[name] = torch.tensor(
+                    [source.label(row) if name == "labels" else source.image_id(row) for row in rows]
+                )
+        return facts
+
+
+@dataclass(eq=False, kw_only=True)
+class TunedPairHead(TunedTextHead, PairTextHead):
+    """Base of our own heads among these. What they learn of a class is a residual of its text; of pairs it is a matrix
+    that gives each sentence a residual, zero at first.
+
+    Attributes:
+        residual: of a fit on pairs (D, D).
+    """
+
+    state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "changed")
+
+    def _without_classes(self, backbone: Backbone) -> None:
+        super()._without_classes(backbone)
+        self.residual = self.text.new_zeros(backbone.embed_dim, backbone.embed_dim)
+
+    def as_parameters(self) -> list[nn.Parameter]:
+        if not self.tune_text:
+            return []
+        self.residual = nn.Parameter(self.residual)
+        return [self.residual]
+
+    def _added(self, sentences: Sentences) -> Tensor:
+        """(N, D), what is added to unit sentences; of a size that does not depend on D."""
+        return sentences.whole @ self.residual / sqrt(len(self.residual))
+
+    def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
+        return [F.normalize(sentences.whole + self._added(sentences), dim=-1)]
+
+
+def encoded_parts(source: Source, backbone: Backbone) -> PairParts:
+    """Frames of the clips of a source, each clip once, by the backbone's own preprocessing; an image is one frame."""
+    transform, rows, row_of = EachFrame(backbone.preprocess(False)), [], {}
+    for row in range(len(source)):
+        if (image := source.image_id(row)) not in row_of:
+            pixels = transform(source.image(row)).to(backbone.device)
+            with torch.no_grad():
+                rows.append(backbone.encode_image(pixels if pixels.ndim == 4 else pixels[None], normalize=False))
+            row_of[image] = len(rows) - 1
+    parts = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    counts = torch.tensor([len(each) for each in rows], device=parts.device)
+    return PairParts(parts, torch.arange(parts.shape[1], device=parts.device) < counts[:, None], row_of)
