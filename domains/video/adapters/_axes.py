@@ -71,5 +71,10 @@ class Axes(nn.Module):
         return read if self.axes is None else features + self.leave(read - self.enter(features))
 
     @property
+    def gain(self) -> float:
+        """What weights of linear layers start larger by, so that they give as much of W inputs as of D."""
+        return 1.0 if self.axes is None else 1 / self._scale
+
+    @property
     def _scale(self) -> float:
         return (self.axes.shape[1] / self.axes.shape[0]) ** 0.5

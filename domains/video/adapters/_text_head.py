@@ -132,6 +132,12 @@ class TextHead(ClassWeighted):
         """Of a network for features D wide: W where it reads axes, else D."""
         return width if self.axes is None else self.axes.shape[1]
 
+    @property
+    def _rate(self) -> float:
+        """The peak rate of a network: on W of D axes D / W times as high, since what a step of Adam changes in an
+        output grows with how many inputs there are."""
+        return self.lr if self.axes is None else self.lr * self.axes.shape[0] / self.axes.shape[1]
+
     def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
         """Whatever else a fit makes before the first step; notes."""
         return self._start(network, backbone)
@@ -174,7 +180,7 @@ class TextHead(ClassWeighted):
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
         total = steps * self.epochs
-        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
+        rates = by_epoch(cosine_rates(self._rate, total, max(1, round(WARMUP * total))), steps)
         if not (parameters := self._trained()):
             return []
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)

@@ -78,10 +78,14 @@ def heads_of(width: int, heads: int | None) -> int:
     return next(count for count in range(max(1, width // 64), 0, -1) if width % count == 0)
 
 
-def as_clip4clip_starts(module: nn.Module) -> None:
-    """Weights of linear layers and embeddings from N(0, 0.02^2), biases 0, norms 1 and 0: for `Module.apply`."""
+def as_clip4clip_starts(module: nn.Module, gain: float = 1.0) -> None:
+    """Weights of linear layers and embeddings from N(0, 0.02^2), biases 0, norms 1 and 0: for `Module.apply`.
+
+    Args:
+        gain: factor on the deviation in linear layers.
+    """
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.normal_(module.weight, std=INIT_STD * (gain if isinstance(module, nn.Linear) else 1.0))
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,7 @@ class TransformerHead(nn.Module):
         self.axes = Axes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformer = Transformer(width, layers, heads)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         placed = self.axes.enter(frames) + self.frame_position_embeddings.weight[: frames.shape[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -136,7 +137,7 @@ class Clip2VideoNetwork(nn.Module):
     def __init__(self, difference: DifferenceBlock, alignment: AlignmentBlock):
         super().__init__()
         self.difference, self.alignment = difference, alignment
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=difference.axes.gain))
 
 
 @dataclass(eq=False, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -36,7 +37,7 @@ class SequenceTransformer(nn.Module):
         self.axes = Axes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformerClip = Transformer(width, layers, heads)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         placed = self.axes.enter(frames) + self.frame_position_embeddings.weight[: frames.shape[1]]
@@ -70,7 +71,7 @@ class TightTransformer(nn.Module):
         self.ln_pool = nn.LayerNorm(width, eps=1e-12)
         self.dense, self.activation = nn.Linear(width, width), QuickGELU()
         self.similarity_dense = nn.Linear(width, 1)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor, text: Tensor) -> Tensor:
         """(B, T, D), (B, T) and texts (C, D) -> (B, C) logits."""

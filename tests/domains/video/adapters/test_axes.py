@@ -86,6 +86,8 @@ def test_a_head_of_wide_features_has_the_weights_of_a_narrow_one(told, tmp_path)
     assert wide.axes.shape == (WIDTH, 64)  # 11 + 11 frames, two texts
     narrow = fitted(told, clips(3, width=64), texts(64))
     assert narrow.axes is None and wide.report.trained_parameters == narrow.report.trained_parameters
+    rates = [head.report.history[0]["lr"] for head in (wide, narrow)]
+    assert rates[0] == pytest.approx(rates[1] * WIDTH / 64)
     wide.save(tmp_path / "head.safetensors")
     again, new = load_adapter(tmp_path / "head.safetensors"), clips(2, seed=7)
     torch.testing.assert_close(again.logits(new), wide.logits(new))
