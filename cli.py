@@ -25,6 +25,7 @@ from .core.errors import (
     INTERRUPTED,
     LESS_MEMORY,
     ConfigError,
+    Stopped,
     VladaptError,
     fail,
     interrupted,
@@ -113,6 +114,8 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         code = _run(arguments)
         if code == INTERRUPTED:
             code = interrupted()
+    except Stopped as error:
+        code = error.told(arguments)
     except VladaptError as error:
         if told_of_a_death(error.__cause__ or error):
             return FAILED

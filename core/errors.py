@@ -6,8 +6,9 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +70,23 @@ class VladaptError(Exception):
             The exit code.
         """
         return fail(str(self), self.exit_code, self, arguments)
+
+
+class Stopped(VladaptError):
+    """A signal ended what the same command would not continue, unless it says more.
+
+    Args:
+        further: flags, with their values or "", that the command which continues it needs besides.
+    """
+
+    def __init__(self, further: Mapping[str, str]):
+        super().__init__(f"stopped; {' '.join(further)} continue it")
+        self.further = further
+
+    def told(self, arguments: list[str]) -> int:
+        given = {argument.partition("=")[0] for argument in arguments}
+        words = [word for flag, value in self.further.items() if flag not in given for word in (flag, value) if word]
+        return interrupted(f"this continues from there: {shlex.join(['vladapt', *arguments, *words])}")
 
 
 class DataError(VladaptError):
@@ -239,9 +257,9 @@ def fail(message: str, code: int, error: BaseException, arguments: list[str]) ->
     return code
 
 
-def interrupted() -> int:
+def interrupted(continued: str = "the same command continues from there") -> int:
     if is_main_rank():
-        print("vladapt: stopped; what was computed is kept, and the same command continues from there", file=sys.stderr)
+        print(f"vladapt: stopped; what was computed is kept, and {continued}", file=sys.stderr)
     return 1
 
 

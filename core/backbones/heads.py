@@ -12,15 +12,10 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.images import ImageSize, as_image_size
-from ..contracts.pair_head import PairHead
-from ..errors import CapabilityError, DataError
-from ..registry.build import load_adapter
+from ..errors import CapabilityError
 from .finders import TAKEN_OVER, digest_of
 
 FAMILY = "heads"
-ADAPTER = "adapter.safetensors"
-"""The fitted head of a run, beside the file that names its backbone."""
 
 
 class HeadBackbone(Backbone):
@@ -94,33 +89,6 @@ class HeadBackbone(Backbone):
 def towers_in(backbone: Backbone) -> Backbone:
     """The towers alone, where a head stands on them."""
     return backbone.base if isinstance(backbone, HeadBackbone) else backbone
-
-
-def rebuild(
-    description: dict[str, Any], path: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
-) -> Backbone:
-    """The backbone of a run's folder.
-
-    Args:
-        description: of `HeadBackbone`.
-        path: of the file that has it; the fitted adapter lies beside it.
-
-    Raises:
-        DataError: there is no such adapter, or it compares no samples with texts.
-        CapabilityError: its backbone is not installed here, or another one.
-    """
-    from .load import load_backbone
-
-    file = path.parent / ADAPTER
-    if not file.is_file():
-        raise DataError(f"--backbone {path}: needs {file.name} beside it; copy the whole folder of the run")
-    base = load_backbone(description["backbone"], device, image_size or as_image_size(description["image_size"]))
-    adapter = load_adapter(file, base)
-    if not isinstance(adapter, PairHead):
-        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
-    made = adapter.adapted(base)
-    made.spec = spec
-    return made
 
 
 def _learned(head: Adapter) -> dict[str, Tensor]:

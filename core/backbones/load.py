@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
+from ..contracts.pair_head import PairHead
 from ..errors import CapabilityError, ConfigError, DataError
-from ..registry import build_backbone, catalogue
+from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
@@ -139,6 +140,8 @@ def _device(device: str | torch.device) -> torch.device:
 FORMAT = 1
 KEPT = (*FAMILIES, HEADS)
 """Families whose backbones a training writes."""
+ADAPTER = "adapter.safetensors"
+"""The fitted head of a run, beside the file that names its backbone."""
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
 FINDER = "vladapt.finder."
@@ -201,9 +204,13 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     _check_unchanged(path)
-    module = import_module(f".{header['family']}", __package__)
+    how = {"spec": spec, "device": device, "image_size": image_size}
     try:
-        backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+        if header["family"] == HEADS:
+            backbone = _through_head(header["description"], path, **how)
+        else:
+            module = import_module(f".{header['family']}", __package__)
+            backbone = module.rebuild(header["description"], path, **how)
         backbone.channels = channels_of(header["channels"]) if "channels" in header else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
@@ -217,6 +224,27 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
+
+
+def _through_head(
+    description: dict[str, Any], path: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> Backbone:
+    """The backbone of a `HeadBackbone`'s description, seen through the fitted adapter beside the file that has it.
+
+    Raises:
+        DataError: there is no such adapter, or it compares no samples with texts.
+        CapabilityError: its backbone is not installed here, or another one.
+    """
+    file = path.parent / ADAPTER
+    if not file.is_file():
+        raise DataError(f"--backbone {path}: needs {file.name} beside it; copy the whole folder of the run")
+    base = load_backbone(description["backbone"], device, image_size or as_image_size(description["image_size"]))
+    adapter = load_adapter(file, base)
+    if not isinstance(adapter, PairHead):
+        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
+    made = adapter.adapted(base)
+    made.spec = spec
+    return made
 
 
 def _check_unchanged(path: Path) -> None:

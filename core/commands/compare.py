@@ -8,10 +8,14 @@ import typer
 
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
+from ..errors import Stopped
 from .options import FromOptions, FromRecipe, Given, Json, Out
-from .tables import echo, echo_notes, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table
 
-SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
+SHARED = (
+    "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
+    "redact"
+)
 """What is said of all fits."""
 
 
@@ -50,14 +54,23 @@ def compare(
     check_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
     for on in [resolved.with_source(**source) for source in sources] or [resolved]:
         check_places(on)
+    from ..engine.compare import STATE, folder_of
     from ..engine.compare import compare as engine_compare
 
-    how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}
-    result = engine_compare(resolved, **axes, **how)
+    folder = folder_of(out)
+    how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter()}
+    try:
+        result = engine_compare(resolved, **axes, **how)
+    except KeyboardInterrupt as stop:
+        if (folder / STATE).is_file():
+            raise Stopped({"--out": str(folder), "--resume": ""}) from stop
+        raise
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}
-        print_json({"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused})
+        skipped = {"skipped": result.skipped} if result.skipped else {}
+        told = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
+        print_json({**told, **skipped})
         return
     if markdown:
         echo(comparison_markdown(result.summary(), result.published()))
@@ -70,6 +83,7 @@ def compare(
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
     echo_notes(result.notes)
+    echo_skipped(result.skipped)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")
 

@@ -11,13 +11,13 @@ from ..engine.options import EmbedOptions
 from .options import FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
-ENCODED = "domain task data backbone device amp batch_size workers sets"
+ENCODED = "domain task data backbone device amp batch_size workers tolerate sets"
 """What says which images are encoded, and how."""
 
 
 def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
-    given: Annotated[Given, FromRecipe(ENCODED, {"batch_size": USE["batch_size"].sentence})],
+    given: Annotated[Given, FromRecipe(ENCODED, {name: USE[name].sentence for name in ("batch_size", "tolerate")})],
     how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
     images: Annotated[
         list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")

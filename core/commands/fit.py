@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,21 +81,27 @@ def _evaluate_on(place: str, recipe: Recipe, as_json: bool) -> None:
 
 def _show(result) -> None:
     """Scores, what was chosen, and where the run lies."""
-    from ..runs.sections import choice
+    from ..runs.sections import choice, worded
 
+    words = _words(result.task)
     if result.metrics.get("adapted"):  # rows without labels have no scores
-        show_table(result.task.table(result.metrics))
-    echo(result.task.verdict(result.metrics))
+        show_table(result.task.table(result.metrics), words)
+    echo(worded(result.task.verdict(result.metrics), words))
     echo(choice(result.report))
     if result.report.judged:
-        show_table(judged_table(result.report.judged))
-    echo_notes(result.notes)
+        show_table(judged_table(result.report.judged), words)
+    echo_notes(result.notes, words)
     echo_skipped(result.skipped)
     if result.encoded or result.from_store:
-        echo(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
+        echo(worded(f"Features: {result.encoded} images encoded, {result.from_store} from the store.", words))
     echo(f"Run:    {result.run}")
     if (report := result.run / "report.html").is_file():  # rows without labels have nothing to report
         echo(f"Report: {report}")
+
+
+def _words(task: Any) -> Mapping[str, str]:
+    """Of the domain."""
+    return {} if task.domain is None else task.domain.words
 
 
 def evaluate(
@@ -124,6 +131,7 @@ def evaluate(
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.folder import Run, evaluation_folder
+    from ..runs.sections import worded
 
     opened = Run.open(run)
     task = task_of_run(opened)
@@ -134,10 +142,11 @@ def evaluate(
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
         return
-    echo(result.get("in_fit_words", ""))
-    show_table(task.table(result))
-    echo(task.verdict(result))
-    echo_notes(result.get("notes", ()))
+    words = _words(task)
+    echo(worded(result.get("in_fit_words", ""), words))
+    show_table(task.table(result), words)
+    echo(worded(task.verdict(result), words))
+    echo_notes(result.get("notes", ()), words)
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
@@ -183,11 +192,12 @@ def predict(
 
     check_run(run)
     from ..contracts.domain import OwnFiles
+    from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
-    from ..engine.fit import task_of_run
     from ..runs.folder import Run
     from .tables import own_table
 
+    tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
     predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
     files, notes = predicted.files, getattr(predicted, "notes", [])
@@ -195,6 +205,7 @@ def predict(
         written = {"files": [str(file) for file in files]} if out else {}
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
+        check_answered(predicted, tolerate)
         return
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
@@ -204,6 +215,7 @@ def predict(
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")
+    check_answered(predicted, tolerate)
 
 
 def _places(files: list, out: list[str]) -> str:

@@ -40,17 +40,18 @@ KINDS = {"int": int, "float": float, "bool": bool, "list[str]": list[str]}
 """Types that Typer reads; a value of another comes as text."""
 
 
-def flag(each: Option, help: str = "", name: str = "") -> Any:
+def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> Any:
     """A field as an annotation for Typer. What is not given is None: the help says what then holds.
 
     Args:
         help: in place of the field's own.
         name: of the flag, in place of the field's.
+        hidden: not shown in a command's help.
     """
     bounds = each.bounds
     kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     named = f"--{(name or each.name).replace('_', '-')}"
-    how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None}
+    how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
 
@@ -179,7 +180,12 @@ class FromRecipe(Source):
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
         listed = self.keys.split() or [*known, *BESIDE]
-        own = {name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, "")) for name in listed}
+        # what only some trainings of towers take stands with the options of domains
+        hidden = {"generic", "teacher"} if self.judged == FIT and _domain_and_task(arguments)[0] is None else ()
+        own = {
+            name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, ""), hidden=name in hidden)
+            for name in listed
+        }
         of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:

@@ -9,7 +9,7 @@ import typer
 from .options import Backbone, Device, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
-SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers lock lora deterministic"
+SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers tolerate lock lora deterministic"
 """Options of the task that are flags; `--set` takes the others."""
 
 

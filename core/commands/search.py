@@ -18,7 +18,8 @@ def index(
     given: Annotated[
         Given,
         FromRecipe(
-            "domain task backbone device amp batch_size workers sets", {"batch_size": USE["batch_size"].sentence}
+            "domain task backbone device amp batch_size workers tolerate sets",
+            {name: USE[name].sentence for name in ("batch_size", "tolerate")},
         ),
     ],
     how: Annotated[dict[str, Any], FromOptions(IndexOptions)],

@@ -277,10 +277,20 @@ def timing_table(timing: Timing) -> Table:
     return table
 
 
-def show_table(table) -> None:
-    """A rich table, as wide as the terminal."""
+def show_table(table, words: Mapping[str, str] | None = None) -> None:
+    """A rich table, as wide as the terminal.
+
+    Args:
+        words: of the domain, that its title, headers and caption are put in.
+    """
     if not is_main_rank():
         return
+    if words:
+        from ..runs.sections import worded
+
+        table.title, table.caption = (text and worded(str(text), words) for text in (table.title, table.caption))
+        for column in table.columns:
+            column.header = worded(str(column.header), words)
     from ..runtime.progress import PlainConsole
 
     PlainConsole().print(table)
@@ -292,10 +302,12 @@ def echo(text: str) -> None:
         typer.echo(printable(text, keep="\n\t"))
 
 
-def echo_notes(notes: Iterable[str]) -> None:
-    """A line each, as a sentence."""
+def echo_notes(notes: Iterable[str], words: Mapping[str, str] | None = None) -> None:
+    """A line each, as a sentence, in the words of the domain."""
+    from ..runs.sections import worded
+
     for note in notes:
-        echo(f"Note: {note[0].upper()}{note[1:].rstrip('.')}.")
+        echo(worded(f"Note: {note[0].upper()}{note[1:].rstrip('.')}.", words or {}))
 
 
 def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:

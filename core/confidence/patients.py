@@ -62,7 +62,7 @@ class Pooling:
                 "that say which images belong together (--group-column)"
             )
         unit, units = units_of(of_images.groups, len(of_images.labels))
-        labels = _labels_of_patients(of_images.labels, unit, units)
+        labels = labels_of_patients(of_images.labels, unit, units, "calibration rows", "fit again with")
         logits = self.logits(of_images.row_probabilities, unit, units)
         weights, row_weights = (
             None if each is None else pooled(each, unit, units, "mean")
@@ -87,8 +87,14 @@ def pooled(values: Tensor, unit: Tensor, units: int, how: str) -> Tensor:
     return made.scatter_reduce(0, index, values, how, include_self=False)
 
 
-def _labels_of_patients(labels: Tensor, unit: Tensor, units: int) -> Tensor:
+def labels_of_patients(labels: Tensor, unit: Tensor, units: int, images: str, cure: str) -> Tensor:
     """(P,), or (P, C) with NaN where nothing is known of a patient.
+
+    Args:
+        labels: (N,), or (N, C), of images.
+        unit: (N,) which patient each belongs to.
+        units: P.
+        images, cure: what they are, and how to get others, for the message.
 
     Raises:
         DataError: a patient has two.
@@ -99,7 +105,7 @@ def _labels_of_patients(labels: Tensor, unit: Tensor, units: int) -> Tensor:
     differ = least < most
     if several := int((differ if labels.ndim == 1 else differ.any(dim=1)).sum()):
         raise DataError(
-            f"{several} of {units} groups of the calibration rows have images of different labels, so there is no one "
-            "answer per group; fit again with groups of one label each (--group-column)"
+            f"{several} of {units} groups of the {images} have images of different labels, so there is no one answer "
+            f"per group; {cure} groups of one label each (--group-column)"
         )
     return most.long() if labels.ndim == 1 else most.masked_fill(most.isinf(), torch.nan)

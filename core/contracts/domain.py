@@ -166,6 +166,7 @@ class Domain(ABC):
         metrics: names of metrics of its own, or their classes, that a classification reports besides the usual ones.
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
+        words: what reports and tables call "image", "images", "patient", "patients" and "image.png" -> its own word.
         not_for: sentences on what its models must not be used for, for the card of a published run.
         NO_PRESET: the preset that is no published set's.
         STILL: what the only still of an image is called, for labelling by eye.
@@ -174,6 +175,7 @@ class Domain(ABC):
     NO_PRESET: ClassVar[str] = "none"
     STILL: ClassVar[str] = "image"
     name: ClassVar[str] = ""
+    words: ClassVar[Mapping[str, str]] = {"patient": "subject", "patients": "subjects"}
     not_for: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str | type[Any], ...]] = ("classification",)
     reading: ClassVar[type] = Reading

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .options import TOLERATED
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -165,6 +167,7 @@ class TrainingPlace:
         on_step: called after each step with (steps done, all steps, values).
         on_message: called with sentences about resuming.
         hooks: further hooks of mmengine's Runner, as its configs name them: {"type": "EmptyCacheHook", ...}.
+        tolerate: share of the samples that may be unreadable.
     """
 
     folder: Path | None
@@ -173,6 +176,7 @@ class TrainingPlace:
     on_message: Callable[[str], None] = _no_message
     log: LogPlace | None = None
     hooks: Sequence[Mapping[str, Any]] = ()
+    tolerate: float = TOLERATED
 
     def stage(
         self, number: int, *, total: int, steps: int = 0, epochs: float = 0.0, inside: str | None = None

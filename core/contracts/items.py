@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from ..errors import CapabilityError, DataError, shortened
-from .options import option, whole_number
+from .options import TOLERATED, option, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,6 +220,7 @@ class DomainData:
         possible_groups: what names and pixels say of groups; None where they were not asked.
         columns: reads the table that lists the samples, when it is asked for; it, or what it gives, is None where there
             is none.
+        tolerate: share of the files that may be unreadable.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -246,6 +247,7 @@ class DomainData:
     open_groups: OpenGroups | None = None
     possible_groups: PossibleGroups | None = None
     columns: Callable[[], Columns | None] | None = field(default=None, repr=False, compare=False)
+    tolerate: float = TOLERATED
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod

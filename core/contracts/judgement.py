@@ -429,7 +429,9 @@ class Findings(dict[str, Record]):
 
     def sections(self, *places: Place) -> list[Any]:
         """Of the report, at these places."""
-        made = [self[name].section() for name, of in self.classes.items() if name in self and of.place in places]
+        made = [
+            self[name].among(self).section() for name, of in self.classes.items() if name in self and of.place in places
+        ]
         return [section for each in made for section in (each if isinstance(each, list) else [each]) if section]
 
     @property

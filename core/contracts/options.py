@@ -26,6 +26,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 MOST = 10**9
 """What a whole number may be at most where its field gives no bound of its own."""
+TOLERATED = 0.05
+"""Share of a set's files that may be unreadable where something is learned from them, unless `--tolerate` says more."""
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 NOTHING = ("none", "null", "")
 ABSENT = object()
@@ -123,6 +125,17 @@ def whole_number(value: Any) -> Any:
     """For `parse`: "2e8" and 2e8 as 200000000; whatever is no whole number stays as it is."""
     number = float(value) if isinstance(value, str) and "e" in value.lower() else value
     return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def tolerate_option(share: float, **how: Any) -> Any:
+    """An option of how many unreadable files a command goes on with.
+
+    Args:
+        share: the default.
+        how: further arguments of `option`.
+    """
+    help = f"share of unreadable files that are skipped, 0 to 1, by default {share:g}; one always is, unless this is 0"
+    return option(share, help, low=0, high=1, metavar="SHARE", **how)
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
-from .options import Option, as_text, option, options_of, typed
+from .options import TOLERATED, Option, as_text, option, options_of, tolerate_option, typed
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -182,6 +182,7 @@ class Recipe:
         metavar="N",
         group=DATA,
     )
+    tolerate: float = tolerate_option(TOLERATED, group=DATA)
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
     plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
@@ -271,6 +272,8 @@ class Recipe:
         """As plain data, for run.json, without hooks; `Recipe.of` reads it."""
         names = [f.name for f in fields(self) if f.name not in ("task_options", "given", HOOKS)]
         plain = {name: deepcopy(getattr(self, name)) for name in names}
+        if self.tolerate == TOLERATED:  # runs of earlier versions do not say it
+            del plain["tolerate"]
         of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
         return {**plain, **of_task, "given": sorted(self.given - {HOOKS})}
 

@@ -314,6 +314,10 @@ class Record(Keyed):
         """
         return None
 
+    def among(self, others: Mapping[str, Record]) -> Record:
+        """The record as its section shows it beside those of other judgements, by their names."""
+        return self
+
     def note(self) -> str:
         """A sentence for the user; "" for none."""
         return ""

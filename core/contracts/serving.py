@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError, LimitError, one_line
 
+PATIENT = "patient"
+"""The one that all images of a request are of, where that is asked for."""
+
 
 @dataclass(frozen=True)
 class Wishes:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .serving import Served, Serving
     from .use import Exported, ExportWishes
 
-ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
+ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers", "tolerate"})
 """Recipe keys that every task takes."""
 COMPARED = "Compared"
 """Heading of the flags of what a comparison varies."""
@@ -133,6 +133,10 @@ class Contest(ABC):
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
         """An entry of `Task.entries` as it is run on one of several splits."""
         return {**entry, "split": split}
+
+    def left_out(self) -> Sequence[tuple[str, str]]:
+        """(name, reason) of what could not be read."""
+        return ()
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Paired tests on one test set, after all entries are scored: of each method against the best baseline the
@@ -349,7 +353,9 @@ class Task(ABC):
         return self.refusals.get(command) or f"{self.title} has no {command}"
 
 
-IMAGE_KEYS = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
+IMAGE_KEYS = frozenset(
+    {"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers", "tolerate"}
+)
 """Recipe keys that count wherever images are encoded."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from .options import Option, option, options_of
+from .options import Option, option, options_of, tolerate_option
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
@@ -46,6 +46,7 @@ class UseOptions:
     workers: int | None = option(
         None, "threads that decode images, by default one per core", metavar="N", group=DATA, commands=ON_RUNS
     )
+    tolerate: float = tolerate_option(1.0, group=DATA, commands=("predict",))
     resources: Mapping[str, str] | None = option(
         None, "name -> path of what some methods need besides images, in place of the run's own", commands=ON_RUNS
     )
@@ -78,7 +79,7 @@ class UseOptions:
         "calibrated anew",
         metavar="|".join(PER_PATIENT),
         group=JUDGING,
-        commands=("predict",),
+        commands=ON_RUNS,
     )
     stream: bool | None = option(
         None,
@@ -121,7 +122,7 @@ class Use(UseOptions):
 
 
 USE: dict[str, Option] = {each.name: each for each in options_of(UseOptions)}
-EVERYWHERE = frozenset({"split", "device", "reading", "redact"})
+EVERYWHERE = frozenset({"split", "device", "reading", "redact", "tolerate"})
 """Options of a use that every task takes."""
 USED = (*(name for name in USE if name not in EVERYWHERE), "out", "explain")
 """Fields of `Use` that only some tasks take."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..contracts.items import DomainData, Label, check_items
 from .files import Format, ItemCollector, locate, shown
+from .group_columns import columns_beside
 
 MIN_SIDE = 4.0
 IMAGE_FOLDERS = ("", "JPEGImages", "images")
@@ -81,7 +82,7 @@ def crops_of(
     min_side: float,
     notes: Sequence[str] = (),
 ) -> DomainData:
-    """The classification set of all boxes.
+    """The classification set of all boxes; a table in the folder may have columns of the images.
 
     Args:
         images: with their boxes.
@@ -123,4 +124,6 @@ def _relabelled(collector, class_names, used, folder, formats, small, min_side, 
     if len(present) < len(class_names):
         notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
     items = [item.restricted(new) for item in collector.items]
-    return collector.data_set(folder, formats, present, items=items, notes=notes)
+    images = list(dict.fromkeys(item.group or "" for item in items))
+    data = collector.data_set(folder, formats, present, items=items, notes=notes)
+    return replace(data, columns=lambda: columns_beside(folder, images))

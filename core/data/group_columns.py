@@ -216,7 +216,7 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
         UnknownNameError: no table there lists these images and has a column of that name.
     """
     ids = [item.id for item in data.items]
-    data = replace(data, columns=lambda: _columns_beside(folder, ids))
+    data = replace(data, columns=lambda: columns_beside(folder, ids))
     if named == NONE:
         alone = data.with_items([item.with_(group=None) for item in data.items])
         return replace(alone, notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
@@ -323,7 +323,7 @@ def _tables_in(folder: Path) -> list[Table]:
     return tables
 
 
-def _columns_beside(folder: Path, ids: Sequence[str]) -> Columns | None:
+def columns_beside(folder: Path, ids: Sequence[str]) -> Columns | None:
     """What the first table in a folder says that lists its images."""
     for table in _tables_in(folder):
         if (listed := _rows_by_item(ids, table)) is not None:

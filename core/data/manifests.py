@@ -21,7 +21,7 @@ from .group_columns import AUTO, COLUMN, NONE, OPTION, Grouping, group_rows, ope
 from .group_names import is_by_name
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
-from .tables import Row, Table, columns_of, read_table
+from .tables import Row, Table, read_table
 
 CAPTION_COLUMNS = ("caption", "captions")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
@@ -76,7 +76,7 @@ def read_manifest(
             ids[number] = id_
         data = replace(data, open_groups=open_groups(table, ids, columns.used, grouping.notes[0]))
     taken = [columns.image, *([columns.label] if columns.label else labels.class_names)]
-    return check_items(replace(data, columns=lambda: columns_of(read_table(path), row_of, taken)), path)
+    return check_items(replace(data, columns=Table.columns_reader([(path, row_of, taken)])), path)
 
 
 def has_labels(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,26 @@ class Table:
     def plain_name(column: str) -> str:
         """A column's name in lower case, letters and digits alone: "patientid" for "Patient ID" and "patient-id"."""
         return "".join(sign for sign in str(column).casefold() if sign.isalnum())
+
+    @staticmethod
+    def columns_reader(tables: Sequence[tuple[Path, Mapping[str, int], Iterable[str | None]]]) -> Callable[[], Columns]:
+        """What reads the columns that all of some tables have, one or more, each of samples of its own.
+
+        Args:
+            tables: of each its file, and `row_of` and `taken` as of `columns_of`.
+        """
+
+        def read() -> Columns:
+            parts = [columns_of(read_table(path), row_of, taken) for path, row_of, taken in tables]
+            names = tuple(name for name in parts[0].names if all(name in part.names for part in parts))
+            taken = set().union(*(part.taken for part in parts))
+
+            def cells(name: str) -> dict[str, str]:
+                return {id_: cell for part in parts for id_, cell in part.cells(name).items()}
+
+            return Columns(", ".join(part.place for part in parts), names, taken, cells)
+
+        return read
 
     @cached_property
     def _by_plain_name(self) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..contracts.items import Decoded, DomainData, Item
+from ..contracts.options import TOLERATED
 from ..errors import REASON_CHARACTERS, CacheError, DataError, LimitError, no_memory, one_line
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
@@ -25,7 +28,8 @@ from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 from .images import IMAGE, reduced_image
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
-MAX_SKIPPED_SHARE = 0.05
+PART_OF_FILE = re.compile(r"#(t=)?\d[\d.,_-]*$")
+"""End of the id of a sample that is one of several of its file: a slice, a window, some seconds."""
 NEAR_COPIES_UP_TO = 200_000
 """Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
@@ -49,7 +53,7 @@ def drop_unreadable(
     checked whole, images are decoded for these alone, at a reduced size where their format allows.
 
     Raises:
-        DataError: more than 5 % of the set is unreadable, or the cache cannot be written.
+        DataError: as `check_tolerated`, or the cache cannot be written.
     """
     thumbnails, threads = Thumbnails(hashes.path.parent), workers or os.cpu_count() or 1
     if len(data.items) <= DomainData.VERIFIED_UP_TO:
@@ -63,22 +67,51 @@ def drop_unreadable(
     else:
         note = f"Near copies were not looked for: that is done for sets of up to {NEAR_COPIES_UP_TO:,} images."
         data = replace(data, notes=[*data.notes, note])
-    check_skipped(data.skipped, data.total)
+    check_tolerated(data)
     return data
 
 
-def check_skipped(skipped: Sequence[tuple[str, str]], total: int) -> None:
-    """Stop if too many samples had to be left out.
+def check_tolerated(data: DomainData, further: Sequence[tuple[str, str]] = ()) -> None:
+    """Stop if too many files of a set cannot be read. One that can be read in part counts in part.
+
+    Args:
+        further: (id, reason) of what was left out besides `data.skipped`.
 
     Raises:
-        DataError: more than 5 % of `total`; the message names the first of them.
+        DataError: as `check_skipped`.
     """
-    if len(skipped) > MAX_SKIPPED_SHARE * total:
-        name, reason = skipped[0]
-        raise DataError(
-            f"{len(skipped)} of {total} images cannot be read, more than {MAX_SKIPPED_SHARE:.0%}; "
-            f"the first is {name} ({reason}); repair or remove them"
-        )
+    if not (skipped := dict([*data.skipped, *further])):
+        return
+    file_of = {name: PART_OF_FILE.sub("", name) for name in (*skipped, *(item.id for item in data.items))}
+    if len(set(file_of.values())) == 1:  # of a single file its samples count
+        file_of = {name: name for name in file_of}
+    samples, damaged = Counter(file_of.values()), Counter(file_of[name] for name in skipped)
+    lost = sum(damaged[file] / samples[file] for file in damaged)
+    first = next(iter(skipped.items()))
+    _check(first, len(damaged), len(samples), data.tolerate, lost, "clips" if data.kind == "clips" else "images")
+
+
+def check_skipped(skipped: Sequence[tuple[str, str]], total: int, tolerate: float = TOLERATED) -> None:
+    """Stop if too many of `total` samples cannot be read. One may always be, unless none is tolerated or left.
+
+    Args:
+        skipped: (name, reason) of those that cannot.
+        tolerate: share of them that may.
+
+    Raises:
+        DataError: more cannot; the message names the first of them.
+    """
+    if skipped:
+        _check(skipped[0], len(skipped), total, tolerate, len(skipped))
+
+
+def _check(first: tuple[str, str], count: int, total: int, tolerate: float, lost: float, what: str = "images") -> None:
+    if lost < total and (lost <= tolerate * total or (count == 1 and tolerate > 0)):
+        return
+    more, cure = (f", more than {100 * tolerate:g}%", ", or raise --tolerate") if lost > tolerate * total else ("", "")
+    name, reason = first
+    told = f"{count} of {total} {what} cannot be read{more}; the first is {name} ({reason.removeprefix(f'{name}: ')})"
+    raise DataError(f"{told}; repair or remove them{cure if lost < total else ''}")
 
 
 class _Verdicts:

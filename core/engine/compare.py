@@ -15,14 +15,14 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
 from ..contracts.options import keywords
-from ..contracts.recipe import AUTO, Recipe, spec_of
+from ..contracts.recipe import AUTO, RUNS, Recipe, spec_of
 from ..contracts.task import Axes, Contest, Task
 from ..data.tables import csv_text
 from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.asked_for import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
-from ..runs.redaction import NO_NAME, hide
+from ..runs.redaction import NO_NAME, Redaction, hide
 from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
@@ -90,9 +90,14 @@ def compare(
     task.check_axes(axes)
     reporter = reporter or Reporter(quiet=True)
     tell_default_domain(on[0], task, reporter)
-    folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
+    folder = folder_of(out)
     sets = _sets(task, on, axes)
     return together(lambda: _compare(task, axes, sets, folder, resume, reporter))
+
+
+def folder_of(out: str | Path | None) -> Path:
+    """Where a comparison is written."""
+    return Path(out) if out else RUNS / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
 
 
 @dataclass
@@ -177,6 +182,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     run_on_all(lambda: rows.open(resume))
     refused: dict[tuple, str] = {}
     notes: list[str] = []
+    skipped: dict[str, str] = {}
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
     deciding, baselines, test_over_train, paired, settings = set(), (), {}, [], []
     contests = task.contests([each.recipe for each in sets], axes, reporter)
@@ -200,6 +206,8 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
                     rows.add(key, {**entry, **row, **each.columns(several)})
                 done += 1
                 progress(done, total)
+        names = Redaction((), contest.left_out()) if each.recipe.redact else None
+        skipped |= contest.left_out() if names is None else names.pairs(contest.left_out())
         found = contest.judged(entries)
         if found and earlier:
             notes.append(
@@ -215,7 +223,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     tested = (task.method, metric, baselines, test_over_train, paired)
     means = task.published_means(settings, rows.sorted())
     told = _told(refused, rows, sets)
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], told, notes, *tested, published_means=means)
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], told, notes, *tested, means, list(skipped.items()))
 
 
 def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -311,7 +319,7 @@ def _name_of(name: str, taken: Sequence[str]) -> str:
 
 def _state(task: Task, axes: Axes, sets: list[_Set]) -> dict[str, Any]:
     """What says that two comparisons are the same."""
-    left_out = ("out", "resume", "workers", "given", "device")
+    left_out = ("out", "resume", "workers", "tolerate", "given", "device")
     recipes = [{k: v for k, v in each.recipe.to_dict().items() if k not in left_out} for each in sets]
     own = {each.recipe.backbone for each in sets} & OFFERED.keys()
     modules = {"modules": {spec: OFFERED[spec].fingerprint for spec in own}} if own else {}

@@ -27,6 +27,7 @@ class Comparison:
         test_over_train: of each data set, test images of a split divided by all its others.
         paired: of data sets with one test set, what `Contest.judged` gives.
         published_means: over these data sets, what `Task.published_means` gives.
+        skipped: (name, reason) of what could not be read.
     """
 
     rows: list[dict[str, Any]]
@@ -40,6 +41,7 @@ class Comparison:
     test_over_train: Mapping[str, float] = field(default_factory=dict)
     paired: list[dict[str, Any]] = field(default_factory=list)
     published_means: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict per method, shots and data set, or kind of tasks.

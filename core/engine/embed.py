@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,9 @@ def embed(
 def _embed(
     recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> Embedded:
+    recipe = recipe if recipe.gave("tolerate") else recipe.with_(tolerate=1.0)
     if images:
-        data = readable(images_of(task.domain, images, recipe.reading))
+        data = replace(readable(images_of(task.domain, images, recipe.reading)), tolerate=recipe.tolerate)
         prepared = on_backbone(recipe, task, data, reporter)
     else:
         prepared = prepared_images(recipe, reporter, task)

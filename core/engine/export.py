@@ -48,4 +48,6 @@ def export(
         raise ConfigError(f"--format {wishes.format}: give {ONNX}")
     use = use_of(open_run(run, backbone), "export", given)
     task = task_of_run(use.run, domain)
+    if use.per_patient is not None and "per_patient" not in task.at_prediction:
+        raise ConfigError(f"--per-patient: a run of {task.name} has no answers per patient; omit it")
     return task.export(use, wishes, reporter or Reporter(quiet=True))

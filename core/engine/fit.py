@@ -15,6 +15,7 @@ from ..contracts.options import keywords
 from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder, spec_of
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
+from ..data.verify import check_skipped
 from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
@@ -140,7 +141,8 @@ def predict(
         files of its own.
 
     Raises:
-        DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
+        DataError: the run or all images cannot be read; or, once files are written, more images than are tolerated.
+        CapabilityError: the run was made from a features file.
     """
     opened = open_run(run, backbone)
     if given.get("stream") and opened.place:
@@ -156,7 +158,13 @@ def predict(
     predicted = task.predict(use, reporter or Reporter(quiet=True))
     for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
+    check_answered(predicted, use.tolerate)
     return predicted
+
+
+def check_answered(predicted: Predicted, tolerate: float) -> None:
+    """Raise the DataError of predictions for which too many files could not be read."""
+    check_skipped(predicted.skipped, len(predicted.rows()) + len(predicted.skipped), tolerate)
 
 
 def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:

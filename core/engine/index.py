@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..contracts.options import keywords, options_from
 from ..contracts.pair_head import PairHead
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, refuse_unused
-from ..data.verify import check_skipped
+from ..data.verify import check_tolerated
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
 from ..retrieval.build import IndexBuilder
@@ -90,8 +90,8 @@ def index(
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
-        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, over 5 % of
-        the images unreadable, or `out` cannot be written. CapabilityError: faiss is not installed.
+        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, more
+        unreadable than are tolerated, or `out` cannot be written. CapabilityError: faiss is not installed.
     """
     asked, recipe = options_from(IndexOptions, given, "index"), recipe.with_backbone(backbone)
     if bool(images) == (asked.texts is not None):
@@ -149,8 +149,10 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
 def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
     head = backbone.head if isinstance(backbone, HeadBackbone) else None
     data = reader.to_index(images) if head is None else reader.read(images)  # it looks at samples whole
-    made.skipped += [(str(name), reason) for name, reason in data.skipped]
-    check_skipped(made.skipped, data.total)
+    tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
+    data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
+    made.skipped += data.skipped
+    check_tolerated(data)
     transform = reader.transform(backbone, data)
     parts = head is not None or (bool(data.items) and reader.part_item(data.items[0], 0) is not None)
     how: dict[str, Any] = {
@@ -164,7 +166,7 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     with reporter.task("Encoding images") as progress:
         for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped
-            check_skipped(made.skipped, data.total)
+            check_tolerated(data, made.skipped)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
             rows, found, of_parts = _found(extraction, reader) if head is None else _found_by_head(extraction, head)
             made.entries += len(found)

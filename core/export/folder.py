@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..contracts.use import PER_PATIENT
 from ..errors import CapabilityError, DataError
 from ..runtime.reading import check_unchanged, read_json
 
@@ -65,11 +66,16 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
     def coverages(values: Any) -> bool:
         return isinstance(values, dict) and all(map(per_class, values.values()))
 
+    def answers_patients(of: dict[str, Any]) -> bool:
+        scaled = per_class(of.get("temperature")) and min(of["temperature"]) > 0 and per_class(of.get("offset"))
+        as_of_images = _checked({**facts, **of, "per_patient": None}, folder)
+        return of.get("how") in PER_PATIENT and scaled and all(as_of_images.values())
+
     per, how, point = facts.get("coverage_per", {}), facts.get("preprocessing"), facts.get("operating_point", {})
     how = how if isinstance(how, dict) else {}
     size = how.get("image_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    resize, several = how.get("resize"), facts.get("multilabel")
+    resize, several, of = how.get("resize"), facts.get("multilabel"), facts.get("per_patient")
     return {
         "class_names": count > 0 and all(isinstance(name, str) for name in names),
         "multilabel": isinstance(several, bool),
@@ -80,6 +86,7 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "operating_point": isinstance(point, dict)
         and set(point) <= set(names)
         and all(map(_is_number, point.values())),
+        "per_patient": of is None or (isinstance(of, dict) and answers_patients(of)),
         "unlike_beyond": facts.get("unlike_beyond") is None or _is_number(facts["unlike_beyond"]),
         "graphs": isinstance(graph, str) and Path(graph).name == graph and (folder / graph).is_file(),
         "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)

@@ -59,11 +59,29 @@ def _middle(image, width, height):
     return image.crop((left, top, left + width, top + height))
 
 
+def patient_row(name, images, logits, facts, **how):
+    """What is said of the patient that all images are of: `logits` (N, C) are calibrated."""
+    several, of, finding = facts["multilabel"], facts["per_patient"], facts.get("finding")
+    every = shares_of(logits.astype(np.float64), several)
+    shares = (every.max(0) if of["how"] == "max" else every.mean(0)).clip(1e-12, 1 - 1e-12)
+    odds = np.log(shares) - np.log1p(-shares)
+    pooled = odds if several else np.log(shares)
+    if not several and finding is not None:
+        pooled = np.where(np.array(facts["class_names"]) == finding, odds, 0)
+    row = row_of(name, pooled / of["temperature"] + of["offset"], None, {**facts, **of}, **how)
+    return {"id": row.pop("id"), "images": list(map(str, images)), **row}
+
+
+def shares_of(logits, several):
+    """Probabilities of calibrated logits (..., C)."""
+    return 1 / (1 + np.exp(-logits)) if several else np.exp(logits - np.logaddexp.reduce(logits, -1, keepdims=True))
+
+
 def row_of(name, logits, distance, facts, top=3, coverage=None, per="all", threshold=None):
     """What is said of an image: `logits` (C,) are calibrated, `distance` is that to what the model learned from."""
     finding, point = facts.get("finding"), facts.get("operating_point") or {}
-    several, names, logits = facts["multilabel"], facts["class_names"], logits.astype(np.float64)
-    shares = 1 / (1 + np.exp(-logits)) if several else np.exp(logits - np.logaddexp.reduce(logits))
+    several, names = facts["multilabel"], facts["class_names"]
+    shares = shares_of(logits.astype(np.float64), several)
     ranked = [{"class": names[c], "probability": float(shares[c])} for c in np.argsort(-shares, kind="stable")[:top]]
     row, threshold = {"id": str(name)}, point.get(finding) if threshold is None else threshold
     if several:
@@ -101,11 +119,15 @@ if __name__ == "__main__":
     parser.add_argument("--coverage-per", dest="per", choices=["all", *facts.get("coverage_per", ())], default="all")
     if facts["multilabel"] or facts.get("finding") is not None:
         parser.add_argument("--threshold", type=float, help="name a finding from this probability on")
+    if "per_patient" in facts:
+        words = f"one answer, by the {facts['per_patient']['how']}, for the patient that all images are of"
+        parser.add_argument("--per-patient", action="store_true", help=words)
     given = vars(parser.parse_args())
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["pixels"], options, providers=["CPUExecutionProvider"])
     names, failed = [each.name for each in graph.get_outputs()], False
+    together, of_patient = given.pop("per_patient", False), {}
     for path in given.pop("images"):
         try:
             picture = pixels(decoded(path), facts["preprocessing"])
@@ -116,5 +138,10 @@ if __name__ == "__main__":
             print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
             failed = True
             continue
-        print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
+        if together:
+            of_patient[path] = found["logits"][0]
+        else:
+            print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
+    if of_patient:
+        print(json.dumps(patient_row("patient", of_patient, np.stack([*of_patient.values()]), facts, **given)))
     sys.exit(int(failed))

@@ -25,7 +25,7 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.items import DomainData, Item, Label
 from ..data.class_folders import read_class_folders
-from ..data.verify import FileHashes, check_skipped, drop_unreadable
+from ..data.verify import FileHashes, check_tolerated, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken
@@ -88,7 +88,7 @@ class GenericProbe:
             most: of a larger set so many images are taken, evenly over the classes (at least one of each).
 
         Raises:
-            DataError: no class folders with images, more than 5 % of the images unreadable, or two folders that are
+            DataError: no class folders with images, too many images unreadable, or two folders that are
                 spoken alike.
         """
         require(most >= 1, "most", most, "give 1 or more")
@@ -99,7 +99,7 @@ class GenericProbe:
                 f"{path}: {len(names)} class folders have only {len(distinct)} distinct names; merge those with the "
                 "same name"
             )
-        check_skipped(data.skipped, data.total)
+        check_tolerated(data)
         part = drop_unreadable(replace(data, items=_spread(data.items, most), skipped=[]), FileHashes())
         part.skipped = [*data.skipped, *part.skipped]
         return cls(part, (*names, *_unlike(names)), PHOTO_TEMPLATES)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,14 +21,16 @@ from ..contracts.adapter import Adapter
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place
 from ..contracts.options import option
 from ..contracts.prepared import PreparedData
-from ..contracts.run_info import FittedRun, Record
+from ..contracts.run_info import FittedRun, Record, beside
 from ..errors import ConfigError
 from ..metrics.classification import average_precision, ranking_curve
 from ..metrics.score_intervals import Aurocs, precision_interval
-from ..runs.sections import Cell, Line, Measure, Plot, PlotSection, TableSection
+from ..runs.sections import Cell, Line, Mark, Measure, Plot, PlotSection, TableSection
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ..metrics.operating_point import Rates
 
 WITHOUT = {"absence", "absent", "benign", "control", "healthy", "negative", "no", "non", "none", "normal", "not"}
 WITHOUT |= {"unaffected", "uninfected", "unremarkable", "without"}
@@ -46,6 +48,7 @@ PLOTTED = (
     "that of those wrongly acted on, weighted by the odds of the probability from which on one would act; doing "
     "nothing has 0."
 )
+MARKED = "Ring: the operating point, with the 95% intervals of both rates."
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,12 @@ class FindingScore:
         )
         return (f"{self.present:,} of {self.images:,}", *(_cell(*score) for score in scores))
 
-    def plots(self, title: str) -> list[Plot]:
-        """Both curves of ranking, and the decision curve."""
+    def plots(self, title: str, rates: Rates | None = None) -> list[Plot]:
+        """Both curves of ranking, and the decision curve.
+
+        Args:
+            rates: of an operating point, which is marked in the first two.
+        """
         if self.ranking is None or self.decision is None:
             return []
         ranking, share = self.ranking, self.present / self.images
@@ -94,17 +101,24 @@ class FindingScore:
         roc = Line("model", [0.0, *ranking["false_positive_rate"]], [0.0, *sensitivity])
         chance = Line("guessing", (0, 1), (share, share), "ideal")
         acted = (Line("everyone", at, self.decision["everyone"], "ideal"), Line("model", at, self.decision["model"]))
-        rates, top = ("false positive rate", "sensitivity"), 0.03 * math.ceil(share / 0.03)
+        top, diagonal = 0.03 * math.ceil(share / 0.03), Line("guessing", (0, 1), (0, 1), "ideal")
+        on_roc, on_precision = _marks(rates)
+        precision = Line("model", sensitivity, ranking["precision"])
         return [
-            Plot(f"{title}ROC curve", *rates, (Line("guessing", (0, 1), (0, 1), "ideal"), roc)),
-            Plot(
-                "Precision and recall",
-                "recall",
-                "precision",
-                (chance, Line("model", sensitivity, ranking["precision"])),
-            ),
+            Plot(f"{title}ROC curve", "false positive rate", "sensitivity", (diagonal, roc), mark=on_roc),
+            Plot("Precision and recall", "recall", "precision", (chance, precision), mark=on_precision),
             Plot("Decision curve", "threshold probability", "net benefit", acted, -top / 3, top),
         ]
+
+
+def _marks(rates: Rates | None) -> tuple[Mark | None, Mark | None]:
+    """Of the ROC curve, and of precision over recall, where anything is called positive."""
+    if rates is None or rates.sensitivity is None or rates.specificity is None:
+        return None, None
+    name, of = f"from a probability of {rates.threshold:.3f} on", rates.intervals
+    recall, false = of["sensitivity"], [1 - share for share in reversed(of["specificity"])]
+    at = Mark(name, 1 - rates.specificity, rates.sensitivity, false, recall)
+    return at, None if rates.ppv is None else Mark(name, rates.sensitivity, rates.ppv, recall, of["ppv"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +130,7 @@ class FindingScores(Record):
         reason: why that one.
         calibrated: whether the probabilities are calibrated ones.
         scores: finding -> how well it is told; of those that some test images have and others lack.
+        marked: finding -> the rates of its operating point.
     """
 
     key: ClassVar[str] = "findings"
@@ -123,6 +138,12 @@ class FindingScores(Record):
     reason: str
     calibrated: bool
     scores: Mapping[str, FindingScore]
+    marked: Mapping[str, Rates] | None = beside()
+
+    def among(self, others: Mapping[str, Record]) -> FindingScores:
+        """With the operating points marked, where there are some."""
+        points = others.get("operating-point", {}).get("points", {})
+        return replace(self, marked={name: point.rates for name, point in points.items()})
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
@@ -149,8 +170,14 @@ class FindingScores(Record):
         note = f"The finding is “{self.finding}”, {self.reason}. {NOTE}" if named else NOTE
         if not self.calibrated:
             note += " The probabilities are not calibrated."
-        plots = [plot for name, of in self.scores.items() for plot in of.plots("" if named else f"{name}: ")]
-        curves = PlotSection("Curves" if named else "Curves of the most frequent labels", plots, PLOTTED, sub=True)
+        marked = self.marked or {}
+        plots = [
+            plot
+            for name, of in self.scores.items()
+            for plot in of.plots("" if named else f"{name}: ", marked.get(name))
+        ]
+        words = f"{PLOTTED} {MARKED}" if any(plot.mark for plot in plots) else PLOTTED
+        curves = PlotSection("Curves" if named else "Curves of the most frequent labels", plots, words, sub=True)
         return [TableSection(title, header, rows, note, shares=False), curves]
 
 

@@ -42,8 +42,10 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
         return domain.sample(task)
     check_data_place(path)
     if is_label_file(path):
-        return read_label_file(path, domain, task, recipe.reading)
-    return check_ids(domain.read(path, task, **recipe.reading), path)
+        data = read_label_file(path, domain, task, recipe.reading)
+    else:
+        data = check_ids(domain.read(path, task, **recipe.reading), path)
+    return replace(data, tolerate=recipe.tolerate)
 
 
 def place_of_data(recipe: Recipe) -> str:
@@ -55,7 +57,7 @@ def readable_samples(data: DomainData, reporter: Reporter, workers: int | None, 
     """The samples whose files can be read; the others are listed in `skipped`.
 
     Raises:
-        DataError: more than 5 % cannot.
+        DataError: more cannot than are tolerated.
     """
     with reporter.task("Checking samples", unit="samples") as progress:
         return drop_unreadable(data, hashes or FileHashes(), workers=workers, progress=progress)
@@ -144,7 +146,8 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
                 cure = f"or omit --shots {recipe.shots}: without labels nothing is drawn"
             raise NoClassesError(f"{error}, {cure}") from None
         images = images_of(domain, [recipe.data_path], recipe.reading)
-        return _named(replace(images, name=Path(recipe.data_path).resolve().name), asked)
+        name = Path(recipe.data_path).resolve().name
+        return _named(replace(images, name=name, tolerate=recipe.tolerate), asked)
     if asked is None or data.kind != "labels" or _meant(asked, data.class_names, recipe.shots == 0):
         return restrict_classes(data, recipe.classes)
     folders = ", ".join(data.class_names[:5]) + (", ..." if len(data.class_names) > 5 else "")

@@ -16,7 +16,7 @@ from typing import Any
 from ..backbones.specs import check_spec
 from ..contracts.domain import Domain
 from ..contracts.judgement import FIT
-from ..contracts.options import literal, options_of
+from ..contracts.options import TOLERATED, literal, options_of
 from ..contracts.recipe import (
     GROUPS,
     HOOKS,
@@ -247,7 +247,7 @@ class _Merged:
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
-        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: []}
+        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: [], "tolerate": TOLERATED}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
         del self.values["given"]

@@ -7,6 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
 from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
+from ..errors import UnknownNameError
+from ..registry import load_domain
 from ..runtime.files import write_whole
 from .folder import without_place
 from .plots import curve_picture
@@ -32,6 +35,7 @@ from .sections import (
     data_uri,
     is_share,
     plural,
+    worded,
 )
 
 KINDS = {
@@ -336,6 +340,7 @@ class Report:
         sections: see `sections.py`; None is left out.
         versions: of packages, in the footer.
         place: where the run lies and what its files hold, in the footer.
+        words: of its domain, as of `Domain.words`.
     """
 
     kind: str
@@ -345,10 +350,13 @@ class Report:
     created: str | None = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, info: RunInfo, **parts: Any) -> Report:
         """Of a run, which says when it was made and with which packages."""
+        with suppress(UnknownNameError):  # a domain of the caller's own, or one that is not installed here
+            parts = {"words": load_domain(info.domain).words, **parts} if info.domain else parts
         return cls(created=info.created, versions=info.versions, **parts)
 
     def of_evaluation(self, run: str | Path, lead: str) -> Report:
@@ -375,12 +383,16 @@ def write_report(folder: str | Path, report: Report) -> Path:
 def render_report(report: Report) -> str:
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
     created = str(report.created or "")[:16].replace("T", " ")
-    return page_template(PAGE).render(report=report, created=created)
+    return page_template(PAGE, tuple(report.words.items())).render(report=report, created=created)
 
 
 @cache
-def page_template(path: Path) -> Any:
-    """A template of a page, with the parts of reports at hand; it escapes every name that it is given."""
+def page_template(path: Path, words: tuple[tuple[str, str], ...] = ()) -> Any:
+    """A template of a page, with the parts of reports at hand; it escapes every name that it is given.
+
+    Args:
+        words: of the domain, that all texts are put in.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -389,6 +401,7 @@ def page_template(path: Path) -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: worded(value, dict(words)) if type(value) is str else value,
     )
     environment.filters.update(picture=data_uri, plot=curve_picture)
     return environment.get_template(path.name)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
+NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|to text|with its text)\b|s? at \d)"
+"""Behind a word that is no name for samples: of a tower, a file, a size."""
+QUOTED = r"“[^”]*”|`[^`]*`|'[^']*'"
 MOST_DESCRIBED = 12
 """Curves of one plot that its words describe."""
 
@@ -195,9 +198,20 @@ class Line(NamedTuple):
         return list(zip(self.xs, self.ys))
 
 
+class Mark(NamedTuple):
+    """A point of a `Plot`, with the intervals of both its numbers."""
+
+    name: str
+    x: float
+    y: float
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
 @dataclass(frozen=True)
 class Plot:
-    """Lines over 0 to 1 from `low` to `high`; what lies beyond these is not drawn. `x` and `y`: what the axes are."""
+    """Lines over 0 to 1 from `low` to `high`; what lies beyond these is not drawn. `x` and `y`: what the axes are.
+    `mark` lies between `low` and `high`."""
 
     title: str
     x: str
@@ -205,12 +219,14 @@ class Plot:
     lines: Sequence[Line]
     low: float = 0.0
     high: float = 1.0
+    mark: Mark | None = None
 
     @property
     def alt(self) -> str:
-        """The plot in words: the ends of each line."""
-        ends = (f"{line.name}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in self.lines if len(line.ys))
-        return f"{self.y} over {self.x}. {'; '.join(ends)}."
+        """The plot in words: the ends of each line, and the mark."""
+        ends = [f"{line.name}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in self.lines if len(line.ys)]
+        marks = [] if self.mark is None else [f"{self.mark.name}: {self.mark.y:.3g} at {self.mark.x:.3g}"]
+        return f"{self.y} over {self.x}. {'; '.join(ends + marks)}."
 
 
 @dataclass(frozen=True)
@@ -386,6 +402,24 @@ def number(value: float | None, share: bool) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.1%}" if share and 0 <= value <= 1 else f"{value:.4g}"
+
+
+def worded(text: str, words: Mapping[str, str]) -> str:
+    """A text of ours in the words of a domain (`Domain.words`); what is quoted, and names of files, stay."""
+    if not words:
+        return text
+    known = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+    def of_domain(match: re.Match[str]) -> str:
+        if match["word"] is None:
+            return match[0]
+        word = words[match["word"].lower()]
+        article = match["article"] or ""
+        article = article[0] + article[2:] if article and word[0] not in "aeiou" else article
+        return article + (word[0].upper() + word[1:] if match["word"][0].isupper() else word)
+
+    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{known}){NOT_A_SAMPLE}"
+    return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
 
 
 def plural(count: int, noun: str) -> str:

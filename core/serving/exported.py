@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.serving import Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
+from ..contracts.serving import PATIENT, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ..data.images import decode_picture
 from ..errors import NOT_FINITE, ConfigError, DataError
 from ..export.folder import PIXELS, Session, as_picture, library, read_facts
@@ -16,7 +16,7 @@ from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
 TOP = 3
-NOT_EXPORTED = ("set_method", "max_error", "per_patient", "nearest")
+NOT_EXPORTED = ("set_method", "max_error", "nearest")
 """Wishes that need what a run holds beside its model."""
 
 
@@ -64,6 +64,10 @@ class ServedExport(Served):
         """Sets of the coverages that were exported, and any number of classes."""
         if unknown := next((name for name in NOT_EXPORTED if getattr(wishes, name) is not None), None):
             raise ConfigError(f"--{unknown.replace('_', '-')}: an export cannot do that; serve the run")
+        of_patient = self._facts.get("per_patient", {}).get("how")
+        if wishes.per_patient is not None and wishes.per_patient != of_patient:
+            cure = f"give {of_patient}" if of_patient else "serve the run, or export it with --per-patient"
+            raise ConfigError(f"--per-patient {wishes.per_patient}: this export cannot do that; {cure}")
         if wishes.top is not None and wishes.top < 1:
             raise ConfigError(f"--top {wishes.top}: give a number of classes, 1 or more")
         if wishes.threshold is not None and not (self._facts["multilabel"] or self._facts.get("finding")):
@@ -80,8 +84,12 @@ class ServedExport(Served):
         samples, skipped = only_answered(samples, skipped)
         top = wishes.top or TOP
         coverage = None if wishes.coverage is None else self._coverages[wishes.coverage]
-        of = self._facts, top, coverage, wishes.coverage_per or "all", wishes.threshold
-        rows = [self._script.row_of(each.id, *each.answer, *of) for each in samples]
+        how = {"top": top, "coverage": coverage, "per": wishes.coverage_per or "all", "threshold": wishes.threshold}
+        if wishes.per_patient is None:
+            rows = [self._script.row_of(each.id, *each.answer, self._facts, **how) for each in samples]
+        else:
+            logits = np.stack([each.answer[0] for each in samples])
+            rows = [self._script.patient_row(PATIENT, [each.id for each in samples], logits, self._facts, **how)]
         return {
             "run": self.name,
             "predictions": rows,

@@ -19,6 +19,7 @@ __getattr__, __dir__ = lazy_exports(
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
         "sources": "ImageSource LabelledSource Remembered Source",
         "tower_adapter": "ClassTowerAdapter TowerAdapter",
+        "teachers": "load_teachers need_teacher_texts side_by_side",
         "tower_outputs": "numbers_as",
         "tower_passes": "MaskedWords draws_for image_features",
         "tower_settings": "check_losses losses_of",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
 from .fields import column_of, text_kind
@@ -22,7 +23,6 @@ LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
 DRAWS = 1024
 """Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
-MAX_BROKEN_SHARE = 0.05
 MOST_NAMED = 10_000
 """Unreadable samples of a process that are named: of a set without end there may be as many."""
 TRIES = 50
@@ -170,6 +170,7 @@ class BrokenSamples:
     """
 
     total: int
+    tolerate: float = TOLERATED
     reasons: dict[str, str] = field(default_factory=dict)
     further: int = 0
 
@@ -185,12 +186,13 @@ class BrokenSamples:
         """Those of all processes; to be called on all of them.
 
         Raises:
-            DataError: more than 5 % of the training set.
+            DataError: more of the training set than is tolerated.
         """
         further, self.further = sum(all_gather_json(self.further)), 0
         for reasons in all_gather_json(self.reasons):
             self.reasons.update(reasons)
         count = len(self.reasons) + further
-        if count > MAX_BROKEN_SHARE * self.total:
+        if count > self.tolerate * self.total and (count > 1 or not self.tolerate):
             name, reason = next(iter(sorted(self.reasons.items())))
-            raise DataError(f"{count} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}")
+            more = f"more than {100 * self.tolerate:g} %"
+            raise DataError(f"{count} of {self.total} training samples cannot be read, {more}; {name}: {reason}")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..contracts.adapter import require
-from ..contracts.options import option, settle
+from ..contracts.options import TOLERATED, option, settle, tolerate_option
 from .log import check_backends
 
 SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps")
@@ -80,6 +80,7 @@ class TrainingSettings:
     end_lr: float = option(0.0, "learning rate at the end of the cosine", low=0, high=MOST_RATE)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
+    tolerate: float = tolerate_option(TOLERATED)
     amp: str | None = option(None, "mixed precision: bf16 or fp16; none: full precision", choices=PRECISIONS)
     ema: float | None = option(
         None, "decay per step of a moving average of the weights, which is then kept", above=0, below=1

@@ -328,6 +328,7 @@ class TowerAdapter(Augmented):
         from .train import train  # and with it mmengine, which only a training needs
 
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=towers.device)
+        settings = replace(settings, tolerate=place.tolerate)
         task = replace(task, identity={**task.identity, "adapter": self.name, **identity_of(self)})
         callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
         return train(towers, task, settings, place.folder, resume=place.resume, **callbacks), settings

@@ -111,7 +111,7 @@ def train(
     heads = [made.objective, made.outputs]
     optimizer = build_optimizer(backbone, heads, settings)
     # What happens around the steps.
-    history, broken, best = History(), BrokenSamples(len(task.source)), {}
+    history, broken, best = History(), BrokenSamples(len(task.source), settings.tolerate), {}
     read_every = read_interval(backbone.device, settings.log_every, steps)
     ours: list[Hook] = [StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)]
     ours.append(BeforeEpochHook(_extract(model, made, batches)))
@@ -237,7 +237,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    cost_options += ("log_every", "log_to")
+    cost_options += ("log_every", "log_to", "tolerate")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
     later |= {"average_from": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, height_and_width
 from .attribute_words import sentences_of
@@ -29,6 +29,7 @@ class Person(Domain):
     """Cropped pictures of people, one person in each."""
 
     name = "person"
+    words: ClassVar = {"patient": "person", "patients": "people"}
     not_for = CONSENT
     tasks = ("person-search", "re-identification", ATTRIBUTES)
     reading = Reading

@@ -9,8 +9,7 @@ from pathlib import Path
 from ...core.contracts import DomainData, Item, Target
 from ...core.data import read_unlabelled
 from ...core.errors import DataError
-from .pedestrian import Pedestrian
-from .readers.camera_names import BACKGROUND, JUNK, NAME
+from .readers.camera_names import person_named
 from .reading import Reading, SetFormat
 
 OF_PEOPLE = ("re-identification", "person-search")
@@ -21,7 +20,7 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     """All pictures of files and folders, or of a table or list that is given by itself.
 
     What a set that some format knows says of a picture is kept; of others person, camera and frame are told by names
-    like `0002_c1s1_000451_03.jpg`. Junk (identity -1) is left out.
+    as published sets have them (`0002_c1s1_000451_03.jpg`). Junk (identity -1) is left out.
 
     Raises:
         DataError: a path does not exist, or holds no picture.
@@ -63,11 +62,5 @@ def _is_picture(path: Path, reading: Reading) -> bool:
 
 def _named(item: Item, target: Target | None) -> Item | None:
     """With what a set, or the file's name, says; None for junk."""
-    match = NAME.match(Path(item.source).stem)
-    if target is not None or match is None:
-        return item.with_(target=target)
-    number = int(match["identity"])
-    if number == JUNK:
-        return None
-    who = None if number == BACKGROUND else str(number)
-    return item.with_(target=Pedestrian(who, str(int(match["camera"])), str(int(match["frame"]))))
+    named = target or person_named(Path(item.source).with_suffix("").as_posix())
+    return None if isinstance(named, int) else item.with_(target=named)

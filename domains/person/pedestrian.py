@@ -30,6 +30,7 @@ class Pedestrian(Target):
         texts: sentences about the picture.
         attributes: (C,) 1 where the person has the attribute, 0 where not, NaN where nobody knows; None where nothing
             is known of any.
+        tracklet: which walk past the camera, of those that frames of a video belong to; "" where nobody says.
     """
 
     identity: str | None = None
@@ -38,6 +39,7 @@ class Pedestrian(Target):
     role: str = ""
     texts: tuple[str, ...] = ()
     attributes: tuple[float, ...] | None = None
+    tracklet: str = ""
 
     def class_label(self) -> tuple[float, ...] | None:
         return self.attributes
@@ -46,7 +48,7 @@ class Pedestrian(Target):
         return self.texts
 
     def about(self) -> dict[str, str]:
-        facts = {"identity": self.identity or "", "camera": self.camera, "time": self.time}
+        facts = {"identity": self.identity or "", "camera": self.camera, "time": self.time, "tracklet": self.tracklet}
         return {name: value for name, value in facts.items() if value}
 
     def restricted(self, new: Mapping[int, int]) -> Pedestrian | None:

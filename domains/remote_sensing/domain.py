@@ -152,6 +152,7 @@ class RemoteSensing(Domain):
     """
 
     name = "remote-sensing"
+    words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
     tasks = ("classification", "retrieval", "detection", "segmentation")
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}

@@ -120,7 +120,8 @@ class ClassRaster:
 
     def over(self, header: Header) -> AbstractContextManager[OpenRaster]:
         """The layer, opened in the pixels of a raster."""
-        return open_raster([self.path], grid=None if header_of([self.path]).grid == header.grid else header)
+        grid = None if header_of([self.path]).grid == header.grid else header
+        return open_raster([self.path], grid=grid, classes=True)
 
     def places(self, layer: OpenRaster, box: tuple[int, int, int, int]) -> np.ndarray:
         """(H, W) which of the values a window has, -1 where it has none of them.
@@ -155,7 +156,7 @@ def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None
 
 
 def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
-    with open_raster([path]) as raster:
+    with open_raster([path], classes=True) as raster:
         if np.dtype(raster.header.kinds[0]).kind not in "iu" or len(raster.header.kinds) != 1:
             raise DataError(f"{path}: a raster of classes must have one band of whole numbers; convert it")
         values = _values_of(raster)

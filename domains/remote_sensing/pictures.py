@@ -41,7 +41,13 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
     options = {name: value for name, value in options.items() if value not in (None, AUTO)}
 
     def expand(path: Path) -> list[dict[str, Any]]:
-        return [{**_files(path), **options}] if stands_for_its_raster(path) else []
+        if not stands_for_its_raster(path):
+            return []
+        header = header_of(
+            files_of(path), sensor
+        )  # what cannot be opened is left out before anything asks for its size
+        # features of a palette's colours are others than those that were stored of its numbers
+        return [{**_files(path), **options, **({"palette": True} if header.palette else {})}]
 
     return Format(
         "raster",

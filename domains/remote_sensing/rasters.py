@@ -25,6 +25,8 @@ MOST_BANDS = 2000
 MOST_FILES = 64
 """Bands of a place in files of their own."""
 COLOURS = frozenset({"red", "green", "blue", "nir"})
+PALETTE, EXPANDED = "palette", ("red", "green", "blue")
+"""What GDAL calls a band whose values are places in a table of colours, and the bands that it is read as."""
 TIMES = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME", "DATETIME", "SENSING_TIME", "datetime")
 DB_FLOOR = 1e-6
 DATES = re.compile(r"(?<!\d)((?:19|20)\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?!\d{6})")
@@ -53,6 +55,7 @@ class Header:
         time: of the picture as text, "" where nothing says.
         scaling: of each band.
         alpha: whether there is transparency besides.
+        palette: whether its bands are the colours of a palette.
     """
 
     width: int
@@ -64,6 +67,7 @@ class Header:
     time: str
     scaling: Scaling
     alpha: bool = False
+    palette: bool = False
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -120,17 +124,20 @@ def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
 
 
 @contextmanager
-def open_raster(files: Sequence[Path], sensor: str | None = None, grid: Header | None = None) -> Iterator[OpenRaster]:
+def open_raster(
+    files: Sequence[Path], sensor: str | None = None, grid: Header | None = None, classes: bool = False
+) -> Iterator[OpenRaster]:
     """An open raster of one or several files; see `header_of`.
 
     Args:
         grid: of another raster, which this one is brought to, by the nearest pixel.
+        classes: its values stand for classes, whatever colours a palette shows them in.
 
     Raises:
         DataError: it cannot be read, here or while it is used. CapabilityError: rasterio is not installed.
     """
     with safely(files), ExitStack() as stack:
-        yield _opened_on_one_grid(files, sensor, stack, grid)
+        yield _opened_on_one_grid(files, sensor, stack, grid, classes)
 
 
 @contextmanager
@@ -153,9 +160,13 @@ KEPT = threading.local()
 
 
 class OpenRaster:
-    """Bands of one place on one grid. `header` says what they are."""
+    """Bands of one place on one grid. `header` says what they are.
 
-    def __init__(self, files: list[Path], datasets: list[Any], sensor: str | None):
+    Args:
+        classes: as of `open_raster`; else a band with a palette is three, those of its colours.
+    """
+
+    def __init__(self, files: list[Path], datasets: list[Any], sensor: str | None, classes: bool = False):
         self.files, self._datasets = files, datasets
         if sum(each.count for each in datasets) > MOST_BANDS:
             raise DataError(f"{files[0]}: has more than {MOST_BANDS:,} bands; choose some of them, or get it again")
@@ -169,6 +180,11 @@ class OpenRaster:
         named = sensors().get(sensor)
         self._mistaken = len(files) == 1 and len(every) > len(solid) and bool(named and named.order_of(len(every)))
         self._bands = every if self._mistaken else solid
+        self._palette = None
+        if PALETTE in self._colours.values() and not classes:
+            if len(self._bands) > 1:
+                raise DataError(f"{files[0]}: has a palette besides other bands; convert its colours to three bands")
+            self._palette, self._bands = _palette(*self._bands[0]), self._bands * len(EXPANDED)
         self._sensor = _sensor(sensor, files, len(self._bands))
         self.header = self._read_header()
 
@@ -197,9 +213,12 @@ class OpenRaster:
         values, valid = [], None
         for position in bands:
             dataset, index = self._bands[position]
-            raw = dataset.read(index, **how)
+            raw = dataset.read(index, **(how if self._palette is None else _nearest(how)))
             there = np.ones(raw.shape, bool) if self._mistaken else dataset.read_masks(index, **_nearest(how)) > 0
             there &= self._there(raw, dataset, index)
+            if self._palette is not None:
+                colours = self._palette[raw]  # (h, w, 4)
+                raw, there = colours[..., position], there & (colours[..., 3] > 0)
             values.append(self._physical(raw, position))
             valid = there if valid is None else valid & there
         stacked = np.stack(values)
@@ -246,7 +265,7 @@ class OpenRaster:
 
     def _read_header(self) -> Header:
         first = self._datasets[0]
-        kinds = tuple(map(str, self._of_bands("dtypes")))
+        kinds = tuple("uint8" if self._palette is not None else str(kind) for kind in self._of_bands("dtypes"))
         crs = "" if first.crs is None else first.crs.to_wkt()
         placed = crs or not first.transform.is_identity
         return Header(
@@ -259,6 +278,7 @@ class OpenRaster:
             _time(first, self.files[0]),
             self._scaling(kinds),
             alpha=not self._mistaken and "alpha" in self._colours.values(),
+            palette=self._palette is not None,
         )
 
     def _of_bands(self, what: str) -> list[Any]:
@@ -270,6 +290,8 @@ class OpenRaster:
         """What files call their bands; else the sensor's codes in its order."""
         from .stacks import band_of
 
+        if self._palette is not None:
+            return list(EXPANDED)
         if len(self._datasets) > 1:
             return [band_of(file) or "" for file in self.files]
         order = None if self._sensor is None else self._sensor.order_of(len(self._bands))
@@ -308,14 +330,14 @@ def _header(stamps: tuple[tuple[str, tuple[int, ...]], ...], sensor: str | None)
 
 
 def _opened_on_one_grid(
-    files: Sequence[Path], sensor: str | None, stack: ExitStack, grid: Header | None = None
+    files: Sequence[Path], sensor: str | None, stack: ExitStack, grid: Header | None = None, classes: bool = False
 ) -> OpenRaster:
     if len(files) > MOST_FILES:
         raise DataError(f"{files[0]}: {len(files)} bands in separate files, more than {MOST_FILES}; remove some")
     datasets = [stack.enter_context(opened(file)) for file in files]
     if grid is not None:
         datasets = [stack.enter_context(_on_grid(each, grid)) for each in datasets]
-    return OpenRaster(list(files), _on_one_grid(datasets, files, stack), sensor)
+    return OpenRaster(list(files), _on_one_grid(datasets, files, stack), sensor, classes)
 
 
 def _on_grid(dataset, grid: Header):
@@ -346,6 +368,14 @@ def _on_one_grid(datasets: list[Any], files: Sequence[Path], stack: ExitStack) -
             raise DataError(f"{file}: differs in size from the other bands of its place, and has no CRS; resample it")
         placed.append(stack.enter_context(WarpedVRT(each, resampling=Resampling.bilinear, **grid)))
     return placed
+
+
+def _palette(dataset: Any, index: int) -> np.ndarray:
+    """(entries, 4) uint8 red, green, blue and opacity of each value of a band; what is not listed is clear."""
+    table = np.zeros((np.iinfo(dataset.dtypes[index - 1]).max + 1, 4), np.uint8)
+    for value, colour in dataset.colormap(index).items():
+        table[value] = colour
+    return table
 
 
 def _nearest(how: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .clip_files import ClipFiles
 CLOCK = re.compile(r"^(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)$")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 MOST_SECONDS = 10**7
+SPLITS = {**Layout.SPLITS, "publictect": "test"}
+"""The last is how LSMDC's file of its 1,000 test clips is called."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def usual_split(text: str, place: str) -> str:
 def split_in(stem: str) -> str:
     """The split that a file's name tells, as "kinetics_train" and "EPIC_100_validation" do, or ""."""
     parts = re.split(r"[^a-z]+", stem.lower())
-    return next((Layout.SPLITS[part] for part in parts if part in Layout.SPLITS), "")
+    return next((SPLITS[part] for part in parts if part in SPLITS), "")
 
 
 def as_words(name: str) -> str:

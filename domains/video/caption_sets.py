@@ -3,17 +3,21 @@
 * MSR-VTT (CVPR 2016): `MSRVTT_data.json`, and the lists of its partitions: "full" as the JSON says, "1k-a" with the
   JSON's own train and val and the 1,000 pairs of "A Joint Sequence Fusion Model" (arXiv 1808.02559) as its test,
   "9k" with this test and all other videos for training; `MSRVTT_JSFUSION_test.csv`, `MSRVTT_train.9k.csv`.
-* MSVD (ACL 2011): `train_list.txt`, `val_list.txt`, `test_list.txt`, captions as "video caption" lines or a CSV.
+* MSVD (ACL 2011): `train_list.txt`, `val_list.txt`, `test_list.txt`, captions as "video caption" lines, a CSV, or what
+  `raw-captions.pkl` holds, written as JSON.
 * DiDeMo (arXiv 1708.01641): JSON lists with description, video, times in steps of five seconds.
 * ActivityNet Captions (arXiv 1705.00754): JSON, id -> duration, timestamps, sentences.
 * LSMDC (arXiv 1605.03705): CSV with tabs and no header: clip, two times twice, sentence.
-* VATEX (arXiv 1904.03493): JSON lists with videoID (an id of YouTube and two times) and enCap.
+* VATEX (arXiv 1904.03493): JSON lists with videoID (an id of YouTube and two times) and enCap; or an object of them.
+
+Lists of MSVD's form that lie beside DiDeMo's and VATEX' JSON say which of the videos are used, and for what.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,11 @@ from .annotations import Annotation, seconds, split_in, usual_split
 
 PARTITIONS = ("full", "9k", "1k-a")
 TRAIN_9K, TEST_1K = "MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv"
+SPLIT_LISTS = {f"{split}_list.txt": split for split in ("train", "val", "test")}
+"""Lists of names of videos."""
+MSVD_PICKLE, MSVD_JSON = "raw-captions.pkl", "raw-captions.json"
+ACTIVITYNET_TESTS = ("val_1.json", "val_2.json")
+"""Sentences of the same videos by two annotators; retrieval is published on the first."""
 DIDEMO_STEP = 5.0
 VATEX_ID = re.compile(r"^(.+)_(\d{6})_(\d{6})$")
 LSMDC_TIME = re.compile(r"^(\d+)[.:](\d+)[.:](\d+)[.:](\d+)$")
@@ -84,10 +93,11 @@ def didemo_annotations(path: Path, content: Sequence[Mapping[str, Any]], whole: 
         def joined(listed: list) -> str:
             return " ".join(text for _, text, _ in listed)
 
-        return [
+        paragraphs = [
             Annotation(video, listed[0][0], captions=(joined(listed),), split=split, names=_stems(video))
             for video, listed in moments.items()
         ]
+        return with_listed_splits(paragraphs, path.parent)
     return [
         Annotation(video, place, captions=(text,), start=start, end=end, split=split, group=video, names=_stems(video))
         for video, listed in moments.items()
@@ -120,7 +130,7 @@ def vatex_annotations(path: Path, content: Sequence[Mapping[str, Any]]) -> list[
         texts = tuple(str(text).strip() for text in entry.get("enCap") or ())
         source = VATEX_ID.match(id_)
         annotations.append(Annotation(id_, place, captions=texts, split=split, group=source[1] if source else id_))
-    return annotations
+    return with_listed_splits(annotations, path.parent)
 
 
 def lsmdc_annotations(path: Path) -> list[Annotation]:
@@ -145,21 +155,42 @@ def msvd_annotations(folder: Path, captions: Path) -> list[Annotation]:
     Args:
         captions: "video caption" in each line (`AllVideoDescriptions.txt`), # before remarks.
     """
-    split_of = {}
-    for split in ("train", "val", "test"):
-        path = folder / f"{split}_list.txt"
-        if path.is_file():
-            split_of |= {line.strip(): split for line in read_text(path).splitlines() if line.strip()}
     texts: dict[str, list[str]] = {}
     for line in read_text(captions).splitlines():
         name, _, text = line.strip().partition(" ")
         if text and not name.startswith("#"):
             texts.setdefault(name, []).append(text.strip())
-    return [
-        Annotation(name, str(captions), captions=tuple(listed), split=split_of.get(name, ""), group=_source(name))
-        for name, listed in texts.items()
-        if not split_of or name in split_of
-    ]
+    return with_listed_splits(
+        [
+            Annotation(name, str(captions), captions=tuple(listed), group=_source(name))
+            for name, listed in texts.items()
+        ],
+        folder,
+    )
+
+
+def named_annotations(path: Path, content: Mapping[str, Any]) -> list[Annotation]:
+    """Sentences by the name of their video: texts, texts as lists of words, or an object whose "enCap" are these."""
+    annotations, split = [], split_in(path.stem)
+    for name, listed in content.items():
+        texts = listed["enCap"] if isinstance(listed, Mapping) else [listed] if isinstance(listed, str) else listed
+        captions = tuple((text if isinstance(text, str) else " ".join(text)).strip() for text in texts)
+        annotations.append(Annotation(name, f"{path} {name}", captions=captions, split=split, group=_source(name)))
+    return with_listed_splits(annotations, path.parent)
+
+
+def with_listed_splits(annotations: Sequence[Annotation], folder: Path) -> list[Annotation]:
+    """The annotations of videos that the split lists in a folder name, with these splits; all where it has none."""
+    split_of = {
+        line.strip(): split
+        for name, split in SPLIT_LISTS.items()
+        if (folder / name).is_file()
+        for line in read_text(folder / name).splitlines()
+        if line.strip()
+    }
+    if not split_of:
+        return list(annotations)
+    return [replace(each, split=split_of[each.name]) for each in annotations if each.name in split_of]
 
 
 def msvd_rows(table: Table) -> list[Annotation]:

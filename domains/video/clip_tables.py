@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...core.data import Row, Table, group_rows, read_table
 from ...core.errors import DataError
-from .annotations import Annotation, seconds, split_in, usual_split
+from .annotations import Annotation, item_id, seconds, split_in, usual_split
 
 CLIPS = (
     *("clip", "video", "file", "path", "filename", "file_name", "video_path", "clip_path", "video_file"),
@@ -33,8 +33,9 @@ CLASS_NAMES = "*{}_classes*.csv"
 
 def table_annotations(
     path: Path, *, label_column: str | None, group_column: str, target: str
-) -> tuple[list[Annotation], tuple[str, ...]]:
-    """The rows of a table, and sentences on what groups them.
+) -> tuple[list[Annotation], tuple[str, ...], dict[str, int], set[str]]:
+    """The rows of a table, sentences on what groups them, id of a clip -> position of its row, and the columns that
+    hold the clip or its label.
 
     Args:
         label_column: of the label; by default found by the usual names.
@@ -64,7 +65,12 @@ def table_annotations(
         what = "clip (clip, video, file, ...)" if columns["clip"] is None else "label or caption (label, caption, ...)"
         cure = "" if columns["clip"] is None else "; name it by --label-column"
         raise DataError(f"{path}: no column of the {what}; it has: {', '.join(map(str, table.columns))}{cure}")
-    rows = [row for row in table.rows if not columns["language"] or row.text(columns["language"]).lower() == ENGLISH]
+    numbers = [
+        number
+        for number, row in enumerate(table.rows)
+        if not columns["language"] or row.text(columns["language"]).lower() == ENGLISH
+    ]
+    rows = [table.rows[number] for number in numbers]
     table = Table(table.path, table.columns, rows)
     named = _narrated_names(table, columns, target) if narrated else None
     labels = [named[place] if named else _cells(row, columns["label"]) for place, row in enumerate(rows)]
@@ -75,7 +81,10 @@ def table_annotations(
         _annotation(row, columns, clips[place], labels[place], grouping.groups[place], path)
         for place, row in enumerate(rows)
     ]
-    return annotations, () if grouping.column is None else grouping.notes
+
+    row_of = {item_id(each): number for each, number in zip(annotations, numbers, strict=True)}
+    holding = {column for key in ("clip", "label", "verb", "noun") if (column := columns.get(key)) is not None}
+    return annotations, () if grouping.column is None else grouping.notes, row_of, holding
 
 
 def _annotation(

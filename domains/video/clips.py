@@ -24,6 +24,8 @@ VIDEO_SUFFIXES = (
 CROPS = (1, 3, 10)
 MIDDLE_CROP = {1: 0, 3: 2, 10: 8}
 """Which of so many crops is the one in the middle, as it is."""
+AREA, MULTI_SCALE, SCALE_JITTER, CENTRE = TRAIN_CROPS = ("area", "multi-scale", "scale-jitter", "centre")
+LIGHT, STRONG, UNCHANGED = COLOURS = ("light", "strong", "none")
 MIRROR = "mirror"
 """In `Item.decode` of a mirror image."""
 CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")
@@ -40,12 +42,12 @@ class Rule:
 
     Args:
         always: (sampling, times (n,)) -> positions, without chance.
-        drawn: (sampling, n, generator) -> positions by chance, for training; None where nothing is drawn.
+        drawn: (sampling, times (n,), generator) -> positions by chance, for training; None where nothing is drawn.
         options: fields of `Sampling` that change the result, besides the number of frames.
     """
 
     always: Callable[[Sampling, np.ndarray], np.ndarray]
-    drawn: Callable[[Sampling, int, np.random.Generator], np.ndarray] | None = None
+    drawn: Callable[[Sampling, np.ndarray, np.random.Generator], np.ndarray] | None = None
     options: tuple[str, ...] = ()
 
 
@@ -106,7 +108,7 @@ class Sampling:
         rule = RULES[self.rule]
         if seed is None or rule.drawn is None:
             return rule.always(self, times)
-        return rule.drawn(self, len(times), np.random.default_rng(seed))
+        return rule.drawn(self, times, np.random.default_rng(seed))
 
 
 def _at_rate(how: Sampling, times: np.ndarray) -> np.ndarray:
@@ -115,21 +117,21 @@ def _at_rate(how: Sampling, times: np.ndarray) -> np.ndarray:
     return shown[rules.first_to_last(len(shown), how.frames)]
 
 
-def _slowfast(how: Sampling, times: np.ndarray) -> np.ndarray:
+def _slowfast(how: Sampling, times: np.ndarray, **starts: Any) -> np.ndarray:
     n = len(times)
     rate = (n - 1) / (times[-1] - times[0]) if n > 1 else rules.TARGET_RATE
-    return rules.slowfast_views(n, how.frames, how.interval, how.clips, rate)
+    return rules.slowfast_views(n, how.frames, how.interval, how.clips, rate, **starts)
 
 
 RULES = {
     "uniform": Rule(lambda how, times: rules.uniform(len(times), how.frames, how.clips), options=("clips",)),
     "uniform-random": Rule(
         lambda how, times: rules.uniform(len(times), how.frames),
-        lambda how, n, rng: rules.random_uniform(n, how.frames, rng),
+        lambda how, times, rng: rules.random_uniform(len(times), how.frames, rng),
     ),
     "segment-random": Rule(
         lambda how, times: rules.segment_centres(len(times), how.frames),
-        lambda how, n, rng: rules.random_in_segments(n, how.frames, rng),
+        lambda how, times, rng: rules.random_in_segments(len(times), how.frames, rng),
     ),
     "segment-twice": Rule(lambda how, times: rules.segment_centres_and_starts(len(times), how.frames)),
     "segment-middles": Rule(lambda how, times: rules.segment_middles(len(times), how.frames)),
@@ -138,11 +140,16 @@ RULES = {
     "fps": Rule(_at_rate, options=("fps",)),
     "stretches": Rule(
         lambda how, times: rules.even_clips(len(times), how.frames, how.interval, how.clips),
-        lambda how, n, rng: rules.random_clips(n, how.frames, how.interval, how.clips, rng),
+        lambda how, times, rng: rules.random_clips(len(times), how.frames, how.interval, how.clips, rng),
         options=("interval", "clips"),
     ),
     "dense": Rule(lambda how, times: rules.dense(len(times), how.frames, how.clips), options=("clips",)),
     "slowfast": Rule(_slowfast, options=("interval", "clips")),
+    "slowfast-random": Rule(
+        lambda how, times: _slowfast(how, times, to_the_end=True),
+        lambda how, times, rng: _slowfast(how, times, rng=rng),
+        options=("interval", "clips"),
+    ),
 }
 """Name -> rule; where each comes from, `sampling.py` says."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, Item
-from ...core.errors import ConfigError
 from .directions import hold_a_direction, with_mirrored
 from .reading import FRAMES, Reading
 
@@ -27,17 +26,28 @@ class Video(Domain):
     Args:
         mirrored: whether a mirrored clip shows the same, as far as names tell.
         crops: of each frame.
+        centre_share: of each side of a frame, which a single crop is made of.
         clips: of a video, that a tower sees one by one.
+        augmentation: how clips are changed in training (`Reading.augmentation`).
     """
 
     name = "video"
+    words: ClassVar = {
+        "image": "clip",
+        "images": "clips",
+        "image.png": "clip.mp4",
+        "patient": "video",
+        "patients": "videos",
+    }
     tasks = (*OF_CLASSES, "retrieval", "moments")
     reading = Reading
     metrics = ("top-five",)
 
     mirrored: bool = True
     crops: int = 1
+    centre_share: float = 1.0
     clips: int = 1
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -57,8 +67,8 @@ class Video(Domain):
         from .shot_lists import with_shot_lists
 
         task, reading = self.check_task(task), self.reading_of(options)
-        if task == "moments" and reading.crops > 1:
-            raise ConfigError(f"--crops {reading.crops}: task moments uses whole frames; omit it")
+        if task == "moments":
+            reading.need_whole_frames("task moments uses")
         asked = replace(reading, moments=True) if task == "moments" else reading
         data = read_clips(Path(path), asked, task not in OF_CLASSES)
         named = self._named(data)
@@ -94,8 +104,7 @@ class Video(Domain):
         from .long_videos import divided
 
         reading = self.reading_of(options)
-        if reading.crops > 1:
-            raise ConfigError(f"--crops {reading.crops}: an index holds whole frames; omit it")
+        reading.need_whole_frames("an index holds")
         return divided(data, reading.fps) if reading.entries == FRAMES else data
 
     def part_item(self, item: Item, part: int) -> Item | None:
@@ -124,21 +133,29 @@ class Video(Domain):
         return list(TEMPLATES)
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
-        """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip,
-        without the flip where class names hold a direction. Whole clips, for a tower that sees frames together."""
+        """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip, as
+        `augmentation` says, without the flip where class names hold a direction. Whole clips, for a tower that sees
+        frames together."""
         from .transforms import ClipAugment, EachFrame, WholeClip
 
         if not train:
-            frames = EachFrame(backbone.preprocess(False), self.crops)
+            frames = EachFrame(backbone.preprocess(False), self.crops, share=self.centre_share)
             return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts, self.clips)
-        flip = {} if self.mirrored else {"flip": 0.0}
-        augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
+        how = {**self.augmentation, **({} if self.mirrored else {"flip": 0.0})}
+        augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **how)
         return EachFrame(augment, clips=self.clips)
 
     def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
         """The clips with how they are looked at."""
         views = None if data.kind == "captions" else reading.part_views
-        data = replace(data, domain=replace(self, crops=reading.crops, clips=1 if views is None else reading.clips))
+        domain = replace(
+            self,
+            crops=reading.crops,
+            centre_share=reading.centre_share,
+            clips=1 if views is None else reading.clips,
+            augmentation=reading.augmentation,
+        )
+        data = replace(data, domain=domain)
         if views is None:
             return data
         note = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ...core.data import (
     Format,
     ItemCollector,
     Layout,
+    Table,
     folders,
     loader,
     read_any,
@@ -67,6 +68,8 @@ class Listed:
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
         questions: that it asks, or None.
+        table: of a table its file, id of a clip -> position of its row, and the columns that hold the clip or its
+            label; None of other lists.
     """
 
     annotations: Sequence[Annotation]
@@ -74,6 +77,7 @@ class Listed:
     published: str | None = None
     notes: tuple[str, ...] = ()
     questions: Questions | None = None
+    table: tuple[Path, Mapping[str, int], Collection[str]] | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -91,8 +95,9 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
     if path.is_file():
         return _of_lists([path], path, reading, captions)
     in_folders = not captions and any(Layout.of(path, [fmt]) is not None for fmt in reading.formats)
-    if lists := _lists_in(path, in_folders and reading.label_column is None):
-        return _of_lists(lists, path, reading, captions)
+    if lists := _lists_in(path, in_folders and reading.label_column is None, captions):
+        whole = captions and not reading.moments
+        return _of_lists(_of_first_annotator(lists) if whole else lists, path, reading, captions)
     if captions:
         raise DataError(f"{path}: holds no list of captions; give a table with a clip and a caption per row")
     return _of_folders(path, reading)
@@ -154,6 +159,8 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         published=next((one.published for one in listed if one.published), None),
     )
     data.questions = next((one.questions for one in listed if one.questions is not None), None)
+    tables = [one.table for one in listed if one.table is not None]
+    data.columns = Table.columns_reader(tables) if tables else None
     return data if captions else check_items(data, path)
 
 
@@ -162,18 +169,20 @@ def _beside(folder: Path) -> list[Path]:
     return [folder.parent] if folder.name in LIST_FOLDERS[1:] else []
 
 
-def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
+def _lists_in(folder: Path, in_folders: bool, captions: bool) -> list[Path]:
     """The lists that say what the set in a folder is: those of one published form, else the only table, or those of the
     splits.
 
     Args:
         in_folders: whether there are class folders too; only a table that says the classes itself then counts.
+        captions: whether captions are wanted; files that only name videos then do not count.
     """
     for inner in (folder / name for name in LIST_FOLDERS):
         if not inner.is_dir():
             continue
         files = sorted(Path(entry.path) for entry in visible(inner) if entry.is_file())
         files = [file for file in files if file.suffix.lower() in TABLES and not SHOT_LIST.search(file.name)]
+        files = [file for file in files if not (captions and _names_videos_only(file))]
         for pattern in (action_sets.UCF_LIST, action_sets.HMDB_LIST):
             if any(pattern.match(file.name) for file in files):
                 return [next(file for file in files if pattern.match(file.name))]
@@ -192,7 +201,20 @@ def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
                 raise DataError(f"{folder}: holds {_some([file.name for file in tables])}; give one of them")
             if chosen:
                 return chosen
+        if captions and (inner / caption_sets.MSVD_PICKLE).is_file():
+            return [inner / caption_sets.MSVD_PICKLE]
     return []
+
+
+def _names_videos_only(file: Path) -> bool:
+    """Whether a file beside others says which videos are used, and nothing of them."""
+    return file.name in caption_sets.SPLIT_LISTS or file.stem.endswith("_ids")
+
+
+def _of_first_annotator(lists: Sequence[Path]) -> list[Path]:
+    """Without ActivityNet's second file of sentences about the same videos, where the first is there."""
+    first, second = caption_sets.ACTIVITYNET_TESTS
+    return [file for file in lists if file.name != second or file.with_name(first) not in lists]
 
 
 def _says_classes(file: Path) -> bool:
@@ -227,6 +249,10 @@ def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
         for fits, read in _JSON_FORMS:
             if fits(content):
                 return _of_form(read, path, content, reading)
+    elif path.name == caption_sets.MSVD_PICKLE:
+        pickled, told = f"open('{path.name}', 'rb')", f"open('{caption_sets.MSVD_JSON}', 'w')"
+        cure = f'python -c "import json, pickle; json.dump(pickle.load({pickled}), {told})"'
+        raise DataError(f"{path}: a pickle may run any code and is not read; if you trust it, make JSON of it: {cure}")
     elif suffix not in TABLES:
         raise DataError(f"{path}: not a known kind of list; give {WHAT_IS_READ}")
     elif caption_sets.is_lsmdc(path):
@@ -253,10 +279,10 @@ def _of_table(path: Path, reading: Reading) -> Listed:
             return Listed(caption_sets.msvd_rows(table), published="msvd")
         if all(table.column_of([name]) for name in moment_sets.QVHIGHLIGHTS):
             return Listed(moment_sets.qvhighlights_rows(table), published="qvhighlights")
-    annotations, notes = table_annotations(
+    annotations, notes, row_of, holding = table_annotations(
         path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
     )
-    return Listed(annotations, notes=notes)
+    return Listed(annotations, notes=notes, table=(path, row_of, holding))
 
 
 def _of_text(path: Path, reading: Reading) -> Listed:
@@ -296,6 +322,12 @@ def _begins_with(content: Any, *keys: str) -> bool:
     )
 
 
+def _are_named_texts(content: Any) -> bool:
+    """Whether a JSON is an object of lists of texts, or of lists of words."""
+    first = next(iter(content.values()), None) if isinstance(content, dict) else None
+    return isinstance(first, list) and bool(first) and isinstance(first[0], (str, list))
+
+
 def _is_something(content: Any) -> bool:
     return _begins_with(content, "id") and {*content[0]} <= {"id", "label", "template", "placeholders"}
 
@@ -310,7 +342,15 @@ def _didemo(path: Path, content: Any, reading: Reading) -> Listed:
 
 def _activitynet(path: Path, content: Any, reading: Reading) -> Listed:
     annotations = caption_sets.activitynet_annotations(path, content, not reading.moments)
-    return Listed(annotations, published="activitynet-captions")
+    first, second = caption_sets.ACTIVITYNET_TESTS
+    beside = not reading.moments and path.name == first and path.with_name(second).is_file()
+    note = f"{second} describes the videos of {first} again and is not read: papers test retrieval on {first}."
+    return Listed(annotations, published="activitynet-captions", notes=(note,) if beside else ())
+
+
+def _named(path: Path, content: Any, reading: Reading) -> Listed:
+    published = "msvd" if path.name == caption_sets.MSVD_JSON else "vatex" if _values_have(content, "enCap") else None
+    return Listed(caption_sets.named_annotations(path, content), published=published)
 
 
 def _vatex(path: Path, content: Any, reading: Reading) -> Listed:
@@ -337,6 +377,7 @@ _JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Liste
     (lambda content: _values_have(content, "query", "choices", "answer"), _ego_mcq),
     (lambda content: _values_have(content, "annotations") or _values_have(content, "subset"), _kinetics),
     (lambda content: isinstance(content, dict) and _values_have(content.get("database"), "annotations"), _kinetics),
+    (lambda content: _values_have(content, "enCap") or _are_named_texts(content), _named),
     (lambda content: _begins_with(content, "videoID", "enCap"), _vatex),
     (lambda content: _begins_with(content, "video", "description", "times"), _didemo),
     (_is_something, _something),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...core import contracts
 from ...core.contracts import DomainData, option
@@ -11,7 +11,7 @@ from ...core.data import Format
 from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
-from .clips import CROPS, MIDDLE_CROP, RULES, SHORT_SIDE, Sampling, video_format
+from .clips import AREA, COLOURS, CROPS, LIGHT, MIDDLE_CROP, RULES, SHORT_SIDE, TRAIN_CROPS, Sampling, video_format
 from .frame_folders import frame_folders
 
 if TYPE_CHECKING:
@@ -35,10 +35,22 @@ class Reading(contracts.Reading):
     crops: int = option(
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
     )
+    centre_share: float = option(
+        1.0, "share of each side that the middle crop is made of; 0.875: 224 of 256 pixels", low=0.1, high=1
+    )
     average_views: str = option(
         "none", "average the predictions of several clips and crops; none: all frames as one sequence", choices=AVERAGES
     )
     short_side: int = option(SHORT_SIDE, "shorter side to which larger frames are reduced", low=16, high=8192)
+    train_crop: str = option(
+        AREA, "training: a share of the area, MultiScaleCrop, PySlowFast's jitter, or the centre", choices=TRAIN_CROPS
+    )
+    train_flip: bool = option(True, "training: mirror every second clip, unless class names hold a direction")
+    train_colours: str = option(
+        LIGHT, "training: change of colours; strong: that of X-CLIP and ActionCLIP", choices=COLOURS
+    )
+    train_grey: float = option(0.0, "training: probability that a clip loses its colours", low=0, high=1)
+    train_randaugment: bool = option(False, "training: RandAugment, two operations of strength 9 on each clip")
     mirror_labels: bool = option(False, "also train on mirrored clips, with left and right in class names swapped")
     keep_frames: bool = option(False, "keep decoded frames in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
@@ -78,6 +90,24 @@ class Reading(contracts.Reading):
         middle = MIDDLE_CROP[self.crops] * self.clips + (self.clips - 1) // 2
         return PartViews(count, middle, self.average_views)
 
+    def need_whole_frames(self, who: str) -> None:
+        """Raise the ConfigError of an option that takes parts of frames alone."""
+        given = {"crops": self.crops, "centre-share": self.centre_share}
+        for name, value in given.items():
+            if value != 1:
+                raise ConfigError(f"--{name} {value}: {who} whole frames; omit it")
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """How clips are changed in training: of `ClipAugment`."""
+        return {
+            "crop": self.train_crop,
+            "flip": 0.5 if self.train_flip else 0.0,
+            "colours": self.train_colours,
+            "grey": self.train_grey,
+            "randaugment": self.train_randaugment,
+        }
+
     @property
     def formats(self) -> tuple[Format, ...]:
         """What counts as a clip."""
@@ -92,6 +122,7 @@ class Reading(contracts.Reading):
         used = RULES[self.sampling].options
         kinds = {
             "min_side": "boxes",
+            **({} if self.crops == 1 else {"centre_share": "a single crop, in the middle"}),
             **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
             "entries": "vladapt index",
             **({} if self.sampling == "fps" or task == "moments" else {"fps": "the sampling fps, moments and index"}),

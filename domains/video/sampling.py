@@ -109,18 +109,28 @@ def dense(n: int, frames: int, positions: int = 10, reach: int = DENSE_REACH) ->
 
 
 def slowfast_views(
-    n: int, frames: int, rate: int, views: int, fps: float, target_fps: float = TARGET_RATE, to_the_end: bool = False
+    n: int,
+    frames: int,
+    rate: int,
+    views: int,
+    fps: float,
+    target_fps: float = TARGET_RATE,
+    to_the_end: bool = False,
+    rng: np.random.Generator | None = None,
 ) -> Positions:
     """`frames` of a stretch of rate * frames frames at the target's speed, from `views` beginnings.
 
     Args:
         to_the_end: the last view ends with the video; by default it begins one step before that.
+        rng: draws the beginnings, as in training.
     """
     import torch
 
     size = max(1.0, rate * frames / target_fps * fps)
     free = max(n - size, 0)
-    if not to_the_end:
+    if rng is not None:
+        starts = rng.uniform(0, free, views)
+    elif not to_the_end:
         starts = free * np.arange(views) / views
     else:
         starts = np.arange(views) * np.floor(free / (views - 1)) if views > 1 else np.array([free / 2])

@@ -4,7 +4,7 @@ drawn for the whole clip; frame by frame, or clip by clip for a tower that sees 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,11 +13,17 @@ from torch import Tensor
 
 from ...core.backbones import JointParts, SeededAugment
 from ...core.contracts import CropTransform, Decoded
+from ...core.errors import ConfigError
+from .clips import AREA, CENTRE, LIGHT, MULTI_SCALE, SCALE_JITTER, STRONG, UNCHANGED
 from .sampling import five_crops, three_crops
 
 SAFE_CROP = (0.5, 1.0)
 TEN_CROP = 224 / 256
 """Side of a crop of ten, as a share of the shorter side."""
+STRONG_CHANGES = (0.4, 0.4, 0.2, 0.1)
+"""Largest changes of brightness, contrast, saturation and hue by X-CLIP, ViFi-CLIP and ActionCLIP."""
+LATER = ("crop", "colours", "grey", "randaugment")
+"""Fields that the key of stored features has only where they are not as they always were."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,19 @@ class EachFrame(CropTransform):
         crops: of all frames, one crop after the other: 1 for what `transform` takes of them; 3 squares along the longer
             side, 10 at the corners and in the middle with their mirror images, as MMAction2's ThreeCrop and TenCrop.
         clips: how many clips follow one another in what is decoded, of which the middle one is taken; 1 for all frames.
+        share: of each side, in the middle, that a single crop is made of.
     """
 
     transform: Callable[..., Tensor]
     crops: int = 1
     clips: int = 1
+    share: float = 1.0
 
     @property
     def spec(self) -> dict[str, Any]:
-        several = {key: getattr(self, key) for key in ("crops", "clips") if getattr(self, key) > 1}
-        return {**several, "of": self.transform.spec} if several else self.transform.spec
+        usual = {"crops": 1, "clips": 1, "share": 1.0}
+        stated = {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
+        return {**stated, "of": self.transform.spec} if stated else self.transform.spec
 
     @property
     def safe_crop(self) -> tuple[float, float] | None:
@@ -55,7 +64,7 @@ class EachFrame(CropTransform):
         if self.clips > 1:
             length = len(frames) // self.clips
             frames = frames[(self.clips - 1) // 2 * length :][:length]
-        crops = [frames] if self.crops == 1 else cropped(frames, self.crops)
+        crops = [middle(frames, self.share)] if self.crops == 1 else cropped(frames, self.crops)
         return torch.stack([self.transform(np.ascontiguousarray(one), seed=seed) for some in crops for one in some])
 
     def with_crop(self, scale: tuple[float, float]) -> EachFrame:
@@ -102,6 +111,13 @@ def as_frames(pixels: Tensor, frames: int) -> Tensor:
     return JointParts.chosen(pixels if pixels.ndim == 4 else pixels[None], frames)
 
 
+def middle(frames: np.ndarray, share: float) -> np.ndarray:
+    """The middle of frames (T, H, W, 3), a share of both sides."""
+    sides = frames.shape[1:3]
+    top, left = (round(side * (1 - share) / 2) for side in sides)
+    return frames[:, top : sides[0] - top, left : sides[1] - left]
+
+
 def cropped(frames: np.ndarray, crops: int) -> list[np.ndarray]:
     """Square crops of frames (T, H, W, 3), 3 or 10 of them.
 
@@ -126,9 +142,13 @@ class ClipAugment(SeededAugment):
     Args:
         image_size: S.
         mean, std: of each channel, in 0..1.
-        scale: the share of the area that a crop keeps, (smallest, largest).
+        scale: the share of the area that a crop of "area" keeps, (smallest, largest).
         flip: probability of a left-right flip; 0 where the classes are told by direction.
-        jitter: largest change of brightness, contrast and saturation, as a share.
+        jitter: largest change of brightness, contrast and saturation by "light" colours, as a share.
+        crop: one of `TRAIN_CROPS`.
+        colours: one of `COLOURS`.
+        grey: probability of no colours.
+        randaugment: whether RandAugment changes what is cropped.
     """
 
     name: ClassVar[str] = "clip-augment"
@@ -137,6 +157,20 @@ class ClipAugment(SeededAugment):
     scale: tuple[float, float] = SAFE_CROP
     flip: float = 0.5
     jitter: float = 0.2
+    crop: str = AREA
+    colours: str = LIGHT
+    grey: float = 0.0
+    randaugment: bool = False
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        later = {field.name: field.default for field in fields(self) if field.name in LATER}
+        return {key: value for key, value in super().spec.items() if key not in later or value != later[key]}
+
+    def with_crop(self, scale: tuple[float, float]) -> SeededAugment:
+        if self.crop != AREA:
+            raise ConfigError(f"option crop_scale: changes crops of {AREA}, and --train-crop is {self.crop}; omit one")
+        return super().with_crop(scale)
 
     def picture(self, image: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(image)
@@ -144,9 +178,28 @@ class ClipAugment(SeededAugment):
     def steps(self, resample: int) -> list:
         import albumentations as A
 
-        size, change = (self.image_size, self.image_size), (1 - self.jitter, 1 + self.jitter)
+        from .training_steps import RandAugment
+
+        light = (self.jitter, self.jitter, self.jitter, 0.0)
+        brightness, contrast, saturation, hue = STRONG_CHANGES if self.colours == STRONG else light
+        largest = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        changes = {name: (1 - change, 1 + change) for name, change in largest.items()}
         return [
-            A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0),
+            *self._crop(resample),
+            *([RandAugment()] if self.randaugment else []),
             A.HorizontalFlip(p=self.flip),
-            A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(0.0, 0.0), p=0.8),
+            *([] if self.colours == UNCHANGED else [A.ColorJitter(**changes, hue=(-hue, hue), p=0.8)]),
+            *([A.ToGray(p=self.grey)] if self.grey else []),
         ]
+
+    def _crop(self, resample: int) -> list:
+        import albumentations as A
+
+        from .training_steps import MultiScaleCrop, ScaleJitterCrop
+
+        size = (self.image_size, self.image_size)
+        if self.crop == AREA:
+            return [A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0)]
+        if self.crop == CENTRE:
+            return [A.SmallestMaxSize(self.image_size, interpolation=resample), A.CenterCrop(*size)]
+        return [{MULTI_SCALE: MultiScaleCrop, SCALE_JITTER: ScaleJitterCrop}[self.crop](size)]

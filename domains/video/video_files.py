@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from ...core.runtime import check_regular
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,ivf,h264,hevc,mjpeg,m4v,mpegvideo,dv"
 """FFmpeg's names of what is read; those that open further files are not among them."""
-CLAIMING = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv")
-"""Containers whose header says how long the video is; of others FFmpeg estimates it."""
+CLAIMING = ("mov", "mp4", "flv")
+"""Containers whose header says how long the video is; of others than these and the next FFmpeg estimates it."""
+CLAIMING_END = ("matroska", "webm", "avi", "asf")
+"""Containers whose header says when the video ends, counted from 0, where it may begin later."""
 GUESSING = ("mpeg",)
 """Containers that do not say when each frame is shown: it is another guess after seeking."""
 LEAST_SHARE = 0.95
@@ -47,6 +49,7 @@ class VideoIndex:
         times: (n,) seconds since the first frame.
         width, height: of a frame as stored.
         codec: its name.
+        stream: which of the file's it is.
         seekable: whether frames are found by `pts`; else all before them are decoded.
     """
 
@@ -56,6 +59,7 @@ class VideoIndex:
     width: int
     height: int
     codec: str
+    stream: int = 0
     seekable: bool = True
 
     def __len__(self) -> int:
@@ -78,19 +82,25 @@ class VideoIndex:
 
 @remember_by_file(size=KEPT_INDEXES)
 def index_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> VideoIndex:
-    """The index of a file, whose packets are looked at and not decoded.
+    """The index of a file, whose packets are looked at and not decoded. Of several video streams it is that of most
+    frames; pictures of the cover are none.
 
     Raises:
         DataError: no video file, no video stream, a codec that is not built in, no frame, or cut short.
         LimitError: frames of more than `max_pixels`.
     """
-    with opened_video(path) as (container, stream):
+    with opened_video(path) as (container, streams):
+        packets, end = _packets(container, streams)
+        stream = max(streams, key=lambda each: len(packets[each.index].pts))
+        if stream.codec_context is None:
+            raise DataError(f"{path}: its codec is not built into PyAV; convert it to H.264, or remove it")
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
             raise LimitError.too_large(f"{path}: frames of {width} x {height} pixels", max_pixels)
-        values, keys, end = _packets(container, stream)
+        number = stream.index
+        values, keys = packets[number].arrays
         shown = len(values)
-        _check_length(path, container, stream, shown, end)
+        _check_length(path, container, stream, packets[number], end)
         codec, base, kind = stream.codec_context.name, stream.time_base, container.format.name
         rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
     if not shown:
@@ -98,12 +108,12 @@ def index_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> VideoIndex:
     seekable = kind not in GUESSING and UNTIMED not in values and len(np.unique(values)) == shown
     if not seekable:
         every = np.arange(shown)
-        return VideoIndex(every, np.zeros(1, np.int64), every / rate, width, height, codec, seekable=False)
+        return VideoIndex(every, np.zeros(1, np.int64), every / rate, width, height, codec, number, seekable=False)
     order = np.argsort(values, kind="stable")
     marked = np.flatnonzero(keys[order])
     marked = marked if len(marked) and marked[0] == 0 else np.concatenate([[0], marked])
     values = values[order]
-    return VideoIndex(values, marked, (values - values[0]) * float(base), width, height, codec)
+    return VideoIndex(values, marked, (values - values[0]) * float(base), width, height, codec, number)
 
 
 def read_frames(
@@ -156,19 +166,21 @@ def frames_at(
     wanted = np.unique(np.asarray(positions, dtype=np.int64))
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one or more of these")
-    with opened_video(path, threads) as (container, stream):
-        size = None
+    with opened_video(path) as (container, _):
+        size, stream = None, container.streams[index.stream]
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
         for position, frame in _shown(container, stream, index, wanted.tolist()):
             size = size or _size(frame, stream, short_side)
             yield position, _upright(frame, size)
 
 
 @contextmanager
-def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream) of a file; what goes wrong while they are used becomes a DataError.
+def opened_video(path: str | Path) -> Iterator[tuple[Any, list[Any]]]:
+    """(container, video streams) of a file; what goes wrong while they are used becomes a DataError.
 
     Raises:
-        DataError: no video file, no video stream, or a codec that is not built in.
+        DataError: no video file, or no video stream.
     """
     import av
 
@@ -179,10 +191,7 @@ def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         with av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container:
-            stream = _video_stream(path, container)
-            stream.codec_context.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
-            yield container, stream
+            yield container, _video_streams(path, container)
     except IndexError:  # of PyAV, where a damaged file has more streams than it began with
         raise DataError(f"{path}: not a video, or damaged (its streams change); {CURE}") from None
     except av.error.EOFError:
@@ -192,7 +201,7 @@ def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]
         raise DataError(f"{path}: not a video, or damaged ({reason}); {CURE}") from error
 
 
-def _video_stream(path: Path, container: Any) -> Any:
+def _video_streams(path: Path, container: Any) -> list[Any]:
     import av
 
     pictures = av.stream.Disposition.attached_pic
@@ -200,31 +209,48 @@ def _video_stream(path: Path, container: Any) -> Any:
     if not streams:
         others = sorted({stream.type for stream in container.streams})
         raise DataError(f"{path}: has no video stream, only {' and '.join(others) or 'a header'}; {CURE}")
-    if streams[0].codec_context is None:
-        raise DataError(f"{path}: its codec is not built into PyAV; convert it to H.264, or remove it")
-    return streams[0]
+    return streams
 
 
-def _packets(container: Any, stream: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of each frame shown, in the order stored: pts, `UNTIMED` without one, and whether decoding may begin there; and
-    where all streams end, in seconds."""
-    pts, keys, end = array("q"), bytearray(), 0.0
+@dataclass
+class _Packets:
+    """Of each frame of a stream that is shown, in the order stored: pts, `UNTIMED` without one, and whether decoding
+    may begin there; and the last dts."""
+
+    pts: array = field(default_factory=lambda: array("q"))
+    keys: bytearray = field(default_factory=bytearray)
+    last: int = -1
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.pts, dtype=np.int64), np.array(self.keys, dtype=bool)
+
+
+def _packets(container: Any, streams: Sequence[Any]) -> tuple[dict[int, _Packets], float]:
+    """The packets of each stream by its number, and where all streams of the file end, in seconds."""
+    packets, end = {stream.index: _Packets() for stream in streams}, 0.0
     for packet in container.demux():
         if packet.size and packet.dts is not None:
             end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index or not packet.size or packet.is_discard:
+        found = packets.get(packet.stream_index)
+        if found is None or not packet.size or packet.is_discard:
             continue
-        pts.append(UNTIMED if packet.pts is None else packet.pts)
-        keys.append(packet.is_keyframe)
-    return np.array(pts, dtype=np.int64), np.array(keys, dtype=bool), end
+        found.pts.append(UNTIMED if packet.pts is None else packet.pts)
+        found.keys.append(packet.is_keyframe)
+        found.last = max(found.last, -1 if packet.dts is None else packet.dts)
+    return packets, end
 
 
-def _check_length(path: Path, container: Any, stream: Any, shown: int, end: float) -> None:
-    if not any(name in CLAIMING for name in container.format.name.split(",")):
+def _check_length(path: Path, container: Any, stream: Any, packets: _Packets, end: float) -> None:
+    names = container.format.name.split(",")
+    counts_from_0 = not {*names}.isdisjoint(CLAIMING_END)
+    if not counts_from_0 and {*names}.isdisjoint(CLAIMING):
         return
-    if shown < LEAST_SHARE * stream.frames:
-        raise DataError(f"{path}: cut short, {shown} of its {stream.frames} frames are there; copy it again")
-    began = max(0, container.start_time or 0)
+    # the header of an AVI counts places, of which those that repeat a frame are empty
+    there = packets.last + 1 if "avi" in names else len(packets.pts)
+    if there < LEAST_SHARE * stream.frames:
+        raise DataError(f"{path}: cut short, {there} of its {stream.frames} frames are there; copy it again")
+    began = 0 if counts_from_0 else max(0, container.start_time or 0)
     claimed = (container.duration or 0) / 1e6
     if end - began / 1e6 < LEAST_SHARE * claimed - 1:
         raise DataError(f"{path}: cut short, {end:.1f} of its {claimed:.1f} seconds are there; copy it again")

@@ -61,6 +61,7 @@ def of_pairs(other: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     return {
         "loss": between("loss", None, other, **quick),
         "loss_options": between("loss_options", None, {"clip": {"label_smoothing": 0.5}}, loss="clip", **quick),
+        "teacher": between("teacher", (), ("embedded",), loss="teach-text", **quick),
         "train_towers": between("train_towers", False, True, **quick),
         "coef_lr": between("coef_lr", 0.1, 0.5, **{**towers, "epochs": 1}),
         "micro_batch_size": between("micro_batch_size", None, 4, **towers),

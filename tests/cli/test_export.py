@@ -153,6 +153,8 @@ def test_towers_of_a_retrieval_run(vladapt, small_clip_spec, colours):
     assert exported.json["context_length"] == 77 and exported.json["preprocessing"]["image_size"] == 16
     refused = vladapt("export", made.json["run"], "--out", "other", "--int8")
     assert refused.code == 2 and "--int8: towers of a retrieval run are exported in 32 bits" in refused.error
+    refused = vladapt("export", made.json["run"], "--out", "other", "--per-patient", "mean")
+    assert refused.code == 2 and "--per-patient: a run of retrieval has no answers per patient" in refused.error
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,17 @@ def test_json_of_index_has_its_facts(index, colours, small_clip):
     assert facts["made_of"] == [str(colours)] and facts["versions"]["torch"]
 
 
-def test_a_broken_image_is_skipped_and_listed_too_many_stop(index, class_folders, tmp_path):
+def test_broken_images_are_skipped_and_listed_more_than_are_tolerated_stop(index, class_folders, tmp_path):
     data = class_folders("red", "green", "blue", each=12)
     (data / "red" / "broken.png").write_bytes(b"no image")
     outcome = index(data)
     assert outcome.code == 0 and "Skipped: " in outcome.out and "broken.png" in outcome.out
     for i in range(5):
         (data / "red" / f"broken{i}.png").write_bytes(b"no image")
-    stopped = index(data, "--out", "other.index")
+    assert json.loads(Path("photos.index/index.json").read_text())["entries"] == 36
+    made = index(data, "--out", "all.index", "--json").json
+    assert len(made["skipped"]) == 6 and made["entries"] == 36 and made["from_store"] == 36
+    stopped = index(data, "--out", "other.index", "--tolerate", 0.05)
     assert stopped.code == 1 and "more than 5%" in stopped.error and not (tmp_path / "other.index").exists()
 
 

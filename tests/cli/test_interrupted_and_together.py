@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -99,18 +100,31 @@ def test_what_nohup_ignores_stays_ignored(many, small_clip_spec, tmp_path, envir
     assert (tmp_path / "f.npz").is_file()
 
 
-def test_a_stopped_comparison_keeps_its_rows(vladapt, colours, small_clip_spec, tmp_path, environment):
-    base = ["compare", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(colours), "--out", "table"]
+@pytest.mark.parametrize(("number", "out"), [(signal.SIGTERM, ["--out=my table"]), (signal.SIGINT, [])])
+def test_a_stopped_comparison_keeps_its_rows_and_says_the_command_that_continues_it(
+    colours, small_clip_spec, tmp_path, environment, number, out
+):
+    base = ["compare", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(colours), *out]
     base += ["--adapters", "linear-probe,tip-adapter", "--shots", "1,2,4", "--seeds", "1,2,3,4,5,6,7,8"]
     process = start(["-m", "vladapt", *base], env=environment, cwd=tmp_path)
-    table = tmp_path / "table" / "compare.csv"
-    wait_for(lambda: table.is_file() and len(table.read_text().splitlines()) > 2, process)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate()
-    assert process.returncode == 1 and out == "" and err.strip().splitlines()[-1] == STOPPED, err
-    assert "Traceback" not in err
-    kept = len(json.loads((tmp_path / "table" / "compare.json").read_text())["rows"])
-    assert 2 <= kept == len(table.read_text().splitlines()) - 1
+
+    def table() -> Path | None:
+        return next(tmp_path.glob("*/compare.csv" if out else "runs/*/compare.csv"), None)
+
+    wait_for(lambda: table() and len(table().read_text().splitlines()) > 2, process)
+    process.send_signal(number)
+    printed, err = process.communicate()
+    assert process.returncode == 1 and printed == "" and "Traceback" not in err, err
+    kept = json.loads(table().with_name("compare.json").read_text())["rows"]
+    assert 2 <= len(kept) == len(table().read_text().splitlines()) - 1 < 48
+    told, _, command = err.strip().splitlines()[-1].partition("this continues from there: ")
+    assert told == "vladapt: stopped; what was computed is kept, and "
+    words = shlex.split(command)
+    assert words[: len(base) + 1] == ["vladapt", *base]
+    again = start(["-m", *words], env=environment, cwd=tmp_path)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert len(table().read_text().splitlines()) > 48 and not table().with_name("compare.json").exists()
 
 
 def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints_stay(

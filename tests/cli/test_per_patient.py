@@ -1,9 +1,12 @@
-"""`--per-patient`: one row per patient in `predict`, and per request in `serve`."""
+"""`--per-patient`: one row per patient in `predict`, per request in `serve` and of exports, and scores in `eval`."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,7 +18,9 @@ from PIL import Image
 from vladapt.core.contracts.serving import Serving, Wishes
 from vladapt.core.contracts.use import Use
 from vladapt.core.engine.fit import task_of_run
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.runs.folder import Run
+from vladapt.core.serving.exported import ServedExport
 from vladapt.core.tasks.classification.serving import ServedRun
 
 PATIENTS, EACH = 48, 4
@@ -108,6 +113,119 @@ def test_what_cannot_be_is_one_line(vladapt, fitted, more, message):
     run, new = fitted
     refused = vladapt("predict", run, new, *more)
     assert refused.code != 0 and message in refused.error
+
+
+def test_eval_scores_what_predict_answers_patients(vladapt, fitted, tmp_path):
+    """The metrics are those of the rows of predict, image by image and patient by patient."""
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    told = vladapt("eval", run, "--data", data, "--per-patient", "mean", "--out", "scores", "--json").json
+    of = told["per_patient"]
+    assert (of["how"], of["patients"], told["test_images"]) == ("mean", 60, 60 * EACH)
+    assert of["scores"]["auroc"] != told["adapted"]["auroc"] and of["made"] in told["notes"]
+    (data / "labels.csv").rename(data / "patients.csv")
+    rows = vladapt("predict", run, data, "--per-patient", "mean", "--threshold", 0.5, "--json").json["predictions"]
+    truth = [("well", "sick")[int(Path(row["images"][0]).stem.partition("-")[0]) % 2] for row in rows]
+    right = [row["label"] == true for row, true in zip(rows, truth, strict=True)]
+    assert sum(right) / 60 == pytest.approx(of["scores"]["accuracy"])
+    low, high = of["intervals"]["accuracy"]
+    assert low < of["scores"]["accuracy"] < high
+
+    at = vladapt("predict", run, data, "--per-patient", "mean", "--json").json["predictions"]
+    ((finding, point),) = of["operating_point"]["points"].items()
+    assert point["threshold"] == pytest.approx(at[0]["threshold"])
+    found = [row["label"] == finding for row, true in zip(at, truth, strict=True) if true == finding]
+    assert point["rates"]["sensitivity"] == pytest.approx(sum(found) / len(found))
+    page = Path("scores/report.html").read_text()
+    assert "Mean of 60 patients" in page and f"of patients {point['threshold']:.3f}" in page
+
+
+def test_eval_shows_both_and_changes_no_score_of_images(vladapt, fitted, tmp_path):
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    plain = vladapt("eval", run, "--data", data, "--json").json
+    largest = vladapt("eval", run, "--data", data, "--per-patient", "max", "--json").json
+    mean = vladapt("eval", run, "--data", data, "--per-patient", "mean", "--json").json
+    assert largest["per_patient"]["scores"] != mean["per_patient"]["scores"] and "per_patient" not in plain
+    assert largest["adapted"] == plain["adapted"] and largest["operating_point"] == plain["operating_point"]
+    shown = " ".join(vladapt("eval", run, "--data", data, "--per-patient", "max").out.split())
+    assert "One answer per patient" in shown and "max of 60 patients" in shown
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--per-patient", "median"), "--per-patient median: give mean or max"),
+        (("--per-patient", "mean", "--group-column", "none"), "nothing says which test images belong together"),
+        (("--per-patient", "mean", "--group-column", "twin"), "30 of 30 groups of the test images have images of diff"),
+    ],
+)
+def test_eval_refuses_what_no_patient_can_be_scored_by(vladapt, fitted, tmp_path, more, message):
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    lines = (data / "labels.csv").read_text().splitlines()
+    twins = [f"{line},T{int(line.split('/')[1].split('-')[0]) // 2}" for line in lines[1:]]
+    (data / "labels.csv").write_text("\n".join([f"{lines[0]},twin", *twins]))
+    refused = vladapt("eval", run, "--data", data, *more)
+    assert refused.code != 0 and message in refused.error
+
+
+@pytest.fixture(scope="module")
+def exported(fitted, tmp_path_factory):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    from vladapt.core.engine.export import export
+
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export(fitted[0], folder, per_patient="max", device="cpu")
+    return folder
+
+
+def test_an_export_answers_patients_as_the_run_does(vladapt, fitted, exported):
+    run, new = fitted
+    images = sorted((new / "images").glob("1-*.png"))
+    how = ("--per-patient", "max", "--coverage", 0.9, "--group-column", r"stem:^(\d+)-", "--json")
+    (wanted,) = vladapt("predict", run, *images, *how).json["predictions"]
+    script = (sys.executable, exported / "predict.py", *images, "--per-patient", "--coverage", "0.9")
+    row = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    assert row["images"] == list(map(str, images)) and row["id"] == "patient"
+    assert [row[key] for key in ("label", "set", "threshold")] == [wanted[key] for key in ("label", "set", "threshold")]
+    assert row["confidence"] == pytest.approx(wanted["confidence"], abs=1e-4)
+    plain = subprocess.run(script[:-3], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(plain) == EACH and row["threshold"] != json.loads(plain[0])["threshold"]
+
+    served = ServedExport(exported, Serving())
+    samples, _ = served.samples(images)
+    for sample in samples:
+        served.prepare(sample)
+    served.answer(samples)
+    wishes = Wishes(per_patient="max", coverage=0.9)
+    served.check(wishes)
+    (answer,) = served.rows(samples, [], wishes)["predictions"]
+    assert answer["confidence"] == pytest.approx(row["confidence"], abs=1e-5)
+    assert [answer[key] for key in ("id", "images", "set")] == [row[key] for key in ("id", "images", "set")]
+    assert len(served.rows(samples, [], Wishes())["predictions"]) == EACH
+    with pytest.raises(ConfigError, match=r"^--per-patient mean: this export cannot do that; give max$"):
+        served.check(Wishes(per_patient="mean"))
+
+
+def test_exports_without_patients_are_as_before_and_damaged_ones_are_refused(fitted, exported, tmp_path):
+    from vladapt.core.engine.export import export
+
+    with pytest.raises(ConfigError, match=r"^--per-patient median: give mean or max$"):
+        export(fitted[0], tmp_path / "median", per_patient="median", device="cpu")
+    facts = json.loads((exported / "export.json").read_text())
+    plain = export(fitted[0], tmp_path / "plain", device="cpu").facts
+    assert "per_patient" not in plain and {**facts, "per_patient": None, "sha256": 0} == {
+        **json.loads(json.dumps(plain)),
+        "per_patient": None,
+        "sha256": 0,
+    }
+    damaged = shutil.copytree(exported, tmp_path / "damaged")
+    for wrong in ({"how": "least"}, {"temperature": [0.0, 1.0]}, {"coverage": {"0.9": [1]}}, {"offset": "no"}):
+        changed = {**facts, "per_patient": {**facts["per_patient"], **wrong}}
+        (damaged / "export.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="damaged, per_patient is not usable"):
+            ServedExport(damaged, Serving())
 
 
 def test_files_are_grouped_by_the_table_beside_them_or_by_their_names(vladapt, fitted):

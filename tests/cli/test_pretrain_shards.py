@@ -159,6 +159,8 @@ def test_a_shard_cut_short_is_told_with_its_name_and_the_rest_trained_on(vladapt
     assert done.code == 1
     assert "training samples cannot be read, more than 5 %" in done.err.splitlines()[-1]
     assert "cut short or damaged" in done.err.splitlines()[-1]
+    done = vladapt(*command(cut, tmp_path / "many", *more, "--resume", "--tolerate", "0.5"))
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(

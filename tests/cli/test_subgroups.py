@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,23 @@ def test_columns_of_a_table_and_of_one_beside_class_folders(fit, table):
 def test_class_folders_alone_have_no_columns(fit, colours):
     refused = fit("--data", colours, "--by", "site")
     assert refused.code == 2 and "--by site: data has no columns; give a table with a row per image" in refused.error
+
+
+def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_path):
+    rng, images, boxes = np.random.default_rng(0), [], []
+    (tmp_path / "images").mkdir()
+    for n in range(60):
+        pixels = rng.integers(0, 256, (16, 32, 3), dtype=np.uint8)
+        pixels[:, 16:, 2] //= 4
+        Image.fromarray(pixels).save(tmp_path / f"images/{n}.png")
+        images.append({"id": n, "file_name": f"{n}.png"})
+        boxes += [{"image_id": n, "category_id": side, "bbox": [16 * side, 0, 16, 16]} for side in (0, 1)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    (tmp_path / "sites.csv").write_text("file,site\n" + "".join(f"{n}.png,site {n % 3 > 0}\n" for n in range(60)))
+    where = ("--domain", "natural", "--backbone", small_clip_spec, "--data", tmp_path, "--adapter", "linear-probe")
+    run = vladapt("fit", *where, "--shots", 4, "--json").json["run"]
+    told = vladapt("eval", run, "--split", "all", "--by", "site", "--json").json
+    (column,) = told["subgroups"]["columns"]
+    units = {part["name"]: (part["images"], part["units"]) for part in column["shares"]["Accuracy"]["parts"]}
+    assert units == {"site True": (80, 40), "site False": (40, 20)} and not column["without"]

@@ -194,3 +194,153 @@ def write_dicom(path: Path, pixels: np.ndarray | None, patient: str) -> None:
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
         data.PixelData = pixels.astype("<u2").tobytes()
     data.save_as(path, enforce_file_format=True)
+
+
+# One damaged file of every kind, in every command
+
+
+def noise(level: int, seed: int) -> np.ndarray:
+    return np.clip(level + np.random.default_rng(seed).integers(-30, 30, (24, 24, 3)), 0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, level: int, seed: int) -> Path:
+    Image.fromarray(noise(level, seed)).save(path)
+    return path
+
+
+def write_slice(path: Path, level: int, seed: int) -> Path:
+    pytest.importorskip("pydicom")
+    write_dicom(path, noise(level, seed)[..., 0], patient=f"{level}-{seed}")
+    return path
+
+
+def write_volume(path: Path, level: int, seed: int) -> Path:
+    nibabel = pytest.importorskip("nibabel")
+    volume = np.stack([noise(level, 10 * seed + n)[..., 0] for n in range(4)], axis=2).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    return path
+
+
+def write_raster(path: Path, level: int, seed: int) -> Path:
+    rasterio = pytest.importorskip("rasterio")
+    values = noise(level, seed).transpose(2, 0, 1).astype(np.uint16) * 10
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5 + 1e4 * seed, 5e6, 10, 10)}
+    with rasterio.open(path, "w", driver="GTiff", count=3, height=24, width=24, dtype="uint16", **place) as raster:
+        raster.write(values)
+    return path
+
+
+def write_clip(path: Path, level: int, seed: int) -> Path:
+    pytest.importorskip("av")
+    from video_writing import write_video
+
+    return write_video(path, [noise(level, 100 * seed + n) for n in range(12)], codec="mpeg4")
+
+
+def write_frames(path: Path, level: int, seed: int) -> Path:
+    path.mkdir()
+    frames = [write_image(path / f"{n}.jpg", level, 100 * seed + n) for n in range(3)]
+    return frames[0]
+
+
+KINDS = {
+    "jpeg": ("natural", "{}.jpg", write_image),
+    "png": ("natural", "{}.png", write_image),
+    "tiff": ("natural", "{}.tif", write_image),
+    "dicom": ("medical", "{}.dcm", write_slice),
+    "nifti": ("medical", "{}.nii", write_volume),
+    "raster": ("remote-sensing", "{}.tif", write_raster),
+    "mp4": ("video", "{}.mp4", write_clip),
+    "frames": ("video", "clip{}", write_frames),
+}
+"""Kind of file -> domain, name by number, and what writes one and gives the file that can be damaged."""
+DAMAGE = {"cut": lambda content: content[: len(content) // 2], "noise": lambda content: b"\x00\xff" * 200}
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """damaged(kind, how, files=1): (two folders of six files, so many of the last ones damaged; their domain, names)"""
+
+    def make(kind, how, files=1):
+        domain, name, write = KINDS[kind]
+        for label in ("dark", "light"):
+            (tmp_path / "data" / label).mkdir(parents=True)
+        written = [
+            write(tmp_path / "data" / label / name.format(number), level, number)
+            for label, level, numbers in (("dark", 40, range(6)), ("light", 200, range(6, 12)))
+            for number in numbers
+        ]
+        for file in written[-files:]:
+            file.write_bytes(DAMAGE[how](file.read_bytes()))
+        return tmp_path / "data", domain, {name.format(number) for number in range(12 - files, 12)}
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "how"), [*((kind, "cut") for kind in KINDS), ("dicom", "noise"), ("raster", "noise")])
+def test_one_damaged_file_is_skipped_and_listed_by_every_command(kind, how, damaged, vladapt, small_clip_spec):
+    folder, domain, names = damaged(kind, how)
+    base = ["--domain", domain, "--backbone", small_clip_spec, "--json"]
+    of_set = [*base, "--data", folder, "--shots", 2]
+    made = {
+        "index": vladapt("index", folder, *base, "--out", "i"),
+        "embed": vladapt("embed", folder, *base, "--out", "e.npz"),
+        "fit": vladapt("fit", *of_set, "--adapter", "zero-shot"),
+        "compare": vladapt("compare", *of_set, "--adapters", "nearest-mean", "--seeds", 1, "--splits", 1),
+    }
+    run = made["fit"].json["run"]
+    made["predict"] = vladapt("predict", run, folder, "--json")
+    skipped = {command: outcome.json.get("skipped") for command, outcome in made.items()}
+    skipped["fit"] = json.loads((Path(run) / "run.json").read_text())["skipped"]
+    for command, listed in skipped.items():
+        assert made[command].code == 0 and len(listed) == 1, (command, listed, made[command].err)
+        ((name, reason),) = listed
+        assert Path(name.partition("#")[0]).name in names and reason, (command, name)
+
+
+def test_none_is_tolerated_where_the_user_says_so(damaged, vladapt, small_clip_spec):
+    folder, _, _ = damaged("png", "cut")
+    base = ["--domain", "natural", "--backbone", small_clip_spec]
+    run = vladapt("fit", *base, "--data", folder, "--adapter", "zero-shot", "--json").json["run"]
+    for command in (
+        ["fit", *base, "--data", folder, "--adapter", "zero-shot"],
+        ["compare", *base, "--data", folder, "--adapters", "nearest-mean", "--out", "c"],
+        ["embed", *base, folder, "--out", "e.npz"],
+        ["index", *base, folder, "--out", "i"],
+        ["predict", run, folder, "--out", "rows.csv"],
+    ):
+        stopped = vladapt(*command, "--tolerate", 0)
+        assert stopped.code == 1, command
+        assert "1 of 12 images cannot be read, more than 0%; the first is " in stopped.error
+        assert "11.png (damaged image" in stopped.error and "or raise --tolerate" in stopped.error
+    assert not Path("e.npz").exists() and not Path("i").exists() and len(list(Path("runs").iterdir())) == 1
+    assert (
+        "Written: rows.csv" in stopped.out and len(Path("rows.csv").read_text().splitlines()) == 12
+    )  # answers are kept
+    assert vladapt("index", *base, folder, "--out", "i", "--json").json["encoded"] == 0  # and so are features
+
+
+def test_a_larger_share_is_tolerated_where_the_user_says_so(damaged, vladapt, small_clip_spec):
+    folder, _, names = damaged("png", "cut", files=3)
+    fit = ["fit", "--domain", "natural", "--backbone", small_clip_spec, "--data", folder, "--adapter", "zero-shot"]
+    stopped = vladapt(*fit, "--tolerate", 0.2)
+    assert stopped.code == 1 and "3 of 12 images cannot be read, more than 20%" in stopped.error
+    made = vladapt(*fit, "--tolerate", 0.25, "--json").json
+    info = json.loads((Path(made["run"]) / "run.json").read_text())
+    assert {Path(name).name for name, _ in info["skipped"]} == names and info["recipe"]["tolerate"] == 0.25
+    assert vladapt("eval", made["run"]).code == 0  # by the share of the fit
+    refused = vladapt(*fit, "--tolerate", 1.5)
+    assert refused.code == 2 and "--tolerate 1.5: give a number" in refused.error
+
+
+def test_where_nothing_can_be_read_every_command_fails(damaged, vladapt, small_clip_spec):
+    folder, _, _ = damaged("png", "cut", files=12)
+    base = ["--domain", "natural", "--backbone", small_clip_spec]
+    for command in (
+        ["fit", *base, "--data", folder, "--adapter", "zero-shot"],
+        ["embed", *base, folder, "--out", "e.npz"],
+        ["embed", *base, "--data", folder, "--out", "e.npz"],
+        ["index", *base, folder, "--out", "i"],
+    ):
+        stopped = vladapt(*command, "--tolerate", 1)
+        assert stopped.code == 1 and "12 of 12 images cannot be read; the first is" in stopped.error, command

@@ -86,7 +86,7 @@ class ComparedClassification(Task):
             setting=self.setting(recipe, prepared),
             val_shots=recipe.val_shots,
             refit=recipe.refit,
-            place=TrainingPlace(None, hooks=recipe.custom_hooks),
+            place=TrainingPlace(None, hooks=recipe.custom_hooks, tolerate=recipe.tolerate),
             seed=recipe.seed,
             notes=of_data,
         )

@@ -103,6 +103,9 @@ class ClassificationContest(Contest):
         self._first_seed: int | None = None
         self._tested = Tested()
 
+    def left_out(self) -> list[tuple[str, str]]:
+        return [*self.prepared.data.skipped, *self.prepared.skipped]
+
     def note_readers(self, names: Collection[str], shots: Sequence[int | None]) -> None:
         """Note which methods read all test images at once, at these numbers of shots."""
         readers = [name for name in names if adapter_class(name).transductive]

@@ -34,10 +34,11 @@ from ...export.graph import Graph, has_convolutions, write_in_8_bits
 from ...export.package import STANDALONE, NewExport
 from ...judgements.finding_curves import finding_of
 from ...judgements.operating_point import thresholds_of
+from ...judgements.per_patient import Patients
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import rows_of_split
-from .predictions import label_thresholds
+from .predictions import check_per_patient, label_thresholds
 from .stored_run import fitted_adapter, recipe_again
 
 FEATURES = "features"
@@ -89,9 +90,13 @@ def export_run(
     other = bool(use.data or use.features)
     prepared = read(recipe.with_(shots=0), reporter, divided=not other)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
+    check_per_patient(use, adapter)
+    patients = None
+    if use.per_patient is not None:
+        patients = Patients.of_run(use.run, Calibration.load(use.run.path), use.per_patient)
     tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
-    made = _Export(new, use.run.shown, prepared, adapter, tested, task)
+    made = _Export(new, use.run.shown, prepared, adapter, tested, task, patients)
     with new.folder() as folder:
         facts, notes = made.written(folder, reporter)
     return new.exported(facts, notes)
@@ -142,6 +147,7 @@ class _Export:
     adapter: Adapter
     tested: FeatureSet
     task: str
+    patients: Patients | None = None
 
     def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
         """Write and check all files; what export.json holds, and sentences for the user."""
@@ -346,19 +352,39 @@ class _Export:
             **({} if finding is None else {"finding": finding}),
             **({"operating_point": points} if (points := thresholds_of(self.new.run)) else {}),
             "calibrated": calibration is not None,
-            "coverage": {} if calibration is None else self._least(),
-            "coverage_per": {"class": self._least(per_class=True)}
-            if calibration and not calibration.multilabel
-            else {},
+            **_sets(calibration),
+            **({} if self.patients is None else {"per_patient": self._of_patients(self.patients)}),
             "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
             "opset": self.new.opset,
             **self.new.last_facts,
             **({"preprocessing": self.transform.spec} if self.pictures else {}),
         }
 
-    def _least(self, per_class: bool = False) -> dict[str, list[float]]:
-        """Coverage -> (C,) the probability from which on a class is in the set of an image."""
-        made = {str(each): self.calibration.conformal(each, per_class=per_class) for each in TABLE_COVERAGES}
-        if self.calibration.multilabel:
-            return {share: [float(sets.threshold)] * len(self.adapter.class_names_) for share, sets in made.items()}
+    def _of_patients(self, patients: Patients) -> dict[str, Any]:
+        """What replaces the facts of images in answers per patient, and how logits of images become those of one."""
+        calibration, names = patients.calibration, self.adapter.class_names_
+        scaling = {"temperature": calibration.scaling.temperature, "offset": calibration.scaling.offset}
+        several = calibration.multilabel
+        return {
+            "how": patients.pooling.how,
+            **{key: values.expand(len(names)).tolist() for key, values in scaling.items()},
+            "thresholds": label_thresholds(patients.points, calibration, names).tolist() if several else None,
+            "operating_point": dict(patients.points),
+            **_sets(calibration),
+        }
+
+
+def _sets(calibration: Calibration | None) -> dict[str, Any]:
+    """Coverage -> (C,) the probability from which on a class is in the set of an image, and the same per class."""
+    if calibration is None:
+        return {"coverage": {}, "coverage_per": {}}
+    if calibration.multilabel:
+        made = {str(each): calibration.conformal(each) for each in TABLE_COVERAGES}
+        least = {share: [float(sets.threshold)] * len(calibration.class_names) for share, sets in made.items()}
+        return {"coverage": least, "coverage_per": {}}
+
+    def least_of(per_class: bool) -> dict[str, list[float]]:
+        made = {str(each): calibration.conformal(each, per_class=per_class) for each in TABLE_COVERAGES}
         return {share: (1 - sets.thresholds).clamp(min=0).tolist() for share, sets in made.items()}
+
+    return {"coverage": least_of(False), "coverage_per": {"class": least_of(True)}}

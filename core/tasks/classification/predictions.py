@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...confidence.calibration import HALF, Calibration
+from ...confidence.patients import pooled
 from ...contracts.adapter import Adapter
 from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
@@ -24,7 +26,9 @@ from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
 from ...judgements.finding_curves import finding_of
 from ...judgements.operating_point import thresholds_of
+from ...judgements.per_patient import Patients
 from ...metrics.classification import check_scores
+from ...metrics.intervals import units_of
 from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
@@ -167,7 +171,7 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         )
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
-    _check_per_patient(use, adapter)
+    check_per_patient(use, adapter)
     cut = Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
     if cut is not None and cut.threshold != HALF and use.judging.get("max_error") is not None:
         raise ConfigError(
@@ -177,7 +181,8 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         )
 
 
-def _check_per_patient(use: Use, adapter: Adapter) -> None:
+def check_per_patient(use: Use, adapter: Adapter) -> None:
+    """Raise the ConfigError of a pooling that there is not, or not of these classes."""
     how = use.per_patient
     if how is None:
         return
@@ -291,6 +296,43 @@ def predictions_of(
     columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
     made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
     made.answers, made.called = judged.answers, called
+    return made
+
+
+def predictions_of_patients(
+    patients: Patients,
+    use: Use,
+    judgements: Sequence[Judgement],
+    ids: Sequence[str],
+    logits: Tensor,
+    features: Tensor,
+    skipped: list[tuple[str, str]],
+    groups: Sequence[str],
+) -> Predictions:
+    """A row per patient, of N images.
+
+    Args:
+        patients: what the run answers them with.
+        logits: (N, C).
+        features: (N, D) that they are of.
+        groups: N patients, "" of an image that is one of its own.
+
+    Raises:
+        DataError: an image has a probability that is NaN or infinity.
+    """
+    of_images = patients.of_images
+    probs, (unit, units) = of_images.probabilities(logits), units_of(groups, len(ids))
+    check_scores(ids, probs)
+    names = [""] * units
+    images: list[list[str]] = [[] for _ in range(units)]
+    for id_, group, place in zip(ids, groups, unit.tolist()):
+        names[place] = group or id_
+        images[place].append(id_)
+    rows, means = patients.pooling.logits(probs, unit, units), pooled(features.cpu(), unit, units, "mean")
+    of = (patients.calibration, of_images.class_names, names, rows, means, of_images.multilabel, skipped)
+    made = predictions_of(use, judgements, *of, patients.points)
+    made.columns = {"images": images, **made.columns}
+    made.notes.insert(0, patients.words(median(map(len, images))))
     return made
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,19 +34,24 @@ from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
+from ...judgements.per_patient import Patients
 from ...metrics.classification import check_scores
 from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
-from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
+from .predictions import (
+    Predictions,
+    check_wishes,
+    predictions_of,
+    predictions_of_patients,
+    probabilities_of,
+    write_explanations,
+)
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
-
-if TYPE_CHECKING:
-    from .patients import Patients
 
 FEW = 8
 """Images that are encoded at once and not stored."""
@@ -161,8 +166,6 @@ class Predictor:
         chosen = threshold is None
         key = (how, chosen)
         if key not in self._patients:
-            from .patients import Patients
-
             self._patients[key] = Patients.of_run(self.run, self.calibration, how, chosen)
         return self._patients[key]
 
@@ -211,8 +214,8 @@ class Predictor:
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         judgements = judges_at(self.task, PREDICT, use.judging)
         if use.per_patient is not None:
-            of_patients = self.patients(use.per_patient, use.threshold)
-            return of_patients.predictions(use, judgements, ids, logits, features, skipped, groups)
+            patients = self.patients(use.per_patient, use.threshold)
+            return predictions_of_patients(patients, use, judgements, ids, logits, features, skipped, groups)
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made

@@ -23,7 +23,7 @@ from ...contracts.run_info import RunInfo
 from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
-from ...data.verify import FileHashes, check_skipped, drop_unreadable
+from ...data.verify import FileHashes, check_tolerated, drop_unreadable
 from ...errors import DataError
 from ...features.batches import Extras, batches
 from ...features.patch_tokens import PatchTokenReader
@@ -328,7 +328,7 @@ class Prepared:
         self.counts.computed += extraction.computed
         self.counts.cached += extraction.cached
         self.skipped += [pair for pair in extraction.skipped if pair not in self.skipped]
-        check_skipped([*self.data.skipped, *self.skipped], self.data.total)
+        check_tolerated(self.data, self.skipped)
         return extraction.features.to(self.backbone.device)
 
     def extracted(self, items: Sequence[Item], **how: Any) -> Extraction:

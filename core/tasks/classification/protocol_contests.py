@@ -144,6 +144,9 @@ class TargetContest(Contest):
         self.made, self.prepared, self.source = made, prepared, made.source
         self._tested = Tested()
 
+    def left_out(self) -> list[tuple[str, str]]:
+        return [*self.prepared.data.skipped, *self.prepared.skipped]
+
     @cached_property
     def test(self) -> FeatureSet:
         """The target's test images; all of its images where it has no split, as none was learned from."""

@@ -13,7 +13,17 @@ import torch
 
 from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.items import Decoded, DomainData, Item
-from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
+from ...contracts.serving import (
+    PATIENT,
+    NoneReadable,
+    Refused,
+    Sample,
+    Served,
+    ServedFacts,
+    Serving,
+    Wishes,
+    only_answered,
+)
 from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
@@ -26,8 +36,6 @@ from ...runtime.progress import Reporter
 from .predictions import check_wishes
 from .predictor import Predictor
 
-PATIENT = "patient"
-"""The one that all images of a request are of, where that is asked for."""
 OF_PIXELS = PLAIN | {"pre_projection"}
 """What pixels that were prepared for the tower are enough for."""
 

@@ -115,7 +115,7 @@ class Classification(ComparedClassification):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "per_patient"})
     at_prediction: ClassVar = frozenset(
         {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     ) | {"per_patient"}
@@ -132,6 +132,7 @@ class Classification(ComparedClassification):
         "coverage",
         "finding-curves",
         "operating-point",
+        "per-patient",
         "random-split",
         "unlike-images",
         "base-run",
@@ -203,7 +204,8 @@ class Classification(ComparedClassification):
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
-            place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
+            resumed = bool(recipe.resume and folder)
+            place = TrainingPlace(folder, resumed, hooks=recipe.custom_hooks, tolerate=recipe.tolerate)
             with part("fit"):
                 report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
                 if recipe.refit:

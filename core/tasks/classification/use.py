@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
@@ -20,6 +21,7 @@ from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
+from ...judgements.per_patient import Patients
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at, lasting
@@ -31,7 +33,7 @@ from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
 from .explaining import Explain, explained_mistakes
 from .feature_rows import rows_of_split
-from .predictions import Predictions
+from .predictions import Predictions, check_per_patient
 from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
@@ -60,6 +62,9 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     prepared = read(recipe, reporter, divided=not source, fitted=fitted, judges=judges)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
+    if use.per_patient is not None:
+        check_per_patient(use, adapter)
+        Patients.of_run(use.run, Calibration.load(use.run.path), use.per_patient)  # which may be refused
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:

@@ -416,6 +416,9 @@ class ConfigContest(Contest):
         self.task, self.recipes, self.samples = task, recipes, data
         self._untrained: dict[tuple[str, int | None], dict[str, Any]] = {}
 
+    def left_out(self) -> list[tuple[str, str]]:
+        return self.samples.skipped
+
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Train one config on one draw, without a run. What is not trained is scored once for all seeds."""
         name, shots = entry["recipe"], entry["shots"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...contracts.backbone import Backbone
 from ...contracts.images import LogPlace
+from ...contracts.options import TOLERATED
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
@@ -90,6 +91,7 @@ def read_pair_splits(
     options: Mapping[str, Any],
     columns: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    tolerate: float = TOLERATED,
 ) -> PairSplits:
     """Read pairs and split them by image, unless the data says how; copies of test images are in test alone. Of shards
     in object storage, and of many, only as much is read as is held out.
@@ -100,20 +102,23 @@ def read_pair_splits(
         options: fields of `Reading`.
         columns: that losses ask for, see `read_pairs`.
         say: told what takes a while.
+        tolerate: share of the images that may be unreadable.
 
     Raises:
-        DataError: nothing usable there, more than 5 % of it broken, no pairs to train on, or ranks see different data.
+        DataError: nothing usable there, too much of it broken, no pairs to train on, or ranks see different data.
     """
     options = {"seed": seed, **options}
     if reads_in_a_row(path, Reading(**options).order):
         return _read_in_a_row(path, options, columns, say)
-    return _read_by_index(path, options, columns)
+    return _read_by_index(path, options, columns, tolerate)
 
 
-def _read_by_index(path: str, options: Mapping[str, Any], columns: Mapping[str, str] | None) -> PairSplits:
+def _read_by_index(
+    path: str, options: Mapping[str, Any], columns: Mapping[str, str] | None, tolerate: float
+) -> PairSplits:
     hashes = FileHashes()
     whole = read_pairs(path, hashes=hashes, columns=columns, **options)
-    check_skipped(whole.skipped, whole.total)
+    check_skipped(whole.skipped, whole.total, tolerate)
     whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
     if len(train) < 2:

@@ -127,7 +127,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     announced(backbone, reporter.info)
     load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
-    splits = read_pair_splits(plan.data, *asked, reporter.info)
+    splits = read_pair_splits(plan.data, *asked, reporter.info, plan.settings.tolerate)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter)
@@ -224,7 +224,14 @@ class _Measures:
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
-        return evaluate_retrieval(self.backbone, pairs, split=None, amp=settings.amp, workers=settings.workers or None)
+        return evaluate_retrieval(
+            self.backbone,
+            pairs,
+            split=None,
+            amp=settings.amp,
+            workers=settings.workers or None,
+            tolerate=settings.tolerate,
+        )
 
     def _generic_and_examples(self):
         if not is_main():

@@ -18,6 +18,7 @@ from ...backbones.heads import HeadBackbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.options import TOLERATED
 from ...contracts.pair_head import PairParts
 from ...data.verify import check_skipped
 from ...errors import DataError
@@ -122,6 +123,7 @@ class PairEncoding:
     amp: str | None
     reporter: Reporter
     store: FeatureStore | None
+    tolerate: float = TOLERATED
 
     def image_rows(self, backbone: Backbone, pairs: Pairs) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
         """The distinct images of pairs through the image tower, captions or none; under torchrun split by rank.
@@ -132,14 +134,14 @@ class PairEncoding:
             reason) of those that cannot be read.
 
         Raises:
-            DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
+            DataError: too many images cannot be read. ConfigError: an unknown amp.
         """
         check_amp(self.amp)
         listed = distinct_images(pairs)
         with _frozen(backbone):
             rows, failed = _encoded_images(backbone, pairs, listed, self)
         skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
-        check_skipped(skipped, len(listed))
+        check_skipped(skipped, len(listed), self.tolerate)
         kept = [place for place in range(len(listed)) if place not in failed]
         return rows[kept], kept, skipped
 
@@ -148,7 +150,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
 
     Raises:
-        DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
+        DataError: no pairs, no captions, or too many images cannot be read. ConfigError: an unknown amp.
     """
     check_amp(options.amp)
     listed, table = distinct_images(pairs), None
@@ -163,7 +165,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
             images = F.normalize(images, dim=-1)
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
-    check_skipped(reasons, len(ids))
+    check_skipped(reasons, len(ids), options.tolerate)
     kept = [place for place in range(len(ids)) if place not in skipped]
     captions = [(new, text) for new, place in enumerate(kept) for text in listed[place][1].captions]
     if not captions:
@@ -193,7 +195,7 @@ def parts_of(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEn
     """
     listed = distinct_images(pairs)
     found = _stored(backbone, pairs, listed, options, parts=True)
-    check_skipped(found.skipped, len(listed))
+    check_skipped(found.skipped, len(listed), options.tolerate)
     adapter.check_parts(found.features)
     features, row_of = found.features.with_parts(), {item.id: row for row, item in enumerate(found.items)}
     image_of = {pair.id: pair.image for _, pair in listed}

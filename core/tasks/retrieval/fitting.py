@@ -20,7 +20,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
-from ...data.verify import FileHashes, check_skipped
+from ...data.verify import FileHashes, check_skipped, check_tolerated
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
@@ -82,19 +82,22 @@ class RetrievalData:
         return pairs
 
 
-def read_files(path: str, columns: Mapping[str, str], options: Mapping[str, Any], split_seed: int) -> RetrievalData:
+def read_files(
+    path: str, columns: Mapping[str, str], options: Mapping[str, Any], split_seed: int, tolerate: float
+) -> RetrievalData:
     """The pairs of plain files.
 
     Args:
         columns: of the data that losses ask for.
         options: of `read_pairs`.
+        tolerate: share of the images that may be unreadable.
 
     Raises:
         DataError: nothing usable there.
     """
     hashes = FileHashes()
     pairs = read_pairs(path, hashes=hashes, columns=columns, **{"seed": split_seed, **options})
-    check_skipped(pairs.skipped, pairs.total)
+    check_skipped(pairs.skipped, pairs.total, tolerate)
     pairs = without_divided_copies(pairs, hashes)
     return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
 
@@ -107,7 +110,7 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
     """
     if data.questions is None:  # those need all of their samples, which are then for testing
         data = assign_splits(data, seed=split_seed, hashes=FileHashes())
-    check_skipped(data.skipped, data.total)
+    check_tolerated(data)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.of(data).transforms(backbone, train, task)
@@ -136,11 +139,11 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", training, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
-    def features() -> PairParts:
+    def features(towers: Backbone) -> PairParts:
         how = PairEncoding(
-            data.transform(backbone, False), None, training.workers, training.amp, reporter, FeatureStore()
+            data.transform(towers, False), None, training.workers, training.amp, reporter, FeatureStore()
         )
-        return parts_of(adapter, backbone, source.pairs, how)
+        return parts_of(adapter, towers, source.pairs, how)
 
     report = training.fit_pairs(
         source,
@@ -183,6 +186,7 @@ def scored(
         sentences=once,
         dual_softmax=once and data.dual_softmax,
         questions=data.questions if once else None,
+        tolerate=training.tolerate,
     )
 
 

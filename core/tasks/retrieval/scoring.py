@@ -14,6 +14,7 @@ import torch
 from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item, Questions
+from ...contracts.options import TOLERATED
 from ...data.pairs.pair_set import Pair
 from ...data.verify import FileHashes, image_digest
 from ...errors import DataError
@@ -83,6 +84,7 @@ def evaluate_retrieval(
     sentences: bool = False,
     dual_softmax: bool = False,
     questions: Questions | None = None,
+    tolerate: float = TOLERATED,
 ) -> RetrievalScores:
     """Rank all captions for each image and all images for each caption.
 
@@ -106,14 +108,13 @@ def evaluate_retrieval(
         sentences: whether images with several texts are also scored as text-video work does; not by label.
         dual_softmax: whether that is done with a dual softmax besides, however many texts an image has.
         questions: that are asked too.
+        tolerate: share of the images that may be unreadable.
 
     Raises:
-        DataError: no pairs in the split, no captions, no labels where they count, or over 5 % of the images cannot be
-            read.
+        DataError: no pairs in the split, no captions, no labels where they count, or too many images cannot be read.
     """
-    options = PairEncoding(
-        transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
-    )
+    said, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
+    options = PairEncoding(view, batch_size, workers, amp, said, store, tolerate)
     features = features_of(searched(backbone), _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None

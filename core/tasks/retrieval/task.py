@@ -99,7 +99,7 @@ class Retrieval(TowerTraining):
         if self.domain is None:
             loss = adapter_options(recipe).get("loss")
             columns = columns_of(parse_losses(str(loss).split(","))) if loss else {}
-            data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed)
+            data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed, recipe.tolerate)
         else:
             self.domain.check_task(self.name)
             data = divided_pairs(self.domain_data(recipe), self.domain, self.name, recipe.split_seed)

@@ -231,7 +231,7 @@ class TowerTraining(Task):
         adapter = adapter_of(recipe) if self.trains(recipe) else None
         chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
         again = seed is not None
-        how = {"amp": recipe.amp, "workers": recipe.workers, "hooks": recipe.custom_hooks}
+        how = {"amp": recipe.amp, "workers": recipe.workers, "tolerate": recipe.tolerate, "hooks": recipe.custom_hooks}
         return Training(adapter, seed if again else recipe.seed, chooses, recipe.resume and not again, **how)
 
     def check_learns(self, name: str) -> None:
@@ -396,7 +396,9 @@ class TowerTraining(Task):
 
     def _key(self, recipe: Recipe, data: Any) -> str:
         """16 hex digits that say what is trained on what."""
-        stated = {k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "given")}
+        stated = {
+            k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "tolerate", "given")
+        }
         rows = self.keyed(data)
         parts = [sorted(map(str, stated.items())), len(rows), rows[0].id, rows[len(rows) - 1].id]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -408,6 +410,9 @@ class TowerContest(Contest):
     def __init__(self, task: TowerTraining, recipe: Recipe, data: Any, backbone: Backbone):
         super().__init__(task.source(data).name, list(task.source(data).notes))
         self.task, self.recipe, self.read_data, self.backbone = task, recipe, data, backbone
+
+    def left_out(self) -> Sequence[tuple[str, str]]:
+        return self.task.source(self.read_data).skipped
 
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Metrics of one training; `shots` is the number of its training samples."""

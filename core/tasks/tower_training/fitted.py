@@ -16,6 +16,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Findings
+from ...contracts.options import TOLERATED
 from ...contracts.run_info import FittedRun
 from ...errors import DataError
 from ...registry import load_adapter
@@ -38,6 +39,7 @@ class Training:
         chooses: whether somebody said which epoch is kept.
         resume: go on from the newest checkpoint.
         amp, workers: of the encoding.
+        tolerate: share of the samples that may be unreadable.
         hooks: of `TrainingPlace`.
     """
 
@@ -47,6 +49,7 @@ class Training:
     resume: bool = False
     amp: str | None = None
     workers: int | None = None
+    tolerate: float = TOLERATED
     hooks: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -67,7 +70,7 @@ class Training:
         reporter.info(f"Fitting {self.name} on {of}")
         with reporter.training_lines(f"Training {self.name}", self.adapter.options.get("log_every")) as on_step:
             resume = bool(self.resume and folder)
-            place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=self.hooks)
+            place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=self.hooks, tolerate=self.tolerate)
             return self.adapter.fit_pairs(source, backbone, place=place, seed=self.seed, **how)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ....core.backbones import load_backbone
 from ....core.contracts import SAMPLE, Backbone, Decoded, DomainData, Item
-from ....core.data import IMAGE, check_skipped, images_of
+from ....core.data import IMAGE, check_tolerated, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
@@ -178,7 +178,7 @@ def _from_pictures(
         how_encoded = {"at_once": AT_ONCE, "progress": progress, **encoded}
         for extraction in store.some_at_once(data, data.items, tower, transform, **how_encoded):
             data.skipped += extraction.skipped
-            check_skipped(data.skipped, data.total)
+            check_tolerated(data)
             unit = F.normalize(extraction.features.features.float().cpu(), dim=1)  # (n, D)
             found = asked.probabilities(unit)
             answers = [kept_answers(questions, found, row, how.least, rules) for row in range(len(unit))]

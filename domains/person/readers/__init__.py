@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..reading import SetFormat
 from .attribute_tables import ATTRIBUTE_TABLE
+from .camera_folders import CAMERA_FOLDERS
 from .camera_names import CAMERA_NAMES
 from .caption_lists import CAPTION_LISTS
 from .celeba import CELEBA
@@ -15,6 +16,6 @@ from .msmt17 import MSMT17
 from .people_tables import PEOPLE_TABLES
 
 FORMATS: tuple[SetFormat, ...] = (
-    *(CAMERA_NAMES, MSMT17, CUHK03, FACE_CAPTIONS, PEOPLE_TABLES, CAPTION_LISTS, IDENTITY_FOLDERS),
+    *(CAMERA_NAMES, MSMT17, CUHK03, FACE_CAPTIONS, PEOPLE_TABLES, CAPTION_LISTS, CAMERA_FOLDERS, IDENTITY_FOLDERS),
     *(MARKET_ATTRIBUTES, CELEBA, ATTRIBUTE_TABLE),
 )

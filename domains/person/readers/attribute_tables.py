@@ -71,9 +71,10 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     values = Values(reading.absent, reading.unknown)
     values.check_table(table, names)
     people, without = PeopleCollector(source=path), 0
+    row_of: dict[str, int] = {}
     root = Path(reading.root) if reading.root else path.parent
     roots = [root, root / "images"]
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         listed = row.text(columns["image"])
         if not listed:
             raise DataError(f"{row.place}: no picture in column '{columns['image']}'; fill it in or remove the line")
@@ -87,11 +88,13 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
             continue
         who = row.text(columns["identity"]) or None
         target = Pedestrian(who, row.text(columns["camera"]), row.text(columns["time"]), attributes=labels)
-        split = split_named(row.text(columns["split"]), row.place)
-        people.add_person(file, shown(file, root), reading.formats, target, split=split)
+        split, id_ = split_named(row.text(columns["split"]), row.place), shown(file, root)
+        people.add_person(file, id_, reading.formats, target, split=split)
+        row_of[id_] = number
     notes = [f"Pictures of which no attribute is known, left out: {without}."] if without else []
     data = people.data(path.resolve().parent.name, "multilabel", reading.formats, notes)
     data.class_names = names
+    data.columns = Table.columns_reader([(path, row_of, (columns["image"], *names))])
     return data
 
 

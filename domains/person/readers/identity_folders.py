@@ -1,18 +1,20 @@
 """A folder per person: `PERSON/*.jpg`, with or without train, val and test, or query and gallery, above.
 
-The camera is what a file's name or a folder inside the person's says (`0001_c2_f00066.png`, `PERSON/cam2/12.png`).
+The camera is what a file's name or a folder inside the person's says (`0001_c2_f00066.png`, `PERSON/cam2/12.png`),
+where two cameras show several people each: other words look like cameras too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ....core.contracts import DomainData
 from ....core.data import Format, Layout, folders, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
-from .camera_names import camera_in
+from .camera_names import cameras_told
 
 PARTS = {
     **{name: (split, "") for name, split in Layout.SPLITS.items()},
@@ -33,13 +35,16 @@ def find(path: Path) -> Path | None:
 def read(path: Path, reading: Reading, task: str) -> DomainData:
     """The pictures of all people. What lies beside their folders is of nobody, and left out."""
     people = PeopleCollector(source=path)
-    for folder, split, role in _people(path):
-        for file in walk(folder, path, people):
-            if Format.of(file, reading.formats) is not None:
-                inside = "/".join((*file.relative_to(folder).parts[:-1], file.stem))
-                target = Pedestrian(folder.name, camera=camera_in(inside), role=role)
-                people.add_person(file, shown(file, path), reading.formats, target, split=split)
-    return people.data(path.resolve().name, IDENTITIES, reading.formats)
+    pictures = [
+        (file, Pedestrian(folder.name, role=role), split, "/".join((*file.relative_to(folder).parts[:-1], file.stem)))
+        for folder, split, role in _people(path)
+        for file in walk(folder, path, people)
+        if Format.of(file, reading.formats) is not None
+    ]
+    cameras, notes = cameras_told([inside for *_, inside in pictures], [target.identity for _, target, *_ in pictures])
+    for (file, target, split, _), camera in zip(pictures, cameras):
+        people.add_person(file, shown(file, path), reading.formats, replace(target, camera=camera), split=split)
+    return people.data(path.resolve().name, IDENTITIES, reading.formats, notes)
 
 
 def _people(path: Path) -> Iterator[tuple[Path, str, str]]:

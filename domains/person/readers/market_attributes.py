@@ -63,7 +63,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     """The pictures with the attributes of who is in them."""
     root = next((each for each in (path.parent, path.parent.parent) if camera_names.find(each) is not None), None)
     if root is None:
-        folders = ", ".join(camera_names.FOLDERS)
+        folders = ", ".join(camera_names.LAYOUTS[0])
         raise DataError(f"{path}: no pictures beside it; put it into the folder that holds {folders}")
     of_person, names = attributes_of(path, reading.unknown)
     data = camera_names.read(camera_names.find(root), reading, task)

@@ -6,6 +6,7 @@ Columns, in any case: `image`, `identity`, `camera`, `time`, `split`, `role` (qu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from ....core.errors import DataError, shortened
 from ....core.runtime import read_start
 from ..pedestrian import IDENTITIES, ROLES, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
-from .camera_names import camera_in
+from .camera_names import cameras_told
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 COLUMNS = {
@@ -91,12 +92,18 @@ def read_rows(table: Table, columns: dict[str, str | None], reading: Reading, ta
         if file in targets:
             target, split = _joined(row, targets[file], target, split)
         targets[file] = name, target, split
-    for file, (_, target, split) in targets.items():
-        people.add_person(file, shown(file, folder), reading.formats, target, split=split)
-    return checked(people, table, task, reading)
+    cameras, notes = [target.camera for _, target, _ in targets.values()], list[str]()
+    if not columns["camera"]:
+        names = [str(Path(name).with_suffix("")) for name, _, _ in targets.values()]
+        cameras, notes = cameras_told(names, [target.identity for _, target, _ in targets.values()])
+    for (file, (_, target, split)), camera in zip(targets.items(), cameras):
+        people.add_person(file, shown(file, folder), reading.formats, replace(target, camera=camera), split=split)
+    return checked(people, table, task, reading, notes)
 
 
-def checked(people: PeopleCollector, table: Table, task: str, reading: Reading) -> DomainData:
+def checked(
+    people: PeopleCollector, table: Table, task: str, reading: Reading, notes: Sequence[str] = ()
+) -> DomainData:
     """The set, which has what the task is about.
 
     Raises:
@@ -111,7 +118,7 @@ def checked(people: PeopleCollector, table: Table, task: str, reading: Reading) 
     searched = task != "re-identification"
     if searched and not any(item.captions() for item in people.items):
         raise DataError(f"{table.path}: no picture has a caption, which {task} needs; add a column captions")
-    return people.data(table.path.stem, "captions" if searched else IDENTITIES, reading.formats)
+    return people.data(table.path.stem, "captions" if searched else IDENTITIES, reading.formats, notes)
 
 
 def _target(row: Row, columns: dict[str, str | None], name: str, identity: str | None) -> Pedestrian:
@@ -120,7 +127,7 @@ def _target(row: Row, columns: dict[str, str | None], name: str, identity: str |
         raise DataError(
             f"{row.place}: role '{shortened(role)}' is neither query nor gallery; correct it, or leave it empty"
         )
-    camera = row.text(columns["camera"]) if columns["camera"] else camera_in(str(Path(name).with_suffix("")))
+    camera = row.text(columns["camera"]) if columns["camera"] else ""
     return Pedestrian(identity, camera, _time(row, columns["time"]), role, _captions(row, columns["captions"]))
 
 

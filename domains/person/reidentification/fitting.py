@@ -17,7 +17,7 @@ from ....core.contracts import (
     Item,
     height_and_width,
 )
-from ....core.data import FileHashes, assign_splits, check_skipped
+from ....core.data import FileHashes, assign_splits, check_tolerated
 from ....core.errors import DataError
 from ....core.registry import build_adapter
 from ....core.runtime import Reporter
@@ -123,7 +123,7 @@ def divided_people(data: DomainData, options: Mapping[str, Any], split_seed: int
     Raises:
         DataError: nothing usable there. ConfigError: an option does not apply.
     """
-    check_skipped(data.skipped, data.total)
+    check_tolerated(data)
     divided = any(item.split for item in data.items)
     if whole and not divided:
         return ReidData(data.with_items([item.with_(split="test") for item in data.items]), options)

@@ -70,8 +70,9 @@ class ReidComparison(ExchangeComparison):
 
     @property
     def sides(self) -> dict[str, str]:
-        """Those that have scores -> how they are called."""
-        return {side: name for side, name in WHEN.items() if self.get(side)}
+        """Those that have scores -> how they are called; where nothing is trained there is no before and after."""
+        names = WHEN if self.zero_shot else {**WHEN, "adapted": "features"}
+        return {side: name for side, name in names.items() if self.get(side)}
 
     @property
     def queries(self) -> str:
@@ -96,9 +97,8 @@ class ReidComparison(ExchangeComparison):
 
     def table(self) -> Table:
         """Scores before and after, and re-ranked, for a terminal."""
-        sides = self.sides if self.zero_shot else {**self.sides, "adapted": "features"}
         title = f"{self.queries}, {plural(self.test_gallery, 'picture')} in the gallery"
-        return self.score_table(sides, title, self.caption)
+        return self.score_table(self.sides, title, self.caption)
 
 
 def reid_report(

@@ -112,10 +112,10 @@ def evaluate_reid(
         batch_size, workers, amp, reporter: as of `evaluate_retrieval`.
 
     Raises:
-        DataError: over 5 % of the pictures cannot be read, or nothing is left to retrieve.
+        DataError: too many pictures cannot be read, or nothing is left to retrieve.
     """
     reporter = reporter or Reporter(quiet=True)
-    options = PairEncoding(transform, batch_size, workers, amp, reporter, None)
+    options = PairEncoding(transform, batch_size, workers, amp, reporter, None, data.tolerate)
     rows, kept, skipped = options.image_rows(searched(backbone), DomainPairs(data, protocol.items))
     protocol, unit = protocol.only(kept), F.normalize(rows, dim=1)
     finder = backbone.finder

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, Loss, PairHead, PairParts, option, require
-from ....core.errors import CapabilityError, DataError
+from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.registry import loss_class
 from ....core.training import (
     Objective,
@@ -23,8 +23,11 @@ from ....core.training import (
     cosine_rates,
     epoch_batches,
     fields_of,
+    load_teachers,
     losses_of,
+    need_teacher_texts,
     numbers_as,
+    side_by_side,
     train_epochs,
 )
 from ..transforms import EachFrame
@@ -35,6 +38,8 @@ from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
 SIDES = frozenset({"image_features", "text_features"})
 OF_TOWERS = frozenset({"logit_scale", "logit_bias", "teacher.image", "teacher.text", "teacher.logit_scale"})
 """Outputs that frozen towers give, besides the head's own two sides."""
+OF_WIDTH = 64
+"""Width of features for which the matrix that gives sentences their residuals is taken as it is."""
 OF_SOURCE = frozenset({"labels", "image_ids"})
 
 
@@ -56,7 +61,7 @@ class PairTextHead(PairHead, TextHead):
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "changed")
     later_state: ClassVar[Mapping[str, Any]] = {**TextHead.later_state, "changed": {}}
     of_pairs: ClassVar[frozenset[str]] = frozenset(
-        {"loss", "loss_options", "train_towers", "coef_lr", "micro_batch_size", "amp"}
+        {"loss", "loss_options", "teacher", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
     reads_tokens: ClassVar[bool] = False
@@ -64,6 +69,9 @@ class PairTextHead(PairHead, TextHead):
 
     loss: str | None = option(None, "pairs: a loss, or several with weights (clip=1,egonce=0.5); none: clip")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "pairs: options of each loss, by its name")
+    teacher: tuple[str, ...] = option(
+        (), "pairs: frozen teachers, backbones, for a loss that has one; none: the towers before the training"
+    )
     train_towers: bool = option(False, "pairs: also train both towers, end to end, instead of a head on stored frames")
     coef_lr: float = option(1e-3, "pairs: rate of the towers as a share of the head's, with train_towers", above=0)
     micro_batch_size: int | None = option(
@@ -122,7 +130,7 @@ class PairTextHead(PairHead, TextHead):
         source: Source,
         backbone: Backbone,
         *,
-        features: Callable[[], PairParts] | None = None,
+        features: Callable[[Backbone], PairParts] | None = None,
         view: Callable[..., Tensor] | None = None,
         seed: int = 0,
         **how: Any,
@@ -132,7 +140,8 @@ class PairTextHead(PairHead, TextHead):
         Args:
             source: the pairs to train on.
             backbone: whose frames and sentences.
-            features: gives stored frames of the clips; by default they are encoded.
+            features: gives stored frames of the clips, by these towers or those of a teacher; by default they are
+                encoded.
             view: (decoded, seed=int) -> pixels, with `train_towers`.
             how: further arguments of `TowerAdapter.fit_pairs`, with `train_towers`.
 
@@ -143,6 +152,7 @@ class PairTextHead(PairHead, TextHead):
         self.check_towers(backbone)
         self.class_names_, self.multilabel_ = (), False
         self.backbone_, self.dim_, self.changed = backbone.fingerprint, backbone.embed_dim, {}
+        self._made = self._reader = None
         objective = self._objective(backbone, source)
         clips = None if self.train_towers else self._parts(source, backbone, features)
         self._without_classes(backbone)
@@ -157,7 +167,9 @@ class PairTextHead(PairHead, TextHead):
             report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
         else:
             notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
-            report = self._report(self._train_on_parts(objective, source, backbone, clips, seed), notes)
+            taught = self._taught(objective, source, backbone, clips, features)
+            history = self._train_on_parts(objective, source, backbone, clips, taught, seed)
+            report = self._report(history, notes)
         self.fitted_ = True
         return report
 
@@ -166,15 +178,26 @@ class PairTextHead(PairHead, TextHead):
         self.check_fitted(backbone)
         if len(self.text):
             return backbone
+        if self.text.device != backbone.device:
+            self.to(backbone.device)
         from ....core.backbones import HeadBackbone
+
+        made = getattr(self, "_made", None)
+        if made is None or made[0] is not backbone:
+            self._made = made = backbone, HeadBackbone(self._trained_towers(backbone), self)
+        return made[1]
+
+    def _trained_towers(self, backbone: Backbone) -> Backbone:
+        """The backbone itself, or a copy with the weights that the fit trained."""
+        if not self.changed:
+            return backbone
         from ....core.training import copy_of
 
-        if self.changed:
-            base, backbone = backbone, copy_of(backbone)
-            backbone.put_tensors(self.changed)
-            backbone.mark_learned(self.changed)
-            backbone.spec = base.spec
-        return HeadBackbone(backbone, self)
+        towers = copy_of(backbone)
+        towers.put_tensors(self.changed)
+        towers.mark_learned(self.changed)
+        towers.spec = backbone.spec
+        return towers
 
     def _logits(self, batch) -> Tensor:
         if not len(self.text):
@@ -239,8 +262,12 @@ class PairTextHead(PairHead, TextHead):
         objective = build_objective(asked, dims, self.loss_options)
         for name, loss in objective.losses.items():
             self._check_loss(name, loss)
+        asking = f"adapter '{self.name}': loss {' + '.join(asked)}"
+        if self.teacher and objective.teacher != "frozen":
+            raise ConfigError(f"--teacher {self.teacher[0]}: {asking} has no frozen teacher; omit it")
+        need_teacher_texts(load_teachers(self.teacher, backbone), objective.needs, asking)
         further = objective.needs - SIDES - OF_TOWERS
-        fields_of(further, source, f"adapter '{self.name}': loss {' + '.join(asked)}", objective.outputs)
+        fields_of(further, source, asking, objective.outputs)
         return objective.to(backbone.device)
 
     def _check_loss(self, name: str, loss: Loss | type[Loss]) -> None:
@@ -257,10 +284,10 @@ class PairTextHead(PairHead, TextHead):
         if lacking:
             raise CapabilityError(f"{who} needs more than a head of clips and sentences gives ({lacking[0]}); use clip")
 
-    def _parts(self, source: Source, backbone: Backbone, features: Callable[[], PairParts] | None) -> PairParts:
+    def _parts(self, source: Source, backbone: Backbone, features: Callable[[Backbone], PairParts] | None) -> PairParts:
         if len(source) < 2:
             raise DataError(f"adapter '{self.name}' learns to tell pairs apart, and there is {len(source)}; give more")
-        made = encoded_parts(source, backbone) if features is None else features()
+        made = encoded_parts(source, backbone) if features is None else features(backbone)
         if features is not None and made.parts.shape[1] == 1:
             raise CapabilityError(
                 f"adapter '{self.name}' reads the frames of a clip, and all clips have one; read more frames of each"
@@ -269,8 +296,42 @@ class PairTextHead(PairHead, TextHead):
             check_length(made.parts.shape[1], self.places, f"adapter '{self.name}'")
         return made
 
+    def _taught(
+        self,
+        objective: Objective,
+        source: Source,
+        backbone: Backbone,
+        clips: PairParts,
+        features: Callable[[Backbone], PairParts] | None,
+    ) -> Callable[[Sequence[int], Sequence[str]], dict[str, Tensor]]:
+        """(B,) images of the source and B sentences -> what frozen teachers make of them: of a clip the mean of its
+        frames."""
+        if not objective.teacher:
+            return lambda images, texts: {}
+        teachers = load_teachers(self.teacher, backbone)
+        of_each = [encoded_parts(source, each) if features is None else features(each) for each in teachers]
+        sides = []
+        for each, seen in zip(teachers or [backbone], of_each or [clips]):
+            rows = F.normalize(masked_mean(seen.parts, seen.mask), dim=-1).to(backbone.device)
+            sides.append((rows, seen.row_of, SentenceReader(each, tokens=False)))
+
+        def taught(images: Sequence[int], texts: Sequence[str]) -> dict[str, Tensor]:
+            clips_of = [rows[[row_of[image] for image in images]] for rows, row_of, _ in sides]
+            return {
+                "teacher.image": side_by_side(clips_of),
+                "teacher.text": side_by_side([read(texts).whole.to(backbone.device) for _, _, read in sides]),
+            }
+
+        return taught
+
     def _train_on_parts(
-        self, objective: Objective, source: Source, backbone: Backbone, clips: PairParts, seed: int
+        self,
+        objective: Objective,
+        source: Source,
+        backbone: Backbone,
+        clips: PairParts,
+        taught: Callable[[Sequence[int], Sequence[str]], dict[str, Tensor]],
+        seed: int,
     ) -> list[dict[str, float]]:
         """Train the network in place; a row per epoch."""
         device = backbone.device
@@ -281,7 +342,6 @@ class PairTextHead(PairHead, TextHead):
             )
         frames, mask = valid_first(clips.parts.to(device), clips.mask.to(device))
         place = torch.tensor([clips.row_of[source.image_id(row)] for row in usable], device=device)
-        plain = F.normalize(masked_mean(frames, mask), dim=-1) if objective.teacher else frames[:, 0]
         facts = {name: rows.to(device) for name, rows in self._facts(objective, source, usable).items()}
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
@@ -302,8 +362,8 @@ class PairTextHead(PairHead, TextHead):
             index, texts = batch[0].to(device), read(batch[1])
             rows = place[index]
             further = {name: values[index] for name, values in facts.items()}
-            taught = {"teacher.image": plain[rows], "teacher.text": texts.whole} if objective.teacher else {}
-            out = {**scales, **further, **taught}
+            images = [source.image_id(usable[i]) for i in batch[0].tolist()]
+            out = {**scales, **further, **taught(images, batch[1])}
             return self.pair_loss(objective, frames[rows], mask[rows], texts, out, epoch / self.epochs)
 
         return [epoch.row() for epoch in train_epochs(optimizer, rates, sampled, loss_of, clip_grad=CLIP_GRAD)]
@@ -342,8 +402,11 @@ class PairTextHead(PairHead, TextHead):
     def _scales(self, backbone: Backbone) -> dict[str, Tensor]:
         """What the towers multiply similarities by, and add to them."""
         scale, bias = torch.tensor(float(self.logit_scale), device=backbone.device), backbone.logit_bias
-        taught = {"teacher.logit_scale": backbone.logit_scale.detach()}
-        return {"logit_scale": scale, **taught, **({} if bias is None else {"logit_bias": bias.detach()})}
+        return {
+            "logit_scale": scale,
+            "teacher.logit_scale": backbone.logit_scale.detach(),
+            **({} if bias is None else {"logit_bias": bias.detach()}),
+        }
 
     @staticmethod
     def _facts(objective: Objective, source: Source, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -383,8 +446,8 @@ class TunedPairHead(TunedTextHead, PairTextHead):
         return [self.residual]
 
     def _added(self, sentences: Sentences) -> Tensor:
-        """(N, D), what is added to unit sentences; of a size that does not depend on D."""
-        return sentences.whole @ self.residual / sqrt(len(self.residual))
+        """(N, D), what is added to unit sentences; a step of Adam makes it as large whatever D is."""
+        return sentences.whole @ self.residual * sqrt(OF_WIDTH / len(self.residual))
 
     def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
         return [F.normalize(sentences.whole + self._added(sentences), dim=-1)]

@@ -102,6 +102,7 @@ def train_with_towers(
         clip_grad=CLIP_GRAD,
         micro_batch_size=head.micro_batch_size,
         amp=head.amp,
+        teacher=head.teacher,
     )
     towers.name, towers.coef_lr = head.name, head.coef_lr
     towers.loss_of_head = HeadLoss(head, objective)

@@ -170,7 +170,8 @@ class Clip2video(PairTextHead):
     differs: ClassVar[str] = (
         "masks are those of each clip (the released code uses those of other clips of a batch, `released.*` in the "
         "fixture), and the difference between the last frame and padding is ignored (`released_mask`); towers stay "
-        "frozen; the matrix of `sigmoid_mlp` starts at random instead of rows of CLIP's projection"
+        "frozen unless `train_towers` says otherwise; the matrix of `sigmoid_mlp` starts at random instead of rows of "
+        "CLIP's projection"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})

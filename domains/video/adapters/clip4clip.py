@@ -96,9 +96,10 @@ class Clip4clip(PairTextHead):
 
     Published is a training of both towers with the head (rate 1e-4 for the head, 5 epochs, batches of 128 pairs, a
     rise of 10 % and a cosine, weight decay 0.2, gradients of norm 1 at most) on pairs of a clip and a sentence, by the
-    cross-entropy both ways within a batch. Here towers are frozen and clips have classes: it is that of a clip with all
-    classes and that of a class in the batch with the clips, spread over those that it has. The defaults are 60 epochs
-    at 1e-3, since positions that start at 0.02 have to grow in a few hundred steps.
+    cross-entropy both ways within a batch. On pairs (`--task retrieval`) it is that with `train_towers`, else of the
+    head alone. Where clips have classes, towers are frozen: it is the cross-entropy of a clip with all classes and that
+    of a class in the batch with the clips, spread over those that it has. The defaults are 60 epochs at 1e-3, since
+    positions that start at 0.02 have to grow in a few hundred steps.
 
     Raises:
         ConfigError: an option out of range, or heads that do not divide the width.
@@ -112,8 +113,9 @@ class Clip4clip(PairTextHead):
     """
 
     differs: ClassVar[str] = (
-        "towers stay frozen, clips have classes instead of sentences, AdamW instead of BertAdam, 60 epochs at 1e-3 "
-        "instead of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules, written directly"
+        "towers stay frozen unless `train_towers` says otherwise, clips may have classes instead of sentences, AdamW "
+        "instead of BertAdam, 60 epochs at 1e-3 instead of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked "
+        "against the modules, written directly"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     on_axes: ClassVar[bool] = True

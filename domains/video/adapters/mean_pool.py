@@ -35,8 +35,9 @@ class MeanPool(TunedPairHead):
     2212.03640) averages them as they are (`unit_frames=false`).
 
     Neither learns anything on features. Here a residual of each class text is learned from the shots (`tune_text`), as
-    in TaskRes (Yu et al., 2023, arXiv 2211.10277), so that heads that see the order can be compared with this one;
-    without it the scores are zero-shot ones.
+    in TaskRes (Yu et al., 2023, arXiv 2211.10277), and of pairs a matrix that gives each sentence one, so that heads
+    that see the order can be compared with this one; without it the scores are zero-shot ones. With `train_towers`
+    pairs train the towers, as both papers do.
 
     The order of frames changes nothing: the means are summed in float64.
 
@@ -52,7 +53,8 @@ class MeanPool(TunedPairHead):
     """
 
     differs: ClassVar[str] = (
-        "a residual of each class text is learned from the shots; `tune_text=false` is the published method"
+        "a residual of each class text is learned from the shots, of pairs a matrix that gives each sentence one; "
+        "`tune_text=false` is the published method"
     )
     state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedPairHead.state if name != "weights")
 

@@ -96,7 +96,8 @@ class Mug(TunedPairHead):
     same way; the similarity is their mean. `full`: the weights pool token and frame features, whose product is the
     similarity. `frame_text` looks at the text's last token alone. `wti` is the weighted token-wise interaction of DRL
     (Wang et al., 2022, arXiv 2203.07111), whose two weighting layers are trained. The others have no parameters: of the
-    shots a residual of each class is learned that is added to its unit tokens (`tune_text`; ours). The loss is the sum
+    shots a residual of each class is learned that is added to its unit tokens (`tune_text`; ours), of pairs a matrix
+    that gives each sentence one. The loss is the sum
     of the cross-entropies both ways. The order of frames changes nothing.
 
     Raises:
@@ -112,7 +113,8 @@ class Mug(TunedPairHead):
 
     differs: ClassVar[str] = (
         "masks mark padding, of frames too, where the released code takes a cosine of 0 for padding and lets padding "
-        "into `full` and `wti`; a residual of each class is learned from the shots"
+        "into `full` and `wti`; a residual of each class is learned from the shots, of pairs a matrix that gives "
+        "each sentence one"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})

@@ -88,8 +88,9 @@ class OpenVclip(ClipTowerAdapter):
     * What is kept is r CLIP + (1 - r) average, r (`patching_ratio`) of 0, 0.1, ..., 1 chosen on val: of the best the
       one nearest to 0.5; without val it is 0.5, that of the released example.
 
-    Published for Kinetics: a rate of 3.33e-6, 22 epochs, 2 of warm-up, a cosine down to a hundredth, batches of 64
-    clips of 8 frames, no augmentation but crops and flips. The domain sets the number of frames per clip (`--frames`).
+    Published for Kinetics: a rate of 3.33e-6, weight decay 0.01, 22 epochs, 2 of warm-up, a cosine down to a hundredth,
+    batches of 64 clips of 8 frames, no augmentation but crops and flips. The domain sets the number of frames per clip
+    (`--frames`).
 
     With zeros in the place of the missing frames, a clip of one frame is not what the tower makes of an image.
 
@@ -109,9 +110,9 @@ class OpenVclip(ClipTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "weight decay 0.01 is ours; the share of CLIP in the saved weights is chosen on val if there is one (released: "
-        "given); the domain's prompts instead of the 28 published ones. The fixture covers the weights; attention over "
-        "neighbours is checked against explicit loops"
+        "the share of CLIP in the saved weights is chosen on val if there is one (released: given); the domain's "
+        "prompts instead of the 28 published ones. The fixture covers the weights; attention over neighbours is "
+        "checked against explicit loops"
     )
     trains_text: ClassVar[bool] = False
     ema: ClassVar[None] = None  # no option: the average is that of the epochs

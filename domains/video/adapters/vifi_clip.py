@@ -18,10 +18,10 @@ class VifiClip(Mixed, ClipTowerAdapter):
     are trained by cross-entropy over the classes, whose first prompts are encoded anew in each step. Nothing is added,
     so that before the first step it is frame averaging, exactly.
 
-    Published for few shots, and the defaults here: AdamW with a rate of 2e-6, weight decay 0.001 on all that trains, 50
-    epochs, 5 of warm-up, a cosine down to a hundredth, batches of 64 clips of 32 frames, label smoothing 0.1, and mixup
-    or CutMix on each batch (`mixup`, `cutmix`). For Kinetics: 2.2e-5, 30 epochs, batches of 512 clips of 16 frames. The
-    domain sets the number of frames per clip (`--frames`).
+    Published for few shots, and the defaults here: AdamW with a rate of 2e-6, weight decay 0.001 (published: of vectors
+    too), 50 epochs, 5 of warm-up, a cosine down to a hundredth, batches of 64 clips of 32 frames, label smoothing 0.1,
+    and mixup or CutMix on each batch (`mixup`, `cutmix`). For Kinetics: 2.2e-5, 30 epochs, batches of 512 clips of 16
+    frames. The domain sets the number of frames per clip (`--frames`).
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
@@ -40,8 +40,8 @@ class VifiClip(Mixed, ClipTowerAdapter):
 
     differs: ClassVar[str] = (
         "no fixture: its features are those of a plain CLIP; the training is checked against an explicit loop. The "
-        "domain's prompts, crops and colours instead of the published ones; float32 unless `amp` says otherwise; the "
-        "learning rate changes every step, as one cosine after the warm-up"
+        "domain's prompts, crops and colours instead of the published ones, which the recipe takes; float32 unless "
+        "`amp` says otherwise; the learning rate changes every step, as one cosine after the warm-up"
     )
     default_epochs: ClassVar[int] = 50
 

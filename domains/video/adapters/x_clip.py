@@ -204,9 +204,9 @@ class XClip(Mixed):
     """
 
     differs: ClassVar[str] = (
-        "the domain's prompts, crops and colours instead of the published ones; a class's text is the mean of its "
-        "prompts; float32 unless `amp` says otherwise; position embeddings of frames have weight decay, as other "
-        "tables have; the learning rate changes every step, as one cosine after the warm-up"
+        "the domain's prompts, crops and colours instead of the published ones, which the recipes take; a class's text "
+        "is the mean of its prompts; float32 unless `amp` says otherwise; position embeddings of frames have weight "
+        "decay, as other tables have; the learning rate changes every step, as one cosine after the warm-up"
     )
     at_predict: ClassVar[frozenset[str]] = frozenset({"images", "text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ....core.contracts import Backbone, Domain, DomainData, Item
-from ....core.data import FileHashes, assign_splits, check_skipped
+from ....core.data import FileHashes, assign_splits, check_tolerated
 from ....core.errors import DataError
 from ....core.tasks import DomainPairs, RetrievalData
 from ..clips import check_times
@@ -43,7 +43,7 @@ def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole:
         DataError: nothing usable there, or no sentence has times. ConfigError: an option does not apply.
     """
     data = timed(data)
-    check_skipped(data.skipped, data.total)
+    check_tolerated(data)
     if whole and not any(item.split for item in data.items):
         data = data.with_items([item.with_(split="test") for item in data.items])
     elif len({_key(whole_video(item)) for item in data.items}) < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....core.backbones import searched
 from ....core.contracts import Backbone, DomainData, Item
-from ....core.data import check_skipped
+from ....core.data import check_tolerated
 from ....core.errors import DataError
 from ....core.features import FeatureStore
 from ....core.metrics import mean_interval
@@ -109,13 +109,13 @@ def evaluate_moments(
         how: "amp", "batch_size" and "workers" of the store.
 
     Raises:
-        DataError: the videos of over 5 % of the sentences cannot be used, or of all.
+        DataError: the videos of too many sentences cannot be used, or of all.
     """
     videos, queries = queries_of(items)
     found, skipped = search_videos(
         backbone, data, videos, queries, transform, fps, windows, store=store, reporter=reporter, **how
     )
-    check_skipped(skipped, len(queries))
+    check_tolerated(replace(data, items=list(items), skipped=[]), skipped)
     if not found:
         raise DataError(f"{data.name}: no sentence is left to search for; {skipped[0][0]}: {skipped[0][1]}")
     values = _stacked([_judged(_reached(each.spans, each.query)[None]) for each in found])

@@ -164,7 +164,6 @@ def _without_categories(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_gone, "1 of 19 images cannot be read, more than 5%; the first is gone.png (no such file"),
         (_twice, "image id 1 stands for '01.png' and for '02.png'"),
         (_without_boxes, "no training image shows a class (red square, green square, blue square)"),
         (_without_categories, "has no list of 'categories'"),
@@ -173,6 +172,14 @@ def _without_categories(content):
 def test_a_coco_file_that_cannot_be_used_is_one_line(fit, changed, change, message):
     found = fit("detection", data=changed(change))
     assert found.code == 1 and message in found.error
+
+
+def test_an_image_that_is_gone_is_skipped_unless_none_is_tolerated(fit, changed):
+    folder = changed(_gone)
+    found = fit("detection", "--tolerate", 0, data=folder)
+    assert found.code == 1 and "1 of 19 images cannot be read, more than 0%; the first is gone.png (no" in found.error
+    found = fit("detection", data=folder)
+    assert found.code == 0 and "Skipped: gone.png: no such file" in found.out
 
 
 def test_a_set_without_any_box_is_one_line(fit, changed, tmp_path):

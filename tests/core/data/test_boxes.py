@@ -52,6 +52,14 @@ def test_one_item_a_box_cut_from_its_image(tmp_path, place):
     assert data.load(data.items[2]).shape == (10, 10, 3)
 
 
+def test_a_table_beside_them_has_columns_of_their_images(tmp_path):
+    put(tmp_path, "images/a.png", "images/b.png")
+    write(tmp_path / "instances.json", coco(*USUAL))
+    assert read_coco_crops(tmp_path).columns() is None
+    (tmp_path / "sites.csv").write_text("file_name,site\na.png,north\nb.png,south\n")
+    assert read_coco_crops(tmp_path).columns().cells("site") == {"images/a.png": "north", "images/b.png": "south"}
+
+
 def test_crowds_and_small_boxes_are_left_out_and_counted(tmp_path):
     put(tmp_path, "a.png", "b.png")
     extra = ((0, 7, [0, 0, 30, 30], 1), (1, 7, [0, 0, 30, 3], 0), (1, 7, [0, 0, -5, 9], 0))

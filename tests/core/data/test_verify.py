@@ -2,14 +2,16 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.detect import read_any
-from vladapt.core.data.verify import FileHashes, check_skipped, drop_unreadable
+from vladapt.core.data.verify import FileHashes, check_skipped, check_tolerated, drop_unreadable
 from vladapt.core.errors import DataError
 
 
@@ -47,6 +49,49 @@ def test_the_limit_is_five_percent(bad, total, stops):
             check_skipped(skipped, total)
     else:
         check_skipped(skipped, total)
+
+
+@pytest.mark.parametrize(
+    ("bad", "total", "tolerate", "stops"),
+    [(1, 2, 0.05, False), (1, 1000, 0.0, True), (1, 1, 1.0, True), (3, 4, 1.0, False), (4, 4, 1.0, True)],
+)
+def test_one_is_always_tolerated_but_with_0_and_never_all(bad, total, tolerate, stops):
+    skipped = [(str(i), "broken") for i in range(bad)]
+    if stops:
+        with pytest.raises(DataError, match=f"{bad} of {total} images cannot be read"):
+            check_skipped(skipped, total, tolerate)
+    else:
+        check_skipped(skipped, total, tolerate)
+
+
+def _set(readable, unreadable, **fields):
+    items = [Item(name, Path(name)) for name in readable]
+    return DomainData(items, (), lambda item: None, skipped=[(name, "broken") for name in unreadable], **fields)
+
+
+def test_all_samples_of_a_file_count_as_one():
+    volumes = [f"{n}.nii#{k}" for n in range(4) for k in range(1, 11)]
+    check_tolerated(_set(volumes[10:], volumes[:10]))  # one volume of four, a quarter of the slices
+    with pytest.raises(DataError, match="2 of 4 images cannot be read, more than 5%"):
+        check_tolerated(_set(volumes[20:], volumes[:20]))
+    stretches = [f"{n}.mp4#t={k},{k + 64.5}" for n in range(3) for k in range(0, 640, 64)]
+    with pytest.raises(DataError, match="2 of 5 clips cannot be read, more than 30%"):
+        check_tolerated(_set(stretches, ["a.mp4", "b.mp4"], kind="clips", tolerate=0.3))
+    check_tolerated(_set(stretches, ["a.mp4", "b.mp4"], tolerate=0.4))
+
+
+def test_a_file_that_can_be_read_in_part_counts_in_part():
+    rows = [f"{n}.parquet#{k}" for n in range(3) for k in range(100)]
+    check_tolerated(_set(rows, ["0.parquet#500", "1.parquet#500", "2.parquet#500"]))  # 3 of 303
+    with pytest.raises(DataError, match="10 of 100 images cannot be read"):  # of the only file its samples count
+        check_tolerated(_set(rows[:90], rows[90:100]))
+
+
+def test_what_is_skipped_later_counts_once():
+    data = _set([f"{n}.png" for n in range(20)], ["a.png"], tolerate=0.05)
+    check_tolerated(data, [("a.png", "broken")])
+    with pytest.raises(DataError, match="2 of 21 images"):
+        check_tolerated(data, [("0.png", "gone")])
 
 
 def test_a_second_check_decodes_nothing(folder, monkeypatch):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.confidence.calibration import Calibration
+from vladapt.core.confidence.calibration import Calibration, Scaling
+from vladapt.core.confidence.patients import Pooling
 from vladapt.core.contracts.run_info import FittedRun, RunInfo
 from vladapt.core.contracts.serving import Sample, Wishes
 from vladapt.core.contracts.task import Use
@@ -146,6 +147,29 @@ def test_rows_at_an_operating_point_are_those_of_predict(several, threshold):
     assert several or [row["label"] for row in wanted] != likelier
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize("kind", ["two", "several", "many"])
+def test_logits_of_a_patient_are_those_of_the_run(kind, how):
+    classes, several = (4 if kind == "many" else 2), kind == "several"
+    logits = torch.from_numpy(3 * np.random.default_rng(0).normal(size=(5, classes)))
+    names, finding = list("abcd")[:classes], 1 if kind == "two" else None
+    shares = logits.sigmoid() if several else logits.softmax(dim=1)
+    scaling = Scaling(torch.linspace(0.5, 2, classes).double(), torch.linspace(-1, 1, classes).double())
+    pooled = Pooling(how, several, finding).logits(shares, torch.zeros(5, dtype=torch.long), 1)
+    wanted = scaling.probabilities(pooled, several)[0]
+    of = {"how": how, "temperature": scaling.temperature.tolist(), "offset": scaling.offset.tolist()}
+    facts = {"multilabel": several, "class_names": names, "finding": None if finding is None else names[finding]}
+    facts |= {"thresholds": [0.9] * classes, "coverage": {}, "operating_point": {"a": 0.8}, "unlike_beyond": 0.1}
+    facts["per_patient"] = {**of, "thresholds": [0.5] * classes, "operating_point": {}, "coverage": {}}
+    row = standalone.patient_row("patient", ["x", "y"], logits.numpy(), facts, top=classes)
+    assert {each["class"]: each["probability"] for each in row["top"]} == pytest.approx(
+        dict(zip(names, wanted.tolist()))
+    )
+    assert row["images"] == ["x", "y"] and "unlike" not in row and "threshold" not in row
+    if several:
+        assert row["labels"] == [name for name, share in zip(names, wanted) if share >= 0.5]
+
+
 def test_a_set_holds_what_is_answered():
     """With thresholds that no class reaches."""
     for facts in ({"multilabel": False}, {"multilabel": True, "thresholds": [0.6, 0.6]}):
@@ -161,7 +185,7 @@ def test_an_image_that_is_far_is_unlike():
 
 def test_it_is_short_and_needs_three_packages():
     text = Path(standalone.__file__).read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 125
+    assert len(text.splitlines()) < 150
     imported = {
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }

@@ -128,6 +128,21 @@ def test_an_operating_point_is_chosen_shown_and_kept(files):
     assert "at a prevalence of 0.02" in page
 
 
+def test_the_operating_point_is_marked_on_the_curves(files):
+    result = fit(files["two"], operating_point="sensitivity=0.9")
+    rates = OperatingPoints.from_json(result.metrics).points["sick"].rates
+    page, plain = ((each.run / "report.html").read_text() for each in (result, fit(files["two"])))
+    at = r"""<circle class="mark" r="4.5" cx="([\d.]+)" cy="([\d.]+)">"""
+    shown = [((float(x) - 46) / 238, 1 - (float(y) - 8) / 170) for x, y in re.findall(at, page)]
+    roc, precision = (1 - rates.specificity, rates.sensitivity), (rates.sensitivity, rates.ppv)
+    assert shown == [pytest.approx(roc), pytest.approx(precision)]
+    assert f"{rates.ppv:.3g} at {rates.sensitivity:.3g}" in page and "Ring: the operating point" in page
+    low, high = rates.intervals["specificity"]
+    bar = re.search(r"""<path class="mark" d="M([\d.]+) [\d.]+H([\d.]+)M""", page)
+    assert [(float(x) - 46) / 238 for x in bar.groups()] == pytest.approx([1 - high, 1 - low])
+    assert "Ring" not in plain and not re.findall(at, plain)
+
+
 def test_every_option_changes_what_is_said(files):
     def told(**options):
         metrics = fit(files["two"], **{"operating_point": "sensitivity=0.8", **options}).metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vladapt.core.runs.sections import Cell, CurveSection, Measure, TableSection, is_share, number, plural
+from vladapt.core.runs.sections import Cell, CurveSection, Measure, TableSection, is_share, number, plural, worded
 
 SHARE, NUMBER = Measure("R@1"), Measure("AUROC", kind="number")
 RANK, ERROR = Measure("Rank", kind="rank", falls=True), Measure("ECE", kind="number", falls=True)
@@ -85,3 +85,23 @@ def test_numbers_and_nouns():
 def test_several_curves_are_told_by_their_ends_and_empty_ones_not_at_all():
     curves = {"a": ([0, 1], [1, 0.5]), "b": ([0, 1], [float("nan"), 0.25]), "c": ([], [])}
     assert CurveSection("T", curves, "x", "y").alt == "y over x. a: 1 to 0.5; b: 0.25 to 0.25."
+
+
+VIDEO = {"image": "clip", "images": "clips", "image.png": "clip.mp4", "patient": "video", "patients": "videos"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("80 test images of 4 groups (patients, for instance)", "80 test clips of 4 groups (videos, for instance)"),
+        (
+            "An image is called so, and an image is one of 10 images.",
+            "A clip is called so, and a clip is one of 10 clips.",
+        ),
+        ("vladapt predict runs/a image.png", "vladapt predict runs/a clip.mp4"),
+        ("its image features, for images at 224 × 224 pixels", "its image features, for images at 224 × 224 pixels"),
+        ("the class “image”, images/image.jpg, `images`", "the class “image”, images/image.jpg, `images`"),
+    ],
+)
+def test_words_of_a_domain_stand_in_place_of_ours_and_nothing_else_changes(text, words):
+    assert worded(text, VIDEO) == words and worded(text, {}) == text

@@ -134,7 +134,7 @@ def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
         ({"params": {"max_error": 0.1}}, 400, "--max-error: an export cannot do that"),
-        ({"params": {"per_patient": "mean"}}, 400, "--per-patient: an export cannot do that"),
+        ({"params": {"per_patient": "mean"}}, 400, "--per-patient mean: this export cannot do that; serve the run"),
         ({"params": {"threshold": 0.5}}, 400, "--threshold: for two classes or several labels; omit it"),
         ({"headers": {"Sec-Fetch-Site": "cross-site"}}, 403, OTHER_SITE),
         ({"headers": {"Host": "evil.example"}}, 400, OTHER_HOST),

@@ -208,6 +208,16 @@ def test_too_many_of_them_end_the_run(fresh_clip, toy_pairs, tmp_path):
         run(fresh_clip, toy_pairs(24, broken=frozenset({5, 6})), tmp_path)
 
 
+@pytest.mark.parametrize(("broken", "tolerate", "stops"), [(2, 0.1, False), (1, 0.01, False), (1, 0.0, True)])
+def test_as_many_are_replaced_as_are_tolerated_and_always_one(fresh_clip, toy_pairs, tmp_path, broken, tolerate, stops):
+    pairs = toy_pairs(24, broken=frozenset(range(broken)))
+    if stops:
+        with pytest.raises(DataError, match="1 of 24 training samples cannot be read, more than 0 %"):
+            run(fresh_clip, pairs, tmp_path, tolerate=tolerate)
+    else:
+        assert len(run(fresh_clip, pairs, tmp_path, tolerate=tolerate).broken) == broken
+
+
 def test_a_loss_that_is_no_number_stops_the_run(fresh_clip, toy_pairs, tmp_path):
     with pytest.raises(DataError, match=r"step \d+ \(epoch 1.*try a smaller --lr"):
         run(fresh_clip, toy_pairs(), tmp_path, optimizer="sgd", lr=1e30)

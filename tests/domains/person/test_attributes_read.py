@@ -182,3 +182,14 @@ def test_faces_with_captions_are_cut_out(tmp_path):
     (tmp_path / "faces.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(face_rows()[1]))
     with pytest.raises(DataError, match="give x0, y0, x1, y1"):
         Person().read(tmp_path / "faces.jsonl", "person-search")
+
+
+def test_other_columns_of_the_table_are_read_when_asked_for(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+    rows = "image,camera,hat,site\na.jpg,c1,1,0\ngone.jpg,c1,0,0\nb.jpg,c2,0,1\n"
+    (tmp_path / "attributes.csv").write_text(rows)
+    columns = Person().read(tmp_path, "attributes", class_names=["hat"]).columns()
+    assert columns.taken == {"image", "hat"}
+    assert columns.cells("camera") == {"a.jpg": "c1", "b.jpg": "c2"}
+    assert columns.cells("site") == {"a.jpg": "0", "b.jpg": "1"}

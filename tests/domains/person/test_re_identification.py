@@ -74,6 +74,12 @@ def test_a_run_says_how_well_it_finds_people(trained):
     assert "re-ranked by k-reciprocal neighbours" in shown.caption and "mAP changed by" in trained.task.verdict(metrics)
 
 
+def test_nothing_is_after_a_training_where_there_was_none(trained, frozen):
+    after, alone = ((done.run / "report.html").read_text() for done in (trained, frozen))
+    assert ">Before<" in after and ">After<" in after
+    assert ">Features<" in alone and ">Before<" not in alone and ">After<" not in alone
+
+
 def test_the_epoch_is_chosen_on_val_with_its_neck(trained):
     chosen, history = trained.report.chosen["epoch"], trained.report.history
     assert trained.report.val_score == max(row["val"] for row in history) == history[chosen - 1]["val"]

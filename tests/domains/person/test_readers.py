@@ -15,7 +15,7 @@ from scipy.io import savemat
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import Person
 from vladapt.domains.person.pedestrian import NOBODY, Pedestrian, cameras_of, identity_numbers
-from vladapt.domains.person.readers.camera_names import NAME, camera_in
+from vladapt.domains.person.readers.camera_names import JUNK, MARKET, camera_in, person_named
 
 REID, SEARCH = "re-identification", "person-search"
 SENTENCE = "A man in a red jacket."
@@ -128,11 +128,12 @@ def test_cuhk03_by_its_new_protocol(person, tmp_path):
 @pytest.mark.parametrize(
     ("names", "wanted"),
     [
-        (("ann/c1_1.png", "ann/c2_1.png", "bob/x.png"),
-         [("ann", "1", "", ""), ("ann", "2", "", ""), ("bob", "", "", "")]),
-        (("images/7/cam3/1.png", "images/8/cam_a/1.png"), [("7", "3", "", ""), ("8", "a", "", "")]),
-        (("train/a/1.png", "query/b/c1_1.png", "gallery/b/c2_1.png"),
-         [("b", "2", "gallery", "test"), ("b", "1", "query", "test"), ("a", "", "", "train")]),
+        (("ann/1.png", "ann/2.png", "bob/x.png"), [("ann", "", "", ""), ("ann", "", "", ""), ("bob", "", "", "")]),
+        (("images/7/cam3/1.png", "images/7/cam_a/1.png", "images/8/cam3/1.png", "images/8/cam_a/1.png"),
+         [("7", "3", "", ""), ("7", "a", "", ""), ("8", "3", "", ""), ("8", "a", "", "")]),
+        (("train/a/c1_1.png", "train/a/c2_1.png", "query/b/c1_1.png", "gallery/b/c2_1.png"),
+         [("b", "2", "gallery", "test"), ("b", "1", "query", "test"),
+          ("a", "1", "", "train"), ("a", "2", "", "train")]),
     ],
     ids=["plain", "container", "roles"],
 )  # fmt: skip
@@ -297,6 +298,98 @@ def test_wrong_crops_are_told_in_one_line(person, tmp_path):
 def test_names_say_who_and_where(identity, camera, sequence, frame):
     for name in (f"{identity:04d}_c{camera}s{sequence}_{frame:06d}_00", f"{identity:04d}_c{camera}_f{frame:07d}"):
         name = name.replace("-001", "-1")
-        match = NAME.match(name)
+        match = MARKET.pattern.match(name)
         assert (int(match["identity"]), int(match["camera"]), int(match["frame"])) == (identity, camera, frame)
         assert camera_in(name) == camera_in(f"x/cam{camera}/3") == str(camera) and camera_in(f"scarf_{frame}") == ""
+
+
+# Names of published sets
+
+
+@pytest.mark.parametrize(
+    ("name", "identity", "camera", "frame", "tracklet"),
+    [
+        ("0002_c1s1_000451_03", "2", "1", "451", ""),  # Market-1501
+        ("0005_c2_f0046985", "5", "2", "46985", ""),  # DukeMTMC-reID, Occluded-Duke
+        ("0004_C6_F0061_X103207", "4", "6", "61", ""),  # DukeMTMC-VideoReID
+        ("0001C1T0001F001", "1", "1", "1", "1"),  # MARS
+        ("0065C5T0012F034", "65", "5", "34", "12"),
+        ("0000C6T0101F001", None, "6", "1", "101"),  # of nobody
+        ("0012_003_14_0303afternoon_0015_0", "12", "14", "15", ""),  # MSMT17, ICFG-PEDES
+        ("2_061_2_08", "2_061", "2", "", ""),  # CUHK03
+        ("0007_c14_0031", "7", "14", "31", ""),  # RSTPReid
+        ("041_2_c10_015833", "41", "10", "15833", ""),  # LTCC
+        ("cam2_person317_00043", "317", "2", "43", ""),  # iLIDS-VID
+    ],
+)
+def test_published_names_say_who_and_where(person, tmp_path, name, identity, camera, frame, tracklet):
+    who = person_named(name)
+    assert (who.identity, who.camera, who.time, who.tracklet) == (identity, camera, frame, tracklet)
+    (item,) = person.read_images([pictures(tmp_path / "all", f"{name}.png") / f"{name}.png"]).items
+    assert item.target == who
+
+
+def test_junk_and_names_of_other_kinds_say_nobody():
+    assert person_named("00-1C3T0002F005") == person_named("-1_c3s1_000001_00") == JUNK
+    assert [person_named(name) for name in ("12_co_3", "holiday", "2024_05_01", "c1", "0001C1")] == [None] * 5
+
+
+def test_mars_is_read_with_its_distractors_and_without_junk(person, tmp_path):
+    names = ("bbox_train/0001/0001C1T0001F001", "bbox_train/0001/0001C2T0001F002", "bbox_test/0002/0002C1T0001F001")
+    more = ("bbox_test/0002/0002C3T0001F001", "bbox_test/00-1/00-1C1T0001F001", "bbox_test/0000/0000C1T0002F001")
+    data = person.read(pictures(tmp_path / "mars", *(f"{name}.png" for name in (*names, *more))), REID)
+    told = {i.id.rpartition("/")[2][:15]: (i.target.identity, i.target.camera, i.split) for i in data.items}
+    assert told == {
+        "0001C1T0001F001": ("1", "1", "train"),
+        "0001C2T0001F002": ("1", "2", "train"),
+        "0002C1T0001F001": ("2", "1", "test"),
+        "0002C3T0001F001": ("2", "3", "test"),
+        "0000C1T0002F001": (None, "1", "test"),
+    }
+    assert "Junk pictures (identity -1), left out: 1." in data.notes
+    assert data.items[0].target.about()["tracklet"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("names", "people"),
+    [
+        (
+            ("cam_a/person_0001", "cam_b/person_0001", "cam_a/person_0201", "cam_b/person_0201"),
+            ["1", "201 of a", "201 of b"],
+        ),
+        (("cam_a/person_0001/0001", "cam_a/person_0001/0002", "cam_b/person_0001/0001"), ["1"]),
+        (
+            ("cam1/person001/cam1_person001_00317", "cam2/person001/cam2_person001_00001", "cam2/person003/x"),
+            ["1", "3"],
+        ),
+        (("cam_a/000_45", "cam_b/000_90", "cam_a/001_0", "cam_b/010_180"), ["0", "1", "10"]),
+    ],
+    ids=["prid", "prid-video", "ilids-vid", "viper"],
+)
+def test_a_folder_per_camera_is_no_person(person, tmp_path, names, people):
+    data = person.read(pictures(tmp_path / "set", *(f"{name}.png" for name in names)), REID)
+    assert sorted({item.target.identity for item in data.items}) == people and len(data.items) == len(names)
+    assert all(item.id[3:].lstrip("_").startswith(item.target.camera) for item in data.items)
+
+
+def test_a_word_that_looks_like_a_camera_is_none_and_that_is_said(person, tmp_path):
+    folder = pictures(tmp_path / "set", "ann/12_co_3.png", "ann/cam_a.png", "bob/12_co_4.png", "bob/c1_x.png")
+    data = person.read(folder, REID)
+    assert {item.target.camera for item in data.items} == {""}
+    assert data.notes == [
+        "No camera is taken from the file names: two cameras that show several people each are needed to tell them "
+        "from other words; a table may have a column camera."
+    ]
+    plain = person.read(pictures(tmp_path / "plain", "ann/12_co_3.png", "bob/4.png"), REID)
+    assert not plain.notes and {item.target.camera for item in plain.items} == {""}
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_two_cameras_that_show_several_people_are_taken(person, tmp_path, table):
+    names = [f"{who}/cam_{camera}/{who}.png" for who in ("ann", "bob", "zoe") for camera in "ab"]
+    folder = pictures(tmp_path / "set", *names, "zoe/cam_c/1.png")
+    if table:
+        rows = "".join(f"{name},{name[:3]}\n" for name in names)
+        (folder / "people.csv").write_text(f"image,identity\n{rows}")
+    data = person.read(folder / "people.csv" if table else folder, REID)
+    assert {item.id: item.target.camera for item in data.items}["bob/cam_b/bob.png"] == "b" and not data.notes

@@ -19,7 +19,7 @@ def values(file, **decode):
 @pytest.fixture
 def write_raster(tmp_path):
     """write_raster("a.tif", values (B, H, W), crs="EPSG:32633", metres=10, left=500000, top=5000000, **profile): a
-    GeoTIFF below the test's folder; `names`, `scales`, `offsets` and `tags` of its bands too."""
+    GeoTIFF below the test's folder; `names`, `scales`, `offsets`, `tags` and `palette` of its bands too."""
     rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
     from rasterio.transform import from_origin
 
@@ -28,7 +28,7 @@ def write_raster(tmp_path):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         names, tags = profile.pop("names", ()), profile.pop("tags", {})
-        scales, offsets = profile.pop("scales", None), profile.pop("offsets", None)
+        scales, offsets, palette = (profile.pop(key, None) for key in ("scales", "offsets", "palette"))
         shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
         place = {} if crs is None else {"crs": crs, "transform": from_origin(left, top, metres, metres)}
         profile.setdefault("driver", "GTiff")
@@ -41,6 +41,8 @@ def write_raster(tmp_path):
             if offsets is not None:
                 raster.offsets = offsets
             raster.update_tags(**tags)
+            if palette is not None:
+                raster.write_colormap(1, palette)
         return file
 
     return write

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vladapt.core.errors import ConfigError, DataError, LimitError
-from vladapt.domains.remote_sensing.pictures import channel_values, check_stretch, decode_raster
+from vladapt.domains.remote_sensing.pictures import channel_values, check_stretch, decode_raster, raster_format
 from vladapt.domains.remote_sensing.rasters import header_of, open_raster
 from vladapt.domains.remote_sensing.stacks import files_of
 
@@ -18,6 +18,63 @@ from .conftest import numbers, values
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 DATA = Path(os.environ.get("VLADAPT_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 REAL = DATA / "remote_sensing" / "multiband_geotiff" / "images"
+
+
+# palettes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_palette(write_raster):
+    """with_palette(places (H, W)): a raster whose values are places in a table of colours, and one of the colours."""
+
+    def write(places, **profile):
+        table = np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)
+        palette = {n: (*map(int, colour), 255) for n, colour in enumerate(table)}
+        one = write_raster("palette.tif", places[None], palette=palette, photometric="palette", **profile)
+        return one, write_raster("colours.tif", table[places].transpose(2, 0, 1), photometric="rgb", **profile)
+
+    return write
+
+
+@pytest.mark.parametrize("decode", [{}, {"window": [5, 3, 20, 10]}, {"bands": "3,2,1"}, {"bands": "blue"}])
+def test_a_palette_is_read_as_its_colours(with_palette, decode):
+    one, colours = with_palette(numbers(40, 30, kind=np.uint8, high=256))
+    assert np.array_equal(decode_raster(one, dict(decode)), decode_raster(colours, dict(decode)))
+    assert header_of([one]).names == header_of([colours]).names == (("red",), ("green",), ("blue",))
+    of_each = [raster_format(None, None, "auto", 10**6).expand(file) for file in (one, colours)]
+    assert of_each == [[{"palette": True}], [{}]]  # stored features of the numbers are not taken for those of colours
+    with open_raster([one], classes=True) as raster, rasterio.open(one) as source:
+        assert np.array_equal(raster.read([0])[0], source.read().astype(np.float32))
+
+
+def test_no_entry_of_a_palette_is_the_mean_of_others(with_palette):
+    one, _ = with_palette(numbers(40, 40, kind=np.uint8, high=256))
+    with open_raster([one]) as raster:
+        whole, small = raster.read(range(3))[0], raster.read(range(3), size=(8, 8))[0]
+    assert {*zip(*small.reshape(3, -1).tolist())} <= {*zip(*whole.reshape(3, -1).tolist())}
+
+
+def test_clear_entries_of_a_palette_and_no_data_have_no_value(with_palette):
+    places = numbers(20, 20, kind=np.uint8, high=3)
+    one, _ = with_palette(places, nodata=2)
+    with open_raster([one]) as raster:
+        assert np.array_equal(raster.read(range(3))[1], places == 1)
+    table = '<Entry c1="9" c2="9" c3="9" c4="255"/><Entry c1="8" c2="8" c3="8" c4="0"/><Entry c1="7" c2="7" c3="7"/>'
+    source = "<SimpleSource><SourceFilename relativeToVRT='1'>palette.tif</SourceFilename></SimpleSource>"
+    band = f"<ColorInterp>Palette</ColorInterp><ColorTable>{table}</ColorTable>{source}"
+    text = f"<VRTRasterBand dataType='Byte' band='1'>{band}</VRTRasterBand>"
+    clear = one.with_name("clear.vrt")
+    clear.write_text(f"<VRTDataset rasterXSize='20' rasterYSize='20'>{text}</VRTDataset>")
+    with open_raster([clear]) as raster:
+        read, valid = raster.read(range(3))
+    assert np.array_equal(valid, places == 2) and (read[:, valid] == 7).all()
+
+
+def test_a_palette_besides_other_bands_is_refused(write_raster):
+    values = numbers(2, 8, 8, kind=np.uint8, high=200)
+    file = write_raster("a.tif", values, palette={n: (n, n, n, 255) for n in range(256)}, photometric="palette")
+    with pytest.raises(DataError, match="has a palette besides other bands; convert its colours to three bands"):
+        decode_raster(file, {})
 
 
 # real files -----------------------------------------------------------------------------------------------------------

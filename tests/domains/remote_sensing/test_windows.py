@@ -233,6 +233,21 @@ def test_new_rasters_are_cut_as_those_of_the_fit(field):
     assert len(domain.read_images([raster]).items) == 1
 
 
+def test_rasters_that_cannot_be_opened_are_left_out_before_they_are_cut(field, write_raster):
+    raster, layer = field
+    other = write_raster("field/other.tif", np.full((3, 96, 96), 7, np.uint8), left=500_960.0)
+    other.write_bytes(b"II*\0 cut short")
+    domain, how = RemoteSensing(), {"labels": str(layer), **HOW}
+    whole = domain.read(raster, "classification", **how)
+    data = domain.read(raster.parent, "classification", **how)
+    assert len(data.items) == len(whole.items)
+    for read_again in (data, domain.read_images([raster.parent], **how), domain.read_images([raster.parent], cut=True)):
+        ((name, reason),) = read_again.skipped
+        assert name.endswith("other.tif") and "ends early or is damaged" in reason
+    sides = domain.read_images([raster.parent], window_sides=(32,))
+    assert sides.items and len(sides.skipped) == 1
+
+
 # splits by place ------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +353,15 @@ def test_scenes_that_say_where_they_lie_are_split_by_place(write_raster, tmp_pat
         sides.setdefault(item.group, set()).add(item.split)
     assert all(len(each) == 1 for each in sides.values())
     check_domain(RemoteSensing(), task="classification", data=tmp_path / "scenes")
+
+
+def test_scenes_are_split_by_place_whatever_one_of_them_lacks(write_raster, tmp_path):
+    scenes(write_raster, apart=20_000)
+    one = min((tmp_path / "scenes").rglob("*.tif"))
+    one.write_bytes(b"II*\0 cut short")
+    data = RemoteSensing().read(tmp_path / "scenes", "classification")
+    assert data.blocks == "blocks of 1.6 km" and all(item.group for item in data.items)
+    assert [name for name, _ in data.skipped] == [one.relative_to(tmp_path / "scenes").as_posix()]
 
 
 def test_scenes_of_one_block_are_refused_unless_random_splits_are_wanted(write_raster, tmp_path):

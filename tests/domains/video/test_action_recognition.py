@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,10 @@ def test_scores_are_told_as_papers_tell_them(fitted):
     assert 0 <= fitted.metrics["adapted"]["accuracy"] <= fitted.metrics["adapted"]["top_5_accuracy"] <= 1
     page = (fitted.run / "report.html").read_text()
     assert all(word in page for word in ("Measures used in papers on actions", "Top-1", "Top-5", "Mean class accuracy"))
+    assert "test clips" in page and "Clips in the data set" in page and "clip.mp4" in page
+    text = re.sub(r"<[^>]+>", " ", re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL))
+    of_towers = r"image features|an image with its text|images? at \d+|image tower"
+    assert not re.findall(r"\b(?:images?|patients?)\b", re.sub(of_towers, "", text), flags=re.IGNORECASE)
 
 
 def test_predictions_are_the_means_over_clips_and_crops(fitted, folder, cache, small_clip, monkeypatch):

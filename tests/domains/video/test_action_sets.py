@@ -367,3 +367,19 @@ def test_options_that_change_nothing_are_named(clips, write):
     notes = read(path, **given).notes
     assert len(notes) == len(given) and all(any(f"Option {name} has" in note for note in notes) for name in given)
     assert read(path, sampling="fps", fps=2.0, keep_frames=True).notes == []
+
+
+def test_columns_of_tables_are_read_when_asked_for(clips, write):
+    folder = clips("set/a.mp4", "set/b.mp4", "set/c.mp4") / "set"
+    write("set/train.csv", "video,start,end,label,site,day\na.mp4,,,run,north,1\na.mp4,1,2,sit,north,2\n")
+    write("set/test.csv", "video,label,language,site\nc.mp4,sit,Deutsch,east\nb.mp4,sit,English,south\n")
+    columns = read(folder).columns()
+    assert columns.place == "test.csv, train.csv" and columns.names == ("video", "label", "site")
+    assert columns.taken == {"video", "label"}
+    assert columns.cells("site") == {"a.mp4": "north", "a.mp4#1-2": "north", "b.mp4": "south"}
+
+
+def test_a_list_without_columns_has_none(clips, write):
+    folder = clips("set/a.mp4", "set/b.mp4") / "set"
+    write("set/train.csv", "a.mp4 0\nb.mp4 1\n")
+    assert read(folder).columns is None

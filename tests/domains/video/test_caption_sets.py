@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.video import Video
+from vladapt.domains.video.caption_sets import named_annotations
 
 pytest.importorskip("av", reason="extra video is not installed")
 
@@ -80,6 +89,46 @@ def test_msvd_by_its_lists_with_clips_of_one_video_together(clips, write):
     assert rows.items[0].group == rows.items[1].group != rows.items[2].group
 
 
+LISTS = ("train", "val", "test")
+
+
+def test_msvd_by_its_captions_as_json_and_the_pickle_is_not_read(clips, write, tmp_path):
+    names = ("-ab_c_1_8", "xy_5_9", "zz_1_2")
+    root = clips(*(f"set/YouTubeClips/{name}.avi" for name in names)) / "set"
+    for split, name in zip(LISTS, names):
+        write(f"set/{split}_list.txt", f"{name}\n")
+    (root / "raw-captions.pkl").write_bytes(b"not even a pickle")
+    for place in (root, root / "raw-captions.pkl"):
+        with pytest.raises(DataError, match="a pickle may run any code and is not read") as refused:
+            read(place)
+    command = str(refused.value).split('python -c "')[1].removesuffix('"')
+    captions = {names[0]: [["a", "man", "sings"], ["a", "song"]], names[1]: [["a", "cat"]], names[2]: [["it", "rains"]]}
+    (root / "raw-captions.pkl").write_bytes(pickle.dumps({**captions, "of_no_list_1_2": [["gone"]]}))
+    subprocess.run([sys.executable, "-c", command], cwd=root, check=True)
+    data = read(root)
+    assert said(data) == {
+        names[0]: (("a man sings", "a song"), "train"),
+        names[1]: (("a cat",), "val"),
+        names[2]: (("it rains",), "test"),
+    }
+    assert data.published == "msvd" and said(read(root / "raw-captions.json")) == said(data)
+
+
+def test_didemo_by_the_lists_beside_its_json(clips, write):
+    root = clips(*(f"set/{name}.mp4" for name in ("1@N00_a.avi", "2@N00_b", "3@N00_c"))) / "set"
+    for split, video in zip(LISTS, ("1@N00_a.avi", "2@N00_b.mov", "3@N00_c.3gp")):
+        told = [{"annotation_id": n, "video": video, "description": f"part {n}", "times": [[n, n]]} for n in (0, 1)]
+        left_out = {"annotation_id": 7, "video": "3@N00_c.3gp", "description": "unused", "times": [[0, 0]]}
+        write(f"set/{split}_data.json", told if split == "test" else [*told, left_out])
+        write(f"set/{split}_list.txt", f"{video}\n")
+    assert {name: split for name, (_, split) in said(read(root)).items()} == {
+        "1@N00_a.avi": "train",
+        "2@N00_b.mov": "val",
+        "3@N00_c.3gp": "test",
+    }
+    assert said(read(root))["1@N00_a.avi"][0] == ("part 0 part 1",)
+
+
 def test_didemo_as_paragraphs_and_as_moments(clips, write):
     clips("set/v1.avi.mp4", "set/v2.mp4")
     told = [
@@ -110,6 +159,72 @@ def test_activitynet_as_paragraphs_and_as_moments(clips, write):
     content["v_def"]["timestamps"] = []
     with pytest.raises(DataError, match=r"val_1.json v_def: 1 sentences, 0 times"):
         read(write("set/val_1.json", content), moments=True)
+
+
+def test_activitynet_is_tested_on_the_first_annotator(clips, write):
+    root = clips("set/v_abc.mp4", "set/v_def.mp4") / "set"
+    of = {"duration": 0.4, "timestamps": [[0, 0.2]]}
+    write("set/train.json", {"v_abc": {**of, "sentences": ["he jumps"]}})
+    write("set/val_1.json", {"v_def": {**of, "sentences": ["a pool"]}})
+    write("set/val_2.json", {"v_def": {**of, "sentences": ["water"]}})
+    for split, names in (("train", ["v_abc"]), ("val", ["v_def"])):
+        write(f"set/{split}_ids.json", names)
+    data = read(root)
+    assert said(data) == {"v_abc": (("he jumps",), "train"), "v_def": (("a pool",), "val")}
+    assert any("val_2.json describes the videos of val_1.json again" in note for note in data.notes)
+    assert said(read(root, moments=True))["v_def#0-0.2"] == (("a pool", "water"), "val")
+
+
+def test_vatex_by_the_lists_beside_its_json(clips, write):
+    names = [f"Ab-{n}_000010_000020" for n in range(3)]
+    root = clips(*(f"set/{name}.mp4" for name in names)) / "set"
+    for split, name in zip(LISTS, names):
+        write(f"set/{split}_list.txt", f"{name}\n")
+    captions = {name: {"enCap": [f"one {name}", "two"], "chCap": ["x"]} for name in names}
+    whole = write("set/vatex_data.json", {**captions, "zz_000001_000002": {"enCap": ["gone"]}})
+    expected = {name: ((f"one {name}", "two"), split) for split, name in zip(LISTS, names)}
+    assert said(read(root)) == expected and read(root).published == "vatex"
+    whole.unlink()
+    write("set/vatex_training_v1.0.json", [{"videoID": names[0], **captions[names[0]]}])
+    later = [{"videoID": name, **captions[name]} for name in names[1:]]
+    write("set/vatex_validation_v1.0.json", later)
+    assert said(read(root)) == expected
+
+
+def test_lsmdc_by_the_files_of_its_challenge(clips, write):
+    names = [f"{n}_FILM_00.01.0{n}.000-00.01.0{n + 1}.000" for n in range(3)]
+    root = clips(*(f"set/videos/FILM_{n}/{name}.avi" for n, name in enumerate(names))) / "set"
+    files = ("LSMDC16_annos_training.csv", "LSMDC16_annos_val.csv", "LSMDC16_challenge_1000_publictect.csv")
+    for file, name in zip(files, names):
+        start, end = name.rsplit("_", 1)[1].split("-")
+        write(f"set/{file}", "\t".join([name, start, end, start, end, "SOMEONE smiles."]) + "\n")
+    assert said(read(root)) == {name: (("SOMEONE smiles.",), split) for split, name in zip(LISTS, names)}
+
+
+def test_sentences_by_the_name_of_their_video(clips, write):
+    root = clips("set/a.mp4", "set/b.mp4") / "set"
+    write("set/train_9k.json", {"a.mp4": ["one", "two"]})
+    write("set/test_JSFUSION.json", {"b.mp4": ["three"]})
+    assert said(read(root)) == {"a.mp4": (("one", "two"), "train"), "b.mp4": (("three",), "test")}
+
+
+NAMES = st.text("ab-_.@19", min_size=1, max_size=8)
+TEXTS = st.lists(st.lists(st.text("xyz", min_size=1), min_size=1), min_size=1, max_size=3)
+
+
+@settings(max_examples=60)
+@given(content=st.dictionaries(NAMES, TEXTS), lists=st.dictionaries(NAMES, st.sampled_from(LISTS)), whole=st.booleans())
+def test_lists_choose_videos_and_their_splits_and_change_no_sentence(content, lists, whole):
+    told = {name: [" ".join(words) for words in texts] if whole else texts for name, texts in content.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for split in {*lists.values()}:
+            names = [name for name, of in lists.items() if of == split]
+            (Path(folder) / f"{split}_list.txt").write_text("\n".join(names) + "\n")
+        made = named_annotations(Path(folder) / "raw-captions.json", told)
+    chosen = [name for name in content if name in lists] if lists else list(content)
+    assert [each.name for each in made] == chosen
+    assert [each.split for each in made] == [lists.get(name, "") for name in chosen]
+    assert [each.captions for each in made] == [tuple(map(" ".join, content[name])) for name in chosen]
 
 
 def test_vatex_and_lsmdc(clips, write):
@@ -157,6 +272,7 @@ def test_captions_without_clips_and_other_faults_are_one_line(clips, write, tmp_
         "activitynet.json": {"a": {"timestamps": [[0, 1]], "sentences": ["x"]}, "b": True},
         "vatex.json": [{"videoID": "a", "enCap": ["x"]}, {"videoID": "b", "enCap": 5}],
         "didemo.json": [{"video": "a", "description": "x", "times": [[]]}],
+        "raw-captions.json": {"a": [["a", "man"]], "b": 5},
         "something.json": [{"id": "a", "label": "x"}, None],
     }.items(),
 )

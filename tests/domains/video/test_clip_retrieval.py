@@ -88,7 +88,7 @@ def test_clips_with_several_sentences_are_scored_both_ways(fitted):
     page, table = (fitted.run / "report.html").read_text(), printed(fitted.task, fitted.metrics)
     assert "of equal scores the wrong ones come first" in table and "Equal scores share the mean" in table
     assert "image to text, by best sentence, dual softmax, adapted" in table
-    assert "Several sentences per image" in page and "reads all queries before it answers one" in page
+    assert "Several sentences per clip" in page and "reads all queries before it answers one" in page
 
 
 def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_path, monkeypatch):
@@ -284,7 +284,7 @@ def test_an_index_of_whole_clips_is_searched_by_the_head(name, heads, indexed, f
     assert shown.entry.source == str(test[2].source) and shown.score == pytest.approx(1.0, abs=1e-5)
     if not adapter.pairwise:
         assert found.reranked is None
-        with pytest.raises(ConfigError, match="--candidates 5: .* is searched by vectors alone here; omit it"):
+        with pytest.raises(ConfigError, match=r"--candidates 5: .* is searched by vectors alone here; omit it"):
             search(place, SAID[4], candidates=5)
         return
     assert (found.reranked.method, found.reranked.candidates) == (name, len(test))

@@ -11,7 +11,7 @@ import torch
 
 import vladapt
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.errors import DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.video import Video
 from vladapt.domains.video.doctor import DoctorOptions, examined, findings
 from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip, drawn_clips, drawn_pairs
@@ -101,6 +101,86 @@ def test_one_crop_one_flip_and_one_change_of_colour_are_drawn_for_a_clip():
     assert torch.equal(augment(still, seed=3), augment(still, seed=3))
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"train_crop": "multi-scale"},
+        {"train_crop": "scale-jitter"},
+        {"train_crop": "centre"},
+        {"train_flip": False},
+        {"train_colours": "strong"},
+        {"train_colours": "none"},
+        {"train_grey": 1.0},
+        {"train_randaugment": True},
+    ],
+    ids=str,
+)
+def test_what_training_does_to_a_clip_is_an_option_and_alike_for_all_frames(option, clips):
+    domain, folder = Video(), clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "set"
+    frame = np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+
+    def views(**options):
+        data = domain.read(folder, "classification", **options)
+        transform = domain.of(data).transforms(Towers(), True, "classification")
+        return transform.spec, [transform(np.stack([frame] * 3), seed=seed) for seed in range(8)]
+
+    (spec, pixels), (usual_spec, usual) = views(**option), views()
+    assert all(torch.equal(one[0], other) for one in pixels for other in one[1:])
+    assert any(not torch.equal(*pair) for pair in zip(pixels, usual)) and spec != usual_spec
+    assert set(usual_spec) == {"transform", "image_size", "mean", "std", "scale", "flip", "jitter"}, "as stored before"
+
+
+def view_of(picture, seed=0, **how):
+    """(H, W, 3) in 0..1 of a picture, changed as `how` says and in no other way."""
+    how = {"crop": "centre", "flip": 0.0, "colours": "none", **how}
+    return ClipAugment(16, *UNIT, **how)(picture, seed=seed).permute(1, 2, 0).numpy()
+
+
+def boxes_of(crop, height, width, count=400):
+    """Left, top, columns and rows of what `count` views show of a picture, in whole pixels."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
+    for seed in range(count):
+        pixels = view_of(np.dstack([columns, rows, rows]), seed, crop=crop) * max(height, width)
+        sides = np.array([np.diff(pixels[0, :, 0]).mean(), np.diff(pixels[:, 0, 1]).mean()]) * 16
+        yield *np.round(pixels[0, 0, :2] - (sides / 16 - 1) / 2).astype(int), *np.round(sides).astype(int)
+
+
+def test_multi_scale_crops_lie_at_corners_or_in_the_middle_and_are_at_most_one_scale_apart():
+    sides, boxes = [66, 75, 87, 100], set()
+    for one, wide in enumerate(sides):
+        for high in sides[max(one - 1, 0) : one + 2]:
+            x, y = (200 - wide) // 4, (100 - high) // 4
+            places = [(0, 0), (4 * x, 0), (0, 4 * y), (4 * x, 4 * y), (2 * x, 2 * y)]
+            boxes |= {(left, top, wide, high) for left, top in places}
+    assert set(boxes_of("multi-scale", 100, 200)) == boxes
+
+
+def test_scale_jitter_keeps_squares_of_seven_eighths_of_the_shorter_side_or_more():
+    lefts, tops, wide, high = np.array(list(boxes_of("scale-jitter", 160, 240, 200))).T
+    assert (wide == high).all() and 140 <= wide.min() < 143 and 157 < wide.max() <= 160
+    assert lefts.min() < 10 and lefts.max() > 85 and (lefts + wide).max() <= 240 and (tops + high).max() <= 160
+
+
+def test_colours_change_as_published_and_go_at_the_asked_probability():
+    picture = np.random.default_rng(0).integers(60, 200, (16, 16, 3)).astype(np.uint8)
+    same = view_of(picture)
+    np.testing.assert_allclose(same, picture / 255, atol=1e-6)
+    changed = np.mean([not np.allclose(view_of(picture, s, colours="strong"), same) for s in range(200)])
+    grey = np.mean([np.ptp(view_of(picture, s, grey=0.2), axis=2).max() < 1e-6 for s in range(400)])
+    assert 0.7 < changed < 0.9 and 0.14 < grey < 0.27
+    light, strong = (
+        max(abs(view_of(picture, s, colours=colours).mean() / same.mean() - 1) for s in range(200))
+        for colours in ("light", "strong")
+    )
+    assert light < 0.22 < 0.3 < strong < 0.45
+
+
+def test_an_adapter_cannot_change_a_crop_that_is_given_by_name():
+    assert ClipAugment(16, *UNIT).with_crop((0.1, 1.0)).scale == (0.1, 1.0)
+    with pytest.raises(ConfigError, match="--train-crop is multi-scale; omit one"):
+        ClipAugment(16, *UNIT, crop="multi-scale").with_crop((0.1, 1.0))
+
+
 def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
     domain, wide = Video(), np.zeros((2, 16, 40, 3), np.uint8)
     wide[:, :, :13], wide[:, :, 27:] = 100, 200
@@ -115,6 +195,23 @@ def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
     left, right, middle = pixels[3][::2].mean(dim=(1, 2, 3)).tolist()
     assert 0.25 < left < 0.4 < 0.55 < right and middle == pytest.approx(float(pixels[1][0].mean()))
     assert torch.allclose(pixels[10][2], pixels[10][0].flip(-1)), "each crop, then its mirror image"
+
+
+def test_a_crop_is_made_of_the_middle_as_far_as_is_asked_for(clips):
+    domain, folder = Video(), clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "set"
+    framed = np.full((2, 64, 96, 3), 255, np.uint8)
+    framed[:, 4:-4, 6:-6] = 0  # 56 of 64, 84 of 96
+
+    def brightest(**options):
+        transform = domain.of(domain.read(folder, "classification", **options)).transforms(Towers(), False)
+        return float(transform(framed).max()), transform.spec
+
+    (whole, usual), (middle, stated) = brightest(), brightest(centre_share=0.875)
+    assert whole > 0.8 and middle == 0.0 and usual == Towers().preprocess(False).spec != stated
+    note = "Option centre_share has no effect here: it is for a single crop, in the middle."
+    assert note in domain.read(folder, "classification", centre_share=0.875, crops=3).notes
+    with pytest.raises(ConfigError, match=r"--centre-share 0\.875: task moments uses whole frames; omit it"):
+        domain.read(folder, "moments", centre_share=0.875)
 
 
 def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):

@@ -87,8 +87,18 @@ def test_a_fixed_rate_follows_the_times_and_not_the_numbers_of_frames():
     assert Sampling("fps", frames=12, fps=1.0).positions(slow_start).tolist() == [0, 1, 2, 27, 52]
 
 
+def test_a_stretch_of_pyslowfast_begins_anywhere_in_training_and_its_views_reach_the_end():
+    times = np.arange(300) / 30.0  # a stretch of 4 frames, 16 apart, has 64: it begins at 0 to 236
+    how = Sampling("slowfast-random", frames=4, interval=16, clips=3)
+    assert how.positions(times).tolist() == [0, 21, 42, 63, 118, 139, 160, 181, 236, 257, 278, 299]
+    starts = [how.positions(times, seed=seed).reshape(3, 4)[:, 0] for seed in range(40)]
+    assert min(map(min, starts)) < 20 and max(map(max, starts)) > 216
+    assert Sampling("slowfast", frames=4, interval=16, clips=3).positions(times, seed=5)[0] == 0
+
+
 def test_several_clips_are_refused_by_rules_that_give_one():
-    with pytest.raises(ConfigError, match="--clips 3: for the sampling uniform, stretches, dense, slowfast; omit it"):
+    several = "uniform, stretches, dense, slowfast, slowfast-random"
+    with pytest.raises(ConfigError, match=f"--clips 3: for the sampling {several}; omit it"):
         Sampling("first-to-last", clips=3)
     with pytest.raises(ConfigError, match="--frames 65: the sampling dense takes at most 64"):
         Sampling("dense", frames=65)

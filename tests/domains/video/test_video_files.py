@@ -12,6 +12,8 @@ from vladapt.domains.video import video_files
 from vladapt.domains.video.clips import Sampling, load_clip, video_format
 from vladapt.domains.video.video_files import index_of, opened_video, read_frames
 
+from .conftest import numbered
+
 av = pytest.importorskip("av", reason="extra video is not installed")
 KINDS = {
     "a.mp4": {"codec": "libx264"},
@@ -121,6 +123,67 @@ def test_what_is_no_video_is_one_line(tmp_path):
         with pytest.raises(DataError, match=words) as raised:
             index_of(tmp_path / name) if name != "none.mp4" else opened_video(tmp_path / name).__enter__()
         assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+LATE = {"a.mkv": "mpeg4", "a.webm": "libvpx", "a.mp4": "mpeg4", "a.wmv": "msmpeg4v3", "a.flv": "flv", "a.ts": "libx264"}
+UNCLAIMED = ("a.wmv", "a.ts")
+"""Files that do not say how long they were before they were cut."""
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_whole_file_whose_first_frame_comes_late_is_read_and_a_cut_one_is_not(make_video, numbers_in, tmp_path, name):
+    times = [10 + number / 25 for number in range(75)]
+    path = make_video(tmp_path / name, 75, codec=LATE[name], times=times)
+    index = index_of(path)
+    assert len(index) == 75 and index.times[0] == 0 and index.duration == pytest.approx(3, abs=0.05)
+    assert numbers_in(read_frames(path, [0, 40, 74])) == [0, 40, 74]
+    cut = tmp_path / f"cut{name[1:]}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    if name not in UNCLAIMED:
+        with pytest.raises(DataError, match=r"cut short|not a video, or damaged|no video stream"):
+            index_of(cut)
+
+
+def test_an_avi_that_repeats_frames_is_whole(numbers_in, tmp_path):
+    """Of 300 places 250 are empty: the frame before them is shown on."""
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 56, 32, "yuv420p"
+        for number, pixels in enumerate(numbered(50)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = 250 * (number > 0) + number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    index = index_of(tmp_path / "a.avi")
+    assert len(index) == 50 and index.times[1] == pytest.approx(251 / 25)
+    assert numbers_in(read_frames(tmp_path / "a.avi", [0, 1, 49])) == [0, 1, 49]
+
+
+def add_video(container, frames, rate=25):
+    """A stream of frames beside others: what it is encoded to, once the container is complete."""
+    stream = container.add_stream("mpeg4", rate=rate)
+    stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+
+    def written():
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            yield from stream.encode(frame)
+        yield from stream.encode()
+
+    return written
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_of_several_streams_that_of_most_frames_is_taken(numbers_in, tmp_path, name):
+    """The first is a picture of the cover, another a preview."""
+    films = [np.stack(list(numbered(count, first=first))) for count, first in ((1, 100), (30, 5), (10, 60))]
+    with av.open(str(tmp_path / name), "w") as container:
+        for written in [add_video(container, film) for film in films]:
+            container.mux(list(written()))
+    index = index_of(tmp_path / name)
+    assert (len(index), index.stream) == (30, 1)
+    assert numbers_in(read_frames(tmp_path / name, [0, 29])) == [5, 34]
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.flv", "a.mp4", "a.ts"])

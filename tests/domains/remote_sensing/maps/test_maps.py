@@ -65,6 +65,17 @@ def test_a_map_is_the_windows_blended_where_the_raster_has_values(
         assert fact["score"] == pytest.approx(per_cent[wanted == number].mean() / 100, abs=0.005)
 
 
+def test_the_map_of_a_palette_is_that_of_its_colours(make_maps, write_raster, patches, tmp_path):
+    values = patches(45, 50)
+    table, places = np.unique(values.reshape(3, -1).T, axis=0, return_inverse=True)
+    palette = {n: (*map(int, colour), 255) for n, colour in enumerate(table)}
+    places = places.reshape(1, 45, 50).astype(np.uint16)
+    make_maps([write_raster("colours.tif", values)], ["colours_map.tif"])
+    make_maps([write_raster("palette.tif", places, palette=palette, photometric="palette")], ["palette_map.tif"])
+    assert np.array_equal(read(tmp_path / "palette_map.tif"), read(tmp_path / "colours_map.tif"))
+    assert len(np.unique(read(tmp_path / "palette_map.tif"))) > 1
+
+
 def test_both_rasters_are_cloud_optimised_on_the_grid_of_theirs(make_maps, write_raster, patches, tmp_path):
     source = write_raster("land.tif", patches(600, 700), crs="EPSG:3035", left=4_321_000.0, top=3_210_000.0)
     make_maps([source], ["map.tif"], window=64)

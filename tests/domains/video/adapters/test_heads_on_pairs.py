@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_bars import SMALL
 
 from vladapt import build_adapter, load_adapter, load_backbone
 from vladapt.core.contracts import PairParts
@@ -76,7 +79,7 @@ def parts():
 def fitted(backbone, parts):
     made = {kind: head(kind) for kind in HEADS}
     for adapter in made.values():
-        adapter.report = adapter.fit_pairs(Pairs(), backbone, features=lambda: parts, seed=3)
+        adapter.report = adapter.fit_pairs(Pairs(), backbone, features=lambda towers: parts, seed=3)
     return made
 
 
@@ -88,7 +91,7 @@ def both_ways(scores):
 def loss_of(adapter, kind, frames, mask, whole, tokens, words, scale):
     """The published loss of each, written out."""
     net = adapter._net
-    moved = whole if kind not in ("mean-pool", "attention-pool", "mug", "wti") else whole @ adapter.residual / 4
+    moved = whole if kind not in ("mean-pool", "attention-pool", "mug", "wti") else 2 * whole @ adapter.residual
     texts = F.normalize(whole + moved, dim=-1) if kind in ("mean-pool", "attention-pool") else whole
     if kind == "clip2video":
         aligned = net.alignment.of_clips(frames, mask, net.difference) @ net.alignment.align(tokens, words).T
@@ -190,7 +193,7 @@ def test_other_weights_or_options_are_another_backbone(fitted, backbone, parts):
     prints = {fitted[kind].adapted(backbone).fingerprint for kind in HEADS}
     assert len(prints) == len(HEADS)
     other = head("mug", tau=50.0, epochs=1, lr=1e-30)
-    other.fit_pairs(Pairs(), backbone, features=lambda: parts)
+    other.fit_pairs(Pairs(), backbone, features=lambda towers: parts)
     assert other.adapted(backbone).fingerprint not in prints
 
 
@@ -210,7 +213,7 @@ def test_sentences_longer_than_the_context_are_cut_and_still_end(backbone):
 def test_objectives_of_video_take_its_similarities(kind, loss, backbone, parts):
     """Written out before the first step, of the similarities themselves."""
     adapter = head(kind, loss=loss, lr=1e-30, epochs=1)
-    history = adapter.fit_pairs(Pairs(), backbone, features=lambda: parts).history
+    history = adapter.fit_pairs(Pairs(), backbone, features=lambda towers: parts).history
     rows = [parts.row_of[10 + row] for row in range(COUNT)]
     frames, mask = parts.parts[rows], parts.mask[rows]
     texts = backbone.encode_text(SAID).detach()
@@ -249,15 +252,15 @@ def test_objectives_of_video_take_its_similarities(kind, loss, backbone, parts):
 )
 def test_an_objective_that_does_not_apply_is_one_line(kind, options, words, backbone, parts):
     with pytest.raises(CapabilityError, match=words) as caught:
-        head(kind, **options).fit_pairs(Pairs(), backbone, features=lambda: parts)
+        head(kind, **options).fit_pairs(Pairs(), backbone, features=lambda towers: parts)
     assert "\n" not in str(caught.value)
 
 
 def test_what_the_data_lack_is_one_line(backbone, parts):
     source = Pairs()
     source.columns = {}
-    with pytest.raises(CapabilityError, match="loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
-        head("mean-pool", loss="egonce").fit_pairs(source, backbone, features=lambda: parts)
+    with pytest.raises(CapabilityError, match=r"loss egonce needs 'nouns'.*the data has none, give a column 'nouns'"):
+        head("mean-pool", loss="egonce").fit_pairs(source, backbone, features=lambda towers: parts)
 
 
 @pytest.mark.parametrize(
@@ -277,19 +280,19 @@ def test_options_that_say_nothing_are_refused(options, words):
 def test_clips_that_cannot_teach_are_one_line(backbone, parts):
     one = PairParts(parts.parts[:, :1], parts.mask[:, :1], parts.row_of)
     with pytest.raises(CapabilityError, match="reads the frames of a clip, and all clips have one; read more frames"):
-        head("seqTransf").fit_pairs(Pairs(), backbone, features=lambda: one)
+        head("seqTransf").fit_pairs(Pairs(), backbone, features=lambda towers: one)
     long = PairParts(parts.parts.repeat(1, 20, 1), parts.mask.repeat(1, 20), parts.row_of)
     with pytest.raises(CapabilityError, match="has positions for 77 frames, and a clip has 80"):
-        head("clip2video").fit_pairs(Pairs(), backbone, features=lambda: long)
+        head("clip2video").fit_pairs(Pairs(), backbone, features=lambda towers: long)
     unread = PairParts(parts.parts, parts.mask, {10: 0}, [("clip 1", "torn")])
     with pytest.raises(DataError, match="learns to tell pairs apart, and 1 can be read; give more"):
-        head("mug").fit_pairs(Pairs(), backbone, features=lambda: unread)
+        head("mug").fit_pairs(Pairs(), backbone, features=lambda towers: unread)
 
 
 def test_clips_that_cannot_be_read_are_left_out_and_named(backbone, parts):
     lacking = {image: row for image, row in parts.row_of.items() if image != 13}
     report = head("attention-pool").fit_pairs(
-        Pairs(), backbone, features=lambda: PairParts(parts.parts, parts.mask, lacking, [("clip 3", "torn")])
+        Pairs(), backbone, features=lambda towers: PairParts(parts.parts, parts.mask, lacking, [("clip 3", "torn")])
     )
     assert "Not read while training: clip 3 (torn)" in report.notes
 
@@ -317,3 +320,39 @@ def test_moments_are_not_learned_on_stored_frames():
 
     with pytest.raises(CapabilityError, match="'clip4clip' cannot learn from pairs; use open-vclip, stan"):
         Moments(Video()).check_learns("clip4clip")
+
+
+def test_several_teachers_of_other_widths_teach_the_mean_of_their_similarities(backbone, parts, tmp_path):
+    """Each sees the clips through its own towers; `features` is asked for them."""
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps({**SMALL, "embed_dim": 24}))
+    specs = (f"open_clip:{wide}@random:1", backbone.spec)
+    adapter = head("mug", loss="teach-text", lr=1e-30, epochs=1, teacher=specs, batch_size=COUNT)
+    generator, seen = torch.Generator().manual_seed(5), {}
+
+    def features(towers):
+        frames = torch.randn(COUNT, FRAMES, towers.embed_dim, generator=generator)
+        made = parts if towers is backbone else PairParts(frames, parts.mask, {10 + row: row for row in range(COUNT)})
+        seen[towers.embed_dim, towers is backbone] = (towers, made)
+        return made
+
+    history = adapter.fit_pairs(Pairs(), backbone, features=features).history
+    assert set(seen) == {(16, True), (24, False), (16, False)}
+    taught = torch.zeros(COUNT, COUNT)
+    for towers, made in (seen[24, False], seen[16, False]):
+        mean = F.normalize((made.parts * made.mask[..., None]).sum(dim=1) / made.mask.sum(dim=1, keepdim=True), dim=-1)
+        taught += towers.encode_text(SAID).detach() @ mean.T / 2
+    rows = [parts.row_of[10 + row] for row in range(COUNT)]
+    scores = adapter.pair_scores(backbone, parts.parts[rows], parts.mask[rows], SAID).T
+    own, others = scores.diagonal()[:, None], ~torch.eye(COUNT, dtype=torch.bool)
+    ranked = sum((side - own + 0.2).clamp(min=0)[others].mean() for side in (scores, scores.T)) / 2
+    assert history[0]["loss"] == pytest.approx(2 * float(ranked + F.smooth_l1_loss(scores, taught)), rel=1e-4)
+
+
+@pytest.mark.parametrize("train_towers", [False, True])
+def test_a_teacher_of_a_loss_without_one_is_one_line(train_towers, backbone, parts):
+    adapter = head("mean-pool", teacher=(backbone.spec,), train_towers=train_towers)
+    with pytest.raises(
+        ConfigError, match=r"--teacher open_clip.*: adapter 'mean-pool': loss clip has no frozen teacher"
+    ):
+        adapter.fit_pairs(Pairs(), backbone, features=lambda towers: parts)
