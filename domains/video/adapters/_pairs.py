@@ -111,7 +111,7 @@ class PairTextHead(PairHead, TextHead):
 
     def _without_classes(self, backbone: Backbone) -> None:
         """What a fit on pairs keeps in the place of classes."""
-        self.text = torch.zeros(0, backbone.embed_dim, device=backbone.device)
+        self.text, self.axes = torch.zeros(0, backbone.embed_dim, device=backbone.device), None
         self.offset, self.negative = self.text.new_zeros(0), None
         self.logit_scale = float(self.scale_of(backbone.logit_scale.detach()))
 
