@@ -76,7 +76,7 @@ class Captioned:
     def mask(self) -> Tensor:
         return torch.ones(self.parts.shape[:2], dtype=torch.bool)
 
-    def features(self) -> PairParts:
+    def features(self, backbone=None) -> PairParts:
         return PairParts(self.parts, self.mask, {row: row for row in range(len(self))})
 
 

@@ -95,9 +95,10 @@ def test_captions_to_clips_asks_what_only_the_order_or_one_frame_tells(monkeypat
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     script = importlib.import_module("captions_to_clips")
     monkeypatch.setattr(script, "COUNTS", (12, 8))
+    monkeypatch.setattr(script, "NOISE", 1e-3)
     learned, test = script.deciding(small_clip)
-    unlike = (test.parts - test.parts.median(dim=1, keepdim=True).values).norm(dim=-1)
-    assert test.parts.shape == (8, 8, 24) and (unlike.argmax(dim=1) >= 0).all()
+    unlike = (test.parts - test.parts.median(dim=1, keepdim=True).values).norm(dim=-1)  # (8 clips, 8 frames)
+    assert ((unlike > 0.1).sum(dim=1) == 1).all()
     frames = torch.randn(4, 8, 24, generator=torch.Generator().manual_seed(0))
     objects = [("red", "disc"), ("blue", "star"), ("red", "star"), ("blue", "disc")] * 2
     moves = ["moving left"] * 4 + ["moving right"] * 4
