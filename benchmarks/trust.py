@@ -19,7 +19,18 @@ from pathlib import Path
 
 import torch
 from adapter_page import between
-from trust_checks import calibration, calls, coverage, intervals, patients, present, ranking, unequal, unlike
+from trust_checks import (
+    calibration,
+    calls,
+    coverage,
+    intervals,
+    operating_points,
+    patients,
+    present,
+    ranking,
+    unequal,
+    unlike,
+)
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
@@ -31,6 +42,7 @@ SECTIONS = {
     "coverage": coverage.lines,
     "patients": patients.lines,
     "open-patients": patients.open_lines,
+    "operating-points": operating_points.lines,
     "calibration": calibration.lines,
     "present": present.lines,
     "unlike": unlike.lines,

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FitReport, option
+from ...core.data import faiss_library
 from ...core.errors import CapabilityError
-from ...core.features import faiss_library
 from ..blocks import in_blocks
 from ..text_pools import unit_captions
 from ._cache_model import CHUNK_ELEMENTS

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.features import nearest_rows
+from ...core.data import nearest_rows
 from ..transductive._propagation import normalised_graph, propagated
 
 TOLERANCE = 1e-6

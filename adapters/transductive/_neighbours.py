@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.features import nearest_rows
+from ...core.data import nearest_rows
 
 PRINT_ROWS = 8192  # rows hashed at once
 

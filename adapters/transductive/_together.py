@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FitReport
+from ...core.data import nearest_rows
 from ...core.errors import CapabilityError
-from ...core.features import nearest_rows
 from ._neighbours import Links, row_prints
 
 SAME = 1e-5  # largest difference of two unit features that are of one image

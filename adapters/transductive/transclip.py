@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import FitReport, Tied, option, require
-from ...core.data import selection_split
-from ...core.features import nearest_rows
+from ...core.data import nearest_rows, selection_split
 from ...core.metrics import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, support_links

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, FitReport, option
-from ...core.features import nearest_rows
+from ...core.data import nearest_rows
 from ._propagation import normalised_graph, propagated
 from ._together import SAME, ReadTogether
 

@@ -28,7 +28,7 @@ class Full(ClassTowerAdapter):
     For the last layers, 1 is what comes after the blocks, 2 the last block as well.
 
     Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
-    differs.
+    differs. Without a text tower a vector per class is learned in place of its text; see `TowerAdapter`.
 
     Example:
         >>> adapter = build_adapter("full", last=1, epochs=1, batch_size=4)
@@ -43,6 +43,7 @@ class Full(ClassTowerAdapter):
     )
 
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
+    text_free: ClassVar[bool] = True
 
     last: int | None = option(None, "train only this many last layers of each tower; none: all", low=1, high=1000)
 

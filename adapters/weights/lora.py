@@ -42,7 +42,7 @@ class Lora(ClassTowerAdapter):
     there are 20 epochs.
 
     Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
-    differs.
+    differs. Without a text tower a vector per class is learned in place of its text; see `TowerAdapter`.
 
     Example:
         >>> adapter = build_adapter("lora", r=4, epochs=1, batch_size=4)
@@ -56,6 +56,7 @@ class Lora(ClassTowerAdapter):
         "own depth. The comparison is of the layers; the training is checked against an explicit loop"
     )
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
+    text_free: ClassVar[bool] = True
     tower_weights: ClassVar[bool] = False
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
@@ -103,7 +104,10 @@ class Lora(ClassTowerAdapter):
 
     def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
         options = {"r": self.r, "alpha": self.alpha, "params": self.params, "positions": self.positions}
-        return attach_lora(backbone, dropout=dropout, towers=TOWERS[self.towers], **options)
+        towers = [tower for tower in TOWERS[self.towers] if tower == "image" or backbone.has_text]
+        if not towers:
+            backbone.need_texts(f"option towers='{self.towers}' of adapter '{self.name}'")
+        return attach_lora(backbone, dropout=dropout, towers=towers, **options)
 
 
 def attach_lora(backbone: Backbone, **options: Any) -> list[str]:

@@ -15,6 +15,7 @@ from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, Training
 from ...core.errors import CapabilityError
 from ...core.training import (
     ClassTowerAdapter,
+    CosineHead,
     GlobalBatches,
     LowRank,
     TowerAdapter,
@@ -191,36 +192,6 @@ class TwoStage(OneWay, ClassTowerAdapter):
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
         raise CapabilityError(f"adapter '{self.name}' learns a classifier, and pairs have no classes; use full or lora")
-
-
-class CosineHead(nn.Module):
-    """The logit scale times the cosine to the rows of each class, which train; less that to its negative rows.
-
-    Args:
-        rows: (C, D).
-        negative: (C, D), or None.
-        scale: logit scale, which stays.
-        bias: added to the logits where there is no negative, or None.
-    """
-
-    def __init__(self, rows: Tensor, negative: Tensor | None, scale: float, bias: float | None):
-        super().__init__()
-        self.rows = nn.Parameter(rows.clone())
-        self.negative = None if negative is None else nn.Parameter(negative.clone())
-        self.scale, self.bias = scale, 0.0 if bias is None else bias
-
-    def forward(self, unit: Tensor) -> Tensor:
-        """(B, D) unit image features -> (B, C). In float32 under autocast too."""
-        with torch.autocast(unit.device.type, enabled=False):
-            scores = self.scale * unit.float() @ F.normalize(self.rows, dim=-1).T
-            if self.negative is None:
-                return scores + self.bias
-            return scores - self.scale * unit.float() @ F.normalize(self.negative, dim=-1).T
-
-    def kept(self) -> tuple[Tensor, Tensor | None]:
-        """What predicts: the (C, D) rows as they were trained, and unit negative ones."""
-        negative = None if self.negative is None else F.normalize(self.negative.detach(), dim=-1)
-        return self.rows.detach().clone(), negative
 
 
 def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.transductive._anchored import Anchor, Settings, solve_anchored
 from vladapt.adapters.transductive._mixture import Queries, Shots, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import Links, mutual_links
-from vladapt.core.features.nearest import nearest_rows
+from vladapt.core.data.nearest import nearest_rows
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, UnreadableFixture, stated_in

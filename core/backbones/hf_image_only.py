@@ -148,13 +148,14 @@ class StagesTower(ImageTower):
 
 
 def _vit_block(layer: nn.Module) -> Block:
-    attention, mlp = layer.attention, getattr(layer, "mlp", None)
+    attention = layer.attention
     if hasattr(attention, "attention"):  # before transformers 5 ViT's layers had BERT's names
         inner = attention.attention
         projections, out = (inner.query, inner.key, inner.value), attention.output.dense
         num_heads, mlp = inner.num_attention_heads, nn.Sequential(layer.intermediate, layer.output.dense)
     else:
         projections, out = (attention.q_proj, attention.k_proj, attention.v_proj), attention.o_proj
+        mlp = layer.mlp
         num_heads = projections[0].out_features // attention.head_dim
     return pre_norm_block(
         ln_1=layer.layernorm_before,

@@ -111,7 +111,7 @@ class Source:
         """Of the images that positions were learned for; of kinds that resample them by themselves, of those in use."""
         if self.has_text:
             return self.native_size
-        return self.transform.image_size if self.kind in RESAMPLING else _side(self.config.image_size)
+        return self.transform.image_size if self.kind in RESAMPLING else self.config.image_size
 
     @property
     def context_length(self) -> int:

@@ -84,7 +84,7 @@ class ClipImageTower(ImageTower):
     def project(self, hidden: Tensor) -> Tensor:
         return self.projection(hidden)
 
-    def matrix(self) -> ProjectionMatrix:
+    def matrix(self) -> ProjectionMatrix | None:
         return ProjectionMatrix.of(self.projection)
 
 

@@ -45,6 +45,8 @@ class ImageModel(nn.Module):
 class WholeTower(ImageTower):
     """An encoder that is run whole only; its feature is not projected."""
 
+    opens = frozenset({"hidden"})
+
     def __init__(self, visual: nn.Module):
         self.visual = visual
 
@@ -98,9 +100,6 @@ class NamedEncoder(ImageBackbone):
     name: str
     is_resnet: bool
     last_stride = 2
-
-    def save_companions(self, folder: Path) -> None:
-        """None: the library has the architecture."""
 
     def set_last_stride(self) -> None:
         if not self.is_resnet:

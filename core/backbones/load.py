@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
-from ..contracts.pair_head import PairHead
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
@@ -68,7 +67,7 @@ def load_backbone(
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
         if family not in FAMILIES:
-            return _widened(_of_package(family, rest, target, image_size), channels)
+            return _widened(_of_package(family, rest, image_size), channels).to(target)
         module = importlib.import_module(f".{family}", __package__)
         backbone = module.build(rest, spec=spec, device=target, image_size=image_size)
         if entry is not None:
@@ -87,14 +86,15 @@ def load_backbone(
         raise missing_package(spec, family, error.name) from None
 
 
-def _of_package(family: str, rest: str, device: torch.device, image_size: ImageSize | None) -> Backbone:
+def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbone:
     """The backbone of a family that another package brings (`vladapt.backbones`)."""
     backbone = build_backbone(catalogue.backbones()[family], rest)
     if image_size not in (None, backbone.image_size):
         raise ConfigError(
-            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; omit image_size"
+            f"image_size={image_size}: backbone '{backbone.spec}' takes {backbone.image_size}; give that, or omit "
+            "image_size"
         )
-    return backbone.to(device)
+    return backbone
 
 
 def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
@@ -204,13 +204,10 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     _check_unchanged(path)
-    how = {"spec": spec, "device": device, "image_size": image_size}
+    family = header["family"]
+    rebuild = _through_head if family == HEADS else import_module(f".{family}", __package__).rebuild
     try:
-        if header["family"] == HEADS:
-            backbone = _through_head(header["description"], path, **how)
-        else:
-            module = import_module(f".{header['family']}", __package__)
-            backbone = module.rebuild(header["description"], path, **how)
+        backbone: Any = rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
         backbone.channels = channels_of(header["channels"]) if "channels" in header else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
@@ -240,9 +237,9 @@ def _through_head(
         raise DataError(f"--backbone {path}: needs {file.name} beside it; copy the whole folder of the run")
     base = load_backbone(description["backbone"], device, image_size or as_image_size(description["image_size"]))
     adapter = load_adapter(file, base)
-    if not isinstance(adapter, PairHead):
-        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
     made = adapter.adapted(base)
+    if not isinstance(made, HeadBackbone):
+        raise DataError(f"{file}: adapter '{adapter.name}' compares no samples with texts; copy the run again")
     made.spec = spec
     return made
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -27,8 +28,10 @@ from ..contracts.backbone import offered
 from ..contracts.families import FROM_MODULE, OFFERED
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
-from .image_only import ImageBackbone, ImageModel
+from ..registry import build_backbone, catalogue
+from .image_only import ImageBackbone, ImageModel, Weights, WholeTower
 from .preprocessing import Preprocess, as_picture, in_8_bits
+from .tower_steps import ImageTower
 from .two_tower import fingerprint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +46,30 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
     )
 
 
-rebuild = build
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> ModuleBackbone:
+    """The backbone of weights that were trained here: the module that was trained, given again, with these.
+
+    Raises:
+        CapabilityError: nobody has given it in this process, or it is another.
+    """
+    given = description["module"]
+    family, _, rest = given.partition(":")
+    if given not in OFFERED and (entry := catalogue.backbones().get(family)) is not None:
+        offered(build_backbone(entry, rest))
+    if given not in OFFERED:
+        build(rest, spec=given, device=device, image_size=image_size)
+    backbone = given_again(given, device, image_size)
+    if backbone.fingerprint != description["fingerprint"]:
+        raise CapabilityError(
+            f"--backbone {weights}: was trained from '{given}' ({description['fingerprint']}), which is now "
+            f"{backbone.fingerprint}; give the module of the training"
+        )
+    trunk, trained = backbone.trunk, Weights(weights)
+    backbone.trunk, backbone.given = trained.load(lambda: trunk, given, ()), given
+    backbone.spec, backbone.fingerprint = spec, fingerprint("module", given, trained.identity, backbone.transform.spec)
+    return backbone
 
 
 def from_own_code(named: str) -> str:
@@ -94,9 +120,13 @@ def given_again(spec: str, device: torch.device, image_size: ImageSize | None) -
         ConfigError: another size of images is asked for.
     """
     backbone = deepcopy(OFFERED[spec])
+    backbone._model = None  # it may still be widened
     if image_size not in (None, backbone.image_size):
-        raise ConfigError(f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; omit image_size")
-    return backbone.to(device)
+        raise ConfigError(
+            f"image_size={image_size}: backbone '{spec}' takes {backbone.image_size}; give that, or omit image_size"
+        )
+    backbone.device = device
+    return backbone
 
 
 class ModuleBackbone(ImageBackbone):
@@ -105,6 +135,8 @@ class ModuleBackbone(ImageBackbone):
     family = "module"
     source: Path | None = None
     """The file whose code made it, where the command line named one."""
+    given = ""
+    """The spec of the module whose trained weights it has, where that is not its own."""
 
     def __init__(
         self,
@@ -122,14 +154,29 @@ class ModuleBackbone(ImageBackbone):
         pixels = _pixels(preprocess or plain, height_and_width(size))
         self.transform = plain if preprocess is None else OwnPreprocess.of(preprocess, size, pixels)
         outputs = _outputs(trunk, pixels, name, embed_dim)
-        self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, frozenset({"hidden"})
+        self.tower = opened = _tower_class(trunk, pixels)
+        self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, opened.opens
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"
-        self._model = ImageModel(trunk).eval()
+        self.trunk, self.given_fingerprint = trunk, self.fingerprint
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"module": self.given or self.spec, "fingerprint": self.given_fingerprint}
 
     def build_model(self) -> nn.Module:
-        raise AssertionError("it is built from the beginning")
+        return ImageModel(self.trunk)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = super().encode_pixels(pixels)
+        _check_kind(features, type(self.trunk).__name__)  # in training some give more
+        if tuple(features.shape[1:]) != (self.embed_dim,):
+            raise ConfigError(
+                f"backbone '{self.spec}': makes {tuple(features.shape)} of {len(pixels)} images, where its width was "
+                f"{self.embed_dim}; let it make features of one width of every image"
+            )
+        return features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +235,8 @@ def _pixels(preprocess: Callable[[Any], Any], sides: tuple[int, int]) -> Tensor:
     Raises:
         ConfigError: pixels of another size, or none.
     """
-    made = [preprocess(_probe(*size)) for size in PROBES]
+    with _said("preprocess"):
+        made = [preprocess(_probe(*size)) for size in PROBES]
     for each in made:
         shape = tuple(each.shape) if isinstance(each, (Tensor, np.ndarray)) else type(each).__name__
         if shape != (3, *sides):
@@ -207,13 +255,9 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         ConfigError: no features, or of another width.
     """
     for batch in (pixels, pixels[:1]):
-        features = trunk(batch)
-        if not isinstance(features, Tensor):
-            kind = "a dictionary" if isinstance(features, Mapping) else f"a {type(features).__name__}"
-            raise ConfigError(
-                f"Backbone.from_module: {name} returns {kind}; wrap it in a module whose forward returns its "
-                "features (B, D)"
-            )
+        with _said(f"{name}, of pixels {tuple(batch.shape)}"):
+            features = trunk(batch)
+        _check_kind(features, name)
         if tuple(features.shape) != (len(batch), embed_dim):
             raise ConfigError(
                 f"Backbone.from_module: {name} makes {tuple(features.shape)} of {len(batch)} images where embed_dim "
@@ -225,6 +269,50 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         return deepcopy(trunk).double()(pixels.double())
     except RuntimeError:  # it has a precision of its own
         return trunk(pixels)
+
+
+def _check_kind(features: Any, name: str) -> None:
+    """Raise the ConfigError of what a module returns in place of a tensor."""
+    if not isinstance(features, Tensor):
+        kind = "a dictionary" if isinstance(features, Mapping) else f"a {type(features).__name__}"
+        raise ConfigError(
+            f"Backbone.from_module: {name} returns {kind}; wrap it in a module whose forward returns its "
+            "features (B, D)"
+        )
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """A context in which the user's own code runs: what it raises becomes a ConfigError of one line."""
+    try:
+        yield
+    except VladaptError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(f"Backbone.from_module: {what}: {type(error).__name__}: {reason}; mend it") from error
+
+
+@torch.no_grad()
+def _tower_class(trunk: nn.Module, pixels: Tensor) -> type[ImageTower]:
+    """How a module is opened: as an encoder of timm or torchvision where it is one and those steps give its features.
+
+    Args:
+        pixels: (N, 3, H, W) of the probes.
+    """
+    home = type(trunk).__module__
+    opened: type[Any] = WholeTower
+    if home.startswith("timm.models."):
+        from .timm import tower_class
+
+        opened = tower_class(home, trunk)
+    elif home.startswith("torchvision.models."):
+        from .torchvision import TOWERS
+
+        opened = TOWERS.get(type(trunk), WholeTower)
+    steps, features = opened(ImageModel(trunk).visual), trunk(pixels)
+    made = steps.project(steps.hidden(pixels))
+    return opened if made.shape == features.shape and torch.allclose(made, features, 1e-4, 1e-5) else WholeTower
 
 
 def _digest(values: Tensor) -> str:

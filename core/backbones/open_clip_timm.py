@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .checkpoints import resize_positions
 from .positions import ImagePositions, ProjectionMatrix
 from .separate_projections import SplitLinear
-from .tower_steps import ImageTower, attend, pre_norm_block
+from .tower_steps import WITH_BLOCKS, ImageTower, attend, pre_norm_block
 
 KINDS: dict[str, str] = {
     "timm.models.vision_transformer": "vit",
@@ -36,8 +36,13 @@ def timm_tower_class(name: str) -> type[ImageTower] | None:
     import timm
 
     bare = name.partition(".")[0]
-    kind = KINDS.get(timm.models.model_entrypoint(bare).__module__) if timm.is_model(bare) else None
-    return {"vit": TimmVitTower, "rotary": TimmRotaryTower, "maps": TimmMapTower}.get(kind)
+    return tower_class_of(timm.models.model_entrypoint(bare).__module__) if timm.is_model(bare) else None
+
+
+def tower_class_of(module: str) -> type[ImageTower] | None:
+    """The same of an architecture that a module of timm holds."""
+    classes: dict[str, type[ImageTower]] = {"vit": TimmVitTower, "rotary": TimmRotaryTower, "maps": TimmMapTower}
+    return classes.get(KINDS.get(module, ""))
 
 
 class _TimmHead:
@@ -57,6 +62,8 @@ class _TimmHead:
 
 class TimmVitTower(_TimmHead, ImageTower):
     """timm's vision transformer with learned positions, its patches cut by one convolution or by several."""
+
+    opens = WITH_BLOCKS
 
     def __init__(self, visual: nn.Module):
         self.visual, self.trunk = visual, visual.trunk
@@ -125,6 +132,8 @@ def _timm_block(block: nn.Module) -> Block:
 
 class TimmRotaryTower(_TimmHead, ImageTower):
     """timm's EVA: queries and keys of the patches are turned by where they lie, in every block."""
+
+    opens = WITH_BLOCKS
 
     def __init__(self, visual: nn.Module):
         self.visual, self.trunk = visual, visual.trunk

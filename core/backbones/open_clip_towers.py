@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
@@ -13,7 +12,7 @@ from ..contracts.images import ImageSize, height_and_width
 from .checkpoints import resize_positions
 from .hf_towers import bert_block
 from .positions import ImagePositions, ProjectionMatrix
-from .separate_projections import SplitAttention
+from .separate_projections import packed_qkv
 from .tower_steps import ImageTower, TextTower, at_last_valid, attend, pre_norm_block
 
 RESNET_STRIDE = 32
@@ -24,7 +23,7 @@ def transformer_block(block: nn.Module) -> Block:
     """open_clip's residual attention block."""
     return pre_norm_block(
         ln_1=block.ln_1,
-        qkv=partial(_packed, block.attn),
+        qkv=partial(packed_qkv, block.attn),
         out=block.attn.out_proj,
         ln_2=block.ln_2,
         mlp=block.mlp,
@@ -34,12 +33,6 @@ def transformer_block(block: nn.Module) -> Block:
         module=block,
         of=transformer_block,
     )
-
-
-def _packed(attention: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(attention, SplitAttention):
-        return attention.qkv(x)
-    return F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
 
 
 class VitTower(ImageTower):

@@ -90,6 +90,13 @@ class SplitAttention(nn.Module):
         return mask.unflatten(0, (-1, self.num_heads)) if mask.ndim == 3 else mask  # (B, H, T, S) or (T, S)
 
 
+def packed_qkv(attention: nn.Module, x: Tensor) -> Tensor:
+    """(..., W) -> (..., 3W) of an `nn.MultiheadAttention`, or of what stands in its place."""
+    if isinstance(attention, SplitAttention):
+        return attention.qkv(x)
+    return F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+
+
 @torch.enable_grad()  # a part trains if its whole does, and the other way round, wherever this is called
 def _cut(weight: Tensor, bias: Tensor | None) -> list[nn.Linear]:
     """Three linear layers of a stacked weight (3 W', W) and bias (3 W')."""

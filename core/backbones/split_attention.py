@@ -19,8 +19,9 @@ from ..contracts.families import ROOTS
 from ..errors import CapabilityError
 from .separate_projections import PARTS, SplitAttention, SplitLinear
 
-# A block is one of several, so its path has a number; attention that pools the tokens at the end has none.
-_IN_A_BLOCK = re.compile(r".*\.\d+(\..*)?")
+# A block is one of several, so its path has a number (torchvision's "encoder_layer_0"); attention that pools the tokens
+# at the end has none.
+_IN_A_BLOCK = re.compile(r".*[._]\d+(\..*)?")
 # Names that the libraries give to separate projections: query, key, value, output.
 _SEPARATE = (
     ("q_proj", "k_proj", "v_proj", "out_proj"),

@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .hub import hub_file
 from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one, is_timm_resnet
-from .open_clip_timm import TimmMapTower, timm_tower_class
+from .open_clip_timm import TimmMapTower, tower_class_of
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower
 from .two_tower import fingerprint
@@ -81,8 +81,8 @@ class TimmBackbone(NamedEncoder):
         self.transform = _transform(name, config, image_size)
         self.native_size = as_image_size(tuple(config["input_size"][1:]))
         self.classifiers = _names(config.get("classifier"))
-        self.tower = _tower_class(name, skeleton)
-        self.capabilities, self.is_resnet = _capabilities(self.tower), is_timm_resnet(name)
+        self.tower = tower_class(timm.models.model_entrypoint(name.partition(".")[0]).__module__, skeleton)
+        self.capabilities, self.is_resnet = self.tower.opens, is_timm_resnet(name)
         self.fingerprint = fingerprint("timm", name, weights.identity, self.transform.spec)
 
     @property
@@ -161,12 +161,16 @@ def _transform(name: str, config: dict[str, Any], image_size: ImageSize | None) 
     )
 
 
-def _tower_class(name: str, skeleton: nn.Module) -> type[ImageTower]:
-    module = timm.models.model_entrypoint(name.partition(".")[0]).__module__.removeprefix("timm.models.")
-    if module in MAPS:
+def tower_class(module: str, model: nn.Module) -> type[ImageTower]:
+    """How an encoder is opened.
+
+    Args:
+        module: of timm, which holds its architecture.
+    """
+    if module.removeprefix("timm.models.") in MAPS:
         return TimmMapTower
-    opened = timm_tower_class(name)
-    return WholeTower if opened is None or (opened is not TimmMapTower and not _has_usual_blocks(skeleton)) else opened
+    opened = tower_class_of(module)
+    return WholeTower if opened is None or (opened is not TimmMapTower and not _has_usual_blocks(model)) else opened
 
 
 def _has_usual_blocks(transformer: nn.Module) -> bool:
@@ -177,13 +181,6 @@ def _has_usual_blocks(transformer: nn.Module) -> bool:
         return type(transformer.rope) in (type(None), RotaryEmbeddingCat) and getattr(block.attn, "gate", None) is None
     inner = [getattr(getattr(block, "attn", None), each, None) for each in ("q_norm", "k_norm", "norm", "gate")]
     return type(block) is Block and all(each is None or isinstance(each, nn.Identity) for each in inner)
-
-
-def _capabilities(tower: type[ImageTower]) -> frozenset[str]:
-    if tower is WholeTower:
-        return frozenset({"hidden"})
-    blocks = set() if tower is TimmMapTower else {"image_blocks"}
-    return frozenset({"hidden", "image_tokens", "feature_maps"} | blocks)
 
 
 def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -8,18 +8,22 @@ weights. Nothing is downloaded: without a file, the weights are looked for where
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from ..contracts.backbone import Block
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
+from .checkpoints import resize_positions
 from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one
 from .preprocessing import Preprocess
-from .tower_steps import ImageTower
+from .separate_projections import packed_qkv
+from .tower_steps import WITH_BLOCKS, ImageTower, pre_norm_block
 from .two_tower import fingerprint
 
 RESNET_CELL = 32
@@ -64,9 +68,8 @@ class TorchvisionBackbone(NamedEncoder):
         self.licence = "none" if weights.file is None else "unknown"
         with torch.device("meta"):
             self.classifier, self.embed_dim = _classifier(models.get_model(name, weights=None), name)
-        self.is_resnet = models.get_model_builder(name).__module__ == models.resnet.__name__
-        self.tower = ResNetMaps if self.is_resnet else WholeTower
-        self.capabilities = frozenset({"hidden"} | ({"image_tokens", "feature_maps"} if self.is_resnet else set()))
+            self.tower = TOWERS.get(type(models.get_model(name, weights=None)), WholeTower)
+        self.is_resnet, self.capabilities = self.tower is ResNetMaps, self.tower.opens
         self.fingerprint = fingerprint("torchvision", name, weights.identity, transform.spec)
 
     @property
@@ -78,6 +81,12 @@ class TorchvisionBackbone(NamedEncoder):
         if self.last_stride == 1:
             at_stride_one(trunk, self.spec)
         return ImageModel(trunk)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        trunk = self.model.visual.trunk
+        if self.tower is VitSteps and tuple(pixels.shape[-2:]) != (trunk.image_size, trunk.image_size):
+            return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize=False)
+        return super().encode_pixels(pixels)
 
     def _encoder(self) -> nn.Module:
         """The architecture without the last layer of its classifier, with random weights."""
@@ -104,12 +113,58 @@ class ResNetMaps(ImageTower):
     def hidden(self, pixels: Tensor) -> Tensor:
         return self.maps(pixels)[-1].mean(dim=(2, 3))
 
+    def project(self, hidden: Tensor) -> Tensor:
+        return self.trunk.fc(hidden)
+
     def pool_map(self, last: Tensor) -> Tensor:
-        return torch.cat([last.mean(dim=(2, 3))[:, None], last.flatten(2).transpose(1, 2)], dim=1)
+        return self.project(torch.cat([last.mean(dim=(2, 3))[:, None], last.flatten(2).transpose(1, 2)], dim=1))
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         last = self.maps(pixels)[-1]
-        return last.flatten(2).transpose(1, 2), (last.shape[-2], last.shape[-1])
+        return self.project(last.flatten(2).transpose(1, 2)), (last.shape[-2], last.shape[-1])
+
+
+class VitSteps(ImageTower):
+    """torchvision's vision transformer."""
+
+    opens = WITH_BLOCKS
+    prefix = 1
+
+    def __init__(self, visual: nn.Module):
+        self.trunk = visual.trunk
+        self.blocks = [_vit_block(block) for block in self.trunk.encoder.layers]
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        return pixels.shape[-2] // self.trunk.patch_size, pixels.shape[-1] // self.trunk.patch_size
+
+    def start(self, pixels: Tensor) -> Tensor:
+        trunk = self.trunk
+        patches = trunk.conv_proj(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
+        x = torch.cat([trunk.class_token.expand(len(pixels), -1, -1), patches], dim=1)
+        return x + resize_positions(trunk.encoder.pos_embedding[0], self.grid(pixels), self.prefix)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.trunk.encoder.ln(x[:, 0])
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return self.trunk.heads(hidden)
+
+
+def _vit_block(block: nn.Module) -> Block:
+    return pre_norm_block(
+        ln_1=block.ln_1,
+        qkv=partial(packed_qkv, block.self_attention),
+        out=block.self_attention.out_proj,
+        ln_2=block.ln_2,
+        mlp=block.mlp,
+        num_heads=block.num_heads,
+        module=block,
+        of=_vit_block,
+    )
+
+
+TOWERS: dict[type[nn.Module], type[ImageTower]] = {models.ResNet: ResNetMaps, models.VisionTransformer: VitSteps}
+"""Architectures that are opened."""
 
 
 def _published(name: str) -> type[models.WeightsEnum]:

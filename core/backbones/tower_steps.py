@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from ..runtime.process import holding
 from .positions import ImagePositions, ProjectionMatrix
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
+MAPS = frozenset({"hidden", "image_tokens", "feature_maps"})
+WITH_BLOCKS = MAPS | {"image_blocks"}
 SPARE_BYTES = 256 << 20
 _innermost: ContextVar[object] = ContextVar("innermost", default=None)
 
@@ -32,12 +35,14 @@ class ImageTower:
     """The steps of an image tower. A tower without blocks has `blocks` empty and overrides `hidden` and `tokens`.
 
     Attributes:
+        opens: capabilities that it gives a backbone.
         blocks: its transformer blocks.
         prefix: how many tokens stand before the patches.
         cell: pixels from one cell to the next, in a tower without blocks.
         appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
     """
 
+    opens: ClassVar[frozenset[str]] = MAPS
     blocks: Sequence[Block] = ()
     prefix: int = 0
     cell: int = 32

@@ -278,7 +278,7 @@ def timing_table(timing: Timing) -> Table:
 
 
 def show_table(table, words: Mapping[str, str] | None = None) -> None:
-    """A rich table, as wide as the terminal.
+    """A rich table, or a group of them, as wide as the terminal.
 
     Args:
         words: of the domain, that its title, headers and caption are put in.
@@ -288,9 +288,10 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
     if words:
         from ..runs.sections import worded
 
-        table.title, table.caption = (text and worded(str(text), words) for text in (table.title, table.caption))
-        for column in table.columns:
-            column.header = worded(str(column.header), words)
+        for each in getattr(table, "renderables", [table]):
+            each.title, each.caption = (text and worded(str(text), words) for text in (each.title, each.caption))
+            for column in each.columns:
+                column.header = worded(str(column.header), words)
     from ..runtime.progress import PlainConsole
 
     PlainConsole().print(table)

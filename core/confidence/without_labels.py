@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.features import FeatureSet, TextClassifier
-from ..features.nearest import nearest_rows
+from ..data.nearest import nearest_rows
 
 NEIGHBOURS = 5
 ENOUGH = 8192

@@ -16,10 +16,11 @@ from torch import Tensor
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
-from .features import Batch, FeatureSet, TextClassifier
+from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, settle
 from .part_views import averaged
 from .resources import OF_TOWERS, REQUIRED
+from .shown import in_short
 
 if TYPE_CHECKING:
     from ..metrics.presence import Presence
@@ -48,6 +49,8 @@ class FitReport:
         trained_parameters: how many numbers were learned by gradient descent; 0 where nothing is trained.
         judged: methods among which one was taken: "method", "score", "error" (its standard error), "metric", "taken".
     """
+
+    __repr__ = in_short
 
     adapter: str
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +127,10 @@ class Adapter(ABC):
     published: ClassVar[Mapping[str, Any]] = {}
     published_views: ClassVar[Mapping[str | None, int]] = {}
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.__repr__ = in_short  # type: ignore[method-assign]  # `dataclass` leaves it
+
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
 
@@ -191,8 +198,8 @@ class Adapter(ABC):
             report.notes.append(f"experimental, since the published formula is not available: {self.experimental}")
         return report
 
-    def logits(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
-        """(B, C) logits of a batch, or of a bare (B, D) tensor of features.
+    def logits(self, batch: Batch | FeatureSet | TensorLike) -> Tensor:
+        """(B, C) logits of a batch, or of a bare (B, D) tensor or array of features.
 
         Raises:
             CapabilityError: not fitted, or features of another width than those of the fit.
@@ -203,7 +210,7 @@ class Adapter(ABC):
             return logits[0]
         return averaged(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
 
-    def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+    def predict(self, batch: Batch | FeatureSet | TensorLike) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""
         logits = self.logits(batch)
         return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
@@ -272,7 +279,7 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; use full, lora or lit")
 
-    def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+    def stream(self, batch: Batch | FeatureSet | TensorLike) -> Tensor:
         """(B, C) logits of images in turn, where "streams" is in `can`: what each changes, others find, `save` keeps.
 
         Raises:
@@ -422,7 +429,7 @@ class Adapter(ABC):
         other.class_names_, other.multilabel_, other.fitted_ = tuple(class_names), False, True
         return other
 
-    def _checked(self, batch: Batch | FeatureSet | Tensor) -> Batch:
+    def _checked(self, batch: Batch | FeatureSet | TensorLike) -> Batch:
         """The batch, if a fitted adapter can answer it."""
         self.check_fitted()
         batch = Batch.of(batch)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -469,6 +470,9 @@ class Backbone(ABC):
     def description(self) -> dict[str, Any] | None:
         """From what its family builds it again; None where it cannot be saved."""
         return None
+
+    def save_companions(self, folder: Path) -> None:
+        """Write what its own library reads beside its weights; by default nothing."""
 
     def block_modules(self) -> list[nn.Module]:
         """The model's blocks in both towers, each run as a whole: what is recomputed or sharded one at a time.

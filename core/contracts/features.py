@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import CapabilityError, DataError
 from .part_views import IMAGES, PartViews
+from .shown import in_short
 
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
@@ -25,7 +26,11 @@ PER_ROW = ("features", "labels", "views", "groups", "ids", "parts", "parts_mask"
 PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative", "unnormalized")
 """Fields of a set, and of a text classifier, that have one entry per row, and per class."""
 TENSORS = ("features", "labels", "views", "parts", "parts_mask", "parts_order")
-"""Fields of a set that are tensors, which arrays and lists become."""
+OF_BATCHES = ("features", "pixels", "pre_projection", "keys", "base", "parts", "parts_mask", "patch_tokens")
+OF_CLASSES = ("weights", "raw", "negative", "unnormalized")
+"""Fields of a set, of a batch and of a text classifier that are tensors, which arrays and lists become."""
+TensorLike: TypeAlias = Tensor | np.ndarray | Sequence[Any]
+"""What becomes a tensor."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,29 @@ class FeatureSet:
     parts_order: Tensor | None = None
     part_views: PartViews | None = None
 
-    def __post_init__(self):
-        for name in TENSORS:
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Tensor):
-                object.__setattr__(self, name, _as_tensor(name, value))
+    def __init__(
+        self,
+        features: TensorLike,
+        labels: TensorLike | None = None,
+        class_names: Sequence[str] = (),
+        views: TensorLike | None = None,
+        tap: str = PROJECTED,
+        groups: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        backbone: str = "",
+        raw_norms: bool = True,
+        parts: TensorLike | None = None,
+        parts_mask: TensorLike | None = None,
+        parts_order: TensorLike | None = None,
+        part_views: PartViews | None = None,
+    ):
+        for name, value in list(locals().items())[1:]:
+            object.__setattr__(self, name, value)
+        _take_arrays(self, TENSORS)
+        self._check()
+
+    def _check(self) -> None:
+        """Bring fields into form, or say what is wrong with them."""
         if self.features.ndim != 2:
             raise DataError(f"features have shape {tuple(self.features.shape)}; (N, D) is needed")
         object.__setattr__(self, "features", self.features.float())
@@ -97,7 +120,7 @@ class FeatureSet:
             raise DataError("parts_mask without parts; give parts (N, T, D) too")
 
     @classmethod
-    def of_parts(cls, parts: Tensor, parts_mask: Tensor | None = None, **others) -> FeatureSet:
+    def of_parts(cls, parts: Tensor, parts_mask: Tensor | None = None, **others: Any) -> FeatureSet:
         """A set of samples with parts, whose features are the means of the parts.
 
         Args:
@@ -327,6 +350,8 @@ class Batch:
         part_views: as of a FeatureSet.
     """
 
+    __repr__ = in_short
+
     features: Tensor | None = None
     pixels: Tensor | None = None
     images: Sequence[Any] | None = None
@@ -343,6 +368,7 @@ class Batch:
     part_views: PartViews | None = None
 
     def __post_init__(self):
+        _take_arrays(self, OF_BATCHES)
         if self.parts is not None and self.parts_mask is None:
             object.__setattr__(self, "parts_mask", all_there(self.parts))
 
@@ -377,8 +403,8 @@ class Batch:
         ]
 
     @classmethod
-    def of(cls, value: Batch | FeatureSet | Tensor) -> Batch:
-        """A bare (B, D) tensor or a FeatureSet counts as a batch of features."""
+    def of(cls, value: Batch | FeatureSet | TensorLike) -> Batch:
+        """A bare (B, D) tensor or array, or a FeatureSet counts as a batch of features."""
         if isinstance(value, Batch):
             return value
         if isinstance(value, FeatureSet):
@@ -407,6 +433,8 @@ class TextClassifier:
         DataError: weights are not (C, D), or sizes disagree.
     """
 
+    __repr__ = in_short
+
     weights: Tensor
     raw: Tensor | None = None
     prototypes: tuple[Tensor, ...] | None = None
@@ -418,6 +446,7 @@ class TextClassifier:
     unnormalized: Tensor | None = None
 
     def __post_init__(self):
+        _take_arrays(self, OF_CLASSES)
         if self.weights.ndim != 2:
             raise DataError(f"text weights have shape {tuple(self.weights.shape)}; (C, D) is needed")
         weights = F.normalize(self.weights.float(), dim=-1)
@@ -486,13 +515,19 @@ def _moved(value: Any, device: Any) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def _as_tensor(name: str, value: Any) -> Tensor:
-    """An array or list of numbers as a tensor.
+def _take_arrays(instance: Any, names: Sequence[str]) -> None:
+    """Turn arrays and lists in fields of an instance into tensors, in place, those of 64 bits into 32.
 
     Raises:
-        DataError: it holds something else.
+        DataError: one holds something else.
     """
-    try:
-        return torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: not an array of numbers ({error}); give a tensor, an array or lists") from error
+    for name in names:
+        value = getattr(instance, name)
+        if isinstance(value, (np.ndarray, list, tuple)):
+            try:
+                made = torch.as_tensor(np.asarray(value))
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"{name}: not an array of numbers ({error}); give a tensor, an array or lists"
+                ) from error
+            object.__setattr__(instance, name, made.float() if made.dtype == torch.float64 else made)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .options import TOLERATED
+from .shown import in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +117,8 @@ class TrainingImages:
         workers: threads that decode where images are only encoded; None takes one per CPU core.
         amp: None, "bf16" or "fp16": the precision in which they are encoded where no tower is trained.
     """
+
+    __repr__ = in_short
 
     items: Sequence[Item]
     load: Callable[[Item], Decoded]

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import CapabilityError, DataError, shortened
 from .options import TOLERATED, option, whole_number
+from .shown import in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,6 +225,8 @@ class DomainData:
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
+
+    __repr__ = in_short
 
     VERIFIED_UP_TO: ClassVar[int] = 20_000
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import ConfigError
 from .options import settle
 from .run_info import Record
+from .shown import in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,6 +145,11 @@ class JudgedFit(Judged, ABC):
     def changed_towers(self) -> bool:
         """Whether the fit changed the backbone."""
         return self.after is not self.before
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the backbone has a text tower."""
+        return self.before is not None and self.before.has_text
 
 
 @dataclass(kw_only=True)
@@ -462,6 +468,8 @@ class Evaluated(Record):
         notes: sentences for the user; None where the task says none.
         skipped: (image, reason) of what could not be read.
     """
+
+    __repr__ = in_short
 
     run: str
     data: str

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CapabilityError, ConfigError
 from .options import settle
 from .outputs import OUTPUTS, SHARED, Output
+from .shown import in_short
 
 if TYPE_CHECKING:
     from ..runtime.gather import RankBatch
@@ -64,6 +65,8 @@ class Loss(nn.Module, ABC):
     One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
     whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
     """
+
+    __repr__ = in_short
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()

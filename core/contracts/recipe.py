@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
 from .options import TOLERATED, Option, as_text, option, options_of, tolerate_option, typed
+from .shown import in_short
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -84,6 +85,8 @@ class Recipe:
     `given` holds the keys that somebody gave, dotted inside a group ("adapter.alpha"), whatever their value: what was
     left out follows the domain, then the task (`Task.settled`).
     """
+
+    __repr__ = in_short
 
     domain: str | None = option(
         None, "domain plug-in (`vladapt list domains`); by default natural, ordinary photos", metavar="NAME", group=DATA

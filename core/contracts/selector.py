@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import CapabilityError, ConfigError
 from .options import settle
+from .shown import in_short
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Pool:
         counts: (C,) float32, labelled images per class.
         probabilities: (N, C) of the current model, zero-shot's at first; None where there is no model.
     """
+
+    __repr__ = in_short
 
     features: Tensor
     candidates: Tensor

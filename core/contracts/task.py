@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import CapabilityError, ConfigError
 from .options import as_text, chosen, option
 from .recipe import Recipe, as_flag
+from .shown import in_short
 from .use import USED, Use
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class FitResult:
         encoded, from_store: images the backbone ran on, and images whose features were there already.
         task: the task that was run, which shows the metrics.
     """
+
+    __repr__ = in_short
 
     run: Path
     adapter: Adapter | None

@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "images": "IMAGE decode_bytes decode_image decode_values",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",
+        "nearest": "faiss_library nearest_rows",
         "pairs.captions": "CaptionSampler generator_of",
         "pairs.pair_set": "Pair PairSet StoredImages",
         "pairs.reading": "PAIR_FILES read_pairs",

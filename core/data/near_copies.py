@@ -22,30 +22,28 @@ from ..runtime.files import write_cached
 from .registration import (
     COMPARED,
     NO_AGREEMENT,
+    Prepared,
     agreements,
     cut_spectra,
     low_spectra,
     shows_enough,
     spectral_likeness,
-    turned,
 )
 from .thumbnails import Pictures
 
-VERSION = 3
+VERSION = 4
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
 NEIGHBOURS = 8
-EXACT_UP_TO = 20_000
-"""Images among which neighbours are searched nearly exactly; of more, one in forty is passed over."""
 LEAST_LIKENESS = 0.7
 """Cosine of the low spectra of a copy, its edges cut or marked, and the image itself."""
 MOST_COMPARED = 100_000
 """Pairs that are registered, the most alike ones: as many as a minute takes."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
-AT_ONCE = 1024
+AT_ONCE = 256
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
 LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.25, 2.6), (2.5, 2.5, 3.0)
@@ -80,13 +78,14 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
     points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
     some = sample[_neighbours(points[sample], apart[sample])]
-    of_sample = _agreements_of(place[some], _turns(some, low)[0], keys, thumbnails)
+    turns, likeness = _turns(some, low)
+    of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, least=-1)
     least = _least_agreements(of_sample, len(place))
     pairs = _neighbours(points, apart)
     turns, likeness = _turns(pairs, low)
-    likely = np.argsort(-likeness, kind="stable")[:MOST_COMPARED]
-    likely = np.sort(likely[likeness[likely] >= LEAST_LIKENESS])
-    return _confirmed(place[pairs[likely]], turns[likely], keys, thumbnails, least)
+    likely = np.argsort(-likeness[:, 0], kind="stable")[:MOST_COMPARED]
+    likely = np.sort(likely[likeness[likely, 0] >= LEAST_LIKENESS])
+    return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)
 
 
 def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
@@ -160,23 +159,24 @@ def _discriminants(low: np.ndarray, sample: np.ndarray, pictures: Pictures) -> n
 
 def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
-    from scipy.spatial import cKDTree
+    import torch
 
-    leeway = 0.5 if len(points) <= EXACT_UP_TO else 2.0
-    _, others = cKDTree(points).query(points, k=min(NEIGHBOURS + 1, len(points)), eps=leeway, workers=-1)
+    from .nearest import nearest_points
+
+    others = nearest_points(torch.from_numpy(points.astype(np.float32)), NEIGHBOURS + 1).numpy()
     pairs = np.sort(np.stack([np.repeat(np.arange(len(points)), others.shape[1]), others.ravel()], axis=1), axis=1)
     pairs = np.unique(pairs, axis=0)
     return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
 
 
 def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair the symmetries by which it is the most alike, (M, 2), and how much, (M,)."""
-    likeness, turns = np.zeros(len(pairs), dtype=np.float32), np.zeros((len(pairs), TURNS), dtype=np.int64)
+    """Of each pair the symmetries by which it is the most alike, the most so first, and how much; both (M, 2)."""
+    likeness, turns = np.zeros((len(pairs), TURNS), dtype=np.float32), np.zeros((len(pairs), TURNS), dtype=np.int64)
     for start in range(0, len(pairs), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         each = spectral_likeness(low[pairs[some, 0]], low[pairs[some, 1]])  # (8, n)
         turns[some] = np.argsort(-each, axis=0, kind="stable")[:TURNS].T
-        likeness[some] = each.max(axis=0)
+        likeness[some] = np.take_along_axis(each, turns[some].T, axis=0).T
     return turns, likeness
 
 
@@ -202,29 +202,49 @@ def _least_agreements(agreed: np.ndarray, count: int) -> np.ndarray:
 
 
 def _confirmed(
-    pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore, least: np.ndarray
+    pairs: np.ndarray,
+    turns: np.ndarray,
+    likeness: np.ndarray,
+    keys: Sequence[str],
+    thumbnails: ThumbnailStore,
+    least: np.ndarray,
 ) -> np.ndarray:
-    """Those of the pairs whose thumbnails agree."""
+    """Those of the pairs whose thumbnails agree, turned by a symmetry by which they are alike."""
     agreeing = [pairs[:0]]
-    for start in range(0, len(pairs), 16 * AT_ONCE):
-        some = slice(start, start + 16 * AT_ONCE)
-        reached = _agreements_of(pairs[some], turns[some], keys, thumbnails)
+    for start in range(0, len(pairs), 64 * AT_ONCE):
+        some = slice(start, start + 64 * AT_ONCE)
+        reached = _agreements_of(pairs[some], turns[some], likeness[some], keys, thumbnails)
         agreeing.append(pairs[some][(reached >= least[:, None]).any(axis=0)])
     return np.concatenate(agreeing)
 
 
-def _agreements_of(pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore) -> np.ndarray:
-    """(3, M) the best of each pair's symmetries."""
+def _agreements_of(
+    pairs: np.ndarray,
+    turns: np.ndarray,
+    likeness: np.ndarray,
+    keys: Sequence[str],
+    thumbnails: ThumbnailStore,
+    least: float = LEAST_LIKENESS,
+) -> np.ndarray:
+    """(3, M) the best of each pair's symmetries.
+
+    Args:
+        least: likeness by a symmetry from which on it is tried.
+    """
     if not len(pairs):
         return np.zeros((3, 0))
     places, rows = np.unique(pairs, return_inverse=True)
     every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
     best = np.full((3, len(pairs)), -np.inf)
-    for symmetries in turns.T:
-        for start in range(0, len(pairs), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            one, other = turned(every.take(rows[some, 0]), symmetries[some]), every.take(rows[some, 1])
-            best[:, some] = np.maximum(best[:, some], agreements(one, other))
+    for start in range(0, len(pairs), AT_ONCE):
+        used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
+        prepared, own = Prepared.of(every.take(used)), own.reshape(-1, 2)
+        for turn in range(TURNS):
+            some = np.flatnonzero(likeness[start : start + AT_ONCE, turn] >= least)
+            if len(some):
+                at, (first, second) = start + some, own[some].T
+                one, other = prepared.take(first).turned(turns[at, turn]), prepared.take(second)
+                best[:, at] = np.maximum(best[:, at], agreements(one, other, likeness[at, turn]))
     return best
 
 

@@ -11,6 +11,7 @@ one is taken below which marks may have spoilt some.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -57,11 +58,18 @@ def low_spectra(grey: np.ndarray) -> np.ndarray:
 
 
 def _low(equalised: np.ndarray) -> np.ndarray:
-    from scipy.fft import dctn  # SciPy is slow to import, and kept pairs do without
-
-    spectra = dctn(equalised, axes=(1, 2), norm="ortho")[:, :COMPARED, :COMPARED]
+    waves = _waves()
+    spectra = waves @ equalised @ waves.T
     spectra[:, 0, 0] = 0
     return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+
+
+@lru_cache(maxsize=1)
+def _waves() -> np.ndarray:
+    """(8, 32) float32, the lowest cosines."""
+    from scipy.fft import dct  # SciPy is slow to import, and kept pairs do without
+
+    return dct(np.eye(GREY_SIDE), axis=0, norm="ortho")[:COMPARED].astype(np.float32)
 
 
 def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
@@ -79,29 +87,64 @@ def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.einsum("tnuv,au,bv->tabn", products, weights, weights, optimize=True).reshape(SYMMETRIES, -1)
 
 
-def turned(pictures: Pictures, symmetries: np.ndarray) -> Pictures:
-    """Each picture turned by its symmetry, (N,)."""
-    grey, colour = pictures.grey.copy(), pictures.colour.copy()
-    for images in (grey, colour):
-        for bit, turn in ((4, lambda x: x.swapaxes(1, 2)), (2, lambda x: x[:, ::-1]), (1, lambda x: x[:, :, ::-1])):
-            rows = np.flatnonzero(symmetries & bit)
-            images[rows] = turn(images[rows])
-    return Pictures(grey, colour, pictures.sides)
+def turned(images: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+    """Each of N images (N, n, n, ...) turned by its symmetry, (N,)."""
+    images = images.copy()
+    for bit, turn in ((4, lambda x: x.swapaxes(1, 2)), (2, lambda x: x[:, ::-1]), (1, lambda x: x[:, :, ::-1])):
+        rows = np.flatnonzero(symmetries & bit)
+        images[rows] = turn(images[rows])
+    return images
 
 
-def agreements(one: Pictures, other: Pictures) -> np.ndarray:
+@dataclass(frozen=True)
+class Prepared:
+    """N thumbnails as they are compared, made once for all others that each is compared with.
+
+    Attributes:
+        equalised: (N, 32, 32) float32, see `_equalised`.
+        detail: (N, 32, 32) float32, of which each block has a mean of 0 and a norm of 1, or is 0.
+        shown: (N, 4, 4) which blocks show something.
+        colour: (N, 8, 8, 2) uint8.
+    """
+
+    equalised: np.ndarray
+    detail: np.ndarray
+    shown: np.ndarray
+    colour: np.ndarray
+
+    @classmethod
+    def of(cls, pictures: Pictures) -> Prepared:
+        equalised = _equalised(pictures.grey)
+        blocks = _blocks(_detail(equalised))
+        blocks = blocks - blocks.mean(axis=2, keepdims=True)
+        blocks /= np.maximum(np.linalg.norm(blocks, axis=2, keepdims=True), 1e-6)
+        side = GREY_SIDE // BLOCK
+        detail = blocks.reshape(-1, side, side, BLOCK, BLOCK).swapaxes(2, 3).reshape(equalised.shape)
+        return cls(equalised, detail, _shown(pictures.grey).reshape(-1, side, side), pictures.colour)
+
+    def take(self, rows: np.ndarray) -> Prepared:
+        """Those at some positions."""
+        return Prepared(*(each[rows] for each in vars(self).values()))
+
+    def turned(self, symmetries: np.ndarray) -> Prepared:
+        """Each turned by its symmetry, (N,)."""
+        return Prepared(*(turned(each, symmetries) for each in vars(self).values()))
+
+
+def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarray:
     """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
 
     `NO_AGREEMENT` where they show too little, or their colours differ; in the spectra, where the detail differs.
+
+    Args:
+        likeness: (N,) cosines of the low spectra, as they lie.
     """
-    shown = _shown(one.grey) | _shown(other.grey)  # (N, 16)
-    first, second = _equalised(one.grey), _equalised(other.grey)
-    whole = np.ones((1, GREY_SIDE, GREY_SIDE), dtype=np.float32)
-    in_place = _agreement(first, second, whole, shown)
-    moved, inside = _warped(first, *_registration(_coarse(first), _coarse(second)))
-    registered = _agreement(moved, second, inside, shown)
-    spectral = _fisher_z((_low(first) * _low(second)).sum(axis=(1, 2)))
-    spectral[in_place < LEAST_DETAIL] = NO_AGREEMENT
+    shown = (one.shown | other.shown).reshape(len(one.shown), -1)  # (N, 16)
+    in_place = _agreement(_block_sums(one.detail * other.detail), shown)
+    moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))
+    mass = np.maximum(_block_sums(inside), 1)
+    registered = _agreement(_correlations(_detail(moved), other.detail, inside, mass), shown & (mass > BLOCK**2 / 4))
+    spectral = np.where(in_place < LEAST_DETAIL, NO_AGREEMENT, _fisher_z(likeness))
     found = np.stack([in_place, registered, spectral])
     found[:, ~_same_colours(one.colour, other.colour)] = NO_AGREEMENT
     return found
@@ -119,6 +162,12 @@ def _equalised(grey: np.ndarray) -> np.ndarray:
     histograms = np.bincount((levels + offsets).ravel(), minlength=256 * count).reshape(count, 256)
     ranks = (histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5
     return np.take_along_axis(ranks.astype(np.float32), levels, axis=1).reshape(grey.shape)
+
+
+def _block_sums(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 16)."""
+    ones = np.kron(np.eye(GREY_SIDE // BLOCK, dtype=np.float32), np.ones((BLOCK, 1), dtype=np.float32))  # (32, 4)
+    return (ones.T @ (images @ ones)).reshape(len(images), ones.shape[1] ** 2)
 
 
 def _blocks(images: np.ndarray) -> np.ndarray:
@@ -148,26 +197,25 @@ def _detail(images: np.ndarray) -> np.ndarray:
     return little @ images @ little.T - shape @ images @ shape.T
 
 
-def _agreement(first: np.ndarray, second: np.ndarray, weights: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """(N,) of equalised images (N, 32, 32) that lie in one place.
+def _correlations(first: np.ndarray, second: np.ndarray, weights: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """(N, 16) of the blocks of images (N, 32, 32) with weights of the same shape, whose sums are the mass, (N, 16)."""
+    weighted, other = first * weights, second * weights
+    of_first, of_second = _block_sums(weighted), _block_sums(other)
+    one = _block_sums(first * weighted) - of_first**2 / mass
+    two = _block_sums(second * other) - of_second**2 / mass
+    both = _block_sums(second * weighted) - of_first * of_second / mass
+    return both / np.sqrt(np.maximum(one * two, 1e-12))
 
-    Args:
-        weights: (N or 1, 32, 32), 0 where the first shows nothing.
-        shown: (N, 16) blocks that count.
-    """
-    first, second, weights = _blocks(_detail(first)), _blocks(_detail(second)), _blocks(weights)  # (N, 16, 64)
-    mass = np.maximum(weights.sum(axis=2, keepdims=True), 1)
-    first, second = (each - (each * weights).sum(axis=2, keepdims=True) / mass for each in (first, second))
-    variances = (first**2 * weights).sum(axis=2) * (second**2 * weights).sum(axis=2)
-    correlations = (first * second * weights).sum(axis=2) / np.sqrt(np.maximum(variances, 1e-12))  # (N, 16)
-    counts = shown & (mass[..., 0] > BLOCK**2 / 4)
+
+def _agreement(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) of the correlations of blocks, (N, 16), of which some count."""
     counted = counts.sum(axis=1)
     ranked = np.sort(np.where(counts, correlations, np.inf), axis=1)
     at = np.floor(SPOILT * np.maximum(counted - 1, 0)).astype(int)
-    enough = counted >= LEAST_BLOCKS
     worst, value = _fisher_z(np.minimum(ranked[:, 0], 1)), _fisher_z(ranked[np.arange(len(ranked)), at])
     doubtful = (worst < LEAST_DETAIL) & (value < UNTOUCHED)
-    return np.where(enough, np.where(doubtful, np.minimum(value, DOUBTFUL), value), NO_AGREEMENT)
+    agreed = np.where(doubtful, np.minimum(value, DOUBTFUL), value)
+    return np.where(counted >= LEAST_BLOCKS, agreed, NO_AGREEMENT)
 
 
 def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -197,19 +245,19 @@ def _registration(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
     place = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
     slope = np.gradient(np.eye(side, dtype=np.float32), 1 / side, axis=0)
     scales, shifts = np.ones((count, 2)), np.zeros((count, 2))
-    target = second.reshape(count, -1, 1)
+    target = second.reshape(count, 1, side**2)
     errors = np.zeros_like(target)
     for _ in range(STEPS):
         image, inside = _warped(first, scales, shifts)
         along_y, along_x = slope @ image, image @ slope.T
         columns = (along_y * place[:, None], along_y, along_x * place, along_x, image, np.ones_like(image))
-        design = np.stack(columns, axis=-1).reshape(count, -1, 6)
-        weighted = design * (inside.reshape(count, -1, 1) / (np.abs(errors) + OUTLYING))
-        normal = (weighted.swapaxes(1, 2) @ design).astype(np.float64)  # (N, 6, 6)
+        design = np.stack(columns, axis=1).reshape(count, 6, side**2)
+        weighted = design * (inside.reshape(count, 1, side**2) / (np.abs(errors) + OUTLYING))
+        normal = (weighted @ design.swapaxes(1, 2)).astype(np.float64)  # (N, 6, 6)
         ridge = 1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] / 6 + 1e-9
         normal += ridge * np.diag([1, 1, 1, 1, 0.01, 0.01])
-        solved = np.linalg.solve(normal, (weighted.swapaxes(1, 2) @ target).astype(np.float64))  # (N, 6, 1)
-        errors = target - design @ solved.astype(np.float32)
+        solved = np.linalg.solve(normal, (weighted @ target.swapaxes(1, 2)).astype(np.float64))  # (N, 6, 1)
+        errors = target - solved.swapaxes(1, 2).astype(np.float32) @ design
         gains = np.maximum(np.abs(solved[:, 4]), 0.2) * np.where(solved[:, 4] < 0, -1, 1)
         steps = np.clip(solved[:, :4, 0] / gains, -LONGEST_STEP, LONGEST_STEP)
         shifts = np.clip(shifts + scales * steps[:, 1::2], -MOST_SHIFTED, MOST_SHIFTED)

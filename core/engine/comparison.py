@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.shown import in_short
 from ..metrics.significance import adjusted_level, corrected_interval, corrected_t_test, holm
 
 
@@ -29,6 +30,8 @@ class Comparison:
         published_means: over these data sets, what `Task.published_means` gives.
         skipped: (name, reason) of what could not be read.
     """
+
+    __repr__ = in_short
 
     rows: list[dict[str, Any]]
     csv: Path

@@ -26,6 +26,7 @@ from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.pair_head import PairHead
 from ..contracts.recipe import Recipe
+from ..contracts.shown import in_short
 from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_tolerated
 from ..errors import ConfigError, DataError
@@ -55,6 +56,8 @@ class Indexed:
         skipped: (id, reason) of what was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
     """
+
+    __repr__ = in_short
 
     index: Path
     holds: str

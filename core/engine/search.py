@@ -20,6 +20,7 @@ from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import spec_of
+from ..contracts.shown import in_short
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.table import transform_spec
@@ -64,6 +65,8 @@ class SearchResult:
             long that took; None where the vectors of the index are what is searched by.
         html: the page of pictures that was written, or None.
     """
+
+    __repr__ = in_short
 
     index: Path
     holds: str

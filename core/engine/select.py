@@ -20,6 +20,7 @@ from ..contracts.items import items_of
 from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
+from ..contracts.shown import in_short
 from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.label_files import (
     RANDOM,
@@ -72,6 +73,8 @@ class Selected:
         payoff: what the last doubling of the labels brought, or None.
         skipped: (id, reason) of images that cannot be read.
     """
+
+    __repr__ = in_short
 
     file: Path | None
     images: int

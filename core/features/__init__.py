@@ -7,7 +7,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "extract": "cores",
         "files": "load_image_features",
-        "nearest": "faiss_library nearest_rows",
         "store": "FeatureStore",
         "table": "canonical_json",
     },

@@ -19,6 +19,7 @@ from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_
 from ..contracts.items import Item
 from ..contracts.part_views import PartViews
 from ..contracts.recipe import check_features_place
+from ..contracts.shown import in_short
 from ..data.array_files import ArrayFile
 from ..data.group_columns import group_of
 from ..data.group_words import kind_of_column, preferred_column
@@ -46,6 +47,8 @@ class FeatureFile:
         split: N of "train", "val", "test" or "" (the file does not say), or None.
         columns: name -> array (N,), of all that hold a text or a number per row.
     """
+
+    __repr__ = in_short
 
     features: FeatureSet
     classifier: TextClassifier

@@ -13,12 +13,12 @@ from ..runtime.distributed import is_main, run_on_all
 
 @dataclass(eq=False, kw_only=True)
 class Forgetting(Judgement):
-    """Zero-shot accuracy on generic images, of fits that changed the towers."""
+    """Zero-shot accuracy on generic images, of fits that changed towers which name images."""
 
     record: ClassVar = Forgotten
     judges: ClassVar = JudgedFit
     at: ClassVar = frozenset({FIT})
-    needs: ClassVar = frozenset({"changed_towers"})
+    needs: ClassVar = frozenset({"changed_towers", "reads_texts"})
     place: ClassVar = Place.ABILITIES
 
     def compute(self, fit: JudgedFit) -> Forgotten | None:

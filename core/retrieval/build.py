@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ..data.nearest import faiss_library
 from ..errors import ConfigError, DataError
-from ..features.nearest import faiss_library
 from ..runtime.files import MARKER, claimed, remove_abandoned, writing_to
 from ..runtime.reading import json_text
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter

@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ... import __version__
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
+from ..data.nearest import faiss_library
 from ..errors import CapabilityError, DataError
-from ..features.nearest import faiss_library
 from .build import FACTS, FILES, FORMAT, PART_COUNTS, PARTS, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
 from .image_reader import ImageReader

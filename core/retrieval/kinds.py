@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..features.nearest import faiss_library
+from ..data.nearest import faiss_library
 
 KINDS = {
     "flat": "exact: every row is compared",

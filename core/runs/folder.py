@@ -27,6 +27,7 @@ from ... import __version__
 from ..backbones.specs import FILE
 from ..contracts.recipe import RUNS, spec_of
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
+from ..contracts.shown import in_short
 from ..errors import FULL, ConfigError, DataError
 from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
@@ -79,6 +80,8 @@ class Run(FittedRun):
             adapter.save(run.adapter_path)
             run.write(info, metrics)
     """
+
+    __repr__ = in_short
 
     _made: list[Path] = field(default_factory=list, repr=False)
     _claim: IO[bytes] | None = field(default=None, repr=False)

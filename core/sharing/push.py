@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..backbones.hub import REPOSITORY
 from ..backbones.specs import NON_COMMERCIAL
+from ..contracts.pair_head import PairHead
 from ..contracts.run_info import BeforeAfter, RunInfo
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
@@ -31,8 +32,8 @@ from .card import Card, Told, check_card, check_licence
 from .upload import check_login, upload
 
 DIGITS = 16
-WIDENED = "changed/input."
-"""Tensors of a layer that was made anew for more channels."""
+WIDENED, OF_HEADS = "changed/input.", "changed/"
+"""Tensors of a layer that was made anew for more channels; of towers that were trained with a head."""
 TENSORS = tuple(name for name in FILES if name.endswith(".safetensors"))
 
 
@@ -128,7 +129,8 @@ def holds_tower_weights(run: Run) -> bool:
     except UnknownNameError:
         return True
     with safe_open(str(run.adapter_path), framework="pt") as file:
-        return cls.tower_weights or any(name.startswith(WIDENED) for name in file.keys())  # noqa: SIM118
+        kept = OF_HEADS if issubclass(cls, PairHead) else WIDENED
+        return cls.tower_weights or any(name.startswith(kept) for name in file.keys())  # noqa: SIM118
 
 
 def _check_again(folder: Path, digest: str, upload_it: bool) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.features import FeatureSet
 
 
 class PixelScores(nn.Module, ABC):
@@ -89,6 +90,48 @@ class ClassScores(nn.Module):
         encoded = self._held[0].encode_measured(self.tokens, lengths).float()  # (P, D) unit
         with torch.autocast(encoded.device.type, enabled=False):
             return F.normalize(self.shares.to(encoded.device) @ encoded, dim=-1)
+
+
+class CosineHead(nn.Module):
+    """The logit scale times the cosine to the rows of each class, which train; less that to its negative rows.
+
+    Args:
+        rows: (C, D).
+        negative: (C, D), or None.
+        scale: logit scale, which stays.
+        bias: added to the logits where there is no negative, or None.
+    """
+
+    def __init__(self, rows: Tensor, negative: Tensor | None, scale: float, bias: float | None):
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.negative = None if negative is None else nn.Parameter(negative.clone())
+        self.scale, self.bias = scale, 0.0 if bias is None else bias
+
+    @classmethod
+    def of_means(cls, support: FeatureSet, classes: int, scale: float) -> CosineHead:
+        """It starts as the means of each class's unit features: Low-Shot Learning with Imprinted Weights, Qi, Brown and
+        Lowe, 2018, arXiv 1712.07136. With several labels per image its negative rows are the means of those without."""
+        several = support.labels.ndim == 2
+        marks = support.labels.T if several else F.one_hot(support.labels, classes).T  # (C, N)
+
+        def means(marked: Tensor) -> Tensor:
+            return F.normalize(marked.to(support.unit) @ support.unit, dim=-1)  # (C, D)
+
+        return cls(means(marks == 1), means(marks == 0) if several else None, scale, None)
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """(B, D) unit image features -> (B, C). In float32 under autocast too."""
+        with torch.autocast(unit.device.type, enabled=False):
+            scores = self.scale * unit.float() @ F.normalize(self.rows, dim=-1).T
+            if self.negative is None:
+                return scores + self.bias
+            return scores - self.scale * unit.float() @ F.normalize(self.negative, dim=-1).T
+
+    def kept(self) -> tuple[Tensor, Tensor | None]:
+        """What predicts: the (C, D) rows as they were trained, and unit negative ones."""
+        negative = None if self.negative is None else F.normalize(self.negative.detach(), dim=-1)
+        return self.rows.detach().clone(), negative
 
 
 def text_stays(backbone: Backbone) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..contracts.adapter import require
 from ..contracts.options import TOLERATED, option, settle, tolerate_option
+from ..contracts.shown import in_short
 from .log import check_backends
 
 SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps")
@@ -38,6 +39,8 @@ class TrainingSettings:
     Raises:
         ConfigError: a value that is not usable, or values that do not go together.
     """
+
+    __repr__ = in_short
 
     epochs: int = option(5, "passes over the training set", low=1, high=1_000_000)
     steps: int | None = option(

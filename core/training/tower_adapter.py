@@ -20,8 +20,9 @@ from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
+from ..registry import loss_class
 from .batches import BatchPlan, GlobalBatches
-from .class_scores import ClassScores
+from .class_scores import ClassScores, CosineHead
 from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
@@ -42,6 +43,8 @@ from .tower_weights import changed_tensors, copy_of
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
+OF_TEXTS = ("text_", "class_features", "teacher.class")
+"""How outputs begin that are made of texts."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -52,6 +55,9 @@ class TowerAdapter(Augmented):
     The backbone given to `fit` stays as it is: a copy of its towers is trained, so that memory holds both. After the
     fit, logits are scaled cosines between features of `adapted(backbone)` and the class prompts as its text tower
     encodes them, plus its logit bias if any. Several labels: binary cross-entropy on the difference to negative ones.
+
+    Where classes have no texts (an image tower alone; methods with `text_free`), a vector per class is trained beside
+    the tower, which starts as the mean of its images (`CosineHead`).
 
     A last batch that is not full is left out. `micro_batch_size` costs a second forward pass. With `ema` it is the
     moving average that is kept. With `workers=None` no processes decode on a CPU or for epochs of a few steps, else up
@@ -255,24 +261,44 @@ class TowerAdapter(Augmented):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         images: TrainingImages = resources["images"]
         prompts, self.templates = self._class_texts(images, backbone)
+        head = None
+        if not classifier.has_texts:
+            self._check_losses_without_texts()
+            head = CosineHead.of_means(support, len(classifier), float(backbone.logit_scale)).to(backbone.device)
+            self.templates = []
         negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
         task = replace(
             self._task_of_labels(images, prompts, support.labels, backbone),
             loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
+            class_scores=head,
             identity={"classes": list(self.class_names_), "images": self._digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
-            return self._val_score(self._scores(towers, prompts, negative), towers, images)
+            scores = self._scores(towers, prompts, negative) if head is None else head
+            return self._val_score(scores, towers, images)
 
         self.backbone_ = backbone.fingerprint
         epochs = self._epochs(len(GlobalBatches(len(images.items), self.batch_size, seed)), support.shots)
         task = self._completed(task, backbone, images)
         report = self._train(task, epochs, backbone, on_val if images.val else None, resources.get("place"), seed)
-        self._name_classes(self._made, prompts, negative)
+        if head is None:
+            self._name_classes(self._made, prompts, negative)
+        else:
+            self.weights, self.negative = head.kept()
+            self._note_scale(self._made)
         return report
+
+    def _check_losses_without_texts(self) -> None:
+        """Raise the CapabilityError of a loss that compares images with texts, where classes have none."""
+        for name in losses_of(self.loss, self.default_loss):
+            if any(need.startswith(OF_TEXTS) for need in loss_class(name).needs):
+                raise CapabilityError(
+                    f"option loss='{self.loss}' of adapter '{self.name}': {name} needs texts, and the backbone is an "
+                    "image tower alone; omit it"
+                )
 
     def _task_of_labels(self, images: TrainingImages, prompts, labels: Tensor, backbone: Backbone) -> Task:
         """What a training on labels is about: its samples, its loss, how classes count."""

@@ -20,6 +20,7 @@ from ..contracts.images import LogPlace
 from ..runtime.liveness import failing_alone
 from .batches import StreamBatches
 from .checkpoints import FOLDER
+from .class_scores import CosineHead
 from .hooks import (
     AverageHook,
     BeforeEpochHook,
@@ -55,6 +56,9 @@ from .sharding import load_plain, make_whole, plain
 from .sources import StreamedSource
 from .tower_outputs import extract_outputs
 from .tower_weights import copied_weights
+
+HEAD = "class_scores."
+"""How the weights of classes that are learned beside the towers are called among those of the best epoch."""
 
 
 def train(
@@ -109,6 +113,7 @@ def train(
     if settings.ema is not None or settings.epoch_average is not None:
         model.average = copied_weights(backbone.model)
     heads = [made.objective, made.outputs]
+    head = task.class_scores if isinstance(task.class_scores, CosineHead) else None
     optimizer = build_optimizer(backbone, heads, settings)
     # What happens around the steps.
     history, broken, best = History(), BrokenSamples(len(task.source), settings.tolerate), {}
@@ -132,7 +137,7 @@ def train(
     log_hook = LogHook(log, *told, task.validate is not None, on_message)
     ours.append(log_hook)
     if task.validate is not None:
-        ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average)))
+        ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average, head)))
     # The training.
     repeatable = is_repeatable(settings, backbone.device)
     val = {"val_dataloader": [task.validate], "val_cfg": {"type": ScoreLoop}, "val_evaluator": SCORE}
@@ -169,7 +174,7 @@ def train(
     for module in (backbone.model, *heads):
         module.eval().requires_grad_(False)
     contiguous(turned)
-    _keep_best(backbone, model.average, best)
+    _keep_best(backbone, model.average, best, head)
     if settings.lora and task.select is None:
         LowRank(backbone).merge()
     done_before, seconds = 0 if checkpoints is None else checkpoints.first_step, time.monotonic() - started
@@ -211,16 +216,18 @@ def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
             yield made
 
 
-def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
+def _weights(backbone: Backbone, average, head: CosineHead | None) -> dict[str, Tensor]:
     kept = backbone.model.state_dict() if average is None else average
     state = {name: on_host(value) for name, value in kept.items()}
     if backbone.finder is not None:
         state |= {FINDER + name: on_host(value) for name, value in backbone.finder.state_dict().items()}
+    if head is not None:
+        state |= {HEAD + name: on_host(value) for name, value in head.state_dict().items()}
     prefix = getattr(backbone, "text_prefix", None)
     return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
 
-def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
+def _keep_best(backbone: Backbone, average, best: dict[str, Any], head: CosineHead | None) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
         state = plain(best["state"])
@@ -229,6 +236,8 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
         if backbone.finder is not None:
             found = {name: state.pop(name) for name in list(state) if name.startswith(FINDER)}
             backbone.finder.load_state_dict({name.removeprefix(FINDER): value for name, value in found.items()})
+        if head is not None:
+            head.load_state_dict({name: state.pop(HEAD + name) for name in head.state_dict()})
         backbone.model.load_state_dict(state)
     elif average is not None:
         backbone.model.load_state_dict(plain(average))

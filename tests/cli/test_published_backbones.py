@@ -102,7 +102,7 @@ def test_methods_without_texts_run_on_an_image_tower_alone(fit, vladapt, colours
     assert vladapt("predict", run, image, "--json").json["predictions"][0]["label"] == "red"
 
 
-@pytest.mark.parametrize("adapter", ["zero-shot", "coop", "taskres", "ape", "lora"])
+@pytest.mark.parametrize("adapter", ["zero-shot", "coop", "taskres", "ape", "lit"])
 def test_methods_with_texts_say_in_one_line_what_an_image_tower_lacks(fit, refused, colours, dino, adapter):
     outcome = fit("--data", colours, "--backbone", dino, "--adapter", adapter)
     refused(outcome, 1, f"adapter '{adapter}' learns from class texts", "has an image tower only", "linear-probe")

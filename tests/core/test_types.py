@@ -25,6 +25,13 @@ CALLS = {
     'vladapt.fit(seed="one")': "arg-type",
     'vladapt.evaluate("run", vocabulary_steps=3)': "",
     'vladapt.predict("run", ["a.png"], split="val")': "call-arg",
+    "encoder = vladapt.Backbone.from_module(object(), image_size=224, embed_dim=512, preprocess=len)": "",
+    'vladapt.Backbone.from_module(object(), image_size="large", embed_dim=512)': "arg-type",
+    'vladapt.fit(data="./photos", backbone=encoder, adapter="linear-probe")': "",
+    'vladapt.compare(vladapt.Recipe(), backbones=[encoder, "embedded"])': "",
+    "vladapt.fit(backbone=224)": "arg-type",
+    "vladapt.FeatureSet([[1.0, 2.0]], labels=[0])": "",
+    "vladapt.FeatureSet([[1.0, 2.0]], ids=0)": "arg-type",
 }
 """A call -> the error that it is."""
 

@@ -17,7 +17,7 @@ from vladapt.core.confidence.selective import fewest_rows as rows_without_mistak
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 NAMES = ("auroc", "drawn-auroc", "unequal", "intervals", "coverage", "patients", "open-patients")
-NAMES += ("calibration", "present", "unlike", "calls")
+NAMES += ("operating-points", "calibration", "present", "unlike", "calls")
 
 
 @pytest.fixture
@@ -95,6 +95,18 @@ def test_answers_to_new_patients_are_wrong_as_seldom_as_asked(trust):
     assert given == sorted(given) and all(list(column) == sorted(column) for column in zip(*given))
     over, share = trust.patients.open_answers(50, 0.2, draws=5)
     assert over == 0 and 0.1 < share < 0.9
+
+
+def test_operating_points_reach_what_was_wished_on_average_or_with_assurance(trust):
+    """Over the draws of the page; and a draw of each kind again, by whole fits."""
+    rows = table(trust, "operating-points")
+    assert len(rows) == 4
+    for row in rows:
+        for mean, below, least in ((row[2], None, 89), (row[4], row[5], 90)):
+            assert float(mean.split(" ± ")[0]) >= least, row
+            assert below is None or int(below.split(" of ")[0]) <= 3, row
+    point, assured = (trust.operating_points.reached("specificity", 40, 1, each, draws=2) for each in (False, True))
+    assert all(0.8 < one < other for one, other in zip(point, assured, strict=True))
 
 
 def test_the_reported_auroc_is_that_of_scikit_learn(trust):

@@ -228,6 +228,8 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
     if transfer is not None:
         transfer.check(adapter)
     if generic and trains_towers(adapter.name):
+        if not prepared.backbone.has_text:
+            raise ConfigError(f"--generic {generic}: backbone '{prepared.backbone.spec}' names no images; omit it")
         probe_of(generic)  # a folder that cannot be used is found out here
     if prepared.base is not None:
         prepared.base.check_classes(prepared.class_names)
@@ -327,7 +329,7 @@ def fit_key(adapter: Adapter, prepared: PreparedData, shots: Shots, *further: An
     """
     options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
     parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, *further]
-    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
+    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts or ()]]
     hashes = FileHashes()
     unlabelled = Unlabelled.of(adapter, prepared, shots).items
     read = [shots.items, shots.val_items, *([unlabelled] if unlabelled else [])]

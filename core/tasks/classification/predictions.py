@@ -20,6 +20,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
 from ...contracts.run_info import FittedRun
+from ...contracts.shown import in_short
 from ...contracts.task import Task
 from ...contracts.use import PER_PATIENT, Use
 from ...data.tables import csv_text
@@ -66,6 +67,8 @@ class Predictions:
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
     """
+
+    __repr__ = in_short
 
     class_names: tuple[str, ...]
     ids: list[str]

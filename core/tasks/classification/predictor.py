@@ -24,6 +24,7 @@ from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
+from ...contracts.shown import in_short
 from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.group_columns import AUTO as BY_USUAL_NAMES
@@ -71,6 +72,8 @@ class Predictor:
         backbone, adapter: the model.
         calibration: what confidences are made with, or None.
     """
+
+    __repr__ = in_short
 
     run: FittedRun
     task: Task

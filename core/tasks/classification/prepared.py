@@ -236,7 +236,7 @@ class Prepared:
             load=self.data.load,
             train_transform=shots.augment or self.domain.transforms(self.backbone, True, self.task),
             eval_transform=self.domain.transforms(self.backbone, False, self.task),
-            prompts=self.classifier.texts,
+            prompts=self.classifier.texts or ((),) * len(self.class_names),
             negative=negative,
             templates=self.templates,
             val=shots.val_items,

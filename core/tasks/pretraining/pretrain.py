@@ -15,6 +15,7 @@ from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.images import ImageSize
 from ...contracts.run_info import RunInfo
+from ...contracts.shown import in_short
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import probe_of
@@ -60,6 +61,8 @@ class PretrainPlan:
         settings: of the training.
         custom_hooks: further hooks of mmengine's Runner, as its configs name them.
     """
+
+    __repr__ = in_short
 
     data: str
     out: str

@@ -47,8 +47,9 @@ class Bot(Loss):
     """
 
     differs: ClassVar[str] = (
-        "the last stride of a ResNet stays as it is unless the task's `last_stride=1` sets the released one. No "
-        "fixture: checked against a literal transcription of the code"
+        "the last stride of a ResNet stays as it is unless the task's `last_stride=1` sets the released one, and the "
+        "tower's own batch normalisations keep their statistics. No fixture: checked against a literal transcription "
+        "of the code and of two steps of its training"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "labels"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})

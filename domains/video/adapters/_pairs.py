@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, ClassVar
 
@@ -11,36 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, FitReport, Loss, PairHead, PairParts, option, require
-from ....core.errors import CapabilityError, ConfigError, DataError
-from ....core.registry import loss_class
-from ....core.training import (
-    Objective,
-    Source,
-    build_objective,
-    by_epoch,
-    check_losses,
-    cosine_rates,
-    epoch_batches,
-    fields_of,
-    load_teachers,
-    losses_of,
-    need_teacher_texts,
-    numbers_as,
-    side_by_side,
-    train_epochs,
-)
+from ....core.contracts import Backbone, FitReport, Loss, Output, PairHead, PairParts, option, require
+from ....core.errors import CapabilityError, DataError
+from ....core.training import SimilarityObjective, Source, Task, by_epoch, cosine_rates, epoch_batches, train_epochs
 from ..transforms import EachFrame
+from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length, masked_mean, valid_first
 from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead, TunedTextHead
-from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
+from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences, encoded
 
-SIDES = frozenset({"image_features", "text_features"})
-OF_TOWERS = frozenset({"logit_scale", "logit_bias", "teacher.image", "teacher.text", "teacher.logit_scale"})
-"""Outputs that frozen towers give, besides the head's own two sides."""
+OF_TOKENS = frozenset({"head_tokens", "head_words"})
 OF_WIDTH = 64
 """Width of features for which the matrix that gives sentences their residuals is taken as it is."""
-OF_SOURCE = frozenset({"labels", "image_ids"})
 
 
 @dataclass(eq=False, kw_only=True)
@@ -84,7 +66,7 @@ class PairTextHead(PairHead, TextHead):
     def __post_init__(self):
         super().__post_init__()
         self.changed = {}
-        check_losses(self.loss, self.loss_options or {})
+        SimilarityObjective.check(self.loss, self.loss_options)
         for name in ("micro_batch_size", "amp"):
             given = getattr(self, name)
             require(self.train_towers or given is None, name, given, "it is of train_towers; omit it")
@@ -162,8 +144,6 @@ class PairTextHead(PairHead, TextHead):
             notes = self._start(network, backbone)
         self._built = network.to(backbone.device).train()
         if clips is None:
-            from ._pairs_with_towers import train_with_towers
-
             report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
         else:
             notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
@@ -253,36 +233,9 @@ class PairTextHead(PairHead, TextHead):
 
     # the fit
 
-    def _objective(self, backbone: Backbone, source: Source) -> Objective:
-        """The losses, none of which needs more than this similarity, the source and frozen towers have."""
-        asked = losses_of(self.loss, "clip")
-        for name in asked:
-            self._check_loss(name, loss_class(name))
-        dims = {"embed_dim": backbone.embed_dim, "num_samples": len(source)}
-        objective = build_objective(asked, dims, self.loss_options)
-        for name, loss in objective.losses.items():
-            self._check_loss(name, loss)
-        asking = f"adapter '{self.name}': loss {' + '.join(asked)}"
-        if self.teacher and objective.teacher != "frozen":
-            raise ConfigError(f"--teacher {self.teacher[0]}: {asking} has no frozen teacher; omit it")
-        need_teacher_texts(load_teachers(self.teacher, backbone), objective.needs, asking)
-        further = objective.needs - SIDES - OF_TOWERS
-        fields_of(further, source, asking, objective.outputs)
-        return objective.to(backbone.device)
-
-    def _check_loss(self, name: str, loss: Loss | type[Loss]) -> None:
-        """Raise the CapabilityError of one that needs more, by its class or by its options."""
-        who = f"adapter '{self.name}': loss '{name}'"
-        if self.pairwise and not loss.of_products:
-            raise CapabilityError(
-                f"{who} compares features, and this head scores a clip and a sentence together; use clip"
-            )
-        columns = {output for output, what in loss.outputs.items() if what.column and not what.tower}
-        lacking = sorted(loss.needs - SIDES - OF_TOWERS - OF_SOURCE - columns)
-        if loss.teacher == "ema":
-            lacking = ["a teacher that follows the towers"]
-        if lacking:
-            raise CapabilityError(f"{who} needs more than a head of clips and sentences gives ({lacking[0]}); use clip")
+    def _objective(self, backbone: Backbone, source: Source) -> SimilarityObjective:
+        how = {"who": f"adapter '{self.name}'", "pairwise": self.pairwise, "backbone": backbone, "source": source}
+        return SimilarityObjective.asked(self.loss, self.loss_options, self.teacher, **how)
 
     def _parts(self, source: Source, backbone: Backbone, features: Callable[[Backbone], PairParts] | None) -> PairParts:
         if len(source) < 2:
@@ -298,7 +251,7 @@ class PairTextHead(PairHead, TextHead):
 
     def _taught(
         self,
-        objective: Objective,
+        objective: SimilarityObjective,
         source: Source,
         backbone: Backbone,
         clips: PairParts,
@@ -308,7 +261,7 @@ class PairTextHead(PairHead, TextHead):
         frames."""
         if not objective.teacher:
             return lambda images, texts: {}
-        teachers = load_teachers(self.teacher, backbone)
+        teachers = objective.teachers(backbone)
         of_each = [encoded_parts(source, each) if features is None else features(each) for each in teachers]
         sides = []
         for each, seen in zip(teachers or [backbone], of_each or [clips]):
@@ -317,16 +270,13 @@ class PairTextHead(PairHead, TextHead):
 
         def taught(images: Sequence[int], texts: Sequence[str]) -> dict[str, Tensor]:
             clips_of = [rows[[row_of[image] for image in images]] for rows, row_of, _ in sides]
-            return {
-                "teacher.image": side_by_side(clips_of),
-                "teacher.text": side_by_side([read(texts).whole.to(backbone.device) for _, _, read in sides]),
-            }
+            return objective.taught(clips_of, [read(texts).whole.to(backbone.device) for _, _, read in sides])
 
         return taught
 
     def _train_on_parts(
         self,
-        objective: Objective,
+        objective: SimilarityObjective,
         source: Source,
         backbone: Backbone,
         clips: PairParts,
@@ -342,7 +292,7 @@ class PairTextHead(PairHead, TextHead):
             )
         frames, mask = valid_first(clips.parts.to(device), clips.mask.to(device))
         place = torch.tensor([clips.row_of[source.image_id(row)] for row in usable], device=device)
-        facts = {name: rows.to(device) for name, rows in self._facts(objective, source, usable).items()}
+        facts = {name: rows.to(device) for name, rows in objective.facts(source, usable).items()}
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
         total = steps * self.epochs
@@ -370,7 +320,7 @@ class PairTextHead(PairHead, TextHead):
 
     def pair_loss(
         self,
-        objective: Objective,
+        objective: SimilarityObjective,
         frames: Tensor,
         mask: Tensor,
         sentences: Sentences,
@@ -391,11 +341,8 @@ class PairTextHead(PairHead, TextHead):
         else:
             sides = list(zip(self._of_clips(frames, mask), self._of_sentences(sentences)))
         losses = [
-            weight
-            * objective.weights[name]
-            * loss.of_whole_batch({**out, "image_features": clips, "text_features": texts}, progress)["loss"]
+            weight * objective.of_sides(clips, texts, out, progress)
             for weight, (clips, texts) in zip(self.branches, sides)
-            for name, loss in objective.losses.items()
         ]
         return torch.stack(losses).sum()
 
@@ -407,21 +354,6 @@ class PairTextHead(PairHead, TextHead):
             "teacher.logit_scale": backbone.logit_scale.detach(),
             **({} if bias is None else {"logit_bias": bias.detach()}),
         }
-
-    @staticmethod
-    def _facts(objective: Objective, source: Source, rows: Sequence[int]) -> dict[str, Tensor]:
-        """What losses need of the data: labels, images, columns of numbers."""
-        facts: dict[str, Tensor] = {}
-        for name in objective.needs & (OF_SOURCE | objective.outputs.keys()):
-            if name in objective.outputs:
-                output = objective.outputs[name]
-                numbers = [list(source.numbers(output.column, row)) for row in rows]
-                facts[name] = numbers_as(output, torch.tensor(numbers, dtype=torch.float64))
-            else:
-                facts[name] = torch.tensor(
-                    [source.label(row) if name == "labels" else source.image_id(row) for row in rows]
-                )
-        return facts
 
 
 @dataclass(eq=False, kw_only=True)
@@ -465,3 +397,98 @@ def encoded_parts(source: Source, backbone: Backbone) -> PairParts:
     parts = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     counts = torch.tensor([len(each) for each in rows], device=parts.device)
     return PairParts(parts, torch.arange(parts.shape[1], device=parts.device) < counts[:, None], row_of)
+
+
+class HeadLoss(Loss):
+    """The objective of a head, of frames and sentences as the towers give them in each step. What the head learns are
+    its parameters.
+
+    Args:
+        head: that is trained.
+        objective: losses on its similarity.
+    """
+
+    made: ClassVar[Mapping[str, Output]] = {
+        "head_frames": Output("features of frames", ("B", "F", "D"), "raw", fields=("pixels",)),
+        "head_whole": Output("text features of the sentence", fields=("tokens",)),
+        "head_tokens": Output("features of its tokens", ("B", "L", "D"), "raw", fields=("tokens",)),
+        "head_words": Output("which of its tokens are words", ("B", "L"), "mask", fields=("tokens",)),
+    }
+
+    def __init__(self, head: PairTextHead, objective: SimilarityObjective):
+        super().__init__()
+        self.head, self.objective = head, objective
+        self.network = head._net
+        self.tensors = nn.ParameterList(head.as_parameters())
+        own = self.made.keys() if head.reads_tokens else self.made.keys() - OF_TOKENS
+        self.needs = objective.further_needs | own | {"logit_scale"}
+        self.outputs, self.teacher = {**self.made, **objective.outputs}, objective.teacher
+
+    def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        pixels, tokens = batch["pixels"], batch["tokens"]  # (B, T, 3, S, S), (B, L)
+        clips = pixels if pixels.ndim == 5 else pixels[:, None]
+        frames = backbone.encode_image(clips.flatten(0, 1), normalize=False).unflatten(0, clips.shape[:2])
+        if not self.head.reads_tokens:
+            return {"head_frames": frames, "head_whole": backbone.encode_text(tokens)}
+        read = encoded(backbone, tokens)
+        return {"head_frames": frames, "head_whole": read.whole, "head_tokens": read.tokens, "head_words": read.words}
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        frames = out["head_frames"]
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        sentences = Sentences(out["head_whole"], out.get("head_tokens"), out.get("head_words"))
+        scale = self.head.scale_of(out["logit_scale"])
+        return {
+            "loss": self.head.pair_loss(
+                self.objective, frames, mask, sentences, {**out, "logit_scale": scale}, progress
+            )
+        }
+
+    def held_parameters(self) -> list[nn.Parameter]:
+        return list(self.parameters())  # the head reaches them, too
+
+
+@dataclass(eq=False, kw_only=True)
+class TowersOfHead(ClipTowerAdapter):
+    """Both towers, trained by a `HeadLoss`, at a share of the rate of what the head learns."""
+
+    coef_lr: float = field(init=False)
+    loss_of_head: HeadLoss = field(init=False, repr=False)
+
+    def _joint(self, backbone: Backbone) -> None:
+        return None
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        rates = {"head_rate": 1 / self.coef_lr, "betas": (0.9, 0.98), "eps": 1e-6}
+        return {**super()._settings_of_method(epochs), **rates}
+
+    def _completed(self, task: Task, base: Backbone, images: None) -> Task:
+        told = {name: value for name, value in self.loss_of_head.head.options.items() if name != "micro_batch_size"}
+        return replace(
+            task, own={"head": self.loss_of_head}, identity={**task.identity, "head": repr(sorted(told.items()))}
+        )
+
+
+def train_with_towers(
+    head: PairTextHead, objective: SimilarityObjective, source: Source, backbone: Backbone, notes: list[str], **how: Any
+) -> FitReport:
+    """Train the network of a head and copies of both towers, in place; `how` as of `TowerAdapter.fit_pairs`."""
+    towers = TowersOfHead(
+        lr=head.lr * head.coef_lr,
+        epochs=head.epochs,
+        batch_size=head.batch_size,
+        weight_decay=head.weight_decay,
+        warmup=WARMUP,
+        clip_grad=CLIP_GRAD,
+        micro_batch_size=head.micro_batch_size,
+        amp=head.amp,
+        teacher=head.teacher,
+    )
+    towers.name, towers.coef_lr = head.name, head.coef_lr
+    towers.loss_of_head = HeadLoss(head, objective)
+    report = towers.fit_pairs(source, backbone, **how)
+    head.changed, head.logit_scale = towers.changed, float(head.scale_of(torch.tensor(towers.logit_scale)))
+    done = head._report(report.history, [*notes, *report.notes])
+    done.trained_parameters += report.trained_parameters
+    done.chosen |= {"steps": report.chosen["steps"]}
+    return done

@@ -66,13 +66,16 @@ def make_problem(small_clip):
         names = tuple(f"colour {i}" for i in range(classes))
         templates = ["a {} square.", "a picture of {}.", "{}"]
         negative = ["no {}."] if labels else None
-        classifier = build_classifier(backbone, names, templates, negative_templates=negative)
+        if backbone.has_text:
+            classifier = build_classifier(backbone, names, templates, negative_templates=negative)
+        else:
+            classifier = TextClassifier.without_texts(names, backbone.embed_dim)
         images = TrainingImages(
             items,
             draw,
             backbone.preprocess(True),
             backbone.preprocess(False),
-            classifier.texts,
+            classifier.texts or ((),) * classes,
             [[f"no {name}."] for name in names] if labels else None,
             templates,
             held,

@@ -1,23 +1,28 @@
 """A backbone of the user's own module: its features are the module's, and its fingerprint tells of weights and code."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
+from torchvision import models
 
 import vladapt
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.specs import check_spec
 from vladapt.core.contracts.families import OFFERED
+from vladapt.core.contracts.images import InputChannels
 from vladapt.core.contracts.recipe import spec_of
 from vladapt.core.engine.embed import embed
 from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
 from vladapt.core.engine.select import select
 from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.training import LowRank
 
 
 class Encoder(nn.Module):
@@ -118,12 +123,32 @@ class ByBatch(Encoder):
         ({"image_size": 48, "preprocess": halves}, r"gives \(3, 32, 32\) where image_size asks for \(3, 48, 48\)"),
         ({"preprocess": lambda image: image}, r"preprocess gives Image where"),
         ({"module": halves}, "a function is no torch module"),
+        ({"module": nn.Linear(7, 12)}, r"Linear, of pixels \(3, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),
+        ({"preprocess": lambda image: image.nothing}, "preprocess: AttributeError: 'Image' object has no attribute"),
     ],
 )
 def test_what_is_no_encoder_is_said_in_one_line(how, says):
     with pytest.raises(ConfigError, match=says) as raised:
         made(**how)
     assert "\n" not in str(raised.value)
+
+
+class ByContent(Encoder):
+    """One feature fewer of dark images; more than features in training."""
+
+    def forward(self, pixels):
+        features = super().forward(pixels)
+        return (features, features) if self.training else features[:, int(pixels.mean() < -1.5) :]
+
+
+def test_what_changes_after_it_was_checked_is_said_in_one_line():
+    backbone = made(ByContent())
+    assert backbone.encode_image(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
+    with pytest.raises(ConfigError, match=r"makes \(2, 11\) of 2 images, where its width was 12"):
+        backbone.encode_image(torch.full((2, 3, 32, 32), -2.0))
+    backbone.model.train()
+    with pytest.raises(ConfigError, match="ByContent returns a tuple"):
+        backbone.encode_image(torch.zeros(2, 3, 32, 32))
 
 
 def test_a_bare_module_is_told_how_to_be_given():
@@ -219,3 +244,112 @@ def test_a_comparison_does_not_go_on_with_another_module(photos, tmp_path, monke
     with pytest.raises(ConfigError, match="holds another comparison"):
         vladapt.compare(recipe, backbone=changed, resume=True, **how)
     assert len(vladapt.compare(recipe, backbone=first, resume=True, **how).rows) >= 2
+
+
+def resnet(head=False):
+    torch.manual_seed(0)
+    module = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=12)
+    module.fc = module.fc if head else nn.Identity()
+    return module
+
+
+def transformer(head=False):
+    torch.manual_seed(0)
+    module = models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=12)
+    module.heads = nn.Linear(24, 12) if head else nn.Identity()
+    return module
+
+
+OPENED = {
+    "torchvision's ResNet": (resnet, 512, 64),
+    "its classifier": (partial(resnet, head=True), 12, 64),
+    "torchvision's transformer": (transformer, 24, 32),
+    "with a projection": (partial(transformer, head=True), 12, 32),
+    "timm's transformer": (partial(timm.create_model, "test_vit", num_classes=0), 64, 160),
+    "timm's ResNet": (partial(timm.create_model, "test_resnet", num_classes=0), 96, 160),
+}
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_architectures_of_timm_and_torchvision_are_opened(name):
+    module, dim, side = OPENED[name]
+    module = module().eval()
+    backbone = made(module, image_size=side, embed_dim=dim)
+    pixels = torch.randn(2, 3, side, side)
+    features = module(pixels)
+    torch.testing.assert_close(backbone.encode_image(pixels, normalize=False), features)
+    tokens, (rows, columns) = backbone.image_tokens(pixels)
+    assert tokens.shape == (2, rows * columns, dim) and rows * backbone.image_stride == side
+    assert backbone.feature_maps(pixels)[-1].shape[-2:] == (rows, columns)
+    if "ResNet" in name or "classifier" in name:
+        whole = backbone.pool_map(backbone.feature_maps(pixels)[-1])
+        torch.testing.assert_close(whole[:, 0], features, atol=1e-5, rtol=1e-4)
+        return
+    inside = backbone.pool_image(backbone.run_blocks("image", backbone.embed_image(pixels)), normalize=False)
+    torch.testing.assert_close(inside, features, atol=1e-5, rtol=1e-4)
+    LowRank.add(backbone, towers=("image",), r=2, alpha=1.0, dropout=0.0, params=("q", "v"), positions="all")
+    torch.testing.assert_close(backbone.encode_image(pixels, normalize=False), features, atol=1e-5, rtol=1e-4)
+    backbone.encode_image(pixels).sum().backward()
+    trained = [each for each in backbone.model.parameters() if each.requires_grad]
+    assert len(trained) == 4 * len(backbone.blocks("image")) and any(each.grad.abs().max() > 0 for each in trained)
+
+
+def test_bands_enter_by_its_first_convolution():
+    backbone, pixels = made(preprocess=halves), torch.randn(2, 5, 32, 32)
+    expected = backbone.encode_image(pixels[:, :3])
+    wide = load_backbone(spec_of(backbone), "cpu", channels=InputChannels(("red", "green", "blue", "a", "b")))
+    torch.testing.assert_close(wide.encode_image(pixels), expected)
+    assert wide.input_layer().in_channels == 5 and wide.fingerprint != backbone.fingerprint
+    bands = np.random.default_rng(0).integers(0, 256, (32, 32, 5)).astype(np.uint8)
+    torch.testing.assert_close(wide.preprocess()(bands)[:3], backbone.preprocess()(bands[..., :3]))
+    torch.testing.assert_close(backbone.encode_image(pixels[:, :3]), expected)
+
+
+def test_trained_weights_are_loaded_into_the_module_given_again(tmp_path):
+    backbone, pixels = made(), torch.randn(2, 3, 32, 32)
+    spec_of(backbone)
+    trained = load_backbone(backbone.spec, "cpu")
+    with torch.no_grad():
+        next(trained.model.parameters()).mul_(2)
+    file = str(save_fine_tuned(trained, tmp_path))
+    again = load_backbone(file, "cpu")
+    assert again.fingerprint not in (backbone.fingerprint, trained.fingerprint) and again.spec == file
+    torch.testing.assert_close(again.encode_image(pixels), trained.encode_image(pixels))
+    assert not torch.allclose(again.encode_image(pixels), backbone.encode_image(pixels))
+    other = made(Encoder(gain=2.0))
+    other.spec = backbone.spec  # as of a file whose code was changed
+    spec_of(other)
+    with pytest.raises(CapabilityError, match=r"was trained from .* give the module of the training"):
+        load_backbone(file, "cpu")
+    OFFERED.clear()  # another process
+    with pytest.raises(CapabilityError, match="give it again"):
+        load_backbone(file, "cpu")
+
+
+class OfTwoScales(models.ResNet):
+    def forward(self, x):
+        return super().forward(x) + super().forward(x[..., ::2, ::2])
+
+
+def test_what_only_looks_like_one_is_run_whole():
+    other = OfTwoScales(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=12)
+    patched = resnet(head=True)
+    patched.forward = lambda x, plain=patched.forward: plain(x) * 2
+    for module in (other, patched):
+        assert made(module, image_size=64).capabilities == {"hidden"}
+
+
+def test_a_run_on_a_transformer_of_ones_own_is_explained_and_exported(photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    backbone = made(transformer(), embed_dim=24)
+    how = {"domain": "natural", "data": str(photos), "adapter": "nearest-mean", "shots": 2, "workers": 0}
+    run = vladapt.fit(**how, backbone=backbone, out=str(tmp_path / "runs")).run
+    image = [photos / "red" / "0.png"]
+    for explain in ("rollout", "occlusion"):
+        folder = tmp_path / explain
+        vladapt.predict(run, image, workers=0, out=folder, explain=explain)
+        assert list(folder.rglob("*.png")), explain
+    with pytest.raises(CapabilityError, match="grad-cam"):
+        plain = vladapt.fit(**how, backbone=made(), out=str(tmp_path / "runs")).run
+        vladapt.predict(plain, image, workers=0, out=tmp_path / "none", explain="grad-cam")
+    assert vladapt.export(run, tmp_path / "onnx", backbone=backbone).files

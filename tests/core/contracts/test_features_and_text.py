@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt import build_adapter
+from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
 from vladapt.core.errors import DataError
 
 
@@ -107,3 +108,15 @@ def test_a_set_takes_arrays_and_lists_and_is_shown_in_a_line():
     for wrong in ([[1.0, 2.0], [3.0]], [["a", "b"]]):
         with pytest.raises(DataError, match="features: not an array of numbers"):
             FeatureSet(wrong)
+
+
+def test_batches_and_classes_take_arrays_and_lists():
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    texts = TextClassifier(rows[:2].tolist(), negative=rows[2:])
+    plain = TextClassifier(torch.tensor(rows[:2]).float(), negative=torch.tensor(rows[2:]).float())
+    assert torch.equal(texts.weights, plain.weights) and torch.equal(texts.negative, plain.negative)
+    adapter = build_adapter("nearest-mean")
+    adapter.fit(FeatureSet(rows, [0, 1, 0, 1]), texts)
+    expected = adapter.logits(torch.tensor(rows).float())
+    for batch in (rows, rows.tolist(), Batch(rows), Batch(parts=rows[:, None], features=rows)):
+        torch.testing.assert_close(adapter.logits(batch), expected)

@@ -7,6 +7,7 @@ from PIL import Image
 from vladapt.core.data.registration import (
     NO_AGREEMENT,
     SYMMETRIES,
+    Prepared,
     agreements,
     low_spectra,
     shows_enough,
@@ -27,17 +28,31 @@ def pictures(*images):
     return Pictures(rows[:, :1024].reshape(-1, 32, 32), rows[:, 1024:-8].reshape(-1, 8, 8, 2), np.full(len(rows), 256))
 
 
+def agree(one, other):
+    """(3, N) of pictures as they lie."""
+    likeness = (low_spectra(one.grey) * low_spectra(other.grey)).sum(axis=(1, 2))
+    return agreements(Prepared.of(one), Prepared.of(other), likeness)
+
+
 def agreement(one, other):
-    return agreements(pictures(one), pictures(other))[:, 0]
+    return agree(pictures(one), pictures(other))[:, 0]
 
 
 @pytest.mark.parametrize("symmetry", range(SYMMETRIES))
 def test_each_symmetry_is_told_by_its_number(symmetry):
     images = pictures(*(drawn(number) for number in range(5)))
-    moved = turned(images, np.full(5, symmetry))
-    likeness = spectral_likeness(low_spectra(images.grey), low_spectra(moved.grey))
+    moved = turned(images.grey, np.full(5, symmetry))
+    likeness = spectral_likeness(low_spectra(images.grey), low_spectra(moved))
     assert (likeness.argmax(axis=0) == symmetry).all() and likeness[symmetry] == pytest.approx(1, abs=1e-5)
-    assert np.array_equal(np.sort(moved.grey.reshape(5, -1)), np.sort(images.grey.reshape(5, -1)))
+    assert np.array_equal(np.sort(moved.reshape(5, -1)), np.sort(images.grey.reshape(5, -1)))
+
+
+@pytest.mark.parametrize("symmetry", range(SYMMETRIES))
+def test_what_is_prepared_is_turned_as_its_picture_is(symmetry):
+    images, symmetries = pictures(drawn(0), drawn(1)), np.full(2, symmetry)
+    before = Pictures(turned(images.grey, symmetries), turned(images.colour, symmetries), images.sides)
+    for one, other in zip(vars(Prepared.of(before)).values(), vars(Prepared.of(images).turned(symmetries)).values()):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("tone", [lambda x: 0.5 * x + 60, lambda x: 255 * (x / 255) ** 0.6, lambda x: 0.6 * x])
@@ -47,7 +62,7 @@ def test_no_change_of_tone_counts(tone):
 
 
 def test_different_pictures_do_not_agree():
-    found = agreements(pictures(*map(drawn, range(20))), pictures(*map(drawn, range(20, 40))))
+    found = agree(pictures(*map(drawn, range(20))), pictures(*map(drawn, range(20, 40))))
     assert found.max() < 1
 
 

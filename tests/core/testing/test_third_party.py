@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.backbones import load_backbone
-from vladapt.core.errors import ConfigError, UnknownNameError
+from vladapt.core.backbones import load_backbone, save_fine_tuned
+from vladapt.core.contracts.images import InputChannels
+from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.registry import adapter_class, load_domain, loss_class, task_class
 from vladapt.testing import check_adapter, check_domain, check_loss, check_task
 
@@ -103,11 +104,15 @@ def test_its_family_of_backbones_is_listed_loaded_and_suggested(vladapt, spots, 
     assert json.loads((tmp_path / made["run"] / "run.json").read_text())["backbone"]["spec"] == "cell-colours:4"
     image = next(iter(sorted(spots.iterdir())))
     assert json.loads(vladapt("predict", made["run"], image, "--json"))["predictions"]  # its code is installed
+    trained = save_fine_tuned(load_backbone("cell-colours:4"), tmp_path / "trained")
+    assert load_backbone(str(trained)).embed_dim == 48
     with pytest.raises(UnknownNameError, match="did you mean cell-colours"):
         load_backbone("cell-colour:4")
     with pytest.raises(ConfigError, match=r"cell-colours:many' \(.* of vladapt-toy\): ValueError: invalid literal"):
         load_backbone("cell-colours:many")
-    with pytest.raises(ConfigError, match="takes 32; omit image_size"):
+    with pytest.raises(CapabilityError, match="no convolution where image channels enter"):
+        load_backbone("cell-colours:4", channels=InputChannels(("red", "green", "blue", "heat"))).model  # noqa: B018
+    with pytest.raises(ConfigError, match="takes 32; give that, or omit image_size"):
         load_backbone("cell-colours:4", image_size=64)
 
 

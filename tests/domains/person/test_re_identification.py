@@ -10,6 +10,7 @@ from PIL import Image
 
 import vladapt
 from vladapt import load_domain
+from vladapt.core.contracts.families import OFFERED
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Axes
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
@@ -273,3 +274,17 @@ def test_the_published_recipe_resolves():
     recipe = resolve(recipe="person/bot")
     settled = task_of(recipe, None).settled(recipe)
     assert settled.image_size == (256, 128) and settled.adapter["training"]["milestones"] == [40, 70]
+
+
+def test_a_module_of_ones_own_is_trained_and_given_again(fit):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 4, 4), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    backbone = vladapt.Backbone.from_module(module, image_size=(24, 16), embed_dim=64)
+    adapter = {"name": "full", "loss": "bot", "epochs": 1, "batch_size": 8}
+    trained = fit(backbone=backbone, adapter=adapter, sampler="random-identity")
+    OFFERED.clear()  # another process
+    with pytest.raises(CapabilityError, match="give it again"):
+        vladapt.evaluate(trained.run)
+    again = vladapt.evaluate(trained.run, backbone=backbone)
+    assert again["adapted"]["map"] == pytest.approx(trained.metrics["adapted"]["map"], abs=1e-4)
+    OFFERED.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from drawn_bars import FRAMES, clip_item, draw
 from vladapt import build_adapter, load_adapter
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.sharing.push import holds_tower_weights
 from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video.adapters import _text_tokens
 from vladapt.domains.video.adapters._text_tokens import Sentences
@@ -168,3 +171,13 @@ def test_what_is_of_pairs_is_refused_with_classes(problem):
 def test_a_loss_that_does_not_apply_is_refused_with_towers_too(problem):
     with pytest.raises(CapabilityError, match="loss 'siglip' compares features"):
         head("mug", loss="siglip").fit_pairs(Clips(), problem.backbone)
+
+
+def test_a_file_with_weights_of_towers_says_so(fitted, problem, tmp_path):
+    """By which a run on a backbone under a non-commercial licence is not pushed."""
+    frozen = build_adapter("clip4clip", layers=1, epochs=1)
+    frozen.fit_pairs(Clips(), problem.backbone)
+    for place, adapter, wanted in (("a", fitted["seqTransf"], True), ("b", frozen, False)):
+        adapter.save(tmp_path / place)
+        run = SimpleNamespace(info=SimpleNamespace(adapter="clip4clip"), adapter_path=tmp_path / place)
+        assert holds_tower_weights(run) is wanted

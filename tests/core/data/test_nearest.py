@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.core.features import nearest as nearest_module
-from vladapt.core.features.nearest import nearest_rows
+from vladapt.core.data import nearest as nearest_module
+from vladapt.core.data.nearest import nearest_points, nearest_rows
 
 
 def unit_rows(count, dim=16, seed=0):
@@ -42,3 +42,31 @@ def test_copies_are_neighbours_but_not_of_themselves():
     cosines, index = nearest_rows(rows, rows, 2, skip_self=True)
     torch.testing.assert_close(cosines[:3], torch.ones(3, 2))
     assert [sorted(row) for row in index[:3].tolist()] == [[1, 2], [0, 2], [0, 1]]
+
+
+def points(count, dim=6, seed=0):
+    return 3 * torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def test_nearest_points_are_those_of_all_distances():
+    rows = points(300)
+    assert torch.equal(nearest_points(rows, 5), torch.cdist(rows, rows).topk(5, dim=1, largest=False).indices)
+    assert nearest_points(rows[:3], 5).shape == (3, 3)
+
+
+def test_among_many_points_those_of_near_cells_are_compared(monkeypatch):
+    """A near copy is found, and nearly all neighbours; less where fewer cells are searched."""
+    rows = points(4000)
+    rows[2000:] = rows[:2000] + 0.02 * points(2000, seed=1)
+    whole = nearest_points(rows, 4)
+    monkeypatch.setattr(nearest_module, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(nearest_module, "POINTS_A_CELL", 50)
+    shares = []
+    for cells in (80, 20, 1):
+        monkeypatch.setattr(nearest_module, "CELLS_SEARCHED", cells)
+        some = nearest_points(rows, 4)
+        assert (some == torch.arange(4000)[:, None]).any(dim=1).all()
+        shares.append(float((some[:, :, None] == whole[:, None]).any(dim=2).double().mean()))
+        assert ((some - torch.arange(4000)[:, None]).abs() == 2000).any(dim=1).double().mean() > 0.9
+    assert nearest_points(torch.ones(1100, 6), 4).shape == (1100, 4)  # a single cell has all
+    assert shares[0] == 1 and 0.97 < shares[1] < 1 and shares[2] < shares[1]
