@@ -89,3 +89,31 @@ def test_unseen_pairs_are_learned_from_in_other_company(monkeypatch, tmp_path):
         "a disc moving left",
         "a disc moving right",
     )
+
+
+def test_captions_to_clips_asks_what_only_the_order_or_one_frame_tells(monkeypatch, small_clip, capsys):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    script = importlib.import_module("captions_to_clips")
+    monkeypatch.setattr(script, "COUNTS", (12, 8))
+    monkeypatch.setattr(script, "NOISE", 1e-3)
+    learned, test = script.deciding(small_clip)
+    unlike = (test.parts - test.parts.median(dim=1, keepdim=True).values).norm(dim=-1)  # (8 clips, 8 frames)
+    assert ((unlike > 0.1).sum(dim=1) == 1).all()
+    frames = torch.randn(4, 8, 24, generator=torch.Generator().manual_seed(0))
+    objects = [("red", "disc"), ("blue", "star"), ("red", "star"), ("blue", "disc")] * 2
+    moves = ["moving left"] * 4 + ["moving right"] * 4
+    said = [f"a {colour} {shape} is {motion}" for (colour, shape), motion in zip(objects, moves)]
+    moving = script.Captioned(torch.cat([frames, frames.flip(1)]), said, objects, moves)
+    rows = {}
+    for told in ("mean-pool:epochs=2", "clip4clip:epochs=60,layers=1,lr=0.01"):
+        adapter = script.head(told)
+        adapter.fit_pairs(moving, small_clip, features=moving.features, seed=1)
+        rows[told[:4]] = script.answered(adapter, small_clip, moving)
+    assert rows["mean"]["order"].tolist() == [0.5] * 4 and rows["clip"]["order"].mean() > 0.5
+    assert len(rows["mean"]["object"]) == 4
+    assert [script.beyond(torch.tensor(rows)) for rows in ([0.1, 0.2], [-0.1, -0.2], [-0.1, 0.2])] == ["+", "-", ""]
+    sets = {"order": (moving, moving), "one frame": (learned, test)}
+    script.print_table(small_clip, sets, ("mean-pool:epochs=1", "mug:epochs=1"), seeds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| head | order | object | one frame | CPU seconds to fit |" and len(lines) == 4
+    assert lines[2].startswith("| `mean-pool:epochs=1` | 50.0% |") and lines[3].startswith("| `mug:epochs=1` | 50.0% |")

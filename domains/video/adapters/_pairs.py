@@ -41,7 +41,7 @@ class PairTextHead(PairHead, TextHead):
 
     can: ClassVar[frozenset[str]] = TextHead.can | {"pairs"}
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "changed")
-    later_state: ClassVar[Mapping[str, Any]] = {"changed": {}}
+    later_state: ClassVar[Mapping[str, Any]] = {**TextHead.later_state, "changed": {}}
     of_pairs: ClassVar[frozenset[str]] = frozenset(
         {"loss", "loss_options", "teacher", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
@@ -93,7 +93,7 @@ class PairTextHead(PairHead, TextHead):
 
     def _without_classes(self, backbone: Backbone) -> None:
         """What a fit on pairs keeps in the place of classes."""
-        self.text = torch.zeros(0, backbone.embed_dim, device=backbone.device)
+        self.text, self.axes = torch.zeros(0, backbone.embed_dim, device=backbone.device), None
         self.offset, self.negative = self.text.new_zeros(0), None
         self.logit_scale = float(self.scale_of(backbone.logit_scale.detach()))
 

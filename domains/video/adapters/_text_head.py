@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ....core.errors import CapabilityError
 from ....core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
+from ._axes import CHANNELS, spanned_axes, starts_from_texts
 from ._frames import check_length, valid_first
 
 WARMUP = 0.1
@@ -57,16 +58,24 @@ class TextHead(ClassWeighted):
     Several labels per clip: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to its mean score over the support before the training.
 
+    Where features are wide, as those of `embedded` (1,664), and the clips few, a network `on_axes` is fitted on the
+    axes that frames and class texts span (`_axes.py`): what it sees and every cosine stay, its weights are fewer.
+
     Attributes:
         weights: name -> tensor of the network.
         text: (C, D) unit rows of the classes.
+        axes: (D, W) that the network reads, or None for the features themselves.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     multilabel: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset")
+    state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset", "axes")
+    later_state: ClassVar = {"axes": None}
+    axes: ClassVar[Tensor | None] = None
+    on_axes: ClassVar[bool] = False
+    """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
     weights: ClassVar[dict[str, Tensor]] = {}
     places: ClassVar[int | None] = None
     """How many frames the network has learned positions for; None where it has no positions."""
@@ -97,6 +106,7 @@ class TextHead(ClassWeighted):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._check(support)
         self._frame(classifier)
+        self.axes = self._spanned(support, backbone, classifier) if self.on_axes else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self._network(support.dim)
@@ -106,6 +116,27 @@ class TextHead(ClassWeighted):
         self._level(clips, len(support), classifier)
         history = self._train(support, clips, len(classifier), seed)
         return self._report(history, notes)
+
+    def _spanned(self, support: FeatureSet, backbone: Backbone | None, classifier: TextClassifier) -> Tensor | None:
+        """(D, W) axes of the support's frames and the texts, or None where the network reads features as they are."""
+        if starts_from_texts(backbone, support.dim):
+            return None
+        texts = self._texts_seen(backbone, classifier)
+        return spanned_axes(support.parts, support.parts_mask, texts, getattr(self, "heads", None) or CHANNELS)
+
+    def _texts_seen(self, backbone: Backbone | None, classifier: TextClassifier) -> Tensor:
+        """(M, D) text features that the fit sees."""
+        return self.text if self.negative is None else torch.cat([self.text, self.negative])
+
+    def _inner_width(self, width: int) -> int:
+        """Of a network for features D wide: W where it reads axes, else D."""
+        return width if self.axes is None else self.axes.shape[1]
+
+    @property
+    def _rate(self) -> float:
+        """The peak rate of a network: on W of D axes D / W times as high, since what a step of Adam changes in an
+        output grows with how many inputs there are."""
+        return self.lr if self.axes is None else self.lr * self.axes.shape[0] / self.axes.shape[1]
 
     def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
         """Whatever else a fit makes before the first step; notes."""
@@ -149,7 +180,7 @@ class TextHead(ClassWeighted):
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
         total = steps * self.epochs
-        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
+        rates = by_epoch(cosine_rates(self._rate, total, max(1, round(WARMUP * total))), steps)
         if not (parameters := self._trained()):
             return []
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)

@@ -78,17 +78,24 @@ def heads_of(width: int, heads: int | None) -> int:
     return next(count for count in range(max(1, width // 64), 0, -1) if width % count == 0)
 
 
-def as_clip4clip_starts(module: nn.Module) -> None:
-    """Weights of linear layers and embeddings from N(0, 0.02^2), biases 0, norms 1 and 0: for `Module.apply`."""
+def as_clip4clip_starts(module: nn.Module, gain: float = 1.0) -> None:
+    """Weights of linear layers and embeddings from N(0, 0.02^2), biases 0, norms 1 and 0: for `Module.apply`.
+
+    Args:
+        gain: factor on the deviation in linear layers.
+    """
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.normal_(module.weight, std=INIT_STD * (gain if isinstance(module, nn.Linear) else 1.0))
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
 def take_text_blocks(
-    backbone: Backbone | None, transformers: list[nn.ModuleList], positions: nn.Embedding | None = None
+    backbone: Backbone | None,
+    transformers: list[nn.ModuleList],
+    positions: nn.Embedding | None = None,
+    axes: Tensor | None = None,
 ) -> str:
     """Let blocks, and positions, start from the first of the text tower, in place, where it has such blocks.
 
@@ -96,10 +103,13 @@ def take_text_blocks(
         backbone: whose text tower is looked at, or None.
         transformers: lists of `ResidualBlock`; each starts from the first block on.
         positions: an embedding of places.
+        axes: (D, W) that they read in place of features, which no text tower has blocks for; or None.
 
     Returns:
         In words, for a note, where they start from.
     """
+    if axes is not None:
+        return f"temporal layers start at random, on {axes.shape[1]} axes: frames and texts span no more of {len(axes)}"
     if (reason := _unlike(backbone, transformers[0][0])) is not None:
         return f"temporal layers start at random: {reason}"
     blocks = backbone.blocks("text")

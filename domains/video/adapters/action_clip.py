@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import option
+from ._axes import Axes
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table
@@ -22,15 +24,16 @@ SHARPNESS = 10.0
 class TransformerHead(nn.Module):
     """Transf: positions, blocks, the input added, the mean."""
 
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
+        self.axes = Axes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformer = Transformer(width, layers, heads)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        placed = frames + self.frame_position_embeddings.weight[: frames.shape[1]]
-        return masked_mean(self.transformer(placed, mask) + frames, mask)
+        placed = self.axes.enter(frames) + self.frame_position_embeddings.weight[: frames.shape[1]]
+        return masked_mean(self.axes.replaced(frames, self.transformer(placed, mask)) + frames, mask)
 
 
 class LSTMHead(SequenceLSTM):
@@ -95,6 +98,7 @@ class ActionClip(TextHead):
         "and channels, which the released code does not (`released_conv`)"
     )
     multilabel: ClassVar[bool] = False
+    on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
     sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
@@ -107,11 +111,12 @@ class ActionClip(TextHead):
         return POSITIONS if self.sim_header == "Transf" else None
 
     def _network(self, width: int) -> nn.Module:
-        if self.sim_header == "LSTM":
-            return LSTMHead(width)
         if self.sim_header == "Conv_1D":
             return ConvolutionHead(width, self.released_conv)
-        return TransformerHead(width, self.layers, heads_of(width, self.heads))
+        width = self._inner_width(width)
+        if self.sim_header == "LSTM":
+            return LSTMHead(width, self.axes)
+        return TransformerHead(width, self.layers, heads_of(width, self.heads), self.axes)
 
     def _step_loss(self, step: Step) -> Tensor:
         scores = self._scores(step.frames, step.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, TextClassifier, option
+from ._axes import Axes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._pairs import PairTextHead
@@ -32,8 +34,17 @@ class DifferenceBlock(nn.Module):
         released_mask: let the difference behind the last frame of a padded clip count.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, temporal_proj: str, released_mask: bool = False):
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        temporal_proj: str,
+        released_mask: bool = False,
+        axes: Tensor | None = None,
+    ):
         super().__init__()
+        self.axes = Axes(axes)
         self.temporal_proj, self.released_mask = temporal_proj, released_mask
         self.frame_position_embeddings = positions_table(width)
         self.type_position_embeddings = nn.Embedding(2, width)
@@ -47,9 +58,9 @@ class DifferenceBlock(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) and (B, T) -> (B, D) unit."""
-        tokens, there = self.tokens(frames, mask)
+        tokens, there = self.tokens(self.axes.enter(frames), mask)
         read = self.transformerClip(tokens + self.added(frames.shape[1]), there)[:, ::2]
-        return average_of_unit(read + frames, mask)
+        return average_of_unit(self.axes.replaced(frames, read) + frames, mask)
 
     def tokens(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """f_1 d_1 f_2 d_2 ... f_T, (B, 2T - 1, D), and which of them are there."""
@@ -104,8 +115,8 @@ class AlignmentBlock(nn.Module):
         return F.normalize(F.normalize(beside, dim=-1).mean(dim=1), dim=-1)
 
     def of_clips(self, frames: Tensor, mask: Tensor, differences: DifferenceBlock) -> Tensor:
-        """(B, D) unit."""
-        return self.align(*self.further(frames, mask, differences))
+        """(B, W) unit."""
+        return self.align(*self.further(differences.axes.enter(frames), mask, differences))
 
     def further(self, frames: Tensor, mask: Tensor, differences: DifferenceBlock) -> tuple[Tensor, Tensor]:
         """The frames, and behind them every other one read once more, (B, T + ceil(T / 2), D), and which are there."""
@@ -126,7 +137,7 @@ class Clip2VideoNetwork(nn.Module):
     def __init__(self, difference: DifferenceBlock, alignment: AlignmentBlock):
         super().__init__()
         self.difference, self.alignment = difference, alignment
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=difference.axes.gain))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -168,6 +179,7 @@ class Clip2video(PairTextHead):
     places: ClassVar[int] = POSITIONS
     reads_tokens: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*PairTextHead.state, "tokens", "token_mask")
+    on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
     temporal_proj: str = option(
@@ -183,8 +195,9 @@ class Clip2video(PairTextHead):
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
 
     def _network(self, width: int) -> nn.Module:
+        width = self._inner_width(width)
         heads = heads_of(width, self.heads)
-        difference = DifferenceBlock(width, self.layers, heads, self.temporal_proj, self.released_mask)
+        difference = DifferenceBlock(width, self.layers, heads, self.temporal_proj, self.released_mask, self.axes)
         return Clip2VideoNetwork(difference, AlignmentBlock(width, self.centers, heads, self.center_proj))
 
     def _prepare(self, network: Clip2VideoNetwork, backbone, classifier, resources) -> list[str]:
@@ -195,11 +208,15 @@ class Clip2video(PairTextHead):
         difference, alignment = network.difference, network.alignment
         further = [getattr(difference, "frame2t_attention", None), getattr(alignment, "actionClip", None)]
         lists = [difference.transformerClip.resblocks, *(each.resblocks for each in further if each is not None)]
-        note = take_text_blocks(backbone, lists, difference.frame_position_embeddings)
+        note = take_text_blocks(backbone, lists, difference.frame_position_embeddings, self.axes)
         if "random" not in note:
             with torch.no_grad():
                 difference.type_position_embeddings.weight.copy_(text_positions(backbone)[:2])
         return [note]
+
+    def _texts_seen(self, backbone, classifier: TextClassifier) -> Tensor:
+        tokens, mask = token_features(backbone, class_texts(classifier, self.class_names_))
+        return torch.cat([super()._texts_seen(backbone, classifier), tokens[mask].to(self.text)])
 
     def _read_texts(self, backbone, classifier: TextClassifier) -> None:
         tokens, mask = token_features(backbone, class_texts(classifier, self.class_names_))
@@ -238,4 +255,6 @@ class Clip2video(PairTextHead):
         return [difference(frames, mask), alignment.of_clips(frames, mask, difference)]
 
     def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
-        return [sentences.whole, self._net.alignment.align(sentences.tokens, sentences.words)]
+        network = self._net
+        tokens = network.difference.axes.enter(sentences.tokens)
+        return [sentences.whole, network.alignment.align(tokens, sentences.words)]

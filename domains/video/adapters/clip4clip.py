@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, option
+from ._axes import Axes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._pairs import PairTextHead
@@ -30,26 +32,29 @@ PAIR_TOKENS = 1 << 16
 class SequenceTransformer(nn.Module):
     """seqTransf: learned positions are added, blocks run over the frames, their input is added; then the average."""
 
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
+        self.axes = Axes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformerClip = Transformer(width, layers, heads)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        placed = frames + self.frame_position_embeddings.weight[: frames.shape[1]]
-        return average_of_unit(self.transformerClip(placed, mask) + frames, mask)
+        placed = self.axes.enter(frames) + self.frame_position_embeddings.weight[: frames.shape[1]]
+        return average_of_unit(self.axes.replaced(frames, self.transformerClip(placed, mask)) + frames, mask)
 
 
 class SequenceLSTM(nn.Module):
     """seqLSTM: one layer as wide as the frames, its input added; then the average."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, axes: Tensor | None = None):
         super().__init__()
+        self.axes = Axes(axes)
         self.lstm_visual = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        return self.averaged(self.lstm_visual(frames)[0] + frames, mask)  # frames behind the last change nothing
+        read = self.lstm_visual(self.axes.enter(frames))[0]  # frames behind the last change nothing
+        return self.averaged(self.axes.leave(read) + frames, mask)
 
     def averaged(self, frames: Tensor, mask: Tensor) -> Tensor:
         return average_of_unit(frames, mask)
@@ -58,17 +63,19 @@ class SequenceLSTM(nn.Module):
 class TightTransformer(nn.Module):
     """tightTransf: blocks over the text and the frames together, a pooler on the text's place, a number per pair."""
 
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
+        self.axes = Axes(axes)
         self.position_embeddings = positions_table(width)
         self.transformer = Transformer(width, layers, heads)
         self.ln_pool = nn.LayerNorm(width, eps=1e-12)
         self.dense, self.activation = nn.Linear(width, width), QuickGELU()
         self.similarity_dense = nn.Linear(width, 1)
-        self.apply(as_clip4clip_starts)
+        self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
 
     def forward(self, frames: Tensor, mask: Tensor, text: Tensor) -> Tensor:
         """(B, T, D), (B, T) and texts (C, D) -> (B, C) logits."""
+        frames, text = self.axes.enter(frames), self.axes.enter(text)
         each = text[:, None, None].expand(-1, len(frames), 1, -1)  # (C, B, 1, D)
         pairs = torch.cat([each, frames.expand(len(text), -1, -1, -1)], dim=2).flatten(0, 1)  # (C * B, 1 + T, D)
         there = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1).repeat(len(text), 1)
@@ -111,6 +118,7 @@ class Clip4clip(PairTextHead):
         "against the modules, written directly"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
+    on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
     sim_header: str = option("seqTransf", "how frames are read", choices=("seqTransf", "seqLSTM", "tightTransf"))
@@ -123,10 +131,11 @@ class Clip4clip(PairTextHead):
         return {"seqTransf": POSITIONS, "tightTransf": POSITIONS - 1}.get(self.sim_header)
 
     def _network(self, width: int) -> nn.Module:
+        width = self._inner_width(width)
         if self.sim_header == "seqLSTM":
-            return SequenceLSTM(width)
+            return SequenceLSTM(width, self.axes)
         kind = SequenceTransformer if self.sim_header == "seqTransf" else TightTransformer
-        return kind(width, self.layers, heads_of(width, self.heads))
+        return kind(width, self.layers, heads_of(width, self.heads), self.axes)
 
     def _start(self, network: nn.Module, backbone: Backbone | None) -> list[str]:
         if self.sim_header == "seqLSTM":
@@ -135,7 +144,7 @@ class Clip4clip(PairTextHead):
             blocks, places = network.transformerClip.resblocks, network.frame_position_embeddings
         else:
             blocks, places = network.transformer.resblocks, network.position_embeddings
-        return [take_text_blocks(backbone, [blocks], places)]
+        return [take_text_blocks(backbone, [blocks], places, self.axes)]
 
     def _step_loss(self, step: Step) -> Tensor:
         if self.multilabel_:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....core.contracts import Backbone, FitReport, TextClassifier, option
 from ....core.errors import ConfigError
 from ....core.prompts import Layout, encode_in_chunks, spoken
+from ._axes import Axes
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, heads_of, positions_table
@@ -23,15 +24,16 @@ TABLE_STD = 0.01
 class TemporalModelling(nn.Module):
     """Positions are added, blocks run over the frames, their mean is the video feature."""
 
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
+        self.axes = Axes(axes)
         self.temporalEmbedding = positions_table(width)
         self.temporalModelling = Transformer(width, layers, heads, eps=1e-5)
         nn.init.normal_(self.temporalEmbedding.weight, std=TABLE_STD)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        placed = frames + self.temporalEmbedding.weight[: frames.shape[1]]
-        return masked_mean(self.temporalModelling(placed, mask), mask)
+        placed = self.axes.enter(frames) + self.temporalEmbedding.weight[: frames.shape[1]]
+        return masked_mean(self.axes.replaced(frames, self.temporalModelling(placed, mask)), mask)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class EfficientPrompt(TextHead):
     multilabel: ClassVar[bool] = False
     places: ClassVar[int] = POSITIONS
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "table")
+    on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"batch_size": 64, "lr": 1e-4}
 
     weight_decay: float = 0.01
@@ -122,7 +125,8 @@ class EfficientPrompt(TextHead):
     contrast: int = option(400, "classes among which a step chooses, unless its batch has more", low=1, high=1_048_576)
 
     def _network(self, width: int) -> nn.Module:
-        return TemporalModelling(width, self.layers, heads_of(width, self.heads))
+        width = self._inner_width(width)
+        return TemporalModelling(width, self.layers, heads_of(width, self.heads), self.axes)
 
     def _frame(self, classifier: TextClassifier) -> None:
         super()._frame(classifier)
