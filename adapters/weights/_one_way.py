@@ -12,6 +12,7 @@ class OneWay:
 
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None
+    teacher: ClassVar[tuple[str, ...]] = ()
     training: ClassVar[None] = None
     ema: ClassVar[None] = None
     select: ClassVar[str] = "last"

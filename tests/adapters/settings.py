@@ -45,9 +45,10 @@ LENGTH = {"n_ctx": between("n_ctx", 2, 3, ctx_init=None)}
 
 
 def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Of towers: another loss than their own, its options, and epochs that go on to a better one."""
+    """Of towers: another loss than their own, its options, a teacher of it, and epochs that go on to a better one."""
     return {
         "loss": between("loss", own, other),
+        "teacher": between("teacher", (), ("embedded",), **{**patience, "loss": "distill", "epochs": 2}),
         "training": between("training", None, {"optimizer": "adam", "eps": 1e-2}),
         "loss_options": between("loss_options", None, {own: {"label_smoothing": 0.5}}, loss=own),
         "patience": between("patience", None, 1, select="best_val", **patience),
