@@ -18,6 +18,7 @@ from toy_pairs import ToyPairs
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.losses.protoclip import Protoclip
+from vladapt.core.registry import loss_class
 from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
 from vladapt.core.training import optimizer, sharding
 from vladapt.core.training import train as trainings
@@ -63,7 +64,8 @@ def difference(spec: str, job: dict) -> dict:
 def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     gathered: list[int] = []
     backbone, facts = load_backbone(spec, device="cpu"), []
-    teachers = [a_little_larger(spec)] if job.get("teacher") else []
+    taught = job.get("teacher") and any(loss_class(name).teacher == "frozen" for name in job["losses"])
+    teachers = [a_little_larger(spec)] if taught else []
     original = trainings.parallel
 
     def watched(model, settings):
