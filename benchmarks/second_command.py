@@ -29,7 +29,9 @@ from vladapt.core.data.verify import FileHashes, drop_unreadable
 from vladapt.core.features.store import FeatureStore
 from vladapt.core.features.table import Request, Table
 
-BACKBONE = SimpleNamespace(fingerprint="drawn features", embed_dim=64, device=torch.device("cpu"))
+BACKBONE = SimpleNamespace(
+    fingerprint="drawn features", embed_dim=64, joint=None, of_parts=False, device=torch.device("cpu")
+)
 TRANSFORM = SimpleNamespace(spec={"resize": 32})
 AT_ONCE = 1024
 
