@@ -13,13 +13,14 @@ its last frame ("last"), or its frames are repeated in order where the rule divi
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
 LOOP, LAST = "loop", "last"
 DENSE_REACH, TARGET_RATE = 64, 30.0
 """Frames of a stretch of `dense`, and frames per second of PySlowFast's models."""
-Positions = np.ndarray
+Positions: TypeAlias = np.ndarray
 """(k,) int64, each in 0..n - 1."""
 
 
