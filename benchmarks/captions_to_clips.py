@@ -37,6 +37,7 @@ from vladapt.domains.video.adapters._text_tokens import token_features
 from vladapt.domains.video.drawn_clips import COLOURS, MOTIONS, SHAPES, object_of
 
 BASELINE = "mean-pool"
+ORDER, OBJECT, ONE_FRAME = QUESTIONS = ("order", "object", "one frame")
 HEADS = (BASELINE, "clip4clip", "clip2video:epochs=30", "mug")
 AXES, PAIRS_OF_MOTIONS = 128, 2
 FRAMES, NOISE, COUNTS = 8, 1.0, (240, 100)
@@ -47,12 +48,12 @@ class Captioned:
     """Clips with one sentence each, as their frames: the pairs that a head learns from, or those that test it.
 
     Args:
-        parts: (N, T, D). said: N sentences.
+        parts: (N, T, D). sentences: N.
         shows: of each clip the object; `moves` the motion, "" for none.
     """
 
     parts: Tensor
-    said: Sequence[str]
+    sentences: Sequence[str]
     shows: Sequence[tuple[str, str]]
     moves: Sequence[str]
 
@@ -61,13 +62,13 @@ class Captioned:
     columns: ClassVar = {}
 
     def __len__(self) -> int:
-        return len(self.said)
+        return len(self.sentences)
 
     def name(self, row: int) -> str:
         return f"clip {row}"
 
     def text(self, kind: str, row: int, epoch: int) -> str:
-        return self.said[row]
+        return self.sentences[row]
 
     def image_id(self, row: int) -> int:
         return row
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64, help="clips of each motion to learn from")
     given = parser.parse_args()
     backbone, sets = moving(given, load_backbone("embedded", device="cpu"))
-    print_table(backbone, {"order": sets, "one frame": deciding(backbone)}, given.names or HEADS, given.seeds)
+    print_table(backbone, (sets, deciding(backbone)), given.names or HEADS, given.seeds)
 
 
 def moving(given, backbone) -> tuple[Narrowed, tuple[Captioned, Captioned]]:
@@ -102,17 +103,17 @@ def moving(given, backbone) -> tuple[Narrowed, tuple[Captioned, Captioned]]:
         rows = [row for row in range(len(clips)) if int(clips.labels[row]) < 2 * PAIRS_OF_MOTIONS]
         moves = [MOTIONS[int(clips.labels[row])] for row in rows]
         shows = [object_of(int(clips.labels[row]) // 2, first + row % count) for row in rows]
-        said = [f"a {colour} {shape} is {motion}" for (colour, shape), motion in zip(shows, moves)]
-        sets.append(Captioned(clips.parts[rows] @ narrowed.axes.T, said, shows, moves))
+        sentences = [f"a {colour} {shape} is {motion}" for (colour, shape), motion in zip(shows, moves)]
+        sets.append(Captioned(clips.parts[rows] @ narrowed.axes.T, sentences, shows, moves))
     return narrowed, (sets[0], sets[1])
 
 
 def deciding(backbone) -> tuple[Captioned, Captioned]:
     """Clips of which one frame shows what is said."""
     objects = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    said = [f"a {colour} {shape} for a moment" for colour, shape in objects]
-    tokens, words = token_features(backbone, said)
-    of_words = [F.normalize(tokens[row][words[row]], dim=-1) for row in range(len(said))]
+    sentences = [f"a {colour} {shape} for a moment" for colour, shape in objects]
+    tokens, words = token_features(backbone, sentences)
+    of_words = [F.normalize(tokens[row][words[row]], dim=-1) for row in range(len(sentences))]
     shown = F.normalize(torch.stack([words_of[1] + words_of[2] for words_of in of_words]), dim=-1)  # colour and shape
     generator = torch.Generator().manual_seed(0)
     width = shown.shape[1]
@@ -124,40 +125,37 @@ def deciding(backbone) -> tuple[Captioned, Captioned]:
         place = torch.randint(FRAMES, (count,), generator=generator)
         parts[torch.arange(count), place] += shown[chosen] - ground
         shows = [objects[row] for row in chosen.tolist()]
-        sets.append(Captioned(parts, [said[row] for row in chosen.tolist()], shows, [""] * count))
+        sets.append(Captioned(parts, [sentences[row] for row in chosen.tolist()], shows, [""] * count))
     return sets[0], sets[1]
 
 
-def print_table(backbone, sets: dict[str, tuple[Captioned, Captioned]], names: Sequence[str], seeds: int) -> None:
+def print_table(backbone, sets: Sequence[tuple[Captioned, Captioned]], names: Sequence[str], seeds: int) -> None:
     """A row per head; see above."""
-    asked = [question for task in sets for question in (("order", "object") if task == "order" else (task,))]
-    print(f"| head | {' | '.join(asked)} | CPU seconds to fit |\n|---|{'---:|' * (len(asked) + 1)}")
+    print(f"| head | {' | '.join(QUESTIONS)} | CPU seconds to fit |\n|---|{'---:|' * (len(QUESTIONS) + 1)}")
     base: dict[tuple[str, int], Tensor] = {}
-    for told in names:
-        cells, started = [], time.process_time()
-        seconds = 0.0
+    for name in names:
+        cells, seconds = [], 0.0
         answers: dict[tuple[str, int], Tensor] = {}
-        for task, (learned, test) in sets.items():
+        for learned, test in sets:
             for seed in range(1, seeds + 1):
-                adapter, started = head(told), time.process_time()
+                adapter, started = head(name), time.process_time()
                 adapter.fit_pairs(learned, backbone, features=learned.features, seed=seed)
                 seconds += time.process_time() - started
-                for question, right in answered(adapter, backbone, test).items():
-                    answers[question if task == "order" else task, seed] = right
+                answers |= {(question, seed): right for question, right in answered(adapter, backbone, test).items()}
         base = base or answers
-        for question in asked:
+        for question in QUESTIONS:
             rows = [answers[question, seed] for seed in range(1, seeds + 1)]
             signs = [beyond(rows[seed - 1] - base[question, seed]) for seed in range(1, seeds + 1)]
             mark = "".join(f" ({sign}{signs.count(sign)})" for sign in "+-" if sign in signs)
             cells.append(f"{torch.stack(rows).mean():.1%}{mark}")
-        print(f"| `{told}` | {' | '.join(cells)} | {seconds / seeds:.0f} |", flush=True)
+        print(f"| `{name}` | {' | '.join(cells)} | {seconds / seeds:.0f} |", flush=True)
 
 
 @torch.no_grad()
 def answered(adapter, backbone, test: Captioned) -> dict[str, Tensor]:
     """Question -> (N,) how often each clip is right; a half where two score alike. Clips of `order` come with their
     reverses, as the second half: their answers are those of both, (N / 2,)."""
-    scores = adapter.pair_scores(backbone, test.parts, test.mask, list(test.said))  # (N clips, N sentences)
+    scores = adapter.pair_scores(backbone, test.parts, test.mask, list(test.sentences))  # (N clips, N sentences)
     count = len(test)
     own = scores.diagonal()
     others = [
@@ -166,11 +164,11 @@ def answered(adapter, backbone, test: Captioned) -> dict[str, Tensor]:
     ]
     of_objects = torch.stack([higher(own[k], scores[others[k], k]).mean() for k in range(count)])
     if not any(test.moves):
-        return {"object": of_objects}
+        return {ONE_FRAME: of_objects}
     half = count // 2
     reverse = (torch.arange(count) + half) % count
     of_order = higher(own, scores[reverse, torch.arange(count)])
-    return {name: (rows[:half] + rows[half:]) / 2 for name, rows in (("order", of_order), ("object", of_objects))}
+    return {name: (rows[:half] + rows[half:]) / 2 for name, rows in ((ORDER, of_order), (OBJECT, of_objects))}
 
 
 def higher(own: Tensor, other: Tensor) -> Tensor:

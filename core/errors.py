@@ -84,8 +84,8 @@ class Stopped(VladaptError):
         self.further = further
 
     def told(self, arguments: list[str]) -> int:
-        given = {argument.partition("=")[0] for argument in arguments}
-        words = [word for flag, value in self.further.items() if flag not in given for word in (flag, value) if word]
+        flags = {argument.partition("=")[0] for argument in arguments}
+        words = [word for flag, value in self.further.items() if flag not in flags for word in (flag, value) if word]
         return interrupted(f"this continues from there: {shlex.join(['vladapt', *arguments, *words])}")
 
 

@@ -39,14 +39,14 @@ def drawn(file: Path, seed: int, units: int, each: int, of_sick: bool) -> Path:
 
 def reached(side: str, units: int, each: int, assured: bool, draws: int = DRAWS) -> list[float]:
     """The true sensitivity, or specificity, of each draw's operating point."""
-    found = []
+    rates = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(draws):
             file = drawn(Path(folder) / f"{seed}.npz", seed, units, each, side == "sensitivity")
             how = {"adapter": "ridge", "shots": "all", "operating_point": f"{side}={WISHED}", "assured": assured}
             made = vladapt.fit(features=str(file), out=str(Path(folder) / "runs"), **how)
-            found.append(made.metrics["operating_point"]["points"]["sick"]["rates"][side])
-    return found
+            rates.append(made.metrics["operating_point"]["points"]["sick"]["rates"][side])
+    return rates
 
 
 def lines(data: Path) -> Iterator[str]:

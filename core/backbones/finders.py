@@ -30,18 +30,23 @@ def searched(backbone: Backbone) -> Backbone:
     return backbone if backbone.finder is None else FinderBackbone(backbone)
 
 
-class FinderBackbone(Backbone):
-    """Towers seen through the loss that they were trained by (`Loss.finds`). It encodes, and does no more."""
+class SeenTowers(Backbone):
+    """Towers seen through something that makes other vectors of what they give. It encodes, and does no more.
+
+    Args:
+        base: the towers.
+        embed_dim: of the vectors.
+        identity: what tells that something from any other.
+    """
 
     capabilities = frozenset()
 
-    def __init__(self, base: Backbone):
-        self.base, self.finder = base, None
+    def __init__(self, base: Backbone, embed_dim: int, identity: str):
+        self.base, self.embed_dim = base, embed_dim
         for name in TAKEN_OVER:
             setattr(self, name, getattr(base, name))
-        self.embed_dim = base.finder.found_dim
-        told = f"{base.fingerprint} {digest_of(weights_of_finder(base.finder))}"
-        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[: len(base.fingerprint)]
+        digest = hashlib.sha256(f"{base.fingerprint} {identity}".encode()).hexdigest()
+        self.fingerprint = digest[: len(base.fingerprint)]
 
     @property
     def model(self) -> nn.Module:
@@ -59,6 +64,13 @@ class FinderBackbone(Backbone):
 
     def token_mask(self, tokens: Tensor) -> Tensor:
         return self.base.token_mask(tokens)
+
+
+class FinderBackbone(SeenTowers):
+    """Towers seen through the loss that they were trained by (`Loss.finds`)."""
+
+    def __init__(self, base: Backbone):
+        super().__init__(base, base.finder.found_dim, digest_of(weights_of_finder(base.finder)))
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, H, W) -> (B, D) unit, whether that is asked for or not."""

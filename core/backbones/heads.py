@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
-from .finders import TAKEN_OVER, digest_of
+from .finders import SeenTowers, digest_of
 
 FAMILY = "heads"
 
 
-class HeadBackbone(Backbone):
+class HeadBackbone(SeenTowers):
     """What a run of such a head is as a backbone. It encodes, and does no more: a sample is encoded from the features
     of its parts, an image as a sample of one part.
 
@@ -32,34 +31,18 @@ class HeadBackbone(Backbone):
     """
 
     family = FAMILY
-    capabilities = frozenset()
     of_parts = True
 
     def __init__(self, base: Backbone, head: Any, spec: str | None = None):
-        self.base, self.head, self.frozen = base, head, not head.changed
-        for name in TAKEN_OVER:
-            setattr(self, name, getattr(base, name))
+        super().__init__(
+            base, head.found_dim, f"{head.name} {sorted(head.options.items())} {digest_of(_learned(head))}"
+        )
+        self.head, self.frozen = head, not head.changed
         self.spec = base.spec if spec is None else spec
-        self.embed_dim = head.found_dim
-        told = f"{base.fingerprint} {head.name} {sorted(head.options.items())} {digest_of(_learned(head))}"
-        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[: len(base.fingerprint)]
-
-    @property
-    def model(self) -> nn.Module:
-        return self.base.model
 
     @property
     def logit_scale(self) -> Tensor:
         return torch.tensor(float(self.head.logit_scale))
-
-    def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
-        return self.base.preprocess(train)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return self.base.tokenize(texts)
-
-    def token_mask(self, tokens: Tensor) -> Tensor:
-        return self.base.token_mask(tokens)
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S), or (B, T, 3, S, S) of parts -> (B, E) unit, whether that is asked for or not."""
@@ -93,10 +76,10 @@ def towers_in(backbone: Backbone) -> Backbone:
 
 def _learned(head: Adapter) -> dict[str, Tensor]:
     """All tensors that the head keeps, by name."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in head.state:
         value = getattr(head, name)
         for key, tensor in value.items() if isinstance(value, dict) else [("", value)]:
             if isinstance(tensor, Tensor):
-                found[f"{name} {key}"] = tensor.detach().cpu().contiguous()
-    return found
+                tensors[f"{name} {key}"] = tensor.detach().cpu().contiguous()
+    return tensors

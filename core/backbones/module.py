@@ -54,21 +54,21 @@ def rebuild(
     Raises:
         CapabilityError: nobody has given it in this process, or it is another.
     """
-    given = description["module"]
-    family, _, rest = given.partition(":")
-    if given not in OFFERED and (entry := catalogue.backbones().get(family)) is not None:
+    start = description["module"]
+    family, _, rest = start.partition(":")
+    if start not in OFFERED and (entry := catalogue.backbones().get(family)) is not None:
         offered(build_backbone(entry, rest))
-    if given not in OFFERED:
-        build(rest, spec=given, device=device, image_size=image_size)
-    backbone = given_again(given, device, image_size)
+    if start not in OFFERED:
+        build(rest, spec=start, device=device, image_size=image_size)
+    backbone = given_again(start, device, image_size)
     if backbone.fingerprint != description["fingerprint"]:
         raise CapabilityError(
-            f"--backbone {weights}: was trained from '{given}' ({description['fingerprint']}), which is now "
+            f"--backbone {weights}: was trained from '{start}' ({description['fingerprint']}), which is now "
             f"{backbone.fingerprint}; give the module of the training"
         )
     trunk, trained = backbone.trunk, Weights(weights)
-    backbone.trunk, backbone.given = trained.load(lambda: trunk, given, ()), given
-    backbone.spec, backbone.fingerprint = spec, fingerprint("module", given, trained.identity, backbone.transform.spec)
+    backbone.trunk, backbone.trained_from = trained.load(lambda: trunk, start, ()), start
+    backbone.spec, backbone.fingerprint = spec, fingerprint("module", start, trained.identity, backbone.transform.spec)
     return backbone
 
 
@@ -135,7 +135,7 @@ class ModuleBackbone(ImageBackbone):
     family = "module"
     source: Path | None = None
     """The file whose code made it, where the command line named one."""
-    given = ""
+    trained_from = ""
     """The spec of the module whose trained weights it has, where that is not its own."""
 
     def __init__(
@@ -159,11 +159,11 @@ class ModuleBackbone(ImageBackbone):
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"
-        self.trunk, self.given_fingerprint = trunk, self.fingerprint
+        self.trunk, self.trained_from_fingerprint = trunk, self.fingerprint
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"module": self.given or self.spec, "fingerprint": self.given_fingerprint}
+        return {"module": self.trained_from or self.spec, "fingerprint": self.trained_from_fingerprint}
 
     def build_model(self) -> nn.Module:
         return ImageModel(self.trunk)

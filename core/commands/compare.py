@@ -69,8 +69,8 @@ def compare(
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}
         skipped = {"skipped": result.skipped} if result.skipped else {}
-        told = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
-        print_json({**told, **skipped})
+        content = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
+        print_json({**content, **skipped})
         return
     if markdown:
         echo(comparison_markdown(result.summary(), result.published()))

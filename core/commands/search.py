@@ -72,9 +72,9 @@ def search(
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
     if as_json:
-        told = {**vars(result), "hits": result.rows()}
-        reranked = told.pop("reranked")
-        print_json(told if reranked is None else {**told, "reranked": vars(reranked)})
+        content = {**vars(result), "hits": result.rows()}
+        reranked = content.pop("reranked")
+        print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
         return
     show_table(hits_table(result.hits))
     if (again := result.reranked) is not None:

@@ -164,10 +164,9 @@ class Adapter(ABC):
             ConfigError: an option is given that only a fit on pairs reads.
         """
         for each in options_of(type(self)) if self.of_pairs else ():
-            given = getattr(self, each.name)
-            require(
-                each.name not in self.of_pairs or given == each.default, each.name, given, "it is for pairs; omit it"
-            )
+            if each.name in self.of_pairs:
+                value = getattr(self, each.name)
+                require(value == each.default, each.name, value, "it is for pairs; omit it")
         if support is None:
             made_by = "" if backbone is None else backbone.fingerprint
             none = torch.zeros(0, classifier.weights.shape[1], device=classifier.weights.device)

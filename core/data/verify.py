@@ -110,8 +110,10 @@ def _check(first: tuple[str, str], count: int, total: int, tolerate: float, lost
         return
     more, cure = (f", more than {100 * tolerate:g}%", ", or raise --tolerate") if lost > tolerate * total else ("", "")
     name, reason = first
-    told = f"{count} of {total} {what} cannot be read{more}; the first is {name} ({reason.removeprefix(f'{name}: ')})"
-    raise DataError(f"{told}; repair or remove them{cure if lost < total else ''}")
+    message = (
+        f"{count} of {total} {what} cannot be read{more}; the first is {name} ({reason.removeprefix(f'{name}: ')})"
+    )
+    raise DataError(f"{message}; repair or remove them{cure if lost < total else ''}")
 
 
 class _Verdicts:

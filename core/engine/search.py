@@ -162,11 +162,11 @@ def _reranked(
     candidates = opened.search(
         vector, max(asked.top, CANDIDATES if asked.candidates is None else asked.candidates), wanted
     )
-    found = time.perf_counter()
+    ranked_at = time.perf_counter()
     scores = tower.head.pair_scores(tower.base, *opened.parts(candidates), [text])[:, 0].tolist()
     order = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[: asked.top]
     hits = [replace(candidates[place], rank=rank, score=scores[place]) for rank, place in enumerate(order, start=1)]
-    took = [round(1000 * seconds, 3) for seconds in (found - started, time.perf_counter() - found)]
+    took = [round(1000 * seconds, 3) for seconds in (ranked_at - started, time.perf_counter() - ranked_at)]
     return hits, Reranked(tower.head.name, len(candidates), *took)
 
 

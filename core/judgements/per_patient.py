@@ -214,8 +214,8 @@ class PerPatient(Judgement):
             scores |= label_answer_metrics(answers, labels)
             intervals |= label_answer_intervals(answers, labels, scores)
         words = patients.words(median(torch.bincount(unit).tolist()))
-        known = {key: fit.metrics[key] for key in (FindingScores.key,) if key in fit.metrics}
-        of_patients = Scores(labels, None, rows, {"adapted": scores, "zero_shot": None, **known})
+        finding = {key: fit.metrics[key] for key in (FindingScores.key,) if key in fit.metrics}
+        of_patients = Scores(labels, None, rows, {"adapted": scores, "zero_shot": None, **finding})
         points = _points_of(fit, of_patients, calibration)
         made = PatientScores(use.per_patient, words, units, scores, intervals, points)
         return PatientScores.from_json({**fit.metrics, **made.to_json()})

@@ -227,10 +227,10 @@ def rankings_of_scores(
         members = _members(gallery_labels, count)
     parts, rows = [], max(1, numbers_at_once // len(gallery_labels))
     for some in answerable.split(rows):
-        found = scores(some)  # (q, G)
+        of_query = scores(some)  # (q, G)
         if one_per_label:
-            found = _best_of_each(found, gallery_labels, len(labels))  # (q, labels)
-        parts.append(_ranked(found, members[where[some]]))
+            of_query = _best_of_each(of_query, gallery_labels, len(labels))  # (q, labels)
+        parts.append(_ranked(of_query, members[where[some]]))
     best, last, relevant, precision = (torch.cat(column).cpu() for column in zip(*parts))
     return Ranking(answerable.cpu(), best, last, relevant, precision)
 

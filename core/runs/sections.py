@@ -405,10 +405,11 @@ def number(value: float | None, share: bool) -> str:
 
 
 def worded(text: str, words: Mapping[str, str]) -> str:
-    """A text of ours in the words of a domain (`Domain.words`); what is quoted, and names of files, stay."""
+    """A text of ours in the words of a domain (`Domain.words`); what is quoted, names of files and the directions of
+    retrieval, as metrics have them, stay."""
     if not words:
         return text
-    known = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    nouns = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
     def of_domain(match: re.Match[str]) -> str:
         if match["word"] is None:
@@ -418,7 +419,7 @@ def worded(text: str, words: Mapping[str, str]) -> str:
         article = article[0] + article[2:] if article and word[0] not in "aeiou" else article
         return article + (word[0].upper() + word[1:] if match["word"][0].isupper() else word)
 
-    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{known}){NOT_A_SAMPLE}"
+    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?<!text to )(?P<word>{nouns}){NOT_A_SAMPLE}"
     return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
 
 

@@ -129,8 +129,8 @@ def holds_tower_weights(run: Run) -> bool:
     except UnknownNameError:
         return True
     with safe_open(str(run.adapter_path), framework="pt") as file:
-        kept = OF_HEADS if issubclass(cls, PairHead) else WIDENED
-        return cls.tower_weights or any(name.startswith(kept) for name in file.keys())  # noqa: SIM118
+        of_towers = OF_HEADS if issubclass(cls, PairHead) else WIDENED
+        return cls.tower_weights or any(name.startswith(of_towers) for name in file.keys())  # noqa: SIM118
 
 
 def _check_again(folder: Path, digest: str, upload_it: bool) -> None:

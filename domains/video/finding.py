@@ -250,8 +250,8 @@ def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
             if fits(content):
                 return _of_form(read, path, content, reading)
     elif path.name == caption_sets.MSVD_PICKLE:
-        pickled, told = f"open('{path.name}', 'rb')", f"open('{caption_sets.MSVD_JSON}', 'w')"
-        cure = f'python -c "import json, pickle; json.dump(pickle.load({pickled}), {told})"'
+        pickle, text = f"open('{path.name}', 'rb')", f"open('{caption_sets.MSVD_JSON}', 'w')"
+        cure = f'python -c "import json, pickle; json.dump(pickle.load({pickle}), {text})"'
         raise DataError(f"{path}: a pickle may run any code and is not read; if you trust it, make JSON of it: {cure}")
     elif suffix not in TABLES:
         raise DataError(f"{path}: not a known kind of list; give {WHAT_IS_READ}")

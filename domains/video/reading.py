@@ -92,8 +92,8 @@ class Reading(contracts.Reading):
 
     def need_whole_frames(self, who: str) -> None:
         """Raise the ConfigError of an option that takes parts of frames alone."""
-        given = {"crops": self.crops, "centre-share": self.centre_share}
-        for name, value in given.items():
+        cuts = {"crops": self.crops, "centre-share": self.centre_share}
+        for name, value in cuts.items():
             if value != 1:
                 raise ConfigError(f"--{name} {value}: {who} whole frames; omit it")
 

@@ -232,12 +232,12 @@ def _packets(container: Any, streams: Sequence[Any]) -> tuple[dict[int, _Packets
     for packet in container.demux():
         if packet.size and packet.dts is not None:
             end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
-        found = packets.get(packet.stream_index)
-        if found is None or not packet.size or packet.is_discard:
+        of_stream = packets.get(packet.stream_index)
+        if of_stream is None or not packet.size or packet.is_discard:
             continue
-        found.pts.append(UNTIMED if packet.pts is None else packet.pts)
-        found.keys.append(packet.is_keyframe)
-        found.last = max(found.last, -1 if packet.dts is None else packet.dts)
+        of_stream.pts.append(UNTIMED if packet.pts is None else packet.pts)
+        of_stream.keys.append(packet.is_keyframe)
+        of_stream.last = max(of_stream.last, -1 if packet.dts is None else packet.dts)
     return packets, end
 
 

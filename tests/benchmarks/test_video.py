@@ -102,17 +102,17 @@ def test_captions_to_clips_asks_what_only_the_order_or_one_frame_tells(monkeypat
     frames = torch.randn(4, 8, 24, generator=torch.Generator().manual_seed(0))
     objects = [("red", "disc"), ("blue", "star"), ("red", "star"), ("blue", "disc")] * 2
     moves = ["moving left"] * 4 + ["moving right"] * 4
-    said = [f"a {colour} {shape} is {motion}" for (colour, shape), motion in zip(objects, moves)]
-    moving = script.Captioned(torch.cat([frames, frames.flip(1)]), said, objects, moves)
+    sentences = [f"a {colour} {shape} is {motion}" for (colour, shape), motion in zip(objects, moves)]
+    moving = script.Captioned(torch.cat([frames, frames.flip(1)]), sentences, objects, moves)
     rows = {}
-    for told in ("mean-pool:epochs=2", "clip4clip:epochs=60,layers=1,lr=0.01"):
-        adapter = script.head(told)
+    for name in ("mean-pool:epochs=2", "clip4clip:epochs=60,layers=1,lr=0.01"):
+        adapter = script.head(name)
         adapter.fit_pairs(moving, small_clip, features=moving.features, seed=1)
-        rows[told[:4]] = script.answered(adapter, small_clip, moving)
+        rows[name[:4]] = script.answered(adapter, small_clip, moving)
     assert rows["mean"]["order"].tolist() == [0.5] * 4 and rows["clip"]["order"].mean() > 0.5
     assert len(rows["mean"]["object"]) == 4
     assert [script.beyond(torch.tensor(rows)) for rows in ([0.1, 0.2], [-0.1, -0.2], [-0.1, 0.2])] == ["+", "-", ""]
-    sets = {"order": (moving, moving), "one frame": (learned, test)}
+    sets = [(moving, moving), (learned, test)]
     script.print_table(small_clip, sets, ("mean-pool:epochs=1", "mug:epochs=1"), seeds=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| head | order | object | one frame | CPU seconds to fit |" and len(lines) == 4

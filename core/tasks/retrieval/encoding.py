@@ -194,13 +194,13 @@ def parts_of(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEn
         CapabilityError: images have no parts. DataError: over 5 % of the images cannot be read.
     """
     listed = distinct_images(pairs)
-    found = _stored(backbone, pairs, listed, options, parts=True)
-    check_skipped(found.skipped, len(listed), options.tolerate)
-    adapter.check_parts(found.features)
-    features, row_of = found.features.with_parts(), {item.id: row for row, item in enumerate(found.items)}
+    extraction = _stored(backbone, pairs, listed, options, parts=True)
+    check_skipped(extraction.skipped, len(listed), options.tolerate)
+    adapter.check_parts(extraction.features)
+    features, row_of = extraction.features.with_parts(), {item.id: row for row, item in enumerate(extraction.items)}
     image_of = {pair.id: pair.image for _, pair in listed}
     return PairParts(
-        features.parts, features.parts_mask, {image_of[name]: row for name, row in row_of.items()}, found.skipped
+        features.parts, features.parts_mask, {image_of[name]: row for name, row in row_of.items()}, extraction.skipped
     )
 
 
@@ -282,11 +282,11 @@ def _images_by_head(
     for start in range(0, len(listed), SAMPLES_AT_ONCE):
         some = listed[start : start + SAMPLES_AT_ONCE]
         place_of = {pair.id: start + place for place, (_, pair) in enumerate(some)}
-        found = _stored(base, pairs, some, options, parts=True)
-        failed.update({place_of[name]: reason for name, reason in found.skipped})
-        if not found.items:
+        extraction = _stored(base, pairs, some, options, parts=True)
+        failed.update({place_of[name]: reason for name, reason in extraction.skipped})
+        if not extraction.items:
             continue
-        places, features = [place_of[item.id] for item in found.items], found.features.with_parts()
+        places, features = [place_of[item.id] for item in extraction.items], extraction.features.with_parts()
         vectors[places] = head.sample_vectors(features.parts, features.parts_mask)
         if table is not None:
             table[places] = head.pair_scores(base, features.parts, features.parts_mask, texts)

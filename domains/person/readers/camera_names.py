@@ -79,10 +79,10 @@ def person_named(name: str, schemes: Sequence[Scheme] = SCHEMES) -> Pedestrian |
     Args:
         name: its path without suffix, "/" between parts.
     """
-    found = next(((scheme, match) for scheme in schemes if (match := scheme.pattern.search(name))), None)
-    if found is None:
+    known_by = next(((scheme, match) for scheme in schemes if (match := scheme.pattern.search(name))), None)
+    if known_by is None:
         return None
-    scheme, named = found[0], found[1].groupdict()
+    scheme, named = known_by[0], known_by[1].groupdict()
     if scheme.junk and "-" in named["identity"]:
         return JUNK
     identity = named["identity"] if "_" in named["identity"] else str(int(named["identity"]))
@@ -93,8 +93,8 @@ def person_named(name: str, schemes: Sequence[Scheme] = SCHEMES) -> Pedestrian |
 
 def camera_in(name: str) -> str:
     """What may be the camera in a path (`0001_c2_f00066`, `cam_a/12.png`), "" where it names none."""
-    found = [letter or number for letter, number in CAMERA.findall(name)]
-    return _plain(found[-1]) if found else ""
+    cameras = [letter or number for letter, number in CAMERA.findall(name)]
+    return _plain(cameras[-1]) if cameras else ""
 
 
 def _plain(camera: str) -> str:

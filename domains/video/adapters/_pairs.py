@@ -68,8 +68,8 @@ class PairTextHead(PairHead, TextHead):
         self.changed = {}
         SimilarityObjective.check(self.loss, self.loss_options)
         for name in ("micro_batch_size", "amp"):
-            given = getattr(self, name)
-            require(self.train_towers or given is None, name, given, "it is of train_towers; omit it")
+            value = getattr(self, name)
+            require(self.train_towers or value is None, name, value, "it is of train_towers; omit it")
 
     # what a method says
 
@@ -227,10 +227,10 @@ class PairTextHead(PairHead, TextHead):
 
     def _read(self, backbone: Backbone) -> SentenceReader:
         """What reads sentences by this backbone, and remembers them."""
-        kept = getattr(self, "_reader", None)
-        if kept is None or kept.backbone is not backbone:
-            self._reader = kept = SentenceReader(backbone, self.reads_tokens, keep=not self.changed)
-        return kept
+        reader = getattr(self, "_reader", None)
+        if reader is None or reader.backbone is not backbone:
+            self._reader = reader = SentenceReader(backbone, self.reads_tokens, keep=not self.changed)
+        return reader
 
     # the fit
 
@@ -464,9 +464,9 @@ class TowersOfHead(ClipTowerAdapter):
         return {**super()._settings_of_method(epochs), **rates}
 
     def _completed(self, task: Task, base: Backbone, images: None) -> Task:
-        told = {name: value for name, value in self.loss_of_head.head.options.items() if name != "micro_batch_size"}
+        options = {name: value for name, value in self.loss_of_head.head.options.items() if name != "micro_batch_size"}
         return replace(
-            task, own={"head": self.loss_of_head}, identity={**task.identity, "head": repr(sorted(told.items()))}
+            task, own={"head": self.loss_of_head}, identity={**task.identity, "head": repr(sorted(options.items()))}
         )
 
 
