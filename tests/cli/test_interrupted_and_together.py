@@ -34,6 +34,23 @@ main(sys.argv[1:])
 """The command line with a slow backbone, so that there is time to interrupt it."""
 
 
+HELD = """
+import sys, time
+from vladapt.cli import main
+from vladapt.core.engine import compare
+
+add = compare._Rows.add
+
+def hold(rows, *arguments):
+    add(rows, *arguments)
+    if len(rows.done) == 3:
+        time.sleep(600)
+
+compare._Rows.add = hold
+main(sys.argv[1:])
+"""
+"""The command line with a comparison that waits after three rows."""
+
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
@@ -106,17 +123,17 @@ def test_a_stopped_comparison_keeps_its_rows_and_says_the_command_that_continues
 ):
     base = ["compare", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(colours), *out]
     base += ["--adapters", "nearest-mean,tip-adapter", "--shots", "1,2", "--seeds", "1,2,3"]
-    process = start(["-m", "vladapt", *base], env=environment, cwd=tmp_path)
+    process = start(["-c", HELD, *base], env=environment, cwd=tmp_path)
 
     def table() -> Path | None:
         return next(tmp_path.glob("*/compare.csv" if out else "runs/*/compare.csv"), None)
 
-    wait_for(lambda: table() and len(table().read_text().splitlines()) > 2, process)
+    wait_for(lambda: table() and len(table().read_text().splitlines()) > 3, process)
     process.send_signal(number)
     printed, err = process.communicate()
     assert process.returncode == 1 and printed == "" and "Traceback" not in err, err
     kept = json.loads(table().with_name("compare.json").read_text())["rows"]
-    assert 2 <= len(kept) == len(table().read_text().splitlines()) - 1 < 12
+    assert len(kept) == len(table().read_text().splitlines()) - 1 == 3
     told, _, command = err.strip().splitlines()[-1].partition("this continues from there: ")
     assert told == "vladapt: stopped; what was computed is kept, and "
     words = shlex.split(command)
