@@ -175,7 +175,14 @@ class TowerAdapter(Augmented):
 
     def check_towers(self, backbone: Backbone) -> None:
         super().check_towers(backbone)
-        load_teachers(self.teacher, backbone)  # those that cannot be are refused before anything is computed
+        self._teachers_for(backbone)  # those that cannot be are refused before anything is computed
+
+    def _teachers_for(self, backbone: Backbone) -> list[Backbone]:
+        """The frozen teachers of towers, loaded once until they are trained."""
+        held = getattr(self, "_teachers", None)
+        if held is None or held[0] is not backbone:
+            self._teachers = held = backbone, load_teachers(self.teacher, backbone)
+        return held[1]
 
     @staticmethod
     def _digest(value: Any) -> str:
@@ -327,12 +334,13 @@ class TowerAdapter(Augmented):
 
         task = replace(
             task,
-            teachers=load_teachers(self.teacher, backbone),
+            teachers=self._teachers_for(backbone),
             start=backbone,
             select=choose,
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "backbone": backbone.fingerprint},
         )
+        self._teachers = None
         done, settings = self._train_in_place(towers, task, place, epochs=epochs, steps=steps, seed=seed)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)

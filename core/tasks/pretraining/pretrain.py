@@ -128,14 +128,14 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         return _result(folder.model, *done, finished_before=True) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
-    load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
+    teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
     splits = read_pair_splits(plan.data, *asked, reporter.info, plan.settings.tolerate)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")
-    trained = _train(plan, backbone, splits, measures, folder, resume, reporter)
+    trained = _train(plan, backbone, teachers, splits, measures, folder, resume, reporter)
     after = measures.take("after")
     if not is_main():
         return None
@@ -149,14 +149,16 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resume: bool, reporter) -> Trained:
+def _train(
+    plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures, folder, resume: bool, reporter
+) -> Trained:
     settings = plan.settings
     source = splits.source(CaptionSampler(mode=settings.captions, seed=settings.seed))
     task = Task(
         source=source,
         losses=plan.losses,
         loss_options=plan.loss_options,
-        teachers=load_teachers(plan.teachers, backbone),
+        teachers=teachers,
         validate=measures.validate if splits.val is not None else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )

@@ -145,3 +145,15 @@ def test_a_method_learns_from_the_teachers_that_are_named(small_clip, small_clip
         first[teacher] = report.history[0]["teach-text.distill"]
     assert first[()] == pytest.approx(first[small_clip_spec], abs=1e-6)
     assert len({round(value, 5) for value in first.values()}) == 3
+
+
+def test_a_teacher_is_loaded_once(small_clip, small_clip_spec, monkeypatch):
+    from vladapt.core.training import teachers as loading
+
+    loads, load = [], loading.load_backbone
+    monkeypatch.setattr(loading, "load_backbone", lambda spec, **how: loads.append(spec) or load(spec, **how))
+    adapter = build_adapter("full", loss="teach-text", teacher=small_clip_spec, epochs=1, batch_size=6)
+    for _ in range(2):
+        adapter.check_towers(small_clip)
+    adapter.fit_pairs(ToyPairs(6), small_clip, view=lambda decoded, seed: pixels_of(decoded, seed))
+    assert loads == [small_clip_spec]
