@@ -340,7 +340,7 @@ class TowerAdapter(Augmented):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "backbone": backbone.fingerprint},
         )
-        self._teachers = None
+        del self._teachers  # the training has them
         done, settings = self._train_in_place(towers, task, place, epochs=epochs, steps=steps, seed=seed)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
