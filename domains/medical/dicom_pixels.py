@@ -57,7 +57,7 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
     """
     path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
     stored, data_set = _stored_frame(path, frame, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-    if is_preset(window) and not _in_hounsfield(data_set):
+    if window is not None and is_preset(window) and not _in_hounsfield(data_set):
         raise not_in_hounsfield(path, window, read_header(path).modality)
     try:
         if stored.ndim == 3:

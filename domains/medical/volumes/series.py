@@ -54,9 +54,9 @@ class Slice:
         frame: of the file, from 0.
         series: hash of its series' UID.
         size: (rows, columns).
-        orientation: (6,) unit vectors along a row and along a column; None where the header has none.
-        position: (3,) the centre of the first pixel; None likewise.
-        spacing: (between rows, between columns) in millimetres; None likewise.
+        orientation: (6,) unit vectors along a row and along a column; empty where the header has none.
+        position: (3,) the centre of the first pixel; empty likewise.
+        spacing: (between rows, between columns) in millimetres; empty likewise.
         thickness: in millimetres.
     """
 
@@ -64,9 +64,9 @@ class Slice:
     frame: int
     series: str
     size: tuple[int, int]
-    orientation: tuple[float, ...] | None
-    position: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    spacing: tuple[float, ...]
     thickness: float
 
     @property
@@ -147,7 +147,7 @@ def ordered(files: Iterable[Path]) -> tuple[list[Slice], np.ndarray]:
         raise DataError("none of the files of the series has pixels; give those of a series of images")
     place = slices[0].path.parent
     _check_one(place, Counter(each.series for each in slices))
-    lacking = next((each for each in slices if None in (each.orientation, each.position, each.spacing)), None)
+    lacking = next((each for each in slices if () in (each.orientation, each.position, each.spacing)), None)
     if lacking is not None:
         raise DataError(
             f"{lacking.path}: its header gives no position in space, so it is no slice of a volume; read its images "
@@ -270,7 +270,7 @@ def _slice(path: Path, frame: int, frames: int, data_set: Dataset) -> Slice:
     )
 
 
-def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
-    """So many finite numbers, or None."""
+def _numbers(values: Any, count: int) -> tuple[float, ...]:
+    """So many finite numbers, or none."""
     numbers = tuple(float(value) for value in values or ())
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
