@@ -250,7 +250,7 @@ def slices_of(path: Path) -> tuple[Slice, ...]:
 
 
 def _slice(path: Path, frame: int, frames: int, data_set: Dataset) -> Slice:
-    series = hashlib.sha256(str(data_set.get("SeriesInstanceUID") or "").encode()).hexdigest()[:16]
+    series = named_uid(data_set.get("SeriesInstanceUID"))
     per_frame = data_set.get("PerFrameFunctionalGroupsSequence") or []
     groups = [*(data_set.get("SharedFunctionalGroupsSequence") or []), *per_frame[frame : frame + 1]]
     own: dict[str, Any] = {k: data_set.get(k) for keywords in MACROS.values() for k in keywords} if frames == 1 else {}
@@ -268,6 +268,11 @@ def _slice(path: Path, frame: int, frames: int, data_set: Dataset) -> Slice:
         _numbers(own.get("PixelSpacing"), 2),
         float(own.get("SliceThickness") or 1.0),
     )
+
+
+def named_uid(uid: Any) -> str:
+    """How a series is named: UIDs hold dates and numbers of scanners, and lead to patients."""
+    return hashlib.sha256(str(uid or "").encode()).hexdigest()[:16]
 
 
 def _numbers(values: Any, count: int) -> tuple[float, ...]:
