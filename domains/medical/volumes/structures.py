@@ -1,5 +1,5 @@
-"""Structures drawn on a DICOM series, in its geometry: of a segmentation object (SEG) by highdicom, of contours (RTSTRUCT)
-by OpenCV's polygons. Label files beside a volume are read as volumes are.
+"""Structures drawn on a DICOM series, in its geometry: of a segmentation object (SEG) by highdicom, of contours
+(RTSTRUCT) by OpenCV's polygons. Label files beside a volume are read as volumes are.
 
 Contours of a structure in one slice are filled by the even-odd rule, so that one inside another is a hole. Structures
 may overlap, as a target lies in its organ: each is a channel of its own.
