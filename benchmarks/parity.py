@@ -60,7 +60,7 @@ ROOMS = {
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
-    "Medicine": (radiographs,),
+    "Medical images": (radiographs,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",
