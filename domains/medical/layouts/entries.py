@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +57,12 @@ def numbers(row: Row, *columns: str) -> list[float]:
         DataError: one of them is none.
     """
     try:
-        return [float(row.text(column)) for column in columns]
+        values = [float(row.text(column)) for column in columns]
     except ValueError:
-        raise DataError(f"{row.place}: {', '.join(columns)} are not numbers; correct the line") from None
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise DataError(f"{row.place}: {', '.join(columns)} are not numbers; correct the line")
+    return values
 
 
 def check_columns(table: Table, *names: str) -> None:
