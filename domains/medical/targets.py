@@ -47,6 +47,6 @@ class Phrases(Target):
     def restricted(self, new: Mapping[int, int]) -> Phrases | None:
         """None where no phrase is about a finding that stays."""
         kept = [place for place, label in enumerate(self.labels) if label in new]
-        texts, boxes = (tuple(some[place] for place in kept) for some in (self.texts, self.boxes))
+        texts, boxes = tuple(self.texts[place] for place in kept), tuple(self.boxes[place] for place in kept)
         labels = tuple(new[self.labels[place]] for place in kept)
         return replace(self, texts=texts, labels=labels, boxes=boxes) if kept else None

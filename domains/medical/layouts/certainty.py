@@ -22,6 +22,8 @@ WRITTEN = {
     **dict.fromkeys(("", "nan"), UNKNOWN),
 }
 """How the tables write a finding."""
+GLORIA = {"Atelectasis": 1.0, "Edema": 1.0, "Pleural Effusion": 1.0, "Cardiomegaly": 0.0, "Consolidation": 0.0}
+"""The five of CheXpert's competition in GLoRIA (Huang et al., 2021, doi 10.1109/ICCV48922.2021.00391)."""
 POLICIES: dict[str, Callable[[str], float]] = {
     "ignore": lambda finding: UNKNOWN,
     "positive": lambda finding: 1.0,
@@ -29,8 +31,6 @@ POLICIES: dict[str, Callable[[str], float]] = {
     "gloria": lambda finding: GLORIA.get(finding, UNKNOWN),
 }
 """What an uncertain finding counts as."""
-GLORIA = {"Atelectasis": 1.0, "Edema": 1.0, "Pleural Effusion": 1.0, "Cardiomegaly": 0.0, "Consolidation": 0.0}
-"""The five of CheXpert's competition in GLoRIA (Huang et al., 2021, doi 10.1109/ICCV48922.2021.00391)."""
 BLANKS = {"unknown": UNKNOWN, "negative": 0.0}
 """What a finding counts as that is not mentioned."""
 LEAST_SHARE = {"any": 0.0, "majority": 0.5}

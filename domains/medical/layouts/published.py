@@ -47,15 +47,14 @@ class Layout:
     objects: Read | None = None
     options: tuple[str, ...] = ()
 
-    def tables_at(self, path: Path) -> tuple[Path, list[Path]] | None:
-        """The set's folder and its tables, where the path is that folder or one of the tables; None of another."""
+    def tables_at(self, path: Path) -> tuple[Path, list[Path]]:
+        """The set's folder and its tables, where the path is that folder or one of the tables; no table of another."""
         if path.is_dir():
             folder, found = path, [file for glob in self.tables for file in sorted(path.glob(glob))]
         else:
             above = next((len(Path(glob).parts) for glob in self.tables if path.match(glob)), None)
             folder, found = path if above is None else path.parents[above - 1], [] if above is None else [path]
-        found = [file for file in found if file.is_file() and set(self.columns) <= set(_header(file))]
-        return (folder, found) if found else None
+        return folder, [file for file in found if file.is_file() and set(self.columns) <= set(_header(file))]
 
 
 CERTAINTY = ("uncertain", "blank")
@@ -116,7 +115,7 @@ LAYOUTS = (
 
 def published_layout(path: Path) -> Layout | None:
     """The layout of the set that a path is the folder or a table of, or None."""
-    return next((layout for layout in LAYOUTS if layout.tables_at(path) is not None), None)
+    return next((layout for layout in LAYOUTS if layout.tables_at(path)[1]), None)
 
 
 def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainData:
