@@ -78,6 +78,16 @@ def _medical_file(file: Path) -> DomainData:
     return Medical().read(file)
 
 
+def _radiographs(file: Path) -> DomainData:
+    from vladapt.domains.medical import Medical
+    from vladapt.domains.medical.domain import Reading
+    from vladapt.domains.medical.layouts.published import published_layout, read_layout
+
+    if (layout := published_layout(file.parent)) is not None and layout.objects is not None:
+        read_layout(layout, file.parent, Reading(), "detection")
+    return Medical().read(file.parent)
+
+
 def _unlabelled(file: Path) -> DomainData:
     from vladapt.domains.medical import Medical
 
@@ -280,6 +290,7 @@ READERS = {
     "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=15),
     "nifti": Reader(valid_sets.nifti, _medical_folder),
     "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=40),
+    "radiographs": Reader(valid_sets.radiographs, _radiographs),
     "features": Reader(valid_sets.features, _features, examples=40),
     "table of pairs": Reader(valid_sets.pair_table, _pairs),
     "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
