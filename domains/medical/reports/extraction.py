@@ -1,9 +1,9 @@
 """Findings in the sentences of a report, by phrases and by NegEx with termsets for more than denial.
 
 Chapman et al., A Simple Algorithm for Identifying Negated Findings and Diseases in Discharge Summaries, 2001, doi
-10.1006/jbin.2001.1029: a term before or after a finding, in the same clause, says how it is meant. negspacy implements it
-for one kind of terms; here it runs once for each termset of `termsets.json`. The first of them that applies decides, and
-what cannot be excluded comes before what is denied, as in NegBio (Peng et al., 2018, arXiv 1712.05898).
+10.1006/jbin.2001.1029: a term before or after a finding, in the same clause, says how it is meant. negspacy implements
+it for one kind of terms; here it runs once for each termset of `termsets.json`. The first of them that applies decides,
+and what cannot be excluded comes before what is denied, as in NegBio (Peng et al., 2018, arXiv 1712.05898).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ....core.runtime.process import need_package
+from ....core.runtime import need_package
 from .records import ABSENT, PRESENT, UNCERTAIN, Finding
 from .sections import OF_THE_IMAGE, sections
 from .vocabulary import GAP, Phrase, phrases
@@ -104,7 +104,8 @@ class FindingExtractor:
         matcher = Matcher(nlp.vocab)
         tails = {}
         for number, phrase in enumerate(self.phrases):
-            parts = [[{"LOWER": token.lower_} for token in nlp.make_doc(part.strip())] for part in phrase.text.split(GAP)]
+            words = (nlp.make_doc(part.strip()) for part in phrase.text.split(GAP))
+            parts = [[{"LOWER": token.lower_} for token in some] for some in words]
             tails[number] = len(parts[-1])
             matcher.add(str(number), [[token for part in parts for token in (*part, gap)][:-1]], greedy="LONGEST")
 

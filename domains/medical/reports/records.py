@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ....core.data import csv_text, read_table
 from ....core.errors import DataError
-from ....core.runtime.files import replacing
+from ....core.runtime import replacing
 
 PRESENT, ABSENT, UNCERTAIN, HISTORICAL = "present", "absent", "uncertain", "historical"
 UNCHANGED, RESOLVED = "unchanged", "resolved"
@@ -69,7 +69,9 @@ def read_findings(path: Path) -> Iterator[Finding]:
     """
     table = read_table(path)
     if missing := [name for name in COLUMNS[:3] if name not in table.columns]:
-        raise DataError(f"{path}: no table of findings: it lacks {', '.join(missing)}; `vladapt curate findings` makes one")
+        raise DataError(
+            f"{path}: not a table of findings, it lacks {', '.join(missing)}; `vladapt curate findings` makes one"
+        )
     for row in table.rows:
         values = {name: row.text(name) for name in COLUMNS}
         if values["state"] not in STATES:

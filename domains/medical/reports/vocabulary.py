@@ -12,7 +12,7 @@ from ....core.runtime import read_json
 
 USUAL = Path(__file__).with_name("vocabulary.json")
 GAP = "..."
-"""In a phrase ("heart ... enlarged"): up to six words of one clause; the words after it are the place of the finding."""
+"""In a phrase ("heart ... enlarged"): up to six words of a clause; the words after it are the place of the finding."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Phrase:
 
 
 def phrases(path: str | Path | None = None) -> list[Phrase]:
-    """The usual phrases, and those of a file of the same form: `{"Hernia": {"words": ["hiatal hernia"], "normal": []}}`,
-    or `{"Hernia": ["hiatal hernia"]}`.
+    """The usual phrases, and those of a file of the same form: `{"Hernia": {"words": ["hiatal hernia"], "normal":
+    []}}`, or `{"Hernia": ["hiatal hernia"]}`.
 
     Raises:
         DataError: the file cannot be read, or is of another form.
@@ -50,7 +50,7 @@ def _phrases(content: Any, path: Path) -> list[Phrase]:
                 raise DataError(f"{path}: '{finding}': give a list of phrases, or lists called words and normal")
             for text in listed:
                 if not isinstance(text, str) or not all(part.strip() for part in text.split(GAP)):
-                    raise DataError(f"{path}: '{finding}': {text!r} is no phrase; give words, {GAP} between them at most")
+                    raise DataError(f"{path}: '{finding}': {text!r} is no phrase; give words, or words {GAP} words")
                 made.append(Phrase(finding, text, normal=kind == "normal"))
     return made
 
