@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class FindingExtractor:
         """Runs of space become one, since the terms are matched word by word; places are those of the report."""
         words = list(re.finditer(r"\S+", text[start:end]))
         places = [start + word.start() + offset for word in words for offset in range(len(word[0]) + 1)]
-        doc = self._pipeline(" ".join(word[0] for word in words))
+        doc = _english().make_doc(" ".join(word[0] for word in words))
+        for step in self._steps:
+            doc = step(doc)
         for span in sorted(doc.spans[SPANS], key=lambda each: each.start):
             first, last = places[span.start_char], places[span.end_char - 1] + 1
             sentence = span.sent.text.strip()
@@ -78,25 +80,22 @@ class FindingExtractor:
         return state
 
     @cached_property
-    def _pipeline(self) -> Any:
-        """spaCy's tokens and sentences, our phrases, and NegEx by each termset."""
-        import negspacy.negation  # noqa: F401 (registers "negex")
-        import spacy
-        from spacy.language import Language
+    def _steps(self) -> list[Any]:
+        """spaCy's sentences, our phrases, and NegEx by each termset, each of which adds to a document."""
+        from negspacy.negation import Negex
+        from spacy.pipeline import Sentencizer
 
-        nlp = spacy.blank("en")
-        nlp.add_pipe("sentencizer", config={"punct_chars": [".", "!", "?", ";"]})
-        Language.component("vladapt_findings", func=self._mark(nlp))
-        nlp.add_pipe("vladapt_findings")
+        nlp = _english()
+        steps = [Sentencizer(punct_chars=[".", "!", "?", ";"]), self._mark(nlp)]
         for each in TERMSETS["termsets"]:
             terms = {theirs: each[ours] for ours, theirs in NEGSPACY.items()}
             terms["termination"] = [*TERMSETS["clauses"], *each["termination"]]
-            how = {"neg_termset": terms, "extension_name": _extension(each["name"]), "span_keys": [SPANS]}
-            nlp.add_pipe("negex", name=each["name"], config=how)
-        return nlp
+            name = _extension(each["name"])
+            steps.append(Negex(nlp, name, terms, extension_name=name, span_keys=[SPANS]))
+        return steps
 
     def _mark(self, nlp: Any) -> Any:
-        """A component that puts the places of the phrases into `doc.spans`."""
+        """What puts the places of the phrases into `doc.spans`."""
         from spacy.matcher import Matcher
         from spacy.tokens import Span
 
@@ -122,6 +121,14 @@ class FindingExtractor:
             return doc
 
         return mark
+
+
+@cache
+def _english() -> Any:
+    """spaCy's tokens of English, without a model."""
+    import spacy
+
+    return spacy.blank("en")
 
 
 def _within(span: Any, other: Any) -> bool:
