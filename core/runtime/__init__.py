@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "files": "WorkFolder cached_folder caching file_stem replacing write_cached write_whole",
-        "process": "installed_version need_package",
+        "process": "installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
         "reading": (

@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ....core.runtime import need_package
+from ....core.errors import CapabilityError
 from .records import ABSENT, PRESENT, UNCERTAIN, Finding
 from .sections import OF_THE_IMAGE, sections
 from .vocabulary import GAP, Phrase, phrases
@@ -47,7 +48,9 @@ class FindingExtractor:
 
     def __init__(self, listed: Sequence[Phrase] | None = None):
         for package in ("spacy", "negspacy"):
-            need_package("reading findings from reports", package, "reports")
+            if find_spec(package) is None:
+                needs = f"reading findings from reports needs the package '{package}'"
+                raise CapabilityError(f"{needs}; install it with: pip install 'vladapt[reports]'")
         self.phrases = phrases() if listed is None else listed
 
     def findings(self, reports: Iterable[tuple[str, str]]) -> Iterator[list[Finding]]:

@@ -55,7 +55,7 @@ def read_chexbert(table: Table, study_column: str | None = None) -> Iterator[Fin
 
 def is_radgraph(content: Any) -> bool:
     """Whether JSON has a text and entities for each report."""
-    return _first(content) is not None and {"text", "entities"} <= _first(content).keys()
+    return {"text", "entities"} <= _first(content).keys()
 
 
 def read_radgraph(content: Mapping[str, Any], path: Path) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def read_radgraph(content: Mapping[str, Any], path: Path) -> Iterator[Finding]:
 
 def is_medklip(content: Any) -> bool:
     """Whether JSON has the row of an array for each image."""
-    return _first(content) is not None and "labels_id" in _first(content)
+    return "labels_id" in _first(content)
 
 
 def read_medklip(content: Mapping[str, Any], path: Path, array: Path, entities: Path) -> Iterator[Finding]:
@@ -127,10 +127,10 @@ def read_medklip(content: Mapping[str, Any], path: Path, array: Path, entities: 
             yield Finding(study, names[entity], state, position=str(place))
 
 
-def _first(content: Any) -> dict[str, Any] | None:
-    """The first entry of a JSON object of objects."""
+def _first(content: Any) -> dict[str, Any]:
+    """The first entry of a JSON object of objects; nothing of other JSON."""
     entry = next(iter(content.values()), None) if isinstance(content, dict) else None
-    return entry if isinstance(entry, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def _sentence(tokens: list[re.Match], first: int, last: int) -> str:

@@ -74,7 +74,7 @@ def _between_headings(report: str) -> Iterator[tuple[str, int, int]]:
     name, start = UNNAMED, 0
     for match in _HEADING.finditer(report):
         yield name, start, match.start()
-        name, start = list(HEADINGS)[int(match.lastgroup.rpartition("_")[2])], match.end()
+        name, start = list(HEADINGS)[int(str(match.lastgroup).rpartition("_")[2])], match.end()
     yield name, start, len(report)
 
 

@@ -11,7 +11,7 @@ import report_findings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.domains.medical.reports import extraction
 from vladapt.domains.medical.reports.curate import Form, curate_findings
 from vladapt.domains.medical.reports.extraction import FindingExtractor
@@ -218,7 +218,8 @@ def test_a_folder_without_reports_or_with_two_of_a_study_is_refused(tmp_path):
         read_reports(tmp_path)
 
 
-CHEXPERT = "study_id,Report Impression,Edema,Fracture,Cardiomegaly,Lung Opacity,Lung Lesion,Pneumonia,Atelectasis,Pneumothorax\n"
+NAMES = "Edema,Fracture,Cardiomegaly,Lung Opacity,Lung Lesion,Pneumonia,Atelectasis,Pneumothorax"
+CHEXPERT = f"study_id,Report Impression,{NAMES}\n"
 
 
 def test_a_table_of_chexbert(tmp_path):
@@ -313,3 +314,9 @@ def test_the_command_says_where_sentences_stand(tmp_path, capsys, monkeypatch):
         printed = capsys.readouterr()
         assert ended.value.code == 0 and said in printed.out and "States:   present 1\n" in printed.out
         assert "Effusion" not in printed.out + printed.err and "p10000032" not in printed.out + printed.err
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(extraction, "find_spec", {"spacy": 1}.get)
+    with pytest.raises(CapabilityError, match="needs the package 'negspacy'; install it with: pip install"):
+        FindingExtractor()
