@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.loss import Loss
 from ..contracts.options import option
+
+if TYPE_CHECKING:
+    from ..contracts.backbone import Backbone
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -22,7 +26,7 @@ class MFlag(Loss):
     axes, neither normalised nor projected and divided by the batch size, towards the identity. The released code
     divides by the configured batch size; this divides by the actual one, which differs only for a smaller last
     batch. The text embedding is the tower's own in the shared space, where the paper reads the first
-    token of its last layer.
+    token of its last layer. Images and texts find each other through both projectors.
 
     Raises:
         CapabilityError: dims lacks image_width or embed_dim.
@@ -41,6 +45,7 @@ class MFlag(Loss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_hidden", "text_features"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
+    finds: ClassVar[bool] = True
 
     hidden: int = option(2048, "width of the hidden layer of both projectors", low=1, high=65_536)
     width: int = option(1024, "width of the space where image and text are aligned", low=1, high=65_536)
@@ -58,6 +63,20 @@ class MFlag(Loss):
         align = align_loss(self.of_image(hidden), self.of_text(out["text_features"].detach()))
         orthogonal = orthogonal_loss(hidden, self.off_diagonal)
         return {"loss": align + self.orthogonality * orthogonal, "align": align, "orthogonal": orthogonal}
+
+    @property
+    def found_dim(self) -> int:
+        return self.width
+
+    @torch.no_grad()
+    def embed_image(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, `width`) unit."""
+        return F.normalize(self.of_image(backbone.hidden(pixels).float()), dim=-1)
+
+    @torch.no_grad()
+    def embed_text(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> (B, `width`) unit."""
+        return F.normalize(self.of_text(backbone.encode_text(tokens).float()), dim=-1)
 
 
 def projector(width: int, hidden: int, out: int) -> nn.Sequential:

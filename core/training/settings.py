@@ -18,7 +18,7 @@ TOWERS = ("image", "text")
 PARALLEL = ("ddp", "fsdp")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 DECAYED = ("matrices", "weights", "all")
-CAPTIONS = ("uniform", "captions", "first", "shear")
+CAPTIONS = ("uniform", "captions", "first", "shear", "sentences")
 MOST_RATE = 10**9
 
 

@@ -14,7 +14,7 @@ from .augment_text import TextAugment
 from .negatives import swap_negative
 from .pair_set import Pair
 
-MODES = ("first", "captions", "uniform", "shear")
+MODES = ("first", "captions", "uniform", "shear", "sentences")
 SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+|</s>")
 
 
@@ -25,13 +25,15 @@ class CaptionSampler:
     Modes of `choose`:
         * "first": the original, always.
         * "captions": any of the captions.
+        * "sentences": any sentence of any of the captions. Contrastive Learning of Medical Visual Representations from
+          Paired Images and Text (ConVIRT; Zhang et al., 2020, arXiv 2010.00747).
         * "uniform": any of the captions and rewrites ("synthetic").
           Improving CLIP Training with Language Rewrites (LaCLIP; Fan et al., 2023, arXiv 2305.20088).
         * "shear": the same, a rewrite cut to as many words as the original has, which keeps what a model invented at
           its end away. MLLMs-Augmented Visual-Language Representation Learning (Liu et al., 2023, arXiv 2311.18765);
           one text per step, as in LaCLIP.
 
-    As in LaCLIP a text of fewer than two words gives way to the original.
+    As in LaCLIP a text of fewer than two words gives way to the original; a sentence does not.
 
     Args:
         mode: one of these.
@@ -66,8 +68,10 @@ class CaptionSampler:
             pool += pair.texts.get("synthetic", ())
         elif self.mode == "shear":
             pool += [sheared(text, original) for text in pair.texts.get("synthetic", ())]
+        elif self.mode == "sentences":
+            pool = [sentence for text in pool for sentence in sentences_of(text)]
         chosen = pool[int(self._generator("choose", epoch, index, view).integers(len(pool)))]
-        return chosen if len(chosen.split()) > 1 else original
+        return chosen if self.mode == "sentences" or len(chosen.split()) > 1 else original
 
     def second(self, pair: Pair, epoch: int, index: int) -> str:
         """The text of a second view: another draw, augmented (DeCLIP, Li et al., 2021, arXiv 2110.05208)."""

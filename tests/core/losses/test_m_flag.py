@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks.losses import m_flag
@@ -60,6 +61,15 @@ def test_the_text_tower_is_to_be_frozen_and_gets_no_gradient(example_out, dims):
     loss(out)["loss"].backward()
     assert out["text_features"].grad is None and out["image_hidden"].grad.abs().max() > 0
     assert loss.of_text[0].weight.grad.abs().max() > 0
+
+
+def test_images_and_texts_find_each_other_through_the_projectors(small_clip):
+    loss = build_loss("m-flag", {"image_width": 32, "embed_dim": 24}, hidden=16, width=8).eval()
+    pixels, tokens = torch.rand(3, 3, 16, 16), small_clip.tokenize(["one", "two"])
+    images, texts = loss.embed_image(small_clip, pixels), loss.embed_text(small_clip, tokens)
+    torch.testing.assert_close(images, F.normalize(loss.of_image(small_clip.hidden(pixels)), dim=-1))
+    torch.testing.assert_close(texts, F.normalize(loss.of_text(small_clip.encode_text(tokens)), dim=-1))
+    assert images.shape == (3, loss.found_dim)
 
 
 def test_every_option_changes_the_loss(example_out, dims):

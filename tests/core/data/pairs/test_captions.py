@@ -73,6 +73,12 @@ def test_shearing_cuts_rewrites_to_the_length_of_the_original():
     assert sheared("one two", "a longer original text") == "one two"
 
 
+def test_any_sentence_of_a_report_is_drawn_short_ones_too():
+    of = pair("Normal. The heart is large.\nNo effusion.", "A second report.")
+    wanted = {"Normal", "The heart is large", "No effusion", "A second report"}
+    assert set(drawn(CaptionSampler("sentences"), of)) == wanted
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ConfigError, match="first, captions, uniform, shear"):
         CaptionSampler("best")
