@@ -11,7 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
-        "items": "Boxes Captions Decoded DomainData Identity Item Label Labels Mask Question Questions "
+        "items": "Boxes Captions ClassLabel Decoded DomainData Identity Item Label Labels Mask Question Questions "
         "Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",

@@ -14,9 +14,21 @@ class Findings(Labels):
 
     Args:
         view: the position as its set writes it ("PA", "LATERAL"), "" where that is unknown.
+        smoothed: (C,) what losses take in place of the values, where uncertain findings are smoothed.
     """
 
     view: str = ""
+    smoothed: tuple[float, ...] | None = None
+
+    def training_label(self) -> tuple[float, ...]:
+        return self.values if self.smoothed is None else self.smoothed
+
+    def restricted(self, new: Mapping[int, int]) -> Findings | None:
+        """None where nothing is known of the findings that stay, nor smoothed."""
+        kept = Labels(self.training_label()).restricted(new)
+        values = tuple(self.values[old] for old in sorted(new, key=new.__getitem__))
+        smoothed = None if self.smoothed is None or kept is None else kept.values
+        return None if kept is None else replace(self, values=values, smoothed=smoothed)
 
     def about(self) -> Mapping[str, str]:
         return {"view": self.view} if self.view else {}

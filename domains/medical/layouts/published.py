@@ -7,10 +7,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import DomainData, check_items
+from ....core.contracts import ClassLabel, DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
@@ -140,6 +141,8 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
         count, reason = len(collector.skipped), next((f" ({': '.join(pair)})" for pair in collector.skipped), "")
         raise DataError(f"{path}: none of the {count} images of {layout.name} can be read{reason}; put them there")
     notes = [f"Recognised as {layout.name} by {', '.join(file.name for file in files)}.", *annotated.notes]
+    if silent := sum(_says_nothing(entry.target.training_label()) for entry in annotated.entries):
+        notes.append(f"Images of which no finding is known, left out: {silent}.")
     data = collector.data_set(
         folder, reading.formats, annotated.class_names, kind=annotated.kind, name=layout.name, notes=notes
     )
@@ -156,6 +159,8 @@ def _items(
     collector, files = ItemCollector(), _files_by_name(folder, formats)
     row_of: dict[Path, dict[str, int]] = defaultdict(dict)
     for entry in entries:
+        if _says_nothing(entry.target.training_label()):
+            continue
         found = files.get(entry.image, ())
         if len(found) != 1:
             several = f"several files are called so: {' and '.join(shown(file, folder) for file in found[:2])}"
@@ -166,6 +171,11 @@ def _items(
         if entry.row is not None:
             row_of[entry.row[0]] |= {item.id: entry.row[1] for item in collector.items[before:]}
     return collector, dict(row_of)
+
+
+def _says_nothing(label: ClassLabel) -> bool:
+    """Whether no finding is known."""
+    return isinstance(label, tuple) and all(map(isnan, label))
 
 
 def _files_by_name(folder: Path, formats: Sequence[Format]) -> dict[str, list[Path]]:

@@ -18,7 +18,7 @@ from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.domain import Reading
-from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, UNCERTAIN, settled
+from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, SOFT, UNCERTAIN, settled
 from vladapt.domains.medical.layouts.chexpert_columns import DEVICES, FINDINGS
 from vladapt.domains.medical.layouts.published import LAYOUTS, published_layout, read_layout
 from vladapt.domains.medical.layouts.run_lengths import counts_of, mask_of
@@ -209,6 +209,14 @@ def test_uncertain_and_blank_findings_count_as_the_options_say(options, edema, f
     )
 
 
+def test_soft_findings_are_learned_and_never_scored(drawn):
+    data = read(drawn["CheXpert"], uncertain="soft")
+    edema, target = data.class_names.index("Edema"), data.items[0].target
+    assert math.isnan(target.values[edema]) and target.training_label()[edema] == SOFT
+    assert target.restricted({edema: 0}).training_label() == (SOFT,) and target.restricted({5: 0}) is None
+    assert data.items[3].training_label() == data.items[3].class_label()
+
+
 @pytest.mark.parametrize(("readers", "ild", "boxes"), [("any", 1.0, 3), ("majority", 0.0, 2)])
 def test_readers_of_vindr_agree_as_the_option_says(readers, ild, boxes, drawn):
     data = read(drawn["VinDr-CXR"], readers=readers)
@@ -278,8 +286,8 @@ def test_run_lengths_give_back_the_mask(flat):
 )
 def test_a_policy_changes_what_it_names_alone(written, healthy, uncertain, blank):
     names, reading = ["Edema", "Cardiomegaly", "Mass", DEVICES], Reading(uncertain=uncertain, blank=blank)
-    values, _ = settled(np.array([written]), names, np.array([healthy]), reading, {DEVICES})
-    for name, before, after in zip(names, written, values[0], strict=True):
+    (target,), _ = settled(np.array([written]), names, np.array([healthy]), reading, {DEVICES})
+    for name, before, after in zip(names, written, target.values, strict=True):
         if healthy and name != DEVICES:
             assert after == 0
         elif before == UNCERTAIN:
