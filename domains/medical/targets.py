@@ -28,7 +28,7 @@ class Findings(Labels):
         kept = Labels(self.training_label()).restricted(new)
         values = tuple(self.values[old] for old in sorted(new, key=new.__getitem__))
         smoothed = None if self.smoothed is None or kept is None else kept.values
-        return None if kept is None else replace(self, values=values, smoothed=smoothed)
+        return None if kept is None else Findings(values, view=self.view, smoothed=smoothed)
 
     def about(self) -> Mapping[str, str]:
         return {"view": self.view} if self.view else {}
