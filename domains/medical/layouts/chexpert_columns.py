@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,9 @@ def chexpert(folder: Path, files: list[Path], reading: Any) -> Annotated:
             raise DataError(
                 f"{row.place}: '{shown}' is no path of CheXpert (train/patient00001/study1/...); correct it"
             )
-        target = replace(target, view=row.text("AP/PA") or row.text("Frontal/Lateral"))
         split, study = CHEXPERT_SPLITS[table.stem], f"{path['patient']}/{path['study']}"
-        entries.append(Entry(path["image"], target, path["patient"], split, study, (table, place)))
+        view = row.text("AP/PA") or row.text("Frontal/Lateral")
+        entries.append(Entry(path["image"], target, path["patient"], split, study, view, (table, place)))
     return Annotated(FINDINGS, entries, notes=notes)
 
 
@@ -70,8 +69,8 @@ def mimic_cxr_jpg(folder: Path, files: list[Path], reading: Any) -> Annotated:
     for place, row in enumerate(metadata.rows):
         patient, study, image = row.text("subject_id"), row.text("study_id"), row.text("dicom_id")
         if study in of_study:
-            target, split = replace(of_study[study], view=row.text("ViewPosition")), split_of.get(image, "")
-            entries.append(Entry(image, target, patient, split, study, (metadata.path, place)))
+            known = patient, split_of.get(image, ""), study, row.text("ViewPosition"), (metadata.path, place)
+            entries.append(Entry(image, of_study[study], *known))
     if without := len(metadata.rows) - len(entries):
         notes.append(f"Images whose study has no labels, left out: {without}.")
     return Annotated(FINDINGS, entries, notes=notes)

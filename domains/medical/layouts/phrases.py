@@ -39,7 +39,7 @@ def ms_cxr(folder: Path, files: list[Path], reading: Any) -> Annotated:
         if (split := SPLITS.get(first.text("split"))) is None:
             raise DataError(f"{first.place}: split '{shortened(first.text('split'))}'; there are train, val, test")
         target, row = _phrases([row for _, row in rows], findings), (table.path, place)
-        entries.append(Entry(first.text("dicom_id"), target, found["patient"], split, found["study"], row))
+        entries.append(Entry(first.text("dicom_id"), target, found["patient"], split, found["study"], "", row))
     return Annotated(findings, entries, "captions")
 
 

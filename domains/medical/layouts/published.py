@@ -15,6 +15,7 @@ from ....core.contracts import ClassLabel, DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
+from ..targets import Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
 from .finding_lists import nih, nih_boxes, padchest
@@ -167,7 +168,8 @@ def _items(
             collector.skip(entry.image, several if found else f"no such file below {folder}")
             continue
         before, group = len(collector.items), group_of(entry.patient)
-        collector.add_file(found[0], entry.image, formats, target=entry.target, split=entry.split, group=group)
+        target = Viewed(entry.target, entry.view) if entry.view else entry.target
+        collector.add_file(found[0], entry.image, formats, target=target, split=entry.split, group=group)
         if entry.row is not None:
             row_of[entry.row[0]] |= {item.id: entry.row[1] for item in collector.items[before:]}
     return collector, dict(row_of)

@@ -156,7 +156,7 @@ def objects(path, **options):
 
 
 def findings(data, place=0):
-    return dict(zip(data.class_names, data.items[place].target.values, strict=True))
+    return dict(zip(data.class_names, data.items[place].class_label(), strict=True))
 
 
 def same(one, other):
@@ -212,7 +212,7 @@ def test_uncertain_and_blank_findings_count_as_the_options_say(options, edema, f
 def test_soft_findings_are_learned_and_never_scored(drawn):
     data = read(drawn["CheXpert"], uncertain="soft")
     edema, target = data.class_names.index("Edema"), data.items[0].target
-    assert math.isnan(target.values[edema]) and target.training_label()[edema] == SOFT
+    assert math.isnan(target.class_label()[edema]) and target.training_label()[edema] == SOFT
     assert target.restricted({edema: 0}).training_label() == (SOFT,) and target.restricted({5: 0}) is None
     assert data.items[3].training_label() == data.items[3].class_label()
 
@@ -239,7 +239,7 @@ def test_vindr_takes_findings_of_whole_images_and_kaggles_table(drawn, tmp_path)
         "v1,ILD,5,R8,1,1,2,2\nv2,No finding,14,R8,,,,\n"
     }
     data = read(write(tmp_path / "kaggle", kaggle, IMAGES["VinDr-CXR"]))
-    assert data.name == "VinDr-CXR" and [item.target.values for item in data.items] == [(1.0,), (0.0,)]
+    assert data.name == "VinDr-CXR" and [item.class_label() for item in data.items] == [(1.0,), (0.0,)]
 
 
 def test_padchest_leaves_out_what_cannot_be_used(drawn):
@@ -313,7 +313,7 @@ def test_a_table_alone_is_its_part_of_the_set(drawn):
 
 def test_some_findings_may_be_chosen(drawn):
     data = read(drawn["CheXpert"], class_names=("Pleural Effusion", "Cardiomegaly"))
-    assert data.class_names == ("Pleural Effusion", "Cardiomegaly") and data.items[0].target.values == (0.0, 1.0)
+    assert data.class_names == ("Pleural Effusion", "Cardiomegaly") and data.items[0].class_label() == (0.0, 1.0)
     assert data.items[0].target.about() == {"view": "AP"}
     with pytest.raises(UnknownNameError, match="no finding 'Edemas' in CheXpert; did you mean Edema"):
         read(drawn["CheXpert"], class_names=("Edemas",))
