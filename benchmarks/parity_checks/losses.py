@@ -246,6 +246,6 @@ def text_anchor(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 
 GROUPS = (
-    clip, siglip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, gloria, sdm, self_regulation,
-    text_anchor,
+    clip, siglip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, gloria, sdm,
+    self_regulation, text_anchor,
 )  # fmt: skip

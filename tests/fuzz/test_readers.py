@@ -22,6 +22,7 @@ import pytest
 import valid_people
 import valid_photos
 import valid_rasters
+import valid_reports
 import valid_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -328,6 +329,7 @@ READERS = {
     "market attributes": Reader(valid_people.market_attributes, _people, examples=2),
     "faces with captions": Reader(valid_people.face_captions, lambda file: _people(file, "person-search")),
     "questions about people": Reader(valid_people.questions, _questions),
+    "findings of reports": Reader(valid_reports.sources, valid_reports.read, examples=60),
     "items file": Reader(_items_file, _items, examples=50),
 }
 
