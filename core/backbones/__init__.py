@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
         "positions": "insert_after_start",
-        "preprocessing": "SeededAugment",
+        "preprocessing": "EachPart SeededAugment",
         "prompted": "CoupledTokens PromptTokens TowerPrompts",
         "tower_steps": "attend unsized",
     },

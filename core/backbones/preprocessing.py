@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from ..contracts.images import CropTransform, ImageSize, as_image_size, height_and_width
+from ..contracts.images import CropTransform, ImageSize, UnequalParts, as_image_size, height_and_width
+from ..contracts.items import Decoded
 from ..errors import ConfigError, DataError
 
 Picture = Image.Image | Tensor
@@ -305,6 +306,34 @@ OPERATIONS: tuple[tuple[Callable[[Image.Image, float], Image.Image], float, floa
     (_moved(lambda image, share: (1, 0, 0, 0, 1, share * image.height)), -0.3, 0.3),
 )
 """(image, strength) -> image, and the range of the strength."""
+
+
+@dataclass(frozen=True)
+class EachPart(CropTransform):
+    """A picklable callable: a transform of one picture for samples that may have several parts, (T, H, W, 3).
+
+    All parts of a sample are cut and turned alike, since each gets the same seed. Parts of unequal size are taken each
+    as it is (`UnequalParts`).
+    """
+
+    transform: Callable[..., Tensor]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.transform.spec
+
+    @property
+    def safe_crop(self) -> tuple[float, float] | None:
+        return self.transform.safe_crop if isinstance(self.transform, CropTransform) else None
+
+    def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
+        """(3, S, S) of a picture (H, W, 3), (T, 3, S, S) of T parts."""
+        if image.ndim < 4:
+            return self.transform(image, seed=seed)
+        return torch.stack([self.transform(part, seed=seed) for part in UnequalParts.each(image)])
+
+    def with_crop(self, scale: tuple[float, float]) -> EachPart:
+        return replace(self, transform=self.transform.with_crop(scale))
 
 
 @dataclass

@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "choices": "ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
-        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
+        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace UnequalParts height_and_width",
         "items": "Boxes Captions ClassLabel Decoded DomainData Identity Item Label Labels Mask Question Questions "
         "Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",

@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy_exports(
         "splits": "assign_splits",
         "tables": "Row Table csv_text read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
-        "verify": "FileHashes check_tolerated digest_of_file digests_of remember_by_file",
+        "verify": "FileHashes check_tolerated digest_of_file digest_of_files digests_of remember_by_file",
         "voc": "VocSet",
     },
 )

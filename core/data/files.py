@@ -162,7 +162,8 @@ def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[F
         name: relative path, or an absolute one inside a root.
         roots: folders to look in.
         listed_in: "labels.csv line 3", for the message.
-        formats: a folder that is one sample of one of them is named by the file that stands for it.
+        formats: a folder that is one sample of one of them, or a file that is part of one, is named by the file that
+            stands for it.
 
     Raises:
         DataError: the path leaves the folders.
@@ -172,7 +173,7 @@ def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[F
     try:
         for root, path in candidates:
             if stays_inside(path, root) and path.is_file():
-                return path
+                return next((file for fmt in formats if (file := fmt.whole_of(path)) is not None), path)
             if stays_inside(path, root) and path.is_dir():
                 standing = (file for fmt in formats if (file := fmt.of_folder(path)) is not None)
                 if (file := next(standing, None)) is not None:
@@ -233,6 +234,8 @@ class Format:
         recognise: tells a file without a known suffix by its first bytes.
         of_folder: folder -> the file that stands for it where the whole folder is one sample (bands of one place), or
             None.
+        whole: where a sample may be several files (slices of a series): file -> the one that stands for its sample,
+            None where it is part of none. Only files that stand for a sample are of the format.
         max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `Item.MAX_PIXELS`.
         size: (file, decode) -> (width, height) of what `load` gives, by its header; None where only `load` tells.
     """
@@ -244,6 +247,7 @@ class Format:
     group: Callable[[Path, str], str | None] = lambda path, name: None
     recognise: Callable[[Path], bool] = lambda path: False
     of_folder: Callable[[Path], Path | None] = lambda folder: None
+    whole: Callable[[Path], Path | None] | None = None
     max_pixels: int = Item.MAX_PIXELS
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
 
@@ -253,6 +257,13 @@ class Format:
         return next((each for each in formats if each.matches(path)), None)
 
     def matches(self, path: Path) -> bool:
+        return self._is_named(path) and (self.whole is None or self.whole(path) == path)
+
+    def whole_of(self, path: Path) -> Path | None:
+        """The file that stands for the sample that a file is part of; None where it is no part of one."""
+        return None if self.whole is None or not self._is_named(path) else self.whole(path)
+
+    def _is_named(self, path: Path) -> bool:
         if path.name.lower().endswith(self.suffixes):
             return True
         # names that are dotted numbers (DICOM UIDs, "1.2.840.5") have no suffix but a last part

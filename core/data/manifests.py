@@ -188,15 +188,17 @@ def _read_rows(
         if not name:
             raise DataError(f"{row.place}: no image in column '{columns.image}'; fill it in or remove the line")
         file = locate(name, roots, row.place, formats)
+        of_several = file is not None and any(fmt.whole_of(file) is not None for fmt in formats)
+        spelled = str(file) if of_several else name  # files of one sample, each in a row, are rows of that sample
         fields = {"target": _captioned(target, row.values.get(columns.caption)), **_split(row, columns), "group": group}
         if target is None:
             unlabelled += 1
-        elif (name, repr(fields)) in seen:
+        elif (spelled, repr(fields)) in seen:
             repeated += 1
         elif file is None:
             collector.skip(name, f"no such file below {roots[0]}")
         else:
-            seen.add((name, repr(fields)))
+            seen.add((spelled, repr(fields)))
             id_ = _id(name, file, roots)
             times_named[id_] += 1
             times = times_named[id_]

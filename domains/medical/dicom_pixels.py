@@ -90,6 +90,19 @@ def measured_frame(path: Path, frame: int = 0, max_pixels: int = Item.MAX_PIXELS
         raise _damaged_header(path, error) from None
 
 
+def shown_range(path: Path, frame: int = 0) -> tuple[tuple[float, float] | None, bool]:
+    """The measured values that become 0 and 1 by the window of the header, None where it has no linear one; and whether
+    bright is shown dark (MONOCHROME1)."""
+    data_set = open_data_set(path, stop_before_pixels=True, specific_tags=[*WANTED_TAGS, "PhotometricInterpretation"])
+    try:
+        _use_frame_groups(data_set, frame)
+        curved = data_set.get("VOILUTSequence") or _voi_function(data_set) == "SIGMOID"
+        is_inverse = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
+        return (None if curved else _own_range(data_set)), is_inverse
+    except Exception as error:
+        raise _damaged_header(path, error) from None
+
+
 def not_in_hounsfield(path: Path, window: str, modality: str) -> DataError:
     """Of a preset for computed tomography, and an image of another modality."""
     unit = f"window '{window}' is in Hounsfield units, but this is not a CT image ({modality})"
@@ -227,16 +240,28 @@ def _windowed(values: np.ndarray, inside: np.ndarray, data_set: Dataset, window:
     if data_set.get("VOILUTSequence"):
         depth = int(data_set.VOILUTSequence[0].LUTDescriptor[2])
         return (apply_voi(values.astype(np.int64), data_set) / float(2**depth - 1)).astype(np.float32)
-    centre, width = _first(data_set.get("WindowCenter")), _first(data_set.get("WindowWidth"))
-    if centre is None or width is None or width <= 0:
+    if (own := _own_range(data_set)) is None:
         whole = values.min() == values.max() or int(data_set.get("BitsStored") or 16) == 1
         return scale_to_unit(values, *(window_range(MINMAX, values) if whole else robust_range(values[inside])))
-    function = str(data_set.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
-        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -80, 80)))).astype(np.float32)
-    if function == "LINEAR" and width > 1:  # PS3.3 C.11.2.1.2.1
+    low, high = own
+    if _voi_function(data_set) == "SIGMOID":  # PS3.3 C.11.2.1.3.1
+        steps = -4.0 * (values - (low + high) / 2) / (high - low)
+        return (1.0 / (1.0 + np.exp(np.clip(steps, -80, 80)))).astype(np.float32)
+    return scale_to_unit(values, low, high)
+
+
+def _own_range(data_set: Dataset) -> tuple[float, float] | None:
+    """Ends of the first window of a header, or None."""
+    centre, width = _first(data_set.get("WindowCenter")), _first(data_set.get("WindowWidth"))
+    if centre is None or width is None or width <= 0:
+        return None
+    if _voi_function(data_set) == "LINEAR" and width > 1:  # PS3.3 C.11.2.1.2.1
         centre, width = centre - 0.5, width - 1
-    return scale_to_unit(values, centre - width / 2, centre + width / 2)
+    return centre - width / 2, centre + width / 2
+
+
+def _voi_function(data_set: Dataset) -> str:
+    return str(data_set.get("VOILUTFunction") or "LINEAR").upper()
 
 
 def _first(value) -> float | None:

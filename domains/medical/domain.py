@@ -16,7 +16,7 @@ from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from .formats import PLANES, dicom_format, nifti_format
+from .formats import DICOM, ITK, NIFTI, PLANES, dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 
@@ -27,20 +27,26 @@ RADIOLOGY = "radiology"
 SIDED = frozenset({RADIOLOGY})
 """Modalities whose images have a left and a right side of the body."""
 USED_BY = {
-    "window": ("DICOM", "NIfTI"),
-    "axis": ("NIfTI", ARRAY),
-    "every": ("NIfTI",),
-    "central": ("NIfTI",),
-    "volume": ("NIfTI",),
+    "window": (DICOM, NIFTI, ITK),
+    "axis": (NIFTI, ITK, ARRAY),
+    "every": (NIFTI, ITK),
+    "central": (NIFTI, ITK),
+    "volume": (NIFTI, ITK),
     "slice": (ARRAY,),
-    "label_tag": ("DICOM",),
+    "label_tag": (DICOM,),
     "uncertain": ("CheXpert", "MIMIC-CXR-JPG"),
     "blank": ("CheXpert", "MIMIC-CXR-JPG"),
     "readers": ("VinDr-CXR",),
+    "unit": (DICOM, NIFTI, ITK),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
+IMAGE_UNIT, VOLUME_UNIT = UNITS = ("image", "volume")
+OF_SERIES = ("axis", "every", "central")
+"""Options that change DICOM files, too, where whole volumes are samples."""
+OF_VOLUMES = ("slices", "spacing")
+"""Options of volumes that are samples as a whole."""
 AS_READ = "as read"
-SHOWN_WINDOWS = {"DICOM": (MINMAX, "soft-tissue", "lung", "bone", "brain"), "NIfTI": (MINMAX,)}
+SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
 
 
@@ -70,12 +76,24 @@ class Reading(contracts.Reading):
     """
 
     window: str | tuple[float, float] | None = option(
-        None, "DICOM and NIfTI: a preset (lung, bone, brain, ...), centre and width, or minmax"
+        None, "DICOM and volumes: a preset (lung, bone, brain, ...), centre and width, minmax or zscore"
     )
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
-    every: int = option(1, "NIfTI: take every n-th slice", low=1, high=1_000_000)
-    central: float = option(0.5, "NIfTI: share of the slices to use, around the middle", above=0, high=1)
-    volume: int = option(0, "NIfTI: volume of a 4-D file", low=0, high=1_000_000)
+    unit: str = option(IMAGE_UNIT, "what a sample is: each slice or image, or a volume with its slices", choices=UNITS)
+    every: int = option(1, "volumes: take every n-th slice", low=1, high=1_000_000)
+    central: float | None = option(
+        None,
+        "volumes: share of the slices to use, around the middle; by default 0.5, of volumes as samples 1",
+        above=0,
+        high=1,
+    )
+    slices: int = option(
+        16, "volumes as samples: slices that are seen, evenly spaced; 0 for all", low=0, high=1_000_000
+    )
+    spacing: float | None = option(
+        None, "volumes as samples: millimetres between voxels, to which they are resampled", above=0, high=1000
+    )
+    volume: int = option(0, "volumes: which one of a 4-D file", low=0, high=1_000_000)
     slice: int | None = option(None, "MedMNIST volumes: the slice; by default the middle one", low=0, high=1_000_000)
     label_tag: str | None = option(None, "DICOM without class folders: attribute of the header that names the class")
     class_names: tuple[str, ...] | None = option(
@@ -94,19 +112,34 @@ class Reading(contracts.Reading):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """DICOM, NIfTI and images, as these options say."""
-        volumes = nifti_format(self.axis, self.every, self.central, self.volume, self.window, self.max_pixels)
-        return dicom_format(self.window, self.max_pixels), volumes, replace(IMAGE, max_pixels=self.max_pixels)
+        """DICOM, volumes and images, as these options say; volumes alone where they are the samples."""
+        if self.unit == VOLUME_UNIT:
+            names = ("axis", "every", "slices", "spacing", "volume", "window")
+            cut = {name: getattr(self, name) for name in names}
+            return whole_volumes(self.max_pixels, central=1.0 if self.central is None else self.central, **cut)
+        central = 0.5 if self.central is None else self.central
+        volumes = (
+            make(self.axis, self.every, central, self.volume, self.window, self.max_pixels)
+            for make in (nifti_format, itk_format)
+        )
+        return dicom_format(self.window, self.max_pixels), *volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
     def notes_on_unused(self, data: DomainData) -> list[str]:
         """One sentence for each option that was given and changed nothing, since no such file is in the data."""
-        kinds = {*_kinds(data, self.formats), data.name}
+        kinds, whole = {*_kinds(data, self.formats), data.name}, self.unit == VOLUME_UNIT
+        used_by = {**USED_BY, **({name: (DICOM, *USED_BY[name]) for name in OF_SERIES} if whole else {})}
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return [
-            f"Option {name} has no effect here: it is for {' and '.join(USED_BY[name])} files."
+        notes = [
+            f"Option {name} has no effect here: it is for {_listed(used_by[name])} files."
             for name in given
-            if name in USED_BY and not kinds.intersection(USED_BY[name])
+            if name in used_by and not kinds.intersection(used_by[name])
         ]
+        unseen = [] if whole else [name for name in given if name in OF_VOLUMES]
+        return notes + [f"Option {name} has no effect here: it is for --unit {VOLUME_UNIT}." for name in unseen]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
@@ -143,10 +176,11 @@ class Medical(Domain):
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
 
-        Class folders, manifests (csv, tsv, jsonl) and box annotations (COCO, VOC) of images, DICOM files and NIfTI
-        volumes; published sets of radiographs (`layouts`); MedMNIST `.npz` files; folders of DICOM files with
-        `label_tag`. A DICOM file's group is its patient's hashed id, a NIfTI slice's group its subject or volume, so
-        that splits share neither.
+        Class folders, manifests (csv, tsv, jsonl) and box annotations (COCO, VOC) of images, DICOM files and volumes
+        (NIfTI, MHA, NRRD); published sets of radiographs (`layouts`); MedMNIST `.npz` files; folders of DICOM files
+        with `label_tag`. A DICOM file's group is its patient's hashed id, that of a volume or a slice of it the subject
+        or volume, so that splits share neither. With `unit="volume"` each volume or DICOM series is one sample, whose
+        slices are its parts.
 
         Args:
             path: file or folder.
@@ -213,20 +247,25 @@ class Medical(Domain):
         return list(prompts()[self.modality]["negative"])
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
-        """The backbone's own preprocessing; for training a mild augmentation before its normalisation, without flips
-        where left and right tell organs apart."""
+        """The backbone's own preprocessing, of each slice of a volume; for training a mild augmentation before its
+        normalisation, without flips where left and right tell organs apart."""
+        from ...core.backbones import EachPart
+
         if not train:
-            return backbone.preprocess(False)
+            return EachPart(backbone.preprocess(False))
         from .augment import MedicalAugment
 
         flips = {"flip": 0.0} if self.modality in SIDED else {}
-        return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
+        augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
+        return EachPart(augment)
 
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """As read; a scan in its full range too, and one of computed tomography in the usual windows."""
         stills = super().picture(item, load)
         fmt = None if "array" in item.decode else Format.of(item.source, self.reading().formats)
         windows = () if fmt is None else SHOWN_WINDOWS.get(fmt.name, ())
+        if self.STILL not in stills:
+            return stills  # the slices of a volume
         if windows:
             stills = {AS_READ: stills[self.STILL]}
         for window in windows:

@@ -1,8 +1,9 @@
-"""DICOM files and NIfTI volumes as a `Format` each: how they are told, expanded into samples and grouped.
+"""DICOM files and volumes as a `Format` each: how they are told, expanded into samples and grouped.
 
-A DICOM file is told by its suffix or by the "DICM" mark; each frame is a sample; the group is the patient. A NIfTI
-volume is cut into slices along an anatomical axis, in one orientation, whatever the file's own is. Neither pydicom nor
-nibabel is imported before a file is read.
+A DICOM file is told by its suffix or by the "DICM" mark; each frame is a sample; the group is the patient. A volume is
+cut into slices along an anatomical axis, in one orientation, whatever the file's own is. Where whole volumes are
+samples, the files of a DICOM series are one, which the first of them by name stands for. Neither pydicom nor nibabel is
+imported before a file is read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ...core.data import Format
 from ...core.runtime import read_start
 from .dicom_mark import has_dicom_mark
 
+DICOM, NIFTI, ITK = "DICOM", "NIfTI", "MHA and NRRD"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 META_SUFFIXES, NRRD_SUFFIXES = (".mha", ".mhd"), (".nrrd", ".nhdr")
@@ -46,7 +48,7 @@ def dicom_format(window: str | None = None, max_pixels: int = Item.MAX_PIXELS) -
         return [shared] if header.frames == 1 else [{"frame": i, **shared} for i in range(header.frames)]
 
     return Format(
-        "DICOM",
+        DICOM,
         DICOM_SUFFIXES,
         load=_load_dicom,
         expand=expand,
@@ -96,7 +98,78 @@ def nifti_format(
         shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}
         return [{**shared, "slice": i} for i in chosen_slices(count, every, central)]
 
-    return Format("NIfTI", NIFTI_SUFFIXES, load=_load_nifti, expand=expand, group=volume_group, max_pixels=max_pixels)
+    return Format(NIFTI, NIFTI_SUFFIXES, load=_load_nifti, expand=expand, group=volume_group, max_pixels=max_pixels)
+
+
+def itk_format(
+    axis: str = "axial",
+    every: int = 1,
+    central: float = 0.5,
+    volume: int = 0,
+    window: str | None = None,
+    max_pixels: int = Item.MAX_PIXELS,
+) -> Format:
+    """MHA, MHD and NRRD volumes in slices, as `nifti_format` has them."""
+
+    def expand(path: Path) -> list[dict[str, Any]]:
+        from .nifti_slices import AXES
+        from .volumes.slices import count_along, digest_of
+
+        count, digest = count_along(path, AXES[axis], max_pixels), digest_of(path)
+        shared = {"axis": axis, "volume": volume, **_known(window=window, digest=digest)}
+        return [{**shared, "slice": at} for at in chosen_slices(count, every, central)]
+
+    def load(path: Path, decode: dict[str, Any]) -> Decoded:
+        from .volumes.slices import load_one
+
+        return load_one(path, decode)
+
+    suffixes = META_SUFFIXES + NRRD_SUFFIXES
+    return Format(ITK, suffixes, load=load, expand=expand, group=volume_group, max_pixels=max_pixels)
+
+
+def whole_volumes(max_pixels: int = Item.MAX_PIXELS, **cut: Any) -> tuple[Format, ...]:
+    """Formats of which each volume is one sample and its slices are the parts.
+
+    Args:
+        cut: "axis", "every", "central", "slices", "volume", "window" and "spacing" of `volumes.slices.load_parts`; None
+            counts as not given.
+    """
+    cut = _known(**cut)
+
+    def expand(path: Path) -> list[dict[str, Any]]:
+        from .nifti_slices import AXES
+        from .volumes.slices import count_along, digest_of
+
+        if path.name.lower().endswith(VOLUME_SUFFIXES):
+            count_along(path, AXES[cut["axis"]], max_pixels)
+        return [{**cut, **_known(digest=digest_of(path))}]
+
+    def load(path: Path, decode: dict[str, Any]) -> Decoded:
+        from .volumes.slices import load_parts
+
+        return load_parts(path, decode)
+
+    def of_series(path: Path) -> Path | None:
+        from .volumes.series import stands_for
+
+        return stands_for(path)
+
+    def of_folder(folder: Path) -> Path | None:
+        from .volumes.series import all_series
+
+        found = list(all_series(folder).values())
+        return found[0][0] if len(found) == 1 else None
+
+    shared: dict[str, Any] = {"load": load, "expand": expand, "max_pixels": max_pixels}
+    series = {"recognise": has_dicom_mark, "group": _patient, "whole": of_series, "of_folder": of_folder}
+    kinds = ((NIFTI, NIFTI_SUFFIXES), (ITK, META_SUFFIXES + NRRD_SUFFIXES))
+    files = (Format(name, suffixes, group=volume_group, **shared) for name, suffixes in kinds)
+    return Format(DICOM, DICOM_SUFFIXES, **shared, **series), *files
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def chosen_slices(count: int, every: int, central: float) -> range:

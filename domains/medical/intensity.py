@@ -1,6 +1,6 @@
 """From measured values (Hounsfield units, MR signal, dose) to intensities in 0..1.
 
-A window is told by a preset's name, by "centre,width", or is "minmax". Scaling is MONAI's.
+A window is told by a preset's name, by "centre,width", or is "minmax" or "zscore". Scaling is MONAI's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ PRESETS: dict[str, tuple[float, float]] = {
 }
 """Name -> centre and width in Hounsfield units, as radiology workstations commonly set them."""
 
-MINMAX = "minmax"
+MINMAX, ZSCORE = "minmax", "zscore"
+SHOWN_DEVIATIONS = 3.0
+"""Standard deviations on either side of the mean that z-scores are shown to."""
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 SAMPLED_VALUES = 1 << 20
 
 
 def check_window(window: str | tuple[float, float] | list[float] | None) -> str | None:
-    """A window option in its one spelling: a preset's name, "centre,width", "minmax", or None (as the file says).
+    """A window option in its one spelling: a preset's name, "centre,width", "minmax", "zscore", or None (as the
+    file says).
 
     Raises:
         UnknownNameError: no preset has that name.
@@ -41,12 +44,11 @@ def check_window(window: str | tuple[float, float] | list[float] | None) -> str 
     if isinstance(window, (tuple, list)):
         window = ",".join(str(value) for value in window)
     name = str(window).strip().lower().replace("_", "-").replace(" ", "-")
-    if name in PRESETS or name == MINMAX:
+    if name in (*PRESETS, MINMAX, ZSCORE):
         return name
     if "," not in name:
-        raise UnknownNameError(
-            f"option window: no preset '{window}'; {did_you_mean(name, [*PRESETS, MINMAX])} Or give \"centre,width\""
-        )
+        nearest = did_you_mean(name, [*PRESETS, MINMAX, ZSCORE])
+        raise UnknownNameError(f"option window: no preset '{window}'; {nearest} Or give \"centre,width\"")
     try:
         centre, width = (float(part) for part in str(window).split(","))
     except ValueError:
@@ -65,8 +67,20 @@ def window_range(window: str, values: np.ndarray) -> tuple[float, float]:
     """The values that become 0 and 1 under a window that `check_window` gave."""
     if window == MINMAX:
         return float(values.min()), float(values.max())
+    if window == ZSCORE:
+        counted = values[values != 0] if values.any() else values
+        return zscore_range(float(counted.mean(dtype=np.float64)), float(counted.std(dtype=np.float64)))
     centre, width = PRESETS.get(window) or (float(part) for part in window.split(","))
     return centre - width / 2, centre + width / 2
+
+
+def zscore_range(mean: float, deviation: float) -> tuple[float, float]:
+    """The values that z-scores of -3 and 3 belong to; both the mean where all values are one.
+
+    The mean and the standard deviation are those of a whole volume, or image, without its zeros, as of MONAI's
+    `NormalizeIntensity(nonzero=True)`: in magnetic resonance they are air.
+    """
+    return mean - SHOWN_DEVIATIONS * deviation, mean + SHOWN_DEVIATIONS * deviation
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:

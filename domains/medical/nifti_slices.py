@@ -24,7 +24,16 @@ from ...core.contracts import Decoded, Item
 from ...core.data import digest_of_file, remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import caching, check_regular
-from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
+from .intensity import (
+    MINMAX,
+    SAMPLED_VALUES,
+    ZSCORE,
+    robust_range,
+    scale_to_unit,
+    to_rgb,
+    window_range,
+    zscore_range,
+)
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Axis name -> axis of a volume in RAS+ orientation that the slices are counted along."""
@@ -63,11 +72,24 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     if not 0 <= index < count:
         raise DataError(f"{path}: has no slice {index}, only 0 to {count - 1}; correct the slice")
     plane, zooms = _read_plane(path, axis, index, volume)  # (x, y) or (x, y, 3), RAS+
-    plane = plane.swapaxes(0, 1)[::-1, ::-1]  # rows downwards, columns as radiologists see them
+    return as_shown(path, plane, zooms, (0.0, 1.0) if plane.ndim == 3 else _range(path, volume, window), max_pixels)
+
+
+def as_shown(
+    path: Path, plane: np.ndarray, zooms: tuple[float, float], values: tuple[float, float], max_pixels: int
+) -> Decoded:
+    """A plane (x, y) or in colour (x, y, 3), RAS+, as radiologists see it: rows downwards, pixels square.
+
+    Args:
+        path: for messages.
+        zooms: millimetres between voxels along x and y.
+        values: which become 0 and 1; not of colours.
+        max_pixels: a stretched plane with more is refused.
+    """
+    plane = plane.swapaxes(0, 1)[::-1, ::-1]
     if plane.ndim == 3:
         return np.ascontiguousarray(plane)
-    low, high = _range(path, volume, window)
-    return to_rgb(_square_pixels(path, scale_to_unit(plane, low, high), zooms[::-1], max_pixels))
+    return to_rgb(_square_pixels(path, scale_to_unit(plane, *values), zooms[::-1], max_pixels))
 
 
 def read_nifti(path: Path, volume: int | None, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,42 +168,48 @@ def check_volume(path: Path, volume: int) -> None:
     if not 0 <= volume < count:
         raise DataError(f"{path}: has no volume {volume}, only 0 to {count - 1}; correct the option volume")
     if np.issubdtype(image.get_data_dtype(), np.floating):
-        _volume_range(path, volume)
+        _volume_ranges(path, volume)
 
 
 def _range(path: Path, volume: int, window: str | None) -> tuple[float, float]:
-    if window not in (None, MINMAX):
+    if window not in (None, MINMAX, ZSCORE):
         return window_range(window, np.empty(0))
-    low, high, minimum, maximum = _volume_range(path, volume)
-    return (minimum, maximum) if window == MINMAX else (low, high)
+    return _volume_ranges(path, volume)[window]
 
 
 @remember_by_file(size=4096)
-def _volume_range(path: Path, volume: int) -> tuple[float, float, float, float]:
-    """Robust low and high, minimum and maximum of one volume."""
+def _volume_ranges(path: Path, volume: int) -> dict[str | None, tuple[float, float]]:
+    """Window that depends on the values of one volume -> its range; None: the robust one."""
     image = _open(path)
     if math.prod(_shape_3d(path, image)) > LARGE_VOXELS and not _is_kept(path, image):
         return _range_of_slabs(path, image, volume)
     values = _kept_volume(path, volume) if _is_kept(path, _open(path)) else _read_volume(path, volume)
     _check_finite(path, int((~np.isfinite(values)).sum()))
-    return (*robust_range(values), float(values.min()), float(values.max()))
+    return {None: robust_range(values), **{name: window_range(name, values) for name in (MINMAX, ZSCORE)}}
 
 
-def _range_of_slabs(path: Path, image, volume: int) -> tuple[float, float, float, float]:
+def _range_of_slabs(path: Path, image, volume: int) -> dict[str | None, tuple[float, float]]:
     """The same of a volume that is not held in memory, its percentiles of evenly spaced values."""
     shape = _shape_3d(path, image)
     thickness = max(1, SLAB_VOXELS // math.prod(shape[:2]))
     step = max(1, math.prod(shape) // SAMPLED_VALUES)
     sampled, unusable, ends = [], 0, []
+    moments = np.zeros(3)  # of the values that are not 0: how many, their sum, and that of their squares
     for start in range(0, shape[2], thickness):
         where = [slice(None), slice(None), slice(start, start + thickness)][: len(image.shape)]
         values = _read(path, image, [*where, *_volume_index(image, volume)]).reshape(-1)
         unusable += int((~np.isfinite(values)).sum())
         ends += [values.min(), values.max()]
         sampled.append(values[::step].copy())
+        moments += np.count_nonzero(values), values.sum(dtype=np.float64), np.square(values, dtype=np.float64).sum()
     _check_finite(path, unusable)
     low, high = float(min(ends)), float(max(ends))
-    return (*robust_range(np.concatenate([*sampled, [low, high]])), low, high)
+    mean, square = moments[1:] / max(moments[0], 1)
+    return {
+        None: robust_range(np.concatenate([*sampled, [low, high]])),
+        MINMAX: (low, high),
+        ZSCORE: zscore_range(mean, math.sqrt(max(square - mean**2, 0.0))),
+    }
 
 
 def _check_finite(path: Path, unusable: int) -> None:

@@ -302,7 +302,8 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
-        from .transforms import EachPicture, OtherCorpus, SceneAugment
+        from ...core.backbones import EachPart
+        from .transforms import OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
         wanted = own
@@ -310,9 +311,9 @@ class RemoteSensing(Domain):
             channels, wanted = backbone.channels, CORPORA[self.corpus]
             wanted = wanted if channels is None else tuple(map(channels.widened, wanted))
         if train:
-            return EachPicture(SceneAugment(backbone.image_size, *wanted))
+            return EachPart(SceneAugment(backbone.image_size, *wanted))
         usual = backbone.preprocess(False)
-        return EachPicture(OtherCorpus(usual, own, wanted) if self.corpus else usual)
+        return EachPart(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
     def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
         """Windows with boxes or masks."""

@@ -10,7 +10,7 @@ then one band is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...core.backbones import SeededAugment
-from ...core.contracts import CropTransform, Decoded, height_and_width
+from ...core.contracts import Decoded, height_and_width
 from .bands import COLOURS
 
 SAFE_CROP = (0.5, 1.0)
@@ -45,33 +45,6 @@ class OtherCorpus:
     def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
         old_mean, old_std, mean, std = (torch.tensor(side).view(-1, 1, 1) for side in (*self.old, *self.new))
         return (self.transform(image) * old_std + old_mean - mean) / std  # (C, S, S)
-
-
-@dataclass(frozen=True)
-class EachPicture(CropTransform):
-    """A picklable callable: a transform of one picture for samples that may have several, (T, H, W, 3).
-
-    All pictures of a sample are cut and turned alike, since each gets the same seed.
-    """
-
-    transform: Callable[..., Tensor]
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return self.transform.spec
-
-    @property
-    def safe_crop(self) -> tuple[float, float] | None:
-        return self.transform.safe_crop if isinstance(self.transform, CropTransform) else None
-
-    def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
-        """(3, S, S) of a picture (H, W, 3), (T, 3, S, S) of T pictures."""
-        if image.ndim < 4:
-            return self.transform(image, seed=seed)
-        return torch.stack([self.transform(picture, seed=seed) for picture in image])
-
-    def with_crop(self, scale: tuple[float, float]) -> EachPicture:
-        return replace(self, transform=self.transform.with_crop(scale))
 
 
 @dataclass

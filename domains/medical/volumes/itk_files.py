@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from ..formats import META_SUFFIXES, NRRD_SUFFIXES
 from ..nifti_slices import MOST_PACKED, SLICES
 from .geometry import ras_affine
 
+if TYPE_CHECKING:
+    import SimpleITK
+
 META, NRRD = "MetaImageIO", "NrrdImageIO"
 READERS = {**dict.fromkeys(META_SUFFIXES, META), **dict.fromkeys(NRRD_SUFFIXES, NRRD)}
 """Suffix -> ITK's reader, so that no other one looks at the file."""
@@ -26,12 +30,51 @@ DATA_FILE = {
 }
 
 
-def read_itk(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[np.ndarray, np.ndarray]:
+def read_itk(path: Path, volume: int | None = None, max_pixels: int = Item.MAX_PIXELS) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (C, X, Y, Z) float32 and the affine (4, 4) from them to RAS millimetres.
 
+    Args:
+        volume: of several values per voxel, or of a fourth dimension; None gives each as a channel.
+
     Raises:
-        DataError: no such file, damaged or cut short, complex numbers, more than four dimensions, or too large.
+        DataError: no such file or volume, damaged or cut short, NaN or infinity, complex numbers, more than four
+            dimensions, or too large.
     """
+    import SimpleITK
+
+    reader = _opened(path, max_pixels)
+    try:
+        values = SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError:
+        raise _unreadable(path) from None
+    if np.iscomplexobj(values):
+        raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
+    dimensions = reader.GetDimension()
+    values = values.reshape(*values.shape[:dimensions], -1).transpose(*range(dimensions)[::-1], dimensions)
+    values = values.reshape(*[*values.shape[: min(dimensions, 3)], 1][:3], -1)  # (X, Y, Z, C)
+    if volume is not None:
+        if not 0 <= volume < (count := values.shape[-1]):
+            raise DataError(f"{path}: has no volume {volume}, only 0 to {count - 1}; correct the option volume")
+        values = values[..., volume : volume + 1]
+    values = np.moveaxis(values, -1, 0).astype(np.float32)
+    if unusable := int(values.size - np.isfinite(values).sum()):
+        raise DataError(f"{path}: {unusable} voxels are NaN or infinity; replace them by a number or remove the file")
+    return values, _affine(reader)
+
+
+def header_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int, int, int], np.ndarray]:
+    """(X, Y, Z) and the affine of a file.
+
+    Raises:
+        DataError: as `read_itk`, as far as its header shows.
+    """
+    reader = _opened(path, max_pixels)
+    x, y, z = [*reader.GetSize(), 1][:3]
+    return (x, y, z), _affine(reader)
+
+
+def _opened(path: Path, max_pixels: int) -> SimpleITK.ImageFileReader:
+    """A reader that has read the header."""
     import SimpleITK
 
     data_file = data_file_of(path)
@@ -41,24 +84,21 @@ def read_itk(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[np.ndarray,
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _check_claims(path, data_file, reader.GetSize(), reader.GetNumberOfComponents(), max_pixels)
-        image = reader.Execute()
-        values = SimpleITK.GetArrayFromImage(image)
     except RuntimeError:
-        raise DataError(f"{path}: not a readable {path.suffix[1:].upper()} file; replace or remove it") from None
-    if np.iscomplexobj(values):
-        raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
-    dimensions = image.GetDimension()
-    values = values.reshape(*values.shape[:dimensions], -1).transpose(*range(dimensions)[::-1], dimensions)
-    if dimensions == 4:  # (X, Y, Z, T, components)
-        values = values.reshape(*values.shape[:3], -1)
-    values = np.moveaxis(values, -1, 0).astype(np.float32)  # (C, X, Y[, Z])
+        raise _unreadable(path) from None
+    _check_claims(path, data_file, reader.GetSize(), reader.GetNumberOfComponents(), max_pixels)
+    return reader
+
+
+def _unreadable(path: Path) -> DataError:
+    return DataError(f"{path}: not a readable {path.suffix[1:].upper()} file; replace or remove it")
+
+
+def _affine(reader: SimpleITK.ImageFileReader) -> np.ndarray:
+    dimensions, kept = reader.GetDimension(), min(reader.GetDimension(), 3)
     directions = np.eye(3)
-    kept = min(dimensions, 3)
-    directions[:kept, :kept] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:kept, :kept]
-    spacing = np.array([*image.GetSpacing()[:3], 1.0][:3])
-    origin = np.array([*image.GetOrigin()[:3], 0.0][:3])
-    return values.reshape(*values.shape, *[1] * (3 - kept)), ras_affine(directions, spacing, origin)
+    directions[:kept, :kept] = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:kept, :kept]
+    return ras_affine(directions, np.array([*reader.GetSpacing(), 1.0][:3]), np.array([*reader.GetOrigin(), 0.0][:3]))
 
 
 def data_file_of(path: Path) -> Path:

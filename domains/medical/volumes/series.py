@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,39 @@ def series_at(path: Path) -> list[Path]:
     return next(iter(found.values()))
 
 
+def stands_for(path: Path) -> Path | None:
+    """The first file, by name, of the series that a file is a slice of, in its folder; None of what was made of a
+    series and holds no image. A file that cannot be read stands for itself, and whoever opens it says why."""
+    try:
+        if not _has_images(path):
+            return None if read_header(path).modality in NO_IMAGES else path
+        series = slices_of(path)[0].series
+    except DataError:
+        return path
+    return _listed_series(path.parent).get(series, [path])[0]
+
+
 def all_series(folder: Path) -> dict[str, list[Path]]:
     """Hash of a series' UID -> its files in a folder, sorted by name. Objects that were made of a series, and files
-    without pixels, are none.
+    without pixels or that cannot be read, are none.
 
     Raises:
-        DataError: a DICOM file that cannot be read.
+        DataError: the folder cannot be listed.
     """
     dicom = [dicom_format()]
     found: dict[str, list[Path]] = {}
     for path in sorted(Path(entry.path) for entry in visible(folder)):
-        if path.is_file() and Format.of(path, dicom) is not None and _has_images(path):
-            found.setdefault(slices_of(path)[0].series, []).append(path)
+        if path.is_file() and Format.of(path, dicom) is not None:
+            with suppress(DataError):
+                if _has_images(path):
+                    found.setdefault(slices_of(path)[0].series, []).append(path)
     return found
+
+
+@remember_by_file(size=256)
+def _listed_series(folder: Path) -> dict[str, list[Path]]:
+    """As `all_series`, until a file comes or goes: each file of a folder asks which one stands for it."""
+    return all_series(folder)
 
 
 def _has_images(path: Path) -> bool:
@@ -125,13 +146,22 @@ def read_series(files: Sequence[Path], max_pixels: int = Item.MAX_PIXELS) -> tup
         DataError: as `ordered`, or pixels that cannot be decoded.
     """
     slices, affine = ordered(files)
+    return read_slices(slices, max_pixels), affine
+
+
+def read_slices(slices: Sequence[Slice], max_pixels: int = Item.MAX_PIXELS) -> np.ndarray:
+    """(1, X, Y, Z) float32, the measured values of slices in their order.
+
+    Raises:
+        DataError: pixels that cannot be decoded, or too many.
+    """
     rows, columns = slices[0].size
     if (voxels := rows * columns * len(slices)) > SLICES * max_pixels:
         raise LimitError.too_large(f"{slices[0].path.parent}: a volume of {voxels} voxels", SLICES * max_pixels)
     values = np.empty((len(slices), rows, columns), dtype=np.float32)
     for number, each in enumerate(slices):
         values[number] = measured_frame(each.path, each.frame, max_pixels)
-    return values.transpose(2, 1, 0)[None], affine
+    return values.transpose(2, 1, 0)[None]
 
 
 def ordered(files: Iterable[Path]) -> tuple[list[Slice], np.ndarray]:

@@ -113,7 +113,7 @@ def test_left_stays_left_where_it_tells_organs_apart():
 
 def test_at_least_four_fifths_of_an_image_are_safe():
     augment = Medical().transforms(BACKBONE, True, "classification")
-    assert augment.safe_crop == augment.scale == (0.8, 1.0) == augment.with_crop((0.1, 0.2)).safe_crop
+    assert augment.safe_crop == augment.transform.scale == (0.8, 1.0) == augment.with_crop((0.1, 0.2)).safe_crop
     assert augment.with_randaugment() is None
 
 
