@@ -13,8 +13,9 @@ from typing import Any
 
 from ....core.contracts import ClassLabel, DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
-from ....core.errors import DataError, UnknownNameError, did_you_mean
+from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
+from ..studies import STUDY, Told, as_studies
 from ..targets import Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
@@ -130,12 +131,15 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
     Raises:
         DataError: a table is malformed, its splits share patients, it has no boxes, or none of its images is there.
         UnknownNameError: a class name that is no finding of the set.
+        ConfigError: studies are asked for of a set that has none.
     """
     folder, files = layout.tables_at(path)
     read = layout.objects if task in OF_OBJECTS else layout.read
     if read is None:
         raise DataError(f"{path}: {layout.name} has no boxes or outlines; give another --task")
     annotated = read(folder, files, reading)
+    if reading.unit == STUDY and not any(entry.study for entry in annotated.entries):
+        raise ConfigError(f"--unit {STUDY}: {layout.name} does not say which images are of one study; omit it")
     _check_patients(annotated.entries, path)
     collector, row_of = _items(annotated.entries, folder, reading.formats)
     if not collector.items:
@@ -150,7 +154,8 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
     if row_of:
         taken = ("Path", *annotated.class_names)
         data = replace(data, columns=Table.columns_reader([(file, rows, taken) for file, rows in row_of.items()]))
-    return check_items(_chosen(data, reading.class_names, path), path)
+    data = check_items(_chosen(data, reading.class_names, path), path)
+    return data if reading.unit != STUDY else as_studies(data, _told(annotated.entries))
 
 
 def _items(
@@ -178,6 +183,11 @@ def _items(
 def _says_nothing(label: ClassLabel) -> bool:
     """Whether no finding is known."""
     return isinstance(label, tuple) and all(map(isnan, label))
+
+
+def _told(entries: Iterable[Entry]) -> Told:
+    known = {entry.image: entry for entry in entries}
+    return Told(*({id_: getattr(entry, name) for id_, entry in known.items()} for name in ("study", "view")))
 
 
 def _files_by_name(folder: Path, formats: Sequence[Format]) -> dict[str, list[Path]]:

@@ -189,6 +189,26 @@ def test_labels_of_a_study_are_those_of_each_of_its_views(drawn):
     assert "Images whose study has no labels, left out: 1." in data.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "ids", "view"),
+    [
+        ("CheXpert", [IMAGES["CheXpert"][place] for place in (0, 2, 3)], "AP, Lateral"),
+        ("MIMIC-CXR-JPG", ["aa-1", "aa-3", "bb-1"], "PA, LATERAL"),
+        ("PadChest", ["a.png", "c.png"], "PA, L"),
+    ],
+)
+def test_studies_keep_their_labels_and_their_views(name, ids, view, drawn):
+    data, images = read(drawn[name], unit="study"), read(drawn[name])
+    assert [item.id for item in data.items] == ids and data.load(data.items[0]).shape == (2, 8, 9, 3)
+    assert same(findings(data), findings(images)) and data.items[0].target.about() == {"view": view}
+    assert [item.group for item in data.items][:2] == [images.items[0].group, images.items[2].group]
+
+
+def test_a_set_that_tells_no_studies_has_none(drawn):
+    with pytest.raises(ConfigError, match="--unit study: ChestX-ray14 does not say which images are of one study"):
+        read(drawn["ChestX-ray14"], unit="study")
+
+
 def test_no_finding_makes_the_others_negative_but_not_devices_of_chexpert(drawn):
     without = dict.fromkeys(FINDINGS, 0.0)
     assert same({**without, DEVICES: 1.0}, findings(read(drawn["CheXpert"]), 2))
