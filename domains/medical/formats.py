@@ -18,7 +18,7 @@ from ...core.data import Format
 from ...core.runtime import read_start
 from .dicom_mark import has_dicom_mark
 
-DICOM, NIFTI, ITK = "DICOM", "NIfTI", "MHA and NRRD"
+DICOM, NIFTI, ITK = "DICOM", "NIfTI", "MHA/NRRD"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 META_SUFFIXES, NRRD_SUFFIXES = (".mha", ".mhd"), (".nrrd", ".nhdr")
