@@ -219,6 +219,7 @@ def fit(
     start: str | None = ...,
     stretch: str | Sequence[float] = ...,
     stride: float = ...,
+    study_column: str = ...,
     suppress: str = ...,
     target: str = ...,
     train_colours: str = ...,

@@ -127,7 +127,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             images = training_features(support, index, seen or self.views, epoch)
             queries = images if compared is support else training_features(compared, index, self.views, epoch)
-            return criterion(self._unit_logits(images, queries), support.labels[index])
+            return criterion(self._unit_logits(images, queries), support.targets[index])
 
         epochs = self.epochs or TIP_SETTINGS[self.preset].epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)

@@ -173,9 +173,9 @@ class Clap(ClassWeighted, PooledViews):
 def training_rows(support: FeatureSet, views: int) -> tuple[Tensor, Tensor]:
     """Unit features (V N, D) and labels of all views of all images, view by view."""
     if not views or support.views is None:
-        return support.unit, support.labels
+        return support.unit, support.targets
     rows = support.views[:, :views].float().transpose(0, 1)  # (V, N, D)
-    labels = support.labels.repeat(len(rows), *[1] * (support.labels.ndim - 1))
+    labels = support.targets.repeat(len(rows), *[1] * (support.labels.ndim - 1))
     return F.normalize(rows.flatten(0, 1), dim=-1), labels
 
 

@@ -103,7 +103,7 @@ class Projection(ClassWeighted, PooledViews):
         score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
         best, reached = None, None
         priors = self.priors_of(support.labels, len(classifier))
-        for run in train_runs(images, support.labels, side, runs, self.epochs, priors):
+        for run in train_runs(images, support.targets, side, runs, self.epochs, priors):
             value = None if score is None else score(run)
             if best is None or value > reached:
                 best, reached = run, value

@@ -243,7 +243,7 @@ class WiseFt(OneWay, ClassTowerAdapter):
         return head, train_head(
             head,
             support.unit,
-            support.labels,
+            support.targets,
             epochs=self.epochs or self.default_epochs,
             batch_size=self.batch_size,
             lr=self._rate,

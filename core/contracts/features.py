@@ -22,10 +22,10 @@ TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens"}
 """Where in the image tower features are taken -> what the tower must be capable of."""
 MEAN_TOLERANCE = 1e-3
 """How far features may lie from the mean of their parts, in units of the largest number among the parts."""
-PER_ROW = ("features", "labels", "views", "groups", "ids", "parts", "parts_mask", "parts_order")
+PER_ROW = ("features", "labels", "soft_labels", "views", "groups", "ids", "parts", "parts_mask", "parts_order")
 PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative", "unnormalized")
 """Fields of a set, and of a text classifier, that have one entry per row, and per class."""
-TENSORS = ("features", "labels", "views", "parts", "parts_mask", "parts_order")
+TENSORS = ("features", "labels", "soft_labels", "views", "parts", "parts_mask", "parts_order")
 OF_BATCHES = ("features", "pixels", "pre_projection", "keys", "base", "parts", "parts_mask", "patch_tokens")
 OF_CLASSES = ("weights", "raw", "negative", "unnormalized")
 """Fields of a set, of a batch and of a text classifier that are tensors, which arrays and lists become."""
@@ -57,6 +57,8 @@ class FeatureSet:
         parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
         parts_order: (N, T) int64, which part of the sample as it was read stands where; by default each in its place.
         part_views: how the parts divide into views whose predictions are averaged; None where they are all of one.
+        soft_labels: (N, C) in 0..1 with NaN where a label is unknown, which losses take in place of labels: smoothed
+            ones, unknown to everything else. None where they are the labels.
 
     Raises:
         DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
@@ -78,6 +80,7 @@ class FeatureSet:
     parts_mask: Tensor | None = None
     parts_order: Tensor | None = None
     part_views: PartViews | None = None
+    soft_labels: Tensor | None = None
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class FeatureSet:
         parts_mask: TensorLike | None = None,
         parts_order: TensorLike | None = None,
         part_views: PartViews | None = None,
+        soft_labels: TensorLike | None = None,
     ):
         for name, value in list(locals().items())[1:]:
             object.__setattr__(self, name, value)
@@ -106,7 +110,7 @@ class FeatureSet:
             raise DataError(f"features have shape {tuple(self.features.shape)}; (N, D) is needed")
         object.__setattr__(self, "features", self.features.float())
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        for name in ("labels", "views", "groups", "ids"):
+        for name in ("labels", "soft_labels", "views", "groups", "ids"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.features):
                 raise DataError(f"{name} has {len(value)} rows for {len(self.features)} features")
@@ -159,6 +163,11 @@ class FeatureSet:
     def multilabel(self) -> bool:
         """True where labels are (N, C) indicators."""
         return self.labels is not None and self.labels.ndim == 2
+
+    @property
+    def targets(self) -> Tensor | None:
+        """What a loss compares outputs with: `labels`, or what stands in their place."""
+        return self.labels if self.soft_labels is None else self.soft_labels
 
     @property
     def num_classes(self) -> int:
@@ -245,7 +254,7 @@ class FeatureSet:
 
     def without_labels(self) -> FeatureSet:
         """The same images with labels removed: what a transductive method may see."""
-        return replace(self, labels=None)
+        return replace(self, labels=None, soft_labels=None)
 
     def without_parts(self) -> FeatureSet:
         """The same samples, each as the mean of its parts and nothing more."""

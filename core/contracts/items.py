@@ -85,6 +85,10 @@ class Item:
         """As `Target.classes`; none without a target."""
         return () if self.target is None else self.target.classes()
 
+    def training_label(self) -> ClassLabel:
+        """As `Target.training_label`; None without a target."""
+        return None if self.target is None else self.target.training_label()
+
     def captions(self) -> tuple[str, ...]:
         """As `Target.captions`; none without a target."""
         return () if self.target is None else self.target.captions()
@@ -327,6 +331,11 @@ class Target:
         """What a classification learns of the sample, and what its row of features is labelled with."""
         return None
 
+    def training_label(self) -> ClassLabel:
+        """What a loss compares outputs with: the class label, or where that may be several, values between 0 and 1 in
+        place of some that are unknown (label smoothing)."""
+        return self.class_label()
+
     def classes(self) -> tuple[int, ...]:
         """The classes that the sample shows, in ascending order: for counts, splits and few-shot draws."""
         return _positive(self.class_label())
@@ -399,7 +408,7 @@ class Labels(Target):
     def restricted(self, new: Mapping[int, int]) -> Labels | None:
         """None where nothing is known of the classes that stay."""
         values = _chosen(self.values, new)
-        return None if all(map(isnan, values)) else replace(self, values=values)
+        return None if all(map(isnan, values)) else Labels(values)
 
 
 @dataclass(frozen=True)

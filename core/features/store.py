@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import PROJECTED, FeatureSet
-from ..contracts.items import DomainData, Item
+from ..contracts.items import ClassLabel, DomainData, Item
 from ..data.verify import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
@@ -335,7 +335,7 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
     groups = tuple(item.group or item.id for item in kept)
     features = FeatureSet(
         features=whole.values[:, 0].contiguous(),
-        labels=_labels(kept),
+        labels=_labels([item.class_label() for item in kept]),
         class_names=request.data.class_names,
         views=whole.values[:, 1:].contiguous() if request.views else None,
         tap=request.tap,
@@ -345,14 +345,20 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
         parts=whole.parts,
         parts_mask=None if whole.parts is None else whole.parts_mask,
         part_views=request.data.part_views,
+        soft_labels=_soft_labels(kept),
     )
     skipped = [(items[position].id, reason) for position, reason in whole.reasons]
     return Extraction(features, kept, skipped, whole.computed, whole.cached)
 
 
-def _labels(items: Sequence[Item]) -> Tensor | None:
+def _soft_labels(items: Sequence[Item]) -> Tensor | None:
+    """(N, C) float, None where losses take the labels as they are."""
+    soft = [item.training_label() for item in items]
+    return _labels(soft) if any(label != item.class_label() for label, item in zip(soft, items, strict=True)) else None
+
+
+def _labels(labels: Sequence[ClassLabel]) -> Tensor | None:
     """(N,) int64, or (N, C) float where images have several labels; None if one of them has none."""
-    labels = [item.class_label() for item in items]
     if labels and all(isinstance(label, tuple) for label in labels):
         return torch.tensor(labels, dtype=torch.float32)
     if labels and not any(label is None or isinstance(label, tuple) for label in labels):

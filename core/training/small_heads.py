@@ -104,7 +104,7 @@ def dassl_epochs(
     rates = [[rate] * len(batches(0)) for rate in of_epochs]
 
     def loss_of_step(epoch: int, index: Tensor) -> Tensor:
-        return loss_of(training_features(support, index, views, epoch), support.labels[index])
+        return loss_of(training_features(support, index, views, epoch), support.targets[index])
 
     return train_epochs(optimizer, rates, batches, loss_of_step)
 

@@ -223,7 +223,7 @@ class LabelledSource(_Images):
         return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
 
     def label(self, row: int) -> int | tuple[float, ...]:
-        return self.items[row].class_label()
+        return self.items[row].training_label()
 
     def image_id(self, row: int) -> int:
         return row

@@ -32,7 +32,8 @@ from .dicom_mark import has_dicom_mark
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 HEADER_KEYWORDS = (
     "Modality", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID",
-    "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", *PIXEL_KEYWORDS,
+    "SeriesInstanceUID", "ViewPosition", "ImageLaterality", "Laterality", "NumberOfFrames", "Rows", "Columns",
+    "BitsAllocated", "SamplesPerPixel", *PIXEL_KEYWORDS,
 )  # fmt: skip
 NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "none", "n/a", "unknown", "removed"})
 DEFER_BYTES = 1024
@@ -55,6 +56,9 @@ class Header:
     is_whole_read: whether pixels can only be reached by reading the whole file: it is deflated, or lacks a meta header.
     is_encapsulated: whether pixels are compressed.
     is_jpeg2000_colour: whether as JPEG 2000 in colour, whose decoder takes 16 bytes per pixel.
+    study: short hash of the study's UID, or None.
+    view: "PA", "LL", ..., or "".
+    laterality: "L", "R", ..., or "".
     """
 
     frames: int
@@ -64,6 +68,9 @@ class Header:
     is_whole_read: bool
     is_encapsulated: bool
     is_jpeg2000_colour: bool
+    study: str | None = None
+    view: str = ""
+    laterality: str = ""
 
 
 @remember_by_file(size=65536)
@@ -88,7 +95,8 @@ def read_header(path: Path) -> Header:
         pixels = _pixels(path, data_set, frames, deflated, encapsulated)
         is_colour = syntax in JPEG2000TransferSyntaxes and int(data_set.get("SamplesPerPixel") or 1) > 1
         is_whole_read = deflated or not is_marked
-        return Header(frames, pixels, modality, _patient(data_set), is_whole_read, encapsulated, is_colour)
+        shown = _study(data_set), _word(data_set, "ViewPosition"), _word(data_set, "ImageLaterality", "Laterality")
+        return Header(frames, pixels, modality, _patient(data_set), is_whole_read, encapsulated, is_colour, *shown)
     except DataError:
         raise
     except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones
@@ -169,6 +177,17 @@ def _with_syntax(data_set: pydicom.Dataset) -> pydicom.Dataset:
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         data_set.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return data_set
+
+
+def _study(data_set: pydicom.Dataset) -> str | None:
+    uid = str(data_set.get("StudyInstanceUID") or "").strip()
+    return "study-" + hashlib.sha256(uid.encode()).hexdigest()[:16] if uid else None
+
+
+def _word(data_set: pydicom.Dataset, *keywords: str) -> str:
+    """The first of some attributes that is there; "" for what is no word of a fixed vocabulary."""
+    value = next((text for each in keywords if (text := str(data_set.get(each) or "").strip())), "")
+    return value if value.isalnum() and len(value) <= 16 else ""
 
 
 def _patient(data_set: pydicom.Dataset) -> str | None:

@@ -22,6 +22,7 @@ from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
+AUTO = "auto"
 ARRAY = "MedMNIST"
 RADIOLOGY = "radiology"
 SIDED = frozenset({RADIOLOGY})
@@ -34,17 +35,17 @@ USED_BY = {
     "volume": (NIFTI, ITK),
     "slice": (ARRAY,),
     "label_tag": (DICOM,),
-    "unit": (DICOM, NIFTI, ITK),
     "uncertain": ("CheXpert", "MIMIC-CXR-JPG"),
     "blank": ("CheXpert", "MIMIC-CXR-JPG"),
     "readers": ("VinDr-CXR",),
+    "unit": (DICOM, NIFTI, ITK),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
-IMAGE_UNIT, VOLUME_UNIT = UNITS = ("image", "volume")
+IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
 OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
-OF_VOLUMES = ("slices", "spacing")
-"""Options of volumes that are samples as a whole."""
+OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
+"""Options of samples that are more than an image -> what these are."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -79,7 +80,14 @@ class Reading(contracts.Reading):
         None, "DICOM and volumes: a preset (lung, bone, brain, ...), centre and width, minmax or zscore"
     )
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
-    unit: str = option(IMAGE_UNIT, "what a sample is: each slice or image, or a volume with its slices", choices=UNITS)
+    unit: str = option(
+        IMAGE_UNIT,
+        "what a sample is: each slice or image, a volume with its slices, or a study with its views",
+        choices=UNITS,
+    )
+    study_column: str = option(
+        AUTO, "studies: what tells them: a column of a table, folder, stem:REGEX of file names, or auto"
+    )
     every: int = option(1, "volumes: take every n-th slice", low=1, high=1_000_000)
     central: float | None = option(
         None,
@@ -112,7 +120,8 @@ class Reading(contracts.Reading):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """DICOM, volumes and images, as these options say; volumes alone where they are the samples."""
+        """DICOM, volumes and images, as these options say; volumes alone where they are the samples, none of them where
+        studies are."""
         if self.unit == VOLUME_UNIT:
             names = ("axis", "every", "slices", "spacing", "volume", "window")
             cut = {name: getattr(self, name) for name in names}
@@ -121,6 +130,7 @@ class Reading(contracts.Reading):
         volumes = (
             make(self.axis, self.every, central, self.volume, self.window, self.max_pixels)
             for make in (nifti_format, itk_format)
+            if self.unit != STUDY_UNIT
         )
         return dicom_format(self.window, self.max_pixels), *volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
@@ -132,10 +142,10 @@ class Reading(contracts.Reading):
         notes = [
             f"Option {name} has no effect here: it is for {_listed(used_by[name])} files."
             for name in given
-            if name in used_by and not kinds.intersection(used_by[name])
+            if name in used_by and not kinds.intersection(used_by[name]) and (name != "unit" or whole)
         ]
-        unseen = [] if whole else [name for name in given if name in OF_VOLUMES]
-        return notes + [f"Option {name} has no effect here: it is for --unit {VOLUME_UNIT}." for name in unseen]
+        unseen = [name for name in given if OF_UNITS.get(name, self.unit) != self.unit]
+        return notes + [f"Option {name} has no effect here: it is for --unit {OF_UNITS[name]}." for name in unseen]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -180,7 +190,7 @@ class Medical(Domain):
         (NIfTI, MHA, NRRD); published sets of radiographs (`layouts`); MedMNIST `.npz` files; folders of DICOM files
         with `label_tag`. A DICOM file's group is its patient's hashed id, that of a volume or a slice of it the subject
         or volume, so that splits share neither. With `unit="volume"` each volume or DICOM series is one sample, whose
-        slices are its parts.
+        slices are its parts; with `unit="study"` each study, whose images are (`studies.py`).
 
         Args:
             path: file or folder.
@@ -194,13 +204,15 @@ class Medical(Domain):
         """
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
+        from .studies import studies_of
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
         modality = self.modality
-        named = reading.label_column is not None or reading.label_tag is not None
-        if not named and (layout := published_layout(path)) is not None:
-            _refuse_columns(reading, ("group_column", "root", "min_side"), f"the layout of {layout.name}", path)
+        otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
+        if (layout := None if otherwise else published_layout(path)) is not None:
+            unused = ("group_column", "root", "min_side", "study_column")
+            _refuse_columns(reading, unused, f"the layout of {layout.name}", path)
             data = read_layout(layout, path, reading, task)
             modality = RADIOLOGY
         elif (array_file := _array_file(path)) is not None:
@@ -209,6 +221,8 @@ class Medical(Domain):
             data = _read_arrays(array_file, reading)
         else:
             data = _read(path, reading)
+        if reading.unit == STUDY_UNIT and layout is None:
+            data = studies_of(data, reading.study_column, reading.formats)
         notes = [*data.notes, *reading.notes_on_unused(data)]
         return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
 
@@ -223,12 +237,15 @@ class Medical(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         from ...core.data import read_unlabelled
+        from .studies import new_studies
 
         reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
         parts += [read_unlabelled(others, formats=reading.formats)] if others or not arrays else []
+        if reading.unit == STUDY_UNIT and not arrays:
+            return new_studies(parts[0], others, reading.study_column, reading.formats)
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:

@@ -179,6 +179,20 @@ def test_several_labels_without_val_hold_out_positives(make_multilabel_task, nam
     assert report.chosen_on.endswith("held out of the support")
 
 
+SMOOTHED = {"clap": {}, "clip-adapter": {}, "taskres": {}, "tip-adapter-f": {}, "wise-ft": {"freeze_encoder": True}}
+
+
+@pytest.mark.parametrize("name", [*SMOOTHED, "linear-probe"])
+def test_soft_labels_are_learned_by_losses_alone(make_multilabel_task, name):
+    task, adapters = make_multilabel_task(negative=False), []
+    soft = torch.where(task.support.labels.isnan(), 0.7, task.support.labels)
+    for support in (task.support, replace(task.support, soft_labels=soft)):
+        adapters.append(build_adapter(name, **({"epochs": 2, **SMOOTHED[name]} if name in SMOOTHED else {})))
+        adapters[-1].fit(support, task.text, val=task.val, seed=0)
+    one, other = (adapter.logits(task.test) for adapter in adapters)
+    assert torch.equal(one, other) == (name not in SMOOTHED)
+
+
 def test_tip_adapter_f_trains_several_labels_by_binary_cross_entropy(make_multilabel_task):
     task = make_multilabel_task(negative=False)
     adapter = build_adapter("tip-adapter-f", alpha=1.0, beta=1.0, epochs=1, lr=1e-12, batch_size=1000)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ....core.data import Row
 from ....core.errors import DataError, shortened
+from ..targets import Findings
 
 UNCERTAIN, UNKNOWN = -1.0, float("nan")
 WRITTEN = {
@@ -28,9 +29,14 @@ POLICIES: dict[str, Callable[[str], float]] = {
     "ignore": lambda finding: UNKNOWN,
     "positive": lambda finding: 1.0,
     "negative": lambda finding: 0.0,
+    "soft": lambda finding: UNKNOWN,
     "gloria": lambda finding: GLORIA.get(finding, UNKNOWN),
 }
 """What an uncertain finding counts as."""
+SOFT = 0.7
+"""What losses take for one by the policy "soft". Pham et al., 2019 (arXiv 1911.06475) draw each from 0.55..0.85: binary
+cross-entropy is linear in its target, so the mean of the draw gives the same loss on average, and nothing is random.
+Scores, and methods without such a loss, leave these findings out."""
 BLANKS = {"unknown": UNKNOWN, "negative": 0.0}
 """What a finding counts as that is not mentioned."""
 LEAST_SHARE = {"any": 0.0, "majority": 0.5}
@@ -48,8 +54,8 @@ def written_findings(rows: Sequence[Row], findings: Sequence[str]) -> np.ndarray
 
 def settled(
     written: np.ndarray, findings: Sequence[str], healthy: np.ndarray, reading: Any, untouched: Collection[str] = ()
-) -> tuple[np.ndarray, list[str]]:
-    """(N, C) 1, 0 and NaN of written findings, and how many of each kind a rule changed.
+) -> tuple[list[Findings], list[str]]:
+    """N findings of images, and a sentence that says how many of each kind a rule changed.
 
     An image of "No Finding" has none of the others, whatever stands there, as torchxrayvision reads these sets.
 
@@ -71,7 +77,10 @@ def settled(
         f"Uncertain findings: {int(uncertain.sum())}, read as {reading.uncertain} (--uncertain); not mentioned: "
         f"{int(blank.sum())}, read as {reading.blank} (--blank); made negative by 'No Finding': {changed}."
     ]
-    return values, notes
+    if reading.uncertain != "soft":
+        return [Findings(tuple(each)) for each in values.tolist()], notes
+    smoothed = np.where(uncertain, SOFT, values).tolist()
+    return [Findings(tuple(each), smoothed=tuple(soft)) for each, soft in zip(values.tolist(), smoothed)], notes
 
 
 def _written(row: Row, finding: str) -> float:

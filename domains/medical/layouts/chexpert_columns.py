@@ -12,8 +12,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, shortened
 from ..targets import Findings
@@ -39,17 +37,17 @@ def chexpert(folder: Path, files: list[Path], reading: Any) -> Annotated:
         DataError: a path or a finding that the set does not have.
     """
     rows = [(table.path, place, row) for table in map(read_table, files) for place, row in enumerate(table.rows)]
-    values, notes = _findings([row for *_, row in rows], reading, untouched=[DEVICES])
+    targets, notes = _findings([row for *_, row in rows], reading, untouched=[DEVICES])
     entries = []
-    for (table, place, row), findings in zip(rows, values.tolist(), strict=True):
+    for (table, place, row), target in zip(rows, targets, strict=True):
         if (path := CHEXPERT_PATH.match(row.text("Path"))) is None:
             shown = shortened(row.text("Path"))
             raise DataError(
                 f"{row.place}: '{shown}' is no path of CheXpert (train/patient00001/study1/...); correct it"
             )
-        target = Findings(tuple(findings), row.text("AP/PA") or row.text("Frontal/Lateral"))
         split, study = CHEXPERT_SPLITS[table.stem], f"{path['patient']}/{path['study']}"
-        entries.append(Entry(path["image"], target, path["patient"], split, study, (table, place)))
+        view = row.text("AP/PA") or row.text("Frontal/Lateral")
+        entries.append(Entry(path["image"], target, path["patient"], split, study, view, (table, place)))
     return Annotated(FINDINGS, entries, notes=notes)
 
 
@@ -63,22 +61,22 @@ def mimic_cxr_jpg(folder: Path, files: list[Path], reading: Any) -> Annotated:
     metadata = _beside(folder, "metadata", "dicom_id", "subject_id", "study_id", "ViewPosition")
     if metadata is None:
         raise DataError(f"{labels.path}: no mimic-cxr-2.0.0-metadata.csv.gz beside it, which lists the images; get it")
-    values, notes = _findings(labels.rows, reading)
-    of_study = dict(zip((row.text("study_id") for row in labels.rows), map(tuple, values.tolist()), strict=True))
+    targets, notes = _findings(labels.rows, reading)
+    of_study = dict(zip((row.text("study_id") for row in labels.rows), targets, strict=True))
     splits = _beside(folder, "split", "dicom_id", "split")
     split_of = {} if splits is None else {row.text("dicom_id"): _split(row) for row in splits.rows}
     entries = []
     for place, row in enumerate(metadata.rows):
         patient, study, image = row.text("subject_id"), row.text("study_id"), row.text("dicom_id")
         if study in of_study:
-            target, split = Findings(of_study[study], row.text("ViewPosition")), split_of.get(image, "")
-            entries.append(Entry(image, target, patient, split, study, (metadata.path, place)))
+            known = patient, split_of.get(image, ""), study, row.text("ViewPosition"), (metadata.path, place)
+            entries.append(Entry(image, of_study[study], *known))
     if without := len(metadata.rows) - len(entries):
         notes.append(f"Images whose study has no labels, left out: {without}.")
     return Annotated(FINDINGS, entries, notes=notes)
 
 
-def _findings(rows: Sequence[Row], reading: Any, untouched: Collection[str] = ()) -> tuple[np.ndarray, list[str]]:
+def _findings(rows: Sequence[Row], reading: Any, untouched: Collection[str] = ()) -> tuple[list[Findings], list[str]]:
     healthy = written_findings(rows, [NO_FINDING])[:, 0] == 1
     return settled(written_findings(rows, FINDINGS), FINDINGS, healthy, reading, untouched)
 

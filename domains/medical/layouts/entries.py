@@ -22,6 +22,7 @@ class Entry:
         patient: as the table writes it, None where it does not tell.
         split: "train", "val", "test", or "" where nothing says.
         study: what the images of one examination have in common, or "".
+        view: the position as the table writes it, or "".
         row: (table, position in it) of the row that is about this image, where there is one.
     """
 
@@ -30,6 +31,7 @@ class Entry:
     patient: str | None = None
     split: str = ""
     study: str = ""
+    view: str = ""
     row: tuple[Path, int] | None = None
 
 

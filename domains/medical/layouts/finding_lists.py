@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import Boxes
+from ....core.contracts import Boxes, Labels
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, did_you_mean, shortened
 from ....core.runtime import text_lines
-from ..targets import Findings
 from .entries import Annotated, Entry, check_columns, numbers
 
 NIH_FINDINGS = (
@@ -43,9 +42,9 @@ def nih(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """
     entries = []
     for place, row, names, split in _nih_rows(folder, read_table(files[0])):
-        target = Findings(tuple(float(name in names) for name in NIH_FINDINGS), row.text("View Position"))
-        image, patient = row.text("Image Index"), row.text("Patient ID")
-        entries.append(Entry(image, target, patient, split, row=(files[0], place)))
+        target = Labels(tuple(float(name in names) for name in NIH_FINDINGS))
+        image, patient, view = row.text("Image Index"), row.text("Patient ID"), row.text("View Position")
+        entries.append(Entry(image, target, patient, split, view=view, row=(files[0], place)))
     return Annotated(NIH_FINDINGS, entries)
 
 
@@ -91,9 +90,10 @@ def padchest(folder: Path, files: list[Path], reading: Any) -> Annotated:
     findings = tuple(sorted(set().union(*(names for *_, names in usable)) - PADCHEST_NONE))
     entries = []
     for place, row, names in usable:
-        target = Findings(tuple(float(name in names) for name in findings), row.text("Projection"))
+        target = Labels(tuple(float(name in names) for name in findings))
         patient, study = row.text("PatientID"), row.text("StudyID")
-        entries.append(Entry(row.text("ImageID"), target, patient, study=study, row=(files[0], place)))
+        known = patient, "", study, row.text("Projection"), (files[0], place)
+        entries.append(Entry(row.text("ImageID"), target, *known))
     unlabelled = sum(not names for *_, names in rows)
     notes = [
         f"Images without labels, left out: {unlabelled}; marked exclude or suboptimal study: "

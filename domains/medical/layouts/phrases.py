@@ -16,7 +16,7 @@ from ....core.errors import DataError, shortened
 from ..targets import Phrases
 from .entries import Annotated, Entry, numbers
 
-MIMIC_PATH = re.compile(r"p(?P<patient>\d+)/s(?P<study>\d+)/[^/]+$")
+MIMIC_PATH = re.compile(r"p(?P<patient>\d+)/s\d+/[^/]+$")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "test": "test", "": ""}
 
 
@@ -39,7 +39,7 @@ def ms_cxr(folder: Path, files: list[Path], reading: Any) -> Annotated:
         if (split := SPLITS.get(first.text("split"))) is None:
             raise DataError(f"{first.place}: split '{shortened(first.text('split'))}'; there are train, val, test")
         target, row = _phrases([row for _, row in rows], findings), (table.path, place)
-        entries.append(Entry(first.text("dicom_id"), target, found["patient"], split, found["study"], row))
+        entries.append(Entry(first.text("dicom_id"), target, found["patient"], split, row=row))
     return Annotated(findings, entries, "captions")
 
 

@@ -7,13 +7,16 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import DomainData, check_items
+from ....core.contracts import ClassLabel, DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
-from ....core.errors import DataError, UnknownNameError, did_you_mean
+from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
+from ..studies import STUDY, Told, as_studies
+from ..targets import Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
 from .finding_lists import nih, nih_boxes, padchest
@@ -128,25 +131,31 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
     Raises:
         DataError: a table is malformed, its splits share patients, it has no boxes, or none of its images is there.
         UnknownNameError: a class name that is no finding of the set.
+        ConfigError: studies are asked for of a set that has none.
     """
     folder, files = layout.tables_at(path)
     read = layout.objects if task in OF_OBJECTS else layout.read
     if read is None:
         raise DataError(f"{path}: {layout.name} has no boxes or outlines; give another --task")
     annotated = read(folder, files, reading)
+    if reading.unit == STUDY and not any(entry.study for entry in annotated.entries):
+        raise ConfigError(f"--unit {STUDY}: {layout.name} does not say which images are of one study; omit it")
     _check_patients(annotated.entries, path)
     collector, row_of = _items(annotated.entries, folder, reading.formats)
     if not collector.items:
         count, reason = len(collector.skipped), next((f" ({': '.join(pair)})" for pair in collector.skipped), "")
         raise DataError(f"{path}: none of the {count} images of {layout.name} can be read{reason}; put them there")
     notes = [f"Recognised as {layout.name} by {', '.join(file.name for file in files)}.", *annotated.notes]
+    if silent := sum(_says_nothing(entry.target.training_label()) for entry in annotated.entries):
+        notes.append(f"Images of which no finding is known, left out: {silent}.")
     data = collector.data_set(
         folder, reading.formats, annotated.class_names, kind=annotated.kind, name=layout.name, notes=notes
     )
     if row_of:
         taken = ("Path", *annotated.class_names)
         data = replace(data, columns=Table.columns_reader([(file, rows, taken) for file, rows in row_of.items()]))
-    return check_items(_chosen(data, reading.class_names, path), path)
+    data = check_items(_chosen(data, reading.class_names, path), path)
+    return data if reading.unit != STUDY else as_studies(data, _told(annotated.entries))
 
 
 def _items(
@@ -156,16 +165,29 @@ def _items(
     collector, files = ItemCollector(), _files_by_name(folder, formats)
     row_of: dict[Path, dict[str, int]] = defaultdict(dict)
     for entry in entries:
+        if _says_nothing(entry.target.training_label()):
+            continue
         found = files.get(entry.image, ())
         if len(found) != 1:
             several = f"several files are called so: {' and '.join(shown(file, folder) for file in found[:2])}"
             collector.skip(entry.image, several if found else f"no such file below {folder}")
             continue
         before, group = len(collector.items), group_of(entry.patient)
-        collector.add_file(found[0], entry.image, formats, target=entry.target, split=entry.split, group=group)
+        target = Viewed(entry.target, entry.view) if entry.view else entry.target
+        collector.add_file(found[0], entry.image, formats, target=target, split=entry.split, group=group)
         if entry.row is not None:
             row_of[entry.row[0]] |= {item.id: entry.row[1] for item in collector.items[before:]}
     return collector, dict(row_of)
+
+
+def _says_nothing(label: ClassLabel) -> bool:
+    """Whether no finding is known."""
+    return isinstance(label, tuple) and all(map(isnan, label))
+
+
+def _told(entries: Iterable[Entry]) -> Told:
+    known = {entry.image: entry for entry in entries}
+    return Told(*({id_: getattr(entry, name) for id_, entry in known.items()} for name in ("study", "view")))
 
 
 def _files_by_name(folder: Path, formats: Sequence[Format]) -> dict[str, list[Path]]:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import Boxes
+from ....core.contracts import Boxes, Labels
 from ....core.data import Table, read_table
-from ..targets import Findings
 from .certainty import LEAST_SHARE, written_findings
 from .entries import Annotated, Entry, numbers
 
@@ -49,7 +48,7 @@ def vindr(folder: Path, files: list[Path], reading: Any) -> Annotated:
     classes, entries = _names(images), []
     for name, image in images.items():
         present = image.present(reading.readers)
-        entries.append(Entry(name, Findings(tuple(float(each in present) for each in classes)), split=image.split))
+        entries.append(Entry(name, Labels(tuple(float(each in present) for each in classes)), split=image.split))
     return Annotated(classes, entries, notes=_notes(images, reading.readers))
 
 
@@ -68,7 +67,7 @@ def vindr_boxes(folder: Path, files: list[Path], reading: Any) -> Annotated:
 def rsna(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """Whether an image has a box."""
     drawn = _rsna_boxes(read_table(files[0]))
-    entries = [Entry(image, Findings((float(bool(boxes)),)), patient=image) for image, boxes in drawn.items()]
+    entries = [Entry(image, Labels((float(bool(boxes)),)), patient=image) for image, boxes in drawn.items()]
     return Annotated((PNEUMONIA,), entries)
 
 

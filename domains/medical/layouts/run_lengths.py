@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts import Boxes
+from ....core.contracts import Boxes, Labels
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, shortened
-from ..targets import Findings
 from .entries import Annotated, Entry
 
 SIDE = 1024
@@ -27,7 +26,7 @@ PNEUMOTHORAX = ("Pneumothorax",)
 def siim(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """Whether an image has a mask."""
     runs = _runs(read_table(files[0]))
-    return Annotated(PNEUMOTHORAX, [Entry(image, Findings((float(bool(some)),))) for image, some in runs.items()])
+    return Annotated(PNEUMOTHORAX, [Entry(image, Labels((float(bool(some)),))) for image, some in runs.items()])
 
 
 def siim_outlines(folder: Path, files: list[Path], reading: Any) -> Annotated:

@@ -248,6 +248,8 @@ def test_several_labels_an_image():
     torch.testing.assert_close(problem.backbone.weight + adapter.change, weight, atol=1e-5, rtol=1e-4)
     assert [row["loss"] for row in report.history] == pytest.approx(losses, rel=1e-4)
     assert problem.fit(val=True, epochs=2)[1].val_score is not None
+    problem.support = replace(problem.support, soft_labels=problem.support.labels.nan_to_num(0.7))
+    assert not torch.equal(problem.fit(lr=1e-2, penalty=0.1)[0].change, adapter.change)
     found = adapter.predict(Batch(pre_projection=problem.test_hidden.features))
     assert found.shape == (60, 3) and found.min() >= 0 and found.max() <= 1
 

@@ -66,6 +66,20 @@ def test_what_was_measured_serves_the_store_s_next_call(drawn, tmp_path):
     assert len(set(tower.batches[:-1])) <= 1
 
 
+def test_smoothed_labels_stand_beside_the_known_ones(drawn, tmp_path):
+    from vladapt.domains.medical.targets import Findings
+
+    data, tower, unknown = drawn(2), TinyTower(), float("nan")
+    targets = (Findings((1.0, unknown), smoothed=(1.0, 0.7)), Findings((0.0, 1.0)))
+    data.items = [item.with_(target=target) for item, target in zip(data.items, targets, strict=True)]
+    features = run(FeatureStore(tmp_path / "s"), data, tower).features
+    assert features.labels[0].isnan().tolist() == [False, True]
+    assert features.targets.tolist() == [[1.0, pytest.approx(0.7)], [0.0, 1.0]]
+    assert features.select([1]).soft_labels.tolist() == [[0.0, 1.0]]
+    plain = data.with_items([item.with_(target=targets[1]) for item in data.items])
+    assert run(FeatureStore(tmp_path / "s"), plain, tower).features.soft_labels is None
+
+
 def test_neither_batches_nor_threads_change_a_feature(drawn, tmp_path):
     found = [
         run(FeatureStore(tmp_path / f"{i}"), drawn(37), TinyTower(), batch_size=size, workers=workers).features.features

@@ -89,11 +89,14 @@ def test_images_of_several_labels_have_no_text_of_their_own():
     from vladapt import Item, Label, Labels
     from vladapt.core.training.fields import fields_of
     from vladapt.core.training.sources import LabelledSource
+    from vladapt.domains.medical.targets import Findings
 
     one = LabelledSource([Item("a", "a.png", target=Label(1))], None, PROMPTS)
     several = LabelledSource([Item("a", "a.png", target=Labels((1.0, float("nan"))))], None, PROMPTS)
     assert one.text("caption", 0, 0) == "a green thing" and one.label(0) == 1
     assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
+    soft = Item("a", "a.png", target=Findings((1.0, float("nan")), smoothed=(1.0, 0.7)))
+    assert LabelledSource([soft], None, PROMPTS).label(0) == (1.0, 0.7)
     with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label per image"):
         fields_of({"image_features", "text_features"}, several, "loss 'clip'")
 

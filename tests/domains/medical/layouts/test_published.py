@@ -18,7 +18,7 @@ from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.domain import Reading
-from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, UNCERTAIN, settled
+from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, SOFT, UNCERTAIN, settled
 from vladapt.domains.medical.layouts.chexpert_columns import DEVICES, FINDINGS
 from vladapt.domains.medical.layouts.published import LAYOUTS, published_layout, read_layout
 from vladapt.domains.medical.layouts.run_lengths import counts_of, mask_of
@@ -156,7 +156,7 @@ def objects(path, **options):
 
 
 def findings(data, place=0):
-    return dict(zip(data.class_names, data.items[place].target.values, strict=True))
+    return dict(zip(data.class_names, data.items[place].class_label(), strict=True))
 
 
 def same(one, other):
@@ -189,6 +189,26 @@ def test_labels_of_a_study_are_those_of_each_of_its_views(drawn):
     assert "Images whose study has no labels, left out: 1." in data.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "ids", "view"),
+    [
+        ("CheXpert", [IMAGES["CheXpert"][place] for place in (0, 2, 3)], "AP, Lateral"),
+        ("MIMIC-CXR-JPG", ["aa-1", "aa-3", "bb-1"], "PA, LATERAL"),
+        ("PadChest", ["a.png", "c.png"], "PA, L"),
+    ],
+)
+def test_studies_keep_their_labels_and_their_views(name, ids, view, drawn):
+    data, images = read(drawn[name], unit="study"), read(drawn[name])
+    assert [item.id for item in data.items] == ids and data.load(data.items[0]).shape == (2, 8, 9, 3)
+    assert same(findings(data), findings(images)) and data.items[0].target.about() == {"view": view}
+    assert [item.group for item in data.items][:2] == [images.items[0].group, images.items[2].group]
+
+
+def test_a_set_that_tells_no_studies_has_none(drawn):
+    with pytest.raises(ConfigError, match="--unit study: ChestX-ray14 does not say which images are of one study"):
+        read(drawn["ChestX-ray14"], unit="study")
+
+
 def test_no_finding_makes_the_others_negative_but_not_devices_of_chexpert(drawn):
     without = dict.fromkeys(FINDINGS, 0.0)
     assert same({**without, DEVICES: 1.0}, findings(read(drawn["CheXpert"]), 2))
@@ -207,6 +227,14 @@ def test_uncertain_and_blank_findings_count_as_the_options_say(options, edema, f
         f"Uncertain findings: 2, read as {uncertain} (--uncertain); not mentioned: 20, read as {blank} (--blank); made "
         "negative by 'No Finding': 12."
     )
+
+
+def test_soft_findings_are_learned_and_never_scored(drawn):
+    data = read(drawn["CheXpert"], uncertain="soft")
+    edema, target = data.class_names.index("Edema"), data.items[0].target
+    assert math.isnan(target.class_label()[edema]) and target.training_label()[edema] == SOFT
+    assert target.restricted({edema: 0}).training_label() == (SOFT,) and target.restricted({5: 0}) is None
+    assert data.items[3].training_label() == data.items[3].class_label()
 
 
 @pytest.mark.parametrize(("readers", "ild", "boxes"), [("any", 1.0, 3), ("majority", 0.0, 2)])
@@ -231,7 +259,7 @@ def test_vindr_takes_findings_of_whole_images_and_kaggles_table(drawn, tmp_path)
         "v1,ILD,5,R8,1,1,2,2\nv2,No finding,14,R8,,,,\n"
     }
     data = read(write(tmp_path / "kaggle", kaggle, IMAGES["VinDr-CXR"]))
-    assert data.name == "VinDr-CXR" and [item.target.values for item in data.items] == [(1.0,), (0.0,)]
+    assert data.name == "VinDr-CXR" and [item.class_label() for item in data.items] == [(1.0,), (0.0,)]
 
 
 def test_padchest_leaves_out_what_cannot_be_used(drawn):
@@ -278,8 +306,8 @@ def test_run_lengths_give_back_the_mask(flat):
 )
 def test_a_policy_changes_what_it_names_alone(written, healthy, uncertain, blank):
     names, reading = ["Edema", "Cardiomegaly", "Mass", DEVICES], Reading(uncertain=uncertain, blank=blank)
-    values, _ = settled(np.array([written]), names, np.array([healthy]), reading, {DEVICES})
-    for name, before, after in zip(names, written, values[0], strict=True):
+    (target,), _ = settled(np.array([written]), names, np.array([healthy]), reading, {DEVICES})
+    for name, before, after in zip(names, written, target.values, strict=True):
         if healthy and name != DEVICES:
             assert after == 0
         elif before == UNCERTAIN:
@@ -305,7 +333,7 @@ def test_a_table_alone_is_its_part_of_the_set(drawn):
 
 def test_some_findings_may_be_chosen(drawn):
     data = read(drawn["CheXpert"], class_names=("Pleural Effusion", "Cardiomegaly"))
-    assert data.class_names == ("Pleural Effusion", "Cardiomegaly") and data.items[0].target.values == (0.0, 1.0)
+    assert data.class_names == ("Pleural Effusion", "Cardiomegaly") and data.items[0].class_label() == (0.0, 1.0)
     assert data.items[0].target.about() == {"view": "AP"}
     with pytest.raises(UnknownNameError, match="no finding 'Edemas' in CheXpert; did you mean Edema"):
         read(drawn["CheXpert"], class_names=("Edemas",))
