@@ -35,7 +35,7 @@ Each loss is a file in `core/losses/`, or in the folder `losses/` of a domain. `
 chooses it, several times for a sum; `--set loss.NAME.OPTION=VALUE` sets an option. A loss is a function of
 the global batch: value and gradients do not depend on how many processes or micro-batches the batch is divided into. A
 loss declares its inputs by name; they are made from the data and the towers, or the loss is refused in one line.
-`medclip` needs findings, which pairs do not have: it is for your own trainer that provides them.
+`medclip` needs a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain, or nothing known).
 `python benchmarks/losses.py` prints this page.
 
 | name | what it is | needs | paper |

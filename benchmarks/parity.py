@@ -30,6 +30,7 @@ from parity_checks import (
     person_search,
     prompt,
     pseudo_labels,
+    radiographs,
     re_identification,
     sampling,
     segmentors,
@@ -59,6 +60,7 @@ ROOMS = {
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
+    "Medical images": (radiographs,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -152,6 +152,8 @@ class Reference:
         given: the hyper-parameters that the reference code ran with.
         told: what the JSON says of each tensor.
         tolerance: what it says of all, where it does not say it of a tensor.
+        files: name -> text of the files that the reference code read.
+        files_meta: what the JSON says of them.
     """
 
     def __init__(self, name: str, method: str, path: Path):
@@ -159,6 +161,7 @@ class Reference:
         self._wanted = _tensors(path)
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self.given, self.told, self.tolerance = facts["hyper_parameters"], facts["tensors"], facts.get("tolerance", {})
+        self.files, self.files_meta = facts.get("files", {}), facts.get("files_meta", {})
         self.tensors = {key: value.clone() for key, value in self._wanted.items()}
 
     def __getitem__(self, key: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vladapt import build_loss
+from vladapt.core.losses.gloria import attention_maps
 from vladapt.core.losses.m_flag import align_loss, orthogonal_loss
 from vladapt.core.losses.momentum_queue import FeatureQueue
 from vladapt.core.losses.prolip import inclusion_loss, inclusion_test, pairwise_logits
@@ -182,6 +183,32 @@ def m_flag(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield from ref.check_gradients(leaves, {name: name for name in names})
 
 
+@compares("gloria", "loss_gloria")
+def gloria(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {"local_image": "local_image", "words": "words"}
+    local, whole = ref.leaves(names), ref.leaves({"global_image": "global_image", "global_text": "global_text"})
+    sharpness, decide, scale = (float(ref.setting(f"temp{n}")) for n in (1, 2, 3))
+    scales = {"attention": sharpness, "words": decide, "local_scale": scale, "global_scale": scale}
+    loss = build_loss("gloria", project=False, together=ref.setting("agg"), **scales)
+    patches, words = local["local_image"].flatten(2).mT, local["words"].mT  # (B, P, D) and (B, L, D)
+    are_words = torch.arange(words.shape[1]) < ref["word_counts"][:, None]
+    image, text = (F.normalize(whole[f"global_{side}"], dim=-1) for side in ("image", "text"))
+    out = {"image_features": image, "text_features": text, "image_tokens": patches, "text_tokens": words}
+    loss({**out, "text_mask": are_words})["loss"].backward()
+    right = torch.arange(len(words))
+    for name, logits in (
+        ("local", scale * loss.local_similarities(patches, words, are_words)),
+        ("global", scale * image @ text.T),
+    ):
+        yield ref.check(F.cross_entropy(logits, right), f"{name}_loss_i")
+        yield ref.check(F.cross_entropy(logits.T, right), f"{name}_loss_t")
+    for leaves in (local, whole):
+        yield from ref.check_gradients(leaves, {name: name for name in leaves})
+    first = words[:1, : int(ref["word_counts"][0])]
+    _, maps = attention_maps(patches[:1], first, torch.ones(first.shape[:2], dtype=torch.bool), sharpness)
+    yield ref.check(maps[0].unflatten(2, local["local_image"].shape[2:]), "attention_0")
+
+
 @compares("sdm", "loss_irra")
 def sdm(ref: Reference, f: Fixtures) -> Iterator[Check]:
     loss = build_loss("sdm", logit_scale=ref.setting("scale"), factor=ref.setting("factor"))
@@ -219,6 +246,6 @@ def text_anchor(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 
 GROUPS = (
-    clip, siglip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, sdm, self_regulation,
-    text_anchor,
+    clip, siglip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, gloria, sdm,
+    self_regulation, text_anchor,
 )  # fmt: skip

@@ -31,7 +31,14 @@ def pretrain(
         list[str] | None,
         typer.Option(metavar="SPEC", help="Teacher backbone, for losses that distil. Repeatable."),
     ] = None,
-    backbone: Backbone = "embedded",
+    domain: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Read the pairs, their findings and their pixels as this domain does."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A recipe of pre-training, for instance medical/gloria.")
+    ] = None,
+    backbone: Backbone = None,
     generic: Generic = None,
     device: Device = None,
     sets: Sets = None,
@@ -45,20 +52,15 @@ def pretrain(
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
-    from ..tasks.pretraining.options import plan_of
+    from ..tasks.pretraining.options import plan_of, plan_of_recipe
     from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
-    plan = plan_of(
-        data=data,
-        out=out,
-        losses=loss or ["clip"],
-        backbone=backbone or "embedded",
-        teacher=teacher,
-        generic=generic,
-        device=device or "auto",
-        settings=settings,
-        sets=sets or (),
-    )
+    asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
+    asked |= {"teacher": teacher, "generic": generic, "device": device}
+    if domain or recipe:
+        plan = plan_of_recipe(recipe, **{"domain": domain, "data.path": data, **asked})
+    else:
+        plan = plan_of(data=data, **asked)
     result = engine_pretrain(plan, resume=resume, reporter=reporter())
     if result is None:
         return

@@ -399,7 +399,7 @@ class Labels(Target):
     def restricted(self, new: Mapping[int, int]) -> Labels | None:
         """None where nothing is known of the classes that stay."""
         values = _chosen(self.values, new)
-        return None if all(map(isnan, values)) else Labels(values)
+        return None if all(map(isnan, values)) else replace(self, values=values)
 
 
 @dataclass(frozen=True)

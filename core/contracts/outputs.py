@@ -100,8 +100,6 @@ OUTPUTS: dict[str, Output] = {
     "image_ids": Output(
         "index of the image, where an image has several captions", ("B",), "class", fields=("image_ids",)
     ),
-    "image_findings": Output("findings in the image: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
-    "text_findings": Output("findings in the caption: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "index": Output("the sample's row in the training set", ("B",), "row", fields=("index",)),
 }
 """What all losses may ask for. A loss that needs more brings it: `Loss.outputs`."""

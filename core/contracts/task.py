@@ -178,6 +178,7 @@ class Task(ABC):
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
         row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.
         needs_domain: whether a domain must read the data; of classification a features file will do.
+        data_of: the task whose data it takes: a domain that has that one has this one too; "" where it must list it.
 
     Args:
         domain: the domain, or None where there is none (a features file, plain files of pairs).
@@ -199,6 +200,7 @@ class Task(ABC):
     writes: ClassVar[tuple[str, ...]] = ()
     row_files: ClassVar[tuple[str, ...]] = (".jsonl",)
     needs_domain: ClassVar[bool] = True
+    data_of: ClassVar[str] = ""
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain

@@ -128,7 +128,7 @@ def columns_of(table: Table, row_of: Mapping[str, int], taken: Iterable[str | No
 
 
 def read_table(path: Path) -> Table:
-    """A table with a header row, or one JSON object per row.
+    """A table with a header row, or one JSON object per row; also packed as .gz.
 
     Raises:
         DataError: the file is missing, empty, not UTF-8, or malformed; the message names the line.
@@ -136,21 +136,21 @@ def read_table(path: Path) -> Table:
     text = read_text(path)
     if not text.strip():
         raise DataError(f"{path}: empty file; give a header row and one row per image")
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix.startswith(".json"):
         rows = _json_rows(path, text, whole=suffix == ".json")
         columns = dict.fromkeys(column for row in rows for column in row.values)
     else:
-        columns, rows = _csv_rows(path, text)
+        columns, rows = _csv_rows(path, text, suffix)
     if not rows:
         raise DataError(f"{path}: no rows below the header; give one row per image")
     return Table(path, tuple(dict.fromkeys(columns)), rows)
 
 
-def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
+def _csv_rows(path: Path, text: str, suffix: str) -> tuple[list[str], list[Row]]:
     """The columns, and the rows, which have no value for the cells that a short line lacks."""
     header = text.lstrip().splitlines()[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     rows, columns = [], None
     try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..contracts.outputs import Output
 from ..runtime.ranks import Ranks
 from ._products import products_option, with_all
 
@@ -22,8 +23,8 @@ class Medclip(RowLoss):
     MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 if
     present, -1 if absent and 0 if uncertain or not given. The softmax of an image's agreement with all texts is
     the soft target of its logits, and the other way round; the loss is the mean of both cross-entropies. Features of an
-    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs have no findings:
-    `pretrain` refuses this loss, which is for your own trainer that provides them.
+    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs need a column
+    `findings`, as many numbers in each row; NaN, or a row without, is 0. A pair's image has those of its text.
 
     Example:
         >>> import torch, vladapt
@@ -37,6 +38,12 @@ class Medclip(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "image_findings", "text_findings"}
     )
+    outputs: ClassVar[Mapping[str, Output]] = {
+        f"{side}_findings": Output(
+            f"findings in the {words}: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding", column="findings"
+        )
+        for side, words in (("image", "image"), ("text", "caption"))
+    }
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     cosine: bool = option(False, "compare findings by cosine, as in the paper, not by dot product, as released")
@@ -59,8 +66,9 @@ class Medclip(RowLoss):
         return {"loss": sum(parts.values()) / len(parts), **parts}
 
     def _agreement(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-        of_images, of_texts = out["image_findings"].to(out["image_features"]), out["text_findings"]
-        of_texts = of_texts.to(of_images)
+        of_images, of_texts = (
+            out[f"{side}_findings"].to(out["image_features"]).nan_to_num() for side in ("image", "text")
+        )
         if self.cosine:
             of_images, of_texts = F.normalize(of_images, dim=1), F.normalize(of_texts, dim=1)
         return of_images @ ranks.columns(of_texts).T

@@ -6,13 +6,16 @@ values in ten lines: each is refused in one line before it costs anything. JSON 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import stat
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,17 +164,30 @@ def read_bytes(path: Path, cure: str = CHECK, most: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: Path, cure: str = CHECK, most: int = MOST_BYTES, lenient: bool = False) -> str:
-    """A file as text: UTF-8, with or without a byte order mark, its line ends as "\\n".
+    """A file as text: UTF-8, with or without a byte order mark, its line ends as "\\n"; a .gz file unpacked.
 
     Args:
+        most: bytes, packed and unpacked.
         lenient: put "\\ufffd" for what is not UTF-8.
 
     Raises:
         DataError: as `read_bytes`, or it is not UTF-8.
     """
     content = read_bytes(path, cure, most)
+    content = _unpacked(content, path, most) if path.suffix == ".gz" else content
     text = content.decode("utf-8-sig", "replace") if lenient else _decoded(content, path, cure)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unpacked(content: bytes, path: Path, most: int) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be unpacked ({error}); get the file again") from None
+    if len(unpacked) > most:
+        raise DataError(f"{path}: holds over {most:,} bytes, too large to be read whole; divide it")
+    return unpacked
 
 
 def _decoded(content: bytes, path: Path, cure: str) -> str:

@@ -131,6 +131,40 @@ class StreamedSource(PairSource):
         return PairSource(self.pairs.block_of(samples), self.choose)
 
 
+@dataclass(frozen=True)
+class TargetNumbers:
+    """Numbers that the targets of items bring (`Target.numbers`), as columns.
+
+    Args:
+        items: the samples.
+    """
+
+    items: Sequence[Item]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> "numbers"."""
+        return dict.fromkeys(self._widths, "numbers")
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        """Of an item, NaN where it has none.
+
+        Raises:
+            DataError: it has more or fewer than the first item that has any.
+        """
+        width = self._widths[column]
+        numbers = _numbers(_facts(self.items[row]).get(column)) or (math.nan,) * width
+        if len(numbers) != width:
+            raise DataError(f"{self.items[row].id}: {column} has {len(numbers)} numbers, of the first image {width}")
+        return numbers
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """How many numbers each column has, by the first item that has it."""
+        facts = [(name, len(_numbers(value))) for item in self.items for name, value in _facts(item).items()]
+        return {name: width for name, width in reversed(facts) if width}
+
+
 @dataclass
 class _Images:
     """Images of items.
@@ -173,9 +207,13 @@ class LabelledSource(_Images):
         several = any(isinstance(item.class_label(), tuple) for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
 
+    @cached_property
+    def facts(self) -> TargetNumbers:
+        return TargetNumbers(self.items)
+
     @property
     def columns(self) -> Mapping[str, str]:
-        return dict.fromkeys(self._widths, "numbers")
+        return self.facts.columns
 
     def negative_image(self, row: int) -> Decoded:
         raise AssertionError("a labelled set has no negative images, and does not say it has")
@@ -191,20 +229,10 @@ class LabelledSource(_Images):
         return row
 
     def numbers(self, column: str, row: int) -> Sequence[float]:
-        width = self._widths[column]
-        numbers = _numbers(_facts(self.items[row]).get(column)) or (math.nan,) * width
-        if len(numbers) != width:
-            raise DataError(f"{self.name(row)}: {column} has {len(numbers)} numbers, of the first image {width}")
-        return numbers
+        return self.facts.numbers(column, row)
 
     def column_image(self, column: str, row: int) -> Decoded:
         raise AssertionError("a labelled set has no columns of images, and does not say it has")
-
-    @cached_property
-    def _widths(self) -> dict[str, int]:
-        """How many numbers each column has, by the first item that has it."""
-        facts = [(name, len(_numbers(value))) for item in self.items for name, value in _facts(item).items()]
-        return {name: width for name, width in reversed(facts) if width}
 
 
 @dataclass

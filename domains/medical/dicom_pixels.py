@@ -56,14 +56,9 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
             window in Hounsfield units on something else than CT.
     """
     path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
-    header = read_header(path)
-    check_size(path, header, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-    if not 0 <= frame < header.frames:
-        raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
-    stored, data_set = _decode(path, frame, header)
-    if is_preset(window) and not _in_hounsfield(data_set):
-        unit = f"window '{window}' is in Hounsfield units, but this is not a CT image ({header.modality})"
-        raise DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
+    stored, data_set = _stored_frame(path, frame, int(decode.get("max_pixels", Item.MAX_PIXELS)))
+    if window is not None and is_preset(window) and not _in_hounsfield(data_set):
+        raise not_in_hounsfield(path, window, read_header(path).modality)
     try:
         if stored.ndim == 3:
             return _colour(stored, data_set)
@@ -74,7 +69,31 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
     except DataError:
         raise
     except Exception as error:  # values converted at first use; their text may be personal and is not shown
-        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace or remove it") from None
+        raise _damaged_header(path, error) from None
+
+
+def measured_frame(path: Path, frame: int = 0, max_pixels: int = Item.MAX_PIXELS) -> np.ndarray:
+    """(H, W) float32, the measured values of one frame (Hounsfield units of a CT): no window, nothing turned over.
+
+    Raises:
+        DataError: as `load_dicom`, or a colour image.
+    """
+    stored, data_set = _stored_frame(path, frame, max_pixels)
+    if stored.ndim == 3 or data_set.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise DataError(f"{path}: an image in colour, and no slice of a volume; remove it from the series")
+    try:
+        _use_frame_groups(data_set, frame)
+        return _measured(path, stored, data_set).astype(np.float32, copy=False)
+    except DataError:
+        raise
+    except Exception as error:
+        raise _damaged_header(path, error) from None
+
+
+def not_in_hounsfield(path: Path, window: str, modality: str) -> DataError:
+    """Of a preset for computed tomography, and an image of another modality."""
+    unit = f"window '{window}' is in Hounsfield units, but this is not a CT image ({modality})"
+    return DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
 
 
 def check_size(path: Path, header: Header, max_pixels: int) -> None:
@@ -84,6 +103,19 @@ def check_size(path: Path, header: Header, max_pixels: int) -> None:
     limit, cure = Item.decoder_limit("JPEG2000" if header.is_jpeg2000_colour else "", max_pixels)
     if header.pixels > limit:
         raise LimitError.too_large(f"{path}: {header.pixels} pixels", limit, cure)
+
+
+def _damaged_header(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace or remove it")
+
+
+def _stored_frame(path: Path, frame: int, max_pixels: int) -> tuple[np.ndarray, Dataset]:
+    """As `_decode`, of a frame that is there and not too large."""
+    header = read_header(path)
+    check_size(path, header, max_pixels)
+    if not 0 <= frame < header.frames:
+        raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
+    return _decode(path, frame, header)
 
 
 def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:
@@ -160,14 +192,19 @@ def _use_frame_groups(data_set: Dataset, frame: int) -> None:
 
 
 def _grey(path: Path, stored: np.ndarray, data_set: Dataset, window: str | None) -> Decoded:
-    values = apply_modality_lut(stored, data_set)
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: holds NaN or infinity; replace or remove it")
+    values = _measured(path, stored, data_set)
     is_inverse = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
     if window is None and _is_plain_8_bit(stored, values, data_set):
         return to_rgb(255 - stored if is_inverse else stored)
     unit = _windowed(values, _not_padding(stored, data_set), data_set, window)
     return to_rgb(1.0 - unit if is_inverse else unit)
+
+
+def _measured(path: Path, stored: np.ndarray, data_set: Dataset) -> np.ndarray:
+    values = apply_modality_lut(stored, data_set)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds NaN or infinity; replace or remove it")
+    return values
 
 
 def _is_plain_8_bit(stored: np.ndarray, values: np.ndarray, data_set: Dataset) -> bool:

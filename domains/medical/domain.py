@@ -18,11 +18,13 @@ from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
 from .intensity import MINMAX, check_window
+from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
 ARRAY = "MedMNIST"
-SIDED = frozenset({"radiology"})
+RADIOLOGY = "radiology"
+SIDED = frozenset({RADIOLOGY})
 """Modalities whose images have a left and a right side of the body."""
 USED_BY = {
     "window": ("DICOM", "NIfTI"),
@@ -32,6 +34,9 @@ USED_BY = {
     "volume": ("NIfTI",),
     "slice": (ARRAY,),
     "label_tag": ("DICOM",),
+    "uncertain": ("CheXpert", "MIMIC-CXR-JPG"),
+    "blank": ("CheXpert", "MIMIC-CXR-JPG"),
+    "readers": ("VinDr-CXR",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 AS_READ = "as read"
@@ -73,10 +78,15 @@ class Reading(contracts.Reading):
     volume: int = option(0, "NIfTI: volume of a 4-D file", low=0, high=1_000_000)
     slice: int | None = option(None, "MedMNIST volumes: the slice; by default the middle one", low=0, high=1_000_000)
     label_tag: str | None = option(None, "DICOM without class folders: attribute of the header that names the class")
-    class_names: tuple[str, ...] | None = option(None, "manifests and MedMNIST: the classes in order")
+    class_names: tuple[str, ...] | None = option(
+        None, "manifests and MedMNIST: the classes in order; published sets: some of them"
+    )
     modality: str | None = option(
         None, "kind of images, which chooses the prompts; by default general", choices=prompts()
     )
+    uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
+    blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
+    readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,7 +100,7 @@ class Reading(contracts.Reading):
 
     def notes_on_unused(self, data: DomainData) -> list[str]:
         """One sentence for each option that was given and changed nothing, since no such file is in the data."""
-        kinds = _kinds(data, self.formats)
+        kinds = {*_kinds(data, self.formats), data.name}
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [
             f"Option {name} has no effect here: it is for {' and '.join(USED_BY[name])} files."
@@ -134,8 +144,9 @@ class Medical(Domain):
         """A labelled set of whatever kind lies at `path`.
 
         Class folders, manifests (csv, tsv, jsonl) and box annotations (COCO, VOC) of images, DICOM files and NIfTI
-        volumes; MedMNIST `.npz` files; folders of DICOM files with `label_tag`. A DICOM file's group is its patient's
-        hashed id, a NIfTI slice's group its subject or volume, so that splits share neither.
+        volumes; published sets of radiographs (`layouts`); MedMNIST `.npz` files; folders of DICOM files with
+        `label_tag`. A DICOM file's group is its patient's hashed id, a NIfTI slice's group its subject or volume, so
+        that splits share neither.
 
         Args:
             path: file or folder.
@@ -147,15 +158,23 @@ class Medical(Domain):
             UnknownNameError: no option of that name, or a window that is the name of nothing.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
+        from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
 
-        self.check_task(task)
+        task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
         modality = self.modality
-        if (array_file := _array_file(path)) is not None:
+        named = reading.label_column is not None or reading.label_tag is not None
+        if not named and (layout := published_layout(path)) is not None:
+            _refuse_columns(reading, ("group_column", "root", "min_side"), f"the layout of {layout.name}", path)
+            data = read_layout(layout, path, reading, task)
+            modality = RADIOLOGY
+        elif (array_file := _array_file(path)) is not None:
             modality = known_set(array_file).get("modality", modality)
             _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
-        data = _read(path, reading) if array_file is None else _read_arrays(array_file, reading)
+            data = _read_arrays(array_file, reading)
+        else:
+            data = _read(path, reading)
         notes = [*data.notes, *reading.notes_on_unused(data)]
         return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
 

@@ -19,6 +19,9 @@ from .dicom_mark import has_dicom_mark
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+META_SUFFIXES, NRRD_SUFFIXES = (".mha", ".mhd"), (".nrrd", ".nhdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, *NRRD_SUFFIXES)
+"""Of files that hold a whole volume."""
 PLANES = ("sagittal", "coronal", "axial")
 """The anatomical planes that a volume may be cut into."""
 SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")

@@ -70,6 +70,34 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     return to_rgb(_square_pixels(path, scale_to_unit(plane, low, high), zooms[::-1], max_pixels))
 
 
+def read_nifti(path: Path, volume: int | None, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels in the file's own order, (C, X, Y, Z), and the affine (4, 4) from them to RAS+ millimetres.
+
+    Args:
+        path: the file.
+        volume: of a 4-D file; None gives each as a channel. Colours are channels too.
+        max_pixels: as of a slice.
+
+    Raises:
+        DataError: as `load_slice`.
+    """
+    check_size(path, AXES["axial"], max_pixels)
+    image = _open(path)
+    shape = _shape_3d(path, image)
+    if volume is not None:
+        check_volume(path, volume)
+        values = _read_volume(path, volume)[..., None]  # (X, Y, Z, 1)
+    else:
+        total = math.prod(image.shape)
+        if total > SLICES * max_pixels:
+            raise LimitError.too_large(f"{path}: volumes of {total} voxels", SLICES * max_pixels)
+        values = _read(path, image, [slice(None)] * len(image.shape)).reshape(*shape, -1)  # (X, Y, Z, T)
+    if values.dtype.fields:
+        values = np.stack([values[..., 0][name] for name in ("R", "G", "B")], axis=-1).astype(np.float32)
+    _check_finite(path, int(values.size - np.isfinite(values).sum()))
+    return np.moveaxis(values, -1, 0), image.affine
+
+
 def check_size(path: Path, axis: int, max_pixels: int) -> None:
     """Refuse a file whose header claims larger slices than are decoded, or more voxels than it has bytes for.
 

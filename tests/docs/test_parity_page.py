@@ -11,7 +11,15 @@ from vladapt.core.registry import adapter_class, loss_class
 from vladapt.core.registry.catalogue import adapters, losses
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
-TITLES = ("Methods", "Losses", "Metrics, selection and sampling", "Open vocabulary", "Remote sensing", "People")
+TITLES = (
+    "Methods",
+    "Losses",
+    "Metrics, selection and sampling",
+    "Open vocabulary",
+    "Remote sensing",
+    "People",
+    "Medical images",
+)
 PARTS = dict(zip(TITLES, re.split(rf"^## (?:{'|'.join(TITLES)}|Fixtures).*$", PAGE, flags=re.M)[1:]))
 ROW = re.compile(r"^\| (?P<method>[^|]+) \| (?P<fixture>\w+) \| \d+ \| \S+ \| (?P<share>\S+)% \| .+ \|$", re.M)
 

@@ -22,6 +22,7 @@ import pytest
 import valid_people
 import valid_photos
 import valid_rasters
+import valid_reports
 import valid_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,16 @@ def _medical_file(file: Path) -> DomainData:
     from vladapt.domains.medical import Medical
 
     return Medical().read(file)
+
+
+def _radiographs(file: Path) -> DomainData:
+    from vladapt.domains.medical import Medical
+    from vladapt.domains.medical.domain import Reading
+    from vladapt.domains.medical.layouts.published import published_layout, read_layout
+
+    if (layout := published_layout(file.parent)) is not None and layout.objects is not None:
+        read_layout(layout, file.parent, Reading(), "detection")
+    return Medical().read(file.parent)
 
 
 def _unlabelled(file: Path) -> DomainData:
@@ -280,6 +291,7 @@ READERS = {
     "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=15),
     "nifti": Reader(valid_sets.nifti, _medical_folder),
     "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=40),
+    "radiographs": Reader(valid_sets.radiographs, _radiographs),
     "features": Reader(valid_sets.features, _features, examples=40),
     "table of pairs": Reader(valid_sets.pair_table, _pairs),
     "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
@@ -317,6 +329,7 @@ READERS = {
     "market attributes": Reader(valid_people.market_attributes, _people, examples=2),
     "faces with captions": Reader(valid_people.face_captions, lambda file: _people(file, "person-search")),
     "questions about people": Reader(valid_people.questions, _questions),
+    "findings of reports": Reader(valid_reports.sources, valid_reports.read, examples=60),
     "items file": Reader(_items_file, _items, examples=50),
 }
 

@@ -233,6 +233,36 @@ def medmnist(folder: Path) -> list[Path]:
     return [folder / "set.npz", folder / "packed.npz"]
 
 
+def radiographs(folder: Path) -> list[Path]:
+    """Published sets with degrees of certainty, lists as Python writes them, run lengths, boxes and phrases."""
+    from vladapt.domains.medical.layouts.chexpert_columns import FINDINGS, NO_FINDING
+
+    tables = {
+        "mimic-cxr-2.0.0-chexpert.csv": (
+            ",".join(("subject_id", "study_id", NO_FINDING, *FINDINGS)),
+            "10,1,," + ",".join(["1.0", "-1.0", "0.0"] + [""] * 10),
+            "11,2,1.0," + "," * 12,
+        ),
+        "mimic-cxr-2.0.0-metadata.csv": ("dicom_id,subject_id,study_id,ViewPosition", "0,10,1,PA", "1,11,2,LL"),
+        "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": (
+            "ImageID,PatientID,StudyID,Projection,Labels",
+            "0.png,p,s,PA,\"['nodule', ' mass']\"",
+            "1.png,q,s,PA,['normal']",
+        ),
+        "train-rle.csv": ("ImageId, EncodedPixels", "0,5 2 1020 3", "1, -1"),
+        "MS_CXR_Local_Alignment_v1.1.0.csv": (
+            "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height,split",
+            "0,Edema,mild edema,files/p10/p100/s1/0.jpg,1,2,3,4,20,16,train",
+            "1,Edema,edema,files/p10/p101/s2/1.jpg,1,2,3,4,20,16,test",
+        ),
+        "stage_2_train_labels.csv": ("patientId,x,y,width,height,Target", "0,1.0,2.0,3.0,4.0,1", "1,,,,,0"),
+    }
+    for name in tables:
+        for n in range(2):
+            put_image(folder / name[:5] / "images" / f"{n}.png", n)
+    return [put_text(folder / name[:5] / name, *lines) for name, lines in tables.items()]
+
+
 def features(folder: Path) -> list[Path]:
     from safetensors.numpy import save_file
 

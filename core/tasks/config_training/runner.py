@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import sys
 import time
@@ -37,6 +36,7 @@ from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
+from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
 from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
 from .registered import registered_only
@@ -196,27 +196,6 @@ def newest_checkpoint(folder: Path) -> str:
     """ "epoch_3" where that is the newest checkpoint, "" without any."""
     mark = folder / "last_checkpoint"
     return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""
-
-
-@contextmanager
-def unheard_shell() -> Iterator[None]:
-    """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
-    would say so on stderr."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # this process has no stderr
-        kept = None
-    if kept is None:
-        yield
-        return
-    sys.stderr.flush()
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 class _PlanRunner(Runner):

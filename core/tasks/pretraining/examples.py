@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ class RetrievalExamples:
         batch_size: int | None = None,
         workers: int | None = None,
         amp: str | None = None,
+        transform: Callable[[Decoded], Tensor] | None = None,
     ) -> list[list[Match]]:
         """What each query finds first.
 
@@ -119,6 +121,7 @@ class RetrievalExamples:
             batch_size: images at once; None: 32.
             workers: threads that read and preprocess; None: one per CPU core.
             amp: None, "bf16" or "fp16".
+            transform: what makes an image pixels; None: the backbone's own preprocessing.
 
         Returns:
             For each of `queries` its best images, the best first. None at all where its own image cannot be read.
@@ -130,15 +133,15 @@ class RetrievalExamples:
         check_amp(amp)
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
-            images, readable = self._encoded_images(backbone, batch_size, workers, amp)  # (G, D), (G,)
+            images, readable = self._encoded_images(backbone, batch_size, workers, amp, transform)  # (G, D), (G,)
             texts = self._encoded_captions(backbone, amp)  # (Q, D)
         # A matrix product rounds by position, so images of equal features are scored once and share that score.
         distinct, place = images.unique(dim=0, return_inverse=True)  # (U, D), (G,)
         return self._ranked((texts @ distinct.T)[:, place], readable, k)
 
-    def _encoded_images(self, backbone: Backbone, batch_size, workers, amp) -> tuple[Tensor, Tensor]:
+    def _encoded_images(self, backbone: Backbone, batch_size, workers, amp, transform) -> tuple[Tensor, Tensor]:
         """(G, D) unit features of the gallery, and (G,) bool: which of its images have one."""
-        transform, pin = backbone.preprocess(False), backbone.device.type == "cuda"
+        transform, pin = transform or backbone.preprocess(False), backbone.device.type == "cuda"
 
         def render(job: Job) -> list[Tensor]:
             return [transform(self.pairs.load_image(int(job.item.id)))]

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
 from ...data.pairs.reading import READER, Reading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
-from ...recipes.resolve import parse_set
+from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from .pretrain import PretrainPlan
 
+PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
+SET_EXAMPLE = "layer_decay=0.7"
+OF_LOSSES = "loss."
 
 
 def plan_of(
     *,
     data: str,
     out: str,
-    losses: Iterable[str],
+    losses: Iterable[str] | None,
     settings: Mapping[str, Any],
     sets: Iterable[str] = (),
     **places: Any,
 ) -> PretrainPlan:
-    """The plan. Options of losses, settings and reader are checked here, before anything is read.
+    """The plan for plain files of pairs. Options of losses, settings and reader are checked here, before anything is
+    read.
 
     Args:
-        losses: "NAME" or "NAME=WEIGHT".
+        losses: "NAME" or "NAME=WEIGHT"; None is clip.
         settings: fields of TrainingSettings; None leaves the default.
         sets: "key=value": a setting, "image_size", "loss.NAME.OPTION" or "data.OPTION".
-        places: further fields of PretrainPlan.
+        places: further fields of PretrainPlan; None leaves the default.
 
     Raises:
         ConfigError: a value is not usable. UnknownNameError: no such key.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    loss_options: dict[str, dict[str, Any]] = {}
+    places = {name: value for name, value in places.items() if value is not None}
+    asked, of_losses = _parsed(sets)
     data_options: dict[str, Any] = {}
-    for text in sets:
-        key, value = parse_set(text, "layer_decay=0.7")
+    for key, value in asked.items():
         head, _, rest = key.partition(".")
-        if head == "loss" and "." in rest:
-            name, _, option = rest.rpartition(".")
-            loss_options.setdefault(name, {})[option] = value
-        elif head == "data" and rest:
+        if head == "data" and rest:
             data_options[rest] = value
         elif key in OTHERS:
             places[key] = value_of(key, value)
@@ -57,17 +59,67 @@ def plan_of(
         else:
             known = [*SETTINGS, *OTHERS, "loss.NAME.OPTION", "data.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
-    weights = parse_losses(losses)
-    for name in loss_options:
-        if name not in weights:
-            raise ConfigError(f"--set loss.{name}: '{name}' is not one of the losses ({', '.join(weights)})")
-    classes = {name: loss_class(name) for name in weights}
+    weights = parse_losses(losses or ("clip",))
     return PretrainPlan(
         data=data,
         out=out,
         losses=weights,
-        loss_options={name: chosen(classes[name], options, f"loss '{name}'") for name, options in loss_options.items()},
+        loss_options=_of_losses(weights, {}, of_losses),
         data_options=chosen(Reading, data_options, READER),
         settings=TrainingSettings(**given),
         **places,
     )
+
+
+def plan_of_recipe(
+    recipe: str | None,
+    *,
+    losses: Iterable[str] | None,
+    settings: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    **flags: Any,
+) -> PretrainPlan:
+    """The plan of a packaged recipe, or of pairs that a domain reads, with what was given besides.
+
+    Args:
+        recipe: its name; None where a domain alone is named.
+        losses, settings, sets: as of `plan_of`; what is not given is the recipe's.
+        flags: keys of a recipe.
+
+    Raises:
+        As `plan_of`, and ConfigError: the recipe is of another task, or the domain reads no captions.
+    """
+    if recipe and (task := resolve(recipe=recipe).task) != PRETRAINING:
+        raise ConfigError(f"--recipe {recipe}: a recipe of {task or 'classification'}; give it to `vladapt fit`")
+    asked, of_losses = _parsed(sets)
+    made = resolve(
+        recipe=recipe,
+        flags={**flags, **settings, "loss": losses and tuple(losses), "task": PRETRAINING, **asked},
+    )
+    task = task_of(made)
+    plan = task.plan(task.settled(made))
+    of_recipe = {name: options for name, options in plan.loss_options.items() if name in plan.losses}
+    return replace(plan, loss_options=_of_losses(plan.losses, of_recipe, of_losses))
+
+
+def _parsed(sets: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys with their values, and apart from them "NAME.OPTION" of losses."""
+    values = dict(parse_set(text, SET_EXAMPLE) for text in sets)
+    of_losses = {key: value for key, value in values.items() if key.startswith(OF_LOSSES) and key != OF_LOSSES}
+    rest = {key: value for key, value in values.items() if key not in of_losses}
+    return rest, {key.removeprefix(OF_LOSSES): value for key, value in of_losses.items()}
+
+
+def _of_losses(
+    weights: Mapping[str, float], of_recipe: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Loss -> its options, checked; those of `asked`, "NAME.OPTION", win."""
+    options = {name: dict(values) for name, values in of_recipe.items()}
+    for key, value in asked.items():
+        name, _, option = key.rpartition(".")
+        options.setdefault(name, {})[option] = value
+    for name in options:
+        if name not in weights:
+            raise ConfigError(f"--set loss.{name}: '{name}' is not one of the losses ({', '.join(weights)})")
+    classes = {name: loss_class(name) for name in weights}
+    return {name: chosen(classes[name], values, f"loss '{name}'") for name, values in options.items()}

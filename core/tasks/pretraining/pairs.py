@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
 from ...contracts.images import LogPlace
+from ...contracts.items import Item
 from ...contracts.options import TOLERATED
+from ...contracts.recipe import Recipe
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
@@ -20,12 +23,17 @@ from ...data.pairs.shard_list import check_alike, reads_in_a_row
 from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
 from ...data.verify import FileHashes, check_skipped
 from ...errors import ConfigError, DataError
+from ...recipes.asked_for import read_data
 from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource, StreamedSource
 from ...training.train import train
+from ..retrieval.fitting import divided_pairs
+from ..retrieval.scoring import DomainPairs
+
+T = TypeVar("T", PairSet, DomainPairs)
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,21 @@ class PairSplits:
         images, texts: of all that was read; texts None where they were not counted.
         skipped: (file or line, reason) of everything left out while reading.
         notes: sentences for the user.
+        transform: (backbone, train) -> how an image becomes pixels; None: by the backbone's own preprocessing, a crop
+            and a flip in training.
     """
 
     name: str
     licence: str
-    train: PairSet | ShardPairs
-    val: PairSet | None
-    test: PairSet | None
+    train: PairSet | ShardPairs | DomainPairs
+    val: PairSet | DomainPairs | None
+    test: PairSet | DomainPairs | None
     order: str
     images: int
     texts: int | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    transform: Callable[[Backbone, bool], Callable] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -66,7 +77,11 @@ class PairSplits:
         """To train from."""
         return (StreamedSource if isinstance(self.train, ShardPairs) else PairSource)(self.train, choose)
 
-    def val_part(self, most: int) -> PairSet:
+    def view(self, backbone: Backbone, train: bool) -> Callable | None:
+        """How an image becomes pixels, where that is not the backbone's own."""
+        return None if self.transform is None else self.transform(backbone, train)
+
+    def val_part(self, most: int) -> PairSet | DomainPairs:
         """Val, or so many of its pairs spread evenly."""
         if len(self.val) <= most:
             return self.val
@@ -113,6 +128,38 @@ def read_pair_splits(
     return _read_by_index(path, options, columns, tolerate)
 
 
+def read_domain_splits(
+    domain: Domain, task: str, path: str, seed: int, options: Mapping[str, Any], tolerate: float = TOLERATED
+) -> PairSplits:
+    """The same of a domain's captioned samples; what their targets say in numbers are columns.
+
+    Args:
+        task: for which the domain reads captions.
+        options: fields of the domain's `Reading`.
+
+    Raises:
+        DataError: nothing usable there, or no pairs to train on. ConfigError: an option does not apply.
+    """
+    recipe = Recipe(data={"path": path, **options}, tolerate=tolerate)
+    read = divided_pairs(read_data(recipe, domain, task), domain, task, seed)
+    train, val, test = (read.pairs.split(name) for name in Item.SPLITS)
+    _check_enough(path, len(train))
+    texts = sum(len(item.captions()) for item in read.pairs.items)
+    return PairSplits(
+        read.name,
+        read.licence,
+        train,
+        _some(val),
+        _some(test),
+        _global_order(len(train)),
+        len(read.pairs),
+        texts,
+        read.skipped,
+        read.notes,
+        read.transform,
+    )
+
+
 def _read_by_index(
     path: str, options: Mapping[str, Any], columns: Mapping[str, str] | None, tolerate: float
 ) -> PairSplits:
@@ -121,8 +168,7 @@ def _read_by_index(
     check_skipped(whole.skipped, whole.total, tolerate)
     whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
-    if len(train) < 2:
-        raise DataError(f"--data {path}: {len(train)} pairs to train on; give more, or mark more rows as train")
+    _check_enough(path, len(train))
     check_alike([len(train), train.id(0), train.id(len(train) - 1)], "pairs to train on")
     return PairSplits(
         whole.name,
@@ -130,7 +176,7 @@ def _read_by_index(
         train,
         _some(whole.split("val")),
         _some(whole.split("test")),
-        order=f"Order: global. Each epoch shuffles all {len(train):,} pairs to train on",
+        order=_global_order(len(train)),
         images=len(whole),
         texts=int(whole.columns.captions.counts[whole.rows].sum()),
         skipped=list(whole.skipped),
@@ -160,7 +206,16 @@ def _read_in_a_row(
     return PairSplits(train.name, train.licence, train, val, test, "", images, notes=list(train.notes))
 
 
-def _some(pairs: PairSet) -> PairSet | None:
+def _check_enough(path: str, count: int) -> None:
+    if count < 2:
+        raise DataError(f"--data {path}: {count} pairs to train on; give more, or mark more rows as train")
+
+
+def _global_order(count: int) -> str:
+    return f"Order: global. Each epoch shuffles all {count:,} pairs to train on"
+
+
+def _some(pairs: T) -> T | None:
     return pairs if len(pairs) > 1 else None
 
 

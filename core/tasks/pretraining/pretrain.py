@@ -13,6 +13,7 @@ from typing import Any
 from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
 from ...contracts.images import ImageSize
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
@@ -36,11 +37,13 @@ from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from .examples import RetrievalExamples
-from .pairs import PairSplits, read_pair_splits, train_in_stages
+from .pairs import PairSplits, read_domain_splits, read_pair_splits, train_in_stages
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
 STAGES = "stage-*"
+CAPTIONED = "retrieval"
+"""The task of a domain whose data are pairs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class PretrainPlan:
         data_options: for the reader of the pairs.
         settings: of the training.
         custom_hooks: further hooks of mmengine's Runner, as its configs name them.
+        domain: that reads the pairs, as its task `CAPTIONED` does; None: whatever `read_pairs` reads.
     """
 
     __repr__ = in_short
@@ -76,6 +80,7 @@ class PretrainPlan:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     custom_hooks: Sequence[Mapping[str, Any]] = ()
+    domain: Domain | None = None
 
     @property
     def teachers(self) -> list[str]:
@@ -129,8 +134,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
-    splits = read_pair_splits(plan.data, *asked, reporter.info, plan.settings.tolerate)
+    splits = _read(plan, reporter)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter)
@@ -149,6 +153,13 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
+def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if plan.domain is not None:
+        return read_domain_splits(plan.domain, CAPTIONED, plan.data, seed, plan.data_options, tolerate)
+    return read_pair_splits(plan.data, seed, plan.data_options, columns_of(plan.losses), reporter.info, tolerate)
+
+
 def _train(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures, folder, resume: bool, reporter
 ) -> Trained:
@@ -159,6 +170,7 @@ def _train(
         losses=plan.losses,
         loss_options=plan.loss_options,
         teachers=teachers,
+        view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
@@ -235,6 +247,7 @@ class _Measures:
             split=None,
             amp=settings.amp,
             workers=settings.workers or None,
+            transform=self.splits.view(self.backbone, False),
             tolerate=settings.tolerate,
         )
 
@@ -243,7 +256,8 @@ class _Measures:
             return None, None
         amp = self.plan.settings.amp
         probe = probe_of(self.plan.generic)
-        examples = self.examples.top(searched(self.backbone), amp=amp) if self.examples is not None else None
+        view = self.splits.view(self.backbone, False)
+        examples = self.examples and self.examples.top(searched(self.backbone), amp=amp, transform=view)
         return probe.accuracy(self.backbone, amp=amp), examples
 
 

@@ -17,7 +17,7 @@ from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.tables import retrieval_table
-from .pretrain import PretrainPlan, run_plan
+from .pretrain import CAPTIONED, PretrainPlan, run_plan
 
 SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
 
@@ -39,6 +39,7 @@ class Pretraining(Task):
     )
     options: ClassVar = PretrainingOptions
     needs_domain: ClassVar = False
+    data_of: ClassVar = CAPTIONED
     unused: ClassVar = {
         "adapter": "pre-training fits no adapter; its settings are --epochs, --lr, --loss and --set NAME=value",
         "shots": "counts images per class; pre-training takes all training pairs; omit it",
@@ -85,6 +86,7 @@ class Pretraining(Task):
             data_options=recipe.reading,
             settings=TrainingSettings(**chosen),
             custom_hooks=recipe.custom_hooks,
+            domain=self.domain,
         )
 
     def table(self, metrics: Mapping[str, Any]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from ...metrics.sentence_ranks import Similarity
 from ...metrics.significance import mcnemar
 from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
+from ...training.sources import TargetNumbers
 from .comparison import DIRECTIONS, RetrievalMetrics
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 from .multiple_choice import KEY as CHOICES
@@ -262,16 +264,30 @@ class DomainPairs:
     @property
     def fields(self) -> frozenset[str]:
         labelled = all(self.label(item) is not None for item in self.items)
-        return frozenset({"label"} if labelled else ())
+        return frozenset({"label"} if labelled else ()) | self.further_columns.keys()
 
     @property
     def labels(self) -> np.ndarray:
         """(N,) classes, -1 for none."""
         return np.array([-1 if (label := self.label(item)) is None else label for item in self.items], np.int64)
 
+    @cached_property
+    def facts(self) -> TargetNumbers:
+        """What the targets say in numbers."""
+        return TargetNumbers(self.items)
+
     @property
     def further_columns(self) -> dict[str, str]:
-        return {}
+        return self.facts.columns
+
+    def numbers(self, row: int, column: str) -> Sequence[float]:
+        """What a further column holds, NaN where the item has no numbers."""
+        return self.facts.numbers(column, row)
+
+    @property
+    def image_numbers(self) -> np.ndarray:
+        """(N,) each row has an image of its own."""
+        return np.arange(len(self))
 
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
@@ -279,6 +295,10 @@ class DomainPairs:
     def content_hash(self, row: int, hashes: FileHashes) -> str:
         """A digest of what an image shows."""
         return image_digest(self.items[row], hashes)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> DomainPairs:
+        """Some rows, in their order."""
+        return replace(self, items=tuple(self.items[row] for row in rows))
 
     def split(self, name: str) -> DomainPairs:
         return replace(self, items=tuple(item for item in self.items if item.split == name))

@@ -81,5 +81,8 @@ def test_options_and_findings_change_the_loss():
     torch.testing.assert_close(
         build_loss("medclip")({**out, "image_findings": out["image_findings"].long()})["loss"], plain
     )
+    told = out["image_findings"]
+    unknown = {**out, "image_findings": torch.where(told == 0, torch.nan, told)}
+    torch.testing.assert_close(build_loss("medclip")(unknown)["loss"], plain)
     with pytest.raises(CapabilityError, match="text_view2"):
         build_loss("medclip", augmented_text=True)(out)

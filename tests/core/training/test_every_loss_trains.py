@@ -13,7 +13,7 @@ from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
-NOT_OF_PAIRS = {"medclip": "'image_findings'", "binary-cross-entropy": None}
+NOT_OF_PAIRS = {"binary-cross-entropy"}
 NARROW = {
     "slip": {"mlp_dim": 32, "emb_dim": 16},
     "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16},
@@ -67,8 +67,10 @@ def test_it_trains_towers_and_micro_batches_change_nothing(name, small_clip_spec
 
 
 def test_what_no_pairs_hold_is_said(small_clip_spec, toy_pairs):
-    with pytest.raises(CapabilityError, match=r"'image_findings' .*a domain's own trainer gives it"):
-        trained(small_clip_spec, toy_pairs(16), "medclip")
+    pairs = toy_pairs(16)
+    pairs.columns = {}
+    with pytest.raises(CapabilityError, match=r"'image_findings' .*a column 'findings'"):
+        trained(small_clip_spec, pairs, "medclip")
 
 
 def test_what_a_tower_lacks_is_said(open_clip_resnet, toy_pairs):

@@ -193,7 +193,7 @@ def test_a_machine_without_a_compiler_says_nothing(tmp_path):
         "import os, tempfile\n"
         "from mmengine.runner import Runner\n"
         "from torch import nn\n"
-        "from vladapt.core.tasks.config_training.runner import unheard_shell\n"
+        "from vladapt.core.training.runner import unheard_shell\n"
         f"os.environ['PATH'] = {str(tmp_path)!r}\n"
         "with tempfile.TemporaryDirectory() as folder, unheard_shell():\n"
         "    Runner(nn.Linear(1, 1), folder, log_level='ERROR', experiment_name='none')\n"

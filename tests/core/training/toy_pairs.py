@@ -17,7 +17,11 @@ class ToyPairs:
         {"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image", "moment_text"}
     )
     labelled = True
-    columns: ClassVar = {"verbs": "numbers", "nouns": "numbers", "moment": "image", "moment_text": "text"}
+    columns: ClassVar = {
+        **dict.fromkeys(("verbs", "nouns", "findings"), "numbers"),
+        "moment": "image",
+        "moment_text": "text",
+    }
 
     def __init__(self, count: int = 24, broken: frozenset[int] = frozenset()):
         self.count, self.broken = count, broken
@@ -56,8 +60,8 @@ class ToyPairs:
         return row // 2
 
     def numbers(self, column: str, row: int):
-        """Colours as verbs, places as nouns, one number each."""
-        of, which = (COLOURS, row % 4) if column == "verbs" else (PLACES, row // 4 % 2)
+        """Colours as verbs and findings, places as nouns, one number each."""
+        of, which = (PLACES, row // 4 % 2) if column == "nouns" else (COLOURS, row % 4)
         return [float(place == which) for place in range(len(of))]
 
     def column_image(self, column: str, row: int):

@@ -62,3 +62,52 @@ def write_nifti():
         return path
 
     return write
+
+
+@pytest.fixture
+def write_volume(write_dicom):
+    """write_volume(path, voxels, affine, **attributes): (X, Y, Z) with its affine to RAS, as the suffix says; without a
+    suffix as a folder of DICOM files, whose names are not in the order of their positions."""
+
+    def write(path, voxels, affine, **attributes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.endswith((".nii", ".nii.gz")):
+            import nibabel
+
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+        elif path.suffix:
+            _write_itk(path, voxels, affine)
+        else:
+            _write_series(write_dicom, path, voxels, affine, attributes)
+        return path
+
+    return write
+
+
+def _write_itk(path, voxels, affine):
+    import SimpleITK
+
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    SimpleITK.WriteImage(image, str(path))
+
+
+def _write_series(write_dicom, folder, voxels, affine, attributes):
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    usual = {
+        "Modality": "CT",
+        "SeriesInstanceUID": "1.2.3",
+        "PixelSpacing": [float(spacing[1]), float(spacing[0])],
+        "SliceThickness": float(spacing[2]),
+        "ImageOrientationPatient": [*(lps[:3, 0] / spacing[0]), *(lps[:3, 1] / spacing[1])],
+    }
+    for k in range(voxels.shape[2]):
+        position = (lps @ [0, 0, k, 1])[:3]
+        own = {"ImagePositionPatient": position.tolist(), "InstanceNumber": k + 1}
+        name = f"{(7 * k) % voxels.shape[2]}-{k}.dcm"
+        write_dicom(folder / name, voxels[:, :, k].T.copy(), **{**usual, **own, **attributes})

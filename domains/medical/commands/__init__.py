@@ -1,0 +1,1 @@
+"""Commands of the medical domain, one per file."""

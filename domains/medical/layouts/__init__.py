@@ -1,0 +1,1 @@
+"""Radiographs as their publishers lay them out: a set per file, or several that differ in little."""

@@ -1,0 +1,97 @@
+"""MHA, MHD and NRRD files, read by SimpleITK once their headers were found to name no file elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ....core.contracts import Item
+from ....core.data import stays_inside
+from ....core.errors import DataError, LimitError
+from ....core.runtime import check_regular, read_start
+from ..formats import META_SUFFIXES, NRRD_SUFFIXES
+from ..nifti_slices import MOST_PACKED, SLICES
+from .geometry import ras_affine
+
+META, NRRD = "MetaImageIO", "NrrdImageIO"
+READERS = {**dict.fromkeys(META_SUFFIXES, META), **dict.fromkeys(NRRD_SUFFIXES, NRRD)}
+"""Suffix -> ITK's reader, so that no other one looks at the file."""
+HEADER_BYTES = 1 << 16
+DATA_FILE = {
+    META: re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)[ \t\r]*$", re.MULTILINE | re.IGNORECASE),
+    NRRD: re.compile(rb"^data ?file:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE | re.IGNORECASE),
+}
+
+
+def read_itk(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (C, X, Y, Z) float32 and the affine (4, 4) from them to RAS millimetres.
+
+    Raises:
+        DataError: no such file, damaged or cut short, complex numbers, more than four dimensions, or too large.
+    """
+    import SimpleITK
+
+    data_file = data_file_of(path)
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(READERS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        _check_claims(path, data_file, reader.GetSize(), reader.GetNumberOfComponents(), max_pixels)
+        image = reader.Execute()
+        values = SimpleITK.GetArrayFromImage(image)
+    except RuntimeError:
+        raise DataError(f"{path}: not a readable {path.suffix[1:].upper()} file; replace or remove it") from None
+    if np.iscomplexobj(values):
+        raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
+    dimensions = image.GetDimension()
+    values = values.reshape(*values.shape[:dimensions], -1).transpose(*range(dimensions)[::-1], dimensions)
+    if dimensions == 4:  # (X, Y, Z, T, components)
+        values = values.reshape(*values.shape[:3], -1)
+    values = np.moveaxis(values, -1, 0).astype(np.float32)  # (C, X, Y[, Z])
+    directions = np.eye(3)
+    kept = min(dimensions, 3)
+    directions[:kept, :kept] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:kept, :kept]
+    spacing = np.array([*image.GetSpacing()[:3], 1.0][:3])
+    origin = np.array([*image.GetOrigin()[:3], 0.0][:3])
+    return values.reshape(*values.shape, *[1] * (3 - kept)), ras_affine(directions, spacing, origin)
+
+
+def data_file_of(path: Path) -> Path:
+    """The file that holds the voxels: this one, or another in its folder, which the header names.
+
+    Raises:
+        DataError: there is no such file, it lies in another folder, or the voxels lie in several files.
+    """
+    check_regular(path)
+    reader = READERS[path.suffix.lower()]
+    head = read_start(path, HEADER_BYTES)
+    if reader == NRRD:
+        head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]
+    named = DATA_FILE[reader].search(head)
+    name = "" if named is None else named[1].decode("utf-8", "replace")
+    if name.upper() == "LOCAL" or (named is None and reader == NRRD):
+        return path
+    if not name or name.upper().startswith("LIST") or "%" in name:
+        raise DataError(f"{path}: its header does not name one file of voxels; store the volume in a single file")
+    file = path.parent / name
+    if not stays_inside(file, path.parent):
+        raise DataError(f"{path}: its voxels lie in another folder ({Path(name).name}); put that file beside it")
+    if not file.is_file():
+        raise DataError(f"{path}: its voxels are missing ({Path(name).name}); copy that file too")
+    return file
+
+
+def _check_claims(path: Path, data_file: Path, size: tuple[int, ...], components: int, max_pixels: int) -> None:
+    """Refuse what is too large, or cannot be in so few bytes, before memory is taken for it."""
+    voxels = math.prod(size) * components
+    if not 2 <= len(size) <= 4 or min(size) < 1:
+        raise DataError(f"{path}: has {len(size)} dimensions; a volume (X, Y, Z) or (X, Y, Z, T) is needed")
+    if voxels > SLICES * max_pixels:
+        raise LimitError.too_large(f"{path}: a volume of {voxels} voxels", SLICES * max_pixels)
+    if voxels > MOST_PACKED * data_file.stat().st_size:
+        raise DataError(f"{path}: cut short (its header claims more voxels than it holds); copy it again")

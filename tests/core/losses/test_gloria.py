@@ -1,0 +1,75 @@
+"""GLoRIA's words and patches beside the released code and the equation, a pair at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from parity_checks.losses import gloria as gloria_parity
+
+from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.losses import gloria
+
+DIMS = {"embed_dim": 5, "text_width": 6}
+
+
+def test_values_gradients_and_maps_are_the_released_ones(agrees):
+    agrees(gloria_parity)
+
+
+def outputs(seed=0, batch=4, patches=7, words=5, width=6):
+    generator = torch.Generator().manual_seed(seed)
+    image, text = F.normalize(torch.randn(2, batch, 5, generator=generator, dtype=torch.float64), dim=-1)
+    lengths = torch.randint(1, words + 1, (batch, 1), generator=generator)
+    tokens = torch.randn(batch, words, width, generator=generator, dtype=torch.float64)
+    return {
+        "image_features": image,
+        "text_features": text,
+        "image_tokens": torch.randn(batch, patches, width, generator=generator, dtype=torch.float64).requires_grad_(),
+        "text_tokens": tokens.requires_grad_(),
+        "text_mask": torch.arange(words)[None] < lengths,
+    }
+
+
+def similarity(patches, words, mean=False):
+    """Of one image and one text."""
+    maps = (4 * (words @ patches.T).softmax(dim=0)).softmax(dim=1)
+    scores = (5 * F.cosine_similarity(words, maps @ patches)).exp()
+    return (scores.mean() if mean else scores.sum()).log()
+
+
+@pytest.mark.parametrize("together", gloria.TOGETHER)
+@pytest.mark.parametrize("block", [gloria.BLOCK, 1])
+def test_it_is_the_papers_equation_in_blocks_too(monkeypatch, together, block):
+    monkeypatch.setattr(gloria, "BLOCK", block)
+    out = outputs()
+    value = build_loss("gloria", project=False, global_weight=0, together=together)(out)["loss"]
+    words = [tokens[mask] for tokens, mask in zip(out["text_tokens"], out["text_mask"])]
+    rows = [[similarity(image, text, together == "mean") for text in words] for image in out["image_tokens"]]
+    logits, right = 10 * torch.stack([torch.stack(row) for row in rows]), torch.arange(4)
+    wanted = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)
+    torch.testing.assert_close(value, wanted)
+    for name in ("image_tokens", "text_tokens"):
+        ours, theirs = (torch.autograd.grad(each, out[name], retain_graph=True)[0] for each in (value, wanted))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_padding_changes_nothing():
+    out = outputs(1)
+    mask = out["text_mask"]
+    noise = torch.where(mask[..., None], out["text_tokens"], 1e3)
+    loss = build_loss("gloria", project=False)
+    torch.testing.assert_close(loss(out)["loss"], loss({**out, "text_tokens": noise})["loss"])
+
+
+def test_each_term_is_left_out_by_its_weight():
+    parts = build_loss("gloria", project=False, local_weight=2, global_weight=3)(outputs())
+    torch.testing.assert_close(parts["loss"], 2 * parts["local"] + 3 * parts["global"])
+    assert set(build_loss("gloria", local_weight=0)(outputs())) == {"loss", "global"}
+    with pytest.raises(ConfigError, match="all weights are 0"):
+        build_loss("gloria", local_weight=0, global_weight=0)
+
+
+def test_patches_are_mapped_to_the_width_of_words():
+    narrow = {**outputs(), "image_tokens": torch.randn(4, 7, 5, dtype=torch.float64)}
+    assert build_loss("gloria", DIMS).double()(narrow)["loss"].isfinite()
+    with pytest.raises(CapabilityError, match="text_width"):
+        build_loss("gloria", {"embed_dim": 5})
