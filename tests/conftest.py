@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -262,6 +263,14 @@ def _own_default_scope():
     if registry is not None:
         registry.DefaultScope._instance_dict.clear()
     yield
+
+
+@pytest.fixture(autouse=True)
+def _compilers_asked_for_once():
+    """mmengine has a shell tell their versions for each Runner, which takes as long as a step of a small training."""
+    runner = sys.modules.get("mmengine.runner.runner")
+    if runner is not None and not hasattr(runner.collect_env, "cache_info"):
+        runner.collect_env = functools.cache(runner.collect_env)
 
 
 @pytest.fixture(scope="session")

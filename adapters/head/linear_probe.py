@@ -163,10 +163,12 @@ def _span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 def _multinomial(
     features, labels, num_classes: int, c: float, max_iter: int, balanced: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    seen = np.unique(labels)
+    seen, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(seen) < 2:
         raise CapabilityError("adapter 'linear-probe' needs support images of at least two classes; there is one")
-    model = _solve(features, labels, c, max_iter, class_weight="balanced" if balanced else None)
+    # As scikit-learn's class_weight="balanced", whose checks take a quarter of a small fit.
+    weights = (len(labels) / (len(seen) * counts))[places] if balanced else None
+    model = _solve(features, labels, c, max_iter, weights)
     weight, bias = model.coef_, model.intercept_
     if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -189,7 +191,7 @@ def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) ->
     return weight, bias
 
 
-def _solve(features, target, c: float, max_iter: int, class_weight: str | None = None):
+def _solve(features, target, c: float, max_iter: int, weights: np.ndarray | None = None):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -197,8 +199,7 @@ def _solve(features, target, c: float, max_iter: int, class_weight: str | None =
         # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot is meant
-        model = LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter, class_weight=class_weight)
-        return model.fit(features, target)
+        return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(features, target, weights)
 
 
 def _notes(support, class_names, num_classes: int) -> list[str]:

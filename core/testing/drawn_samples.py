@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,7 @@ def draw(item: Item, part: int = 0) -> np.ndarray:
     colour = np.mean([_colour(label) for label in classes], axis=0) if classes else np.full(3, 128.0)
     if index % 4 == 3 and len(classes) == 1:
         colour = 0.45 * colour + 0.55 * _colour(classes[0] + 1)
-    noise = np.random.default_rng([1000 + index, part]).integers(-40, 40, (22, 20, 3))
-    return np.clip(colour + noise, 0, 255).astype(np.uint8)
+    return np.clip(colour + _noise(index, part), 0, 255).astype(np.uint8)
 
 
 def texts_about(names: Sequence[str]) -> dict[str, Callable[[], Any]]:
@@ -49,6 +49,12 @@ def texts_about(names: Sequence[str]) -> dict[str, Callable[[], Any]]:
     }
 
 
+@cache
+def _noise(index: int, part: int) -> np.ndarray:
+    return np.random.default_rng([1000 + index, part]).integers(-40, 40, (22, 20, 3))
+
+
+@cache
 def _colour(label: int) -> np.ndarray:
     return np.random.default_rng(label).integers(40, 215, 3)
 

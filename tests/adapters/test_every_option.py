@@ -4,18 +4,29 @@ it cannot read, and a result that it changes."""
 from __future__ import annotations
 
 import json
+from functools import cache, partial
 
 import pytest
 from settings import COUNTS, OPTIONS, QUICKER
 
+from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.options import options_of, typed
 from vladapt.core.errors import ConfigError
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.adapters import adapter_checks
 from vladapt.core.testing.options import takes_any_text
+from vladapt.core.training import teachers
 
 ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _teachers_of_few_pixels():
+    """Loaded once, at a size at which a pass takes a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "load_backbone", cache(partial(load_backbone, image_size=64)))
+        yield
 
 
 def quick(name: str) -> dict:

@@ -36,17 +36,16 @@ def sixteen_shots(labels, seed):
 
 @pytest.mark.parametrize("model, zero_shot", [("RN50", 71.54), ("ViTB32", 81.29)])
 def test_16_shots_beat_zero_shot_on_real_features(data_dir, model, zero_shot):
-    """Average prompt, mean of 3 seeds, hyper-parameters from 4 val images a class, test on all others."""
+    """Average prompt, one draw, hyper-parameters from 4 val images a class, test on all others."""
     data, text = whurs19(data_dir, model)
-    accuracy = {name: [] for name in ("zero-shot", *LEARNING)}
-    for seed in (1, 2, 3):
-        support, val, test = (data.select(rows) for rows in sixteen_shots(data.labels, seed))
-        for name in accuracy:
-            adapter = build_adapter(name)
-            adapter.fit(support, text, val=val, seed=seed)
-            right = adapter.logits(test).argmax(dim=-1) == test.labels
-            accuracy[name].append(100 * float(right.double().mean()))
+    accuracy = {}
+    support, val, test = (data.select(rows) for rows in sixteen_shots(data.labels, seed=1))
+    for name in ("zero-shot", *LEARNING):
+        adapter = build_adapter(name)
+        adapter.fit(support, text, val=val, seed=1)
+        right = adapter.logits(test).argmax(dim=-1) == test.labels
+        accuracy[name] = 100 * float(right.double().mean())
     everything = 100 * float((text.logits(data.unit).argmax(dim=-1) == data.labels).double().mean())
     assert everything == pytest.approx(zero_shot, abs=0.01)
     for name in LEARNING:
-        assert np.mean(accuracy[name]) > max(zero_shot, np.mean(accuracy["zero-shot"])) + 10
+        assert accuracy[name] > max(zero_shot, accuracy["zero-shot"]) + 10

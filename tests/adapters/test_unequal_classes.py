@@ -109,18 +109,22 @@ def test_rare_classes_of_wide_features_do_not_fall_behind(name, sizes, dim, nois
     assert every >= more - SLACK, (more, every)
 
 
-@pytest.mark.parametrize("given", [{}, {"beta": 1.0, "alpha": 1.0}], ids=["searched", "given"])
-@pytest.mark.parametrize("name", ["linear-probe", "lp-plus-plus", "ape-t", "tip-adapter-f"])
+KEYS = {"beta": 1.0, "alpha": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("linear-probe", {}), ("lp-plus-plus", {}), ("ape-t", {}), ("ape-t", KEYS)]
+    + [("tip-adapter-f", {}), ("tip-adapter-f", KEYS)],
+)
 def test_the_val_score_is_that_of_what_predicts(name, given):
     """Offsets are learned after settings are chosen, and count."""
-    given = given if name in ("ape-t", "tip-adapter-f") else {}
-    for seed in range(3):
-        drawn = Drawn(seed, 20.0, sizes=(2, 5, 30), dim=256, noise=4.0)
-        val = drawn.images((20, 20, 20))
-        adapter = build_adapter(name, **QUICK[name], **given)
-        report = adapter.fit(drawn.train, drawn.text, val=val)
-        assert report.val_score == pytest.approx(val_score(adapter.logits(val), val.labels, balanced=True))
-        assert report.chosen_on == "val (60 images)"
+    drawn = Drawn(0, 20.0, sizes=(2, 5, 30), dim=256, noise=4.0)
+    val = drawn.images((20, 20, 20))
+    adapter = build_adapter(name, **QUICK[name], **given)
+    report = adapter.fit(drawn.train, drawn.text, val=val)
+    assert report.val_score == pytest.approx(val_score(adapter.logits(val), val.labels, balanced=True))
+    assert report.chosen_on == "val (60 images)"
 
 
 @pytest.mark.parametrize("name", ["lp-plus-plus", "ape-t", "tip-adapter-f"])

@@ -276,7 +276,7 @@ def test_the_range_of_val_is_kept_where_the_released_code_takes_that_of_test(ref
 
 @pytest.mark.parametrize("model", ["RN50", "ViTB32"])
 def test_real_features(data_dir, model):
-    """WHU-RS19: mean of 3 seeds, weights from 4 val images a class; more shots are better, and all beat zero-shot."""
+    """WHU-RS19: weights from 4 val images a class; more shots are better, and all beat zero-shot."""
     path = data_dir / "features" / "whurs19_clip" / f"whurs19_CLIP_{model}.npz"
     if not path.is_file():
         pytest.skip("the whurs19 features are not there")
@@ -287,16 +287,13 @@ def test_real_features(data_dir, model):
         )
         text = TextClassifier(torch.from_numpy(stored["text_average"].astype(np.float32)))
     data = FeatureSet(features, labels, raw_norms=False)
-    right = {name: [] for name in (0, 1, 4, 16)}
-    for seed in (1, 2, 3):
-        generator = torch.Generator().manual_seed(seed)
-        order = [torch.randperm(1005, generator=generator)]
-        rows = [order[0][labels[order[0]] == label] for label in range(19)]
-        val, test = (data.select(torch.cat([r[part] for r in rows])) for part in (slice(16, 20), slice(20, None)))
-        for shots in right:
-            name = "tip-x" if shots else "zero-shot"
-            adapter = build_adapter(name)
-            adapter.fit(data.select(torch.cat([r[: shots or 1] for r in rows])), text, val=val)
-            right[shots].append(float((adapter.logits(test).argmax(dim=-1) == test.labels).double().mean()))
-    zero_shot, one, four, sixteen = (np.mean(right[shots]) for shots in (0, 1, 4, 16))
+    order = torch.randperm(1005, generator=torch.Generator().manual_seed(1))
+    rows = [order[labels[order] == label] for label in range(19)]
+    val, test = (data.select(torch.cat([r[part] for r in rows])) for part in (slice(16, 20), slice(20, None)))
+    right = []
+    for shots in (0, 1, 4, 16):
+        adapter = build_adapter("tip-x" if shots else "zero-shot")
+        adapter.fit(data.select(torch.cat([r[: shots or 1] for r in rows])), text, val=val)
+        right.append(float((adapter.logits(test).argmax(dim=-1) == test.labels).double().mean()))
+    zero_shot, one, four, sixteen = right
     assert zero_shot + 0.04 < one < four < sixteen and sixteen > zero_shot + 0.12

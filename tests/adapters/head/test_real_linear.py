@@ -314,7 +314,7 @@ def test_order_of_classes_does_not_matter(prompted):
 
 
 def test_real_features(data_dir):
-    """WHU-RS19, RN50, mean of 2 seeds, 4 prompts a class: more shots are better, and one shot beats zero-shot."""
+    """WHU-RS19, RN50, 4 prompts a class: more shots are better, and one shot beats zero-shot."""
     path = data_dir / "features" / "whurs19_clip" / "whurs19_CLIP_RN50.npz"
     if not path.is_file():
         pytest.skip("the whurs19 features are not there")
@@ -322,14 +322,13 @@ def test_real_features(data_dir):
         get = lambda name: torch.from_numpy(stored[name].astype(np.float32))  # noqa: E731
         data = FeatureSet(get("image_features"), torch.from_numpy(stored["labels"]), raw_norms=False)
         text = TextClassifier(get("text_average"), prototypes=tuple(get("text_prompts")[:4].transpose(0, 1)))
-    right = {shots: [] for shots in (0, 1, 4, 16)}
-    for seed in (1, 2):
-        order = torch.randperm(1005, generator=torch.Generator().manual_seed(seed))
-        rows = [order[data.labels[order] == label] for label in range(19)]
-        test = data.select(torch.cat([r[20:] for r in rows]))
-        for shots in right:
-            adapter = build_adapter("real-linear" if shots else "zero-shot")
-            adapter.fit(data.select(torch.cat([r[: shots or 1] for r in rows])), text, seed=seed)
-            right[shots].append(float((adapter.logits(test).argmax(dim=-1) == test.labels).double().mean()))
-    zero_shot, one, four, sixteen = (np.mean(right[shots]) for shots in (0, 1, 4, 16))
+    order = torch.randperm(1005, generator=torch.Generator().manual_seed(1))
+    rows = [order[data.labels[order] == label] for label in range(19)]
+    test = data.select(torch.cat([r[20:] for r in rows]))
+    right = []
+    for shots in (0, 1, 4, 16):
+        adapter = build_adapter("real-linear" if shots else "zero-shot")
+        adapter.fit(data.select(torch.cat([r[: shots or 1] for r in rows])), text, seed=1)
+        right.append(float((adapter.logits(test).argmax(dim=-1) == test.labels).double().mean()))
+    zero_shot, one, four, sixteen = right
     assert zero_shot + 0.06 < one < four < sixteen and sixteen > zero_shot + 0.12

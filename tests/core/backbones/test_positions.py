@@ -9,7 +9,7 @@ from vladapt import build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError
 
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 OPEN_CLIP = {
     "open_clip": ({}, {}),
     "open_clip-timm": (TIMM, {"custom_text": True}),

@@ -12,7 +12,7 @@ from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.errors import CapabilityError
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 # Changes to the vision part and the top of the small configuration.
 OPEN_CLIP = {
     "open_clip": ({}, {}),

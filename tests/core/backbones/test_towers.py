@@ -15,7 +15,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 SIGLIP_TEXT = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
 SIGMOID = {"custom_text": True, "init_logit_bias": -10}
 COCA_POOL = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4}
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 # Changes to the vision part, the text part and the top of the small configuration.
 OPEN_CLIP_VARIANTS = {
     "open_clip": ({}, {}, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,9 +39,15 @@ def fit(spec, name="full", domain="toy-labels", options=(), **flags):
     return vladapt.fit(domain=domain, backbone=spec, adapter=adapter, **flags)
 
 
+@pytest.fixture(scope="module")
+def fitted(small_clip_spec, tmp_path_factory):
+    """`fitted(name)`: the fit of a method, made once; for reading only."""
+    return cache(lambda name: fit(small_clip_spec, name, out=str(tmp_path_factory.mktemp(name) / "run")))
+
+
 @pytest.mark.parametrize("name", QUICK)
-def test_labelled_images_are_learned_and_eval_gives_the_same_numbers(small_clip_spec, name):
-    result = fit(small_clip_spec, name)
+def test_labelled_images_are_learned_and_eval_gives_the_same_numbers(fitted, name):
+    result = fitted(name)
     assert result.metrics["adapted"]["accuracy"] > result.metrics["zero_shot"]["accuracy"] + 0.2
     again = vladapt.evaluate(result.run)
     for side in ("zero_shot", "adapted"):
@@ -169,8 +176,8 @@ def test_a_loss_of_captions_is_refused_for_several_labels(small_clip_spec):
         fit(small_clip_spec, domain="toy-findings", options={"loss": "clip"})
 
 
-def test_what_the_towers_forgot_is_in_notes_metrics_log_and_report(small_clip_spec):
-    result = fit(small_clip_spec)
+def test_what_the_towers_forgot_is_in_notes_metrics_log_and_report(fitted):
+    result = fitted("full")
     generic = result.metrics["generic"]
     assert (generic["images"], generic["words"]) == (150, 130)
     sentence = next(note for note in result.notes if note.startswith("Generic vocabulary (130 words, 150 drawings): "))
@@ -316,10 +323,10 @@ def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_trained_towers_become_a_backbone_of_their_own(small_clip_spec, name):
+def test_trained_towers_become_a_backbone_of_their_own(small_clip_spec, fitted, name):
     from vladapt.core.backbones.load import save_fine_tuned
 
-    result = fit(small_clip_spec, name)
+    result = fitted(name)
     backbone = vladapt.load_backbone(small_clip_spec, device="cpu")
     adapter = vladapt.load_adapter(result.run / "adapter.safetensors", backbone)
     path = save_fine_tuned(adapter.adapted(backbone), "model")

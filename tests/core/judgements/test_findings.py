@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +51,17 @@ def fit(path, **options):
     return vladapt.fit(features=path, **options)
 
 
+@pytest.fixture(scope="module")
+def fitted(files, tmp_path_factory):
+    """`fitted(**options)`: a fit on two classes, made once; for reading only."""
+
+    @cache
+    def once(**options):
+        return fit(files["two"], out=str(tmp_path_factory.mktemp("fitted") / "run"), **options)
+
+    return once
+
+
 @pytest.mark.parametrize(
     ("counts", "finding", "reason"),
     [
@@ -65,8 +77,8 @@ def test_the_finding_is_what_no_name_denies_or_the_rarer_class(counts, finding, 
     assert default_finding(counts)[0] == finding and reason in default_finding(counts)[1]
 
 
-def test_two_classes_have_curves_and_no_operating_point_unasked(files):
-    result = fit(files["two"])
+def test_two_classes_have_curves_and_no_operating_point_unasked(fitted):
+    result = fitted()
     found = FindingScores.from_json(result.metrics)
     score = found.scores["sick"]
     assert found.finding == "sick" and list(found.scores) == ["sick"] and found.calibrated
@@ -128,10 +140,10 @@ def test_an_operating_point_is_chosen_shown_and_kept(files):
     assert "at a prevalence of 0.02" in page
 
 
-def test_the_operating_point_is_marked_on_the_curves(files):
-    result = fit(files["two"], operating_point="sensitivity=0.9")
+def test_the_operating_point_is_marked_on_the_curves(fitted):
+    result = fitted(operating_point="sensitivity=0.9")
     rates = OperatingPoints.from_json(result.metrics).points["sick"].rates
-    page, plain = ((each.run / "report.html").read_text() for each in (result, fit(files["two"])))
+    page, plain = ((each.run / "report.html").read_text() for each in (result, fitted()))
     at = r"""<circle class="mark" r="4.5" cx="([\d.]+)" cy="([\d.]+)">"""
     shown = [((float(x) - 46) / 238, 1 - (float(y) - 8) / 170) for x, y in re.findall(at, page)]
     roc, precision = (1 - rates.specificity, rates.sensitivity), (rates.sensitivity, rates.ppv)
@@ -143,14 +155,15 @@ def test_the_operating_point_is_marked_on_the_curves(files):
     assert "Ring" not in plain and not re.findall(at, plain)
 
 
-def test_every_option_changes_what_is_said(files):
+def test_every_option_changes_what_is_said(fitted):
     def told(**options):
-        metrics = fit(files["two"], **{"operating_point": "sensitivity=0.8", **options}).metrics
+        metrics = fitted(**{"operating_point": "sensitivity=0.9", **options}).metrics
         return metrics["operating_point"], metrics["findings"]["finding"]
 
     (plain, finding), (point,) = told(), plain_points(told()[0])
     assert told(operating_point="specificity=0.8")[0]["points"]["sick"]["chosen_on"] > point["chosen_on"]
-    assert told(assured=True)[0]["points"]["sick"]["threshold"] < point["threshold"]
+    one, assured = (told(operating_point="sensitivity=0.8", **more)[0] for more in ({}, {"assured": True}))
+    assert assured["points"]["sick"]["threshold"] < one["points"]["sick"]["threshold"]
     assert told(prevalence=0.1)[0]["points"]["sick"]["at_prevalence"] and not point["at_prevalence"]
     other, named = told(finding="healthy")
     assert (finding, named) == ("sick", "healthy") and list(other["points"]) == ["healthy"] != list(plain["points"])
@@ -160,8 +173,9 @@ def plain_points(told):
     return list(told["points"].values())
 
 
-def test_patients_count_once(files):
-    by_patient, by_image = (fit(files[of], operating_point="sensitivity=0.9").metrics for of in ("two", "images"))
+def test_patients_count_once(files, fitted):
+    by_patient = fitted(operating_point="sensitivity=0.9").metrics
+    by_image = fit(files["images"], operating_point="sensitivity=0.9").metrics
     one, other = (metrics["operating_point"]["points"]["sick"] for metrics in (by_patient, by_image))
     assert one["chosen_on"] * IMAGES == other["chosen_on"] and one["with_it"] * IMAGES == other["with_it"]
     widths = [high - low for low, high in (each["rates"]["intervals"]["specificity"] for each in (one, other))]
@@ -204,8 +218,8 @@ def test_what_cannot_be_is_refused_before_the_fit(files, monkeypatch, options, m
         fit(files["two"], **{"operating_point": "sensitivity=0.9", **options})
 
 
-def test_an_evaluation_uses_the_threshold_of_the_run_unless_it_is_given_another(files):
-    run = fit(files["two"], operating_point="sensitivity=0.9").run
+def test_an_evaluation_uses_the_threshold_of_the_run_unless_it_is_given_another(fitted):
+    run = fitted(operating_point="sensitivity=0.9").run
     kept = json.loads((run / "metrics.json").read_text())["operating_point"]
     again = vladapt.evaluate(run)
     assert again["operating_point"] == kept
@@ -217,8 +231,8 @@ def test_an_evaluation_uses_the_threshold_of_the_run_unless_it_is_given_another(
     assert vladapt.evaluate(run, finding="healthy")["findings"]["finding"] == "healthy"
 
 
-def test_a_run_of_before_is_given_one_later(files):
-    run = fit(files["two"]).run
+def test_a_run_of_before_is_given_one_later(fitted):
+    run = fitted().run
     assert "operating_point" not in vladapt.evaluate(run)
     assert (
         vladapt.evaluate(run, operating_point="sensitivity=0.9")["operating_point"]["points"]["sick"]["chosen_on"] == 22

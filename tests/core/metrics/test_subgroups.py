@@ -82,13 +82,13 @@ def test_a_patient_seen_in_two_parts_counts_in_both():
 
 def test_parts_that_are_alike_are_called_different_no_more_than_promised():
     generator, called = seeded(1), 0
-    for seed in range(100):
+    for seed in range(50):
         patient = torch.rand(60, 1, generator=generator) < 0.7
         right = (patient | (torch.rand(60, 4, generator=generator) < 0.2)).flatten()
         part_of = [name for name in "abc" for _ in range(20) for _ in range(4)]
         groups = [str(n) for n in range(60) for _ in range(4)]
         called += subgroups(right, part_of, groups, seed=seed).differ
-    assert called <= 12
+    assert called <= 6
 
 
 def test_many_numbers_are_cut_at_their_quartiles():

@@ -32,7 +32,7 @@ NARROW = {
 }
 
 
-def trained(spec, source, folder, name, micro=None):
+def trained(spec, source, name, micro=None):
     backbone = load_backbone(spec, device="cpu")
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
@@ -42,7 +42,7 @@ def trained(spec, source, folder, name, micro=None):
     settings = TrainingSettings(
         epochs=1, batch_size=8, micro_batch_size=micro, lr=1e-4, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
     )
-    done = train(backbone, task, settings, folder)
+    done = train(backbone, task, settings, None)
     return before, backbone.model.state_dict(), done
 
 
@@ -57,23 +57,23 @@ def another(spec):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_OF_PAIRS])
-def test_it_trains_towers_and_micro_batches_change_nothing(name, small_clip_spec, toy_pairs, tmp_path):
-    before, after, whole = trained(small_clip_spec, toy_pairs(16), tmp_path / "whole", name)
+def test_it_trains_towers_and_micro_batches_change_nothing(name, small_clip_spec, toy_pairs):
+    before, after, whole = trained(small_clip_spec, toy_pairs(16), name)
     assert any(before[key].shape != value.shape or not torch.equal(before[key], value) for key, value in after.items())
     assert whole.history[0]["loss"] == pytest.approx(whole.history[0][name])
-    _, again, parts = trained(small_clip_spec, toy_pairs(16), tmp_path / "parts", name, micro=3)
+    _, again, parts = trained(small_clip_spec, toy_pairs(16), name, micro=3)
     assert parts.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
     assert max(float((after[key] - again[key]).abs().max()) for key in after) < 1e-5
 
 
-def test_what_no_pairs_hold_is_said(small_clip_spec, toy_pairs, tmp_path):
+def test_what_no_pairs_hold_is_said(small_clip_spec, toy_pairs):
     pairs = toy_pairs(16)
     pairs.columns = {}
     with pytest.raises(CapabilityError, match=r"'image_findings' .*a column 'findings'"):
-        trained(small_clip_spec, pairs, tmp_path, "medclip")
+        trained(small_clip_spec, pairs, "medclip")
 
 
-def test_what_a_tower_lacks_is_said(open_clip_resnet, toy_pairs, tmp_path):
+def test_what_a_tower_lacks_is_said(open_clip_resnet, toy_pairs):
     """A ResNet has no transformer blocks for an uncertainty token."""
     with pytest.raises(CapabilityError, match="transformer blocks of the image tower"):
-        trained(open_clip_resnet, toy_pairs(16), tmp_path, "prolip")
+        trained(open_clip_resnet, toy_pairs(16), "prolip")

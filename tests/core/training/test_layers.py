@@ -10,7 +10,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.training.layers import TowerLayers
 
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
 OPEN_CLIP = {
     "open_clip": ({}, {}, {}),

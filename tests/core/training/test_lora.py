@@ -17,7 +17,7 @@ pytest.importorskip("peft", reason="extra fine-tune is not installed")
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 TEXTS = ["a photo of a cat", "the small green sea lake . dog", "dog"]
-TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
 FAMILIES = ("open_clip", "open_clip-timm", "clip", "siglip", "chinese_clip", "embedded")
 
 

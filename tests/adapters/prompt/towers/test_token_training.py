@@ -87,7 +87,7 @@ def test_it_learns(make_problem, deep_clip, name):
     problem = make_problem(classes=4, shots=8, val=6, backbone=deep_clip)
     labels = torch.tensor([item.target.index for item in problem.images.val])
     loss = {"loss": "cross-entropy"} if name == "prompt-src" else {}
-    adapter = fitted(problem, name, epochs=30, lr=0.1, batch_size=8, **loss)
+    adapter = fitted(problem, name, epochs=15, lr=0.1, batch_size=8, **loss)
     with torch.no_grad():
         plain = problem.classifier.logits(deep_clip.encode_image(problem.pixels(problem.images.val)))
     before, after = ((found.argmax(1) == labels).float().mean() for found in (plain, logits(adapter, problem)))
