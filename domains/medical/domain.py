@@ -1,4 +1,4 @@
-"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified."""
+"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified; structures outlined in volumes."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ USED_BY = {
     "blank": ("CheXpert", "MIMIC-CXR-JPG"),
     "readers": ("VinDr-CXR",),
     "unit": (DICOM, NIFTI, ITK),
+    "fold": ("nnU-Net",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
@@ -46,6 +47,9 @@ OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
+CLASSIFICATION, VOLUMES = "classification", "volume-segmentation"
+OF_LABEL_SETS = ("class_names", "group_column", "fold", "max_pixels")
+"""Options that volumes with outlined structures take."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -112,6 +116,9 @@ class Reading(contracts.Reading):
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
+    fold: int | None = option(
+        None, "volume-segmentation: which fold of nnU-Net's splits_final.json is held out; by default 0", low=0, high=99
+    )
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
 
     def __post_init__(self):
@@ -170,7 +177,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification",)
+    tasks = (CLASSIFICATION, VOLUMES)
     reading = Reading
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
@@ -194,7 +201,7 @@ class Medical(Domain):
 
         Args:
             path: file or folder.
-            task: "classification".
+            task: "classification", or "volume-segmentation": sets of volumes with labels (`volumes/label_sets.py`).
             options: fields of `Reading`.
 
         Raises:
@@ -208,6 +215,8 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        if task == VOLUMES:
+            return _label_set(path, reading)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -249,10 +258,11 @@ class Medical(Domain):
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, drawn on demand; no download."""
+        """300 synthetic cell images of 5 kinds, or 20 small volumes with two structures, drawn on demand; no download."""
         from .synthetic_cells import synthetic_cells
 
-        self.check_task(task)
+        if self.check_task(task) == VOLUMES:
+            return _drawn_volumes()
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def templates(self, task: str | None = None) -> list[str]:
@@ -289,6 +299,23 @@ class Medical(Domain):
             with suppress(DataError):  # no Hounsfield units: not a CT
                 stills[window] = self.as_still(load(item.with_(decode={**item.decode, "window": window})))
         return stills
+
+
+def _label_set(path: Path, reading: Reading) -> DomainData:
+    """Volumes with outlined structures."""
+    from .volumes import read_label_set
+
+    for field in fields(reading):
+        if field.name not in OF_LABEL_SETS and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"--set data.{field.name}: not used by {VOLUMES}; omit it")
+    return read_label_set(path, reading)
+
+
+def _drawn_volumes() -> DomainData:
+    from .drawn_volumes import NOTE, volumes_folder
+
+    data = _label_set(volumes_folder(), Reading())
+    return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 
 def _read(path: Path, reading: Reading) -> DomainData:
