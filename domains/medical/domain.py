@@ -258,7 +258,8 @@ class Medical(Domain):
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, or 20 small volumes with two structures, drawn on demand; no download."""
+        """300 synthetic cell images of 5 kinds, or 20 small volumes with two structures, drawn on demand; no
+        download."""
         from .synthetic_cells import synthetic_cells
 
         if self.check_task(task) == VOLUMES:

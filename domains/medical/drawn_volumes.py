@@ -24,7 +24,8 @@ NOTE = "These volumes are drawn, not scans: their numbers say nothing about pati
 
 
 def volumes_folder() -> Path:
-    """The folder of the drawn set, in the layout of the Medical Segmentation Decathlon; it is made at the first call."""
+    """The folder of the drawn set, in the layout of the Medical Segmentation Decathlon; it is made at the first
+    call."""
     folder = FeatureStore.default_root().parent / "samples" / f"volumes-{VERSION}"
     if not folder.is_dir():
         _draw_into(folder)

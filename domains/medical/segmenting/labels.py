@@ -19,8 +19,8 @@ class Decision:
 
     Args:
         kind: "classes": K + 1 scores, the background's first, of which the highest decides. "regions": one score per
-            structure, above 0 inside it, painted in order. "maps": one score per structure, of which the highest decides
-            where it is above 0.
+            structure, above 0 inside it, painted in order. "maps": one score per structure, of which the highest
+            decides where it is above 0.
         written: the label of each structure.
         largest: structures of which only the largest component is kept.
     """

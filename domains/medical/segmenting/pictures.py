@@ -21,8 +21,8 @@ def middle_slice(labels: np.ndarray) -> int:
 
 
 def outlined(volume: Slabs, at: int, labels: Sequence[np.ndarray]) -> np.ndarray:
-    """An axial slice of the first channel as radiologists see it, once for each of some labels (Y, X), next to each other,
-    with their outlines: (H, W, 3) uint8."""
+    """An axial slice of the first channel as radiologists see it, once for each of some labels (Y, X), next to each
+    other, with their outlines: (H, W, 3) uint8."""
     plane = volume.read(at, at + 1)[0, 0]
     height, width = plane.shape[0] * volume.spacing[1], plane.shape[1] * volume.spacing[2]
     scale = max(LEAST_SIDE, *plane.shape) / max(height, width)

@@ -15,7 +15,8 @@ MOST_VOXELS = 128**3
 """Of a patch, as nnU-Net's plans have for whole volumes on one GPU."""
 LEAST_FEATURES = 4
 """Side of the deepest map, in voxels."""
-MOST_STEPS = 5
+MOST_STEPS, LEAST_STEPS = 5, 2
+"""Halvings of a patch; DynUNet has three resolutions at least, even where patches are small."""
 WIDEST = 320
 """Channels of the deepest maps."""
 NEXT_TO = 2
@@ -71,7 +72,7 @@ def _steps(patch: np.ndarray, spacing: np.ndarray) -> tuple[Any, Any]:
     kernel = np.where(spacing / spacing.min() < NEXT_TO, 3, 1)
     strides, kernels = [(1, 1, 1)], [tuple(map(int, kernel))]
     while len(strides) <= MOST_STEPS:
-        large = size >= 2 * LEAST_FEATURES
+        large = size >= 2 * (LEAST_FEATURES if len(strides) > LEAST_STEPS else 1)
         if not large.any():
             break
         halved = large & (spacing / spacing[large].min() < NEXT_TO)
@@ -79,4 +80,6 @@ def _steps(patch: np.ndarray, spacing: np.ndarray) -> tuple[Any, Any]:
         kernel = np.where((kernel == 3) | (spacing / spacing.min() < NEXT_TO), 3, 1)
         strides.append(tuple(2 if each else 1 for each in halved))
         kernels.append(tuple(map(int, kernel)))
+    while len(strides) <= LEAST_STEPS:
+        strides, kernels = [*strides, (1, 1, 1)], [*kernels, kernels[-1]]
     return tuple(strides), tuple(kernels)

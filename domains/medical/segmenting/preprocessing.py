@@ -105,8 +105,8 @@ class PreparedCase:
     """A training volume in the cache.
 
     Args:
-        folder: with image.npy (C, Z, Y, X) float32, labels.npy (Z, Y, X) uint8, and locations.npy (n, 4) int32: structure,
-            z, y, x.
+        folder: with image.npy (C, Z, Y, X) float32, labels.npy (Z, Y, X) uint8, and locations.npy (n, 4) int32:
+            structure, z, y, x.
     """
 
     folder: Path

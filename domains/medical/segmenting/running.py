@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine import Config
 from torch import nn
 
@@ -20,15 +19,11 @@ from .labels import REGIONS, Decision, largest_component
 from .pictures import middle_slice, outlined
 from .preprocessing import Preprocessing
 from .scores import (
-    DICE,
-    HD95,
     MISSED,
-    SURFACE,
     CaseScores,
     case_scores,
     mean_scores,
     score_intervals,
-    structure_scores,
 )
 from .windows import write_labels
 
@@ -36,9 +31,9 @@ SHOWN = 6
 LISTED = 20
 Progress = Callable[[int, int], None]
 DEFINITION = (
-    "Means over volumes. HD95 is MONAI's: the larger of the two directed 95 % quantiles of distances between surface voxels, "
-    "in millimetres; surface Dice counts surface voxels within {tolerance:g} mm. A structure that is missed, or found where "
-    "it is not, has Dice 0, surface Dice 0 and the diagonal of its volume as HD95."
+    "Means over volumes. HD95 is MONAI's: the larger of the two directed 95 % quantiles of distances between surface "
+    "voxels, in millimetres; surface Dice counts surface voxels within {tolerance:g} mm. A structure that is missed, "
+    "or found where it is not, has Dice 0, surface Dice 0 and the diagonal of its volume as HD95."
 )
 
 
@@ -81,8 +76,8 @@ class Labeller:
         """
         if missing := [name for name in class_names if name not in self.class_names]:
             raise ConfigError(
-                f"the data have the structure {missing[0]}, and the network knows {', '.join(self.class_names)}; give data "
-                "of these"
+                f"the data have the structure {missing[0]}, and the network knows {', '.join(self.class_names)}; give "
+                f"data of these"
             )
         return [self.values[self.class_names.index(name)] for name in class_names]
 
@@ -135,8 +130,9 @@ def predict_volumes(
         if not isinstance(labels, np.memmap):
             labels.tofile(file)
         voxel = float(np.prod(volume.spacing)) / 1000
+        counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in labels)
         sizes = {
-            name: round(int(np.isin(labels, of).sum()) * voxel, 4)
+            name: round(int(counts[list(of)].sum()) * voxel, 4)
             for name, of in zip(labeller.class_names, labeller.values)
         }
         told = ", ".join(f"{name} {size:.3g} ml" for name, size in sizes.items() if size) or "no structure"

@@ -1,12 +1,12 @@
 """How well structures are found: Dice, the 95 % Hausdorff distance and surface Dice of each in each volume, by MONAI.
 
-MONAI takes surfaces as the voxels of a mask that its erosion by the six neighbours leaves; HD95 is the larger of the two
-directed 95 % quantiles; surface Dice counts voxels of both surfaces within the tolerance. Other definitions give other
-numbers (areas of surfels in place of voxels, both directions pooled).
+MONAI takes surfaces as the voxels of a mask that its erosion by the six neighbours leaves; HD95 is the larger of the
+two directed 95 % quantiles; surface Dice counts voxels of both surfaces within the tolerance. Other definitions give
+other numbers (areas of surfels in place of voxels, both directions pooled).
 
-A structure that is missed, or found where it is not, counts: Dice and surface Dice are 0 and the distance is the diagonal of
-the volume, as BraTS has it. MONAI gives NaN there and its mean leaves it out, so that missing more would score better. A
-structure that is neither there nor found has no score.
+A structure that is missed, or found where it is not, counts: Dice and surface Dice are 0 and the distance is the
+diagonal of the volume, as BraTS has it. MONAI gives NaN there and its mean leaves it out, so that missing more would
+score better. A structure that is neither there nor found has no score.
 """
 
 from __future__ import annotations

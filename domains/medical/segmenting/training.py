@@ -1,4 +1,5 @@
-"""The training of a network of volumes as an mmengine config: data, network, loss, steps, and what its predictions need."""
+"""The training of a network of volumes as an mmengine config: data, network, loss, steps, and what its predictions
+need."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData) -> Confi
             },
             "train_cfg": {"by_epoch": False, "max_iters": steps},
             "optim_wrapper": wrapper,
-            "param_scheduler": [{"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "end": steps, "by_epoch": False}],
+            "param_scheduler": [{"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "end": steps + 1, "by_epoch": False}],
             "vladapt": {
                 "task": "volume-segmentation",
                 "classes": list(data.class_names),
@@ -150,8 +151,8 @@ def _plans(options: VolumeOptions, data: DomainData) -> tuple[Fingerprint, Netwo
         )
     if any(len(item.target.annotated) < len(data.class_names) for item in train):
         raise DataError(
-            f"{data.name}: its volumes are labelled for different structures, and {options.network} learns all at once; "
-            "give one set"
+            f"{data.name}: its volumes are labelled for different structures, and {options.network} learns all at "
+            f"once; give one set"
         )
     fingerprint = fingerprint_of(train, data.class_names)
     return fingerprint, network_plan(fingerprint, options.patch_size, DIVISORS.get(options.network, 1))

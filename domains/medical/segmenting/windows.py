@@ -1,8 +1,8 @@
 """A network slid over a volume, slab by slab: no array of scores is ever as large as the volume.
 
-Windows, their overlap and their Gaussian weights are those of MONAI's `sliding_window_inference`, added up in its order, so
-that the labels are the same. Only a band of scores as deep as a window is held; what no further window reaches is
-finished, brought to the grid of the file, and written as labels.
+Windows, their overlap and their Gaussian weights are those of MONAI's `sliding_window_inference`, added up in its
+order, so that the labels are the same. Only a band of scores as deep as a window is held; what no further window
+reaches is finished, brought to the grid of the file, and written as labels.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def sliding_scores(
         depth = max(1, CHUNK // max(1, band.shape[0] * padded[1] * padded[2]))
         for row in range(low, high, depth):
             part = slice(row - start, min(row + depth, high) - start)
-            yield row - before[0], (band[:, part, *inner] / weights[part, *inner])
+            yield row - before[0], band[(slice(None), part, *inner)] / weights[(part, *inner)]
         for row in range(patch_size[0]):  # what further windows reach moves up, in place
             if row + done < patch_size[0]:
                 band[:, row], weights[row] = band[:, row + done], weights[row + done]
@@ -139,7 +139,7 @@ def _on_grid(scores: Iterator[tuple[int, Tensor]], size: Shape, shape: Shape) ->
             stop = min(start + depth, ready)
             yield resampled(_Held(held, first), size, shape, start, stop)
         done = ready
-        kept = max(0, int(max(0.0, (done + 0.5) * size[0] / shape[0] - 0.5)) - first)
+        kept = min(max(0, int((done + 0.5) * size[0] / shape[0] - 0.5) - first), held.shape[1])
         held, first = held[:, kept:].clone(), first + kept
 
 

@@ -1,8 +1,8 @@
 """Sets of volumes in which structures are outlined, each set one `dataset.json` says what its labels mean:
 
 * Medical Segmentation Decathlon: `training` lists images and labels, several channels are a fourth dimension.
-* nnU-Net's raw folders: `imagesTr/CASE_0000.nii.gz` with a file per channel, `labelsTr/CASE.nii.gz`, `labelsTs` if there
-  are labels of the test images; `splits_final.json` names folds; labels may be regions that overlap.
+* nnU-Net's raw folders: `imagesTr/CASE_0000.nii.gz` with a file per channel, `labelsTr/CASE.nii.gz`, `labelsTs` if
+  there are labels of the test images; `splits_final.json` names folds; labels may be regions that overlap.
 * A folder of several such sets, whose structures of one name are the same: each volume is labelled for those of its own
   set alone.
 * Folders `images` and `labels` with files of the same names, where there is no `dataset.json`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,20 @@ import torch
 from torch.utils.data import Dataset
 
 from .....registry import DATASETS
-from ...segmenting import Preprocessing, PreparedCase, learned, prepared
+from ...segmenting import PreparedCase, Preprocessing, learned, prepared
 
 NONE, MIRROR, ALL = "none", "mirror", "all"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One patch: the place of its volume, its first voxel, the axes that it is mirrored along, and the seed of whatever
+    else is done to it."""
+
+    place: int
+    start: tuple[int, ...]
+    mirrored: tuple[int, ...]
+    seed: int
 
 
 @DATASETS.register_module()
@@ -57,25 +69,31 @@ class VolumePatches(Dataset):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """ "inputs" (C, z, y, x) float32, "labels" (1 or K, z, y, x) uint8 and "annotated" (K,) bool."""
-        random = np.random.default_rng([self.seed, number])
-        place = int(random.integers(len(self.cases)))
-        values, case = self.cases[place]["values"], self._case(place)
-        forced = number % self.batch_size >= round(self.batch_size * (1 - self.foreground))
-        start = patch_start(random, case.labels.shape, self.patch_size, case.locations if forced else None)
-        image, stored = (cut(of, start, self.patch_size) for of in (case.image, case.labels[None]))
+        draw = self.draw(number)
+        values, case = self.cases[draw.place]["values"], self.case(draw.place)
+        image, stored = (cut(of, draw.start, self.patch_size) for of in (case.image, case.labels[None]))
         labels = learned(stored[0], values, self.overlapping)
-        if self.mirror:
-            axes = tuple(axis for axis in (1, 2, 3) if random.random() < 0.5)
-            image, labels = np.flip(image, axes), np.flip(labels, axes)
+        image, labels = np.flip(image, draw.mirrored), np.flip(labels, draw.mirrored)
         image, labels = torch.from_numpy(image.copy()), torch.from_numpy(labels.copy())
         if self.augment is not None:
-            self.augment.set_random_state(seed=int(random.integers(2**31)))
+            self.augment.set_random_state(seed=draw.seed)
             changed = self.augment({"image": image, "label": labels})
             image, labels = (torch.as_tensor(changed[key]).clone() for key in ("image", "label"))
         annotated = torch.tensor([bool(of) for of in values])
         return {"inputs": image.float(), "labels": labels.to(torch.uint8), "annotated": annotated}
 
-    def _case(self, place: int) -> PreparedCase:
+    def draw(self, number: int) -> Draw:
+        """Which patch it is."""
+        random = np.random.default_rng([self.seed, number])
+        place = int(random.integers(len(self.cases)))
+        case = self.case(place)
+        forced = number % self.batch_size >= round(self.batch_size * (1 - self.foreground))
+        start = patch_start(random, case.labels.shape, self.patch_size, case.locations if forced else None)
+        mirrored = tuple(axis for axis in (1, 2, 3) if self.mirror and random.random() < 0.5)
+        return Draw(place, start, mirrored, int(random.integers(2**31)))
+
+    def case(self, place: int) -> PreparedCase:
+        """A volume, prepared when it is first drawn."""
         if place not in self._prepared:
             case = self.cases[place]
             self._prepared[place] = prepared(case["files"], case["mask"], case["values"], self.how)
@@ -111,8 +129,8 @@ def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.nda
 
 
 def _augmentation() -> Any:
-    """What nnU-Net does to a patch, by MONAI's transforms: turns and scales of one patch in five, noise, blur, brightness,
-    contrast and gamma."""
+    """What nnU-Net does to a patch, by MONAI's transforms: turns and scales of one patch in five, noise, blur,
+    brightness, contrast and gamma."""
     from monai.transforms.compose import Compose
     from monai.transforms.intensity.dictionary import (
         RandAdjustContrastd,

@@ -37,8 +37,8 @@ def seg_res_net_ds(**options: Any) -> nn.Module:
 
 @MODELS.register_module("SwinUNETR")
 def swin_unetr(**options: Any) -> nn.Module:
-    """A Swin transformer with a convolutional decoder ("Swin UNETR: Swin Transformers for Semantic Segmentation of Brain
-    Tumors in MRI Images", Hatamizadeh et al. 2022, arXiv 2201.01266).
+    """A Swin transformer with a convolutional decoder ("Swin UNETR: Swin Transformers for Semantic Segmentation of
+    Brain Tumors in MRI Images", Hatamizadeh et al. 2022, arXiv 2201.01266).
 
     Args:
         options: of `monai.networks.nets.SwinUNETR`.
