@@ -63,6 +63,8 @@ def network_plan(fingerprint: Fingerprint, patch_size: Sequence[int] | None = No
     strides, kernels = _steps(wanted, spacing)
     multiples = np.maximum(np.prod(strides, axis=0), divisor)
     size = np.ceil(wanted / multiples).astype(int) * multiples
+    if divisor > 1 and (size == divisor).all():
+        size[-1] *= 2  # a deepest map of one voxel has no deviation to be divided by
     return NetworkPlan(tuple(map(int, size)), strides, kernels)
 
 

@@ -19,7 +19,7 @@ from .preprocessing import Preprocessing, case_of
 if TYPE_CHECKING:
     from ..tasks.volume_segmentation import VolumeOptions
 
-BATCH = 2
+BATCH, STEPS = 2, 1000
 EPOCH = 250
 """Steps that nnU-Net calls an epoch."""
 DIVISORS = {"segresnet-ds": 16, "swin-unetr": 32}
@@ -112,9 +112,7 @@ def plan_facts(recipe: Recipe, options: VolumeOptions, data: DomainData) -> dict
 def steps_of(recipe: Recipe, options: VolumeOptions) -> int:
     """Training steps: as many as are asked for, or 250 per epoch."""
     epochs = recipe.adapter.get("epochs")
-    if epochs is not None and recipe.gave("steps"):
-        raise ConfigError(f"--epochs {epochs} and --steps {options.steps}: give one of them")
-    return options.steps if epochs is None else EPOCH * int(epochs)
+    return options.steps or (STEPS if epochs is None else EPOCH * int(epochs))
 
 
 def width_of(options: VolumeOptions) -> int:

@@ -26,7 +26,9 @@ class VolumeOptions:
     """How a network of volumes is made, trained and asked."""
 
     network: str = option("dynunet", "architecture that is trained, of MONAI", choices=NETWORKS)
-    steps: int = option(1000, "training steps; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6)
+    steps: int | None = option(
+        None, "training steps, by default 1000; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6
+    )
     patch_size: tuple[int, ...] | None = option(
         None, "voxels of a patch along Z, Y and X; by default by the fingerprint of the set", low=1, high=1024
     )
@@ -79,7 +81,9 @@ class VolumeSegmentation(ConfigTask):
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
-        VolumeOptions(**recipe.task_options)
+        options, epochs = VolumeOptions(**recipe.task_options), recipe.adapter.get("epochs")
+        if epochs is not None and options.steps is not None:
+            raise ConfigError(f"--epochs {epochs} and --steps {options.steps}: give one of them")
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
         """So many training volumes that each structure is shown by `shots`, in the order of the seed."""
