@@ -38,7 +38,9 @@ def test_missing_a_structure_makes_every_score_worse():
     missed, invented = scored(volume(), volume(tumour=False)), scored(volume(tumour=False), volume())
     assert mean_scores([found], NAMES) == {DICE: 1, HD95: 0, SURFACE: 1, "dice_organ": 1, "dice_tumour": 1, "missed": 0}
     for wrong in (missed, invented):
-        assert wrong.values[1].tolist() == [0, pytest.approx(np.sqrt(6**2 + 16**2 + 16**2)), 0] and set(wrong.wrong) == {1}
+        assert wrong.values[1].tolist() == [0, pytest.approx(np.sqrt(6**2 + 16**2 + 16**2)), 0] and set(
+            wrong.wrong
+        ) == {1}
         means = mean_scores([found, wrong], NAMES)
         assert means[DICE] == 0.75 and means["dice_tumour"] == 0.5 and means[HD95] > 5 and means["missed"] == 1
 

@@ -55,7 +55,9 @@ def test_labels_of_new_volumes_lie_on_their_grid(fitted, volume_files, tmp_path)
     assert 2 * (inside & (truth == 1)).sum() > 0.6 * (inside.sum() + (truth == 1).sum())
     rows = found.rows()
     assert rows[0]["millilitres"] == rows[1]["millilitres"] and "shell" in rows[0]["summary"]
-    assert rows[0]["millilitres"]["shell"] == pytest.approx(inside.sum() * turned.header.get_zooms()[2] / 1000, abs=1e-3)
+    assert rows[0]["millilitres"]["shell"] == pytest.approx(
+        inside.sum() * turned.header.get_zooms()[2] / 1000, abs=1e-3
+    )
     picture = np.asarray(Image.open(tmp_path / "out/flipped.png"))
     assert picture.ndim == 3 and np.ptp(picture.astype(int), axis=-1).any()
 
