@@ -374,6 +374,17 @@ class Backbone(ABC):
             "transformers with learned positions (CLIP's, SigLIP's)"
         )
 
+    def patch_layer(self) -> nn.Module:
+        """What gives the patches of the image tower, (B, W, h, w), before positions: where they can be hidden.
+
+        Raises:
+            CapabilityError: the tower has no such layer.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' has no layer at which patches could be hidden; choose a vision transformer whose "
+            "patches are cut by one convolution (CLIP, DINOv2)"
+        )
+
     def attach_joint(self, joint: Any) -> Any:
         """Let the image tower see the parts of a sample through `joint`, in place: a child of `model`, which it gives.
 

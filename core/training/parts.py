@@ -28,7 +28,7 @@ from .sources import Source, num_labels_of
 from .teachers import need_teacher_texts, side_by_side, token_field
 from .tower_outputs import Outputs
 from .tower_weights import BetweenWeights, copy_of
-from .views import View, light_view, local_view, strong_view
+from .views import View, light_view, local_view, seeded_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
@@ -163,6 +163,8 @@ class Parts:
             views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
+        for loss in self.objective.losses.values():
+            views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
         further = {}
         if self.objective.teacher == "frozen" and "teacher.text" in self.needs:
