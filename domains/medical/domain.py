@@ -170,7 +170,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification",)
+    tasks = ("classification", "phrase-grounding")
     reading = Reading
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "

@@ -20,13 +20,15 @@ from ..targets import Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
 from .finding_lists import nih, nih_boxes, padchest
-from .phrases import ms_cxr
+from .phrases import ms_cxr, phrase_table
 from .reader_boxes import rsna, rsna_boxes, vindr, vindr_boxes
 from .run_lengths import siim, siim_outlines
 
 HEADER_BYTES = 1 << 16
 OF_OBJECTS = ("detection", "segmentation")
 """Tasks that learn from boxes or outlines."""
+GROUNDING = "phrase-grounding"
+"""Looks for phrases, or for findings that have boxes."""
 Read = Callable[[Path, list[Path], Any], Annotated]
 
 
@@ -113,6 +115,7 @@ LAYOUTS = (
         ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height"),
         ms_cxr,
     ),
+    Layout("phrases with boxes", ("phrases.csv",), ("image", "phrase", "x", "y", "w", "h"), phrase_table),
 )
 
 
@@ -126,7 +129,8 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
 
     Args:
         reading: options: `formats`, `class_names` for some of the findings, and what the layout names.
-        task: "detection" and "segmentation" for boxes and outlines; findings for any other.
+        task: "detection" and "segmentation" for boxes and outlines; "phrase-grounding" for these, or phrases; findings
+            for any other.
 
     Raises:
         DataError: a table is malformed, its splits share patients, it has no boxes, or none of its images is there.
@@ -135,6 +139,7 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
     """
     folder, files = layout.tables_at(path)
     read = layout.objects if task in OF_OBJECTS else layout.read
+    read = (layout.objects or layout.read) if task == GROUNDING else read
     if read is None:
         raise DataError(f"{path}: {layout.name} has no boxes or outlines; give another --task")
     annotated = read(folder, files, reading)
