@@ -147,9 +147,7 @@ class PhraseGrounding(Retrieval):
             raise DataError(f"“{phrases[0]}” {NOT_ASKED}; name a finding")
         backbone = self.backbone(recipe)
         towers = self.towers(use.run, backbone)
-        locator = self._locator(
-            backbone, data, sought, recipe, backbone.fingerprint == use.run.info.backbone.fingerprint
-        )
+        locator = self._locator(towers, data, sought, recipe, towers is backbone)
         judging, asked = _judging(options), [(item, sought) for item in data.items]
         for item, found in locator.located(data, asked, reporter, use.batch_size, use.workers):
             if isinstance(found, str):
