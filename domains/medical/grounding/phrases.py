@@ -64,7 +64,7 @@ def sought_by(phrases: Iterable[str], templates: Sequence[str], read: bool = Tru
         extractor = FindingExtractor()
     except CapabilityError as error:
         raise CapabilityError(f"{error}, or take all phrases as they are: --set read_denials=false") from None
-    sought = {}
+    sought: dict[str, list[Sought]] = {}
     for text, statements in zip(phrases, extractor.findings((text, text) for text in phrases), strict=True):
         stated = list(dict.fromkeys(each.finding for each in statements))
         affirmed = [each.finding for each in statements if each.state not in (ABSENT, RESOLVED)]
@@ -84,7 +84,8 @@ def sought_about(
     """(phrase, the finding that it is known to be about) -> what is looked for; without pairs whose phrase says that
     there is no finding at all. Arguments and errors as of `sought_by`."""
     pairs = list(dict.fromkeys(pairs))
-    by_phrase, sought = sought_by([text for text, _ in pairs], templates, read), {}
+    by_phrase = sought_by([text for text, _ in pairs], templates, read)
+    sought: dict[tuple[str, str], Sought] = {}
     for text, finding in pairs:
         if by_phrase[text]:
             denied = by_phrase[text][0].denied

@@ -63,15 +63,21 @@ def phrases_of(item: Item, class_names: tuple[str, ...] = ()) -> Phrases | None:
     if not isinstance(target, Phrases):
         return None
     kept = [place for place, boxes in enumerate(target.boxes) if boxes]
-    texts, labels, boxes = (
-        tuple(each[place] for place in kept) for each in (target.texts, target.labels, target.boxes)
-    )
+    texts, labels = tuple(target.texts[place] for place in kept), tuple(target.labels[place] for place in kept)
+    boxes = tuple(target.boxes[place] for place in kept)
     return replace(target, texts=texts, labels=labels, boxes=boxes) if kept else None
+
+
+def grounded(item: Item) -> Phrases:
+    """The phrases of an image of `with_phrases`."""
+    if (target := phrases_of(item)) is None:
+        raise DataError(f"{item.id}: has no phrase with boxes; {WHAT}")
+    return target
 
 
 def asked_of(item: Item, class_names: Sequence[str]) -> list[tuple[str, str]]:
     """(phrase, name of the finding) of an image with phrases, in their order."""
-    target = phrases_of(item)
+    target = grounded(item)
     return [(text, class_names[label]) for text, label in zip(target.texts, target.labels, strict=True)]
 
 

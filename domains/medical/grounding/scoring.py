@@ -18,7 +18,7 @@ from ....core.tasks import ExchangeComparison
 from .locating import Located, Locator
 from .maps import NEAREST, unit_range
 from .phrases import Sought
-from .reading import asked_of, phrases_of
+from .reading import asked_of, grounded
 from .scores import box_masks, chance, phrase_scores
 
 POINTING, MIOU = "pointing", "miou"
@@ -160,12 +160,12 @@ def evaluate_grounding(
     }
     asked = [(item, [sought[pair] for pair in known[item.id].values()]) for item in items if known[item.id]]
     judged, skipped = [], []
-    for item, found in locator.located(data, asked, reporter or Reporter(quiet=True), batch_size, workers):
-        if isinstance(found, str) or isinstance(found := _scaled(item, found), str):
-            skipped.append((item.id, found))
+    for item, located in locator.located(data, asked, reporter or Reporter(quiet=True), batch_size, workers):
+        factor = located if isinstance(located, str) else _factor(item, located)
+        if isinstance(located, str) or isinstance(factor, str):
+            skipped.append((item.id, str(factor)))
             continue
-        located, factor = found
-        target = phrases_of(item)
+        target = grounded(item)
         for place, each in zip(known[item.id], located, strict=True):
             boxes = tuple(tuple(side * by for side, by in zip(box, factor * 2)) for box in target.boxes[place])
             judged.append(_judged(item, each, target.labels[place], boxes, judging))
@@ -203,16 +203,16 @@ def flat_scores(before: GroundingScores | None, after: GroundingScores) -> dict[
     }
 
 
-def _scaled(item: Item, located: list[Located]) -> tuple[list[Located], tuple[float, float]] | str:
-    """What was found, and factors (x, y) from the pixels of the boxes to those of the image; or why they disagree."""
-    size = phrases_of(item).size
+def _factor(item: Item, located: Sequence[Located]) -> tuple[float, float] | str:
+    """(x, y) from the pixels of the boxes to those of the image; or why they disagree."""
+    size = grounded(item).size
     if size is None or not located:
-        return located, (1.0, 1.0)
+        return 1.0, 1.0
     read = located[0].region.width, located[0].region.height
     factor = read[0] / size[0], read[1] / size[1]
     if abs(factor[0] / factor[1] - 1) > SIDE_RATIO:
         return f"is {read[0]} x {read[1]}, its boxes are on {size[0]} x {size[1]}; give the image they were drawn on"
-    return located, factor
+    return factor
 
 
 def _judged(item: Item, located: Located, label: int, boxes: Any, judging: Judging) -> Judged:

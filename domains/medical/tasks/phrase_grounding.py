@@ -59,7 +59,7 @@ class PhraseGrounding(Retrieval):
     takes: ClassVar = Retrieval.takes - {"generic", "amp"}
     comparison: ClassVar = GroundingComparison
     judgements: ClassVar = ()
-    places: ClassVar = frozenset()
+    places: ClassVar[frozenset] = frozenset()
     options: ClassVar = GroundingOptions
     needs_domain: ClassVar = True
     on_parts: ClassVar = False
@@ -125,7 +125,8 @@ class PhraseGrounding(Retrieval):
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         judging = _judging(info.recipe.get("task_options") or {})
         pictures = examples(done.after, data.pairs.data.load, judging)
-        return self._completed(grounding_report(folder, info, *shown, pictures), hidden)
+        metrics, history, log = shown
+        return self._completed(grounding_report(folder, info, metrics, history, log, pictures), hidden)
 
     def report_again(self, folder: Path, info: RunInfo, result: GroundingComparison, after, data, hidden):
         info = info.with_(data={**info.data, "splits": {}}, notes=list(data.notes))
