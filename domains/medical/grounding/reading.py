@@ -10,9 +10,8 @@ from ....core.contracts import Backbone, Boxes, Domain, DomainData, Item, Target
 from ....core.data import FileHashes, assign_splits, check_tolerated
 from ....core.errors import DataError
 from ....core.tasks import DomainPairs, RetrievalData
-from ..targets import Phrases, Viewed
+from ..targets import GROUNDING, Phrases, Viewed
 
-TASK = "phrase-grounding"
 WHAT = "give MS-CXR, a table phrases.csv (docs/medical.md), or a set of radiographs with boxes"
 
 
@@ -33,7 +32,7 @@ def divided_phrases(data: DomainData, domain: Domain, split_seed: int, *, whole:
         data = assign_splits(data, seed=split_seed, hashes=FileHashes())
 
     def transform(backbone: Backbone, train: bool) -> Callable:
-        return domain.of(data).transforms(backbone, train, TASK)
+        return domain.of(data).transforms(backbone, train, GROUNDING)
 
     said = list(data.skipped), list(data.notes)
     return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, dict(data.reading))

@@ -16,7 +16,7 @@ from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
 from ..studies import STUDY, Told, as_studies
-from ..targets import Viewed
+from ..targets import GROUNDING, Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
 from .finding_lists import nih, nih_boxes, padchest
@@ -27,8 +27,6 @@ from .run_lengths import siim, siim_outlines
 HEADER_BYTES = 1 << 16
 OF_OBJECTS = ("detection", "segmentation")
 """Tasks that learn from boxes or outlines."""
-GROUNDING = "phrase-grounding"
-"""Looks for phrases, or for findings that have boxes."""
 Read = Callable[[Path, list[Path], Any], Annotated]
 
 
