@@ -177,8 +177,8 @@ class _Chest:
             getattr(self, f"add_{name.lower().replace(' ', '_')}")(place, strength)
             change = self.heart if name == "Cardiomegaly" else np.abs(self.density - before)
             rows, columns = (np.flatnonzero((change >= change.max() / 2).any(axis=axis)) for axis in (1, 0))
-            corners = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            boxes[name] = tuple(map(float, corners))
+            left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            boxes[name] = float(left), float(top), float(right), float(bottom)
         return boxes
 
     def ellipse(self, at_x, at_y, wide, high, edge=0.02, inverse=False) -> np.ndarray:
