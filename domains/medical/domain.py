@@ -300,6 +300,19 @@ class Medical(Domain):
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
 
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """The views of a study, and the slices of a volume by their number along the axis."""
+        from .targets import Viewed
+        from .volumes.slices import part_numbers
+
+        if "views" in item.decode:
+            views = item.target.view.split(", ") if isinstance(item.target, Viewed) else ()
+            return views if len(views) == count else [f"view {number + 1}" for number in range(count)]
+        if "slices" not in item.decode:
+            return ()
+        numbers = part_numbers(item.source, item.decode)
+        return [f"{item.decode['axis']} slice {number}" for number in numbers] if len(numbers) == count else ()
+
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """As read; a scan in its full range too, and one of computed tomography in the usual windows."""
         stills = super().picture(item, load)
