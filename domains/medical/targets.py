@@ -8,6 +8,9 @@ from typing import Any
 
 from ...core.contracts import ClassLabel, Labels, Target
 
+GROUNDING = "phrase-grounding"
+"""The task whose targets are `Phrases`."""
+
 
 @dataclass(frozen=True)
 class Findings(Labels):
@@ -127,13 +130,13 @@ class Phrases(Target):
         texts: (P,) the phrases.
         labels: (P,) index of the finding that each is about.
         boxes: of each phrase (n, 4) x0, y0, x1, y1 in pixels of the whole image.
-        size: (width, height) of the whole image.
+        size: (width, height) of the whole image that boxes are on; None: of the file.
     """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
-    size: tuple[int, int]
+    size: tuple[int, int] | None = None
 
     def classes(self) -> tuple[int, ...]:
         return tuple(sorted(set(self.labels)))
