@@ -28,7 +28,8 @@ def row_of(name: str) -> str:
         grey = f", grey {reading.train_grey:g}" if reading.train_grey else ""
         colours = "" if reading.train_colours == "none" else f", {reading.train_colours} colours"
         mirrored = "" if reading.train_flip else ", never mirrored"
-        least = f" of {options['crop_scale'][0]:g} or more" if options.get("crop_scale") else ""
+        scale = {**(options.get("tower_options") or {}), **options}.get("crop_scale")
+        least = f" of {scale[0]:g} or more" if scale else ""
         changes = f"{reading.train_crop} crop{least}{colours}{grey}{mirrored}"
     views = f"{reading.clips} x {reading.crops}"
     views += f", {reading.centre_share:g} of a side" if reading.centre_share < 1 else ""
