@@ -77,6 +77,8 @@ def search(
         print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
         return
     show_table(hits_table(result.hits))
+    for note in result.notes:
+        echo(note)
     if (again := result.reranked) is not None:
         echo(
             f"The nearest {again.candidates} in {again.first_ms:.1f} ms, ranked again by {again.method} in "
