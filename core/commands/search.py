@@ -72,7 +72,8 @@ def search(
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
     if as_json:
-        content = {**vars(result), "hits": result.rows()}
+        content = {name: value for name, value in vars(result).items() if value or name != "notes"}
+        content["hits"] = result.rows()
         reranked = content.pop("reranked")
         print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
         return
