@@ -149,6 +149,19 @@ class Loss(nn.Module, ABC):
         """
         return bias if bias is not None and "bias" in name else head
 
+    def further_views(self, backbone: Backbone) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Fields of a batch that its `outputs` name and that it makes of each image: name -> what makes the field of
+        pixels (3, H, W) in 0..1. It draws from torch's generator, which is seeded for the sample and the field.
+
+        Args:
+            backbone: whose sizes and normalisation count.
+        """
+        return {}
+
+    def teacher_outputs(self, batch: Mapping[str, Tensor], teacher: Backbone) -> dict[str, Tensor]:
+        """As `further_outputs`, what an "ema" teacher gives, by names that begin with "teacher."; without gradients."""
+        return {}
+
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
         in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""

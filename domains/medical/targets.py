@@ -117,9 +117,8 @@ class Reported(Target):
         if of is None:
             return None
         kept = sorted(new, key=new.__getitem__)
-        findings, relations = (
-            tuple(rows[old] for old in kept) if rows else () for rows in (self.findings, self.relations)
-        )
+        findings = tuple(self.findings[old] for old in kept) if self.findings else ()
+        relations = tuple(self.relations[old] for old in kept) if self.relations else ()
         return replace(self, of=of, findings=findings, relations=relations)
 
 
