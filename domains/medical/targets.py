@@ -1,4 +1,4 @@
-"""What is known of a medical image besides its pixels: findings, the view that it is, phrases with boxes, structures
+"""What is known of a medical image besides its pixels: findings, its view, its report, phrases with boxes, structures
 outlined in a volume."""
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import ClassLabel, Labels, Target
+
+GROUNDING = "phrase-grounding"
+"""The task whose targets are `Phrases`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,56 @@ class Viewed(Target):
 
 
 @dataclass(frozen=True)
+class Reported(Target):
+    """The report of an image, or of a study.
+
+    Args:
+        texts: the report, or the part of it that is learned.
+        of: what else is known, or None.
+        findings: (E,) 1 where the report has a finding, -1 where it denies it, 0 where it is uncertain, NaN where it
+            does not mention it; () where nobody looked, and labels that are known stand for them.
+        relations: (E, P) 1 where a finding is at a position, 0 where not, NaN where that is not known; () likewise.
+    """
+
+    texts: tuple[str, ...]
+    of: Target | None = None
+    findings: tuple[float, ...] = ()
+    relations: tuple[tuple[float, ...], ...] = ()
+
+    def class_label(self) -> ClassLabel:
+        return None if self.of is None else self.of.class_label()
+
+    def training_label(self) -> ClassLabel:
+        return None if self.of is None else self.of.training_label()
+
+    def classes(self) -> tuple[int, ...]:
+        return () if self.of is None else self.of.classes()
+
+    def captions(self) -> tuple[str, ...]:
+        return self.texts
+
+    def numbers(self) -> Mapping[str, Any]:
+        """`findings` (E,), and `relations` (E x P,), finding by finding."""
+        label = self.class_label()
+        known = self.findings or (tuple(2 * value - 1 for value in label) if isinstance(label, tuple) else ())
+        flat = tuple(value for row in self.relations for value in row)
+        return {name: values for name, values in (("findings", known), ("relations", flat)) if values}
+
+    def about(self) -> Mapping[str, str]:
+        return {} if self.of is None else self.of.about()
+
+    def restricted(self, new: Mapping[int, int]) -> Reported | None:
+        """None where its labels then say nothing."""
+        of = None if self.of is None else self.of.restricted(new)
+        if of is None:
+            return None
+        kept = sorted(new, key=new.__getitem__)
+        findings = tuple(self.findings[old] for old in kept) if self.findings else ()
+        relations = tuple(self.relations[old] for old in kept) if self.relations else ()
+        return replace(self, of=of, findings=findings, relations=relations)
+
+
+@dataclass(frozen=True)
 class Phrases(Target):
     """What sentences of a report say, and where in the image each is true.
 
@@ -80,13 +133,13 @@ class Phrases(Target):
         texts: (P,) the phrases.
         labels: (P,) index of the finding that each is about.
         boxes: of each phrase (n, 4) x0, y0, x1, y1 in pixels of the whole image.
-        size: (width, height) of the whole image.
+        size: (width, height) of the whole image that boxes are on; None: of the file.
     """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
-    size: tuple[int, int]
+    size: tuple[int, int] | None = None
 
     def classes(self) -> tuple[int, ...]:
         return tuple(sorted(set(self.labels)))

@@ -1,1 +1,1 @@
-"""Tasks of this domain, one file each."""
+"""Tasks of medical images besides those that all domains share."""
