@@ -118,6 +118,23 @@ def test_other_networks_learn_too(network, planned):
     assert model.eval()(patches).shape == (1, 3, *side)
 
 
+def test_a_plan_says_what_would_be_trained(data_dir):
+    from vladapt.core.commands.tables import facts_table
+    from vladapt.core.engine.fit import plan
+    from vladapt.core.recipes.resolve import resolve
+
+    folder = data_dir / "medical" / "hippocampus"
+    if not folder.is_dir():
+        pytest.skip("no hippocampus")
+    flags = {"domain": "medical", "task": TASK, "data.path": str(folder), "data.class_names": "anterior,posterior"}
+    facts = plan(resolve(flags={**flags, "width": 8}))
+    assert facts["patch_size"] == [40, 56, 40] and facts["filters"] == [8, 16, 32, 64]  # nnU-Net's for this set
+    assert facts["fingerprint"]["cases"] == 12 and facts["fingerprint"]["spacing"] == (1, 1, 1)
+    assert facts_table(facts).row_count > 12
+    with pytest.raises(CapabilityError, match="--plan"):
+        plan(resolve(flags={"domain": "medical"}))
+
+
 def test_shots_count_training_volumes(tmp_path):
     run = fit(tmp_path, shots=2).run
     assert len(Run.open(run).info.splits["train"]) == 2
