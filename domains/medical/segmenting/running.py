@@ -12,10 +12,11 @@ from mmengine import Config
 from torch import nn
 
 from ....core.contracts import DomainData, Evaluation, Item
-from ....core.errors import ConfigError, DataError
+from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.runs import ListSection, PictureSection, TableSection
+from ....core.runtime import read_text
 from ..volumes import Slabs, files_of
-from .labels import REGIONS, Decision, largest_component
+from .labels import MAPS, REGIONS, Decision, largest_component
 from .pictures import middle_slice, outlined
 from .preprocessing import Preprocessing
 from .scores import (
@@ -140,6 +141,38 @@ def predict_volumes(
         files[item.id] = file
         progress(place + 1, len(data.items))
     return rows, files
+
+
+def asked_for(model: nn.Module, names: Sequence[str]) -> None:
+    """Give a network that is steered by texts those of some structures.
+
+    Raises:
+        CapabilityError: it is not.
+    """
+    if not hasattr(model, "ask_for"):
+        raise CapabilityError(
+            "--classes: this network has fixed structures; omit --classes, or fit --network clip-driven"
+        )
+    model.ask_for(names)
+
+
+def renamed(model: nn.Module, classes: Any) -> tuple[str, ...]:
+    """Ask a trained network for other structures, which are labelled 1, 2, ...; returns their names."""
+    names = tuple(dict.fromkeys(name.strip() for name in _listed_names(classes) if name.strip()))
+    if not 0 < len(names) < 256:
+        raise ConfigError("--classes: give 1 to 255 names of structures: liver, spleen")
+    asked_for(model, names)
+    kept, numbers = model.cfg.vladapt, list(range(1, 1 + len(names)))
+    kept["classes"], kept["values"] = list(names), [[number] for number in numbers]
+    kept["decision"] = Decision(MAPS, tuple(numbers)).to_json()
+    return names
+
+
+def _listed_names(classes: Any) -> Sequence[str]:
+    if isinstance(classes, str):
+        file = Path(classes)
+        return read_text(file).splitlines() if classes.endswith(".txt") and file.is_file() else classes.split(",")
+    return list(classes)
 
 
 def choose_largest(model: nn.Module, plan: Config, data: DomainData, how: str) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
 from ....core.data import decodable, readable
-from ....core.errors import CapabilityError, ConfigError
+from ....core.errors import ConfigError
 from ....core.tasks import ConfigTask
 from ..volumes import new_volumes
 
 if TYPE_CHECKING:
     from mmengine import Config
 
-NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr")
+NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr", "clip-driven")
 AUTO, YES, NO = "auto", "yes", "no"
 
 
@@ -25,7 +26,14 @@ AUTO, YES, NO = "auto", "yes", "no"
 class VolumeOptions:
     """How a network of volumes is made, trained and asked."""
 
-    network: str = option("dynunet", "architecture that is trained, of MONAI", choices=NETWORKS)
+    network: str = option(
+        "dynunet",
+        "architecture that is trained, of MONAI; clip-driven learns from sets that outline different structures",
+        choices=NETWORKS,
+    )
+    prompt: str = option(
+        "A computerized tomography of a {}", "clip-driven: the text of a structure, with {} for its name"
+    )
     steps: int | None = option(
         None, "training steps, by default 1000; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6
     )
@@ -55,6 +63,8 @@ class VolumeOptions:
             raise ConfigError("--patch-size: give three numbers, along Z, Y and X: 96,96,96")
         if self.network == "swin-unetr" and self.width is not None and self.width % 12:
             raise ConfigError(f"--width {self.width}: swin-unetr needs a multiple of 12; give 24 or 48")
+        if self.prompt.count("{}") != 1:
+            raise ConfigError(f"--prompt {self.prompt}: give a text with one {{}} for the name")
 
 
 class VolumeSegmentation(ConfigTask):
@@ -69,7 +79,7 @@ class VolumeSegmentation(ConfigTask):
         "plan": "the network follows from the data; say --network, --width and --patch-size",
     }
     compares: ClassVar = frozenset({"shots", "seeds"})
-    can: ClassVar = frozenset({"predict", "save"})
+    can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = VolumeOptions
     writes: ClassVar = (".gz", ".png")
     refusals: ClassVar = {"export": "labels come from windows that are slid over a volume; predict with the run"}
@@ -101,7 +111,7 @@ class VolumeSegmentation(ConfigTask):
         """The network and its training as the fingerprint of the training volumes has them."""
         from ..segmenting.training import make_plan
 
-        return make_plan(recipe, VolumeOptions(**recipe.task_options), data)
+        return make_plan(recipe, VolumeOptions(**recipe.task_options), data, backbone)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """The fingerprint, and what a fit would train."""
@@ -111,10 +121,11 @@ class VolumeSegmentation(ConfigTask):
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose on val which structures keep their largest component alone."""
-        from ..segmenting.running import choose_largest
+        from ..segmenting.running import asked_for, choose_largest
 
-        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
         options = VolumeOptions(**recipe.task_options)
+        change = partial(asked_for, names=data.class_names) if options.network == "clip-driven" else change
+        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
         choose_largest(model, plan, data, options.largest)
         return model, history
 
@@ -146,4 +157,7 @@ class VolumeSegmentation(ConfigTask):
         return save_labels(data, self._labels, folder)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
-        raise CapabilityError("--classes: this network has fixed structures; omit --classes")
+        """Ask for other structures by their names, which are labelled 1, 2, ...; of clip-driven alone."""
+        from ..segmenting.running import renamed
+
+        return renamed(model, classes)
