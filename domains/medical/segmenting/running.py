@@ -175,26 +175,30 @@ def _listed_names(classes: Any) -> Sequence[str]:
     return list(classes)
 
 
-def choose_largest(model: nn.Module, plan: Config, data: DomainData, how: str) -> None:
+def gains_of(model: nn.Module, items: Sequence[Item], class_names: Sequence[str]) -> list[list[float]]:
+    """What each structure's Dice gains, volume by volume, if only the largest component of what is found is kept; NaN
+    where the structure is not to be found."""
+    return [_gains(model, item, class_names) for item in items]
+
+
+def keep_largest(model: nn.Module, plan: Config, gains: Sequence[Sequence[float]], how: str) -> None:
     """Say in the plan, and in its model, which structures keep their largest component alone: all, none, or, as nnU-Net
-    decides, those whose mean Dice on val is then higher."""
-    if how == "no":
-        return
+    decides, those whose mean Dice on volumes that were held out is then higher."""
     kept = plan.vladapt["decision"]
-    if how == "yes":
-        chosen = list(range(len(data.class_names)))
-    else:
-        gains = np.array([_gains(model, item, data) for item in data.split("val")]).reshape(-1, len(data.class_names))
-        means = np.array([np.mean(of[np.isfinite(of)]) if np.isfinite(of).any() else 0.0 for of in gains.T])
+    names = plan.vladapt["classes"]
+    if how == "auto":
+        table = np.array(gains).reshape(-1, len(names))
+        means = np.array([of[np.isfinite(of)].mean() if np.isfinite(of).any() else 0.0 for of in table.T])
         chosen = [int(place) for place in np.flatnonzero(means > 0)]
+    else:
+        chosen = list(range(len(names))) if how == "yes" else []
     kept["largest"] = chosen
     model.cfg.vladapt["decision"]["largest"] = chosen
 
 
-def _gains(model: nn.Module, item: Item, data: DomainData) -> list[float]:
-    """What each structure's Dice gains in a volume by its largest component alone; NaN where it is not to be found."""
+def _gains(model: nn.Module, item: Item, class_names: Sequence[str]) -> list[float]:
     labeller, volume = Labeller(model), Slabs(files_of(item))
-    values = labeller.values_in(data.class_names)
+    values = labeller.values_in(class_names)
     with TemporaryDirectory(prefix="vladapt-") as folder:
         found, truth = labeller.labels(volume, Path(folder) / "labels.raw"), truth_of(item)
         gains = []

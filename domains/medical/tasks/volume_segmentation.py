@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
 from ....core.data import decodable, readable
 from ....core.errors import ConfigError
+from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
 from ..volumes import new_volumes
 
@@ -48,6 +49,12 @@ class VolumeOptions:
         "all",
         "changes of patches: mirrored; all: turns, scales, noise and contrast too",
         choices=("none", "mirror", "all"),
+    )
+    folds: int = option(
+        1,
+        "networks that are trained, each without another part of train and val; their scores are averaged",
+        low=1,
+        high=20,
     )
     mirrored: bool = option(False, "average the scores of eight mirrored views; eight times the time")
     largest: str = option(
@@ -121,12 +128,24 @@ class VolumeSegmentation(ConfigTask):
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose on val which structures keep their largest component alone."""
-        from ..segmenting.running import asked_for, choose_largest
+        from ..segmenting.folds import fold_plans, joined
+        from ..segmenting.running import asked_for, gains_of, keep_largest
 
         options = VolumeOptions(**recipe.task_options)
-        change = partial(asked_for, names=data.class_names) if options.network == "clip-driven" else change
-        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
-        choose_largest(model, plan, data, options.largest)
+        if options.network == "clip-driven":
+            change = partial(asked_for, names=data.class_names)
+        gains, members, history = [], [], []
+        for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.folds, recipe.seed)):
+            place = folder if options.folds == 1 else folder / f"fold_{fold}"
+            place.mkdir(parents=True, exist_ok=True)
+            if place != folder:  # by which a stopped fit is found to have something to go on from
+                write_whole(folder / "last_checkpoint", place.name)
+            model, steps = super().train(of_fold, place, recipe, data, device, reporter, change)
+            gains += gains_of(model, held_out, data.class_names) if options.largest == AUTO else []
+            members.append(model)
+            history = history or steps
+        model = members[0] if options.folds == 1 else joined(plan, members, device)
+        keep_largest(model, plan, gains, options.largest)
         return model, history
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:

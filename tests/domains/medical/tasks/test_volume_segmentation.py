@@ -174,6 +174,57 @@ def test_volumes_of_several_sets_need_one_that_learns_from_parts(tmp_path, write
         fit(tmp_path, data=str(tmp_path / "both"))
 
 
+def test_an_ensemble_averages_networks_of_folds(tmp_path):
+    from safetensors.torch import load_file
+
+    from vladapt.core.tasks import load_model
+
+    result = fit(tmp_path, folds=2, largest="auto")
+    run = Run.open(result.run)
+    weights = load_file(run.adapter_path)
+    first = [name for name in weights if name.startswith("networks.0.") and name.endswith("weight")]
+    assert any(not torch.equal(weights[name], weights[name.replace("networks.0", "networks.1")]) for name in first)
+    model = load_model(run, torch.device("cpu"))
+    patches = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    apart = [network(patches) for network in model.networks]
+    assert len(apart) == 2 and torch.allclose(model(patches), (apart[0] + apart[1]) / 2, atol=1e-5)
+    assert vladapt.evaluate(result.run, device="cpu")["adapted"]["dice"] == result.metrics["adapted"]["dice"]
+
+
+def test_folds_keep_patients_together_and_leave_each_out_once(planned):
+    from vladapt.domains.medical.segmenting.folds import fold_plans
+
+    data, plan, _ = planned(width=2, patch_size=(8, 16, 16))
+    items = [item.with_(group=f"patient {number // 2}") for number, item in enumerate(data.items)]
+    data = data.with_items(items)
+    pool = [item for item in items if item.split != "test"]
+    parts = list(fold_plans(plan, data, 3, seed=1))
+    assert sorted(item.id for _, held_out in parts for item in held_out) == sorted(item.id for item in pool)
+    for of_fold, held_out in parts:
+        files = {case["mask"] for case in of_fold.train_dataloader.dataset.cases}
+        assert len(files) == len(pool) - len(held_out) and not files & {str(item.target.file) for item in held_out}
+        learned = {item.group for item in pool if str(item.target.file) in files}
+        assert not learned & {item.group for item in held_out} and of_fold.model.members == 1
+    with pytest.raises(ConfigError, match="--folds 15"):
+        list(fold_plans(plan, data, 15, seed=1))
+    assert [len(held_out) for _, held_out in fold_plans(plan, data, 1, seed=1)] == [len(data.split("val"))]
+
+
+def test_the_largest_component_is_kept_where_that_is_better(planned, fitted):
+    from vladapt.core.tasks import load_model
+    from vladapt.domains.medical.segmenting.running import keep_largest
+
+    plan, model = planned(width=2)[1], load_model(Run.open(fitted.run), torch.device("cpu"))
+    for gains, how, chosen in (
+        ([[0.1, -0.2], [float("nan"), 0.1]], "auto", [0]),
+        ([], "auto", []),
+        ([], "yes", [0, 1]),
+        ([[1.0, 1.0]], "no", []),
+    ):
+        keep_largest(model, plan, gains, how)
+        assert plan.vladapt.decision.largest == chosen == model.cfg.vladapt.decision.largest
+
+
 def test_regions_overlap(tmp_path):
     from vladapt.registry import MODELS
 
