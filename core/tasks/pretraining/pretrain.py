@@ -21,6 +21,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import probe_of
 from ...forgetting.score import Forgotten
+from ...registry import loss_class
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
@@ -168,16 +169,21 @@ def _train(
     task = Task(
         source=source,
         losses=plan.losses,
-        loss_options=plan.loss_options,
+        loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
         view=splits.view(backbone, True),
-        validate=measures.validate if splits.val is not None else None,
+        validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
     with reporter.task("Training", unit="steps") as progress:
         lines = _EpochLines(reporter, progress, settings)
         callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
         return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
+
+
+def named_options(plan: PretrainPlan, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Loss -> its options, once the data say what their numbers are of."""
+    return {name: loss_class(name).named(plan.loss_options.get(name, {}), names) for name in plan.losses}
 
 
 class _EpochLines:
@@ -210,7 +216,9 @@ class _Measures:
 
     def __init__(self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter):
         self.plan, self.backbone, self.splits, self.reporter = plan, backbone, splits, reporter
-        self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
+        self.compares = not all(loss_class(name).answers for name in plan.losses)
+        self.test = splits.test if self.compares else None
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -218,8 +226,8 @@ class _Measures:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
         self.reporter.info(f"Measuring {when} the training")
         retrieval = None
-        if self.splits.test is not None:
-            retrieval = self._retrieval(self.splits.test)
+        if self.test is not None:
+            retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
         alone = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, *alone)
@@ -264,6 +272,12 @@ class _Measures:
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes]
+    if not measures.compares:
+        names = " or ".join(plan.losses)
+        notes.append(
+            f"No retrieval is measured, since loss {names} compares no images with texts; ask the model for findings "
+            f"with `vladapt fit --adapter {names} --backbone {FILE}`."
+        )
     told = {
         "created": now(),
         "data": splits.facts(plan.data),
