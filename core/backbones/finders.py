@@ -40,8 +40,8 @@ def searched(backbone: Backbone) -> Backbone:
     if backbone.answers and not backbone.compares:
         name = next(iter(backbone.answers))
         raise CapabilityError(
-            f"--backbone {backbone.spec}: trained by loss '{name}', which compares no images with texts, so it retrieves "
-            f"none; ask it for findings with: vladapt fit --adapter {name}"
+            f"--backbone {backbone.spec}: trained by loss '{name}', which compares no images with texts, so it does "
+            f"not retrieve; ask it for findings with: vladapt fit --adapter {name}"
         )
     return backbone if backbone.finder is None else FinderBackbone(backbone)
 

@@ -297,7 +297,7 @@ class Seen:
         return own - (logits.sum(dim=1) - own) / others
 
 
-def default_method(towers: Backbone, adapter: Adapter) -> str:
+def default_method(towers: Backbone, adapter: Adapter | None = None) -> str:
     """The way of a method on a tower where none is named."""
     if isinstance(adapter, ByAttention):
         return ATTENTION
