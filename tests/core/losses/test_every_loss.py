@@ -17,6 +17,7 @@ OF_QUERIES |= {"findings": dict.fromkeys("abcde", "x"), "positions": dict.fromke
 NARROW = {
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
+    "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "irra": {"depth": 1, "width": 8},

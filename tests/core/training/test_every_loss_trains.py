@@ -26,6 +26,7 @@ OF_QUERIES |= {"findings": dict.fromkeys(("red", "green", "blue", "yellow"), "a 
 NARROW = {
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
+    "dino-v2": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "local_crops": 2},
     "slip": {"mlp_dim": 32, "emb_dim": 16},
     "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16},
     "protoclip": {"hidden_dim": 32, "projection_dim": 16},
