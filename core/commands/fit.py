@@ -166,6 +166,16 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="KIND,KIND",
+            help="Kinds of output to write into --out DIR (`vladapt list outputs`): dicom-sr, worklist, ...; an option "
+            "of one follows its name, as in worklist:urgent=mass. Repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -199,7 +209,7 @@ def predict(
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
+    predicted = engine_predict(run, images, backbone=backbone, out=out, outputs=outputs, reporter=reporter(), **how)
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -17,14 +17,17 @@ from torch import Tensor
 from ...confidence.calibration import HALF, Calibration
 from ...confidence.patients import pooled
 from ...contracts.adapter import Adapter
-from ...contracts.items import DomainData
+from ...contracts.domain import Domain
+from ...contracts.items import DomainData, Item
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
+from ...contracts.output_kind import HeatMap
 from ...contracts.run_info import FittedRun
 from ...contracts.shown import in_short
 from ...contracts.task import Task
 from ...contracts.use import PER_PATIENT, Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...explanation.placing import on_image
 from ...judgements.finding_curves import finding_of
 from ...judgements.operating_point import thresholds_of
 from ...judgements.per_patient import Patients
@@ -66,6 +69,8 @@ class Predictions:
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
+        sources: id -> the items that it is said of.
+        heat_map: id -> its heat map on its own pixels, None of those that have none.
     """
 
     __repr__ = in_short
@@ -82,6 +87,8 @@ class Predictions:
     places: list[dict[str, Any]] | None = None
     top: int = TOP
     explanations: list[dict[str, Any]] | None = None
+    sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
+    heat_map: Callable[[str], HeatMap | None] = field(default=lambda name: None, repr=False)
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
@@ -362,49 +369,84 @@ def probabilities_of(
     return calibration.probabilities(logits)
 
 
-def write_explanations(
-    use: Use, explainer: Explainer, spec: str, data: DomainData, made: Predictions, features: Tensor, reporter: Reporter
-) -> None:
-    """Write the page and the pictures into `use.out`, and what they say into the rows of `made`.
+@dataclass(frozen=True)
+class Explained:
+    """Why images were answered so.
 
     Args:
-        spec: of the backbone.
+        explainer: that says it.
+        reasons, targets: of the first images, and the class that each explains.
+    """
+
+    explainer: Explainer
+    reasons: list[Reason]
+    targets: list[int]
+
+
+def explained(
+    explainer: Explainer, data: DomainData, made: Predictions, features: Tensor, reporter: Reporter
+) -> Explained:
+    """Why the first images of `made` were answered so; their heat maps are then those of `made`.
+
+    Args:
         data: the images, among others.
         features: (N, D), of the towers of the run's adapter.
 
     Raises:
-        DataError: nothing can be written there. CapabilityError: a method that was named cannot look into the towers.
+        CapabilityError: a method that was named cannot look into the towers.
     """
-    folder, item_of = Path(use.out), {item.id: item for item in data.items}
+    item_of = {item.id: item for item in data.items}
     targets = (made.probabilities.argmax(dim=1) if made.called is None else made.called)[:MOST].tolist()
     asked = [
         Asked(lambda item=item_of[name]: data.load(item), target, features[n])
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)
-    make_folder(folder / MAPS if any(each.heat is not None for each in reasons) else folder)
-    made.explanations = []
-    for n, (reason, target) in enumerate(zip(reasons, targets)):
-        facts = {"class": made.class_names[target], **reason.to_dict()}
-        if reason.heat is not None:
-            path = folder / MAPS / f"{n + 1:04d}-{_safe(made.ids[n])}.png"
-            write_whole(path, _png(reason.overlay))
-            facts |= {"method": explainer.method, "heat_map": str(path)}
-            made.files.append(path)
-        made.explanations.append(facts)
-    made.explanations += [{} for _ in made.ids[MOST:]]
+    of = {name: (reason, target) for name, reason, target in zip(made.ids, reasons, targets)}
+
+    def heat_map(name: str) -> HeatMap | None:
+        reason, target = of.get(name, (None, 0))
+        if reason is None or reason.heat is None:
+            return None
+        picture = Domain.as_still(np.asarray(data.load(item_of[name])))
+        values = on_image(reason.heat, picture.shape[:2], explainer.transform, explainer.towers)
+        return HeatMap(values, picture, made.class_names[target], explainer.method)
+
+    made.heat_map = heat_map
     if len(made.ids) > MOST:
         made.notes.append(f"the first {MOST} of {len(made.ids)} images are explained; give fewer to explain others")
     if explainer.no_maps:
         made.notes.append(f"no heat maps: {explainer.no_maps}")
-    write_whole(folder / PAGE, _page(use.run, spec, explainer, made, reasons, targets))
+    return Explained(explainer, reasons, targets)
+
+
+def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -> None:
+    """Write the page and the pictures into `use.out`, and what they say into the rows of `made`.
+
+    Args:
+        spec: of the backbone.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    folder = Path(use.out)
+    make_folder(folder / MAPS if any(each.heat is not None for each in why.reasons) else folder)
+    made.explanations = []
+    for n, (reason, target) in enumerate(zip(why.reasons, why.targets)):
+        facts = {"class": made.class_names[target], **reason.to_dict()}
+        if reason.heat is not None:
+            path = folder / MAPS / f"{n + 1:04d}-{_safe(made.ids[n])}.png"
+            write_whole(path, _png(reason.overlay))
+            facts |= {"method": why.explainer.method, "heat_map": str(path)}
+            made.files.append(path)
+        made.explanations.append(facts)
+    made.explanations += [{} for _ in made.ids[MOST:]]
+    write_whole(folder / PAGE, _page(use.run, spec, why, made))
     made.files.append(folder / PAGE)
     made.notes.append(f"explanations: {folder / PAGE}")
 
 
-def _page(
-    run: FittedRun, spec: str, explainer: Explainer, made: Predictions, reasons: list[Reason], targets: list[int]
-) -> str:
+def _page(run: FittedRun, spec: str, why: Explained, made: Predictions) -> str:
     answers = [
         (
             None if reason.picture is None else data_uri(reason.picture, SIDE),
@@ -413,9 +455,9 @@ def _page(
             float(made.probabilities[n, target]),
             reason.shown(),
         )
-        for n, (reason, target) in enumerate(zip(reasons, targets))
+        for n, (reason, target) in enumerate(zip(why.reasons, why.targets))
     ]
-    note = explainer.note(any(each.examples_add is not None for each in reasons))
+    note = why.explainer.note(any(each.examples_add is not None for each in why.reasons))
     notes = " ".join(f"{each[0].upper()}{each[1:].rstrip('.')}." for each in made.notes)
     sections = [ExplanationSection("Image by image", answers, f"{note} {notes}".strip())]
     if made.skipped:

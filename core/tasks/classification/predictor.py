@@ -20,6 +20,7 @@ from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
+from ...contracts.output_kind import HEAT_MAPS
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import FittedRun
@@ -45,6 +46,7 @@ from .explaining import AUTO, Explainer
 from .predictions import (
     Predictions,
     check_wishes,
+    explained,
     predictions_of,
     predictions_of_patients,
     probabilities_of,
@@ -145,14 +147,18 @@ class Predictor:
         if use.per_patient is not None:
             self.patients(use.per_patient, use.threshold)  # which may be refused
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
+        for kind in use.outputs:
+            kind.check_sources([member for item in data.items for member in _members(data, item)])
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         items = items_of(features.ids, data.items)
         places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
         made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
-        if use.explain is not None:
-            of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
-            write_explanations(use, *of, reporter)
+        made.sources = _sources(made, {item.id: _members(data, item) for item in items})
+        if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
+            reasons = explained(self.explainer(use, data), data, made, features.features, reporter)
+            if use.explain is not None:
+                write_explanations(use, reasons, self.backbone.spec, made)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
 
@@ -222,6 +228,16 @@ class Predictor:
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made
+
+
+def _members(data: DomainData, item: Item) -> Sequence[Item]:
+    return [item] if data.members is None else data.members(item)
+
+
+def _sources(made: Predictions, members: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
+    """Id of each row -> the items that it is said of."""
+    images = made.columns.get("images") or [[name] for name in made.ids]
+    return {name: [each for image in of for each in members[image]] for name, of in zip(made.ids, images)}
 
 
 class RunScorer(Scorer):

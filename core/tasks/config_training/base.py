@@ -259,7 +259,7 @@ class ConfigTask(Task):
         recipe = self.used_again(use)
         spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
-        folder = self._folder(use.out) if use.out else None
+        folder = self._folder(use.out) if use.out and ("save" in self.can or not use.outputs) else None
         data = self.images(use.images, recipe)
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info.class_names
