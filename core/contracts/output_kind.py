@@ -34,13 +34,13 @@ class HeatMap:
 
     Args:
         values: (H, W) float32 in 0..1 on the pixels of the decoded image.
-        picture: (H, W, 3) uint8, the decoded image.
+        overlay: (H, W, 3) uint8, the map over the decoded image.
         target: the class.
         method: "grad-cam", "occlusion" or "rollout".
     """
 
     values: np.ndarray
-    picture: np.ndarray
+    overlay: np.ndarray
     target: str
     method: str
 

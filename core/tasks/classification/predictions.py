@@ -27,6 +27,7 @@ from ...contracts.task import Task
 from ...contracts.use import PER_PATIENT, Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...explanation.evidence import overlaid
 from ...explanation.placing import on_image
 from ...judgements.finding_curves import finding_of
 from ...judgements.operating_point import thresholds_of
@@ -410,7 +411,7 @@ def explained(
             return None
         picture = Domain.as_still(np.asarray(data.load(item_of[name])))
         values = on_image(reason.heat, picture.shape[:2], explainer.transform, explainer.towers)
-        return HeatMap(values, picture, made.class_names[target], explainer.method)
+        return HeatMap(values, overlaid(picture, torch.from_numpy(values)), made.class_names[target], explainer.method)
 
     made.heat_map = heat_map
     if len(made.ids) > MOST:

@@ -31,12 +31,14 @@ PRODUCT, SCHEME = "vladapt", "99VLADAPT"
 """Manufacturer, and the private coding scheme of names that no standard code stands for."""
 UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 PATIENT_AND_STUDY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
-    "ReferringPhysicianName",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 """Attributes that every object has, empty where they are not known (type 2)."""
-LONGEST_MEANING, LONGEST_LABEL = 64, 64
-"""Characters of the meaning of a code and of a text (LO)."""
+LONGEST = 64
+"""Characters of a text (LO), such as the meaning of a code."""
+WHOLE_VOLUME = "slices"
+"""Key of `Item.decode` of samples that are whole volumes, for which a DICOM file stands for its series."""
 
 
 class DicomOutput(OutputKind):
@@ -61,7 +63,9 @@ class DicomOutput(OutputKind):
         """Say how many rows have no DICOM file, since their images are none."""
         others = sum(not is_dicom(items[0]) for items in predicted.sources.values())
         if others:
-            predicted.notes.append(f"{self.name}: {others} of {len(predicted.ids)} images are no DICOM files, and left out")
+            predicted.notes.append(
+                f"{self.name}: {others} of {len(predicted.ids)} images are no DICOM files, and left out"
+            )
 
 
 def is_dicom(item: Item) -> bool:
@@ -76,22 +80,15 @@ def of_dicom(predicted: Any) -> list[tuple[int, str, Sequence[Item]]]:
     return [row for row in rows if is_dicom(row[2][0])]
 
 
-def files_of(items: Sequence[Item], whole_series: bool) -> list[Path]:
-    """The DICOM files that items are read of.
-
-    Args:
-        whole_series: whether a file stands for its series.
-    """
-    files = [path for item in items for path in (series_at(item.source) if whole_series else [item.source])]
-    return list(dict.fromkeys(files))
-
-
-def is_whole_series(use: Use) -> bool:
-    """Whether the samples of a run are whole volumes, for which a DICOM file stands for all of its series."""
-    from ..domain import VOLUME_UNIT
-
-    reading = {**use.run.info.recipe.get("data", {}), **(use.reading or {})}
-    return reading.get("unit") == VOLUME_UNIT
+def frames_of(items: Sequence[Item]) -> dict[Path, list[int]]:
+    """The DICOM files that items are read of, all of its series where an item is a volume -> their frames, numbered
+    from 1; none where all of them are."""
+    frames: dict[Path, list[int]] = {}
+    for item in items:
+        files = series_at(item.source) if WHOLE_VOLUME in item.decode else [item.source]
+        for path in files:
+            frames.setdefault(path, []).extend([item.decode["frame"] + 1] if "frame" in item.decode else [])
+    return frames
 
 
 def source_of(path: Path) -> Dataset:
@@ -133,9 +130,9 @@ def about_us(use: Use) -> dict[str, str]:
     """What equipment made an object: manufacturer, model, version and serial number, as highdicom takes them."""
     return {
         "manufacturer": PRODUCT,
-        "manufacturer_model_name": f"{use.run.info.adapter}"[:LONGEST_LABEL],
+        "manufacturer_model_name": use.run.info.adapter[:LONGEST],
         "software_versions": installed_version(PRODUCT) or "0",
-        "device_serial_number": use.run.path.name[:LONGEST_LABEL],
+        "device_serial_number": use.run.path.name[:LONGEST],
     }
 
 
@@ -156,12 +153,12 @@ def coded(name: str) -> CodedConcept:
 def shortened_label(name: str) -> str:
     """A name as an attribute of 64 characters takes it."""
     plain = " ".join("".join(sign if sign.isprintable() and sign != "\\" else " " for sign in name).split())
-    return plain[:LONGEST_MEANING].rstrip() or "unnamed"
+    return plain[:LONGEST].rstrip() or "unnamed"
 
 
 def saved(data_set: Dataset, path: Path) -> Path:
     """Write an object, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
         data_set.save_as(partial, enforce_file_format=True)
     return path
