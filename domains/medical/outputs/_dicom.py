@@ -35,6 +35,8 @@ PATIENT_AND_STUDY = (
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 """Attributes that every object has, empty where they are not known (type 2)."""
+SEXES = ("M", "F", "O")
+"""Values of Patient's Sex; others, which the standard does not know, become unknown."""
 LONGEST = 64
 """Characters of a text (LO), such as the meaning of a code."""
 WHOLE_VOLUME = "slices"
@@ -97,6 +99,8 @@ def source_of(path: Path) -> Dataset:
     for keyword in PATIENT_AND_STUDY:
         if keyword not in data_set:
             setattr(data_set, keyword, "")
+    if data_set.PatientSex not in SEXES:
+        data_set.PatientSex = ""
     return data_set
 
 

@@ -74,6 +74,7 @@ def _capture(heat_map: HeatMap, item: Item, header: Dataset, series: str, number
         series_description=f"Heat maps by {PRODUCT}",
     )
     image.PatientOrientation = _towards(place.orientation) or header.get("PatientOrientation") or ""
+    image.Laterality = header.get("ImageLaterality") or header.get("Laterality") or ""
     image.DerivationDescription = f"{heat_map.method} of {shortened_label(heat_map.target)}"
     image.BurnedInAnnotation = "NO"
     image.SourceImageSequence = [_reference(header, item)]

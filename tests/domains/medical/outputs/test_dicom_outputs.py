@@ -1,4 +1,4 @@
-"""DICOM objects of predictions: valid by the checkers of other projects, with the UIDs and the geometry of their sources."""
+"""DICOM objects of predictions: valid by the checkers of other projects, with UIDs and geometry of their sources."""
 
 from __future__ import annotations
 
@@ -221,10 +221,12 @@ def test_what_has_no_patient_or_no_uid_is_refused_before_anything_is_computed(ra
         kind.check_sources([Item("b", lacking)])
 
 
-def test_what_a_header_holds_reaches_no_message(predicted, use, radiograph, tmp_path):
-    path = radiograph("a.dcm", PatientBirthDate="Doe^Secret-77")
-    made = predicted({"a": [path]}, [[0.2, 0.8]])
-    try:
-        written("dicom-sr", made, use, tmp_path)
-    except DataError as error:
-        assert "Secret" not in str(error)
+def test_what_a_header_holds_reaches_no_message(predicted, use, radiograph, tmp_path, recwarn):
+    sexless = radiograph("b.dcm", PatientSex="SECRET")
+    (file,) = written("dicom-sr", predicted({"a": [sexless]}, [[0.2, 0.8]]), use, tmp_path)
+    assert pydicom.dcmread(file).PatientSex == ""
+    path = radiograph("a.dcm", StudyDate="Secret-77")
+    recwarn.clear()
+    with pytest.raises(DataError, match=r"a\.dcm: no DICOM file can be made of it: its header does not fit") as error:
+        written("dicom-sr", predicted({"a": [path]}, [[0.2, 0.8]]), use, tmp_path)
+    assert "Secret" not in str(error.value) and not [each for each in recwarn if "Secret" in str(each.message)]
