@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.backbones": "load_backbone save_fine_tuned",
         "core.features.files": "load_features",
         "core.features.store": "FeatureStore",
-        "core.prompts": "build_classifier fill spoken check_templates PromptLearner",
+        "core.prompts": "build_classifier fill check_templates PromptLearner",
     },
     "training": {
         "core.training": "TrainingSettings TowerAdapter ClassTowerAdapter train_epochs training_features label_loss "

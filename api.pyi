@@ -110,7 +110,6 @@ from .core.metrics.significance import exchange_test as exchange_test
 from .core.metrics.significance import mcnemar as mcnemar
 from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill
-from .core.prompts.classifier import spoken as spoken
 from .core.prompts.context import PromptLearner as PromptLearner
 from .core.recipes.asked_for import place_of_data as place_of_data
 from .core.recipes.asked_for import read_data as read_data

@@ -16,7 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",
-        "output_kind": "ANSWERS HEAT_MAPS HeatMap LabelMap MASKS OutputKind",
+        "output_kind": "HeatMap LabelMap OutputKind",
         "outputs": "Output",
         "pair_head": "PairHead PairParts",
         "part_views": "PartViews",
@@ -26,6 +26,6 @@ __getattr__, __dir__ = lazy_exports(
         "run_info": "RunInfo",
         "selector": "Pool Selector",
         "task": "Axes Contest FitResult Task",
-        "use": "ExportWishes Exported Use",
+        "use": "ANSWERS HEAT_MAPS MASKS ExportWishes Exported Use",
     },
 )

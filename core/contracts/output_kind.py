@@ -13,19 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-
 from .options import settle
+from .use import ROWS, Use
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from .items import Item
     from .task import Task
-    from .use import Use
-
-ROWS, ANSWERS, HEAT_MAPS, MASKS = "rows", "answers", "heat maps", "masks"
-"""What a task gives to be written: rows as of `Predicted`; `Answers`; these with a `heat_map`; `Masks`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,7 @@ class Answers(Protocol):
             those of the labels.
         sources: id -> the items that it is said of: one image, the views of a study, the images of a patient.
         heat_map: id -> its heat map, None of those that have none, as where nobody asked for `HEAT_MAPS`.
+        finding: which of two classes is the finding; None of others.
         notes: sentences for the user.
     """
 
@@ -82,6 +79,7 @@ class Answers(Protocol):
     columns: Mapping[str, Sequence[Any]]
     sources: Mapping[str, Sequence[Item]]
     heat_map: Callable[[str], HeatMap | None]
+    finding: str | None
     notes: list[str]
 
 
@@ -109,7 +107,7 @@ class OutputKind(ABC):
 
     Class attributes:
         name: set by the registry, from the file or the entry point.
-        made_of: what a task must give for it, of `ROWS`, `ANSWERS`, `HEAT_MAPS` and `MASKS`.
+        made_of: what a task must give for it: rows as of `Predicted`, `Answers`, these with a `heat_map`, or `Masks`.
         packages: that must be installed -> the extra of this project that brings them.
         identifies: whether its files carry names and numbers of the people whose images these are; the command says so.
     """

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import CapabilityError, ConfigError
 from .options import as_text, chosen, option
-from .output_kind import ROWS
 from .recipe import Recipe, as_flag
 from .shown import in_short
-from .use import USED, Use
+from .use import ROWS, USED, Use
 
 if TYPE_CHECKING:
     from ..runtime.progress import Reporter

@@ -7,15 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from .options import Option, option, options_of, tolerate_option
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
-if TYPE_CHECKING:
-    from .output_kind import OutputKind
-
+ROWS, ANSWERS, HEAT_MAPS, MASKS = "rows", "answers", "heat maps", "masks"
+"""What a task gives that kinds of output may be made of (`output_kind.py`)."""
 PER_PATIENT = ("mean", "max")
 """How the probabilities of a patient's images are pooled."""
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
@@ -106,7 +105,7 @@ class Use(UseOptions):
         images: files and folders to predict.
         out: a folder for files of what was predicted.
         files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
-        outputs: kinds of output that are written into `out`, besides the files.
+        outputs: each `OutputKind` that is written into `out`, besides the files.
         explain: how each answer is explained, of `core/explanation/evidence.py`, or "auto".
         judging: options of the task's judgements by name.
     """
@@ -115,7 +114,7 @@ class Use(UseOptions):
     images: Sequence[str | Path] = ()
     out: str | Path | None = None
     files: Sequence[Path] = ()
-    outputs: Sequence[OutputKind] = ()
+    outputs: Sequence[Any] = ()
     explain: str | None = None
     judging: Mapping[str, Any] = field(default_factory=dict)
 

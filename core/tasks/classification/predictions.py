@@ -70,6 +70,7 @@ class Predictions:
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
+        finding: which of two classes is the finding; None of others.
         sources: id -> the items that it is said of.
         heat_map: id -> its heat map on its own pixels, None of those that have none.
     """
@@ -88,6 +89,7 @@ class Predictions:
     places: list[dict[str, Any]] | None = None
     top: int = TOP
     explanations: list[dict[str, Any]] | None = None
+    finding: str | None = None
     sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
     heat_map: Callable[[str], HeatMap | None] = field(default=lambda name: None, repr=False)
 
@@ -306,7 +308,7 @@ def predictions_of(
     notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
     columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
     made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
-    made.answers, made.called = judged.answers, called
+    made.answers, made.called, made.finding = judged.answers, called, finding_of(use.run)
     return made
 
 

@@ -20,14 +20,13 @@ from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
-from ...contracts.output_kind import HEAT_MAPS
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.shown import in_short
 from ...contracts.task import Task
-from ...contracts.use import Use
+from ...contracts.use import HEAT_MAPS, Use
 from ...data.group_columns import AUTO as BY_USUAL_NAMES
 from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable

@@ -27,13 +27,12 @@ from ...contracts.judgement import (
     Judgement,
     Scores,
 )
-from ...contracts.output_kind import ANSWERS, HEAT_MAPS, ROWS
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, FitResult, Task
-from ...contracts.use import Exported, ExportWishes, Use
+from ...contracts.use import ANSWERS, HEAT_MAPS, ROWS, Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
 from ...judgements.baselines import Comparison

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from ....core.contracts import ANSWERS, Item, OutputKind, Task, Use, option
 from ....core.data import csv_text
 from ....core.errors import ConfigError, UnknownNameError, did_you_mean
-from ....core.judgements import finding_of
 from ....core.runtime import write_whole
 from ..dicom_header import read_header
 from ._dicom import is_dicom
@@ -73,7 +72,7 @@ class Worklist(OutputKind):
                 raise UnknownNameError(
                     f"--as {self.name}:urgent={name}: is no class of this run; {did_you_mean(name, names)}"
                 )
-        if self.urgent is None and use.run.info.data.kind != "multilabel" and finding_of(use.run) is None:
+        if self.urgent is None and use.run.info.data.kind != "multilabel" and len(names) != 2:
             raise ConfigError(
                 f"--as {self.name}: this run tells {len(names)} classes; name the urgent ones, as in "
                 f"--as {self.name}:urgent={names[0]}"
@@ -82,7 +81,7 @@ class Worklist(OutputKind):
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
         entries: dict[str, Entry] = {}
         for n in range(len(predicted.ids)):
-            entry = self._entry(predicted, n, use)
+            entry = self._entry(predicted, n)
             known = entries.get(entry.study)
             entries[entry.study] = entry if known is None else known.joined(entry)
         ranked = sorted(entries.values(), key=lambda each: (not each.named, -each.urgency, each.study))
@@ -102,10 +101,10 @@ class Worklist(OutputKind):
         write_whole(folder / FILE, csv_text(HEADER, rows))
         return [folder / FILE]
 
-    def _entry(self, predicted: Any, n: int, use: Use) -> Entry:
+    def _entry(self, predicted: Any, n: int) -> Entry:
         """Of one row."""
         names, probs = list(predicted.class_names), predicted.probabilities[n]
-        urgent = [names.index(name) for name in self._urgent(predicted, use)]
+        urgent = [names.index(name) for name in self._urgent(predicted)]
         if predicted.answers is not None:
             named = [c for c in urgent if predicted.answers[n, c]]
         else:
@@ -124,10 +123,10 @@ class Worklist(OutputKind):
             unlike=bool(unlike and unlike[n]),
         )
 
-    def _urgent(self, predicted: Any, use: Use) -> tuple[str, ...]:
+    def _urgent(self, predicted: Any) -> tuple[str, ...]:
         if self.urgent is not None:
             return self.urgent
-        return predicted.class_names if predicted.answers is not None else (finding_of(use.run),)
+        return predicted.class_names if predicted.answers is not None else (predicted.finding,)
 
 
 def _ids(name: str, items: Sequence[Item]) -> tuple[str, str]:
