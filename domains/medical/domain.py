@@ -16,9 +16,11 @@ from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from .formats import DICOM, ITK, NIFTI, PLANES, dicom_format, itk_format, nifti_format, whole_volumes
+from .file_kinds import DICOM, ITK, NIFTI, PLANES
+from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
+from .reports.sections import PARTS, SEEN
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -41,6 +43,10 @@ USED_BY = {
     "unit": (DICOM, NIFTI, ITK),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
+REPORTED = "retrieval"
+"""The task that learns from reports."""
+OF_REPORTS = ("reports", "report_part", "findings")
+"""Options of that task."""
 IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
 OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
@@ -113,6 +119,11 @@ class Reading(contracts.Reading):
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
+    reports: str | None = option(
+        None, "retrieval: a column, a table or a folder of reports; by default where they usually are"
+    )
+    report_part: str = option(SEEN, "retrieval: what of a report is learned; seen: what is of the image", choices=PARTS)
+    findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
 
     def __post_init__(self):
         super().__post_init__()
@@ -134,8 +145,9 @@ class Reading(contracts.Reading):
         )
         return dicom_format(self.window, self.max_pixels), *volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
-    def notes_on_unused(self, data: DomainData) -> list[str]:
-        """One sentence for each option that was given and changed nothing, since no such file is in the data."""
+    def notes_on_unused(self, data: DomainData, task: str) -> list[str]:
+        """One sentence for each option that was given and changed nothing, since no such file is in the data, or the
+        task has no use for it."""
         kinds, whole = {*_kinds(data, self.formats), data.name}, self.unit == VOLUME_UNIT
         used_by = {**USED_BY, **({name: (DICOM, *USED_BY[name]) for name in OF_SERIES} if whole else {})}
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -145,7 +157,9 @@ class Reading(contracts.Reading):
             if name in used_by and not kinds.intersection(used_by[name]) and (name != "unit" or whole)
         ]
         unseen = [name for name in given if OF_UNITS.get(name, self.unit) != self.unit]
-        return notes + [f"Option {name} has no effect here: it is for --unit {OF_UNITS[name]}." for name in unseen]
+        notes += [f"Option {name} has no effect here: it is for --unit {OF_UNITS[name]}." for name in unseen]
+        idle = [name for name in given if name in OF_REPORTS and task != REPORTED]
+        return notes + [f"Option {name} has no effect here: it is for --task {REPORTED}." for name in idle]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -161,7 +175,7 @@ def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
 
 @dataclass(eq=False)
 class Medical(Domain):
-    """Medical image classification from a handful of labels.
+    """Medical images named from a handful of labels, or found by what their reports say.
 
     Args:
         modality: chooses the prompts. Of data that are read it is said by the option of that name (in a recipe:
@@ -170,7 +184,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification",)
+    tasks = ("classification", REPORTED)
     reading = Reading
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
@@ -194,7 +208,7 @@ class Medical(Domain):
 
         Args:
             path: file or folder.
-            task: "classification".
+            task: "classification", or "retrieval" of images and their reports.
             options: fields of `Reading`.
 
         Raises:
@@ -204,6 +218,7 @@ class Medical(Domain):
         """
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
+        from .reported import read_plain_folder, with_reports
         from .studies import studies_of
 
         task = self.check_task(task)
@@ -220,10 +235,13 @@ class Medical(Domain):
             _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
             data = _read_arrays(array_file, reading)
         else:
-            data = _read(path, reading)
+            plain = read_plain_folder(path, reading.formats) if task == REPORTED else None
+            data = plain or _read(path, reading)
         if reading.unit == STUDY_UNIT and layout is None:
             data = studies_of(data, reading.study_column, reading.formats)
-        notes = [*data.notes, *reading.notes_on_unused(data)]
+        if task == REPORTED:
+            data = with_reports(data, path, reading)
+        notes = [*data.notes, *reading.notes_on_unused(data, task)]
         return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
@@ -249,10 +267,12 @@ class Medical(Domain):
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, drawn on demand; no download."""
+        """300 synthetic cell images of 5 kinds, or radiographs with reports, drawn on demand; no download."""
+        from .drawn_radiographs import drawn_radiographs
         from .synthetic_cells import synthetic_cells
 
-        self.check_task(task)
+        if self.check_task(task) == REPORTED:
+            return replace(drawn_radiographs(), domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def templates(self, task: str | None = None) -> list[str]:

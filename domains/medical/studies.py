@@ -146,7 +146,7 @@ def _by_columns(columns: Columns | None, named: str) -> Told:
     if named == AUTO:
         usual = (name for name in columns.names if kind_of_column(name) == "study")
         name = next((name for name in usual if _plain(name).startswith(STUDY_WORDS)), None)
-    elif (name := _column(columns, (named,))) is None:
+    elif (name := column_called(columns, (named,))) is None:
         raise UnknownNameError(
             f"--study-column {named}: {columns.place} has no such column; it has: {', '.join(columns.names)}"
         )
@@ -155,11 +155,11 @@ def _by_columns(columns: Columns | None, named: str) -> Told:
     if patient is not None:  # whose studies may be numbered each from one
         whose = columns.cells(patient)
         study = {id_: each and (group_of(whose[id_]), each) for id_, each in study.items()}
-    shown = (_column(columns, names) for names in (VIEW_COLUMNS, SIDE_COLUMNS))
+    shown = (column_called(columns, names) for names in (VIEW_COLUMNS, SIDE_COLUMNS))
     return Told(study, *({} if each is None else columns.cells(each) for each in shown))
 
 
-def _column(columns: Columns, names: Sequence[str]) -> str | None:
+def column_called(columns: Columns, names: Sequence[str]) -> str | None:
     """The first column that is called so, in any case and with any separators."""
     by_name = {_plain(column): column for column in reversed(columns.names)}
     return next((by_name[plain] for plain in map(_plain, names) if plain in by_name), None)

@@ -1,4 +1,4 @@
-"""What is known of a medical image besides its pixels: findings, the view that it is, phrases with boxes."""
+"""What is known of a medical image besides its pixels: findings, its view, its report, phrases with boxes."""
 
 from __future__ import annotations
 
@@ -67,6 +67,57 @@ class Viewed(Target):
         """None where its target then says nothing."""
         of = None if self.of is None else self.of.restricted(new)
         return None if of is None else replace(self, of=of)
+
+
+@dataclass(frozen=True)
+class Reported(Target):
+    """The report of an image, or of a study.
+
+    Args:
+        texts: the report, or the part of it that is learned.
+        of: what else is known, or None.
+        findings: (E,) 1 where the report has a finding, -1 where it denies it, 0 where it is uncertain, NaN where it
+            does not mention it; () where nobody looked, and labels that are known stand for them.
+        relations: (E, P) 1 where a finding is at a position, 0 where not, NaN where that is not known; () likewise.
+    """
+
+    texts: tuple[str, ...]
+    of: Target | None = None
+    findings: tuple[float, ...] = ()
+    relations: tuple[tuple[float, ...], ...] = ()
+
+    def class_label(self) -> ClassLabel:
+        return None if self.of is None else self.of.class_label()
+
+    def training_label(self) -> ClassLabel:
+        return None if self.of is None else self.of.training_label()
+
+    def classes(self) -> tuple[int, ...]:
+        return () if self.of is None else self.of.classes()
+
+    def captions(self) -> tuple[str, ...]:
+        return self.texts
+
+    def numbers(self) -> Mapping[str, Any]:
+        """`findings` (E,), and `relations` (E x P,), finding by finding."""
+        label = self.class_label()
+        known = self.findings or (tuple(2 * value - 1 for value in label) if isinstance(label, tuple) else ())
+        flat = tuple(value for row in self.relations for value in row)
+        return {name: values for name, values in (("findings", known), ("relations", flat)) if values}
+
+    def about(self) -> Mapping[str, str]:
+        return {} if self.of is None else self.of.about()
+
+    def restricted(self, new: Mapping[int, int]) -> Reported | None:
+        """None where its labels then say nothing."""
+        of = None if self.of is None else self.of.restricted(new)
+        if of is None:
+            return None
+        kept = sorted(new, key=new.__getitem__)
+        findings, relations = (
+            tuple(rows[old] for old in kept) if rows else () for rows in (self.findings, self.relations)
+        )
+        return replace(self, of=of, findings=findings, relations=relations)
 
 
 @dataclass(frozen=True)

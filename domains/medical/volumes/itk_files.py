@@ -13,7 +13,7 @@ from ....core.contracts import Item
 from ....core.data import stays_inside
 from ....core.errors import DataError, LimitError
 from ....core.runtime import check_regular, read_start
-from ..formats import META_SUFFIXES, NRRD_SUFFIXES
+from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES
 from ..nifti_slices import MOST_PACKED, SLICES
 from .geometry import ras_affine
 

@@ -20,7 +20,7 @@ from ....core.data import digest_of_files, remember_by_file
 from ....core.errors import DataError, LimitError
 from ..dicom_header import read_header
 from ..dicom_pixels import not_in_hounsfield, shown_range
-from ..formats import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_slices
+from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_slices
 from ..intensity import MINMAX, ZSCORE, is_preset, robust_range, window_range
 from ..nifti_slices import AXES, SLICES, as_shown, check_size, count_slices
 from .geometry import as_volume
