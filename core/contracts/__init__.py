@@ -26,6 +26,6 @@ __getattr__, __dir__ = lazy_exports(
         "run_info": "RunInfo",
         "selector": "Pool Selector",
         "task": "Axes Contest FitResult Task",
-        "use": "ANSWERS HEAT_MAPS MASKS ExportWishes Exported Use",
+        "use": "ExportWishes Exported Use",
     },
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .options import settle
-from .use import ROWS, Use
+from .use import ANSWERS, HEAT_MAPS, MASKS, ROWS, Use
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,12 +106,17 @@ class OutputKind(ABC):
     NAME:OPTION=VALUE`.
 
     Class attributes:
+        ROWS, ANSWERS, HEAT_MAPS, MASKS: what a task may give.
         name: set by the registry, from the file or the entry point.
         made_of: what a task must give for it: rows as of `Predicted`, `Answers`, these with a `heat_map`, or `Masks`.
         packages: that must be installed -> the extra of this project that brings them.
         identifies: whether its files carry names and numbers of the people whose images these are; the command says so.
     """
 
+    ROWS: ClassVar[str] = ROWS
+    ANSWERS: ClassVar[str] = ANSWERS
+    HEAT_MAPS: ClassVar[str] = HEAT_MAPS
+    MASKS: ClassVar[str] = MASKS
     name: ClassVar[str] = ""
     made_of: ClassVar[str] = ROWS
     packages: ClassVar[Mapping[str, str]] = {}

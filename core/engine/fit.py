@@ -172,9 +172,10 @@ def write_outputs(predicted: Any, use: Use, task: Task) -> None:
     Raises:
         DataError: nothing can be written there.
     """
+    folder = Path(use.out or "")
     for kind in use.outputs:
-        make_folder(Path(use.out))
-        predicted.files += kind.write(predicted, use, task, Path(use.out))
+        make_folder(folder)
+        predicted.files += kind.write(predicted, use, task, folder)
     if named := [kind.name for kind in use.outputs if kind.identifies]:
         predicted.notes.append(
             f"files of {' and '.join(named)} name the patients, as their sources do; all other files have hashed ids, "

@@ -253,7 +253,8 @@ def outputs_of(asked: str | Iterable[str]) -> tuple[OutputKind, ...]:
 
 def _divided_kinds(asked: str | Iterable[str]) -> list[str]:
     """A comma begins a kind, or goes on with the values of an option."""
-    known, texts = catalogue.outputs(), []
+    known = catalogue.outputs()
+    texts: list[str] = []
     for given in [asked] if isinstance(asked, str) else asked:
         for place, piece in enumerate(given.split(",")):
             if place and "=" in texts[-1] and piece.partition(":")[0].strip() not in known:

@@ -408,12 +408,15 @@ def explained(
     of = {name: (reason, target) for name, reason, target in zip(made.ids, reasons, targets)}
 
     def heat_map(name: str) -> HeatMap | None:
-        reason, target = of.get(name, (None, 0))
-        if reason is None or reason.heat is None:
+        reason, target = of.get(name, (Reason(), 0))
+        transform, towers = explainer.transform, explainer.towers
+        if reason.heat is None or transform is None or towers is None:
             return None
         picture = Domain.as_still(np.asarray(data.load(item_of[name])))
-        values = on_image(reason.heat, picture.shape[:2], explainer.transform, explainer.towers)
-        return HeatMap(values, overlaid(picture, torch.from_numpy(values)), made.class_names[target], explainer.method)
+        values = on_image(reason.heat, picture.shape[:2], transform, towers)
+        return HeatMap(
+            values, overlaid(picture, torch.from_numpy(values)), made.class_names[target], str(explainer.method)
+        )
 
     made.heat_map = heat_map
     if len(made.ids) > MOST:

@@ -144,8 +144,8 @@ class Classification(ComparedClassification):
     unused: ClassVar = {
         "plan": "classification fits adapters and runs no mmengine config; give a recipe, or --domain open-vocab",
         "classes": "only for detection and segmentation; this run has its own classes",
-        "out": "classification writes into a folder only with --explain or --as; otherwise give a file "
-        f"({', '.join(FILE_KINDS)})",
+        "out": "classification writes into a folder only with --as or with --explain; otherwise give a "
+        f"file ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydicom import Dataset
 
-from ....core.contracts import HEAT_MAPS, HeatMap, Item, Task, Use
+from ....core.contracts import HeatMap, Item, Task, Use
 from ....core.errors import ConfigError
 from ..volumes.series import slices_of
 from ._dicom import PRODUCT, DicomOutput, about_us, made_of, new_uid, of_dicom, saved, shortened_label, source_of
@@ -22,7 +22,7 @@ SIDES = ("LR", "PA", "HF")
 class DicomSc(DicomOutput):
     """Heat maps of the answers over their images, as Secondary Capture images of the same study."""
 
-    made_of: ClassVar = HEAT_MAPS
+    made_of: ClassVar = DicomOutput.HEAT_MAPS
 
     def check(self, use: Use, task: Task) -> None:
         unit = (use.reading or {}).get("unit") or use.run.info.recipe.get("data", {}).get("unit", "image")

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from ....core.contracts import MASKS, Item, LabelMap, Task, Use
+from ....core.contracts import Item, LabelMap, Task, Use
 from ....core.errors import DataError
 from ..volumes.series import ordered, series_at
 from ._dicom import (
@@ -38,7 +38,7 @@ LESIONS = (
 class DicomSeg(DicomOutput):
     """Masks as segmentation objects (SEG) of the same study, in the geometry of their sources."""
 
-    made_of: ClassVar = MASKS
+    made_of: ClassVar = DicomOutput.MASKS
 
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
         files: list[Path] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydicom import Dataset
 
-from ....core.contracts import ANSWERS, Item, Task, Use
+from ....core.contracts import Item, Task, Use
 from ._dicom import (
     LONGEST,
     PRODUCT,
@@ -40,7 +40,7 @@ SERIES_NUMBER = 9001
 class DicomSr(DicomOutput):
     """A structured report (TID 1500) of the findings of each study, with the certainty of each."""
 
-    made_of: ClassVar = ANSWERS
+    made_of: ClassVar = DicomOutput.ANSWERS
 
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
         files = []

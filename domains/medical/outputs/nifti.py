@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....core.contracts import MASKS, Item, LabelMap, OutputKind, Task, Use
+from ....core.contracts import Item, LabelMap, OutputKind, Task, Use
 from ....core.errors import DataError
 from ....core.runtime import json_text, replacing, write_whole
 from ..formats import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES
@@ -22,7 +22,7 @@ NAMES = "labels.json"
 class Nifti(OutputKind):
     """Masks as NIfTI files in the geometry of their sources, with hashed ids, and the names of their labels."""
 
-    made_of: ClassVar = MASKS
+    made_of: ClassVar = OutputKind.MASKS
 
     def check_sources(self, items: list[Item]) -> None:
         if not any(map(has_place, items)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import ANSWERS, Item, OutputKind, Task, Use, option
+from ....core.contracts import Item, OutputKind, Task, Use, option
 from ....core.data import csv_text
 from ....core.errors import ConfigError, UnknownNameError, did_you_mean
 from ....core.runtime import write_whole
@@ -58,7 +58,7 @@ class Entry:
 class Worklist(OutputKind):
     """Studies in the order in which they should be read, with hashed ids (worklist.csv)."""
 
-    made_of: ClassVar = ANSWERS
+    made_of: ClassVar = OutputKind.ANSWERS
 
     urgent: tuple[str, ...] | None = option(
         None,
