@@ -34,6 +34,7 @@ from parity_checks import (
     re_identification,
     sampling,
     segmentors,
+    self_supervised,
     selftraining,
     testtime,
     towers,
@@ -52,7 +53,7 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, person, person_search, video_losses)
+LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,

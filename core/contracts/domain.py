@@ -234,6 +234,15 @@ class Domain(ABC):
         whole."""
         return None
 
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """What the parts of a sample are called ("slice 40", "LATERAL"), in their order, so that it can be told which
+        of them an answer rests on; none of parts that nobody looks at by themselves.
+
+        Args:
+            count: of its parts.
+        """
+        return ()
+
     def placed(self, item: Item) -> dict[str, Any]:
         """What rows of predictions say of where an item lies in its file, by column: seconds of a clip, say.
 

@@ -52,6 +52,7 @@ class Loss(nn.Module, ABC):
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
+        looks: whether, besides, the words of a text look at the patches of an image; see below.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
@@ -64,6 +65,8 @@ class Loss(nn.Module, ABC):
     what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
     One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
     whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
+    One that `looks` finds, too, and has `words_of(backbone, text)`: the words of a text, (L, T) and (L,) bool, which of
+    them are its own; and `look(patches, words)`: (P, D) image tokens -> (P,) how much these words look at each.
     """
 
     __repr__ = in_short
@@ -75,6 +78,7 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
@@ -144,6 +148,19 @@ class Loss(nn.Module, ABC):
             bias: factor of biases (`bias_rate`); None: that of all else.
         """
         return bias if bias is not None and "bias" in name else head
+
+    def further_views(self, backbone: Backbone) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Fields of a batch that its `outputs` name and that it makes of each image: name -> what makes the field of
+        pixels (3, H, W) in 0..1. It draws from torch's generator, which is seeded for the sample and the field.
+
+        Args:
+            backbone: whose sizes and normalisation count.
+        """
+        return {}
+
+    def teacher_outputs(self, batch: Mapping[str, Tensor], teacher: Backbone) -> dict[str, Tensor]:
+        """As `further_outputs`, what an "ema" teacher gives, by names that begin with "teacher."; without gradients."""
+        return {}
 
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,

@@ -13,6 +13,7 @@ from vladapt.core.testing.losses import loss_checks
 pytestmark = pytest.mark.usefixtures("forked_workers")
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 NARROW = {
+    "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "irra": {"depth": 1, "width": 8},

@@ -15,6 +15,7 @@ from vladapt.core.training.train import Task, train
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 NOT_OF_PAIRS = {"binary-cross-entropy"}
 NARROW = {
+    "dino-v2": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "local_crops": 2},
     "slip": {"mlp_dim": 32, "emb_dim": 16},
     "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16},
     "protoclip": {"hidden_dim": 32, "projection_dim": 16},
