@@ -187,6 +187,7 @@ class Medical(Domain):
     words: ClassVar[Mapping[str, str]] = {}
     tasks = ("classification", REPORTED, GROUNDING)
     reading = Reading
+    searches_others = True
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
         "as one.",
@@ -256,13 +257,15 @@ class Medical(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         from ...core.data import read_unlabelled
+        from .layouts.published import with_patients
         from .studies import new_studies
 
         reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
-        parts += [read_unlabelled(others, formats=reading.formats)] if others or not arrays else []
+        if others or not arrays:
+            parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
         return _joined(parts)

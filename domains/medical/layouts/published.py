@@ -6,6 +6,7 @@ import csv
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -159,6 +160,26 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
         data = replace(data, columns=Table.columns_reader([(file, rows, taken) for file, rows in row_of.items()]))
     data = check_items(_chosen(data, reading.class_names, path), path)
     return data if reading.unit != STUDY else as_studies(data, _told(annotated.entries))
+
+
+def with_patients(data: DomainData, paths: Iterable[str | Path], reading: Any) -> DomainData:
+    """New images, those of folders of published sets with the patients that the tables there tell.
+
+    Args:
+        paths: that they were read from.
+        reading: options of the reader.
+    """
+    groups: dict[Path, str | None] = {}
+    for folder in filter(Path.is_dir, map(Path, paths)):
+        with suppress(DataError):  # a table that is not whole says nothing
+            if (layout := published_layout(folder)) is not None:
+                files = _files_by_name(folder, reading.formats)
+                for entry in layout.read(folder, layout.tables_at(folder)[1], reading).entries:
+                    groups |= {file.resolve(): group_of(entry.patient) for file in files.get(entry.image, ())}
+    if not groups:
+        return data
+    known = (item.with_(group=item.group or groups.get(item.source.resolve())) for item in data.items)
+    return data.with_items(list(known))
 
 
 def _items(
