@@ -42,16 +42,15 @@ from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
+from .explained import explained, write_explanations
 from .explaining import AUTO, Explainer
 from .predictions import (
     DECIDED,
     Predictions,
     check_wishes,
-    explained,
     predictions_of,
     predictions_of_patients,
     probabilities_of,
-    write_explanations,
 )
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
