@@ -47,11 +47,12 @@ class LabelMap:
 
     Args:
         values: (H, W) of an image, (X, Y, Z) of a volume in the order of `read_volume`: whole numbers.
-        names: number -> structure; all other numbers are background.
+        structures: name -> its numbers, of which regions that contain each other share some; all other numbers are
+            background.
     """
 
     values: np.ndarray
-    names: Mapping[int, str]
+    structures: Mapping[str, Sequence[int]]
 
 
 class Answers(Protocol):

@@ -45,7 +45,7 @@ class DicomSeg(DicomOutput):
         empty = 0
         for number, (_, name, items) in enumerate(of_dicom(predicted), start=1):
             labels = predicted.label_map(name)
-            if not np.isin(labels.values, list(labels.names)).any():
+            if not any(_mask(labels.values, numbers).any() for numbers in labels.structures.values()):
                 empty += 1
                 continue
             segmentation = segmentation_of(labels, items[0], about_us(use))
@@ -71,18 +71,21 @@ def segmentation_of(labels: LabelMap, item: Item, about: Mapping[str, str]) -> D
     """
     from highdicom.seg import Segmentation
 
-    values = np.asarray(labels.values)
-    occurring = {number: name for number, name in sorted(labels.names.items()) if (values == number).any()}
-    frames, files = _in_frames(values, item)  # (F, H, W), in the order of the frames of the files
-    masks = np.zeros(frames.shape, dtype=np.uint8)
-    for segment, number in enumerate(occurring, start=1):
-        masks[frames == number] = segment
+    values, files = _in_frames(np.asarray(labels.values), item)  # (F, H, W), as the files have their frames
+    structures = {name: of for name, of in labels.structures.items() if _mask(values, of).any()}
+    numbers = [number for of in structures.values() for number in of]
+    if len(set(numbers)) == len(numbers):
+        masks = np.zeros(values.shape, dtype=np.uint8 if len(structures) < 256 else np.uint16)
+        for segment, of in enumerate(structures.values(), start=1):
+            masks[_mask(values, of)] = segment
+    else:  # regions that contain each other
+        masks = np.stack([_mask(values, of) for of in structures.values()], axis=-1).astype(np.uint8)  # (F, H, W, S)
     with made_of(files[0]):
         return Segmentation(
             source_images=[source_of(path) for path in files],
             pixel_array=masks,
             segmentation_type="BINARY",
-            segment_descriptions=[_described(n, name, about) for n, name in enumerate(occurring.values(), start=1)],
+            segment_descriptions=[_described(n, name, about) for n, name in enumerate(structures, start=1)],
             series_instance_uid=new_uid(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=new_uid(),
@@ -111,6 +114,10 @@ def _in_frames(values: np.ndarray, item: Item) -> tuple[np.ndarray, list[Path]]:
     frames = np.zeros((count, *values.shape), dtype=values.dtype)
     frames[item.decode.get("frame", 0)] = values
     return frames, [item.source]
+
+
+def _mask(values: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    return values == numbers[0] if len(numbers) == 1 else np.isin(values, list(numbers))
 
 
 def _check_size(ours: Sequence[int], theirs: Sequence[int], item: Item) -> None:

@@ -33,13 +33,13 @@ class Nifti(OutputKind):
 
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
         files: list[Path] = []
-        names: dict[str, str] = {}
+        names: dict[str, list[int]] = {}
         for name in predicted.ids:
             item = predicted.sources[name][0]
             if not has_place(item):
                 continue
             labels = predicted.label_map(name)
-            names |= {str(number): structure for number, structure in labels.names.items()}
+            names |= {name: list(numbers) for name, numbers in labels.structures.items()}
             files.append(write_nifti(labels, item, folder / self.name / f"{hashed(name)}.nii.gz"))
         if left_out := len(predicted.ids) - len(files):
             predicted.notes.append(f"{self.name}: {left_out} images have no place in space, and are left out")

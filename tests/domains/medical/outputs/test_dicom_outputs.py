@@ -132,7 +132,7 @@ def ball():
     return (np.linalg.norm(grid - [5, 6, 3], axis=-1) < 3).astype(np.uint8) + (grid[..., 0] == 11) * np.uint8(2)
 
 
-NAMES = {1: "liver tumour", 2: "liver", 7: "spleen"}
+NAMES = {"liver tumour": (1,), "liver": (2,), "spleen": (7,)}
 
 
 def test_masks_of_a_volume_come_back_in_its_geometry(use, series, ball, tmp_path, dciodvfy):
@@ -159,6 +159,17 @@ def test_masks_of_a_volume_come_back_in_its_geometry(use, series, ball, tmp_path
     assert np.array_equal(labels.numpy()[0], ball)
     assert np.allclose(labels.affine, read_volume(series[0].parent).affine)
     assert "spleen" in names.read_text() and nifti.name.startswith("image-") and "v" not in nifti.name.split(".")[0][6:]
+
+
+def test_regions_that_contain_each_other_are_segments_that_overlap(use, series, ball, tmp_path, dciodvfy):
+    from vladapt.domains.medical.volumes import read_structures
+
+    made = OfMasks({"v": Item("v", series[3], {"slices": 4})}, ball, {"whole": (1, 2), "core": (1,)})
+    (path,) = written("dicom-seg", made, use, tmp_path)
+    assert dciodvfy(path) == []
+    structures = read_structures(path, series)
+    assert structures.names == ("whole", "core")
+    assert np.array_equal(structures.masks.numpy(), np.stack([ball > 0, ball == 1]))
 
 
 def test_masks_of_an_image_without_a_place_are_a_segmentation_of_its_pixels(use, radiograph, tmp_path, dciodvfy):
