@@ -292,6 +292,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     out: str | Path | Sequence[str | Path] | None = ...,
+    outputs: str | Sequence[str] | None = ...,
     explain: str | bool | None = ...,
     backbone: str | Backbone | None = ...,
     domain: Domain | None = ...,

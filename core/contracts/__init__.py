@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",
+        "output_kind": "HeatMap LabelMap OutputKind",
         "outputs": "Output",
         "pair_head": "PairHead PairParts",
         "part_views": "PartViews",
