@@ -194,6 +194,7 @@ class Medical(Domain):
     words: ClassVar[Mapping[str, str]] = {}
     tasks = ("classification", REPORTED, GROUNDING, VOLUMES)
     reading = Reading
+    judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
