@@ -42,8 +42,8 @@ def fit(
         bool,
         typer.Option(
             "--plan",
+            hidden=True,
             help="Print what follows from the data and would be trained (volume-segmentation), and train nothing.",
-            rich_help_panel=OUTPUT,
         ),
     ] = False,
     as_json: Json = False,

@@ -30,7 +30,7 @@ def fold_plans(plan: Config, data: DomainData, folds: int, seed: int) -> Iterato
     for item in sorted(items, key=lambda each: each.rank(seed)):
         groups.setdefault(item.group or item.id, []).append(item)
     if len(groups) < folds:
-        raise ConfigError(f"--folds {folds}: the volumes to learn from are of {len(groups)} patients; give fewer folds")
+        raise ConfigError(f"--ensemble {folds}: the volumes to learn from are of {len(groups)} patients; give fewer")
     for fold in range(folds):
         held_out = [item for place, group in enumerate(groups.values()) if place % folds == fold for item in group]
         learned = [item for item in items if item not in held_out]

@@ -72,7 +72,7 @@ def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData, backbone
     return Config(
         {
             "default_scope": "vladapt",
-            "model": {**model, "mirrored": options.mirrored, "members": options.folds},
+            "model": {**model, "mirrored": options.mirrored, "members": options.ensemble},
             "train_dataloader": {
                 "batch_size": _of_one_process(batch),
                 "num_workers": recipe.workers or 0,

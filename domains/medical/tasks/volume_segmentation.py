@@ -29,7 +29,7 @@ class VolumeOptions:
 
     network: str = option(
         "dynunet",
-        "architecture that is trained, of MONAI; clip-driven learns from sets that outline different structures",
+        "architecture, of MONAI; clip-driven takes sets that outline different structures",
         choices=NETWORKS,
     )
     prompt: str = option(
@@ -50,7 +50,7 @@ class VolumeOptions:
         "changes of patches: mirrored; all: turns, scales, noise and contrast too",
         choices=("none", "mirror", "all"),
     )
-    folds: int = option(
+    ensemble: int = option(
         1,
         "networks that are trained, each without another part of train and val; their scores are averaged",
         low=1,
@@ -135,8 +135,8 @@ class VolumeSegmentation(ConfigTask):
         if options.network == "clip-driven":
             change = partial(asked_for, names=data.class_names)
         gains, members, history = [], [], []
-        for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.folds, recipe.seed)):
-            place = folder if options.folds == 1 else folder / f"fold_{fold}"
+        for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.ensemble, recipe.seed)):
+            place = folder if options.ensemble == 1 else folder / f"fold_{fold}"
             place.mkdir(parents=True, exist_ok=True)
             if place != folder:  # by which a stopped fit is found to have something to go on from
                 write_whole(folder / "last_checkpoint", place.name)
@@ -144,7 +144,7 @@ class VolumeSegmentation(ConfigTask):
             gains += gains_of(model, held_out, data.class_names) if options.largest == AUTO else []
             members.append(model)
             history = history or steps
-        model = members[0] if options.folds == 1 else joined(plan, members, device)
+        model = members[0] if options.ensemble == 1 else joined(plan, members, device)
         keep_largest(model, plan, gains, options.largest)
         return model, history
 

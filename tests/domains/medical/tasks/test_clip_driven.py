@@ -45,23 +45,13 @@ def test_structures_that_nobody_outlined_teach_nothing():
 
 
 @pytest.fixture(scope="module")
-def partly(tmp_path_factory):
+def partly(write_label_set, tmp_path_factory):
     """A folder of two sets: one outlines the shell, the other the core."""
-    import json
-
-    import nibabel
-
     folder = tmp_path_factory.mktemp("partly")
     for place, (name, wanted) in enumerate((("shell", 1), ("core", 2))):
-        listed = []
-        for number in range(6):
-            values, labels, _ = drawn_volume(6 * place + number)
-            for key, voxels in (("image", values), ("label", (labels == wanted).astype(np.uint8))):
-                (folder / name / f"{key}s").mkdir(parents=True, exist_ok=True)
-                nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / name / f"{key}s/{number}.nii")
-            listed.append({key: f"{key}s/{number}.nii" for key in ("image", "label")})
-        content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": name}, "training": listed}
-        (folder / name / "dataset.json").write_text(json.dumps(content))
+        drawn = [drawn_volume(6 * place + number)[:2] for number in range(6)]
+        cases = [(values, (labels == wanted).astype(np.uint8)) for values, labels in drawn]
+        write_label_set(folder / name, cases, {"0": "background", "1": name})
     return folder
 
 
@@ -78,7 +68,7 @@ def test_it_learns_from_sets_that_outline_different_structures(fitted):
 
 
 def test_other_names_can_be_asked_of_a_run(fitted, partly):
-    image = partly / "shell/images/0.nii"
+    image = partly / "shell/images/case_0.nii"
     own = vladapt.predict(fitted.run, [image], device="cpu").rows()[0]["millilitres"]
     asked = vladapt.predict(fitted.run, [image], classes="shell,core", device="cpu").rows()[0]["millilitres"]
     other = vladapt.predict(fitted.run, [image], classes="core,kidney,shell", device="cpu").rows()[0]["millilitres"]

@@ -20,15 +20,16 @@ from vladapt.domains.medical.drawn_volumes import drawn_volume
 from vladapt.testing import check_task
 
 TASK = "volume-segmentation"
-TINY = {"steps": 2, "width": 2, "patch_size": "20,24,24", "largest": "no", "augment": "none", "device": "cpu"}
+TINY = {"steps": 2, "width": 2, "patch_size": "8,12,12", "largest": "no", "augment": "none", "device": "cpu"}
 
 
 def fit(tmp_path, **changes):
     return vladapt.fit(domain="medical", task=TASK, out=str(tmp_path / "runs"), **{**TINY, **changes})
 
 
-def test_the_contract(volume_files):
-    check_task(task_class(TASK), load_domain("medical"), images=volume_files[:2], **{**TINY, "batch_size": 1})
+def test_the_contract(tiny_set):
+    given = {**TINY, "batch_size": 1, "data": str(tiny_set)}
+    check_task(task_class(TASK), load_domain("medical"), images=sorted((tiny_set / "images").iterdir())[:2], **given)
 
 
 def test_a_fit_learns_and_says_how_sure_it_is(fitted):
@@ -135,8 +136,8 @@ def test_a_plan_says_what_would_be_trained(data_dir):
         plan(resolve(flags={"domain": "medical"}))
 
 
-def test_shots_count_training_volumes(tmp_path):
-    run = fit(tmp_path, shots=2).run
+def test_shots_count_training_volumes(tmp_path, tiny_set):
+    run = fit(tmp_path, shots=2, data=str(tiny_set)).run
     assert len(Run.open(run).info.splits["train"]) == 2
 
 
@@ -174,12 +175,12 @@ def test_volumes_of_several_sets_need_one_that_learns_from_parts(tmp_path, write
         fit(tmp_path, data=str(tmp_path / "both"))
 
 
-def test_an_ensemble_averages_networks_of_folds(tmp_path):
+def test_an_ensemble_averages_networks_of_folds(tmp_path, tiny_set):
     from safetensors.torch import load_file
 
     from vladapt.core.tasks import load_model
 
-    result = fit(tmp_path, folds=2, largest="auto")
+    result = fit(tmp_path, ensemble=2, largest="auto", data=str(tiny_set))
     run = Run.open(result.run)
     weights = load_file(run.adapter_path)
     first = [name for name in weights if name.startswith("networks.0.") and name.endswith("weight")]
@@ -205,7 +206,7 @@ def test_folds_keep_patients_together_and_leave_each_out_once(planned):
         assert len(files) == len(pool) - len(held_out) and not files & {str(item.target.file) for item in held_out}
         learned = {item.group for item in pool if str(item.target.file) in files}
         assert not learned & {item.group for item in held_out} and of_fold.model.members == 1
-    with pytest.raises(ConfigError, match="--folds 15"):
+    with pytest.raises(ConfigError, match="--ensemble 15"):
         list(fold_plans(plan, data, 15, seed=1))
     assert [len(held_out) for _, held_out in fold_plans(plan, data, 1, seed=1)] == [len(data.split("val"))]
 
