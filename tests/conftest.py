@@ -285,6 +285,26 @@ def _compilers_asked_for_once():
         runner.collect_env = functools.cache(runner.collect_env)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _types_of_options_made_once():
+    """Typer has pydantic make the types of all options, some 130, anew for each command."""
+    try:
+        from typer import _adapters as adapters
+    except ImportError:
+        return
+    build, built = adapters.build_leaf_adapter, {}
+
+    def once(annotation, parameter_info):
+        limits = parameter_info.parser, parameter_info.min, parameter_info.max
+        if annotation not in (str, int, float, bool) or limits != (None, None, None):
+            return build(annotation, parameter_info)
+        if annotation not in built:
+            built[annotation] = build(annotation, parameter_info)
+        return built[annotation]
+
+    adapters.build_leaf_adapter = once
+
+
 @pytest.fixture(scope="session")
 def drawn_lands():
     """Factory: a folder with ten classes of drawn images, what the published set eurosat is recognised by if it has its
