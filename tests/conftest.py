@@ -6,7 +6,6 @@ import functools
 import gc
 import itertools
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -306,25 +305,22 @@ def _types_of_options_made_once():
     adapters.build_leaf_adapter = once
 
 
+@pytest.fixture(scope="session")
+def _plots(tmp_path_factory) -> Path:
+    """Where those of all processes are."""
+    import forked
+
+    forked.PLOTS = tmp_path_factory.mktemp("plots")
+    return forked.PLOTS
+
+
 @pytest.fixture(autouse=True)
-def _plots_of_a_kind_drawn_once():
-    """Reports that differ in the heights of their curves alone share the plots: to draw them takes longer than a small
-    training. `tests/core/runs` draws all that it looks at."""
+def _plots_of_a_kind_drawn_once(_plots):
+    from shared_plots import share_plots
+
     reports = sys.modules.get("vladapt.core.runs.run_sections")
-    if reports is None or reports.curve_picture.__name__ == "shared":
-        return
-    draw, drawn = reports.curve_picture, {}
-
-    def shared(section, small=False):
-        curves = [(name, tuple(xs), [math.isfinite(y) for y in ys]) for name, (xs, ys) in section.curves.items()]
-        axes = section.title, section.x, section.y, section.unit, section.marked, section.ring, section.dividers
-        kind = repr((small, curves, axes))
-        if kind not in drawn:
-            drawn[kind] = draw(section, small)
-        return drawn[kind]
-
-    reports.curve_picture = shared
-    reports.page_template.cache_clear()
+    if reports is not None:
+        share_plots(reports, _plots)
 
 
 @pytest.fixture(scope="session")
