@@ -107,7 +107,6 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "clipfit": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=6),
         "anchor": between("anchor", 0.0, 100.0, lr=0.1, epochs=6),
-        "preset": between("preset", None, "caltech101"),
     },
     "cocoop": LENGTH,
     "clip2video": of_pairs("siglip"),
@@ -208,7 +207,6 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "testa": {
         **of_training("cross-entropy", "clip", lr=0.01, epochs=8),
-        "clip_grad": between("clip_grad", None, 1e-4),
         "inflection": between("inflection", -1.0, 1.0, merge_patches=1),
         "merge_frames": between("merge_frames", 0, 1, also=("parts",), lr=0.01),
     },
