@@ -111,6 +111,8 @@ def test_text_towers_stay_as_they_are(small_clip_spec, scans):
     assert torch.equal(before.encode_text(["a scan"]), backbone.encode_text(["a scan"]))
     blank = before.blank_image()
     assert not torch.allclose(before.encode_image(blank), backbone.encode_image(blank), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"option compile=yes: loss 'dino-v2' changes the towers' passes by hooks"):
+        train(backbone, task, TrainingSettings(epochs=1, batch_size=6, compile=True), None)
 
 
 def test_which_losses_need_images_alone():
