@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
-from ..contracts.families import FAMILIES, OFFERED
+from ..contracts.families import FAMILIES, FOUND, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
@@ -24,7 +24,7 @@ from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
 from .checkpoints import file_digests
-from .finders import built_finder, finder_in_words, weights_of_finder
+from .finders import FinderBackbone, built_finder, finder_in_words, weights_of_finder
 from .heads import FAMILY as HEADS
 from .heads import HeadBackbone
 from .hub import NOT_CACHED
@@ -66,6 +66,8 @@ def load_backbone(
     try:
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
+        if family == FOUND:
+            return _found(spec, load_backbone(rest, device, image_size, channels))
         if family not in FAMILIES:
             return _widened(_of_package(family, rest, image_size), channels).to(target)
         module = importlib.import_module(f".{family}", __package__)
@@ -84,6 +86,17 @@ def load_backbone(
         if error.name and error.name.startswith(__package__):
             raise
         raise missing_package(spec, family, error.name) from None
+
+
+def _found(spec: str, towers: Backbone) -> Backbone:
+    """The towers through their finder."""
+    if towers.finder is None:
+        raise ConfigError(
+            f"backbone {spec}: was trained by no loss that finds images by more than its towers; omit found:"
+        )
+    made = FinderBackbone(towers)
+    made.spec = spec
+    return made
 
 
 def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbone:

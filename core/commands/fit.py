@@ -15,7 +15,17 @@ from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
 from .options import FIT, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
-from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
+from .tables import (
+    echo,
+    echo_notes,
+    echo_skipped,
+    judged_table,
+    print_json,
+    reporter,
+    show_table,
+    timing_table,
+    words_of,
+)
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -45,7 +55,7 @@ def fit(
     from ..engine.fit import fit as engine_fit
 
     with timed(spent):
-        result = engine_fit(resolved, reporter=reporter())
+        result = engine_fit(resolved, reporter=reporter(words_of(resolved.domain)))
     if result is None:
         return
     if as_json:
@@ -138,11 +148,11 @@ def evaluate(
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
-    result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(), **how)
+    words = _words(task)
+    result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
         return
-    words = _words(task)
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
     echo(worded(task.verdict(result), words))
@@ -199,7 +209,9 @@ def predict(
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
+    task = task_of_run(Run.open(run))
+    words = _words(task)
+    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(words), **how)
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
@@ -210,8 +222,8 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
-    echo_notes(notes)
+        show_table(task.predictions_table(predicted.rows()), words)
+    echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")

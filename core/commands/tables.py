@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -260,11 +261,19 @@ def findings_table(findings: Sequence) -> Table:
     return table
 
 
-def reporter():
-    """Progress on stderr; silent on the other ranks."""
+def reporter(words: Mapping[str, str] | None = None):
+    """Progress on stderr, in the words of the domain; silent on the other ranks."""
+    from ..runs.sections import worded
     from ..runtime.progress import Reporter
 
-    return Reporter(quiet=not is_main_rank())
+    return Reporter(not is_main_rank(), partial(worded, words=words or {}))
+
+
+def words_of(domain: str | None) -> Mapping[str, str]:
+    """What a domain of this name calls images and patients."""
+    from ..registry import load_domain
+
+    return load_domain(domain).words if domain else {}
 
 
 def timing_table(timing: Timing) -> Table:

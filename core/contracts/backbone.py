@@ -179,6 +179,17 @@ class Backbone(ABC):
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S) -> (B, D) float32; (B, T, 3, S, S) too where `joint` sees the parts of a sample together."""
 
+    def encode_parts(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, S, S) -> (B, T, D) float32, not normalised: each part by itself, or as `joint` sees it among the
+        others.
+
+        Raises:
+            CapabilityError: `joint` gives one vector per sample.
+        """
+        if self.joint is not None:
+            return self.joint(self, pixels.to(self.device), parts=True).float()
+        return self.encode_image(pixels.flatten(0, 1), normalize=False).unflatten(0, pixels.shape[:2])
+
     @abstractmethod
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         """Texts or (N, L) tokens -> (N, D) float32."""

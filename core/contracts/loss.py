@@ -52,6 +52,7 @@ class Loss(nn.Module, ABC):
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
+        looks: whether, besides, the words of a text look at the patches of an image; see below.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
@@ -65,6 +66,8 @@ class Loss(nn.Module, ABC):
     what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
     One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
     whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
+    One that `looks` finds, too, and has `words_of(backbone, text)`: the words of a text, (L, T) and (L,) bool, which of
+    them are its own; and `look(patches, words)`: (P, D) image tokens -> (P,) how much these words look at each.
     """
 
     __repr__ = in_short
@@ -76,6 +79,7 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     compiles: ClassVar[bool] = True

@@ -177,12 +177,16 @@ class TowerAdapter(Augmented):
         super().check_towers(backbone)
         self._teachers_for(backbone)  # those that cannot be are refused before anything is computed
 
-    def _teachers_for(self, backbone: Backbone) -> list[Backbone]:
+    def teach(self, backbone: Backbone, teachers: Sequence[Backbone]) -> None:
+        """Train these towers with teachers that are loaded already, in place of those that `teacher` names."""
+        self._teachers = backbone, teachers
+
+    def _teachers_for(self, backbone: Backbone) -> Sequence[Backbone]:
         """The frozen teachers of towers, loaded once until they are trained."""
         held = getattr(self, "_teachers", None)
         if held is None or held[0] is not backbone:
-            self._teachers = held = backbone, load_teachers(self.teacher, backbone)
-        return held[1]
+            self.teach(backbone, load_teachers(self.teacher, backbone))
+        return self._teachers[1]
 
     @staticmethod
     def _digest(value: Any) -> str:

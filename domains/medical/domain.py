@@ -21,6 +21,7 @@ from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 from .reports.sections import PARTS, SEEN
+from .targets import GROUNDING
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -184,8 +185,9 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED)
+    tasks = ("classification", REPORTED, GROUNDING)
     reading = Reading
+    searches_others = True
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
         "as one.",
@@ -208,7 +210,7 @@ class Medical(Domain):
 
         Args:
             path: file or folder.
-            task: "classification", or "retrieval" of images and their reports.
+            task: "classification", "retrieval" of images and their reports, or "phrase-grounding".
             options: fields of `Reading`.
 
         Raises:
@@ -255,24 +257,29 @@ class Medical(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         from ...core.data import read_unlabelled
+        from .layouts.published import with_patients
         from .studies import new_studies
 
         reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
-        parts += [read_unlabelled(others, formats=reading.formats)] if others or not arrays else []
+        if others or not arrays:
+            parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, or radiographs with reports, drawn on demand; no download."""
-        from .drawn_radiographs import drawn_radiographs
+        """300 synthetic cell images of 5 kinds, or radiographs with reports or with phrases, drawn on demand; no
+        download."""
+        from .drawn_radiographs import drawn_phrases, drawn_radiographs
         from .synthetic_cells import synthetic_cells
 
-        if self.check_task(task) == REPORTED:
-            return replace(drawn_radiographs(), domain=replace(self, modality=RADIOLOGY))
+        task = self.check_task(task)
+        if task in (REPORTED, GROUNDING):
+            data = drawn_radiographs() if task == REPORTED else drawn_phrases()
+            return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def templates(self, task: str | None = None) -> list[str]:
@@ -295,6 +302,19 @@ class Medical(Domain):
         flips = {"flip": 0.0} if self.modality in SIDED else {}
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
+
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """The views of a study, and the slices of a volume by their number along the axis."""
+        from .targets import Viewed
+        from .volumes.slices import part_numbers
+
+        if "views" in item.decode:
+            views = item.target.view.split(", ") if isinstance(item.target, Viewed) else ()
+            return views if len(views) == count else [f"view {number + 1}" for number in range(count)]
+        if "slices" not in item.decode:
+            return ()
+        numbers = part_numbers(item.source, item.decode)
+        return [f"{item.decode['axis']} slice {number}" for number in numbers] if len(numbers) == count else ()
 
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """As read; a scan in its full range too, and one of computed tomography in the usual windows."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from ...core.contracts import ClassLabel, Labels, Target
 
+GROUNDING = "phrase-grounding"
+"""The task whose targets are `Phrases`."""
+
 
 @dataclass(frozen=True)
 class Findings(Labels):
@@ -114,9 +117,8 @@ class Reported(Target):
         if of is None:
             return None
         kept = sorted(new, key=new.__getitem__)
-        findings, relations = (
-            tuple(rows[old] for old in kept) if rows else () for rows in (self.findings, self.relations)
-        )
+        findings = tuple(self.findings[old] for old in kept) if self.findings else ()
+        relations = tuple(self.relations[old] for old in kept) if self.relations else ()
         return replace(self, of=of, findings=findings, relations=relations)
 
 
@@ -128,13 +130,13 @@ class Phrases(Target):
         texts: (P,) the phrases.
         labels: (P,) index of the finding that each is about.
         boxes: of each phrase (n, 4) x0, y0, x1, y1 in pixels of the whole image.
-        size: (width, height) of the whole image.
+        size: (width, height) of the whole image that boxes are on; None: of the file.
     """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
-    size: tuple[int, int]
+    size: tuple[int, int] | None = None
 
     def classes(self) -> tuple[int, ...]:
         return tuple(sorted(set(self.labels)))

@@ -41,6 +41,7 @@ OF_SEARCH = {
 }
 OF_NEGATIVES = {"entropy_bounds": (0.0, 1.0), "mask_bounds": (0.0, 1.0)}
 STARTING = {"ctx_init": between("ctx_init", None, "a photo of a")}
+OF_TOWERS = {"epochs": 1, "batch_size": 8, "train_towers": True, "coef_lr": 0.1}
 LENGTH = {"n_ctx": between("n_ctx", 2, 3, ctx_init=None)}
 
 
@@ -165,7 +166,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
-    "mug": {**of_pairs("teach-text"), "weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
+    "mug": {
+        **of_pairs("teach-text"),
+        "towers": between("towers", None, "stan", **OF_TOWERS),
+        "tower_options": between("tower_options", {"depth": 1}, {"depth": 2}, towers="stan", **OF_TOWERS),
+        "weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5),
+    },
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
     "proker": {
         "most_rows": between("most_rows", 1, None),

@@ -68,11 +68,13 @@ class Asked:
         load: gives the decoded image; None where there is no picture.
         target: class index.
         features: (D,) of the towers of the adapter; None: they are made from the picture.
+        part: of several parts the one that decided; None, or -1: that is not known.
     """
 
     load: Callable[[], Decoded] | None
     target: int
     features: Tensor | None = None
+    part: int | None = None
 
 
 @dataclass
@@ -84,7 +86,8 @@ class Reason:
         pictures: of each its decoded image, or None.
         logit: that is explained; None where the score could not be asked for on its own.
         examples_add: what all labelled images add to it together; None where it is no sum over them.
-        picture: (H, W, 3) uint8 as the tower takes it, of several parts the middle one; or None.
+        picture: (H, W, 3) uint8 as the tower takes it, of several parts the one that decided, else the middle one; or
+            None.
         heat: (H, W) in 0..1, or None.
         no_map: why there is no heat map, or "".
     """
@@ -232,6 +235,8 @@ class Explainer:
             self._with_examples(reason, features, asked.target, count)
         if pixels is not None:
             shown = pixels
+            if shown.ndim == 4 and asked.part is not None and asked.part >= 0:
+                shown = shown[asked.part]
             while shown.ndim > 3:  # of views, frames or slices the middle one
                 shown = shown[len(shown) // 2]
             reason.picture = as_seen(shown, self.towers)

@@ -44,6 +44,8 @@ NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
 OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", "images", *NESTED)
 """Keys of a row that no judgement adds."""
+DECIDED = "decided by"
+"""Key of the part of a sample that its answer rests on."""
 PAGE, MAPS = "explanations.html", "heat-maps"
 MOST = 200
 """Images that one page explains."""
@@ -82,6 +84,11 @@ class Predictions:
     places: list[dict[str, Any]] | None = None
     top: int = TOP
     explanations: list[dict[str, Any]] | None = None
+
+    @property
+    def most_likely(self) -> Tensor:
+        """(N,) the class that is named, of several labels the most likely."""
+        return self.probabilities.argmax(dim=1) if self.called is None else self.called
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
@@ -363,7 +370,14 @@ def probabilities_of(
 
 
 def write_explanations(
-    use: Use, explainer: Explainer, spec: str, data: DomainData, made: Predictions, features: Tensor, reporter: Reporter
+    use: Use,
+    explainer: Explainer,
+    spec: str,
+    data: DomainData,
+    made: Predictions,
+    features: Tensor,
+    reporter: Reporter,
+    parts: Sequence[int] | None = None,
 ) -> None:
     """Write the page and the pictures into `use.out`, and what they say into the rows of `made`.
 
@@ -371,14 +385,15 @@ def write_explanations(
         spec: of the backbone.
         data: the images, among others.
         features: (N, D), of the towers of the run's adapter.
+        parts: of each sample the part that decided, which is then shown; -1 where it has one alone.
 
     Raises:
         DataError: nothing can be written there. CapabilityError: a method that was named cannot look into the towers.
     """
     folder, item_of = Path(use.out), {item.id: item for item in data.items}
-    targets = (made.probabilities.argmax(dim=1) if made.called is None else made.called)[:MOST].tolist()
+    targets = made.most_likely[:MOST].tolist()
     asked = [
-        Asked(lambda item=item_of[name]: data.load(item), target, features[n])
+        Asked(lambda item=item_of[name]: data.load(item), target, features[n], None if parts is None else parts[n])
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)

@@ -31,6 +31,7 @@ from ...data.group_columns import AUTO as BY_USUAL_NAMES
 from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
+from ...explanation.deciding_parts import deciding_parts
 from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
@@ -43,6 +44,7 @@ from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
 from .predictions import (
+    DECIDED,
     Predictions,
     check_wishes,
     predictions_of,
@@ -150,11 +152,22 @@ class Predictor:
         places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
         made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
+        parts = None if use.per_patient is not None else self._deciding(made, features, items)
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
-            write_explanations(use, *of, reporter)
+            write_explanations(use, *of, reporter, parts)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
+
+    def _deciding(self, made: Predictions, features: FeatureSet, items: Sequence[Item]) -> list[int] | None:
+        """Of each sample the part that decided, which the rows then name; None where parts have no names."""
+        counts = None if features.parts_mask is None else features.parts_mask.sum(dim=1).tolist()
+        names = [] if counts is None else [self.domain.part_names(*each) for each in zip(items, counts, strict=True)]
+        if not any(names) or (decided := deciding_parts(self.adapter, features, made.most_likely)) is None:
+            return None
+        found = [name[part] if 0 <= part < len(name) else "" for name, part in zip(names, decided.tolist())]
+        made.columns = {**made.columns, DECIDED: found}
+        return decided.tolist()
 
     def patients(self, how: str, threshold: float | None) -> Patients:
         """What answers of patients are made by.

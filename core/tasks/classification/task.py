@@ -74,6 +74,7 @@ from .fitting import (
     refitted,
     refuse_early,
 )
+from .predictions import DECIDED
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocols import OWN, Setting, note_on_published, protocol_named
@@ -345,7 +346,10 @@ class Classification(ComparedClassification):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        columns = [{"images": "images"}, *(judgement.columns for judgement in judgements_of(self).values())]
+        columns = [
+            {key: key for key in ("images", DECIDED)},
+            *(judgement.columns for judgement in judgements_of(self).values()),
+        ]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:

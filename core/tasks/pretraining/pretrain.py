@@ -19,7 +19,7 @@ from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
-from ...forgetting.probe import probe_of
+from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
@@ -27,10 +27,11 @@ from ...runtime.distributed import all_gather_json, is_main, run_on_all, togethe
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text, sha256_in
+from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
 from ...training.objective import columns_of, need_images_alone
-from ...training.parts import Task, Trained
+from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
@@ -138,6 +139,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
         return _result(folder.model, *done, finished_before=True) if is_main() else None
+    probe = run_on_all(lambda: probe_of(plan.generic) if is_main() else None)
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
     if plan.generic and not backbone.has_text:
@@ -148,9 +150,12 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     splits = _read(plan, reporter)
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter)
+    measures = _Measures(plan, backbone, splits, reporter, probe)
+    task = _task(plan, backbone, teachers, splits, measures)
+    check_task(backbone, task)
+    built_hooks(plan.custom_hooks)
     before = measures.take("before")
-    trained = _train(plan, backbone, teachers, splits, measures, folder, resume, reporter)
+    trained = _train(plan, backbone, task, folder, resume, reporter)
     after = measures.take("after")
     if not is_main():
         return None
@@ -173,13 +178,9 @@ def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
     return read_pair_splits(plan.data, seed, plan.data_options, columns_of(plan.losses), reporter.info, tolerate)
 
 
-def _train(
-    plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures, folder, resume: bool, reporter
-) -> Trained:
-    settings = plan.settings
-    source = splits.source(CaptionSampler(mode=settings.captions, seed=settings.seed))
-    task = Task(
-        source=source,
+def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures: _Measures) -> Task:
+    return Task(
+        source=splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed)),
         losses=plan.losses,
         loss_options=plan.loss_options,
         teachers=teachers,
@@ -187,10 +188,13 @@ def _train(
         validate=measures.validate if splits.val is not None else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
+
+
+def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
     with reporter.task("Training", unit="steps") as progress:
-        lines = _EpochLines(reporter, progress, settings)
+        lines = _EpochLines(reporter, progress, plan.settings)
         callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
-        return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
+        return train_in_stages(backbone, task, plan.settings, folder.path, resume=resume, **callbacks)
 
 
 class _EpochLines:
@@ -221,8 +225,10 @@ class _Measured:
 class _Measures:
     """What is measured before and after, on the same images."""
 
-    def __init__(self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter):
-        self.plan, self.backbone, self.splits, self.reporter = plan, backbone, splits, reporter
+    def __init__(
+        self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter, probe: GenericProbe | None
+    ):
+        self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
         self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
@@ -272,15 +278,14 @@ class _Measures:
         )
 
     def _generic_and_examples(self):
-        if not is_main():
+        if self.probe is None:  # not the main process
             return None, None
         if not self.backbone.has_text:
             return None, None
         amp = self.plan.settings.amp
-        probe = probe_of(self.plan.generic)
         view = self.splits.view(self.backbone, False)
         examples = self.examples and self.examples.top(searched(self.backbone), amp=amp, transform=view)
-        return probe.accuracy(self.backbone, amp=amp), examples
+        return self.probe.accuracy(self.backbone, amp=amp), examples
 
 
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
@@ -354,7 +359,7 @@ class PretrainFolder:
         if not resume:
             if finished or self.model.is_file():
                 raise ConfigError(f"--out {self.path}: holds a model already; give another folder")
-            if self._stages():
+            if self.stages:
                 raise ConfigError(
                     f"--out {self.path}: holds a training that was stopped; add --resume to continue it, or give "
                     "another folder"
@@ -370,10 +375,12 @@ class PretrainFolder:
             if name == "run.json":
                 told["sha256"] = sha256_in(self.path)
             write_whole(self.path / name, json_text(told, indent=1))
-        for stage in self._stages():
+        for stage in self.stages:
             shutil.rmtree(stage)
 
-    def _stages(self) -> list[Path]:
+    @property
+    def stages(self) -> list[Path]:
+        """Folders of checkpoints of a training that was begun and is not finished."""
         return sorted(self.path.glob(STAGES))
 
     def _read(self, name: str) -> dict[str, Any]:

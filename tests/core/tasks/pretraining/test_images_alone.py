@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,7 +99,11 @@ def test_what_does_not_apply_is_said(tower, scans, tmp_path):
     empty = {**how, "data": str(tmp_path / "none")}
     with pytest.raises(DataError, match="no readable image"):
         pretrain(plan_of(**empty, sets=sets, out=str(tmp_path / "b"), backbone=tower, device="cpu"))
-    plan = plan_of(**how, sets=sets, out=str(tmp_path / "c"), backbone=tower, device="cpu", generic=str(scans))
+    for name in ("cat", "dog"):
+        (tmp_path / "named" / name).mkdir(parents=True)
+        shutil.copy(scans / "0.png", tmp_path / "named" / name)
+    generic = str(tmp_path / "named")
+    plan = plan_of(**how, sets=sets, out=str(tmp_path / "c"), backbone=tower, device="cpu", generic=generic)
     with pytest.raises(ConfigError, match="has no words to name images by"):
         pretrain(plan)
 
