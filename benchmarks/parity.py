@@ -31,6 +31,7 @@ from parity_checks import (
     person_search,
     prompt,
     pseudo_labels,
+    query_losses,
     radiographs,
     re_identification,
     sampling,
@@ -54,7 +55,7 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses)
+LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
