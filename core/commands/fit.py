@@ -198,7 +198,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How heat maps are made: grad-cam, occlusion or rollout; the default depends on the backbone.",
+            help="How heat maps are made: grad-cam, occlusion, rollout or attention; the default suits the backbone.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -133,7 +133,7 @@ def predict(
             and a folder for pictures and files, for tasks that write them.
         outputs: kinds of output to write into the folder of `out`, by name: "dicom-sr", "worklist:urgent=mass", ...
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
-            "rollout"; True for the one that suits the backbone.
+            "rollout", "attention"; True for the one that suits the backbone.
         given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
         backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.

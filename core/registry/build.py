@@ -287,12 +287,15 @@ def build_selector(name: str, **options: Any) -> Selector:
 
 
 def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
-    """Name -> class of all that is said in a task: what it names itself, then what is installed besides.
+    """Name -> class of all that is said in a task: what it names itself, and its domain for it, then what is installed
+    besides.
 
     Raises:
         UnknownNameError: it names one that there is not. ConfigError: one of another package does not import.
     """
-    found = {name: judgement_class(name) for name in task.judgements}
+    domain = None if isinstance(task, type) else task.domain
+    of_domain = () if domain is None else domain.judgements.get(task.name, ())
+    found = {name: judgement_class(name) for name in (*task.judgements, *of_domain)}
     others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}
     return found | {name: of for name, of in others.items() if any(issubclass(each, of.judges) for each in task.judges)}
 
