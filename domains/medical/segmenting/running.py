@@ -142,6 +142,12 @@ def predict_volumes(
     return rows, files
 
 
+def structures_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The structures that a model labels -> their labels; regions that contain each other share some."""
+    labeller = Labeller(model)
+    return dict(zip(labeller.class_names, labeller.values))
+
+
 def choose_largest(model: nn.Module, plan: Config, data: DomainData, how: str) -> None:
     """Say in the plan, and in its model, which structures keep their largest component alone: all, none, or, as nnU-Net
     decides, those whose mean Dice on val is then higher."""
