@@ -232,7 +232,7 @@ def sole_finding(item: Item, class_names: Sequence[str]) -> str | None:
     nothing is found counts where no finding is."""
     target, view = item.target, ""
     if isinstance(target, Viewed):
-        target, view = target.of, target.view
+        view, target = target.view, target.of
     if view.strip().upper() in LATERAL or target is None:
         return None
     if isinstance(target, Reported) and target.findings:
