@@ -128,16 +128,16 @@ class Against(Judgement):
     place: ClassVar = Place.SCORES
     refits: ClassVar = True  # it fits nothing, but which of two classes is the finding is judged before
 
-    def compute(self, fit: JudgedClassifier) -> AgainstRun:
-        names = list(fit.class_names)
-        if fit.several_labels or len(names) > 2:
-            columns = range(len(names))
-        else:
+    def compute(self, fit: JudgedClassifier) -> AgainstRun | None:
+        against, names = fit.against, list(fit.class_names)
+        if against is None:
+            return None
+        columns = list(range(len(names)))
+        if len(names) == 2 and not fit.several_labels:
             columns = [names.index(fit.metrics[FindingScores.key]["finding"])]
         truth = torch.stack([present_of(fit.labels, c) for c in columns], dim=1)  # (N, K)
         run, other = (
-            _ranking(logits, fit.several_labels)[:, list(columns)]
-            for logits in (fit.scores.adapted_logits, fit.against.logits)
+            _ranking(logits, fit.several_labels)[:, columns] for logits in (fit.scores.adapted_logits, against.logits)
         )
         groups, tests = fit.scores.groups, {}
         for place, c in enumerate(columns):
@@ -150,7 +150,7 @@ class Against(Judgement):
         adjusted = holm([test.p_value for test in tests.values()])
         pairs = {name: _pair(test, p) for (name, test), p in zip(tests.items(), adjusted)}
         return AgainstRun(
-            fit.against.name, fit.against.words, pairs, _mean(run, other, truth, groups) if len(pairs) > 1 else None
+            against.name, against.words, pairs, _mean(run, other, truth, groups) if len(pairs) > 1 else None
         )
 
 

@@ -85,7 +85,7 @@ class Prevalence:
 
     def words(self, name: str) -> str:
         """A sentence of one that moved."""
-        how = "more" if self.difference > 0 else "less"
+        how = "more" if (self.difference or 0) > 0 else "less"
         here, before = _with_interval(SHARE, self.share, self.interval), SHARE.text(self.share_at_fit)
         return f"“{name}” is {how} frequent here: {here}, and {before} of the test images of the fit"
 
@@ -112,11 +112,11 @@ class Agreement:
         """A sentence of each that is not as it should be."""
         of = f"of “{name}”" if name else "of answers"
         if self.slope_interval is not None and not _holds(self.slope_interval, 1.0):
-            how = "too extreme" if self.slope < 1 else "not extreme enough"
+            how = "too extreme" if (self.slope or 0) < 1 else "not extreme enough"
             slope = _with_interval(NUMBER, self.slope, self.slope_interval)
             yield f"probabilities {of} are {how} here: calibration slope {slope}"
         if self.intercept_interval is not None and not _holds(self.intercept_interval, 0.0):
-            how = "too low" if self.intercept > 0 else "too high"
+            how = "too low" if (self.intercept or 0) > 0 else "too high"
             intercept = _with_interval(NUMBER, self.intercept, self.intercept_interval)
             yield f"probabilities {of} are {how} here: calibration intercept {intercept}"
 
@@ -162,16 +162,15 @@ class DatasetShift(Record):
                 _cell(SHARE, of.share, of.interval),
                 _cell(SHARE, of.share_at_fit, of.interval_at_fit),
             )
-        for name in [name for name in self.calibration if name in (CONFIDENCE, *self.shown)]:
-            of, what = self.calibration[name], f" of “{name}”" if name else " of answers"
-            slope = _cell(NUMBER, of.slope, of.slope_interval), _cell(NUMBER, of.slope_at_fit, of.slope_interval_at_fit)
-            yield f"Calibration slope{what}", *slope
-            intercept = _cell(NUMBER, of.intercept, of.intercept_interval)
-            yield (
-                f"Calibration intercept{what}",
-                intercept,
-                _cell(NUMBER, of.intercept_at_fit, of.intercept_interval_at_fit),
-            )
+        for name, agreed in self.calibration.items():
+            if name not in (CONFIDENCE, *self.shown):
+                continue
+            what = f" of “{name}”" if name else " of answers"
+            slope = _cell(NUMBER, agreed.slope, agreed.slope_interval)
+            yield f"Calibration slope{what}", slope, _cell(NUMBER, agreed.slope_at_fit, agreed.slope_interval_at_fit)
+            intercept = _cell(NUMBER, agreed.intercept, agreed.intercept_interval)
+            at_fit = _cell(NUMBER, agreed.intercept_at_fit, agreed.intercept_interval_at_fit)
+            yield f"Calibration intercept{what}", intercept, at_fit
         if self.unlike is not None:
             yield (
                 "Images unlike those of the fit",
@@ -217,7 +216,7 @@ def _holds(interval: Sequence[float], value: float) -> bool:
 def _cell(measure: Measure, value: float | None, interval: Sequence[float] | None) -> Cell:
     if value is None:
         return Cell("–")
-    return Cell(*(text.replace("-", "−") for text in (measure.text(value), measure.between(interval))))
+    return Cell(measure.text(value).replace("-", "−"), measure.between(interval).replace("-", "−"))
 
 
 def _with_interval(measure: Measure, value: float | None, interval: Sequence[float] | None) -> str:
@@ -242,10 +241,11 @@ class Shift(Judgement):
         unlike = _unlike(fit)
         interval = None if unlike is None else share_interval(unlike, fit.scores.groups)
         share = None if unlike is None else float(unlike.double().mean())
-        return DatasetShift(fit.use.run.info.data.name, _prevalences(fit), _agreements(fit), share, interval)
+        run = fit.use.run
+        return DatasetShift(run.info.data.name, _prevalences(fit, run), _agreements(fit, run), share, interval)
 
 
-def _prevalences(fit: JudgedClassifier) -> dict[str, Prevalence]:
+def _prevalences(fit: JudgedClassifier, run: FittedRun) -> dict[str, Prevalence]:
     """Of each class or label; of two classes that of the finding."""
     findings, counts = fit.metrics.get(FindingScores.key) or {}, {}
     finding = findings.get("finding")
@@ -254,7 +254,7 @@ def _prevalences(fit: JudgedClassifier) -> dict[str, Prevalence]:
         known = ~truth.isnan()
         if known.any() and finding in (None, name):
             present = truth[known] == 1
-            counts[name] = Prevalence.of(present, _of_rows(fit.scores.groups, known), _counts_at_fit(fit.use.run, name))
+            counts[name] = Prevalence.of(present, _of_rows(fit.scores.groups, known), _counts_at_fit(run, name))
     return counts
 
 
@@ -269,10 +269,10 @@ def _counts_at_fit(run: FittedRun, name: str) -> tuple[int, int] | None:
     return counts[name], sum(counts.values())
 
 
-def _agreements(fit: JudgedClassifier) -> dict[str, Agreement]:
+def _agreements(fit: JudgedClassifier, run: FittedRun) -> dict[str, Agreement]:
     """Of each finding as it was scored; else of the confidence of answers."""
     here = fit.metrics.get(FindingScores.key)
-    before = (fit.use.run.metrics.get(FindingScores.key) or {}).get("scores", {})
+    before = (run.metrics.get(FindingScores.key) or {}).get("scores", {})
     names = ("slope", "slope_interval", "intercept", "intercept_interval")
     if here is not None:
         return {
@@ -290,7 +290,7 @@ def _unlike(fit: JudgedClassifier) -> Tensor | None:
     if unlike is None or not unlike.known:
         return None
     moved = on_adapted(fit.prepared, fit.adapter)
-    seen = fit.test if moved is fit.prepared else moved.of_ids(fit.test.ids)
+    seen = fit.test if moved is fit.prepared else moved.of_ids(fit.test.ids or ())
     if unlike.support.shape[1] != seen.features.shape[1]:
         return None
     return torch.as_tensor(unlike.flags(seen.features))

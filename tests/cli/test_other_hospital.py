@@ -136,3 +136,13 @@ def test_what_cannot_be_compared_is_refused_in_one_line(vladapt, runs, tmp_path)
     assert outcome.code == 2 and "must have the same classes, and that run differ in “other”" in outcome.error
     outcome = vladapt("eval", run, "--against", tmp_path / "no-run")
     assert outcome.code == 1 and "no-run" in outcome.error and outcome.out == ""
+
+
+def test_runs_of_images_are_compared_on_the_test_images_of_the_first(vladapt, run, fit, colours):
+    other = fit("--data", colours, "--adapter", "nearest-mean", "--seed", 3, "--out", "others", "--json").json["run"]
+    told = vladapt("eval", run, "--against", other, "--json").json
+    ids = set(json.loads((run / "run.json").read_text())["splits"]["test"])
+    assert told["test_images"] == len(ids) and set(told["against"]["pairs"]) == {"blue", "green", "red"}
+    theirs = vladapt("eval", other, "--data", colours, "--split", "all", "--against", run, "--json").json
+    assert theirs["test_images"] == 36 and theirs["against"]["other"] == run.name
+    assert f"of the {len(ids)} images were in the fit" in told["against"]["in_its_fit"]

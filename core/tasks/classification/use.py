@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -147,7 +148,7 @@ def _rival(use: Use, task: Task, adapter: Adapter, class_names: Sequence[str]) -
 def _scored_by(
     rival: FittedRun,
     use: Use,
-    read: Callable[..., PreparedData],
+    read: Callable[..., Any],
     reporter: Reporter,
     chosen: FeatureSet,
     names: Sequence[str],
@@ -161,9 +162,12 @@ def _scored_by(
     Raises:
         DataError: it cannot read some of these images. CapabilityError: another backbone than that of the features.
     """
-    place = use.data or use.features or recipe_again(use).features or recipe_again(use).data_path
-    where = {"features": place} if recipe_again(use).features else {"data": place}
-    other = replace(use, run=rival, **{"data": None, "features": None, **where})
+    own = recipe_again(use)
+    place = own.features or own.data_path
+    if own.features:
+        other = replace(use, run=rival, data=None, features=place)
+    else:
+        other = replace(use, run=rival, data=place, features=None)
     recipe = recipe_again(other).with_(shots=0)
     prepared = read(recipe, reporter, divided=False, fitted=None)
     adapter = fitted_adapter(rival, prepared.backbone).to(prepared.device)
