@@ -271,6 +271,7 @@ def evaluate(
     data: str | Path | None = ...,
     features: str | Path | None = ...,
     split: str | None = ...,
+    against: str | None = ...,
     workers: int | None = ...,
     resources: Mapping[str, str] | None = ...,
     classes: Any = ...,
