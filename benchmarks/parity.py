@@ -19,6 +19,7 @@ import torch
 from parity_checks import (
     cache,
     caption_losses,
+    chest_xrays,
     confidence,
     crops,
     detectors,
@@ -62,7 +63,7 @@ ROOMS = {
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
-    "Medical images": (radiographs,),
+    "Medical images": (radiographs, chest_xrays),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",
