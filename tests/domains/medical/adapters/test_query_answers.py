@@ -180,6 +180,10 @@ def test_other_backbones_and_other_patches_are_refused(answered, small_clip):
     [
         (lambda told: {"loss": "clip", "options": {}, "dims": {}}, "loss 'clip' answers nothing"),
         (lambda told: {**told, "options": {**told["options"], "layers": 3}}, "what it answers by is damaged"),
+        (
+            lambda told: {**told, "options": {**told["options"], "findings": "/etc/other.json"}},
+            "an option names a file",
+        ),
         (lambda told: {**told, "loss": "os.system"}, "what it answers by is damaged"),
     ],
 )
