@@ -163,6 +163,7 @@ def search(
     top: int | None = ...,
     candidates: int | None = ...,
     since: str | None = ...,
+    own_group: bool | None = ...,
     cluster: float | None = ...,
     blur: bool | None = ...,
     html: str | Path | None = ...,
