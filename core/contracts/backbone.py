@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,6 +76,8 @@ class Backbone(ABC):
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
+        answers: name -> loss of a training by which an adapter of that name answers (`Loss.answers`).
+        compares: whether such a training left images and texts comparable.
         joint: sees the parts of a sample together (`core/backbones/joint_parts.py`); None: each is encoded by itself.
         of_parts: whether it encodes a sample from the features of its parts, which alone are worth storing: a head on
             towers (`core/backbones/heads.py`).
@@ -99,6 +102,8 @@ class Backbone(ABC):
     word_ids: range = range(0)
     channels: InputChannels | None = None
     finder: Any = None
+    answers: Mapping[str, Any] = MappingProxyType({})
+    compares: bool = True
     joint: Any = None
     of_parts: bool = False
     device: torch.device

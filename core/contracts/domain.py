@@ -167,6 +167,7 @@ class Domain(ABC):
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
         words: what reports and tables call "image", "images", "patient", "patients" and "image.png" -> its own word.
+        judgements: task -> names of judgements of its own that are made there, besides the task's.
         searches_others: whether a search by an image leaves out what is of the image's own group, such as its patient,
             where nobody says otherwise.
         not_for: sentences on what its models must not be used for, for the card of a published run.
@@ -185,6 +186,7 @@ class Domain(ABC):
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
     own_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     searches_others: ClassVar[bool] = False
 
     @abstractmethod

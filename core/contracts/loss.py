@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +53,7 @@ class Loss(nn.Module, ABC):
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
         looks: whether, besides, the words of a text look at the patches of an image; see below.
+        answers: whether an adapter of its name answers by what it learned, which compares no images with texts.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
@@ -64,6 +65,7 @@ class Loss(nn.Module, ABC):
     A loss with an "ema" teacher has `teacher_momentum(progress)`: the share of itself that the teacher keeps in a step.
     One with `n_prefix` has `text_prompt(embeddings, mask, batch)`: (B, L, T) word embeddings before the text tower ->
     what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
+    One that `answers` is kept beside the towers with its options, its `dims` and its state, for an adapter of its name.
     One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
     whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
     One that `looks` finds, too, and has `words_of(backbone, text)`: the words of a text, (L, T) and (L,) bool, which of
@@ -80,6 +82,7 @@ class Loss(nn.Module, ABC):
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
     looks: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
@@ -131,6 +134,16 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The loss and its parts, of the whole batch."""
+
+    @classmethod
+    def named(cls, options: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Its options, once the data say what their numbers are of.
+
+        Args:
+            options: as given.
+            names: of `DomainData.number_names`; empty where the data name nothing.
+        """
+        return dict(options)
 
     def prepare(self, backbone: Backbone) -> None:
         """Once, before the first step; may change the towers (a longer context, for instance)."""

@@ -150,7 +150,7 @@ def search(
     query |= {"where": wanted.values} if wanted.values else {}
     query |= {"since": asked.since} if asked.since is not None else {}
     notes = []
-    if picture is not None and not _own_is_wanted(asked, reader):
+    if data is not None and not _own_is_wanted(asked, reader):
         own = _known_again(opened, Entry.of(data.items[0]), mixed(None, of_image))
         wanted = replace(wanted, other_than=own)
         notes += [] if own.group else [UNKNOWN_GROUP]

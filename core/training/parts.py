@@ -166,7 +166,10 @@ class Parts:
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
         # A view of what is learned, so that what is measured in between has it too.
-        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
+        losses = self.objective.losses
+        backbone.finder = next((loss for loss in losses.values() if loss.finds), None)
+        backbone.answers = {name: loss for name, loss in losses.items() if loss.answers}
+        backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"

@@ -1,4 +1,4 @@
-"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified."""
+"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified; structures outlined in volumes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ USED_BY = {
     "blank": ("CheXpert", "MIMIC-CXR-JPG"),
     "readers": ("VinDr-CXR",),
     "unit": (DICOM, NIFTI, ITK),
+    "fold": ("nnU-Net",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 REPORTED = "retrieval"
@@ -53,6 +54,9 @@ OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
+VOLUMES = "volume-segmentation"
+OF_LABEL_SETS = ("class_names", "group_column", "fold", "max_pixels")
+"""Options that volumes with outlined structures take."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -119,6 +123,9 @@ class Reading(contracts.Reading):
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
+    fold: int | None = option(
+        None, "volume-segmentation: which fold of nnU-Net's splits_final.json is held out; by default 0", low=0, high=99
+    )
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
     reports: str | None = option(
         None, "retrieval: a column, a table or a folder of reports; by default where they usually are"
@@ -185,8 +192,9 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED, GROUNDING)
+    tasks = ("classification", REPORTED, GROUNDING, VOLUMES)
     reading = Reading
+    judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
@@ -210,7 +218,8 @@ class Medical(Domain):
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval" of images and their reports, or "phrase-grounding".
+            task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
+                "volume-segmentation" of sets of volumes with labels (`volumes/label_sets.py`).
             options: fields of `Reading`.
 
         Raises:
@@ -225,6 +234,8 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        if task == VOLUMES:
+            return _label_set(path, reading)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -271,12 +282,14 @@ class Medical(Domain):
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, or radiographs with reports or with phrases, drawn on demand; no
-        download."""
+        """300 synthetic cell images of 5 kinds, radiographs with reports or with phrases, or 20 small volumes with two
+        structures, drawn on demand; no download."""
         from .drawn_radiographs import drawn_phrases, drawn_radiographs
         from .synthetic_cells import synthetic_cells
 
         task = self.check_task(task)
+        if task == VOLUMES:
+            return _drawn_volumes()
         if task in (REPORTED, GROUNDING):
             data = drawn_radiographs() if task == REPORTED else drawn_phrases()
             return replace(data, domain=replace(self, modality=RADIOLOGY))
@@ -329,6 +342,23 @@ class Medical(Domain):
             with suppress(DataError):  # no Hounsfield units: not a CT
                 stills[window] = self.as_still(load(item.with_(decode={**item.decode, "window": window})))
         return stills
+
+
+def _label_set(path: Path, reading: Reading) -> DomainData:
+    """Volumes with outlined structures."""
+    from .volumes import read_label_set
+
+    for field in fields(reading):
+        if field.name not in OF_LABEL_SETS and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"--set data.{field.name}: not used by {VOLUMES}; omit it")
+    return read_label_set(path, reading)
+
+
+def _drawn_volumes() -> DomainData:
+    from .drawn_volumes import NOTE, volumes_folder
+
+    data = _label_set(volumes_folder(), Reading())
+    return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 
 def _read(path: Path, reading: Reading) -> DomainData:

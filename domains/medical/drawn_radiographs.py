@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,8 @@ def drawn_radiographs(per_split: Mapping[str, int] = STUDIES_PER_SPLIT, seed: in
     """
     splits = DomainData.drawn_splits(per_split)
     items = [_item(seed, number, split) for number, split in enumerate(splits)]
-    return DomainData.drawn("drawn-radiographs", NOTE, items, render, FINDINGS, kind="captions")
+    data = DomainData.drawn("drawn-radiographs", NOTE, items, render, FINDINGS, kind="captions")
+    return replace(data, number_names={"findings": FINDINGS, "positions": POSITIONS})
 
 
 def drawn_phrases(per_split: Mapping[str, int] = STUDIES_PER_SPLIT, seed: int = 0) -> DomainData:

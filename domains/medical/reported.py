@@ -76,7 +76,8 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
     notes = [*data.notes, f"Reports: {place}; learned of each: {reading.report_part}."]
     if without := len(data.items) - len(items):
         notes.append(f"Samples without a report, left out: {without}.")
-    data = replace(data.with_items(items), kind="captions", notes=notes)
+    known = {"findings": tuple(data.class_names)} if data.kind == "multilabel" else {}
+    data = replace(data.with_items(items), kind="captions", notes=notes, number_names=known)
     return data if reading.findings is None else _with_findings(data, Path(reading.findings), study)
 
 
@@ -160,7 +161,8 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
         raise DataError(f"{table}: of none of the {len(items)} studies; make it of the reports of this set")
     where = f" at {len(positions)} positions" if positions else ""
     note = f"Findings: {len(names)}{where}, of {table.name}; samples of which it says nothing: {silent}."
-    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note])
+    known = {"findings": names, "positions": positions}
+    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note], number_names=known)
 
 
 def _found(target: Any, findings: tuple[float, ...], relations: tuple) -> Viewed | Reported:

@@ -20,6 +20,7 @@ from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.use import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.evidence import (
+    ATTENTION,
     METHODS,
     NEAREST,
     OCCLUSION,
@@ -50,6 +51,7 @@ MAP_WORDS = {
     "grad-cam": "Heat maps are made by Grad-CAM, in the cells of the tower’s last feature map",
     "occlusion": "Heat maps are made by occlusion: how far the score falls where a grey square covers the picture",
     "rollout": "Heat maps are made by attention rollout: what the tower attended to, whatever the answer",
+    "attention": "Heat maps are made of the method’s attention: which patches the class looked at",
 }
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
@@ -168,7 +170,7 @@ class Explainer:
         if towers is None:
             self.no_maps = "the run was made from a file of features, so there are no pictures"
             return
-        self.seen, self.method = Seen(towers, adapter), method or default_method(towers)
+        self.seen, self.method = Seen(towers, adapter), method or default_method(towers, adapter)
         try:
             check_method(self.method, self.seen)
         except CapabilityError as error:
@@ -202,7 +204,7 @@ class Explainer:
             examples = "Labelled images are those with the most similar features (cosine)."
         if self.no_maps:
             return f"{examples} No heat maps: {self.no_maps.rstrip('.')}. {CAUTION}"
-        if self.method == ROLLOUT:
+        if self.method in (ROLLOUT, ATTENTION):
             return f"{examples} {MAP_WORDS[self.method]}. {CAUTION}"
         score = "the label’s logit" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
         return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"

@@ -26,7 +26,7 @@ from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.shown import in_short
 from ...contracts.task import Task
-from ...contracts.use import Use
+from ...contracts.use import HEAT_MAPS, Use
 from ...data.group_columns import AUTO as BY_USUAL_NAMES
 from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
@@ -42,6 +42,7 @@ from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
+from .explained import explained, write_explanations
 from .explaining import AUTO, Explainer
 from .predictions import (
     DECIDED,
@@ -50,7 +51,6 @@ from .predictions import (
     predictions_of,
     predictions_of_patients,
     probabilities_of,
-    write_explanations,
 )
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
@@ -147,15 +147,19 @@ class Predictor:
         if use.per_patient is not None:
             self.patients(use.per_patient, use.threshold)  # which may be refused
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
+        for kind in use.outputs:
+            kind.check_sources([member for item in data.items for member in _members(data, item)])
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         items = items_of(features.ids, data.items)
         places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
         made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
+        made.sources = _sources(made, {item.id: _members(data, item) for item in items})
         parts = None if use.per_patient is not None else self._deciding(made, features, items)
-        if use.explain is not None:
-            of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
-            write_explanations(use, *of, reporter, parts)
+        if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
+            why = explained(self.explainer(use, data), data, made, features.features, reporter, parts)
+            if use.explain is not None:
+                write_explanations(use, why, self.backbone.spec, made)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
 
@@ -235,6 +239,16 @@ class Predictor:
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made
+
+
+def _members(data: DomainData, item: Item) -> Sequence[Item]:
+    return [item] if data.members is None else data.members(item)
+
+
+def _sources(made: Predictions, members: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
+    """Id of each row -> the items that it is said of."""
+    images = made.columns.get("images") or [[name] for name in made.ids]
+    return {name: [each for image in of for each in members[image]] for name, of in zip(made.ids, images)}
 
 
 class RunScorer(Scorer):

@@ -69,6 +69,7 @@ class PairSplits:
         images, texts: of all that was read; texts None where they were not counted.
         skipped: (file or line, reason) of everything left out while reading.
         notes: sentences for the user.
+        number_names: of what the numbers of a domain's targets are, as of `DomainData`.
         transform: (backbone, train) -> how an image becomes pixels; None: by the backbone's own preprocessing, a crop
             and a flip in training.
     """
@@ -84,6 +85,7 @@ class PairSplits:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     transform: Callable[[Backbone, bool], Callable] | None = None
+    number_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def read_domain_splits(
         DataError: nothing usable there, or no pairs to train on. ConfigError: an option does not apply.
     """
     recipe = Recipe(data={"path": path, **options}, tolerate=tolerate)
-    read = divided_pairs(read_data(recipe, domain, task), domain, task, seed)
+    data = read_data(recipe, domain, task)
+    read = divided_pairs(data, domain, task, seed)
     train, val, test = (read.pairs.split(name) for name in Item.SPLITS)
     _check_enough(path, len(train))
     texts = sum(len(item.captions()) for item in read.pairs.items)
@@ -178,6 +181,7 @@ def read_domain_splits(
         read.skipped,
         read.notes,
         read.transform,
+        data.number_names,
     )
 
 

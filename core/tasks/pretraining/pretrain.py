@@ -21,6 +21,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
+from ...registry import loss_class
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
@@ -141,6 +142,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         return _result(folder.model, *done, finished_before=True) if is_main() else None
     probe = run_on_all(lambda: probe_of(plan.generic) if is_main() else None)
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
+    backbone.answers = {}  # what another training left there
     announced(backbone, reporter.info)
     if plan.generic and not backbone.has_text:
         raise ConfigError(
@@ -182,10 +184,10 @@ def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits
     return Task(
         source=splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed)),
         losses=plan.losses,
-        loss_options=plan.loss_options,
+        loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
         view=splits.view(backbone, True),
-        validate=measures.validate if splits.val is not None else None,
+        validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
 
@@ -195,6 +197,11 @@ def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume:
         lines = _EpochLines(reporter, progress, plan.settings)
         callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
         return train_in_stages(backbone, task, plan.settings, folder.path, resume=resume, **callbacks)
+
+
+def named_options(plan: PretrainPlan, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Loss -> its options, once the data say what their numbers are of."""
+    return {name: loss_class(name).named(plan.loss_options.get(name, {}), names) for name in plan.losses}
 
 
 class _EpochLines:
@@ -229,7 +236,9 @@ class _Measures:
         self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter, probe: GenericProbe | None
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
-        self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
+        self.compares = not all(loss_class(name).answers for name in plan.losses)
+        self.test = splits.test if self.compares else None
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -237,8 +246,8 @@ class _Measures:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
         self.reporter.info(f"Measuring {when} the training")
         retrieval = None
-        if self.splits.test is not None:
-            retrieval = self._retrieval(self.splits.test)
+        if self.test is not None:
+            retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
         alone = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, *alone)
@@ -291,6 +300,12 @@ class _Measures:
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes]
+    if not measures.compares:
+        names = " or ".join(plan.losses)
+        notes.append(
+            f"No retrieval is measured, since loss {names} compares no images with texts; ask the model for findings "
+            f"with `vladapt fit --adapter {names} --backbone {FILE}`."
+        )
     told = {
         "created": now(),
         "data": splits.facts(plan.data),
