@@ -208,6 +208,7 @@ def fit(
     pictures: int = ...,
     precision_of: str = ...,
     prevalence: float | None = ...,
+    prompts: str = ...,
     read_denials: bool = ...,
     readers: str = ...,
     reduce_zero_label: bool = ...,
