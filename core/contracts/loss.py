@@ -57,6 +57,7 @@ class Loss(nn.Module, ABC):
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
+        compiles: whether the towers may be compiled under it.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
@@ -84,6 +85,7 @@ class Loss(nn.Module, ABC):
     answers: ClassVar[bool] = False
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""

@@ -88,6 +88,7 @@ class DinoV2(RowLoss):
         "teacher.crops_patches": Output("the teacher's hidden patches", ("B", "L", "W"), "raw", fields=CROPS),
     }
     teacher: ClassVar[str | None] = "ema"
+    compiles: ClassVar[bool] = False  # patches are hidden by a hook
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
 
     dino: float = option(1.0, "weight of the term on whole crops, 0 for none", low=0, high=10_000)

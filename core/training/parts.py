@@ -187,8 +187,14 @@ class Parts:
         if self.settings.checkpointing:
             TowerLayers(self.backbone).checkpoint()
         if self.settings.compile:
+            self._check_compiles()
             self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+
+    def _check_compiles(self) -> None:
+        for name, loss in self.objective.losses.items():
+            if not loss.compiles:
+                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes by hooks; omit it")
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone

@@ -31,7 +31,7 @@ from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
-from ...training.objective import columns_of
+from ...training.objective import columns_of, need_images_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.teachers import load_teachers
@@ -39,7 +39,14 @@ from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from .examples import RetrievalExamples
-from .pairs import PairSplits, read_domain_splits, read_pair_splits, train_in_stages
+from .pairs import (
+    PairSplits,
+    has_images_alone,
+    read_domain_splits,
+    read_image_set,
+    read_pair_splits,
+    train_in_stages,
+)
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -137,6 +144,10 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     backbone.answers = {}  # what another training left there
     announced(backbone, reporter.info)
+    if plan.generic and not backbone.has_text:
+        raise ConfigError(
+            f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
+        )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
     splits = _read(plan, reporter)
     if splits.order:
@@ -153,7 +164,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    shown = (measures.examples, before.examples, after.examples, measures.forgotten.section())
+    shown = (measures.examples, before.examples, after.examples, measures.abilities)
     curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
@@ -162,6 +173,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
+        return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
     if plan.domain is not None:
         return read_domain_splits(plan.domain, CAPTIONED, plan.data, seed, plan.data_options, tolerate)
     return read_pair_splits(plan.data, seed, plan.data_options, columns_of(plan.losses), reporter.info, tolerate)
@@ -251,8 +264,15 @@ class _Measures:
         metrics: dict[str, Any] = {"zero_shot": None, "adapted": None, "mcnemar": None}
         if after.retrieval is not None:
             metrics = before_and_after(before.retrieval, after.retrieval)
+        if before.generic is None:
+            return metrics
         self.forgotten = Forgotten.of_scores(before.generic, after.generic)
         return metrics | self.forgotten.to_json()
+
+    @property
+    def abilities(self) -> list[Any]:
+        """Sections on what else the towers can do."""
+        return [] if self.forgotten is None else self.forgotten.section()
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
@@ -268,6 +288,8 @@ class _Measures:
 
     def _generic_and_examples(self):
         if self.probe is None:  # not the main process
+            return None, None
+        if not self.backbone.has_text:
             return None, None
         amp = self.plan.settings.amp
         view = self.splits.view(self.backbone, False)
@@ -300,7 +322,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
         "verdict": RetrievalComparison.from_json(metrics).sentence,
-        "generic": measures.forgotten.note(),
+        "generic": "" if measures.forgotten is None else measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),

@@ -34,7 +34,8 @@ class QueryAnswers(ByAttention):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         loss = backbone.answers[self.answers_by]
-        self.words, self.weights, self._built = loss_in_words(loss), weights_of_loss(loss), None
+        self.words, self.weights = loss_in_words(loss), weights_of_loss(loss)
+        self._built: Any = None
         self.grid = list(resources["patch_tokens"].grid)
         known = self._ask(classifier, tuple(loss.findings))
         unseen = [name for name, asked in zip(self.class_names_, known) if not asked]

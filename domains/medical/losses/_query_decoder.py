@@ -87,7 +87,7 @@ class Stream(nn.Module):
         self.decoder = QueryDecoder(loss.width, loss.heads, loss.layers, loss.hidden, loss.dropout)
         self.dropout = nn.Dropout(loss.dropout)
         self.classifier = nn.Linear(loss.width, 2)
-        self.contrast = None if text_width is None else nn.Linear(loss.width, text_width)
+        self.contrast: Any = None if text_width is None else nn.Linear(loss.width, text_width)
 
     def forward(self, patches: Tensor, queries: Tensor) -> Tensor:
         """(B, P, W) and (Q, W) -> (B, Q, W), before dropout."""
@@ -248,9 +248,9 @@ class QueryLoss(RowLoss):
             DataError: the data have another number of findings than there are descriptions.
         """
         findings = out["findings"]
-        if findings.shape[1] != len(self.findings):
+        if findings.shape[1] != len(self.learned):
             raise DataError(
-                f"{self.title}: {findings.shape[1]} findings per image, and {len(self.findings)} descriptions; give "
+                f"{self.title}: {findings.shape[1]} findings per image, and {len(self.learned)} descriptions; give "
                 f"one for each, in their order: --set loss.{self.name}.findings=FILE.json"
             )
         return (findings == PRESENT) & self.learned, (findings == ABSENT) & self.learned
@@ -261,7 +261,7 @@ class QueryLoss(RowLoss):
         Raises:
             DataError: the data have another number of them.
         """
-        relations, shape = out["relations"].flatten(1), (len(self.findings), len(self.positions))
+        relations, shape = out["relations"].flatten(1), (len(self.book_of_findings), len(self.book_of_positions))
         if relations.shape[1] != shape[0] * shape[1]:
             raise DataError(
                 f"{self.title}: {relations.shape[1]} relations per image, and {shape[0]} findings at {shape[1]} "
