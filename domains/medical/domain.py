@@ -134,7 +134,7 @@ class Reading(contracts.Reading):
     )
     prompts: str = option(
         OF_MODALITY,
-        "texts that say a finding is there, or not: of the modality, or pair: its name, and 'no' with it (CheXzero)",
+        "texts of findings: those of the modality, or pair: the name, and 'no' with the name (CheXzero)",
         choices=(OF_MODALITY, PAIR),
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
