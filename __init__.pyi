@@ -210,6 +210,7 @@ def fit(
     precision_of: str = ...,
     prevalence: float | None = ...,
     prompt: str = ...,
+    prompts: str = ...,
     read_denials: bool = ...,
     readers: str = ...,
     reduce_zero_label: bool = ...,
