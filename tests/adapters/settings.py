@@ -83,7 +83,7 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
     "action-clip-towers": {
-        **of_training("cross-entropy", "clip", lr=0.005, epochs=5),
+        **of_training("cross-entropy", "clip", lr=0.05, epochs=8),
         "released_conv": between("released_conv", False, True, sim_header="Conv_1D", lr=0.01),
         "clip_grad": between("clip_grad", None, 1e-4, lr=0.05),
     },
