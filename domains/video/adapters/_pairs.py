@@ -344,7 +344,7 @@ class PairTextHead(PairHead, TextHead):
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
         total = steps * self.epochs
-        rates = by_epoch(cosine_rates(self._rate, total, max(1, round(WARMUP * total))), steps)
+        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
         parameters = [*self._trained(), *objective.parameters()]
         if not parameters:
             return []

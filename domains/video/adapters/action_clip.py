@@ -73,21 +73,26 @@ class Header:
 
     sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
     layers: int = option(6, "blocks of the transformer", low=1, high=48)
-    heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
-    released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
 
     @property
     def places(self) -> int | None:
         return POSITIONS if self.sim_header == "Transf" else None
 
-    def header(self, width: int, axes: Tensor | None = None) -> nn.Module:
-        """A new network for features D = `width` wide, or for axes (D, W) of them: (frames, mask) -> (B, D)."""
+    def header(
+        self, width: int, axes: Tensor | None = None, heads: int | None = None, released_conv: bool = False
+    ) -> nn.Module:
+        """A new network for features D = `width` wide, or for axes (D, W) of them: (frames, mask) -> (B, D).
+
+        Args:
+            heads: of the attention; None: one for each 64 channels.
+            released_conv: as of `ConvolutionHead`.
+        """
         if self.sim_header == "Conv_1D":
-            return ConvolutionHead(width, self.released_conv)
+            return ConvolutionHead(width, released_conv)
         width = width if axes is None else axes.shape[1]
         if self.sim_header == "LSTM":
             return LSTMHead(width, axes)
-        return TransformerHead(width, self.layers, heads_of(width, self.heads), axes)
+        return TransformerHead(width, self.layers, heads_of(width, heads), axes)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -124,8 +129,11 @@ class ActionClip(Header, TextHead):
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
+    heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
+    released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
+
     def _network(self, width: int) -> nn.Module:
-        return self.header(width, self.axes)
+        return self.header(width, self.axes, self.heads, self.released_conv)
 
     def _step_loss(self, step: Step) -> Tensor:
         scores = self._scores(step.frames, step.mask)

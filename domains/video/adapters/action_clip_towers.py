@@ -65,7 +65,7 @@ class ActionClipTowers(Header, ClipTowerAdapter):
     epochs of which 5 rise, a cosine, batches of 128. The domain sets the number of frames per clip (`--frames`).
 
     Raises:
-        ConfigError: an option out of range, or heads that do not divide the width.
+        ConfigError: an option out of range.
         CapabilityError: several labels per clip, an image tower without transformer blocks, or clips of more than 77
             frames.
 

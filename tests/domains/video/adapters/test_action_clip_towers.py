@@ -22,7 +22,6 @@ GIVEN = {
     "lr": RATE,
     "weight_decay": DECAY,
     "layers": 1,
-    "heads": 2,
     "class_weight": "none",
     "training": {"decayed": "all", "eps": EPS},
 }
