@@ -231,21 +231,33 @@ def one_cache(_own_cache, _cache_of_the_file, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def small_clip_spec(tmp_path_factory) -> str:
-    """`open_clip:<json>@<safetensors>`; embeddings are scaled up so that words matter to a random tower."""
+def write_clip(tmp_path_factory):
+    """`write_clip(text_width)` -> `open_clip:<json>@<safetensors>`; embeddings are scaled up so that words matter to a
+    random tower."""
     import torch
 
     open_clip = pytest.importorskip("open_clip", reason="extra open-clip is not installed")
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("small-clip")
-    (folder / "small.json").write_text(json.dumps(TINY_CLIP))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**TINY_CLIP)
-        model.token_embedding.weight.data.mul_(10)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "small.safetensors")
-    return f"open_clip:{folder / 'small.json'}@{folder / 'small.safetensors'}"
+    def write(text_width: int) -> str:
+        folder = tmp_path_factory.mktemp("small-clip")
+        config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], "width": text_width}}
+        (folder / "small.json").write_text(json.dumps(config))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = open_clip.CLIP(**config)
+            model.token_embedding.weight.data.mul_(10)
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(tensors, folder / "small.safetensors")
+        return f"open_clip:{folder / 'small.json'}@{folder / 'small.safetensors'}"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_clip_spec(write_clip) -> str:
+    """Of a small CLIP."""
+    return write_clip(TINY_CLIP["text_cfg"]["width"])
 
 
 @pytest.fixture(scope="session")
@@ -271,6 +283,44 @@ def _compilers_asked_for_once():
     runner = sys.modules.get("mmengine.runner.runner")
     if runner is not None and not hasattr(runner.collect_env, "cache_info"):
         runner.collect_env = functools.cache(runner.collect_env)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _types_of_options_made_once():
+    """Typer has pydantic make the types of all options, some 130, anew for each command."""
+    try:
+        from typer import _adapters as adapters
+    except ImportError:
+        return
+    build, built = adapters.build_leaf_adapter, {}
+
+    def once(annotation, parameter_info):
+        limits = parameter_info.parser, parameter_info.min, parameter_info.max
+        if annotation not in (str, int, float, bool) or limits != (None, None, None):
+            return build(annotation, parameter_info)
+        if annotation not in built:
+            built[annotation] = build(annotation, parameter_info)
+        return built[annotation]
+
+    adapters.build_leaf_adapter = once
+
+
+@pytest.fixture(scope="session")
+def _plots(tmp_path_factory) -> Path:
+    """Where those of all processes are."""
+    import forked
+
+    forked.PLOTS = tmp_path_factory.mktemp("plots")
+    return forked.PLOTS
+
+
+@pytest.fixture(autouse=True)
+def _plots_of_a_kind_drawn_once(_plots):
+    from shared_plots import share_plots
+
+    reports = sys.modules.get("vladapt.core.runs.run_sections")
+    if reports is not None:
+        share_plots(reports, _plots)
 
 
 @pytest.fixture(scope="session")

@@ -444,6 +444,16 @@ class ClassSums:
             return torch.bmm(self.weights, kernel.view(self.num_classes, -1, kernel.shape[1]))
         return torch.stack([self.values @ (weight[:, None] * kernel) for weight in self.boost], dim=1)
 
+    def at_each(self, affinity: Tensor, betas: Tensor) -> Tensor:
+        """(C, B * G, V) sums at several betas (B,): of few rows and keys, one by one would mostly be calls of torch."""
+        kernel = (betas[:, None, None] * affinity).exp_()  # (B, S, V)
+        if self.weights is not None:
+            kernel = kernel.unflatten(1, (self.num_classes, -1)).permute(1, 2, 0, 3)  # (C, K, B, V)
+            sums = torch.bmm(self.weights, kernel.flatten(2)).unflatten(2, kernel.shape[2:])  # (C, G, B, V)
+            return sums.transpose(1, 2).flatten(1, 2)
+        sums = torch.stack([self.values @ (weight[:, None] * kernel) for weight in self.boost], dim=2)  # (B, C, G, V)
+        return sums.transpose(0, 1).flatten(1, 2)
+
 
 def _slots(values: Tensor) -> tuple[Tensor, Tensor] | None:
     """(C * K,) key index of each slot and whether it is filled; None if a key has several classes or slots waste."""
@@ -476,15 +486,19 @@ def _sweep_accuracy(sums: ClassSums, queries, labels, zero_shot, betas, alphas, 
         true_zero_shot = rival.gather(0, truth)
         rival = rival.scatter(0, truth, -torch.inf)[:, None]  # (C, 1, V): the strongest other class
         affinity = sums.affinity(queries[rows])
-        buffer = torch.empty_like(affinity)
-        for b, beta in enumerate(betas):
-            cache = sums.at(affinity, beta, buffer)  # (C, G, V)
-            true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
+        buffer, together = torch.empty_like(affinity), max(1, sums.BLOCK // affinity.numel())
+        for b in range(0, len(betas), together):
+            at = affinity.new_tensor(betas[b : b + together])  # (B',)
+            cache = (
+                sums.at(affinity, betas[b], buffer) if together == 1 else sums.at_each(affinity, at)
+            )  # (C, B' * G, V)
+            true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (B' * G, V)
             start = 0
             for some in several.split(max(1, sums.BLOCK // cache.numel())):
-                each = _right(rival, true_zero_shot, cache, true_cache, some, truth)  # (A', G, V)
-                counts = each.sum(dim=-1) if weights is None else each.double() @ weights[rows]  # (A', G)
-                right[b, start : start + len(some)] += counts
+                each = _right(rival, true_zero_shot, cache, true_cache, some, truth)  # (A', B' * G, V)
+                counts = each.sum(dim=-1) if weights is None else each.double() @ weights[rows]
+                counts = counts.unflatten(1, (len(at), -1)).transpose(0, 1)  # (B', A', G)
+                right[b : b + len(at), start : start + len(some)] += counts
                 start += len(some)
     return right.cpu().numpy() / len(queries)
 

@@ -176,6 +176,16 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="KIND,KIND",
+            help="Kinds of output to write into --out DIR (`vladapt list outputs`): dicom-sr, worklist, ...; an option "
+            "of one follows its name, as in worklist:urgent=mass. Repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -188,7 +198,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How heat maps are made: grad-cam, occlusion or rollout; the default depends on the backbone.",
+            help="How heat maps are made: grad-cam, occlusion, rollout or attention; the default suits the backbone.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -211,7 +221,9 @@ def predict(
     how = {**how, "explain": explain_method or explain}
     task = task_of_run(Run.open(run))
     words = _words(task)
-    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(words), **how)
+    predicted = engine_predict(
+        run, images, backbone=backbone, out=out, outputs=outputs, reporter=reporter(words), **how
+    )
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}

@@ -75,11 +75,14 @@ def search(
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
     if as_json:
-        content = {**vars(result), "hits": result.rows()}
+        content = {name: value for name, value in vars(result).items() if value or name != "notes"}
+        content["hits"] = result.rows()
         reranked = content.pop("reranked")
         print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
         return
     show_table(hits_table(result.hits))
+    for note in result.notes:
+        echo(note)
     if (again := result.reranked) is not None:
         echo(
             f"The nearest {again.candidates} in {again.first_ms:.1f} ms, ranked again by {again.method} in "

@@ -29,6 +29,8 @@ VERSION = 1
 MOST_IMAGES, MOST_OF_GROUP = 500, 6
 """Images that a candidate is judged by, and of one group among them."""
 PERMUTATIONS, SEED = 999, 20_000
+BLOCK = 2**17
+"""Pairs of images that are looked at together, of several permutations."""
 SHAPE, BANDS = 12, (2, 4, 6, 9, 13, 18, 25, 45)
 """Frequencies in each direction, and the radii between which energies are taken."""
 
@@ -129,22 +131,23 @@ def nearness_test(rows: np.ndarray, classes: np.ndarray, groups: np.ndarray) -> 
         classes, groups: (n,) numbers.
     """
     order = np.argsort(groups, kind="stable")
-    rows, classes, groups = rows[order], classes[order], groups[order]
-    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
-    squares, of_class = (rows**2).sum(axis=1), [np.flatnonzero(classes == label) for label in np.unique(classes)]
+    rows, classes, groups = rows[order].astype(np.float64), classes[order], groups[order]
+    products = rows @ rows.T  # (n, n)
+    np.fill_diagonal(products, 0)
+    of_class = [np.flatnonzero(classes == label) for label in np.unique(classes)]
     draw, taken = np.random.default_rng(SEED), np.arange(len(rows))
-
-    def similarity() -> float:
-        """The sum over pairs of a group, twice; the number of pairs is always the same."""
-        sums = np.add.reduceat(rows[taken], starts, axis=0)  # (groups, D)
-        return float((sums**2).sum() - squares.sum())
-
-    reached, as_high = similarity(), 0
-    for _ in range(PERMUTATIONS):
+    shared = np.tile(groups, (1 + PERMUTATIONS, 1))  # (P, n) the group of each image, first as they are
+    for some_way in shared[1:]:
         for some in of_class:
             taken[some] = draw.permutation(some)
-        as_high += similarity() >= reached - 1e-9 * abs(reached)
-    return (1 + as_high) / (1 + PERMUTATIONS)
+        some_way[taken] = groups
+    # The sum over pairs of a group, twice; the number of pairs is always the same.
+    at_once = max(1, BLOCK // products.size)
+    blocks = (shared[first : first + at_once] for first in range(0, len(shared), at_once))
+    same = ((some[:, :, None] == some[:, None]).reshape(len(some), -1) for some in blocks)  # (p, n * n)
+    similarity = np.concatenate([pairs @ products.ravel() for pairs in same])  # (P,)
+    as_high = similarity >= similarity[0] - 1e-9 * abs(similarity[0])
+    return float(as_high.mean())
 
 
 def _described(keys: Sequence[str], thumbnails: Thumbnails) -> dict[str, np.ndarray]:

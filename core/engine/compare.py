@@ -126,6 +126,7 @@ class _Rows:
         order: keys of all fits, as the table has them.
         state: what is compared.
         done: key -> row.
+        written: the rows as JSON, each made once: they are written again after each fit.
     """
 
     folder: Path
@@ -133,6 +134,7 @@ class _Rows:
     order: list[tuple]
     state: dict[str, Any]
     done: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
 
     def open(self, resume: bool) -> None:
         """Read what a stopped comparison left, or mark the folder as being written.
@@ -156,10 +158,11 @@ class _Rows:
         left = json.loads(mark.read_text(encoding="utf-8"))
         if left["compared"] != self.state:
             raise ConfigError(f"--resume: {self.folder} holds another comparison; give its options, or another --out")
-        self.done = {tuple(key): row for key, row in left["rows"]}
+        for key, row in left["rows"]:
+            self._take(tuple(key), row)
 
     def add(self, key: tuple, row: dict[str, Any]) -> None:
-        self.done[key] = row
+        self._take(key, row)
         if is_main():
             self._write_state()
             write_csv(self.sorted(), self.folder / TABLE, self.method)
@@ -172,9 +175,13 @@ class _Rows:
     def finish(self) -> None:
         (self.folder / STATE).unlink(missing_ok=True)
 
+    def _take(self, key: tuple, row: dict[str, Any]) -> None:
+        self.done[key] = row
+        self.written.append(json_text([list(key), row]))
+
     def _write_state(self) -> None:
-        content = {"compared": self.state, "rows": [[list(key), row] for key, row in self.done.items()]}
-        write_whole(self.folder / STATE, json_text(content))
+        rows = ", ".join(self.written)
+        write_whole(self.folder / STATE, f'{{"compared": {json_text(self.state)}, "rows": [{rows}]}}')
 
 
 def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:

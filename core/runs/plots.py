@@ -159,6 +159,7 @@ def accuracy_over_shots(
         DataError: nothing can be written there.
     """
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     metric = metric or ("auroc" if any(key.startswith("auroc/") for row in rows for key in row) else "accuracy")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
@@ -168,13 +169,15 @@ def accuracy_over_shots(
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
         splits = len({row.get("split", 0) for row in rows}) > 1
         figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, kinds=bool(kinds))
-        written = {}
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], dpi=160, metadata=metadata)
-            written[suffix] = Path(f"{path_stem}{suffix}")
-            write_whole(written[suffix], buffer.getvalue())
-    return written[".png"], written[".svg"]
+        # `savefig` would draw it four times: once to lay it out, for each of the files
+        png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
+        figure.canvas.print_png(png, metadata={"Software": None})
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    written = {Path(f"{path_stem}.png"): png, Path(f"{path_stem}.svg"): svg}
+    for path, buffer in written.items():
+        write_whole(path, buffer.getvalue())
+    return tuple(written)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -350,16 +350,16 @@ def _count_nodes(node: Any, known: dict[int, int]) -> int:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it, which has neither NaN nor infinity: null stands for them."""
+    if value is None or isinstance(value, (str, int)):  # most values are these, so they are told first
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str):
-        return value
     if isinstance(value, Path):
         return str(value)
     if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
         return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, Iterable):
         return [plain(inner) for inner in value]
     return value

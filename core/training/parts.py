@@ -28,7 +28,7 @@ from .sources import Source, num_labels_of
 from .teachers import need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
-from .views import View, light_view, local_view, strong_view
+from .views import View, light_view, local_view, seeded_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
@@ -166,7 +166,10 @@ class Parts:
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
         # A view of what is learned, so that what is measured in between has it too.
-        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
+        losses = self.objective.losses
+        backbone.finder = next((loss for loss in losses.values() if loss.finds), None)
+        backbone.answers = {name: loss for name, loss in losses.items() if loss.answers}
+        backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
@@ -184,8 +187,14 @@ class Parts:
         if self.settings.checkpointing:
             TowerLayers(self.backbone).checkpoint()
         if self.settings.compile:
+            self._check_compiles()
             self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+
+    def _check_compiles(self) -> None:
+        for name, loss in self.objective.losses.items():
+            if not loss.compiles:
+                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes by hooks; omit it")
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone
@@ -194,6 +203,8 @@ class Parts:
             views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
+        for loss in self.objective.losses.values():
+            views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
         further = {}
         if self.objective.teacher == "frozen" and "teacher.text" in self.needs:

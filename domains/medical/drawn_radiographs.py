@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Labels
-from .targets import Reported
+from .targets import Phrases, Reported
 
 SIDE = 64
 DRAWING = "first"
@@ -69,6 +69,9 @@ NOTE = (
 )
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Study:
     """What a drawn radiograph shows, and what its report says.
@@ -109,7 +112,17 @@ def drawn_radiographs(per_split: Mapping[str, int] = STUDIES_PER_SPLIT, seed: in
     """
     splits = DomainData.drawn_splits(per_split)
     items = [_item(seed, number, split) for number, split in enumerate(splits)]
-    return DomainData.drawn("drawn-radiographs", NOTE, items, render, FINDINGS, kind="captions")
+    data = DomainData.drawn("drawn-radiographs", NOTE, items, render, FINDINGS, kind="captions")
+    return replace(data, number_names={"findings": FINDINGS, "positions": POSITIONS})
+
+
+def drawn_phrases(per_split: Mapping[str, int] = STUDIES_PER_SPLIT, seed: int = 0) -> DomainData:
+    """The same studies with a phrase for each finding that is there, and the box of it; studies without one are left
+    out. Arguments as of `drawn_radiographs`."""
+    splits = DomainData.drawn_splits(per_split)
+    items = [_item(seed, number, split) for number, split in enumerate(splits)]
+    grounded = [item.with_(target=target) for item in items if (target := _phrases(item)) is not None]
+    return DomainData.drawn("drawn-radiographs", NOTE, grounded, render, FINDINGS, kind="captions")
 
 
 def study(seed: int, number: int) -> Study:
@@ -132,9 +145,7 @@ def radiograph(shown: Study, rng: np.random.Generator) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     chest = _Chest(rng)
-    for name, place in shown.places.items():
-        strength = 1.0 if shown.states[name] == PRESENT else 0.5
-        getattr(chest, f"add_{name.lower().replace(' ', '_')}")(place, strength)
+    chest.add(shown)
     image = gaussian_filter(chest.density, rng.uniform(0.4, 0.8))
     image = rng.uniform(0.85, 1.05) * image + rng.normal(scale=rng.uniform(0.01, 0.025), size=image.shape)
     grey = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
@@ -156,6 +167,20 @@ class _Chest:
         self._add_ribs()
         self.density += 0.3 * self.ellipse(0.5, 0.5, 0.045, 0.6)  # spine
         self._add_heart(rng.uniform(0.13, 0.155))
+
+    def add(self, shown: Study) -> dict[str, Box]:
+        """Draw the findings of a study. Gives the box around what is changed by each, by half or more of the most; of a
+        large heart around the heart."""
+        boxes = {}
+        for name, place in shown.places.items():
+            before = self.density.copy()
+            strength = 1.0 if shown.states[name] == PRESENT else 0.5
+            getattr(self, f"add_{name.lower().replace(' ', '_')}")(place, strength)
+            change = self.heart if name == "Cardiomegaly" else np.abs(self.density - before)
+            rows, columns = (np.flatnonzero((change >= change.max() / 2).any(axis=axis)) for axis in (1, 0))
+            left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            boxes[name] = float(left), float(top), float(right), float(bottom)
+        return boxes
 
     def ellipse(self, at_x, at_y, wide, high, edge=0.02, inverse=False) -> np.ndarray:
         """(SIDE, SIDE) in 0..1, 1 inside a soft-edged ellipse, or outside."""
@@ -239,6 +264,17 @@ def _report(states: Mapping[str, str], places: Mapping[str, str], rng: np.random
     findings = " ".join(f"{text[0].upper()}{text[1:]}." for text in sentences) or "The lungs are clear."
     impression = ", ".join(seen) or "no acute abnormality"
     return f"FINDINGS: {findings}\n\nIMPRESSION: {impression[0].upper()}{impression[1:]}."
+
+
+def _phrases(item: Item) -> Phrases | None:
+    """What is there for sure, in words of a report, each with its box."""
+    seed, number = int(item.decode["seed"]), int(item.decode["number"])
+    shown, words = study(seed, number), np.random.default_rng([seed, number, 2])
+    boxes = _Chest(np.random.default_rng([seed, number, 1])).add(shown)
+    names = [name for name in shown.places if shown.states[name] == PRESENT]
+    texts = tuple(str(words.choice(WORDS[name])).format(_where(name, shown.places[name])) for name in names)
+    labels = tuple(FINDINGS.index(name) for name in names)
+    return Phrases(texts, labels, tuple((boxes[name],) for name in names), (SIDE, SIDE)) if names else None
 
 
 def _where(name: str, place: str) -> str:

@@ -76,7 +76,8 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
     notes = [*data.notes, f"Reports: {place}; learned of each: {reading.report_part}."]
     if without := len(data.items) - len(items):
         notes.append(f"Samples without a report, left out: {without}.")
-    data = replace(data.with_items(items), kind="captions", notes=notes)
+    known = {"findings": tuple(data.class_names)} if data.kind == "multilabel" else {}
+    data = replace(data.with_items(items), kind="captions", notes=notes, number_names=known)
     return data if reading.findings is None else _with_findings(data, Path(reading.findings), study)
 
 
@@ -90,8 +91,9 @@ def _reported(item: Item, text: str) -> Viewed | Reported:
 
 def _studies(items: Sequence[Item], columns: Columns | None) -> dict[str, str]:
     """Id of a sample -> the study that it is of."""
-    name = None if columns is None else column_called(columns, STUDY_COLUMNS)
-    cells = {} if name is None else columns.cells(name)
+    cells: Mapping[str, str] = {}
+    if columns is not None and (name := column_called(columns, STUDY_COLUMNS)) is not None:
+        cells = columns.cells(name)
     return {item.id: cells.get(item.id) or study_of(item.id) for item in items}
 
 
@@ -99,22 +101,14 @@ def _texts(
     data: DomainData, path: Path, columns: Columns | None, study: Mapping[str, str], named: str | None
 ) -> tuple[Callable[[Item], str], str]:
     """(sample -> its report, "" for none; where that stands)."""
-    if named is not None and not Path(named).exists():
-        if columns is None or Path(named).suffix in (*Table.SUFFIXES, ".txt") or "/" in named:
-            raise DataError(f"--reports {named}: no such file or folder")
-        column = column_called(columns, (named,))
-        if column is None:
-            raise UnknownNameError(
-                f"--reports {named}: {columns.place} has no such column; {did_you_mean(named, columns.names)}"
-            )
-    else:
-        column = None if named is not None or columns is None else column_called(columns, TEXT_COLUMNS)
-    if column is not None:
+    if columns is not None and (column := _column_of_reports(columns, named)) is not None:
         cells = columns.cells(column)
         return lambda item: str(cells.get(item.id) or ""), f"column '{column}' of {columns.place}"
     if named is None and any(item.captions() for item in data.items):
         return lambda item: "\n".join(item.captions()), "the captions of the table"
     source = Path(named) if named is not None else path if path.is_dir() else path.parent
+    if not source.exists() and source.suffix not in Table.SUFFIXES:
+        raise DataError(f"{source}: no such file or folder; check --reports")
     try:
         reports = read_reports(source)
     except DataError as error:
@@ -122,6 +116,19 @@ def _texts(
             raise
         raise DataError(f"{path}: no reports ({error}); name a column, a table or a folder by --reports") from None
     return lambda item: _report_of(reports, study[item.id], item.id), str(source)
+
+
+def _column_of_reports(columns: Columns, named: str | None) -> str | None:
+    """The column that is named, or has a usual name; None where a file or folder is meant."""
+    if named is None:
+        return column_called(columns, TEXT_COLUMNS)
+    if Path(named).exists() or "/" in named or named.endswith((*Table.SUFFIXES, ".txt")):
+        return None
+    if (column := column_called(columns, (named,))) is None:
+        raise UnknownNameError(
+            f"--reports {named}: {columns.place} has no such column; {did_you_mean(named, columns.names)}"
+        )
+    return column
 
 
 def _report_of(reports: Reports, study: str, name: str) -> str:
@@ -154,7 +161,8 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
         raise DataError(f"{table}: of none of the {len(items)} studies; make it of the reports of this set")
     where = f" at {len(positions)} positions" if positions else ""
     note = f"Findings: {len(names)}{where}, of {table.name}; samples of which it says nothing: {silent}."
-    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note])
+    known = {"findings": names, "positions": positions}
+    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note], number_names=known)
 
 
 def _found(target: Any, findings: tuple[float, ...], relations: tuple) -> Viewed | Reported:

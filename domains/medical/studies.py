@@ -125,14 +125,18 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
         items.append(some[0].with_(decode=decode, target=target))
         views[items[-1].source, digest] = some
 
+    def members(item: Item) -> list[Item]:
+        return views[item.source, item.decode["digest"]]
+
     def load(item: Item) -> Decoded:
-        return UnequalParts.of([data.load(view) for view in views[item.source, item.decode["digest"]]])
+        return UnequalParts.of([data.load(view) for view in members(item)])
 
     alone = sum(len(item.decode["views"]) == 1 for item in items)
     notes = [f"Studies: {len(items)}, of {len(data.items)} images; with a single view: {alone}."]
     if differing:
         notes.append(f"Studies whose images have different labels, which are joined: {differing}.")
-    return replace(data, items=items, load=load, skipped=[*data.skipped, *skipped], notes=[*data.notes, *notes])
+    of = {"items": items, "load": load, "members": members, "notes": [*data.notes, *notes]}
+    return replace(data, **of, skipped=[*data.skipped, *skipped])
 
 
 def _by_columns(columns: Columns | None, named: str) -> Told:

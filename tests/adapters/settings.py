@@ -102,6 +102,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "settings": between("settings", {}, {"ridge": {"penalty": 100.0}}),
         "without_labels": between("without_labels", ("stat-a",), ("zlap",), also=("no_labels",)),
     },
+    "biomed-coop": {
+        **LENGTH,
+        "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0),
+        "tau": between("tau", 0.2, 3.0, kdsp=50.0, epochs=3),
+        "select": between("select", "zscore", "mad", kdsp=50.0, tau=0.5, epochs=3),
+    },
     "clap": {
         "constraint": between("constraint", "l2", "none", lr=1.0, epochs=5),
         "multipliers": between("multipliers", "zero-shot", "constant", lr=1.0, epochs=5),

@@ -55,7 +55,8 @@ def test_of_features(vladapt, rows, method):
 def test_in_a_comparison(vladapt, rows):
     common = ("--features", rows())
     base = vladapt("fit", *common, "--adapter", "linear-probe", "--shots", "8", "--json").json["run"]
-    compare = ("compare", *common, "--adapters", "stat-a", "--shots", "2", "--seeds", "1", "--out", "c", "--json")
+    how = ("--shots", "2", "--seeds", "1", "--splits", "2", "--out", "c", "--json")
+    compare = ("compare", *common, "--adapters", "stat-a", *how)
     plain, other = vladapt(*compare).json, vladapt(*compare, "--resource", f"base={base}").json
     accuracy = [[row["accuracy"] for row in each["rows"] if row["adapter"] == "stat-a"] for each in (plain, other)]
     assert accuracy[1] > accuracy[0]

@@ -139,10 +139,10 @@ def test_compare_gives_the_numbers_of_fit(vladapt, fit, base, colours):
 
 
 def test_a_method_that_refuses_the_data_is_listed_and_the_others_go_on(vladapt, features_file):
-    outcome = vladapt("compare", "--features", features_file, "--adapters", "coop,ape", "--shots", "2", "--seeds", "1")
+    asked = ["--features", features_file, "--adapters", "coop,ape", "--shots", "2", "--seeds", "1", "--splits", "1"]
+    outcome = vladapt("compare", *asked)
     assert outcome.code == 0 and "Refused: coop: " in outcome.out and "text tower" in outcome.out
-    again = ["--features", features_file, "--adapters", "coop,ape", "--shots", "2", "--seeds", "1", "--json"]
-    found = vladapt("compare", *again).json
+    found = vladapt("compare", *asked, "--json").json
     assert set(found["refused"]) == {"coop"} and {row["adapter"] for row in found["rows"]} == set(METHODS)
 
 

@@ -58,7 +58,7 @@ def test_the_same_data_elsewhere_has_the_same_result(fit, scans, tmp_path, monke
 
 
 def test_compare_and_eval_take_columns_too(vladapt, fit, scans, small_clip_spec):
-    how = ("--domain", "medical", "--backbone", small_clip_spec, "--shots", "1", "--seeds", "1", "--out", "compared")
+    how = ("--domain", "medical", "--backbone", small_clip_spec, "--shots", "1", "--seeds", "1", "--splits", "2")
     compared = vladapt("compare", "--adapters", "linear-probe", "--data", scans, "--group-column", "exam", *how)
     assert compared.code == 0 and "grouped by column 'exam': 5 groups" in compared.out.replace("\n", " ")
     run = fit("--data", scans, "--group-column", "MRN", "--json").json["run"]
@@ -116,7 +116,7 @@ def test_groups_that_are_not_called_so_are_asked_about_with_both_numbers(fit, vl
     assert "whole groups" in (run / "report.html").read_text()
     compared = vladapt(
         *("compare", "--adapters", "linear-probe", "--data", folder, "--domain", "medical", "--out", "compared"),
-        *("--backbone", small_clip_spec, "--shots", "1", "--seeds", "1"),
+        *("--backbone", small_clip_spec, "--shots", "1", "--seeds", "1", "--splits", "2"),
     )
     assert "--group-column folder groups them" in compared.out.replace("\n", " ")
     typed = fit("--data", folder, *how, "--group-column", "folder", "--json")

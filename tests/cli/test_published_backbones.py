@@ -111,7 +111,7 @@ def test_methods_with_texts_say_in_one_line_what_an_image_tower_lacks(fit, refus
 def test_an_image_tower_alone_is_compared_without_zero_shot(vladapt, colours, dino):
     outcome = vladapt(
         *("compare", "--domain", "medical", "--data", colours, "--backbone", dino, "--shots", "2", "--seeds", "1"),
-        *("--adapters", "linear-probe,tip-adapter", "--json"),
+        *("--adapters", "linear-probe,tip-adapter", "--splits", "1", "--json"),
     )
     assert outcome.code == 0, outcome.err
     assert {row["adapter"] for row in outcome.json["rows"]} == {"linear-probe", "tip-adapter", "largest-class"}

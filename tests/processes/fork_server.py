@@ -25,6 +25,8 @@ import threading
 import types
 import weakref
 
+from shared_plots import share_plots
+
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
 LIBRARIES += ("torch._dynamo", "torch.distributed.fsdp", "sklearn.linear_model", "matplotlib.backends.backend_agg")
 LIBRARIES += ("pydantic.main", "pydantic.json_schema")
@@ -35,13 +37,13 @@ OURS += ("vladapt.adapters.cache.tip_adapter", "vladapt.adapters.weights.lit")
 OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 
 
-def main(control: socket.socket) -> None:
+def main(control: socket.socket, plots: str | None = None) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     # Where pandas is installed (cleanlab brings it) scikit-learn imports it, and that pyarrow, which starts a thread.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in (*LIBRARIES, *OURS):
         _imported(name)
-    _prepare()
+    _prepare(plots)
     for each in [*weakref.finalize._registry]:
         each.atexit = False  # a child need not unregister all operators of torch, which costs it most of its end
     gc.collect()
@@ -51,12 +53,14 @@ def main(control: socket.socket) -> None:
         _become(request)
 
 
-def _prepare() -> None:
+def _prepare(plots: str | None) -> None:
     """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer."""
     importlib.import_module("PIL.Image").init()
     ours = sys.modules
     ours["vladapt.cli"].build_app([])
     reports = ours["vladapt.core.runs.run_sections"]
+    if plots is not None:
+        share_plots(reports, plots)
     environment = reports.page_template(reports.PAGE).environment
     for name in environment.list_templates(extensions=["j2"]):
         environment.get_template(name)
@@ -201,4 +205,4 @@ def _run(command: list[str]) -> None:
 
 if __name__ == "__main__":
     del sys.path[0]  # this folder
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:])

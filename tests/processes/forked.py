@@ -22,6 +22,8 @@ from pathlib import Path
 PATIENCE = 900.0
 """Seconds until a process counts as hung, on however busy a machine."""
 PIPE = subprocess.PIPE
+PLOTS: Path | None = None
+"""Folder of plots that processes share, of `shared_plots.py`."""
 OPEN_VOCAB = ("vladapt.domains.open_vocab.modules",)
 """Modules that a test of the domain has its processes start with."""
 
@@ -176,7 +178,7 @@ class _Server:
         self.control, theirs = socket.socketpair()
         script = Path(__file__).with_name("fork_server.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(theirs.fileno())],
+            [sys.executable, str(script), str(theirs.fileno()), *filter(None, [PLOTS])],
             cwd=script.parents[2],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData, Item
 from ...contracts.judgement import Evaluated
+from ...contracts.output_kind import LabelMap
 from ...contracts.recipe import RUNS, SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
@@ -58,12 +59,24 @@ ADAPTER = "own"
 
 @dataclass
 class ConfigPredictions:
-    """What a trained model says of some images: the task's own rows, one per image."""
+    """What a trained model says of some images: the task's own rows, one per image.
+
+    Attributes:
+        sources: id -> the items that it was found in, windows of one picture.
+        label_map: id -> what was outlined; None of tasks that outline nothing.
+    """
 
     task_rows: list[dict[str, Any]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
+    label_map: Callable[[str], LabelMap] | None = field(default=None, repr=False)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the rows."""
+        return [row["id"] for row in self.task_rows]
 
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
@@ -141,6 +154,10 @@ class ConfigTask(Task):
     ) -> list[Path]:
         """Write what `look` gave into a folder, as pictures and files with the suffixes in `writes`; returns them."""
         raise CapabilityError(f"--out: {self.title} writes no files of its predictions; omit --out, use --json")
+
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """What a row of `look` outlines, for kinds of output; of a task whose `gives` has `MASKS`."""
+        raise CapabilityError(self._refusal("predict"))
 
     def notes_on(self, model: nn.Module | None) -> list[str]:
         """Sentences for who has asked a trained model."""
@@ -259,8 +276,10 @@ class ConfigTask(Task):
         recipe = self.used_again(use)
         spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
-        folder = self._folder(use.out) if use.out else None
+        folder = self._folder(use.out) if use.out and ("save" in self.can or not use.outputs) else None
         data = self.images(use.images, recipe)
+        for kind in use.outputs:
+            kind.check_sources(data.items)
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
@@ -269,7 +288,10 @@ class ConfigTask(Task):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
-        return ConfigPredictions(rows, data.skipped, files, self.notes_on(model))
+        predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))
+        by_id = {row["id"]: row for row in rows}
+        predicted.label_map = lambda name: self.label_map(by_id[name], names)
+        return predicted
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every recipe at every number of shots and seed."""
@@ -437,3 +459,11 @@ class ConfigContest(Contest):
         if plan is None or not plan.get("train_cfg"):
             self._untrained[name, shots] = row
         return row
+
+
+def _by_picture(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Id of each picture -> its windows, or itself."""
+    pictures: dict[str, list[Item]] = {}
+    for item in items:
+        pictures.setdefault(item.id.rpartition("#")[0] if Item.WHOLE in item.decode else item.id, []).append(item)
+    return pictures

@@ -73,6 +73,12 @@ def header_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int,
     return (x, y, z), _affine(reader)
 
 
+def channels_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> int:
+    """Values of each voxel, those of a fourth dimension among them; errors as `header_of`."""
+    reader = _opened(path, max_pixels)
+    return reader.GetNumberOfComponents() * math.prod(reader.GetSize()[3:])
+
+
 def _opened(path: Path, max_pixels: int) -> SimpleITK.ImageFileReader:
     """A reader that has read the header."""
     import SimpleITK

@@ -49,6 +49,22 @@ def part_positions(count: int, every: int, central: float, most: int) -> list[in
     return [chosen[int((number + 0.5) * len(chosen) / most)] for number in range(most)]
 
 
+def part_numbers(path: Path, decode: Mapping[str, Any]) -> list[int]:
+    """Which slices along the axis `load_parts` gives, counted from 0 in RAS order; [] of a volume that is resampled, or
+    of a series that was acquired along another axis.
+
+    Raises:
+        DataError: as `read_volume`.
+    """
+    axis = AXES[decode.get("axis", "axial")]
+    if "spacing" in decode:
+        return []
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
+        return _positions(count_along(path, axis, int(decode.get("max_pixels", Item.MAX_PIXELS))), decode)
+    slices, affine = ordered(series_at(path))
+    return _positions(len(slices), decode) if _file_axis(path, affine, axis) == 2 else []
+
+
 def count_along(path: Path, axis: int, max_pixels: int) -> int:
     """Slices of a NIfTI, MHA or NRRD volume along an axis of the RAS orientation, by its header.
 

@@ -136,16 +136,26 @@ def test_intervals_of_alpha_take_the_first_of_equal_logits():
 
 def test_a_large_cache_is_summed_at_few_betas(monkeypatch):
     """The same choice as by sums at each of the 200 betas, at a tenth of the exponentials."""
-    task, betas = problem(7, 20, 160, 60)[:5], []
-    at = _cache_model.ClassSums.at
-    monkeypatch.setattr(
-        _cache_model.ClassSums, "at", lambda self, a, beta, b: betas.append(beta) or at(self, a, beta, b)
-    )
+    task, betas, sums = problem(7, 20, 160, 60)[:5], [], _cache_model.ClassSums
+    at, at_each = sums.at, sums.at_each
+    monkeypatch.setattr(sums, "at", lambda self, a, beta, b: betas.append(beta) or at(self, a, beta, b))
+    monkeypatch.setattr(sums, "at_each", lambda self, a, several: betas.extend(several) or at_each(self, a, several))
     exact, summed = search_cache(*task, grid(7, 200), grid(3, 20)), len(betas)
     monkeypatch.setattr(_cache_model, "MOST_KEYS", 100)
     betas.clear()
     assert search_cache(*task, grid(7, 200), grid(3, 20)) == exact
-    assert len(betas) <= summed / 8
+    assert summed == 200 and len(betas) <= summed / 8
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["a class each", "several classes"])
+def test_sums_at_several_betas_are_those_at_each(several):
+    queries, _, _, keys, values, exponent = problem(5, 4, 12, 9)
+    values = values + 0.5 * values.roll(1, dims=1) if several else values
+    sums = _cache_model.ClassSums(keys, values, grid(1, 3, start=0.0), exponent)
+    assert (sums.weights is None) == several
+    affinity, betas = sums.affinity(queries), torch.tensor(grid(7, 5))
+    each = [sums.at(affinity, float(beta), torch.empty_like(affinity)) for beta in betas]
+    assert sums.at_each(affinity, betas) == pytest.approx(torch.cat(each, dim=1), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["tip-adapter", "ape"])

@@ -13,6 +13,7 @@ from vladapt.domains.medical.drawn_radiographs import (
     POSITIONS,
     SIDE,
     Study,
+    drawn_phrases,
     drawn_radiographs,
     radiograph,
     render,
@@ -83,3 +84,17 @@ def test_the_same_on_every_machine_and_others_for_another_seed():
     images = [render(item) for item in (first[0], again[0], other[0])]
     assert images[0].shape == (SIDE, SIDE, 3) and images[0].dtype == np.uint8
     assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
+
+
+def test_phrases_have_the_box_of_what_is_drawn():
+    data = drawn_phrases({"train": 30, "test": 6})
+    whole = {item.id: item for item in drawn_radiographs({"train": 30, "test": 6}).items}
+    assert {item.split for item in data.items} == {"train", "test"} and 10 < len(data.items) <= 36
+    for item in data.items:
+        target, drawn = item.target, study(0, item.decode["number"])
+        assert np.array_equal(data.load(item), render(whole[item.id]))
+        for text, label, ((left, top, right, bottom),) in zip(target.texts, target.labels, target.boxes, strict=True):
+            place = drawn.places[FINDINGS[label]]
+            assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64 and text
+            if place.startswith(("left", "right")):
+                assert ((left + right) / 2 > 32) == place.startswith("left"), "left is right in the image"

@@ -241,11 +241,9 @@ def test_its_recipes_are_named_for_what_they_are_for():
     assert {"default", "chest-xray", "blood-cells", "ct-lung"} <= set(Medical().recipes)
 
 
-def test_its_task_is_classification():
-    domain = Medical()
-    assert domain.tasks == ("classification",)
-    with pytest.raises(ConfigError, match="segmentation"):
-        domain.sample("segmentation")
+def test_a_task_that_it_lacks_is_refused():
+    with pytest.raises(ConfigError, match="moments"):
+        Medical().sample("moments")
 
 
 # real data ------------------------------------------------------------------------------------------------------

@@ -144,7 +144,8 @@ def test_a_table_of_findings_is_joined_by_study(studies, findings):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"reports": "nowhere.csv"}, DataError, "--reports nowhere.csv: no such file"),
+        ({"reports": "nowhere.csv"}, DataError, r"nowhere\.csv: cannot be read"),
+        ({"reports": "no/where"}, DataError, "no/where: no such file or folder; check --reports"),
         ({"reports": "reprt"}, UnknownNameError, "did you mean report"),
         ({"reports": "patient_id", "report_part": "impression"}, DataError, "none of the 3 samples has a report"),
     ],
