@@ -29,7 +29,7 @@ def toy_pairs():
 def small_clip_spec(write_clip) -> str:
     """With a narrow text tower: steps, copies and checkpoints of an embedding of 49,408 tokens are most of a small
     training's time."""
-    return write_clip(8)
+    return write_clip(width=8)
 
 
 @pytest.fixture(scope="session")
