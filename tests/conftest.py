@@ -33,7 +33,7 @@ TINY_CLIP = {
 LONGEST = (
     *("test_every_option.py", "test_every_adapter.py", "test_interrupted_and_together.py", "test_unequal_classes.py"),
     *("test_sharding.py", "test_sharded_checkpoints.py", "test_compile.py", "test_examples.py", "test_resume.py"),
-    *("test_packaging.py", "test_export.py"),
+    *("test_fit_towers.py", "test_packaging.py", "test_export.py"),
 )
 """Files that take 20 seconds of a processor and more, the longest first."""
 

@@ -210,9 +210,9 @@ def _numbers(kind: type, value: Any, bounds) -> Iterator[int | float]:
         some = (*near, 1, 2) if start <= FEW else (2, 1, *near)  # one more of many changes little
         yield from (*some, start // 2, 2 * start + 1) if number is not None else (start, 1, 2, 3)
     elif number:
-        yield from (number * 3, number * 30, number / 3, number / 30)
+        yield from (number * 3, number / 3, number / 30, number * 30)
     else:
-        yield from (0.5, 0.01, 0.1, 2.0)
+        yield from (0.5, 0.1, 2.0, 0.01)
     for end in (bounds.low, bounds.high):
         if end is not None and abs(end) <= 100:
             yield end
