@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.backbones": "load_backbone save_fine_tuned",
         "core.features.files": "load_features",
         "core.features.store": "FeatureStore",
-        "core.prompts": "build_classifier fill spoken check_templates PromptLearner",
+        "core.prompts": "build_classifier fill check_templates PromptLearner",
     },
     "training": {
         "core.training": "TrainingSettings TowerAdapter ClassTowerAdapter train_epochs training_features label_loss "
@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.registry": "build_adapter build_loss load_adapter load_domain",
         "core.contracts": "Task FitResult Use Axes Contest Evaluated",
         "core.contracts.judgement": "Judgement JudgedClassifier JudgedPredictions Record Place",
+        "core.contracts.output_kind": "OutputKind",
         "core.tasks": "Classification Retrieval ConfigTask recipe_again",
         "core.recipes.asked_for": "read_data split_samples readable_samples place_of_data",
     },

@@ -74,6 +74,7 @@ from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
 from .core.contracts.options import whole_number as whole_number
+from .core.contracts.output_kind import OutputKind as OutputKind
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector
 from .core.contracts.task import Axes as Axes
@@ -109,7 +110,6 @@ from .core.metrics.significance import exchange_test as exchange_test
 from .core.metrics.significance import mcnemar as mcnemar
 from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill
-from .core.prompts.classifier import spoken as spoken
 from .core.prompts.context import PromptLearner as PromptLearner
 from .core.recipes.asked_for import place_of_data as place_of_data
 from .core.recipes.asked_for import read_data as read_data
@@ -163,6 +163,7 @@ def search(
     top: int | None = ...,
     candidates: int | None = ...,
     since: str | None = ...,
+    own_group: bool | None = ...,
     cluster: float | None = ...,
     blur: bool | None = ...,
     html: str | Path | None = ...,

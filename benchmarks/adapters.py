@@ -41,6 +41,7 @@ COLUMNS = (
     *("seconds", "mebibytes", "trained_parameters"),
 )
 FEWER = {
+    "biomed-coop": {"epochs": 20},
     "cross-modal": {"iterations": 1000},
     "fpl": {"epochs": 15},
     "gist": {"epochs": 5},

@@ -50,6 +50,7 @@ HOLDS = {
     "data": "readers, splits, shots, pairs",
     "registry": "from a name to the thing",
     "contracts": "the nouns: Adapter, Domain, Task, Judgement, FeatureSet, ...",
+    "outputs": "kinds of output: files of rows",
     "metrics": "scores, intervals, tests",
     "runtime": "files, ranks, progress",
     "errors": "what users are told",

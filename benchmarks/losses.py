@@ -35,7 +35,8 @@ Each loss is a file in `core/losses/`, or in the folder `losses/` of a domain. `
 chooses it, several times for a sum; `--set loss.NAME.OPTION=VALUE` sets an option. A loss is a function of
 the global batch: value and gradients do not depend on how many processes or micro-batches the batch is divided into. A
 loss declares its inputs by name; they are made from the data and the towers, or the loss is refused in one line.
-`medclip` needs a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain, or nothing known).
+`medclip`, `medklip` and `medslip` need a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain,
+or nothing known); the last two also `relations`: for each finding at each position 1, 0 (not there) or nothing.
 `python benchmarks/losses.py` prints this page.
 
 | name | what it is | needs | paper |
@@ -53,6 +54,7 @@ text that ranks all images needs scores that one process has already.) The memor
 | `alip`, `clip`, `long-clip`, `unicl`, `unipt`, CLIP's loss in `silc` | blocks of n x N, and the N x D columns |
 | `siglip` | blocks of n x n; captions and their gradients pass from process to process, N x D is never in memory |
 | `matryoshka` | what the other loss needs, at each width |
+| `dino-v2` | scores of K prototypes for its own crops and hidden patches; nearest images n x N |
 | {rest} | n x N a few times, until the backward pass |
 
 A block has at most 2^22 numbers on a CPU. On a GPU it takes at most 1/32 of the memory, which usually has room for the
@@ -71,7 +73,7 @@ WHOLE = (
     "N x N per sub-caption if its circle loss is on, `rde` N x N for each of its two embeddings; the contrastive loss "
     "over pairs in `declip`, `dreamlip`, `protoclip` and `slip` is computed in blocks."
 )
-IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka", "unipt"}
+IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka", "unipt", "dino-v2"}
 OPTIONS = """
 ## Options
 

@@ -19,6 +19,7 @@ import torch
 from parity_checks import (
     cache,
     caption_losses,
+    chest_xrays,
     confidence,
     crops,
     detectors,
@@ -30,10 +31,12 @@ from parity_checks import (
     person_search,
     prompt,
     pseudo_labels,
+    query_losses,
     radiographs,
     re_identification,
     sampling,
     segmentors,
+    self_supervised,
     selftraining,
     testtime,
     towers,
@@ -52,7 +55,7 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, person, person_search, video_losses)
+LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
@@ -60,7 +63,7 @@ ROOMS = {
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
-    "Medical images": (radiographs,),
+    "Medical images": (radiographs, chest_xrays),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

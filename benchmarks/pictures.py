@@ -1,6 +1,6 @@
-"""The pictures in the README, from real runs and headless Chromium: docs/pictures/report.png and boxes.png.
+"""The pictures in the README and the pages, from real runs and headless Chromium, in docs/pictures.
 
-    python benchmarks/pictures.py [report|boxes] ...      both by default; `make pictures`
+    python benchmarks/pictures.py [report|boxes|drawn_radiographs] ...      all by default; `make pictures`
 
 The report is of a fit on photographs of clothes (CC0; `general/clothing` in $VLADAPT_DATA), the boxes are those of a
 detector on drawn scenes. The first fit takes a minute, the second half an hour on two cores; their folders stay in
@@ -83,13 +83,26 @@ def boxes() -> Path:
     page = (run / "report.html").read_text("utf-8")
     found = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page[page.index("What it finds") :])
     shown = [Image.open(io.BytesIO(base64.b64decode(found[number]))).convert("RGB") for number in SHOWN]
-    row = Image.new("RGB", (len(shown) * (SIDE + GAP) - GAP, SIDE), "white")
-    for place, picture in enumerate(shown):
-        row.paste(picture.resize((SIDE, SIDE)), (place * (SIDE + GAP), 0))
-    return saved(row, "boxes")
+    return saved(side_by_side(shown, SIDE), "boxes")
 
 
-DRAWN = {"report": report, "boxes": boxes}
+def drawn_radiographs() -> Path:
+    """One of the sample's radiographs with each finding alone, and one without any."""
+    from vladapt.domains.medical.drawn_radiographs import FINDINGS, drawn_radiographs, render, study
+
+    items, wanted = drawn_radiographs().items, [*({finding} for finding in FINDINGS), set()]
+    shown = [next(item for item in items if set(study(0, item.decode["number"]).places) == some) for some in wanted]
+    return saved(side_by_side([Image.fromarray(render(item)) for item in shown], SIDE // 3 * 2), "drawn_radiographs")
+
+
+def side_by_side(pictures: list[Image.Image], side: int) -> Image.Image:
+    row = Image.new("RGB", (len(pictures) * (side + GAP) - GAP, side), "white")
+    for place, picture in enumerate(pictures):
+        row.paste(picture.resize((side, side)), (place * (side + GAP), 0))
+    return row
+
+
+DRAWN = {"report": report, "boxes": boxes, "drawn_radiographs": drawn_radiographs}
 
 
 def main(names: list[str]) -> None:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, FitReport, option, require
-from ...core.errors import ConfigError, DataError
+from ...core.errors import ConfigError
 from ...core.prompts import PHOTO, build_classifier, check_templates
+from ..text_pools import encode_sentences
 from ._crops import Box, CropAdapter, cut
 
 
@@ -133,21 +134,6 @@ def weighted_mean(rows: Tensor, anchor: Tensor, scale: float) -> Tensor:
     """The mean of unit rows (..., N, D), weighted by softmax(scale cos(row, anchor (..., D))), made unit: (..., D)."""
     weights = (scale * torch.einsum("...nd,...d->...n", rows, anchor)).softmax(dim=-1)  # (..., N)
     return F.normalize(torch.einsum("...n,...nd->...d", weights, rows), dim=-1)
-
-
-def encode_sentences(backbone, sentences: Sequence[Sequence[str]], class_names: Sequence[str]) -> tuple[Tensor, ...]:
-    """C tensors (T_c, D), one unit row per sentence.
-
-    Raises:
-        DataError: another number of classes, or a class without a sentence.
-    """
-    if len(sentences) != len(class_names):
-        raise DataError(f"descriptions of {len(sentences)} classes for {len(class_names)}; give one list per class")
-    for name, of in zip(class_names, sentences, strict=True):
-        if not of:
-            raise DataError(f"descriptions: class '{name}' has none; add at least one sentence")
-    numbered = {str(i): of for i, of in enumerate(sentences)}  # not by name: two classes may share one
-    return build_classifier(backbone, list(numbered), (), descriptions=numbered).prototypes
 
 
 def random_squares(

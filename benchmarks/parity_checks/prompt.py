@@ -1,4 +1,4 @@
-"""Learned contexts: CoOp, CoCoOp, KgCoOp, POMP and TPT, and Dassl's schedule that the first four go by."""
+"""Learned contexts: CoOp, CoCoOp, KgCoOp, BiomedCoOp, POMP and TPT, and Dassl's schedule that the first five go by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import Adapter, Backbone, FeatureSet, FitReport, TextClassifier, build_adapter, build_classifier
+from vladapt.adapters.prompt._shared_context import Step
+from vladapt.adapters.prompt.biomed_coop import divergence, kept_sentences, sentence_scores, teacher_of
 from vladapt.adapters.prompt.cocoop import META, conditional_contexts
 from vladapt.adapters.prompt.pomp import local_logits
 from vladapt.adapters.testtime._memory import entropy_of
@@ -151,6 +153,42 @@ def _one_step(backbone: Backbone, support, classifier, ctx, guidance: float) -> 
     return ctx - adapter.ctx, report.history[0]["loss"]
 
 
+@compares("biomed-coop", "biomedcoop")
+def biomed_coop(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """From the features on: the fixture has no towers, so that its text features stand for those of the prompts."""
+    scale, labels = ref.setting("scale"), ref["label"]
+    unit, sentences = F.normalize(ref["image"], dim=-1), F.normalize(ref["fixed_embeddings"], dim=-1)
+    scores = sentence_scores(unit, sentences, scale)
+    yield ref.check(scores, "selection.scores")
+    for key, select in (("keep", "zscore"), ("keep_by_mad_only", "mad")):
+        kept = kept_sentences(scores, ref.setting("tau"), select)
+        yield ref.check(kept.long(), f"selection.{key}")
+    teacher = teacher_of(sentences, kept_sentences(scores, ref.setting("tau")))
+    yield ref.check(teacher, "selection.teacher")
+    text = ref.leaves({"text": "text"})["text"]
+    adapter, step = biomed_coop_step(ref, text, unit, labels, sentences)
+    logits = adapter._scores(unit, F.normalize(text, dim=-1))
+    yield ref.check(logits, "logits")
+    apart = ref.setting("kdsp") * divergence(logits, scale * unit @ teacher.T)
+    yield ref.check(apart, "loss_kdsp")
+    yield ref.check(F.cross_entropy(logits, labels), "loss_ce")
+    loss = adapter._loss(step)
+    yield ref.check(loss - F.cross_entropy(logits, labels) - apart, "loss_sccm")
+    yield ref.check(loss, "loss")
+    loss.backward()
+    yield ref.check(text.grad, "grad_text")
+
+
+def biomed_coop_step(ref: Reference, text, unit, labels, sentences) -> tuple[Adapter, Step]:
+    """The method and one step of its training, with raw text features (C, D) in place of the learned prompts'."""
+    weights = {name: ref.setting(name) for name in ("sccm", "kdsp", "tau")}
+    adapter = published("biomed-coop", **weights)
+    adapter.logit_scale, adapter.offset, adapter.negative = ref.setting("scale"), torch.zeros(len(text)), None
+    adapter._text = lambda learner: F.normalize(text, dim=-1)
+    about = TextClassifier(sentences.mean(dim=1), prototypes=tuple(sentences), logit_scale=adapter.logit_scale)
+    return adapter, Step(None, about, unit, labels, F.cross_entropy, None, torch.Generator())
+
+
 @compares("pomp", "pomp")
 def pomp(ref: Reference, f: Fixtures) -> Iterator[Check]:
     scale, classes = ref.setting("logit_scale_exp"), ref.setting("n_classes")
@@ -215,4 +253,4 @@ def tpt_tuning(ref: Reference, f: Fixtures) -> Iterator[Check]:
             yield ref.check(after[i], f"{key}logits_after")
 
 
-GROUPS = (schedule, coop, coop_training, cocoop, kgcoop, pomp, tpt_selection, tpt_tuning)
+GROUPS = (schedule, coop, coop_training, cocoop, kgcoop, biomed_coop, pomp, tpt_selection, tpt_tuning)

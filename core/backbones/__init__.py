@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "checkpoints": "fit_weights read_checkpoint",
-        "finders": "searched",
+        "finders": "built_loss loss_in_words searched weights_of_loss",
         "heads": "HeadBackbone",
         "hf_source": "read_config",
         "hub": "hub_folder",

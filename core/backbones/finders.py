@@ -1,4 +1,5 @@
-"""What images and texts are found by where a training's loss made more of them than the towers' own features."""
+"""Losses that are kept beside the towers that they trained: what images and texts are found by, where that is more than
+the towers' own features, and what adapters answer by."""
 
 from __future__ import annotations
 
@@ -12,21 +13,36 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.options import options_of
-from ..errors import DataError, VladaptError
+from ..errors import CapabilityError, DataError, VladaptError
 from ..features.extract import in_eval_mode
 from ..registry.build import build_loss
 
 if TYPE_CHECKING:
     from ..contracts.loss import Loss
 
+KEPT = {"finds": "the embedding that it searches by", "answers": "what it answers by"}
 TAKEN_OVER = (
     *("spec", "image_size", "image_mean", "image_std", "context_length", "licence", "has_text", "notes", "channels"),
     *("device", "joint"),
 )
 
 
+FINDER, ANSWERS = "vladapt.finder.", "vladapt.answers."
+"""How names of their tensors begin beside those of the towers."""
+
+
 def searched(backbone: Backbone) -> Backbone:
-    """The backbone that images and texts are searched by: itself, or one that has what its finder makes of them."""
+    """The backbone that images and texts are searched by: itself, or one that has what its finder makes of them.
+
+    Raises:
+        CapabilityError: its training compared no images with texts.
+    """
+    if backbone.answers and not backbone.compares:
+        name = next(iter(backbone.answers))
+        raise CapabilityError(
+            f"--backbone {backbone.spec}: trained by loss '{name}', which compares no images with texts, so it does "
+            f"not retrieve; ask it for findings with: vladapt fit --adapter {name}"
+        )
     return backbone if backbone.finder is None else FinderBackbone(backbone)
 
 
@@ -70,7 +86,7 @@ class FinderBackbone(SeenTowers):
     """Towers seen through the loss that they were trained by (`Loss.finds`)."""
 
     def __init__(self, base: Backbone):
-        super().__init__(base, base.finder.found_dim, digest_of(weights_of_finder(base.finder)))
+        super().__init__(base, base.finder.found_dim, digest_of(weights_of_loss(base.finder)))
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, H, W) -> (B, D) unit, whether that is asked for or not."""
@@ -84,37 +100,51 @@ class FinderBackbone(SeenTowers):
             return self.base.finder.embed_text(self.base, tokens.to(self.device))
 
 
-def finder_in_words(finder: Loss) -> str:
-    """How a finder is built again, as JSON."""
-    options = {option.name: getattr(finder, option.name) for option in options_of(type(finder))}
-    return json.dumps({"loss": finder.name, "options": options, "dims": finder.dims})
+def loss_in_words(loss: Loss) -> str:
+    """How a loss is built again, as JSON."""
+    options = {option.name: getattr(loss, option.name) for option in options_of(type(loss))}
+    return json.dumps({"loss": loss.name, "options": options, "dims": loss.dims})
 
 
-def weights_of_finder(finder: Loss) -> dict[str, Tensor]:
+def weights_of_loss(loss: Loss) -> dict[str, Tensor]:
     """Name -> tensor, on the CPU and its own."""
-    return {name: value.detach().cpu().contiguous().clone() for name, value in finder.state_dict().items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in loss.state_dict().items()}
 
 
-def built_finder(words: str, weights: Mapping[str, Tensor], device: torch.device, place: str) -> Loss:
-    """The finder that `finder_in_words` told, with its weights.
+def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, place: str, claim: str) -> Loss:
+    """The loss that `loss_in_words` told, with its weights.
 
     Args:
         place: the file, for messages.
+        claim: "finds" or "answers", which it must do.
 
     Raises:
-        DataError: words and weights do not belong together, or name a loss that finds nothing.
+        DataError: words and weights do not belong together, or name a loss that does not do that.
     """
     try:
         told = json.loads(words)
         with torch.device("meta"):  # nothing is allocated that the file does not hold
-            finder = build_loss(told["loss"], told["dims"], **told["options"])
-        if not finder.finds:
-            raise ValueError(f"loss '{told['loss']}' finds nothing")
-        finder.load_state_dict(dict(weights), assign=True)
+            loss = build_loss(told["loss"], told["dims"], **told["options"])
+        if not getattr(loss, claim):
+            raise ValueError(f"loss '{told['loss']}' {claim} nothing")
+        loss.load_state_dict(dict(weights), assign=True)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, VladaptError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise DataError(f"{place}: the embedding that it searches by is damaged ({reason}); fit again") from error
-    return finder.to(device).requires_grad_(False).eval()
+        raise DataError(f"{place}: {KEPT[claim]} is damaged ({reason}); fit again") from error
+    return loss.to(device).requires_grad_(False).eval()
+
+
+def kept_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Those of the losses that are kept beside a backbone, under the names that they have in files and checkpoints."""
+    kept = {} if backbone.finder is None else {FINDER: backbone.finder}
+    kept |= {f"{ANSWERS}{name}.": loss for name, loss in backbone.answers.items()}
+    return {start + name: value for start, loss in kept.items() for name, value in loss.state_dict().items()}
+
+
+def take_kept(backbone: Backbone, state: dict[str, Tensor]) -> None:
+    """Put back what `kept_tensors` gave; it is taken out of the state."""
+    for name, tensor in kept_tensors(backbone).items():
+        tensor.copy_(state.pop(name))
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:

@@ -47,7 +47,7 @@ class HeadBackbone(SeenTowers):
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S), or (B, T, 3, S, S) of parts -> (B, E) unit, whether that is asked for or not."""
         clips = pixels if pixels.ndim == 5 else pixels[:, None]
-        parts = self.base.encode_image(clips.flatten(0, 1), normalize=False).unflatten(0, clips.shape[:2])
+        parts = self.base.encode_parts(clips)
         return self.head.sample_vectors(parts, torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device))
 
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:

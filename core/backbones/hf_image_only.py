@@ -40,6 +40,9 @@ class Dinov2Tower(ImageTower):
     def pool(self, x: Tensor) -> Tensor:
         return self.model.layernorm(x[:, 0])
 
+    def patch_layer(self) -> nn.Module:
+        return self.embeddings.patch_embeddings.projection
+
 
 class Dinov3Tower(ImageTower):
     """DINOv3: queries and keys of the patches are turned by where they lie, in every block."""
@@ -63,6 +66,9 @@ class Dinov3Tower(ImageTower):
 
     def pool(self, x: Tensor) -> Tensor:
         return self.model.norm(x[:, 0])
+
+    def patch_layer(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
 
     def _turns_of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (P, W / H) of the patches."""
@@ -103,6 +109,9 @@ class VitTower(ImageTower):
 
     def pool(self, x: Tensor) -> Tensor:
         return self.model.layernorm(x[:, 0])
+
+    def patch_layer(self) -> nn.Module:
+        return self.embeddings.patch_embeddings.projection
 
 
 class ClipVisionTower(ClipImageTower):

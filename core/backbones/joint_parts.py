@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..errors import CapabilityError
 
 
 class JointParts(nn.Module, ABC):
@@ -24,9 +25,14 @@ class JointParts(nn.Module, ABC):
 
     Class attributes:
         rate: factor on the learning rate of its own weights.
+
+    Attributes:
+        gives_parts: whether it is asked for a vector of each part, for a head to read, and features of a sample are the
+            mean of these.
     """
 
     rate: ClassVar[float] = 1.0
+    gives_parts: bool = False
 
     def __init__(self, parts: int):
         super().__init__()
@@ -36,9 +42,17 @@ class JointParts(nn.Module, ABC):
     def embed(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """(B, T, 3, H, W), T = `parts` -> (B, D), not normalised."""
 
-    def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen`."""
-        return self.embed(backbone, self.chosen(pixels, self.parts, dim=1))
+    def embed_parts(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W), T = `parts` -> (B, T, D), not normalised: each part as the others let it be seen.
+
+        Raises:
+            CapabilityError: it gives no more than one vector per sample.
+        """
+        raise CapabilityError(f"backbone '{backbone.spec}' gives one vector per sample here, and none of each part")
+
+    def forward(self, backbone: Backbone, pixels: Tensor, parts: bool = False) -> Tensor:
+        """(B, T, 3, H, W) -> (B, D), or of the `parts` (B, T, D), not normalised, of any T: see `chosen`."""
+        return (self.embed_parts if parts else self.embed)(backbone, self.chosen(pixels, self.parts, dim=1))
 
     @staticmethod
     def chosen(parts: Tensor, count: int, dim: int = 0) -> Tensor:

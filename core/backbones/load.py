@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.families import FAMILIES, OFFERED
+from ..contracts.families import FAMILIES, FOUND, OFFERED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
@@ -24,7 +25,7 @@ from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
 from .checkpoints import file_digests
-from .finders import built_finder, finder_in_words, weights_of_finder
+from .finders import ANSWERS, FINDER, FinderBackbone, built_loss, kept_tensors, loss_in_words
 from .heads import FAMILY as HEADS
 from .heads import HeadBackbone
 from .hub import NOT_CACHED
@@ -66,6 +67,8 @@ def load_backbone(
     try:
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
+        if family == FOUND:
+            return _found(spec, load_backbone(rest, device, image_size, channels))
         if family not in FAMILIES:
             return _widened(_of_package(family, rest, image_size), channels).to(target)
         module = importlib.import_module(f".{family}", __package__)
@@ -84,6 +87,17 @@ def load_backbone(
         if error.name and error.name.startswith(__package__):
             raise
         raise missing_package(spec, family, error.name) from None
+
+
+def _found(spec: str, towers: Backbone) -> Backbone:
+    """The towers through their finder."""
+    if towers.finder is None:
+        raise ConfigError(
+            f"backbone {spec}: was trained by no loss that finds images by more than its towers; omit found:"
+        )
+    made = FinderBackbone(towers)
+    made.spec = spec
+    return made
 
 
 def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbone:
@@ -144,7 +158,6 @@ ADAPTER = "adapter.safetensors"
 """The fitted head of a run, beside the file that names its backbone."""
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
-FINDER = "vladapt.finder."
 FURTHER = "vladapt.further_channels"
 """In the file only where the training gave texts a prefix, the towers tokens, or the images further channels, or where
 its loss finds images and texts; other libraries have no place for these."""
@@ -163,6 +176,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    answers = {name: loss_in_words(loss) for name, loss in backbone.answers.items()}
     header = {
         "format": FORMAT,
         "family": backbone.family,
@@ -170,7 +184,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
         **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
-        **({} if backbone.finder is None else {"finder": finder_in_words(backbone.finder)}),
+        **({} if backbone.finder is None else {"finder": loss_in_words(backbone.finder)}),
+        **({"answers": answers, "compares": backbone.compares} if answers else {}),
     }
     state = {
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
@@ -184,8 +199,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
-    if backbone.finder is not None:
-        state |= {FINDER + name: value for name, value in weights_of_finder(backbone.finder).items()}
+    state |= {name: value.detach().cpu().contiguous().clone() for name, value in kept_tensors(backbone).items()}
     path = folder / FILE
     with replacing(path) as partial:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
@@ -216,11 +230,28 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
         tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
         backbone.further = f.get_tensor(FURTHER) if FURTHER in names else None
-        found = {name.removeprefix(FINDER): f.get_tensor(name) for name in names if name.startswith(FINDER)}
-    if "finder" in header:
-        backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
+        kept = {name: f.get_tensor(name) for name in names if name.startswith((FINDER, ANSWERS))}
+    _with_kept_losses(backbone, header, kept, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
+
+
+def _with_kept_losses(
+    backbone: Backbone, header: dict[str, Any], kept: dict[str, Tensor], device: torch.device, place: str
+) -> None:
+    """The losses that the header names, built of the tensors that are theirs."""
+
+    def built(words: str, start: str, claim: str) -> Any:
+        own = {name.removeprefix(start): value for name, value in kept.items() if name.startswith(start)}
+        return built_loss(words, own, device, place, claim)
+
+    if "finder" in header:
+        backbone.finder = built(header["finder"], FINDER, "finds")
+    answers = header.get("answers", {})
+    if not isinstance(answers, dict):
+        raise DataError(f"{place}: its header is damaged; train it again, or copy it")
+    backbone.answers = {name: built(words, f"{ANSWERS}{name}.", "answers") for name, words in answers.items()}
+    backbone.compares = header.get("compares") is not False
 
 
 def _through_head(

@@ -77,6 +77,11 @@ class ImageTower:
         """Where it adds learned positions to its patches; None where it adds none."""
         return None
 
+    def patch_layer(self) -> nn.Module | None:
+        """What gives the patches (B, W, h, w) before positions; None where nothing gives them so."""
+        positions = self.positions()
+        return None if positions is None else positions.patches
+
     def matrix(self) -> ProjectionMatrix | None:
         """What `project` multiplies with and adds; None where it does more than that, or nothing."""
         return None

@@ -299,6 +299,10 @@ class TwoTower(Backbone):
         positions = None if self._image is None else self._image.positions()
         return super().image_positions() if positions is None else positions
 
+    def patch_layer(self) -> nn.Module:
+        layer = None if self._image is None else self._image.patch_layer()
+        return super().patch_layer() if layer is None else layer
+
     def attach_joint(self, joint: JointParts) -> JointParts:
         self.need("image_blocks")
         if self.joint is not None:

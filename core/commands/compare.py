@@ -10,7 +10,7 @@ from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
 from ..errors import Stopped
 from .options import FromOptions, FromRecipe, Given, Json, Out
-from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table, words_of
 
 SHARED = (
     "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
@@ -56,9 +56,10 @@ def compare(
         check_places(on)
     from ..engine.compare import STATE, folder_of
     from ..engine.compare import compare as engine_compare
+    from ..runs.sections import worded
 
-    folder = folder_of(out)
-    how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter()}
+    folder, words = folder_of(out), words_of(resolved.domain)
+    how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter(words)}
     try:
         result = engine_compare(resolved, **axes, **how)
     except KeyboardInterrupt as stop:
@@ -75,14 +76,14 @@ def compare(
     if markdown:
         echo(comparison_markdown(result.summary(), result.published()))
     else:
-        show_table(comparison_table(result.summary(), result.published()))
+        show_table(comparison_table(result.summary(), result.published()), words)
     for line in published_lines(result.published(), result.method):
         echo(line)
     for line in comparison_tests(result.tests(), result.method):
-        echo(line)
+        echo(worded(line, words))
     for name, reason in result.refused.items():
-        echo(f"Refused: {name}: {reason}")
-    echo_notes(result.notes)
+        echo(worded(f"Refused: {name}: {reason}", words))
+    echo_notes(result.notes, words)
     echo_skipped(result.skipped)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")

@@ -132,7 +132,8 @@ def judgement_options(at: str = "", domain: str | None = None, task: str | None 
         domain: only those of its tasks.
         task: only those of this one of them.
     """
-    listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    places = [index for name, index in _here().items() if domain is None or name == domain or not index.tasks]
+    listed = [each for index in places for each in index.options if each.kind == JUDGEMENT]
     if domain is not None:
         tasks = {**_here(), **_elsewhere(domain)}.get(domain, Index()).tasks
         listed = [each for each in listed if each.owner in tasks and task in (None, each.owner)]
@@ -209,7 +210,7 @@ def _checksum(file: Path) -> str:
 
 def _imported(folder: Path) -> tuple[Index, list[type]]:
     """What a folder declares, and the classes that say so."""
-    from ..registry.build import load_domain, task_class
+    from ..registry.build import judgement_class, load_domain, task_class
 
     name = kebab(folder.name)
     if folder.parent.name == "tasks":
@@ -222,6 +223,10 @@ def _imported(folder: Path) -> tuple[Index, list[type]]:
         cls = task_class(kebab(file.stem))
         classes += _classes_of(cls)
         options += _of_task(cls)
+    for task, names in domain.judgements.items():
+        for judgement in map(judgement_class, names):
+            classes += _bases(judgement)
+            options += _of_judgement(judgement, task)
     if (folder / DOCTOR_FILE).is_file():
         module = importlib.import_module(f"{PACKAGE}.domains.{folder.name}.{DOCTOR_FILE.removesuffix('.py')}")
         asked = getattr(module, DOCTOR_OPTIONS, None)

@@ -9,7 +9,7 @@ import typer
 from ..contracts.use import USE
 from ..engine.options import EmbedOptions
 from .options import FromOptions, FromRecipe, Given, Json
-from .tables import echo, echo_skipped, print_json, reporter
+from .tables import echo, echo_skipped, print_json, reporter, words_of
 
 ENCODED = "domain task data backbone device amp batch_size workers tolerate sets"
 """What says which images are encoded, and how."""
@@ -29,19 +29,24 @@ def embed(
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
     from ..engine.embed import embed as engine_embed
+    from ..runs.sections import worded
 
-    written = engine_embed(given.recipe(), out, images=images or (), reporter=reporter(), **how)
+    recipe = given.recipe()
+    words = words_of(recipe.domain)
+    written = engine_embed(recipe, out, images=images or (), reporter=reporter(words), **how)
     patch_tokens = how.get("patch_tokens")
     if as_json:
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     echo_skipped(written.skipped)
-    echo(
+    lines = [
         f"{written.images} images, feature width {written.dim}: {written.file} ({written.encoded} encoded, "
         f"{written.from_store} from the store)"
-    )
+    ]
     if patch_tokens:
-        echo(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
+        lines.append(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
+    for line in lines:
+        echo(worded(line, words))
 
 
 COMMANDS = {"embed": embed}

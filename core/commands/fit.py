@@ -15,7 +15,18 @@ from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
 from .options import FIT, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
-from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
+from .tables import (
+    echo,
+    echo_notes,
+    echo_skipped,
+    facts_table,
+    judged_table,
+    print_json,
+    reporter,
+    show_table,
+    timing_table,
+    words_of,
+)
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -26,6 +37,14 @@ def fit(
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            hidden=True,
+            help="Print what follows from the data and would be trained (volume-segmentation), and train nothing.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -41,11 +60,14 @@ def fit(
         _evaluate_on(place, resolved, as_json)
         return
     check_recipe(resolved)
+    if plan:
+        _show_plan(resolved, as_json)
+        return
     spent = Timing() if timing else None
     from ..engine.fit import fit as engine_fit
 
     with timed(spent):
-        result = engine_fit(resolved, reporter=reporter())
+        result = engine_fit(resolved, reporter=reporter(words_of(resolved.domain)))
     if result is None:
         return
     if as_json:
@@ -54,6 +76,14 @@ def fit(
     _show(result)
     if spent:
         show_table(timing_table(spent))
+
+
+def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    """What a fit would train."""
+    from ..engine.fit import plan as engine_plan
+
+    facts = engine_plan(recipe, reporter=reporter(words_of(recipe.domain)))
+    print_json(facts) if as_json else show_table(facts_table(facts))
 
 
 def _check_applied(recipe: Recipe, place: str) -> None:
@@ -138,11 +168,11 @@ def evaluate(
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
-    result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(), **how)
+    words = _words(task)
+    result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
         return
-    words = _words(task)
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
     echo(worded(task.verdict(result), words))
@@ -166,6 +196,16 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="KIND,KIND",
+            help="Kinds of output to write into --out DIR (`vladapt list outputs`): dicom-sr, worklist, ...; an option "
+            "of one follows its name, as in worklist:urgent=mass. Repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -178,7 +218,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How heat maps are made: grad-cam, occlusion or rollout; the default depends on the backbone.",
+            help="How heat maps are made: grad-cam, occlusion, rollout or attention; the default suits the backbone.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -199,7 +239,11 @@ def predict(
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
+    task = task_of_run(Run.open(run))
+    words = _words(task)
+    predicted = engine_predict(
+        run, images, backbone=backbone, out=out, outputs=outputs, reporter=reporter(words), **how
+    )
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
@@ -210,8 +254,8 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
-    echo_notes(notes)
+        show_table(task.predictions_table(predicted.rows()), words)
+    echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")

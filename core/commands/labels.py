@@ -12,7 +12,7 @@ from ..contracts.use import USE
 from ..engine.options import SelectOptions
 from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, Given, Json
-from .tables import echo, echo_skipped, print_json, reporter
+from .tables import echo, echo_skipped, print_json, reporter, words_of
 
 if TYPE_CHECKING:
     from ..engine.select import Selected
@@ -44,23 +44,25 @@ def select(
     """
     from ..engine.select import select as engine_select
     from ..engine.select import select_wrong_labels
+    from ..runs.sections import worded
 
     options, others = _options_of_method(given.sets)
     recipe = replace(given, sets=others).recipe()
+    words = words_of(recipe.domain)
     if wrong_labels:
         budget = how.pop("budget", None)
         for_others = {**{f"--{name}": value for name, value in how.items()}, f"--set {OF_METHOD}": options}
         if unused := next((flag for flag, value in for_others.items() if value), None):
             raise ConfigError(f"{unused}: not for --wrong-labels; omit it")
-        selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter())
+        selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter(words))
     else:
-        selected = engine_select(recipe, out, options=options, reporter=reporter(), **how)
+        selected = engine_select(recipe, out, options=options, reporter=reporter(words), **how)
     if as_json:
         print_json(_as_json(selected))
         return
     echo_skipped(selected.skipped)
     for line in [*selected.notes, *(_of_doubts(selected) if wrong_labels else _of_round(selected))]:
-        echo(line)
+        echo(worded(line, words))
     if selected.file is not None:
         echo(f"Label:  vladapt label {selected.file} --out {'corrections' if wrong_labels else 'labels'}.csv")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import Stopped
 from .options import Backbone, Device, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
@@ -53,6 +56,7 @@ def pretrain(
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
     from ..tasks.pretraining.options import plan_of, plan_of_recipe
+    from ..tasks.pretraining.pretrain import PretrainFolder
     from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
@@ -61,25 +65,32 @@ def pretrain(
         plan = plan_of_recipe(recipe, **{"domain": domain, "data.path": data, **asked})
     else:
         plan = plan_of(data=data, **asked)
-    result = engine_pretrain(plan, resume=resume, reporter=reporter())
+    words = {} if plan.domain is None else plan.domain.words
+    try:
+        result = engine_pretrain(plan, resume=resume, reporter=reporter(words))
+    except KeyboardInterrupt as stop:
+        if PretrainFolder(Path(plan.out)).stages:
+            raise Stopped({"--resume": ""}) from stop
+        raise
     if result is None:
         return
     if as_json:
         print_json(result.summary)
     else:
-        _show(result)
+        _show(result, words)
 
 
-def _show(result) -> None:
+def _show(result, words: Mapping[str, str]) -> None:
     """What the training changed, and where it lies."""
+    from ..runs.sections import worded
     from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
         echo("This training had already finished; these are its results.")
     if result.metrics.get("adapted"):
-        show_table(retrieval_table(result.metrics))
+        show_table(retrieval_table(result.metrics), words)
     for note in result.notes:
-        echo(note)
+        echo(worded(note, words))
     echo_skipped(result.skipped)
     echo(f"Model:  {result.model}")
     echo(f"Report: {result.model.parent / 'report.html'}")

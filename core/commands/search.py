@@ -10,7 +10,7 @@ from ..contracts.use import USE
 from ..engine.options import IndexOptions, SearchOptions
 from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
-from .tables import echo, echo_skipped, print_json, reporter, show_table
+from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
 
 
 def index(
@@ -34,15 +34,18 @@ def index(
     Example: vladapt index ./photos --out photos.index
     """
     from ..engine.index import index as engine_index
+    from ..runs.sections import worded
 
-    made = engine_index(given.recipe(), out, images=images or (), reporter=reporter(), **how)
+    recipe = given.recipe()
+    words = words_of(recipe.domain)
+    made = engine_index(recipe, out, images=images or (), reporter=reporter(words), **how)
     if as_json:
         print_json(vars(made))
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
         what = "images" if made.encoded + made.from_store >= made.entries else "samples of several parts"
-        echo(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.")
+        echo(worded(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.", words))
     echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
     echo(f'Search: vladapt search {made.index} "what you look for"')
 
@@ -72,11 +75,14 @@ def search(
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
     if as_json:
-        content = {**vars(result), "hits": result.rows()}
+        content = {name: value for name, value in vars(result).items() if value or name != "notes"}
+        content["hits"] = result.rows()
         reranked = content.pop("reranked")
         print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
         return
     show_table(hits_table(result.hits))
+    for note in result.notes:
+        echo(note)
     if (again := result.reranked) is not None:
         echo(
             f"The nearest {again.candidates} in {again.first_ms:.1f} ms, ranked again by {again.method} in "

@@ -7,15 +7,16 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
-        "choices": "ByExample ClassWeighted FreshViews PooledViews Searched Tied",
+        "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace UnequalParts height_and_width",
         "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Question "
         "Questions Target check_items max_pixels_option",
-        "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
+        "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",
+        "output_kind": "HeatMap LabelMap OutputKind",
         "outputs": "Output",
         "pair_head": "PairHead PairParts",
         "part_views": "PartViews",

@@ -88,6 +88,7 @@ class Adapter(ABC):
         of_pairs: names of options that a fit on pairs alone reads.
         experimental: what of the method is ours, where its formula is not public; else "". A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
+        answers_by: loss that the backbone must have been trained by (`Loss.answers`), which answers; "" for none.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
@@ -120,6 +121,7 @@ class Adapter(ABC):
     of_pairs: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
+    answers_by: ClassVar[str] = ""
     differs: ClassVar[str] = ""
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
@@ -410,6 +412,11 @@ class Adapter(ABC):
         backbone.check_channels(f"adapter '{self.name}'", "channels" in self.can)
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
+        if self.answers_by and self.answers_by not in backbone.answers:
+            raise CapabilityError(
+                f"adapter '{self.name}' answers by what `vladapt pretrain --loss {self.answers_by}` learned, which "
+                f"backbone '{backbone.spec}' does not hold; give the model.safetensors of such a training by --backbone"
+            )
 
     def check_fitted(self, backbone: Backbone | None = None) -> None:
         """Raise CapabilityError unless it is fitted, and on this backbone where one is given."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,6 +76,8 @@ class Backbone(ABC):
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
+        answers: name -> loss of a training by which an adapter of that name answers (`Loss.answers`).
+        compares: whether such a training left images and texts comparable.
         joint: sees the parts of a sample together (`core/backbones/joint_parts.py`); None: each is encoded by itself.
         of_parts: whether it encodes a sample from the features of its parts, which alone are worth storing: a head on
             towers (`core/backbones/heads.py`).
@@ -99,6 +102,8 @@ class Backbone(ABC):
     word_ids: range = range(0)
     channels: InputChannels | None = None
     finder: Any = None
+    answers: Mapping[str, Any] = MappingProxyType({})
+    compares: bool = True
     joint: Any = None
     of_parts: bool = False
     device: torch.device
@@ -178,6 +183,17 @@ class Backbone(ABC):
     @abstractmethod
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S) -> (B, D) float32; (B, T, 3, S, S) too where `joint` sees the parts of a sample together."""
+
+    def encode_parts(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, S, S) -> (B, T, D) float32, not normalised: each part by itself, or as `joint` sees it among the
+        others.
+
+        Raises:
+            CapabilityError: `joint` gives one vector per sample.
+        """
+        if self.joint is not None:
+            return self.joint(self, pixels.to(self.device), parts=True).float()
+        return self.encode_image(pixels.flatten(0, 1), normalize=False).unflatten(0, pixels.shape[:2])
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
@@ -372,6 +388,17 @@ class Backbone(ABC):
         raise CapabilityError(
             f"backbone '{self.spec}' adds no positions to the patches of its images; choose one that does: vision "
             "transformers with learned positions (CLIP's, SigLIP's)"
+        )
+
+    def patch_layer(self) -> nn.Module:
+        """What gives the patches of the image tower, (B, W, h, w), before positions: where they can be hidden.
+
+        Raises:
+            CapabilityError: the tower has no such layer.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' has no layer at which patches could be hidden; choose a vision transformer whose "
+            "patches are cut by one convolution (CLIP, DINOv2)"
         )
 
     def attach_joint(self, joint: Any) -> Any:

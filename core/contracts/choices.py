@@ -259,6 +259,15 @@ class ByExample(Adapter):
         """
 
 
+class ByAttention(Adapter):
+    """Base of methods whose classes look at the patches of an image."""
+
+    @abstractmethod
+    def attention_maps(self, batch: Batch) -> Tensor:
+        """(B, C, h, w): how much each class looks at each patch, of a batch with the `patch_tokens` of single images;
+        the sum over patches is 1."""
+
+
 def log_priors(labels: Tensor, num_classes: int) -> Tensor | None:
     """(C,) log shares of the classes; None where all classes with images have equally many, or labels are several.
 

@@ -167,6 +167,9 @@ class Domain(ABC):
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
         words: what reports and tables call "image", "images", "patient", "patients" and "image.png" -> its own word.
+        judgements: task -> names of judgements of its own that are made there, besides the task's.
+        searches_others: whether a search by an image leaves out what is of the image's own group, such as its patient,
+            where nobody says otherwise.
         not_for: sentences on what its models must not be used for, for the card of a published run.
         NO_PRESET: the preset that is no published set's.
         STILL: what the only still of an image is called, for labelling by eye.
@@ -183,6 +186,8 @@ class Domain(ABC):
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
     own_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    searches_others: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:
@@ -233,6 +238,15 @@ class Domain(ABC):
         video): `load` then shows it, and its target's `about` says where it is. None: the sample is found as a
         whole."""
         return None
+
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """What the parts of a sample are called ("slice 40", "LATERAL"), in their order, so that it can be told which
+        of them an answer rests on; none of parts that nobody looks at by themselves.
+
+        Args:
+            count: of its parts.
+        """
+        return ()
 
     def placed(self, item: Item) -> dict[str, Any]:
         """What rows of predictions say of where an item lies in its file, by column: seconds of a clip, say.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
+FOUND = "found"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -44,6 +45,13 @@ FAMILIES: dict[str, dict] = {
         "extra": "timm",
         "packages": ("torchvision",),
         "capabilities": OF_IMAGES - {"image_blocks"},
+    },
+    FOUND: {
+        "spec": "found:<model.safetensors>",
+        "what": "a trained model, seen through what its loss finds images and texts by (M-FLAG's projectors)",
+        "extra": "all",
+        "packages": (),
+        "capabilities": frozenset(),
     },
     "module": {
         "spec": f"{FROM_MODULE}, in Python",

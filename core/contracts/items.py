@@ -226,6 +226,9 @@ class DomainData:
         columns: reads the table that lists the samples, when it is asked for; it, or what it gives, is None where there
             is none.
         tolerate: share of the files that may be unreadable.
+        number_names: what `Target.numbers` are of, in their order: "findings" -> their names, for losses that describe
+            them (`Loss.named`).
+        members: the images that a sample is joined of (the views of a study); None where each is one of its own.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -255,6 +258,8 @@ class DomainData:
     possible_groups: PossibleGroups | None = None
     columns: Callable[[], Columns | None] | None = field(default=None, repr=False, compare=False)
     tolerate: float = TOLERATED
+    number_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    members: Callable[[Item], Sequence[Item]] | None = field(default=None, repr=False, compare=False)
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod

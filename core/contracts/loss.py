@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,9 +52,12 @@ class Loss(nn.Module, ABC):
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
+        looks: whether, besides, the words of a text look at the patches of an image; see below.
+        answers: whether an adapter of its name answers by what it learned, which compares no images with texts.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
+        compiles: whether the towers may be compiled under it.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
@@ -62,8 +65,11 @@ class Loss(nn.Module, ABC):
     A loss with an "ema" teacher has `teacher_momentum(progress)`: the share of itself that the teacher keeps in a step.
     One with `n_prefix` has `text_prompt(embeddings, mask, batch)`: (B, L, T) word embeddings before the text tower ->
     what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
+    One that `answers` is kept beside the towers with its options, its `dims` and its state, for an adapter of its name.
     One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
     whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
+    One that `looks` finds, too, and has `words_of(backbone, text)`: the words of a text, (L, T) and (L,) bool, which of
+    them are its own; and `look(patches, words)`: (P, D) image tokens -> (P,) how much these words look at each.
     """
 
     __repr__ = in_short
@@ -75,8 +81,11 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -126,6 +135,16 @@ class Loss(nn.Module, ABC):
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The loss and its parts, of the whole batch."""
 
+    @classmethod
+    def named(cls, options: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Its options, once the data say what their numbers are of.
+
+        Args:
+            options: as given.
+            names: of `DomainData.number_names`; empty where the data name nothing.
+        """
+        return dict(options)
+
     def prepare(self, backbone: Backbone) -> None:
         """Once, before the first step; may change the towers (a longer context, for instance)."""
 
@@ -144,6 +163,19 @@ class Loss(nn.Module, ABC):
             bias: factor of biases (`bias_rate`); None: that of all else.
         """
         return bias if bias is not None and "bias" in name else head
+
+    def further_views(self, backbone: Backbone) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Fields of a batch that its `outputs` name and that it makes of each image: name -> what makes the field of
+        pixels (3, H, W) in 0..1. It draws from torch's generator, which is seeded for the sample and the field.
+
+        Args:
+            backbone: whose sizes and normalisation count.
+        """
+        return {}
+
+    def teacher_outputs(self, batch: Mapping[str, Tensor], teacher: Backbone) -> dict[str, Tensor]:
+        """As `further_outputs`, what an "ema" teacher gives, by names that begin with "teacher."; without gradients."""
+        return {}
 
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,

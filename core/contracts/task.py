@@ -12,7 +12,7 @@ from ..errors import CapabilityError, ConfigError
 from .options import as_text, chosen, option
 from .recipe import Recipe, as_flag
 from .shown import in_short
-from .use import USED, Use
+from .use import ROWS, USED, Use
 
 if TYPE_CHECKING:
     from ..runtime.progress import Reporter
@@ -177,6 +177,7 @@ class Task(ABC):
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
         row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.
+        gives: what kinds of output may be made of (`core/contracts/output_kind.py`).
         needs_domain: whether a domain must read the data; of classification a features file will do.
         data_of: the task whose data it takes: a domain that has that one has this one too; "" where it must list it.
 
@@ -199,6 +200,7 @@ class Task(ABC):
     unused: ClassVar[Mapping[str, str]] = {}
     writes: ClassVar[tuple[str, ...]] = ()
     row_files: ClassVar[tuple[str, ...]] = (".jsonl",)
+    gives: ClassVar[frozenset[str]] = frozenset({ROWS})
     needs_domain: ClassVar[bool] = True
     data_of: ClassVar[str] = ""
 
@@ -245,6 +247,14 @@ class Task(ABC):
         Args:
             recipe: settled.
         """
+
+    def planned(self, recipe: Recipe, reporter: Reporter) -> Mapping[str, Any]:
+        """What a fit would train, as JSON-able facts by name; it trains nothing.
+
+        Args:
+            recipe: settled.
+        """
+        raise CapabilityError(f"--plan: {self.title} computes no settings before it trains; omit it")
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run on a split of its own data, or of other data."""
@@ -325,7 +335,7 @@ class Task(ABC):
     def check_use(self, use: Use, command: str) -> None:
         """Raise the ConfigError of what is given to a command that this task does not take there."""
         taken = self.at_evaluation if command == "evaluate" else self.at_prediction
-        taken = taken | {"out"} if self.own_files or (use.explain and "explain" in taken) else taken
+        taken = taken | {"out"} if self.own_files or use.outputs or (use.explain and "explain" in taken) else taken
         for key in USED:
             value = getattr(use, key)
             if value is not None and value != {} and key not in taken:
@@ -335,6 +345,14 @@ class Task(ABC):
             if file.suffix.lower() not in (*self.row_files, *self.own_files):
                 kinds = " or ".join(self.row_files)
                 raise ConfigError(f"--out {file}: {self.title} writes its rows as {kinds}; give such a file")
+        for kind in use.outputs:
+            if kind.made_of not in self.gives:
+                raise ConfigError(
+                    f"--as {kind.name}: is made of {kind.made_of}, which {self.title} does not give; omit it"
+                )
+            if use.out is None:
+                raise ConfigError(f"--as {kind.name}: writes into a folder; give one with --out DIR")
+            kind.check(use, self)
 
     def check_axes(self, axes: Axes) -> None:
         """Raise the ConfigError of an axis that this task's comparison does not vary."""

@@ -13,6 +13,8 @@ from .options import Option, option, options_of, tolerate_option
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
+ROWS, ANSWERS, HEAT_MAPS, MASKS = "rows", "answers", "heat maps", "masks"
+"""What a task gives that kinds of output may be made of (`output_kind.py`)."""
 PER_PATIENT = ("mean", "max")
 """How the probabilities of a patient's images are pooled."""
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
@@ -103,6 +105,7 @@ class Use(UseOptions):
         images: files and folders to predict.
         out: a folder for files of what was predicted.
         files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
+        outputs: each `OutputKind` that is written into `out`, besides the files.
         explain: how each answer is explained, of `core/explanation/evidence.py`, or "auto".
         judging: options of the task's judgements by name.
     """
@@ -111,6 +114,7 @@ class Use(UseOptions):
     images: Sequence[str | Path] = ()
     out: str | Path | None = None
     files: Sequence[Path] = ()
+    outputs: Sequence[Any] = ()
     explain: str | None = None
     judging: Mapping[str, Any] = field(default_factory=dict)
 

@@ -23,7 +23,7 @@ from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
 
-CAPTION_COLUMNS = ("caption", "captions")
+CAPTION_COLUMNS = ("caption", "captions", "report", "report_text", "findings", "impression")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
 NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed0")
 

@@ -13,14 +13,14 @@ from ..contracts.items import Item
 from ..contracts.judgement import EVAL, PREDICT, Evaluated
 from ..contracts.options import keywords
 from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder, spec_of
-from ..contracts.task import FILE_KINDS, FitResult
+from ..contracts.task import FILE_KINDS, FitResult, Task
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..data.verify import check_skipped
 from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
-from ..registry.build import check_judging
+from ..registry.build import check_judging, outputs_of
 from ..registry.catalogue import is_place
-from ..runs.folder import Run, open_run, write_metrics
+from ..runs.folder import Run, make_folder, open_run, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
@@ -65,6 +65,17 @@ def fit(
     tell_default_domain(recipe, task, reporter)
     result = together(lambda: task.fit(settled, reporter))
     return result and replace(result, task=task)
+
+
+def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What a fit of a resolved recipe would train, as facts by name; nothing is trained.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each.
+    """
+    task = task_of(recipe)
+    settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
+    return dict(together(lambda: task.planned(settled, reporter)))
 
 
 @keywords(UseOptions, command="evaluate")
@@ -117,6 +128,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     out: str | Path | Sequence[str | Path] | None = None,
+    outputs: str | Sequence[str] | None = None,
     explain: str | bool | None = None,
     backbone: str | Backbone | None = None,
     domain: Domain | None = None,
@@ -130,8 +142,9 @@ def predict(
         images: files or folders, of any kind the run's domain reads.
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
             and a folder for pictures and files, for tasks that write them.
+        outputs: kinds of output to write into the folder of `out`, by name: "dicom-sr", "worklist:urgent=mass", ...
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
-            "rollout"; True for the one that suits the backbone.
+            "rollout", "attention"; True for the one that suits the backbone.
         given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
         backbone: where the run's backbone is here, if not where the run says; or a module's, given again.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
@@ -151,15 +164,34 @@ def predict(
         )
     task = task_of_run(opened, domain)
     folder, files = places_of(out, task.own_files)
-    places = {"images": tuple(images), "out": folder, "files": files}
+    kinds = () if outputs is None else outputs_of(outputs)
+    places = {"images": tuple(images), "out": folder, "files": files, "outputs": kinds}
     use = use_of(opened, "predict", given, **places, explain="auto" if explain is True else explain or None)
     task.check_use(use, "predict")
     check_judging(task, PREDICT, use.judging)
     predicted = task.predict(use, reporter or Reporter(quiet=True))
     for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
+    write_outputs(predicted, use, task)
     check_answered(predicted, use.tolerate)
     return predicted
+
+
+def write_outputs(predicted: Any, use: Use, task: Task) -> None:
+    """Write the kinds of output that are asked for, each into the folder of the use.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    folder = Path(use.out or "")
+    for kind in use.outputs:
+        make_folder(folder)
+        predicted.files += kind.write(predicted, use, task, folder)
+    if named := [kind.name for kind in use.outputs if kind.identifies]:
+        predicted.notes.append(
+            f"files of {' and '.join(named)} name the patients, as their sources do; all other files have hashed ids, "
+            "or the names of your files"
+        )
 
 
 def check_answered(predicted: Predicted, tolerate: float) -> None:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-PLURALS = {kind: f"{kind}s" for kind in ("adapter", "selector", "metric", "judgement", "domain", "task")}
+PLURALS = {kind: f"{kind}s" for kind in ("adapter", "selector", "metric", "judgement", "output", "domain", "task")}
 PLURALS = {"loss": "losses", **PLURALS}
 """Of what has an entry in the catalogue."""
 KINDS, SINGULAR = (*PLURALS.values(), "backbones", "recipes"), (*PLURALS, "backbone", "recipe")
@@ -114,6 +114,7 @@ def shown(kind: str, name: str) -> Shown:
         UnknownNameError: nothing of that kind has that name.
     """
     described = {"backbone": _backbone, "domain": _domain, "metric": _metric, "judgement": _judgement}
+    described["output"] = _output
     if kind in described:
         return described[kind](name)
     from ..registry import adapter_class, loss_class, selector_class, task_class
@@ -193,6 +194,15 @@ def _judgement(name: str) -> Shown:
     given_by = ", ".join(words for at, words in ways.items() if at in cls.at)
     facts = [("made by", ", ".join(sorted(cls.at))), ("in the report", cls.place.value)]
     return Shown("judgement", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), given_by, facts)
+
+
+def _output(name: str) -> Shown:
+    from ..registry import output_class
+
+    cls = output_class(name)
+    facts = [("made of", cls.made_of), ("names the patient", "yes" if cls.identifies else "no")]
+    how = f"predict --as {name}:NAME=value"
+    return Shown("output", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), how, facts)
 
 
 def _backbone(name: str) -> Shown:

@@ -44,6 +44,11 @@ class SearchOptions:
     since: str | None = option(
         None, "only results from this date, time or frame on, where the index knows it", metavar="TIME"
     )
+    own_group: bool | None = option(
+        None,
+        "whether results may be of the image's own group (patient, video); by default as its domain has it",
+        metavar="yes|no",
+    )
     cluster: float | None = option(None, "group results that are this alike, for instance 0.9", metavar="COSINE")
     blur: bool = option(False, "pixelate the top quarter of each picture on the page")
     html: str | None = option(None, "write a page of the pictures found to this file", metavar="FILE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.table import transform_spec
 from ..retrieval.clusters import check_cosine, clustered
+from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
@@ -34,6 +35,12 @@ from .options import SearchOptions
 
 WEIGHT = 0.5
 CANDIDATES = 100
+AMONG = 5
+"""Nearest entries among which an image that is in the index itself is looked for."""
+UNKNOWN_GROUP = (
+    "Nothing tells which patient or other group the image is of, so results may be of the same one; put a table of "
+    "file names and patients beside the images, and index them again."
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class SearchResult:
         reranked: how many candidates were ranked again by a method that looks at words and sample together, and how
             long that took; None where the vectors of the index are what is searched by.
         html: the page of pictures that was written, or None.
+        notes: sentences for the user.
     """
 
     __repr__ = in_short
@@ -74,6 +82,7 @@ class SearchResult:
     hits: list[Hit]
     html: Path | None = None
     reranked: Reranked | None = None
+    notes: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per hit: rank, score, id, source, decode, captions; where they are known, about and cluster."""
@@ -81,7 +90,8 @@ class SearchResult:
             {
                 "rank": hit.rank,
                 "score": round(hit.score, 6),
-                **{key: value for key, value in vars(hit.entry).items() if value or key != "about"},
+                **{name: getattr(hit.entry, name) for name in ("id", "source", "decode", "captions")},
+                **({"about": hit.entry.about} if hit.entry.about else {}),
                 **({} if hit.cluster is None else {"cluster": hit.cluster}),
             }
             for hit in self.hits
@@ -139,6 +149,11 @@ def search(
     query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
     query |= {"where": wanted.values} if wanted.values else {}
     query |= {"since": asked.since} if asked.since is not None else {}
+    notes = []
+    if data is not None and not _own_is_wanted(asked, reader):
+        own = _known_again(opened, Entry.of(data.items[0]), mixed(None, of_image))
+        wanted = replace(wanted, other_than=own)
+        notes += [] if own.group else [UNKNOWN_GROUP]
     together = isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
     if together and text is not None and picture is None:
         hits, reranked = _reranked(opened, tower, text, vector, asked, wanted)
@@ -147,7 +162,7 @@ def search(
     else:
         hits, reranked = opened.search(vector, asked.top, wanted), None
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
-    result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked)
+    result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked, notes=notes)
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, picture, asked.blur)
@@ -170,6 +185,19 @@ def _reranked(
     return hits, Reranked(tower.head.name, len(candidates), *took)
 
 
+def _own_is_wanted(asked: SearchOptions, reader: ImageReader) -> bool:
+    """Whether results may be of the query image's own group."""
+    return asked.own_group if asked.own_group is not None else not (reader.domain and reader.domain.searches_others)
+
+
+def _known_again(opened: RetrievalIndex, image: Entry, feature: Tensor) -> Entry:
+    """The image of a query; where it does not tell its group, that of its own entry in the index."""
+    if image.group:
+        return image
+    same = (hit.entry for hit in opened.search(feature, AMONG) if hit.entry.source == image.source)
+    return replace(image, group=next((entry.group for entry in same), ""))
+
+
 def _check(text: str | None, asked: SearchOptions) -> None:
     weight = asked.weight
     if text is not None and not text.strip():
@@ -182,6 +210,8 @@ def _check(text: str | None, asked: SearchOptions) -> None:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
     if asked.candidates is not None and asked.candidates < 1:
         raise ConfigError(f"--candidates {asked.candidates}: give 1 or more")
+    if asked.own_group is not None and asked.image is None:
+        raise ConfigError("--own-group: is about the group of an image; give --image too, or omit it")
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top}: give 1 or more")
     if (html := asked.html) is not None and Path(html).is_dir():

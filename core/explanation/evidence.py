@@ -3,13 +3,14 @@
 Of the labelled images a run keeps features, labels and where their pictures lie, in one safetensors file in its folder,
 tensors in the body and JSON in the header. No pickle.
 
-A heat map says where in a picture the score of a class comes from: three ways, each for the towers that it suits. It is
+A heat map says where in a picture the score of a class comes from: four ways, each for what it suits. It is
 an aid to the eye, not a proof: what it marks was not shown to be the cause.
 
 * Occlusion: "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2014, arXiv 1311.2901). A square
   of the picture's mean colour goes over it, and how far the score falls is written where it lay. For any tower.
 * Grad-CAM: "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (Selvaraju et al., 2017,
   arXiv 1610.02391), on the map that a convolutional tower pools.
+* Attention: of a method whose classes look at patches, where the class looks.
 * Attention rollout: "Quantifying Attention Flow in Transformers" (Abnar and Zuidema, 2020, arXiv 2005.00928). It says
   what the tower looked at, whatever the class.
 """
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
+from ..contracts.choices import ByAttention
 from ..contracts.features import Batch, FeatureSet
 from ..contracts.items import Item
 from ..errors import CapabilityError, ConfigError, DataError
@@ -40,8 +42,8 @@ FORMAT = 1
 MOST_KEPT = 2000
 """Labelled images that a run keeps; of more, evenly so many in the order of the fit."""
 NEAREST = 5
-GRAD_CAM, OCCLUSION, ROLLOUT = "grad-cam", "occlusion", "rollout"
-METHODS = (GRAD_CAM, OCCLUSION, ROLLOUT)
+GRAD_CAM, OCCLUSION, ROLLOUT, ATTENTION = "grad-cam", "occlusion", "rollout", "attention"
+METHODS = (GRAD_CAM, OCCLUSION, ROLLOUT, ATTENTION)
 SIDE_SHARE = 2 / 7
 """Of the shorter side of the picture, the side of the square that covers it: two cells of seven."""
 AT_ONCE = 16
@@ -295,8 +297,10 @@ class Seen:
         return own - (logits.sum(dim=1) - own) / others
 
 
-def default_method(towers: Backbone) -> str:
-    """The method of a tower where none is named."""
+def default_method(towers: Backbone, adapter: Adapter | None = None) -> str:
+    """The way of a method on a tower where none is named."""
+    if isinstance(adapter, ByAttention):
+        return ATTENTION
     if "image_blocks" in towers.capabilities:
         return ROLLOUT
     return GRAD_CAM if "feature_maps" in towers.capabilities else OCCLUSION
@@ -311,6 +315,10 @@ def check_method(method: str, seen: Seen) -> None:
     if method not in METHODS:
         raise ConfigError(f"--explain-method {method}: give one of {', '.join(METHODS)}")
     towers, adapter = seen.towers, seen.adapter
+    if method == ATTENTION:
+        if not isinstance(adapter, ByAttention):
+            raise CapabilityError(f"attention: adapter '{adapter.name}' has none of its own; omit --explain-method")
+        return
     if why := _not_followed(adapter):
         raise CapabilityError(f"adapter '{adapter.name}' {why}, so its score cannot be located in one picture")
     if towers.joint is not None:
@@ -353,7 +361,7 @@ def heat_map(method: str, seen: Seen, pixels: Tensor, target: int) -> Tensor:
         ConfigError, CapabilityError: as `check_method`, or the score has no gradient.
     """
     check_method(method, seen)
-    made = {GRAD_CAM: _grad_cam, OCCLUSION: _occlusion, ROLLOUT: _rollout}[method](
+    made = {GRAD_CAM: _grad_cam, OCCLUSION: _occlusion, ROLLOUT: _rollout, ATTENTION: _attention}[method](
         seen, pixels.to(seen.towers.device), target
     )
     made = made.detach().float().cpu().clamp(min=0)
@@ -435,6 +443,14 @@ def _rollout(seen: Seen, pixels: Tensor, target: int) -> Tensor:
     pooled = rolled[0][0] if first else rolled[0].mean(dim=0)  # (T,): of the class token, or of all where there is none
     patches = pooled[first : first + height * width].view(height, width)
     return _enlarged(patches - patches.min(), pixels)
+
+
+@torch.no_grad()
+def _attention(seen: Seen, pixels: Tensor, target: int) -> Tensor:
+    tokens, grid = seen.towers.image_tokens(pixels[None])  # (1, P, D)
+    patches = tokens.float().unflatten(1, grid)[:, None]  # (1, 1, h, w, D)
+    cells = seen.adapter.attention_maps(Batch(patch_tokens=patches))[0, target]
+    return _enlarged(cells - cells.min(), pixels)
 
 
 def _enlarged(cells: Tensor, pixels: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Memory does not grow with the number of images: at most two batches of pixels, and one decoded image per thread, are
 held. A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a
-raster. One with pixels (1, T, 3, S, S) goes whole through a tower that sees its parts together. The best number of
-images to encode at once is found by timing the work itself (`BatchSizeTuner`).
+raster. One with pixels (1, T, 3, S, S) goes whole through a tower that sees its parts together, and gives one vector,
+or one of each part. The best number of images to encode at once is found by timing the work itself (`BatchSizeTuner`).
 """
 
 from __future__ import annotations
@@ -52,17 +52,26 @@ class Job:
 
 
 class Piece(NamedTuple):
-    """What passes through the tower at once: an image as it is, or one part of a sample.
+    """What passes through the tower at once: an image as it is, one part of a sample, or several that it sees together.
 
     Args:
         key: of the row it belongs to.
-        part: which part, None for an image as it is.
+        part: which part, the first of several, None for an image as it is.
         of: how many parts the sample has, 0 for an image as it is.
+        count: how many parts it is.
     """
 
     key: bytes
     part: int | None
     of: int
+    count: int = 1
+
+    @property
+    def each(self) -> list[Piece]:
+        """One of each part."""
+        if self.count == 1:
+            return [self]
+        return [Piece(self.key, self.part + place, self.of) for place in range(self.count)]
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ def extract(
     tuner: BatchSizeTuner,
     workers: int | None = None,
     pin: bool = False,
+    each_part: bool = False,
 ) -> Iterator[Encoded | Counted | Unreadable]:
     """Features of all jobs, batch by batch, in the order of the jobs.
 
@@ -106,14 +116,15 @@ def extract(
         jobs: what to do.
         render: job -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, one tensor per key; called in threads.
             What it raises makes the job unreadable.
-        encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread.
+        encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread; (B, T, D) of parts that are
+            seen together, (B, T, 3, S, S), where `each_part` asks for a vector of each.
         tuner: how many images or parts at once.
         workers: decoding threads; by default one per CPU core.
         pin: gather pixels in page-locked memory, from which a GPU copies while it works.
     """
     count = max(1, cores() if workers is None else workers)
     threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
-    window = _Window(threads, count, jobs, render, pin)
+    window = _Window(threads, count, jobs, render, pin, each_part)
     try:
         batch = window.take(tuner.size, settle=tuner.measuring)
         while batch is not None:
@@ -127,7 +138,7 @@ def extract(
                 batch = window.take(tuner.size, settle=tuner.measuring)
             finally:  # an interrupt while waiting for pixels loses no finished batch
                 yield from window.news()
-                yield from _finite_rows(pieces, features.cpu().numpy())
+                yield from _finite_rows([one for piece in pieces for one in piece.each], _one_by_one(features))
         yield from window.news()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
@@ -178,12 +189,12 @@ def renderer(
     return render
 
 
-def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor], Tensor]:
+def encoder(backbone: Backbone, tap: str, amp: str | None, each_part: bool = False) -> Callable[[Tensor], Tensor]:
     """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised; the P patch
     tokens of an image are one row (P * D,).
 
     Of samples with parts, (B, T, 3, S, S), the parts' features are averaged, where the tower does not see them
-    together. The backbone's model is built at the first call.
+    together; with `each_part` they are given, (B, T, D). The backbone's model is built at the first call.
 
     Raises:
         ConfigError: an unknown tap or amp.
@@ -204,6 +215,8 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
         autocast = torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None)
         with torch.inference_mode(), autocast:
             pixels = pixels.to(backbone.device, non_blocking=True)
+            if each_part and pixels.ndim == 5:
+                return backbone.encode_parts(pixels).float()
             together = backbone.joint is not None or backbone.of_parts
             clips = pixels.shape[:2] if pixels.ndim == 5 and not together else None
             pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
@@ -240,8 +253,8 @@ def check_amp(amp: str | None) -> None:
 class _Window:
     """Rendered pixels in the order of the jobs, some way ahead of who takes them and no further."""
 
-    def __init__(self, threads: ThreadPoolExecutor, count: int, jobs: Sequence[Job], render, pin: bool):
-        self._threads, self._count, self._render, self._pin = threads, count, render, pin
+    def __init__(self, threads: ThreadPoolExecutor, count: int, jobs: Sequence[Job], render, pin: bool, each: bool):
+        self._threads, self._count, self._render, self._pin, self._each = threads, count, render, pin, each
         self._waiting = deque(_small_jobs(jobs))
         self._running: deque[tuple[Job, Future]] = deque()
         self._ready: deque[tuple[Piece, Tensor]] = deque()
@@ -259,7 +272,7 @@ class _Window:
                 break
             job, future = self._running.popleft()
             try:
-                decoded = [_pieces(key, pixels) for key, pixels in zip(job.keys, future.result())]
+                decoded = [_pieces(key, pixels, self._each) for key, pixels in zip(job.keys, future.result())]
             except CacheError:
                 raise
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
@@ -283,7 +296,7 @@ class _Window:
         """Keep what is to be encoded."""
         for pieces, stored in zip(decoded, job.stored or repeat(frozenset())):
             self._per_key = len(pieces)
-            wanted = [(piece, pixels) for piece, pixels in pieces if piece.part not in stored]
+            wanted = [(piece, pixels) for piece, pixels in pieces if any(one.part not in stored for one in piece.each)]
             self._ready.extend(wanted)
             if not wanted:
                 self._news.append(Counted([pieces[0][0]]))
@@ -311,9 +324,9 @@ def _small_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
             yield Job(job.item, job.keys[some], job.seeds[some], job.stored[some])
 
 
-def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
+def _pieces(key: bytes, pixels: Tensor, each: bool = False) -> list[tuple[Piece, Tensor]]:
     """What of one sample goes through the tower: pixels (3, S, S) as they are, (T, 3, S, S) part by part, all parts of
-    (1, T, 3, S, S) at once.
+    (1, T, 3, S, S) at once, which are one part unless each is asked for.
 
     Raises:
         DataError: no part, or pixels of another shape.
@@ -323,7 +336,13 @@ def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
     if pixels.ndim not in (4, 5) or not len(pixels):
         shape = tuple(pixels.shape)
         raise DataError(f"its pixels have shape {shape}; (3, S, S), or (T, 3, S, S) with at least one part, is needed")
-    return [(Piece(key, part, len(pixels)), one) for part, one in enumerate(pixels)]
+    count = pixels.shape[1] if each and pixels.ndim == 5 else 1
+    return [(Piece(key, place * count, len(pixels) * count, count), one) for place, one in enumerate(pixels)]
+
+
+def _one_by_one(features: Tensor) -> np.ndarray:
+    """(B, D), or (B, T, D) of parts that were seen together -> a row of each."""
+    return (features.flatten(0, 1) if features.ndim == 3 else features).cpu().numpy()
 
 
 def _within_memory(encode, pixels: Tensor, tuner: BatchSizeTuner) -> Tensor:

@@ -275,10 +275,12 @@ class FeatureStore:
         counted = ShardWriter(counts, self.flush_rows, self.flush_seconds)
         writer = ShardWriter(folder, self.flush_rows, self.flush_seconds, before=counted)
         render = renderer(request.data.load, request.transform, request.view_transform)
-        encode = encoder(request.backbone, request.tap, request.amp)
+        joint = request.backbone.joint
+        each_part = joint is not None and joint.gives_parts
+        encode = encoder(request.backbone, request.tap, request.amp, each_part)
         pin = request.backbone.device.type == "cuda"
         try:
-            with closing(extract(jobs, render, encode, tuner, request.workers, pin)) as results:
+            with closing(extract(jobs, render, encode, tuner, request.workers, pin, each_part)) as results:
                 for result in results:
                     if isinstance(result, Unreadable):
                         table.fail(result.keys, result.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,13 @@ from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._products import products_option, with_all
 
+if TYPE_CHECKING:
+    from ..contracts.backbone import Backbone
+
 BLOCK = 2**24
 """Products of a word and a patch that are held at once."""
 LEAST_LENGTH = 1e-8
-TOGETHER = ("sum", "mean")
+TOGETHER = ("sum", "mean", "max")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -35,7 +38,8 @@ class Gloria(RowLoss):
         similarity = local_scale x log sum_w exp(words x cos(w, c_w))
 
     and the cross-entropy of the matching pair among the batch is taken both ways, summed. Globally the same of
-    `global_scale` x cosine of the two features. Patches go through a linear layer to the width of words.
+    `global_scale` x cosine of the two features. Patches go through a linear layer to the width of words, which is kept
+    beside the towers, for maps of where words look. Images and texts find each other by their features.
 
     Args:
         dims: "embed_dim" and "text_width", for the layer.
@@ -52,12 +56,16 @@ class Gloria(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_tokens", "text_tokens", "text_mask"}
     )
+    finds: ClassVar[bool] = True
+    looks: ClassVar[bool] = True
 
     attention: float = option(4.0, "sharpness of a word's attention to patches", above=0, high=1000)
     words: float = option(5.0, "how much the words that fit best decide", above=0, high=100)
     local_scale: float = option(10.0, "what similarities of words and patches are multiplied by", above=0, high=1000)
     global_scale: float = option(10.0, "what cosines of whole images and texts are multiplied by", above=0, high=1000)
-    together: str = option("sum", "how words are put together: by their sum or mean", choices=TOGETHER)
+    together: str = option(
+        "sum", "how words are put together: by their sum or mean, or by the one that fits best", choices=TOGETHER
+    )
     local_weight: float = option(1.0, "weight of words and patches, 0 for none", low=0, high=10_000)
     global_weight: float = option(1.0, "weight of whole images and texts, 0 for none", low=0, high=10_000)
     project: bool = option(True, "map patches to the width of words by a linear layer")
@@ -98,8 +106,40 @@ class Gloria(RowLoss):
         lengths = torch.einsum("ijlp,ipq,ijlq->ijl", attended, patches @ patches.mT, attended)  # |c_w|^2
         lengths = lengths.clamp(min=LEAST_LENGTH**2).sqrt() * words.norm(dim=-1)
         cosines = towards / lengths.clamp(min=LEAST_LENGTH)
-        scores = (self.words * cosines).masked_fill(~are_words, -torch.inf).logsumexp(dim=-1)  # (n, N)
+        scores = (self.words * cosines).masked_fill(~are_words, -torch.inf)  # (n, N, L)
+        if self.together == "max":
+            return scores.amax(dim=-1)
+        scores = scores.logsumexp(dim=-1)  # (n, N)
         return scores - are_words.sum(dim=-1).log() if self.together == "mean" else scores
+
+    @property
+    def found_dim(self) -> int:
+        return self.dim("embed_dim", "its features")
+
+    @torch.no_grad()
+    def embed_image(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, D) unit: the features of whole images."""
+        return backbone.encode_image(pixels)
+
+    @torch.no_grad()
+    def embed_text(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> (B, D) unit: the features of whole texts."""
+        return backbone.encode_text(tokens)
+
+    @torch.no_grad()
+    def words_of(self, backbone: Backbone, text: str) -> tuple[Tensor, Tensor]:
+        """(L, T) what the text tower gives at each token, and (L,) bool, those between start and end."""
+        tokens = backbone.tokenize([text]).to(backbone.device)
+        counted = backbone.token_mask(tokens)[0]
+        return backbone.text_tokens(tokens)[0, counted].float(), backbone.word_mask(tokens)[0, counted]
+
+    @torch.no_grad()
+    def look(self, patches: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
+        """(P, D) image tokens -> (P,) the mean attention of the words, which sums to 1."""
+        tokens, inner = words
+        mapped = self.patch_map(patches.to(tokens.device))[None]
+        _, attended = attention_maps(mapped, tokens[None], torch.ones_like(inner)[None], self.attention)
+        return attended[0, 0, inner].mean(dim=0)
 
 
 def attention_maps(patches: Tensor, words: Tensor, are_words: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:

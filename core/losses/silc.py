@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..runtime.ranks import Ranks
 from ._info_nce import info_nce
 from ._products import products_option
+from ._prototypes import PrototypeHead
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 CROPS = frozenset({"hidden_local", "teacher.image_hidden"})
@@ -84,7 +85,7 @@ class Silc(RowLoss):
         self._progress = 0.0
         if self.distill:
             width = self.dim("image_width", "its head")
-            self.head = _Head(width, self.hidden_dim, self.bottleneck_dim, self.out_dim)
+            self.head = PrototypeHead(width, self.hidden_dim, self.bottleneck_dim, self.out_dim)
             self.teacher_head = deepcopy(self.head).requires_grad_(False)
             self.register_buffer("centre", torch.zeros(self.out_dim))
 
@@ -123,21 +124,3 @@ class Silc(RowLoss):
         for average, trained in zip(self.teacher_head.parameters(), self.head.parameters()):
             average.lerp_(trained, step)
         self._seen = None
-
-
-class _Head(nn.Module):
-    """DINO's: an MLP to a bottleneck of unit length, scored by its cosine to each prototype."""
-
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int):
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
-        for layer in self.mlp[::2]:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.normalize(self.mlp(hidden), dim=-1) @ F.normalize(self.prototypes, dim=-1).T

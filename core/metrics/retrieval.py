@@ -12,7 +12,7 @@ Negatives" (Faghri et al. 2017, arXiv 1707.05612): an image counts by its best c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -121,6 +121,27 @@ def retrieval_metrics(
     """
     ranked = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
     return {direction: ranking.metrics() for direction, ranking in ranked.items()}
+
+
+def precision_at(
+    scores: Tensor, query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int], own: Tensor | None = None
+) -> dict[int, Tensor]:
+    """K -> (Q,) float64, the share of the K best items whose label is the query's. Of equal scores the others come
+    first; where the gallery has fewer than K items, all count.
+
+    Args:
+        scores: (Q, G).
+        query_labels: (Q,) int64. gallery_labels: (G,) int64.
+        own: (Q,) position of the query itself in the gallery, which it does not find; None: it is not there.
+    """
+    scores, relevant = scores.double(), query_labels[:, None] == gallery_labels  # (Q, G)
+    if own is not None:
+        scores = scores.scatter(1, own[:, None], -torch.inf)
+    last = relevant.long().argsort(dim=1, stable=True)  # what is not relevant comes first
+    order = last.gather(1, scores.gather(1, last).argsort(dim=1, descending=True, stable=True))
+    found = relevant.gather(1, order).double()
+    size = found.shape[1] - (own is not None)
+    return {k: found[:, : min(k, size)].mean(dim=1) for k in ks}
 
 
 def mean_recall(metrics: Mapping[str, Mapping[str, float]]) -> float:

@@ -190,10 +190,12 @@ def adapter_of(recipe: Recipe) -> Adapter:
 
 def adapter_options(recipe: Recipe) -> dict[str, Any]:
     """Options for the recipe's adapter. One that trains towers takes the batch size, precision and workers of the
-    recipe, unless it has its own."""
+    recipe, as far as it has such options, unless it has its own."""
     options = recipe.adapter_options
-    if trains_towers(recipe.adapter_name):
-        options = {**{key: getattr(recipe, key) for key in SHARED if getattr(recipe, key) is not None}, **options}
+    if fits_towers(recipe):
+        known = {option.name for option in options_of(adapter_class(recipe.adapter_name))}
+        shared = {key: getattr(recipe, key) for key in SHARED if key in known}
+        options = {**{key: value for key, value in shared.items() if value is not None}, **options}
     return options
 
 
@@ -205,6 +207,11 @@ def planned(recipe: Recipe, names: Iterable[str]) -> dict[str, Adapter]:
 def trains_towers(name: str | None) -> bool:
     """Whether an adapter trains on images themselves."""
     return name is not None and "pixels" in adapter_class(name).needs
+
+
+def fits_towers(recipe: Recipe) -> bool:
+    """Whether the recipe's adapter trains towers: always, or since it is told to."""
+    return trains_towers(recipe.adapter_name) or bool(recipe.adapter_options.get("train_towers"))
 
 
 def check_named(recipe: Recipe, names: Iterable[str]) -> None:
@@ -376,7 +383,7 @@ def encoding_batch_size(recipe: Recipe) -> int | None:
 
     Where towers are trained, `batch_size` counts the images of a training step.
     """
-    return None if trains_towers(recipe.adapter_name) else recipe.batch_size
+    return None if fits_towers(recipe) else recipe.batch_size
 
 
 def facts_for_judging(recipe: Recipe) -> dict[str, Any]:

@@ -53,6 +53,7 @@ CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
 COLUMN = "_column"
 """How keys end that name a column."""
+BATCH_SIZE, OF_ADAPTER = "batch_size", "adapter.batch_size"
 
 
 def resolve(
@@ -245,6 +246,23 @@ def check_run(place: str | Path, out: str | None = None) -> None:
         run_folder(Path(place))
 
 
+def _in_batches(recipe: Recipe) -> Recipe:
+    """The recipe with the batch size that was given after that of its adapter, which then is the adapter's.
+
+    Raises:
+        ConfigError: it would only say how images are encoded.
+    """
+    from .asked_for import fits_towers
+
+    if fits_towers(recipe):
+        return recipe.with_(adapter={**recipe.adapter, BATCH_SIZE: recipe.batch_size})
+    size, own = recipe.batch_size, recipe.adapter_options[BATCH_SIZE]
+    raise ConfigError(
+        f"--batch-size {size}: the recipe's {recipe.adapter_name} learns in batches of {own} from stored features; "
+        f"give --set {OF_ADAPTER}={size}"
+    )
+
+
 class _Merged:
     """Values by key, and which keys were given."""
 
@@ -253,6 +271,8 @@ class _Merged:
         self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: [], "tolerate": TOLERATED}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
+        self._sources: dict[str, str] = {}
+        """Of the two batch sizes, who gave them last."""
         del self.values["given"]
 
     def take_file(self, content: Mapping[str, Any], source: str) -> None:
@@ -290,6 +310,10 @@ class _Merged:
         else:
             _store(self.values, key, value if group else value_of(key, value))
             self.given.add(key)
+            if key == BATCH_SIZE and self._sources.get(OF_ADAPTER, source) != source:
+                self._sources[BATCH_SIZE] = source
+            if key == OF_ADAPTER:
+                self._sources = {OF_ADAPTER: source}
 
     def recipe(self) -> Recipe:
         """The recipe.
@@ -302,6 +326,8 @@ class _Merged:
         values["classes"] = _absolute_file(values["classes"])
         _check_groups(values)
         made = Recipe(**values, given=frozenset(self.given))
+        if BATCH_SIZE in self._sources and made.adapter_options.get(BATCH_SIZE) is not None:
+            made = _in_batches(made)
         return self._with_task_options(made) if self.task_options else made
 
     def check_plan_key(self, key: str) -> None:

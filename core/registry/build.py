@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.domain import Domain, Metric
 from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import chosen, options_of
+from ..contracts.output_kind import OutputKind
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from ..runtime.process import need_package
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
     from ..contracts.selector import Selector
+
+
+OPTION_OF_KIND = re.compile(r":(?=[a-z-]+=)")
+"""Between a kind of output and its options."""
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -214,6 +220,50 @@ def build_judgement(name: str, **options: Any) -> Judgement:
     return cls(**chosen(cls, options, f"judgement '{name}'"))
 
 
+def output_class(name: str) -> type[OutputKind]:
+    """The class of a kind of output.
+
+    Raises:
+        UnknownNameError: no kind has that name.
+    """
+    cls = _load(find(name, catalogue.outputs(), "kind of output"), OutputKind)
+    cls.name = name
+    return cls
+
+
+def outputs_of(asked: str | Iterable[str]) -> tuple[OutputKind, ...]:
+    """Kinds of output by name, as `--as` has them: "dicom-sr,worklist:urgent=mass,nodule".
+
+    Raises:
+        UnknownNameError: no kind, or no option, has that name. ConfigError: an option's value is not usable, or a kind
+            is asked for twice. CapabilityError: a package is missing.
+    """
+    kinds: dict[str, OutputKind] = {}
+    for text in _divided_kinds(asked):
+        name, *options = OPTION_OF_KIND.split(text)
+        cls, what = output_class(name.strip()), f"--as {name.strip()}"
+        if cls.name in kinds:
+            raise ConfigError(f"{what}: given twice; omit one")
+        for package, extra in cls.packages.items():
+            need_package(what, package, extra)
+        pairs = [option.partition("=") for option in options]
+        kinds[cls.name] = cls(**chosen(cls, {key.replace("-", "_"): value for key, _, value in pairs}, what))
+    return tuple(kinds.values())
+
+
+def _divided_kinds(asked: str | Iterable[str]) -> list[str]:
+    """A comma begins a kind, or goes on with the values of an option."""
+    known = catalogue.outputs()
+    texts: list[str] = []
+    for given in [asked] if isinstance(asked, str) else asked:
+        for place, piece in enumerate(given.split(",")):
+            if place and "=" in texts[-1] and piece.partition(":")[0].strip() not in known:
+                texts[-1] += f",{piece}"
+            else:
+                texts.append(piece)
+    return texts
+
+
 def selector_class(name: str) -> type[Selector]:
     """The class of a selector.
 
@@ -237,12 +287,15 @@ def build_selector(name: str, **options: Any) -> Selector:
 
 
 def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
-    """Name -> class of all that is said in a task: what it names itself, then what is installed besides.
+    """Name -> class of all that is said in a task: what it names itself, and its domain for it, then what is installed
+    besides.
 
     Raises:
         UnknownNameError: it names one that there is not. ConfigError: one of another package does not import.
     """
-    found = {name: judgement_class(name) for name in task.judgements}
+    domain = None if isinstance(task, type) else task.domain
+    of_domain = () if domain is None else domain.judgements.get(task.name, ())
+    found = {name: judgement_class(name) for name in (*task.judgements, *of_domain)}
     others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}
     return found | {name: of for name, of in others.items() if any(issubclass(each, of.judges) for each in task.judges)}
 

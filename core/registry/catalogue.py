@@ -2,9 +2,10 @@
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
 `core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `part-order` is
-`core/judgements/part_order.py`, `coreset` is `adapters/selection/selectors/coreset.py`. A domain brings more of each in
-folders of its own: `domains/<d>/{adapters,losses,metrics,judgements,tasks,commands,recipes}/*.py`. Packages outside add
-names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.judgements`,
+`core/judgements/part_order.py`, `csv` is `core/outputs/csv.py`, `coreset` is `adapters/selection/selectors/coreset.py`.
+A domain brings more of each in folders of its own:
+`domains/<d>/{adapters,losses,metrics,judgements,outputs,tasks,commands,recipes}/*.py`. Packages outside add names
+through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.judgements`, `.outputs`,
 `.commands`, `.selectors` and `.backbones`. Names are unique per kind.
 """
 
@@ -95,6 +96,11 @@ def metrics() -> dict[str, Entry]:
 def judgements() -> dict[str, Entry]:
     """Judgement name -> entry."""
     return _named("judgement", "core/judgements/*.py", "domains/*/judgements/*.py")
+
+
+def outputs() -> dict[str, Entry]:
+    """Kind of output -> entry, of what `predict --as` writes."""
+    return _named("output", "core/outputs/*.py", "domains/*/outputs/*.py")
 
 
 def commands() -> dict[str, Entry]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..contracts.items import Captions, Item
+from ..data.group_columns import hashed
 from ..errors import DataError
 from ..runtime.reading import json_text
 
@@ -33,6 +34,7 @@ class Entry:
         decode: which part of that file, as `Item.decode`.
         captions: of an image, or the indexed text itself.
         about: what else is known of an image, by name: its camera, its time.
+        group: what stands for the patient, the video or whatever else it belongs to, as a hash; "" where nobody knows.
     """
 
     id: str
@@ -40,12 +42,14 @@ class Entry:
     decode: dict[str, Any] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
+    group: str = ""
 
     @classmethod
     def of(cls, item: Item) -> Entry:
         """The entry of an image. Its file is named in full, so that it is found from any folder."""
         about = {} if item.target is None else dict(item.target.about())
-        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions()), about)
+        place, group = str(Path(item.source).absolute()), hashed(item.group) or ""
+        return cls(item.id, place, dict(item.decode), tuple(item.captions()), about, group)
 
     def item(self) -> Item:
         """The image again, for a domain's `load`."""
@@ -63,7 +67,8 @@ class EntryWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self._offsets.write(np.array(self._lines.tell(), OFFSET).tobytes())
-            self._lines.write(json_text(asdict(entry)).encode(*ENCODING) + b"\n")
+            known = {name: value for name, value in asdict(entry).items() if value or name != "group"}
+            self._lines.write(json_text(known).encode(*ENCODING) + b"\n")
             self.count += 1
 
     def close(self) -> None:
@@ -96,7 +101,8 @@ class Entries:
         try:
             entry = json.loads(line)
             about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
-            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about)
+            group = str(entry.get("group") or "")
+            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about, group)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.path, f"entry {position} cannot be read") from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..contracts.domain import Domain
 from ..contracts.images import InputChannels
 from ..contracts.items import Captions, Decoded, DomainData, Item
 from ..contracts.recipe import SAMPLE
+from ..data.group_columns import AUTO, OPTION, columns_beside, group_images, group_of
+from ..data.group_words import preferred_column
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
@@ -104,8 +107,18 @@ class ImageReader:
         Raises:
             DataError: as `read`, or nothing of it can be read.
         """
-        data = self.read(paths)
+        data = self.grouped(self.read(paths), paths)
         return data if self.domain is None else self.domain.to_index(data, **self.options)
+
+    def grouped(self, data: DomainData, paths: Sequence[str | Path]) -> DomainData:
+        """With the groups that a table beside the images tells, where the domain's searches ask for them and the images
+        do not say them."""
+        if self.domain is None or not self.domain.searches_others or any(item.group for item in data.items):
+            return data
+        named = self.options.get(OPTION) or AUTO
+        with suppress(ConfigError, UnknownNameError, DataError):  # nothing tells
+            return replace(group_images(data, paths, named), notes=data.notes)
+        return data
 
     def part_item(self, item: Item, part: int) -> Item | None:
         """As `Domain.part_item`."""
@@ -128,7 +141,10 @@ class ImageReader:
         data = data or self.read([path])
         if len(data.items) != 1:
             raise DataError(f"--image {path}: holds {len(data.items)} images; give one")
-        return data, data.load(data.items[0])
+        item = data.items[0]
+        if self.domain is not None and self.domain.searches_others and not item.group:
+            item = item.with_(group=_group_beside(Path(path), self.options.get(OPTION)))
+        return data.with_items([item]), data.load(item)
 
     def loader(self, sources: Sequence[str], given: Sequence[str]) -> Callable[[Item], Decoded]:
         """What decodes indexed images again.
@@ -150,6 +166,18 @@ class ImageReader:
             return gone
         load = self.read(there).load
         return lambda item: load(item) if Path(item.source).is_file() else gone(item)
+
+
+def _group_beside(path: Path, named: str | None) -> str | None:
+    """What a table beside an image says that it belongs to.
+
+    Args:
+        named: the column that a user names, or None.
+    """
+    columns = columns_beside(path.parent, [path.name])
+    names = () if columns is None else columns.names
+    column = named if named in names else preferred_column(names)
+    return None if columns is None or column is None else group_of(columns.cells(column).get(path.name))
 
 
 def _is_pair_file(paths: Sequence[str | Path]) -> bool:

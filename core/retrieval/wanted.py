@@ -24,13 +24,15 @@ class Wanted:
     Args:
         values: name of a fact -> the value that it has.
         since: the earliest time: an ISO date or date and time, or a number; None for any.
+        other_than: an image that is looked for: only what is of another file and of another group is wanted.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     since: str | None = None
+    other_than: Entry | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.values) or self.since is not None
+        return bool(self.values) or self.since is not None or self.other_than is not None
 
     def check(self, info: Mapping[str, Any], path: object) -> None:
         """Refuse what no entry of the index can have.
@@ -57,6 +59,9 @@ class Wanted:
     def has(self, entry: Entry) -> bool:
         """Whether an entry is wanted. One of which a fact is not known is not."""
         if any(entry.about.get(name) != value for name, value in self.values.items()):
+            return False
+        own = self.other_than
+        if own is not None and (entry.source == own.source or (own.group and entry.group == own.group)):
             return False
         if self.since is None:
             return True

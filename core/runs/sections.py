@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..metrics.significance import CalibrationBin
 
 
-SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
+SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
 NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|to text|with its text)\b|s? at \d)"
 """Behind a word that is no name for samples: of a tower, a file, a size."""
 QUOTED = r"“[^”]*”|`[^`]*`|'[^']*'"

@@ -32,20 +32,26 @@ class PlainConsole(Console):
 
 
 class Reporter:
-    """Tells the user what goes on. `quiet` (other ranks, library use) says nothing."""
+    """Tells the user what goes on.
 
-    def __init__(self, quiet: bool = False):
-        self.quiet = quiet
+    Args:
+        quiet: say nothing: on other ranks, in library use.
+        worded: puts a text of ours in the words of a domain.
+    """
+
+    def __init__(self, quiet: bool = False, worded: Callable[[str], str] = str):
+        self.quiet, self.worded = quiet, worded
         self.console = PlainConsole(stderr=True, soft_wrap=True)
 
     def info(self, text: str) -> None:
         """One line on stderr."""
         if not self.quiet:
-            self.console.print(text)
+            self.console.print(self.worded(text))
 
     @contextmanager
     def task(self, title: str, unit: str = "images") -> Iterator:
         """A context that yields `progress(done, total)`."""
+        title, unit = self.worded(title), self.worded(unit)
         if self.quiet:
             yield lambda done, total: None
         elif self.console.is_terminal:

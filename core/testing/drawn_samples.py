@@ -13,6 +13,7 @@ from ..contracts.items import Item, Label, Labels
 
 TEMPLATES = ("a {} square.", "a picture of {}.")
 AGAINST = ("a picture without {}.",)
+ABOUT = ("{} is drawn", "it shows {}", "a sheet of paint, {}", "{} everywhere, and noise", "one sees {} here, a square")
 THINGS = ("wall", "sky", "leaf", "night", "dog", "tree")
 
 

@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..backbones.load import load_backbone
+from ..backbones.load import load_backbone, save_fine_tuned
 from ..contracts.backbone import Backbone, normalized
+from ..contracts.options import options_of
+from ..registry import build_loss, loss_class
 from .contract import Unchecked
 
 PLAIN = "plain"
 SIDE, HIDDEN, LETTERS = 8, 20, 16
+NARROW = {"width": 16, "heads": 2, "layers": 1, "hidden": 16}
+"""Options that make a loss that answers fast, where it has them."""
 SMALL_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
@@ -126,6 +130,24 @@ def small_clip() -> Backbone:
     """The small CLIP of this process, whose files are removed when it ends."""
     _small_clip_folder.append(tempfile.TemporaryDirectory(prefix="vladapt-"))
     return load_backbone(write_small_clip(Path(_small_clip_folder[-1].name)), device="cpu")
+
+
+@cache
+def small_clip_with(loss: str) -> Backbone:
+    """The small CLIP with a loss that answers (`Loss.answers`) beside its towers, as a training would write it."""
+    backbone = small_clip()
+    folder = tempfile.TemporaryDirectory(prefix="vladapt-")
+    _small_clip_folder.append(folder)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        narrow = {each.name: NARROW[each.name] for each in options_of(loss_class(loss)) if each.name in NARROW}
+        kept = build_loss(loss, {"embed_dim": backbone.embed_dim}, **narrow)
+    kept.prepare(backbone)
+    backbone.answers, backbone.compares = {loss: kept.eval()}, False
+    try:
+        return load_backbone(str(save_fine_tuned(backbone, folder.name)), device="cpu")
+    finally:
+        backbone.answers, backbone.compares = {}, True
 
 
 @cache

@@ -22,7 +22,7 @@ from ..contracts.resources import BasePredictions, FurtherBackbone, HeldPatchTok
 from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill
 from .contract import differences
-from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item, texts_about
+from .drawn_samples import ABOUT, AGAINST, TEMPLATES, draw, drawn_item, texts_about
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
@@ -239,7 +239,7 @@ class World:
         """Everything that an adapter may ask for, by name; each is made once, when it is called."""
         names = {
             "templates": lambda: list(TEMPLATES),
-            "descriptions": lambda: tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
+            "descriptions": lambda: tuple(tuple(fill(ABOUT, name)) for name in self.names),
             **texts_about(self.names),
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,

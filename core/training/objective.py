@@ -9,10 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..contracts.loss import Loss, in_words, shared_of
-from ..contracts.outputs import Output
+from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
 from ..runtime.gather import compared_once, rank_batch
+from .fields import TEXT_KINDS
+
+NOT_OF_IMAGES = frozenset({*TEXT_KINDS, "pixels_negative", "labels", "image_ids"})
+"""Fields of a batch that images alone do not have."""
 
 
 class Objective(nn.Module):
@@ -129,6 +133,25 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
     """
     brought = outputs_of({name: loss_class(name) for name in names})
     return {output.column: output.column_kind for output in brought.values() if output.column}
+
+
+def need_images_alone(names: Iterable[str]) -> bool:
+    """Whether losses are computed of nothing but images: no texts, labels or columns.
+
+    Args:
+        names: of losses.
+
+    Raises:
+        UnknownNameError: no loss has that name.
+    """
+    for name in names:
+        cls = loss_class(name)
+        known = {**OUTPUTS, **cls.outputs}
+        if any(known[need].column or set(known[need].fields) & NOT_OF_IMAGES for need in cls.needs if need in known):
+            return False
+        if any(need in known and not known[need].fields for need in cls.needs):
+            return False
+    return True
 
 
 def parse_losses(named: Iterable[str]) -> dict[str, float]:

@@ -26,9 +26,9 @@ from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .sources import Source, num_labels_of
 from .teachers import need_teacher_texts, side_by_side, token_field
-from .tower_outputs import Outputs
+from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
-from .views import View, light_view, local_view, strong_view
+from .views import View, light_view, local_view, seeded_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
@@ -118,6 +118,40 @@ class Trained:
     trained_parameters: int
 
 
+def check_task(backbone: Backbone, task: Task) -> None:
+    """Raise what `Parts` would of losses that the data, the towers or the teachers do not suit, before anything else is
+    computed. Nothing is changed.
+
+    Raises:
+        CapabilityError: a loss needs what backbone or data do not have. ConfigError: a teacher that no loss asks for.
+    """
+    objective = objective_of(backbone, task)
+    fields_of(objective.needs, task.source, f"loss {' + '.join(objective.losses)}", objective.outputs)
+    for name in sorted(objective.needs & CAPABILITY.keys()):
+        backbone.need(CAPABILITY[name])
+    teachers_of(objective, task)
+
+
+def objective_of(backbone: Backbone, task: Task) -> Objective:
+    if task.own:
+        return Objective(task.own)
+    dims = dims_of(backbone, len(task.source), task.class_prompts, task.frozen_teachers, num_labels_of(task.source))
+    return build_objective(task.losses, dims, task.loss_options)
+
+
+def teachers_of(objective: Objective, task: Task) -> Sequence[Backbone]:
+    """The frozen ones."""
+    asking = f"loss {', '.join(objective.losses)}"
+    if objective.teacher == "frozen":
+        if not task.frozen_teachers:
+            raise CapabilityError(f"{asking} needs a teacher; give --teacher SPEC")
+        need_teacher_texts(task.frozen_teachers, objective.needs, asking)
+        return task.frozen_teachers
+    if task.teachers:
+        raise ConfigError(f"--teacher {task.teachers[0].spec}: {asking} has no frozen teacher; omit it")
+    return ()
+
+
 class Parts:
     """The pieces of a run, made in the order in which they need each other.
 
@@ -128,14 +162,14 @@ class Parts:
     def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
-        frozen = task.frozen_teachers
-        dims = dims_of(backbone, len(task.source), task.class_prompts, frozen, num_labels_of(task.source))
-        built = Objective(task.own) if task.own else build_objective(task.losses, dims, task.loss_options)
-        self.objective = built.to(backbone.device)
+        self.objective = objective_of(backbone, task).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
         # A view of what is learned, so that what is measured in between has it too.
-        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
+        losses = self.objective.losses
+        backbone.finder = next((loss for loss in losses.values() if loss.finds), None)
+        backbone.answers = {name: loss for name, loss in losses.items() if loss.answers}
+        backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
@@ -153,8 +187,14 @@ class Parts:
         if self.settings.checkpointing:
             TowerLayers(self.backbone).checkpoint()
         if self.settings.compile:
+            self._check_compiles()
             self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+
+    def _check_compiles(self) -> None:
+        for name, loss in self.objective.losses.items():
+            if not loss.compiles:
+                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes by hooks; omit it")
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone
@@ -163,6 +203,8 @@ class Parts:
             views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
+        for loss in self.objective.losses.values():
+            views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
         further = {}
         if self.objective.teacher == "frozen" and "teacher.text" in self.needs:
@@ -215,16 +257,8 @@ class Parts:
         )
 
     def _teachers(self) -> Sequence[Backbone]:
-        objective, frozen = self.objective, self.task.frozen_teachers
-        asking = f"loss {', '.join(objective.losses)}"
-        if objective.teacher == "frozen":
-            if not frozen:
-                raise CapabilityError(f"{asking} needs a teacher; give --teacher SPEC")
-            need_teacher_texts(frozen, objective.needs, asking)
-            return frozen
-        if self.task.teachers:
-            raise ConfigError(f"--teacher {self.task.teachers[0].spec}: {asking} has no frozen teacher; omit it")
-        return [copy_of(self.backbone)] if objective.teacher == "ema" else ()
+        frozen = teachers_of(self.objective, self.task)
+        return [copy_of(self.backbone)] if self.objective.teacher == "ema" else frozen
 
     def _class_scores(self) -> nn.Module | None:
         if not self.needs & {"logits", "class_features"}:

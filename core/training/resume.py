@@ -12,7 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from ..backbones.load import FINDER, PREFIX
+from ..backbones.finders import kept_tensors
+from ..backbones.load import PREFIX
 from ..errors import DataError
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.files import writing_to
@@ -173,9 +174,7 @@ class ResumeHook(Hook):
     def _like(self, model) -> Mapping[str, Tensor]:
         """Tensors of the shapes, and with the shards, of those in the extra states."""
         prefix = getattr(model.backbone, "text_prefix", None)
-        finder = model.backbone.finder
-        found = {} if finder is None else {FINDER + name: value for name, value in weights_of(finder).items()}
-        return weights_of(model.towers) | found | ({} if prefix is None else {PREFIX: prefix})
+        return weights_of(model.towers) | kept_tensors(model.backbone) | ({} if prefix is None else {PREFIX: prefix})
 
     def _check_identity(self, saved: dict, path: Path) -> None:
         for name in sorted(set(saved) | set(self.identity)):

@@ -35,7 +35,7 @@ class Samples(Dataset):
     Args:
         source: images, texts and labels.
         fields: names of `core/training/fields.py`.
-        views: "light", "strong" and "local" -> (decoded image, seed) -> pixels.
+        views: "light", "strong" and "local", and fields that losses make -> (decoded image, seed) -> pixels.
         tokenize: N texts -> (N, L) int64.
         seed: with the epoch and the row it fixes every view and every drawn text.
         token_mask: (N, L) tokens -> (N, L) bool, where texts are cut to the longest; None: nobody asks for lengths.
@@ -73,8 +73,13 @@ class Samples(Dataset):
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
         made: dict[str, Any] = {}
         columns = {name: column for name in self.fields if (column := column_of(name))}
-        if any(name.startswith("pixels") and name != "pixels_negative" for name in self.fields - columns.keys()):
-            made.update(self._pixels(self.source.image(row), epoch, row))
+        of_losses = self.fields & self.views.keys()
+        if of_losses or any(
+            name.startswith("pixels") and name != "pixels_negative" for name in self.fields - columns.keys()
+        ):
+            decoded = self.source.image(row)
+            made.update(self._pixels(decoded, epoch, row))
+            made.update({name: self._view(name, decoded, epoch, row, name) for name in sorted(of_losses)})
         if "pixels_negative" in self.fields:
             made["pixels_negative"] = self._view("light", self.source.negative_image(row), epoch, row, 90)
         for name, kind in {name: kind for name in self.fields if (kind := text_kind(name))}.items():

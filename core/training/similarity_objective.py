@@ -28,8 +28,8 @@ OF_SOURCE = frozenset({"labels", "image_ids"})
 class SimilarityObjective(Objective):
     """Losses that need no more than the two sides of a similarity, what frozen towers give, and the source."""
 
-    specs: Sequence[str] = ()
-    """Of frozen teachers; none: the towers before the training."""
+    teachers: Sequence[Backbone] = ()
+    """Frozen, on the device of the towers; none: the towers before the training."""
 
     @staticmethod
     def check(loss: str | None, options: Mapping[str, Mapping[str, Any]] | None) -> None:
@@ -71,20 +71,17 @@ class SimilarityObjective(Objective):
         asking = f"{who}: loss {' + '.join(named)}"
         if teachers and built.teacher != "frozen":
             raise ConfigError(f"--teacher {teachers[0]}: {asking} has no frozen teacher; omit it")
-        need_teacher_texts(load_teachers(teachers, backbone), built.needs, asking)
+        loaded = load_teachers(teachers, backbone)
+        need_teacher_texts(loaded, built.needs, asking)
         fields_of(built.needs - SIDES - OF_TOWERS, source, asking, built.outputs)
         objective = cls(dict(built.losses.items()), built.weights)
-        objective.specs = tuple(teachers)
+        objective.teachers = loaded
         return objective.to(backbone.device)
 
     @property
     def further_needs(self) -> frozenset[str]:
         """Outputs that it needs besides the two sides."""
         return self.needs - SIDES
-
-    def teachers(self, backbone: Backbone) -> list[Backbone]:
-        """The frozen teachers that were named, on the device of the towers."""
-        return load_teachers(self.specs, backbone)
 
     def taught(self, images: Sequence[Tensor], texts: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs of teachers, of (B, D_k) unit features of samples and texts by each."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backbones.finders import built_finder, finder_in_words, weights_of_finder
+from ..backbones.finders import built_loss, loss_in_words, weights_of_loss
 from ..contracts.adapter import FitReport, require
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
@@ -177,12 +177,16 @@ class TowerAdapter(Augmented):
         super().check_towers(backbone)
         self._teachers_for(backbone)  # those that cannot be are refused before anything is computed
 
-    def _teachers_for(self, backbone: Backbone) -> list[Backbone]:
+    def teach(self, backbone: Backbone, teachers: Sequence[Backbone]) -> None:
+        """Train these towers with teachers that are loaded already, in place of those that `teacher` names."""
+        self._teachers = backbone, teachers
+
+    def _teachers_for(self, backbone: Backbone) -> Sequence[Backbone]:
         """The frozen teachers of towers, loaded once until they are trained."""
         held = getattr(self, "_teachers", None)
         if held is None or held[0] is not backbone:
-            self._teachers = held = backbone, load_teachers(self.teacher, backbone)
-        return held[1]
+            self.teach(backbone, load_teachers(self.teacher, backbone))
+        return self._teachers[1]
 
     @staticmethod
     def _digest(value: Any) -> str:
@@ -241,9 +245,11 @@ class TowerAdapter(Augmented):
             with torch.random.fork_rng(devices=[]):
                 self._put(made)
             made.text_prefix = self.prefix
-            made.finder = None
+            made.finder, made.answers = None, {}
             if self.finder is not None:
-                made.finder = built_finder(self.finder, self.finder_weights, made.device, f"adapter '{self.name}'")
+                made.finder = built_loss(
+                    self.finder, self.finder_weights, made.device, f"adapter '{self.name}'", "finds"
+                )
             self._made = self._named(made)
         return self._made
 
@@ -345,9 +351,9 @@ class TowerAdapter(Augmented):
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
-        found = towers.finder
-        self.finder = None if found is None else finder_in_words(found)
-        self.finder_weights = {} if found is None else weights_of_finder(found)
+        found, towers.answers = towers.finder, {}
+        self.finder = None if found is None else loss_in_words(found)
+        self.finder_weights = {} if found is None else weights_of_loss(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 

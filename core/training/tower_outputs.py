@@ -42,6 +42,8 @@ CAPABILITY = {
 }
 """What a backbone must have for an output; all others any backbone gives."""
 
+OF_TEACHER = "teacher."
+
 VARIANCES = frozenset(
     {
         "image_log_variance",
@@ -222,10 +224,14 @@ class Outputs(nn.Module):
         """Outputs that a loss brings: of columns of the data, or made by itself."""
         wanted = {name: output for name, output in loss.outputs.items() if name in self.wanted}
         out = {name: self._of_column(output, batch) for name, output in wanted.items() if output.column}
-        if wanted.keys() - out.keys():
-            made = loss.further_outputs(batch, self.backbone)
-            out.update({name: made[name] for name in wanted.keys() & made.keys()})
-        return out
+        further = wanted.keys() - out.keys()
+        made: dict[str, Tensor] = {}
+        if any(not name.startswith(OF_TEACHER) for name in further):
+            made |= loss.further_outputs(batch, self.backbone)
+        if any(name.startswith(OF_TEACHER) for name in further):
+            with torch.no_grad():
+                made |= loss.teacher_outputs(batch, self.teachers[0])
+        return {**out, **{name: made[name] for name in further & made.keys()}}
 
     def _of_column(self, output: Output, batch: Mapping[str, Any]) -> Tensor:
         field = field_of_column(output)

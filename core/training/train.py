@@ -14,7 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from ..backbones.load import FINDER, PREFIX
+from ..backbones.finders import kept_tensors, take_kept
+from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from ..runtime.liveness import failing_alone
@@ -219,8 +220,7 @@ def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
 def _weights(backbone: Backbone, average, head: CosineHead | None) -> dict[str, Tensor]:
     kept = backbone.model.state_dict() if average is None else average
     state = {name: on_host(value) for name, value in kept.items()}
-    if backbone.finder is not None:
-        state |= {FINDER + name: on_host(value) for name, value in backbone.finder.state_dict().items()}
+    state |= {name: on_host(value) for name, value in kept_tensors(backbone).items()}
     if head is not None:
         state |= {HEAD + name: on_host(value) for name, value in head.state_dict().items()}
     prefix = getattr(backbone, "text_prefix", None)
@@ -233,9 +233,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any], head: CosineHe
         state = plain(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
-        if backbone.finder is not None:
-            found = {name: state.pop(name) for name in list(state) if name.startswith(FINDER)}
-            backbone.finder.load_state_dict({name.removeprefix(FINDER): value for name, value in found.items()})
+        take_kept(backbone, state)
         if head is not None:
             head.load_state_dict({name: state.pop(HEAD + name) for name in head.state_dict()})
         backbone.model.load_state_dict(state)

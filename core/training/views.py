@@ -77,13 +77,22 @@ def augmented_view(backbone: Backbone, steps: Sequence[Callable[[Tensor], Tensor
     """Steps of torchvision, one after the other, of pixels (3, H, W) in 0..1, then normalised for the backbone."""
     normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))
 
+    def made(pixels: Tensor) -> Tensor:
+        for step in steps:
+            pixels = step(pixels)
+        return normalise(pixels.clamp(0, 1))
+
+    return seeded_view(made)
+
+
+def seeded_view(make: Callable[[Tensor], Tensor]) -> View:
+    """What makes something of pixels (3, H, W) in 0..1, and draws from torch's own generator, as torchvision does."""
+
     def view(decoded: Any, seed: int) -> Tensor:
         pixels = as_tensor(decoded)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            for step in steps:
-                pixels = step(pixels)
-            return normalise(pixels.clamp(0, 1))
+            return make(pixels)
 
     return view
 

@@ -27,7 +27,7 @@ from pydicom.uid import (
 from ...core.data import remember_by_file
 from ...core.errors import DataError, shortened
 from ...core.runtime import check_regular
-from .dicom_mark import has_dicom_mark
+from .file_kinds import has_dicom_mark
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 HEADER_KEYWORDS = (

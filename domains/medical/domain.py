@@ -1,4 +1,4 @@
-"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified."""
+"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified; structures outlined in volumes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from .formats import DICOM, ITK, NIFTI, PLANES, dicom_format, itk_format, nifti_format, whole_volumes
+from .file_kinds import DICOM, ITK, NIFTI, PLANES
+from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
+from .reports.sections import PARTS, SEEN
+from .targets import GROUNDING
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -39,13 +42,21 @@ USED_BY = {
     "blank": ("CheXpert", "MIMIC-CXR-JPG"),
     "readers": ("VinDr-CXR",),
     "unit": (DICOM, NIFTI, ITK),
+    "fold": ("nnU-Net",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
+REPORTED = "retrieval"
+"""The task that learns from reports."""
+OF_REPORTS = ("reports", "report_part", "findings")
+"""Options of that task."""
 IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
 OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
+VOLUMES = "volume-segmentation"
+OF_LABEL_SETS = ("class_names", "group_column", "fold", "max_pixels")
+"""Options that volumes with outlined structures take."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -112,7 +123,15 @@ class Reading(contracts.Reading):
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
+    fold: int = option(
+        0, "volume-segmentation: number of the fold of nnU-Net's splits_final.json that is held out", low=0, high=99
+    )
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
+    reports: str | None = option(
+        None, "retrieval: a column, a table or a folder of reports; by default where they usually are"
+    )
+    report_part: str = option(SEEN, "retrieval: what of a report is learned; seen: what is of the image", choices=PARTS)
+    findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
 
     def __post_init__(self):
         super().__post_init__()
@@ -134,8 +153,9 @@ class Reading(contracts.Reading):
         )
         return dicom_format(self.window, self.max_pixels), *volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
-    def notes_on_unused(self, data: DomainData) -> list[str]:
-        """One sentence for each option that was given and changed nothing, since no such file is in the data."""
+    def notes_on_unused(self, data: DomainData, task: str) -> list[str]:
+        """One sentence for each option that was given and changed nothing, since no such file is in the data, or the
+        task has no use for it."""
         kinds, whole = {*_kinds(data, self.formats), data.name}, self.unit == VOLUME_UNIT
         used_by = {**USED_BY, **({name: (DICOM, *USED_BY[name]) for name in OF_SERIES} if whole else {})}
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -145,7 +165,9 @@ class Reading(contracts.Reading):
             if name in used_by and not kinds.intersection(used_by[name]) and (name != "unit" or whole)
         ]
         unseen = [name for name in given if OF_UNITS.get(name, self.unit) != self.unit]
-        return notes + [f"Option {name} has no effect here: it is for --unit {OF_UNITS[name]}." for name in unseen]
+        notes += [f"Option {name} has no effect here: it is for --unit {OF_UNITS[name]}." for name in unseen]
+        idle = [name for name in given if name in OF_REPORTS and task != REPORTED]
+        return notes + [f"Option {name} has no effect here: it is for --task {REPORTED}." for name in idle]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -161,7 +183,7 @@ def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
 
 @dataclass(eq=False)
 class Medical(Domain):
-    """Medical image classification from a handful of labels.
+    """Medical images named from a handful of labels, or found by what their reports say.
 
     Args:
         modality: chooses the prompts. Of data that are read it is said by the option of that name (in a recipe:
@@ -170,8 +192,10 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification",)
+    tasks = ("classification", REPORTED, GROUNDING, VOLUMES)
     reading = Reading
+    judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
+    searches_others = True
     not_for = (
         "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
         "as one.",
@@ -194,7 +218,8 @@ class Medical(Domain):
 
         Args:
             path: file or folder.
-            task: "classification".
+            task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
+                "volume-segmentation" of sets of volumes with labels (`volumes/label_sets.py`).
             options: fields of `Reading`.
 
         Raises:
@@ -204,10 +229,13 @@ class Medical(Domain):
         """
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
+        from .reported import read_plain_folder, with_reports
         from .studies import studies_of
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        if task == VOLUMES:
+            return _label_set(path, reading)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -220,10 +248,13 @@ class Medical(Domain):
             _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
             data = _read_arrays(array_file, reading)
         else:
-            data = _read(path, reading)
+            plain = read_plain_folder(path, reading.formats) if task == REPORTED else None
+            data = plain or _read(path, reading)
         if reading.unit == STUDY_UNIT and layout is None:
             data = studies_of(data, reading.study_column, reading.formats)
-        notes = [*data.notes, *reading.notes_on_unused(data)]
+        if task == REPORTED:
+            data = with_reports(data, path, reading)
+        notes = [*data.notes, *reading.notes_on_unused(data, task)]
         return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
@@ -237,22 +268,31 @@ class Medical(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         from ...core.data import read_unlabelled
+        from .layouts.published import with_patients
         from .studies import new_studies
 
         reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
-        parts += [read_unlabelled(others, formats=reading.formats)] if others or not arrays else []
+        if others or not arrays:
+            parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
         return _joined(parts)
 
     def sample(self, task: str | None = None) -> DomainData:
-        """300 synthetic cell images of 5 kinds, drawn on demand; no download."""
+        """300 synthetic cell images of 5 kinds, radiographs with reports or with phrases, or 20 small volumes with two
+        structures, drawn on demand; no download."""
+        from .drawn_radiographs import drawn_phrases, drawn_radiographs
         from .synthetic_cells import synthetic_cells
 
-        self.check_task(task)
+        task = self.check_task(task)
+        if task == VOLUMES:
+            return _drawn_volumes()
+        if task in (REPORTED, GROUNDING):
+            data = drawn_radiographs() if task == REPORTED else drawn_phrases()
+            return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def templates(self, task: str | None = None) -> list[str]:
@@ -276,6 +316,19 @@ class Medical(Domain):
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
 
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """The views of a study, and the slices of a volume by their number along the axis."""
+        from .targets import Viewed
+        from .volumes.slices import part_numbers
+
+        if "views" in item.decode:
+            views = item.target.view.split(", ") if isinstance(item.target, Viewed) else ()
+            return views if len(views) == count else [f"view {number + 1}" for number in range(count)]
+        if "slices" not in item.decode:
+            return ()
+        numbers = part_numbers(item.source, item.decode)
+        return [f"{item.decode['axis']} slice {number}" for number in numbers] if len(numbers) == count else ()
+
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """As read; a scan in its full range too, and one of computed tomography in the usual windows."""
         stills = super().picture(item, load)
@@ -289,6 +342,23 @@ class Medical(Domain):
             with suppress(DataError):  # no Hounsfield units: not a CT
                 stills[window] = self.as_still(load(item.with_(decode={**item.decode, "window": window})))
         return stills
+
+
+def _label_set(path: Path, reading: Reading) -> DomainData:
+    """Volumes with outlined structures."""
+    from .volumes import read_label_set
+
+    for field in fields(reading):
+        if field.name not in OF_LABEL_SETS and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"--set data.{field.name}: not used by {VOLUMES}; omit it")
+    return read_label_set(path, reading)
+
+
+def _drawn_volumes() -> DomainData:
+    from .drawn_volumes import NOTE, volumes_folder
+
+    data = _label_set(volumes_folder(), Reading())
+    return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 
 def _read(path: Path, reading: Reading) -> DomainData:

@@ -16,16 +16,19 @@ from typing import Any
 from ...core.contracts import Decoded, Item
 from ...core.data import Format
 from ...core.runtime import read_start
-from .dicom_mark import has_dicom_mark
+from .file_kinds import (
+    DICOM,
+    DICOM_SUFFIXES,
+    ITK,
+    META_SUFFIXES,
+    NIFTI,
+    NIFTI_SUFFIXES,
+    NRRD_SUFFIXES,
+    VOLUME_SUFFIXES,
+    chosen_slices,
+    has_dicom_mark,
+)
 
-DICOM, NIFTI, ITK = "DICOM", "NIfTI", "MHA/NRRD"
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-META_SUFFIXES, NRRD_SUFFIXES = (".mha", ".mhd"), (".nrrd", ".nhdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, *NRRD_SUFFIXES)
-"""Of files that hold a whole volume."""
-PLANES = ("sagittal", "coronal", "axial")
-"""The anatomical planes that a volume may be cut into."""
 SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")
 GROUP_BYTES = 1 << 20
 
@@ -170,13 +173,6 @@ def whole_volumes(max_pixels: int = Item.MAX_PIXELS, **cut: Any) -> tuple[Format
 
 def _known(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def chosen_slices(count: int, every: int, central: float) -> range:
-    """Positions of every n-th slice of the central share of `count`."""
-    kept = max(1, round(count * central))
-    start = (count - kept) // 2
-    return range(start + ((kept - 1) % every) // 2, start + kept, every)
 
 
 def volume_group(path: Path, name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.orientations import io_orientation
+from nibabel.orientations import apply_orientation, io_orientation
 
 from ...core.contracts import Decoded, Item
 from ...core.data import digest_of_file, remember_by_file
@@ -118,6 +118,42 @@ def read_nifti(path: Path, volume: int | None, max_pixels: int) -> tuple[np.ndar
         values = np.stack([values[..., 0][name] for name in ("R", "G", "B")], axis=-1).astype(np.float32)
     _check_finite(path, int(values.size - np.isfinite(values).sum()))
     return np.moveaxis(values, -1, 0), image.affine
+
+
+def header_of(path: Path) -> tuple[tuple[int, int, int], int, np.ndarray]:
+    """(X, Y, Z) in the file's own order, the values of each voxel, and the affine (4, 4) to RAS+ millimetres.
+
+    Raises:
+        DataError: no NIfTI file.
+    """
+    image = _open(path)
+    colours = len(image.get_data_dtype().fields or "-")
+    return _shape_3d(path, image), (image.shape[3] if len(image.shape) > 3 else 1) * colours, image.affine
+
+
+def read_slab(path: Path, start: int, stop: int) -> np.ndarray:
+    """Axial slices `start` to `stop` of the RAS+ orientation, all volumes of a 4-D file: (C, Z, Y, X) float32.
+
+    A packed file of more than `SLAB_VOXELS` voxels is unpacked into the cache.
+
+    Raises:
+        DataError: as `load_slice`.
+    """
+    image = _open(path)
+    shape, orientation, across = _shape_3d(path, image), io_orientation(image.affine), _file_axis(path, image, 2)
+    whole = math.prod(image.shape)
+    if _is_packed(path) and whole > SLAB_VOXELS:
+        image = nibabel.load(_unpacked(path, image))
+    where: list[Any] = [slice(None)] * len(image.shape)
+    forward = orientation[across, 1] > 0
+    where[across] = slice(start, stop) if forward else slice(shape[across] - stop, shape[across] - start)
+    values = _read(path, image, where)
+    if values.dtype.fields:
+        values = np.stack([values[name] for name in ("R", "G", "B")], axis=-1).astype(np.float32)
+    cut = [stop - start if axis == across else size for axis, size in enumerate(shape)]
+    values = apply_orientation(values.reshape(*cut, -1), orientation)  # (x, y, z, C)
+    _check_finite(path, int(values.size - np.isfinite(values).sum()))
+    return values.transpose(3, 2, 1, 0)
 
 
 def check_size(path: Path, axis: int, max_pixels: int) -> None:

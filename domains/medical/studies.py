@@ -125,14 +125,18 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
         items.append(some[0].with_(decode=decode, target=target))
         views[items[-1].source, digest] = some
 
+    def members(item: Item) -> list[Item]:
+        return views[item.source, item.decode["digest"]]
+
     def load(item: Item) -> Decoded:
-        return UnequalParts.of([data.load(view) for view in views[item.source, item.decode["digest"]]])
+        return UnequalParts.of([data.load(view) for view in members(item)])
 
     alone = sum(len(item.decode["views"]) == 1 for item in items)
     notes = [f"Studies: {len(items)}, of {len(data.items)} images; with a single view: {alone}."]
     if differing:
         notes.append(f"Studies whose images have different labels, which are joined: {differing}.")
-    return replace(data, items=items, load=load, skipped=[*data.skipped, *skipped], notes=[*data.notes, *notes])
+    of = {"items": items, "load": load, "members": members, "notes": [*data.notes, *notes]}
+    return replace(data, **of, skipped=[*data.skipped, *skipped])
 
 
 def _by_columns(columns: Columns | None, named: str) -> Told:
@@ -142,7 +146,7 @@ def _by_columns(columns: Columns | None, named: str) -> Told:
     if named == AUTO:
         usual = (name for name in columns.names if kind_of_column(name) == "study")
         name = next((name for name in usual if _plain(name).startswith(STUDY_WORDS)), None)
-    elif (name := _column(columns, (named,))) is None:
+    elif (name := column_called(columns, (named,))) is None:
         raise UnknownNameError(
             f"--study-column {named}: {columns.place} has no such column; it has: {', '.join(columns.names)}"
         )
@@ -151,11 +155,11 @@ def _by_columns(columns: Columns | None, named: str) -> Told:
     if patient is not None:  # whose studies may be numbered each from one
         whose = columns.cells(patient)
         study = {id_: each and (group_of(whose[id_]), each) for id_, each in study.items()}
-    shown = (_column(columns, names) for names in (VIEW_COLUMNS, SIDE_COLUMNS))
+    shown = (column_called(columns, names) for names in (VIEW_COLUMNS, SIDE_COLUMNS))
     return Told(study, *({} if each is None else columns.cells(each) for each in shown))
 
 
-def _column(columns: Columns, names: Sequence[str]) -> str | None:
+def column_called(columns: Columns, names: Sequence[str]) -> str | None:
     """The first column that is called so, in any case and with any separators."""
     by_name = {_plain(column): column for column in reversed(columns.names)}
     return next((by_name[plain] for plain in map(_plain, names) if plain in by_name), None)

@@ -140,7 +140,8 @@ class Video(Domain):
 
         if not train:
             frames = EachFrame(backbone.preprocess(False), self.crops, share=self.centre_share)
-            return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts, self.clips)
+            joint = backbone.joint
+            return frames if joint is None else WholeClip(frames, joint.parts, self.clips, joint.gives_parts)
         how = {**self.augmentation, **({} if self.mirrored else {"flip": 0.0})}
         augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **how)
         return EachFrame(augment, clips=self.clips)

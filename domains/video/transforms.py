@@ -79,16 +79,19 @@ class WholeClip:
         transform: of the frames.
         frames: how many the tower sees; a clip of another number gives those of `JointParts.chosen`.
         clips: how many clips follow one another in what is decoded, each seen by itself; 1 for all frames at once.
+        each: whether the tower gives a vector of each frame.
     """
 
     transform: EachFrame
     frames: int
     clips: int = 1
+    each: bool = False
 
     @property
     def spec(self) -> dict[str, Any]:
         several = {"clips": self.clips} if self.clips > 1 else {}
-        return {"together": self.frames, **several, "of": self.transform.spec}
+        each = {"each": True} if self.each else {}
+        return {"together": self.frames, **several, **each, "of": self.transform.spec}
 
     def __call__(self, clip: Decoded, seed: int | None = None) -> Tensor:
         """(crops * clips, frames, 3, S, S) of a clip, each crop of each a part of it; (3, S, S) of an image."""

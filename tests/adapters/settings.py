@@ -41,6 +41,7 @@ OF_SEARCH = {
 }
 OF_NEGATIVES = {"entropy_bounds": (0.0, 1.0), "mask_bounds": (0.0, 1.0)}
 STARTING = {"ctx_init": between("ctx_init", None, "a photo of a")}
+OF_TOWERS = {"epochs": 1, "batch_size": 8, "train_towers": True, "coef_lr": 0.1}
 LENGTH = {"n_ctx": between("n_ctx", 2, 3, ctx_init=None)}
 
 
@@ -96,6 +97,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "rule": between("rule", "one-se", "best", min_shots=2),
         "settings": between("settings", {}, {"ridge": {"penalty": 100.0}}),
         "without_labels": between("without_labels", ("stat-a",), ("zlap",), also=("no_labels",)),
+    },
+    "biomed-coop": {
+        **LENGTH,
+        "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0),
+        "tau": between("tau", 0.2, 3.0, kdsp=50.0, epochs=3),
+        "select": between("select", "zscore", "mad", kdsp=50.0, tau=0.5, epochs=3),
     },
     "clap": {
         "constraint": between("constraint", "l2", "none", lr=1.0, epochs=5),
@@ -159,7 +166,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
-    "mug": {**of_pairs("teach-text"), "weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
+    "mug": {
+        **of_pairs("teach-text"),
+        "towers": between("towers", None, "stan", **OF_TOWERS),
+        "tower_options": between("tower_options", {"depth": 1}, {"depth": 2}, towers="stan", **OF_TOWERS),
+        "weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5),
+    },
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
     "proker": {
         "most_rows": between("most_rows", 1, None),
@@ -207,7 +219,6 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "testa": {
         **of_training("cross-entropy", "clip", lr=0.01, epochs=8),
-        "clip_grad": between("clip_grad", None, 1e-4),
         "inflection": between("inflection", -1.0, 1.0, merge_patches=1),
         "merge_frames": between("merge_frames", 0, 1, also=("parts",), lr=0.01),
     },

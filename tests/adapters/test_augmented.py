@@ -21,7 +21,7 @@ PUBLISHED = {
     **dict.fromkeys(
         ["tip-adapter", "tip-adapter-f", "tip-x", "ape", "ape-t", "gda", "proker", "lp-plus-plus", "dmn"], TIP
     ),
-    **dict.fromkeys(["coop", "cocoop", "kgcoop", "pomp", "maple", "vpt", "prompt-src"], DASSL),
+    **dict.fromkeys(["biomed-coop", "coop", "cocoop", "kgcoop", "pomp", "maple", "vpt", "prompt-src"], DASSL),
     **dict.fromkeys(["taskres", "clap", "clip-adapter", "clipfit", "lora", "two-stage", "gist", "gta-clip"], DASSL),
     **dict.fromkeys(["dpa", "s3a"], (0.3, 1.0)),
     "lafter": (0.2, 1.0),
@@ -53,7 +53,7 @@ def test_each_method_declares_the_crop_that_it_publishes():
     assert {name: adapter_class(name).published_crop for name in augmented} == PUBLISHED
     assert {name for name in augmented if adapter_class(name).published_randaugment} == {"pomp", "dpa", "s3a"}
     caches, heads = ["ape-t", "tip-adapter-f"], ["clip-adapter", "dmn", "nmtune", "taskres"]
-    assert set(FRESH) == {*caches, *heads, "coop", "cocoop", "kgcoop", "pomp"}
+    assert set(FRESH) == {*caches, *heads, "biomed-coop", "coop", "cocoop", "kgcoop", "pomp"}
 
 
 def test_who_needs_views_says_how_many_and_of_which_crop():

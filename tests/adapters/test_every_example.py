@@ -14,6 +14,7 @@ from vladapt import Batch, build_adapter
 from vladapt.core.contracts.features import PRE_PROJECTION
 from vladapt.core.contracts.resources import HeldPatchTokens
 from vladapt.core.registry import adapter_class, catalogue
+from vladapt.core.testing.towers import small_clip_with
 
 ALL = sorted(catalogue.adapters())
 
@@ -56,8 +57,9 @@ def names(small_clip):
 @pytest.mark.parametrize("name", ALL)
 def test_the_example_runs(name, names):
     cls, said = adapter_class(name), []
+    towers = {"backbone": small_clip_with(cls.answers_by)} if cls.answers_by else {}
     parts = {each: names[each].with_parts() for each in ("support", "val", "test")} if "parts" in cls.needs else {}
-    example = doctest.DocTestParser().get_doctest(cls.__doc__, {**names, **parts}, name, None, None)
+    example = doctest.DocTestParser().get_doctest(cls.__doc__, {**names, **parts, **towers}, name, None, None)
     assert len(example.examples) == 3 + (name == "s3a"), "build_adapter, fit and logits; words of its own"
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(example, out=said.append, clear_globs=False)

@@ -194,7 +194,7 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--threshold", 0.5), "for two classes or several labels, and this run has 3 classes"),
         (("--out", "no/where.csv"), "there is no folder no"),
         (("--out", "a", "--out", "b"), "a second folder"),
-        (("--out", "pictures"), "classification writes pictures only with --explain; otherwise"),
+        (("--out", "pictures"), "classification writes into a folder only with --as or with --explain; otherwise"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_one_line(vladapt, run, colours, arguments, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vladapt.core.runtime.reading import sha256_in
+from vladapt.core.tasks.pretraining import pretrain
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 220, 60)}
 PLACES = ("left", "right", "top")
@@ -188,6 +190,23 @@ def test_a_killed_training_goes_on_and_ends_the_same(
     assert finished.code == 0 and finished.json["model"] == str(out / "model.safetensors")
 
 
+def test_a_stopped_training_prints_the_command_that_continues_it(vladapt, options, monkeypatch):
+    def stop(self, done, total, values):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    start = ["pretrain", *options, "--set", "save_every=1", "--out", "model"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain._EpochLines, "step", stop)
+        stopped = vladapt(*start)
+    told = stopped.err.strip().splitlines()[-1]
+    assert stopped.code == 1 and told.endswith(
+        f"this continues from there: {shlex.join(['vladapt', *map(str, start), '--resume'])}"
+    )
+    done = vladapt(*shlex.split(told.partition("there: vladapt ")[2]))
+    assert done.code == 0 and "Resumed at step 1" in done.err
+
+
 def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_clip_spec, tmp_path):
     more = ["--set", "optimizer=sgd", "--set", "lr=1e-4", "--epochs", "1"]
     one, two = (command(pairs_csv, generic, small_clip_spec, tmp_path / name, *more) for name in ("one", "two"))
@@ -227,6 +246,8 @@ def test_several_teachers_teach_together(vladapt, options, small_clip_spec, tmp_
         (["--loss", "sdm"], 1, "give a column 'label'"),
         (["--batch-size", "1"], 2, "batch_size"),
         (["--backbone", "no/model.safetensors"], 1, "no such file"),
+        (["--generic", "no/folder"], 1, "no/folder"),
+        (["--set", "custom_hooks=[{type: NoSuchHook}]"], 2, "NoSuchHook"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -234,7 +255,7 @@ def test_bad_input_is_told_in_one_line(vladapt, options, change, code, words):
     given = options[2:] if "--data" in change else options
     done = vladapt("pretrain", *given, *change, "--out", "model")
     assert done.code == code, done.err
-    assert words in done.err.strip().splitlines()[-1]
+    assert words in done.err.strip().splitlines()[-1] and "Measuring" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.use import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.evidence import (
+    ATTENTION,
     METHODS,
     NEAREST,
     OCCLUSION,
@@ -50,6 +51,7 @@ MAP_WORDS = {
     "grad-cam": "Heat maps are made by Grad-CAM, in the cells of the tower’s last feature map",
     "occlusion": "Heat maps are made by occlusion: how far the score falls where a grey square covers the picture",
     "rollout": "Heat maps are made by attention rollout: what the tower attended to, whatever the answer",
+    "attention": "Heat maps are made of the method’s attention: which patches the class looked at",
 }
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
@@ -68,11 +70,13 @@ class Asked:
         load: gives the decoded image; None where there is no picture.
         target: class index.
         features: (D,) of the towers of the adapter; None: they are made from the picture.
+        part: of several parts the one that decided; None, or -1: that is not known.
     """
 
     load: Callable[[], Decoded] | None
     target: int
     features: Tensor | None = None
+    part: int | None = None
 
 
 @dataclass
@@ -84,7 +88,8 @@ class Reason:
         pictures: of each its decoded image, or None.
         logit: that is explained; None where the score could not be asked for on its own.
         examples_add: what all labelled images add to it together; None where it is no sum over them.
-        picture: (H, W, 3) uint8 as the tower takes it, of several parts the middle one; or None.
+        picture: (H, W, 3) uint8 as the tower takes it, of several parts the one that decided, else the middle one; or
+            None.
         heat: (H, W) in 0..1, or None.
         no_map: why there is no heat map, or "".
     """
@@ -165,7 +170,7 @@ class Explainer:
         if towers is None:
             self.no_maps = "the run was made from a file of features, so there are no pictures"
             return
-        self.seen, self.method = Seen(towers, adapter), method or default_method(towers)
+        self.seen, self.method = Seen(towers, adapter), method or default_method(towers, adapter)
         try:
             check_method(self.method, self.seen)
         except CapabilityError as error:
@@ -199,7 +204,7 @@ class Explainer:
             examples = "Labelled images are those with the most similar features (cosine)."
         if self.no_maps:
             return f"{examples} No heat maps: {self.no_maps.rstrip('.')}. {CAUTION}"
-        if self.method == ROLLOUT:
+        if self.method in (ROLLOUT, ATTENTION):
             return f"{examples} {MAP_WORDS[self.method]}. {CAUTION}"
         score = "the label’s logit" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
         return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"
@@ -232,6 +237,8 @@ class Explainer:
             self._with_examples(reason, features, asked.target, count)
         if pixels is not None:
             shown = pixels
+            if shown.ndim == 4 and asked.part is not None and asked.part >= 0:
+                shown = shown[asked.part]
             while shown.ndim > 3:  # of views, frames or slices the middle one
                 shown = shown[len(shown) // 2]
             reason.picture = as_seen(shown, self.towers)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...confidence.calibration import HALF, Calibration
 from ...confidence.patients import pooled
 from ...contracts.adapter import Adapter
-from ...contracts.items import DomainData
+from ...contracts.items import Item
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
+from ...contracts.output_kind import HeatMap
 from ...contracts.run_info import FittedRun
 from ...contracts.shown import in_short
 from ...contracts.task import Task
@@ -31,22 +29,19 @@ from ...judgements.per_patient import Patients
 from ...metrics.classification import check_scores
 from ...metrics.intervals import units_of
 from ...registry.build import judges_at
-from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
-from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
+from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
-from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
-from .explaining import SIDE, Asked, Explainer, Reason, check_explained
+from .explaining import check_explained
 
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
 OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", "images", *NESTED)
 """Keys of a row that no judgement adds."""
-PAGE, MAPS = "explanations.html", "heat-maps"
-MOST = 200
-"""Images that one page explains."""
+DECIDED = "decided by"
+"""Key of the part of a sample that its answer rests on."""
 
 
 @dataclass
@@ -66,6 +61,9 @@ class Predictions:
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
+        finding: which of two classes is the finding; None of others.
+        sources: id -> the items that it is said of.
+        heat_map: id -> its heat map on its own pixels, None of those that have none.
     """
 
     __repr__ = in_short
@@ -82,6 +80,14 @@ class Predictions:
     places: list[dict[str, Any]] | None = None
     top: int = TOP
     explanations: list[dict[str, Any]] | None = None
+    finding: str | None = None
+    sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
+    heat_map: Callable[[str], HeatMap | None] = field(default=lambda name: None, repr=False)
+
+    @property
+    def most_likely(self) -> Tensor:
+        """(N,) the class that is named, of several labels the most likely."""
+        return self.probabilities.argmax(dim=1) if self.called is None else self.called
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
@@ -298,7 +304,7 @@ def predictions_of(
     notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
     columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
     made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
-    made.answers, made.called = judged.answers, called
+    made.answers, made.called, made.finding = judged.answers, called, finding_of(use.run)
     return made
 
 
@@ -360,81 +366,3 @@ def probabilities_of(
     if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
         raise DataError(f"{use.run.shown}: its calibration is for other classes; copy the whole run folder again")
     return calibration.probabilities(logits)
-
-
-def write_explanations(
-    use: Use, explainer: Explainer, spec: str, data: DomainData, made: Predictions, features: Tensor, reporter: Reporter
-) -> None:
-    """Write the page and the pictures into `use.out`, and what they say into the rows of `made`.
-
-    Args:
-        spec: of the backbone.
-        data: the images, among others.
-        features: (N, D), of the towers of the run's adapter.
-
-    Raises:
-        DataError: nothing can be written there. CapabilityError: a method that was named cannot look into the towers.
-    """
-    folder, item_of = Path(use.out), {item.id: item for item in data.items}
-    targets = (made.probabilities.argmax(dim=1) if made.called is None else made.called)[:MOST].tolist()
-    asked = [
-        Asked(lambda item=item_of[name]: data.load(item), target, features[n])
-        for n, (name, target) in enumerate(zip(made.ids, targets))
-    ]
-    reasons = explainer.reasons(asked, reporter)
-    make_folder(folder / MAPS if any(each.heat is not None for each in reasons) else folder)
-    made.explanations = []
-    for n, (reason, target) in enumerate(zip(reasons, targets)):
-        facts = {"class": made.class_names[target], **reason.to_dict()}
-        if reason.heat is not None:
-            path = folder / MAPS / f"{n + 1:04d}-{_safe(made.ids[n])}.png"
-            write_whole(path, _png(reason.overlay))
-            facts |= {"method": explainer.method, "heat_map": str(path)}
-            made.files.append(path)
-        made.explanations.append(facts)
-    made.explanations += [{} for _ in made.ids[MOST:]]
-    if len(made.ids) > MOST:
-        made.notes.append(f"the first {MOST} of {len(made.ids)} images are explained; give fewer to explain others")
-    if explainer.no_maps:
-        made.notes.append(f"no heat maps: {explainer.no_maps}")
-    write_whole(folder / PAGE, _page(use.run, spec, explainer, made, reasons, targets))
-    made.files.append(folder / PAGE)
-    made.notes.append(f"explanations: {folder / PAGE}")
-
-
-def _page(
-    run: FittedRun, spec: str, explainer: Explainer, made: Predictions, reasons: list[Reason], targets: list[int]
-) -> str:
-    answers = [
-        (
-            None if reason.picture is None else data_uri(reason.picture, SIDE),
-            made.ids[n],
-            made.class_names[target],
-            float(made.probabilities[n, target]),
-            reason.shown(),
-        )
-        for n, (reason, target) in enumerate(zip(reasons, targets))
-    ]
-    note = explainer.note(any(each.examples_add is not None for each in reasons))
-    notes = " ".join(f"{each[0].upper()}{each[1:].rstrip('.')}." for each in made.notes)
-    sections = [ExplanationSection("Image by image", answers, f"{note} {notes}".strip())]
-    if made.skipped:
-        sections.append(TableSection("Could not be read", ("Image", "Why"), made.skipped, text_columns=2))
-    count = plural(len(answers), "image")
-    lead = f"The answers of {run.info.adapter} on {spec}, and what each is based on."
-    place = f"Run {run.path.name}."
-    return render_report(
-        Report(kind="Explanations", title=f"Answers for {count}, explained", lead=lead, sections=sections, place=place)
-    )
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem)[:60] or "image"
-
-
-def _png(picture: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

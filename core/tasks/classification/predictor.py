@@ -26,11 +26,12 @@ from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.shown import in_short
 from ...contracts.task import Task
-from ...contracts.use import Use
+from ...contracts.use import HEAT_MAPS, Use
 from ...data.group_columns import AUTO as BY_USUAL_NAMES
 from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
+from ...explanation.deciding_parts import deciding_parts
 from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
@@ -41,14 +42,15 @@ from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
+from .explained import explained, write_explanations
 from .explaining import AUTO, Explainer
 from .predictions import (
+    DECIDED,
     Predictions,
     check_wishes,
     predictions_of,
     predictions_of_patients,
     probabilities_of,
-    write_explanations,
 )
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
@@ -145,16 +147,31 @@ class Predictor:
         if use.per_patient is not None:
             self.patients(use.per_patient, use.threshold)  # which may be refused
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
+        for kind in use.outputs:
+            kind.check_sources([member for item in data.items for member in _members(data, item)])
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         items = items_of(features.ids, data.items)
         places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
         made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
-        if use.explain is not None:
-            of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
-            write_explanations(use, *of, reporter)
+        made.sources = _sources(made, {item.id: _members(data, item) for item in items})
+        parts = None if use.per_patient is not None else self._deciding(made, features, items)
+        if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
+            why = explained(self.explainer(use, data), data, made, features.features, reporter, parts)
+            if use.explain is not None:
+                write_explanations(use, why, self.backbone.spec, made)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
+
+    def _deciding(self, made: Predictions, features: FeatureSet, items: Sequence[Item]) -> list[int] | None:
+        """Of each sample the part that decided, which the rows then name; None where parts have no names."""
+        counts = None if features.parts_mask is None else features.parts_mask.sum(dim=1).tolist()
+        names = [] if counts is None else [self.domain.part_names(*each) for each in zip(items, counts, strict=True)]
+        if not any(names) or (decided := deciding_parts(self.adapter, features, made.most_likely)) is None:
+            return None
+        found = [name[part] if 0 <= part < len(name) else "" for name, part in zip(names, decided.tolist())]
+        made.columns = {**made.columns, DECIDED: found}
+        return decided.tolist()
 
     def patients(self, how: str, threshold: float | None) -> Patients:
         """What answers of patients are made by.
@@ -222,6 +239,16 @@ class Predictor:
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made
+
+
+def _members(data: DomainData, item: Item) -> Sequence[Item]:
+    return [item] if data.members is None else data.members(item)
+
+
+def _sources(made: Predictions, members: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
+    """Id of each row -> the items that it is said of."""
+    images = made.columns.get("images") or [[name] for name in made.ids]
+    return {name: [each for image in of for each in members[image]] for name, of in zip(made.ids, images)}
 
 
 class RunScorer(Scorer):

@@ -32,7 +32,7 @@ from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, FitResult, Task
-from ...contracts.use import Exported, ExportWishes, Use
+from ...contracts.use import ANSWERS, HEAT_MAPS, ROWS, Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
 from ...judgements.baselines import Comparison
@@ -74,6 +74,7 @@ from .fitting import (
     refitted,
     refuse_early,
 )
+from .predictions import DECIDED
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocols import OWN, Setting, note_on_published, protocol_named
@@ -140,10 +141,12 @@ class Classification(ComparedClassification):
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
+    gives: ClassVar = frozenset({ROWS, ANSWERS, HEAT_MAPS})
     unused: ClassVar = {
         "plan": "classification fits adapters and runs no mmengine config; give a recipe, or --domain open-vocab",
         "classes": "only for detection and segmentation; this run has its own classes",
-        "out": f"classification writes pictures only with --explain; otherwise give a file ({', '.join(FILE_KINDS)})",
+        "out": "classification writes into a folder only with --as or with --explain; otherwise give a "
+        f"file ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -314,8 +317,9 @@ class Classification(ComparedClassification):
         return evaluate_run(use, self, self.prepared, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
-        reading = recipe_again(use).reading if self.own_files and not use.explain else {}
-        if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
+        own = self.own_files and not use.explain and not use.outputs
+        reading = recipe_again(use).reading if own else {}
+        if own and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
             if use.per_patient is not None:
@@ -345,7 +349,10 @@ class Classification(ComparedClassification):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        columns = [{"images": "images"}, *(judgement.columns for judgement in judgements_of(self).values())]
+        columns = [
+            {key: key for key in ("images", DECIDED)},
+            *(judgement.columns for judgement in judgements_of(self).values()),
+        ]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:

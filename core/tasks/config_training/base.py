@@ -22,6 +22,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData, Item
 from ...contracts.judgement import Evaluated
+from ...contracts.output_kind import LabelMap
 from ...contracts.recipe import RUNS, SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
@@ -58,12 +59,24 @@ ADAPTER = "own"
 
 @dataclass
 class ConfigPredictions:
-    """What a trained model says of some images: the task's own rows, one per image."""
+    """What a trained model says of some images: the task's own rows, one per image.
+
+    Attributes:
+        sources: id -> the items that it was found in, windows of one picture.
+        label_map: id -> what was outlined; None of tasks that outline nothing.
+    """
 
     task_rows: list[dict[str, Any]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
+    label_map: Callable[[str], LabelMap] | None = field(default=None, repr=False)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the rows."""
+        return [row["id"] for row in self.task_rows]
 
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
@@ -142,6 +155,10 @@ class ConfigTask(Task):
         """Write what `look` gave into a folder, as pictures and files with the suffixes in `writes`; returns them."""
         raise CapabilityError(f"--out: {self.title} writes no files of its predictions; omit --out, use --json")
 
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """What a row of `look` outlines, for kinds of output; of a task whose `gives` has `MASKS`."""
+        raise CapabilityError(self._refusal("predict"))
+
     def notes_on(self, model: nn.Module | None) -> list[str]:
         """Sentences for who has asked a trained model."""
         return []
@@ -161,6 +178,10 @@ class ConfigTask(Task):
     def read_config(self, recipe: Recipe) -> DomainData | None:
         """The data that the recipe's config names, where no data set is given; None: it names none."""
         return None
+
+    def facts(self, recipe: Recipe, data: DomainData) -> Mapping[str, Any]:
+        """What follows from the chosen data and is trained, JSON-able."""
+        return super().planned(recipe, Reporter(quiet=True))
 
     def taught(self, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter) -> DomainData:
         """What a training sees of the chosen data, where that is not what is annotated."""
@@ -204,7 +225,7 @@ class ConfigTask(Task):
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
-        data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
+        data = self._data(recipe, reporter)
         backbone, plan, notes = self._planned(recipe, data, reporter)
         data = replace(data, notes=notes)
         keep = nullcontext()
@@ -223,6 +244,9 @@ class ConfigTask(Task):
                 return self._written(recipe, done, started, folder)
 
             return run_on_all(written)
+
+    def planned(self, recipe: Recipe, reporter: Reporter) -> Mapping[str, Any]:
+        return self.facts(recipe, self._data(recipe, reporter))
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
@@ -259,8 +283,10 @@ class ConfigTask(Task):
         recipe = self.used_again(use)
         spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
-        folder = self._folder(use.out) if use.out else None
+        folder = self._folder(use.out) if use.out and ("save" in self.can or not use.outputs) else None
         data = self.images(use.images, recipe)
+        for kind in use.outputs:
+            kind.check_sources(data.items)
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
@@ -269,7 +295,10 @@ class ConfigTask(Task):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
-        return ConfigPredictions(rows, data.skipped, files, self.notes_on(model))
+        predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))
+        by_id = {row["id"]: row for row in rows}
+        predicted.label_map = lambda name: self.label_map(by_id[name], names)
+        return predicted
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every recipe at every number of shots and seed."""
@@ -295,6 +324,10 @@ class ConfigTask(Task):
         """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
         data = self.read_config(recipe) if recipe.plan and recipe.data_path == SAMPLE else None
         return read_data(recipe, self.domain, self.name) if data is None else data
+
+    def _data(self, recipe: Recipe, reporter: Reporter) -> DomainData:
+        """What a fit trains and tests on."""
+        return self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
 
     def _with_plan(self, recipe: Recipe, name: str) -> Recipe:
         """The recipe with the config, and the keys, of a packaged recipe or of a file."""
@@ -437,3 +470,11 @@ class ConfigContest(Contest):
         if plan is None or not plan.get("train_cfg"):
             self._untrained[name, shots] = row
         return row
+
+
+def _by_picture(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Id of each picture -> its windows, or itself."""
+    pictures: dict[str, list[Item]] = {}
+    for item in items:
+        pictures.setdefault(item.id.rpartition("#")[0] if Item.WHOLE in item.decode else item.id, []).append(item)
+    return pictures

@@ -12,15 +12,16 @@ import numpy as np
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.images import LogPlace
-from ...contracts.items import Item
+from ...contracts.items import DomainData, Item
 from ...contracts.options import TOLERATED
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import SAMPLE, Recipe
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
 from ...data.pairs.shard_list import check_alike, reads_in_a_row
 from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
+from ...data.unlabelled import images_of, read_unlabelled
 from ...data.verify import FileHashes, check_skipped
 from ...errors import ConfigError, DataError
 from ...recipes.asked_for import read_data
@@ -28,12 +29,30 @@ from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
-from ...training.sources import PairSource, StreamedSource
+from ...training.sources import ImageSource, PairSource, Source, StreamedSource
 from ...training.train import train
 from ..retrieval.fitting import divided_pairs
 from ..retrieval.scoring import DomainPairs
 
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
 T = TypeVar("T", PairSet, DomainPairs)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images without texts, all of which are trained on.
+
+    Args:
+        data: as a domain reads them.
+    """
+
+    data: DomainData
+
+    def __len__(self) -> int:
+        return len(self.data.items)
+
+    def __getitem__(self, row: int) -> Item:
+        return self.data.items[row]
 
 
 @dataclass(frozen=True)
@@ -50,13 +69,14 @@ class PairSplits:
         images, texts: of all that was read; texts None where they were not counted.
         skipped: (file or line, reason) of everything left out while reading.
         notes: sentences for the user.
+        number_names: of what the numbers of a domain's targets are, as of `DomainData`.
         transform: (backbone, train) -> how an image becomes pixels; None: by the backbone's own preprocessing, a crop
             and a flip in training.
     """
 
     name: str
     licence: str
-    train: PairSet | ShardPairs | DomainPairs
+    train: PairSet | ShardPairs | DomainPairs | ImageSet
     val: PairSet | DomainPairs | None
     test: PairSet | DomainPairs | None
     order: str
@@ -65,6 +85,7 @@ class PairSplits:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     transform: Callable[[Backbone, bool], Callable] | None = None
+    number_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -73,8 +94,10 @@ class PairSplits:
             return {"pairs": self.name, "shards": self.train.digest}
         return {"pairs": self.name, "first": self.train[0].id}
 
-    def source(self, choose: CaptionSampler) -> PairSource:
+    def source(self, choose: CaptionSampler) -> Source:
         """To train from."""
+        if isinstance(self.train, ImageSet):
+            return ImageSource(self.train.data.items, self.train.data.load)
         return (StreamedSource if isinstance(self.train, ShardPairs) else PairSource)(self.train, choose)
 
     def view(self, backbone: Backbone, train: bool) -> Callable | None:
@@ -141,7 +164,8 @@ def read_domain_splits(
         DataError: nothing usable there, or no pairs to train on. ConfigError: an option does not apply.
     """
     recipe = Recipe(data={"path": path, **options}, tolerate=tolerate)
-    read = divided_pairs(read_data(recipe, domain, task), domain, task, seed)
+    data = read_data(recipe, domain, task)
+    read = divided_pairs(data, domain, task, seed)
     train, val, test = (read.pairs.split(name) for name in Item.SPLITS)
     _check_enough(path, len(train))
     texts = sum(len(item.captions()) for item in read.pairs.items)
@@ -157,7 +181,41 @@ def read_domain_splits(
         read.skipped,
         read.notes,
         read.transform,
+        data.number_names,
     )
+
+
+def has_images_alone(domain: Domain | None, path: str) -> bool:
+    """Whether data that no caption is wanted of is read as images: a folder, or any file but a table."""
+    place = Path(path)
+    return place.is_dir() or (domain is not None and place.suffix.lower() not in TABLES)
+
+
+def read_image_set(domain: Domain | None, path: str, options: Mapping[str, Any], tolerate: float) -> PairSplits:
+    """Images without captions, at any depth of a folder; labels are not read.
+
+    Args:
+        domain: that reads them; None: plain image files.
+        options: fields of the domain's `Reading`.
+
+    Raises:
+        DataError: no readable images there, or too many of them broken. ConfigError: an option does not apply.
+    """
+    if domain is None and options:
+        raise ConfigError(
+            f"--set data.{min(options)}: does not apply to images without captions; give --domain, or omit"
+        )
+    if path == SAMPLE and domain is not None:
+        data = domain.sample(None)
+    else:
+        data = read_unlabelled([path]) if domain is None else images_of(domain, [path], options)
+    check_skipped(data.skipped, len(data.items) + len(data.skipped), tolerate)
+    _check_enough(path, len(data.items), "images")
+    notes = ["All images are trained on: none of them is held out, and nothing is measured on them.", *data.notes]
+    order = _global_order(len(data.items), "images")
+    name = Path(path).name or data.name
+    whole, skipped = ImageSet(data), list(data.skipped)
+    return PairSplits(name, data.licence, whole, None, None, order, len(whole), 0, skipped, notes)
 
 
 def _read_by_index(
@@ -206,13 +264,14 @@ def _read_in_a_row(
     return PairSplits(train.name, train.licence, train, val, test, "", images, notes=list(train.notes))
 
 
-def _check_enough(path: str, count: int) -> None:
+def _check_enough(path: str, count: int, what: str = "pairs") -> None:
     if count < 2:
-        raise DataError(f"--data {path}: {count} pairs to train on; give more, or mark more rows as train")
+        cure = "give more, or mark more rows as train" if what == "pairs" else "give more"
+        raise DataError(f"--data {path}: {count} {what} to train on; {cure}")
 
 
-def _global_order(count: int) -> str:
-    return f"Order: global. Each epoch shuffles all {count:,} pairs to train on"
+def _global_order(count: int, what: str = "pairs") -> str:
+    return f"Order: global. Each epoch shuffles all {count:,} {what} to train on"
 
 
 def _some(pairs: T) -> T | None:

@@ -19,25 +19,34 @@ from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
-from ...forgetting.probe import probe_of
+from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
+from ...registry import loss_class
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text, sha256_in
+from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
-from ...training.objective import columns_of
-from ...training.parts import Task, Trained
+from ...training.objective import columns_of, need_images_alone
+from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from .examples import RetrievalExamples
-from .pairs import PairSplits, read_domain_splits, read_pair_splits, train_in_stages
+from .pairs import (
+    PairSplits,
+    has_images_alone,
+    read_domain_splits,
+    read_image_set,
+    read_pair_splits,
+    train_in_stages,
+)
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -131,22 +140,31 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
         return _result(folder.model, *done, finished_before=True) if is_main() else None
+    probe = run_on_all(lambda: probe_of(plan.generic) if is_main() else None)
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
+    backbone.answers = {}  # what another training left there
     announced(backbone, reporter.info)
+    if plan.generic and not backbone.has_text:
+        raise ConfigError(
+            f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
+        )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
     splits = _read(plan, reporter)
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter)
+    measures = _Measures(plan, backbone, splits, reporter, probe)
+    task = _task(plan, backbone, teachers, splits, measures)
+    check_task(backbone, task)
+    built_hooks(plan.custom_hooks)
     before = measures.take("before")
-    trained = _train(plan, backbone, teachers, splits, measures, folder, resume, reporter)
+    trained = _train(plan, backbone, task, folder, resume, reporter)
     after = measures.take("after")
     if not is_main():
         return None
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    shown = (measures.examples, before.examples, after.examples, measures.forgotten.section())
+    shown = (measures.examples, before.examples, after.examples, measures.abilities)
     curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
@@ -155,29 +173,35 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
+        return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
     if plan.domain is not None:
         return read_domain_splits(plan.domain, CAPTIONED, plan.data, seed, plan.data_options, tolerate)
     return read_pair_splits(plan.data, seed, plan.data_options, columns_of(plan.losses), reporter.info, tolerate)
 
 
-def _train(
-    plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures, folder, resume: bool, reporter
-) -> Trained:
-    settings = plan.settings
-    source = splits.source(CaptionSampler(mode=settings.captions, seed=settings.seed))
-    task = Task(
-        source=source,
+def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures: _Measures) -> Task:
+    return Task(
+        source=splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed)),
         losses=plan.losses,
-        loss_options=plan.loss_options,
+        loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
         view=splits.view(backbone, True),
-        validate=measures.validate if splits.val is not None else None,
+        validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **splits.identity},
     )
+
+
+def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
     with reporter.task("Training", unit="steps") as progress:
-        lines = _EpochLines(reporter, progress, settings)
+        lines = _EpochLines(reporter, progress, plan.settings)
         callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
-        return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
+        return train_in_stages(backbone, task, plan.settings, folder.path, resume=resume, **callbacks)
+
+
+def named_options(plan: PretrainPlan, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Loss -> its options, once the data say what their numbers are of."""
+    return {name: loss_class(name).named(plan.loss_options.get(name, {}), names) for name in plan.losses}
 
 
 class _EpochLines:
@@ -208,9 +232,13 @@ class _Measured:
 class _Measures:
     """What is measured before and after, on the same images."""
 
-    def __init__(self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter):
-        self.plan, self.backbone, self.splits, self.reporter = plan, backbone, splits, reporter
-        self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
+    def __init__(
+        self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter, probe: GenericProbe | None
+    ):
+        self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
+        self.compares = not all(loss_class(name).answers for name in plan.losses)
+        self.test = splits.test if self.compares else None
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -218,8 +246,8 @@ class _Measures:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
         self.reporter.info(f"Measuring {when} the training")
         retrieval = None
-        if self.splits.test is not None:
-            retrieval = self._retrieval(self.splits.test)
+        if self.test is not None:
+            retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
         alone = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, *alone)
@@ -236,8 +264,15 @@ class _Measures:
         metrics: dict[str, Any] = {"zero_shot": None, "adapted": None, "mcnemar": None}
         if after.retrieval is not None:
             metrics = before_and_after(before.retrieval, after.retrieval)
+        if before.generic is None:
+            return metrics
         self.forgotten = Forgotten.of_scores(before.generic, after.generic)
         return metrics | self.forgotten.to_json()
+
+    @property
+    def abilities(self) -> list[Any]:
+        """Sections on what else the towers can do."""
+        return [] if self.forgotten is None else self.forgotten.section()
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
@@ -252,18 +287,25 @@ class _Measures:
         )
 
     def _generic_and_examples(self):
-        if not is_main():
+        if self.probe is None:  # not the main process
+            return None, None
+        if not self.backbone.has_text:
             return None, None
         amp = self.plan.settings.amp
-        probe = probe_of(self.plan.generic)
         view = self.splits.view(self.backbone, False)
         examples = self.examples and self.examples.top(searched(self.backbone), amp=amp, transform=view)
-        return probe.accuracy(self.backbone, amp=amp), examples
+        return self.probe.accuracy(self.backbone, amp=amp), examples
 
 
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes]
+    if not measures.compares:
+        names = " or ".join(plan.losses)
+        notes.append(
+            f"No retrieval is measured, since loss {names} compares no images with texts; ask the model for findings "
+            f"with `vladapt fit --adapter {names} --backbone {FILE}`."
+        )
     told = {
         "created": now(),
         "data": splits.facts(plan.data),
@@ -280,7 +322,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
         "verdict": RetrievalComparison.from_json(metrics).sentence,
-        "generic": measures.forgotten.note(),
+        "generic": "" if measures.forgotten is None else measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
@@ -332,7 +374,7 @@ class PretrainFolder:
         if not resume:
             if finished or self.model.is_file():
                 raise ConfigError(f"--out {self.path}: holds a model already; give another folder")
-            if self._stages():
+            if self.stages:
                 raise ConfigError(
                     f"--out {self.path}: holds a training that was stopped; add --resume to continue it, or give "
                     "another folder"
@@ -348,10 +390,12 @@ class PretrainFolder:
             if name == "run.json":
                 told["sha256"] = sha256_in(self.path)
             write_whole(self.path / name, json_text(told, indent=1))
-        for stage in self._stages():
+        for stage in self.stages:
             shutil.rmtree(stage)
 
-    def _stages(self) -> list[Path]:
+    @property
+    def stages(self) -> list[Path]:
+        """Folders of checkpoints of a training that was begun and is not finished."""
         return sorted(self.path.glob(STAGES))
 
     def _read(self, name: str) -> dict[str, Any]:

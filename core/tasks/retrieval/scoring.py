@@ -58,6 +58,7 @@ class RetrievalScores:
         groups: N keys of images that belong together; None where each stands alone.
         sentences: of `sentence_scores`; None where they were not asked for, or no image has several texts.
         choices: of `choice_scores`, where the set asks questions.
+        features: that were compared.
     """
 
     metrics: RetrievalMetrics
@@ -69,6 +70,7 @@ class RetrievalScores:
     groups: tuple[str | None, ...] | None = None
     sentences: dict[str, dict[str, float]] | None = None
     choices: dict[str, Any] | None = None
+    features: PairFeatures | None = None
 
 
 def evaluate_retrieval(
@@ -150,7 +152,7 @@ def evaluate_retrieval(
     if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
         several = sentence_scores(_similarity(features, device), backbone.logit_scale, dual_softmax)
     choices = None if questions is None else choice_scores(questions, features)
-    further = {"sentences": several, "choices": choices}
+    further = {"sentences": several, "choices": choices, "features": features}
     metrics = RetrievalMetrics.from_json(told)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
 

@@ -151,7 +151,7 @@ class Retrieval(TowerTraining):
         return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics.texts}}
 
     def summary(self, data: RetrievalData) -> dict[str, Any]:
-        return {"shots": len(data.part("train"))}
+        return {"shots": len(data.pairs.split("train"))}
 
     def redaction(self, recipe: Recipe, data: RetrievalData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
         return Redaction((), skipped) if redact else None

@@ -26,6 +26,7 @@ from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
+from ...forgetting.probe import probe_of
 from ...recipes.asked_for import (
     adapter_of,
     backbone_of,
@@ -247,6 +248,8 @@ class TowerTraining(Task):
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         check_named(recipe, [recipe.adapter_name])
         recipe = self.prepared(recipe)
+        if recipe.generic:
+            probe_of(recipe.generic)  # a folder that cannot be used is found out here
         data = self.read(recipe)
         key = self._key(recipe, data)
         with kept_checkpoints(Path(recipe.out or RUNS), key, recipe.resume, reporter, newest_step) as folder:

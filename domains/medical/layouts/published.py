@@ -6,6 +6,7 @@ import csv
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -16,11 +17,11 @@ from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
 from ..studies import STUDY, Told, as_studies
-from ..targets import Viewed
+from ..targets import GROUNDING, Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
 from .entries import Annotated, Entry
 from .finding_lists import nih, nih_boxes, padchest
-from .phrases import ms_cxr
+from .phrases import ms_cxr, phrase_table
 from .reader_boxes import rsna, rsna_boxes, vindr, vindr_boxes
 from .run_lengths import siim, siim_outlines
 
@@ -113,6 +114,7 @@ LAYOUTS = (
         ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height"),
         ms_cxr,
     ),
+    Layout("phrases with boxes", ("phrases.csv",), ("image", "phrase", "x", "y", "w", "h"), phrase_table),
 )
 
 
@@ -126,7 +128,8 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
 
     Args:
         reading: options: `formats`, `class_names` for some of the findings, and what the layout names.
-        task: "detection" and "segmentation" for boxes and outlines; findings for any other.
+        task: "detection" and "segmentation" for boxes and outlines; "phrase-grounding" for these, or phrases; findings
+            for any other.
 
     Raises:
         DataError: a table is malformed, its splits share patients, it has no boxes, or none of its images is there.
@@ -135,6 +138,7 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
     """
     folder, files = layout.tables_at(path)
     read = layout.objects if task in OF_OBJECTS else layout.read
+    read = (layout.objects or layout.read) if task == GROUNDING else read
     if read is None:
         raise DataError(f"{path}: {layout.name} has no boxes or outlines; give another --task")
     annotated = read(folder, files, reading)
@@ -156,6 +160,26 @@ def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainDa
         data = replace(data, columns=Table.columns_reader([(file, rows, taken) for file, rows in row_of.items()]))
     data = check_items(_chosen(data, reading.class_names, path), path)
     return data if reading.unit != STUDY else as_studies(data, _told(annotated.entries))
+
+
+def with_patients(data: DomainData, paths: Iterable[str | Path], reading: Any) -> DomainData:
+    """New images, those of folders of published sets with the patients that the tables there tell.
+
+    Args:
+        paths: that they were read from.
+        reading: options of the reader.
+    """
+    groups: dict[Path, str | None] = {}
+    for folder in filter(Path.is_dir, map(Path, paths)):
+        with suppress(DataError):  # a table that is not whole says nothing
+            if (layout := published_layout(folder)) is not None:
+                files = _files_by_name(folder, reading.formats)
+                for entry in layout.read(folder, layout.tables_at(folder)[1], reading).entries:
+                    groups |= {file.resolve(): group_of(entry.patient) for file in files.get(entry.image, ())}
+    if not groups:
+        return data
+    known = (item.with_(group=item.group or groups.get(item.source.resolve())) for item in data.items)
+    return data.with_items(list(known))
 
 
 def _items(

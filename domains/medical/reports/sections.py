@@ -11,6 +11,9 @@ BEFORE = ("examination", "indication", "technique", "comparison")
 """What stands before the findings, one paragraph each: what follows a blank line there belongs to no heading."""
 OF_THE_IMAGE = (FINDINGS, IMPRESSION, BOTH, UNNAMED, "final report", "addendum")
 """Sections that say what is seen, not what was asked, done before, or advised."""
+SEEN, WHOLE = "seen", "whole"
+PARTS = (SEEN, FINDINGS, IMPRESSION, WHOLE)
+"""Of a report: what is of the image, one section, or all of it."""
 HEADINGS = {
     BOTH: r"(?:provisional )?findings? ?(?:and|&|/|,)? ?impressions?(?: ?\(pfi\))?",
     FINDINGS: r"(?:chest )?findings?|description|report",
@@ -65,9 +68,13 @@ def sections(report: str) -> list[Section]:
     return [part for part in parts if part.start < part.end]
 
 
-def text_of(report: str, name: str) -> str:
-    """What a report says under "findings" or "impression", both where they share a heading; "" for nothing."""
-    return "\n\n".join(part.of(report) for part in sections(report) if part.name in (name, BOTH))
+def text_of(report: str, part: str) -> str:
+    """A part of a report, of `PARTS`, without headings; "" for nothing. Findings and impression under one heading are
+    both."""
+    if part == WHOLE:
+        return report.strip()
+    names = OF_THE_IMAGE if part == SEEN else (part, BOTH)
+    return "\n\n".join(each.of(report) for each in sections(report) if each.name in names)
 
 
 def _between_headings(report: str) -> Iterator[tuple[str, int, int]]:

@@ -5,6 +5,7 @@ DICOM and ITK count left and posterior positive (LPS), NIfTI and MONAI right and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,39 @@ def as_volume(values: np.ndarray, affine: np.ndarray, source: Path) -> MetaTenso
     return MetaTensor(tensor, affine=torch.from_numpy(np.array(affine, dtype=np.float64)), meta=meta)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie, by its header.
+
+    Args:
+        path: the file, for messages.
+        size: (X, Y, Z).
+        affine: (4, 4) of voxel indices to RAS millimetres.
+        channels: values of each voxel.
+    """
+
+    path: Path
+    size: tuple[int, int, int]
+    affine: np.ndarray
+    channels: int = 1
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) millimetres along X, Y and Z."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def facts(self) -> list[tuple[str, int, np.ndarray]]:
+        """Name, digits to show, and values of what makes it."""
+        spacing = self.spacing
+        directions = (self.affine[:3, :3] / spacing).ravel()
+        return [
+            ("size", 0, np.array(self.size)),
+            ("spacing", 4, spacing),
+            ("origin", 4, self.affine[:3, 3]),
+            ("direction", 6, directions),
+        ]
+
+
 def check_same_geometry(volume: MetaTensor, mask: MetaTensor) -> None:
     """Refuse a mask that lies elsewhere than its volume: a voxel of one must be the voxel of the other.
 
@@ -58,34 +92,33 @@ def check_same_geometry(volume: MetaTensor, mask: MetaTensor) -> None:
         mask: (C, X, Y, Z), likewise.
 
     Raises:
+        DataError: as `check_same_grid`.
+    """
+    grids = (
+        Grid(Path(each.meta["filename_or_obj"]), tuple(each.shape[1:]), each.affine.numpy()) for each in (volume, mask)
+    )
+    check_same_grid(*grids)
+
+
+def check_same_grid(volume: Grid, mask: Grid) -> None:
+    """The same by the headers of two files.
+
+    Raises:
         DataError: other sizes, or a corner further apart than `TOLERANCE_MM`. The message names the first of size,
             spacing, origin and direction that differs, with both values.
     """
-    size = np.array(volume.shape[1:])
-    ours, theirs = volume.affine.numpy(), mask.affine.numpy()
-    corners = np.array([*np.ndindex(2, 2, 2)]) * (size - 1)  # (8, 3)
-    apart = np.abs(corners @ (ours - theirs)[:3, :3].T + (ours - theirs)[:3, 3])
-    if tuple(size) == tuple(mask.shape[1:]) and apart.max() <= TOLERANCE_MM:
+    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(volume.size) - 1)  # (8, 3)
+    moved = volume.affine - mask.affine
+    apart = np.abs(corners @ moved[:3, :3].T + moved[:3, 3])
+    if volume.size == mask.size and apart.max() <= TOLERANCE_MM:
         return
-    facts = _facts(volume, mask)
+    facts = [(*one, other[2]) for one, other in zip(volume.facts(), mask.facts(), strict=True)]
     unlike = (fact for fact in facts if np.abs(fact[2] - fact[3]).max() > TOLERANCE_MM)
     name, digits, one, other = next(unlike, facts[-1])  # a direction that differs by less moves a far corner by more
     raise DataError(
-        f"{mask.meta['filename_or_obj']}: its {name} is {_in_words(other, digits)}, but that of "
-        f"{Path(volume.meta['filename_or_obj']).name} is {_in_words(one, digits)}; resample the mask to its volume"
+        f"{mask.path}: its {name} is {_in_words(other, digits)}, but that of "
+        f"{volume.path.name} is {_in_words(one, digits)}; resample the mask to its volume"
     )
-
-
-def _facts(volume: MetaTensor, mask: MetaTensor) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
-    """Name, digits to show, and the values of both."""
-    pairs = [(np.array(each.shape[1:]), each.affine.numpy()) for each in (volume, mask)]
-    spacings = [np.linalg.norm(affine[:3, :3], axis=0) for _, affine in pairs]
-    return [
-        ("size", 0, *(size for size, _ in pairs)),
-        ("spacing", 4, *spacings),
-        ("origin", 4, *(affine[:3, 3] for _, affine in pairs)),
-        ("direction", 6, *((affine[:3, :3] / s).ravel() for (_, affine), s in zip(pairs, spacings, strict=True))),
-    ]
 
 
 def _in_words(values: np.ndarray, digits: int) -> str:

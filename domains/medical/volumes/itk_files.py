@@ -13,7 +13,7 @@ from ....core.contracts import Item
 from ....core.data import stays_inside
 from ....core.errors import DataError, LimitError
 from ....core.runtime import check_regular, read_start
-from ..formats import META_SUFFIXES, NRRD_SUFFIXES
+from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES
 from ..nifti_slices import MOST_PACKED, SLICES
 from .geometry import ras_affine
 
@@ -71,6 +71,12 @@ def header_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int,
     reader = _opened(path, max_pixels)
     x, y, z = [*reader.GetSize(), 1][:3]
     return (x, y, z), _affine(reader)
+
+
+def channels_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> int:
+    """Values of each voxel, those of a fourth dimension among them; errors as `header_of`."""
+    reader = _opened(path, max_pixels)
+    return reader.GetNumberOfComponents() * math.prod(reader.GetSize()[3:])
 
 
 def _opened(path: Path, max_pixels: int) -> SimpleITK.ImageFileReader:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....core.contracts import Item
-from ..formats import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
+from ..file_kinds import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
 from .geometry import as_volume
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ import numpy as np
 from pydicom import Dataset
 
 from ....core.contracts import Item
-from ....core.data import Format, remember_by_file, visible
+from ....core.data import remember_by_file, visible
 from ....core.errors import DataError, LimitError
 from ..dicom_header import open_data_set, read_header
 from ..dicom_pixels import measured_frame
-from ..formats import dicom_format
+from ..file_kinds import is_dicom
 from ..nifti_slices import SLICES
 from .geometry import ras_affine
 
@@ -114,10 +114,9 @@ def all_series(folder: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: the folder cannot be listed.
     """
-    dicom = [dicom_format()]
     found: dict[str, list[Path]] = {}
     for path in sorted(Path(entry.path) for entry in visible(folder)):
-        if path.is_file() and Format.of(path, dicom) is not None:
+        if path.is_file() and is_dicom(path):
             with suppress(DataError):
                 if _has_images(path):
                     found.setdefault(slices_of(path)[0].series, []).append(path)

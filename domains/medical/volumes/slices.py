@@ -20,7 +20,7 @@ from ....core.data import digest_of_files, remember_by_file
 from ....core.errors import DataError, LimitError
 from ..dicom_header import read_header
 from ..dicom_pixels import not_in_hounsfield, shown_range
-from ..formats import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_slices
+from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_slices
 from ..intensity import MINMAX, ZSCORE, is_preset, robust_range, window_range
 from ..nifti_slices import AXES, SLICES, as_shown, check_size, count_slices
 from .geometry import as_volume
@@ -47,6 +47,22 @@ def part_positions(count: int, every: int, central: float, most: int) -> list[in
     if not 0 < most < len(chosen):
         return list(chosen)
     return [chosen[int((number + 0.5) * len(chosen) / most)] for number in range(most)]
+
+
+def part_numbers(path: Path, decode: Mapping[str, Any]) -> list[int]:
+    """Which slices along the axis `load_parts` gives, counted from 0 in RAS order; [] of a volume that is resampled, or
+    of a series that was acquired along another axis.
+
+    Raises:
+        DataError: as `read_volume`.
+    """
+    axis = AXES[decode.get("axis", "axial")]
+    if "spacing" in decode:
+        return []
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
+        return _positions(count_along(path, axis, int(decode.get("max_pixels", Item.MAX_PIXELS))), decode)
+    slices, affine = ordered(series_at(path))
+    return _positions(len(slices), decode) if _file_axis(path, affine, axis) == 2 else []
 
 
 def count_along(path: Path, axis: int, max_pixels: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.contracts import DomainData, Item
+from ....core.contracts import DomainData, Item, LabelMap
 from ....core.errors import DataError
 from ....core.runtime import file_stem, json_text, replacing, write_whole
 from ..data.items_file import to_uint8
@@ -22,6 +22,7 @@ from .joined import whole_pictures
 from .predictions import UNSURE
 
 COCO_FILE = "predictions.json"
+BACKGROUND = "background"
 PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
@@ -72,6 +73,17 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
         files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
     write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
     return [*files, folder / CLASSES]
+
+
+def labels_of(row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+    """The masks of a row as one map: each class by its place among the names, from 1; 0 is the class "background", and
+    what was not looked at."""
+    shown = {name: place for place, name in enumerate(class_names, start=1) if name != BACKGROUND}
+    outlines = {name: decode(outline) for name, outline in row["masks"].items()}
+    values = np.zeros(next(iter(outlines.values())).shape if outlines else row["size"], dtype=np.uint16)
+    for name in outlines.keys() & shown.keys():
+        values[outlines[name]] = shown[name]
+    return LabelMap(values, {name: (place,) for name, place in shown.items()})
 
 
 def file_names(ids: Sequence[str]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation
+from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind
 from ..plans.kinds import SEGMENTATION
 from ._by_names import ByNames
 
@@ -19,6 +19,7 @@ class Segmentation(ByNames):
     default_recipe: ClassVar = "fpn"
     configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin."""
@@ -39,6 +40,12 @@ class Segmentation(ByNames):
         from ..inference.saving import save_maps
 
         return save_maps(rows, data, class_names, folder)
+
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """Each class by its place among the names, from 1; "background" is none."""
+        from ..inference.saving import labels_of
+
+        return labels_of(row, class_names)
 
     def form(self, model):
         """The graph of a segmentor."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, FitReport, TrainingImages
+from ....core.contracts import Backbone, FitReport, Loss, TrainingImages
 from ....core.errors import CapabilityError, DataError
 from ....core.training import ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
 from ..transforms import EachFrame, as_frames
@@ -31,6 +31,10 @@ class ClipTowerAdapter(ClassTowerAdapter):
 
     Attributes:
         frames: of a clip.
+        head_loss: of a head that reads the frames of clips and is trained with the towers; None: clips are told apart
+            by their own vectors.
+        head_rate: what that head learns at, as a multiple of the rate of the towers.
+        gives_frames: whether a head reads the frames.
 
     Class attributes:
         trains_text: whether the text tower is trained.
@@ -41,6 +45,9 @@ class ClipTowerAdapter(ClassTowerAdapter):
     state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
     trains_text: ClassVar[bool] = True
     trains_scale: ClassVar[bool] = True
+    head_loss: ClassVar[Loss | None] = None
+    head_rate: ClassVar[float] = 1.0
+    gives_frames: ClassVar[bool] = False
 
     @abstractmethod
     def _joint(self, backbone: Backbone) -> JointParts | None:
@@ -48,8 +55,7 @@ class ClipTowerAdapter(ClassTowerAdapter):
         is encoded by itself and the features are averaged."""
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        if (joint := self._joint(backbone)) is not None:
-            joint.attach(backbone)
+        self._hang(backbone)
         TowerLayers(backbone).set_trainable()
         if not self.trains_text:
             TowerLayers(backbone).freeze({"text"})
@@ -59,9 +65,26 @@ class ClipTowerAdapter(ClassTowerAdapter):
         return []
 
     def _put(self, backbone: Backbone) -> None:
-        if (joint := self._joint(backbone)) is not None:
-            joint.attach(backbone).requires_grad_(False)
+        if (joint := self._hang(backbone)) is not None:
+            joint.requires_grad_(False)
         super()._put(backbone)
+
+    def _hang(self, backbone: Backbone) -> JointParts | None:
+        """What now hangs on the image tower."""
+        if (joint := self._joint(backbone)) is None:
+            return None
+        joint.gives_parts = self.gives_frames
+        return joint.attach(backbone)
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        return {**super()._settings_of_method(epochs), "head_rate": self.head_rate}
+
+    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+        task = super()._completed(task, base, images)
+        if self.head_loss is None:
+            return task
+        identity = {**task.identity, "head": self.head_loss.identity}
+        return replace(task, own={"head": self.head_loss}, identity=identity)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}

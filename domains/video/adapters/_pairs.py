@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, ClassVar
 
@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, FitReport, Loss, Output, PairHead, PairParts, option, require
+from ....core.contracts import Backbone, FitReport, PairHead, PairParts, option, require
 from ....core.errors import CapabilityError, DataError
-from ....core.training import SimilarityObjective, Source, Task, by_epoch, cosine_rates, epoch_batches, train_epochs
+from ....core.training import SimilarityObjective, Source, by_epoch, cosine_rates, epoch_batches, train_epochs
 from ..transforms import EachFrame
 from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length, masked_mean, valid_first
+from ._head_towers import EachFrameAlone, HeadLoss, train_towers
 from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead, TunedTextHead
-from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences, encoded
+from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
 
-OF_TOKENS = frozenset({"head_tokens", "head_words"})
 OF_WIDTH = 64
 """Width of features for which the matrix that gives sentences their residuals is taken as it is."""
 
@@ -48,6 +48,8 @@ class PairTextHead(PairHead, TextHead):
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
+    frames: ClassVar[int | None] = None
+    """Of a clip, in a training with towers."""
 
     loss: str | None = option(None, "pairs: a loss, or several with weights (clip=1,egonce=0.5); none: clip")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "pairs: options of each loss, by its name")
@@ -144,7 +146,7 @@ class PairTextHead(PairHead, TextHead):
             notes = self._start(network, backbone)
         self._built = network.to(backbone.device).train()
         if clips is None:
-            report = train_with_towers(self, objective, source, backbone, notes, view=view, seed=seed, **how)
+            report = self._train_with_towers(objective, source, backbone, notes, view=view, seed=seed, **how)
         else:
             notes += [f"Not read while training: {name} ({reason})" for name, reason in clips.skipped]
             taught, read = self._taught(objective, source, backbone, clips, features)
@@ -174,8 +176,10 @@ class PairTextHead(PairHead, TextHead):
             return backbone
         from ....core.training import copy_of
 
-        towers = copy_of(backbone)
-        towers.put_tensors(self.changed)
+        towers, method = copy_of(backbone), self._tower_method()
+        method.frames, method.changed, method.gives_frames = self.frames, self.changed, True
+        with torch.random.fork_rng(devices=[]):  # whatever hangs on them is replaced
+            method._put(towers)
         towers.mark_learned(self.changed)
         towers.spec = backbone.spec
         return towers
@@ -238,6 +242,30 @@ class PairTextHead(PairHead, TextHead):
         how = {"who": f"adapter '{self.name}'", "pairwise": self.pairwise, "backbone": backbone, "source": source}
         return SimilarityObjective.asked(self.loss, self.loss_options, self.teacher, **how)
 
+    def _tower_method(self) -> ClipTowerAdapter:
+        """What trains the towers with the head."""
+        return EachFrameAlone(warmup=WARMUP, clip_grad=CLIP_GRAD, **self._options_of_towers())
+
+    def _options_of_towers(self) -> dict[str, Any]:
+        """Those of a method that trains towers which are this head's to say."""
+        own = ("epochs", "batch_size", "weight_decay", "micro_batch_size", "amp")
+        return {"lr": self.lr * self.coef_lr, **{name: getattr(self, name) for name in own}}
+
+    def _train_with_towers(
+        self, objective: SimilarityObjective, source: Source, backbone: Backbone, notes: list[str], **how: Any
+    ) -> FitReport:
+        """Train the network and copies of both towers, in place; `how` as of `TowerAdapter.fit_pairs`."""
+        towers = self._tower_method()
+        towers.name, towers.gives_frames = self.name, True
+        towers.teach(backbone, objective.teachers)
+        report = train_towers(towers, HeadLoss(self, objective), 1 / self.coef_lr, source, backbone, **how)
+        self.changed, self.frames = towers.changed, towers.frames
+        self.logit_scale = float(self.scale_of(torch.tensor(towers.logit_scale)))
+        done = self._report(report.history, [*notes, *report.notes])
+        done.trained_parameters += report.trained_parameters
+        done.chosen |= {"steps": report.chosen["steps"]}
+        return done
+
     def _parts(self, source: Source, backbone: Backbone, features: Callable[[Backbone], PairParts] | None) -> PairParts:
         if len(source) < 2:
             raise DataError(f"adapter '{self.name}' learns to tell pairs apart, and there is {len(source)}; give more")
@@ -262,7 +290,7 @@ class PairTextHead(PairHead, TextHead):
         frames; the images that all teachers could read)."""
         if not objective.teacher:
             return lambda images, texts: {}, frozenset(clips.row_of)
-        teachers = objective.teachers(backbone)
+        teachers = objective.teachers
         of_each = [encoded_parts(source, each) if features is None else features(each) for each in teachers]
         sides = []
         for each, seen in zip(teachers or [backbone], of_each or [clips]):
@@ -398,98 +426,3 @@ def encoded_parts(source: Source, backbone: Backbone) -> PairParts:
     parts = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     counts = torch.tensor([len(each) for each in rows], device=parts.device)
     return PairParts(parts, torch.arange(parts.shape[1], device=parts.device) < counts[:, None], row_of)
-
-
-class HeadLoss(Loss):
-    """The objective of a head, of frames and sentences as the towers give them in each step. What the head learns are
-    its parameters.
-
-    Args:
-        head: that is trained.
-        objective: losses on its similarity.
-    """
-
-    made: ClassVar[Mapping[str, Output]] = {
-        "head_frames": Output("features of frames", ("B", "F", "D"), "raw", fields=("pixels",)),
-        "head_whole": Output("text features of the sentence", fields=("tokens",)),
-        "head_tokens": Output("features of its tokens", ("B", "L", "D"), "raw", fields=("tokens",)),
-        "head_words": Output("which of its tokens are words", ("B", "L"), "mask", fields=("tokens",)),
-    }
-
-    def __init__(self, head: PairTextHead, objective: SimilarityObjective):
-        super().__init__()
-        self.head, self.objective = head, objective
-        self.network = head._net
-        self.tensors = nn.ParameterList(head.as_parameters())
-        own = self.made.keys() if head.reads_tokens else self.made.keys() - OF_TOKENS
-        self.needs = objective.further_needs | own | {"logit_scale"}
-        self.outputs, self.teacher = {**self.made, **objective.outputs}, objective.teacher
-
-    def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        pixels, tokens = batch["pixels"], batch["tokens"]  # (B, T, 3, S, S), (B, L)
-        clips = pixels if pixels.ndim == 5 else pixels[:, None]
-        frames = backbone.encode_image(clips.flatten(0, 1), normalize=False).unflatten(0, clips.shape[:2])
-        if not self.head.reads_tokens:
-            return {"head_frames": frames, "head_whole": backbone.encode_text(tokens)}
-        read = encoded(backbone, tokens)
-        return {"head_frames": frames, "head_whole": read.whole, "head_tokens": read.tokens, "head_words": read.words}
-
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        frames = out["head_frames"]
-        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        sentences = Sentences(out["head_whole"], out.get("head_tokens"), out.get("head_words"))
-        scale = self.head.scale_of(out["logit_scale"])
-        return {
-            "loss": self.head.pair_loss(
-                self.objective, frames, mask, sentences, {**out, "logit_scale": scale}, progress
-            )
-        }
-
-    def held_parameters(self) -> list[nn.Parameter]:
-        return list(self.parameters())  # the head reaches them, too
-
-
-@dataclass(eq=False, kw_only=True)
-class TowersOfHead(ClipTowerAdapter):
-    """Both towers, trained by a `HeadLoss`, at a share of the rate of what the head learns."""
-
-    coef_lr: float = field(init=False)
-    loss_of_head: HeadLoss = field(init=False, repr=False)
-
-    def _joint(self, backbone: Backbone) -> None:
-        return None
-
-    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        rates = {"head_rate": 1 / self.coef_lr, "betas": (0.9, 0.98), "eps": 1e-6}
-        return {**super()._settings_of_method(epochs), **rates}
-
-    def _completed(self, task: Task, base: Backbone, images: None) -> Task:
-        options = {name: value for name, value in self.loss_of_head.head.options.items() if name != "micro_batch_size"}
-        return replace(
-            task, own={"head": self.loss_of_head}, identity={**task.identity, "head": repr(sorted(options.items()))}
-        )
-
-
-def train_with_towers(
-    head: PairTextHead, objective: SimilarityObjective, source: Source, backbone: Backbone, notes: list[str], **how: Any
-) -> FitReport:
-    """Train the network of a head and copies of both towers, in place; `how` as of `TowerAdapter.fit_pairs`."""
-    towers = TowersOfHead(
-        lr=head.lr * head.coef_lr,
-        epochs=head.epochs,
-        batch_size=head.batch_size,
-        weight_decay=head.weight_decay,
-        warmup=WARMUP,
-        clip_grad=CLIP_GRAD,
-        micro_batch_size=head.micro_batch_size,
-        amp=head.amp,
-        teacher=head.teacher,
-    )
-    towers.name, towers.coef_lr = head.name, head.coef_lr
-    towers.loss_of_head = HeadLoss(head, objective)
-    report = towers.fit_pairs(source, backbone, **how)
-    head.changed, head.logit_scale = towers.changed, float(head.scale_of(torch.tensor(towers.logit_scale)))
-    done = head._report(report.history, [*notes, *report.notes])
-    done.trained_parameters += report.trained_parameters
-    done.chosen |= {"steps": report.chosen["steps"]}
-    return done

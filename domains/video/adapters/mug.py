@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import TextClassifier, option
+from ....core.contracts import Backbone, TextClassifier, option, require
+from ....core.registry import build_adapter
+from ._clip_towers import ClipTowerAdapter
 from ._matching import matching_loss
 from ._pairs import TunedPairHead
 from ._text_head import ROWS_AT_ONCE, Step
@@ -97,8 +100,12 @@ class Mug(TunedPairHead):
     similarity. `frame_text` looks at the text's last token alone. `wti` is the weighted token-wise interaction of DRL
     (Wang et al., 2022, arXiv 2203.07111), whose two weighting layers are trained. The others have no parameters: of the
     shots a residual of each class is learned that is added to its unit tokens (`tune_text`; ours), of pairs a matrix
-    that gives each sentence one. The loss is the sum
-    of the cross-entropies both ways. The order of frames changes nothing.
+    that gives each sentence one. The loss is the sum of the cross-entropies both ways. The order of frames changes
+    nothing.
+
+    With `train_towers` and `towers="stan"` pairs train all of Mug-STAN: the frames are those of STAN's branch, which
+    sees them together and in order, and whose weights learn at ten times the rate of the towers. `lr` and `coef_lr`
+    give that rate as for other heads, and `tower_options` what else is STAN's (`depth`, `clip_grad`, ...).
 
     Raises:
         ConfigError: an option out of range.
@@ -120,12 +127,38 @@ class Mug(TunedPairHead):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words")
+    state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words", "frames")
+    later_state: ClassVar[Mapping[str, Any]] = {**TunedPairHead.later_state, "frames": None}
+    of_pairs: ClassVar[frozenset[str]] = TunedPairHead.of_pairs | {"towers", "tower_options"}
 
     mode: str = option(
         "simple", "how tokens and frames guide each other", choices=("simple", "full", "frame_text", "wti")
     )
     tau: float = option(100.0, "what cosines are multiplied by in the softmaxes", above=0)
+    towers: str | None = option(
+        None,
+        "pairs: with train_towers, whose image tower gives the frames; none: each by itself",
+        choices=("stan",),
+    )
+    tower_options: Mapping[str, Any] | None = option(None, "pairs: options of that method, by name, as depth")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.train_towers or self.towers is None, "towers", self.towers, "it is of train_towers; omit it")
+        require(self.towers or not self.tower_options, "tower_options", self.tower_options, "it is of towers; omit it")
+        for name in self.tower_options or {}:
+            require(name not in {*self.options}, "tower_options", name, f"give {name} as an option of {self.name}")
+        self._tower_method()  # an option that it does not have is refused here
+
+    def check_towers(self, backbone: Backbone) -> None:
+        super().check_towers(backbone)
+        if self.towers is not None:
+            self._tower_method().check_towers(backbone)
+
+    def _tower_method(self) -> ClipTowerAdapter:
+        if self.towers is None:
+            return super()._tower_method()
+        return build_adapter(self.towers, **self._options_of_towers(), **(self.tower_options or {}))
 
     def _network(self, width: int) -> nn.Module:
         return Guidance(self.mode, width, self.tau)

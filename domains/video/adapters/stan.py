@@ -125,9 +125,12 @@ class Branch(JointParts):
         return x, first, patches
 
     def embed(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        return self.embed_parts(backbone, pixels).mean(dim=1)
+
+    def embed_parts(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         tokens, first, _ = self.states(backbone, pixels)
         frames = backbone.pool_image(self.joined(tokens, first), normalize=False)  # (B * T, D)
-        return frames.unflatten(0, (-1, self.parts)).mean(dim=1)
+        return frames.unflatten(0, (-1, self.parts))
 
     def joined(self, tokens: Tensor, first: Tensor) -> Tensor:
         """(B * T, 1, W), the class token of each frame and the clip's, as what is pooled."""

@@ -3,8 +3,8 @@
 "Revisiting Temporal Modeling for CLIP-based Image-to-Video Knowledge Transferring", 2023, arXiv 2301.11116. As released
 for MSR-VTT (`--partition 9k`): one frame drawn of each of 12 steps, crops of 0.08 of the area or more and no other
 augmentation, AdamW at 2e-6 and ten times that for the branch, weight decay 0.05, gradients of norm 5 at most, batches
-of 128, and 10 epochs in which the rate rises to the end (released: from a twentieth of it). Mug-STAN, which weights the
-branch's frames by the words of a sentence, is not included; `--adapter mug` weights frames of the towers alone.
+of 128, and 10 epochs in which the rate rises to the end (released: from a twentieth of it). In `video/mug-stan` words
+of a sentence weight the branch's frames.
 """
 
 domain = "video"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vladapt import DataError
+from vladapt import ConfigError, DataError, build_loss
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.runtime.reading import sha256_in
+from vladapt.core.training.model import dims_of
 
 TEXTS = ["a red square", "two blue circles"]
 
@@ -121,3 +122,18 @@ def test_a_prefix_of_texts_is_kept(small_clip_spec, tmp_path, spec):
     assert not torch.allclose(plain, trained.encode_text(TEXTS), atol=1e-3)
     again = load_backbone(str(save_fine_tuned(trained, tmp_path)), device="cpu")
     assert_same_towers(trained, again)
+
+
+def test_a_model_is_seen_through_what_its_loss_finds_by(small_clip_spec, tmp_path):
+    trained = load_backbone(small_clip_spec, device="cpu")
+    trained.finder = build_loss("m-flag", dims_of(trained, 8))
+    path = save_fine_tuned(trained, tmp_path / "out")
+    towers, found = load_backbone(str(path), device="cpu"), load_backbone(f"found:{path}", device="cpu")
+    pixels = torch.randn(2, 3, found.image_size, found.image_size, generator=torch.Generator().manual_seed(0))
+    assert found.embed_dim == 1024 and found.spec == f"found:{path}" and found.fingerprint != towers.fingerprint
+    torch.testing.assert_close(found.encode_image(pixels), trained.finder.eval().embed_image(trained, pixels))
+    torch.testing.assert_close(
+        found.encode_text(TEXTS), trained.finder.embed_text(trained, trained.tokenize(TEXTS)), atol=1e-5, rtol=1e-5
+    )
+    with pytest.raises(ConfigError, match="omit found:"):
+        load_backbone(f"found:{save_fine_tuned(moved(load_backbone(small_clip_spec, device='cpu')), tmp_path / 'b')}")

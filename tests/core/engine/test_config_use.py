@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -210,3 +211,44 @@ def test_what_only_adapters_take_is_refused_whatever_its_value(small_clip_spec):
 def test_predict_refuses_what_the_task_does_not_use(fitted, option, given):
     with pytest.raises(ConfigError, match=option):
         vladapt.predict(fitted.run, ["9"], **given)
+
+
+def test_rows_are_written_into_a_folder_also_where_the_task_writes_no_files(fitted, tmp_path):
+    made = vladapt.predict(fitted.run, ["9", "30"], out="found", outputs="jsonl")
+    assert [file.name for file in made.files] == ["predictions.jsonl"]
+    written = [json.loads(line) for line in (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in written] == ["scenes-009", "scenes-030"]
+
+
+def test_masks_reach_the_kinds_that_are_made_of_them(fitted, tmp_path, monkeypatch):
+    import toy_config_tasks
+
+    from vladapt.api import OutputKind
+    from vladapt.core.contracts import LabelMap
+    from vladapt.core.registry import build
+
+    class Shapes(OutputKind):
+        made_of = OutputKind.MASKS
+
+        def write(self, predicted, use, task, folder):
+            shapes = {name: predicted.label_map(name).values.shape for name in predicted.ids}
+            assert [predicted.sources[name][0].id for name in predicted.ids] == predicted.ids
+            (folder / "shapes.json").write_text(json.dumps(shapes))
+            return [folder / "shapes.json"]
+
+    monkeypatch.setattr(build, "output_class", lambda name: Shapes)
+    with pytest.raises(VladaptError, match=r"is made of masks, which .* does not give"):
+        vladapt.predict(fitted.run, ["9"], out="found", outputs="shapes")
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "gives", frozenset({OutputKind.MASKS}))
+    monkeypatch.setattr(
+        toy_config_tasks.BoxTask, "label_map", lambda task, row, names: LabelMap(np.zeros((len(row["id"]), 2)), {})
+    )
+    vladapt.predict(fitted.run, ["9", "30"], out="found", outputs="shapes")
+    assert json.loads((tmp_path / "found" / "shapes.json").read_text()) == {
+        "scenes-009": [10, 2],
+        "scenes-030": [10, 2],
+    }
+    monkeypatch.setattr(Shapes, "check_sources", lambda kind, items: pytest.fail(f"{len(items)} items are told"))
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "look", lambda *a: None)
+    with pytest.raises(pytest.fail.Exception, match="2 items are told"):
+        vladapt.predict(fitted.run, ["9", "30"], out="found", outputs="shapes")

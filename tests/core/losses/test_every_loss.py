@@ -12,7 +12,12 @@ from vladapt.core.testing.losses import loss_checks
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
+OF_QUERIES = {"width": 8, "heads": 2, "layers": 1, "hidden": 8, "dropout": 0.0}
+OF_QUERIES |= {"findings": dict.fromkeys("abcde", "x"), "positions": dict.fromkeys("fgh", "y")}
 NARROW = {
+    "medklip": OF_QUERIES,
+    "medslip": OF_QUERIES,
+    "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "irra": {"depth": 1, "width": 8},
@@ -34,7 +39,13 @@ def of_actions(outputs, seed):
     return {**outputs, **{name: (torch.rand(8, 4, generator=generator) < 0.4).float() for name in sorted(told)}}
 
 
-EXAMPLES = {"binary-cross-entropy": several_labels, "egonce": of_actions}
+def of_places(outputs, seed):
+    """Which findings are at which positions, where that is known."""
+    related = torch.randint(-1, 2, (8, 5, 3), generator=torch.Generator().manual_seed(seed)).float()
+    return {**outputs, "relations": related.flatten(1)}
+
+
+EXAMPLES = {"medklip": of_places, "medslip": of_places, "binary-cross-entropy": several_labels, "egonce": of_actions}
 
 
 @pytest.mark.parametrize(

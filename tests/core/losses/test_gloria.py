@@ -29,11 +29,11 @@ def outputs(seed=0, batch=4, patches=7, words=5, width=6):
     }
 
 
-def similarity(patches, words, mean=False):
+def similarity(patches, words, together="sum"):
     """Of one image and one text."""
     maps = (4 * (words @ patches.T).softmax(dim=0)).softmax(dim=1)
     scores = (5 * F.cosine_similarity(words, maps @ patches)).exp()
-    return (scores.mean() if mean else scores.sum()).log()
+    return getattr(scores, together)().log()
 
 
 @pytest.mark.parametrize("together", gloria.TOGETHER)
@@ -43,7 +43,7 @@ def test_it_is_the_papers_equation_in_blocks_too(monkeypatch, together, block):
     out = outputs()
     value = build_loss("gloria", project=False, global_weight=0, together=together)(out)["loss"]
     words = [tokens[mask] for tokens, mask in zip(out["text_tokens"], out["text_mask"])]
-    rows = [[similarity(image, text, together == "mean") for text in words] for image in out["image_tokens"]]
+    rows = [[similarity(image, text, together) for text in words] for image in out["image_tokens"]]
     logits, right = 10 * torch.stack([torch.stack(row) for row in rows]), torch.arange(4)
     wanted = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)
     torch.testing.assert_close(value, wanted)

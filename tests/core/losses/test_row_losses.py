@@ -14,7 +14,7 @@ from vladapt.core.testing.loss_steps import DIMS, steps_elsewhere, steps_of
 from vladapt.core.testing.processes import place_of, workers
 from vladapt.core.testing.thread_ranks import as_ranks
 
-HEADS_ALONE = {"identity", "irra", "masked-words"}
+HEADS_ALONE = {"dino-v2", "identity", "irra", "masked-words", "medklip", "medslip"}
 """By rows, though what costs is their heads, not products of pairs."""
 NAMES = sorted(
     name

@@ -14,7 +14,19 @@ from vladapt.core.training.train import Task, train
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 NOT_OF_PAIRS = {"binary-cross-entropy"}
+OF_QUERIES = {
+    "width": 8,
+    "heads": 2,
+    "layers": 1,
+    "hidden": 8,
+    "dropout": 0.0,
+    "positions": {"left": "l", "right": "r"},
+}
+OF_QUERIES |= {"findings": dict.fromkeys(("red", "green", "blue", "yellow"), "a colour")}
 NARROW = {
+    "medklip": OF_QUERIES,
+    "medslip": OF_QUERIES,
+    "dino-v2": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "local_crops": 2},
     "slip": {"mlp_dim": 32, "emb_dim": 16},
     "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16},
     "protoclip": {"hidden_dim": 32, "projection_dim": 16},

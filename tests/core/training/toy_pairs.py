@@ -18,7 +18,7 @@ class ToyPairs:
     )
     labelled = True
     columns: ClassVar = {
-        **dict.fromkeys(("verbs", "nouns", "findings"), "numbers"),
+        **dict.fromkeys(("verbs", "nouns", "findings", "relations"), "numbers"),
         "moment": "image",
         "moment_text": "text",
     }
@@ -60,7 +60,9 @@ class ToyPairs:
         return row // 2
 
     def numbers(self, column: str, row: int):
-        """Colours as verbs and findings, places as nouns, one number each."""
+        """Colours as verbs and findings, places as nouns, one number each; relations of each colour to each place."""
+        if column == "relations":
+            return [float((c, p) == (row % 4, row // 4 % 2)) for c in range(4) for p in range(2)]
         of, which = (PLACES, row // 4 % 2) if column == "nouns" else (COLOURS, row % 4)
         return [float(place == which) for place in range(len(of))]
 

@@ -56,7 +56,7 @@ def test_class_folders_may_mix_images_dicom_and_nifti(mixed_folder):
 
 
 def test_a_set_that_it_reads_keeps_the_contract(mixed_folder):
-    check_domain(Medical(), data=mixed_folder, reading={"window": "bone"})
+    check_domain(Medical(), data=mixed_folder, reading={"window": "bone"}, task="classification")
 
 
 def test_no_patient_and_no_volume_is_on_two_sides(mixed_folder, tmp_path):
@@ -241,11 +241,9 @@ def test_its_recipes_are_named_for_what_they_are_for():
     assert {"default", "chest-xray", "blood-cells", "ct-lung"} <= set(Medical().recipes)
 
 
-def test_its_task_is_classification():
-    domain = Medical()
-    assert domain.tasks == ("classification",)
-    with pytest.raises(ConfigError, match="segmentation"):
-        domain.sample("segmentation")
+def test_a_task_that_it_lacks_is_refused():
+    with pytest.raises(ConfigError, match="moments"):
+        Medical().sample("moments")
 
 
 # real data ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import nifti_slices
-from vladapt.domains.medical.formats import PLANES, chosen_slices, nifti_format, volume_group
+from vladapt.domains.medical.file_kinds import PLANES, chosen_slices
+from vladapt.domains.medical.formats import nifti_format, volume_group
 from vladapt.domains.medical.nifti_slices import AXES, load_slice
 
 VOLUME = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)

@@ -172,3 +172,11 @@ def test_options_of_studies_are_told_where_images_are_samples(tmp_path):
     notes = Medical().read(table(tmp_path), study_column="study_id").notes
     assert "Option study_column has no effect here: it is for --unit study." in notes
     assert not [note for note in read(tmp_path).notes if "no effect" in note]
+
+
+def test_parts_are_called_by_their_view(tmp_path):
+    items = {item.id: item for item in read(table(tmp_path)).items}
+    names = [Medical().part_names(items[f"images/{name}-pa.png"], count) for name, count in (("a", 2), ("d", 1))]
+    assert names == [["PA", "LATERAL"], ["PA"]]
+    assert Medical().part_names(new_item := items["images/a-pa.png"].with_(target=None), 2) == ["view 1", "view 2"]
+    assert not Medical().part_names(new_item.with_(decode={}), 1)

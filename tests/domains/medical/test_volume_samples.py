@@ -11,6 +11,7 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 
+import vladapt
 from vladapt.core.backbones import EachPart
 from vladapt.core.contracts import UnequalParts
 from vladapt.core.data.verify import FileHashes, content_key
@@ -223,3 +224,32 @@ def test_parts_of_unequal_size_are_taken_as_the_images_that_they_are():
     mixed = UnequalParts.of([images[0], images[1] / np.float32(255)])
     assert mixed.dtype == np.float32 and np.allclose(UnequalParts.each(mixed)[0], images[0] / 255)
     assert torch.equal(EachPart(transform)(np.asarray(parts))[:, 0], torch.full((3,), 6.0))
+
+
+def test_parts_are_called_by_their_slice(classes):
+    data = read(classes, slices=3)
+    assert [Medical().part_names(item, 3) for item in data.items[:3]] == [[f"axial slice {n}" for n in (1, 4, 7)]] * 3
+    along = read(classes, slices=2, axis="coronal")
+    names = [Medical().part_names(item, 2) for item in along.items[:3]]
+    assert names == [(), ["coronal slice 1", "coronal slice 4"], ["coronal slice 1", "coronal slice 4"]]
+    resampled = read(classes, spacing=2.0)
+    assert Medical().part_names(resampled.items[1], 11) == ()
+
+
+def test_predictions_say_which_slice_decided(write_volume, tmp_path, small_clip_spec):
+    for number in range(8):
+        voxels = np.random.default_rng(number).integers(0, 40, (8, 8, 3)).astype(np.int16)
+        voxels[2:6, 2:6, number % 3] += 200 * (number % 2)
+        write_volume(tmp_path / "set" / ("well", "ill")[number % 2] / f"{number}.nii", voxels, np.eye(4))
+    run = vladapt.fit(
+        domain="medical",
+        data={"path": tmp_path / "set", "unit": "volume"},
+        adapter="mean-pool",
+        shots=2,
+        backbone=small_clip_spec,
+        out=tmp_path / "run",
+    ).run
+    predicted = vladapt.predict(run, [tmp_path / "set" / "ill" / "1.nii"], explain=True, out=tmp_path / "page")
+    [row] = predicted.rows()
+    assert row["decided by"] in [f"axial slice {n}" for n in range(3)]
+    assert "decided by" in predicted._csv()

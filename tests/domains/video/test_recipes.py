@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import vladapt
-from vladapt.core.recipes.asked_for import adapter_of, trains_towers
+from vladapt.core.errors import ConfigError
+from vladapt.core.recipes.asked_for import adapter_of, encoding_batch_size, fits_towers
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import catalogue
 from vladapt.domains.video import Video
@@ -24,11 +25,12 @@ def row_of(name: str) -> str:
     recipe, adapter = resolve(recipe=name), adapter_of(resolve(recipe=name))
     reading, options = Video().reading_of(recipe.reading), adapter.options
     changes = "none: stored frames"
-    if trains_towers(adapter.name) or options.get("train_towers"):
+    if fits_towers(recipe):
         grey = f", grey {reading.train_grey:g}" if reading.train_grey else ""
         colours = "" if reading.train_colours == "none" else f", {reading.train_colours} colours"
         mirrored = "" if reading.train_flip else ", never mirrored"
-        least = f" of {options['crop_scale'][0]:g} or more" if options.get("crop_scale") else ""
+        scale = {**(options.get("tower_options") or {}), **options}.get("crop_scale")
+        least = f" of {scale[0]:g} or more" if scale else ""
         changes = f"{reading.train_crop} crop{least}{colours}{grey}{mirrored}"
     views = f"{reading.clips} x {reading.crops}"
     views += f", {reading.centre_share:g} of a side" if reading.centre_share < 1 else ""
@@ -58,11 +60,42 @@ def test_none_weights_classes_and_each_says_what_it_follows(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_user_gives_goes_before_it(name):
     flags = {"adapter.lr": 0.5, "adapter.epochs": 3, "data.frames": 5}
-    if trains_towers(resolve(recipe=name).adapter_name):
+    if fits_towers(resolve(recipe=name)):
         flags["batch_size"] = 7
     recipe = resolve(recipe=name, flags=flags)
     given = {key.removeprefix("adapter."): value for key, value in flags.items() if key != "data.frames"}
     assert given.items() <= adapter_of(recipe).options.items() and Video().reading_of(recipe.reading).frames == 5
+
+
+@pytest.mark.parametrize("name", ["video/clip4clip-meanp", "person/irra", "remote-sensing/remoteclip"])
+def test_a_batch_size_goes_before_that_of_the_method(name, tmp_path):
+    """From a flag, and from a file that stands on the recipe; what is given for the method itself goes before both."""
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"batch_size": 9}))
+    for how, wanted in (
+        ({"flags": {"batch_size": 7}}, 7),
+        ({"config": own}, 9),
+        ({"config": own, "flags": {"batch_size": 7}}, 7),
+        ({"config": own, "sets": ["adapter.batch_size=5"]}, 5),
+        ({"flags": {"batch_size": 7, "adapter.batch_size": 5}}, 5),
+    ):
+        recipe = resolve(recipe=name, **how)
+        assert adapter_of(recipe).batch_size == wanted and encoding_batch_size(recipe) is None
+
+
+def test_a_batch_size_that_would_not_reach_a_head_on_stored_features_is_one_line():
+    with pytest.raises(ConfigError, match=r"--batch-size 7: .* batches of 64 .* give --set adapter.batch_size=7"):
+        resolve(recipe="video/efficient-prompt", flags={"batch_size": 7})
+    recipe = resolve(recipe="video/efficient-prompt", flags={"batch_size": 7, "adapter.batch_size": 5})
+    assert adapter_of(recipe).batch_size == 5 and encoding_batch_size(recipe) == 7
+    assert resolve(flags={"adapter": "efficient-prompt", "batch_size": 7}).batch_size == 7
+
+
+def test_flags_of_a_training_reach_a_head_with_towers():
+    flags = {"adapter": "clip4clip", "batch_size": 7, "amp": "bf16", "workers": 2, "adapter.train_towers": True}
+    adapter = adapter_of(resolve(flags=flags))
+    assert (adapter.batch_size, adapter.amp) == (7, "bf16")
+    assert adapter_of(resolve(flags={**flags, "adapter.train_towers": False})).batch_size == 32
 
 
 @pytest.mark.parametrize("name", OF_CLASSES)

@@ -95,6 +95,10 @@ SETS = {
         + "m1,Edema,mild edema,files/p10/p10000001/s50000001/m1.jpg,0,0,9,8,9,8,test\n"
         + "m2,Edema,moderate edema,files/p11/p11000001/s50000002/m2.jpg,0,0,4,4,9,8,val\n",
     },
+    "phrases with boxes": {
+        "phrases.csv": "image,phrase,x,y,w,h,finding,patient\na.png,mild edema,0,0,9,8,Edema,7\n"
+        + "b.png,a strange shadow,1,2,3,4,,7\nb.png,a strange shadow,5,5,2,2,,7\n",
+    },
 }
 IMAGES = {
     "CheXpert": [
@@ -111,6 +115,7 @@ IMAGES = {
     "RSNA Pneumonia": ["stage_2_train_images/r1.png", "stage_2_train_images/r2.png"],
     "SIIM-ACR Pneumothorax": ["dicom-images-train/1.2.1/1.2.9/1.2.1.png", "dicom-images-train/1.2.2/1.2.8/1.2.2.png"],
     "MS-CXR": ["files/p10/p10000001/s50000001/m1.jpg", "files/p11/p11000001/s50000002/m2.jpg"],
+    "phrases with boxes": ["a.png", "b.png"],
 }
 MIMIC = {"Atelectasis": 1.0, "Cardiomegaly": NAN, "Pleural Effusion": 0.0, DEVICES: NAN}
 READ = {
@@ -324,6 +329,13 @@ def test_phrases_have_their_boxes_and_their_findings(drawn):
     assert target.boxes == (((1, 2, 4, 6), (5, 5, 7, 7)), ((0, 0, 9, 8),)) and target.size == (9, 8)
     assert [item.split for item in data.items] == ["test", "val"] and target.classes() == (0, 1)
     assert target.restricted({1: 0}).captions() == ("left lower opacity",) and target.restricted({5: 0}) is None
+
+
+def test_phrases_of_ones_own_may_be_findings(drawn):
+    data = read(drawn["phrases with boxes"])
+    assert data.class_names == ("Edema", "a strange shadow") and len({item.group for item in data.items}) == 1
+    target = data.items[1].target
+    assert target.boxes == (((1, 2, 4, 6), (5, 5, 7, 7)),) and target.labels == (1,) and target.size is None
 
 
 def test_a_table_alone_is_its_part_of_the_set(drawn):

@@ -13,7 +13,7 @@ from vladapt.domains.open_vocab.data import read_detection, read_segmentation
 from vladapt.domains.open_vocab.data.outlines import decode, encode
 from vladapt.domains.open_vocab.drawing import colour_of
 from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap
-from vladapt.domains.open_vocab.inference.saving import file_names, save_boxes, save_maps
+from vladapt.domains.open_vocab.inference.saving import file_names, labels_of, save_boxes, save_maps
 
 NAMES = ("cat", "red panda", "emu")
 
@@ -141,3 +141,14 @@ def test_no_name_leaves_the_folder_or_is_too_long_for_a_disk(tmp_path):
         assert place.parent == tmp_path.resolve() and len(place.name) < 255
         place.touch()
     assert len(list(Path(tmp_path).iterdir())) == len(ids)
+
+
+def test_masks_become_one_map_without_the_background():
+    names = ("background", "red panda", "emu")
+    classes = np.zeros((6, 9), dtype=int)
+    classes[1:3, 2:5], classes[4:, 6:], classes[0, 0] = 1, 2, -1
+    labels = labels_of({"id": "a", **PredictedMap(classes).row(names)}, names)
+    assert labels.structures == {"red panda": (2,), "emu": (3,)}
+    assert np.array_equal(labels.values, np.where(classes > 0, classes + 1, 0))
+    nothing = labels_of({"id": "a", "size": [4, 5], "masks": {}}, names)
+    assert nothing.values.shape == (4, 5) and not nothing.values.any()

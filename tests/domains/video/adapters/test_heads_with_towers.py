@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from drawn_bars import FRAMES, clip_item, draw
 
-from vladapt import build_adapter, load_adapter
+from vladapt import build_adapter, load_adapter, load_backbone
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.sharing.push import holds_tower_weights
@@ -181,3 +181,17 @@ def test_a_file_with_weights_of_towers_says_so(fitted, problem, tmp_path):
         adapter.save(tmp_path / place)
         run = SimpleNamespace(info=SimpleNamespace(adapter="clip4clip"), adapter_path=tmp_path / place)
         assert holds_tower_weights(run) is wanted
+
+
+@pytest.mark.parametrize("towers", [{}, {"train_towers": False, "coef_lr": 1e-3}], ids=["trained", "frozen"])
+def test_a_teacher_is_loaded_once(towers, problem, spec, monkeypatch):
+    loaded = []
+
+    def counted(name, **how):
+        loaded.append(name)
+        return load_backbone(name, **how)
+
+    monkeypatch.setattr("vladapt.core.training.teachers.load_backbone", counted)
+    adapter = head("mean-pool", loss="teach-text", teacher=(spec,), **towers)
+    adapter.fit_pairs(Clips(), problem.backbone, view=plainly(problem.backbone), seed=3)
+    assert loaded == [spec]

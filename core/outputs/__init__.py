@@ -1,0 +1,1 @@
+"""Kinds of output of every task: files of rows."""

@@ -1,0 +1,1 @@
+"""Methods of the medical domain, one file each."""

@@ -1,0 +1,1 @@
+"""Objectives on medical images and what their reports say, one file each."""

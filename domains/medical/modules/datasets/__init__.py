@@ -1,0 +1,1 @@
+"""What models of volumes learn from."""

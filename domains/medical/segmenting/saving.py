@@ -1,0 +1,53 @@
+"""Labels of new volumes as files: NIfTI on the grid of each volume, and a slice with their outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ....core.contracts import DomainData, Item
+from ....core.errors import DataError
+from ....core.runtime import file_stem
+from ..volumes import CHANNEL, Slabs, files_of, stem_of
+from .pictures import middle_slice, outlined
+
+
+def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> list[Path]:
+    """Write NAME.nii.gz and NAME.png of each volume; returns them.
+
+    Args:
+        labels: id -> file of (Z, Y, X) bytes in the orientation of `Slabs`.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    import nibabel
+
+    written: list[Path] = []
+    used: set[str] = set()
+    for item in data.items:
+        if item.id not in labels:
+            continue
+        volume = Slabs(files_of(item))
+        found = np.memmap(labels[item.id], np.uint8, "r", shape=volume.shape[1:])
+        name = _free_name(item, used)
+        nifti, picture = folder / f"{name}.nii.gz", folder / f"{name}.png"
+        at = middle_slice(found)
+        try:
+            nibabel.save(nibabel.Nifti1Image(volume.as_stored(found), volume.grid.affine), nifti)
+            Image.fromarray(outlined(volume, at, [found[at]])).save(picture)
+        except OSError as error:
+            raise DataError.unwritable(f"--out {folder}", error, "give another folder") from error
+        written += [nifti, picture]
+    return written
+
+
+def _free_name(item: Item, used: set[str]) -> str:
+    """The name of the volume's first file, with a number where another of that name was written."""
+    stem = file_stem(CHANNEL.sub("", stem_of(item.source)) or item.source.name)
+    name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
+    used.add(name)
+    return name

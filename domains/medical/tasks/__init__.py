@@ -1,0 +1,1 @@
+"""Tasks of medical images besides those that all domains share."""

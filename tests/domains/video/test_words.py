@@ -1,0 +1,58 @@
+"""What commands print of clips: their own words in place of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vladapt.cli import main
+
+
+def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_clip_spec, monkeypatch, capsys):
+    """Of `fit`, `predict` and `compare`."""
+
+    def printed(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return out, err
+
+    folder = clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(4)))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("vladapt.core.runtime.progress.PLAIN_EVERY_S", 0.0)
+    of = ["--domain", "video", "--data", "set", "--backbone", small_clip_spec, "--frames", 2]
+    out, err = printed("fit", *of, "--adapter", "mean-pool", "--set", "adapter.epochs=1", "--shots", 2)
+    assert "Checking clips: " in err and " clips/s" in err and "on 4 clips" in err and "test clips" in out
+    assert "image" not in out + err
+    out, err = printed("predict", *Path("runs").iterdir(), "set/run")
+    assert "clip" in out and "image" not in out + err
+    test = {
+        "adapter": "ape",
+        "data": "set",
+        "shots": 1,
+        "baseline": "zero-shot",
+        "difference": 0.1,
+        "metric": "accuracy",
+    }
+    compared = SimpleNamespace(
+        summary=list,
+        published=list,
+        tests=lambda: [{**test, "p_holm": 0.5, "interval": (0.0, 0.2), "test_images": 4}],
+        method="adapter",
+        refused={},
+        notes=["4 images"],
+        skipped=[],
+        csv="a.csv",
+        plot="a.png",
+    )
+
+    def compare(recipe, reporter, **how):
+        reporter.info("Looking at 4 images")
+        return compared
+
+    monkeypatch.setattr("vladapt.core.engine.compare.compare", compare)
+    out, err = printed("compare", *of, "--adapters", "ape")
+    assert "4 test clips" in out and "Note: 4 clips." in out and err == "Looking at 4 clips\n"
