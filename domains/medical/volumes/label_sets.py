@@ -276,28 +276,27 @@ def _beside(path: Path, reading: Any) -> Layout:
     return Layout(path, structures, (), ("",) * channels, _with_folds(path, listed, reading.fold))
 
 
-def _with_folds(folder: Path, cases: Sequence[Any], fold: int | None) -> list[Any]:
+def _with_folds(folder: Path, cases: Sequence[Any], fold: int) -> list[Any]:
     """Splits by nnU-Net's file of folds: what a fold holds out is for testing, unless there is a test set."""
     cases = list(cases)
     prepared = folder.parent.parent / "nnUNet_preprocessed" / folder.name / SPLITS
     place = next((file for file in (folder / SPLITS, prepared) if file.is_file()), None)
     if place is None:
-        if fold is not None:
+        if fold:
             raise ConfigError(f"--fold {fold}: {folder} has no {SPLITS}; omit it")
         return cases
     folds = read_json(place, "write it anew")
-    chosen = fold or 0
     if not isinstance(folds, list) or not all(isinstance(each, dict) for each in folds) or not folds:
         raise DataError(f"{place}: not a list of folds with train and val; write it anew")
-    if chosen >= len(folds):
-        raise ConfigError(f"--fold {chosen}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}; give one of them")
-    train, val = (list(map(str, folds[chosen].get(key) or ())) for key in ("train", "val"))
+    if fold >= len(folds):
+        raise ConfigError(f"--fold {fold}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}; give one of them")
+    train, val = (list(map(str, folds[fold].get(key) or ())) for key in ("train", "val"))
     known = {name for name, *_ in cases}
     for name in (*train, *val):
         if name not in known:
             raise DataError(f"{place}: names '{name}', which is no case; {did_you_mean(name, known)}")
     if both := sorted(set(train) & set(val)):
-        raise DataError(f"{place}: fold {chosen} has {both[0]} in train and in val; leave each case in one of them")
+        raise DataError(f"{place}: fold {fold} has {both[0]} in train and in val; leave each case in one of them")
     held_out = "val" if any(split == "test" and mask is not None for *_, mask, split in cases) else "test"
     splits = {**dict.fromkeys(train, "train"), **dict.fromkeys(val, held_out)}
     return [(name, files, mask, split or splits.get(name, "")) for name, files, mask, split in cases]
