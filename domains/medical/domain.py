@@ -139,8 +139,8 @@ class Reading(contracts.Reading):
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
-    fold: int | None = option(
-        None, "volume-segmentation: which fold of nnU-Net's splits_final.json is held out; by default 0", low=0, high=99
+    fold: int = option(
+        0, "volume-segmentation: number of the fold of nnU-Net's splits_final.json that is held out", low=0, high=99
     )
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
     reports: str | None = option(

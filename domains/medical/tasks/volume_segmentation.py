@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe, option, settle
 from ....core.data import decodable, readable
-from ....core.errors import CapabilityError, ConfigError
+from ....core.errors import ConfigError
+from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
 from ..volumes import new_volumes
 
 if TYPE_CHECKING:
     from mmengine import Config
 
-NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr")
+NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr", "clip-driven")
 AUTO, YES, NO = "auto", "yes", "no"
 
 
@@ -25,7 +27,14 @@ AUTO, YES, NO = "auto", "yes", "no"
 class VolumeOptions:
     """How a network of volumes is made, trained and asked."""
 
-    network: str = option("dynunet", "architecture that is trained, of MONAI", choices=NETWORKS)
+    network: str = option(
+        "dynunet",
+        "architecture, of MONAI; clip-driven takes sets that outline different structures",
+        choices=NETWORKS,
+    )
+    prompt: str = option(
+        "A computerized tomography of a {}", "clip-driven: the text of a structure, with {} for its name"
+    )
     steps: int | None = option(
         None, "training steps, by default 1000; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6
     )
@@ -41,6 +50,12 @@ class VolumeOptions:
         "changes of patches: mirrored; all: turns, scales, noise and contrast too",
         choices=("none", "mirror", "all"),
     )
+    ensemble: int = option(
+        1,
+        "networks that are trained, each without another part of train and val; their scores are averaged",
+        low=1,
+        high=20,
+    )
     mirrored: bool = option(False, "average the scores of eight mirrored views; eight times the time")
     largest: str = option(
         AUTO,
@@ -55,6 +70,8 @@ class VolumeOptions:
             raise ConfigError("--patch-size: give three numbers, along Z, Y and X: 96,96,96")
         if self.network == "swin-unetr" and self.width is not None and self.width % 12:
             raise ConfigError(f"--width {self.width}: swin-unetr needs a multiple of 12; give 24 or 48")
+        if self.prompt.count("{}") != 1:
+            raise ConfigError(f"--prompt {self.prompt}: give a text with one {{}} for the name")
 
 
 class VolumeSegmentation(ConfigTask):
@@ -69,14 +86,17 @@ class VolumeSegmentation(ConfigTask):
         "plan": "the network follows from the data; say --network, --width and --patch-size",
     }
     compares: ClassVar = frozenset({"shots", "seeds"})
-    can: ClassVar = frozenset({"predict", "save"})
+    can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = VolumeOptions
     writes: ClassVar = (".gz", ".png")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
     refusals: ClassVar = {"export": "labels come from windows that are slid over a volume; predict with the run"}
 
     def __init__(self, domain=None):
         super().__init__(domain)
         self._labels: dict[str, Path] = {}
+        self._outlined: dict[str, Item] = {}
+        self._structures: dict[str, tuple[int, ...]] = {}
         self._folder_of_labels: TemporaryDirectory | None = None
 
     def check(self, recipe: Recipe) -> None:
@@ -101,7 +121,7 @@ class VolumeSegmentation(ConfigTask):
         """The network and its training as the fingerprint of the training volumes has them."""
         from ..segmenting.training import make_plan
 
-        return make_plan(recipe, VolumeOptions(**recipe.task_options), data)
+        return make_plan(recipe, VolumeOptions(**recipe.task_options), data, backbone)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """The fingerprint, and what a fit would train."""
@@ -111,11 +131,24 @@ class VolumeSegmentation(ConfigTask):
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose on val which structures keep their largest component alone."""
-        from ..segmenting.running import choose_largest
+        from ..segmenting.folds import fold_plans, joined
+        from ..segmenting.running import asked_for, gains_of, keep_largest
 
-        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
         options = VolumeOptions(**recipe.task_options)
-        choose_largest(model, plan, data, options.largest)
+        if options.network == "clip-driven":
+            change = partial(asked_for, names=data.class_names)
+        gains, members, history = [], [], []
+        for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.ensemble, recipe.seed)):
+            place = folder if options.ensemble == 1 else folder / f"fold_{fold}"
+            place.mkdir(parents=True, exist_ok=True)
+            if place != folder:  # by which a stopped fit is found to have something to go on from
+                write_whole(folder / "last_checkpoint", place.name)
+            model, steps = super().train(of_fold, place, recipe, data, device, reporter, change)
+            gains += gains_of(model, held_out, data.class_names) if options.largest == AUTO else []
+            members.append(model)
+            history = history or steps
+        model = members[0] if options.ensemble == 1 else joined(plan, members, device)
+        keep_largest(model, plan, gains, options.largest)
         return model, history
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
@@ -131,11 +164,19 @@ class VolumeSegmentation(ConfigTask):
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of each volume how large each structure is; the labels lie in a folder until they are saved."""
-        from ..segmenting.running import predict_volumes
+        from ..segmenting.running import predict_volumes, structures_of
 
         self._folder_of_labels = TemporaryDirectory(prefix="vladapt-")
         rows, self._labels = predict_volumes(model, data, Path(self._folder_of_labels.name), progress)
+        self._outlined, self._structures = {item.id: item for item in data.items}, structures_of(model)
         return rows
+
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """The labels of a volume in its own order, read from their file."""
+        from ..segmenting.saving import stored_labels
+
+        _, labels = stored_labels(self._outlined[row["id"]], self._labels[row["id"]])
+        return LabelMap(labels, self._structures)
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
@@ -146,4 +187,7 @@ class VolumeSegmentation(ConfigTask):
         return save_labels(data, self._labels, folder)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
-        raise CapabilityError("--classes: this network has fixed structures; omit --classes")
+        """Ask for other structures by their names, which are labelled 1, 2, ...; of clip-driven alone."""
+        from ..segmenting.running import renamed
+
+        return renamed(model, classes)
