@@ -2,9 +2,10 @@
 
     python benchmarks/volume_memory.py
 
-Each is labelled in its own process in windows of 64 voxels, with a small network, so that what is measured is what grows
-with the volume: the peak of resident memory, files mapped into it included. The files are compressed; labels are written
-beside them as NIfTI.
+Each is labelled in its own process in windows of 64 voxels, with a small network, so that what is measured is what
+grows
+with the volume: the peak of resident memory, files mapped into it included. The files are compressed; labels are
+written beside them as NIfTI.
 """
 
 from __future__ import annotations
