@@ -2,10 +2,9 @@
 
     python benchmarks/volume_memory.py
 
-Each is labelled in its own process in windows of 64 voxels, with three scores of each voxel that cost nothing, so that what is measured is what
-grows
-with the volume: the peak of resident memory, files mapped into it included. The files are compressed; labels are
-written beside them as NIfTI.
+Each is labelled in its own process in windows of 64 voxels, with three scores of each voxel that cost nothing, so that
+what is measured is what grows with the volume: the peak of resident memory, files mapped into it included. The files
+are compressed; labels are written beside them as NIfTI.
 """
 
 from __future__ import annotations
