@@ -16,6 +16,7 @@ from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ...core.registry import load_domain
 from .file_kinds import DICOM, ITK, NIFTI, PLANES
 from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
@@ -65,9 +66,10 @@ OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
-VOLUMES = "volume-segmentation"
-OF_LABEL_SETS = ("class_names", "group_column", "fold", "max_pixels")
-"""Options that volumes with outlined structures take."""
+MASKS, VOLUMES = "segmentation", "volume-segmentation"
+OPEN_VOCAB = "open-vocab"
+OF_LABEL_SETS = {VOLUMES: ("class_names", "group_column", "fold", "max_pixels"), MASKS: ("class_names", "max_pixels")}
+"""Tasks of outlined structures -> the options that they take."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -209,7 +211,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED, GROUNDING, VOLUMES)
+    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES)
     reading = Reading
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
@@ -237,7 +239,8 @@ class Medical(Domain):
         Args:
             path: file or folder.
             task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
-                "volume-segmentation" of sets of volumes with labels (`volumes/label_sets.py`).
+                "segmentation" of images with masks, as the domain open-vocab reads them, or "volume-segmentation" of
+                sets of volumes with labels (`volumes/label_sets.py`).
             options: fields of `Reading`.
 
         Raises:
@@ -252,8 +255,8 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
-        if task == VOLUMES:
-            return _label_set(path, reading)
+        if task in OF_LABEL_SETS:
+            return _label_set(path, reading, task)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -308,12 +311,20 @@ class Medical(Domain):
         from .synthetic_cells import synthetic_cells
 
         task = self.check_task(task)
+        if task == MASKS:
+            return load_domain(OPEN_VOCAB).sample(task)
         if task == VOLUMES:
             return _drawn_volumes()
         if task in (REPORTED, GROUNDING):
             data = drawn_radiographs() if task == REPORTED else drawn_phrases()
             return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
+
+    def mask_scorer(self, data: DomainData):
+        """Dice, HD95 and surface Dice of each structure."""
+        from .segmenting import MaskScores
+
+        return MaskScores(data)
 
     def templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality."""
@@ -372,20 +383,23 @@ class Medical(Domain):
         return stills
 
 
-def _label_set(path: Path, reading: Reading) -> DomainData:
-    """Volumes with outlined structures."""
+def _label_set(path: Path, reading: Reading, task: str) -> DomainData:
+    """Images or volumes with outlined structures."""
+    taken = OF_LABEL_SETS[task]
+    for field in fields(reading):
+        if field.name not in taken and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"--set data.{field.name}: not used by {task}; omit it")
+    if task == MASKS:
+        return load_domain(OPEN_VOCAB).read(path, task, **{name: getattr(reading, name) for name in taken})
     from .volumes import read_label_set
 
-    for field in fields(reading):
-        if field.name not in OF_LABEL_SETS and getattr(reading, field.name) != field.default:
-            raise ConfigError(f"--set data.{field.name}: not used by {VOLUMES}; omit it")
     return read_label_set(path, reading)
 
 
 def _drawn_volumes() -> DomainData:
     from .drawn_volumes import NOTE, volumes_folder
 
-    data = _label_set(volumes_folder(), Reading())
+    data = _label_set(volumes_folder(), Reading(), VOLUMES)
     return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 
