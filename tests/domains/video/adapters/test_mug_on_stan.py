@@ -138,6 +138,23 @@ def test_clips_and_sentences_are_found_by_what_was_learned(trained, problem, tmp
     torch.testing.assert_close(loaded.pair_scores(towers, frames, mask, SAID), wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_order_counts_on_the_branch_alone(trained, problem):
+    """The guidance itself does not see it: on frames that are encoded one by one a clip and its reverse score alike."""
+    adapter, _ = trained
+    towers, view = adapter.adapted(problem.backbone).base, plainly(problem.backbone)
+    clips = torch.stack([as_frames(view(draw(clip_item(row))), FRAMES) for row in range(3)])
+    mask = torch.ones(3, FRAMES, dtype=torch.bool)
+    sides = {"branch": towers, "alone": problem.backbone}
+    apart = {
+        name: (
+            adapter.pair_scores(towers, seen.encode_parts(clips), mask, SAID)
+            - adapter.pair_scores(towers, seen.encode_parts(clips.flip(1)), mask, SAID)
+        ).abs()
+        for name, seen in sides.items()
+    }
+    assert apart["branch"].max() > 1e-3 and apart["alone"].max() < 1e-5
+
+
 def test_a_store_keeps_each_frame_of_towers_that_see_them_together(trained, problem, tmp_path):
     """Of two crops of a clip, one after the other; and again where one frame was lost."""
     towers = trained[0].adapted(problem.backbone).base
