@@ -28,6 +28,17 @@ GENERAL = "general"
 AUTO = "auto"
 ARRAY = "MedMNIST"
 RADIOLOGY = "radiology"
+OF_MODALITY, PAIR = "modality", "pair"
+PAIR_TEMPLATES = {"templates": ["{}"], "negative": ["no {}"]}
+"""CheXzero: "Expert-level detection of pathologies from unannotated chest X-ray images via self-supervised learning"
+(Tiu et al., 2022, doi 10.1038/s41551-022-00936-9)."""
+NOTHING_FOUND = {
+    "no finding": (
+        ["no acute cardiopulmonary process.", "a normal radiograph.", "there is no abnormality."],
+        ["there is an abnormality.", "an abnormal radiograph.", "there are acute findings."],
+    )
+}
+"""Of radiology: what a template makes of it denies itself ("no evidence of no finding")."""
 SIDED = frozenset({RADIOLOGY})
 """Modalities whose images have a left and a right side of the body."""
 USED_BY = {
@@ -121,6 +132,11 @@ class Reading(contracts.Reading):
     modality: str | None = option(
         None, "kind of images, which chooses the prompts; by default general", choices=prompts()
     )
+    prompts: str = option(
+        OF_MODALITY,
+        "texts of findings: those of the modality, or pair: the name, and 'no' with the name (CheXzero)",
+        choices=(OF_MODALITY, PAIR),
+    )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
     fold: int = option(
@@ -188,6 +204,7 @@ class Medical(Domain):
     Args:
         modality: chooses the prompts. Of data that are read it is said by the option of that name (in a recipe:
             `data = dict(modality="histology")`), else by the name of a MedMNIST file.
+        prompts: "modality", or "pair" for a finding's name and "no" with it, likewise.
     """
 
     name = "medical"
@@ -203,6 +220,7 @@ class Medical(Domain):
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 
     modality: str = GENERAL
+    prompts: str = OF_MODALITY
 
     def __post_init__(self):
         self.modality = check_modality(self.modality)
@@ -255,7 +273,8 @@ class Medical(Domain):
         if task == REPORTED:
             data = with_reports(data, path, reading)
         notes = [*data.notes, *reading.notes_on_unused(data, task)]
-        return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
+        domain = replace(self, modality=reading.modality or modality, prompts=reading.prompts)
+        return replace(data, notes=notes, domain=domain)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
@@ -279,7 +298,8 @@ class Medical(Domain):
             parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
-        return _joined(parts)
+        domain = replace(self, modality=reading.modality or self.modality, prompts=reading.prompts)
+        return replace(_joined(parts), domain=domain)
 
     def sample(self, task: str | None = None) -> DomainData:
         """300 synthetic cell images of 5 kinds, radiographs with reports or with phrases, or 20 small volumes with two
@@ -297,11 +317,19 @@ class Medical(Domain):
 
     def templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality."""
-        return list(prompts()[self.modality]["templates"])
+        return list(self._texts["templates"])
 
     def negative_templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality that say a finding is absent."""
-        return list(prompts()[self.modality]["negative"])
+        return list(self._texts["negative"])
+
+    def sentences(self, class_name: str, task: str | None = None) -> tuple[list[str], list[str]] | None:
+        """Of radiology, what says that there is no finding."""
+        return NOTHING_FOUND.get(class_name.strip().lower()) if self.modality == RADIOLOGY else None
+
+    @property
+    def _texts(self) -> dict[str, list[str]]:
+        return PAIR_TEMPLATES if self.prompts == PAIR else prompts()[self.modality]
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, of each slice of a volume; for training a mild augmentation before its

@@ -82,6 +82,10 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
 
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
+    "action-clip-towers": {
+        **of_training("cross-entropy", "clip", lr=0.001, epochs=8, sim_header="Conv_1D"),
+        "clip_grad": between("clip_grad", None, 1e-4, lr=0.05),
+    },
     "attention-pool": of_pairs("siglip"),
     "ape": {"w": between("w", (1.0, 0.0), (0.0, 1.0), top_q=6)},
     "ape-t": {

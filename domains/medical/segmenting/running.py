@@ -181,6 +181,12 @@ def gains_of(model: nn.Module, items: Sequence[Item], class_names: Sequence[str]
     return [_gains(model, item, class_names) for item in items]
 
 
+def structures_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The structures that a model labels -> their labels; regions that contain each other share some."""
+    labeller = Labeller(model)
+    return dict(zip(labeller.class_names, labeller.values))
+
+
 def keep_largest(model: nn.Module, plan: Config, gains: Sequence[Sequence[float]], how: str) -> None:
     """Say in the plan, and in its model, which structures keep their largest component alone: all, none, or, as nnU-Net
     decides, those whose mean Dice on volumes that were held out is then higher."""

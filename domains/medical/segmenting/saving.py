@@ -45,6 +45,16 @@ def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> l
     return written
 
 
+def stored_labels(item: Item, file: Path) -> tuple[Slabs, np.ndarray]:
+    """A volume, and its labels as (X, Y, Z) in the order of its first file.
+
+    Args:
+        file: of (Z, Y, X) bytes in the orientation of `Slabs`.
+    """
+    volume = Slabs(files_of(item))
+    return volume, volume.as_stored(np.memmap(file, np.uint8, "r", shape=volume.shape[1:]))
+
+
 def _free_name(item: Item, used: set[str]) -> str:
     """The name of the volume's first file, with a number where another of that name was written."""
     stem = file_stem(CHANNEL.sub("", stem_of(item.source)) or item.source.name)

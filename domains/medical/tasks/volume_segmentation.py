@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe, option, settle
 from ....core.data import decodable, readable
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
@@ -89,11 +89,14 @@ class VolumeSegmentation(ConfigTask):
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = VolumeOptions
     writes: ClassVar = (".gz", ".png")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
     refusals: ClassVar = {"export": "labels come from windows that are slid over a volume; predict with the run"}
 
     def __init__(self, domain=None):
         super().__init__(domain)
         self._labels: dict[str, Path] = {}
+        self._outlined: dict[str, Item] = {}
+        self._structures: dict[str, tuple[int, ...]] = {}
         self._folder_of_labels: TemporaryDirectory | None = None
 
     def check(self, recipe: Recipe) -> None:
@@ -161,11 +164,19 @@ class VolumeSegmentation(ConfigTask):
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of each volume how large each structure is; the labels lie in a folder until they are saved."""
-        from ..segmenting.running import predict_volumes
+        from ..segmenting.running import predict_volumes, structures_of
 
         self._folder_of_labels = TemporaryDirectory(prefix="vladapt-")
         rows, self._labels = predict_volumes(model, data, Path(self._folder_of_labels.name), progress)
+        self._outlined, self._structures = {item.id: item for item in data.items}, structures_of(model)
         return rows
+
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """The labels of a volume in its own order, read from their file."""
+        from ..segmenting.saving import stored_labels
+
+        _, labels = stored_labels(self._outlined[row["id"]], self._labels[row["id"]])
+        return LabelMap(labels, self._structures)
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path

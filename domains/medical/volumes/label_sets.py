@@ -95,7 +95,7 @@ def read_label_set(path: Path, reading: Any) -> DomainData:
 
 def new_volumes(paths: Sequence[str | Path], max_pixels: int = Item.MAX_PIXELS) -> DomainData:
     """Volumes without labels: files, and folders that are searched for files; those of several channels of one volume
-    are told by their names, CASE_0000 and CASE_0001.
+    are told by their names, CASE_0000 and CASE_0001. A DICOM file stands for its series, each of which is a volume.
 
     Raises:
         DataError: a path does not exist, or nothing there is a volume.
@@ -104,10 +104,10 @@ def new_volumes(paths: Sequence[str | Path], max_pixels: int = Item.MAX_PIXELS) 
     for place in map(Path, paths):
         if not place.exists():
             raise DataError(f"{place}: no such file or folder; check the path")
-        files += [place] if place.is_file() else sorted(file for file in place.rglob("*") if _is_volume(file))
+        files += [place] if place.is_file() else [*sorted(filter(_is_volume, place.rglob("*"))), *_series_below(place)]
     cases: dict[Path, list[Path]] = {}
     for file in files:
-        cases.setdefault(file.with_name(CHANNEL.sub("", stem_of(file))), []).append(file)
+        cases.setdefault(file.with_name(CHANNEL.sub("", stem_of(file)) or file.name), []).append(file)
     items, skipped = [], []
     for channels in cases.values():
         name = printable(channels[0].as_posix())
@@ -396,6 +396,14 @@ def _check_alike(layouts: Sequence[Layout], path: Path) -> None:
 
 def _is_volume(file: Path) -> bool:
     return file.name.lower().endswith(VOLUME_SUFFIXES) and not file.name.startswith(".") and file.is_file()
+
+
+def _series_below(folder: Path) -> list[Path]:
+    """The first file of each DICOM series in a folder, or below it."""
+    from .series import all_series
+
+    folders = [folder, *sorted(below for below in folder.rglob("*") if below.is_dir())]
+    return [files[0] for each in folders for files in all_series(each).values()]
 
 
 def _number(key: str) -> int:

@@ -261,3 +261,26 @@ def _all_axes():
     from itertools import combinations
 
     return [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
+
+
+def test_masks_of_a_series_are_written_in_its_geometry(fitted, volume_files, write_volume, tmp_path):
+    """The labels of a DICOM series are those of the same volume as NIfTI, as SEG and as NIfTI by its name's hash."""
+    from vladapt.domains.medical.volumes import read_structures, read_volume
+
+    drawn = read_volume(volume_files[3])
+    whose = {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.2.9", "PatientID": "MRN-77", "PatientName": "Doe"}
+    voxels = np.rint(drawn.numpy()[0]).astype(np.int16)
+    folder = write_volume(tmp_path / "ct", voxels, drawn.affine.numpy(), **whose)
+    out = tmp_path / "out"
+    vladapt.predict(fitted.run, [folder], out=str(out), outputs="dicom-seg,nifti", device="cpu")
+    (plain,), (hashed,) = out.glob("*.nii.gz"), (out / "nifti").glob("image-*.nii.gz")
+    one, other = nibabel.load(plain), nibabel.load(hashed)
+    assert np.array_equal(one.dataobj, other.dataobj) and np.allclose(one.affine, other.affine, atol=1e-5)
+    structures = read_structures(out / "dicom-seg" / "0001.dcm", sorted(folder.iterdir()))
+    labels = np.asarray(one.dataobj)
+    numbers = {"shell": 1, "core": 2}
+    assert set(structures.names) == {name for name, number in numbers.items() if (labels == number).any()} != set()
+    for name, mask in zip(structures.names, structures.masks.numpy()):
+        assert np.array_equal(mask, labels == numbers[name])
+    with pytest.raises(DataError, match="--as dicom-seg: none of the 1 images is a DICOM file"):
+        vladapt.predict(fitted.run, [volume_files[3]], out=str(tmp_path / "no"), outputs="dicom-seg", device="cpu")
