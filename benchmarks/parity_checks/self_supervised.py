@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor
 
 from vladapt import Loss, build_loss
 from vladapt.core.losses._prototypes import PrototypeHead
 from vladapt.core.losses.dino_v2 import koleo, mask_weights, sinkhorn
+from vladapt.core.training.optimizer import rate_schedulers
+from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.tower_weights import follow
 
 from .comparison import compares
@@ -59,10 +62,32 @@ def dino_v2_schedules(ref: Reference, f: Fixtures) -> Iterator[Check]:
     loss.teacher_temperature, loss.temperature_rise = float(temperature[-1]), 1.0
     risen = [loss.temperature(min(1.0, step / (rise - 1))) for step in range(len(temperature))]
     yield ref.check(torch.tensor(risen), "schedule.teacher_temp")
+    in_training = torch.arange(len(momentum)) < steps
+    yield ref.check(weight_decays(ref, steps), "schedule.wd", where=in_training)
     for name in ("0", "1"):
         teacher = {"weight": ref[f"ema.teacher{name}"]}
         follow(teacher, {"weight": ref[f"ema.student{name}"]}, ref.setting("ema"))
         yield ref.check(teacher["weight"], f"ema.teacher{name}_after")
+
+
+def weight_decays(ref: Reference, steps: int) -> list[float]:
+    """Of each step, as mmengine's Runner sets them; a group without decay keeps none."""
+    told = ref["schedule.wd"]
+    settings = TrainingSettings(weight_decay=float(told[0]), end_weight_decay=float(told[-1]), schedule="constant")
+    groups = [
+        {"params": [torch.zeros(1, requires_grad=True)], "weight_decay": decay} for decay in (float(told[0]), 0.0)
+    ]
+    optimizer, (how,) = (
+        torch.optim.AdamW(groups),
+        (each for each in rate_schedulers(settings, steps) if "Param" in each["type"]),
+    )
+    scheduler, decays = PARAM_SCHEDULERS.build({**how, "optimizer": optimizer}), []
+    for _ in told:
+        decays.append(optimizer.param_groups[0]["weight_decay"])
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[1]["weight_decay"] == 0
+    return decays
 
 
 def small_loss(**options) -> Loss:

@@ -123,6 +123,8 @@ def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, 
     """
     try:
         told = json.loads(words)
+        if any(isinstance(value, str) and value.lower().endswith(".json") for value in told["options"].values()):
+            raise ValueError("an option names a file")
         with torch.device("meta"):  # nothing is allocated that the file does not hold
             loss = build_loss(told["loss"], told["dims"], **told["options"])
         if not getattr(loss, claim):

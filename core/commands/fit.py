@@ -19,6 +19,7 @@ from .tables import (
     echo,
     echo_notes,
     echo_skipped,
+    facts_table,
     judged_table,
     print_json,
     reporter,
@@ -37,6 +38,14 @@ def fit(
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            hidden=True,
+            help="Print what follows from the data and would be trained (volume-segmentation), and train nothing.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
@@ -51,6 +60,9 @@ def fit(
         _evaluate_on(place, resolved, as_json)
         return
     check_recipe(resolved)
+    if plan:
+        _show_plan(resolved, as_json)
+        return
     spent = Timing() if timing else None
     from ..engine.fit import fit as engine_fit
 
@@ -64,6 +76,14 @@ def fit(
     _show(result)
     if spent:
         show_table(timing_table(spent))
+
+
+def _show_plan(recipe: Recipe, as_json: bool) -> None:
+    """What a fit would train."""
+    from ..engine.fit import plan as engine_plan
+
+    facts = engine_plan(recipe, reporter=reporter(words_of(recipe.domain)))
+    print_json(facts) if as_json else show_table(facts_table(facts))
 
 
 def _check_applied(recipe: Recipe, place: str) -> None:

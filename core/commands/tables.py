@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -304,6 +304,29 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
     from ..runtime.progress import PlainConsole
 
     PlainConsole().print(table)
+
+
+def facts_table(facts: Mapping[str, Any]):
+    """Facts by name, those of groups below the name of theirs."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(name.replace("_", " "), _fact(value))
+    return table
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        listed = isinstance(value, (list, tuple)) and any(isinstance(each, Mapping) for each in value)
+        inner = {str(place): each for place, each in enumerate(value)} if listed else value
+        yield from _flat(inner, f"{before}{name}, ") if isinstance(inner, Mapping) else [(f"{before}{name}", value)]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(f"({_fact(each)})" if isinstance(each, (list, tuple)) else _fact(each) for each in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def echo(text: str) -> None:

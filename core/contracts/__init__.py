@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
-        "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
+        "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace UnequalParts height_and_width",
         "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Question "

@@ -100,6 +100,23 @@ def _text(fact: Mapping[str, Any], form: str) -> str:
         return ""
 
 
+class MaskScorer(ABC):
+    """What a domain says of masks that were found in a test set, beside the scores of the task."""
+
+    @abstractmethod
+    def add(self, item: Item, truth: np.ndarray, found: np.ndarray) -> None:
+        """One image.
+
+        Args:
+            truth: (H, W) class indices, 255 for pixels that count for nothing.
+            found: (H, W) class indices.
+        """
+
+    @abstractmethod
+    def evaluation(self) -> Evaluation:
+        """Its scores, when all images were added."""
+
+
 class Scorer(ABC):
     """A fitted run that scores new images, some at a time; its model is loaded once, and nothing is stored.
 
@@ -290,6 +307,10 @@ class Domain(ABC):
         if pixels.dtype != np.uint8:
             pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
         return np.ascontiguousarray(pixels)
+
+    def mask_scorer(self, data: DomainData) -> MaskScorer | None:
+        """Scores of its own for the masks of a test set; None for those of the task alone."""
+        return None
 
     def further_files(
         self, rows: Sequence[Mapping[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path

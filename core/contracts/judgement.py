@@ -189,6 +189,21 @@ class Scores:
     probe_logits: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class OtherRun:
+    """Another run that scored the same images.
+
+    Attributes:
+        name: of its folder.
+        logits: (N, C), of the same classes in the same order.
+        words: how many of the images were in its fit, in a sentence; "" where that is not known.
+    """
+
+    name: str
+    logits: Tensor
+    words: str = ""
+
+
 @dataclass(kw_only=True)
 class JudgedClassifier(JudgedFit):
     """A classifier of images, as its judgements see it. What has to be fitted or scored again is done by the task.
@@ -213,6 +228,7 @@ class JudgedClassifier(JudgedFit):
         calibration: what confidences are made with, a `Calibration` of `core/confidence`; None where there is none, or
             until it is judged.
         not_calibrated: why there is none, or why it is not the usual one.
+        against: another run that it is compared with, or None.
     """
 
     adapter: Adapter
@@ -232,6 +248,7 @@ class JudgedClassifier(JudgedFit):
     judge_views: int | None = None
     calibration: Any = None
     not_calibrated: str = ""
+    against: OtherRun | None = None
 
     @property
     def labels(self) -> Tensor | None:

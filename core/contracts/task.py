@@ -248,6 +248,14 @@ class Task(ABC):
             recipe: settled.
         """
 
+    def planned(self, recipe: Recipe, reporter: Reporter) -> Mapping[str, Any]:
+        """What a fit would train, as JSON-able facts by name; it trains nothing.
+
+        Args:
+            recipe: settled.
+        """
+        raise CapabilityError(f"--plan: {self.title} computes no settings before it trains; omit it")
+
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run on a split of its own data, or of other data."""
         raise CapabilityError(f"{use.run.shown}: {self._refusal('evaluate')}")

@@ -44,6 +44,13 @@ class UseOptions:
         group=DATA,
         commands=("evaluate",),
     )
+    against: str | None = option(
+        None,
+        "another run of the same classes, which is scored on the same images and compared by DeLong's paired test",
+        metavar="RUN",
+        group=JUDGING,
+        commands=("evaluate",),
+    )
     batch_size: int | None = option(None, BATCH_SIZE, metavar="N", group=METHOD, commands=("predict",))
     workers: int | None = option(
         None, "threads that decode images, by default one per core", metavar="N", group=DATA, commands=ON_RUNS

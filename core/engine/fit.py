@@ -67,6 +67,17 @@ def fit(
     return result and replace(result, task=task)
 
 
+def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What a fit of a resolved recipe would train, as facts by name; nothing is trained.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each.
+    """
+    task = task_of(recipe)
+    settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
+    return dict(together(lambda: task.planned(settled, reporter)))
+
+
 @keywords(UseOptions, command="evaluate")
 def evaluate(
     run: str | Path,

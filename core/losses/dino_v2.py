@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -147,7 +147,8 @@ class DinoV2(RowLoss):
     # The loss -----------------------------------------------------------------------------------------------------
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        self._progress, parts = progress, {}
+        self._progress = progress
+        parts: dict[str, Tensor] = {}
         if self.dino:
             parts |= self._on_crops(out, ranks)
         if self.ibot:
@@ -226,7 +227,7 @@ class DinoV2(RowLoss):
             self.mask_token.data.copy_(own.detach().flatten())
 
     @torch.no_grad()
-    def _check_tower(self, backbone: Backbone) -> None:
+    def _check_tower(self, backbone: Any) -> None:
         """Raise the CapabilityError of a tower whose feature is no class token beside patches."""
         for capability in ("image_blocks", "hidden", "image_tokens"):
             backbone.need(capability)
@@ -252,14 +253,14 @@ class DinoV2(RowLoss):
         size = height_and_width(backbone.image_size)
         _, grid = backbone.image_tokens(backbone.blank_image())
         patch = size[0] // grid[0]
-        small = tuple(max(1, round(side * self.local_size / patch)) * patch for side in size)
-        how = {"flip": self.flip, "jitter": self.jitter, "grey": self.grey}
+        height, width = (max(1, round(side * self.local_size / patch)) * patch for side in size)
+        how: dict[str, Any] = {"flip": self.flip, "jitter": self.jitter, "grey": self.grey}
         how |= {"mean": backbone.image_mean, "std": backbone.image_std}
         whole = [
             crop_of(size, self.global_scale, blur=self.blur[number], solarize=number * self.solarize, **how)
             for number in range(GLOBAL)
         ]
-        local = crop_of(small, self.local_scale, blur=self.blur[GLOBAL], solarize=0.0, **how)
+        local = crop_of((height, width), self.local_scale, blur=self.blur[GLOBAL], solarize=0.0, **how)
         return {
             "pixels_crops": lambda pixels: torch.stack([crop(pixels) for crop in whole]),
             "pixels_crops_local": lambda pixels: torch.stack([local(pixels) for _ in range(self.local_crops)]),
@@ -279,10 +280,10 @@ class DinoV2(RowLoss):
         return {"teacher.crops": crops} | ({} if places is None else {"teacher.crops_patches": patches})
 
     def _seen_in(
-        self, pixels: Tensor, places: Tensor | None, backbone: Backbone, hide: bool
+        self, pixels: Tensor, places: Tensor | None, backbone: Any, hide: bool
     ) -> tuple[Tensor, Tensor | None]:
         """(n, 2, 3, S, S) -> the class tokens (n, 2, W), and the patches (n, L, W) at some places."""
-        hiding = nullcontext()
+        hiding: AbstractContextManager[None] = nullcontext()
         if hide and places is not None:
             hiding = patches_hidden(backbone.patch_layer(), places, self.mask_token)
         with hiding:
@@ -297,7 +298,7 @@ class DinoV2(RowLoss):
         return [] if self.mask_token is None else [self.mask_token]
 
 
-def _tokens(backbone: Backbone, pixels: Tensor) -> Tensor:
+def _tokens(backbone: Any, pixels: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, T, W) after the last norm."""
     return backbone.norm_tokens(backbone.run_blocks("image", backbone.embed_image(pixels)))
 

@@ -27,6 +27,7 @@ from .intervals import (
     balanced_interval,
     mover,
     normal_level,
+    normal_quantile,
     p_of_intervals,
     share_interval,
     t_quantile,
@@ -306,6 +307,58 @@ def auroc_difference(before: Aurocs | None, after: Aurocs) -> Difference:
         return max(-1.0, value - reach), min(1.0, value + reach)
 
     return Difference(value, interval, lambda: float(2 * stdtr(freedom, -abs(value) / error)))
+
+
+@dataclass(frozen=True)
+class PairedAurocs:
+    """Two AUROCs of the same images.
+
+    Attributes:
+        first, second: of the two models.
+        difference, interval: first less second.
+        z, p_value: of the difference, two-sided.
+    """
+
+    first: float
+    second: float
+    difference: float
+    interval: Sequence[float]
+    z: float
+    p_value: float
+
+
+def delong_test(
+    first: Tensor, second: Tensor, truth: Tensor, groups: Sequence[str] | Tensor | None = None, level: float = LEVEL
+) -> PairedAurocs | None:
+    """The paired test as published: "Comparing the areas under two or more correlated receiver operating characteristic
+    curves: a nonparametric approach" (DeLong et al., Biometrics 44, 1988), with the normal distribution; of patients
+    with several images "Nonparametric analysis of clustered ROC curve data" (Obuchowski, Biometrics 53, 1997).
+
+    Scores that rank all images alike have p = 1, and an interval that says what so few units leave open.
+
+    Args:
+        first, second: (N,) scores of two models.
+        truth: (N,) 0, 1 or NaN for unknown.
+        groups: N keys of images that belong together, or None.
+
+    Returns:
+        None where fewer than two units have a value, or lack it.
+    """
+    from scipy.special import ndtr
+
+    unit, units = units_of(groups, len(truth))
+    both = [
+        components(scores.double().cpu().numpy(), truth.cpu().numpy(), unit.numpy(), units)
+        for scores in (first, second)
+    ]
+    (one, of_one, fewer), (other, of_other, _) = both
+    if fewer < 2:
+        return None
+    difference, error = one - other, float(np.linalg.norm(of_one - of_other))
+    error = error if error >= ALIKE else _left_open(fewer)
+    z, reach = difference / error, normal_quantile(level) * error
+    interval = [max(-1.0, difference - reach), min(1.0, difference + reach)]
+    return PairedAurocs(one, other, difference, interval, z, float(2 * ndtr(-abs(z))))
 
 
 def _pooled(variance: Array, freedom: Array) -> float:

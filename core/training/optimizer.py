@@ -168,12 +168,16 @@ def is_fast(device: torch.device) -> bool:
 
 
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
-    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it. A schedule
-    of epochs is not theirs: see `epoch_rates`."""
+    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it, and a cosine
+    of the weight decay. A schedule of epochs is not theirs: see `epoch_rates`."""
+    schedulers: list[dict] = []
+    if settings.end_weight_decay is not None:  # as a ratio, so that what has no decay gets none
+        cosine = {"type": "CosineAnnealingParamScheduler", "param_name": "weight_decay", "by_epoch": False}
+        ratio = settings.end_weight_decay / settings.weight_decay
+        schedulers.append({**cosine, "eta_min_ratio": ratio, "T_max": steps, "begin": 0, "end": steps})
     if settings.schedule in BY_EPOCH:
-        return []
+        return schedulers
     rise = warmup_steps(settings.warmup, steps)
-    schedulers = []
     if rise > 1:
         linear = {"type": "LinearLR", "start_factor": 1 / rise, "by_epoch": False}
         schedulers.append({**linear, "begin": 0, "end": rise})

@@ -65,6 +65,9 @@ class TrainingSettings:
     betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW and Adam", low=0, below=1)
     eps: float = option(1e-6, "eps of AdamW and Adam", above=0, high=1)
     weight_decay: float = option(0.2, "weight decay", low=0, high=MOST_RATE)
+    end_weight_decay: float | None = option(
+        None, "weight decay at the last step, reached along a cosine; none: constant", low=0, high=MOST_RATE
+    )
     decayed: str = option("matrices", "what weight decay applies to; weights: all but biases", choices=DECAYED)
     schedule: str = option(
         "cosine", "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's", choices=SCHEDULES
@@ -142,6 +145,8 @@ class TrainingSettings:
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")
         whole = self.schedule not in BY_EPOCH or self.warmup == int(self.warmup)
         require(whole, "warmup", self.warmup, "give a whole number of epochs")
+        decays = self.end_weight_decay is None or self.weight_decay > 0
+        require(decays, "end_weight_decay", self.end_weight_decay, "give a weight_decay above 0 to start from")
         low, high = self.crop_scale
         require(low <= high, "crop_scale", list(self.crop_scale), "give the smaller share first")
         self._check_averages()

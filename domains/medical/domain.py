@@ -16,6 +16,7 @@ from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ...core.registry import load_domain
 from .file_kinds import DICOM, ITK, NIFTI, PLANES
 from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
@@ -28,6 +29,17 @@ GENERAL = "general"
 AUTO = "auto"
 ARRAY = "MedMNIST"
 RADIOLOGY = "radiology"
+OF_MODALITY, PAIR = "modality", "pair"
+PAIR_TEMPLATES = {"templates": ["{}"], "negative": ["no {}"]}
+"""CheXzero: "Expert-level detection of pathologies from unannotated chest X-ray images via self-supervised learning"
+(Tiu et al., 2022, doi 10.1038/s41551-022-00936-9)."""
+NOTHING_FOUND = {
+    "no finding": (
+        ["no acute cardiopulmonary process.", "a normal radiograph.", "there is no abnormality."],
+        ["there is an abnormality.", "an abnormal radiograph.", "there are acute findings."],
+    )
+}
+"""Of radiology: what a template makes of it denies itself ("no evidence of no finding")."""
 SIDED = frozenset({RADIOLOGY})
 """Modalities whose images have a left and a right side of the body."""
 USED_BY = {
@@ -54,9 +66,10 @@ OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
-VOLUMES = "volume-segmentation"
-OF_LABEL_SETS = ("class_names", "group_column", "fold", "max_pixels")
-"""Options that volumes with outlined structures take."""
+MASKS, VOLUMES = "segmentation", "volume-segmentation"
+OPEN_VOCAB = "open-vocab"
+OF_LABEL_SETS = {VOLUMES: ("class_names", "group_column", "fold", "max_pixels"), MASKS: ("class_names", "max_pixels")}
+"""Tasks of outlined structures -> the options that they take."""
 AS_READ = "as read"
 SHOWN_WINDOWS = {DICOM: (MINMAX, "soft-tissue", "lung", "bone", "brain"), NIFTI: (MINMAX,), ITK: (MINMAX,)}
 """Kind of file -> windows that it is labelled in, besides its own."""
@@ -121,10 +134,15 @@ class Reading(contracts.Reading):
     modality: str | None = option(
         None, "kind of images, which chooses the prompts; by default general", choices=prompts()
     )
+    prompts: str = option(
+        OF_MODALITY,
+        "texts of findings: those of the modality, or pair: the name, and 'no' with the name (CheXzero)",
+        choices=(OF_MODALITY, PAIR),
+    )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
     blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
-    fold: int | None = option(
-        None, "volume-segmentation: which fold of nnU-Net's splits_final.json is held out; by default 0", low=0, high=99
+    fold: int = option(
+        0, "volume-segmentation: number of the fold of nnU-Net's splits_final.json that is held out", low=0, high=99
     )
     readers: str = option("any", "VinDr-CXR: how many readers must see a finding", choices=LEAST_SHARE)
     reports: str | None = option(
@@ -188,11 +206,12 @@ class Medical(Domain):
     Args:
         modality: chooses the prompts. Of data that are read it is said by the option of that name (in a recipe:
             `data = dict(modality="histology")`), else by the name of a MedMNIST file.
+        prompts: "modality", or "pair" for a finding's name and "no" with it, likewise.
     """
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED, GROUNDING, VOLUMES)
+    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES)
     reading = Reading
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
@@ -203,6 +222,7 @@ class Medical(Domain):
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 
     modality: str = GENERAL
+    prompts: str = OF_MODALITY
 
     def __post_init__(self):
         self.modality = check_modality(self.modality)
@@ -219,7 +239,8 @@ class Medical(Domain):
         Args:
             path: file or folder.
             task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
-                "volume-segmentation" of sets of volumes with labels (`volumes/label_sets.py`).
+                "segmentation" of images with masks, as the domain open-vocab reads them, or "volume-segmentation" of
+                sets of volumes with labels (`volumes/label_sets.py`).
             options: fields of `Reading`.
 
         Raises:
@@ -234,8 +255,8 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
-        if task == VOLUMES:
-            return _label_set(path, reading)
+        if task in OF_LABEL_SETS:
+            return _label_set(path, reading, task)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -255,7 +276,8 @@ class Medical(Domain):
         if task == REPORTED:
             data = with_reports(data, path, reading)
         notes = [*data.notes, *reading.notes_on_unused(data, task)]
-        return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
+        domain = replace(self, modality=reading.modality or modality, prompts=reading.prompts)
+        return replace(data, notes=notes, domain=domain)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
@@ -279,7 +301,8 @@ class Medical(Domain):
             parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
-        return _joined(parts)
+        domain = replace(self, modality=reading.modality or self.modality, prompts=reading.prompts)
+        return replace(_joined(parts), domain=domain)
 
     def sample(self, task: str | None = None) -> DomainData:
         """300 synthetic cell images of 5 kinds, radiographs with reports or with phrases, or 20 small volumes with two
@@ -288,6 +311,8 @@ class Medical(Domain):
         from .synthetic_cells import synthetic_cells
 
         task = self.check_task(task)
+        if task == MASKS:
+            return load_domain(OPEN_VOCAB).sample(task)
         if task == VOLUMES:
             return _drawn_volumes()
         if task in (REPORTED, GROUNDING):
@@ -295,13 +320,27 @@ class Medical(Domain):
             return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
+    def mask_scorer(self, data: DomainData):
+        """Dice, HD95 and surface Dice of each structure."""
+        from .segmenting import MaskScores
+
+        return MaskScores(data)
+
     def templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality."""
-        return list(prompts()[self.modality]["templates"])
+        return list(self._texts["templates"])
 
     def negative_templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality that say a finding is absent."""
-        return list(prompts()[self.modality]["negative"])
+        return list(self._texts["negative"])
+
+    def sentences(self, class_name: str, task: str | None = None) -> tuple[list[str], list[str]] | None:
+        """Of radiology, what says that there is no finding."""
+        return NOTHING_FOUND.get(class_name.strip().lower()) if self.modality == RADIOLOGY else None
+
+    @property
+    def _texts(self) -> dict[str, list[str]]:
+        return PAIR_TEMPLATES if self.prompts == PAIR else prompts()[self.modality]
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, of each slice of a volume; for training a mild augmentation before its
@@ -344,20 +383,23 @@ class Medical(Domain):
         return stills
 
 
-def _label_set(path: Path, reading: Reading) -> DomainData:
-    """Volumes with outlined structures."""
+def _label_set(path: Path, reading: Reading, task: str) -> DomainData:
+    """Images or volumes with outlined structures."""
+    taken = OF_LABEL_SETS[task]
+    for field in fields(reading):
+        if field.name not in taken and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"--set data.{field.name}: not used by {task}; omit it")
+    if task == MASKS:
+        return load_domain(OPEN_VOCAB).read(path, task, **{name: getattr(reading, name) for name in taken})
     from .volumes import read_label_set
 
-    for field in fields(reading):
-        if field.name not in OF_LABEL_SETS and getattr(reading, field.name) != field.default:
-            raise ConfigError(f"--set data.{field.name}: not used by {VOLUMES}; omit it")
     return read_label_set(path, reading)
 
 
 def _drawn_volumes() -> DomainData:
     from .drawn_volumes import NOTE, volumes_folder
 
-    data = _label_set(volumes_folder(), Reading())
+    data = _label_set(volumes_folder(), Reading(), VOLUMES)
     return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 

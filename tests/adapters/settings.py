@@ -156,7 +156,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "preset": between("preset", None, "oxford_flowers", text_steps=None, epochs=1),
         "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
     },
-    "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
+    "lit": of_training("clip", "siglip", lr=3.0, epochs=8),
     "lora": {
         **of_training("cross-entropy", "clip", lr=0.03, epochs=6),
         "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),

@@ -116,7 +116,7 @@ class Classification(ComparedClassification):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "per_patient"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "per_patient", "against"})
     at_prediction: ClassVar = frozenset(
         {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     ) | {"per_patient"}
@@ -133,6 +133,8 @@ class Classification(ComparedClassification):
         "coverage",
         "finding-curves",
         "operating-point",
+        "dataset-shift",
+        "against-run",
         "per-patient",
         "random-split",
         "unlike-images",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,18 +15,18 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
 from ...contracts.items import Item, items_of
-from ...contracts.judgement import EVAL, Evaluated, Findings
+from ...contracts.judgement import EVAL, Evaluated, Findings, OtherRun
 from ...contracts.prepared import PreparedData
 from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.verify import digests_of
-from ...errors import CapabilityError, DataError
+from ...errors import CapabilityError, ConfigError, DataError
 from ...judgements.per_patient import Patients
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at, lasting
-from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
+from ...runs.folder import in_the_fit, make_folder, note_on_digests, now, open_run
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -69,6 +70,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.base)
+    rival = None if use.against is None else _rival(use, task, adapter, prepared.class_names)
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
     probe = probe_of(use.run, prepared.backbone, prepared.device)
@@ -80,8 +82,10 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
+    against = None if rival is None else _scored_by(rival, use, read, reporter, chosen, names)
     judged = ClassificationFit(
         at=EVAL,
+        against=against,
         prepared=prepared,
         adapter=scored,
         test=chosen,
@@ -115,6 +119,72 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         place = place_of_data(recipe)
         write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
     return result
+
+
+def _rival(use: Use, task: Task, adapter: Adapter, class_names: Sequence[str]) -> FittedRun:
+    """The run that is to be compared with.
+
+    Args:
+        adapter: of the run that is evaluated.
+        class_names: of the data.
+
+    Raises:
+        ConfigError: it is of another task or of other classes.
+    """
+    rival = open_run(use.against or "")
+    for ours, theirs in ((task.name, rival.info.task), (use.run.info.data.kind, rival.info.data.kind)):
+        if ours != theirs:
+            raise ConfigError(f"--against {use.against}: a run of {theirs}, and this is one of {ours}; give such a run")
+    for names, whose in ((rival.info.class_names, "that run"), (class_names, "these data")):
+        if sorted(names) != sorted(adapter.class_names_):
+            unlike = sorted({*names} ^ {*adapter.class_names_})
+            raise ConfigError(
+                f"--against {use.against}: both runs and the data must have the same classes, and {whose} differ in "
+                f"“{unlike[0]}”; compare runs of the same classes"
+            )
+    return rival
+
+
+def _scored_by(
+    rival: FittedRun,
+    use: Use,
+    read: Callable[..., Any],
+    reporter: Reporter,
+    chosen: FeatureSet,
+    names: Sequence[str],
+) -> OtherRun:
+    """Another run on the images that were scored.
+
+    Args:
+        chosen: features of these images, by the backbone of the run that is evaluated.
+        names: the C classes, in the order of its logits.
+
+    Raises:
+        DataError: it cannot read some of these images. CapabilityError: another backbone than that of the features.
+    """
+    own = recipe_again(use)
+    place = own.features or own.data_path
+    if own.features:
+        other = replace(use, run=rival, data=None, features=place)
+    else:
+        other = replace(use, run=rival, data=place, features=None)
+    recipe = recipe_again(other).with_(shots=0)
+    prepared = read(recipe, reporter, divided=False, fitted=None)
+    adapter = fitted_adapter(rival, prepared.backbone).to(prepared.device)
+    check_at_prediction(adapter, recipe.resources, use.resources)
+    _check_same_backbone(adapter, prepared, str(place))
+    if chosen.ids is None:
+        seen = rows_of_split(prepared, use.split, everything=bool(use.data or use.features))
+    else:
+        seen = prepared.of_ids(chosen.ids)
+    if len(seen) != len(chosen):
+        raise DataError(
+            f"--against {use.against}: it can read {len(seen)} of the {len(chosen)} images; compare on others"
+        )
+    logits = score_on(prepared, adapter, replace(seen, labels=None), names, None, reporter).adapted_logits
+    order = [list(adapter.class_names_).index(name) for name in names]
+    known = in_the_fit(rival.info, lambda: digests_of(items_of(chosen.ids, prepared.data.items)))
+    return OtherRun(rival.path.name, logits[:, order], known.get("in_fit_words", ""))
 
 
 def write_evaluation(

@@ -179,6 +179,10 @@ class ConfigTask(Task):
         """The data that the recipe's config names, where no data set is given; None: it names none."""
         return None
 
+    def facts(self, recipe: Recipe, data: DomainData) -> Mapping[str, Any]:
+        """What follows from the chosen data and is trained, JSON-able."""
+        return super().planned(recipe, Reporter(quiet=True))
+
     def taught(self, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter) -> DomainData:
         """What a training sees of the chosen data, where that is not what is annotated."""
         return data
@@ -221,7 +225,7 @@ class ConfigTask(Task):
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
-        data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
+        data = self._data(recipe, reporter)
         backbone, plan, notes = self._planned(recipe, data, reporter)
         data = replace(data, notes=notes)
         keep = nullcontext()
@@ -240,6 +244,9 @@ class ConfigTask(Task):
                 return self._written(recipe, done, started, folder)
 
             return run_on_all(written)
+
+    def planned(self, recipe: Recipe, reporter: Reporter) -> Mapping[str, Any]:
+        return self.facts(recipe, self._data(recipe, reporter))
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
@@ -317,6 +324,10 @@ class ConfigTask(Task):
         """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
         data = self.read_config(recipe) if recipe.plan and recipe.data_path == SAMPLE else None
         return read_data(recipe, self.domain, self.name) if data is None else data
+
+    def _data(self, recipe: Recipe, reporter: Reporter) -> DomainData:
+        """What a fit trains and tests on."""
+        return self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
 
     def _with_plan(self, recipe: Recipe, name: str) -> Recipe:
         """The recipe with the config, and the keys, of a packaged recipe or of a file."""

@@ -29,7 +29,7 @@ from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
-from ...training.sources import ImageSource, PairSource, Source, StreamedSource
+from ...training.sources import ImageSource, PairSource, StreamedSource
 from ...training.train import train
 from ..retrieval.fitting import divided_pairs
 from ..retrieval.scoring import DomainPairs
@@ -94,7 +94,7 @@ class PairSplits:
             return {"pairs": self.name, "shards": self.train.digest}
         return {"pairs": self.name, "first": self.train[0].id}
 
-    def source(self, choose: CaptionSampler) -> Source:
+    def source(self, choose: CaptionSampler) -> PairSource | ImageSource:
         """To train from."""
         if isinstance(self.train, ImageSet):
             return ImageSource(self.train.data.items, self.train.data.load)
@@ -206,7 +206,7 @@ def read_image_set(domain: Domain | None, path: str, options: Mapping[str, Any],
             f"--set data.{min(options)}: does not apply to images without captions; give --domain, or omit"
         )
     if path == SAMPLE and domain is not None:
-        data = domain.sample(None)
+        data = domain.sample(next(task for task in domain.tasks if isinstance(task, str)))
     else:
         data = read_unlabelled([path]) if domain is None else images_of(domain, [path], options)
     check_skipped(data.skipped, len(data.items) + len(data.skipped), tolerate)

@@ -94,8 +94,8 @@ class Locator:
                 texts = {text: looking.words_of(backbone, text) for text in wordings}
         there, absent = templates
         findings = list(dict.fromkeys(each.finding for each in sought))
-        sentences = {each.finding: ([each.phrase], fill(absent, each.phrase.rstrip(". ")))
-                     for each in sought if each.finding == each.phrase}  # fmt: skip
+        free = [each.phrase for each in sought if each.finding == each.phrase]  # names no finding that is known
+        sentences = {text: ([text], fill(absent, text.rstrip(". "))) for text in free}
         classifier = build_classifier(
             searched(backbone), findings, there, negative_templates=absent, sentences=sentences
         )

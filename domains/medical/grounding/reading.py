@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from ....core.contracts import Backbone, Boxes, Domain, DomainData, Item, Target
+from ....core.contracts import Backbone, Boxes, DomainData, Item, Target
 from ....core.data import FileHashes, assign_splits, check_tolerated
 from ....core.errors import DataError
 from ....core.tasks import DomainPairs, RetrievalData
@@ -15,10 +16,11 @@ from ..targets import GROUNDING, Phrases, Viewed
 WHAT = "give MS-CXR, a table phrases.csv (docs/medical.md), or a set of radiographs with boxes"
 
 
-def divided_phrases(data: DomainData, domain: Domain, split_seed: int, *, whole: bool = False) -> RetrievalData:
+def divided_phrases(data: DomainData, domain: Any, split_seed: int, *, whole: bool = False) -> RetrievalData:
     """The images of a data set that have phrases with boxes, each patient in one split.
 
     Args:
+        domain: medical.
         whole: data without splits are all test: where nothing is trained, and of other data that a run is scored on.
 
     Raises:
@@ -35,7 +37,8 @@ def divided_phrases(data: DomainData, domain: Domain, split_seed: int, *, whole:
         return domain.of(data).transforms(backbone, train, GROUNDING)
 
     said = list(data.skipped), list(data.notes)
-    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, dict(data.reading))
+    reading = {**data.reading, "modality": domain.of(data).modality}  # by which new images are told in words
+    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, reading)
 
 
 def with_phrases(data: DomainData) -> DomainData:

@@ -7,6 +7,8 @@ reaches a message.
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from ....core.contracts import Item, OutputKind, Use
 from ....core.data import Format
 from ....core.errors import DataError, VladaptError
 from ....core.runtime import installed_version, replacing
-from ..dicom_header import DEFER_BYTES, hush_pydicom, open_data_set, read_header
+from ..dicom_header import DEFER_BYTES, SILENT, hush_pydicom, open_data_set, read_header
 from ..formats import DICOM, dicom_format
 from ..volumes.series import series_at
 
@@ -114,10 +116,14 @@ def by_study(rows: Sequence[tuple[int, str, Sequence[Item]]]) -> list[list[tuple
 
 @contextmanager
 def made_of(source: Path) -> Iterator[None]:
-    """Turn what highdicom and pydicom raise, whose words may name the patient, into a DataError of the source."""
+    """Turn what highdicom and pydicom raise, whose words may name the patient, into a DataError of the source, and hold
+    back their warnings and log records, which may too."""
     hush_pydicom()
+    logging.getLogger("highdicom").setLevel(SILENT)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (VladaptError, OSError):
         raise
     except Exception as error:
@@ -162,7 +168,7 @@ def shortened_label(name: str) -> str:
 
 def saved(data_set: Dataset, path: Path) -> Path:
     """Write an object, whole or not at all."""
-    with replacing(path) as partial:
+    with made_of(path), replacing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         data_set.save_as(partial, enforce_file_format=True)
     return path

@@ -1,16 +1,15 @@
 """RAD-DINO's way: a DINOv2 is trained on with chest radiographs alone, no text and no label; `pretrain --data FOLDER`.
 
 "RAD-DINO: Exploring Scalable Medical Image Encoders Beyond Text Supervision", 2024, arXiv 2401.10815. Public are the
-weights (`--backbone rad-dino` starts from them) and what their card says: it began with DINOv2 ViT-B/14, and saw some
-880,000 chest radiographs in 518 x 518 pixels (`--set image_size=518`) in batches of 2,560. The code of the training is
-not; the file of its augmentations, which lies beside the weights, was not at hand. Following the paper's argument that
-radiographs are grey and that findings are small, crops here are larger than DINOv2's, without shifts of hue and
-saturation, without solarisation and with little blur. These numbers are ours. So is that nothing is flipped: left and
-right tell organs apart.
+weights (`--backbone rad-dino` starts from them) and what their card says: it began with DINOv2 ViT-B/14, and saw chest
+radiographs alone, in 518 x 518 pixels (`--set image_size=518`) and batches of 2,560. The code of the training is not;
+the file of its augmentations, which lies beside the weights, was not at hand. As radiographs are grey and findings are
+small, crops here are larger than DINOv2's, without shifts of hue and saturation, without solarisation and with little
+blur. These numbers are ours. So is that nothing is flipped: left and right tell organs apart.
 
 The other settings are for a few thousand images on one GPU. DINOv2's own (65,536 prototypes or more, momentum from
-0.992, lr 0.004 x sqrt(batch / 1024), weight decay from 0.04 to 0.4, 500 epochs of 1,250 steps) then stay at the loss
-of guessing. DINOv2's are betas, layer decay, clipping and the first weight decay.
+0.992, lr 0.004 x sqrt(batch / 1024), 500 epochs of 1,250 steps) then stay at the loss of guessing. DINOv2's are betas,
+layer decay, clipping and weight decay.
 """
 
 domain = "medical"
@@ -40,5 +39,6 @@ head_rate = 10.0
 betas = [0.9, 0.999]
 eps = 1e-8
 weight_decay = 0.04
+end_weight_decay = 0.4
 layer_decay = 0.9
 clip_grad = 3.0

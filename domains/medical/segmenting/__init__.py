@@ -7,6 +7,7 @@ from .labels import MAPS as MAPS
 from .labels import REGIONS as REGIONS
 from .labels import Decision as Decision
 from .labels import learned as learned
+from .masks import MaskScores as MaskScores
 from .pictures import middle_slice as middle_slice
 from .pictures import outlined as outlined
 from .planning import network_plan as network_plan

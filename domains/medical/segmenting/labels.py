@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CLASSES, REGIONS, MAPS = "classes", "regions", "maps"
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True)

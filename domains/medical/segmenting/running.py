@@ -12,10 +12,11 @@ from mmengine import Config
 from torch import nn
 
 from ....core.contracts import DomainData, Evaluation, Item
-from ....core.errors import ConfigError, DataError
+from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.runs import ListSection, PictureSection, TableSection
+from ....core.runtime import read_text
 from ..volumes import Slabs, files_of
-from .labels import REGIONS, Decision, largest_component
+from .labels import MAPS, REGIONS, Decision, largest_component
 from .pictures import middle_slice, outlined
 from .preprocessing import Preprocessing
 from .scores import (
@@ -142,26 +143,68 @@ def predict_volumes(
     return rows, files
 
 
-def choose_largest(model: nn.Module, plan: Config, data: DomainData, how: str) -> None:
+def asked_for(model: nn.Module, names: Sequence[str]) -> None:
+    """Give a network that is steered by texts those of some structures.
+
+    Raises:
+        CapabilityError: it is not.
+    """
+    if not hasattr(model, "ask_for"):
+        raise CapabilityError(
+            "--classes: this network has fixed structures; omit --classes, or fit --network clip-driven"
+        )
+    model.ask_for(names)
+
+
+def renamed(model: nn.Module, classes: Any) -> tuple[str, ...]:
+    """Ask a trained network for other structures, which are labelled 1, 2, ...; returns their names."""
+    names = tuple(dict.fromkeys(name.strip() for name in _listed_names(classes) if name.strip()))
+    if not 0 < len(names) < 256:
+        raise ConfigError("--classes: give 1 to 255 names of structures: liver, spleen")
+    asked_for(model, names)
+    kept, numbers = model.cfg.vladapt, list(range(1, 1 + len(names)))
+    kept["classes"], kept["values"] = list(names), [[number] for number in numbers]
+    kept["decision"] = Decision(MAPS, tuple(numbers)).to_json()
+    return names
+
+
+def _listed_names(classes: Any) -> Sequence[str]:
+    if isinstance(classes, str):
+        file = Path(classes)
+        return read_text(file).splitlines() if classes.endswith(".txt") and file.is_file() else classes.split(",")
+    return list(classes)
+
+
+def gains_of(model: nn.Module, items: Sequence[Item], class_names: Sequence[str]) -> list[list[float]]:
+    """What each structure's Dice gains, volume by volume, if only the largest component of what is found is kept; NaN
+    where the structure is not to be found."""
+    return [_gains(model, item, class_names) for item in items]
+
+
+def structures_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The structures that a model labels -> their labels; regions that contain each other share some."""
+    labeller = Labeller(model)
+    return dict(zip(labeller.class_names, labeller.values))
+
+
+def keep_largest(model: nn.Module, plan: Config, gains: Sequence[Sequence[float]], how: str) -> None:
     """Say in the plan, and in its model, which structures keep their largest component alone: all, none, or, as nnU-Net
-    decides, those whose mean Dice on val is then higher."""
-    if how == "no":
-        return
+    decides, those whose mean Dice on volumes that were held out is then higher."""
     kept = plan.vladapt["decision"]
-    if how == "yes":
-        chosen = list(range(len(data.class_names)))
-    else:
-        gains = np.array([_gains(model, item, data) for item in data.split("val")]).reshape(-1, len(data.class_names))
-        means = np.array([np.mean(of[np.isfinite(of)]) if np.isfinite(of).any() else 0.0 for of in gains.T])
+    names = plan.vladapt["classes"]
+    if how == "auto":
+        table = np.array(gains).reshape(-1, len(names))
+        means = np.array([of[np.isfinite(of)].mean() if np.isfinite(of).any() else 0.0 for of in table.T])
         chosen = [int(place) for place in np.flatnonzero(means > 0)]
+    else:
+        chosen = list(range(len(names))) if how == "yes" else []
     kept["largest"] = chosen
     model.cfg.vladapt["decision"]["largest"] = chosen
 
 
-def _gains(model: nn.Module, item: Item, data: DomainData) -> list[float]:
-    """What each structure's Dice gains in a volume by its largest component alone; NaN where it is not to be found."""
+def _gains(model: nn.Module, item: Item, class_names: Sequence[str]) -> list[float]:
     labeller, volume = Labeller(model), Slabs(files_of(item))
-    values = labeller.values_in(data.class_names)
+    values = labeller.values_in(class_names)
     with TemporaryDirectory(prefix="vladapt-") as folder:
         found, truth = labeller.labels(volume, Path(folder) / "labels.raw"), truth_of(item)
         gains = []

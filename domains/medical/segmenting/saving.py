@@ -24,8 +24,6 @@ def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> l
     Raises:
         DataError: nothing can be written there.
     """
-    import nibabel
-
     written: list[Path] = []
     used: set[str] = set()
     for item in data.items:
@@ -37,12 +35,29 @@ def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> l
         nifti, picture = folder / f"{name}.nii.gz", folder / f"{name}.png"
         at = middle_slice(found)
         try:
-            nibabel.save(nibabel.Nifti1Image(volume.as_stored(found), volume.grid.affine), nifti)
+            write_nifti(volume, found, nifti)
             Image.fromarray(outlined(volume, at, [found[at]])).save(picture)
         except OSError as error:
             raise DataError.unwritable(f"--out {folder}", error, "give another folder") from error
         written += [nifti, picture]
     return written
+
+
+def write_nifti(volume: Slabs, labels: np.ndarray, file: Path) -> None:
+    """Labels (Z, Y, X) as a file on the grid of a volume."""
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(volume.as_stored(labels), volume.grid.affine), file)
+
+
+def stored_labels(item: Item, file: Path) -> tuple[Slabs, np.ndarray]:
+    """A volume, and its labels as (X, Y, Z) in the order of its first file.
+
+    Args:
+        file: of (Z, Y, X) bytes in the orientation of `Slabs`.
+    """
+    volume = Slabs(files_of(item))
+    return volume, volume.as_stored(np.memmap(file, np.uint8, "r", shape=volume.shape[1:]))
 
 
 def _free_name(item: Item, used: set[str]) -> str:

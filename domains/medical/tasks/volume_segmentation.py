@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe
 from ....core.data import decodable, readable
-from ....core.errors import CapabilityError, ConfigError
+from ....core.errors import ConfigError
+from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
+from ..volume_options import AUTO, Asked, VolumeOptions
 from ..volumes import new_volumes
 
 if TYPE_CHECKING:
     from mmengine import Config
-
-NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr")
-AUTO, YES, NO = "auto", "yes", "no"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumeOptions:
-    """How a network of volumes is made, trained and asked."""
-
-    network: str = option("dynunet", "architecture that is trained, of MONAI", choices=NETWORKS)
-    steps: int | None = option(
-        None, "training steps, by default 1000; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6
-    )
-    patch_size: tuple[int, ...] | None = option(
-        None, "voxels of a patch along Z, Y and X; by default by the fingerprint of the set", low=1, high=1024
-    )
-    width: int | None = option(
-        None, "channels of the finest map; by default 32, of swin-unetr 48 (a multiple of 12)", low=1, high=1024
-    )
-    foreground: float = option(1 / 3, "share of patches that are centred on a structure", low=0, high=1)
-    augment: str = option(
-        "all",
-        "changes of patches: mirrored; all: turns, scales, noise and contrast too",
-        choices=("none", "mirror", "all"),
-    )
-    mirrored: bool = option(False, "average the scores of eight mirrored views; eight times the time")
-    largest: str = option(
-        AUTO,
-        "keep only the largest component of a structure: auto, where that is better on val",
-        choices=(AUTO, YES, NO),
-    )
-    tolerance: float = option(1.0, "millimetres that surface Dice tolerates", above=0, high=1000)
-
-    def __post_init__(self):
-        settle(self, "the task volume-segmentation")
-        if self.patch_size is not None and len(self.patch_size) != 3:
-            raise ConfigError("--patch-size: give three numbers, along Z, Y and X: 96,96,96")
-        if self.network == "swin-unetr" and self.width is not None and self.width % 12:
-            raise ConfigError(f"--width {self.width}: swin-unetr needs a multiple of 12; give 24 or 48")
 
 
 class VolumeSegmentation(ConfigTask):
@@ -69,14 +32,17 @@ class VolumeSegmentation(ConfigTask):
         "plan": "the network follows from the data; say --network, --width and --patch-size",
     }
     compares: ClassVar = frozenset({"shots", "seeds"})
-    can: ClassVar = frozenset({"predict", "save"})
+    can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = VolumeOptions
     writes: ClassVar = (".gz", ".png")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
     refusals: ClassVar = {"export": "labels come from windows that are slid over a volume; predict with the run"}
 
     def __init__(self, domain=None):
         super().__init__(domain)
         self._labels: dict[str, Path] = {}
+        self._outlined: dict[str, Item] = {}
+        self._structures: dict[str, tuple[int, ...]] = {}
         self._folder_of_labels: TemporaryDirectory | None = None
 
     def check(self, recipe: Recipe) -> None:
@@ -101,21 +67,34 @@ class VolumeSegmentation(ConfigTask):
         """The network and its training as the fingerprint of the training volumes has them."""
         from ..segmenting.training import make_plan
 
-        return make_plan(recipe, VolumeOptions(**recipe.task_options), data)
+        return make_plan(_asked(recipe), VolumeOptions(**recipe.task_options), data, backbone)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """The fingerprint, and what a fit would train."""
         from ..segmenting.training import plan_facts
 
-        return plan_facts(recipe, VolumeOptions(**recipe.task_options), data)
+        return plan_facts(_asked(recipe), VolumeOptions(**recipe.task_options), data)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose on val which structures keep their largest component alone."""
-        from ..segmenting.running import choose_largest
+        from ..segmenting.folds import fold_plans, joined
+        from ..segmenting.running import asked_for, gains_of, keep_largest
 
-        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
         options = VolumeOptions(**recipe.task_options)
-        choose_largest(model, plan, data, options.largest)
+        if options.network == "clip-driven":
+            change = partial(asked_for, names=data.class_names)
+        gains, members, history = [], [], []
+        for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.ensemble, recipe.seed)):
+            place = folder if options.ensemble == 1 else folder / f"fold_{fold}"
+            place.mkdir(parents=True, exist_ok=True)
+            if place != folder:  # by which a stopped fit is found to have something to go on from
+                write_whole(folder / "last_checkpoint", place.name)
+            model, steps = super().train(of_fold, place, recipe, data, device, reporter, change)
+            gains += gains_of(model, held_out, data.class_names) if options.largest == AUTO else []
+            members.append(model)
+            history = history or steps
+        model = members[0] if options.ensemble == 1 else joined(plan, members, device)
+        keep_largest(model, plan, gains, options.largest)
         return model, history
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
@@ -131,11 +110,19 @@ class VolumeSegmentation(ConfigTask):
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of each volume how large each structure is; the labels lie in a folder until they are saved."""
-        from ..segmenting.running import predict_volumes
+        from ..segmenting.running import predict_volumes, structures_of
 
         self._folder_of_labels = TemporaryDirectory(prefix="vladapt-")
         rows, self._labels = predict_volumes(model, data, Path(self._folder_of_labels.name), progress)
+        self._outlined, self._structures = {item.id: item for item in data.items}, structures_of(model)
         return rows
+
+    def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
+        """The labels of a volume in its own order, read from their file."""
+        from ..segmenting.saving import stored_labels
+
+        _, labels = stored_labels(self._outlined[row["id"]], self._labels[row["id"]])
+        return LabelMap(labels, self._structures)
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
@@ -146,4 +133,12 @@ class VolumeSegmentation(ConfigTask):
         return save_labels(data, self._labels, folder)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
-        raise CapabilityError("--classes: this network has fixed structures; omit --classes")
+        """Ask for other structures by their names, which are labelled 1, 2, ...; of clip-driven alone."""
+        from ..segmenting.running import renamed
+
+        return renamed(model, classes)
+
+
+def _asked(recipe: Recipe) -> Asked:
+    told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+    return Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

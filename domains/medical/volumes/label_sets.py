@@ -95,7 +95,7 @@ def read_label_set(path: Path, reading: Any) -> DomainData:
 
 def new_volumes(paths: Sequence[str | Path], max_pixels: int = Item.MAX_PIXELS) -> DomainData:
     """Volumes without labels: files, and folders that are searched for files; those of several channels of one volume
-    are told by their names, CASE_0000 and CASE_0001.
+    are told by their names, CASE_0000 and CASE_0001. A DICOM file stands for its series, each of which is a volume.
 
     Raises:
         DataError: a path does not exist, or nothing there is a volume.
@@ -104,10 +104,10 @@ def new_volumes(paths: Sequence[str | Path], max_pixels: int = Item.MAX_PIXELS) 
     for place in map(Path, paths):
         if not place.exists():
             raise DataError(f"{place}: no such file or folder; check the path")
-        files += [place] if place.is_file() else sorted(file for file in place.rglob("*") if _is_volume(file))
+        files += [place] if place.is_file() else [*sorted(filter(_is_volume, place.rglob("*"))), *_series_below(place)]
     cases: dict[Path, list[Path]] = {}
     for file in files:
-        cases.setdefault(file.with_name(CHANNEL.sub("", stem_of(file))), []).append(file)
+        cases.setdefault(file.with_name(CHANNEL.sub("", stem_of(file)) or file.name), []).append(file)
     items, skipped = [], []
     for channels in cases.values():
         name = printable(channels[0].as_posix())
@@ -276,28 +276,27 @@ def _beside(path: Path, reading: Any) -> Layout:
     return Layout(path, structures, (), ("",) * channels, _with_folds(path, listed, reading.fold))
 
 
-def _with_folds(folder: Path, cases: Sequence[Any], fold: int | None) -> list[Any]:
+def _with_folds(folder: Path, cases: Sequence[Any], fold: int) -> list[Any]:
     """Splits by nnU-Net's file of folds: what a fold holds out is for testing, unless there is a test set."""
     cases = list(cases)
     prepared = folder.parent.parent / "nnUNet_preprocessed" / folder.name / SPLITS
     place = next((file for file in (folder / SPLITS, prepared) if file.is_file()), None)
     if place is None:
-        if fold is not None:
+        if fold:
             raise ConfigError(f"--fold {fold}: {folder} has no {SPLITS}; omit it")
         return cases
     folds = read_json(place, "write it anew")
-    chosen = fold or 0
     if not isinstance(folds, list) or not all(isinstance(each, dict) for each in folds) or not folds:
         raise DataError(f"{place}: not a list of folds with train and val; write it anew")
-    if chosen >= len(folds):
-        raise ConfigError(f"--fold {chosen}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}; give one of them")
-    train, val = (list(map(str, folds[chosen].get(key) or ())) for key in ("train", "val"))
+    if fold >= len(folds):
+        raise ConfigError(f"--fold {fold}: {place} has {len(folds)} folds, 0 to {len(folds) - 1}; give one of them")
+    train, val = (list(map(str, folds[fold].get(key) or ())) for key in ("train", "val"))
     known = {name for name, *_ in cases}
     for name in (*train, *val):
         if name not in known:
             raise DataError(f"{place}: names '{name}', which is no case; {did_you_mean(name, known)}")
     if both := sorted(set(train) & set(val)):
-        raise DataError(f"{place}: fold {chosen} has {both[0]} in train and in val; leave each case in one of them")
+        raise DataError(f"{place}: fold {fold} has {both[0]} in train and in val; leave each case in one of them")
     held_out = "val" if any(split == "test" and mask is not None for *_, mask, split in cases) else "test"
     splits = {**dict.fromkeys(train, "train"), **dict.fromkeys(val, held_out)}
     return [(name, files, mask, split or splits.get(name, "")) for name, files, mask, split in cases]
@@ -397,6 +396,14 @@ def _check_alike(layouts: Sequence[Layout], path: Path) -> None:
 
 def _is_volume(file: Path) -> bool:
     return file.name.lower().endswith(VOLUME_SUFFIXES) and not file.name.startswith(".") and file.is_file()
+
+
+def _series_below(folder: Path) -> list[Path]:
+    """The first file of each DICOM series in a folder, or below it."""
+    from .series import all_series
+
+    folders = [folder, *sorted(below for below in folder.rglob("*") if below.is_dir())]
+    return [files[0] for each in folders for files in all_series(each).values()]
 
 
 def _number(key: str) -> int:

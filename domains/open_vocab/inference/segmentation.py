@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts import DomainData, Evaluation, Item
+from ....core.contracts import DomainData, Evaluation, Item, MaskScorer
 from ....core.runs import PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
@@ -25,8 +25,14 @@ DECIDING = ("base_mIoU", "novel_mIoU", "hIoU")
 """With novel classes these come first."""
 
 
-def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
-    """mIoU, pixel and mean accuracy on the test split, per class, on base and novel classes."""
+def evaluate_segmentation(
+    model, data: DomainData, progress: Callable[[int, int], None], further: MaskScorer | None = None
+) -> Evaluation:
+    """mIoU, pixel and mean accuracy on the test split, per class, on base and novel classes.
+
+    Args:
+        further: what is scored besides.
+    """
     items = data.split("test")
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
@@ -38,6 +44,8 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
         matrix = matrix + of_image
         counts.append(image_counts(of_image))
         seen.append(item)
+        if further is not None:
+            further.add(item, truth, predicted)
         if place in shown:
             pictures.append((_side_by_side(data, item, truth, predicted), item.id))
     scored = score_segmentation(matrix, data.class_names, novel=novel)
@@ -48,7 +56,12 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
     groups, number = groups_of(seen)
     intervals = mean_iou_intervals(np.stack(counts), data.class_names, novel, groups)
     notes = list(model.cfg.vladapt.get("notes") or [])
-    return Evaluation(first_of(scored.metrics, DECIDING), sections, notes, intervals, number)
+    metrics = first_of(scored.metrics, DECIDING)
+    if further is not None:
+        of_domain = further.evaluation()
+        metrics, intervals = {**metrics, **of_domain.metrics}, {**intervals, **of_domain.intervals}
+        sections, notes = [sections[0], *of_domain.sections, *sections[1:]], [*notes, *of_domain.notes]
+    return Evaluation(metrics, sections, notes, intervals, number)
 
 
 def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:

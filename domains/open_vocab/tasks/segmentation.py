@@ -22,10 +22,10 @@ class Segmentation(ByNames):
     gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
-        """mIoU and its kin."""
+        """mIoU and its kin, and what the domain scores besides."""
         from ..inference.segmentation import evaluate_segmentation
 
-        return evaluate_segmentation(model, data, progress)
+        return evaluate_segmentation(model, data, progress, self.domain.mask_scorer(data))
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """A mask of each class in each image."""

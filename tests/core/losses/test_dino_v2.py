@@ -16,6 +16,7 @@ from vladapt.core.losses.dino_v2 import koleo, mask_weights, sinkhorn
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import example_outputs, steps_of
 from vladapt.core.testing.thread_ranks import as_ranks
+from vladapt.core.training.settings import TrainingSettings
 
 DIMS = {"image_width": 6}
 SMALL = {"out_dim": 9, "hidden_dim": 7, "bottleneck_dim": 4}
@@ -103,6 +104,11 @@ def test_options_of_what_moves():
             moved.append({key: value.clone() for key, value in loss.state_dict().items() if key.startswith(name)})
         assert any(not torch.allclose(value, moved[1][key]) for key, value in moved[0].items())
     assert small(final_momentum=0.992).teacher_momentum(1.0) == pytest.approx(0.992)
+
+
+def test_the_end_of_weight_decay_needs_a_start():
+    with pytest.raises(ConfigError, match="end_weight_decay"):
+        TrainingSettings(weight_decay=0.0, end_weight_decay=0.4)
 
 
 def test_prototypes_wait_and_then_learn():

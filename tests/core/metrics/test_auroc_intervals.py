@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parity_checks.metrics import delong_as_released
 
 from vladapt.core.metrics import auroc_interval, classification_metrics, multilabel_metrics
-from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference, components, hanley_mcneil
+from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference, components, delong_test, hanley_mcneil
 
 
 def drawn(seed: int, positives: int, negatives: int, shift: float = 1.0):
@@ -24,6 +24,39 @@ def drawn(seed: int, positives: int, negatives: int, shift: float = 1.0):
 
 def test_variance_and_covariance_are_the_released_ones(agrees):
     agrees(delong_as_released)
+
+
+def test_the_paired_test_is_the_released_one(parity):
+    ref = parity.reference("clinical_metrics")
+    test = delong_test(ref["delong.score_a"], ref["delong.score_b"], ref["delong.labels"].double())
+    assert (test.first, test.second) == pytest.approx(ref["delong.auc"].flatten().tolist(), abs=1e-6)
+    assert test.p_value == pytest.approx(float(ref["delong.p"]), rel=1e-5)
+    assert math.log10(test.p_value) == pytest.approx(float(ref["delong.log10_p"]), rel=1e-5)
+    assert abs(test.z) == pytest.approx(float(ref["OWN.delong.z"]), rel=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 30), st.integers(2, 30))
+def test_the_paired_test_is_antisymmetric_and_says_nothing_of_equal_ranks(seed, positives, negatives):
+    scores, truth = (each[:, 0] for each in drawn(seed, positives, negatives))
+    others = torch.randn(len(truth), generator=torch.Generator().manual_seed(seed + 1))
+    one, other = delong_test(scores, others, truth), delong_test(others, scores, truth)
+    assert one.difference == -other.difference and one.p_value == other.p_value
+    assert one.interval[0] <= one.difference <= one.interval[1]
+    same = delong_test(scores, 2 * scores + 1, truth)
+    assert same.p_value == 1 and same.interval[0] < 0 < same.interval[1]
+    assert delong_test(scores[positives - 1 :], others[positives - 1 :], truth[positives - 1 :]) is None
+
+
+def test_the_paired_test_counts_patients_not_images():
+    scores, truth = (each[:, 0] for each in drawn(0, 20, 28))
+    others = torch.randn(48, generator=torch.Generator().manual_seed(1))
+    patients = [f"p{n // 2}" for n in range(48)]
+    of_pairs = [each.repeat_interleave(2) for each in (scores, others, truth)]
+    doubled = delong_test(*of_pairs, [f"p{n // 2}" for n in range(96)])
+    assert doubled.z == pytest.approx(delong_test(scores, others, truth).z)
+    assert delong_test(*of_pairs).p_value < doubled.p_value
+    assert delong_test(scores, others, truth, patients).z != pytest.approx(delong_test(scores, others, truth).z)
 
 
 def test_hanley_and_mcneils_variance_is_the_published_one():

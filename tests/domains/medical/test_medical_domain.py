@@ -272,3 +272,21 @@ def test_real_dicom_and_nifti_files_decode(data_dir):
         assert image.ndim == 3 and image.shape[2] == 3 and image.max() > 0
         assert image.dtype == np.uint8 or (image.dtype == np.float32 and image.min() >= 0 and image.max() <= 1)
     assert len({item.source for item in data.items}) == 13
+
+
+def test_findings_have_the_published_pair_and_no_finding_sentences_of_its_own(tmp_path):
+    for name in ("Edema", "No Finding"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("L", (8, 8), 40 * number).save(tmp_path / name / f"{number}.png")
+    plain = Medical().read(tmp_path, modality="radiology").domain
+    assert plain.sentences("Edema") is None and "no evidence of {}." in plain.negative_templates()
+    there, absent = plain.sentences("No Finding")
+    assert "a normal radiograph." in there and "an abnormal radiograph." in absent
+    pair = Medical().read(tmp_path, modality="radiology", prompts="pair").domain
+    assert (pair.templates(), pair.negative_templates()) == (["{}"], ["no {}"]) and pair.sentences("no finding") == (
+        there,
+        absent,
+    )
+    assert Medical().read(tmp_path).domain.sentences("No Finding") is None
+    assert Medical().read_images([tmp_path], modality="radiology", prompts="pair").domain.templates() == ["{}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .....registry import MODELS
 
@@ -46,3 +46,32 @@ def swin_unetr(**options: Any) -> nn.Module:
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     return SwinUNETR(**options)
+
+
+@MODELS.register_module()
+class DynUNetFeatures(nn.Module):
+    """MONAI's DynUNet without its last convolution.
+
+    Args:
+        options: of `DynUNet`, without `out_channels`.
+
+    Attributes:
+        widths: channels of both maps that it gives.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        whole = dyn_unet(out_channels=1, **options)
+        self.input_block, self.downsamples = whole.input_block, whole.downsamples
+        self.bottleneck, self.upsamples = whole.bottleneck, whole.upsamples
+        self.widths = (whole.filters[len(whole.strides) - 1], whole.filters[0])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The deepest map of the encoder and the last one of the decoder."""
+        skips = [self.input_block(inputs)]
+        for down in self.downsamples:
+            skips.append(down(skips[-1]))
+        deep = fine = self.bottleneck(skips[-1])
+        for up, skip in zip(self.upsamples, skips[::-1]):
+            fine = up(fine, skip)
+        return deep, fine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,17 +58,19 @@ class VolumeSegmentor(BaseModel):
         """
         if mode == "loss":
             return {"loss": self.criterion(_each_resolution(self.networks[0](inputs)), labels.float())}
-        return self.scores(inputs)
+        members = [lambda x, n=network: _each_resolution(n(x))[0] for network in self.networks]
+        return over_views(members, inputs, self.mirrored)
 
-    def scores(self, inputs: Tensor) -> Tensor:
-        """Their mean over the members and, where it is asked for, mirrored views."""
-        axes = ALL_MIRRORS if self.mirrored else ALL_MIRRORS[:1]
-        total: Tensor | int = 0
-        for network in self.networks:
-            for mirrored in axes:
-                found = _each_resolution(network(inputs.flip(mirrored) if mirrored else inputs))[0]
-                total = total + (found.flip(mirrored) if mirrored else found)
-        return total / (len(axes) * len(self.networks))
+
+def over_views(members: Sequence[Callable[[Tensor], Tensor]], inputs: Tensor, mirrored: bool) -> Tensor:
+    """The mean of the scores of several networks and, where it is asked for, of the eight mirrored views."""
+    axes = ALL_MIRRORS if mirrored else ALL_MIRRORS[:1]
+    total: Tensor | int = 0
+    for member in members:
+        for flipped in axes:
+            found = member(inputs.flip(flipped) if flipped else inputs)
+            total = total + (found.flip(flipped) if flipped else found)
+    return total / (len(axes) * len(members))
 
 
 class _DiceAndBinary(nn.Module):

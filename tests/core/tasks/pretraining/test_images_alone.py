@@ -74,6 +74,7 @@ def test_the_recipe_trains_a_tower_on_a_folder(trained, tower):
     plan, done, out = trained
     assert plan.losses == {"dino-v2": 1.0} and plan.loss_options["dino-v2"]["balance"] == "sinkhorn"
     assert plan.settings.layer_decay == 0.9 and plan.settings.clip_grad == 3.0
+    assert (plan.settings.weight_decay, plan.settings.end_weight_decay) == (0.04, 0.4)
     assert done.summary["steps"] == 8 and done.metrics["adapted"] is None
     history = json.loads((out / "history.json").read_text())
     assert {f"dino-v2.{part}" for part in ("dino_local", "dino_global", "ibot", "koleo")} <= history[0].keys()

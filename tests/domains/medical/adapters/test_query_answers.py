@@ -110,6 +110,19 @@ def test_a_loss_of_pairs_beside_it_leaves_retrieval_possible(small_clip_spec, tm
     assert all(torch.equal(value, kept[name]) for name, value in backbone.answers["medklip"].state_dict().items())
 
 
+def test_what_is_kept_is_of_the_best_epoch(small_clip_spec):
+    backbone, data = load_backbone(small_clip_spec, device="cpu"), Drawn().sample("retrieval")
+    pairs, scores = DomainPairs.of(data), iter((1.0, 0.5))
+    task = Task(
+        PairSource(pairs.split("train"), CaptionSampler()),
+        {"clip": 1.0, "medklip": 1.0},
+        {"medklip": loss_class("medklip").named(NARROW, data.number_names)},
+        validate=lambda: next(scores),
+    )
+    done = train(backbone, task, TrainingSettings(epochs=2, batch_size=6, lr=1e-2, warmup=0), None)
+    assert done.best_epoch == 1 and done.steps == 4 and int(backbone.answers["medklip"].draws.step) == 2
+
+
 def test_a_class_is_the_finding_of_its_name_or_its_texts(answered):
     name, backbone, _, patches, adapter, classifier = answered
     loss = backbone.answers[name]
@@ -167,6 +180,10 @@ def test_other_backbones_and_other_patches_are_refused(answered, small_clip):
     [
         (lambda told: {"loss": "clip", "options": {}, "dims": {}}, "loss 'clip' answers nothing"),
         (lambda told: {**told, "options": {**told["options"], "layers": 3}}, "what it answers by is damaged"),
+        (
+            lambda told: {**told, "options": {**told["options"], "findings": "/etc/other.json"}},
+            "an option names a file",
+        ),
         (lambda told: {**told, "loss": "os.system"}, "what it answers by is damaged"),
     ],
 )

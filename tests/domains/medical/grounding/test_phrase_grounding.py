@@ -248,7 +248,19 @@ def test_every_option_changes_the_scores(recipe, run, option, tmp_path):
     assert same < set(run.metrics["adapted"])
 
 
-def test_a_run_shows_where_a_phrase_is_true(run, radiographs, tmp_path):
+def _probability(path, spec, domain):
+    """Of a pneumothorax by the image alone: its prompts against those of its absence."""
+    backbone = load_backbone(spec)
+    image = backbone.encode_image(backbone.preprocess(False)(np.asarray(Image.open(path)))[None])
+    texts = [
+        [each.replace("{}", "Pneumothorax") for each in some]
+        for some in (domain.templates(), domain.negative_templates())
+    ]
+    there, absent = (torch.nn.functional.normalize(backbone.encode_text(some).mean(dim=0), dim=0) for some in texts)
+    return float((backbone.logit_scale * image @ (there - absent)).sigmoid())
+
+
+def test_a_run_shows_where_a_phrase_is_true(run, recipe, radiographs, tmp_path):
     out, rows = tmp_path / "maps", tmp_path / "rows.csv"
     phrases = ["left opacity", "No pneumothorax.", "No acute findings."]
     found = vladapt.predict(run.run, [str(radiographs / "r1.png")], classes=phrases, out=[out, rows])
@@ -259,6 +271,8 @@ def test_a_run_shows_where_a_phrase_is_true(run, radiographs, tmp_path):
     assert {Image.open(out / row["picture"]).size for row in (first, second)} == {(48, 40)}
     assert [row["phrase"] for row in csv.DictReader(rows.open())] == phrases[:2]
     assert any(phrase == phrases[2] for phrase, _ in found.skipped)
+    alone = _probability(radiographs / "r1.png", recipe["backbone"], Medical(modality="radiology"))
+    assert second["probability"] == pytest.approx(alone, rel=1e-4)
     plain = vladapt.predict(run.run, [str(radiographs / "r1.png")], classes=["pneumothorax"]).rows()[0]
     assert plain["probability"] == pytest.approx(second["probability"]), "words do not decide what an image shows"
     with pytest.raises(CapabilityError, match="no phrase to look for"):

@@ -233,8 +233,10 @@ def test_what_has_no_patient_or_no_uid_is_refused_before_anything_is_computed(ra
 
 
 def test_what_a_header_holds_reaches_no_message(predicted, use, radiograph, tmp_path, recwarn):
-    sexless = radiograph("b.dcm", PatientSex="SECRET")
+    sexless = radiograph("b.dcm", PatientSex="SECRET", PatientName="Secret")  # of which highdicom warns
+    recwarn.clear()
     (file,) = written("dicom-sr", predicted({"a": [sexless]}, [[0.2, 0.8]]), use, tmp_path)
+    assert not [each for each in recwarn if "Secret" in str(each.message)]
     assert pydicom.dcmread(file).PatientSex == ""
     path = radiograph("a.dcm", StudyDate="Secret-77")
     recwarn.clear()

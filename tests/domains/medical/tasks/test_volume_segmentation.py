@@ -20,15 +20,16 @@ from vladapt.domains.medical.drawn_volumes import drawn_volume
 from vladapt.testing import check_task
 
 TASK = "volume-segmentation"
-TINY = {"steps": 2, "width": 2, "patch_size": "20,24,24", "largest": "no", "augment": "none", "device": "cpu"}
+TINY = {"steps": 2, "width": 2, "patch_size": "8,12,12", "largest": "no", "augment": "none", "device": "cpu"}
 
 
 def fit(tmp_path, **changes):
     return vladapt.fit(domain="medical", task=TASK, out=str(tmp_path / "runs"), **{**TINY, **changes})
 
 
-def test_the_contract(volume_files):
-    check_task(task_class(TASK), load_domain("medical"), images=volume_files[:2], **{**TINY, "batch_size": 1})
+def test_the_contract(tiny_set):
+    given = {**TINY, "batch_size": 1, "data": str(tiny_set)}
+    check_task(task_class(TASK), load_domain("medical"), images=sorted((tiny_set / "images").iterdir())[:2], **given)
 
 
 def test_a_fit_learns_and_says_how_sure_it_is(fitted):
@@ -118,8 +119,25 @@ def test_other_networks_learn_too(network, planned):
     assert model.eval()(patches).shape == (1, 3, *side)
 
 
-def test_shots_count_training_volumes(tmp_path):
-    run = fit(tmp_path, shots=2).run
+def test_a_plan_says_what_would_be_trained(data_dir):
+    from vladapt.core.commands.tables import facts_table
+    from vladapt.core.engine.fit import plan
+    from vladapt.core.recipes.resolve import resolve
+
+    folder = data_dir / "medical" / "hippocampus"
+    if not folder.is_dir():
+        pytest.skip("no hippocampus")
+    flags = {"domain": "medical", "task": TASK, "data.path": str(folder), "data.class_names": "anterior,posterior"}
+    facts = plan(resolve(flags={**flags, "width": 8}))
+    assert facts["patch_size"] == [40, 56, 40] and facts["filters"] == [8, 16, 32, 64]  # nnU-Net's for this set
+    assert facts["fingerprint"]["cases"] == 12 and facts["fingerprint"]["spacing"] == (1, 1, 1)
+    assert facts_table(facts).row_count > 12
+    with pytest.raises(CapabilityError, match="--plan"):
+        plan(resolve(flags={"domain": "medical"}))
+
+
+def test_shots_count_training_volumes(tmp_path, tiny_set):
+    run = fit(tmp_path, shots=2, data=str(tiny_set)).run
     assert len(Run.open(run).info.splits["train"]) == 2
 
 
@@ -157,6 +175,57 @@ def test_volumes_of_several_sets_need_one_that_learns_from_parts(tmp_path, write
         fit(tmp_path, data=str(tmp_path / "both"))
 
 
+def test_an_ensemble_averages_networks_of_folds(tmp_path, tiny_set):
+    from safetensors.torch import load_file
+
+    from vladapt.core.tasks import load_model
+
+    result = fit(tmp_path, ensemble=2, largest="auto", data=str(tiny_set))
+    run = Run.open(result.run)
+    weights = load_file(run.adapter_path)
+    first = [name for name in weights if name.startswith("networks.0.") and name.endswith("weight")]
+    assert any(not torch.equal(weights[name], weights[name.replace("networks.0", "networks.1")]) for name in first)
+    model = load_model(run, torch.device("cpu"))
+    patches = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    apart = [network(patches) for network in model.networks]
+    assert len(apart) == 2 and torch.allclose(model(patches), (apart[0] + apart[1]) / 2, atol=1e-5)
+    assert vladapt.evaluate(result.run, device="cpu")["adapted"]["dice"] == result.metrics["adapted"]["dice"]
+
+
+def test_folds_keep_patients_together_and_leave_each_out_once(planned):
+    from vladapt.domains.medical.segmenting.folds import fold_plans
+
+    data, plan, _ = planned(width=2, patch_size=(8, 16, 16))
+    items = [item.with_(group=f"patient {number // 2}") for number, item in enumerate(data.items)]
+    data = data.with_items(items)
+    pool = [item for item in items if item.split != "test"]
+    parts = list(fold_plans(plan, data, 3, seed=1))
+    assert sorted(item.id for _, held_out in parts for item in held_out) == sorted(item.id for item in pool)
+    for of_fold, held_out in parts:
+        files = {case["mask"] for case in of_fold.train_dataloader.dataset.cases}
+        assert len(files) == len(pool) - len(held_out) and not files & {str(item.target.file) for item in held_out}
+        learned = {item.group for item in pool if str(item.target.file) in files}
+        assert not learned & {item.group for item in held_out} and of_fold.model.members == 1
+    with pytest.raises(ConfigError, match="--ensemble 15"):
+        list(fold_plans(plan, data, 15, seed=1))
+    assert [len(held_out) for _, held_out in fold_plans(plan, data, 1, seed=1)] == [len(data.split("val"))]
+
+
+def test_the_largest_component_is_kept_where_that_is_better(planned, fitted):
+    from vladapt.core.tasks import load_model
+    from vladapt.domains.medical.segmenting.running import keep_largest
+
+    plan, model = planned(width=2)[1], load_model(Run.open(fitted.run), torch.device("cpu"))
+    for gains, how, chosen in (
+        ([[0.1, -0.2], [float("nan"), 0.1]], "auto", [0]),
+        ([], "auto", []),
+        ([], "yes", [0, 1]),
+        ([[1.0, 1.0]], "no", []),
+    ):
+        keep_largest(model, plan, gains, how)
+        assert plan.vladapt.decision.largest == chosen == model.cfg.vladapt.decision.largest
+
+
 def test_regions_overlap(tmp_path):
     from vladapt.registry import MODELS
 
@@ -192,3 +261,26 @@ def _all_axes():
     from itertools import combinations
 
     return [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
+
+
+def test_masks_of_a_series_are_written_in_its_geometry(fitted, volume_files, write_volume, tmp_path):
+    """The labels of a DICOM series are those of the same volume as NIfTI, as SEG and as NIfTI by its name's hash."""
+    from vladapt.domains.medical.volumes import read_structures, read_volume
+
+    drawn = read_volume(volume_files[3])
+    whose = {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.2.9", "PatientID": "MRN-77", "PatientName": "Doe"}
+    voxels = np.rint(drawn.numpy()[0]).astype(np.int16)
+    folder = write_volume(tmp_path / "ct", voxels, drawn.affine.numpy(), **whose)
+    out = tmp_path / "out"
+    vladapt.predict(fitted.run, [folder], out=str(out), outputs="dicom-seg,nifti", device="cpu")
+    (plain,), (hashed,) = out.glob("*.nii.gz"), (out / "nifti").glob("image-*.nii.gz")
+    one, other = nibabel.load(plain), nibabel.load(hashed)
+    assert np.array_equal(one.dataobj, other.dataobj) and np.allclose(one.affine, other.affine, atol=1e-5)
+    structures = read_structures(out / "dicom-seg" / "0001.dcm", sorted(folder.iterdir()))
+    labels = np.asarray(one.dataobj)
+    numbers = {"shell": 1, "core": 2}
+    assert set(structures.names) == {name for name, number in numbers.items() if (labels == number).any()} != set()
+    for name, mask in zip(structures.names, structures.masks.numpy()):
+        assert np.array_equal(mask, labels == numbers[name])
+    with pytest.raises(DataError, match="--as dicom-seg: none of the 1 images is a DICOM file"):
+        vladapt.predict(fitted.run, [volume_files[3]], out=str(tmp_path / "no"), outputs="dicom-seg", device="cpu")
