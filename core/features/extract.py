@@ -58,20 +58,20 @@ class Piece(NamedTuple):
         key: of the row it belongs to.
         part: which part, the first of several, None for an image as it is.
         of: how many parts the sample has, 0 for an image as it is.
-        count: how many parts it is.
+        together: how many parts it is.
     """
 
     key: bytes
     part: int | None
     of: int
-    count: int = 1
+    together: int = 1
 
     @property
     def each(self) -> list[Piece]:
         """One of each part."""
-        if self.count == 1:
+        if self.together == 1:
             return [self]
-        return [Piece(self.key, self.part + place, self.of) for place in range(self.count)]
+        return [Piece(self.key, (self.part or 0) + place, self.of) for place in range(self.together)]
 
 
 @dataclass(frozen=True)

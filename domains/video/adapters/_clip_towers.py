@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -45,9 +45,9 @@ class ClipTowerAdapter(ClassTowerAdapter):
     state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
     trains_text: ClassVar[bool] = True
     trains_scale: ClassVar[bool] = True
-    head_loss: ClassVar[Loss | None] = None
-    head_rate: ClassVar[float] = 1.0
-    gives_frames: ClassVar[bool] = False
+    head_loss: Loss | None = field(init=False, default=None, repr=False)
+    head_rate: float = field(init=False, default=1.0, repr=False)
+    gives_frames: bool = field(init=False, default=False, repr=False)
 
     @abstractmethod
     def _joint(self, backbone: Backbone) -> JointParts | None:

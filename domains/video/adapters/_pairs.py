@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, ClassVar
 
@@ -49,7 +49,7 @@ class PairTextHead(PairHead, TextHead):
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
-    frames: ClassVar[int | None] = None
+    frames: int = field(init=False, default=0, repr=False)
     """Of a clip, in a training with towers."""
 
     loss: str | None = option(None, "pairs: a loss, or several with weights (clip=1,egonce=0.5); none: clip")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -73,7 +73,7 @@ class TextHead(ClassWeighted):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset", "axes")
     later_state: ClassVar = {"axes": None}
-    axes: ClassVar[Tensor | None] = None
+    axes: Tensor | None = field(init=False, default=None, repr=False)
     on_axes: ClassVar[bool] = False
     """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
     weights: ClassVar[dict[str, Tensor]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any, ClassVar
 
@@ -86,7 +86,7 @@ class ActionClipTowers(Header, ClipTowerAdapter):
     state: ClassVar[tuple[str, ...]] = (*ClipTowerAdapter.state, "of_templates")
     default_loss: ClassVar[str] = "clip"
     default_epochs: ClassVar[int] = 50
-    of_templates: ClassVar[Tensor | None] = None
+    of_templates: Tensor | None = field(init=False, default=None, repr=False)
 
     batch_size: int = 128
     lr: float = 5e-6

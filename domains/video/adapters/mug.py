@@ -128,7 +128,7 @@ class Mug(TunedPairHead):
     multilabel: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words", "frames")
-    later_state: ClassVar[Mapping[str, Any]] = {**TunedPairHead.later_state, "frames": None}
+    later_state: ClassVar[Mapping[str, Any]] = {**TunedPairHead.later_state, "frames": 0}
     of_pairs: ClassVar[frozenset[str]] = TunedPairHead.of_pairs | {"towers", "tower_options"}
 
     mode: str = option(
