@@ -158,7 +158,7 @@ def ours(plan: Config, steps: int, seed: int) -> nn.Module:
         return train_plan(plan, Path(folder), seed, torch.device("cpu"), Reporter(quiet=True))[0]
 
 
-def apart(model: nn.Module, loop: MonaiLoop) -> float:
+def largest_difference(model: nn.Module, loop: MonaiLoop) -> float:
     """The largest difference of the weights."""
     pairs = zip(model.networks[0].state_dict().values(), loop.network.state_dict().values(), strict=True)
     return max(float((one - other).abs().max()) for one, other in pairs)
@@ -192,7 +192,7 @@ def main() -> None:
     print(f"{data.name}: patch {plan.vladapt.patch_size}, width {asked.width}, {torch.get_num_threads()} threads")
     loop = MonaiLoop(plan, recipe.seed)
     loop.train(20)
-    print(f"weights after 20 steps apart by {apart(ours(plan, 20, recipe.seed), loop):.2g}")
+    print(f"weights after 20 steps differ by {largest_difference(ours(plan, 20, recipe.seed), loop):.2g}")
     theirs, own = [], []
     for _ in range(asked.rounds):
         again = MonaiLoop(plan, recipe.seed)

@@ -33,7 +33,7 @@ TINY_CLIP = {
 LONGEST = (
     *("test_every_option.py", "test_every_adapter.py", "test_interrupted_and_together.py", "test_unequal_classes.py"),
     *("test_sharding.py", "test_sharded_checkpoints.py", "test_compile.py", "test_examples.py", "test_resume.py"),
-    *("test_packaging.py", "test_export.py"),
+    *("test_fit_towers.py", "test_packaging.py", "test_export.py"),
 )
 """Files that take 20 seconds of a processor and more, the longest first."""
 
@@ -232,16 +232,16 @@ def one_cache(_own_cache, _cache_of_the_file, monkeypatch):
 
 @pytest.fixture(scope="session")
 def write_clip(tmp_path_factory):
-    """`write_clip(text_width)` -> `open_clip:<json>@<safetensors>`; embeddings are scaled up so that words matter to a
-    random tower."""
+    """`write_clip(width=8)` -> `open_clip:<json>@<safetensors>`, with such a text tower. Embeddings are scaled up so
+    that words matter to a random tower."""
     import torch
 
     open_clip = pytest.importorskip("open_clip", reason="extra open-clip is not installed")
     from safetensors.torch import save_file
 
-    def write(text_width: int) -> str:
+    def write(**text) -> str:
         folder = tmp_path_factory.mktemp("small-clip")
-        config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], "width": text_width}}
+        config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **text}}
         (folder / "small.json").write_text(json.dumps(config))
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -257,7 +257,7 @@ def write_clip(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_clip_spec(write_clip) -> str:
     """Of a small CLIP."""
-    return write_clip(TINY_CLIP["text_cfg"]["width"])
+    return write_clip()
 
 
 @pytest.fixture(scope="session")

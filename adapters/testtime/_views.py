@@ -21,6 +21,8 @@ from ...core.features import cores
 
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
+FEW = 2**16
+"""Pixels of all views below which threads cost more than they save."""
 CHAINS, LONGEST_CHAIN = 3, 3
 LEVELS = (0.01, 0.1)
 """How strong an operation of AugMix is, of its largest: severity 1 of 10."""
@@ -65,6 +67,8 @@ def random_views(
         crop = crop[:, ::-1] if rng.random() < 0.5 else crop
         return _mixed(crop, transform, rng) if augmix else transform(np.ascontiguousarray(crop))
 
+    if count * math.prod(height_and_width(size)) < FEW:
+        return torch.stack([view(number) for number in range(count)])
     with ThreadPoolExecutor(cores(), thread_name_prefix="view") as threads:
         return torch.stack(list(threads.map(view, range(count))))
 

@@ -293,7 +293,7 @@ def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
     Raises:
         UnknownNameError: it names one that there is not. ConfigError: one of another package does not import.
     """
-    domain = None if isinstance(task, type) else task.domain
+    domain = getattr(task, "domain", None)  # a class has none
     of_domain = () if domain is None else domain.judgements.get(task.name, ())
     found = {name: judgement_class(name) for name in (*task.judgements, *of_domain)}
     others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}

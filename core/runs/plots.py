@@ -174,10 +174,10 @@ def accuracy_over_shots(
         figure.canvas.print_png(png, metadata={"Software": None})
         figure.set_layout_engine("none")
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    written = {Path(f"{path_stem}.png"): png, Path(f"{path_stem}.svg"): svg}
-    for path, buffer in written.items():
-        write_whole(path, buffer.getvalue())
-    return tuple(written)
+    first, second = Path(f"{path_stem}.png"), Path(f"{path_stem}.svg")
+    write_whole(first, png.getvalue())
+    write_whole(second, svg.getvalue())
+    return first, second
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

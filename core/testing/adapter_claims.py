@@ -53,6 +53,8 @@ FEW = 4
 """Test images on which options are compared."""
 UNEQUAL = (2, 3, 6)
 """Images of the classes, where they are to have unequal numbers."""
+OF_UNEQUAL = frozenset({"class_weight"})
+"""Options that mean nothing on other classes."""
 
 
 def rules_of(method: Method) -> list:
@@ -253,7 +255,8 @@ def every_option_counts(method: Method) -> Iterator[str]:
             continue
         tried = alternatives(option, method.options.get(name, option.default))
         unequal = world_of(method.backbone, len(UNEQUAL), UNEQUAL)
-        if not any(results.change({name: value}, world) for world in (method.world, unequal) for value in tried):
+        worlds = (unequal,) if name in OF_UNEQUAL else (method.world, unequal)
+        if not any(results.change({name: value}, world) for world in worlds for value in tried):
             words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
             yield f"option '{name}' changes no result{words}; name it in cost_options, or give settings in counts"
 

@@ -82,6 +82,10 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
 
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
+    "action-clip-towers": {
+        **of_training("cross-entropy", "clip", lr=0.001, epochs=8, sim_header="Conv_1D"),
+        "clip_grad": between("clip_grad", None, 1e-4, lr=0.05),
+    },
     "attention-pool": of_pairs("siglip"),
     "ape": {"w": between("w", (1.0, 0.0), (0.0, 1.0), top_q=6)},
     "ape-t": {
@@ -152,7 +156,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "preset": between("preset", None, "oxford_flowers", text_steps=None, epochs=1),
         "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
     },
-    "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
+    "lit": of_training("clip", "siglip", lr=3.0, epochs=8),
     "lora": {
         **of_training("cross-entropy", "clip", lr=0.03, epochs=6),
         "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),

@@ -29,7 +29,7 @@ PUBLISHED = {
     "nmtune": (0.8, 1.0),
     "wise-ft": (0.9, 1.0),
     **dict.fromkeys(["cross-modal", "full", "lit", "reclip"]),  # publish no random crop, or none that is known
-    **dict.fromkeys(["x-clip", "stan", "vifi-clip", "open-vclip", "testa"]),
+    **dict.fromkeys(["x-clip", "stan", "vifi-clip", "open-vclip", "testa", "action-clip-towers"]),
 }
 FRESH = sorted(name for name in PUBLISHED if issubclass(adapter_class(name), FreshViews))
 QUICK = {"epochs": 2, "fresh_views": True}

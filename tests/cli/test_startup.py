@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 LISTED = """
@@ -46,7 +47,7 @@ def test_a_second_fit_and_a_prediction_import_only_what_they_use(colours, tmp_pa
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
     fit = ("fit", "--domain", "medical", "--data", colours, "--shots", 4, "--out", "runs")
-    imported(tmp_path, (*fit, "--adapter", "zero-shot"))  # by a process that has nothing in memory: all is stored now
+    forked.run(["-m", "vladapt", *fit, "--adapter", "zero-shot"], cwd=tmp_path, check=True)  # all is stored now
 
     modules = imported(tmp_path, (*fit, "--adapter", "tip-adapter"), (*fit, "--adapter", "auto"))
     assert sorted(modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)) == []

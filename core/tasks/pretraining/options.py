@@ -72,7 +72,7 @@ def plan_of(
 
 
 def plan_of_recipe(
-    recipe: str | None,
+    named: str | None,
     *,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
@@ -82,18 +82,18 @@ def plan_of_recipe(
     """The plan of a packaged recipe, or of pairs that a domain reads, with what was given besides.
 
     Args:
-        recipe: its name; None where a domain alone is named.
+        named: the recipe; None where a domain alone is named.
         losses, settings, sets: as of `plan_of`; what is not given is the recipe's.
         flags: keys of a recipe.
 
     Raises:
         As `plan_of`, and ConfigError: the recipe is of another task, or the domain reads no captions.
     """
-    if recipe and (task := resolve(recipe=recipe).task) != PRETRAINING:
-        raise ConfigError(f"--recipe {recipe}: a recipe of {task or 'classification'}; give it to `vladapt fit`")
+    if named and (task := resolve(recipe=named).task) != PRETRAINING:
+        raise ConfigError(f"--recipe {named}: a recipe of {task or 'classification'}; give it to `vladapt fit`")
     asked, of_losses = _parsed(sets)
     made = resolve(
-        recipe=recipe,
+        recipe=named,
         flags={**flags, **settings, "loss": losses and tuple(losses), "task": PRETRAINING, **asked},
     )
     task = task_of(made)

@@ -4,20 +4,18 @@ need."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine import Config
 from mmengine.dist import get_world_size
 
-from ....core.contracts import Backbone, DomainData, Recipe
+from ....core.contracts import Backbone, DomainData
 from ....core.errors import ConfigError, DataError
+from ..volume_options import Asked, VolumeOptions
 from .fingerprint import Fingerprint, fingerprint_of
 from .labels import CLASSES, MAPS, REGIONS, Decision
 from .planning import NetworkPlan, network_plan
 from .preprocessing import Preprocessing, case_of
-
-if TYPE_CHECKING:
-    from ..tasks.volume_segmentation import VolumeOptions
 
 BATCH, STEPS = 2, 1000
 EPOCH = 250
@@ -31,7 +29,7 @@ CLIPPED = 12.0
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
+def make_plan(asked: Asked, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
     """The plan of a training on the train split.
 
     Args:
@@ -45,18 +43,18 @@ def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData, backbone
     train, steered = data.split("train"), options.network == CLIP_DRIVEN
     order, values = train[0].target.order, _values_of(data)
     kind, how = REGIONS if order else MAPS if steered else CLASSES, Preprocessing.of(fingerprint)
-    batch, steps = recipe.batch_size or BATCH, steps_of(recipe, options)
+    batch, steps = asked.batch_size or BATCH, steps_of(asked, options)
     written = order or tuple(of[0] for of in values)
     network = network_config(options, plan, len(fingerprint.channels), len(data.class_names) + (kind == CLASSES))
     model: dict[str, Any] = {"type": "vladapt.VolumeSegmentor", "network": network, "kind": kind}
     if steered:
-        texts = {"classes": list(data.class_names), "backbone": recipe.backbone, "text": backbone.embed_dim}
-        model = {"type": "vladapt.ClipDrivenSegmentor", "network": network, **texts, "template": options.prompt}
+        texts = {"classes": list(data.class_names), "backbone": asked.backbone, "text": backbone.embed_dim}
+        model = {"type": "vladapt.ClipDrivenSegmentor", "network": network, **texts, "template": options.organ_template}
     optimizer = {**(ADAM_W if steered or options.network == "swin-unetr" else SGD)}
-    optimizer["lr"] = recipe.adapter.get("lr") or optimizer["lr"]
+    optimizer["lr"] = asked.lr or optimizer["lr"]
     wrapper = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
-    if recipe.amp is not None:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[recipe.amp]}
+    if asked.amp is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
     dataset = {
         "type": "vladapt.VolumePatches",
         "cases": [case_of(item) for item in train],
@@ -64,7 +62,7 @@ def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData, backbone
         "patch_size": list(plan.patch_size),
         "draws": steps * batch,
         "batch_size": batch,
-        "seed": recipe.seed,
+        "seed": asked.seed,
         "foreground": options.foreground,
         "overlapping": kind == REGIONS,
         "augment": options.augment,
@@ -75,7 +73,7 @@ def make_plan(recipe: Recipe, options: VolumeOptions, data: DomainData, backbone
             "model": {**model, "mirrored": options.mirrored, "members": options.ensemble},
             "train_dataloader": {
                 "batch_size": _of_one_process(batch),
-                "num_workers": recipe.workers or 0,
+                "num_workers": asked.workers or 0,
                 "sampler": {"type": "DefaultSampler", "shuffle": False},
                 "collate_fn": {"type": "default_collate"},
                 "dataset": dataset,
@@ -114,7 +112,7 @@ def _rates(steps: int, steered: bool) -> list[dict[str, Any]]:
     ]
 
 
-def plan_facts(recipe: Recipe, options: VolumeOptions, data: DomainData) -> dict[str, Any]:
+def plan_facts(asked: Asked, options: VolumeOptions, data: DomainData) -> dict[str, Any]:
     """The fingerprint, and what would be trained, JSON-able."""
     fingerprint, plan = _plans(options, data)
     how = Preprocessing.of(fingerprint)
@@ -125,14 +123,14 @@ def plan_facts(recipe: Recipe, options: VolumeOptions, data: DomainData) -> dict
         "strides": [list(of) for of in plan.strides],
         "filters": plan.filters(width_of(options)),
         "normalisation": ["computed tomography" if of else "each volume's own" for of in how.channels],
-        "batch_size": recipe.batch_size or BATCH,
-        "steps": steps_of(recipe, options),
+        "batch_size": asked.batch_size or BATCH,
+        "steps": steps_of(asked, options),
     }
 
 
-def steps_of(recipe: Recipe, options: VolumeOptions) -> int:
+def steps_of(asked: Asked, options: VolumeOptions) -> int:
     """Training steps: as many as are asked for, or 250 per epoch."""
-    epochs = recipe.adapter.get("epochs")
+    epochs = asked.epochs
     return options.steps or (STEPS if epochs is None else EPOCH * int(epochs))
 
 

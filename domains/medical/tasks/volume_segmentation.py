@@ -3,75 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe
 from ....core.data import decodable, readable
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
+from ..volume_options import AUTO, Asked, VolumeOptions
 from ..volumes import new_volumes
 
 if TYPE_CHECKING:
     from mmengine import Config
-
-NETWORKS = ("dynunet", "segresnet-ds", "swin-unetr", "clip-driven")
-AUTO, YES, NO = "auto", "yes", "no"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumeOptions:
-    """How a network of volumes is made, trained and asked."""
-
-    network: str = option(
-        "dynunet",
-        "architecture, of MONAI; clip-driven takes sets that outline different structures",
-        choices=NETWORKS,
-    )
-    prompt: str = option(
-        "A computerized tomography of a {}", "clip-driven: the text of a structure, with {} for its name"
-    )
-    steps: int | None = option(
-        None, "training steps, by default 1000; --epochs counts 250 of them each, as nnU-Net does", low=1, high=10**6
-    )
-    patch_size: tuple[int, ...] | None = option(
-        None, "voxels of a patch along Z, Y and X; by default by the fingerprint of the set", low=1, high=1024
-    )
-    width: int | None = option(
-        None, "channels of the finest map; by default 32, of swin-unetr 48 (a multiple of 12)", low=1, high=1024
-    )
-    foreground: float = option(1 / 3, "share of patches that are centred on a structure", low=0, high=1)
-    augment: str = option(
-        "all",
-        "changes of patches: mirrored; all: turns, scales, noise and contrast too",
-        choices=("none", "mirror", "all"),
-    )
-    ensemble: int = option(
-        1,
-        "networks that are trained, each without another part of train and val; their scores are averaged",
-        low=1,
-        high=20,
-    )
-    mirrored: bool = option(False, "average the scores of eight mirrored views; eight times the time")
-    largest: str = option(
-        AUTO,
-        "keep only the largest component of a structure: auto, where that is better on val",
-        choices=(AUTO, YES, NO),
-    )
-    tolerance: float = option(1.0, "millimetres that surface Dice tolerates", above=0, high=1000)
-
-    def __post_init__(self):
-        settle(self, "the task volume-segmentation")
-        if self.patch_size is not None and len(self.patch_size) != 3:
-            raise ConfigError("--patch-size: give three numbers, along Z, Y and X: 96,96,96")
-        if self.network == "swin-unetr" and self.width is not None and self.width % 12:
-            raise ConfigError(f"--width {self.width}: swin-unetr needs a multiple of 12; give 24 or 48")
-        if self.prompt.count("{}") != 1:
-            raise ConfigError(f"--prompt {self.prompt}: give a text with one {{}} for the name")
 
 
 class VolumeSegmentation(ConfigTask):
@@ -121,13 +67,13 @@ class VolumeSegmentation(ConfigTask):
         """The network and its training as the fingerprint of the training volumes has them."""
         from ..segmenting.training import make_plan
 
-        return make_plan(recipe, VolumeOptions(**recipe.task_options), data, backbone)
+        return make_plan(_asked(recipe), VolumeOptions(**recipe.task_options), data, backbone)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """The fingerprint, and what a fit would train."""
         from ..segmenting.training import plan_facts
 
-        return plan_facts(recipe, VolumeOptions(**recipe.task_options), data)
+        return plan_facts(_asked(recipe), VolumeOptions(**recipe.task_options), data)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose on val which structures keep their largest component alone."""
@@ -193,3 +139,8 @@ class VolumeSegmentation(ConfigTask):
         from ..segmenting.running import renamed
 
         return renamed(model, classes)
+
+
+def _asked(recipe: Recipe) -> Asked:
+    told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+    return Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

@@ -14,13 +14,15 @@ CHANNELS = 64
 """Channels of an attention head in CLIP: networks are as wide as a multiple of them."""
 
 
-def spanned_axes(frames: Tensor, mask: Tensor, texts: Tensor, multiple: int) -> Tensor | None:
+def spanned_axes(frames: Tensor, mask: Tensor, texts: Tensor, multiple: int, whole: bool = False) -> Tensor | None:
     """Orthonormal axes of all that these frames and texts span, where they take at most half of the width.
 
     Args:
         frames: (N, T, D) with mask (N, T) bool.
         texts: (C, D).
         multiple: of what the number of axes is to be; what lacks is filled with zeros.
+        whole: take up to as many frames and texts as there are channels, and of the axes those that float32 can tell
+            from rounding (the rank of the rows).
 
     Returns:
         (D, W); None where features are at most `WIDE`, or what is spanned is not narrower by half.
@@ -29,12 +31,13 @@ def spanned_axes(frames: Tensor, mask: Tensor, texts: Tensor, multiple: int) -> 
     if width <= WIDE:
         return None
     rows = torch.cat([frames[mask], texts]).unique(dim=0)
-    if len(rows) > width // 2:
+    if len(rows) > (width if whole else width // 2):
         return None
+    precision = torch.finfo(torch.float32 if whole else torch.float64).eps
     _, sizes, axes = torch.linalg.svd(F.normalize(rows.double(), dim=1).cpu(), full_matrices=False)
-    rank = int((sizes > sizes[0] * width * torch.finfo(torch.float64).eps).sum())
-    axes = axes[:rank].T.to(frames)  # (D, r)
-    return F.pad(axes, (0, -rank % multiple))
+    rank = int((sizes > sizes[0] * width * precision).sum())
+    axes = F.pad(axes[:rank].T.to(frames), (0, -rank % multiple))  # (D, W)
+    return axes if axes.shape[1] < width else None
 
 
 def starts_from_texts(backbone: Backbone | None, width: int) -> bool:

@@ -15,6 +15,7 @@ from ....core.contracts import Backbone, FitReport, PairHead, PairParts, option,
 from ....core.errors import CapabilityError, DataError
 from ....core.training import SimilarityObjective, Source, by_epoch, cosine_rates, epoch_batches, train_epochs
 from ..transforms import EachFrame
+from ._axes import CHANNELS, WIDE, spanned_axes, starts_from_texts
 from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length, masked_mean, valid_first
 from ._head_towers import EachFrameAlone, HeadLoss, train_towers
@@ -140,6 +141,7 @@ class PairTextHead(PairHead, TextHead):
         objective = self._objective(backbone, source)
         clips = None if self.train_towers else self._parts(source, backbone, features)
         self._without_classes(backbone)
+        self.axes = None if clips is None else self._axes_of_pairs(source, backbone, clips)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self._network(backbone.embed_dim)
@@ -277,6 +279,23 @@ class PairTextHead(PairHead, TextHead):
         if self.places is not None:
             check_length(made.parts.shape[1], self.places, f"adapter '{self.name}'")
         return made
+
+    @torch.no_grad()
+    def _axes_of_pairs(self, source: Source, backbone: Backbone, clips: PairParts) -> Tensor | None:
+        """As `TextHead._spanned`, of the frames and of all sentences that the training sees, where these are fewer than
+        features are wide."""
+        width = clips.parts.shape[-1]
+        if not self.on_axes or width <= WIDE or len(source) > width or starts_from_texts(backbone, width):
+            return None
+        sentences = dict.fromkeys(
+            source.text("caption", row, epoch) for epoch in range(self.epochs) for row in range(len(source))
+        )
+        if len(sentences) > width:
+            return None
+        read = self._read(backbone)(list(sentences))
+        texts = read.whole if read.tokens is None else torch.cat([read.whole, read.tokens[read.words]])
+        multiple = getattr(self, "heads", None) or CHANNELS
+        return spanned_axes(clips.parts, clips.mask, texts, multiple, whole=True)
 
     def _taught(
         self,

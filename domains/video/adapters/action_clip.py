@@ -68,7 +68,35 @@ class ConvolutionHead(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class ActionClip(TextHead):
+class Header:
+    """Which network makes a video feature of the frames, as options."""
+
+    sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
+    layers: int = option(6, "blocks of the transformer", low=1, high=48)
+
+    @property
+    def places(self) -> int | None:
+        return POSITIONS if self.sim_header == "Transf" else None
+
+    def header(
+        self, width: int, axes: Tensor | None = None, heads: int | None = None, released_conv: bool = False
+    ) -> nn.Module:
+        """A new network for features D = `width` wide, or for axes (D, W) of them: (frames, mask) -> (B, D).
+
+        Args:
+            heads: of the attention; None: one for each 64 channels.
+            released_conv: as of `ConvolutionHead`.
+        """
+        if self.sim_header == "Conv_1D":
+            return ConvolutionHead(width, released_conv)
+        width = width if axes is None else axes.shape[1]
+        if self.sim_header == "LSTM":
+            return LSTMHead(width, axes)
+        return TransformerHead(width, self.layers, heads_of(width, heads), axes)
+
+
+@dataclass(eq=False, kw_only=True)
+class ActionClip(Header, TextHead):
     """ActionCLIP: A New Paradigm for Video Action Recognition (Wang, Xing and Liu, 2021, arXiv 2109.08472).
 
     The head `sim_header` makes a video feature of the frames: Transf (published default, 6 blocks), LSTM or Conv_1D.
@@ -79,8 +107,8 @@ class ActionClip(TextHead):
     the sum over entries divided by B. Where all classes of a batch differ, the truth is still soft: 10 against 0.
 
     Published is a training of both towers with the head (AdamW, 5e-6 and ten times that for the head, weight decay
-    0.2, 50 epochs of which 5 rise, batches of 128), with one of 16 templates drawn at each step. Here towers are
-    frozen, and the texts are the classifier's mean over its templates.
+    0.2, 50 epochs of which 5 rise, batches of 128), with one of 16 templates drawn at each step, which is
+    `action-clip-towers`. Here towers are frozen, and the texts are the classifier's mean over its templates.
 
     Raises:
         ConfigError: an option out of range, or heads that do not divide the width.
@@ -101,22 +129,11 @@ class ActionClip(TextHead):
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
-    sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
-    layers: int = option(6, "blocks of the transformer", low=1, high=48)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
     released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
 
-    @property
-    def places(self) -> int | None:
-        return POSITIONS if self.sim_header == "Transf" else None
-
     def _network(self, width: int) -> nn.Module:
-        if self.sim_header == "Conv_1D":
-            return ConvolutionHead(width, self.released_conv)
-        width = self._inner_width(width)
-        if self.sim_header == "LSTM":
-            return LSTMHead(width, self.axes)
-        return TransformerHead(width, self.layers, heads_of(width, self.heads), self.axes)
+        return self.header(width, self.axes, self.heads, self.released_conv)
 
     def _step_loss(self, step: Step) -> Tensor:
         scores = self._scores(step.frames, step.mask)

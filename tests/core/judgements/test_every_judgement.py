@@ -76,6 +76,8 @@ def test_a_judgement_says_what_it_is(name):
 
 def test_every_judgement_is_made_by_a_task_and_no_two_share_a_key():
     made = {name for task in catalogue.tasks() for name in task_class(task).judgements}
+    domains = [build.load_domain(name) for name, entry in catalogue.domains().items() if entry.entry_point is None]
+    made |= {name for domain in domains for names in domain.judgements.values() for name in names}
     assert made == set(NAMES)
     keys = [judgement_class(name).record.key for name in NAMES]
     assert len([key for key in keys if key]) == len({key for key in keys if key})

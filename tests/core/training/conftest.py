@@ -25,6 +25,21 @@ def toy_pairs():
     return ToyPairs
 
 
+@pytest.fixture(scope="session")
+def small_clip_spec(write_clip) -> str:
+    """With a narrow text tower: steps, copies and checkpoints of an embedding of 49,408 tokens are most of a small
+    training's time."""
+    return write_clip(width=8)
+
+
+@pytest.fixture(scope="session")
+def small_clip(small_clip_spec):
+    """The backbone, D = 24."""
+    from vladapt.core.backbones.load import load_backbone
+
+    return load_backbone(small_clip_spec, device="cpu")
+
+
 @pytest.fixture
 def fresh_clip(small_clip_spec):
     """A small CLIP of one's own, to train."""

@@ -51,7 +51,7 @@ def usual(small_clip_spec):
 def test_the_loss_falls_and_the_towers_end_frozen(fresh_clip, toy_pairs):
     before = weights(fresh_clip)
     done = run(fresh_clip, toy_pairs(), epochs=6)
-    assert done.history[-1]["loss"] < done.history[0]["loss"] - 0.3
+    assert done.history[-1]["loss"] < done.history[0]["loss"] - 0.2
     assert [row["epoch"] for row in done.history] == [1, 2, 3, 4, 5, 6]
     assert done.steps == 18
     assert distance(before, weights(fresh_clip)) > 0

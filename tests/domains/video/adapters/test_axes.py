@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt import FeatureSet, TextClassifier, build_adapter, load_adapter
+from vladapt.core.contracts import PairParts
 from vladapt.domains.video.adapters._axes import WIDE, Axes, spanned_axes
 from vladapt.domains.video.adapters._frames import average_of_unit
 from vladapt.domains.video.adapters.clip4clip import SequenceTransformer
@@ -103,3 +104,63 @@ def test_new_classes_are_compared_over_the_whole_width():
     torch.testing.assert_close(
         head.for_classes(None, ("a", "b", "c"), others).logits(new), 20 * video @ others.weights.T
     )
+
+
+class WidePairs:
+    """Six clips with a sentence each: a `Source`, whose frames and texts are wide."""
+
+    texts, labelled, columns = frozenset({"caption"}), False, {}
+
+    def __len__(self):
+        return 6
+
+    def name(self, row):
+        return f"clip {row}"
+
+    def text(self, kind, row, epoch):
+        return f"sentence {row + 6 * (epoch % 2)}"
+
+    def image_id(self, row):
+        return row
+
+
+class WideTowers:
+    """What a head asks of towers whose features are `WIDTH` wide."""
+
+    capabilities, has_text, embed_dim, fingerprint, spec = frozenset(), True, WIDTH, "wide", "wide"
+    channels = logit_bias = joint = None
+    device, logit_scale = torch.device("cpu"), torch.tensor(20.0)
+
+    def need_texts(self, who=""): ...
+
+    def check_channels(self, who, fits): ...
+
+    def encode_text(self, texts, normalize=True):
+        rows = torch.cat([drawn(1, WIDTH, seed=int(text.split()[1])) for text in texts])
+        return F.normalize(rows, dim=1) if normalize else rows
+
+
+def test_pairs_that_are_fewer_than_channels_are_read_on_axes(monkeypatch, tmp_path):
+    """Of frames and of every sentence that the training shows; with more pairs the features are read as they are."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    set_of, towers, source = clips(3), WideTowers(), WidePairs()
+    parts = PairParts(set_of.parts, set_of.parts_mask, {row: row for row in range(6)})
+    adapter = build_adapter("clip4clip", layers=1, epochs=2, batch_size=6)
+    adapter.fit_pairs(source, towers, features=lambda backbone: parts, seed=1)
+    axes = adapter.axes
+    assert axes.shape == (WIDTH, 64)
+    sentences = towers.encode_text([source.text("caption", row, epoch) for epoch in (0, 1) for row in range(6)])
+    seen = torch.cat([set_of.parts[set_of.parts_mask], sentences])
+    torch.testing.assert_close(seen @ axes @ axes.T, seen, atol=1e-3, rtol=1e-3)
+    many = build_adapter("clip4clip", epochs=WIDTH // 6 + 1)
+    monkeypatch.setattr(WidePairs, "text", lambda self, kind, row, epoch: f"sentence {row + 6 * epoch}")
+    many._without_classes(towers)
+    assert many._axes_of_pairs(source, towers, parts) is None, "more sentences than channels"
+
+
+def test_axes_of_pairs_are_as_many_as_float32_tells_from_rounding():
+    frames, texts = drawn(60, FRAMES, 20) @ drawn(20, WIDTH, seed=1), drawn(3, WIDTH, seed=2)
+    there = torch.ones(60, FRAMES, dtype=torch.bool)
+    assert spanned_axes(frames, there, texts, 1, whole=True).shape == (WIDTH, 23)
+    many = drawn(WIDTH // FRAMES, FRAMES, WIDTH)
+    assert spanned_axes(many, torch.ones(many.shape[:2], dtype=torch.bool), texts, 1, whole=True) is None

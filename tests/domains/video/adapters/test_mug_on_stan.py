@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from drawn_bars import FRAMES, clip_item, draw
+from forked import run_ranks
 from test_heads_with_towers import SAID, Clips, plainly
 
 from vladapt import DomainData, build_adapter, load_adapter, load_backbone
@@ -135,6 +138,23 @@ def test_clips_and_sentences_are_found_by_what_was_learned(trained, problem, tmp
     torch.testing.assert_close(loaded.pair_scores(towers, frames, mask, SAID), wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_order_counts_on_the_branch_alone(trained, problem):
+    """The guidance itself does not see it: on frames that are encoded one by one a clip and its reverse score alike."""
+    adapter, _ = trained
+    towers, view = adapter.adapted(problem.backbone).base, plainly(problem.backbone)
+    clips = torch.stack([as_frames(view(draw(clip_item(row))), FRAMES) for row in range(3)])
+    mask = torch.ones(3, FRAMES, dtype=torch.bool)
+    sides = {"branch": towers, "alone": problem.backbone}
+    apart = {
+        name: (
+            adapter.pair_scores(towers, seen.encode_parts(clips), mask, SAID)
+            - adapter.pair_scores(towers, seen.encode_parts(clips.flip(1)), mask, SAID)
+        ).abs()
+        for name, seen in sides.items()
+    }
+    assert apart["branch"].max() > 1e-3 and apart["alone"].max() < 1e-5
+
+
 def test_a_store_keeps_each_frame_of_towers_that_see_them_together(trained, problem, tmp_path):
     """Of two crops of a clip, one after the other; and again where one frame was lost."""
     towers = trained[0].adapted(problem.backbone).base
@@ -186,3 +206,40 @@ def test_towers_that_give_one_vector_say_so(problem):
 def test_towers_without_a_class_token_are_refused_first():
     with pytest.raises(CapabilityError, match=r"image_blocks|transformer"):
         build_adapter("mug", **GIVEN).check_towers(load_backbone("embedded", device="cpu"))
+
+
+RANKS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from safetensors.torch import save_file
+from test_heads_with_towers import Clips, plainly
+from vladapt import build_adapter, load_backbone
+from vladapt.core.runtime.distributed import is_main, together
+
+def fitted():
+    backbone = load_backbone(sys.argv[2], device="cpu")
+    for name, options in json.loads(sys.argv[4]).items():
+        adapter = build_adapter(name, **options)
+        adapter.fit_pairs(Clips(), backbone, view=plainly(backbone), seed=3)
+        if is_main():
+            adapter.save(f"{sys.argv[3]}/{name}.safetensors")
+
+together(fitted)
+"""
+
+
+def test_two_processes_learn_what_one_does(spec, tmp_path):
+    """Towers with a head, each with half of the pairs, and a head on stored frames."""
+    of = {"mug": GIVEN, "clip4clip": {"layers": 1, "epochs": 2, "batch_size": 4}}
+    for done in run_ranks(["-c", RANKS, Path(__file__).parent, spec, tmp_path, json.dumps(of)]):
+        assert done.returncode == 0, done.stderr
+    backbone = load_backbone(spec, device="cpu")
+    for name, options in of.items():
+        one, two = build_adapter(name, **options), load_adapter(tmp_path / f"{name}.safetensors", backbone)
+        one.fit_pairs(Clips(), backbone, view=plainly(backbone), seed=3)
+        start, learned = backbone.model.state_dict(), {**one.changed, **one.weights}
+        assert learned.keys() == {**two.changed, **two.weights}.keys() and len(learned) > 10
+        assert all(not torch.equal(value, start[key]) for key, value in one.changed.items() if key in start)
+        for key, value in learned.items():  # where there is hardly a gradient, rounding decides which way Adam goes
+            near = ({**two.changed, **two.weights}[key] - value).abs() < 1e-4
+            assert near.double().mean() > 0.98, (name, key)
