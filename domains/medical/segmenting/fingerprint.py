@@ -83,7 +83,8 @@ def fingerprint_of(items: Sequence[Item], class_names: Sequence[str]) -> Fingerp
             if place in item.classes()
         ]
         voxels[name] = (int(np.median(counts)) if counts else 0, len(counts))
-    return Fingerprint(len(items), tuple(map(float, spacing)), tuple(map(int, shape)), channels, voxels)
+    (a, b, c), (z, y, x) = map(float, spacing), map(int, shape)
+    return Fingerprint(len(items), (a, b, c), (z, y, x), channels, voxels)
 
 
 def _values(item: Item) -> tuple[int, ...]:

@@ -65,14 +65,16 @@ def network_plan(fingerprint: Fingerprint, patch_size: Sequence[int] | None = No
     size = np.ceil(wanted / multiples).astype(int) * multiples
     if divisor > 1 and (size == divisor).all():
         size[-1] *= 2  # a deepest map of one voxel has no deviation to be divided by
-    return NetworkPlan(tuple(map(int, size)), strides, kernels)
+    z, y, x = map(int, size)
+    return NetworkPlan((z, y, x), strides, kernels)
 
 
 def _steps(patch: np.ndarray, spacing: np.ndarray) -> tuple[Any, Any]:
     """Axes are halved as long as they are about as fine as the finest that is, and their maps stay large enough."""
     size, spacing = patch.astype(float), spacing.copy()
     kernel = np.where(spacing / spacing.min() < NEXT_TO, 3, 1)
-    strides, kernels = [(1, 1, 1)], [tuple(map(int, kernel))]
+    strides: list[tuple[int, ...]] = [(1, 1, 1)]
+    kernels: list[tuple[int, ...]] = [tuple(map(int, kernel))]
     while len(strides) <= MOST_STEPS:
         large = size >= 2 * (LEAST_FEATURES if len(strides) > LEAST_STEPS else 1)
         if not large.any():

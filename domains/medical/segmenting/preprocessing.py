@@ -160,7 +160,9 @@ def case_of(item: Item) -> dict[str, Any]:
     }
 
 
-def resampled(read: Read, size: Shape, wanted: Shape, start: int, stop: int, nearest: bool = False) -> Tensor:
+def resampled(
+    read: Read, size: Sequence[int], wanted: Sequence[int], start: int, stop: int, nearest: bool = False
+) -> Tensor:
     """Slices `start` to `stop` of a volume that is brought to another size, edges aligned: (C, stop - start, Y, X).
 
     What `torch.nn.functional.interpolate` gives of the whole by "trilinear" or, of labels, "nearest-exact".
@@ -218,7 +220,8 @@ def _write_case(folder: Path, volume: Slabs, mask: Slabs, values: Sequence[Seque
     size = write_image(volume, how, raw)
     image = np.lib.format.open_memmap(folder / "image.npy", "w+", np.float32, (volume.shape[0], *size))
     labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, size)
-    random, locations = np.random.default_rng(0), [[] for _ in values]
+    random = np.random.default_rng(0)
+    locations: list[list[np.ndarray]] = [[] for _ in values]
     for start, stop in _rows(size, volume.shape):
         image[:, start:stop] = read_rows(raw, volume.shape[0], size, start, stop)
         slab = resampled(mask.read, mask.shape[1:], size, start, stop, nearest=True)[0].numpy().astype(np.uint8)

@@ -47,7 +47,8 @@ def write_labels(
     Raises:
         DataError: the volume cannot be read.
     """
-    shape: Shape = volume.shape[1:]
+    _, depth, height, width = volume.shape
+    shape: Shape = (depth, height, width)
     with TemporaryDirectory(prefix="vladapt-", dir=file.parent) as folder, file.open("wb") as out:
         image = Path(folder) / "image.raw"
         size = write_image(volume, how, image)
@@ -80,7 +81,8 @@ def sliding_scores(
     weight = compute_importance_map(patch_size, mode="gaussian", sigma_scale=SIGMA, device="cpu", dtype=torch.float32)
     weight = weight.reshape(patch_size)
     starts = sorted({window[0].start for window in windows})
-    band = weights = None
+    band: Tensor | None = None
+    weights: Tensor | None = None
     for start, following in zip(starts, [*starts[1:], padded[0]]):
         slab = _padded(rows, channels, size, padded, before, start, start + patch_size[0])
         of_slab = [window[1:] for window in windows if window[0].start == start]
@@ -95,13 +97,14 @@ def sliding_scores(
                 band[:, :, window[0], window[1]] += scores * weight
                 weights[:, window[0], window[1]] += weight
         del slab
+        assert band is not None and weights is not None  # a slab has windows
         done = following - start
         inner = slice(before[1], before[1] + size[1]), slice(before[2], before[2] + size[2])
         low, high = max(start, before[0]), min(following, before[0] + size[0])
         depth = max(1, CHUNK // max(1, band.shape[0] * padded[1] * padded[2]))
         for row in range(low, high, depth):
             part = slice(row - start, min(row + depth, high) - start)
-            yield row - before[0], band[(slice(None), part, *inner)] / weights[(part, *inner)]
+            yield row - before[0], band[:, part, inner[0], inner[1]] / weights[part, inner[0], inner[1]]
         for row in range(patch_size[0]):  # what further windows reach moves up, in place
             if row + done < patch_size[0]:
                 band[:, row], weights[row] = band[:, row + done], weights[row + done]

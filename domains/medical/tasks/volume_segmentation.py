@@ -83,7 +83,9 @@ class VolumeSegmentation(ConfigTask):
         options = VolumeOptions(**recipe.task_options)
         if options.network == "clip-driven":
             change = partial(asked_for, names=data.class_names)
-        gains, members, history = [], [], []
+        gains: list[list[float]] = []
+        members: list[Any] = []
+        history: list[dict[str, float]] = []
         for fold, (of_fold, held_out) in enumerate(fold_plans(plan, data, options.ensemble, recipe.seed)):
             place = folder if options.ensemble == 1 else folder / f"fold_{fold}"
             place.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,8 @@ def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.nda
     """(C, *size) of (C, Z, Y, X), zero outside."""
     shape = values.shape[1:]
     inside = [slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape)]
-    part = np.asarray(values[(slice(None), *inside)])
+    z, y, x = inside
+    part = np.asarray(values[:, z, y, x])
     around = [(of.start - a, a + s - of.stop) for of, a, s in zip(inside, start, size)]
     return np.pad(part, [(0, 0), *around]) if any(map(any, around)) else part
 

@@ -119,8 +119,9 @@ class ClipDrivenSegmentor(BaseModel):
         super().__init__(**options)
         self.backbone, self.template, self.mirrored = backbone, template, mirrored
         self.networks = nn.ModuleList(MODELS.build(dict(network)) for _ in range(members))
-        widths = self.networks[0].widths
-        self.heads = nn.ModuleList(TextDrivenHead(*widths, text, condition) for _ in range(members))
+        deep, fine = self.networks[0].widths
+        self.heads = nn.ModuleList(TextDrivenHead(deep, fine, text, condition) for _ in range(members))
+        self.texts: Tensor
         self.register_buffer("texts", torch.zeros(len(classes), text))
 
     def ask_for(self, names: Sequence[str]) -> None:
@@ -136,6 +137,7 @@ class ClipDrivenSegmentor(BaseModel):
         """Logits (B, K, z, y, x) of patches, or in training {"loss_bce", "loss_dice"}; arguments as of
         `VolumeSegmentor`."""
         if mode == "loss":
+            assert labels is not None and annotated is not None
             logits = self.heads[0](*self.networks[0](inputs), self.texts)
             classes = logits.shape[1]
             if labels.shape[1] != classes or classes == 1:

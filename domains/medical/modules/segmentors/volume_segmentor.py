@@ -57,6 +57,7 @@ class VolumeSegmentor(BaseModel):
             annotated: (B, K) whether the structure was outlined; here all are.
         """
         if mode == "loss":
+            assert labels is not None
             return {"loss": self.criterion(_each_resolution(self.networks[0](inputs)), labels.float())}
         members = [lambda x, n=network: _each_resolution(n(x))[0] for network in self.networks]
         return over_views(members, inputs, self.mirrored)
