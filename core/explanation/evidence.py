@@ -382,7 +382,8 @@ def _occlusion(seen: Seen, pixels: Tensor, target: int) -> Tensor:
         some = places[start : start + AT_ONCE]
         pictures = pixels.repeat(len(some), 1, 1, 1)
         for picture, place in zip(pictures, some):
-            picture[(slice(None), *_square(place, side))] = colour
+            rows, columns = _square(place, side)
+            picture[:, rows, columns] = colour
         for place, score in zip(some, seen.score(pictures, target)):
             fall[_square(place, side)] += whole[0] - score
             covered[_square(place, side)] += 1

@@ -89,8 +89,8 @@ def plan_of_recipe(
     Raises:
         As `plan_of`, and ConfigError: the recipe is of another task, or the domain reads no captions.
     """
-    if named and (task := resolve(recipe=named).task) != PRETRAINING:
-        raise ConfigError(f"--recipe {named}: a recipe of {task or 'classification'}; give it to `vladapt fit`")
+    if named and (other := resolve(recipe=named).task) != PRETRAINING:
+        raise ConfigError(f"--recipe {named}: a recipe of {other or 'classification'}; give it to `vladapt fit`")
     asked, of_losses = _parsed(sets)
     made = resolve(
         recipe=named,
