@@ -85,8 +85,9 @@ class SeenTowers(Backbone):
 class FinderBackbone(SeenTowers):
     """Towers seen through the loss that they were trained by (`Loss.finds`)."""
 
-    def __init__(self, base: Backbone):
+    def __init__(self, base: Backbone, spec: str | None = None):
         super().__init__(base, base.finder.found_dim, digest_of(weights_of_loss(base.finder)))
+        self.spec = spec or base.spec
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, H, W) -> (B, D) unit, whether that is asked for or not."""

@@ -95,9 +95,7 @@ def _found(spec: str, towers: Backbone) -> Backbone:
         raise ConfigError(
             f"backbone {spec}: was trained by no loss that finds images by more than its towers; omit found:"
         )
-    made = FinderBackbone(towers)
-    made.spec = spec
-    return made
+    return FinderBackbone(towers, spec)
 
 
 def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbone:

@@ -187,6 +187,7 @@ class TwoTower(Backbone):
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
         embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)
+        assert self.text_prefix is not None
         prefix = self.text_prefix.to(embeddings).expand(len(tokens), -1, -1)
         return self.encode_prompt(*insert_after_start(embeddings, mask, prefix, self.context_length), normalize)
 
@@ -397,7 +398,7 @@ class TwoTower(Backbone):
     def _run(self, blocks, x: Tensor, mask: Tensor | None, tower) -> Tensor:
         masked = getattr(tower, "masked", False) and mask is not None
         causal = getattr(tower, "causal", False)
-        return run(blocks, x, mask=mask.to(x.device) if masked else None, causal=causal)
+        return run(blocks, x, mask=mask.to(x.device) if masked and mask is not None else None, causal=causal)
 
     @property
     def _image(self) -> ImageTower:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -
     Raises:
         DataError: nothing can be written there.
     """
-    folder = Path(use.out)
+    folder = Path(use.out or "")
     make_folder(folder / MAPS if any(each.heat is not None for each in why.reasons) else folder)
     made.explanations = []
     for n, (reason, target) in enumerate(zip(why.reasons, why.targets)):
@@ -132,7 +133,7 @@ def _page(run: FittedRun, spec: str, why: Explained, made: Predictions) -> str:
     ]
     note = why.explainer.note(any(each.examples_add is not None for each in why.reasons))
     notes = " ".join(f"{each[0].upper()}{each[1:].rstrip('.')}." for each in made.notes)
-    sections = [ExplanationSection("Image by image", answers, f"{note} {notes}".strip())]
+    sections: list[Any] = [ExplanationSection("Image by image", answers, f"{note} {notes}".strip())]
     if made.skipped:
         sections.append(TableSection("Could not be read", ("Image", "Why"), made.skipped, text_columns=2))
     count = plural(len(answers), "image")

@@ -106,9 +106,9 @@ class PairSplits:
 
     def val_part(self, most: int) -> PairSet | DomainPairs:
         """Val, or so many of its pairs spread evenly."""
-        if len(self.val) <= most:
-            return self.val
-        return self.val.select(np.linspace(0, len(self.val) - 1, most).round().astype(int))
+        assert self.val is not None
+        rows = np.linspace(0, len(self.val) - 1, most).round().astype(int)
+        return self.val if len(self.val) <= most else self.val.select(rows)
 
     def facts(self, path: str) -> dict[str, Any]:
         """For run.json and the report."""

@@ -75,7 +75,7 @@ class Pretraining(Task):
         losses = recipe.adapter.get("loss") or recipe.task_options["loss"]
         return PretrainPlan(
             data=recipe.data_path,
-            out=str(Path(recipe.out)),
+            out=str(Path(recipe.out or "")),
             losses=parse_losses(losses.split(",") if isinstance(losses, str) else losses),
             loss_options=recipe.task_options["loss_options"],
             backbone=recipe.backbone,
