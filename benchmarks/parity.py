@@ -70,6 +70,7 @@ ELSEWHERE = {
     "mmcv_ops": "in the tests of `domains/open_vocab`",
     "regionclip": "in the tests of `domains/open_vocab`",
     "segclip_group": "in the tests of `domains/open_vocab`",
+    "universal_model": "in the tests of `domains/medical`",
 }
 TOP = """# Agreement with the public reference code
 
