@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from ..contracts.images import CropTransform, ImageSize, UnequalParts, as_image_size, height_and_width
+from ..contracts.images import CropTransform, ImageSize, as_image_size, height_and_width
 from ..contracts.items import Decoded
+from ..contracts.unequal_parts import UnequalParts
 from ..errors import ConfigError, DataError
 
 Picture = Image.Image | Tensor

@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
-        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace UnequalParts height_and_width",
+        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Question "
         "Questions Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",
@@ -26,6 +26,7 @@ __getattr__, __dir__ = lazy_exports(
         "run_info": "RunInfo",
         "selector": "Pool Selector",
         "task": "Axes Contest FitResult Task",
+        "unequal_parts": "UnequalParts",
         "use": "ExportWishes Exported Use",
     },
 )
