@@ -79,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -132,7 +132,7 @@ def test_methods_are_compared(vladapt, common, tmp_path):
         (["--adapter", "full", "--shots", 16], 2, "--shots 16: counts images per class"),
         (["--adapter", "full", "--classes", "a,b"], 2, "has no classes"),
         (["--adapter", "full", "--data", "nothing"], 1, "nothing"),
-        (["--adapter", "full", "--domain", "medical"], 2, "has classification"),
+        (["--adapter", "full", "--domain", "natural"], 2, "has classification"),
         (["--adapter", "full", "--loss", "cross-entropy"], 1, "'labels'"),
     ],
     ids=str,
