@@ -65,7 +65,6 @@ def measure(size: tuple[int, int, int]) -> dict[str, float]:
 
 
 def main() -> None:
-    print_help(__doc__ or "")
     if len(sys.argv) > 1:
         print(json.dumps(measure(tuple(map(int, sys.argv[1].split("x"))))))
         return

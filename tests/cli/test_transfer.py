@@ -108,7 +108,10 @@ def test_new_classes_are_scored_as_for_classes_says(sets, vladapt):
     found = compared(sets, "cross-dataset", ("source", "fish"), ["gda", "tip-adapter"])
     accuracy = {(r["adapter"], r["data"]): r["accuracy"] for r in found.rows if r["seed"] == 1}
     assert {row["adapter"] for row in found.rows} == {"zero-shot", "gda"}
-    assert "has no scores for classes it never saw; these have: gda, biomed-coop, cocoop, coop" in found.refused["tip-adapter"]
+    assert (
+        "has no scores for classes it never saw; these have: gda, biomed-coop, cocoop, coop"
+        in found.refused["tip-adapter"]
+    )
     fitted = vladapt("fit", "--features", sets["source"], "--adapter", "gda", "--protocol", "cross-dataset", "--json")
     info = json.loads((Path(fitted.json["run"]) / "run.json").read_text())
     assert any("vladapt eval RUN --data DIR" in note for note in info["notes"])

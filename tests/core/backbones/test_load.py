@@ -43,7 +43,10 @@ def cached(hub, repo, files):
     [
         ("open-clip:ViT-B-32/openai", "did you mean open_clip"),
         ("embeded", "did you mean embedded"),
-        ("resnet50", "unknown backbone 'resnet50'; there are: embedded, found, hf, module, open_clip, timm, torchvision"),
+        (
+            "resnet50",
+            "unknown backbone 'resnet50'; there are: embedded, found, hf, module, open_clip, timm, torchvision",
+        ),
         ("open_clip:ViT-B-33/openai", "unknown open_clip architecture 'ViT-B-33'; did you mean ViT-B-32"),
         ("open_clip:zzzzzzzzzz/openai", r"open_clip.list_models\(\)"),
         ("open_clip:ViT-B-32/opena", "no weights 'opena' for ViT-B-32; did you mean openai"),
