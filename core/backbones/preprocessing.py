@@ -336,6 +336,10 @@ class EachPart(CropTransform):
     def with_crop(self, scale: tuple[float, float]) -> EachPart:
         return replace(self, transform=self.transform.with_crop(scale))
 
+    def with_randaugment(self) -> EachPart | None:
+        of_one = self.transform.with_randaugment() if isinstance(self.transform, CropTransform) else None
+        return None if of_one is None else replace(self, transform=of_one)
+
 
 @dataclass
 class SeededAugment(CropTransform):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import vladapt
+from vladapt.core.backbones import EachPart
 from vladapt.core.contracts.images import CropTransform
 from vladapt.core.recipes.asked_for import adapter_of, with_published_views
 from vladapt.core.recipes.resolve import resolve, task_of
@@ -63,10 +64,13 @@ def test_photos_are_cropped_as_each_method_publishes(augmented):
 
 def test_a_domain_s_safe_crop_goes_before_a_smaller_one_and_not_before_a_larger(augmented):
     coop = augmented("coop", "medical", {"views": 3})
-    assert coop.transform.scale == SAFE and "the safe share for domain medical (published: 8 to 100 %)" in coop.note
+    assert (
+        coop.transform.transform.scale == SAFE
+        and "the safe share for domain medical (published: 8 to 100 %)" in coop.note
+    )
     mild = augmented("wise-ft", "medical")
-    assert mild.transform.scale == (0.9, 1.0) and mild.note.endswith("as published")
-    assert type(mild.transform) is type(coop.transform)  # the domain's own otherwise
+    assert mild.transform.transform.scale == (0.9, 1.0) and mild.note.endswith("as published")
+    assert type(mild.transform.transform) is type(coop.transform.transform)  # the domain's own otherwise
 
 
 @pytest.mark.parametrize("asked", [{"protocol": "coop"}, {"options": {"preset": "dtd"}}])
@@ -80,7 +84,8 @@ def test_what_the_user_says_goes_before_both(augmented):
     for domain in ("natural", "medical"):
         for asked in ({}, {"protocol": "coop"}):
             found = augmented("coop", domain, {"crop_scale": (0.2, 0.4), "views": 2}, **asked)
-            assert found.transform.scale == (0.2, 0.4) and found.note == "" and found.views == 2
+            of_one = getattr(found.transform, "transform", found.transform)
+            assert of_one.scale == (0.2, 0.4) and found.note == "" and found.views == 2
 
 
 def test_randaugment_is_for_photos_or_asked_for(augmented):
@@ -167,3 +172,9 @@ def test_a_domain_that_says_nothing_allows_any_crop():
             return self
 
     assert Any().safe_crop is None and Any().with_randaugment() is None
+
+
+def test_parts_of_a_sample_take_the_changes_of_a_single_image(small_clip):
+    parts = EachPart(small_clip.preprocess(True))
+    assert parts.with_crop((0.2, 0.4)).transform.scale == (0.2, 0.4)
+    assert parts.with_randaugment().transform.randaugment and EachPart(lambda image: image).with_randaugment() is None
