@@ -50,7 +50,7 @@ def fit(small_sample, small_clip_spec, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(fit):
-    adapter = {"name": "full", "epochs": 3, "batch_size": 8, "lr": 1e-2, "select": "best_val"}
+    adapter = {"name": "full", "epochs": 3, "batch_size": 8, "lr": 3e-3, "select": "best_val"}
     return fit(adapter=adapter, rerank=True, rerank_k1=4, rerank_k2=2)
 
 

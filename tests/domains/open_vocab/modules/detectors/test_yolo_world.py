@@ -294,7 +294,7 @@ def test_a_model_that_learned_colours_follows_its_texts(small_clip_spec):
     model.init_weights()
     model.texts.embeddings = codes(names)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=4e-3)
-    for step in range(60):
+    for step in range(120):
         optimizer.zero_grad()
         sum(losses(model, scene(step, names)).values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
