@@ -80,7 +80,7 @@ class ExchangeComparison(TowerComparison):
         names = {key: f"{measure.name} {measure.arrow}" for key, measure in self.measures.items()}
         rows = {
             names[key]: {
-                name: measure.text(self[side][key]) + interval_words(self.interval(side, key))
+                name: measure.text(self[side][key]) + interval_words(self.interval(side, key), measure)
                 for side, name in columns.items()
             }
             for key, measure in self.measures.items()
@@ -103,5 +103,8 @@ def table_of(
     return table
 
 
-def interval_words(bounds: Sequence[float] | None) -> str:
+def interval_words(bounds: Sequence[float] | None, measure: Measure | None = None) -> str:
+    """In brackets, shares in whole percent; "" for none."""
+    if bounds is not None and measure is not None and measure.kind != "share":
+        return f" ({measure.between(bounds)})"
     return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
-from ....core.runs import Measure, PictureSection, Report, TableSection, VerdictSection, plural
+from ....core.runs import Measure, PictureSection, Report, TableSection, plural
 from ....core.runs import run_sections as shared
-from ....core.tasks import ExchangeComparison
+from ....core.tasks import GroundingComparison
 from .predictions import map_picture
 from .scoring import MIOU, POINTING, SHARES, GroundingScores, Judged, Judging
 
@@ -25,16 +25,16 @@ MEASURES = {
     "absolute_cnr": Measure("|CNR|", "the same without its sign, as papers report it", "number"),
     "union_cnr": Measure("CNR of the union", "of all boxes of a phrase as one region", "number"),
 }
+MEANS = "Means over findings of the means over their phrases. Guessing: a map that says nothing."
 SHOWN = 8
 """Maps that are shown, half of them the worst."""
 
 
 @dataclass(frozen=True, eq=False)
-class GroundingComparison(ExchangeComparison):
-    """What `flat_scores` gives; its verdict is whether the pointing game is better than before, or than guessing.
+class PhraseComparison(GroundingComparison):
+    """What `flat_scores` gives.
 
     Attributes:
-        guessing: the scores of a map that says nothing.
         findings: finding -> its scores.
         test_phrases: phrases that were looked for; `test_groups` are the patients.
         denied: how many of them deny their finding.
@@ -43,44 +43,22 @@ class GroundingComparison(ExchangeComparison):
     measures: ClassVar = MEASURES
     unit: ClassVar = "patients"
     deciding: ClassVar = POINTING
+    reached: ClassVar = "The map is highest inside a box for {}"
     titles: ClassVar = {
         "good": "Phrases are found better, by more than chance",
         "open": "The change could be chance",
         "bad": "The training made it worse, by more than chance",
     }
 
-    guessing: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     test_phrases: int = 0
     denied: int = 0
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Side -> name of its column."""
-        if not self.zero_shot:
-            return {"guessing": "guessing", "adapted": "model"}
-        return {"guessing": "guessing", "zero_shot": "before", "adapted": "after"}
 
     @property
     def asked(self) -> str:
         """ "120 phrases on 90 images of 80 patients"."""
         images = f"{plural(self.test_phrases, 'phrase')} on {plural(self.test_images, 'image')}"
         return f"{images} of {plural(self.test_groups or 0, 'patient')}"
-
-    @property
-    def against_guessing(self) -> str:
-        """Whether the deciding score is better than guessing, in a sentence; "" where it has no interval."""
-        bounds, guessed = self.interval("adapted", POINTING), self.guessing[POINTING]
-        if bounds is None:
-            return ""
-        reached = f"{self.adapted[POINTING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-        below = "worse than" if bounds[1] < guessed else "not distinguishable from"
-        judged = "better than" if bounds[0] > guessed else below
-        return f"The map is highest inside a box for {reached}: {judged} guessing, {guessed:.1%}."
-
-    @property
-    def sentence(self) -> str:
-        return "\n".join(filter(None, (self.against_guessing, super().sentence)))
 
     @property
     def lead(self) -> str:
@@ -91,34 +69,16 @@ class GroundingComparison(ExchangeComparison):
             f"contrast-to-noise ratio is {self.adapted['cnr']:.3f}; guessing has 0."
         )
 
-    def section(self) -> VerdictSection:
-        if self.exchange:
-            return super().section()
-        bounds = self.interval("adapted", POINTING)
-        better = bounds is not None and bounds[0] > self.guessing[POINTING]
-        title = "Better than guessing" if better else "Not shown to be better than guessing"
-        return VerdictSection("good" if better else "open", title, self.sentence)
-
     def table(self) -> Table:
         """Scores for a terminal, beside those of guessing."""
         caption = "guessing: a map that says nothing; means over findings; in brackets 95 % intervals over patients"
-        table = Table(title=self.asked, title_justify="left", caption=caption, caption_justify="left")
-        table.add_column("")
-        for name in self.columns.values():
-            table.add_column(name, justify="right")
-        for key, measure in MEASURES.items():
-            cells = []
-            for side in self.columns:
-                bounds = self.interval(side, key)
-                cells.append(measure.text(self[side][key]) + (f" ({measure.between(bounds)})" if bounds else ""))
-            table.add_row(f"{measure.name} {measure.arrow}", *cells)
-        return table
+        return self.score_table(self.columns, self.asked, caption)
 
 
 def grounding_report(
     folder: str | Path,
     info: RunInfo,
-    metrics: GroundingComparison,
+    metrics: PhraseComparison,
     history: Sequence[Mapping[str, float]] = (),
     log: Sequence[Mapping[str, float]] = (),
     shown: Sequence[Any] = (),
@@ -140,7 +100,7 @@ def grounding_report(
             metrics.section(),
             shared.warnings(_warnings(metrics)),
             shared.notes(info),
-            _scores(metrics),
+            metrics.score_section("Phrases in numbers", MEANS),
             _by_finding(metrics),
             *shown,
             *(shared.training_sections(log or history, info.losses, None) if history else ()),
@@ -183,7 +143,7 @@ def _picture(judged: Judged, load: Callable[[Item], Decoded], judging: Judging) 
     return map_picture(image, judging.heat(located), judged.boxes), words
 
 
-def _warnings(metrics: GroundingComparison) -> list[str]:
+def _warnings(metrics: PhraseComparison) -> list[str]:
     sentences = []
     if metrics.test_phrases < shared.SMALL_TEST_SET:
         asked = plural(metrics.test_phrases, "phrase")
@@ -197,17 +157,7 @@ def _warnings(metrics: GroundingComparison) -> list[str]:
     return sentences
 
 
-def _scores(metrics: GroundingComparison) -> TableSection:
-    names = metrics.columns
-    rows = [
-        [measure.title(), *(measure.cell(metrics[side][key], metrics.interval(side, key)) for side in names)]
-        for key, measure in MEASURES.items()
-    ]
-    note = "Means over findings of the means over their phrases. Guessing: a map that says nothing."
-    return TableSection("Phrases in numbers", ("Score", *(name.capitalize() for name in names.values())), rows, note)
-
-
-def _by_finding(metrics: GroundingComparison) -> TableSection:
+def _by_finding(metrics: PhraseComparison) -> TableSection:
     rows = [
         [
             name,

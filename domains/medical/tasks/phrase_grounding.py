@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from ....core.errors import DataError
 from ....core.features import FeatureStore
 from ....core.runs import Report
 from ....core.runtime import Reporter
-from ....core.tasks import FittedTowers, Retrieval, RetrievalData
+from ....core.tasks import FittedTowers, Grounding, RetrievalData
 from ..grounding.locating import Locator, check_patches
 from ..grounding.maps import INTERPOLATIONS, NEAREST, SIGMA
 from ..grounding.phrases import Sought, sought_about, sought_by
@@ -27,7 +26,7 @@ from ..grounding.predictions import (
     write_picture,
 )
 from ..grounding.reading import asked_of, divided_phrases
-from ..grounding.report import GroundingComparison, examples, grounding_report
+from ..grounding.report import PhraseComparison, examples, grounding_report
 from ..grounding.scoring import AS_IS, POINTING, SCALES, GroundingScores, Judging, evaluate_grounding, flat_scores
 
 NOT_ASKED = "says that there is no finding, so there is nothing to look for"
@@ -49,75 +48,43 @@ class GroundingOptions:
         settle(self, "task 'phrase-grounding'")
 
 
-class PhraseGrounding(Retrieval):
+class PhraseGrounding(Grounding):
     """Patches of an image are compared with a phrase, and the map with the boxes of radiologists.
 
     `zero-shot`, the default, looks with the towers as they are, or with the words of a model that `gloria` trained. A
     method that learns from pairs trains the towers on the images that train and their phrases first.
     """
 
-    takes: ClassVar = Retrieval.takes - {"generic", "amp"}
-    comparison: ClassVar = GroundingComparison
-    judgements: ClassVar = ()
-    places: ClassVar[frozenset] = frozenset()
+    takes: ClassVar = Grounding.takes - {"generic", "amp"}
+    comparison: ClassVar = PhraseComparison
     options: ClassVar = GroundingOptions
-    needs_domain: ClassVar = True
-    on_parts: ClassVar = False
     deciding: ClassVar = POINTING
     at_prediction: ClassVar = frozenset({"classes", "workers", "batch_size", "out"})
     writes: ClassVar = (".png",)
-    row_files: ClassVar = (".csv", ".jsonl")
     unused: ClassVar = {
-        **Retrieval.unused,
+        **Grounding.unused,
         "shots": "counts images per class; phrase-grounding trains on all training phrases; omit it",
         "generic": "phrase-grounding does not measure what the towers forgot; omit it",
         "amp": "maps are made in full precision; omit it",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "phrases come from the data; omit it"),
     }
 
-    default_adapter: ClassVar = "zero-shot"
+    flat: ClassVar = staticmethod(flat_scores)
 
-    def prepared(self, recipe: Recipe) -> Recipe:
-        self.training(recipe)  # what is wrong with its options is found out before images are read
-        return recipe
+    def check_towers(self, backbone: Backbone) -> None:
+        check_patches(backbone)
 
-    def read(self, recipe: Recipe) -> RetrievalData:
-        return divided_phrases(self.domain_data(recipe), self.domain, recipe.split_seed, whole=not self.trains(recipe))
+    def divided(self, recipe: Recipe, whole: bool) -> RetrievalData:
+        return divided_phrases(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
 
     def read_again(self, recipe: Recipe, use: Use) -> RetrievalData:
-        whole = bool(use.data) or not self.trains(recipe)
-        return divided_phrases(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
-
-    def read_compared(self, recipe: Recipe, names: Sequence[str]) -> RetrievalData:
-        whole = names == [self.default_adapter]
-        return divided_phrases(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
+        return self.divided(recipe, whole=bool(use.data) or not self.trains(recipe))
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
-        started, backbone = time.monotonic(), self.announced_backbone(recipe, reporter)
-        check_patches(backbone)
-        trains = self.trains(recipe)
-        before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = self.train(recipe, data, backbone, reporter, folder)
-        after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
-        notes = [*data.notes, *report.notes]
-        notes += [] if trains else ["Nothing was trained: the backbone looked for the phrases as it is."]
-        scores = before, after, flat_scores(before, after)
-        return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
-
-    def compared(self, towers: Backbone, data: RetrievalData, recipe: Recipe) -> dict[str, Any]:
-        return self._scored(towers, data, "test", recipe, trained=self.trains(recipe)).metrics()
-
-    def scores(self, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter, *towers: Backbone) -> tuple:
-        backbone, after = towers
-        trained = after is not backbone
-        before = self._scored(backbone, data, split, recipe, reporter) if trained else None
-        return before, self._scored(after, data, split, recipe, reporter, trained=trained)
-
-    def metrics(self, before: GroundingScores | None, after: GroundingScores, data: RetrievalData) -> dict[str, Any]:
-        return flat_scores(before, after)
-
-    def keyed(self, data: RetrievalData) -> Any:
-        return data.pairs
+        done = super().fitted(recipe, data, reporter, folder)
+        if not self.trains(recipe):
+            done.notes.append("Nothing was trained: the backbone looked for the phrases as it is.")
+        return done
 
     def facts(self, data: RetrievalData, done: FittedTowers) -> dict[str, Any]:
         return {"data": {"kind": "captions", "images": len(data.pairs)}}
@@ -128,7 +95,7 @@ class PhraseGrounding(Retrieval):
         metrics, history, log = shown
         return self._completed(grounding_report(folder, info, metrics, history, log, pictures), hidden)
 
-    def report_again(self, folder: Path, info: RunInfo, result: GroundingComparison, after, data, hidden):
+    def report_again(self, folder: Path, info: RunInfo, result: PhraseComparison, after, data, hidden):
         info = info.with_(data={**info.data, "splits": {}}, notes=list(data.notes))
         pictures = examples(after, data.pairs.data.load, _judging(info.recipe.get("task_options") or {}))
         report = grounding_report(folder, info if hidden is None else hidden.info(info), result, shown=pictures)
@@ -166,14 +133,8 @@ class PhraseGrounding(Retrieval):
             raise DataError(f"none of the files given is a readable image; {': '.join(made.skipped[0])}")
         return made
 
-    def table(self, metrics: Mapping[str, Any]):
-        return GroundingComparison.from_json(metrics).table()
-
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return maps_table(rows)
-
-    def write_rows(self, predicted: PredictedMaps, path: Path) -> None:
-        predicted.write(path)
 
     def _locator(self, backbone: Backbone, data: Any, sought: Sequence[Sought], recipe: Recipe, keep: bool) -> Locator:
         """
@@ -186,7 +147,7 @@ class PhraseGrounding(Retrieval):
         store = FeatureStore(keep=keep)
         return Locator.of(backbone, transform, sought, templates, store, recipe.task_options["sigma"])
 
-    def _scored(
+    def scored(
         self,
         backbone: Backbone,
         data: RetrievalData,

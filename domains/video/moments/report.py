@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,12 +20,11 @@ from ....core.runs import (
     PictureSection,
     Report,
     TableSection,
-    VerdictSection,
     plural,
     strip,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import ExchangeComparison
+from ....core.tasks import GroundingComparison
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
@@ -43,57 +42,35 @@ MEASURES = {
     },
     MEAN: Measure("mIoU", "mean overlap of the first window with the moment"),
 }
+RANDOM_ORDER = "Guessing takes the same windows in random order, with overlapping ones removed in the same way."
 SHOWN = 6
 """Sentences that are shown, half of them the surest mistakes."""
 
 
 @dataclass(frozen=True, eq=False)
-class MomentsComparison(ExchangeComparison):
-    """What `flat_scores` gives; its verdict is whether the change, or the difference to guessing, is more than chance.
+class MomentsComparison(GroundingComparison):
+    """What `flat_scores` gives.
 
     Attributes:
-        guessing: the scores of the same windows in random order.
         test_queries: sentences; `test_images` are the videos.
     """
 
     measures: ClassVar = MEASURES
     unit: ClassVar = "videos"
     deciding: ClassVar = DECIDING
+    reached: ClassVar = f"{MEASURES[DECIDING].name} is {{}}"
     titles: ClassVar = {
         "good": "Moments are found better, by more than chance",
         "open": "The change could be chance",
         "bad": "The training made it worse, by more than chance",
     }
 
-    guessing: Mapping[str, float] = field(default_factory=dict)
     test_queries: int = 0
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Side -> name of its column."""
-        if not self.zero_shot:
-            return {"guessing": "guessing", "adapted": "model"}
-        return {"guessing": "guessing", "zero_shot": "before", "adapted": "after"}
 
     @property
     def queries(self) -> str:
         """ "120 sentences about 20 videos"."""
         return f"{plural(self.test_queries, 'sentence')} about {plural(self.test_images, 'video')}"
-
-    @property
-    def against_guessing(self) -> str:
-        """Whether the deciding score is better than guessing, in a sentence; "" where it has no interval."""
-        bounds, guessed = self.interval("adapted", DECIDING), self.guessing[DECIDING]
-        if bounds is None:
-            return ""
-        reached = f"{self.adapted[DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-        below = "worse than" if bounds[1] < guessed else "not distinguishable from"
-        judged = "better than" if bounds[0] > guessed else below
-        return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
-
-    @property
-    def sentence(self) -> str:
-        return "\n".join(filter(None, (self.against_guessing, super().sentence)))
 
     @property
     def lead(self) -> str:
@@ -102,14 +79,6 @@ class MomentsComparison(ExchangeComparison):
             f"Of {self.queries}, {self.adapted[DECIDING]:.1%} rank a window first that overlaps with their moment by "
             f"half or more; guessing does so for {self.guessing[DECIDING]:.1%}."
         )
-
-    def section(self) -> VerdictSection:
-        if self.exchange:
-            return super().section()
-        bounds = self.interval("adapted", DECIDING)
-        better = bounds is not None and bounds[0] > self.guessing[DECIDING]
-        title = "Better than guessing" if better else "Not shown to be better than guessing"
-        return VerdictSection("good" if better else "open", title, self.sentence)
 
     def table(self) -> Table:
         """Scores for a terminal, beside those of guessing."""
@@ -145,7 +114,7 @@ def moments_report(
             metrics.section(),
             shared.warnings(_warnings(metrics)),
             shared.notes(info),
-            _scores(metrics),
+            metrics.score_section("Moments in numbers", RANDOM_ORDER),
             *shown,
             *(shared.training_sections(log or history, info.losses, None) if history else ()),
             _facts(info),
@@ -219,16 +188,6 @@ def _warnings(metrics: MomentsComparison) -> list[str]:
     if videos < shared.FEW_GROUPS:
         sentences.append(f"The sentences are about {plural(videos, 'video')} only: intervals over so few are rough.")
     return sentences
-
-
-def _scores(metrics: MomentsComparison) -> TableSection:
-    names = metrics.columns
-    rows = [
-        [measure.title(), *(measure.cell(metrics[when][key], metrics.interval(when, key)) for when in names)]
-        for key, measure in MEASURES.items()
-    ]
-    note = "Guessing takes the same windows in random order, with overlapping ones removed in the same way."
-    return TableSection("Moments in numbers", ("Score", *(name.capitalize() for name in names.values())), rows, note)
 
 
 def _facts(info: RunInfo) -> TableSection | None:

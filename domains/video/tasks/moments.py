@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,11 +12,7 @@ from ....core.errors import DataError
 from ....core.features import FeatureStore
 from ....core.runs import Report, Run
 from ....core.runtime import Reporter
-from ....core.tasks import (
-    FittedTowers,
-    Retrieval,
-    RetrievalData,
-)
+from ....core.tasks import FittedTowers, Grounding, RetrievalData
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, divided_moments
@@ -55,68 +50,37 @@ class MomentData(RetrievalData):
     fps: float = 1.0
 
 
-class Moments(Retrieval):
+class Moments(Grounding):
     """Windows of several lengths over the frames of a video are ranked for each sentence about it.
 
     Frames are encoded once, at `--fps` per second, and stored. `zero-shot` compares them as they are; a method that
     learns from pairs trains the towers on the moments that train, each as a clip with its sentence, as retrieval does.
     """
 
-    takes: ClassVar = Retrieval.takes - {"generic", "redact"}
+    takes: ClassVar = Grounding.takes - {"generic", "redact"}
     comparison: ClassVar = MomentsComparison
-    judgements: ClassVar = ()
-    places: ClassVar = frozenset()
     options: ClassVar = MomentOptions
-    needs_domain: ClassVar = True
-    on_parts: ClassVar = False
     deciding: ClassVar = DECIDING
     at_prediction: ClassVar = frozenset({"classes", "workers", "batch_size", "top"})
-    row_files: ClassVar = (".csv", ".jsonl")
     unused: ClassVar = {
-        **Retrieval.unused,
+        **Grounding.unused,
         "shots": "counts images per class; moments trains on all training sentences; omit it",
         "generic": "moments does not measure what the towers forgot; omit it",
         "redact": "the report shows frames and names of videos; omit it",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
     }
 
-    default_adapter: ClassVar = "zero-shot"
+    flat: ClassVar = staticmethod(flat_scores)
 
-    def prepared(self, recipe: Recipe) -> Recipe:
-        self.training(recipe)  # what is wrong with its options is found out before videos are read
-        return recipe
-
-    def read(self, recipe: Recipe) -> MomentData:
+    def divided(self, recipe: Recipe, whole: bool) -> MomentData:
         """The sentences that a recipe names, and windows as it says; errors as of `divided_moments`."""
-        return self._read(recipe, whole=not self.trains(recipe))
+        data = divided_moments(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
+        known = {each.name: getattr(data, each.name) for each in fields(data)}
+        return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
 
     def read_again(self, recipe: Recipe, use: Use) -> MomentData:
         whole = bool(use.data) or not self.trains(recipe)
-        return replace(self._read(recipe, whole), windows=_windows_of(use.run))
-
-    def fitted(self, recipe: Recipe, data: MomentData, reporter: Reporter, folder: Path) -> FittedTowers:
-        started, backbone = time.monotonic(), self.announced_backbone(recipe, reporter)
-        trains = self.trains(recipe)
-        before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = self.train(recipe, data, backbone, reporter, folder)
-        after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
-        scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
-        return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
-
-    def compared(self, towers: Backbone, data: MomentData, recipe: Recipe) -> dict[str, Any]:
-        return self._scored(towers, data, "test", recipe, trained=self.trains(recipe)).metrics()
-
-    def scores(self, data: MomentData, split: str, recipe: Recipe, reporter: Reporter, *towers: Backbone) -> tuple:
-        backbone, after = towers
-        trained = after is not backbone
-        before = self._scored(backbone, data, split, recipe, reporter) if trained else None
-        return before, self._scored(after, data, split, recipe, reporter, trained=trained)
-
-    def metrics(self, before: MomentScores | None, after: MomentScores, data: MomentData) -> dict[str, Any]:
-        return flat_scores(before, after)
-
-    def keyed(self, data: MomentData) -> Any:
-        return data.pairs
+        return replace(self.divided(recipe, whole), windows=_windows_of(use.run))
 
     def facts(self, data: MomentData, done: FittedTowers) -> dict[str, Any]:
         windows = {**asdict(data.windows), "fps": data.fps}
@@ -159,24 +123,10 @@ class Moments(Retrieval):
             raise DataError(f"none of the files given is a readable video; {unread[0][0]}: {unread[0][1]}")
         return PredictedMoments([(videos[each.query.video].id, each) for each in found], unread)
 
-    def read_compared(self, recipe: Recipe, names: Sequence[str]) -> MomentData:
-        return self._read(recipe, whole=names == [self.default_adapter])
-
-    def table(self, metrics: Mapping[str, Any]):
-        return MomentsComparison.from_json(metrics).table()
-
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return found_table(rows)
 
-    def write_rows(self, predicted: PredictedMoments, path: Path) -> None:
-        predicted.write(path)
-
-    def _read(self, recipe: Recipe, whole: bool) -> MomentData:
-        data = divided_moments(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
-        known = {each.name: getattr(data, each.name) for each in fields(data)}
-        return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
-
-    def _scored(
+    def scored(
         self,
         backbone: Backbone,
         data: MomentData,
