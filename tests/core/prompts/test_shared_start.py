@@ -30,9 +30,10 @@ def test_sharing_changes_neither_features_nor_gradients(toy, position, csc):
     )
     for learner in (apart, shared):
         learner.encode().square().cumsum(dim=0).log().sum().backward()
-    assert apart.ctx.grad.abs().max() > 1e-3
+    largest = float(apart.ctx.grad.abs().max())
+    assert largest > 1e-3
     assert torch.allclose(apart.encode(), shared.encode(), atol=1e-5)
-    assert torch.allclose(apart.ctx.grad, shared.ctx.grad, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(apart.ctx.grad, shared.ctx.grad, atol=1e-5 * largest, rtol=1e-5)  # sums round so
 
 
 def test_sharing_runs_the_common_context_once(toy):
