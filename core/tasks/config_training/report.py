@@ -23,6 +23,8 @@ from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection
 
 FEW_OBJECTS = 30
 LISTED = 6
+UNITS = {"mm": "mm", "px": "pixels"}
+"""Endings of the names of distances."""
 
 
 def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
@@ -76,7 +78,11 @@ def _between(metrics: BeforeAfter, name: str) -> str:
 
 
 def with_arrow(name: str) -> str:
-    """The name of a score with an arrow that says which way is better, where that is known."""
+    """The name of a score with an arrow that says which way is better, where that is known; of a distance with its
+    unit."""
+    stem, _, unit = name.rpartition("_")
+    if unit in UNITS:
+        return f"{stem.replace('_', ' ')}, {UNITS[unit]} ↓"
     return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
 
 

@@ -68,7 +68,7 @@ class GroundingComparison(ExchangeComparison):
     def score_section(self, title: str, note: str) -> TableSection:
         """All scores with their intervals, a column per side."""
         rows = [
-            [measure.title(), *(measure.cell(self[side][key], self.interval(side, key)) for side in self.columns)]
+            [measure.title(), *(measure.cell(self[side].get(key), self.interval(side, key)) for side in self.columns)]
             for key, measure in self.measures.items()
         ]
         return TableSection(title, ("Score", *(name.capitalize() for name in self.columns.values())), rows, note)

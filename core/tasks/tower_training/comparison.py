@@ -80,7 +80,7 @@ class ExchangeComparison(TowerComparison):
         names = {key: f"{measure.name} {measure.arrow}" for key, measure in self.measures.items()}
         rows = {
             names[key]: {
-                name: measure.text(self[side][key]) + interval_words(self.interval(side, key), measure)
+                name: measure.text(self[side].get(key)) + interval_words(self.interval(side, key), measure)
                 for side, name in columns.items()
             }
             for key, measure in self.measures.items()

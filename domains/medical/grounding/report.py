@@ -93,7 +93,7 @@ def grounding_report(
     return Report.of_run(
         info,
         kind="Report on phrases in images",
-        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
+        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'}, on {info.data.name}",
         lead=metrics.lead,
         sections=[
             metrics.headline({key: MEASURES[key] for key in SHARES}, metrics.columns, "patients", metrics.asked),

@@ -102,11 +102,12 @@ def phrase_scores(heat: Tensor, masks: Tensor, clamp: bool = True) -> dict[str, 
 
 
 def chance(masks: Tensor, seen: Tensor) -> dict[str, float]:
-    """The same of a map that says nothing: a point drawn where the tower sees, (H, W) bool, and all of it marked."""
+    """The same of a map that says nothing: a point drawn where the tower sees, (H, W) bool, and all of it marked. Not
+    of the contrast without its sign, which any noise makes larger than 0."""
     inside = masks.any(dim=0)
     union = (inside | seen).sum().clamp_min(1)
     return {
-        **dict.fromkeys(("cnr", "absolute_cnr", "union_cnr"), 0.0),
+        **dict.fromkeys(("cnr", "union_cnr"), 0.0),
         "pointing": float((inside & seen).sum() / seen.sum().clamp_min(1)),
         "miou": float((inside & seen).sum() / union),
     }

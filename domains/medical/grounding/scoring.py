@@ -99,7 +99,8 @@ class GroundingScores:
     def values(self, guessed: bool = False) -> dict[str, Tensor]:
         """Metric -> (Q,)."""
         rows = [each.guessed if guessed else each.scores for each in self.judged]
-        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in (*CONTRASTS, *SHARES)}
+        names = [name for name in (*CONTRASTS, *SHARES) if name in rows[0]]
+        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in names}
 
     def metrics(self, guessed: bool = False) -> dict[str, float]:
         """Means over findings of the means over their phrases."""

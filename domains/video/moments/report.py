@@ -105,7 +105,7 @@ def moments_report(
     return Report.of_run(
         info,
         kind="Report on moments in long videos",
-        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
+        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'}, on {info.data.name}",
         lead=metrics.lead,
         sections=[
             metrics.headline(

@@ -27,3 +27,10 @@ def test_a_resumed_plan_has_each_step_once(tmp_path):
     rows = read_log(tmp_path / FILE)
     assert [(row["step"], row["loss"]) for row in rows] == [(step, 9.0 - step) for step in range(1, 9)]
     assert rows[0] == {"step": 1, "loss": 8.0, "lr": 0.5, "loss_box": 8.0, "acc": 1.0}
+
+
+def test_names_of_scores_say_which_way_is_better():
+    from vladapt.core.tasks.config_training.report import with_arrow
+
+    names = ("surface_dice", "hd95_mm", "hd95_px", "missed")
+    assert [with_arrow(name) for name in names] == ["surface dice ↑", "hd95, mm ↓", "hd95, pixels ↓", "missed"]

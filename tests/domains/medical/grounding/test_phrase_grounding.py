@@ -234,6 +234,7 @@ def test_nothing_is_trained_and_everything_is_scored(run):
     assert metrics["findings"].keys() == {"Edema", "Pneumonia"} and metrics["findings"]["Edema"]["phrases"] == 6
     mean = sum(of["cnr"] for of in metrics["findings"].values()) / 2
     assert metrics["adapted"]["cnr"] == pytest.approx(mean) and metrics["guessing"]["cnr"] == 0
+    assert "absolute_cnr" not in metrics["guessing"]  # noise alone has more than 0
     assert 0 < metrics["guessing"]["pointing"] < 0.2 and set(metrics["intervals"]["adapted"]) == set(metrics["adapted"])
     assert "Nothing was trained" in " ".join(run.notes)
     page = (run.run / "report.html").read_text(encoding="utf-8")
