@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,15 @@ def _column_of_reports(columns: Columns, named: str | None) -> str | None:
 
 
 def _report_of(reports: Reports, study: str, name: str) -> str:
-    """By the study, else by what the sample is called."""
-    keys = study, study_of(study), study_of(name), Path(name).stem
-    key = next((key for key in keys if key in reports.texts), None)
+    key = _key_in(reports.texts, study, name)
     return "" if key is None else reports.of(key)
+
+
+def _key_in(studies: Container[str], study: str, name: str) -> str | None:
+    """How a study of a sample of this name is called among others: by its id, with MIMIC's "s" or without, else as the
+    sample; None where it is not among them."""
+    keys = study, study_of(study), study_of(name), Path(name).stem
+    return next((key for key in keys if key in studies), None)
 
 
 def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> DomainData:
@@ -144,44 +149,45 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
     for record in read_findings(table):
         if record.state in VALUES:
             records[record.study].append(record)
-    some = [record for of_study in records.values() for record in of_study]
-    names = data.class_names or tuple(sorted({record.finding for record in some}))
-    positions = tuple(sorted({record.position for record in some if record.position}))
+    of_all = [record for of_study in records.values() for record in of_study]
+    names = data.class_names or tuple(sorted({record.finding for record in of_all}))
+    positions = tuple(sorted({record.position for record in of_all if record.position}))
     items, silent = [], 0
     for item in data.items:
-        mentioned = [record for record in records.get(study[item.id], ()) if record.finding in names]
-        silent += not mentioned
-        findings = tuple(_value(record.state for record in mentioned if record.finding == name) for name in names)
-        relations = tuple(
-            tuple(_relation([record for record in mentioned if record.finding == name], place) for place in positions)
-            for name in names
-        )
-        items.append(item.with_(target=_found(item.target, findings, relations if positions else ())))
+        by_finding: dict[str, list[Finding]] = defaultdict(list)
+        for record in records.get(_key_in(records, study[item.id], item.id) or "", ()):
+            by_finding[record.finding].append(record)
+        silent += by_finding.keys().isdisjoint(names)
+        values = tuple(_value(record.state for record in by_finding.get(name, ())) for name in names)
+        relations = tuple(_relations(by_finding.get(name, ()), positions) for name in names) if positions else ()
+        items.append(item.with_(target=_with_numbers(item.target, values, relations)))
     if silent == len(items):
         raise DataError(f"{table}: of none of the {len(items)} studies; make it of the reports of this set")
     where = f" at {len(positions)} positions" if positions else ""
     note = f"Findings: {len(names)}{where}, of {table.name}; samples of which it says nothing: {silent}."
-    known = {"findings": names, "positions": positions}
-    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note], number_names=known)
+    number_names = {"findings": names, "positions": positions}
+    return replace(data.with_items(items), class_names=names, notes=[*data.notes, note], number_names=number_names)
 
 
-def _found(target: Any, findings: tuple[float, ...], relations: tuple) -> Viewed | Reported:
+def _with_numbers(target: Any, findings: tuple[float, ...], relations: tuple) -> Viewed | Reported:
     if isinstance(target, Viewed):
-        return replace(target, of=_found(target.of, findings, relations))
+        return replace(target, of=_with_numbers(target.of, findings, relations))
     return replace(target, findings=findings, relations=relations)
 
 
-def _value(states: Any) -> float:
+def _value(states: Iterable[str]) -> float:
     """Of one finding: what is present anywhere is present; what is open anywhere else is uncertain."""
-    values = [VALUES[state] for state in states]
-    return max(values, default=UNKNOWN)
+    return max((VALUES[state] for state in states), default=UNKNOWN)
 
 
-def _relation(records: Sequence[Finding], place: str) -> float:
-    """Whether a finding is at a position: by what is said of that place, else by where it is, or that it is nowhere."""
-    here = _value(record.state for record in records if record.position == place)
-    if not math.isnan(here):
-        return {1.0: 1.0, -1.0: 0.0}.get(here, UNKNOWN)
+def _relations(records: Sequence[Finding], positions: Sequence[str]) -> tuple[float, ...]:
+    """(P,) whether a finding is at each position: by what is said of that place, else by where it is, or that it is
+    nowhere."""
     value = _value(record.state for record in records)
     placed = any(record.position for record in records if VALUES[record.state] == 1.0)
-    return 0.0 if value == -1.0 or (value == 1.0 and placed) else UNKNOWN
+    elsewhere = 0.0 if value == -1.0 or (value == 1.0 and placed) else UNKNOWN
+    row = dict.fromkeys(positions, elsewhere)
+    for position in {record.position for record in records} & row.keys():
+        here = _value(record.state for record in records if record.position == position)
+        row[position] = {1.0: 1.0, -1.0: 0.0}.get(here, UNKNOWN)
+    return tuple(row.values())

@@ -14,6 +14,7 @@ from ....core.contracts import Item, JudgedTowers, Judgement, Place, Record, opt
 from ....core.errors import ConfigError
 from ....core.metrics import mean_interval, precision_at
 from ....core.runs import Measure, TableSection, plural
+from ....core.tasks import DomainPairs
 from ..targets import Reported, Viewed
 
 ALL = "all"
@@ -147,7 +148,7 @@ class FindingPrecision(Judgement):
             ConfigError: a protocol is asked for whose findings the set does not have.
         """
         protocol, pairs = PROTOCOLS[self.precision_of], fit.data.pairs
-        if not hasattr(pairs, "items"):
+        if not isinstance(pairs, DomainPairs):
             return None
         class_names, item_of = pairs.data.class_names, {item.id: item for item in pairs.items}
         if missing := [name for name in protocol.findings if name not in class_names]:

@@ -149,7 +149,7 @@ def asked_for(model: nn.Module, names: Sequence[str]) -> None:
     Raises:
         CapabilityError: it is not.
     """
-    if not hasattr(model, "ask_for"):
+    if not model.steered:
         raise CapabilityError(
             "--classes: this network has fixed structures; omit --classes, or fit --network clip-driven"
         )

@@ -173,3 +173,10 @@ def test_options_of_reports_have_no_use_for_classes(tmp_path):
     _image(tmp_path / "two" / "b.png", 9)
     data = Medical().read(tmp_path, "classification", report_part="impression")
     assert any(note.startswith("Option report_part has no effect here") for note in data.notes)
+
+
+def test_a_study_is_found_with_or_without_the_letter_that_mimic_writes(studies, tmp_path):
+    path = tmp_path / "numbers.csv"
+    write_findings(path, [Finding("1", "effusion", "present"), Finding("s2", "effusion", "absent")])
+    items = Medical().read(studies, "retrieval", findings=str(path)).items
+    assert [item.target.numbers()["findings"] for item in items] == [(1.0,), (-1.0,)]

@@ -4,7 +4,7 @@ different structures."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModel
@@ -91,8 +91,7 @@ def partial_losses(logits: Tensor, labels: Tensor, annotated: Tensor) -> dict[st
 @MODELS.register_module()
 class ClipDrivenSegmentor(BaseModel):
     """The CLIP-Driven Universal Model ("CLIP-Driven Universal Model for Organ Segmentation and Tumor Detection", Liu et
-    al.
-    2023, arXiv 2301.00785), on MONAI's DynUNet. Its texts are features of a backbone's text tower as that gives them.
+    al. 2023, arXiv 2301.00785), on MONAI's DynUNet. Its texts are features of a backbone's text tower, as it gives them.
 
     Args:
         network: config of a `vladapt.DynUNetFeatures`.
@@ -103,6 +102,8 @@ class ClipDrivenSegmentor(BaseModel):
         condition: as of `TextDrivenHead`.
         members, mirrored: as of `VolumeSegmentor`.
     """
+
+    steered: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModel
@@ -29,7 +29,12 @@ class VolumeSegmentor(BaseModel):
         kind: of scores, "classes" or "regions".
         members: how many networks there are.
         mirrored: average the scores of all eight mirrored views of a window.
+
+    Class attributes:
+        steered: whether texts of structures may be given (`ask_for`).
     """
+
+    steered: ClassVar[bool] = False
 
     def __init__(
         self, network: Mapping[str, Any], kind: str = CLASSES, members: int = 1, mirrored: bool = False, **options: Any
