@@ -13,6 +13,6 @@ __getattr__, __dir__ = lazy_exports(
         "score_intervals": "auroc_interval",
         "retrieval": "Ranking image_text_rankings precision_at rankings retrieval_metrics",
         "significance": "CalibrationBin McNemar calibration_curve drawn_weights exchange_test intervals_of mcnemar "
-        "p_words percentiles",
+        "p_words",
     },
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....core.contracts import DomainData, Item
 from ....core.data import check_tolerated
 from ....core.errors import DataError
-from ....core.metrics import drawn_weights, intervals_of, percentiles
+from ....core.metrics import drawn_weights, intervals_of
 from ....core.runtime import Reporter
 from ....core.tasks import ExchangeComparison
 from .locating import Located, Locator
@@ -240,4 +240,4 @@ def _intervals(values: Mapping[str, Tensor], labels: Tensor, patients: Sequence[
     drawn = {name: torch.cat(some) for name, some in draws.items()}
     means = {name: float(_finding_means(values[name], labels, torch.ones(1, len(labels))).mean()) for name in SHARES}
     shares = intervals_of({name: drawn[name] for name in SHARES}, units=units, values=means)
-    return {**{name: list(percentiles(drawn[name])) for name in CONTRASTS}, **shares}
+    return {**intervals_of({name: drawn[name] for name in CONTRASTS}), **shares}

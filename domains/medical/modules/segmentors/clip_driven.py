@@ -91,7 +91,7 @@ def partial_losses(logits: Tensor, labels: Tensor, annotated: Tensor) -> dict[st
 @MODELS.register_module()
 class ClipDrivenSegmentor(BaseModel):
     """The CLIP-Driven Universal Model ("CLIP-Driven Universal Model for Organ Segmentation and Tumor Detection", Liu et
-    al. 2023, arXiv 2301.00785), on MONAI's DynUNet. Its texts are features of a backbone's text tower, as it gives them.
+    al. 2023, arXiv 2301.00785), on MONAI's DynUNet. Its texts are features of a backbone's text tower as it is.
 
     Args:
         network: config of a `vladapt.DynUNetFeatures`.
