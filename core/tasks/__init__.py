@@ -13,7 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "config_training.base": "ConfigTask",
         "retrieval.encoding": "PairEncoding",
         "retrieval.fitting": "RetrievalData",
-        "retrieval.grounding": "Grounding GroundingComparison",
+        "grounding.base": "Grounding GroundingComparison",
         "retrieval.scoring": "DomainPairs",
         "retrieval.task": "Retrieval",
         "tower_training.comparison": "ExchangeComparison",

@@ -14,10 +14,10 @@ from ...contracts.backbone import Backbone
 from ...contracts.recipe import Recipe
 from ...runs.sections import TableSection, VerdictSection
 from ...runtime.progress import Reporter
+from ..retrieval.fitting import RetrievalData
+from ..retrieval.task import Retrieval
 from ..tower_training.comparison import ExchangeComparison
 from ..tower_training.fitted import FittedTowers
-from .fitting import RetrievalData
-from .task import Retrieval
 
 
 @dataclass(frozen=True, eq=False)
