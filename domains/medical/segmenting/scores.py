@@ -122,4 +122,5 @@ def score_intervals(
     if units < 2:
         return {}, units
     shares = {name: of for name, of in overall.items() if name != HD95 and of.isfinite().any()}
-    return {**intervals_of(shares, units=units), **intervals_of({HD95: overall[HD95]})}, units
+    bounds = {**intervals_of(shares, units=units), **intervals_of({HD95: overall[HD95]})}
+    return {name: of for name, of in bounds.items() if of[0] < of[1]}, units  # equal ones would claim certainty

@@ -62,3 +62,14 @@ def test_intervals_draw_patients():
         assert found["dice_tumour"][0] <= 8 / 12 <= found["dice_tumour"][1]
     assert np.ptp(together["dice_tumour"]) > np.ptp(alone["dice_tumour"]) > 0
     assert score_intervals(cases[:2], NAMES, ["a", "a"]) == ({}, 1)
+
+
+def test_scores_that_are_all_alike_claim_no_certainty():
+    truth = np.zeros((6, 6, 6), np.uint8)
+    truth[2:4, 2:4, 2:4] = 1
+    found = np.zeros_like(truth)
+    found[2:4, 2:4, 2:5] = 1
+    cases = [case_scores(truth, found, ((1,),), ((1,),), (1, 1, 1), 1.0) for _ in range(5)]
+    intervals, units = score_intervals(cases, ("core",), [str(number) for number in range(5)])
+    assert units == 5 and intervals.keys().isdisjoint({"hd95_mm", "dice", "dice_core"})
+    assert intervals["surface_dice"][0] < 1
