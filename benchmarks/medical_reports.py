@@ -126,7 +126,7 @@ def pretrained(recipe: str, folder: Path, data: Path, towers: str, epochs: int) 
 def findings_of(recipe: str, folder: Path, data: Path, model: Path) -> Answer:
     """AUROC of findings without labels."""
     adapter = recipe if recipe in OF_QUERIES else "zero-shot"
-    backbone = f"found:{model}" if recipe in OF_FINDER else model
+    backbone = f"projected:{model}" if recipe in OF_FINDER else model
     told = fitted(
         folder / f"{recipe}-findings.json",
         *("--data", data / "reports", "--modality", "radiology", "--adapter", adapter, "--shots", 0),

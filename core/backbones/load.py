@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.families import FAMILIES, FOUND, OFFERED
+from ..contracts.families import FAMILIES, OFFERED, PROJECTED
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
@@ -67,8 +67,8 @@ def load_backbone(
     try:
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
-        if family == FOUND:
-            return _found(spec, load_backbone(rest, device, image_size, channels))
+        if family == PROJECTED:
+            return _projected(spec, load_backbone(rest, device, image_size, channels))
         if family not in FAMILIES:
             return _widened(_of_package(family, rest, image_size), channels).to(target)
         module = importlib.import_module(f".{family}", __package__)
@@ -89,11 +89,11 @@ def load_backbone(
         raise missing_package(spec, family, error.name) from None
 
 
-def _found(spec: str, towers: Backbone) -> Backbone:
+def _projected(spec: str, towers: Backbone) -> Backbone:
     """The towers through their finder."""
     if towers.finder is None:
         raise ConfigError(
-            f"backbone {spec}: was trained by no loss that finds images by more than its towers; omit found:"
+            f"backbone {spec}: was trained by no loss that finds images by more than its towers; omit projected:"
         )
     return FinderBackbone(towers, spec)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
-FOUND = "found"
+PROJECTED = "projected"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -46,8 +46,8 @@ FAMILIES: dict[str, dict] = {
         "packages": ("torchvision",),
         "capabilities": OF_IMAGES - {"image_blocks"},
     },
-    FOUND: {
-        "spec": "found:<model.safetensors>",
+    PROJECTED: {
+        "spec": "projected:<model.safetensors>",
         "what": "a trained model, seen through what its loss finds images and texts by (M-FLAG's projectors)",
         "extra": "all",
         "packages": (),

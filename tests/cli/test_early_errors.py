@@ -55,7 +55,7 @@ CASES = (
         "",
         "fit --backbone nothing:bar",
         2,
-        "unknown backbone 'nothing:bar'; there are: embedded, found, hf, module, open_clip, timm, torchvision",
+        "unknown backbone 'nothing:bar'; there are: embedded, hf, module, open_clip, projected, timm, torchvision",
     ),
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
     ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),

@@ -128,12 +128,12 @@ def test_a_model_is_seen_through_what_its_loss_finds_by(small_clip_spec, tmp_pat
     trained = load_backbone(small_clip_spec, device="cpu")
     trained.finder = build_loss("m-flag", dims_of(trained, 8))
     path = save_fine_tuned(trained, tmp_path / "out")
-    towers, found = load_backbone(str(path), device="cpu"), load_backbone(f"found:{path}", device="cpu")
+    towers, found = load_backbone(str(path), device="cpu"), load_backbone(f"projected:{path}", device="cpu")
     pixels = torch.randn(2, 3, found.image_size, found.image_size, generator=torch.Generator().manual_seed(0))
-    assert found.embed_dim == 1024 and found.spec == f"found:{path}" and found.fingerprint != towers.fingerprint
+    assert found.embed_dim == 1024 and found.spec == f"projected:{path}" and found.fingerprint != towers.fingerprint
     torch.testing.assert_close(found.encode_image(pixels), trained.finder.eval().embed_image(trained, pixels))
     torch.testing.assert_close(
         found.encode_text(TEXTS), trained.finder.embed_text(trained, trained.tokenize(TEXTS)), atol=1e-5, rtol=1e-5
     )
-    with pytest.raises(ConfigError, match="omit found:"):
-        load_backbone(f"found:{save_fine_tuned(moved(load_backbone(small_clip_spec, device='cpu')), tmp_path / 'b')}")
+    with pytest.raises(ConfigError, match="omit projected:"):
+        load_backbone(f"projected:{save_fine_tuned(moved(load_backbone(small_clip_spec, device='cpu')), tmp_path / 'b')}")
