@@ -136,8 +136,8 @@ class BiomedCoop(SharedContext):
 
     def _settings(self) -> tuple[float, ...]:
         """`sccm`, `kdsp` and `tau`."""
-        given = (self.sccm, self.kdsp, self.tau)
-        return tuple(own if one is None else one for one, own in zip(given, PUBLISHED[self.preset]))
+        asked = (self.sccm, self.kdsp, self.tau)
+        return tuple(own if one is None else one for one, own in zip(asked, PUBLISHED[self.preset]))
 
     def _loss(self, step: Step) -> Tensor:
         text = self._text(step.learner)  # (C, D)

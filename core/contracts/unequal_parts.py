@@ -27,9 +27,9 @@ class UnequalParts(np.ndarray):
         for place, part in zip(stacked, parts, strict=True):
             scaled = part / np.float32(255) if part.dtype == np.uint8 != dtype else part
             place[: part.shape[0], : part.shape[1]] = scaled
-        found = stacked.view(cls)
-        found.sizes = sizes
-        return found
+        parts_of_sample = stacked.view(cls)
+        parts_of_sample.sizes = sizes
+        return parts_of_sample
 
     @staticmethod
     def each(parts: np.ndarray) -> list[np.ndarray]:

@@ -36,8 +36,8 @@ def deciding_parts(adapter: Adapter, features: FeatureSet, called: Tensor) -> Te
         rows, part = of_sample[some], left_out[some]
         rest = mask[rows].clone()
         rest[torch.arange(len(rows), device=parts.device), part] = False
-        kept = parts[rows] * rest[..., None]
-        batch = Batch(features=mean_of_parts(kept, rest), parts=kept, parts_mask=rest)
+        others = parts[rows] * rest[..., None]
+        batch = Batch(features=mean_of_parts(others, rest), parts=others, parts_mask=rest)
         without[rows, part] = _height(adapter, batch, called.to(parts.device)[rows])
     return torch.where(mask.sum(dim=1) > 1, without.argmin(dim=1), -1)
 

@@ -258,8 +258,8 @@ def _report(states: Mapping[str, str], places: Mapping[str, str], rng: np.random
             continue
         where = _where(name, places[name])
         named = NAMED[name].format(where)
-        said = WORDS[name] if state == PRESENT else [words.replace("{}", named) for words in POSSIBLE]
-        sentences.append(str(rng.choice(said)).format(where))
+        wordings = WORDS[name] if state == PRESENT else [words.replace("{}", named) for words in POSSIBLE]
+        sentences.append(str(rng.choice(wordings)).format(where))
         seen.append(named if state == PRESENT else f"possible {named}")
     findings = " ".join(f"{text[0].upper()}{text[1:]}." for text in sentences) or "The lungs are clear."
     impression = ", ".join(seen) or "no acute abnormality"

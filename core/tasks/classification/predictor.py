@@ -169,8 +169,8 @@ class Predictor:
         names = [] if counts is None else [self.domain.part_names(*each) for each in zip(items, counts, strict=True)]
         if not any(names) or (decided := deciding_parts(self.adapter, features, made.most_likely)) is None:
             return None
-        found = [name[part] if 0 <= part < len(name) else "" for name, part in zip(names, decided.tolist())]
-        made.columns = {**made.columns, DECIDED: found}
+        deciding = [name[part] if 0 <= part < len(name) else "" for name, part in zip(names, decided.tolist())]
+        made.columns = {**made.columns, DECIDED: deciding}
         return decided.tolist()
 
     def patients(self, how: str, threshold: float | None) -> Patients:

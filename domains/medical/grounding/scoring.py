@@ -108,17 +108,17 @@ class GroundingScores:
 
     def by_finding(self) -> dict[str, dict[str, Any]]:
         """Finding -> "phrases", its metrics, and "intervals" of these where there are two patients."""
-        values, labels, found = self.values(), self.labels, {}
+        values, labels, scores = self.values(), self.labels, {}
         for place, name in enumerate(self.findings):
             of = labels == place
             own = {metric: each[of] for metric, each in values.items()}
-            patients = [patient for patient, kept in zip(self.patients, of.tolist()) if kept]
-            found[name] = {
+            patients = [patient for patient, shown in zip(self.patients, of.tolist()) if shown]
+            scores[name] = {
                 "phrases": int(of.sum()),
                 **{metric: float(each.mean()) for metric, each in own.items()},
                 "intervals": _intervals(own, torch.zeros(len(patients), dtype=torch.int64), patients),
             }
-        return found
+        return scores
 
     def intervals(self) -> dict[str, list[float]]:
         """Metric -> its 95 % interval by draws of patients; none of a single patient."""

@@ -39,12 +39,12 @@ def ms_cxr(folder: Path, files: list[Path], reading: Any) -> Annotated:
     entries = []
     for path, rows in rows_of.items():
         place, first = rows[0]
-        if (found := MIMIC_PATH.search(path)) is None:
+        if (names := MIMIC_PATH.search(path)) is None:
             raise DataError(f"{first.place}: '{shortened(path)}' is no path of MIMIC-CXR (files/p10/p10000032/s...)")
         if (split := SPLITS.get(first.text("split"))) is None:
             raise DataError(f"{first.place}: split '{shortened(first.text('split'))}'; there are train, val, test")
         target, row = _phrases([row for _, row in rows], findings, MS_CXR), (table.path, place)
-        entries.append(Entry(first.text("dicom_id"), target, found["patient"], split, row=row))
+        entries.append(Entry(first.text("dicom_id"), target, names["patient"], split, row=row))
     return Annotated(findings, entries, "captions")
 
 

@@ -135,5 +135,6 @@ def test_a_model_is_seen_through_what_its_loss_finds_by(small_clip_spec, tmp_pat
     torch.testing.assert_close(
         found.encode_text(TEXTS), trained.finder.embed_text(trained, trained.tokenize(TEXTS)), atol=1e-5, rtol=1e-5
     )
+    plain = save_fine_tuned(moved(load_backbone(small_clip_spec, device="cpu")), tmp_path / "plain")
     with pytest.raises(ConfigError, match="omit projected:"):
-        load_backbone(f"projected:{save_fine_tuned(moved(load_backbone(small_clip_spec, device='cpu')), tmp_path / 'b')}")
+        load_backbone(f"projected:{plain}")
