@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.metrics import classification_metrics, multilabel_metrics, percentiles
+from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.score_intervals import (
     MOST_RANKED,
     answer_intervals,
@@ -16,7 +16,7 @@ from vladapt.core.metrics.score_intervals import (
     precision_interval,
     score_intervals,
 )
-from vladapt.core.metrics.significance import f1_draws
+from vladapt.core.metrics.significance import f1_draws, percentiles
 
 PATIENTS = tuple(f"patient {i // 5}" for i in range(300))
 
