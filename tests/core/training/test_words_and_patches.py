@@ -21,9 +21,7 @@ def trained(backbone, source):
         return encode(self, tower, x, *args, **kwargs)
 
     backbone.run_blocks = counted.__get__(backbone)
-    settings = TrainingSettings(
-        epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
-    )
+    settings = TrainingSettings(epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0))
     done = train(backbone, Task(source, {"gloria": 1.0}), settings, None)
     return backbone.model.state_dict(), read, done.history[0]["loss"]
 
