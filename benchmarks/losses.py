@@ -35,8 +35,8 @@ Each loss is a file in `core/losses/`, or in the folder `losses/` of a domain. `
 chooses it, several times for a sum; `--set loss.NAME.OPTION=VALUE` sets an option. A loss is a function of
 the global batch: value and gradients do not depend on how many processes or micro-batches the batch is divided into. A
 loss declares its inputs by name; they are made from the data and the towers, or the loss is refused in one line.
-`medclip`, `medklip` and `medslip` need a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain,
-or nothing known); the last two also `relations`: for each finding at each position 1, 0 (not there) or nothing.
+`medclip`, `medflip`, `medklip` and `medslip` need a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain,
+or nothing known); the last two of them also `relations`: for each finding at each position 1, 0 (not there) or nothing.
 `python benchmarks/losses.py` prints this page.
 
 | name | what it is | needs | paper |
