@@ -105,9 +105,8 @@ def _layer_state(ref: Reference, side: str) -> dict[str, Tensor]:
                 parts = [ref[f"w.{side}_layer.{block}.self.{head}.{kind}"] for head in HEADS]
                 state[f"{ours}.attention.in_proj_{kind}"] = torch.cat(parts)
         elif block.endswith("attention"):
-            state[f"{ours}.{rest.replace('output.dense', 'attention.out_proj').replace('output.LayerNorm', 'norm')}"] = (
-                ref[key]
-            )
+            part = "attention.out_proj" if rest.startswith("output.dense") else "norm"
+            state[f"{ours}.{part}.{rest.rpartition('.')[2]}"] = ref[key]
         else:
             state[_of_feed_forward(block, rest)] = ref[key]
     return state

@@ -61,7 +61,7 @@ class Medflip(Medclip):
 
     masked: float = option(0.5, "share of the patches that is left out; 0: none, which any tower takes", low=0, below=1)
     svd_weight: float = option(0.1, "weight of the largest singular value, 0 for none", low=0, high=10_000)
-    svd_sign: str = option("plus", "whether the largest singular value is lowered (plus) or raised", choices=tuple(SIGNS))
+    svd_sign: str = option("plus", "whether that singular value is lowered (plus) or raised", choices=tuple(SIGNS))
 
     def __post_init__(self):
         super().__post_init__()

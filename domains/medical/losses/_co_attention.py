@@ -102,9 +102,7 @@ class TextLayer(nn.Module):
         super().__init__()
         self.each_other, self.at_image = (Attended(width, heads, dropout) for _ in range(2))
         self.feed_forward = FeedForward(width, hidden, dropout)
-        self.entity_each_other, self.entity_at_image = (
-            Attended(entity_width, entity_heads, dropout) for _ in range(2)
-        )
+        self.entity_each_other, self.entity_at_image = (Attended(entity_width, entity_heads, dropout) for _ in range(2))
         self.entity_feed_forward = FeedForward(entity_width, entity_hidden, dropout)
         self.image_map, self.entity_map = nn.Linear(width, entity_width), nn.Linear(entity_width, width)
         self.fused, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)

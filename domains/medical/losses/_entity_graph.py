@@ -5,11 +5,17 @@ The layers are those of Graph Attention Networks (Velickovic et al., 2018, arXiv
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from ....core.errors import ConfigError
 
 SLOPE = 0.2
 
@@ -66,9 +72,7 @@ class EntityGraph(nn.Module):
         start: (E, width) where entities start, which is learned.
     """
 
-    def __init__(
-        self, count: int, edges: Sequence[tuple[int, int]], width: int, out: int, heads: int, dropout: float
-    ):
+    def __init__(self, count: int, edges: Sequence[tuple[int, int]], width: int, out: int, heads: int, dropout: float):
         super().__init__()
         self.start, self.norm = nn.Parameter(torch.randn(count, width)), nn.LayerNorm(width)
         self.first = GraphAttention(width, out, heads, dropout)
@@ -98,3 +102,47 @@ class EntityScores(nn.Module):
     def forward(self, x: Tensor, entities: Tensor) -> Tensor:
         """(B, W) and (E, C) -> (B, E) logits."""
         return self.layers(x) @ entities.T
+
+
+def safetensors_file(value: Any) -> Any:
+    """For `option`: the name of such a file, as it is.
+
+    Raises:
+        ConfigError: of another file.
+    """
+    if not str(value).lower().endswith(".safetensors"):
+        raise ConfigError("not a safetensors file; give FILE.safetensors")
+    return value
+
+
+def start_embeddings(path: Path, names: Sequence[str], width: int) -> Tensor:
+    """(E, width) of a safetensors file: its only tensor, or that of name `entities`, in the order of the entities, or
+    of the JSON list `entities` in the file's metadata.
+
+    Raises:
+        ConfigError: it cannot be read, lacks an entity, or has another width, or numbers that are none.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            keys, listed = list(file.keys()), (file.metadata() or {}).get("entities")
+            name = "entities" if "entities" in keys else keys[0] if len(keys) == 1 else None
+            tensor = None if name is None else file.get_tensor(name)
+        rows = None if listed is None else {each: row for row, each in enumerate(json.loads(listed))}
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}: cannot be read ({reason}); give safetensors with a tensor entities") from None
+    if tensor is None:
+        raise ConfigError(f"{path}: none of its tensors ({', '.join(sorted(keys)[:5])}) is called entities; rename it")
+    if rows is not None:
+        if lacking := [each for each in names if each not in rows]:
+            raise ConfigError(f"{path}: no row for entity {lacking[0]} ({len(lacking)} of {len(names)} lack one)")
+        if tensor.ndim == 2 and len(tensor) > max(rows[each] for each in names):
+            tensor = tensor[[rows[each] for each in names]]
+    if tuple(tensor.shape) != (len(names), width):
+        raise ConfigError(
+            f"{path}: its tensor is {' x '.join(map(str, tensor.shape))}, and {len(names)} entities of width {width} "
+            "are learned; give a row for each, or set entity_width"
+        )
+    if not torch.isfinite(tensor.float()).all():
+        raise ConfigError(f"{path}: some embeddings are no numbers; train them again")
+    return tensor.float()

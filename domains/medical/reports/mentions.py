@@ -35,7 +35,9 @@ def read_mentions(path: Path) -> Iterator[Mention]:
     """
     table = read_table(path)
     if "entity" not in table.columns:
-        raise DataError(f"{path}: not a table of entities, it lacks the column entity; give columns study, entity, text")
+        raise DataError(
+            f"{path}: not a table of entities, it lacks the column entity; give columns study, entity, text"
+        )
     study = table.column_of(STUDY_COLUMNS)
     for row in table.rows:
         if not (entity := row.text("entity")):
@@ -68,7 +70,9 @@ def read_triples(path: Path) -> dict[str, list[str]]:
     """
     table, tails = read_table(path), {}
     if missing := [name for name in ("head", "tail") if name not in table.columns]:
-        raise DataError(f"{path}: not a table of triples, it lacks {', '.join(missing)}; give columns head, relation, tail")
+        raise DataError(
+            f"{path}: not a table of triples, it lacks {', '.join(missing)}; give columns head, relation, tail"
+        )
     for row in table.rows:
         head, tail = row.text("head"), row.text("tail")
         if not (head and tail):
