@@ -72,9 +72,8 @@ class Arl(RowLoss):
         >>> import torch, vladapt
         >>> given = {"entities": {"edema": ["edema"], "lung": ["lung", "lungs"]}, "triples": {"edema": ["lung"]}}
         >>> loss = vladapt.build_loss("arl", {"embed_dim": 4}, mlm=0, mim=0, itm=0, width=8, heads=2, **given)
-        >>> out = {"image_embedding": torch.randn(2, 4), "text_embedding": torch.randn(2, 4)}
-        >>> out |= {"entity_ids": torch.tensor([[0, -100], [1, 0]]), "image_entities": torch.eye(2)}
-        >>> sorted(loss(out))
+        >>> out = {"entity_ids": torch.tensor([[0, -100], [1, 0]]), "image_entities": torch.eye(2)}
+        >>> sorted(loss({**out, "image_embedding": torch.eye(2, 4), "text_embedding": torch.eye(2, 4)}))
         ['align', 'align_image', 'align_text', 'loss']
     """
 

@@ -17,7 +17,7 @@ OF_QUERIES |= {"findings": dict.fromkeys("abcde", "x"), "positions": dict.fromke
 OF_ENTITIES = {"width": 8, "heads": 2, "hidden": 8, "layers": 2, "dropout": 0.0, "patch_layer": 1}
 OF_ENTITIES |= {"entity_width": 8, "entity_heads": 2, "entity_hidden": 8, "graph_width": 4, "graph_heads": 2}
 OF_ENTITIES |= {"graph_dropout": 0.0, "decoder_width": 8, "decoder_layers": 1, "decoder_heads": 2}
-OF_ENTITIES |= {"entities": dict.fromkeys("abcde", ["x"]), "triples": {"a": ["b", "c"], "c": ["d"]}}
+OF_ENTITIES |= {"entities": {name: ["x"] for name in "abcde"}, "triples": {"a": ["b", "c"], "c": ["d"]}}
 NARROW = {
     "arl": OF_ENTITIES,
     "medklip": OF_QUERIES,
