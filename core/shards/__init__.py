@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "driver": "Job Summary drive",
-        "executors": "build_executor",
+        "executors": "Completed Executor build_executor",
         "manifest": "Manifest",
         "place": "Place",
         "stage": "Stage Unreadable function_stage",

@@ -157,7 +157,7 @@ class _Driver:
         self.poison = _poison(self.place)
         self.tasks = job.manifest.plan(job.shard_size, job.part)
         self.returned: deque[ShardTask] = deque()
-        self.deaths: Counter[ShardTask] = Counter()
+        self.deaths: Counter[tuple] = Counter()
         self.hunts: dict[int, _Hunt] = {}
         self.times_hunted: Counter[int] = Counter()
         self.in_flight = 0
@@ -214,12 +214,12 @@ class _Driver:
 
     def _lost(self, task: ShardTask, running: bool) -> None:
         if running:
-            self.deaths[task] += 1
+            self.deaths[_run_of(task)] += 1
         if task.probe is not None:
             alone = task.probe[1] - task.probe[0] == 1
-            if running and (not alone or self.deaths[task] >= DEATHS):
+            if running and (not alone or self.deaths[_run_of(task)] >= DEATHS):
                 return self._hunted(task, died=True)
-        elif self.deaths[task] >= DEATHS:
+        elif self.deaths[_run_of(task)] >= DEATHS:
             return self._begin_hunt(task)
         return self.returned.appendleft(task)
 
@@ -252,7 +252,7 @@ class _Driver:
         if hunt.poison:
             content = json.dumps(sorted(task.skip)).encode()
             self.place.create(f"{POISON}/{task.name}.{len(task.skip)}", content)
-        self.deaths.pop(task, None)
+        self.deaths.pop(_run_of(task), None)
         self.returned.append(task)
 
     def _set_aside(self, task: ShardTask, reason: str, error: VladaptError | None = None) -> None:
@@ -261,6 +261,10 @@ class _Driver:
         if not self.summary.shards and len(self.summary.aside) >= min(ASIDE_AT_ONCE, self.total):
             raise error or DataError(f"{task.name}: {reason}")
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
+
+
+def _run_of(task: ShardTask) -> tuple:
+    return task.number, task.skip, task.probe
 
 
 @dataclass

@@ -185,10 +185,7 @@ def first_repeated(ids: Callable[[], Iterator[str]], total: int) -> str | None:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(buckets)]
         names = ids()
         while some := list(islice(names, 65_536)):
-            packed = b"".join(
-                hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest() for name in some
-            )
-            hashes = np.frombuffer(packed, "<u8")
+            hashes = np.frombuffer(b"".join(map(_hash, some)), "<u8")
             for number, file in enumerate(files):
                 file.write(hashes[hashes % buckets == number].tobytes())
         repeated: set[int] = set()
@@ -200,12 +197,15 @@ def first_repeated(ids: Callable[[], Iterator[str]], total: int) -> str | None:
         return None
     seen = set()  # equal hashes may be of two ids
     for name in ids():
-        hashed = int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-        if hashed in repeated:
+        if int.from_bytes(_hash(name), "little") in repeated:
             if name in seen:
                 return name
             seen.add(name)
     return None
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def _shards(path: str) -> list[str]:

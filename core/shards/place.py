@@ -1,5 +1,7 @@
-"""Where shards are written: a folder on a disk, or a prefix of an object store. A file is there whole or not at all, and
-the first that writes it is the one that did."""
+"""Where shards are written: a folder on a disk, or a prefix of an object store.
+
+A file is there whole or not at all, and who writes it first is the one that did.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ class Place:
                 return None
 
     def listed(self, folder: str) -> dict[str, float]:
-        """Name -> time of its last change, in seconds, of the files of a folder in it; none where there is no folder."""
+        """Name -> time of the last change, in seconds, of the files of a folder; none where there is no folder."""
         with self.reached():
             if not self._is_url:
                 try:

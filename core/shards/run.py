@@ -170,7 +170,7 @@ def _tables(work: Work, state: Any, task: ShardTask, unreadable: list[Unreadable
 
 
 def _rows(work: Work, task: ShardTask, unreadable: list[Unreadable]) -> Iterator[Row]:
-    """The rows of a task; those to be passed over, and those of which the source has lost, are added to `unreadable`."""
+    """The rows of a task; those to be passed over, and those that the source has lost, are added to `unreadable`."""
     first, last = task.probe or (0, None)
     position, ids = 0, set()
     for span in task.spans:

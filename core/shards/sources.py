@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urljoin
 
 from ..data.pairs.shard_index import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from ..data.pairs.shard_reader import count_samples, samples_of
@@ -210,9 +209,9 @@ class ParquetSource(Source):
         if isinstance(content, dict):  # as the datasets library writes images
             content, path = content.get("bytes"), content.get("path") or ""
         id_ = own.get("id")
-        id_ = str(
-            path if id_ is None and content is None and path else f"{self.label}:{number}" if id_ is None else id_
-        )
+        if id_ is None:
+            id_ = shown(str(path)) if path and content is None else f"{self.label}:{number}"
+        id_ = printable(str(id_))
         if content is None and path:
             try:
                 path = self._resolved(str(path))
@@ -220,17 +219,17 @@ class ParquetSource(Source):
                 path, lost = "", str(error)
         text = own.get("text")
         if content is None and not path and text is None and not lost:
-            lost = f"{printable(id_)}: no image"
+            lost = f"{id_}: no image"
         rest = {name: values[name] for name in columns if name in values}
-        return Row(printable(id_), "" if content is not None else path, content, text, rest, lost)
+        return Row(id_, "" if content is not None else path, content, text, rest, lost)
 
     def _resolved(self, path: str) -> str:
         if self.anywhere or is_url(path):
             return path
         if is_url(self.name):
-            joined = urljoin(self.name, posixpath.normpath(path))
-            inside = not path.startswith("/") and not posixpath.normpath(path).startswith("..")
-            inside = inside and joined.startswith(self.name.rpartition("/")[0])
+            below = posixpath.normpath(path)
+            joined = f"{self.name.partition('?')[0].rpartition('/')[0]}/{below}"
+            inside = not below.startswith(("/", ".."))
         else:
             folder = os.path.realpath(os.path.dirname(self.name) or ".")
             joined = os.path.realpath(os.path.join(folder, path))
@@ -254,12 +253,12 @@ class _Opened:
             raise
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
-        first, groups = 0, []
+        first, origin, groups = 0, 0, []
         for group in range(self.file.num_row_groups):
             rows = self.file.metadata.row_group(group).num_rows
             if first + rows > start and first < stop:
+                origin = origin if groups else first
                 groups.append(group)
-                origin = first if len(groups) == 1 else origin
             first += rows
         if not groups:
             return

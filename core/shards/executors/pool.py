@@ -10,13 +10,15 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import CapabilityError, ConfigError
 from ...runtime.process import cores
 from ..run import Work, run_shard
 from ..task import ShardTask
 from .executor import Completed, Executor, as_failure
 
 END_S = 5.0
+UNREADY = 3
+"""Workers in a row that die before they are ready, after which no more are made."""
 
 
 @dataclass
@@ -24,6 +26,7 @@ class _Worker:
     process: Any
     connection: Connection
     tasks: deque[ShardTask] = field(default_factory=deque)
+    ready: bool = False
 
 
 class PoolExecutor(Executor):
@@ -36,6 +39,7 @@ class PoolExecutor(Executor):
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
         self._work: Work | None = None
+        self._unready = 0
 
     def start(self, work: Work) -> None:
         self._work = work
@@ -61,10 +65,12 @@ class PoolExecutor(Executor):
             except (EOFError, OSError):
                 ended += self._buried(worker)
                 continue
-            report, error, ready_to_work = outcome
-            if not ready_to_work:
-                raise error
-            ended.append(Completed(worker.tasks.popleft(), report, error))
+            if not worker.ready:
+                if outcome is not None:
+                    raise outcome
+                worker.ready, self._unready = True, 0
+                continue
+            ended.append(Completed(worker.tasks.popleft(), *outcome))
         return ended
 
     def stop(self) -> None:
@@ -90,31 +96,31 @@ class PoolExecutor(Executor):
         self._workers.remove(worker)
         worker.connection.close()
         worker.process.join(END_S)
-        return [Completed(task, running=place == 0) for place, task in enumerate(worker.tasks)]
+        self._unready += not worker.ready
+        if self._unready >= UNREADY:
+            raise CapabilityError(
+                f"--processes {self.processes}: workers end before they are ready (exit code "
+                f"{worker.process.exitcode}); give them more memory, or omit --processes to see why"
+            )
+        return [Completed(task, running=worker.ready and place == 0) for place, task in enumerate(worker.tasks)]
 
 
 def _serve(connection: Connection, work: Work, threads: int) -> None:
     """A worker: tasks come in, what became of each goes out. Ctrl-C is the driver's to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    state, started = None, False
-    while True:
+    with suppress(EOFError, OSError):  # the driver is gone
         try:
-            task = connection.recv()
-        except (EOFError, OSError):  # the driver is gone
-            return
-        if not started:
-            try:
-                state, started = work.stage.start(work.threads or threads), True
-            except Exception as error:
-                return connection.send((None, as_failure(error), False))
-        try:
-            outcome = run_shard(work, state, task), None, True
+            state = work.stage.start(work.threads or threads)
         except Exception as error:
-            outcome = None, as_failure(error), True
-        try:
+            return connection.send(as_failure(error))
+        connection.send(None)
+        while True:
+            task = connection.recv()
+            try:
+                outcome = run_shard(work, state, task), None
+            except Exception as error:
+                outcome = None, as_failure(error)
             connection.send(outcome)
-        except OSError:
-            return
 
 
 EXECUTOR = PoolExecutor
