@@ -50,7 +50,7 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> 
     """
     bounds = each.bounds
     kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
-    named = f"--{(name or each.name).replace('_', '-')}"
+    named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]

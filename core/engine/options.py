@@ -7,11 +7,41 @@ from dataclasses import dataclass
 
 from ..contracts.options import option
 
+PARQUET = "parquet"
+
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class ShardOptions:
+    """How work is cut into shards, and who runs them. Results do not depend on who does."""
+
+    as_: str | None = option(
+        None,
+        "write a folder of shards, which the same command continues where it was stopped",
+        choices=(PARQUET,),
+        metavar="|".join((PARQUET,)),
+    )
+    engine: str = option(
+        "local", "who runs shards: local, this machine (the default), or the name of an engine", metavar="NAME"
+    )
+    processes: int | None = option(
+        None, "worker processes of this machine, each with its own model; by default this one", low=1, metavar="N"
+    )
+    shard: str | None = option(
+        None,
+        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
+        metavar="K/N",
+    )
+    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(ShardOptions):
     """What is written besides one vector per image."""
 
+    captions: bool = option(False, "in shards, also write the features of the text that an image comes with")
+    dtype: str = option(
+        "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")
+    )
     parts: bool = option(False, "also write the features of each frame, slice or window of a sample")
     patch_tokens: bool = option(False, "also store the features of all patches, for methods that use them")
 

@@ -13,6 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "executors": "Completed Executor build_executor",
         "manifest": "Manifest",
         "place": "Place",
+        "progress": "Progress jobs_below",
         "stage": "Stage Unreadable function_stage",
         "task": "ShardTask",
     },

@@ -58,6 +58,12 @@ class Summary:
         self.unreadable += len(report.unreadable)
         self.examples += report.unreadable[: LISTED - len(self.examples)]
 
+    def __add__(self, other: Summary) -> Summary:
+        """Of two parts of one job."""
+        examples = [tuple(each) for each in (*self.examples, *other.examples)][:LISTED]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ("shards", "before", "rows", "unreadable")}
+        return Summary(**sums, examples=examples, aside={**self.aside, **other.aside})
+
 
 @dataclass(frozen=True)
 class Job:

@@ -121,6 +121,10 @@ class Source(ABC):
             )
         return self._rows(start, stop, columns)
 
+    @property
+    def has_images(self) -> bool:
+        return True
+
     def count_rows(self) -> int:
         return self.count if self.count is not None else self._counted()
 
@@ -180,6 +184,10 @@ class ParquetSource(Source):
         names = sorted({*self.roles.values(), *columns} & set(self.columns()))
         for number, values in enumerate(self.values(start, stop, names), start):
             yield self._row(number, values, columns)
+
+    @property
+    def has_images(self) -> bool:
+        return bool({"bytes", "path", "url"} & set(self.roles))
 
     def columns(self) -> list[str]:
         with closing(_Opened(self.name)) as opened:

@@ -85,5 +85,5 @@ def cut(spans: Iterator[Span], shard_size: int) -> Iterator[ShardTask]:
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """The name of the folder that holds what was made with these settings: 16 hexadecimal digits."""
-    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
