@@ -44,6 +44,7 @@ from ..runtime.remote import is_url
 from ..shards import Job as ShardJob
 from ..shards import Manifest, Place, Stage, Summary, Unreadable, build_executor, drive
 from ..shards.manifest import listing
+from ..shards.place import STATE
 from ..shards.sources import Row
 from ..tasks.classification.task import prepared_images
 
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Images at once where nobody says otherwise: fixed, since it is part of the plan."""
-CLASSES = "classes.safetensors"
-"""In the folder of the shards of a labelled set: names and text features of its classes."""
+CLASSES = f"{STATE}/classes.safetensors"
+"""Of a labelled set: names and text features of its classes."""
 OF_ITEMS = {"path": "string", "id": "string", "decode": "string", "split": "string", "groups": "string"}
 SHARD_LIKE = (".tar", ".parquet")
 

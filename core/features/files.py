@@ -159,7 +159,7 @@ def _read_shards(folder: Path) -> dict[str, Any]:
         arrays["split"] = table.column("split").to_pylist()
         if any(groups := table.column("groups").to_pylist()):
             arrays["groups"] = groups
-    classes = folder / "classes.safetensors"
+    classes = folder / "_state" / "classes.safetensors"
     return arrays | (_read_safetensors(classes) if classes.is_file() else {})
 
 

@@ -1,6 +1,6 @@
 """The inputs of a job: which sources, how many rows, in which order; small, however many rows there are.
 
-A folder of loose images becomes a list in the place of the results, a Parquet file sorted by path that is made by an
+A folder of loose images becomes a list in the place of the results, a file of Parquet sorted by path that is made by an
 external merge sort: no list of all files is ever in memory.
 """
 
@@ -168,7 +168,7 @@ def listing(
                     hashed.update(json.dumps(row, sort_keys=True).encode(errors="surrogatepass"))
                 writer.write_table(pa.Table.from_pylist(some, schema))
                 count += len(some)
-        name = f"{STATE}/inputs/{hashed.hexdigest()[:32]}.parquet"
+        name = f"{STATE}/inputs/{hashed.hexdigest()[:32]}.list"
         place.publish(partial, name)
     return [parquet_source(place.path(name), label, anywhere=True)] if count else []
 
