@@ -32,6 +32,8 @@ from .task import ShardTask, Span, cut
 SORTED_AT_ONCE = 200_000
 """Paths of a listing that are in memory at once."""
 LISTED = ("path", "id", "size", "version")
+WRITTEN_AT_ONCE = 10_000
+"""Rows of a list that are in memory while it is written."""
 IDS_A_BUCKET = 1 << 20
 IMAGES = tuple(IMAGE.suffixes)
 
@@ -163,7 +165,7 @@ def listing(
     hashed, count, rows = hashlib.sha256(), 0, iter(rows)
     with place.temporary() as partial:
         with place.reached(), pq.ParquetWriter(partial, schema) as writer:
-            while some := list(islice(rows, 10_000)):
+            while some := list(islice(rows, WRITTEN_AT_ONCE)):
                 for row in some:
                     hashed.update(json.dumps(row, sort_keys=True).encode(errors="surrogatepass"))
                 writer.write_table(pa.Table.from_pylist(some, schema))
