@@ -139,8 +139,6 @@ class EmbedStage(Stage):
         return pa.schema(fields)
 
     def start(self, threads: int | None) -> _Towers:
-        if threads is not None:
-            torch.set_num_threads(max(1, threads))
         task = task_of(self.recipe)
         backbones = [_loaded(each.spec, self.recipe, task.domain) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
@@ -297,7 +295,7 @@ def embed_shards(
         place,
         shard_size=asked.shard_size,
         batch_size=recipe.batch_size or BATCH,
-        threads=recipe.workers or _threads_of_rank(),
+        threads=_threads_of_rank() if recipe.workers is None else recipe.workers,
         part=_part(asked.shard),
     )
     if classes is not None:

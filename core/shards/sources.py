@@ -155,7 +155,7 @@ class TarSource(Source):
                     content=image or None,
                     text=None if text is None else text.decode("utf-8", "replace").strip(),
                     columns={name: members[name].decode("utf-8", "replace") for name in columns if name in members},
-                    lost=sample.lost or ("" if image or text else f"{self.label}:{key}: no image"),
+                    lost=sample.lost or ("" if image or text else f"{self.label}:{key}: no image and no text"),
                 )
                 number += 1
                 if sample.lost and stop is None:  # of a tar that is cut short nobody knows how many follow
@@ -227,7 +227,7 @@ class ParquetSource(Source):
                 path, lost = "", str(error)
         text = own.get("text")
         if content is None and not path and text is None and not lost:
-            lost = f"{id_}: no image"
+            lost = f"{id_}: no image and no text"
         rest = {name: values[name] for name in columns if name in values}
         return Row(id_, "" if content is not None else path, content, text, rest, lost)
 

@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import torch
+
 from ...errors import CapabilityError, ConfigError
 from ...runtime.process import cores
 from ..run import Work, run_shard
@@ -108,9 +110,10 @@ class PoolExecutor(Executor):
 def _serve(connection: Connection, work: Work, threads: int) -> None:
     """A worker: tasks come in, what became of each goes out. Ctrl-C is the driver's to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
     with suppress(EOFError, OSError):  # the driver is gone
         try:
-            state = work.stage.start(work.threads or threads)
+            state = work.stage.start(threads if work.threads is None else work.threads)
         except Exception as error:
             return connection.send(as_failure(error))
         connection.send(None)
