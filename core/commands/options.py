@@ -25,6 +25,7 @@ from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT,
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError, check_given
+from ..runtime.remote import is_url
 from .declared import (
     JUDGEMENT,
     TASK,
@@ -311,7 +312,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         for name, value in given.items():
             _check_given(shown.__signature__.parameters[name], value)
             if name in PLACES:
-                for place in [value] if isinstance(value, str) else value or ():
+                places = [value] if isinstance(value, str) else value or ()
+                for place in (each for each in places if not is_url(str(each))):
                     check_writable(place, f"--{name}")
         values = {}
         for name, flags in made.items():

@@ -32,27 +32,23 @@ from ..contracts.recipe import Recipe
 from ..contracts.task import Task
 from ..data.images import decode_bytes
 from ..data.unlabelled import images_of, readable
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
-from ..features.store import FeatureStore
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
-from ..runtime.distributed import all_gather_json, rank, world_size
-from ..runtime.process import cores, need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Job as ShardJob
-from ..shards import Manifest, Place, Stage, Summary, Unreadable, build_executor, drive
+from ..shards import Manifest, Place, Stage, Summary, Unreadable
 from ..shards.manifest import listing
 from ..shards.place import STATE
 from ..shards.sources import Row
 from ..tasks.classification.task import prepared_images
+from .options import EmbedOptions
+from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH = 64
-"""Images at once where nobody says otherwise: fixed, since it is part of the plan."""
 CLASSES = f"{STATE}/classes.safetensors"
 """Of a labelled set: names and text features of its classes."""
 OF_ITEMS = {"path": "string", "id": "string", "decode": "string", "split": "string", "groups": "string"}
@@ -269,7 +265,7 @@ def _lists(rows: np.ndarray, dtype: str, there: Sequence[bool] | None = None) ->
 
 
 def embed_shards(
-    recipe: Recipe, out: str, images: Sequence[str | Path], asked: Any, reporter: Reporter
+    recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[Summary, Place, EmbedStage]:
     """Write features as shards, under torchrun with the other ranks.
 
@@ -281,62 +277,23 @@ def embed_shards(
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
         ConfigError, CapabilityError: what is asked for does not go together.
     """
-    need_package("--as parquet", "pyarrow", "shards")
     for name in ("parts", "patch_tokens"):
         if getattr(asked, name):
             raise ConfigError(f"--{name.replace('_', '-')}: is not written as parquet; omit it, or give a .safetensors")
-    place = Place(out if is_url(out) else os.path.abspath(out))
-    place.check()
-    task = task_of(recipe)
+    executor = asked.executor(recipe.device, reporter.info)
+    place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    job = ShardJob.of(
-        stage,
-        manifest,
-        place,
-        shard_size=asked.shard_size,
-        batch_size=recipe.batch_size or BATCH,
-        threads=_threads_of_rank() if recipe.workers is None else recipe.workers,
-        part=_part(asked.shard),
-    )
+    elsewhere = asked.engine != "local" or (asked.processes or 1) > 1
+    if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
+        raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
+    job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:
         job.work.place.create(CLASSES, classes)
-    summary = _driven(job, asked, stage, reporter)
-    _check(summary, recipe.tolerate, job)
-    return summary, job.work.place, stage
-
-
-def _driven(job: ShardJob, asked: Any, stage: EmbedStage, reporter: Reporter) -> Summary:
-    if asked.engine == "local":
-        several = (asked.processes or 1) > 1
-        if several and any(each.spec in OFFERED for each in stage.encoders):
-            raise CapabilityError("--processes: a backbone made of a module lives in this process; omit the option")
-        executor = build_executor("pool", processes=asked.processes) if several else build_executor("serial")
-    else:
-        executor = build_executor(asked.engine, processes=asked.processes)
-    with reporter.task("Embedding", unit="shards") as progress:
-        summary = drive(job, executor, progress)
-    parts = [Summary(**each) for each in all_gather_json(vars(summary))]
-    return sum(parts[1:], parts[0])
-
-
-def _check(summary: Summary, tolerate: float, job: ShardJob) -> None:
-    if summary.aside:
-        number, reason = next(iter(summary.aside.items()))
-        raise DataError(
-            f"{len(summary.aside)} shards could not be made (part-{int(number):08d}: {reason}); all others are in "
-            f"{job.work.place}, and the same command tries these again"
-        )
-    share = summary.unreadable / max(1, summary.rows + summary.unreadable)
-    if share > tolerate:
-        id_, reason = summary.examples[0]
-        raise DataError(
-            f"{summary.unreadable:,} images cannot be read, {share:.1%} ({id_}: {reason}); more than --tolerate "
-            f"{tolerate:g}; what can be read is in {job.work.place}"
-        )
+    return run_job(job, executor, recipe.tolerate, reporter, "Embedding"), job.work.place, stage
 
 
 def _planned(
-    recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: Any, reporter: Reporter
+    recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
     backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
@@ -347,7 +304,7 @@ def _planned(
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
     if images and not _read_by_domain(task.domain, images):
-        manifest = Manifest.of(images, place, FeatureStore.default_root().parent)
+        manifest = manifest_of(images, place)
         data = None
     else:
         data, labels, classes = _data(recipe, task, images, backbones[0], reporter)
@@ -415,18 +372,3 @@ def _listed(stage: EmbedStage, task: Task) -> DomainData:
     from ..recipes.asked_for import read_data
 
     return read_data(stage.recipe, task.domain, task.name)
-
-
-def _threads_of_rank() -> int | None:
-    """An equal share of the cores for each rank of this machine; None where this process is alone."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
-    return max(1, cores() // ranks) if ranks > 1 else None
-
-
-def _part(shard: str | None) -> tuple[int, int]:
-    """Which tasks this process takes: those of K/N, divided among the ranks."""
-    match = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
-    if match is None or not int(match[1]) < int(match[2]):
-        raise ConfigError(f"--shard {shard}: give K/N with K from 0 to N - 1, for instance 0/64")
-    first, step = int(match[1]), int(match[2])
-    return first + step * rank(), step * world_size()

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import ConfigError, DataError, VladaptError, printable
+from ..errors import CapabilityError, ConfigError, DataError, VladaptError, printable
 from .executors.executor import Completed, Executor
 from .manifest import Manifest
 from .place import STATE, Place, PlaceError
-from .run import DONE, ShardReport, Work
+from .run import DONE, ShardReport, Work, done_before
 from .task import ShardTask, settings_hash
 
 PLAN, POISON, ASIDE = f"{STATE}/plan.json", f"{STATE}/poison", f"{STATE}/aside"
@@ -25,8 +26,9 @@ DEATHS = 2
 """Of the worker of one task, after which it is the task."""
 HUNTS = 3
 """Of one shard, after which it is set aside."""
-ASIDE_AT_ONCE = 3
-"""Shards set aside before any is done: something is wrong with all of them."""
+ASIDE_IN_A_ROW = 3
+"""Shards set aside one after the other: something is wrong with all of them, or with a device."""
+MARKERS_AT_ONCE, READERS = 512, 16
 LISTED = 20
 WAIT_S = 1.0
 
@@ -166,12 +168,12 @@ class _Driver:
         self.deaths: Counter[tuple] = Counter()
         self.hunts: dict[int, _Hunt] = {}
         self.times_hunted: Counter[int] = Counter()
-        self.in_flight = 0
+        self.in_flight = self.aside_in_a_row = 0
 
     def run(self) -> Summary:
         self.progress(0, self.total)
-        self.executor.start(self.job.work)
         try:
+            self.executor.start(self.job.work)
             while True:
                 while self.executor.room() > 0 and (task := self._next()) is not None:
                     self.executor.submit(task)
@@ -188,11 +190,29 @@ class _Driver:
         """A task that was given back, or the next of the plan that is not done."""
         if self.returned:
             return self.returned.popleft()
+        done: list[ShardTask] = []
         for task in self.tasks:
             if task.name not in self.done:
+                self._add_done(done)
                 return replace(task, skip=self.poison.get(task.name, frozenset()))
-            self._add(ShardReport.from_json(self.place.read(f"{DONE}/{task.name}") or b"{}"), task)
-        return None
+            done.append(task)
+            if len(done) == MARKERS_AT_ONCE:
+                self._add_done(done)
+                done = []
+        self._add_done(done)
+        return self.returned.popleft() if self.returned else None
+
+    def _add_done(self, tasks: list[ShardTask]) -> None:
+        """Those that were done before; their markers are read by threads, since an object store takes its time."""
+        if not tasks:
+            return
+        with ThreadPoolExecutor(READERS) as threads:
+            reports = list(threads.map(lambda task: done_before(self.place, task.name), tasks))
+        for task, report in zip(tasks, reports):
+            if report is None:  # its marker was cut off, and there is no file
+                self.returned.append(replace(task, skip=self.poison.get(task.name, frozenset())))
+            else:
+                self._add(report, task)
 
     def _take(self, outcome: Completed) -> None:
         task = outcome.task
@@ -207,12 +227,13 @@ class _Driver:
 
     def _add(self, report: ShardReport, task: ShardTask) -> None:
         self.summary.add(report)
+        self.aside_in_a_row = 0
         if not report.before:
             self.place.remove(f"{ASIDE}/{task.name}")
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
 
     def _failed(self, task: ShardTask, error: VladaptError) -> None:
-        if isinstance(error, PlaceError) or not isinstance(error, DataError):
+        if isinstance(error, (PlaceError, ConfigError, CapabilityError)):
             raise error
         if task.probe is not None:  # it did not kill its worker, which is what was asked
             return self._hunted(task, died=False)
@@ -264,7 +285,8 @@ class _Driver:
     def _set_aside(self, task: ShardTask, reason: str, error: VladaptError | None = None) -> None:
         self.summary.aside[task.number] = reason
         self.place.create(f"{ASIDE}/{task.name}", json.dumps({"reason": printable(reason)}).encode())
-        if not self.summary.shards and len(self.summary.aside) >= min(ASIDE_AT_ONCE, self.total):
+        self.aside_in_a_row += 1
+        if self.aside_in_a_row >= min(ASIDE_IN_A_ROW, self.total):
             raise error or DataError(f"{task.name}: {reason}")
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError, VladaptError
 from vladapt.core.shards import Stage, build_executor, drive, function_stage
 from vladapt.core.shards.driver import HUNTS
 from vladapt.core.shards.place import PlaceError
@@ -173,15 +173,6 @@ def test_parts_of_a_plan_make_the_whole(job_of, images, reference):
         job_of(STAGE, images, part=(3, 3))
 
 
-class Full(Stage):
-    """Ends like a disk without room."""
-
-    name, settings, schema = "full", {}, STAGE.schema
-
-    def run(self, state, rows, batch_size):
-        raise PlaceError("no space left")
-
-
 def test_a_full_disk_ends_the_job_at_once_and_keeps_what_is_done(job_of, images, monkeypatch, reference):
     job = job_of(STAGE, images)
     publish, calls = type(job.work.place).publish, []
@@ -227,18 +218,24 @@ def test_what_cannot_be_decoded_is_listed_by_batch_size_and_all(job_of, images, 
     assert "0x" not in summary.examples[0][1]
 
 
-def test_a_stage_that_fails_on_all_ends_the_job(job_of, images):
-    def broken(rows):
-        raise SystemError("no")
-
+def test_a_shard_that_fails_is_set_aside_and_one_after_the_other_ends_the_job(job_of, images):
     class Broken(Stage):
         name, settings, schema = "broken", {}, STAGE.schema
 
-        def run(self, state, rows, batch_size):
-            raise DataError("the input is damaged")
+        def __init__(self, count):
+            self.left = count
 
-    with pytest.raises(DataError, match="damaged"):
-        serial(job_of(Broken(), images))
+        def run(self, state, rows, batch_size):
+            self.left -= 1
+            if self.left >= 0:
+                raise RuntimeError("the device is gone")
+            yield from STAGE.run(state, rows, batch_size)
+
+    with pytest.raises(VladaptError, match="the device is gone"):
+        serial(job_of(Broken(9), images))
+    summary = serial(job_of(Broken(2), images, "out-2"))
+    assert (summary.shards, list(summary.aside)) == (3, [0, 1])
+    assert "RuntimeError: the device is gone" in summary.aside[0]
 
 
 KILLED_ONCE = """
