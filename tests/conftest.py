@@ -26,7 +26,7 @@ TINY_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 2},
 }
 
 

@@ -17,7 +17,7 @@ NAMES = tuple(f"{colour} shape" for colour in COLOURS)
 SIDE = 32
 VIT = {"image_size": SIDE, "layers": 1, "width": 48, "patch_size": 8, "head_width": 24}
 RESNET = {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 32}
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.fixture(autouse=True)

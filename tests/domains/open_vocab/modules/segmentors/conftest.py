@@ -10,7 +10,7 @@ DEEP_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 2},
 }
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
 

@@ -31,7 +31,7 @@ CONFIG = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1},
 }
 SMALL = {"archive_size": 16, "short_side": 32, "k": 3, "templates": "photo", "context": "sky, road"}
 

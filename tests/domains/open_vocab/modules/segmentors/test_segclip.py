@@ -24,7 +24,7 @@ from vladapt.registry import MODELS
 
 SIDE = 32
 VISION = {"image_size": SIDE, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}
-TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TEXT = {"context_length": 20, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 2}
 DECODER = {"depth": 1, "heads": 2}
 CAPTIONS = ("a red car on the road", "two dogs", "a very big tree behind a house near the river")
 
