@@ -361,6 +361,10 @@ class _Tokenizer(tokenizers.SimpleTokenizer):
         words: how many it has.
     """
 
+    encoder: dict[str, int]
+    bpe_ranks: dict[tuple[str, ...], int]
+    all_special_ids: list[int]
+
     def __init__(self, words: int, **options):
         super().__init__(**options)
         self._read: dict[str, list[int]] = {}
