@@ -345,14 +345,15 @@ class Medical(Domain):
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, of each slice of a volume; for training a mild augmentation before its
-        normalisation, without flips where left and right tell organs apart."""
+        normalisation, without flips where left and right tell organs apart or texts name them."""
         from ...core.backbones import EachPart
 
         if not train:
             return EachPart(backbone.preprocess(False))
         from .augment import MedicalAugment
 
-        flips = {"flip": 0.0} if self.modality in SIDED else {}
+        sided = self.modality in SIDED or task in (REPORTED, GROUNDING)
+        flips = {"flip": 0.0} if sided else {}
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
 
