@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,30 +106,28 @@ class IndexChange:
         Raises:
             DataError: an id is of no entry, or no entry would be left.
         """
-        opened, records, deleted, missing = self.opened, [], 0, set(ids)
-        made: list[Path] = []
-        for segment in opened.segments:
-            chosen = rows_with(segment.columns, segment.entries, ids) & segment.live
-            missing -= {segment.entries[int(row)].id for row in np.flatnonzero(chosen)}
-            deleted += int(chosen.sum())
-            records.append(segment.record)
-            if chosen.all() or not (segment.live & ~chosen).any():
-                records.pop()  # nothing of it is left
-            elif chosen.any():
-                with written_to(self.path):
-                    live = _written_bits(segment, segment.live & ~chosen)
-                made.append(segment.path / live["file"])
-                records[-1] = {**segment.record, "live": live}
+        opened, missing = self.opened, set(ids)
+        chosen = [rows_with(each.columns, each.entries, ids) & each.live for each in opened.segments]
+        for segment, rows in zip(opened.segments, chosen):
+            missing -= {segment.entries[int(row)].id for row in np.flatnonzero(rows)}
+        if missing:
+            first = next(each for each in ids if each in missing)
+            others = f" (and {len(missing) - 1} more)" * (len(missing) > 1)
+            raise DataError(f"--delete {first}: not in {self.path}{others}; nothing was deleted")
+        deleted = sum(int(rows.sum()) for rows in chosen)
+        if deleted == len(opened):
+            raise DataError(f"{self.path}: --delete would leave no entry; remove the folder instead")
+        records: list[dict[str, Any]] = []
         try:
-            if missing:
-                others = f" (and {len(missing) - 1} other ids)" * (len(missing) > 1)
-                raise DataError(f"--delete {min(missing)}: not in {self.path}{others}; nothing was deleted")
-            if not records:
-                raise DataError(f"{self.path}: --delete would leave no entry; remove the folder instead")
-            self._publish({**opened.info, "segments": records, "entries": opened.info["entries"] - deleted})
+            with written_to(self.path):
+                for segment, rows in zip(opened.segments, chosen):
+                    left = segment.live & ~rows
+                    if left.any():
+                        live = {"live": _written_bits(segment, left)} if rows.any() else {}
+                        records.append({**segment.record, **live})
+            self._publish({**opened.info, "segments": records, "entries": len(opened) - deleted})
         except BaseException:
-            for path in made:
-                path.unlink(missing_ok=True)
+            self._remove_leftovers()
             raise
         return deleted
 
@@ -177,32 +174,30 @@ class IndexChange:
         """
         if read_head(self.path) != self.opened.info:
             raise ConfigError(f"{self.path}: another process has changed this index meanwhile; run the command again")
-        write_head(self.path, info)
-        synced(self.path)
-        self._writer = None
+        with written_to(self.path):
+            write_head(self.path, info)
+            self._writer = None  # from here on its segments are those of the index
+            synced(self.path)
         self.opened = RetrievalIndex.open(self.path)
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
         """Remove segments and files that the head does not name."""
-        info = self.opened.info
-        files = {
-            record["name"]: {*record["files"], (record.get("live") or {}).get("file")} for record in info["segments"]
-        }
+        info = read_head(self.path)
+        records = {record["name"]: record for record in info["segments"]}
         for folder in (self.path / SEGMENTS).glob("*"):
-            if folder.name not in files:
+            if folder.name not in records:
                 shutil.rmtree(folder, ignore_errors=True)
-        for segment in self.opened.segments:
-            for path in segment.path.glob("live-*.bits"):
-                if path.name not in files[segment.record["name"]]:
-                    path.unlink(missing_ok=True)
-        for path in self.path.glob("quantiser-*.faiss"):
-            if path.name != (info.get("quantiser") or {}).get("file"):
+        named = {(info.get("quantiser") or {}).get("file")}
+        named |= {f"{name}/{(record.get('live') or {}).get('file')}".lstrip("/") for name, record in records.items()}
+        shared = [*self.path.glob("quantiser-*.faiss"), *self.path.glob("live-*.bits")]
+        for path in (*shared, *(self.path / SEGMENTS).glob("*/live-*.bits")):
+            name = path.name if path.parent == self.path else f"{path.parent.name}/{path.name}"
+            if name not in named:
                 path.unlink(missing_ok=True)
-        if "" not in files:
+        if "" not in records:
             for name in (OLD_VECTORS, ENTRIES, OFFSETS, PARTS, PART_COUNTS):
-                with suppress(OSError):
-                    (self.path / name).unlink(missing_ok=True)
+                (self.path / name).unlink(missing_ok=True)
 
 
 def _written_bits(segment: Segment, live: np.ndarray) -> dict[str, Any]:
