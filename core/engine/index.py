@@ -164,7 +164,7 @@ def _ids_of(text: str) -> list[str]:
     if not text.startswith("@"):
         return [text]
     try:
-        ids = [line for line in text_lines(Path(text[1:]), "write one id per line") if line.strip()]
+        ids = [line.rstrip("\r\n") for line in text_lines(Path(text[1:]), "write one id per line") if line.strip()]
     except DataError as error:
         raise DataError(f"--delete @{error}") from error
     if not ids:

@@ -24,6 +24,8 @@ faiss = pytest.importorskip("faiss", reason="extra retrieval is not installed")
 SEGMENT = "segments/00000001"
 FILES = {
     "index.json",
+    "segments",
+    SEGMENT,
     *(f"{SEGMENT}/{name}" for name in ("vectors.faiss", "entries.jsonl", "entries.offsets", "facts.parquet")),
 }
 
