@@ -99,8 +99,8 @@ class Entries:
             raise damaged(folder / OFFSETS, f"does not hold the places of {count} entries")
         if not self.path.stat().st_size:
             raise damaged(self.path, "empty")
-        self._offsets = np.memmap(folder / OFFSETS, OFFSET, "r", shape=(count,))
-        self._text = np.memmap(self.path, np.uint8, "r")  # a file that is replaced meanwhile is still read
+        self._offsets = mapped_array(folder / OFFSETS, OFFSET, (count,))
+        self._text = mapped_array(self.path, np.dtype(np.uint8))  # a file that is replaced meanwhile is still read
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -109,12 +109,17 @@ class Entries:
         start = int(self._offsets[position])
         end = int(self._offsets[position + 1]) if position + 1 < len(self) else len(self._text)
         try:
-            entry = json.loads(self._text[start:end].tobytes())
+            entry = json.loads(self._text[start:end].tobytes().decode(*ENCODING))
             about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
             group = str(entry.get("group") or "")
             return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about, group)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.path, f"entry {position} cannot be read") from error
+
+
+def mapped_array(path: Path, kind: np.dtype, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """What a file holds, read where it is looked at; a plain array, whose elements are looked up faster."""
+    return np.memmap(path, kind, "r", shape=shape).view(np.ndarray)
 
 
 def damaged(path: Path, why: str) -> DataError:

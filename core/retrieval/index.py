@@ -36,8 +36,8 @@ from .wanted import Wanted
 IMAGES, TEXTS = "images", "texts"
 REFINED, REFINED_PER_RESULT = 100, 10
 """Of a quantised kind, how many of the nearest are ranked again at least, and for each result."""
-QUERIES_AT_ONCE = 64
-"""Whose candidates are ranked again together."""
+QUERIES_AT_ONCE = 4
+"""Whose candidates are ranked again together, while the cache of a core holds them."""
 TRIES = 3
 """How often a head is read anew where a segment that it names is gone: another process has replaced both."""
 
@@ -197,6 +197,24 @@ class RetrievalIndex:
     ) -> list[list[Hit]]:
         """The nearest entries of each query, the best first; of equal scores the one indexed first.
 
+        Arguments and errors as of `nearest`.
+        """
+        scores, places = self.nearest(queries, top, wanted, refine)
+        entries: dict[int, Entry] = {place: self.entries[place] for place in sorted({*places.ravel().tolist()} - {-1})}
+        return [
+            [
+                Hit(rank, score, entries[place], place)
+                for rank, (score, place) in enumerate(zip(*each), start=1)
+                if place >= 0
+            ]
+            for each in zip(scores.tolist(), places.tolist())
+        ]
+
+    def nearest(
+        self, queries: Tensor, top: int, wanted: Wanted | None = None, refine: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and numbers (Q, top) of the nearest rows, the best first, -1 where there is none.
+
         Args:
             queries: (Q, D) unit.
             top: how many at most; an approximate kind may find fewer.
@@ -213,25 +231,17 @@ class RetrievalIndex:
                 "encode it with the backbone of the index"
             )
         rows = np.ascontiguousarray(queries.detach().to("cpu", torch.float32).numpy())  # (Q, D)
-        top, refine = min(top, len(self)), refine and self.is_quantised
-        count = min(len(self), max(REFINED, REFINED_PER_RESULT * top)) if refine else top
-        scores, places = self._nearest(rows, count, wanted)
-        if refine:
-            scores = np.concatenate(
-                [
-                    self._cosines(rows[start : start + QUERIES_AT_ONCE], places[start : start + QUERIES_AT_ONCE])
-                    for start in range(0, len(rows), QUERIES_AT_ONCE)
-                ]
-            )
-            scores, places = _best(scores, places, top)
-        return [
-            [
-                Hit(rank, float(score), self.entries[int(place)], int(place))
-                for rank, (score, place) in enumerate(zip(scores[row], places[row]), start=1)
-                if place >= 0
-            ]
-            for row in range(len(rows))
-        ]
+        top = min(top, len(self))
+        if not (refine and self.is_quantised):
+            return _best(*self._candidates(rows, top, wanted), top)
+        count = min(len(self), max(REFINED, REFINED_PER_RESULT * top))
+        scores, places = self._candidates(rows, count, wanted)
+        if scores.shape[1] > count:
+            scores, places = _best(scores, places, count)
+        for start in range(0, len(rows), QUERIES_AT_ONCE):
+            some = slice(start, start + QUERIES_AT_ONCE)
+            scores[some] = self._cosines(rows[some], places[some])
+        return _best(scores, places, top)
 
     def vectors(self, hits: Sequence[Hit]) -> np.ndarray:
         """(n, D) rows of some results, as they were indexed; of a quantised kind to 16 bits."""
@@ -257,6 +267,8 @@ class RetrievalIndex:
 
     def _rows(self, places: np.ndarray) -> np.ndarray:
         """(n, D) rows by their numbers."""
+        if len(self.segments) == 1:
+            return self.segments[0].rows(places)
         rows = np.zeros((len(places), self.info["dims"]), np.float32)
         for segment in self.segments:
             chosen = (places >= segment.first) & (places < segment.first + segment.count)
@@ -264,8 +276,8 @@ class RetrievalIndex:
                 rows[chosen] = segment.rows(places[chosen] - segment.first)
         return rows
 
-    def _nearest(self, queries: np.ndarray, count: int, wanted: Wanted | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and numbers (Q, count) of the nearest, the best first, -1 where there is none."""
+    def _candidates(self, queries: np.ndarray, count: int, wanted: Wanted | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and numbers (Q, K) of the `count` nearest of each segment, -1 where there is none."""
         masks: list[np.ndarray | None] = [None] * len(self.segments)
         share, size = 1.0, sum(segment.count for segment in self.segments)
         if wanted:
@@ -283,12 +295,13 @@ class RetrievalIndex:
         ]
         if not each:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
-        return _best(*(np.concatenate(some, axis=1) for some in zip(*each)), count)
+        scores, places = (np.concatenate(some, axis=1) for some in zip(*each))
+        return scores, places
 
     def _cosines(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
         """(Q, K) of queries (Q, D) with the rows of these numbers (Q, K)."""
-        rows = torch.from_numpy(self._rows(places.clip(0).ravel())).view(*places.shape, -1)  # (Q, K, D)
-        return torch.bmm(rows, torch.from_numpy(queries)[:, :, None])[:, :, 0].numpy()
+        rows = self._rows(places.clip(0).ravel()).reshape(*places.shape, -1)  # (Q, K, D)
+        return np.matmul(rows, queries[:, :, None])[:, :, 0]
 
 
 def _best(scores: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

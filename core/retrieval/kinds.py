@@ -88,7 +88,7 @@ def trained(kind: str, sample: np.ndarray, rows: int) -> Any:
     if kind == "ivf-pq":
         width = next(width for width in range(min(DIMS_A_BYTE, dims), dims + 1) if dims % width == 0)
         index = faiss.IndexIVFPQ(centres, dims, cells, dims // width, 8, faiss.METRIC_INNER_PRODUCT)
-        index.pq.cp.min_points_per_centroid = 1
+        index.pq.cp.min_points_per_centroid, index.pq.cp.max_points_per_centroid = 1, SAMPLED_ROWS_A_CELL
         sample = np.resize(sample, (max(len(sample), CODES), dims))  # faiss wants a row per code
     else:
         of_bytes = faiss.ScalarQuantizer.QT_8bit
