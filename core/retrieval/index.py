@@ -124,6 +124,8 @@ class RetrievalIndex:
                 quantiser = mapped(file)
             except (RuntimeError, MemoryError) as error:
                 raise damaged(file, "faiss cannot read it") from error
+            if not hasattr(quantiser, "nlist") or quantiser.d != dims:
+                raise damaged(file, f"no quantiser of rows of width {dims}")
         segments: list[Segment] = []
         for record in info["segments"]:
             first = segments[-1].first + segments[-1].count if segments else 0

@@ -124,11 +124,13 @@ def mapped(path: Path, quantiser: Any = None) -> Any:
         quantiser: for codes alone, the opened index that has their centres. It must live as long.
 
     Raises:
-        RuntimeError: it is none.
+        RuntimeError: it is none, or has other centres.
     """
     faiss = faiss_library()
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     if quantiser is not None:
+        if type(index) is not type(quantiser) or index.nlist != quantiser.nlist:
+            raise RuntimeError("of another quantiser")
         index.own_fields, index.quantizer = False, quantiser.quantizer
     return index
 

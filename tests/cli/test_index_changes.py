@@ -60,6 +60,9 @@ def test_images_are_added_and_only_new_ones_are_encoded(index, vladapt, class_fo
     image = data / "green" / "03.png"
     found = vladapt("search", "an.index", "--image", image, "--top", 1, "--json").json["hits"][0]
     assert found["source"] == str(image) and found["score"] == pytest.approx(1, abs=1e-5)
+    others = vladapt("search", "an.index", "--image", image, "--own-group", "no", "--top", 12, "--json").json
+    assert others["query"]["text"] is None and str(image) not in {hit["source"] for hit in others["hits"]}
+    assert len(others["hits"]) == 11
 
 
 def test_entries_are_deleted_by_id_or_by_a_file_of_ids(index, vladapt, texts, tmp_path):
