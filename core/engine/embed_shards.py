@@ -266,8 +266,11 @@ def _lists(rows: np.ndarray, dtype: str, there: Sequence[bool] | None = None) ->
 
 def embed_shards(
     recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
-) -> tuple[Summary, Place, EmbedStage]:
+) -> tuple[Summary, Place, EmbedStage, list[tuple[str, str]]]:
     """Write features as shards, under torchrun with the other ranks.
+
+    Returns:
+        What became of them, the folder, what was made, and (name, reason) of what was passed over in folders.
 
     Args:
         images: files, folders and URLs; none for the recipe's own data set.
@@ -283,13 +286,14 @@ def embed_shards(
     executor = asked.executor(recipe.device, reporter.info)
     place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    elsewhere = asked.engine != "local" or (asked.processes or 1) > 1
+    elsewhere = asked.engine != "local" or asked.processes is not None
     if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:
         job.work.place.create(CLASSES, classes)
-    return run_job(job, executor, recipe.tolerate, reporter, "Embedding"), job.work.place, stage
+    summary = run_job(job, executor, recipe.tolerate, reporter, "Embedding")
+    return summary, job.work.place, stage, list(manifest.skipped)
 
 
 def _planned(
@@ -299,6 +303,10 @@ def _planned(
     backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
+        if backbone.of_parts:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' reads the parts of a sample together; give the backbone that it stands on"
+            )
         if asked.captions:
             backbone.need_texts("--captions")
     encoders = _named(backbones)

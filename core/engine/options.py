@@ -63,8 +63,9 @@ class ShardOptions:
         if self.engine == "local":
             if given := [name for name, value in cluster.items() if value is not None]:
                 raise ConfigError(f"--{given[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it")
-            several = (self.processes or 1) > 1
-            return build_executor("pool", processes=self.processes) if several else build_executor("serial")
+            if self.processes is None:
+                return build_executor("serial")
+            return build_executor("pool", processes=self.processes)
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
