@@ -212,10 +212,10 @@ class ParquetSource(Source):
                 time.sleep(FIRST_WAIT_S * 2 ** (tried - 1))
 
     def _row(self, number: int, values: Mapping[str, Any], columns: tuple[str, ...]) -> Row:
-        own = {role: values.get(column) for role, column in self.roles.items()}
+        own: dict[str, Any] = {role: values.get(column) for role, column in self.roles.items()}
         content, path, lost = own.get("bytes"), own.get("url") or own.get("path") or "", ""
         if isinstance(content, dict):  # as the datasets library writes images
-            content, path = content.get("bytes"), content.get("path") or ""
+            content, path = content["bytes"], content.get("path") or ""
         id_ = own.get("id")
         if id_ is None:
             id_ = shown(str(path)) if path and content is None else f"{self.label}:{number}"
@@ -261,7 +261,8 @@ class _Opened:
             raise
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
-        first, origin, groups = 0, 0, []
+        first, origin = 0, 0
+        groups: list[int] = []
         for group in range(self.file.num_row_groups):
             rows = self.file.metadata.row_group(group).num_rows
             if first + rows > start and first < stop:
