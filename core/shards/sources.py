@@ -41,6 +41,8 @@ PATHS = ("path", "file_name", "file", "filename", "filepath", "image_path", "ima
 URLS = ("url", "image_url", "path", "image")
 TEXTS = ("text", "caption", "txt")
 """Names of columns, in the order in which they are looked for."""
+VERSIONS = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime")
+"""What object stores call a version of a file, the best first."""
 
 
 class SourceError(DataError):
@@ -331,8 +333,7 @@ def version_of_source(name: str) -> str:
         raise
     except Exception as error:
         raise _source_error(name, error) from error
-    known = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime")
-    return f"{info.get('size')}-{next((str(info[key]) for key in known if info.get(key)), '')}"
+    return f"{info.get('size')}-{next((str(info[key]) for key in VERSIONS if info.get(key)), '')}"
 
 
 def _roles(schema: Any) -> dict[str, str]:
