@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
-from ....core.losses import HiddenWords, draws_for, tokens_at, visible_places
+from ....core.losses import HiddenWords
 from ....core.runtime import Ranks
+from ....core.training import draws_for
 from ._co_attention import PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
 from ._mentions import Mentions, Words, covered, triples_in, words_in
@@ -255,8 +256,10 @@ class Arl(RowLoss):
         pixels, prefix = batch["pixels"], backbone.image_prefix
         x = backbone.embed_image(pixels)
         count = x.shape[1] - prefix
-        places = visible_places(batch["draws"], count, 1 - self.masked_patches)
-        x = backbone.run_blocks("image", tokens_at(x, prefix, places))
+        seen = max(1, round((1 - self.masked_patches) * count))
+        places = draws_for(batch["draws"], 0, count).argsort(dim=1, stable=True)[:, :seen].sort(dim=1).values
+        patches = x[:, prefix:].gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+        x = backbone.run_blocks("image", torch.cat([x[:, :prefix], patches], dim=1))
         whole, patches = backbone.pool_image(x, normalize=False), backbone.project_patches(x)
         visible = torch.zeros(len(x), count, dtype=torch.bool, device=x.device).scatter(1, places, True)
         return {
