@@ -82,11 +82,8 @@ class Gloria(RowLoss):
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         parts, loss = {}, out["image_features"].new_zeros(())
         if self.local_weight:
-            words, are_words = ranks.columns(out["text_tokens"]), ranks.columns(out["text_mask"].bool())
-            if are_words.device.type == "cpu":  # a GPU would have to be waited for
-                somewhere = are_words.any(dim=0)
-                words, are_words = words[:, somewhere], are_words[:, somewhere]
-            local = self.local_similarities(self.patch_map(out["image_tokens"]), words, are_words)
+            texts = ranks.columns(out["text_tokens"]), ranks.columns(out["text_mask"].bool())
+            local = self.local_similarities(self.patch_map(out["image_tokens"]), *texts)
             parts["local"] = both_ways(self.local_scale * local, ranks)
             loss = loss + self.local_weight * parts["local"]
         if self.global_weight:

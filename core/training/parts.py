@@ -30,7 +30,6 @@ from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, seeded_view, strong_view
 
-OF_WORDS = frozenset({"text_tokens", "text_mask"})
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
 
@@ -255,7 +254,6 @@ class Parts:
             teacher_classes=self._teacher_classes(teachers),
             class_priors=self.task.class_priors,
             losses=[loss for loss in self.objective.losses.values() if loss.outputs],
-            padding=any(loss.needs & OF_WORDS == {"text_tokens"} for loss in self.objective.losses.values()),
         )
 
     def _teachers(self) -> Sequence[Backbone]:

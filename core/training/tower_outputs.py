@@ -69,7 +69,6 @@ class Outputs(nn.Module):
         teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
         class_priors: (C,) log shares of the classes, or None.
         losses: those that bring outputs of their own.
-        padding: whether "text_tokens" is read behind the longest text of a batch, too; else there are zeros.
 
     Raises:
         CapabilityError: the backbone has no such output.
@@ -85,7 +84,6 @@ class Outputs(nn.Module):
         teacher_classes: Tensor | None = None,
         class_priors: Tensor | None = None,
         losses: Sequence[Loss] = (),
-        padding: bool = False,
     ):
         super().__init__()
         self.wanted = frozenset(wanted)
@@ -94,7 +92,7 @@ class Outputs(nn.Module):
         if self.wanted & VARIANCES and getattr(backbone, "prompts", None) is not None:
             raise CapabilityError("a loss needs log variances, which towers with learned tokens do not give; use clip")
         self._held = [backbone, *teachers]  # in a list: no submodules, whose parameters would be listed twice
-        self.losses, self.padding = list(losses), padding
+        self.losses = list(losses)
         self.text_prompt = text_prompt
         self.class_scores = class_scores
         self.register_buffer("teacher_classes", teacher_classes, persistent=False)
@@ -183,16 +181,24 @@ class Outputs(nn.Module):
 
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
-        if "text_embedding" in self.wanted:
-            out["text_embedding"] = self._text("tokens", batch, normalize=False)
-        if "text_features" in self.wanted:
-            raw = out.get("text_embedding")
-            out["text_features"] = self._text("tokens", batch) if raw is None else F.normalize(raw, dim=-1)
-        if "text_tokens" in self.wanted:
-            out["text_tokens"] = self._text_tokens(batch["tokens"], batch.get(length_field("tokens")))
         if "text_mask" in self.wanted:
             out["text_mask"] = self.backbone.token_mask(batch["tokens"])
+        if "text_tokens" in self.wanted:
+            out["text_tokens"] = self.backbone.text_tokens(batch["tokens"])
+        if "text_embedding" in self.wanted:
+            out["text_embedding"] = self._pooled(out, batch, normalize=False)
+        if "text_features" in self.wanted:
+            raw = out.get("text_embedding")
+            out["text_features"] = self._pooled(out, batch) if raw is None else F.normalize(raw, dim=-1)
         return out
+
+    def _pooled(self, out: Mapping[str, Tensor], batch: Mapping[str, Any], normalize: bool = True) -> Tensor:
+        """Of whole texts; of the pass that gave "text_tokens", where there was one that saw what they see."""
+        backbone = self.backbone
+        changed = self.text_prompt is not None or getattr(backbone, "text_prefix", None) is not None
+        if "text_tokens" not in out or changed or "trim" not in backbone.capabilities:
+            return self._text("tokens", batch, normalize)
+        return backbone.pool_text(out["text_tokens"], backbone.token_mask(batch["tokens"]), normalize)
 
     def _of_further_views(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         backbone, out = self.backbone, {}
@@ -263,13 +269,6 @@ class Outputs(nn.Module):
         mask = backbone.token_mask(tokens)
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
         return backbone.encode_prompt(embeddings, mask, normalize)
-
-    def _text_tokens(self, tokens: Tensor, lengths: np.ndarray | int | None) -> Tensor:
-        """(B, L, T), as long on all processes and in all micro-batches."""
-        if lengths is None or self.padding:
-            return self.backbone.text_tokens(tokens)
-        longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=1))
-        return F.pad(self.backbone.text_tokens(tokens[:, :longest]), (0, 0, 0, tokens.shape[1] - longest))
 
     def _encoded(self, tokens: Tensor, lengths: np.ndarray | int | None, normalize: bool = True) -> Tensor:
         if lengths is None:

@@ -60,26 +60,6 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(loss(out)["loss"], loss({**out, "text_tokens": noise})["loss"])
 
 
-def test_words_may_stand_anywhere_and_padding_is_no_work(monkeypatch):
-    out = outputs(2)
-    loss, seen = build_loss("gloria", project=False), []
-    inner = gloria.Gloria.local_similarities
-    monkeypatch.setattr(
-        gloria.Gloria, "local_similarities", lambda self, p, w, m: seen.append(w.shape[1]) or inner(self, p, w, m)
-    )
-    zeros, nowhere = torch.zeros(4, 2, 6), torch.zeros(4, 2, dtype=torch.bool)
-    apart = {
-        "text_tokens": torch.cat([zeros, out["text_tokens"], zeros], dim=1),
-        "text_mask": torch.cat([nowhere, out["text_mask"], nowhere], dim=1),
-    }
-    value, wanted = loss({**out, **apart})["loss"], loss(out)["loss"]
-    torch.testing.assert_close(value, wanted)
-    longest = int(out["text_mask"].sum(dim=1).max())
-    assert seen == [longest, longest]
-    gradients = (torch.autograd.grad(each, out["text_tokens"], retain_graph=True)[0] for each in (value, wanted))
-    torch.testing.assert_close(*gradients)
-
-
 def test_each_term_is_left_out_by_its_weight():
     parts = build_loss("gloria", project=False, local_weight=2, global_weight=3)(outputs())
     torch.testing.assert_close(parts["loss"], 2 * parts["local"] + 3 * parts["global"])
