@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -78,8 +79,9 @@ class PoolExecutor(Executor):
     def stop(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
+        end = time.monotonic() + END_S
         for worker in self._workers:
-            worker.process.join(END_S)
+            worker.process.join(max(0.0, end - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -120,10 +122,9 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
         while True:
             task = connection.recv()
             try:
-                outcome = run_shard(work, state, task), None
+                connection.send((run_shard(work, state, task), None))
             except Exception as error:
-                outcome = None, as_failure(error)
-            connection.send(outcome)
+                connection.send((None, as_failure(error)))
 
 
 EXECUTOR = PoolExecutor
