@@ -20,12 +20,6 @@ PARQUET = "parquet"
 class ShardOptions:
     """How work is cut into shards, and who runs them. Results do not depend on who does."""
 
-    as_: str | None = option(
-        None,
-        "write a folder of shards, which the same command continues where it was stopped",
-        choices=(PARQUET,),
-        metavar="|".join((PARQUET,)),
-    )
     engine: str = option(
         "local", "who runs shards: local, this machine (the default), ray, or an engine of a plug-in", metavar="NAME"
     )
@@ -69,8 +63,9 @@ class ShardOptions:
         if self.engine == "local":
             if given := [name for name, value in cluster.items() if value is not None]:
                 raise ConfigError(f"--{given[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it")
-            several = (self.processes or 1) > 1
-            return build_executor("pool", processes=self.processes) if several else build_executor("serial")
+            if self.processes is None:
+                return build_executor("serial")
+            return build_executor("pool", processes=self.processes)
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
@@ -80,6 +75,12 @@ class ShardOptions:
 class EmbedOptions(ShardOptions):
     """What is written besides one vector per image."""
 
+    as_: str | None = option(
+        None,
+        "write a folder of shards, which the same command continues where it was stopped",
+        choices=(PARQUET,),
+        metavar="|".join((PARQUET,)),
+    )
     captions: bool = option(False, "in shards, also write the features of the text that an image comes with")
     dtype: str = option(
         "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")

@@ -212,7 +212,7 @@ def _hash(name: str) -> bytes:
 
 def _shards(path: str) -> list[str]:
     """The tars or Parquet files that a path names; none of a folder of loose images, or of an image."""
-    if "{" in path or _is(path, ".tar"):
+    if _is(path, ".tar") or ("{" in path and not os.path.exists(path)):
         return shards_at(path)
     if _is(path, ".parquet"):
         return _matching(path) if "*" in path else [path]

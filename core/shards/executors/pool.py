@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -78,8 +79,9 @@ class PoolExecutor(Executor):
     def stop(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
+        end = time.monotonic() + END_S
         for worker in self._workers:
-            worker.process.join(END_S)
+            worker.process.join(max(0.0, end - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
