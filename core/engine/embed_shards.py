@@ -34,8 +34,10 @@ from ..data.images import decode_bytes
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
+from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
+from ..runtime.process import cores
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Manifest, Place, Stage, Summary, Unreadable
@@ -154,10 +156,18 @@ class _Towers:
         data = _listed(stage, task) if stage.listed is not None else None
         domain = task.domain if data is None else task.domain.of(data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
-        self.encoders = [encoder(backbone, PROJECTED, stage.recipe.amp) for backbone in backbones]
+        self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
+        self.readers = [self._on_cores(_reader(each), each) for each in backbones]
         self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
         limit = vars(task.domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
         self.decode = {"max_pixels": limit}
+
+    def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
+        """The same numbers from any number of cores."""
+        if backbone.device.type != "cpu":
+            return encode
+        _ = backbone.model  # built once, before several threads ask for it
+        return OnCores(encode, min(cores(), self.threads or cores()))
 
     def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
         held: dict[bytes, Row] = {}
@@ -206,7 +216,8 @@ class _Towers:
 
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
-        captions = [self._captions(backbone, rows) for backbone in self.backbones] if self.stage.captions else []
+        texts = [row.text or "" for row in rows]
+        captions = [read(texts).cpu().numpy() for read in self.readers] if self.stage.captions else []
         with np.errstate(over="ignore"):  # what is too large for float16 is infinite in it
             features, captions = ([each.astype(self.stage.dtype) for each in some] for some in (features, captions))
         fine = np.ones(len(rows), bool)
@@ -217,11 +228,6 @@ class _Towers:
         for row, good in zip(rows, fine):
             if not good:
                 yield Unreadable(row.id, f"the backbone gives NaN or infinity for it, as {self.stage.dtype}")
-
-    def _captions(self, backbone: Backbone, rows: list[Row]) -> np.ndarray:
-        with torch.inference_mode():
-            features = backbone.encode_text([row.text or "" for row in rows], normalize=False)
-        return features.float().cpu().numpy()
 
     def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
@@ -244,6 +250,16 @@ class _Towers:
 @dataclass(frozen=True)
 class _RowItem(Item):
     row: Row | None = None
+
+
+def _reader(backbone: Backbone) -> Callable[[Sequence[str]], Tensor]:
+    """N texts -> (N, D), not normalised."""
+
+    def read(texts: Sequence[str]) -> Tensor:
+        with torch.inference_mode():
+            return backbone.encode_text(list(texts), normalize=False).float()
+
+    return read
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:
