@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.data.images": "IMAGE",
         "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
+        "core.engine.shard_jobs": "run_stage",
     },
     "backbones and prompts": {
         "core.backbones": "load_backbone save_fine_tuned",

@@ -59,7 +59,7 @@ USED_BY = {
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 REPORTED = "retrieval"
 """The task that learns from reports."""
-OF_REPORTS = ("reports", "report_part", "findings")
+OF_REPORTS = ("reports", "report_part", "findings", "entities")
 """Options of that task."""
 IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
 OF_SERIES = ("axis", "every", "central")
@@ -150,6 +150,7 @@ class Reading(contracts.Reading):
     )
     report_part: str = option(SEEN, "retrieval: what of a report is learned; seen: what is of the image", choices=PARTS)
     findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
+    entities: str | None = option(None, "retrieval: what the reports mention, a table of study, entity, text")
 
     def __post_init__(self):
         super().__post_init__()
