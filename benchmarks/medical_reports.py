@@ -245,21 +245,15 @@ def table(answers: Mapping[str, Mapping[str, list[Answer]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("recipes", nargs="*", default=[], metavar="RECIPE", choices=[*RECIPES, []])
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=20)
-    given = parser.parse_args()
-    recipes, words = given.recipes or RECIPES, words_of(given.store)
+    given = parsed(sys.argv[1:])
+    words = words_of(given.store)
     counts = {split: round(given.studies * share) for split, share in SHARES.items()} | {"val": NONE}
-    answers: dict[str, dict[str, list[Answer]]] = {recipe: {} for recipe in recipes}
+    answers: dict[str, dict[str, list[Answer]]] = {recipe: {} for recipe in given.recipes}
     for seed in range(given.seeds):
         folder = given.store / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         data, towers = set_of(folder / "set", seed, counts), towers_of(folder, seed, words)
-        for recipe in recipes:
+        for recipe in given.recipes:
             model = pretrained(recipe, folder, data, towers, given.epochs)
             for question in ASKED[recipe]:
                 answer = QUESTIONS[question](recipe, folder, data, model)
@@ -267,6 +261,19 @@ def main() -> None:
                 print(f"seed {seed} {recipe} {question}: {answer.value:.3f}, from {answer.low:.3f}", file=sys.stderr)
     print(table(answers))
     print(f"{cpu_seconds(given.store) / 60:.0f} minutes of CPU", file=sys.stderr)
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipes", nargs="*", default=[], metavar="RECIPE", choices=[*RECIPES, []])
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=20)
+    given = parser.parse_args(words)
+    given.recipes = given.recipes or list(RECIPES)
+    return given
 
 
 def _cell(some: list[Answer]) -> str:
