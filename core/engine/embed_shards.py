@@ -226,18 +226,18 @@ class _Towers:
     def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
 
-        stage, kept = self.stage, [row for row, good in zip(rows, fine) if good]
-        made: dict[str, Any] = {"id": [row.id for row in kept]}
+        stage, rows = self.stage, [row for row, good in zip(rows, fine) if good]
+        made: dict[str, Any] = {"id": [row.id for row in rows]}
         for place, each in enumerate(stage.encoders):
             if stage.images:
                 made[f"image_features{each.suffix}"] = _lists(features[place][fine])
             if stage.captions:
-                there = [row.text is not None for row in kept]
+                there = [row.text is not None for row in rows]
                 made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], there)
-            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(kept)
+            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(rows)
         if stage.labels:
-            made |= {name: [row.columns[name] for row in kept] for name in ("split", "groups")}
-            made["labels"] = [json.loads(row.columns["labels"]) for row in kept]
+            made |= {name: [row.columns[name] for row in rows] for name in ("split", "groups")}
+            made["labels"] = [json.loads(row.columns["labels"]) for row in rows]
         return pa.table(made, stage.schema)
 
 

@@ -122,10 +122,9 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
         while True:
             task = connection.recv()
             try:
-                outcome = run_shard(work, state, task), None
+                connection.send((run_shard(work, state, task), None))
             except Exception as error:
-                outcome = None, as_failure(error)
-            connection.send(outcome)
+                connection.send((None, as_failure(error)))
 
 
 EXECUTOR = PoolExecutor

@@ -52,8 +52,8 @@ def test_the_command_prints_jobs_and_their_shards_set_aside(half_done, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "3 of 5 shards" in first and second.strip() == "part-00000003: cut short"
     jobs(str(half_done.parent), as_json=True)
-    (told,) = json.loads(capsys.readouterr().out)["jobs"]
-    assert (told["done"], told["shards"], told["aside"]) == (3, 5, {"part-00000003": "cut short"})
+    (job,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert (job["done"], job["shards"], job["aside"]) == (3, 5, {"part-00000003": "cut short"})
 
 
 def test_a_folder_without_jobs_is_one_line(tmp_path, half_done):
