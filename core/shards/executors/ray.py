@@ -72,6 +72,13 @@ class RayExecutor(Executor):
     def start(self, work: Work) -> None:
         self._ray, self._own = connect(self.address, self.processes, self.need["CPU"])
         self._work, self._since = work, time.monotonic()
+        try:
+            self._prepare(work)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _prepare(self, work: Work) -> None:
         self._head = head_of(self._ray)
         self.need = needed(self.need["CPU"], self.need["GPU"], [node["Resources"] for node in self._nodes()])
         if not is_url(work.place.root):
