@@ -15,7 +15,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "TrainingImages TrainingPlace Detection",
     },
     "options and errors": {
-        "core.contracts": "option settle whole_number Recipe",
+        "core.contracts": "option settle Recipe",
         "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError LimitError did_you_mean",
     },
     "data": {

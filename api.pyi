@@ -74,7 +74,6 @@ from .core.contracts.items import check_items as check_items
 from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
-from .core.contracts.options import whole_number as whole_number
 from .core.contracts.output_kind import OutputKind as OutputKind
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector

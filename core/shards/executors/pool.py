@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -35,13 +36,12 @@ class _Worker:
 class PoolExecutor(Executor):
     """`processes` workers with an equal share of the cores each."""
 
-    def __init__(self, processes: int):
+    def __init__(self, processes: int) -> None:
         if processes < 1:
             raise ConfigError(f"--processes {processes}: give 1 or more")
         self.processes = processes
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
-        self._work: Work | None = None
         self._unready = 0
 
     def start(self, work: Work) -> None:
@@ -92,7 +92,13 @@ class PoolExecutor(Executor):
         ours, theirs = self._context.Pipe()
         threads = max(1, cores() // self.processes)
         process = self._context.Process(target=_serve, args=(theirs, self._work, threads), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (PicklingError, AttributeError, TypeError) as error:  # what it says depends on the version of Python
+            raise ConfigError(
+                f"--processes {self.processes}: stage '{self._work.stage.name}' cannot be sent to a worker ({error}); "
+                "define it at the top of a module"
+            ) from error
         theirs.close()
         return _Worker(process, ours)
 
