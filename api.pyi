@@ -181,6 +181,7 @@ def search(
     image: str | Path | None = ...,
     weight: float | None = ...,
     top: int | None = ...,
+    refine: bool | None = ...,
     candidates: int | None = ...,
     since: str | None = ...,
     own_group: bool | None = ...,
