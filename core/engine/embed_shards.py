@@ -11,8 +11,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +148,35 @@ class EmbedStage(Stage):
         return state.images(rows, batch_size) if self.images else state.texts(rows, batch_size)
 
 
+AT_ONCE = 8
+"""Images or texts that pass through a tower at once on a CPU."""
+
+
+class OnCores:
+    """A tower on the cores of a CPU, a few images per core: its numbers do not depend on how many cores there are.
+
+    A product that several threads share is added up in another order than by one. Which images pass together is fixed
+    by their batch, and each pass is of one thread.
+
+    Args:
+        encode: images (B, ...) or B texts -> features (B, D).
+        cores: as many passes at once.
+    """
+
+    def __init__(self, encode: Callable[[Any], Tensor], cores: int):
+        self.encode = encode
+        self._threads = ThreadPoolExecutor(cores, "encode", torch.set_num_threads, (1,))
+
+    def __call__(self, batch: Any) -> Tensor:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # MKL has one number for all threads
+        try:
+            some = [batch[start : start + AT_ONCE] for start in range(0, len(batch), AT_ONCE)]
+            return torch.cat(list(self._threads.map(self.encode, some)))
+        finally:
+            torch.set_num_threads(before)
+
+
 class _Towers:
     """What a worker holds: the models, and how an image becomes pixels for each."""
 
@@ -154,10 +185,17 @@ class _Towers:
         data = _listed(stage, task) if stage.listed is not None else None
         domain = task.domain if data is None else task.domain.of(data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
-        self.encoders = [encoder(backbone, PROJECTED, stage.recipe.amp) for backbone in backbones]
+        self.encoders = [self._on_cores(b, encoder(b, PROJECTED, stage.recipe.amp)) for b in backbones]
+        self.captioned = [self._on_cores(b, partial(_text_features, b)) for b in backbones]
         self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
         limit = vars(task.domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
         self.decode = {"max_pixels": limit}
+
+    def _on_cores(self, backbone: Backbone, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+        if backbone.device.type != "cpu":
+            return encode
+        _ = backbone.model  # built here, before several threads would
+        return OnCores(encode, self.threads or torch.get_num_threads())
 
     def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
         held: dict[bytes, Row] = {}
@@ -206,7 +244,8 @@ class _Towers:
 
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
-        captions = [self._captions(backbone, rows) for backbone in self.backbones] if self.stage.captions else []
+        texts = [row.text or "" for row in rows]
+        captions = [encode(texts).numpy() for encode in self.captioned] if self.stage.captions else []
         with np.errstate(over="ignore"):  # what is too large for float16 is infinite in it
             features, captions = ([each.astype(self.stage.dtype) for each in some] for some in (features, captions))
         fine = np.ones(len(rows), bool)
@@ -217,11 +256,6 @@ class _Towers:
         for row, good in zip(rows, fine):
             if not good:
                 yield Unreadable(row.id, f"the backbone gives NaN or infinity for it, as {self.stage.dtype}")
-
-    def _captions(self, backbone: Backbone, rows: list[Row]) -> np.ndarray:
-        with torch.inference_mode():
-            features = backbone.encode_text([row.text or "" for row in rows], normalize=False)
-        return features.float().cpu().numpy()
 
     def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
@@ -244,6 +278,11 @@ class _Towers:
 @dataclass(frozen=True)
 class _RowItem(Item):
     row: Row | None = None
+
+
+def _text_features(backbone: Backbone, texts: list[str]) -> Tensor:
+    with torch.inference_mode():
+        return backbone.encode_text(texts, normalize=False).float().cpu()
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:

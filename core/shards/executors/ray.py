@@ -21,7 +21,7 @@ from ...errors import CapabilityError, ConfigError, VladaptError, one_line
 from ...runtime.process import installed_version
 from ...runtime.remote import is_url
 from ..place import STATE
-from ..ray_connection import connect, head_of
+from ..ray_connection import LOOPBACK, connect, head_of
 from ..run import ShardReport, Work, run_shard
 from ..task import ShardTask
 from .executor import Completed, Executor, as_failure
@@ -159,11 +159,11 @@ class RayExecutor(Executor):
                 f"nodes have {', '.join(sorted({shown_share(node) for node in nodes}))}; lower "
                 "--worker-cpus or --worker-gpus, or add a node"
             )
-        if not self._said:
+        if not self._said and self._head[0] != LOOPBACK:  # a Ray of our own has slots, and only starts slowly
             self._said = True
             self.say(
-                f"No worker has a slot after {SLOT_S:.0f} s: each needs {shown_share(self.need)}, and of the cluster "
-                f"{shown_share(free)} is free. Waiting for other jobs to end; Ctrl-C loses nothing"
+                f"No worker has started after {SLOT_S:.0f} s: each needs {shown_share(self.need)}, and of the cluster "
+                f"{shown_share(free)} is free. Waiting for other jobs to end or nodes to come; Ctrl-C loses nothing"
             )
 
     def _check_head(self) -> None:
