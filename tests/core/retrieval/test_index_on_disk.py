@@ -179,6 +179,16 @@ def test_without_faiss_one_line_says_how_to_get_it(tmp_path, monkeypatch):
         IndexBuilder(tmp_path / "x", dims=8)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such advice")
+@pytest.mark.parametrize(("kind", "times"), [("flat", 1), ("ivf-pq", 0)])
+def test_rows_that_are_all_compared_are_read_ahead_once(make_index, monkeypatch, kind, times):
+    index, advised = RetrievalIndex.open(make_index(unit_rows(30), kind=kind)), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *how: advised.append(how[1:]))
+    for _ in range(2):
+        index.search(torch.from_numpy(unit_rows(1)[0]))
+    assert advised == [(0, 0, os.POSIX_FADV_WILLNEED)] * times
+
+
 # Whole or not at all
 
 
