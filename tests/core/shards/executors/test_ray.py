@@ -435,9 +435,9 @@ def test_a_stage_of_another_function_is_sent_whole():
 
 def test_models_for_the_cpu_take_no_gpu_unless_asked_to():
     told = print
-    assert ShardOptions(engine="ray").executor("cpu", told).need == {"CPU": None, "GPU": 0}
-    assert ShardOptions(engine="ray").executor("auto", told).need == {"CPU": None, "GPU": None}
-    assert ShardOptions(engine="ray", worker_gpus=0.5).executor("cpu", told).need["GPU"] == 0.5
+    assert ShardOptions(engine="ray").executor("cpu", told).asked == (None, 0)
+    assert ShardOptions(engine="ray").executor("auto", told).asked == (None, None)
+    assert ShardOptions(engine="ray", worker_gpus=0.5).executor("cpu", told).asked == (None, 0.5)
 
 
 @pytest.mark.parametrize("option", [{"address": "auto"}, {"worker_cpus": 2}, {"worker_gpus": 0.5}])
