@@ -37,7 +37,6 @@ from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, 
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
-from ..runtime.process import cores
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Manifest, Place, Stage, Summary, Unreadable
@@ -167,7 +166,7 @@ class _Towers:
         if backbone.device.type != "cpu":
             return encode
         _ = backbone.model  # built once, before several threads ask for it
-        return OnCores(encode, min(cores(), self.threads or cores()))
+        return OnCores(encode, self.threads or torch.get_num_threads())
 
     def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
         held: dict[bytes, Row] = {}

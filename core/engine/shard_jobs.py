@@ -118,8 +118,8 @@ def _check(summary: Summary, tolerate: float, place: Place) -> None:
     if summary.aside:
         number, reason = next(iter(summary.aside.items()))
         raise DataError(
-            f"shards that could not be made: {len(summary.aside)} (part-{int(number):08d}: {reason}); the others are in "
-            f"{place}, and the same command tries these again"
+            f"shards that could not be made: {len(summary.aside)} (part-{int(number):08d}: {reason}); the others "
+            f"are in {place}, and the same command tries these again"
         )
     share = summary.unreadable / max(1, summary.rows + summary.unreadable)
     if share > tolerate:

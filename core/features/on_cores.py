@@ -33,4 +33,9 @@ class OnCores:
 
     def __call__(self, rows: Tensor | Sequence[str]) -> Tensor:
         some = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
-        return torch.cat(list(self._threads.map(self.encode, some)))
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # MKL has one number for all threads
+        try:
+            return torch.cat(list(self._threads.map(self.encode, some)))
+        finally:
+            torch.set_num_threads(before)

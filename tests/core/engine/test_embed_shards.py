@@ -165,7 +165,7 @@ def test_jobs_of_an_array_make_the_whole(pictures, shards_of):
 
 
 def test_more_unreadable_than_are_tolerated_is_one_line_and_the_rest_stays(pictures, shards_of, tmp_path):
-    with pytest.raises(DataError, match=r"1 images cannot be read, 8\.3%.*more than --tolerate 0\.05"):
+    with pytest.raises(DataError, match=r"images that cannot be read: 1, 8\.3%.*more than --tolerate 0\.05"):
         shards_of([pictures], recipe={"tolerate": 0.05})
     assert len(pd.read_parquet(next((tmp_path / "out").glob("[0-9a-f]*")))) == 11
 

@@ -23,6 +23,13 @@ def test_rows_keep_their_order_and_each_few_are_one_threads(rows, threads):
     assert sum(size for size, _ in seen) == rows and torch.get_num_threads() == before
 
 
+def test_the_number_of_cores_changes_no_bit():
+    rows, matrix = torch.randn(33, 3072), torch.randn(3072, 16)
+    one, four = (OnCores(lambda some: some @ matrix, threads)(rows) for threads in (1, 4))
+    assert torch.equal(one, four)
+    torch.testing.assert_close(one, rows @ matrix, rtol=1e-4, atol=1e-3)
+
+
 def test_texts_too():
     texts = [f"{number}" for number in range(2 * ROWS + 1)]
     lengths = OnCores(lambda some: torch.tensor([[float(text)] for text in some]), 2)(texts)
