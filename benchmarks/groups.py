@@ -24,8 +24,9 @@ from usage import print_help
 from vladapt.core.contracts.groups import OpenGroups
 from vladapt.core.contracts.items import DomainData, Item, Label
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.group_candidates import settle_groups
-from vladapt.core.data.verify import FileHashes, drop_unreadable
+from vladapt.core.data.verify import drop_unreadable
 
 SIDE, CLASSES = 32, ("benign", "malignant")
 REAL = (

@@ -24,8 +24,9 @@ from PIL import Image
 from usage import print_help
 
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes, drop_unreadable
+from vladapt.core.data.verify import drop_unreadable
 from vladapt.core.features.store import FeatureStore
 from vladapt.core.features.table import Request, Table
 

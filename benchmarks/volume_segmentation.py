@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from vladapt import load_domain
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training.runner import train_plan

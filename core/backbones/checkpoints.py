@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..data.verify import FileHashes
+from ..data.file_hashes import FileHashes
 from ..errors import ConfigError, DataError
 from .openai_weights import FACTS, is_archive_of_code, read_archive
 

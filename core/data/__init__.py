@@ -12,6 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "detect": "read_any",
         "detections": "read_detections",
         "files": "Format ItemCollector folders loader locate shown stays_inside visible walk",
+        "file_hashes": "FileHashes digest_of_file digest_of_files",
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",
         "group_names": "is_by_name values_by_name",
         "group_words": "kind_of_column",
@@ -28,7 +29,7 @@ __getattr__, __dir__ = lazy_exports(
         "splits": "assign_splits",
         "tables": "Row Table csv_text read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
-        "verify": "FileHashes check_tolerated digest_of_file digest_of_files digests_of remember_by_file",
+        "verify": "check_tolerated digests_of remember_by_file",
         "voc": "VocSet",
     },
 )

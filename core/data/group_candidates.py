@@ -14,12 +14,12 @@ from typing import Any
 
 from ..contracts.groups import OpenGroups, PossibleGroups
 from ..contracts.items import DomainData
+from .file_hashes import FileHashes
 from .group_columns import NONE, hashed, quoted
 from .group_names import FOLDER, STEM, copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_pattern
 from .group_witness import PERMUTATIONS, witnessed
 from .group_words import says_subject
 from .splits import connected
-from .verify import FileHashes
 
 SIGNIFICANT = 0.05
 LEAST_NAMED, LEAST_UNNAMED = 3, 8

@@ -21,8 +21,9 @@ import numpy as np
 from ..contracts.items import DomainData, Item
 from ..metrics.significance import holm
 from ..runtime.files import write_cached
+from .file_hashes import FileHashes
 from .thumbnails import Pictures, Thumbnails
-from .verify import FileHashes, contents_of, make_thumbnails
+from .verify import contents_of, make_thumbnails
 
 VERSION = 1
 """Of the answers that are kept: another number has all asked anew."""

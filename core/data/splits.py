@@ -24,8 +24,9 @@ from ..contracts.items import DomainData, Item, ThumbnailStore
 from ..errors import DataError, first_of
 from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
+from .file_hashes import FileHashes
 from .near_copies import remembered_near_copies
-from .verify import FileHashes, content_key, content_of, part_text
+from .verify import content_key, content_of, part_text
 
 LISTED = 10
 """Classes that a note names."""

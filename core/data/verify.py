@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache, wraps
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from ..contracts.options import TOLERATED
 from ..errors import REASON_CHARACTERS, CacheError, DataError, LimitError, no_memory, one_line
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
-from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
+from ..runtime.reading import version_of
+from .file_hashes import FileHashes
 from .images import IMAGE, reduced_image
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
@@ -228,87 +228,6 @@ def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str, bool]:
         return None, reason, not (isinstance(error, LimitError) or no_memory(error))
 
 
-FileKey = tuple[str, int, int, int, int]
-"""Absolute path and `version_of` of a file."""
-
-
-class FileHashes:
-    """sha256 of files, remembered by path and `version_of` in an append-only file that processes and threads may share.
-
-    A file whose next change might not show is remembered by this object alone.
-
-    Args:
-        root: folder of the memory; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
-
-    Attributes:
-        seen: file as it was named -> its digest when it was last asked for, which the same command may go by.
-    """
-
-    def __init__(self, root: str | Path | None = None):
-        default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
-        self.path = Path(root or default) / "file-hashes.jsonl"
-        self.seen: dict[str, str] = {}
-        self._known: dict[FileKey, str] | None = None
-        self._loading = threading.Lock()  # threads that read the memory each for itself would forget what others add
-
-    def sha256(self, path: str | Path, status: os.stat_result | None = None) -> str:
-        """Hex digest of a file's bytes.
-
-        Args:
-            path: the file.
-            status: of `os.stat`, where it was asked for before.
-
-        Raises:
-            DataError: the file cannot be read, or the memory cannot be written.
-        """
-        known = self._memory()
-        try:
-            status = os.stat(path) if status is None else status
-            if (reason := why_not_regular(status)) is not None:
-                raise DataError(f"{path}: cannot be read ({reason}); check the file")
-            key = _identity(path, status)
-            if key not in known:
-                lasts = is_settled(status)  # before it is read: what is written meanwhile must show
-                known[key] = sha256_of(path)
-                if lasts:
-                    self._append(key, known[key])
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-        self.seen[str(path)] = known[key]
-        return known[key]
-
-    def remembered(self, path: str | Path) -> str | None:
-        """As `sha256`, None where the file would have to be read."""
-        known = self._memory()
-        try:
-            digest = known.get(_identity(path, os.stat(path)))
-        except (OSError, ValueError):
-            return None
-        if digest is not None:
-            self.seen[str(path)] = digest
-        return digest
-
-    def _memory(self) -> dict[FileKey, str]:
-        with self._loading:
-            if self._known is None:
-                self._known = _read_records(self.path)
-        return self._known
-
-    def _append(self, key: FileKey, digest: str) -> None:
-        # The newline leads, so that a record cut short by a crash never spoils the one after it; one write in append
-        # mode, so that two processes never mix their lines.
-        record = ("\n" + json.dumps([*key, digest])).encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(descriptor, record)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise cache_refused(self.path, error) from error
-
-
 def content_key(item: Item, hashes: FileHashes) -> str:
     """Hex sha256 of what one sample shows: its file's bytes and which part of them is meant.
 
@@ -361,65 +280,6 @@ def part_text(item: Item) -> str:
 
 
 _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-
-
-def _identity(path: str | Path, status: os.stat_result) -> FileKey:
-    """What a file is remembered by."""
-    return os.path.abspath(path), *version_of(status)
-
-
-def _read_records(path: Path) -> dict[FileKey, str]:
-    if not path.is_file():
-        return {}
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise cache_refused(path, error) from error
-    lines = [line for line in lines if line]
-    try:  # one call for all lines takes a tenth of the time
-        records = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
-        records = []
-    if len(records) != len(lines):
-        records = map(_parsed, lines)
-    return {tuple(record[:-1]): record[-1] for record in records if _is_record(record)}
-
-
-def _parsed(line: bytes) -> Any:
-    """None for a damaged line: the file is then hashed again."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _is_record(record: Any) -> bool:
-    """Whether it is [path, size, mtime_ns, inode, ctime_ns, digest]."""
-    return (
-        isinstance(record, list)
-        and [type(value) for value in record] == [str, int, int, int, int, str]
-        and len(record[-1]) == 64
-    )
-
-
-def digest_of_file(path: str | Path) -> str:
-    """As `FileHashes.sha256`, of the memory in the usual place, which a process reads once.
-
-    What is derived from a file and kept in the cache is named by it: a file that was moved or touched is read once
-    more, and nothing is derived anew.
-    """
-    return _hashes_below(os.environ.get("VLADAPT_CACHE")).sha256(path)
-
-
-def digest_of_files(paths: Iterable[str | Path]) -> str:
-    """Of the bytes of several files in their order, whatever they are called: `Item.decode["digest"]` of a sample that
-    is made of them."""
-    return hashlib.sha256("\n".join(map(digest_of_file, paths)).encode()).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _hashes_below(root: str | None) -> FileHashes:
-    return FileHashes(root)
 
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.shown import in_short
 from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
+from ..data.file_hashes import FileHashes
 from ..data.label_files import (
     RANDOM,
     Answer,
@@ -33,7 +34,6 @@ from ..data.label_files import (
 )
 from ..data.pools import named_classes, pool_of_classes, read_pool
 from ..data.splits import links_of
-from ..data.verify import FileHashes
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shortened
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round

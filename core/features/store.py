@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import ClassLabel, DomainData, Item
-from ..data.verify import FileHashes
+from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.items import DomainData, Item
-from ..data.verify import FileHashes, contents_of
+from ..data.file_hashes import FileHashes
+from ..data.verify import contents_of
 from ..errors import ConfigError, DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from ..runtime.process import collecting_seldom

@@ -25,7 +25,8 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.items import DomainData, Item, Label
 from ..data.class_folders import read_class_folders
-from ..data.verify import FileHashes, check_tolerated, drop_unreadable
+from ..data.file_hashes import FileHashes
+from ..data.verify import check_tolerated, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken

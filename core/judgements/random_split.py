@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..contracts.items import DomainData
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place
 from ..contracts.run_info import Record, beside
+from ..data.file_hashes import FileHashes
 from ..data.splits import assign_splits
-from ..data.verify import FileHashes
 from ..registry import build_adapter
 from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 

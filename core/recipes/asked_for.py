@@ -16,12 +16,13 @@ from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item, check_ids
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, SAMPLE, Recipe, check_data_place
+from ..data.file_hashes import FileHashes
 from ..data.label_files import is_label_file, read_label_file
 from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.unlabelled import images_of
-from ..data.verify import FileHashes, drop_unreadable
+from ..data.verify import drop_unreadable
 from ..errors import CapabilityError, ConfigError, NoClassesError, UnknownNameError, did_you_mean, near_names, shortened
 from ..registry import adapter_class, build_adapter, check_packages
 from ..runtime.progress import Reporter

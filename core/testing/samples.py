@@ -18,8 +18,9 @@ from torch import Tensor
 from ..contracts.domain import Domain
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.items import Boxes, DomainData, Item, Mask, Target, check_items
+from ..data.file_hashes import FileHashes
 from ..data.splits import assign_splits
-from ..data.verify import FileHashes, part_text
+from ..data.verify import part_text
 from ..errors import CapabilityError, DataError
 from .contract import first_line
 from .domain_trial import DomainTrial, ReadSet

@@ -16,8 +16,8 @@ import numpy as np
 from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
 from ...runtime.reading import open_regular
+from ..file_hashes import FileHashes
 from ..images import decode_bytes, decode_image
-from ..verify import FileHashes
 from .columns import Ragged, Strings
 
 TEXT_FIELDS = ("synthetic", "negative", "short")

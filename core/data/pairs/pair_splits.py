@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ...contracts.adapter import require
+from ..file_hashes import FileHashes
 from ..splits import connected
-from ..verify import FileHashes
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 
 PROBE_BYTES = 4096

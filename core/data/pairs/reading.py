@@ -16,9 +16,9 @@ from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
 from ...runtime.remote import is_url, shown
+from ..file_hashes import FileHashes
 from ..files import visible
 from ..group_columns import AUTO
-from ..verify import FileHashes
 from .coco_captions import (
     is_coco_captions,
     is_karpathy,

@@ -17,8 +17,8 @@ from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
+from ...data.file_hashes import FileHashes
 from ...data.splits import fold_split, resplit
-from ...data.verify import FileHashes
 from ...judgements.baselines import GUESSING, class_range, deciding_metric, weights_of_answers
 from ...metrics.intervals import Difference, paired_shares, units_of
 from ...metrics.score_intervals import Aurocs, auroc_difference

@@ -17,8 +17,8 @@ from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Columns, DomainData, Item, Label, Labels
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO
+from ...data.file_hashes import FileHashes
 from ...data.splits import assign_splits
-from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...recipes.asked_for import class_indices

@@ -15,7 +15,8 @@ from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
 from ...contracts.items import Item, items_of
 from ...contracts.part_views import IMAGES
 from ...contracts.prepared import PreparedData, Shots
-from ...data.verify import FileHashes, content_key
+from ...data.file_hashes import FileHashes
+from ...data.verify import content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.batches import OF_IMAGES
 from ...features.table import canonical_json, transform_spec

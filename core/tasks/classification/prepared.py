@@ -20,10 +20,11 @@ from ...contracts.items import DomainData, Item, items_of
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
 from ...contracts.run_info import RunInfo
+from ...data.file_hashes import FileHashes
 from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
-from ...data.verify import FileHashes, check_tolerated, drop_unreadable
+from ...data.verify import check_tolerated, drop_unreadable
 from ...errors import DataError
 from ...features.batches import Extras, batches
 from ...features.patch_tokens import PatchTokenReader

@@ -20,10 +20,11 @@ from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.use import Use
+from ...data.file_hashes import FileHashes
 from ...data.sampling import class_counts, short_classes
 from ...data.tables import csv_text
 from ...data.unlabelled import images_of
-from ...data.verify import FileHashes, digests_of, image_digest
+from ...data.verify import digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.evidence import Example, LabelledImages, kept_rows
 from ...recipes.asked_for import data_facts

@@ -15,6 +15,7 @@ from ...contracts.images import LogPlace
 from ...contracts.items import DomainData, Item
 from ...contracts.options import TOLERATED
 from ...contracts.recipe import SAMPLE, Recipe
+from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
@@ -22,7 +23,7 @@ from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
 from ...data.pairs.shard_list import check_alike, reads_in_a_row
 from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
 from ...data.unlabelled import images_of, read_unlabelled
-from ...data.verify import FileHashes, check_skipped
+from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
 from ...recipes.asked_for import read_data
 from ...runtime.remote import shown

@@ -16,11 +16,12 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.items import DomainData, Questions
 from ...contracts.pair_head import PairHead, PairParts
+from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
-from ...data.verify import FileHashes, check_skipped, check_tolerated
+from ...data.verify import check_skipped, check_tolerated
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE

@@ -16,8 +16,9 @@ from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...contracts.options import TOLERATED
+from ...data.file_hashes import FileHashes
 from ...data.pairs.pair_set import Pair
-from ...data.verify import FileHashes, image_digest
+from ...data.verify import image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.intervals import share_interval, units_of

@@ -25,9 +25,10 @@ from vladapt import (
     load_backbone,
 )
 from vladapt.core.contracts.items import check_items
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.sampling import class_counts, restrict, sample_shots
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.verify import content_key
 
 NAN = float("nan")
 CLASSES = 5

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.detect import read_any
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError
 
 

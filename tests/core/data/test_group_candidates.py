@@ -12,11 +12,11 @@ from vladapt.core.contracts.groups import OpenGroups
 from vladapt.core.contracts.items import DomainData, Item, Label
 from vladapt.core.data import group_candidates, group_witness
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.group_candidates import NOTHING, settle_groups
 from vladapt.core.data.group_names import stem_of, values_by_pattern
 from vladapt.core.data.group_witness import nearness_test
 from vladapt.core.data.manifests import read_manifest
-from vladapt.core.data.verify import FileHashes
 
 GROUPS, EACH = 16, 4
 OF = np.repeat(np.arange(GROUPS), EACH)

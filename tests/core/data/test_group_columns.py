@@ -4,12 +4,12 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.detect import read_any
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.group_columns import group_rows
 from vladapt.core.data.group_words import kind_of_column, preferred_column
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.tables import Row, Table
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 
 COUNT = 24

@@ -12,8 +12,9 @@ import pytest
 from forked import start
 
 from vladapt.core.contracts.items import Item
-from vladapt.core.data import verify
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data import file_hashes
+from vladapt.core.data.file_hashes import MEMORIES, FileHashes, memory_of
+from vladapt.core.data.verify import content_key
 from vladapt.core.errors import DataError
 from vladapt.core.runtime import reading
 
@@ -27,8 +28,8 @@ def settled(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """Paths that were really read."""
-    read, real = [], verify.sha256_of
-    monkeypatch.setattr(verify, "sha256_of", lambda path: read.append(str(path)) or real(path))
+    read, real = [], file_hashes.sha256_of
+    monkeypatch.setattr(file_hashes, "sha256_of", lambda path: read.append(str(path)) or real(path))
     return read
 
 
@@ -41,10 +42,10 @@ def test_threads_that_start_together_lose_no_hash(tmp_path, monkeypatch):
     files = [tmp_path / str(i) for i in range(8)]
     for file in files:
         file.write_text(file.name)
-    hashes, read = FileHashes(tmp_path / "cache"), verify._read_records
+    hashes, read = FileHashes(tmp_path / "cache"), file_hashes.read_records
     hashes.sha256(files[0])  # there is something to read
     delays = iter(range(8))
-    monkeypatch.setattr(verify, "_read_records", lambda path: (time.sleep(0.02 * next(delays)), read(path))[1])
+    monkeypatch.setattr(file_hashes, "read_records", lambda path: (time.sleep(0.02 * next(delays)), read(path))[1])
     fresh = FileHashes(tmp_path / "cache")
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(fresh.sha256, files))
@@ -121,9 +122,10 @@ def test_a_file_whose_next_change_might_not_show_is_not_remembered(tmp_path, cou
 def test_records_without_an_inode_cost_one_hash(tmp_path, counted):
     file, hashes = tmp_path / "a", FileHashes(tmp_path / "cache")
     file.write_bytes(b"abc")
-    hashes.path.parent.mkdir()
+    memory = memory_of(hashes.path, str(file))
+    memory.parent.mkdir(parents=True)
     record = [str(file), 3, file.stat().st_mtime_ns, hashlib.sha256(b"abd").hexdigest()]  # of what was there once
-    hashes.path.write_text("\n" + json.dumps(record))
+    memory.write_text("\n" + json.dumps(record))
     for _ in range(2):
         assert FileHashes(tmp_path / "cache").sha256(file) == hashlib.sha256(b"abc").hexdigest()
     assert len(counted) == 1
@@ -134,8 +136,9 @@ def test_damaged_lines_are_ignored_and_hashed_again(tmp_path, counted):
         (tmp_path / name).write_bytes(name.encode())
     hashes = FileHashes(tmp_path / "cache")
     hashes.sha256(tmp_path / "a")
-    whole = hashes.path.read_bytes()
-    hashes.path.write_bytes(b'\n{"not": "a record"}\n\xff\xfe\n' + whole[: len(whole) // 2])  # killed while writing
+    memory = memory_of(hashes.path, str(tmp_path / "a"))
+    whole = memory.read_bytes()
+    memory.write_bytes(b'\n{"not": "a record"}\n\xff\xfe\n' + whole[: len(whole) // 2])  # killed while writing
     assert FileHashes(tmp_path / "cache").sha256(tmp_path / "b") == hashlib.sha256(b"b").hexdigest()
     FileHashes(tmp_path / "cache").sha256(tmp_path / "a")
     FileHashes(tmp_path / "cache").sha256(tmp_path / "b")
@@ -147,17 +150,49 @@ def test_two_processes_write_one_memory(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
     code = (
-        "import sys; from vladapt.core.data.verify import FileHashes; h = FileHashes(sys.argv[1]);"
+        "import sys; from vladapt.core.data.file_hashes import FileHashes; h = FileHashes(sys.argv[1]);"
         "from vladapt.core.runtime import reading; reading.SETTLED_NS = -1;"
         "[h.sha256(p) for p in sys.argv[2:]]"
     )
     command = ["-c", code, tmp_path / "cache", *(tmp_path / n for n in names)]
     processes = [start(command) for _ in range(2)]
     assert [p.wait() for p in processes] == [0, 0]
-    records = verify._read_records(FileHashes(tmp_path / "cache").path)
+    records = file_hashes.read_records(memory_of(FileHashes(tmp_path / "cache").path, str(tmp_path / "0.bin")))
     assert {os.path.basename(k[0]): v for k, v in records.items()} == {
         n: hashlib.sha256(n.encode()).hexdigest() for n in names
     }
+
+
+def test_a_command_reads_the_memories_of_its_folders_alone(tmp_path, monkeypatch):
+    folders = [tmp_path / f"{number}" for number in range(40)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "a").write_text(folder.name)
+        FileHashes(tmp_path / "cache").sha256(folder / "a")
+    files = {memory_of(tmp_path / "cache" / "file-hashes", str(folder / "a")) for folder in folders}
+    assert set((tmp_path / "cache" / "file-hashes").iterdir()) == files and 20 < len(files) < MEMORIES
+    read, real = [], file_hashes.read_records
+    monkeypatch.setattr(file_hashes, "read_records", lambda file: read.append(file) or real(file))
+    hashes = FileHashes(tmp_path / "cache")
+    assert hashes.remembered(folders[7] / "a") and hashes.remembered(folders[7] / "none") is None
+    assert hashes.remembered(folders[7] / "a") and read == [memory_of(hashes.path, str(folders[7] / "a"))]
+
+
+def test_the_one_file_of_older_versions_is_divided(tmp_path, counted):
+    """By whoever comes first; where nobody may write, files are hashed again."""
+    records = []
+    for name in ("x/a", "y/b", "z/c"):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(name)
+        records.append([*file_hashes._identity(file, os.stat(file)), hashlib.sha256(name.encode()).hexdigest()])
+    (tmp_path / "cache").mkdir()
+    old = tmp_path / "cache" / "file-hashes.jsonl"
+    old.write_text("".join("\n" + json.dumps(record) for record in records) + '\n["torn')
+    for _ in range(2):
+        hashes = FileHashes(tmp_path / "cache")
+        assert [hashes.sha256(record[0]) for record in records] == [record[-1] for record in records]
+    assert not counted and [path.name for path in (tmp_path / "cache").iterdir()] == ["file-hashes"]
 
 
 def test_default_folder_is_the_cache_variable(tmp_path, monkeypatch):

@@ -14,14 +14,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vladapt import DomainData, Item, Label
+from vladapt.core.data import file_hashes, verify
 from vladapt.core.data import near_copies as module
-from vladapt.core.data import verify
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.images import decode_image, reduced_image
 from vladapt.core.data.near_copies import near_copies
 from vladapt.core.data.splits import assign_splits, links_of
 from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
-from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
+from vladapt.core.data.verify import content_key, drop_unreadable
 from vladapt.core.runtime import reading
 
 BASES = 40
@@ -392,7 +393,7 @@ def test_a_second_command_asks_for_each_file_once_to_list_it_and_once_for_its_ha
     asked, opened = Counter(), []
     real = os.stat
     monkeypatch.setattr(os, "stat", lambda path, **more: asked.update([os.path.basename(path)]) or real(path, **more))
-    monkeypatch.setattr(verify, "sha256_of", opened.append)
+    monkeypatch.setattr(file_hashes, "sha256_of", opened.append)
     read_twice()
     times = sorted(asked[f"{name}.png"] for name in (*range(12), "again"))
     assert times[:-2] == [2] * 11  # one of each folder is looked at more often, to tell how the set is laid out

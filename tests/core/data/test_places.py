@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.detect import read_any
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.sampling import sample_shots
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes, drop_unreadable
+from vladapt.core.data.verify import drop_unreadable
 
 COUNT = 36
 

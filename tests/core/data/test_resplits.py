@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from vladapt import DomainData, Item, Label
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits, fold_split, resplit
-from vladapt.core.data.verify import FileHashes
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import DomainData, Item, Label, Labels
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import DataError
 
 NAN = float("nan")

@@ -11,7 +11,8 @@ from PIL import Image
 from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.detect import read_any
-from vladapt.core.data.verify import FileHashes, check_skipped, check_tolerated, drop_unreadable
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import check_skipped, check_tolerated, drop_unreadable
 from vladapt.core.errors import DataError
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny_tower import DIM, SIZE, Frames, TinyTower, Unbuildable, clip_set, drawn_clip, drawn_set
 
 from vladapt import FeatureStore
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import content_key
 from vladapt.core.features import extract as extract_module
 from vladapt.core.features.extract import BatchSizeTuner, Job, averaged, extract
 from vladapt.core.features.table import folder_name, image_key, space_of, transform_spec

@@ -7,7 +7,8 @@ import pytest
 from vladapt import Evaluated
 from vladapt.core.contracts.items import Item
 from vladapt.core.contracts.run_info import RunInfo
-from vladapt.core.data.verify import FileHashes, digests_of, image_digest
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import digests_of, image_digest
 from vladapt.core.runs import folder
 from vladapt.core.runs.folder import in_the_fit, kept_digests
 from vladapt.core.runs.redaction import redacted_result

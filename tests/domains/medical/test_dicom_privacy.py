@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydicom.uid import RLELossless
 
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.formats import dicom_format

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.verify import content_key
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import load_domain
 from vladapt.domains.medical import Medical

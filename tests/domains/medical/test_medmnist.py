@@ -8,7 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import content_key
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.medical import Medical, npz_rows
 from vladapt.domains.medical.medmnist import read_medmnist

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from vladapt.core.contracts import UnequalParts
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import content_key
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.medical import Medical
 

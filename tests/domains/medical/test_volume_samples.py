@@ -14,7 +14,8 @@ from PIL import Image
 import vladapt
 from vladapt.core.backbones import EachPart
 from vladapt.core.contracts import UnequalParts
-from vladapt.core.data.verify import FileHashes, content_key
+from vladapt.core.data.file_hashes import FileHashes
+from vladapt.core.data.verify import content_key
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.volumes import series

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts.items import DomainData
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.places import metres_per_pixel, place_of

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.video import Video
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.pair_set import PairSet
 from vladapt.core.data.pairs.pair_splits import assign_pair_splits, copies_in, without_divided_copies
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError
 
 

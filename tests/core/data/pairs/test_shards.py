@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tar_shards import png, shard, simple
 
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.images import decode_bytes
 from vladapt.core.data.pairs import shard_index as shard_index_module
 from vladapt.core.data.pairs.pair_splits import assign_pair_splits
 from vladapt.core.data.pairs.reading import read_pairs
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError
 
 

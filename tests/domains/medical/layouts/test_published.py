@@ -13,8 +13,8 @@ from parity_checks.radiographs import radiographs
 from PIL import Image
 
 from vladapt.core.contracts import Boxes
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.domain import Reading

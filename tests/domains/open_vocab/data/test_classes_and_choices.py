@@ -10,8 +10,8 @@ import pytest
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.items import Boxes, DomainData, Item, Mask
+from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.verify import FileHashes
 from vladapt.domains.open_vocab.data import (
     check_names,
     choose_classes,
