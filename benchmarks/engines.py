@@ -204,16 +204,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help=f"of {', '.join(ENGINES)}; all by default")
     parser.add_argument("--case", action="append", choices=list(CASES), help="all by default")
-    parser.add_argument("--patience", type=float, default=60, help="seconds after which a run has stalled")
+    parser.add_argument("--page", action="store_true", help="write the rows into docs/scale.md; needs all cases")
+    parser.add_argument("--patience", type=float, default=45, help="seconds after which a run is stopped")
     given = parser.parse_args()
     if unknown := [name for name in given.engines if name not in ENGINES]:
         parser.error(f"there is no engine {unknown[0]}; there are {', '.join(ENGINES)}")
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_DATA_DISABLE_PROGRESS_BARS="1")
     os.environ["PYTHONPATH"] = str(TRIALS.parent)
+    if given.page and given.case:
+        parser.error("--page needs all cases; omit --case")
     cases = given.case or list(CASES)
     print(f"| engine | lines | {' | '.join(cases)} |\n|{'---|' * (len(cases) + 2)}")
     for engine in given.engines or ENGINES:
-        print(row(engine, given.patience, cases), flush=True)
+        line = row(engine, given.patience, cases)
+        print(line, flush=True)
+        if given.page:
+            PAGE.write_text(with_row(PAGE.read_text(encoding="utf-8"), engine, line), encoding="utf-8")
+
+
+def with_row(page: str, engine: str, line: str) -> str:
+    """The page with the row of an engine written anew."""
+    lines = page.split("\n")
+    place = next(number for number, text in enumerate(lines) if text.startswith(f"| {ENGINES[engine]} |"))
+    return "\n".join([*lines[:place], line, *lines[place + 1 :]])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ...errors import CapabilityError, ConfigError, VladaptError, one_line
 from ...runtime.process import installed_version
 from ...runtime.remote import is_url
 from ..place import STATE
-from ..ray_connection import connect, head_of
+from ..ray_connection import LOOPBACK, connect, head_of
 from ..run import ShardReport, Work, run_shard
 from ..task import ShardTask
 from .executor import Completed, Executor, as_failure
@@ -61,7 +61,8 @@ class RayExecutor(Executor):
         if worker_gpus is not None and (worker_gpus < 0 or (worker_gpus > 1 and worker_gpus % 1)):
             raise ConfigError(f"--worker-gpus {worker_gpus}: give a share such as 0.5, or a whole number")
         self.address, self.processes, self.say = address or "", processes, say
-        self.need = {"CPU": worker_cpus, "GPU": worker_gpus}
+        self.asked = (worker_cpus, worker_gpus)
+        self.need: dict[str, float] = {}  # of each actor: kind -> amount
         self._waiting: deque[ShardTask] = deque()
         self._actors: dict[Any, _Actor] = {}
         self._starting: dict[Any, tuple] = {}  # reference of its answer -> actor, reference that is there with a slot
@@ -70,10 +71,17 @@ class RayExecutor(Executor):
         self._mark, self._own = "", False
 
     def start(self, work: Work) -> None:
-        self._ray, self._own = connect(self.address, self.processes, self.need["CPU"])
+        self._ray, self._own = connect(self.address, self.processes, self.asked[0])
         self._work, self._since = work, time.monotonic()
+        try:
+            self._prepare(work)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _prepare(self, work: Work) -> None:
         self._head = head_of(self._ray)
-        self.need = needed(self.need["CPU"], self.need["GPU"], [node["Resources"] for node in self._nodes()])
+        self.need = needed(*self.asked, [node["Resources"] for node in self._nodes()])
         if not is_url(work.place.root):
             self._mark = f"{STATE}/seen-{secrets.token_hex(8)}"
             work.place.create(self._mark, b"")
@@ -102,7 +110,8 @@ class RayExecutor(Executor):
             return []
         ready = set(wait(references, num_returns=len(references), timeout=0)[0])
         for reference in [each for each in self._starting if each in ready]:
-            self._answered(*self._starting.pop(reference), reference)
+            handle, slot = self._starting.pop(reference)
+            self._answered(handle, slot, reference)
         return [ended for handle in list(self._actors) for ended in self._ended(handle, ready)]
 
     def stop(self) -> None:
@@ -152,11 +161,11 @@ class RayExecutor(Executor):
                 f"nodes have {', '.join(sorted({shown_share(node) for node in nodes}))}; lower "
                 "--worker-cpus or --worker-gpus, or add a node"
             )
-        if not self._said:
+        if not self._said and self._head[0] != LOOPBACK:  # a Ray of our own has slots, and only starts slowly
             self._said = True
             self.say(
-                f"No worker has a slot after {SLOT_S:.0f} s: each needs {shown_share(self.need)}, and of the cluster "
-                f"{shown_share(free)} is free. Waiting for other jobs to end; Ctrl-C loses nothing"
+                f"No worker has started after {SLOT_S:.0f} s: each needs {shown_share(self.need)}, and of the cluster "
+                f"{shown_share(free)} is free. Waiting for other jobs to end or nodes to come; Ctrl-C loses nothing"
             )
 
     def _check_head(self) -> None:
@@ -195,14 +204,15 @@ class RayExecutor(Executor):
 
     def _ended(self, handle: Any, ready: set) -> list[Completed]:
         """What an actor has done, in order; if it is lost, all that it had."""
-        actor, ended = self._actors[handle], []
+        actor = self._actors[handle]
+        ended: list[Completed] = []
         for reference in list(actor.tasks):
             if reference not in ready:
                 break
             try:
                 report, error = self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:
-                return ended + self._lost(handle, error)
+            except self._ray.exceptions.RayError as loss:
+                return ended + self._lost(handle, loss)
             ended.append(Completed(actor.tasks.pop(reference), report, error))
         return ended
 
@@ -224,7 +234,8 @@ class _Actor:
     """Where it is, and its tasks in flight: reference -> task, in the order in which they are run."""
 
     def __init__(self, node: str):
-        self.node, self.tasks = node, {}
+        self.node = node
+        self.tasks: dict[Any, ShardTask] = {}
 
 
 class RayWorker:

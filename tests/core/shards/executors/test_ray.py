@@ -9,6 +9,7 @@ pytest.importorskip("ray")
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from vladapt.core.engine.options import ShardOptions
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, VladaptError
 from vladapt.core.shards import build_executor, drive, function_stage
 from vladapt.core.shards import ray_connection as connection
@@ -430,3 +431,16 @@ def test_without_ray_the_way_to_install_it_is_told(monkeypatch):
 def test_a_stage_of_another_function_is_sent_whole():
     stage = function_stage(brightness, {"brightness": "float"}, {"scale": 2})
     assert ray.cloudpickle.loads(ray.cloudpickle.dumps(stage)) == stage
+
+
+def test_models_for_the_cpu_take_no_gpu_unless_asked_to():
+    told = print
+    assert ShardOptions(engine="ray").executor("cpu", told).asked == (None, 0)
+    assert ShardOptions(engine="ray").executor("auto", told).asked == (None, None)
+    assert ShardOptions(engine="ray", worker_gpus=0.5).executor("cpu", told).asked == (None, 0.5)
+
+
+@pytest.mark.parametrize("option", [{"address": "auto"}, {"worker_cpus": 2}, {"worker_gpus": 0.5}])
+def test_options_of_a_cluster_are_refused_without_one(option):
+    with pytest.raises(ConfigError, match="is for a cluster; add --engine ray"):
+        ShardOptions(**option).executor("auto", print)
