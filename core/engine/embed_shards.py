@@ -138,7 +138,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [_loaded(each.spec, self.recipe, task.domain) for each in self.encoders]
+        backbones = [_loaded(each.spec, self.recipe, _domain_of(task)) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -183,12 +183,12 @@ class _Towers:
     def __init__(self, stage: EmbedStage, task: Task, backbones: list[Backbone], threads: int | None):
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
-        domain = task.domain if data is None else task.domain.of(data)
+        domain = _domain_of(task, data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
         self.encoders = [self._on_cores(b, encoder(b, PROJECTED, stage.recipe.amp)) for b in backbones]
         self.captioned = [self._on_cores(b, partial(_text_features, b)) for b in backbones]
         self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
-        limit = vars(task.domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
+        limit = vars(domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
         self.decode = {"max_pixels": limit}
 
     def _on_cores(self, backbone: Backbone, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
@@ -205,10 +205,10 @@ class _Towers:
             for number, row in enumerate(rows):
                 key = number.to_bytes(8, "big")
                 held[key] = row
-                yield Job(_RowItem(row.id, Path(row.path), row=row), (key,), (None,))
+                yield Job(Item(row.id, Path(row.path)), (key,), (None,))
 
         def render(job: Job) -> list[Tensor]:
-            decoded = self._decoded(job.item.row)
+            decoded = self._decoded(held[job.keys[0]])
             first, *further = [transform(decoded) for transform in self.transforms]
             if further:
                 pixels[job.keys[0]] = further
@@ -275,11 +275,6 @@ class _Towers:
         return pa.table(made, stage.schema)
 
 
-@dataclass(frozen=True)
-class _RowItem(Item):
-    row: Row | None = None
-
-
 def _text_features(backbone: Backbone, texts: list[str]) -> Tensor:
     with torch.inference_mode():
         return backbone.encode_text(texts, normalize=False).float().cpu()
@@ -342,7 +337,7 @@ def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
+    backbones = [_loaded(spec.strip(), recipe, _domain_of(task)) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
         if backbone.of_parts:
@@ -353,7 +348,7 @@ def _planned(
             backbone.need_texts("--captions")
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
-    if images and not _read_by_domain(task.domain, images):
+    if images and not _read_by_domain(_domain_of(task), images):
         manifest = manifest_of(images, place)
         data = None
     else:
@@ -361,13 +356,19 @@ def _planned(
         listed = tuple(map(str, images))
         columns = OF_ITEMS | ({"labels": "string"} if labels else {})
         manifest = Manifest(tuple(listing(place, _rows_of(data, labels), columns, "items")), tuple(data.skipped))
-    domain = task.domain if data is None else task.domain.of(data)
+    domain = _domain_of(task, data)
     transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
     stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed)
     return stage, manifest, classes
+
+
+def _domain_of(task: Task, data: DomainData | None = None) -> Domain:
+    """The task's domain, as it is for some data."""
+    assert task.domain is not None, "`task_of` gives a task of a domain"
+    return task.domain if data is None else task.domain.of(data)
 
 
 def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
@@ -396,7 +397,7 @@ def _data(
 ) -> tuple[DomainData, str, bytes | None]:
     """Samples; of a labelled set also the kind of their labels, and what is to be known of the classes."""
     if images:
-        return readable(images_of(task.domain, images, recipe.reading)), "", None
+        return readable(images_of(_domain_of(task), images, recipe.reading)), "", None
     prepared = prepared_images(recipe.with_(backbone=backbone.spec), reporter, task)
     items = prepared.data.items
     if not prepared.class_names or any(item.class_label() is None for item in items):
@@ -418,7 +419,7 @@ def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
 def _listed(stage: EmbedStage, task: Task) -> DomainData:
     """The data again, in a worker, for what decodes them."""
     if stage.listed:
-        return images_of(task.domain, stage.listed, stage.recipe.reading)
+        return images_of(_domain_of(task), stage.listed, stage.recipe.reading)
     from ..recipes.asked_for import read_data
 
-    return read_data(stage.recipe, task.domain, task.name)
+    return read_data(stage.recipe, _domain_of(task), task.name)
