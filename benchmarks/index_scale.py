@@ -7,7 +7,7 @@
 `search` draws rows around centres (the variance of the i-th direction falls as 1 / i), and rows around stored CLIP
 features: each lies between two images of the 500 COCO pairs ($VLADAPT_DATA), with noise; text queries lie so between
 their captions, so that the gap between images and texts is the real one. The peer is faiss alone: the same number of
-cells, codes and float16 rows to rank again (`IVF<cells>,PQ<bytes>,Refine(SQfp16)`), trained on as many rows, asked to
+cells, codes and float16 rows to rank again (`IVF<cells>,PQ<bytes>np,Refine(SQfp16)`), trained on as many rows, asked to
 search as many cells and to rank as many again. CPU seconds of this process on one thread, of both in turn, the median
 of `--repeats`; recall@10 counts against all rows compared.
 
@@ -129,7 +129,7 @@ def compared(
         build, _ = taken(lambda: built(Path(place) / "index", draw(), dims, "ivf-pq"))
         index = RetrievalIndex.open(Path(place) / "index")
         cells, probed = index.quantiser.nlist, index.quantiser.nprobe
-        key = f"IVF{cells},PQ{index.quantiser.pq.M},Refine(SQfp16)"
+        key = f"IVF{cells},PQ{index.quantiser.pq.M}np,Refine(SQfp16)"  # np: codes are not ordered besides
         drawing, _ = taken(lambda: [None for _ in draw()])
         of_faiss, peer = taken(lambda: built_by_faiss(draw(), given.rows, dims, key, probed))
         files = Path(place, "index").glob("segments/*/*")
@@ -144,20 +144,16 @@ def compared(
         )
         for kind, rows in queries.items():
             asked, wanted = torch.from_numpy(rows), exact(draw(), rows)
-            times: tuple[list[float], list[float]] = ([], [])
+            times = []
             for _ in range(given.repeats):
-                ours, hits = taken(lambda asked=asked: index.search_many(asked, TOP))
+                ours, (_, own) = taken(lambda asked=asked: index.nearest(asked, TOP))
                 other, (_, places) = taken(lambda rows=rows: peer.search(rows, TOP))
-                times[0].append(ours)
-                times[1].append(other)
-            own = np.array([[hit.place for hit in each] for each in hits])
-            coarse = np.array([[hit.place for hit in each] for each in index.search_many(asked, TOP, refine=False)])
-            took = [1000 * statistics.median(each) / len(rows) for each in times]
-            shares = [f"{recall(each, wanted):.3f}" for each in (own, places, coarse)]
-            print(
-                f"| {kind} | {took[0]:.2f} | {took[1]:.2f} | {took[0] / took[1]:.2f} | {' | '.join(shares)} |",
-                flush=True,
-            )
+                times.append((ours, other, taken(lambda asked=asked: index.search_many(asked, TOP))[0]))
+            took = [1000 * statistics.median(each) / len(rows) for each in zip(*times)]
+            _, coarse = index.nearest(asked, TOP, refine=False)
+            cells_of_row = [f"{each:.2f}" for each in (*took[:2], took[0] / took[1], took[2])]
+            cells_of_row += [f"{recall(each, wanted):.3f}" for each in (own, places, coarse)]
+            print(f"| {kind} | {' | '.join(cells_of_row)} |", flush=True)
 
 
 def search(given: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def _tell(written: Any) -> None:
     before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
     echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
     if written.unreadable:
-        echo(f"{written.unreadable:,} images cannot be read; {written.folder}/_state/done lists them")
+        echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
         echo_skipped(written.skipped)
 
 

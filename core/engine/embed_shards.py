@@ -11,10 +11,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +34,7 @@ from ..data.images import decode_bytes
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
+from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
 from ..runtime.progress import Reporter
@@ -148,35 +147,6 @@ class EmbedStage(Stage):
         return state.images(rows, batch_size) if self.images else state.texts(rows, batch_size)
 
 
-AT_ONCE = 8
-"""Images or texts that pass through a tower at once on a CPU."""
-
-
-class OnCores:
-    """A tower on the cores of a CPU, a few images per core: its numbers do not depend on how many cores there are.
-
-    A product that several threads share is added up in another order than by one. Which images pass together is fixed
-    by their batch, and each pass is of one thread.
-
-    Args:
-        encode: images (B, ...) or B texts -> features (B, D).
-        cores: as many passes at once.
-    """
-
-    def __init__(self, encode: Callable[[Any], Tensor], cores: int):
-        self.encode = encode
-        self._threads = ThreadPoolExecutor(cores, "encode", torch.set_num_threads, (1,))
-
-    def __call__(self, batch: Any) -> Tensor:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # MKL has one number for all threads
-        try:
-            some = [batch[start : start + AT_ONCE] for start in range(0, len(batch), AT_ONCE)]
-            return torch.cat(list(self._threads.map(self.encode, some)))
-        finally:
-            torch.set_num_threads(before)
-
-
 class _Towers:
     """What a worker holds: the models, and how an image becomes pixels for each."""
 
@@ -185,16 +155,17 @@ class _Towers:
         data = _listed(stage, task) if stage.listed is not None else None
         domain = _domain_of(task, data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
-        self.encoders = [self._on_cores(b, encoder(b, PROJECTED, stage.recipe.amp)) for b in backbones]
-        self.captioned = [self._on_cores(b, partial(_text_features, b)) for b in backbones]
+        self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
+        self.readers = [self._on_cores(_reader(each), each) for each in backbones]
         self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
         limit = vars(domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
         self.decode = {"max_pixels": limit}
 
-    def _on_cores(self, backbone: Backbone, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
+        """The same numbers from any number of cores."""
         if backbone.device.type != "cpu":
             return encode
-        _ = backbone.model  # built here, before several threads would
+        _ = backbone.model  # built once, before several threads ask for it
         return OnCores(encode, self.threads or torch.get_num_threads())
 
     def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
@@ -245,7 +216,7 @@ class _Towers:
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
         texts = [row.text or "" for row in rows]
-        captions = [encode(texts).numpy() for encode in self.captioned] if self.stage.captions else []
+        captions = [read(texts).cpu().numpy() for read in self.readers] if self.stage.captions else []
         with np.errstate(over="ignore"):  # what is too large for float16 is infinite in it
             features, captions = ([each.astype(self.stage.dtype) for each in some] for some in (features, captions))
         fine = np.ones(len(rows), bool)
@@ -275,9 +246,14 @@ class _Towers:
         return pa.table(made, stage.schema)
 
 
-def _text_features(backbone: Backbone, texts: list[str]) -> Tensor:
-    with torch.inference_mode():
-        return backbone.encode_text(texts, normalize=False).float().cpu()
+def _reader(backbone: Backbone) -> Callable[[Sequence[str]], Tensor]:
+    """N texts -> (N, D), not normalised."""
+
+    def read(texts: Sequence[str]) -> Tensor:
+        with torch.inference_mode():
+            return backbone.encode_text(list(texts), normalize=False).float()
+
+    return read
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:

@@ -189,17 +189,17 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
     kind = asked.kind or "flat" if old is None else old.info["kind"]
-    made, writer = Indexed(out, holds, kind, backbone.embed_dim), None
+    made = Indexed(out, holds, kind, backbone.embed_dim)
+    writer: IndexBuilder | IndexChange | None = None
     with ExitStack() as stack:
         if is_main():
-            writer = stack.enter_context(
-                IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
-            )
+            writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
+            stack.enter_context(writer)
         known = old if asked.only_new else None
         if images:
             _add_images(writer, reader, images, backbone, recipe, made, reporter, known)
         else:
-            _add_texts(writer, Path(asked.texts), backbone, made, reporter, known)
+            _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, known)
         given = [str(path) for path in (images or [asked.texts])]
         if isinstance(writer, IndexBuilder):
             reporter.info(f"Building the index of {made.added:,} {made.holds}")
