@@ -82,6 +82,7 @@ from .core.contracts.task import Contest as Contest
 from .core.contracts.task import FitResult as FitResult
 from .core.contracts.use import Use as Use
 from .core.data.detect import read_any as read_any
+from .core.data.file_hashes import FileHashes as FileHashes
 from .core.data.files import ItemCollector as ItemCollector
 from .core.data.files import loader as loader
 from .core.data.files import walk as walk
@@ -93,7 +94,6 @@ from .core.data.tables import read_table as read_table
 from .core.data.unlabelled import decodable as decodable
 from .core.data.unlabelled import images_of as images_of
 from .core.data.unlabelled import readable as readable
-from .core.data.verify import FileHashes as FileHashes
 from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
