@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
-from vladapt.core.retrieval.build import FACTS
+from vladapt.core.retrieval.head import HEAD
 
 AT_ONCE = 50_000
 TOP = 10
@@ -125,7 +125,7 @@ def main() -> None:
     exact: list[list[str]] = []
     try:
         for kind in ("flat", *(each for each in arguments.kinds.split(",") if each and each != "flat")):
-            seconds = "kept" if (place / kind / FACTS).exists() else f"{built(place / kind, kind, arguments):.0f}"
+            seconds = "kept" if (place / kind / HEAD).exists() else f"{built(place / kind, kind, arguments):.0f}"
             found, times, work = searched(place / kind, arguments.rows, queries)
             exact = exact or found
             slow = statistics.quantiles(times, n=10)[-1] if len(times) > 1 else times[0]

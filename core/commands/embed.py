@@ -30,6 +30,8 @@ def embed(
 ) -> None:
     """Write the features of a data set, or of single images, in the layout that --features reads.
 
+    With --as parquet it writes shards, for sets of any size: the same command continues where it was stopped.
+
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
     from ..engine.embed import EmbeddedShards
@@ -61,7 +63,7 @@ def _tell(written: Any) -> None:
     before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
     echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
     if written.unreadable:
-        echo(f"{written.unreadable:,} images cannot be read; {written.folder}/_state/done lists them")
+        echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
         echo_skipped(written.skipped)
 
 

@@ -34,6 +34,7 @@ from ..data.images import decode_bytes
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
+from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
 from ..runtime.progress import Reporter
@@ -136,7 +137,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [_loaded(each.spec, self.recipe, task.domain) for each in self.encoders]
+        backbones = [_loaded(each.spec, self.recipe, _domain_of(task)) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -152,12 +153,20 @@ class _Towers:
     def __init__(self, stage: EmbedStage, task: Task, backbones: list[Backbone], threads: int | None):
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
-        domain = task.domain if data is None else task.domain.of(data)
+        domain = _domain_of(task, data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
-        self.encoders = [encoder(backbone, PROJECTED, stage.recipe.amp) for backbone in backbones]
+        self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
+        self.readers = [self._on_cores(_reader(each), each) for each in backbones]
         self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
-        limit = vars(task.domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
+        limit = vars(domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
         self.decode = {"max_pixels": limit}
+
+    def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
+        """The same numbers from any number of cores."""
+        if backbone.device.type != "cpu":
+            return encode
+        _ = backbone.model  # built once, before several threads ask for it
+        return OnCores(encode, self.threads or torch.get_num_threads())
 
     def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
         held: dict[bytes, Row] = {}
@@ -167,10 +176,10 @@ class _Towers:
             for number, row in enumerate(rows):
                 key = number.to_bytes(8, "big")
                 held[key] = row
-                yield Job(_RowItem(row.id, Path(row.path), row=row), (key,), (None,))
+                yield Job(Item(row.id, Path(row.path)), (key,), (None,))
 
         def render(job: Job) -> list[Tensor]:
-            decoded = self._decoded(job.item.row)
+            decoded = self._decoded(held[job.keys[0]])
             first, *further = [transform(decoded) for transform in self.transforms]
             if further:
                 pixels[job.keys[0]] = further
@@ -206,7 +215,10 @@ class _Towers:
 
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
-        captions = [self._captions(backbone, rows) for backbone in self.backbones] if self.stage.captions else []
+        texts = [row.text or "" for row in rows]
+        captions = [read(texts).cpu().numpy() for read in self.readers] if self.stage.captions else []
+        with np.errstate(over="ignore"):  # what is too large for float16 is infinite in it
+            features, captions = ([each.astype(self.stage.dtype) for each in some] for some in (features, captions))
         fine = np.ones(len(rows), bool)
         for numbers in (*features, *captions):
             fine &= np.isfinite(numbers).all(axis=1)
@@ -214,64 +226,68 @@ class _Towers:
             yield self._table(rows, features, captions, fine)
         for row, good in zip(rows, fine):
             if not good:
-                yield Unreadable(row.id, "the backbone gives NaN or infinity for it")
-
-    def _captions(self, backbone: Backbone, rows: list[Row]) -> np.ndarray:
-        with torch.inference_mode():
-            features = backbone.encode_text([row.text or "" for row in rows], normalize=False)
-        return features.float().cpu().numpy()
+                yield Unreadable(row.id, f"the backbone gives NaN or infinity for it, as {self.stage.dtype}")
 
     def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
 
-        stage, kept = self.stage, [row for row, good in zip(rows, fine) if good]
-        made: dict[str, Any] = {"id": [row.id for row in kept]}
+        stage, rows = self.stage, [row for row, good in zip(rows, fine) if good]
+        made: dict[str, Any] = {"id": [row.id for row in rows]}
         for place, each in enumerate(stage.encoders):
             if stage.images:
-                made[f"image_features{each.suffix}"] = _lists(features[place][fine], stage.dtype)
+                made[f"image_features{each.suffix}"] = _lists(features[place][fine])
             if stage.captions:
-                there = [row.text is not None for row in kept]
-                made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], stage.dtype, there)
-            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(kept)
+                there = [row.text is not None for row in rows]
+                made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], there)
+            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(rows)
         if stage.labels:
-            made |= {name: [row.columns[name] for row in kept] for name in ("split", "groups")}
-            made["labels"] = [json.loads(row.columns["labels"]) for row in kept]
+            made |= {name: [row.columns[name] for row in rows] for name in ("split", "groups")}
+            made["labels"] = [json.loads(row.columns["labels"]) for row in rows]
         return pa.table(made, stage.schema)
 
 
-@dataclass(frozen=True)
-class _RowItem(Item):
-    row: Row | None = None
+def _reader(backbone: Backbone) -> Callable[[Sequence[str]], Tensor]:
+    """N texts -> (N, D), not normalised."""
+
+    def read(texts: Sequence[str]) -> Tensor:
+        with torch.inference_mode():
+            return backbone.encode_text(list(texts), normalize=False).float()
+
+    return read
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:
-    """(N, D) features of N images by a further backbone; of parts, (T, 3, S, S), their mean."""
-    if pixels[0].ndim != 4:
+    """(N, D) features of N images by a further backbone; of one with parts, (T, 3, S, S), their mean."""
+    if all(each.ndim == 3 for each in pixels):
         return encode(torch.stack(pixels)).cpu().numpy()
     rows = []
-    for parts in pixels:
+    for each in pixels:
+        parts = each[None] if each.ndim == 3 else each
         features = torch.cat([encode(some).cpu() for some in parts.split(batch_size)])
         rows.append(features.double().mean(dim=0).float().numpy())
     return np.stack(rows)
 
 
-def _lists(rows: np.ndarray, dtype: str, there: Sequence[bool] | None = None) -> pyarrow.Array:
+def _lists(rows: np.ndarray, there: Sequence[bool] | None = None) -> pyarrow.Array:
     import pyarrow as pa
 
     count, width = rows.shape
     mask = None if there is None or all(there) else pa.array([not each for each in there])
     offsets = pa.array(np.arange(0, (count + 1) * width, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(rows.astype(dtype).reshape(-1)), mask=mask)
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1)), mask=mask)
 
 
 def embed_shards(
     recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
-) -> tuple[Summary, Place, EmbedStage]:
+) -> tuple[Summary, Place, EmbedStage, list[tuple[str, str]]]:
     """Write features as shards, under torchrun with the other ranks.
 
     Args:
         images: files, folders and URLs; none for the recipe's own data set.
         asked: options of `EmbedOptions`.
+
+    Returns:
+        What became of them, the folder, what was made, and (name, reason) of what was passed over in folders.
 
     Raises:
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
@@ -283,27 +299,32 @@ def embed_shards(
     executor = asked.executor(recipe.device, reporter.info)
     place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    elsewhere = asked.engine != "local" or (asked.processes or 1) > 1
+    elsewhere = asked.engine != "local" or asked.processes is not None
     if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:
         job.work.place.create(CLASSES, classes)
-    return run_job(job, executor, recipe.tolerate, reporter, "Embedding"), job.work.place, stage
+    summary = run_job(job, executor, recipe.tolerate, reporter, "Embedding")
+    return summary, job.work.place, stage, list(manifest.skipped)
 
 
 def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
+    backbones = [_loaded(spec.strip(), recipe, _domain_of(task)) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
+        if backbone.of_parts:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' reads the parts of a sample together; give the backbone that it stands on"
+            )
         if asked.captions:
             backbone.need_texts("--captions")
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
-    if images and not _read_by_domain(task.domain, images):
+    if images and not _read_by_domain(_domain_of(task), images):
         manifest = manifest_of(images, place)
         data = None
     else:
@@ -311,13 +332,19 @@ def _planned(
         listed = tuple(map(str, images))
         columns = OF_ITEMS | ({"labels": "string"} if labels else {})
         manifest = Manifest(tuple(listing(place, _rows_of(data, labels), columns, "items")), tuple(data.skipped))
-    domain = task.domain if data is None else task.domain.of(data)
+    domain = _domain_of(task, data)
     transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
     stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed)
     return stage, manifest, classes
+
+
+def _domain_of(task: Task, data: DomainData | None = None) -> Domain:
+    """The task's domain, as it is for some data."""
+    assert task.domain is not None, "`task_of` gives a task of a domain"
+    return task.domain if data is None else task.domain.of(data)
 
 
 def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
@@ -346,7 +373,7 @@ def _data(
 ) -> tuple[DomainData, str, bytes | None]:
     """Samples; of a labelled set also the kind of their labels, and what is to be known of the classes."""
     if images:
-        return readable(images_of(task.domain, images, recipe.reading)), "", None
+        return readable(images_of(_domain_of(task), images, recipe.reading)), "", None
     prepared = prepared_images(recipe.with_(backbone=backbone.spec), reporter, task)
     items = prepared.data.items
     if not prepared.class_names or any(item.class_label() is None for item in items):
@@ -368,7 +395,7 @@ def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
 def _listed(stage: EmbedStage, task: Task) -> DomainData:
     """The data again, in a worker, for what decodes them."""
     if stage.listed:
-        return images_of(task.domain, stage.listed, stage.recipe.reading)
+        return images_of(_domain_of(task), stage.listed, stage.recipe.reading)
     from ..recipes.asked_for import read_data
 
-    return read_data(stage.recipe, task.domain, task.name)
+    return read_data(stage.recipe, _domain_of(task), task.name)

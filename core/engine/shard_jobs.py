@@ -118,14 +118,14 @@ def _check(summary: Summary, tolerate: float, place: Place) -> None:
     if summary.aside:
         number, reason = next(iter(summary.aside.items()))
         raise DataError(
-            f"{len(summary.aside)} shards could not be made (part-{int(number):08d}: {reason}); the others are in "
-            f"{place}, and the same command tries these again"
+            f"shards that could not be made: {len(summary.aside)} (part-{int(number):08d}: {reason}); the others "
+            f"are in {place}, and the same command tries these again"
         )
     share = summary.unreadable / max(1, summary.rows + summary.unreadable)
     if share > tolerate:
         id_, reason = summary.examples[0]
         raise DataError(
-            f"{summary.unreadable:,} images cannot be read, {share:.1%} ({id_}: {reason}); more than --tolerate "
+            f"images that cannot be read: {summary.unreadable:,}, {share:.1%} ({id_}: {reason}); more than --tolerate "
             f"{tolerate:g}; what can be read is in {place}"
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..runtime.files import PARTIAL, remove_stale_partials
-from ..runtime.remote import URL, failure, filesystem, is_url, shown
+from ..runtime.remote import failure, filesystem, is_url, shown
 
 STATE = "_state"
 """Markers, lists and temporary files: readers of folders of Parquet pass over names that begin so."""
@@ -44,7 +44,7 @@ class Place:
     def check(self) -> None:
         """Raise the ConfigError of a URL that cannot hold shards, the PlaceError of a folder that cannot be made."""
         if self._is_url:
-            scheme = URL.match(self.root)[1].lower()
+            scheme = self.root.partition("://")[0].lower()
             if scheme not in WRITABLE:
                 raise ConfigError(f"--out {self}: shards are written to folders, s3:// and gs://; give one of these")
             with self.reached():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -173,7 +173,7 @@ class ShardReader:
             self._place = number + 1
 
 
-def samples_of(shard: str, first: int = 0) -> Iterator[ShardSample]:
+def samples_of(shard: str, first: int = 0) -> Generator[ShardSample, None, None]:
     """The samples of a shard from the `first` on; after a place where it is damaged or cut off, lost ones without end.
 
     Raises:

@@ -88,6 +88,20 @@ def test_shards_have_the_numbers_of_a_file(pictures, shards_of, backbones, tmp_p
     assert 0 < np.abs(halves - matrix(rows["image_features"])).max() < 2e-3
 
 
+class Threads(torch.nn.Module):
+    """How many threads work on a product, and how many images they see at once."""
+
+    def forward(self, pixels):
+        return torch.tensor([[torch.get_num_threads(), len(pixels)]], dtype=torch.float32).expand(len(pixels), 2)
+
+
+def test_numbers_do_not_hang_on_the_number_of_cores(pictures, shards_of):
+    seen = vladapt.Backbone.from_module(Threads(), image_size=8, embed_dim=2)
+    _, rows = shards_of([pictures], spec=offered(seen), shard_size=11)
+    threads, at_once = matrix(rows["image_features"]).T
+    assert set(threads) == {1} and max(at_once) <= 4
+
+
 def test_several_encoders_in_one_pass_are_each_what_it_is_alone(pictures, shards_of, backbones, monkeypatch):
     decoded = []
     from vladapt.core.engine import embed_shards
@@ -151,7 +165,7 @@ def test_jobs_of_an_array_make_the_whole(pictures, shards_of):
 
 
 def test_more_unreadable_than_are_tolerated_is_one_line_and_the_rest_stays(pictures, shards_of, tmp_path):
-    with pytest.raises(DataError, match=r"1 images cannot be read, 8\.3%.*more than --tolerate 0\.05"):
+    with pytest.raises(DataError, match=r"images that cannot be read: 1, 8\.3%.*more than --tolerate 0\.05"):
         shards_of([pictures], recipe={"tolerate": 0.05})
     assert len(pd.read_parquet(next((tmp_path / "out").glob("[0-9a-f]*")))) == 11
 

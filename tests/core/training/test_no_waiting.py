@@ -128,6 +128,7 @@ def waits(monkeypatch):
         ("clip", {"amp": "fp16", "micro_batch_size": 4}),
         ("clip", {"amp": "bf16", "checkpointing": True}),
         ("siglip", {}),
+        ("gloria", {}),
         ("silc", {}),
         ("cross-entropy", {}),
         ("cross-entropy", {"lora": 2}),
