@@ -213,7 +213,7 @@ def _numbered(
                 f"{folder}: its masks store {', '.join(map(str, values[:10]))} but nothing names them; add "
                 "classes.json or give class_names"
             )
-        notes.append("Nothing names the classes: 0 is 'background', the rest 'foreground'; class_names names them.")
+        notes.append("Nothing names the classes: 0 is 'background', the rest 'foreground'; --class-names names them.")
         class_names = BINARY
     offset = int(reduce_zero_label)
     if values == [0, IGNORED] and len(class_names) == 2 and not reduce_zero_label:
