@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: fit test lint index docs pictures dist clean
+.PHONY: fit test lint style imports types index docs pictures dist clean
 
 fit: $(VENV)/.installed-fit
 	$(BIN)/vladapt fit --domain medical
@@ -16,9 +16,15 @@ fit: $(VENV)/.installed-fit
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev
+lint: style imports types
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+
+imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/type_errors.py
 
 # What domains and tasks take, for the command line: after an option was added or changed.

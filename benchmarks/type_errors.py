@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = Path(__file__).with_suffix(".json")
+CACHE = ROOT / ".mypy_cache"
+"""What was checked before is not checked again: `make lint` and the tests ask one after the other."""
 FREE = ("core/contracts", "__init__.pyi")
 """Where there are none."""
 ERROR = re.compile(r"^vladapt/((?:core|adapters|domains)/\w+|[\w.]+)\S*: error: ")
@@ -29,7 +31,7 @@ def mypy_lines(script: str = "") -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vladapt").symlink_to(ROOT, target_is_directory=True)
         (Path(folder) / "script.py").write_text(script)
-        config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(Path(folder) / "cache")]
+        config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(CACHE)]
         rooms = [word for room in ("core", "adapters", "domains") for word in ("-p", f"vladapt.{room}")]
         command = [sys.executable, "-m", "mypy", *config, "-m", "vladapt", "-m", "script", *rooms]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
