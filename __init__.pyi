@@ -165,6 +165,7 @@ def fit(
     dual_softmax: bool = ...,
     each_caption: bool = ...,
     ensemble: int = ...,
+    entities: str | None = ...,
     entries: str = ...,
     erasing: float = ...,
     erasing_fill: str = ...,

@@ -47,6 +47,7 @@ HOLDS = {
     "backbones": "two towers behind one interface",
     "prompts": "class texts",
     "features": "computed once, kept by content",
+    "shards": "plans of idempotent tasks",
     "data": "readers, splits, shots, pairs",
     "registry": "from a name to the thing",
     "contracts": "the nouns: Adapter, Domain, Task, Judgement, FeatureSet, ...",

@@ -28,6 +28,8 @@ DIMS = {
     "num_samples": 8,
     "num_classes": 2,
     "num_labels": 2,
+    "patches": 4,
+    "patch_values": 8,
 }
 HEAD = """# Losses
 
@@ -35,8 +37,9 @@ Each loss is a file in `core/losses/`, or in the folder `losses/` of a domain. `
 chooses it, several times for a sum; `--set loss.NAME.OPTION=VALUE` sets an option. A loss is a function of
 the global batch: value and gradients do not depend on how many processes or micro-batches the batch is divided into. A
 loss declares its inputs by name; they are made from the data and the towers, or the loss is refused in one line.
-`medclip`, `medklip` and `medslip` need a column `findings`: for each finding 1 (present), -1 (absent) or 0 (uncertain,
-or nothing known); the last two also `relations`: for each finding at each position 1, 0 (not there) or nothing.
+`medclip`, `medflip`, `medklip` and `medslip` need a column `findings`: for each finding 1 (present), -1 (absent) or 0
+(uncertain, or nothing known); the last two of them also `relations`: for each finding at each position 1, 0 (not there)
+or nothing. `arl` needs `entities`: for each entity 1 where a text of the image mentions it, else 0.
 `python benchmarks/losses.py` prints this page.
 
 | name | what it is | needs | paper |

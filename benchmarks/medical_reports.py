@@ -1,10 +1,12 @@
 """What each recipe of learning from reports answers on drawn radiographs, beside plain InfoNCE: docs/medical.md.
 
-    python benchmarks/medical_reports.py --store FOLDER [--seeds 3] [--studies 2000] [--epochs 30] [RECIPE ...]
+    python benchmarks/medical_reports.py --store FOLDER [--seeds 3] [--studies 2000] [--epochs 10] [RECIPE ...]
 
-Each seed draws other studies (70 % to learn from, 10 % to choose the epoch, 20 % to test) and another tiny CLIP (64
-pixels, 8 x 8 patches, three layers of width 64), which every recipe trains by `vladapt pretrain` from there: at a rate
-of 1e-3 in batches of 64, since the recipes' rates and batches are for towers that have learned before; all else is the
+The papers start from text encoders that know the language. So a tiny CLIP (64 pixels, 8 x 8 patches, three layers of
+width 64) first learns words by InfoNCE on drawn studies of its own, once. Each seed draws other studies (70 % to learn
+from, 10 % to choose the epoch, 20 % to test) and another image tower, which knows nothing, beside that text tower.
+Every recipe trains these by `vladapt pretrain`: at a rate of 3e-3 in batches of 64, since the recipes' rates and
+batches are for large towers that have learned before; decoders of queries are as wide as the towers; all else is the
 recipe's. Then `vladapt fit` asks what it answers on the test studies:
 
 findings   mean AUROC of five findings without labels: by texts that say that one is there, or not; by the queries of
@@ -14,7 +16,7 @@ pointing   share of phrases whose map is highest inside the box, a finding count
            image that the boxes cover.
 
 In brackets: in how many seeds the lower limit of its 95 % interval is above guessing. Whatever lies in FOLDER is not
-made again, so that a command that was stopped goes on.
+made again, so that a command that was stopped goes on; a seed is asked of all recipes before the next begins.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +36,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from usage import print_help
 
+from vladapt import cli
+from vladapt.core.backbones import load_backbone
 from vladapt.core.data import csv_text
 from vladapt.domains.medical.drawn_radiographs import FINDINGS, drawn_phrases, drawn_radiographs, render, study
 from vladapt.domains.medical.reports.records import ABSENT, PRESENT, UNCERTAIN, Finding, write_findings
@@ -47,6 +52,12 @@ TOWERS = {
     "vision_cfg": {"image_size": 64, "layers": 3, "width": 64, "patch_size": 8, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
 }
+NARROW = {"width": 64, "hidden": 256}
+"""Of the decoder of queries, beside towers of width 64."""
+WORDS_SEED, WORDS_STUDIES, WORDS_EPOCHS = 1000, 3000, 6
+"""Studies from which the text tower learns words; no seed of the proof draws them."""
+RATE = 3e-3
+SECONDS = "cpu_seconds.txt"
 STATES = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
 
 
@@ -65,18 +76,25 @@ class Answer:
 
 
 def set_of(folder: Path, seed: int, studies: int) -> Path:
-    """The studies as a user has them: PNG files, a table with reports and labels, findings, and phrases with boxes."""
+    """The studies as a user has them: `reports`, images with a table of reports and labels; `phrases`, the same images
+    with boxes; and a table of findings."""
     if folder.is_dir():
         return folder
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "reports" / "images").mkdir(parents=True)
-    (partial / "phrases").mkdir()
     counts = {split: round(studies * share) for split, share in SHARES.items()}
+    _write_reports(partial, counts, seed)
+    _write_phrases(partial, counts, seed)
+    return partial.rename(folder)
+
+
+def _write_reports(folder: Path, counts: Mapping[str, int], seed: int) -> None:
+    images = folder / "reports" / "images"
+    images.mkdir(parents=True)
     rows, findings = [], []
     for item in drawn_radiographs(counts, seed).items:
         name, shown = _name(item), study(seed, item.decode["number"])
-        Image.fromarray(render(item)[..., 0]).save(partial / "reports" / "images" / f"{name}.png")
+        Image.fromarray(render(item)[..., 0]).save(images / f"{name}.png")
         labels = [int(label) for label in item.target.class_label()]
         rows.append([f"images/{name}.png", name, item.split, item.captions()[0], *labels])
         findings += [
@@ -84,21 +102,31 @@ def set_of(folder: Path, seed: int, studies: int) -> Path:
             for finding, state in shown.states.items()
             if state in STATES
         ]
-    _write(partial / "reports" / "table.csv", ("image", "study_id", "split", "report", *FINDINGS), rows)
-    write_findings(partial / "findings.csv", findings)
-    boxes = []
+    _write(folder / "reports" / "table.csv", ("image", "study_id", "split", "report", *FINDINGS), rows)
+    write_findings(folder / "findings.csv", findings)
+
+
+def _write_phrases(folder: Path, counts: Mapping[str, int], seed: int) -> None:
+    shutil.copytree(folder / "reports" / "images", folder / "phrases" / "images")
+    rows = []
     for item in drawn_phrases(counts, seed).items:
-        for text, label, found in zip(item.target.texts, item.target.labels, item.target.boxes, strict=True):
-            for left, top, right, bottom in found:
+        for text, label, boxes in zip(item.target.texts, item.target.labels, item.target.boxes, strict=True):
+            for left, top, right, bottom in boxes:
                 place = left, top, right - left, bottom - top
-                boxes.append([f"{_name(item)}.png", text, FINDINGS[label], _name(item), item.split, *place])
-    _write(partial / "phrases" / "phrases.csv", ("image", "phrase", "finding", "patient", "split", *"xywh"), boxes)
-    shutil.copytree(partial / "reports" / "images", partial / "phrases" / "images")
-    return partial.rename(folder)
+                rows.append([f"{_name(item)}.png", text, FINDINGS[label], _name(item), item.split, *place])
+    _write(folder / "phrases" / "phrases.csv", ("image", "phrase", "finding", "patient", "split", *"xywh"), rows)
 
 
-def towers_of(folder: Path, seed: int) -> str:
-    """A tiny CLIP that has learned nothing."""
+def words_of(store: Path) -> Path:
+    """A tiny CLIP that has learned words, by InfoNCE on studies of its own."""
+    folder = store / "words"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = set_of(folder / "set", WORDS_SEED, WORDS_STUDIES)
+    return pretrained(BASELINE, folder, data, towers_of(folder, WORDS_SEED), WORDS_EPOCHS)
+
+
+def towers_of(folder: Path, seed: int, words: Path | None = None) -> str:
+    """A tiny CLIP that has learned nothing, or has the text tower of `words`."""
     import open_clip
 
     config, weights = folder / "towers.json", folder / "towers.safetensors"
@@ -106,6 +134,8 @@ def towers_of(folder: Path, seed: int) -> str:
         torch.manual_seed(seed)
         config.write_text(json.dumps(TOWERS))
         state = open_clip.CLIP(**TOWERS).state_dict()
+        learned = {} if words is None else load_backbone(str(words), device="cpu").model.state_dict()
+        state |= {name: learned[name] for name in state if name in learned and not name.startswith("visual.")}
         save_file({name: value.contiguous() for name, value in state.items()}, weights)
     return f"open_clip:{config}@{weights}"
 
@@ -114,12 +144,14 @@ def pretrained(recipe: str, folder: Path, data: Path, towers: str, epochs: int) 
     """The model that a recipe trains."""
     out = folder / recipe
     asked = ["--loss", "clip", "--domain", "medical"] if recipe == BASELINE else ["--recipe", f"medical/{recipe}"]
-    findings = ["--set", f"data.findings={data / 'findings.csv'}"]
-    if not (out / "report.html").is_file():
+    sets = [f"data.findings={data / 'findings.csv'}"]
+    if recipe in OF_QUERIES:
+        sets += [f"loss.{recipe}.{name}={value}" for name, value in NARROW.items()]
+    if not (out / "run.json").is_file():
         resume = ["--resume"] if out.is_dir() else []
-        how = ["--epochs", epochs, "--lr", 1e-3, "--batch-size", 64, "--generic", "none", "--device", "cpu"]
+        how = ["--epochs", epochs, "--lr", RATE, "--batch-size", 64, "--generic", "none", "--device", "cpu"]
         where = ["--data", data / "reports", "--backbone", towers, "--out", out]
-        run("pretrain", *asked, *where, *how, *findings, *resume)
+        run(folder, "pretrain", *asked, *where, *how, *(word for text in sets for word in ("--set", text)), *resume)
     return out / "model.safetensors"
 
 
@@ -174,18 +206,30 @@ def fitted(answer: Path, *flags: object) -> dict:
     if not answer.is_file():
         runs = answer.with_suffix(".runs")
         shutil.rmtree(runs, ignore_errors=True)
-        run("fit", "--domain", "medical", "--device", "cpu", *flags, "--out", runs)
+        run(answer.parent, "fit", "--domain", "medical", "--device", "cpu", *flags, "--out", runs)
         [made] = runs.glob("*/metrics.json")
         answer.write_text(made.read_text())
     return json.loads(answer.read_text())
 
 
-def run(command: str, *arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "vladapt", command, *map(str, arguments)], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"vladapt {command} {' '.join(map(str, arguments))}\n{done.stderr}")
+def run(folder: Path, *arguments: object) -> None:
+    """A command of vladapt in this process, which need not start again each time; its CPU time goes into a file."""
+    words, began = [str(each) for each in arguments], time.process_time()
+    with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            cli.main(words)
+        except SystemExit as ended:
+            failed = ended.code
+    if failed:
+        sys.exit(f"vladapt {' '.join(words)}\n{folder / 'log.txt'} says why")
+    with (folder / SECONDS).open("a") as seconds:
+        seconds.write(f"{time.process_time() - began:.1f} {' '.join(words)}\n")
+
+
+def cpu_seconds(store: Path) -> float:
+    """Of all commands so far."""
+    lines = [line for path in store.glob(f"*/{SECONDS}") for line in path.read_text().splitlines()]
+    return sum(float(line.split()[0]) for line in lines)
 
 
 def table(answers: Mapping[str, Mapping[str, list[Answer]]]) -> str:
@@ -205,13 +249,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
+    words = words_of(given.store)
     answers: dict[str, dict[str, list[Answer]]] = {recipe: {} for recipe in given.recipes}
     for seed in range(given.seeds):
         folder = given.store / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        data, towers = set_of(folder / "set", seed, given.studies), towers_of(folder, seed)
+        data, towers = set_of(folder / "set", seed, given.studies), towers_of(folder, seed, words)
         for recipe in given.recipes:
             model = pretrained(recipe, folder, data, towers, given.epochs)
             for question in ASKED[recipe]:
@@ -219,6 +264,7 @@ def main() -> None:
                 answers[recipe].setdefault(question, []).append(answer)
                 print(f"seed {seed} {recipe} {question}: {answer.value:.3f}, from {answer.low:.3f}", file=sys.stderr)
     print(table(answers))
+    print(f"{cpu_seconds(given.store) / 60:.0f} minutes of CPU", file=sys.stderr)
 
 
 def _cell(some: list[Answer]) -> str:

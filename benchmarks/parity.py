@@ -25,6 +25,7 @@ from parity_checks import (
     detectors,
     from_above,
     head,
+    knowledge_losses,
     losses,
     metrics,
     person,
@@ -55,7 +56,7 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses)
+LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses, knowledge_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,

@@ -3,9 +3,16 @@
     python benchmarks/volume_segmentation.py [--data FOLDER --class-names a,b] [--steps 300] [--rounds 7]
 
 Both train MONAI's DynUNet on the training volumes of the set, ours by `vladapt fit` (mmengine's Runner, patches from
-the cache), the loop by MONAI's readers and transforms, its loss and `sliding_window_inference`. It prints how far the
-weights are apart after 20 steps, the Dice of each structure on the test volumes after --steps of them, and the CPU
-seconds of a step in interleaved rounds of 10 steps. Without --data the sample is taken.
+the cache), the loop by MONAI's readers and transforms, its loss and `sliding_window_inference`. A table on stdout has
+
+* how far patches are apart, and weights after 20 steps;
+* the same where the loop's volumes go through MONAI's NormalizeIntensity, which computes in float32: momentum makes its
+  rounding grow, so that two loops of MONAI that differ in it alone are as far apart;
+* CPU seconds of 10 steps, medians of interleaved rounds;
+* Dice of each structure on the test volumes after --steps of them;
+* voxels of a volume of 128 x 128 x 128 that are labelled otherwise slab by slab than by MONAI's inferer of the whole.
+
+Without --data the sample is taken.
 """
 
 from __future__ import annotations
@@ -32,11 +39,14 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training.runner import train_plan
 from vladapt.domains.medical.segmenting import case_scores
-from vladapt.domains.medical.segmenting.running import evaluate_volumes
+from vladapt.domains.medical.segmenting.running import Labeller, evaluate_volumes
 from vladapt.domains.medical.tasks.volume_segmentation import VolumeSegmentation
+from vladapt.domains.medical.volumes import Slabs
 from vladapt.registry import DATASETS
 
-ROUND = 10
+ROUND, FIRST = 10, 20
+PATCHES = 20
+LARGE = (128, 128, 128)
 
 
 class MonaiLoop:
@@ -45,15 +55,18 @@ class MonaiLoop:
     Args:
         plan: of the task, whose network, patches, optimizer and steps it takes.
         seed: of the weights.
+        dtype: of weights and patches.
+        exact: normalise in float64; else by MONAI's transform, which computes in float32.
     """
 
-    def __init__(self, plan: Config, seed: int):
+    def __init__(self, plan: Config, seed: int, dtype: torch.dtype = torch.float32, exact: bool = True):
         from monai.losses import DeepSupervisionLoss, DiceCELoss
         from monai.networks.nets import DynUNet
 
         set_random_seed(seed)
         options = {key: value for key, value in plan.model.network.to_dict().items() if key != "type"}
-        self.network = DynUNet(**options)
+        self.network = DynUNet(**options).to(dtype)
+        self.dtype, self.exact = dtype, exact
         self.loss = DeepSupervisionLoss(DiceCELoss(include_background=False, to_onehot_y=True, softmax=True))
         how = {key: value for key, value in plan.optim_wrapper.optimizer.to_dict().items() if key != "type"}
         self.optimizer = torch.optim.SGD(self.network.parameters(), **how)
@@ -73,7 +86,7 @@ class MonaiLoop:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * (1 - step / self.steps) ** 0.9
             images, labels = zip(*(self.sample(step * self.batch + n) for n in range(self.batch)))
-            scores = self.network(torch.stack(images))
+            scores = self.network(torch.stack(images).to(self.dtype))
             scores = list(scores.unbind(dim=1)) if scores.ndim == 6 else [scores]
             loss = self.loss(scores, torch.stack(labels))
             self.optimizer.zero_grad()
@@ -86,7 +99,7 @@ class MonaiLoop:
         draw = self.draws.draw(number)
         if draw.place not in self.volumes:
             case = self.draws.cases[draw.place]
-            self.volumes[draw.place] = loaded(case["files"][0], case["mask"], self.spacing)
+            self.volumes[draw.place] = loaded(case["files"][0], case["mask"], self.spacing, self.exact)
         return tuple(cropped(each, draw.start, self.patch).flip(draw.mirrored) for each in self.volumes[draw.place])
 
     @torch.no_grad()
@@ -94,11 +107,10 @@ class MonaiLoop:
         """(Z, Y, X) of a volume, on its own grid."""
         from monai.inferers import sliding_window_inference
 
-        image, _ = loaded(file, file, self.spacing)
+        image, _ = loaded(file, file, self.spacing, self.exact)
         self.network.eval()
-        scores = sliding_window_inference(
-            image[None], self.patch, 1, self.network, overlap=0.5, mode="gaussian", sigma_scale=0.125
-        )
+        how = {"overlap": 0.5, "mode": "gaussian", "sigma_scale": 0.125}
+        scores = sliding_window_inference(image[None].to(self.dtype), self.patch, 1, self.network, **how)
         return interpolate(scores, size=in_ras(file).shape[1:], mode="trilinear")[0].argmax(dim=0).numpy()
 
 
@@ -111,15 +123,19 @@ def in_ras(file: str | Path) -> Any:
     return volume.permute(0, 3, 2, 1)
 
 
-def loaded(file: str | Path, mask: str | Path, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """A volume and its labels in the spacing of a set, normalised by MONAI."""
+def loaded(file: str | Path, mask: str | Path, spacing: Sequence[float], exact: bool) -> tuple[Tensor, Tensor]:
+    """A volume and its labels in the spacing of a set, normalised."""
     from monai.transforms import NormalizeIntensity
 
     image, labels = in_ras(file), in_ras(mask)
     zooms = image.pixdim.flip(0)
     size = [max(1, round(n * float(z) / s)) for n, z, s in zip(image.shape[1:], zooms, spacing)]
-    image = NormalizeIntensity()(image).as_tensor().float()
-    image = interpolate(image[None], size=size, mode="trilinear")[0]
+    if exact:
+        image = image.as_tensor().double()
+        image = (image - image.mean()) / image.std(correction=0)
+    else:
+        image = NormalizeIntensity(channel_wise=True)(image).as_tensor()
+    image = interpolate(image[None], size=size, mode="trilinear")[0].float()
     labels = interpolate(labels.as_tensor()[None].float(), size=size, mode="nearest-exact")[0]
     return image, labels
 
@@ -151,17 +167,56 @@ def planned(data: str, steps: int, **options: Any) -> tuple[Any, Config, Any]:
     return read, task.plan(recipe, read, None), recipe
 
 
-def ours(plan: Config, steps: int, seed: int) -> nn.Module:
+def ours(plan: Config, steps: int, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The task's training of a plan that is stopped after some steps of its schedule."""
+
+    def converted(model: nn.Module) -> None:
+        def inputs_too(_: nn.Module, args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            patches = {"inputs": named["inputs"].to(dtype)} if "inputs" in named else {}
+            return tuple(each.to(dtype) for each in args), {**named, **patches}
+
+        model.to(dtype).register_forward_pre_hook(inputs_too, with_kwargs=True)
+
     plan = Config({**plan.to_dict(), "train_cfg": {"by_epoch": False, "max_iters": steps}})
     with TemporaryDirectory() as folder:
-        return train_plan(plan, Path(folder), seed, torch.device("cpu"), Reporter(quiet=True))[0]
+        quietly = Reporter(quiet=True)
+        return train_plan(plan, Path(folder), seed, torch.device("cpu"), quietly, change=converted)[0]
 
 
 def largest_difference(model: nn.Module, loop: MonaiLoop) -> float:
     """The largest difference of the weights."""
     pairs = zip(model.networks[0].state_dict().values(), loop.network.state_dict().values(), strict=True)
     return max(float((one - other).abs().max()) for one, other in pairs)
+
+
+def patch_difference(loop: MonaiLoop) -> float:
+    """The largest difference of the values of patches; infinite where labels differ."""
+    largest = 0.0
+    for number in range(PATCHES):
+        (image, labels), own = loop.sample(number), loop.draws[number]
+        if not torch.equal(labels.to(torch.uint8), own["labels"]):
+            return float("inf")
+        largest = max(largest, float((image - own["inputs"]).abs().max()))
+    return largest
+
+
+def other_labels(model: nn.Module, loop: MonaiLoop, file: Path) -> tuple[int, list[int]]:
+    """Voxels of a large volume that are labelled otherwise, and how many have each label.
+
+    Args:
+        file: a volume of the set, of whose copies the large one is made.
+    """
+    import nibabel
+
+    small = nibabel.load(file)
+    values = np.asarray(small.dataobj)
+    copies = [-(-large // side) for large, side in zip(LARGE, values.shape)]
+    x, y, z = LARGE
+    with TemporaryDirectory() as folder:
+        large = Path(folder) / "large.nii"
+        nibabel.save(nibabel.Nifti1Image(np.tile(values, copies)[:x, :y, :z], small.affine), large)
+        labels = np.array(Labeller(model).labels(Slabs([large]), Path(folder) / "labels.raw"))
+        return int((labels != loop.labels(large)).sum()), np.bincount(labels.ravel()).tolist()
 
 
 def dice_of(loop: MonaiLoop, data: Any) -> list[float]:
@@ -189,24 +244,44 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     asked = parser.parse_args()
     data, plan, recipe = planned(asked.data, asked.steps, width=asked.width, class_names=asked.class_names)
-    print(f"{data.name}: patch {plan.vladapt.patch_size}, width {asked.width}, {torch.get_num_threads()} threads")
-    loop = MonaiLoop(plan, recipe.seed)
-    loop.train(20)
-    print(f"weights after 20 steps differ by {largest_difference(ours(plan, 20, recipe.seed), loop):.2g}")
-    theirs, own = [], []
-    for _ in range(asked.rounds):
-        again = MonaiLoop(plan, recipe.seed)
-        again.volumes = loop.volumes
-        theirs.append(seconds(lambda again=again: again.train(ROUND)))
-        own.append(seconds(lambda: ours(plan, ROUND, recipe.seed)))
-    ratio = statistics.median(one / other for one, other in zip(own, theirs))
-    print(f"CPU seconds of {ROUND} steps: {statistics.median(own):.2f}, MONAI's loop {statistics.median(theirs):.2f}")
-    print(f"ratio {ratio:.3f}")
-    if asked.steps > 20:
+    size = " x ".join(map(str, plan.vladapt.patch_size))
+    print(f"{data.name}: patches of {size}, width {asked.width}, {torch.get_num_threads()} threads\n")
+    print("| | `vladapt fit` | MONAI's loop | difference |\n| --- | ---: | ---: | ---: |", flush=True)
+    loop, rounded = MonaiLoop(plan, recipe.seed), MonaiLoop(plan, recipe.seed, exact=False)
+    loop.train(FIRST)
+    model = ours(plan, FIRST, recipe.seed)
+    told("values of patches", patch_difference(loop))
+    told(f"weights after {FIRST} steps", largest_difference(model, loop))
+    rounded.train(FIRST)
+    told("values of patches, NormalizeIntensity", patch_difference(rounded))
+    told(f"weights after {FIRST} steps, NormalizeIntensity", largest_difference(model, rounded))
+    times = [timed_round(plan, recipe.seed, loop) for _ in range(asked.rounds)]
+    if times:
+        own, theirs = (f"{statistics.median(of):.2f}" for of in zip(*times))
+        ratio = statistics.median(one / other for one, other in times)
+        print(f"| CPU seconds of {ROUND} steps, {len(times)} rounds | {own} | {theirs} | {ratio:.3f} x |", flush=True)
+    if asked.steps > FIRST:
         loop.train(asked.steps - loop.done)
-        scores = evaluate_volumes(ours(plan, asked.steps, recipe.seed), data, lambda done, total: None).metrics
+        model = ours(plan, asked.steps, recipe.seed)
+        scores = evaluate_volumes(model, data, lambda done, total: None).metrics
         for name, other in zip(data.class_names, dice_of(loop, data)):
-            print(f"Dice of {name} after {asked.steps} steps: {scores[f'dice_{name}']:.4f}, MONAI's loop {other:.4f}")
+            one = scores[f"dice_{name}"]
+            print(f"| Dice of {name} after {asked.steps} steps | {one:.4f} | {other:.4f} | {one - other:+.4f} |")
+        told(f"weights after {asked.steps} steps", largest_difference(model, loop))
+    other, counts = other_labels(model, loop, Path(data.split("test")[0].source))
+    print(f"| voxels of {' x '.join(map(str, LARGE))} labelled otherwise, of {counts} | | | {other} |")
+
+
+def told(what: str, difference: float) -> None:
+    print(f"| {what} | | | {difference:.2g} |", flush=True)
+
+
+def timed_round(plan: Config, seed: int, loop: MonaiLoop) -> tuple[float, float]:
+    """CPU seconds of some steps, ours and the loop's, whose volumes are in memory."""
+    again = MonaiLoop(plan, seed)
+    again.volumes = loop.volumes
+    theirs = seconds(lambda: again.train(ROUND))
+    return seconds(lambda: ours(plan, ROUND, seed)), theirs
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ TAKEN_OVER = (
 )
 
 
+OF_FILES = (".json", ".jsonl", ".csv", ".tsv", ".safetensors")
+"""How an option ends that names a file, which no model may."""
 FINDER, ANSWERS = "vladapt.finder.", "vladapt.answers."
 """How names of their tensors begin beside those of the towers."""
 
@@ -124,7 +126,7 @@ def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, 
     """
     try:
         told = json.loads(words)
-        if any(isinstance(value, str) and value.lower().endswith(".json") for value in told["options"].values()):
+        if any(isinstance(value, str) and value.lower().endswith(OF_FILES) for value in told["options"].values()):
             raise ValueError("an option names a file")
         with torch.device("meta"):  # nothing is allocated that the file does not hold
             loss = build_loss(told["loss"], told["dims"], **told["options"])

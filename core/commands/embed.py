@@ -16,11 +16,15 @@ ENCODED = "domain task data backbone device amp batch_size workers tolerate sets
 
 
 def embed(
-    out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
+    out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz. With --as parquet, a folder or URL.")],
     given: Annotated[Given, FromRecipe(ENCODED, {name: USE[name].sentence for name in ("batch_size", "tolerate")})],
     how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
     images: Annotated[
-        list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")
+        list[str] | None,
+        typer.Argument(
+            help="Image files or folders; with --as parquet also tars, Parquet files and URLs. By default the set "
+            "of --data."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -28,6 +32,7 @@ def embed(
 
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
+    from ..engine.embed import EmbeddedShards
     from ..engine.embed import embed as engine_embed
     from ..runs.sections import worded
 
@@ -38,6 +43,9 @@ def embed(
     if as_json:
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
+    if isinstance(written, EmbeddedShards):
+        _tell(written)
+        return
     echo_skipped(written.skipped)
     lines = [
         f"{written.images} images, feature width {written.dim}: {written.file} ({written.encoded} encoded, "
@@ -47,6 +55,14 @@ def embed(
         lines.append(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
     for line in lines:
         echo(worded(line, words))
+
+
+def _tell(written: Any) -> None:
+    before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
+    echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
+    if written.unreadable:
+        echo(f"{written.unreadable:,} images cannot be read; {written.folder}/_state/done lists them")
+        echo_skipped(written.skipped)
 
 
 COMMANDS = {"embed": embed}

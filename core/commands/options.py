@@ -25,6 +25,7 @@ from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT,
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError, check_given
+from ..runtime.remote import is_url
 from .declared import (
     JUDGEMENT,
     TASK,
@@ -50,7 +51,7 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> 
     """
     bounds = each.bounds
     kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
-    named = f"--{(name or each.name).replace('_', '-')}"
+    named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
@@ -311,7 +312,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         for name, value in given.items():
             _check_given(shown.__signature__.parameters[name], value)
             if name in PLACES:
-                for place in [value] if isinstance(value, str) else value or ():
+                places = [value] if isinstance(value, str) else value or ()
+                for place in (each for each in places if not is_url(str(each))):
                     check_writable(place, f"--{name}")
         values = {}
         for name, flags in made.items():

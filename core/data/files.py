@@ -93,7 +93,7 @@ def walk(folder: Path, root: Path, collector: ItemCollector) -> Iterator[Path]:
     while waiting:
         entry = waiting.pop()
         path = Path(entry.path)
-        if (reason := _why_passed_over(entry, path, root)) is not None:
+        if (reason := why_passed_over(entry, path, root)) is not None:
             collector.skip(shown(path, root), reason)
         elif not is_folder(entry):
             yield path
@@ -108,7 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return sorted(visible(folder), key=lambda entry: entry.name)
 
 
-def _why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
+def why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
     try:
         if entry.is_symlink():
             path.stat()

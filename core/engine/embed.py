@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.items import items_of
-from ..contracts.options import keywords, options_from
+from ..contracts.options import keywords, options_from, options_of
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
@@ -25,11 +25,14 @@ from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.task import on_backbone, prepared_images
-from .options import EmbedOptions
+from .options import PARQUET, EmbedOptions, ShardOptions
 
 SUFFIXES = (".safetensors", ".npz")
 OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
 """Recipe keys that are used for a labelled set."""
+
+
+OF_SHARDS = {each.name for each in options_of(ShardOptions)} | {"captions", "dtype"}
 
 
 @dataclass
@@ -46,6 +49,20 @@ class Embedded:
     patches_stored: int = 0
 
 
+@dataclass
+class EmbeddedShards:
+    """What was written as shards: the folder, how many images, how wide, how many shards, how many of them were there
+    before, and how many images could not be read, of which `skipped` names the first."""
+
+    folder: str
+    images: int
+    dim: int
+    shards: int
+    shards_before: int
+    unreadable: int
+    skipped: list[tuple[str, str]]
+
+
 @keywords(EmbedOptions)
 def embed(
     recipe: Recipe,
@@ -55,13 +72,14 @@ def embed(
     backbone: str | Backbone | None = None,
     reporter: Reporter | None = None,
     **given: Any,
-) -> Embedded:
+) -> Embedded | EmbeddedShards:
     """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
 
     Args:
         recipe: data, domain and backbone.
-        out: a .safetensors or .npz file.
-        images: files or folders without labels; then the recipe's data is not read.
+        out: a .safetensors or .npz file; with `as_="parquet"` a folder, or a URL of one.
+        images: files or folders without labels; then the recipe's data is not read. As shards also tars, Parquet files,
+            and URLs of these.
         backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
         given: options of `EmbedOptions`. Features of patches stay in the feature store, where methods find them.
 
@@ -69,14 +87,32 @@ def embed(
         ConfigError: another file ending. DataError: nothing readable, or no room for patch tokens.
         CapabilityError: no sample has parts, or the tower gives no patch tokens.
     """
-    out, recipe = Path(out), recipe.with_backbone(backbone)
+    recipe, asked = recipe.with_backbone(backbone), options_from(EmbedOptions, given, "embed")
+    if asked.as_ == PARQUET:
+        refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
+        return together(lambda: _as_shards(recipe, str(out), images, asked, reporter or Reporter(quiet=True)))
+    for name, value in given.items():
+        if name in OF_SHARDS and value is not None:
+            flag = name.rstrip("_").replace("_", "-")
+            raise ConfigError(f"--{flag}: is an option of shards; give --as parquet too, and a folder as --out")
+    out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")
     refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
-    asked = options_from(EmbedOptions, given, "embed")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
     return together(lambda: _embed(recipe, task, out, images, asked, reporter))
+
+
+def _as_shards(
+    recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
+) -> EmbeddedShards:
+    from .embed_shards import embed_shards
+
+    recipe = recipe if recipe.gave("tolerate") else recipe.with_(tolerate=1.0)
+    made, place, stage = embed_shards(recipe, out, images, asked, reporter)
+    width = stage.encoders[0].width
+    return EmbeddedShards(str(place), made.rows, width, made.shards, made.before, made.unreadable, made.examples)
 
 
 def _embed(

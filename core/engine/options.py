@@ -3,15 +3,87 @@ of the function and a flag of the command. What is None was not given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..contracts.options import option
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..shards import Executor
+
+PARQUET = "parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class ShardOptions:
+    """How work is cut into shards, and who runs them. Results do not depend on who does."""
+
+    as_: str | None = option(
+        None,
+        "write a folder of shards, which the same command continues where it was stopped",
+        choices=(PARQUET,),
+        metavar="|".join((PARQUET,)),
+    )
+    engine: str = option(
+        "local", "who runs shards: local, this machine (the default), ray, or an engine of a plug-in", metavar="NAME"
+    )
+    processes: int | None = option(
+        None,
+        "worker processes, each with its own model; by default this one, and with --engine ray one per GPU or core",
+        low=1,
+        metavar="N",
+    )
+    address: str | None = option(
+        None,
+        "the Ray cluster: HOST:PORT, or auto for that of this machine; by default RAY_ADDRESS, or a Ray started here",
+        metavar="auto|HOST:PORT",
+    )
+    worker_cpus: int | None = option(
+        None, "cores per worker on Ray; by default 1, or an equal share of the machine for each GPU", low=1
+    )
+    worker_gpus: float | None = option(
+        None, "GPUs per worker on Ray, such as 0.5; by default 1 where the cluster has some", low=0.0
+    )
+    shard: str | None = option(
+        None,
+        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
+        metavar="K/N",
+    )
+    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+    def executor(self, device: str, say: Callable[[str], None]) -> Executor:
+        """Who runs shards.
+
+        Args:
+            device: that models are for: with "cpu", workers ask for no GPU.
+            say: tells the user one line.
+
+        Raises:
+            ConfigError: options that do not go together.
+        """
+        from ..shards import build_executor
+
+        cluster = {name: getattr(self, name) for name in ("address", "worker_cpus", "worker_gpus")}
+        if self.engine == "local":
+            if given := [name for name, value in cluster.items() if value is not None]:
+                raise ConfigError(f"--{given[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it")
+            several = (self.processes or 1) > 1
+            return build_executor("pool", processes=self.processes) if several else build_executor("serial")
+        if device == "cpu" and self.worker_gpus is None:
+            cluster["worker_gpus"] = 0
+        return build_executor(self.engine, processes=self.processes, say=say, **cluster)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(ShardOptions):
     """What is written besides one vector per image."""
 
+    captions: bool = option(False, "in shards, also write the features of the text that an image comes with")
+    dtype: str = option(
+        "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")
+    )
     parts: bool = option(False, "also write the features of each frame, slice or window of a sample")
     patch_tokens: bool = option(False, "also store the features of all patches, for methods that use them")
 

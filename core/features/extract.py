@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class Unreadable:
 
 
 def extract(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     render: Callable[[Job], list[Tensor]],
     encode: Callable[[Tensor], Tensor],
     tuner: BatchSizeTuner,
@@ -113,7 +113,7 @@ def extract(
     """Features of all jobs, batch by batch, in the order of the jobs.
 
     Args:
-        jobs: what to do.
+        jobs: what to do; taken as far ahead as they are decoded.
         render: job -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, one tensor per key; called in threads.
             What it raises makes the job unreadable.
         encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread; (B, T, D) of parts that are
@@ -253,9 +253,9 @@ def check_amp(amp: str | None) -> None:
 class _Window:
     """Rendered pixels in the order of the jobs, some way ahead of who takes them and no further."""
 
-    def __init__(self, threads: ThreadPoolExecutor, count: int, jobs: Sequence[Job], render, pin: bool, each: bool):
+    def __init__(self, threads: ThreadPoolExecutor, count: int, jobs: Iterable[Job], render, pin: bool, each: bool):
         self._threads, self._count, self._render, self._pin, self._each = threads, count, render, pin, each
-        self._waiting = deque(_small_jobs(jobs))
+        self._waiting = _small_jobs(jobs)
         self._running: deque[tuple[Job, Future]] = deque()
         self._ready: deque[tuple[Piece, Tensor]] = deque()
         self._news: list[Counted | Unreadable] = []
@@ -310,13 +310,15 @@ class _Window:
     def _submit(self, rows: int) -> None:
         """Keep `rows` pieces under way, and one job per thread unless samples have very many parts."""
         ahead = len(self._ready) + self._per_key * sum(len(job.keys) for job, _ in self._running)
-        while self._waiting and (ahead < rows or (len(self._running) < self._count and ahead < MOST_AHEAD)):
-            job = self._waiting.popleft()
+        while ahead < rows or (len(self._running) < self._count and ahead < MOST_AHEAD):
+            job = next(self._waiting, None)
+            if job is None:
+                return
             self._running.append((job, self._threads.submit(self._render, job)))
             ahead += self._per_key * len(job.keys)
 
 
-def _small_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
+def _small_jobs(jobs: Iterable[Job]) -> Iterator[Job]:
     """Jobs of a few views each: an image with very many views is decoded more than once rather than held in all."""
     for job in jobs:
         for i in range(0, len(job.keys), VIEWS_A_JOB):

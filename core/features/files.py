@@ -24,6 +24,7 @@ from ..data.array_files import ArrayFile
 from ..data.group_columns import group_of
 from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
+from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
@@ -57,7 +58,7 @@ class FeatureFile:
 
 
 def load_features(path: str | Path) -> FeatureFile:
-    """Read a `.safetensors` or `.npz` file of features.
+    """Read a `.safetensors` or `.npz` file of features, or a folder that `vladapt embed --as parquet` wrote.
 
     Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
@@ -114,11 +115,52 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 
 def _read(path: Path) -> dict[str, Any]:
     check_features_place(path)
+    if path.is_dir():
+        return _read_shards(path)
     check_regular(path, "give a .safetensors or .npz file of features")
     readers = {".npz": lambda path: ArrayFile(path).load(), ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")
     return readers[path.suffix.lower()](path)
+
+
+def _read_shards(folder: Path) -> dict[str, Any]:
+    """The arrays of a folder that `embed --as parquet` wrote; of several such folders in it, of the only one."""
+    if not list(folder.glob("*.parquet")):
+        below = sorted({file.parent for file in folder.glob("*/part-*.parquet")})
+        if len(below) != 1:
+            cure = f"give one of {', '.join(map(str, below[:3]))}" if below else "give a folder of `embed --as parquet`"
+            raise DataError(f"{folder}: {len(below) or 'no'} folders of shards of features in it; {cure}")
+        folder = below[0]
+    need_package("a folder of features", "pyarrow", "shards")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(folder)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{folder}: not readable shards ({' '.join(str(error).split())}); embed again") from None
+    named = [name for name in table.column_names if name.startswith("image_features")]
+    if len(named) != 1:
+        raise DataError(f"{folder}: features of {len(named)} encoders ({', '.join(named)}); embed again with one")
+    suffix = named[0].removeprefix("image_features")
+    encoders = set(table.column(f"encoder{suffix}").unique().to_pylist()) if table.num_rows else {""}
+    if len(encoders) != 1:
+        raise DataError(f"{folder}: rows of {len(encoders)} encoders; embed them again with one")
+    rows = table.column(named[0]).combine_chunks()
+    values = rows.flatten().to_numpy(zero_copy_only=False)
+    arrays: dict[str, Any] = {
+        "image_features": torch.from_numpy(values.reshape(table.num_rows, -1).copy()),
+        "ids": table.column("id").to_pylist(),
+        "backbone": encoders.pop() or "",
+    }
+    if "labels" in table.column_names:
+        arrays["labels"] = torch.tensor(table.column("labels").to_pylist())
+        arrays["split"] = table.column("split").to_pylist()
+        if any(groups := table.column("groups").to_pylist()):
+            arrays["groups"] = groups
+    classes = folder / "_state" / "classes.safetensors"
+    return arrays | (_read_safetensors(classes) if classes.is_file() else {})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

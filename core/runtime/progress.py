@@ -17,6 +17,9 @@ from rich.text import Text
 from ..errors import printable
 
 PLAIN_EVERY_S = 10.0
+MINUTE, HOUR = 60, 3600
+LONG_S = MINUTE
+"""Work that takes longer is told at its second step how long it takes."""
 LINES = 10
 """Of a training that is told line by line."""
 
@@ -106,22 +109,31 @@ def _bar(console: Console, unit: str) -> Progress:
 
 
 def _plain_lines(reporter: Reporter, title: str, unit: str):
+    """A line every `PLAIN_EVERY_S` seconds, and the first as soon as it is known that the work is long."""
     last = time.monotonic()
     first: tuple[int, float] | None = None  # what was done before, by a run that is resumed, says nothing of the speed
+    timed = False
 
     def progress(done: int, total: int) -> None:
-        nonlocal last, first
+        nonlocal last, first, timed
         now = time.monotonic()
         if first is None:
             first = (done, now)
-        if now - last < PLAIN_EVERY_S:
+        each = (now - first[1]) / (done - first[0]) if done > first[0] else 0.0
+        left = each * (total - done)
+        if now - last < PLAIN_EVERY_S and (timed or left < LONG_S):
             return
-        last = now
-        rate = (done - first[0]) / max(now - first[1], 1e-9)
-        speed = f", {rate:,.1f} {unit}/s, {(total - done) / rate:,.0f} s left" if rate else ""
-        reporter.info(f"{title}: {done}/{total} {unit}{speed}")
+        last, timed = now, timed or each > 0
+        reporter.info(f"{title}: {done}/{total} {unit}{_speed(each, left, unit) if each else ''}")
 
     return progress
+
+
+def _speed(each: float, left: float, unit: str) -> str:
+    speed = f"{1 / each:,.1f} {unit}/s" if each <= 1 else f"{each:,.1f} s per {unit.removesuffix('s')}"
+    if left < 2 * MINUTE:
+        return f", {speed}, {left:,.0f} s left"
+    return f", {speed}, {left / MINUTE:,.0f} min left" if left < 2 * HOUR else f", {speed}, {left / HOUR:,.1f} h left"
 
 
 START, OTHER = "start and imports", "other"

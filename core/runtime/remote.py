@@ -106,6 +106,12 @@ def matching(name: str) -> list[str]:
     return [fs.unstrip_protocol(each) for each in found]
 
 
+def failure(name: str, error: Exception) -> DataError:
+    """What a library says of a file or folder by URL, in one line, with what to do where the credentials are wrong."""
+    error = _reason(error)
+    return DataError(_refusal(name, error) or f"{shown(name)}: {_said(error)}; check the address and the network")
+
+
 class MissingFile(DataError):
     """There is no such file."""
 

@@ -15,7 +15,7 @@ from ..contracts.loss import Loss, shared_of
 from ..contracts.outputs import OUTPUTS, Output
 from .processes import class_at
 
-SIZES = {"B": 8, "D": 24, "W": 20, "T": 16, "P": 6, "L": 7, "N": 3, "V": 2, "G": 2, "E": 5, "C": 5}
+SIZES = {"B": 8, "D": 24, "W": 20, "T": 16, "P": 6, "L": 7, "N": 3, "V": 2, "G": 2, "E": 5, "C": 5, "S": 4}
 DIMS = {
     "embed_dim": SIZES["D"],
     "image_width": SIZES["W"],
@@ -25,6 +25,8 @@ DIMS = {
     "num_classes": SIZES["C"],
     "num_labels": SIZES["C"],
     "num_samples": 32,
+    "patches": SIZES["P"],
+    "patch_values": SIZES["S"],
 }
 """Widths that fit the example outputs."""
 PROGRESS = 0.5

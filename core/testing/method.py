@@ -65,7 +65,8 @@ class Method(OwnFolder):
     def needs_towers(self) -> bool:
         """Whether features and plain matrices will not do."""
         needs = self.claims.needs | self.claims.at_predict
-        return bool(needs & (OF_TOWERS | {"pre_projection", "patch_tokens"}) or self.claims.backbone_needs)
+        of_towers = needs & (OF_TOWERS | {"pre_projection", "patch_tokens"})
+        return bool(of_towers or self.claims.backbone_needs or self.claims.answers_by)
 
     @property
     def world(self) -> World:

@@ -17,11 +17,14 @@ from ..backbones.load import load_backbone, save_fine_tuned
 from ..contracts.backbone import Backbone, normalized
 from ..contracts.options import options_of
 from ..registry import build_loss, loss_class
+from ..training.model import dims_of
 from .contract import Unchecked
 
 PLAIN = "plain"
 SIDE, HIDDEN, LETTERS = 8, 20, 16
-NARROW = {"width": 16, "heads": 2, "layers": 1, "hidden": 16}
+NARROW = {"width": 16, "heads": 2, "layers": 1, "hidden": 16, "patch_layer": 1}
+NARROW |= {"entity_width": 8, "entity_heads": 2, "entity_hidden": 8, "graph_width": 8, "graph_heads": 2}
+NARROW |= {"decoder_width": 12, "decoder_layers": 1, "decoder_heads": 2}
 """Options that make a loss that answers fast, where it has them."""
 SMALL_CLIP = {
     "embed_dim": 24,
@@ -141,7 +144,7 @@ def small_clip_with(loss: str) -> Backbone:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         narrow = {each.name: NARROW[each.name] for each in options_of(loss_class(loss)) if each.name in NARROW}
-        kept = build_loss(loss, {"embed_dim": backbone.embed_dim}, **narrow)
+        kept = build_loss(loss, dims_of(backbone, 1), **narrow)
     kept.prepare(backbone)
     backbone.answers, backbone.compares = {loss: kept.eval()}, False
     try:

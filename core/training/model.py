@@ -16,7 +16,7 @@ from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
 from .objective import Objective
-from .samples import seed_of, seed_torch
+from .samples import length_field, seed_of, seed_torch
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded, whole
 from .tower_outputs import Outputs
@@ -172,6 +172,8 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     device = model.backbone.device
     batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
     batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
+    if "text_tokens" in model.outputs.wanted and world_size() == 1 and not model.settings.compile:
+        batch = cut_to_longest(batch)
     parts = micro_batches(model.mixed(batch), model.settings.micro_batch_size)
     values = _backward(wrapped, model, parts, optim_wrapper.backward)
     if (between := model.between) is not None:
@@ -208,6 +210,13 @@ def micro_batches(batch: dict[str, Any], size: int | None) -> list[dict[str, Any
     if size is None or size >= count:
         return [batch]
     return [{name: value[i : i + size] for name, value in batch.items()} for i in range(0, count, size)]
+
+
+def cut_to_longest(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch without the padding that all of its texts end with, where the host knows their lengths: losses of words
+    and patches would pay for it. Ranks exchange words, so several need one length and leave it."""
+    lengths = {name: batch[field] for name in batch if (field := length_field(name)) in batch}
+    return {**batch, **{name: batch[name][..., : int(of.max(initial=1))] for name, of in lengths.items()}}
 
 
 def scale_bounds(objective: Objective, start: float) -> tuple[float, float] | None:
@@ -261,6 +270,10 @@ def dims_of(
         words = backbone.embed_tokens(backbone.tokenize(["a"]))
         dims["text_width"] = words.shape[-1]
         dims["vocab_size"] = backbone.vocab_size
+    if "image_blocks" in backbone.capabilities and "image_tokens" in backbone.capabilities:
+        _, (height, width) = backbone.image_tokens(blank := backbone.blank_image())
+        dims["patches"] = height * width
+        dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
         dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
         if all("hidden" in teacher.capabilities for teacher in teachers):

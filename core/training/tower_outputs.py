@@ -181,16 +181,24 @@ class Outputs(nn.Module):
 
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
-        if "text_embedding" in self.wanted:
-            out["text_embedding"] = self._text("tokens", batch, normalize=False)
-        if "text_features" in self.wanted:
-            raw = out.get("text_embedding")
-            out["text_features"] = self._text("tokens", batch) if raw is None else F.normalize(raw, dim=-1)
-        if "text_tokens" in self.wanted:
-            out["text_tokens"] = self.backbone.text_tokens(batch["tokens"])
         if "text_mask" in self.wanted:
             out["text_mask"] = self.backbone.token_mask(batch["tokens"])
+        if "text_tokens" in self.wanted:
+            out["text_tokens"] = self.backbone.text_tokens(batch["tokens"])
+        if "text_embedding" in self.wanted:
+            out["text_embedding"] = self._pooled(out, batch, normalize=False)
+        if "text_features" in self.wanted:
+            raw = out.get("text_embedding")
+            out["text_features"] = self._pooled(out, batch) if raw is None else F.normalize(raw, dim=-1)
         return out
+
+    def _pooled(self, out: Mapping[str, Tensor], batch: Mapping[str, Any], normalize: bool = True) -> Tensor:
+        """Of whole texts; of the pass that gave "text_tokens", where there was one that saw what they see."""
+        backbone = self.backbone
+        changed = self.text_prompt is not None or getattr(backbone, "text_prefix", None) is not None
+        if "text_tokens" not in out or changed or "trim" not in backbone.capabilities:
+            return self._text("tokens", batch, normalize)
+        return backbone.pool_text(out["text_tokens"], backbone.token_mask(batch["tokens"]), normalize)
 
     def _of_further_views(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         backbone, out = self.backbone, {}

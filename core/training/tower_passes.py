@@ -10,6 +10,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE
 from ..errors import CapabilityError
+from ..losses._visible_patches import draws_for
 
 WHOLE = frozenset({"image_features", "image_embedding"})
 """What any image tower gives of an image as a whole."""
@@ -87,8 +88,3 @@ class MaskedWords(nn.Module):
         embeddings = torch.where((asked & (fate < HIDDEN))[..., None], self.hidden.to(embeddings.dtype), embeddings)
         labels = torch.where(asked, tokens, IGNORED)
         return {"masked_tokens": backbone.text_tokens(tokens, embeddings), "masked_labels": labels}
-
-
-def draws_for(draws: Tensor, row: int, count: int) -> Tensor:
-    """(B, 4, K) -> (B, count): one number each, used again where there are more than K."""
-    return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from .tower_passes import draws_for
+from ..losses._visible_patches import draws_for, tokens_at, visible_places
 
 FIRST_LOG_VARIANCE = -10.0
 """Where it starts: nearly a point, so that a pretrained model first behaves as it did."""
@@ -56,7 +56,8 @@ class Uncertainty(nn.Module):
         backbone = self._held[0]
         x = backbone.embed_image(pixels)  # (B, T, W)
         if draws is not None:
-            x = some_patches(x, backbone.image_prefix, PATCHES_KEPT, draws)
+            prefix = backbone.image_prefix
+            x = tokens_at(x, prefix, visible_places(draws, x.shape[1] - prefix, PATCHES_KEPT))
         token = self.image_token.to(x.dtype).expand(len(x), 1, -1)
         x = backbone.run_blocks("image", torch.cat([x, token], dim=1))
         return backbone.pool_image(x[:, :-1]), self.image_head(x[:, -1].float())
@@ -73,17 +74,6 @@ class Uncertainty(nn.Module):
         seen = mask.index_put((rows, place), torch.ones_like(place, dtype=torch.bool))
         x = backbone.run_blocks("text", backbone.embed_prompt(words, seen), mask=seen)
         return backbone.pool_text(x, mask), self.text_head(x[rows, place].float())
-
-
-def some_patches(x: Tensor, prefix: int, kept: float, draws: Tensor) -> Tensor:
-    """(B, T, W) -> the prefix and a share of the patches of each image, those of its lowest draws, (B, T', W)."""
-    patches = x.shape[1] - prefix
-    count = max(1, round(kept * patches))
-    drawn = draws_for(draws, 0, patches)
-    chosen = drawn.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values + prefix
-    first = torch.arange(prefix, device=x.device).expand(len(x), -1)
-    index = torch.cat([first, chosen], dim=1)
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _head(width: int, dim: int) -> nn.Linear:

@@ -59,7 +59,7 @@ USED_BY = {
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 REPORTED = "retrieval"
 """The task that learns from reports."""
-OF_REPORTS = ("reports", "report_part", "findings")
+OF_REPORTS = ("reports", "report_part", "findings", "entities")
 """Options of that task."""
 IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
 OF_SERIES = ("axis", "every", "central")
@@ -150,6 +150,7 @@ class Reading(contracts.Reading):
     )
     report_part: str = option(SEEN, "retrieval: what of a report is learned; seen: what is of the image", choices=PARTS)
     findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
+    entities: str | None = option(None, "retrieval: what the reports mention, a table of study, entity, text")
 
     def __post_init__(self):
         super().__post_init__()
@@ -344,14 +345,15 @@ class Medical(Domain):
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, of each slice of a volume; for training a mild augmentation before its
-        normalisation, without flips where left and right tell organs apart."""
+        normalisation, without flips where left and right tell organs apart or texts name them."""
         from ...core.backbones import EachPart
 
         if not train:
             return EachPart(backbone.preprocess(False))
         from .augment import MedicalAugment
 
-        flips = {"flip": 0.0} if self.modality in SIDED else {}
+        sided = self.modality in SIDED or task in (REPORTED, GROUNDING)
+        flips = {"flip": 0.0} if sided else {}
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
 

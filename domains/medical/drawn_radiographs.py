@@ -40,7 +40,7 @@ STUDIES_PER_SPLIT = {"train": 160, "val": 24, "test": 80}
 WORDS = {
     "Cardiomegaly": ("the heart is enlarged", "there is cardiomegaly", "enlarged cardiac silhouette"),
     "Consolidation": ("there is consolidation in the {}", "airspace opacity in the {}", "{} consolidation"),
-    "Lung Lesion": ("there is a nodule in the {}", "rounded nodule in the {}", "{} pulmonary nodule"),
+    "Lung Lesion": ("there is a nodule in the {}", "lung lesion in the {}", "{} pulmonary nodule"),
     "Pleural Effusion": (
         "there is a {} pleural effusion",
         "{} pleural effusion",
@@ -51,7 +51,7 @@ WORDS = {
 DENIED = {
     "Cardiomegaly": ("the heart size is normal", "no cardiomegaly"),
     "Consolidation": ("no consolidation", "no airspace opacity is seen"),
-    "Lung Lesion": ("no pulmonary nodule", "there is no nodule"),
+    "Lung Lesion": ("no pulmonary nodule", "there is no lung lesion"),
     "Pleural Effusion": ("no pleural effusion", "there is no pleural effusion"),
     "Pneumothorax": ("no pneumothorax", "there is no evidence of pneumothorax"),
 }

@@ -18,6 +18,7 @@ from ...core.contracts import Columns, DomainData, Item
 from ...core.data import Format, Table, group_of, read_unlabelled
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 from .layouts.phrases import MIMIC_PATH
+from .reports.mentions import read_mentions
 from .reports.reading import STUDY_COLUMNS, TEXT_COLUMNS, Reports, read_reports, study_of
 from .reports.records import ABSENT, PRESENT, RESOLVED, UNCERTAIN, UNCHANGED, Finding, read_findings
 from .reports.sections import text_of
@@ -55,10 +56,11 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
         data: as read, images or studies, whose targets stay.
         path: where it was read.
         reading: `reports`, a column, a table or a folder, None to look where they usually are; `report_part`, what of a
-            report is learned; `findings`, a table of `vladapt curate findings`, or None.
+            report is learned; `findings`, a table of `vladapt curate findings`, or None; `entities`, a table of what
+            reports mention, or None.
 
     Raises:
-        DataError: no reports, none of these images, or no table of findings.
+        DataError: no reports, none of these images, or no table of findings or entities.
         UnknownNameError: no such column.
     """
     columns = None if data.columns is None else data.columns()
@@ -78,7 +80,9 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
         notes.append(f"Samples without a report, left out: {without}.")
     known = {"findings": tuple(data.class_names)} if data.kind == "multilabel" else {}
     data = replace(data.with_items(items), kind="captions", notes=notes, number_names=known)
-    return data if reading.findings is None else _with_findings(data, Path(reading.findings), study)
+    if reading.findings is not None:
+        data = _with_findings(data, Path(reading.findings), study)
+    return data if reading.entities is None else _with_entities(data, Path(reading.entities), study)
 
 
 def _reported(item: Item, text: str) -> Viewed | Reported:
@@ -160,7 +164,7 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
         silent += by_finding.keys().isdisjoint(names)
         values = tuple(_value(record.state for record in by_finding.get(name, ())) for name in names)
         relations = tuple(_relations(by_finding.get(name, ()), positions) for name in names) if positions else ()
-        items.append(item.with_(target=_with_numbers(item.target, values, relations)))
+        items.append(item.with_(target=_with_numbers(item.target, findings=values, relations=relations)))
     if silent == len(items):
         raise DataError(f"{table}: of none of the {len(items)} studies; make it of the reports of this set")
     where = f" at {len(positions)} positions" if positions else ""
@@ -169,10 +173,33 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
     return replace(data.with_items(items), class_names=names, notes=[*data.notes, note], number_names=number_names)
 
 
-def _with_numbers(target: Any, findings: tuple[float, ...], relations: tuple) -> Viewed | Reported:
+def _with_entities(data: DomainData, table: Path, study: Mapping[str, str]) -> DomainData:
+    """The samples with the entities that a table says their reports mention, which are numbered as it names them."""
+    places: dict[str, int] = {}
+    of_study: dict[str, set[int]] = defaultdict(set)
+    for mention in read_mentions(table):
+        place = places.setdefault(mention.entity, len(places))
+        if mention.study:
+            of_study[mention.study].add(place)
+    items, silent = [], 0
+    for item in data.items:
+        some = of_study.get(_key_in(of_study, study[item.id], item.id) or "", ())
+        silent += not some
+        numbers = {"entities": tuple(sorted(some)), "of_entities": len(places)}
+        items.append(item.with_(target=_with_numbers(item.target, **numbers)))
+    if silent == len(items):
+        raise DataError(
+            f"{table}: of none of the {len(items)} studies; give a column study, of the reports of this set"
+        )
+    note = f"Entities: {len(places)}, of {table.name}; samples of which it says nothing: {silent}."
+    names = {**data.number_names, "entities": tuple(places)}
+    return replace(data.with_items(items), notes=[*data.notes, note], number_names=names)
+
+
+def _with_numbers(target: Any, **numbers: Any) -> Viewed | Reported:
     if isinstance(target, Viewed):
-        return replace(target, of=_with_numbers(target.of, findings, relations))
-    return replace(target, findings=findings, relations=relations)
+        return replace(target, of=_with_numbers(target.of, **numbers))
+    return replace(target, **numbers)
 
 
 def _value(states: Iterable[str]) -> float:

@@ -85,12 +85,16 @@ class Reported(Target):
         findings: (E,) 1 where the report has a finding, -1 where it denies it, 0 where it is uncertain, NaN where it
             does not mention it; () where nobody looked, and labels that are known stand for them.
         relations: (E, P) 1 where a finding is at a position, 0 where not, NaN where that is not known; () likewise.
+        entities: numbers of those that the report mentions, in ascending order.
+        of_entities: how many there are in all; 0 where nobody looked.
     """
 
     texts: tuple[str, ...]
     of: Target | None = None
     findings: tuple[float, ...] = ()
     relations: tuple[tuple[float, ...], ...] = ()
+    entities: tuple[int, ...] = ()
+    of_entities: int = 0
 
     def class_label(self) -> ClassLabel:
         return None if self.of is None else self.of.class_label()
@@ -105,11 +109,15 @@ class Reported(Target):
         return self.texts
 
     def numbers(self) -> Mapping[str, Any]:
-        """`findings` (E,), and `relations` (E x P,), finding by finding."""
+        """`findings` (E,), `relations` (E x P,), finding by finding, and `entities`, 1 for each that is mentioned."""
         label = self.class_label()
         known = self.findings or (tuple(2 * value - 1 for value in label) if isinstance(label, tuple) else ())
         flat = tuple(value for row in self.relations for value in row)
-        return {name: values for name, values in (("findings", known), ("relations", flat)) if values}
+        mentioned = [0.0] * self.of_entities
+        for place in self.entities:
+            mentioned[place] = 1.0
+        columns = ("findings", known), ("relations", flat), ("entities", tuple(mentioned))
+        return {name: values for name, values in columns if values}
 
     def about(self) -> Mapping[str, str]:
         return {} if self.of is None else self.of.about()

@@ -330,6 +330,7 @@ READERS = {
     "faces with captions": Reader(valid_people.face_captions, lambda file: _people(file, "person-search")),
     "questions about people": Reader(valid_people.questions, _questions),
     "findings of reports": Reader(valid_reports.sources, valid_reports.read, examples=60),
+    "entities of reports": Reader(valid_reports.mentions, valid_reports.read_mentioned, examples=15),
     "items file": Reader(_items_file, _items, examples=50),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from valid_sets import put_text
 
 from vladapt.domains.medical.reports.curate import Form, curate_findings
+from vladapt.domains.medical.reports.mentions import read_mentions, read_triples, words_of_entities
 
 
 def sources(folder: Path) -> list[Path]:
@@ -38,3 +39,21 @@ def read(file: Path) -> None:
     of_medklip = {"array": str(file.parent / "array.npy"), "entities": str(file.parent / "entities.json")}
     form = Form(**of_medklip) if file.name == "medklip.json" else Form()
     curate_findings(file, file.parent / "out.csv", form)
+
+
+def mentions(folder: Path) -> list[Path]:
+    """A table of mentions, one of triples, and words of entities."""
+    return [
+        put_text(folder / "mentions.csv", "study,entity,text", "1,C1,edema", "2,C2,lung"),
+        put_text(folder / "triples.csv", "head,relation,tail", "C1,at,C2"),
+        put_text(folder / "words.json", json.dumps({"C1": ["edema", "oedema"], "C2": []})),
+    ]
+
+
+def read_mentioned(file: Path) -> None:
+    if file.name == "triples.csv":
+        read_triples(file)
+    else:
+        words_of_entities(file)
+        if file.suffix == ".csv":
+            list(read_mentions(file))

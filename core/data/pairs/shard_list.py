@@ -101,6 +101,20 @@ def counted(shards: Sequence[str], cache: Path, say: Callable[[str], None] = lam
     return np.array(told, np.int64)
 
 
+def counts_known(shards: Sequence[str], cache: Path) -> list[int | None]:
+    """Samples of each shard, without reading any that does not lie on a disk: by a file beside them, or counted by its
+    headers and kept; None where only reading all of it would tell.
+
+    Raises:
+        DataError: a shard cannot be read, or a file of counts is damaged or lacks shards.
+    """
+    told = _told_counts(shards, cache)
+    if told is None and not any(map(is_url, shards)):
+        told = [count_samples(shard) for shard in shards]
+        write_cached(_kept(shards, cache), json.dumps(told))
+    return told or [None] * len(shards)
+
+
 def check_alike(value: Any, what: str) -> None:
     """Raises DataError, on all ranks the same, where a JSON-able value is not the same on all of them."""
     values = all_gather_json(value)

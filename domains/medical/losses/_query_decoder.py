@@ -115,14 +115,14 @@ class Draws(nn.Module):
     def keys(self, rows: Tensor, shape: tuple[int, int]) -> Tensor:
         """(B,) rows of the training set -> (B, Q, A) int64, shape (Q, A)."""
         places = torch.arange(shape[0] * shape[1], device=rows.device).view(shape)
-        of_rows = _mixed(_mixed(self.salt + self.step) + rows.long())
-        return _mixed(of_rows[:, None, None] + places)
+        of_rows = mixed(mixed(self.salt + self.step) + rows.long())
+        return mixed(of_rows[:, None, None] + places)
 
     def move(self) -> None:
         self.step += 1
 
 
-def _mixed(x: Tensor) -> Tensor:
+def mixed(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64 (Steele et al., 2014, doi 10.1145/2660193.2660195), on int64 that wrap around."""
     x = x * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):

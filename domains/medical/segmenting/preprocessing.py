@@ -29,7 +29,7 @@ from ....core.runtime import cached_folder
 from ..volumes import Slabs, files_of
 from .fingerprint import Fingerprint
 
-VERSION = 1
+VERSION = 2
 """Of what lies in the cache."""
 SLAB = 1 << 23
 """Voxels that are resampled at once."""
@@ -87,8 +87,9 @@ def write_image(volume: Slabs, how: Preprocessing, file: Path) -> Shape:
             slab = resampled(volume.read, volume.shape[1:], size, start, stop).numpy()
             for channel, (low, high, mean, std) in enumerate(scales):
                 values = np.clip(slab[channel], low, high) if low < high else slab[channel]
+                centred = np.subtract(values, mean, dtype=np.float64)  # float32 would round the mean
                 out.seek(4 * (channel * size[0] + start) * size[1] * size[2])
-                out.write(np.ascontiguousarray((values - mean) / max(std, LEAST_STD), dtype=np.float32))
+                out.write(np.ascontiguousarray(centred / max(std, LEAST_STD), dtype=np.float32))
     return size
 
 

@@ -14,7 +14,12 @@ pytestmark = pytest.mark.usefixtures("forked_workers")
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 OF_QUERIES = {"width": 8, "heads": 2, "layers": 1, "hidden": 8, "dropout": 0.0}
 OF_QUERIES |= {"findings": dict.fromkeys("abcde", "x"), "positions": dict.fromkeys("fgh", "y")}
+OF_ENTITIES = {"width": 8, "heads": 2, "hidden": 8, "layers": 2, "dropout": 0.0, "patch_layer": 1}
+OF_ENTITIES |= {"entity_width": 8, "entity_heads": 2, "entity_hidden": 8, "graph_width": 4, "graph_heads": 2}
+OF_ENTITIES |= {"graph_dropout": 0.0, "decoder_width": 8, "decoder_layers": 1, "decoder_heads": 2}
+OF_ENTITIES |= {"entities": {name: ["x"] for name in "abcde"}, "triples": {"a": ["b", "c"], "c": ["d"]}}
 NARROW = {
+    "arl": OF_ENTITIES,
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
     "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
@@ -45,7 +50,22 @@ def of_places(outputs, seed):
     return {**outputs, "relations": related.flatten(1)}
 
 
-EXAMPLES = {"medklip": of_places, "medslip": of_places, "binary-cross-entropy": several_labels, "egonce": of_actions}
+def of_mentions(outputs, seed):
+    """Two entities in the words of each text, one in some."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 5, (8, 2), generator=generator)
+    ids[torch.randperm(8, generator=generator)[:3], 1] = -100
+    words = torch.rand(8, 2, 7, generator=generator) < 0.3
+    return {**outputs, "entity_ids": ids, "entity_words": words & (ids >= 0)[..., None]}
+
+
+EXAMPLES = {
+    "arl": of_mentions,
+    "medklip": of_places,
+    "medslip": of_places,
+    "binary-cross-entropy": several_labels,
+    "egonce": of_actions,
+}
 
 
 @pytest.mark.parametrize(

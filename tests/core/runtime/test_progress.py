@@ -28,8 +28,28 @@ def test_the_time_left_after_a_resume_is_that_of_the_steps_done_since(clock, tol
         for done in range(901, 932):
             clock[0] += 2.0  # a step takes two seconds
             report(done, 1000)
-    assert told[0] == "Training: 905/1000 steps, 0.5 steps/s, 190 s left"
-    assert told[-1] == "Training: 930/1000 steps, 0.5 steps/s, 140 s left"
+    assert told[0] == "Training: 902/1000 steps, 2.0 s per step, 3 min left"  # long work says so at once
+    assert told[1] == "Training: 907/1000 steps, 2.0 s per step, 3 min left"
+    assert told[-1] == "Training: 927/1000 steps, 2.0 s per step, 2 min left"
+
+
+def test_work_of_less_than_a_minute_is_told_after_ten_seconds(clock, told):
+    with Reporter().task("Testing") as report:
+        for done in range(1, 45):
+            clock[0] += 0.5
+            report(done, 44)
+    assert told == [
+        "Testing: 20/44 images, 2.0 images/s, 12 s left",
+        "Testing: 40/44 images, 2.0 images/s, 2 s left",
+    ]
+
+
+def test_hours_are_told_as_hours(clock, told):
+    with Reporter().task("Training", unit="steps") as report:
+        for done in (1, 2):
+            clock[0] += 90.0
+            report(done, 1002)
+    assert told[-1] == "Training: 2/1002 steps, 90.0 s per step, 25.0 h left"
 
 
 def test_before_a_second_step_there_is_no_speed(clock, told):

@@ -23,7 +23,12 @@ OF_QUERIES = {
     "positions": {"left": "l", "right": "r"},
 }
 OF_QUERIES |= {"findings": dict.fromkeys(("red", "green", "blue", "yellow"), "a colour")}
+OF_ENTITIES = {"width": 8, "heads": 2, "hidden": 8, "layers": 2, "dropout": 0.0, "patch_layer": 1}
+OF_ENTITIES |= {"entity_width": 8, "entity_heads": 2, "entity_hidden": 8, "graph_width": 4, "graph_heads": 2}
+OF_ENTITIES |= {"graph_dropout": 0.0, "decoder_width": 8, "decoder_layers": 1, "decoder_heads": 2}
+OF_ENTITIES |= {"entities": {name: [name] for name in ("red", "green", "blue", "yellow")}, "triples": {"red": ["blue"]}}
 NARROW = {
+    "arl": OF_ENTITIES,
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
     "dino-v2": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "local_crops": 2},

@@ -18,7 +18,7 @@ class ToyPairs:
     )
     labelled = True
     columns: ClassVar = {
-        **dict.fromkeys(("verbs", "nouns", "findings", "relations"), "numbers"),
+        **dict.fromkeys(("verbs", "nouns", "findings", "relations", "entities"), "numbers"),
         "moment": "image",
         "moment_text": "text",
     }

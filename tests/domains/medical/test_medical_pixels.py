@@ -97,18 +97,19 @@ def test_threads_do_not_disturb_each_other(augment, image):
     assert all(torch.equal(found, alone[i % 6]) for i, found in enumerate(together))
 
 
-def test_left_stays_left_where_it_tells_organs_apart():
+def test_left_stays_left_where_it_tells_organs_apart_or_texts_name_it():
     """Bright on the left: without turns and crops worth the name, only a flip could bring that to the right."""
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     image[:, : SIDE // 2] = 255
 
-    def left_ones(modality):
-        augment = Medical(modality).transforms(BACKBONE, True, "classification").with_crop((1.0, 1.0))
+    def left_ones(modality, task="classification"):
+        augment = Medical(modality).transforms(BACKBONE, True, task).with_crop((1.0, 1.0))
         views = [augment(image, seed=seed) for seed in range(40)]
         return sum(bool(view[..., : SIDE // 2].mean() > view[..., SIDE // 2 :].mean()) for view in views)
 
     assert left_ones("radiology") == 40
     assert 10 < left_ones("histology") < 30
+    assert left_ones("general", "retrieval") == left_ones("general", "phrase-grounding") == 40
 
 
 def test_at_least_four_fifths_of_an_image_are_safe():

@@ -180,3 +180,43 @@ def test_a_study_is_found_with_or_without_the_letter_that_mimic_writes(studies, 
     write_findings(path, [Finding("1", "effusion", "present"), Finding("s2", "effusion", "absent")])
     items = Medical().read(studies, "retrieval", findings=str(path)).items
     assert [item.target.numbers()["findings"] for item in items] == [(1.0,), (-1.0,)]
+
+
+def test_a_table_of_mentions_is_joined_by_study(studies, tmp_path):
+    """Entities are numbered as the table names them; what a study mentions twice counts once."""
+    path = tmp_path / "mentions.csv"
+    rows = (
+        ("s2", "C7", "clear lungs"),
+        ("1", "C3", "effusion"),
+        ("1", "C3", "effusions"),
+        ("1", "C7", ""),
+        ("s9", "C1", "x"),
+    )
+    path.write_text(csv_text(("study", "entity", "text"), rows))
+    data = Medical().read(studies, "retrieval", entities=str(path))
+    assert data.number_names["entities"] == ("C7", "C3", "C1")
+    assert [item.target.numbers()["entities"] for item in data.items] == [(1.0, 1.0, 0.0), (1.0, 0.0, 0.0)]
+    assert "Entities: 3, of mentions.csv; samples of which it says nothing: 0." in data.notes
+
+
+def test_mentions_stay_beside_findings_and_of_studies(studies, findings, tmp_path):
+    path = tmp_path / "mentions.csv"
+    path.write_text("study,entity\ns1,C1\n")
+    first, second = Medical().read(studies, "retrieval", entities=str(path), findings=str(findings)).items
+    assert first.target.numbers()["findings"] == (0.0, 1.0) and first.target.numbers()["entities"] == (1.0,)
+    assert second.target.numbers()["entities"] == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("study,entity\ns9,C1\n", "of none of the 2 studies"),
+        ("entity,text\nC1,edema\n", "of none of the 2 studies; give a column study"),
+        ("study,text\ns1,edema\n", "lacks the column entity"),
+    ],
+)
+def test_bad_tables_of_mentions_are_told_in_a_line(studies, tmp_path, content, why):
+    path = tmp_path / "mentions.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=why):
+        Medical().read(studies, "retrieval", entities=str(path))

@@ -87,20 +87,28 @@ def planned(benchmark):
 
 
 def test_a_fit_is_the_loop_of_monai(benchmark, planned, tmp_path):
+    """In float64: 20 steps with momentum make the rounding of float32 grow, which differs between processors."""
     MonaiLoop, apart, ours = benchmark.MonaiLoop, benchmark.largest_difference, benchmark.ours
     data, plan, recipe = planned(width=2, patch_size=(8, 16, 16))
-    loop = MonaiLoop(plan, recipe.seed)
+    plan.optim_wrapper.clip_grad.max_norm = 0.3  # small enough to be reached
+    loop = MonaiLoop(plan, recipe.seed, torch.float64)
     loop.train(20)
-    model = ours(plan, 20, recipe.seed)
-    assert apart(model, loop) < 1e-4
-    moved = MonaiLoop(plan, recipe.seed)
-    assert apart(model, moved) > 1e-2  # the training moves them
+    model = ours(plan, 20, recipe.seed, torch.float64)
+    assert next(model.parameters()).dtype == torch.float64 and apart(model, loop) < 1e-6
+    assert apart(model, MonaiLoop(plan, recipe.seed, torch.float64)) > 1e-2  # the training moves them
+    assert apart(ours(plan, 20, recipe.seed), loop) < 1e-3  # float32
     from vladapt.domains.medical.segmenting.running import Labeller
     from vladapt.domains.medical.volumes import Slabs
 
     item = data.split("test")[0]
     found = Labeller(model).labels(Slabs([item.source]), tmp_path / "labels.raw")
-    assert (found == loop.labels(item.source)).mean() > 0.999
+    assert len(np.unique(found)) > 1 and (found != loop.labels(item.source)).sum() <= 2
+
+
+def test_patches_are_those_of_monai(benchmark, planned):
+    """Values to the rounding of NormalizeIntensity, which computes in float32; labels exactly."""
+    _, plan, recipe = planned(width=2, patch_size=(8, 16, 16))
+    assert benchmark.patch_difference(benchmark.MonaiLoop(plan, recipe.seed, exact=False)) < 1e-5
 
 
 @pytest.mark.parametrize("network", ["segresnet-ds", "swin-unetr"])

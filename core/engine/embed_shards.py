@@ -1,0 +1,374 @@
+"""`embed --as parquet`: features as shards, for sets that no single file and no single machine holds.
+
+A row of a shard is an image: its id, a list of numbers per encoder, and the hash of the encoder. Images of tars,
+Parquet files, URLs and plain folders are read as they come; those of a domain with files of its own, and labelled sets,
+as the domain reads them, which each worker then does for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..backbones.load import load_backbone
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Domain
+from ..contracts.families import OFFERED
+from ..contracts.features import PROJECTED
+from ..contracts.items import Decoded, DomainData, Item
+from ..contracts.recipe import Recipe
+from ..contracts.task import Task
+from ..data.images import decode_bytes
+from ..data.unlabelled import images_of, readable
+from ..errors import CapabilityError, ConfigError
+from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
+from ..features.table import transform_spec
+from ..recipes.resolve import task_of
+from ..runtime.progress import Reporter
+from ..runtime.remote import is_url
+from ..shards import Manifest, Place, Stage, Summary, Unreadable
+from ..shards.manifest import listing
+from ..shards.place import STATE
+from ..shards.sources import Row
+from ..tasks.classification.task import prepared_images
+from .options import EmbedOptions
+from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CLASSES = f"{STATE}/classes.safetensors"
+"""Of a labelled set: names and text features of its classes."""
+OF_ITEMS = {"path": "string", "id": "string", "decode": "string", "split": "string", "groups": "string"}
+SHARD_LIKE = (".tar", ".parquet")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One backbone, as the plan names it.
+
+    Args:
+        spec: how it is loaded.
+        fingerprint: its hash.
+        width: D.
+        suffix: of its columns, "" where there is one encoder.
+    """
+
+    spec: str
+    fingerprint: str
+    width: int
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class EmbedStage(Stage):
+    """Images, and the texts that they come with, through one or more backbones in one pass.
+
+    Args:
+        recipe: domain, task, reading, device, precision and image size.
+        encoders: which.
+        transforms: how each looks at an image, as text.
+        captions: whether texts are encoded.
+        images: whether there are images.
+        dtype: "float16" or "float32".
+        labels: type of the column of labels, "" where there are none.
+        listed: paths or, for the recipe's own data, nothing, that a domain reads in files of its own; None where
+            images are read as they come.
+    """
+
+    recipe: Recipe
+    encoders: tuple[Encoder, ...]
+    transforms: tuple[str, ...]
+    captions: bool = False
+    images: bool = True
+    dtype: str = "float16"
+    labels: str = ""
+    listed: tuple[str, ...] | None = None
+    name: str = field(default="embed", init=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "domain": self.recipe.domain,
+            "task": self.recipe.task,
+            "reading": dict(self.recipe.reading),
+            "encoders": [[each.fingerprint, each.suffix] for each in self.encoders],
+            "transforms": list(self.transforms) if self.images else [],
+            "amp": self.recipe.amp,
+            "images": self.images,
+            "captions": self.captions,
+            "dtype": self.dtype,
+            "labels": self.labels,
+        }
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if self.listed is None:
+            return ()
+        return ("decode", *(("labels", "split", "groups") if self.labels else ()))
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        import pyarrow as pa
+
+        numbers = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32())
+        fields = [pa.field("id", pa.string())]
+        for each in self.encoders:
+            kinds = ["image_features"] * self.images + ["caption_features"] * self.captions
+            fields += [pa.field(f"{kind}{each.suffix}", numbers) for kind in kinds]
+            fields.append(pa.field(f"encoder{each.suffix}", pa.string()))
+        if self.labels:
+            kind = pa.list_(pa.float32()) if self.labels == "several" else pa.int64()
+            fields += [pa.field("labels", kind), pa.field("split", pa.string()), pa.field("groups", pa.string())]
+        return pa.schema(fields)
+
+    def start(self, threads: int | None) -> _Towers:
+        task = task_of(self.recipe)
+        backbones = [_loaded(each.spec, self.recipe, task.domain) for each in self.encoders]
+        for each, backbone in zip(self.encoders, backbones):
+            if backbone.fingerprint != each.fingerprint:
+                raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
+        return _Towers(self, task, backbones, threads)
+
+    def run(self, state: _Towers, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+        return state.images(rows, batch_size) if self.images else state.texts(rows, batch_size)
+
+
+class _Towers:
+    """What a worker holds: the models, and how an image becomes pixels for each."""
+
+    def __init__(self, stage: EmbedStage, task: Task, backbones: list[Backbone], threads: int | None):
+        self.stage, self.backbones, self.threads = stage, backbones, threads
+        data = _listed(stage, task) if stage.listed is not None else None
+        domain = task.domain if data is None else task.domain.of(data)
+        self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+        self.encoders = [encoder(backbone, PROJECTED, stage.recipe.amp) for backbone in backbones]
+        self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
+        limit = vars(task.domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
+        self.decode = {"max_pixels": limit}
+
+    def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+        held: dict[bytes, Row] = {}
+        pixels: dict[bytes, list[Tensor]] = {}  # what the further backbones see of an image under way
+
+        def jobs() -> Iterator[Job]:
+            for number, row in enumerate(rows):
+                key = number.to_bytes(8, "big")
+                held[key] = row
+                yield Job(_RowItem(row.id, Path(row.path), row=row), (key,), (None,))
+
+        def render(job: Job) -> list[Tensor]:
+            decoded = self._decoded(job.item.row)
+            first, *further = [transform(decoded) for transform in self.transforms]
+            if further:
+                pixels[job.keys[0]] = further
+            return [first]
+
+        tuner = BatchSizeTuner(batch_size)
+        pin = self.backbones[0].device.type == "cuda"
+        results = extract(jobs(), render, self.encoders[0], tuner, self.threads, pin)
+        with closing(results):
+            for result in averaged(results):
+                if isinstance(result, Encoded):
+                    keys = result.keys
+                    seen = [pixels.pop(key) for key in keys] if len(self.backbones) > 1 else []
+                    features = [result.rows]
+                    features += [
+                        _encoded(encode, [each[place] for each in seen], batch_size)
+                        for place, encode in enumerate(self.encoders[1:])
+                    ]
+                    yield from self._tables([held.pop(key) for key in keys], features)
+                else:
+                    for key in result.keys:
+                        pixels.pop(key, None)
+                        yield Unreadable(held.pop(key).id, result.reason)
+
+    def texts(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+        while batch := list(islice(rows, batch_size)):
+            yield from self._tables(batch, [])
+
+    def _decoded(self, row: Row) -> Decoded:
+        if self.load is None:
+            return decode_bytes(row.read(), row.id, self.decode)
+        return self.load(Item(row.id, Path(row.path), json.loads(row.columns["decode"])))
+
+    def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
+        """A table of the rows whose numbers are all finite, and what is wrong with the others."""
+        captions = [self._captions(backbone, rows) for backbone in self.backbones] if self.stage.captions else []
+        fine = np.ones(len(rows), bool)
+        for numbers in (*features, *captions):
+            fine &= np.isfinite(numbers).all(axis=1)
+        if fine.any():
+            yield self._table(rows, features, captions, fine)
+        for row, good in zip(rows, fine):
+            if not good:
+                yield Unreadable(row.id, "the backbone gives NaN or infinity for it")
+
+    def _captions(self, backbone: Backbone, rows: list[Row]) -> np.ndarray:
+        with torch.inference_mode():
+            features = backbone.encode_text([row.text or "" for row in rows], normalize=False)
+        return features.float().cpu().numpy()
+
+    def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
+        import pyarrow as pa
+
+        stage, kept = self.stage, [row for row, good in zip(rows, fine) if good]
+        made: dict[str, Any] = {"id": [row.id for row in kept]}
+        for place, each in enumerate(stage.encoders):
+            if stage.images:
+                made[f"image_features{each.suffix}"] = _lists(features[place][fine], stage.dtype)
+            if stage.captions:
+                there = [row.text is not None for row in kept]
+                made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], stage.dtype, there)
+            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(kept)
+        if stage.labels:
+            made |= {name: [row.columns[name] for row in kept] for name in ("split", "groups")}
+            made["labels"] = [json.loads(row.columns["labels"]) for row in kept]
+        return pa.table(made, stage.schema)
+
+
+@dataclass(frozen=True)
+class _RowItem(Item):
+    row: Row | None = None
+
+
+def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:
+    """(N, D) features of N images by a further backbone; of parts, (T, 3, S, S), their mean."""
+    if pixels[0].ndim != 4:
+        return encode(torch.stack(pixels)).cpu().numpy()
+    rows = []
+    for parts in pixels:
+        features = torch.cat([encode(some).cpu() for some in parts.split(batch_size)])
+        rows.append(features.double().mean(dim=0).float().numpy())
+    return np.stack(rows)
+
+
+def _lists(rows: np.ndarray, dtype: str, there: Sequence[bool] | None = None) -> pyarrow.Array:
+    import pyarrow as pa
+
+    count, width = rows.shape
+    mask = None if there is None or all(there) else pa.array([not each for each in there])
+    offsets = pa.array(np.arange(0, (count + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.astype(dtype).reshape(-1)), mask=mask)
+
+
+def embed_shards(
+    recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
+) -> tuple[Summary, Place, EmbedStage]:
+    """Write features as shards, under torchrun with the other ranks.
+
+    Args:
+        images: files, folders and URLs; none for the recipe's own data set.
+        asked: options of `EmbedOptions`.
+
+    Raises:
+        DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
+        ConfigError, CapabilityError: what is asked for does not go together.
+    """
+    for name in ("parts", "patch_tokens"):
+        if getattr(asked, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: is not written as parquet; omit it, or give a .safetensors")
+    executor = asked.executor(recipe.device, reporter.info)
+    place, task = place_of_shards(out), task_of(recipe)
+    stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
+    elsewhere = asked.engine != "local" or (asked.processes or 1) > 1
+    if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
+        raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
+    job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
+    if classes is not None:
+        job.work.place.create(CLASSES, classes)
+    return run_job(job, executor, recipe.tolerate, reporter, "Embedding"), job.work.place, stage
+
+
+def _planned(
+    recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
+) -> tuple[EmbedStage, Manifest, bytes | None]:
+    specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
+    backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
+    for backbone in backbones:
+        backbone.check_channels("`vladapt embed`")
+        if asked.captions:
+            backbone.need_texts("--captions")
+    encoders = _named(backbones)
+    listed, labels, classes = None, "", None
+    if images and not _read_by_domain(task.domain, images):
+        manifest = manifest_of(images, place)
+        data = None
+    else:
+        data, labels, classes = _data(recipe, task, images, backbones[0], reporter)
+        listed = tuple(map(str, images))
+        columns = OF_ITEMS | ({"labels": "string"} if labels else {})
+        manifest = Manifest(tuple(listing(place, _rows_of(data, labels), columns, "items")), tuple(data.skipped))
+    domain = task.domain if data is None else task.domain.of(data)
+    transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
+    with_images = any(source.has_images for source in manifest.sources)
+    if not with_images and not asked.captions:
+        raise ConfigError("no source has images; give --captions to encode texts")
+    stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed)
+    return stage, manifest, classes
+
+
+def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
+    return load_backbone(spec, recipe.device, recipe.image_size, domain.channels(recipe.reading))
+
+
+def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:
+    if len({backbone.fingerprint for backbone in backbones}) < len(backbones):
+        raise ConfigError("--backbone: the same model is given twice; give each once")
+    suffixes = [""] * len(backbones)
+    if len(backbones) > 1:
+        words = ["_" + re.sub(r"\W+", "_", backbone.spec).strip("_").lower() for backbone in backbones]
+        suffixes = [w if words.count(w) == 1 else f"{w}_{b.fingerprint[:8]}" for w, b in zip(words, backbones)]
+    return tuple(Encoder(b.spec, b.fingerprint, b.embed_dim, s) for b, s in zip(backbones, suffixes))
+
+
+def _read_by_domain(domain: Domain, images: Sequence[str | Path]) -> bool:
+    """Whether a domain reads these in its own way: it has files of its own, and they are no shards or URLs."""
+    if type(domain).read_images is Domain.read_images:
+        return False
+    return not any(is_url(str(path)) or str(path).lower().endswith(SHARD_LIKE) for path in images)
+
+
+def _data(
+    recipe: Recipe, task: Task, images: Sequence[str | Path], backbone: Backbone, reporter: Reporter
+) -> tuple[DomainData, str, bytes | None]:
+    """Samples; of a labelled set also the kind of their labels, and what is to be known of the classes."""
+    if images:
+        return readable(images_of(task.domain, images, recipe.reading)), "", None
+    prepared = prepared_images(recipe.with_(backbone=backbone.spec), reporter, task)
+    items = prepared.data.items
+    if not prepared.class_names or any(item.class_label() is None for item in items):
+        return prepared.data, "", None
+    classifier = prepared.classifier
+    tensors = {"text_features": classifier.weights.cpu(), "logit_scale": torch.tensor(classifier.logit_scale)}
+    names = {"class_names": json.dumps(list(classifier.class_names))}
+    kind = "several" if prepared.data.kind == "multilabel" else "one"
+    return prepared.data, kind, save({name: each.contiguous() for name, each in tensors.items()}, names)
+
+
+def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
+    for item in data.items:
+        row = {"path": str(item.source), "id": item.id, "decode": json.dumps(item.decode), "split": item.split}
+        row["groups"] = item.group or ""
+        yield row | ({"labels": json.dumps(item.class_label())} if labels else {})
+
+
+def _listed(stage: EmbedStage, task: Task) -> DomainData:
+    """The data again, in a worker, for what decodes them."""
+    if stage.listed:
+        return images_of(task.domain, stage.listed, stage.recipe.reading)
+    from ..recipes.asked_for import read_data
+
+    return read_data(stage.recipe, task.domain, task.name)

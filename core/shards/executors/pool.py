@@ -1,0 +1,129 @@
+"""Processes of this machine, made by spawning. One that dies is replaced; what it was at goes back to the driver."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from ...errors import CapabilityError, ConfigError
+from ...runtime.process import cores
+from ..run import Work, run_shard
+from ..task import ShardTask
+from .executor import Completed, Executor, as_failure
+
+END_S = 5.0
+UNREADY = 3
+"""Workers in a row that die before they are ready, after which no more are made."""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    tasks: deque[ShardTask] = field(default_factory=deque)
+    ready: bool = False
+
+
+class PoolExecutor(Executor):
+    """`processes` workers with an equal share of the cores each."""
+
+    def __init__(self, processes: int):
+        if processes < 1:
+            raise ConfigError(f"--processes {processes}: give 1 or more")
+        self.processes = processes
+        self._context = get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._work: Work | None = None
+        self._unready = 0
+
+    def start(self, work: Work) -> None:
+        self._work = work
+
+    def room(self) -> int:
+        held = sum(len(worker.tasks) for worker in self._workers)
+        return self.processes * self.AHEAD - held
+
+    def submit(self, task: ShardTask) -> None:
+        if len(self._workers) < self.processes and all(worker.tasks for worker in self._workers):
+            self._workers.append(self._spawned())
+        worker = min(self._workers, key=lambda each: len(each.tasks))
+        worker.tasks.append(task)
+        with suppress(OSError):  # it has died; `completed` tells of it
+            worker.connection.send(task)
+
+    def completed(self, timeout: float) -> list[Completed]:
+        ready = wait([worker.connection for worker in self._workers], timeout)
+        ended: list[Completed] = []
+        for worker in [each for each in self._workers if each.connection in ready]:
+            try:
+                outcome = worker.connection.recv()
+            except (EOFError, OSError):
+                ended += self._buried(worker)
+                continue
+            if not worker.ready:
+                if outcome is not None:
+                    raise outcome
+                worker.ready, self._unready = True, 0
+                continue
+            ended.append(Completed(worker.tasks.popleft(), *outcome))
+        return ended
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(END_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.connection.close()
+        self._workers = []
+
+    def _spawned(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        threads = max(1, cores() // self.processes)
+        process = self._context.Process(target=_serve, args=(theirs, self._work, threads), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _buried(self, worker: _Worker) -> list[Completed]:
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join(END_S)
+        self._unready += not worker.ready
+        if self._unready >= UNREADY:
+            raise CapabilityError(
+                f"--processes {self.processes}: workers end before they are ready (exit code "
+                f"{worker.process.exitcode}); give them more memory, or omit --processes to see why"
+            )
+        return [Completed(task, running=worker.ready and place == 0) for place, task in enumerate(worker.tasks)]
+
+
+def _serve(connection: Connection, work: Work, threads: int) -> None:
+    """A worker: tasks come in, what became of each goes out. Ctrl-C is the driver's to hear."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    with suppress(EOFError, OSError):  # the driver is gone
+        try:
+            state = work.stage.start(threads if work.threads is None else work.threads)
+        except Exception as error:
+            return connection.send(as_failure(error))
+        connection.send(None)
+        while True:
+            task = connection.recv()
+            try:
+                outcome = run_shard(work, state, task), None
+            except Exception as error:
+                outcome = None, as_failure(error)
+            connection.send(outcome)
+
+
+EXECUTOR = PoolExecutor
