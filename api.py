@@ -15,7 +15,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "TrainingImages TrainingPlace Detection",
     },
     "options and errors": {
-        "core.contracts": "option settle whole_number Recipe",
+        "core.contracts": "option settle Recipe",
         "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError LimitError did_you_mean",
     },
     "data": {
@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.data.images": "IMAGE",
         "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
+        "core.engine.shard_jobs": "run_stage",
     },
     "backbones and prompts": {
         "core.backbones": "load_backbone save_fine_tuned",

@@ -1,6 +1,7 @@
 """Types of the public names. Made by `make index`; do not edit."""
 
 from collections.abc import Mapping as Mapping
+from collections.abc import Sequence as Sequence
 from pathlib import Path as Path
 from typing import Any as Any
 
@@ -73,7 +74,6 @@ from .core.contracts.items import check_items as check_items
 from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
-from .core.contracts.options import whole_number as whole_number
 from .core.contracts.output_kind import OutputKind as OutputKind
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector
@@ -128,6 +128,7 @@ from .core.runs.sections import Number as Number
 from .core.runs.sections import TableSection as TableSection
 from .core.runtime.files import write_whole as write_whole
 from .core.runtime.progress import Reporter as Reporter
+from .core.shards.driver import Summary as Summary
 from .core.tasks.classification.stored_run import recipe_again as recipe_again
 from .core.tasks.classification.task import Classification as Classification
 from .core.tasks.config_training.base import ConfigTask as ConfigTask
@@ -149,6 +150,25 @@ from .core.training.tower_weights import copy_of as copy_of
 SECTIONS: dict[str, dict[str, str]]
 HOMES: dict[str, str]
 
+def run_stage(
+    function: Any,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    columns: Mapping[str, str] | None = ...,
+    settings: Mapping[str, Any] | None = ...,
+    batch_size: int = ...,
+    tolerate: float = ...,
+    reporter: Reporter | None = ...,
+    engine: str | None = ...,
+    processes: int | None = ...,
+    address: str | None = ...,
+    worker_cpus: int | None = ...,
+    worker_gpus: float | None = ...,
+    shard: str | None = ...,
+    shard_size: int | None = ...,
+) -> Summary: ...
+
 def search(
     index: str | Path,
     text: str | None = ...,
@@ -161,6 +181,7 @@ def search(
     image: str | Path | None = ...,
     weight: float | None = ...,
     top: int | None = ...,
+    refine: bool | None = ...,
     candidates: int | None = ...,
     since: str | None = ...,
     own_group: bool | None = ...,

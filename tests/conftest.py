@@ -26,7 +26,7 @@ TINY_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 2},
 }
 
 
@@ -236,8 +236,10 @@ def write_clip(tmp_path_factory):
     that words matter to a random tower."""
     import torch
 
-    open_clip = pytest.importorskip("open_clip", reason="extra open-clip is not installed")
+    pytest.importorskip("open_clip", reason="extra open-clip is not installed")
     from safetensors.torch import save_file
+
+    from vladapt.core.testing.towers import drawn_clip
 
     def write(**text) -> str:
         folder = tmp_path_factory.mktemp("small-clip")
@@ -245,7 +247,7 @@ def write_clip(tmp_path_factory):
         (folder / "small.json").write_text(json.dumps(config))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = open_clip.CLIP(**config)
+            model = drawn_clip(config)
             model.token_embedding.weight.data.mul_(10)
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(tensors, folder / "small.safetensors")

@@ -49,9 +49,10 @@ from .two_tower import TwoTower, fingerprint
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
-BPE_MASK = 49405
-"""The last pair that CLIP's vocabulary joins: "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image
-Person Retrieval" (Jiang and Ye 2023, arXiv 2303.12501) lets it stand for a hidden word. Id 0 is padding, too."""
+BPE_WORDS = 49408
+"""In CLIP's vocabulary. A text tower of fewer words has the first of them, which are the most frequent."""
+BYTE_WORDS, MARKS = 512, 2
+"""Single bytes, within and at the end of a word, come before what is joined; the marks of a text's ends come last."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 BERTS = ("bert", "roberta", "xlm-roberta")
 """Kinds of text towers of transformers that are opened; others encode whole texts only."""
@@ -98,8 +99,11 @@ class OpenClipBackbone(TwoTower):
         if source.text_model is not None:
             _need_transformers("the text tower", spec)
         self.text_model = None if source.text_model is None else _read_text_model(source)
-        if text and not text.get("hf_tokenizer_name"):  # open_clip's own, whose last merge IRRA gives up for the mask
-            self.mask_token, self.word_ids = BPE_MASK, range(1, BPE_MASK)
+        if text and not text.get("hf_tokenizer_name"):
+            # The last pair that is joined stands for a hidden word: "Cross-Modal Implicit Relation Reasoning and
+            # Aligning for Text-to-Image Person Retrieval" (Jiang and Ye 2023, arXiv 2303.12501). Id 0 is padding, too.
+            self.mask_token = _bpe_words(text) - MARKS - 1
+            self.word_ids = range(1, self.mask_token)
         self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
         self.context_length = text.get("context_length", 77) if text else 0
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()
@@ -178,7 +182,7 @@ class OpenClipBackbone(TwoTower):
         options = dict(text.get("tokenizer_kwargs") or {})
         name = text.get("hf_tokenizer_name")
         if not name:
-            return _simple_tokenizer(self.context_length, json.dumps(options, sort_keys=True))
+            return _simple_tokenizer(self.context_length, _bpe_words(text), json.dumps(options, sort_keys=True))
         _need_transformers("the tokenizer", self.spec)
         folder = self.source.folder
         if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
@@ -351,11 +355,30 @@ def _set_timm_size(visual: nn.Module, source: Source) -> None:
 
 
 class _Tokenizer(tokenizers.SimpleTokenizer):
-    """open_clip's own, which reads no text twice: prompts and class texts come again in every fit and every pass."""
+    """open_clip's own, which reads no text twice: prompts and class texts come again in every fit and every pass.
 
-    def __init__(self, **options):
+    Args:
+        words: how many it has.
+    """
+
+    encoder: dict[str, int]
+    bpe_ranks: dict[tuple[str, ...], int]
+    all_special_ids: list[int]
+
+    def __init__(self, words: int, **options):
         super().__init__(**options)
         self._read: dict[str, list[int]] = {}
+        left_out = BPE_WORDS - words
+        if left_out:
+            joined = list(self.bpe_ranks)[:-left_out]
+            self.bpe_ranks = {pair: rank for rank, pair in enumerate(joined)}
+            table = list(self.encoder)
+            table = table[: BYTE_WORDS + len(joined)] + table[BPE_WORDS - MARKS :]
+            self.encoder = {word: number for number, word in enumerate(table)}
+            self.decoder = dict(enumerate(table))
+            self.vocab_size = len(table)
+            self.all_special_ids = [number - left_out for number in self.all_special_ids]
+            self.sot_token_id, self.eot_token_id = self.all_special_ids[:MARKS]
 
     def encode(self, text: str) -> list[int]:
         ids = self._read.get(text)
@@ -367,9 +390,14 @@ class _Tokenizer(tokenizers.SimpleTokenizer):
 
 
 @lru_cache(maxsize=8)
-def _simple_tokenizer(context_length: int, options: str):
+def _simple_tokenizer(context_length: int, words: int, options: str):
     """Its own tokenizer; one serves all models, since nothing else changes it."""
-    return _Tokenizer(context_length=context_length, **json.loads(options))
+    return _Tokenizer(words, context_length=context_length, **json.loads(options))
+
+
+def _bpe_words(text: dict) -> int:
+    """Of open_clip's own tokenizer before a text tower: as many as it has rows for, CLIP's at most."""
+    return max(BYTE_WORDS + MARKS + 1, min(BPE_WORDS, text.get("vocab_size", BPE_WORDS)))
 
 
 def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):

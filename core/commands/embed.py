@@ -30,6 +30,8 @@ def embed(
 ) -> None:
     """Write the features of a data set, or of single images, in the layout that --features reads.
 
+    With --as parquet it writes shards, for sets of any size: the same command continues where it was stopped.
+
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
     from ..engine.embed import EmbeddedShards

@@ -28,6 +28,7 @@ from ..errors import ConfigError, check_given
 from ..runtime.remote import is_url
 from .declared import (
     JUDGEMENT,
+    METAVARS,
     TASK,
     Declared,
     declared_options,
@@ -50,7 +51,8 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> 
         hidden: not shown in a command's help.
     """
     bounds = each.bounds
-    kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
+    worded = bounds.parse is not None or bounds.metavar == METAVARS["bool"]  # yes or no, not a switch
+    kind = str if worded else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..contracts.use import USE
-from ..engine.options import IndexOptions, SearchOptions
+from ..engine.options import IndexOptions, QueriesOptions, SearchOptions
 from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
+
+if TYPE_CHECKING:
+    from ..engine.index import Indexed
+
+MANY_SEGMENTS = 20
 
 
 def index(
@@ -29,7 +35,7 @@ def index(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Encode images or texts once, so that `vladapt search` can find them.
+    """Encode images or texts once, so that `vladapt search` can find them; or change such an index.
 
     Example: vladapt index ./photos --out photos.index
     """
@@ -44,16 +50,33 @@ def index(
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
-        what = "images" if made.encoded + made.from_store >= made.entries else "samples of several parts"
+        what = "images" if made.encoded + made.from_store >= made.added else "samples of several parts"
         echo(worded(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.", words))
-    echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
+    for done in _done(made, how):
+        echo(done)
+    segments = f", {made.segments} segments" * (made.segments > 1)
+    echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide{segments})")
+    if made.segments > MANY_SEGMENTS:
+        echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
     echo(f'Search: vladapt search {made.index} "what you look for"')
+
+
+def _done(made: Indexed, how: Mapping[str, Any]) -> Iterator[str]:
+    """What a change of an index did, in sentences."""
+    if how.get("add"):
+        already = f"; {made.already_there:,} were there already" * bool(how.get("only_new"))
+        yield f"Added: {made.added:,} {made.holds}{already}."
+    if how.get("delete"):
+        yield f"Deleted: {made.deleted:,} {made.holds}; --compact frees their space."
+    if how.get("verify"):
+        yield "All files are as they were written."
 
 
 def search(
     index: Annotated[str, typer.Argument(help="A folder that `vladapt index` wrote.")],
     on: Annotated[dict[str, Any], FromUse("search")],
     how: Annotated[dict[str, Any], FromOptions(SearchOptions)],
+    many: Annotated[dict[str, Any], FromOptions(QueriesOptions)],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     camera: Annotated[
@@ -64,16 +87,30 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index by words, by an image, or by both.
+    """Search an index by words, by an image, or by both; or by each line of a file.
 
     Example: vladapt search photos.index "a dog on the beach" --html found.html
     """
     from ..engine.search import search as engine_search
+    from ..engine.search import search_queries
     from .tables import hits_table
 
     if query is not None and text is not None:
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
-    result = engine_search(index, query if text is None else text, where=_where(where, camera), **on, **how)
+    asked = {"where": _where(where, camera), **on, **how}
+    if many:
+        if lacking := {"queries", "out"} - set(many):
+            there = next(iter(many))
+            raise ConfigError(f"--{there} {many[there]}: give --{lacking.pop()} FILE too")
+        if query is not None or text is not None:
+            raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {query or text!r}")
+        done = search_queries(index, **many, **asked)
+        if as_json:
+            print_json(vars(done))
+        else:
+            echo(f"{done.queries:,} queries, {done.hits:,} results: {done.out}")
+        return
+    result = engine_search(index, query if text is None else text, **asked)
     if as_json:
         content = {name: value for name, value in vars(result).items() if value or name != "notes"}
         content["hits"] = result.rows()

@@ -35,6 +35,10 @@ OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
 OF_SHARDS = {each.name for each in options_of(ShardOptions)} | {"captions", "dtype"}
 
 
+MOST_SKIPPED = 100
+"""Of what is passed over in folders, that is told; all unreadable images are in the markers of their shards."""
+
+
 @dataclass
 class Embedded:
     """What was written: the file, how many images, how wide, what was left out; how many images' patch tokens are
@@ -110,9 +114,9 @@ def _as_shards(
     from .embed_shards import embed_shards
 
     recipe = recipe if recipe.gave("tolerate") else recipe.with_(tolerate=1.0)
-    made, place, stage = embed_shards(recipe, out, images, asked, reporter)
-    width = stage.encoders[0].width
-    return EmbeddedShards(str(place), made.rows, width, made.shards, made.before, made.unreadable, made.examples)
+    made, place, stage, skipped = embed_shards(recipe, out, images, asked, reporter)
+    width, skipped = stage.encoders[0].width, [*skipped[:MOST_SKIPPED], *made.examples]
+    return EmbeddedShards(str(place), made.rows, width, made.shards, made.before, made.unreadable, skipped)
 
 
 def _embed(

@@ -207,6 +207,8 @@ class _Towers:
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
         captions = [self._captions(backbone, rows) for backbone in self.backbones] if self.stage.captions else []
+        with np.errstate(over="ignore"):  # what is too large for float16 is infinite in it
+            features, captions = ([each.astype(self.stage.dtype) for each in some] for some in (features, captions))
         fine = np.ones(len(rows), bool)
         for numbers in (*features, *captions):
             fine &= np.isfinite(numbers).all(axis=1)
@@ -214,7 +216,7 @@ class _Towers:
             yield self._table(rows, features, captions, fine)
         for row, good in zip(rows, fine):
             if not good:
-                yield Unreadable(row.id, "the backbone gives NaN or infinity for it")
+                yield Unreadable(row.id, f"the backbone gives NaN or infinity for it, as {self.stage.dtype}")
 
     def _captions(self, backbone: Backbone, rows: list[Row]) -> np.ndarray:
         with torch.inference_mode():
@@ -224,18 +226,18 @@ class _Towers:
     def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
 
-        stage, kept = self.stage, [row for row, good in zip(rows, fine) if good]
-        made: dict[str, Any] = {"id": [row.id for row in kept]}
+        stage, rows = self.stage, [row for row, good in zip(rows, fine) if good]
+        made: dict[str, Any] = {"id": [row.id for row in rows]}
         for place, each in enumerate(stage.encoders):
             if stage.images:
-                made[f"image_features{each.suffix}"] = _lists(features[place][fine], stage.dtype)
+                made[f"image_features{each.suffix}"] = _lists(features[place][fine])
             if stage.captions:
-                there = [row.text is not None for row in kept]
-                made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], stage.dtype, there)
-            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(kept)
+                there = [row.text is not None for row in rows]
+                made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], there)
+            made[f"encoder{each.suffix}"] = [each.fingerprint] * len(rows)
         if stage.labels:
-            made |= {name: [row.columns[name] for row in kept] for name in ("split", "groups")}
-            made["labels"] = [json.loads(row.columns["labels"]) for row in kept]
+            made |= {name: [row.columns[name] for row in rows] for name in ("split", "groups")}
+            made["labels"] = [json.loads(row.columns["labels"]) for row in rows]
         return pa.table(made, stage.schema)
 
 
@@ -245,33 +247,37 @@ class _RowItem(Item):
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], pixels: list[Tensor], batch_size: int) -> np.ndarray:
-    """(N, D) features of N images by a further backbone; of parts, (T, 3, S, S), their mean."""
-    if pixels[0].ndim != 4:
+    """(N, D) features of N images by a further backbone; of one with parts, (T, 3, S, S), their mean."""
+    if all(each.ndim == 3 for each in pixels):
         return encode(torch.stack(pixels)).cpu().numpy()
     rows = []
-    for parts in pixels:
+    for each in pixels:
+        parts = each[None] if each.ndim == 3 else each
         features = torch.cat([encode(some).cpu() for some in parts.split(batch_size)])
         rows.append(features.double().mean(dim=0).float().numpy())
     return np.stack(rows)
 
 
-def _lists(rows: np.ndarray, dtype: str, there: Sequence[bool] | None = None) -> pyarrow.Array:
+def _lists(rows: np.ndarray, there: Sequence[bool] | None = None) -> pyarrow.Array:
     import pyarrow as pa
 
     count, width = rows.shape
     mask = None if there is None or all(there) else pa.array([not each for each in there])
     offsets = pa.array(np.arange(0, (count + 1) * width, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(rows.astype(dtype).reshape(-1)), mask=mask)
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1)), mask=mask)
 
 
 def embed_shards(
     recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
-) -> tuple[Summary, Place, EmbedStage]:
+) -> tuple[Summary, Place, EmbedStage, list[tuple[str, str]]]:
     """Write features as shards, under torchrun with the other ranks.
 
     Args:
         images: files, folders and URLs; none for the recipe's own data set.
         asked: options of `EmbedOptions`.
+
+    Returns:
+        What became of them, the folder, what was made, and (name, reason) of what was passed over in folders.
 
     Raises:
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
@@ -283,13 +289,14 @@ def embed_shards(
     executor = asked.executor(recipe.device, reporter.info)
     place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    elsewhere = asked.engine != "local" or (asked.processes or 1) > 1
+    elsewhere = asked.engine != "local" or asked.processes is not None
     if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:
         job.work.place.create(CLASSES, classes)
-    return run_job(job, executor, recipe.tolerate, reporter, "Embedding"), job.work.place, stage
+    summary = run_job(job, executor, recipe.tolerate, reporter, "Embedding")
+    return summary, job.work.place, stage, list(manifest.skipped)
 
 
 def _planned(
@@ -299,6 +306,10 @@ def _planned(
     backbones = [_loaded(spec.strip(), recipe, task.domain) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
+        if backbone.of_parts:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' reads the parts of a sample together; give the backbone that it stands on"
+            )
         if asked.captions:
             backbone.need_texts("--captions")
     encoders = _named(backbones)

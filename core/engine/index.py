@@ -1,4 +1,4 @@
-"""`index`: images or texts through a backbone once, to be searched from disk.
+"""`index`: images or texts through a backbone once, to be searched from disk; an index changed in its place.
 
 Both go through the feature store, some thousands at a time: what was computed is kept if the work is stopped, a second
 index of the same images runs no backbone, and memory does not grow with their number but for the index itself.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from ..data.verify import check_tolerated
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
 from ..retrieval.build import IndexBuilder
+from ..retrieval.changes import IndexChange
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
+from ..retrieval.index import IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
@@ -42,7 +45,7 @@ from .options import IndexOptions
 
 AT_ONCE, PARTED_AT_ONCE = 4096, 64
 """Images that are encoded before their rows are written, and samples of many parts."""
-IMAGES, TEXTS = "images", "texts"
+Writer = IndexBuilder | IndexChange
 
 
 @dataclass
@@ -52,7 +55,10 @@ class Indexed:
     Attributes:
         index: its folder.
         holds: "images" or "texts".
-        kind, dims, entries: of its rows.
+        kind, dims, entries: of its rows; `entries` are all that it has now.
+        segments: in how many parts they lie.
+        added, deleted: entries that this command added and deleted.
+        already_there: images or texts that the index had already, with `only_new`.
         skipped: (id, reason) of what was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
     """
@@ -64,6 +70,10 @@ class Indexed:
     kind: str
     dims: int
     entries: int = 0
+    segments: int = 1
+    added: int = 0
+    deleted: int = 0
+    already_there: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     encoded: int = 0
     from_store: int = 0
@@ -81,7 +91,7 @@ def index(
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Indexed:
-    """Write an index of images, or of the lines of a text file.
+    """Write an index of images, or of the lines of a text file; or change one in its place.
 
     Args:
         recipe: backbone, device, precision; the domain whose files the images are, where it names one.
@@ -93,42 +103,136 @@ def index(
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
-        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, more
-        unreadable than are tolerated, or `out` cannot be written. CapabilityError: faiss is not installed.
+        ConfigError: neither or both of images and texts, or no such kind, or another process is changing the index.
+        DataError: nothing readable, more unreadable than are tolerated, or `out` cannot be written. CapabilityError:
+        faiss is not installed; what is added is of another backbone.
     """
     asked, recipe = options_from(IndexOptions, given, "index"), recipe.with_backbone(backbone)
+    if changes := _changes(asked):
+        if images or asked.texts is not None:
+            raise ConfigError(f"{changes[0]}: changes the index at --out; omit the images, or the texts")
+        refuse_unused(recipe, frozenset(), lambda key: f"{changes[0]} does not use it; omit it")
+        return together(lambda: _changed(Path(out), asked))
     if bool(images) == (asked.texts is not None):
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
+    if asked.only_new and not asked.add:
+        raise ConfigError("--only-new: is about an index that is there; give --add too, or omit it")
     refuse_unused(recipe, IMAGE_KEYS, lambda key: "index does not use it; omit it")
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _index(recipe, Path(out), list(images), asked, domain, reporter))
 
 
+def _changes(asked: IndexOptions) -> list[str]:
+    """The flags of what is done to an index without adding to it: one at most.
+
+    Raises:
+        ConfigError: several, or with others.
+    """
+    flags = {"--delete": asked.delete is not None, "--compact": asked.compact, "--verify": asked.verify}
+    changes = [flag for flag, on in flags.items() if on]
+    others = {"--add": asked.add, "--only-new": asked.only_new, "--kind": asked.kind is not None}
+    more = changes[1:] + [flag for flag, on in others.items() if on]
+    if changes and more:
+        raise ConfigError(f"{more[0]}: cannot be given together with {changes[0]}; run one command after the other")
+    return changes
+
+
+def _changed(out: Path, asked: IndexOptions) -> Indexed:
+    started, deleted = time.monotonic(), 0
+    if is_main() and asked.verify:
+        RetrievalIndex.open(out).verify()
+    elif is_main():
+        ids = [] if asked.delete is None else _ids_of(asked.delete)
+        with IndexChange(out) as change:
+            deleted = change.delete(ids) if ids else 0
+            if asked.compact:
+                change.compact()
+    opened = RetrievalIndex.open(out)
+    made = Indexed(out, opened.info["holds"], opened.info["kind"], opened.info["dims"], len(opened), deleted=deleted)
+    made.segments, made.seconds = len(opened.segments), round(time.monotonic() - started, 3)
+    return made
+
+
+def _ids_of(text: str) -> list[str]:
+    """An id, or those of @FILE.
+
+    Raises:
+        DataError: the file cannot be read, or is empty.
+    """
+    if not text.startswith("@"):
+        return [text]
+    try:
+        ids = [line.rstrip("\r\n") for line in text_lines(Path(text[1:]), "write one id per line") if line.strip()]
+    except DataError as error:
+        raise DataError(f"--delete @{error}") from error
+    if not ids:
+        raise DataError(f"--delete {text}: empty; write one id per line")
+    return ids
+
+
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading) if images else ImageReader()
+    holds, old = IMAGES if images else TEXTS, RetrievalIndex.open(out) if asked.add else None
+    if old is not None:
+        recipe = _as_indexed(recipe, old, holds, asked)
+    if not images:
+        reader = ImageReader()
+    elif old is None:
+        reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
+    else:
+        reader = old.reader(domain, recipe.reading)
     backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
-    made = Indexed(out, IMAGES if images else TEXTS, asked.kind, backbone.embed_dim)
-    builder = IndexBuilder(out, dims=backbone.embed_dim, kind=asked.kind) if is_main() else None
-    try:
+    if old is not None:
+        old.check_backbone(backbone)
+        old.check_transform(reader, backbone)
+    kind = asked.kind or "flat" if old is None else old.info["kind"]
+    made, writer = Indexed(out, holds, kind, backbone.embed_dim), None
+    with ExitStack() as stack:
+        if is_main():
+            writer = stack.enter_context(
+                IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
+            )
+        known = old if asked.only_new else None
         if images:
-            how: dict[str, Any] = reader.facts(backbone)
-            _add_images(builder, reader, images, backbone, recipe, made, reporter)
+            _add_images(writer, reader, images, backbone, recipe, made, reporter, known)
         else:
-            how = {}
-            _add_texts(builder, Path(asked.texts), backbone, made, reporter)
-        if builder is not None:
-            given = [str(path) for path in (images or [asked.texts])]
-            reporter.info(f"Building the index of {made.entries:,} {made.holds}")
-            builder.finish(_facts(recipe, backbone, made, how, given))
-    finally:
-        if builder is not None:
-            builder.discard()
+            _add_texts(writer, Path(asked.texts), backbone, made, reporter, known)
+        given = [str(path) for path in (images or [asked.texts])]
+        if isinstance(writer, IndexBuilder):
+            reporter.info(f"Building the index of {made.added:,} {made.holds}")
+            writer.finish(_facts(recipe, backbone, made, reader.facts(backbone) if images else {}, given))
+        elif writer is not None:
+            reporter.info(f"Adding {made.added:,} {made.holds} to the index")
+            writer.append(given, made.skipped)
+    if is_main():
+        opened = RetrievalIndex.open(out)
+        made.entries, made.segments = len(opened), len(opened.segments)
     made.seconds = round(time.monotonic() - started, 3)
     return made
+
+
+def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOptions) -> Recipe:
+    """The recipe of what is added: what it does not say is as in the index.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    info, reading = old.info, old.info.get("reading") or {}
+    if holds != info["holds"]:
+        raise ConfigError(f"--add: {old.path} holds {info['holds']}, not {holds}; make another index of these")
+    for flag, value, own in (
+        ("--kind", asked.kind, info["kind"]),
+        ("--domain", recipe.domain, reading.get("domain")),
+        ("--task", recipe.task, reading.get("task")),
+    ):
+        if value and value != own:
+            raise ConfigError(f"{flag} {value}: {old.path} was made with {own or 'none'}; omit it, or make a new index")
+    if recipe.gave("backbone"):
+        return recipe
+    return recipe.with_(backbone=info["backbone"]["spec"], image_size=info["backbone"].get("image_size"))
 
 
 def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any], given: list[str]) -> dict[str, Any]:
@@ -149,13 +253,30 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
     }
 
 
-def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
+def _add_images(
+    writer: Writer | None,
+    reader: ImageReader,
+    images: Sequence[str | Path],
+    backbone: Backbone,
+    recipe: Recipe,
+    made: Indexed,
+    reporter: Reporter,
+    known: RetrievalIndex | None,
+) -> None:
+    """Args:
+    known: the index whose images are left out, or None.
+    """
     head = backbone.head if isinstance(backbone, HeadBackbone) else None
     data = reader.to_index(images) if head is None else reader.read(images)  # it looks at samples whole
     tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
     data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
     made.skipped += data.skipped
     check_tolerated(data)
+    if known is not None:
+        entries = [Entry.of((head is None and reader.part_item(item, 0)) or item) for item in data.items]
+        there = known.already_there(entries)
+        new = [item for item, entry in zip(data.items, entries) if entry.key not in there]
+        made.already_there, data = len(data.items) - len(new), data.with_items(new)
     transform = reader.transform(backbone, data)
     parts = head is not None or (bool(data.items) and reader.part_item(data.items[0], 0) is not None)
     how: dict[str, Any] = {
@@ -171,13 +292,13 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
             made.skipped += extraction.skipped
             check_tolerated(data, made.skipped)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
-            rows, found, of_parts = _found(extraction, reader) if head is None else _found_by_head(extraction, head)
-            made.entries += len(found)
-            if builder is not None and found:
-                builder.add(rows.numpy(), [Entry.of(item) for item in found], of_parts)
+            rows, items, of_parts = _rows(extraction, reader) if head is None else _rows_by_head(extraction, head)
+            made.added += len(items)
+            if writer is not None and items:
+                writer.add(rows.numpy(), [Entry.of(item) for item in items], of_parts)
 
 
-def _found_by_head(extraction: Extraction, head: PairHead) -> tuple[Tensor, list[Item], list[np.ndarray]]:
+def _rows_by_head(extraction: Extraction, head: PairHead) -> tuple[Tensor, list[Item], list[np.ndarray]]:
     """(M, E) unit rows, the samples, and features of their parts, where these are ranked again by these."""
     features = extraction.features.with_parts()
     rows = head.sample_vectors(features.parts, features.parts_mask)
@@ -185,47 +306,69 @@ def _found_by_head(extraction: Extraction, head: PairHead) -> tuple[Tensor, list
     return rows, extraction.items, [parts[mask].numpy() for parts, mask in each]
 
 
-def _found(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Item], list[np.ndarray]]:
+def _rows(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Item], list[np.ndarray]]:
     """(M, D) unit rows, and what each is of: a sample, or one of its parts where these are found by themselves."""
     features = extraction.features
     if features.parts is None:
         return features.unit, extraction.items, []
-    rows, found = [], []
+    rows, of_rows = [], []
     for place, item in enumerate(extraction.items):
         of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
         items = [reader.part_item(item, part) for part in range(len(of_parts))]
         whole = None in items
         rows.append(features.unit[place : place + 1] if whole else F.normalize(of_parts, dim=-1))
-        found += [item] if whole else items
-    return torch.cat(rows), found, []
+        of_rows += [item] if whole else items
+    return torch.cat(rows), of_rows, []
 
 
-def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:
-    store, total = FeatureStore(), sum(map(len, _lines(file)))
+def _add_texts(
+    writer: Writer | None,
+    file: Path,
+    backbone: Backbone,
+    made: Indexed,
+    reporter: Reporter,
+    known: RetrievalIndex | None,
+) -> None:
+    store, total, done = FeatureStore(), sum(map(len, numbered_lines(file))), 0
     if not total:
         raise DataError(f"--texts {file}: empty; write one text per line")
+    there: set[tuple[str, str]] = set()
+    if known is not None:
+        there = known.already_there(Entry("", captions=(text,)) for lines in numbered_lines(file) for _, text in lines)
     with reporter.task("Encoding texts", unit="texts") as progress:
-        for lines in _lines(file):
-            texts = [text for _, text in lines]
-            made_of = backbone.encode_text(texts).cpu() if backbone.of_parts else store.text_features(backbone, texts)
-            rows = F.normalize(made_of, dim=-1)
-            made.entries += len(lines)
-            if builder is not None:
-                builder.add(rows.numpy(), [Entry(f"line {number}", captions=(text,)) for number, text in lines])
-            progress(made.entries, total)
+        for lines in numbered_lines(file):
+            entries = [Entry(f"line {number}", captions=(text,)) for number, text in lines]
+            new = [entry for entry in entries if entry.key not in there]
+            made.added, made.already_there = made.added + len(new), made.already_there + len(entries) - len(new)
+            done += len(lines)
+            if new:
+                texts = [entry.captions[0] for entry in new]
+                of_texts = (
+                    backbone.encode_text(texts).cpu() if backbone.of_parts else store.text_features(backbone, texts)
+                )
+                if writer is not None:
+                    writer.add(F.normalize(of_texts, dim=-1).numpy(), new)
+            progress(done, total)
 
 
-def _lines(file: Path) -> Iterator[list[tuple[int, str]]]:
-    """(line number, text) of the lines that are not blank, some at a time."""
+def numbered_lines(file: Path, flag: str = "--texts", at_once: int = AT_ONCE) -> Iterator[list[tuple[int, str]]]:
+    """(line number, text) of the lines that are not blank, some at a time.
+
+    Args:
+        flag: that names the file, for messages.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     some: list[tuple[int, str]] = []
     try:
         for number, line in enumerate(text_lines(file, "write one text per line"), start=1):
             if line.strip():
                 some.append((number, line.strip()))
-            if len(some) == AT_ONCE:
+            if len(some) == at_once:
                 yield some
                 some = []
     except DataError as error:
-        raise DataError(f"--texts {error}") from error
+        raise DataError(f"{flag} {error}") from error
     if some:
         yield some

@@ -20,12 +20,6 @@ PARQUET = "parquet"
 class ShardOptions:
     """How work is cut into shards, and who runs them. Results do not depend on who does."""
 
-    as_: str | None = option(
-        None,
-        "write a folder of shards, which the same command continues where it was stopped",
-        choices=(PARQUET,),
-        metavar="|".join((PARQUET,)),
-    )
     engine: str = option(
         "local", "who runs shards: local, this machine (the default), ray, or an engine of a plug-in", metavar="NAME"
     )
@@ -69,8 +63,9 @@ class ShardOptions:
         if self.engine == "local":
             if given := [name for name, value in cluster.items() if value is not None]:
                 raise ConfigError(f"--{given[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it")
-            several = (self.processes or 1) > 1
-            return build_executor("pool", processes=self.processes) if several else build_executor("serial")
+            if self.processes is None:
+                return build_executor("serial")
+            return build_executor("pool", processes=self.processes)
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
@@ -80,6 +75,12 @@ class ShardOptions:
 class EmbedOptions(ShardOptions):
     """What is written besides one vector per image."""
 
+    as_: str | None = option(
+        None,
+        "write a folder of shards, which the same command continues where it was stopped",
+        choices=(PARQUET,),
+        metavar="|".join((PARQUET,)),
+    )
     captions: bool = option(False, "in shards, also write the features of the text that an image comes with")
     dtype: str = option(
         "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")
@@ -94,9 +95,20 @@ class IndexOptions:
     (one kind would fill the first places), so an index holds one of them."""
 
     texts: str | None = option(None, "index a text file, one text per line, instead of images", metavar="FILE")
-    kind: str = option(
-        "flat", "kind of index: flat (exact; the default), hnsw (a graph, for millions) or ivf (cells, quick to build)"
+    kind: str | None = option(
+        None,
+        "kind of index: flat (exact; the default), hnsw (a graph, for millions), ivf (cells, quick to build), ivf-pq "
+        "or ivf-sq8 (codes, for many millions)",
     )
+    add: bool = option(False, "add to the index at --out, instead of replacing it")
+    only_new: bool = option(False, "with --add, leave out what the index has already")
+    delete: str | None = option(
+        None,
+        "delete an entry from the index at --out, by its id as search shows it, or those of @FILE, one id per line",
+        metavar="ID",
+    )
+    compact: bool = option(False, "rewrite the index at --out without what was deleted, in as few segments as possible")
+    verify: bool = option(False, "read the whole index at --out and check it against what was written")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +122,9 @@ class SearchOptions:
     image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
     weight: float | None = option(None, "weight of the words where an image is given too, 0 to 1; 0.5 by default")
     top: int = option(10, "how many results; by default 10")
+    refine: bool = option(
+        True, "of ivf-pq and ivf-sq8, rank the nearest again by their stored features; yes by default", metavar="yes|no"
+    )
     candidates: int | None = option(
         None, "how many of the nearest a method that looks at words and clip together ranks again; by default 100"
     )
@@ -125,6 +140,16 @@ class SearchOptions:
     blur: bool = option(False, "pixelate the top quarter of each picture on the page")
     html: str | None = option(None, "write a page of the pictures found to this file", metavar="FILE")
     backbone: str | None = option(None, "the index's backbone, if it has moved; it must be the same one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriesOptions:
+    """Many queries at once."""
+
+    queries: str | None = option(
+        None, "search for each line of a text file, many at once; --out names the file of the results", metavar="FILE"
+    )
+    out: str | None = option(None, "file for the results of --queries, .jsonl or .csv", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

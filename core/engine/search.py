@@ -21,20 +21,25 @@ from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
-from ..errors import CapabilityError, ConfigError
+from ..data.tables import csv_text
+from ..errors import ConfigError, DataError
 from ..features.extract import encoder
-from ..features.table import transform_spec
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
-from ..retrieval.index import Hit, RetrievalIndex, mixed
+from ..retrieval.index import TEXTS, Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
 from ..retrieval.wanted import Wanted
-from .index import TEXTS
+from ..runtime.files import replacing
+from ..runtime.reading import json_text
+from .index import numbered_lines
 from .options import SearchOptions
 
 WEIGHT = 0.5
 CANDIDATES = 100
+QUERIES_AT_ONCE = 256
+QUERY_FILES = (".jsonl", ".csv")
+OF_ONE_QUERY = ("image", "weight", "own_group", "cluster", "blur", "html")
 AMONG = 5
 """Nearest entries among which an image that is in the index itself is looked for."""
 UNKNOWN_GROUP = (
@@ -86,16 +91,21 @@ class SearchResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per hit: rank, score, id, source, decode, captions; where they are known, about and cluster."""
-        return [
-            {
-                "rank": hit.rank,
-                "score": round(hit.score, 6),
-                **{name: getattr(hit.entry, name) for name in ("id", "source", "decode", "captions")},
-                **({"about": hit.entry.about} if hit.entry.about else {}),
-                **({} if hit.cluster is None else {"cluster": hit.cluster}),
-            }
-            for hit in self.hits
-        ]
+        return rows_of(self.hits)
+
+
+def rows_of(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """As `SearchResult.rows`."""
+    return [
+        {
+            "rank": hit.rank,
+            "score": round(hit.score, 6),
+            **{name: getattr(hit.entry, name) for name in ("id", "source", "decode", "captions")},
+            **({"about": hit.entry.about} if hit.entry.about else {}),
+            **({} if hit.cluster is None else {"cluster": hit.cluster}),
+        }
+        for hit in hits
+    ]
 
 
 @keywords(SearchOptions)
@@ -129,16 +139,8 @@ def search(
     """
     asked = options_from(SearchOptions, given, "search")
     _check(text, asked)
-    opened, wanted = RetrievalIndex.open(index), Wanted(dict(where or {}), asked.since)
-    if wanted:
-        wanted.check(opened.info, opened.path)
-    made_by = opened.info["backbone"]
-    reader = opened.reader(domain, reading)
-    tower = searched(
-        load_backbone(spec_of(backbone) or made_by["spec"], device, made_by.get("image_size"), reader.channels)
-    )
-    opened.check_backbone(tower)
-    _check_transform(opened, reader, tower)
+    wanted = Wanted(dict(where or {}), asked.since)
+    opened, reader, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
     data, picture = (None, None) if asked.image is None else reader.one(asked.image)
     weight = WEIGHT if asked.weight is None else asked.weight
     of_text, of_image = None if text is None else _encoded_text(tower, text), None
@@ -154,19 +156,158 @@ def search(
         own = _known_again(opened, Entry.of(data.items[0]), mixed(None, of_image))
         wanted = replace(wanted, other_than=own)
         notes += [] if own.group else [UNKNOWN_GROUP]
-    together = isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
-    if together and text is not None and picture is None:
+    if text is not None and picture is None and _scores_pairs(opened, tower):
         hits, reranked = _reranked(opened, tower, text, vector, asked, wanted)
-    elif asked.candidates is not None:
-        raise ConfigError(f"--candidates {asked.candidates}: {opened.path} is searched by vectors alone here; omit it")
     else:
-        hits, reranked = opened.search(vector, asked.top, wanted), None
+        _refuse_candidates(opened, asked)
+        hits, reranked = opened.search(vector, asked.top, wanted, asked.refine), None
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
     result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked, notes=notes)
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, picture, asked.blur)
     return result
+
+
+@dataclass
+class SearchedQueries:
+    """What a search for many texts wrote.
+
+    Attributes:
+        index: the folder.
+        out: the file of the results.
+        queries: how many texts there were.
+        hits: how many results in all.
+    """
+
+    index: Path
+    out: Path
+    queries: int = 0
+    hits: int = 0
+    seconds: float = 0.0
+
+
+@keywords(SearchOptions)
+def search_queries(
+    index: str | Path,
+    queries: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    backbone: str | Backbone | None = None,
+    domain: Domain | None = None,
+    reading: Mapping[str, Any] | None = None,
+    where: Mapping[str, str] | None = None,
+    **given: Any,
+) -> SearchedQueries:
+    """Search an index for each line of a text file; some hundred lines are encoded and searched for at once.
+
+    Args:
+        index: a folder that `index` wrote.
+        queries: a text file, one query per line; empty lines are left out.
+        out: file for the results: .jsonl has one object per query, .csv one row per result.
+        given: options of `SearchOptions`.
+        device, backbone, domain, reading, where: as of `search`.
+
+    Raises:
+        ConfigError: an option is not usable, or is about a single query. DataError: the index is damaged, the file of
+            queries cannot be read, or `out` not be written.
+        CapabilityError: another backbone or preprocessing than that of the index.
+    """
+    started = time.monotonic()
+    asked, out = options_from(SearchOptions, given, "search"), Path(out)
+    for name in OF_ONE_QUERY:
+        if getattr(asked, name) not in (None, False):
+            raise ConfigError(f"--{name.replace('_', '-')}: is about one query; omit it, or --queries")
+    if out.suffix.lower() not in QUERY_FILES:
+        raise ConfigError(f"--out {out}: give a file that ends in {' or '.join(QUERY_FILES)}")
+    _check_counts(asked)
+    done, wanted = SearchedQueries(Path(index), out), Wanted(dict(where or {}), asked.since)
+    if not any(numbered_lines(Path(queries), "--queries", QUERIES_AT_ONCE)):
+        raise DataError(f"--queries {queries}: empty; write one text per line")
+    opened, _, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
+    pairs = _scores_pairs(opened, tower)
+    if not pairs:
+        _refuse_candidates(opened, asked)
+    with replacing(out) as partial, partial.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        for lines in numbered_lines(Path(queries), "--queries", QUERIES_AT_ONCE):
+            texts = [text for _, text in lines]
+            with torch.inference_mode():
+                features = tower.encode_text(texts).cpu()  # (Q, D)
+            vectors = torch.stack([mixed(feature, None) for feature in features])
+            if pairs:
+                each = zip(texts, vectors)
+                found = [_reranked(opened, tower, text, vector, asked, wanted)[0] for text, vector in each]
+            else:
+                found = opened.search_many(vectors, asked.top, wanted, asked.refine)
+            file.write(_written(lines, found, out, first=done.queries == 0))
+            done.queries, done.hits = done.queries + len(lines), done.hits + sum(map(len, found))
+    done.seconds = round(time.monotonic() - started, 3)
+    return done
+
+
+def _written(lines: Sequence[tuple[int, str]], hits: Sequence[Sequence[Hit]], out: Path, first: bool) -> str:
+    """The results of some queries as text of the file `out`.
+
+    Args:
+        lines: (number, text) of each query.
+        hits: of each query.
+        first: whether they are the first of the file, which begins with the names of the columns in a CSV file.
+    """
+    if out.suffix.lower() == ".jsonl":
+        objects = ({"line": number, "query": text, "hits": rows_of(some)} for (number, text), some in zip(lines, hits))
+        return "".join(f"{json_text(each)}\n" for each in objects)
+    rows = (
+        [
+            number,
+            text,
+            hit.rank,
+            f"{hit.score:.6f}",
+            hit.entry.id,
+            hit.entry.source or "",
+            " | ".join(hit.entry.captions),
+        ]
+        for (number, text), some in zip(lines, hits)
+        for hit in some
+    )
+    text = csv_text(("line", "query", "rank", "score", "id", "source", "captions"), rows)
+    return text if first else text.partition("\n")[2]
+
+
+def _opened(
+    index: str | Path,
+    asked: SearchOptions,
+    wanted: Wanted,
+    device: str,
+    backbone: str | Backbone | None,
+    domain: Domain | None,
+    reading: Mapping[str, Any] | None,
+) -> tuple[RetrievalIndex, ImageReader, Backbone]:
+    """The index, what reads its images, and its backbone; all that can be refused is refused before the backbone is
+    loaded."""
+    opened = RetrievalIndex.open(index)
+    if wanted:
+        wanted.check(opened.info, opened.path)
+    if not asked.refine and not opened.is_quantised:
+        raise ConfigError(f"--refine no: {opened.path} is of kind {opened.info['kind']}, which has no codes; omit it")
+    made_by = opened.info["backbone"]
+    reader = opened.reader(domain, reading)
+    tower = searched(
+        load_backbone(spec_of(backbone) or made_by["spec"], device, made_by.get("image_size"), reader.channels)
+    )
+    opened.check_backbone(tower)
+    opened.check_transform(reader, tower)
+    return opened, reader, tower
+
+
+def _scores_pairs(opened: RetrievalIndex, tower: Backbone) -> bool:
+    """Whether words are scored with samples, and not vectors with vectors alone."""
+    return isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
+
+
+def _refuse_candidates(opened: RetrievalIndex, asked: SearchOptions) -> None:
+    if asked.candidates is not None:
+        raise ConfigError(f"--candidates {asked.candidates}: {opened.path} is searched by vectors alone here; omit it")
 
 
 def _reranked(
@@ -208,12 +349,9 @@ def _check(text: str | None, asked: SearchOptions) -> None:
         raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
-    if asked.candidates is not None and asked.candidates < 1:
-        raise ConfigError(f"--candidates {asked.candidates}: give 1 or more")
+    _check_counts(asked)
     if asked.own_group is not None and asked.image is None:
         raise ConfigError("--own-group: is about the group of an image; give --image too, or omit it")
-    if asked.top < 1:
-        raise ConfigError(f"--top {asked.top}: give 1 or more")
     if (html := asked.html) is not None and Path(html).is_dir():
         raise ConfigError(f"--html {html}: a folder; give a file to write, for instance {Path(html) / 'found.html'}")
     if asked.blur and html is None:
@@ -222,12 +360,10 @@ def _check(text: str | None, asked: SearchOptions) -> None:
         check_cosine(asked.cluster)
 
 
-def _check_transform(opened: RetrievalIndex, reader: ImageReader, backbone: Backbone) -> None:
-    made_with = (opened.info.get("reading") or {}).get("transform")
-    if opened.info["holds"] != TEXTS and made_with != transform_spec(reader.transform(backbone)):
-        raise CapabilityError(
-            f"{opened.path}: its images were preprocessed differently from this version; make the index again"
-        )
+def _check_counts(asked: SearchOptions) -> None:
+    for name, count in (("candidates", asked.candidates), ("top", asked.top)):
+        if count is not None and count < 1:
+            raise ConfigError(f"--{name} {count}: give 1 or more")
 
 
 def _encoded_text(backbone: Backbone, text: str) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def extract(
     workers: int | None = None,
     pin: bool = False,
     each_part: bool = False,
-) -> Iterator[Encoded | Counted | Unreadable]:
+) -> Generator[Encoded | Counted | Unreadable, None, None]:
     """Features of all jobs, batch by batch, in the order of the jobs.
 
     Args:

@@ -11,14 +11,20 @@ def draws_for(draws: Tensor, row: int, count: int) -> Tensor:
     return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
 
 
-def visible_places(draws: Tensor, patches: int, kept: float) -> Tensor:
-    """(B, 4, K) draws -> (B, V) int64, ascending: the share of the patches of each image with the lowest draws."""
-    count = max(1, round(kept * patches))
-    return draws_for(draws, 0, patches).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
+def visible_tokens(x: Tensor, prefix: int, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """What a tower sees of an image: the share of its patches with the lowest draws.
 
+    Args:
+        x: (B, prefix + P, W), of which the first are no patches and stay.
+        draws: (B, 4, K) in 0..1.
+        share: of the patches; one at least.
 
-def tokens_at(x: Tensor, prefix: int, places: Tensor) -> Tensor:
-    """(B, T, W) and (B, V) places among the patches -> (B, prefix + V, W): what stands before them, and these."""
+    Returns:
+        (B, prefix + V, W), and (B, V) int64, ascending: the places of these patches.
+    """
+    patches = x.shape[1] - prefix
+    count = max(1, round(share * patches))
+    places = draws_for(draws, 0, patches).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     index = torch.cat([first, places + prefix], dim=1)
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])), places

@@ -74,6 +74,8 @@ class Filip(Loss):
         require(
             self.keep <= 1 or self.keep == int(self.keep), "keep", self.keep, "give a share up to 1, or a whole number"
         )
+        if not self.mask_padding:
+            self.needs = self.needs - {"text_mask"}
         self.image_map, self.text_map = nn.Identity(), nn.Identity()
         if self.token_dim:
             self.image_map = nn.Linear(self.dim("embed_dim", "its map of patches"), self.token_dim)
@@ -84,7 +86,8 @@ class Filip(Loss):
         patches = F.normalize(self.image_map(out["image_tokens"]), dim=-1)  # (B, P, d)
         words = F.normalize(self.text_map(out["text_tokens"]), dim=-1)  # (B, L, d)
         are_patches = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        are_words = out["text_mask"].bool() if self.mask_padding else torch.ones_like(out["text_mask"]).bool()
+        all_tokens = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
+        are_words = out["text_mask"].bool() if self.mask_padding else all_tokens
         with torch.no_grad():
             patch_scores, word_scores = self._importance(patches, are_patches, words, are_words)
         to_text = mean_of_best(patches, are_patches, *kept(words, are_words, word_scores, self.keep))  # (B, B)

@@ -15,7 +15,7 @@ from ..contracts.loss import OWN_EQUATIONS
 from ..contracts.options import option
 from ..contracts.outputs import HIDDEN_PATCHES, Output
 from ..runtime.ranks import Ranks
-from ._visible_patches import tokens_at, visible_places
+from ._visible_patches import visible_tokens
 from .medclip import Medclip
 
 SIGNS = {"plus": 1.0, "minus": -1.0}
@@ -81,8 +81,8 @@ class Medflip(Medclip):
             backbone.need("image_blocks")
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
-        x, prefix = backbone.embed_image(batch["pixels"]), backbone.image_prefix
-        x = tokens_at(x, prefix, visible_places(batch["draws"], x.shape[1] - prefix, 1 - self.masked))
+        x = backbone.embed_image(batch["pixels"])
+        x, _ = visible_tokens(x, backbone.image_prefix, batch["draws"], 1 - self.masked)
         return {"image_visible": backbone.pool_image(backbone.run_blocks("image", x))}
 
 

@@ -1,37 +1,29 @@
-"""An index being written: rows come a few at a time, and the folder appears when it is whole.
-
-Besides the finished index, which faiss builds in memory, memory does not grow with the number of rows.
-"""
+"""An index being written: rows come a few at a time, and the folder appears when it is whole."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from ... import __version__
 from ..data.nearest import faiss_library
 from ..errors import ConfigError, DataError
 from ..runtime.files import MARKER, claimed, remove_abandoned, writing_to
-from ..runtime.reading import json_text
-from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
-from .kinds import KINDS, built
-from .wanted import Facts
+from .columns import arrow_library
+from .entries import Entry
+from .head import HEAD, write_head
+from .kinds import KINDS
+from .writing import SegmentsWriter
 
-FORMAT = 1
-FACTS, VECTORS_FILE = "index.json", "index.faiss"
-FILES = (VECTORS_FILE, ENTRIES, OFFSETS)
-PARTS, PART_COUNTS = "parts.f32", "parts.counts"
-"""Features of the parts of each entry, and how many it has, where candidates are ranked again by these."""
-CHUNK_BYTES = 1 << 22
 OLD = "-old"
+LOCK = ".lock"
+"""Held by the process that changes an index, or is to put another in its place."""
 
 
 class IndexBuilder:
@@ -49,25 +41,25 @@ class IndexBuilder:
         kind: a key of `KINDS`.
 
     Raises:
-        ConfigError: no such kind. DataError: the folder holds something else, or cannot be written.
-        CapabilityError: faiss is not installed.
+        ConfigError: no such kind, or another process is changing the index there. DataError: the folder holds something
+        else, or cannot be written. CapabilityError: faiss is not installed.
     """
 
     def __init__(self, out: str | Path, *, dims: int, kind: str = "flat"):
         if kind not in KINDS:
             raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}")
         faiss_library()
+        arrow_library()
         self.out, self.dims, self.kind = Path(out), dims, kind
         _check_free(self.out)
         self._place = self.out.resolve()  # a link to a folder stays one
+        self._lock = locked(self._place) if (self._place / HEAD).is_file() else None
         self._made = [folder for folder in self._place.parents if not folder.exists()]
         self._folder = self._place.with_name(f"{_mark(self._place)}{secrets.token_hex(4)}")
         with writing_to(f"--out {self.out}"):
             self._folder.mkdir(parents=True)
             self._claim = claimed(self._folder / MARKER)
-            self._entries, self._facts = EntryWriter(self._folder), Facts()
-            self._vectors = (self._folder / "vectors").open("wb")
-        self._parts: tuple[Any, ...] = ()
+        self._segments = SegmentsWriter(self._folder, kind, dims)
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.
@@ -78,18 +70,9 @@ class IndexBuilder:
         Raises:
             DataError: they cannot be written.
         """
-        if rows.shape != (len(entries), self.dims):
-            raise DataError(f"rows {rows.shape} for {len(entries)} entries; ({len(entries)}, {self.dims}) is needed")
-        with writing_to(f"--out {self.out}"):
-            self._vectors.write(np.ascontiguousarray(rows, "<f4"))
-            self._entries.add(entries)
-            for entry in entries:
-                self._facts.add(entry)
-            if parts and not self._parts:
-                self._parts = tuple((self._folder / name).open("wb") for name in (PARTS, PART_COUNTS))
-            for some in parts:
-                self._parts[0].write(np.ascontiguousarray(some, "<f4"))
-                self._parts[1].write(np.array(len(some), "<u4").tobytes())
+        check_shape(rows, entries, self.dims)
+        with written_to(self.out):
+            self._segments.add(rows, entries, parts)
 
     def finish(self, facts: dict[str, Any]) -> Path:
         """Build the index and put the folder in its place.
@@ -100,37 +83,27 @@ class IndexBuilder:
         Raises:
             DataError: no row was added, or nothing can be written there.
         """
-        rows = self._entries.count
-        if not rows:
+        if not (rows := self._segments.count):
             raise DataError(f"--out {self.out}: nothing to index; give images or texts that can be read")
-        try:
-            self._vectors.close()
-            self._entries.close()
-            for file in self._parts:
-                file.close()
-            index = built(self.kind, self._folder / "vectors", rows, self.dims)
-            (self._folder / "vectors").unlink()
-            faiss_library().write_index(index, str(self._folder / VECTORS_FILE))
-            names = (*FILES, *((PARTS, PART_COUNTS) if self._parts else ()))
-            written = {name: facts_of(self._folder / name) for name in names}
-            of_index = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
-            of_index |= {"about": about} if (about := self._facts.summary()) else {}
-            text = json_text({**of_index, **facts, "files": written}, indent=2)
-            (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
+        with written_to(self.out):
+            head: dict[str, Any] = {"kind": self.kind, "dims": self.dims, "entries": rows}
+            segments = self._segments.finish()
+            head |= {"quantiser": self._segments.quantiser} if self._segments.quantiser else {}
+            head |= {"about": about} if (about := self._segments.facts.summary()) else {}
+            write_head(self._folder, {**head, **facts, "segments": segments})
             self._publish()
             (self._place / MARKER).unlink()
-        except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write
-            raise DataError.unwritable(f"--out {self.out}", error) from error
         self._remove_leftovers()
         return self.out
 
     def discard(self) -> None:
         """Take away what is unfinished; after `finish` there is nothing to do."""
-        for file in (self._vectors, self._entries, self._claim, *self._parts):
-            with suppress(OSError):  # a full disk shows once more when a file is closed; the error says so
+        for file in (self._claim, self._lock):
+            if file is not None:
                 file.close()
         if not self._folder.exists():
             return
+        self._segments.discard()
         shutil.rmtree(self._folder, ignore_errors=True)
         for folder in self._made:
             with suppress(OSError):  # others have put something there meanwhile
@@ -165,13 +138,37 @@ class IndexBuilder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def facts_of(path: Path) -> dict[str, int]:
-    """{"bytes", "crc32"} of a file, by which damage is found out."""
-    crc = size = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
-    return {"bytes": size, "crc32": crc}
+def locked(folder: Path) -> IO[bytes]:
+    """The lock of an index, held as long as the handle is open.
+
+    Raises:
+        ConfigError: another process holds it. DataError: nothing can be written there.
+    """
+    try:
+        return claimed(folder / LOCK)
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another process is changing this index; wait for it to end") from None
+    except OSError as error:
+        raise DataError.unwritable(f"--out {folder}", error) from error
+
+
+@contextmanager
+def written_to(out: Path) -> Iterator[None]:
+    """A block in which an index is written.
+
+    Raises:
+        DataError: the file system refuses.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write
+        raise DataError.unwritable(f"--out {out}", error) from error
+
+
+def check_shape(rows: np.ndarray, entries: Sequence[Entry], dims: int) -> None:
+    """Refuse rows that are no (n, D) for n entries."""
+    if rows.shape != (len(entries), dims):
+        raise DataError(f"rows {rows.shape} for {len(entries)} entries; ({len(entries)}, {dims}) is needed")
 
 
 def _check_free(out: Path) -> None:
@@ -179,7 +176,7 @@ def _check_free(out: Path) -> None:
         return
     if not out.is_dir():
         raise DataError(f"--out {out}: a file, not a folder; give the folder that is to hold the index")
-    if not (out / FACTS).is_file() and any(out.iterdir()):
+    if not (out / HEAD).is_file() and any(out.iterdir()):
         raise DataError(f"--out {out}: holds something other than an index; give a new folder")
 
 

@@ -1,13 +1,13 @@
 """What is known of each row of an index, on disk: one JSON object per line, found by its offset.
 
-Neither writing nor reading holds more than one entry, so memory does not grow with their number.
+Neither writing nor reading holds more than a few entries, so memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 from ..contracts.items import Captions, Item
 from ..data.group_columns import hashed
 from ..errors import DataError
-from ..runtime.reading import json_text
+from ..runtime.reading import json_text, plain
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")
 ENCODING = ("utf-8", "surrogatepass")
 """Names of files may hold bytes that are no text; `json.loads` reads them so too."""
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=plain).encode
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Entry:
         """The image again, for a domain's `load`."""
         return Item(self.id, Path(self.source or ""), self.decode, Captions(self.captions) if self.captions else None)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same as another: its file and the part of it; of a text, the text."""
+        if self.source is None:
+            return "", self.captions[0] if self.captions else ""
+        return self.source, json_text(self.decode, sort_keys=True) if self.decode else ""
+
 
 class EntryWriter:
     """Appends entries to a folder, and an offset of 8 bytes each."""
@@ -62,14 +70,14 @@ class EntryWriter:
     def __init__(self, folder: Path):
         self._lines = (folder / ENTRIES).open("wb")
         self._offsets = (folder / OFFSETS).open("wb")
-        self.count = 0
+        self._end = self.count = 0
 
-    def add(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            self._offsets.write(np.array(self._lines.tell(), OFFSET).tobytes())
-            known = {name: value for name, value in asdict(entry).items() if value or name != "group"}
-            self._lines.write(json_text(known).encode(*ENCODING) + b"\n")
-            self.count += 1
+    def add(self, entries: Sequence[Entry]) -> None:
+        lines = [_line(entry) for entry in entries]
+        ends = self._end + np.cumsum([len(line) for line in lines], dtype=np.int64)  # (n,)
+        self._offsets.write(np.concatenate([[self._end], ends[:-1]]).astype(OFFSET).tobytes() if lines else b"")
+        self._lines.write(b"".join(lines))
+        self._end, self.count = int(ends[-1]) if lines else self._end, self.count + len(lines)
 
     def close(self) -> None:
         try:
@@ -89,17 +97,19 @@ class Entries:
         self.path = folder / ENTRIES
         if (folder / OFFSETS).stat().st_size != count * OFFSET.itemsize:
             raise damaged(folder / OFFSETS, f"does not hold the places of {count} entries")
-        self._offsets = np.memmap(folder / OFFSETS, OFFSET, "r", shape=(count,))
+        if not self.path.stat().st_size:
+            raise damaged(self.path, "empty")
+        self._offsets = mapped_array(folder / OFFSETS, OFFSET, (count,))
+        self._text = mapped_array(self.path, np.dtype(np.uint8))  # a file that is replaced meanwhile is still read
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, position: int) -> Entry:
-        with self.path.open("rb") as file:
-            file.seek(int(self._offsets[position]))
-            line = file.readline()
+        start = int(self._offsets[position])
+        end = int(self._offsets[position + 1]) if position + 1 < len(self) else len(self._text)
         try:
-            entry = json.loads(line)
+            entry = json.loads(self._text[start:end].tobytes().decode(*ENCODING))
             about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
             group = str(entry.get("group") or "")
             return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about, group)
@@ -107,6 +117,27 @@ class Entries:
             raise damaged(self.path, f"entry {position} cannot be read") from error
 
 
+def mapped_array(path: Path, kind: np.dtype, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """What a file holds, read where it is looked at; a plain array, whose elements are looked up faster."""
+    return np.memmap(path, kind, "r", shape=shape).view(np.ndarray)
+
+
 def damaged(path: Path, why: str) -> DataError:
     """The error of an index file that is not what was written."""
     return DataError(f"{path}: damaged, {why}; copy the index again, or make it again with `vladapt index`")
+
+
+def _line(entry: Entry) -> bytes:
+    values = {
+        "id": entry.id,
+        "source": entry.source,
+        "decode": entry.decode,
+        "captions": entry.captions,
+        "about": entry.about,
+        **({"group": entry.group} if entry.group else {}),
+    }
+    try:
+        text = _encode(values)
+    except ValueError:  # NaN, or infinity
+        text = json_text(values)
+    return text.encode(*ENCODING) + b"\n"

@@ -159,7 +159,7 @@ class ImageReader:
 
         if self.domain is not None and list(given) == [SAMPLE]:
             return self.read(given).load
-        if self.domain is None and _is_pair_file(given):
+        if self.domain is None and any(_is_pair_file([path]) for path in given):  # of an index that was added to
             return _stored
         there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
         if not there:

@@ -1,14 +1,15 @@
 """An index on disk, opened: checked, searched, its entries read one by one.
 
-A folder holds `index.faiss` (the rows), `entries.jsonl` (what each row is), `entries.offsets` (where each line begins)
-and `index.json` (the backbone and its fingerprint, the kind, sizes and checksums). Data only: opening one runs no code
-of it.
+A folder holds `index.json` (the head: the backbone and its fingerprint, the kind, which segments there are, sizes and
+checksums) and below `segments/` one folder per segment: `vectors.faiss` (the rows, or their codes), `entries.jsonl`
+(what each row is), `entries.offsets` (where each line begins), `facts.parquet` (what filters look at). Data only:
+opening one runs no code of it, and reads little, whatever its size: files are mapped, and of each the size and the
+first bytes are checked. `verify` checks all.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ... import __version__
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..data.nearest import faiss_library
 from ..errors import CapabilityError, DataError
-from .build import FACTS, FILES, FORMAT, PART_COUNTS, PARTS, VECTORS_FILE, facts_of
-from .entries import Entries, Entry, damaged
+from ..features.table import transform_spec
+from .columns import keys_in, wanted_rows
+from .entries import Entry, damaged
+from .head import HEAD, check_file, read_head
 from .image_reader import ImageReader
-from .kinds import KINDS, look_further
+from .kinds import QUANTISED, cells_searched, mapped
+from .segments import PARTS, Segment
 from .wanted import Wanted
 
-KEYS = {"kind": str, "dims": int, "entries": int, "files": dict, "backbone": dict, "holds": str}
-"""What index.json cannot do without, and of which kind it is."""
-MORE = 8
-"""Times as many rows as before are looked at where a filter leaves too few."""
+IMAGES, TEXTS = "images", "texts"
+REFINED, REFINED_PER_RESULT = 100, 10
+"""Of a quantised kind, how many of the nearest are ranked again at least, and for each result."""
+QUERIES_AT_ONCE = 4
+"""Whose candidates are ranked again together, while the cache of a core holds them."""
+TRIES = 3
+"""How often a head is read anew where a segment that it names is gone: another process has replaced both."""
 
 
 @dataclass(frozen=True)
@@ -48,48 +54,106 @@ class Hit:
     cluster: int | None = None
 
 
+class Entries:
+    """What each row of an index is. By its number, which counts deleted rows too; iterated, deleted rows are left out.
+
+    Args:
+        segments: of the index.
+    """
+
+    def __init__(self, segments: Sequence[Segment]):
+        self._segments = segments
+        self._ends = np.array([segment.first + segment.count for segment in segments])
+
+    def __len__(self) -> int:
+        return sum(segment.count - segment.deleted for segment in self._segments)
+
+    def __getitem__(self, place: int) -> Entry:
+        segment = self._segments[int(np.searchsorted(self._ends, place, "right"))]
+        return segment.entries[place - segment.first]
+
+    def __iter__(self) -> Iterator[Entry]:
+        for segment in self._segments:
+            yield from (segment.entries[int(row)] for row in np.flatnonzero(segment.live))
+
+
 class RetrievalIndex:
     """See `open`.
 
     Attributes:
         path: the folder.
-        info: what index.json holds.
+        info: what its head says.
+        segments: in the order in which they were written.
         entries: what each row is, read from disk when asked for.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], entries: Entries, rows: Any):
-        self.path, self.info, self.entries, self._rows = path, info, entries, rows
+    def __init__(self, path: Path, info: dict[str, Any], segments: list[Segment], quantiser: Any = None):
+        self.path, self.info, self.segments, self.quantiser = path, info, segments, quantiser
+        self.entries = Entries(segments)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether the folder holds an index."""
-        return (folder / FACTS).is_file()
+        return (folder / HEAD).is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> RetrievalIndex:
-        """The index in a folder, its files checked against what was written.
+        """The index in a folder, its files checked by size and first bytes.
 
         Raises:
             DataError: no index there, of another format, or a missing or damaged file. CapabilityError: no faiss.
         """
         path = Path(path)
-        info = _info(path)
-        for name in (*FILES, *(name for name in (PARTS, PART_COUNTS) if name in info["files"])):
-            if not (path / name).is_file():
-                raise DataError(f"{path / name}: missing; copy the whole folder, or make the index again")
-            if facts_of(path / name) != info["files"].get(name):
-                raise damaged(path / name, "not what was written")
-        faiss = faiss_library()
-        try:
-            rows = faiss.read_index(str(path / VECTORS_FILE))
-        except (RuntimeError, MemoryError) as error:
-            raise damaged(path / VECTORS_FILE, "faiss cannot read it") from error
-        if (rows.ntotal, rows.d) != (info["entries"], info["dims"]):
-            raise damaged(path / VECTORS_FILE, f"holds {rows.ntotal} rows of width {rows.d}")
-        return cls(path, info, Entries(path, info["entries"]), rows)
+        for left in reversed(range(TRIES)):
+            info = read_head(path)
+            try:
+                return cls._opened(path, info)
+            except (DataError, FileNotFoundError):
+                if not left or read_head(path) == info:
+                    raise
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _opened(cls, path: Path, info: dict[str, Any]) -> RetrievalIndex:
+        faiss_library()
+        kind, dims, quantiser = info["kind"], info["dims"], None
+        if kind in QUANTISED:
+            file = path / info["quantiser"]["file"]
+            check_file(file, info["quantiser"])
+            try:
+                quantiser = mapped(file)
+            except (RuntimeError, MemoryError) as error:
+                raise damaged(file, "faiss cannot read it") from error
+            if not hasattr(quantiser, "nlist") or quantiser.d != dims:
+                raise damaged(file, f"no quantiser of rows of width {dims}")
+        segments: list[Segment] = []
+        for record in info["segments"]:
+            first = segments[-1].first + segments[-1].count if segments else 0
+            segments.append(Segment(path, record, first, kind, dims, quantiser))
+        opened = cls(path, info, segments, quantiser)
+        if len(opened) != info["entries"]:
+            raise damaged(path / HEAD, f"tells of {info['entries']} entries, its segments hold {len(opened)}")
+        return opened
 
     def __len__(self) -> int:
-        return self.info["entries"]
+        return len(self.entries)
+
+    def verify(self) -> None:
+        """Read all files and check them against what was written.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        if self.quantiser is not None:
+            check_file(self.path / self.info["quantiser"]["file"], self.info["quantiser"], whole=True)
+        for segment in self.segments:
+            segment.check(whole=True)
+
+    def already_there(self, entries: Iterable[Entry]) -> set[tuple[str, str]]:
+        """Keys (`Entry.key`) of those entries that the index has already."""
+        keys = {entry.key for entry in entries}
+        each = (keys_in(segment.columns, segment.entries, keys, segment.live) for segment in self.segments)
+        return set().union(*each)
 
     def reader(self, domain: Domain | None = None, options: Mapping[str, Any] | None = None) -> ImageReader:
         """What reads its images again; arguments and errors as of `ImageReader.again`."""
@@ -109,48 +173,81 @@ class RetrievalIndex:
                 "the index again"
             )
 
-    def search(self, query: Tensor, top: int = 10, wanted: Wanted | None = None) -> list[Hit]:
-        """The nearest entries, the best first; of equal scores the one indexed first.
-
-        Args:
-            query: (D,) unit.
-            top: how many at most; an approximate kind may find fewer.
-            wanted: only entries that this has. More and more are looked at until there are enough.
+    def check_transform(self, reader: ImageReader, backbone: Backbone) -> None:
+        """Refuse another preprocessing of images than that of the rows.
 
         Raises:
-            CapabilityError: the query is of another width.
+            CapabilityError: they differ.
+        """
+        made_with = (self.info.get("reading") or {}).get("transform")
+        if self.info["holds"] != TEXTS and made_with != transform_spec(reader.transform(backbone)):
+            raise CapabilityError(
+                f"{self.path}: its images were preprocessed differently from this version; make the index again"
+            )
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether codes are searched, whose candidates may be ranked again by their rows."""
+        return self.info["kind"] in QUANTISED
+
+    def search(self, query: Tensor, top: int = 10, wanted: Wanted | None = None, refine: bool = True) -> list[Hit]:
+        """The nearest entries of one query (D,); see `search_many`."""
+        return self.search_many(query[None], top, wanted, refine)[0]
+
+    def search_many(
+        self, queries: Tensor, top: int = 10, wanted: Wanted | None = None, refine: bool = True
+    ) -> list[list[Hit]]:
+        """The nearest entries of each query, the best first; of equal scores the one indexed first.
+
+        Arguments and errors as of `nearest`.
+        """
+        scores, places = self.nearest(queries, top, wanted, refine)
+        entries: dict[int, Entry] = {place: self.entries[place] for place in sorted({*places.ravel().tolist()} - {-1})}
+        return [
+            [
+                Hit(rank, score, entries[place], place)
+                for rank, (score, place) in enumerate(zip(*each), start=1)
+                if place >= 0
+            ]
+            for each in zip(scores.tolist(), places.tolist())
+        ]
+
+    def nearest(
+        self, queries: Tensor, top: int, wanted: Wanted | None = None, refine: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and numbers (Q, top) of the nearest rows, the best first, -1 where there is none.
+
+        Args:
+            queries: (Q, D) unit.
+            top: how many at most; an approximate kind may find fewer.
+            wanted: only entries that this wants.
+            refine: of a quantised kind, rank the nearest again by their rows.
+
+        Raises:
+            CapabilityError: the queries are of another width.
             DataError, ConfigError: no entry can be wanted.
         """
-        if query.shape != (self.info["dims"],):
+        if queries.ndim != 2 or queries.shape[1] != self.info["dims"]:
             raise CapabilityError(
-                f"{self.path}: holds rows of width {self.info['dims']}, the query is {tuple(query.shape)}; "
+                f"{self.path}: holds rows of width {self.info['dims']}, the query is {tuple(queries.shape[1:])}; "
                 "encode it with the backbone of the index"
             )
+        rows = np.ascontiguousarray(queries.detach().to("cpu", torch.float32).numpy())  # (Q, D)
         top = min(top, len(self))
-        row = np.ascontiguousarray(query.detach().to("cpu", torch.float32).numpy()[None])  # (1, D)
-        if not wanted:
-            best = self._nearest(row, top)
-            return [Hit(rank, score, self.entries[place], place) for rank, (score, place) in enumerate(best, start=1)]
-        wanted.check(self.info, self.path)
-        kept: dict[int, Entry | None] = {}
-        count = min(len(self), MORE * top)
-        while True:
-            best = self._nearest(row, count)
-            for _, place in best:
-                if place not in kept:
-                    kept[place] = entry if wanted.has(entry := self.entries[place]) else None
-            found = [(score, place) for score, place in best if kept[place] is not None][:top]
-            if len(found) == top or count == len(self):
-                return [Hit(rank, score, kept[place], place) for rank, (score, place) in enumerate(found, start=1)]
-            count = min(len(self), MORE * count)
+        if not (refine and self.is_quantised):
+            return _best(*self._candidates(rows, top, wanted), top)
+        count = min(len(self), max(REFINED, REFINED_PER_RESULT * top))
+        scores, places = self._candidates(rows, count, wanted)
+        if scores.shape[1] > count:
+            scores, places = _best(scores, places, count)
+        for start in range(0, len(rows), QUERIES_AT_ONCE):
+            some = slice(start, start + QUERIES_AT_ONCE)
+            scores[some] = self._cosines(rows[some], places[some])
+        return _best(scores, places, top)
 
     def vectors(self, hits: Sequence[Hit]) -> np.ndarray:
-        """(n, D) rows of some results, as they were indexed."""
-        if not hits:
-            return np.zeros((0, self.info["dims"]), np.float32)
-        if hasattr(self._rows, "make_direct_map"):
-            self._rows.make_direct_map()
-        return np.stack([self._rows.reconstruct(hit.place) for hit in hits])
+        """(n, D) rows of some results, as they were indexed; of a quantised kind to 16 bits."""
+        return self._rows(np.array([hit.place for hit in hits], np.int64))
 
     def parts(self, hits: Sequence[Hit]) -> tuple[Tensor, Tensor]:
         """(n, T, D) features of the parts of some results, zero where there is none, and (n, T) bool, which are there.
@@ -158,50 +255,61 @@ class RetrievalIndex:
         Raises:
             DataError: the index holds none, or not those of its entries.
         """
-        if PARTS not in self.info["files"]:
-            raise DataError(f"{self.path}: holds no features of parts; make the index again with the run")
-        counts, width = np.fromfile(self.path / PART_COUNTS, "<u4").astype(np.int64), self.info["dims"]
-        ends = counts.cumsum()
-        if len(counts) != len(self) or (self.path / PARTS).stat().st_size != 4 * width * int(ends[-1]):
-            raise damaged(self.path / PARTS, f"does not hold the parts of {len(self)} entries")
-        table = np.memmap(self.path / PARTS, "<f4", "r", shape=(int(ends[-1]), width))
-        rows = [
-            torch.from_numpy(np.array(table[ends[hit.place] - counts[hit.place] : ends[hit.place]])) for hit in hits
-        ]
+        if not all(segment.has_parts for segment in self.segments):
+            raise DataError(f"{self.path}: holds no features of parts ({PARTS}); make the index again with the run")
+        rows: list[Tensor] = []
+        for hit in hits:
+            segment = self._segment_of(hit.place)
+            rows.append(torch.from_numpy(segment.parts([hit.place - segment.first])[0]))
         there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
         return pad_sequence(rows, batch_first=True), pad_sequence(there, batch_first=True)
 
-    def _nearest(self, row: np.ndarray, count: int) -> list[tuple[float, int]]:
-        """(score, place), the best first."""
-        look_further(self._rows, count)
-        scores, places = self._rows.search(row, count)  # (1, count) each, -1 where an approximate kind found none
-        best = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
-        return [(-score, place) for score, place in best]
+    def _segment_of(self, place: int) -> Segment:
+        return next(segment for segment in self.segments if place < segment.first + segment.count)
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """(n, D) rows by their numbers."""
+        if len(self.segments) == 1:
+            return self.segments[0].rows(places)
+        rows = np.zeros((len(places), self.info["dims"]), np.float32)
+        for segment in self.segments:
+            chosen = (places >= segment.first) & (places < segment.first + segment.count)
+            if chosen.any():
+                rows[chosen] = segment.rows(places[chosen] - segment.first)
+        return rows
+
+    def _candidates(self, queries: np.ndarray, count: int, wanted: Wanted | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and numbers (Q, K) of the `count` nearest of each segment, -1 where there is none."""
+        masks: list[np.ndarray | None] = [None] * len(self.segments)
+        share, size = 1.0, sum(segment.count for segment in self.segments)
+        if wanted:
+            wanted.check(self.info, self.path)
+            masks = [wanted_rows(each.columns, each.entries, wanted) & each.live for each in self.segments]
+            share = sum(int(mask.sum()) for mask in masks if mask is not None) / size
+        cells = None
+        if self.quantiser is not None:
+            searched = cells_searched(self.quantiser, share)
+            cells = self.quantiser.quantizer.search(queries, searched)
+        each = [
+            segment.nearest(queries, count, mask, share, cells)
+            for segment, mask in zip(self.segments, masks)
+            if mask is None or mask.any()
+        ]
+        if not each:
+            return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        scores, places = (np.concatenate(some, axis=1) for some in zip(*each))
+        return scores, places
+
+    def _cosines(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """(Q, K) of queries (Q, D) with the rows of these numbers (Q, K)."""
+        rows = self._rows(places.clip(0).ravel()).reshape(*places.shape, -1)  # (Q, K, D)
+        return np.matmul(rows, queries[:, :, None])[:, :, 0]
 
 
-def _info(path: Path) -> dict[str, Any]:
-    file = path / FACTS
-    if not path.exists():
-        raise DataError(f"{path}: no such index; give a folder that `vladapt index` wrote")
-    if not file.is_file():
-        raise DataError(f"{path}: no {FACTS} there; give a folder that `vladapt index` wrote")
-    try:
-        info = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise damaged(file, "not readable as JSON") from error
-    if not isinstance(info, dict):
-        raise damaged(file, "holds no JSON object")
-    if info.get("format") != FORMAT:
-        raise DataError(
-            f"{file}: of index format {info.get('format')} (vladapt {info.get('vladapt')}), vladapt {__version__} "
-            f"reads format {FORMAT}; use that version, or make the index again"
-        )
-    wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
-    checks = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
-    wrong = wrong or [key for key, check in checks.items() if not check(info[key])]
-    if wrong:
-        raise damaged(file, f"'{wrong[0]}' is not usable")
-    return info
+def _best(scores: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` best (Q, count) of each row; of equal scores the smaller number first, -1 last."""
+    order = np.lexsort((places, np.where(places < 0, np.inf, -scores)), axis=-1)[:, :count]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
 
 
 def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Tensor:

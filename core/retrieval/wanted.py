@@ -56,28 +56,19 @@ class Wanted:
         if self.since is not None:
             point_in_time(self.since, "--since")
 
-    def has(self, entry: Entry) -> bool:
-        """Whether an entry is wanted. One of which a fact is not known is not."""
-        if any(entry.about.get(name) != value for name, value in self.values.items()):
-            return False
-        own = self.other_than
-        if own is not None and (entry.source == own.source or (own.group and entry.group == own.group)):
-            return False
-        if self.since is None:
-            return True
-        try:
-            time = point_in_time(entry.about.get(TIME, ""), TIME)
-        except ConfigError:  # unknown, or in words
-            return False
-        return _not_before(time, point_in_time(self.since, "--since"))
-
 
 class Facts:
     """What is known of the entries of an index, for index.json: name -> its values where they are few."""
 
-    def __init__(self):
-        self._values: dict[str, set[str]] = {}
-        self._many: set[str] = set()
+    def __init__(self, summary: Mapping[str, Any] | None = None):
+        """Args:
+        summary: of entries that were added before.
+        """
+        summary = summary or {}
+        self._values: dict[str, set[str]] = {
+            name: set(values) for name, values in summary.items() if values is not None
+        }
+        self._many = {name for name, values in summary.items() if values is None}
 
     def add(self, entry: Entry) -> None:
         for name, value in entry.about.items():
@@ -110,13 +101,6 @@ def point_in_time(text: str, place: str) -> float | datetime:
             f"{place} {shortened(text)}: neither a date and time (2024-03-04T07:30) nor a number; correct it"
         ) from None
     return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
-
-
-def _not_before(time: float | datetime, since: float | datetime) -> bool:
-    if isinstance(time, float) is not isinstance(since, float):
-        kind = "numbers" if isinstance(time, float) else "dates"
-        raise ConfigError(f"--since: the times of this index are {kind}; give one of these")
-    return time >= since
 
 
 def _flag(name: str) -> str:

@@ -62,7 +62,7 @@ class Summary:
 
     def __add__(self, other: Summary) -> Summary:
         """Of two parts of one job."""
-        examples = [tuple(each) for each in (*self.examples, *other.examples)][:LISTED]
+        examples = [(id_, reason) for id_, reason in (*self.examples, *other.examples)][:LISTED]
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("shards", "before", "rows", "unreadable")}
         return Summary(**sums, examples=examples, aside={**self.aside, **other.aside})
 
@@ -222,7 +222,7 @@ class _Driver:
             self._failed(task, outcome.error)
         elif task.probe is not None:
             self._hunted(task, died=False)
-        else:
+        elif outcome.report is not None:
             self._add(outcome.report, task)
 
     def _add(self, report: ShardReport, task: ShardTask) -> None:
@@ -267,7 +267,7 @@ class _Driver:
     def _hunted(self, probe: ShardTask, died: bool) -> None:
         hunt = self.hunts[probe.number]
         hunt.waiting -= 1
-        first, last = probe.probe
+        first, last = probe.probe or (0, 0)
         if died and last - first == 1:
             hunt.poison.add(first)
         elif died:

@@ -26,7 +26,7 @@ from ..data.pairs.shard_list import counts_known, shards_at
 from ..errors import ConfigError, DataError, first_of, printable
 from ..runtime.remote import failure, filesystem, is_url, shown
 from .place import STATE, Place
-from .sources import Source, SourceError, TarSource, parquet_source, version_of_source
+from .sources import ParquetSource, Source, SourceError, TarSource, parquet_source, version_of_source
 from .task import ShardTask, Span, cut
 
 SORTED_AT_ONCE = 200_000
@@ -92,8 +92,8 @@ class Manifest:
     @property
     def rows(self) -> int | None:
         """Of all sources; None where one of them is not counted."""
-        counts = [source.count for source in self.sources]
-        return None if None in counts else sum(counts)
+        counts = [source.count for source in self.sources if source.count is not None]
+        return sum(counts) if len(counts) == len(self.sources) else None
 
     @property
     def digest(self) -> str:
@@ -131,7 +131,8 @@ class Manifest:
 
         Ids of loose images, and of tars, have names of files in them; those of tars are looked at shard by shard.
         """
-        own = [source for source in self.sources if getattr(source, "roles", {}).get("id") and not _is_list(source)]
+        tables = [source for source in self.sources if isinstance(source, ParquetSource)]
+        own = [source for source in tables if "id" in source.roles and not source.anywhere]
         if not own:
             return
         total = sum(source.count_rows() for source in own)
@@ -212,7 +213,7 @@ def _hash(name: str) -> bytes:
 
 def _shards(path: str) -> list[str]:
     """The tars or Parquet files that a path names; none of a folder of loose images, or of an image."""
-    if "{" in path or _is(path, ".tar"):
+    if _is(path, ".tar") or ("{" in path and not os.path.exists(path)):
         return shards_at(path)
     if _is(path, ".parquet"):
         return _matching(path) if "*" in path else [path]
@@ -258,7 +259,7 @@ def _is_image(name: str) -> bool:
 
 
 def _is_list(source: Source) -> bool:
-    return getattr(source, "anywhere", False)
+    return isinstance(source, ParquetSource) and source.anywhere
 
 
 def _labels(names: list[str]) -> dict[str, str]:

@@ -51,7 +51,7 @@ class Progress:
         parts = [f"{self.folder}: {self.stage}, {self.done:,} of {self.shards:,} shards"]
         if self.rows:
             parts.append(f"{self.rows:,} rows in all")
-        if self.done < self.shards and self.per_hour:
+        if self.seconds_left:
             parts.append(f"{self.per_hour:,.1f} shards per hour, {_duration(self.seconds_left)} left")
         if self.aside:
             parts.append(f"{len(self.aside)} set aside")

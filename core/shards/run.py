@@ -88,7 +88,7 @@ def run_shard(work: Work, state: Any, task: ShardTask) -> ShardReport:
         return report
     with work.place.temporary() as partial:
         rows = _write(work, made, unreadable, str(partial))
-        report = ShardReport(rows, tuple(map(tuple, unreadable)))
+        report = ShardReport(rows, tuple((each.id, each.reason) for each in unreadable))
         if not work.place.publish(partial, f"{task.name}.parquet"):  # another driver was quicker: its file counts
             return done_before(work.place, task.name) or report
     work.place.create(f"{DONE}/{task.name}", report.as_json())

@@ -41,6 +41,8 @@ PATHS = ("path", "file_name", "file", "filename", "filepath", "image_path", "ima
 URLS = ("url", "image_url", "path", "image")
 TEXTS = ("text", "caption", "txt")
 """Names of columns, in the order in which they are looked for."""
+VERSIONS = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime")
+"""What object stores call a version of a file, the best first."""
 
 
 class SourceError(DataError):
@@ -212,10 +214,10 @@ class ParquetSource(Source):
                 time.sleep(FIRST_WAIT_S * 2 ** (tried - 1))
 
     def _row(self, number: int, values: Mapping[str, Any], columns: tuple[str, ...]) -> Row:
-        own = {role: values.get(column) for role, column in self.roles.items()}
+        own: dict[str, Any] = {role: values.get(column) for role, column in self.roles.items()}
         content, path, lost = own.get("bytes"), own.get("url") or own.get("path") or "", ""
         if isinstance(content, dict):  # as the datasets library writes images
-            content, path = content.get("bytes"), content.get("path") or ""
+            content, path = content["bytes"], content.get("path") or ""
         id_ = own.get("id")
         if id_ is None:
             id_ = shown(str(path)) if path and content is None else f"{self.label}:{number}"
@@ -261,7 +263,8 @@ class _Opened:
             raise
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
-        first, origin, groups = 0, 0, []
+        first, origin = 0, 0
+        groups: list[int] = []
         for group in range(self.file.num_row_groups):
             rows = self.file.metadata.row_group(group).num_rows
             if first + rows > start and first < stop:
@@ -330,8 +333,7 @@ def version_of_source(name: str) -> str:
         raise
     except Exception as error:
         raise _source_error(name, error) from error
-    known = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime")
-    return f"{info.get('size')}-{next((str(info[key]) for key in known if info.get(key)), '')}"
+    return f"{info.get('size')}-{next((str(info[key]) for key in VERSIONS if info.get(key)), '')}"
 
 
 def _roles(schema: Any) -> dict[str, str]:

@@ -100,11 +100,11 @@ class _FunctionStage(Stage):
     name: str
     function: Function
     types: Mapping[str, str]
-    given: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {**self.given, "columns": self.types}
+        return {**self.further, "columns": self.types}
 
     @property
     def schema(self) -> pyarrow.Schema:

@@ -62,7 +62,8 @@ def cut(spans: Iterator[Span], shard_size: int) -> Iterator[ShardTask]:
     Args:
         spans: whole sources, in order.
     """
-    number, taken, room = 0, [], shard_size
+    taken: list[Span] = []
+    number, room = 0, shard_size
     for span in spans:
         if span.stop is None:
             if taken:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from .contract import Unchecked
 
 PLAIN = "plain"
 SIDE, HIDDEN, LETTERS = 8, 20, 16
+WORDS = 49408
+"""Of CLIP's vocabulary."""
 NARROW = {"width": 16, "heads": 2, "layers": 1, "hidden": 16, "patch_layer": 1}
 NARROW |= {"entity_width": 8, "entity_heads": 2, "entity_hidden": 8, "graph_width": 8, "graph_heads": 2}
 NARROW |= {"decoder_width": 12, "decoder_layers": 1, "decoder_heads": 2}
@@ -30,7 +33,7 @@ SMALL_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 2},
 }
 
 
@@ -99,6 +102,19 @@ class PlainPixels:
         return ((small - 0.5) / 0.5).flip(2) if mirrored else (small - 0.5) / 0.5
 
 
+def drawn_clip(config: dict[str, Any]) -> nn.Module:
+    """open_clip's CLIP of a configuration, with random weights. Where it has few words, these have the vectors that
+    they have among all of CLIP's, so that only the time of a training depends on how many there are."""
+    import open_clip
+
+    text = config["text_cfg"]
+    model = open_clip.CLIP(**{**config, "text_cfg": {**text, "vocab_size": WORDS}})
+    words, table = text["vocab_size"], model.token_embedding.weight.data
+    model.token_embedding = nn.Embedding.from_pretrained(torch.cat([table[: words - 2], table[-2:]]), freeze=False)
+    model.vocab_size = words
+    return model
+
+
 def write_small_clip(folder: Path) -> str:
     """A CLIP of two blocks per tower with random weights, D = 24, written to a folder; its spec.
 
@@ -109,17 +125,15 @@ def write_small_clip(folder: Path) -> str:
     """
     from safetensors.torch import save_file
 
-    try:
-        import open_clip
-    except ModuleNotFoundError:
+    if find_spec("open_clip") is None:
         raise Unchecked(
             "the small towers of these checks need the package 'open_clip'; install it with: "
             "pip install 'vladapt[open-clip]', or give backbone="
-        ) from None
+        )
     (folder / "small.json").write_text(json.dumps(SMALL_CLIP))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = open_clip.CLIP(**SMALL_CLIP)
+        model = drawn_clip(SMALL_CLIP)
         model.token_embedding.weight.data.mul_(10)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "small.safetensors")
     return f"open_clip:{folder / 'small.json'}@{folder / 'small.safetensors'}"

@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
         "sources": "ImageSource LabelledSource Remembered Source",
         "tower_adapter": "ClassTowerAdapter TowerAdapter",
-        "tower_passes": "MaskedWords draws_for image_features",
+        "tower_passes": "MaskedWords image_features",
         "tower_weights": "BetweenWeights copy_of",
         "views": "augmented_view strong_view",
     },

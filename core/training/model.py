@@ -65,6 +65,8 @@ class PairModel(nn.Module):
         self.progress, self.average = 0.0, None
         asked = settings.deterministic and backbone.device.type == "cuda"
         self.not_deterministic = not_deterministic(backbone, outputs.wanted) if asked else []
+        readers = [loss.needs for loss in objective.losses.values() if "text_tokens" in loss.needs]
+        self.leaves_padding = bool(readers) and all("text_mask" in needs for needs in readers)
         self.scale_bounds = scale_bounds(objective, float(backbone.logit_scale.detach()))
 
     @property
@@ -172,7 +174,7 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     device = model.backbone.device
     batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
     batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
-    if "text_tokens" in model.outputs.wanted and world_size() == 1 and not model.settings.compile:
+    if model.leaves_padding and world_size() == 1 and not model.settings.compile:
         batch = cut_to_longest(batch)
     parts = micro_batches(model.mixed(batch), model.settings.micro_batch_size)
     values = _backward(wrapped, model, parts, optim_wrapper.backward)

@@ -86,7 +86,7 @@ def test_no_space_left_for_a_checkpoint(vladapt, small_clip_spec, colours, tmp_p
     (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *rows]))
     base = ["pretrain", "--backbone", small_clip_spec, "--data", "pairs.csv", "--epochs", "3", "--batch-size", "12"]
     base += ["--set", "save_every=1", "--out", tmp_path / "out" / "model"]
-    full_disk(tmp_path / "out", size="50m", full=False)
+    full_disk(tmp_path / "out", size="9m", full=False)
     if os.replace is not REPLACE:
         monkeypatch.setattr(os, "replace", _replace_twice_in(tmp_path / "out"))
     outcome = vladapt(*base)

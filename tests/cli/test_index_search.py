@@ -15,11 +15,19 @@ import torch
 from forked import run
 from PIL import Image
 
+from vladapt.core.retrieval.head import write_head
+
 from .conftest import files_below
 
 faiss = pytest.importorskip("faiss", reason="extra retrieval is not installed")
 
-FILES = {"index.faiss", "index.json", "entries.jsonl", "entries.offsets"}
+SEGMENT = "segments/00000001"
+FILES = {
+    "index.json",
+    "segments",
+    SEGMENT,
+    *(f"{SEGMENT}/{name}" for name in ("vectors.faiss", "entries.jsonl", "entries.offsets", "facts.parquet")),
+}
 
 
 @pytest.fixture
@@ -61,9 +69,9 @@ def test_a_second_index_of_the_same_images_runs_no_backbone(index, colours, phot
 
 
 def test_options_reach_the_backbone(index, colours, photos, tmp_path):
-    rows = (tmp_path / "photos.index" / "index.faiss").read_bytes()
+    rows = (tmp_path / "photos.index" / SEGMENT / "vectors.faiss").read_bytes()
     assert index(colours, "--amp", "bf16", "--json").json["encoded"] == 36  # other features than those in the store
-    assert (tmp_path / "photos.index" / "index.faiss").read_bytes() != rows
+    assert (tmp_path / "photos.index" / SEGMENT / "vectors.faiss").read_bytes() != rows
     for option, value in (("--amp", "int4"), ("--batch-size", 0), ("--workers", -1), ("--device", "tpu9")):
         refused = index(colours, option, value)
         assert refused.code == 2 and f"{option} {value}" in refused.error
@@ -250,7 +258,7 @@ def test_the_backbone_of_the_index_is_asked_for_by_fingerprint(vladapt, photos, 
 def test_another_preprocessing_is_refused(vladapt, photos):
     facts = json.loads(Path("photos.index/index.json").read_text())
     facts["reading"]["transform"] = "{}"
-    Path("photos.index/index.json").write_text(json.dumps(facts))
+    write_head(Path("photos.index"), facts)
     outcome = vladapt("search", photos, "red")
     assert outcome.code == 1 and "preprocessed differently" in outcome.error
 
@@ -273,10 +281,10 @@ def test_what_cannot_be_searched_is_one_line(vladapt, photos, colours, tmp_path)
 
 
 def test_a_damaged_index_is_one_line(vladapt, photos, tmp_path):
-    file = tmp_path / photos / "index.faiss"
+    file = tmp_path / photos / SEGMENT / "vectors.faiss"
     file.write_bytes(file.read_bytes()[:-8])
     outcome = vladapt("search", photos, "red")
-    assert outcome.code == 1 and "index.faiss: damaged" in outcome.error
+    assert outcome.code == 1 and "vectors.faiss: damaged" in outcome.error
 
 
 @pytest.mark.parametrize("command", ["index", "search"])

@@ -59,7 +59,7 @@ def test_a_page_of_an_index_names_what_was_found(search, place, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"format": 2}, "format 2"), ({"kind": "of tomorrow"}, "kind"), (None, "damaged")],
+    [({"format": 99}, "format 99"), ({"kind": "of tomorrow"}, "kind"), (None, "damaged")],
     ids=["newer format", "unknown kind", "cut"],
 )
 def test_an_index_that_cannot_be_read_is_one_line(search, place, tmp_path, change, said):

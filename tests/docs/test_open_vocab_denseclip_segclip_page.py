@@ -14,7 +14,7 @@ pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 import vladapt.domains.open_vocab  # noqa: F401  the stand-in comes before any mm package
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "open-vocab-denseclip-segclip.md"
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 1}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 32}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}
 

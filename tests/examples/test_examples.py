@@ -104,3 +104,18 @@ def test_open_vocab_shapes(tmp_path, monkeypatch):
     assert lines[0].startswith("AP50 of names it was trained on ") and "of new names" in lines[0]
     assert [line.split(":")[0].endswith(image.name) for line, image in zip(lines[2:4], images)] == [True, True]
     assert lines[4] == "3 files in found/" and (tmp_path / "found" / "predictions.json").is_file()
+
+
+def test_own_stage(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    for name, pixels in {"flat": np.full_like(noise, 9), "noise": noise}.items():
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
+    for _ in range(2):
+        assert "2 images in 1 shards, 1 unreadable" in run("own_stage.py", "out", "photos", cwd=tmp_path)
+    (file,) = tmp_path.glob("out/*/part-*.parquet")
+    rows = {row["id"]: row for row in parquet.read_table(file).to_pylist()}
+    assert [row["width"] for row in rows.values()] == [30, 30]
+    assert rows["photos/flat.png"]["sharpness"] == 0 < rows["photos/noise.png"]["sharpness"]

@@ -68,7 +68,7 @@ def _prepare(plots: str | None) -> None:
     for item in probe.data.items:
         probe.data.load(item)
     if "open_clip" in ours:
-        ours["vladapt.core.backbones.open_clip"]._simple_tokenizer(77, "{}")
+        ours["vladapt.core.backbones.open_clip"]._simple_tokenizer(77, 8192, "{}")
 
 
 def _imported(name: str) -> None:

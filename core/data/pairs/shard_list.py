@@ -108,11 +108,11 @@ def counts_known(shards: Sequence[str], cache: Path) -> list[int | None]:
     Raises:
         DataError: a shard cannot be read, or a file of counts is damaged or lacks shards.
     """
-    told = _told_counts(shards, cache)
-    if told is None and not any(map(is_url, shards)):
-        told = [count_samples(shard) for shard in shards]
-        write_cached(_kept(shards, cache), json.dumps(told))
-    return told or [None] * len(shards)
+    counts = _told_counts(shards, cache)
+    if counts is None and not any(map(is_url, shards)):
+        counts = [count_samples(shard) for shard in shards]
+        write_cached(_kept(shards, cache), json.dumps(counts))
+    return [None] * len(shards) if counts is None else [*counts]
 
 
 def check_alike(value: Any, what: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -34,13 +36,12 @@ class _Worker:
 class PoolExecutor(Executor):
     """`processes` workers with an equal share of the cores each."""
 
-    def __init__(self, processes: int):
+    def __init__(self, processes: int) -> None:
         if processes < 1:
             raise ConfigError(f"--processes {processes}: give 1 or more")
         self.processes = processes
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
-        self._work: Work | None = None
         self._unready = 0
 
     def start(self, work: Work) -> None:
@@ -78,8 +79,9 @@ class PoolExecutor(Executor):
     def stop(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
+        end = time.monotonic() + END_S
         for worker in self._workers:
-            worker.process.join(END_S)
+            worker.process.join(max(0.0, end - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -90,7 +92,13 @@ class PoolExecutor(Executor):
         ours, theirs = self._context.Pipe()
         threads = max(1, cores() // self.processes)
         process = self._context.Process(target=_serve, args=(theirs, self._work, threads), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (PicklingError, AttributeError, TypeError) as error:  # what it says depends on the version of Python
+            raise ConfigError(
+                f"--processes {self.processes}: stage '{self._work.stage.name}' cannot be sent to a worker ({error}); "
+                "define it at the top of a module"
+            ) from error
         theirs.close()
         return _Worker(process, ours)
 
@@ -120,10 +128,9 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
         while True:
             task = connection.recv()
             try:
-                outcome = run_shard(work, state, task), None
+                connection.send((run_shard(work, state, task), None))
             except Exception as error:
-                outcome = None, as_failure(error)
-            connection.send(outcome)
+                connection.send((None, as_failure(error)))
 
 
 EXECUTOR = PoolExecutor

@@ -12,8 +12,7 @@ from .executor import Completed, Executor, as_failure
 class SerialExecutor(Executor):
     """Tasks are run where the driver waits for them; what kills them kills the driver."""
 
-    def __init__(self):
-        self._work: Work | None = None
+    def __init__(self) -> None:
         self._state: Any = None
         self._started = False
         self._waiting: list[ShardTask] = []

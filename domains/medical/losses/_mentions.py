@@ -81,8 +81,8 @@ class Words(nn.Module):
                 self._add(keys, tokens, backbone.word_mask(tokens), entities, len(lead.split()))
         for length, of_length in enumerate(keys, start=1):
             pairs = sorted(of_length.items())
-            for name, some in zip(("keys", "entities"), zip(*pairs) if pairs else ((), ())):
-                self.register_buffer(f"{name}_{length}", torch.tensor(some, dtype=torch.int64), persistent=False)
+            for name, column in zip(("keys", "entities"), zip(*pairs) if pairs else ((), ())):
+                self.register_buffer(f"{name}_{length}", torch.tensor(column, dtype=torch.int64), persistent=False)
         self.longest = max((length for length, of_length in enumerate(keys, start=1) if of_length), default=0)
 
     @staticmethod

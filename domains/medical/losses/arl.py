@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
-from ....core.losses import HiddenWords, draws_for, tokens_at, visible_places
+from ....core.losses import HiddenWords, draws_for, visible_tokens
 from ....core.runtime import Ranks
 from ._co_attention import PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
@@ -144,7 +144,7 @@ class Arl(RowLoss):
             self.entities = {name: (name,) for name in described("findings")}
         if not self.entities:
             raise ConfigError(f"{self.title}: option entities names none; give a JSON object or a file")
-        self._build_graph()
+        self._build_graph(list(self.entities))
         features = self.dim("embed_dim", "its maps of image and text")
         self.image_map, self.text_map = (nn.Linear(features, self.width) for _ in SIDES)
         self.kinds = nn.ParameterDict({side: nn.Parameter(0.02 * torch.randn(self.width)) for side in SIDES})
@@ -155,10 +155,10 @@ class Arl(RowLoss):
             if name != "graph":
                 module.apply(as_bert)
         self.draws = Draws()
-        self.words: Words | None = None  # by `prepare`
+        self.words: Any = None  # by `prepare`
 
-    def _build_graph(self) -> None:
-        place = {name: number for number, name in enumerate(self.entities)}
+    def _build_graph(self, names: list[str]) -> None:
+        place = {name: number for number, name in enumerate(names)}
         given = self.triples or {}
         self.triples = {
             head: some for head in place if (some := tuple(tail for tail in given.get(head, ()) if tail in place))
@@ -169,7 +169,7 @@ class Arl(RowLoss):
         sizes = (self.entity_width, self.graph_width, self.graph_heads, self.graph_dropout)
         self.graph = EntityGraph(len(place), edges, *sizes)
         if self.start is not None:
-            start = start_embeddings(Path(self.start), list(place), self.entity_width)
+            start = start_embeddings(Path(self.start), names, self.entity_width)
             self.graph.start = nn.Parameter(start.to(self.graph.start))
             self.start = None  # from here on part of the state
 
@@ -186,9 +186,9 @@ class Arl(RowLoss):
         if self.mim:
             if self.patch_layer > self.layers:
                 raise ConfigError(f"{self.title}: patch_layer={self.patch_layer}, and there are {self.layers} layers")
-            sizes = (self.dim("patches", "its decoder of patches"), self.dim("patch_values", "its decoder of patches"))
+            patches, values = (self.dim(name, "its decoder of patches") for name in ("patches", "patch_values"))
             shape = (self.decoder_width, self.decoder_layers, self.decoder_heads)
-            self.decoder = PatchDecoder(self.width, *sizes, *shape)
+            self.decoder = PatchDecoder(self.width, patches, values, *shape)
         if self.itm:
             self.poolers = nn.ModuleDict({side: nn.Linear(self.width, self.width) for side in SIDES})
             self.match = nn.Linear(2 * self.width, 2)
@@ -219,7 +219,7 @@ class Arl(RowLoss):
     def prepare(self, backbone: Backbone) -> None:
         if self.mim:
             backbone.need("image_blocks")
-        self.words = Words(list(self.entities.values()), backbone).to(backbone.device)
+        self.words = Words(list((self.entities or {}).values()), backbone).to(backbone.device)
         if not self.words.longest:
             raise ConfigError(f"{self.title}: the text tower reads the words of no entity; give words of its language")
 
@@ -255,8 +255,8 @@ class Arl(RowLoss):
         pixels, prefix = batch["pixels"], backbone.image_prefix
         x = backbone.embed_image(pixels)
         count = x.shape[1] - prefix
-        places = visible_places(batch["draws"], count, 1 - self.masked_patches)
-        x = backbone.run_blocks("image", tokens_at(x, prefix, places))
+        x, places = visible_tokens(x, prefix, batch["draws"], 1 - self.masked_patches)
+        x = backbone.run_blocks("image", x)
         whole, patches = backbone.pool_image(x, normalize=False), backbone.project_patches(x)
         visible = torch.zeros(len(x), count, dtype=torch.bool, device=x.device).scatter(1, places, True)
         return {
@@ -361,9 +361,9 @@ class Arl(RowLoss):
         )
 
     def _of_images(self, numbers: Tensor) -> Tensor:
-        if numbers.shape[1] != len(self.entities):
+        if numbers.shape[1] != (count := len(self.graph.start)):
             raise DataError(
-                f"{self.title}: {numbers.shape[1]} entities per image, and {len(self.entities)} in option entities; "
+                f"{self.title}: {numbers.shape[1]} entities per image, and {count} in option entities; "
                 f"give one file to both: --set data.entities=FILE --set loss.{self.name}.entities=FILE"
             )
         return (numbers > 0).to(numbers)

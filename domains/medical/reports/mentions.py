@@ -68,7 +68,7 @@ def read_triples(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: not such a table, or a row without a head or a tail.
     """
-    table, tails = read_table(path), {}
+    table, tails = read_table(path), dict[str, list[str]]()
     if missing := [name for name in ("head", "tail") if name not in table.columns]:
         raise DataError(
             f"{path}: not a table of triples, it lacks {', '.join(missing)}; give columns head, relation, tail"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone
-from ....core.training import draws_for
+from ....core.losses import draws_for
 
 NOT_ASKED = -100
 HIDDEN, REPLACED = 0.8, 0.1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, height_and_width
-from ....core.training import draws_for
+from ....core.losses import draws_for
 
 EPS = 1e-6
 HEAD_WIDTH = 32

@@ -248,7 +248,7 @@ class _Index:
 
     def windows_of(self, name: str | None) -> Windows:
         """As `_Pictures.windows_of`."""
-        entries = [self.opened.entries[place] for place in range(len(self.opened))]
+        entries = list(self.opened.entries)
         sources = sorted({entry.source for entry in entries if entry.source})
         of_name = [source for source in sources if name in (None, Path(source).name)]
         if len(of_name) != 1:

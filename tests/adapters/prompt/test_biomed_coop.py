@@ -52,7 +52,7 @@ def test_each_term_draws_the_text_features_to_the_sentences(small_clip, support,
 
     def away(**weights):
         text = fitted(
-            support, classifier, small_clip, **{"sccm": 0.0, "kdsp": 0.0, "epochs": 15, **weights}
+            support, classifier, small_clip, **{"sccm": 0.0, "kdsp": 0.0, "epochs": 40, **weights}
         ).text_features
         if term == "sccm":
             return float((text - F.normalize(mean, dim=-1)).square().sum())

@@ -41,8 +41,8 @@ def looked_at(small_clip):
 
 @pytest.fixture(scope="module")
 def unlabelled(small_clip, looked_at):
-    """Twelve images: their features, their bags, and the resource of a fit."""
-    images = pictures(0, 12)
+    """Images: their features, their bags, and the resource of a fit."""
+    images = pictures(0, 24)
     features, bags = looked_at(images)
     by_id = {f"image {number}": image for number, image in enumerate(images)}
     items = [Item(name, source=None, target=None) for name in by_id]

@@ -92,6 +92,29 @@ def test_a_text_is_split_once_and_read_alike_afterwards(open_clip_vit, monkeypat
     open_clip._simple_tokenizer.cache_clear()
 
 
+@pytest.mark.parametrize("words", [515, 4096, 49407, 49408])
+def test_a_tower_of_few_words_has_the_most_frequent(small, tmp_path, words):
+    """Whatever is not among them is read letter by letter; padding and the order of the ends stay."""
+    import open_clip
+
+    config = small.open_clip_config()
+    config["text_cfg"]["vocab_size"] = words
+    backbone = load_backbone(small.write_open_clip(tmp_path, config), "cpu")
+    table = open_clip.SimpleTokenizer(context_length=16)
+    marks = [[words - 2], [words - 1]]
+    for text in ("a cat", "zq", "a photo of a dog"):
+        tokens, plain = backbone.tokenize(text)[0], table(text)[0]
+        ids = tokens[: int(tokens.argmax()) + 1].tolist()
+        assert [ids[:1], ids[-1:]] == marks and max(ids) < words and not tokens[len(ids) :].any()
+        assert "".join(table.decoder[i] for i in ids[1:-1]).replace("</w>", " ").strip() == text
+        if words >= 49407:  # the word that is missing joins nothing here
+            assert ids[1:-1] == plain[1 : int(plain.argmax())].tolist()
+    letters = len(backbone.tokenize("cat")[0].nonzero()) - 2
+    assert letters == (1 if words > 4000 else 3)
+    assert backbone.mask_token == words - 3 and backbone.word_ids[-1] == words - 4
+    assert backbone.encode_text(["a cat", "zq"]).isfinite().all()
+
+
 def test_features_are_the_librarys(open_clip_vit, pixels):
     import open_clip
 

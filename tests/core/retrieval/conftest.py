@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,34 @@ def unit_rows(count: int, dims: int = 8, seed: int = 0) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def entries_of(places) -> list:
+    """Entries "i.png" with the caption "this is i", of three cameras in turn."""
+    from vladapt.core.retrieval import Entry
+
+    return [
+        Entry(f"{i}.png", f"/data/{i}.png", {"frame": i}, (f"this is {i}",), {"camera": f"c{i % 3}"}) for i in places
+    ]
+
+
+def resigned(folder: Path, **changes) -> None:
+    """Write other values into the head of an index, as a process that means it would."""
+    from vladapt.core.retrieval.head import DIGEST, digest_of
+
+    head = json.loads((folder / "index.json").read_text())
+    head = {key: value for key, value in {**head, **changes}.items() if value is not None}
+    (folder / "index.json").write_text(json.dumps({**head, DIGEST: digest_of(head)}))
+
+
 @pytest.fixture
 def make_index(tmp_path):
     """make_index(rows, kind="flat", name="an.index") -> its folder; entry i is "i.png" with the caption "this is i"."""
-    from vladapt.core.retrieval import Entry, IndexBuilder
-
-    def entry(i: int) -> Entry:
-        return Entry(f"{i}.png", f"/data/{i}.png", {"frame": i}, (f"this is {i}",))
+    from vladapt.core.retrieval import IndexBuilder
 
     def make(rows: np.ndarray, kind: str = "flat", name: str = "an.index", at_once: int = 7) -> Path:
         with IndexBuilder(tmp_path / name, dims=rows.shape[1], kind=kind) as builder:
             for start in range(0, len(rows), at_once):
                 some = rows[start : start + at_once]
-                places = range(start, start + len(some))
-                builder.add(
-                    some, [Entry(f"{i}.png", f"/data/{i}.png", {"frame": i}, (f"this is {i}",)) for i in places]
-                )
+                builder.add(some, entries_of(range(start, start + len(some))))
             return builder.finish({"holds": "images", "backbone": {"spec": "toy", "fingerprint": "abc"}})
 
     return make

@@ -238,6 +238,12 @@ def test_a_shard_that_fails_is_set_aside_and_one_after_the_other_ends_the_job(jo
     assert "RuntimeError: the device is gone" in summary.aside[0]
 
 
+def test_a_function_that_workers_cannot_import_is_one_line(job_of, images):
+    job = job_of(function_stage(lambda rows: {"n": [1] * len(rows)}, {"n": "int8"}, name="local"), images)
+    with pytest.raises(ConfigError, match=r"stage .local. cannot be sent to a worker.*top of a module"):
+        drive(job, build_executor("pool", processes=1))
+
+
 KILLED_ONCE = """
 import os, signal
 from pathlib import Path

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.shards import Manifest, Place, build_executor, drive
+from vladapt.core.shards import Manifest, Place, build_executor, drive, sources
 from vladapt.core.shards.manifest import first_repeated, listing
 from vladapt.core.shards.sources import SourceError, TarSource
 from vladapt.core.shards.task import Span, cut
@@ -256,6 +256,34 @@ def test_object_stores_are_read_and_written_as_disks_are(bucket, tar, encoded, j
     bucket.pipe("shards/in/loose/z.png", encoded(42))
     with pytest.raises(DataError, match="made of other inputs"):
         job_of(STAGE, [f"s3://shards/in/{name}" for name in names], "s3://shards/out")
+
+
+def test_a_connection_that_breaks_is_opened_again_at_the_same_row(monkeypatch):
+    starts = []
+
+    class Breaking:
+        def __init__(self, name):
+            self.file = name
+
+        def values(self, start, stop, names):
+            starts.append(start)
+            for number in range(start, stop):
+                if number == 3 and len(starts) < 3:
+                    raise ConnectionResetError("reset by peer")
+                yield {"image": number}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(sources, "_Opened", Breaking)
+    monkeypatch.setattr(sources, "FIRST_WAIT_S", 0.0)
+    how = {"label": "a", "version": "", "count": 6, "roles": {"bytes": "image"}}
+    remote = sources.ParquetSource("s3://bucket/a.parquet", **how)
+    assert [each["image"] for each in remote.values(0, 6, ["image"])] == list(range(6))
+    assert starts == [0, 3, 3]
+    starts.clear()
+    with pytest.raises(SourceError, match="reset by peer"):  # a disk does not come back
+        list(sources.ParquetSource("a.parquet", **how).values(0, 6, ["image"]))
 
 
 @pytest.mark.parametrize("out", ["https://host/out", "hf://datasets/x/y", "file:///tmp/out"])

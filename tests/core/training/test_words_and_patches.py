@@ -10,8 +10,8 @@ from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
 
-def trained(backbone, source):
-    """The towers after two steps of GLoRIA, what was read at each step, and how often."""
+def trained(backbone, source, loss="gloria", **options):
+    """The towers after two steps of a loss, what was read at each step, and how often."""
     read = []
     encode = type(backbone).run_blocks
 
@@ -22,7 +22,7 @@ def trained(backbone, source):
 
     backbone.run_blocks = counted.__get__(backbone)
     settings = TrainingSettings(epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0))
-    done = train(backbone, Task(source, {"gloria": 1.0}), settings, None)
+    done = train(backbone, Task(source, {loss: 1.0}, {loss: options}), settings, None)
     return backbone.model.state_dict(), read, done.history[0]["loss"]
 
 
@@ -38,6 +38,10 @@ def test_padding_is_cut_and_texts_are_read_once(small_clip_spec, toy_pairs, monk
     assert read == [(8, whole_texts[1].context_length)] * 2
     assert loss == pytest.approx(same, rel=1e-5)
     assert max(float((state[name] - padded[name]).abs().max()) for name in state) < 1e-6
+
+
+def test_padding_that_a_loss_reads_stays(fresh_clip, toy_pairs):
+    assert trained(fresh_clip, toy_pairs(8), "filip", mask_padding=False)[1] == [(8, fresh_clip.context_length)]
 
 
 def test_features_of_that_pass_are_the_towers_own(small_clip_spec, toy_pairs):

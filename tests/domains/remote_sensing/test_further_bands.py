@@ -114,7 +114,7 @@ def fit(fields, small_clip_spec, tmp_path):
 
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_a_band_that_tells_the_classes_apart_is_learned_and_known_at_prediction(fit, fields, name):
-    result = fit({"name": name, "lr": 3e-3, "epochs": 6, "batch_size": 8, "warmup": 0.0})
+    result = fit({"name": name, "lr": 3e-3, "epochs": 12, "batch_size": 8, "warmup": 0.0})
     assert result.metrics["adapted"]["accuracy"] == 1.0
     assert any("sees red, green, blue as red, green and blue; nir started at zero" in note for note in result.notes)
     assert name == "full" or any("takes the 4 channels of an image was trained too" in n for n in result.notes)

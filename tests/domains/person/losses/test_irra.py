@@ -281,20 +281,20 @@ class Written:
         return sdm + identity + self.hidden(epoch, tokens[:, :30], image, patches)
 
     def hidden(self, epoch, tokens, image, patches):
-        shown, asked = tokens.clone(), []
+        shown, asked, mask = tokens.clone(), [], self.model.vocab_size - 3  # the last pair that is joined
         for row in range(8):
             draws, before = self.draws(epoch, row), len(asked)
             for place in range(30):
                 number, other = float(draws[0, place]), float(draws[2, place])
-                if 1 <= int(tokens[row, place]) < 49405 and number < 0.15:
+                if 1 <= int(tokens[row, place]) < mask and number < 0.15:
                     asked.append((row, place))
                     if number < 0.15 * 0.8:
-                        shown[row, place] = 49405
+                        shown[row, place] = mask
                     elif number < 0.15 * 0.9:
-                        shown[row, place] = 1 + math.floor(other * 49404)
+                        shown[row, place] = 1 + math.floor(other * (mask - 1))
             if len(asked) == before:
                 asked.append((row, 1))
-                shown[row, 1] = 49405
+                shown[row, 1] = mask
         model = self.model
         x = model.token_embedding(shown) + model.positional_embedding[:30]
         causal = torch.full((30, 30), -math.inf).triu(1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from parity_checks.person import rde
 
 from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
+from vladapt.core.testing.towers import WORDS
 from vladapt.core.training.train import Task, train
 from vladapt.domains.person.losses._clean_pairs import agreed, chunks_of, clean_by_loss
 from vladapt.domains.person.losses._token_selection import TokenEmbedding, image_and_patches, selected, text_and_words
@@ -160,7 +161,7 @@ def test_the_highest_tokens_that_are_allowed_come_first():
 def test_tokens_are_selected_by_the_last_attention(small_clip):
     """Of a class token and of the end of a text, as torch's own module gives it."""
     pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    tokens = small_clip.tokenize(["a woman in a red coat", "jeans", "a man with a black bag and white shoes"])
+    tokens = small_clip.tokenize(["a woman in a red coat", "boots", "a man with a black bag and white shoes"])
     visual = small_clip.model.visual
     with torch.no_grad():
         block = visual.transformer.resblocks[-1]
@@ -176,13 +177,14 @@ def test_tokens_are_selected_by_the_last_attention(small_clip):
     assert words.shape == (3, 7, 24) and counts.tolist() == [6, 1, 7]  # 0.1 of 75; start and end are no words
 
 
-def test_a_training_finds_the_wrong_captions(fresh_clip, dolls, toy_settings):
-    """Towers that start from nothing need a higher temperature, and some epochs of trust."""
+def test_a_training_finds_the_wrong_captions(write_clip, dolls, toy_settings):
+    """Towers that start from nothing need a higher temperature, some epochs of trust, and a vector for each word."""
+    towers = load_backbone(write_clip(vocab_size=WORDS), device="cpu")
     wrong = [row % 5 == 0 for row in range(72)]
     source = dolls(72, {row for row in range(72) if wrong[row]})
     options = {"selection_dim": 32, "pairs_at_once": 48, "ratio": 0.5, "tau": 0.1, "trust_epochs": EPOCHS - 1}
     settings = toy_settings(epochs=EPOCHS, batch_size=16, crop_scale=(0.95, 1.0), weight_decay=0.01)
-    done = train(fresh_clip, Task(source, {"rde": 1.0}, {"rde": options}), settings, None)
+    done = train(towers, Task(source, {"rde": 1.0}, {"rde": options}), settings, None)
     doubted, is_wrong = ~done.objective.losses["rde"].clean, torch.tensor(wrong)
     assert doubted[is_wrong].float().mean() > 0.7 and doubted[~is_wrong].float().mean() < 0.4
     shares = [row["rde.clean"] for row in done.history]

@@ -21,7 +21,7 @@ FRAMES, SIDE = 3, 32
 SMALL = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 16, "patch_size": 16, "head_width": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 16, "heads": 2, "layers": 1},
 }
 IN_TOWER = ("x-clip", "stan", "vifi-clip", "open-vclip")
 

@@ -9,7 +9,7 @@ import pytest
 VIT = {"image_size": 32, "layers": 4, "width": 32, "patch_size": 8, "head_width": 16}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 1}
 HF_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 HF_VISION = {**HF_TOWER, "image_size": 32, "patch_size": 8}
 HF_TEXT = {**HF_TOWER, "vocab_size": 40, "max_position_embeddings": 16}

@@ -18,7 +18,7 @@ from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.classifiers.frozen_tower import FrozenTowerClassifier, raw_images, together
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
 
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 8192, "width": 16, "heads": 2, "layers": 1}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
 
 

@@ -17,7 +17,7 @@ NAMES = tuple(f"{colour} shape" for colour in COLOURS)
 SIDE = 32
 VIT = {"image_size": SIDE, "layers": 1, "width": 48, "patch_size": 8, "head_width": 24}
 RESNET = {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 32}
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,10 @@ def _seeded():
 @pytest.fixture(scope="session")
 def region_towers(tmp_path_factory) -> dict[str, str]:
     """ "vit" and "resnet" -> spec of a random CLIP, D = 24; words are far apart for its text tower."""
-    open_clip = pytest.importorskip("open_clip", reason="extra open-clip is not installed")
+    pytest.importorskip("open_clip", reason="extra open-clip is not installed")
     from safetensors.torch import save_file
+
+    from vladapt.core.testing.towers import drawn_clip
 
     made = {}
     for name, vision in {"vit": VIT, "resnet": RESNET}.items():
@@ -39,7 +41,7 @@ def region_towers(tmp_path_factory) -> dict[str, str]:
         (folder / "tiny.json").write_text(json.dumps(config))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = open_clip.CLIP(**config)
+            model = drawn_clip(config)
             model.token_embedding.weight.data.mul_(20)
             for block in model.transformer.resblocks:
                 block.attn.out_proj.weight.data.mul_(20)

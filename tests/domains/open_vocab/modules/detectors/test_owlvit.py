@@ -13,11 +13,11 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("vladapt.domains.open_vocab")  # the operators, before modules of mmdet ask for them
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
-import open_clip
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from vladapt import CapabilityError, ConfigError
+from vladapt.core.testing.towers import drawn_clip
 from vladapt.domains.open_vocab.modules.detectors.owlvit.detector import OWLViT
 from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import box_bias
 from vladapt.domains.open_vocab.text_embeddings import set_classes
@@ -27,7 +27,7 @@ CONFIG = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 2},
 }
 NAMES = "cat, dog, red bird, tree"
 
@@ -38,7 +38,7 @@ def spec(tmp_path_factory):
     (folder / "c.json").write_text(json.dumps(CONFIG))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = open_clip.CLIP(**CONFIG)
+        model = drawn_clip(CONFIG)
         model.token_embedding.weight.data.mul_(10)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "c.safetensors")
     return f"open_clip:{folder / 'c.json'}@{folder / 'c.safetensors'}"

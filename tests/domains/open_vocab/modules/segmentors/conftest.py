@@ -10,7 +10,7 @@ DEEP_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 2},
 }
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
 
@@ -19,13 +19,15 @@ def written(folder, config, seed):
     """A spec of a seeded CLIP; its embeddings and its logit scale are such that words and places matter."""
     import torch
 
-    open_clip = pytest.importorskip("open_clip", reason="extra open-clip is not installed")
+    pytest.importorskip("open_clip", reason="extra open-clip is not installed")
     from safetensors.torch import save_file
+
+    from vladapt.core.testing.towers import drawn_clip
 
     (folder / "clip.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**config)
+        model = drawn_clip(config)
         model.token_embedding.weight.data.mul_(10)
         model.logit_scale.data.fill_(100.0).log_()
         for block in getattr(getattr(model.visual, "transformer", None), "resblocks", ()):

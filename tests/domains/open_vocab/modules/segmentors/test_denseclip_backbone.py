@@ -19,7 +19,7 @@ def write_tower(tmp_path_factory):
     """write_tower(vision config) -> spec of a random CLIP."""
 
     def write(vision):
-        text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+        text = {"context_length": 16, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 1}
         path = tmp_path_factory.mktemp("tower") / "tiny.json"
         path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
         return f"open_clip:{path}@random"

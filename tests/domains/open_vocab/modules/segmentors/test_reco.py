@@ -11,7 +11,6 @@ from PIL import Image
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
-import open_clip
 from safetensors.torch import save_file
 
 from vladapt import CapabilityError, ConfigError, DataError
@@ -19,6 +18,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.engine.embed import embed
 from vladapt.core.engine.index import index
 from vladapt.core.recipes.resolve import resolve
+from vladapt.core.testing.towers import drawn_clip
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
 from vladapt.domains.open_vocab.modules.segmentors.reco.archive import Archive, as_square
 from vladapt.domains.open_vocab.modules.segmentors.reco.references import cosegment, likeness, without_context
@@ -31,7 +31,7 @@ CONFIG = {
     "embed_dim": 24,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 1},
 }
 SMALL = {"archive_size": 16, "short_side": 32, "k": 3, "templates": "photo", "context": "sky, road"}
 
@@ -43,7 +43,7 @@ def other_spec(tmp_path_factory):
     (folder / "c.json").write_text(json.dumps(CONFIG))
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = open_clip.CLIP(**CONFIG)
+        model = drawn_clip(CONFIG)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "c.safetensors")
     return f"open_clip:{folder / 'c.json'}@{folder / 'c.safetensors'}"
 

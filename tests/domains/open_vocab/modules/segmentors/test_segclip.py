@@ -24,21 +24,22 @@ from vladapt.registry import MODELS
 
 SIDE = 32
 VISION = {"image_size": SIDE, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}
-TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+TEXT = {"context_length": 20, "vocab_size": 8192, "width": 32, "heads": 2, "layers": 2}
 DECODER = {"depth": 1, "heads": 2}
 CAPTIONS = ("a red car on the road", "two dogs", "a very big tree behind a house near the river")
 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
-    import open_clip
     from safetensors.torch import save_file
+
+    from vladapt.core.testing.towers import drawn_clip
 
     folder, config = tmp_path_factory.mktemp("segclip"), {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
     (folder / "tiny.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tower = open_clip.CLIP(**config)
+        tower = drawn_clip(config)
         tower.token_embedding.weight.data.mul_(20)
     state = {name: value.contiguous() for name, value in tower.state_dict().items()}
     save_file(state, folder / "tiny.safetensors")
