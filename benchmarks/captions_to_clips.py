@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,8 @@ from vladapt.core.contracts import PairParts
 from vladapt.domains.video.adapters._text_tokens import token_features
 from vladapt.domains.video.drawn_clips import COLOURS, MOTIONS, SHAPES, object_of
 
-BASELINE = "mean-pool"
 ORDER, OBJECT, ONE_FRAME = QUESTIONS = ("order", "object", "one frame")
-HEADS = (BASELINE, "clip4clip", "clip2video:epochs=30", "mug")
+HEADS = ("mean-pool", "clip4clip", "clip2video:epochs=30", "mug")
 AXES, PAIRS_OF_MOTIONS = 128, 2
 FRAMES, NOISE, COUNTS = 8, 1.0, (240, 100)
 
@@ -80,6 +80,14 @@ class Captioned:
     def features(self, backbone=None) -> PairParts:
         return PairParts(self.parts, self.mask, {row: row for row in range(len(self))})
 
+    def teach(self, adapter, backbone, seed: int) -> None:
+        """Fit the head on these pairs."""
+        adapter.fit_pairs(self, backbone, features=self.features, seed=seed)
+
+    def scores(self, adapter, backbone) -> Tensor:
+        """(N clips, N sentences) by the fitted head."""
+        return adapter.pair_scores(backbone, self.parts, self.mask, list(self.sentences))
+
 
 def main() -> None:
     torch.set_num_threads(1)
@@ -89,8 +97,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=64, help="clips of each motion to learn from")
     given = parser.parse_args()
-    backbone, sets = moving(given, load_backbone("embedded", device="cpu"))
-    print_table(backbone, (sets, deciding(backbone)), given.names or HEADS, given.seeds)
+    backbone, clips = moving(given, load_backbone("embedded", device="cpu"))
+    sets = [(learned, (test,)) for learned, test in (clips, deciding(backbone))]
+    heads = {name: partial(head, name) for name in given.names or HEADS}
+    print_table(backbone, sets, heads, given.seeds)
 
 
 def moving(given, backbone) -> tuple[Narrowed, tuple[Captioned, Captioned]]:
@@ -129,19 +139,30 @@ def deciding(backbone) -> tuple[Captioned, Captioned]:
     return sets[0], sets[1]
 
 
-def print_table(backbone, sets: Sequence[tuple[Captioned, Captioned]], names: Sequence[str], seeds: int) -> None:
-    """A row per head; see above."""
+def print_table(
+    backbone,
+    sets: Sequence[tuple[Captioned, Sequence[Captioned]]],
+    heads: Mapping[str, Callable[[], Any]],
+    seeds: int,
+) -> None:
+    """A row per head, the first of which the others are compared with; see above.
+
+    Args:
+        sets: clips to learn from, each with those that test what was learned.
+    """
     print(f"| head | {' | '.join(QUESTIONS)} | CPU seconds to fit |\n|---|{'---:|' * (len(QUESTIONS) + 1)}")
     base: dict[tuple[str, int], Tensor] = {}
-    for name in names:
+    for name, made in heads.items():
         cells, seconds = [], 0.0
         answers: dict[tuple[str, int], Tensor] = {}
-        for learned, test in sets:
+        for learned, tests in sets:
             for seed in range(1, seeds + 1):
-                adapter, started = head(name), time.process_time()
-                adapter.fit_pairs(learned, backbone, features=learned.features, seed=seed)
+                adapter, started = made(), time.process_time()
+                learned.teach(adapter, backbone, seed)
                 seconds += time.process_time() - started
-                answers |= {(question, seed): right for question, right in answered(adapter, backbone, test).items()}
+                for test in tests:
+                    right_of = answered(adapter, backbone, test)
+                    answers |= {(question, seed): right for question, right in right_of.items()}
         base = base or answers
         for question in QUESTIONS:
             rows = [answers[question, seed] for seed in range(1, seeds + 1)]
@@ -155,7 +176,7 @@ def print_table(backbone, sets: Sequence[tuple[Captioned, Captioned]], names: Se
 def answered(adapter, backbone, test: Captioned) -> dict[str, Tensor]:
     """Question -> (N,) how often each clip is right; a half where two score alike. Clips of `order` come with their
     reverses, as the second half: their answers are those of both, (N / 2,)."""
-    scores = adapter.pair_scores(backbone, test.parts, test.mask, list(test.sentences))  # (N clips, N sentences)
+    scores = test.scores(adapter, backbone)
     count = len(test)
     own = scores.diagonal()
     others = [

@@ -10,7 +10,7 @@ import typer
 
 from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
-from ..errors import ConfigError
+from ..errors import ConfigError, Stopped
 from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
 from .options import FIT, FromRecipe, FromUse, Given, Json, OwnBackbone
@@ -65,9 +65,13 @@ def fit(
         return
     spent = Timing() if timing else None
     from ..engine.fit import fit as engine_fit
+    from ..runtime.files import CheckpointsKept
 
-    with timed(spent):
-        result = engine_fit(resolved, reporter=reporter(words_of(resolved.domain)))
+    try:
+        with timed(spent):
+            result = engine_fit(resolved, reporter=reporter(words_of(resolved.domain)))
+    except CheckpointsKept as stop:
+        raise Stopped({"--resume": ""}) from stop
     if result is None:
         return
     if as_json:

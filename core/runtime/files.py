@@ -366,6 +366,10 @@ class WorkFolder:
         return self.path.stat().st_mtime < old and is_abandoned(self.path / MARKER)
 
 
+class CheckpointsKept(KeyboardInterrupt):
+    """A signal ended a training from whose checkpoints --resume goes on."""
+
+
 @contextmanager
 def kept_checkpoints(
     runs: Path, key: str, resume: bool, reporter: Reporter, newest: Callable[[Path], str]
@@ -379,7 +383,7 @@ def kept_checkpoints(
         newest: folder -> what its newest checkpoint is called ("step 12"), "" where it holds none.
 
     Raises:
-        ConfigError: an unfinished training is there and it is not to be resumed.
+        ConfigError: an unfinished training is there and it is not to be resumed. CheckpointsKept: a signal stopped it.
     """
     work = WorkFolder.of(runs, key)
     folder = work.path
@@ -389,11 +393,13 @@ def kept_checkpoints(
     run_on_all(lambda: claim.append(work.claimed("running this fit")) if is_main() else None)
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         if is_main():
             if done := newest(folder):
                 done = done[0].upper() + done[1:]
                 reporter.info(f"{done} is kept in {folder}; the same command with --resume continues from it")
+                if isinstance(error, KeyboardInterrupt):
+                    raise CheckpointsKept from error
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 _remove_empty(made)

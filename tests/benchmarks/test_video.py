@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,8 +113,34 @@ def test_captions_to_clips_asks_what_only_the_order_or_one_frame_tells(monkeypat
     assert rows["mean"]["order"].tolist() == [0.5] * 4 and rows["clip"]["order"].mean() > 0.5
     assert len(rows["mean"]["object"]) == 4
     assert [script.beyond(torch.tensor(rows)) for rows in ([0.1, 0.2], [-0.1, -0.2], [-0.1, 0.2])] == ["+", "-", ""]
-    sets = [(moving, moving), (learned, test)]
-    script.print_table(small_clip, sets, ("mean-pool:epochs=1", "mug:epochs=1"), seeds=1)
+    sets = [(moving, (moving,)), (learned, (test,))]
+    heads = {name: partial(script.head, name) for name in ("mean-pool:epochs=1", "mug:epochs=1")}
+    script.print_table(small_clip, sets, heads, seeds=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| head | order | object | one frame | CPU seconds to fit |" and len(lines) == 4
     assert lines[2].startswith("| `mean-pool:epochs=1` | 50.0% |") and lines[3].startswith("| `mug:epochs=1` | 50.0% |")
+
+
+def test_captions_to_towers_trains_all_rows_from_towers_that_know_frames(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    script = importlib.import_module("captions_to_towers")
+    for name, value in {"LEARNED": (2, 2), "TESTED": (2, 4), "SINGLE": 2, "EPOCHS": 1, "BATCH": 4}.items():
+        monkeypatch.setattr(script, name, value)
+    start = script.small_towers()
+    moved, moment = script.clips_of(start, 0, 2, 3)
+    assert torch.equal(moved.parts[:4], moved.parts[4:].flip(1)) and moved.shows[:4] == moved.shows[4:]
+    assert moved.sentences[0].endswith("is moving left") and moved.sentences[4].endswith("is moving right")
+    assert moment.sentences[0].endswith("for a moment") and len(script.together((moved, moment))) == 11
+    frames, drawn = script.for_a_moment(1, 5), script.draw_clip(2, 5, script.FRAMES)
+    assert (frames == drawn).all(axis=(1, 2, 3)).sum() == 1, "one frame is no noise"
+    store = tmp_path / "towers.safetensors"
+    towers = script.that_know_frames(start, store)
+    assert store.is_file() and towers.fingerprint != start.fingerprint
+    monkeypatch.setattr(
+        sys, "argv", ["captions_to_towers", "mean-pool", "mug-stan", "--store", str(store), "--seeds", "1"]
+    )
+    script.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| `mean-pool` | 50.0% |") and lines[3].startswith("| `mug-stan` | ") and len(lines) == 4
+    released = script.rows()["mug-stan"]()
+    assert (released.towers, released.mode, released.tower_options["clip_grad"]) == ("stan", "simple", 5.0)

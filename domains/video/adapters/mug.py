@@ -120,8 +120,8 @@ class Mug(TunedPairHead):
 
     differs: ClassVar[str] = (
         "masks mark padding, of frames too, where the released code takes a cosine of 0 for padding and lets padding "
-        "into `full` and `wti`; a residual of each class is learned from the shots, of pairs a matrix that gives "
-        "each sentence one"
+        "into `full` and `wti`; the token that starts a text is left out; a residual of each class is learned from the "
+        "shots, of pairs a matrix that gives each sentence one"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})

@@ -3,8 +3,9 @@
 "ActionCLIP: A New Paradigm for Video Action Recognition", 2021, arXiv 2109.08472, its Kinetics-400. As released: 8
 frames of equal segments, RandAugment, MultiScaleCrop, flips, changed colours and grey, 6 blocks, KL divergence from who
 shares a class, AdamW at 5e-6 and ten times that for the head, weight decay 0.2 on all weights, 50 epochs of which 5
-rise, in batches of 128, no weights of classes. Texts are the domain's 8 prompts in turn (released: one of 16 is drawn).
-The head alone, on stored frames, is `--adapter action-clip`.
+rise, in batches of 128, no weights of classes. Texts are the domain's 8 prompts in turn. Released is one of 16, drawn
+anew in each step; these are not packaged, and `--set 'templates=["a video of {}", ...]'` takes them. The head alone, on
+stored frames, is `--adapter action-clip`.
 """
 
 domain = "video"

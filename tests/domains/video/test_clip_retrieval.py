@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 import vladapt
+from vladapt.cli import main
 from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
@@ -24,7 +26,9 @@ from vladapt.core.registry import load_adapter
 from vladapt.core.retrieval import RetrievalIndex
 from vladapt.core.tasks.retrieval.multiple_choice import choice_scores
 from vladapt.core.tasks.retrieval.task import Retrieval
+from vladapt.core.training.resume import ResumeHook
 from vladapt.domains.video import Video
+from vladapt.domains.video.adapters._pairs import PairTextHead
 
 pytest.importorskip("av", reason="extra video is not installed")
 SAID = ("a bow", "someone claps", "a dive", "one hops", "a kick", "a run")
@@ -93,8 +97,6 @@ def test_clips_with_several_sentences_are_scored_both_ways(fitted):
 
 def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_path, monkeypatch):
     """A run needs no teacher where it is used."""
-    from vladapt.cli import main
-
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
     teachers = [small_clip_spec, f"{small_clip_spec.partition('@')[0]}@random:1"]
     flags = ["--data", folder / "captions.csv", "--frames", 2, "--backbone", small_clip_spec, "--epochs", 1]
@@ -314,6 +316,56 @@ def test_a_head_is_no_backbone_of_other_methods(heads, folder, monkeypatch, cach
     data = {"path": str(folder / "captions.csv"), "frames": 3}
     with pytest.raises(CapabilityError, match="reads the parts of a sample together, for index, search and eval"):
         vladapt.fit(domain="video", task="retrieval", data=data, adapter="mean-pool", backbone=str(heads["mug"].run))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_report_names_the_head_that_was_fitted(name, heads):
+    page = (heads[name].run / "report.html").read_text()
+    assert re.search(rf"<h1[^>]*>{name} on .*, trained on ", page)
+    assert f"The method {name} was trained with clip on 3 image-text pairs for 2 epochs." in page
+
+
+def test_a_stopped_fit_with_towers_prints_the_command_that_continues_it(
+    folder, small_clip_spec, tmp_path, monkeypatch, capsys
+):
+    """A head alone has no checkpoints: the same command starts it again, on stored frames."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vladapt.core.training.tower_settings.SAVE_AT_LEAST", 1)
+    flags = ["--domain", "video", "--task", "retrieval", "--data", str(folder / "captions.csv"), "--frames", "2"]
+    flags += ["--backbone", small_clip_spec, "--adapter", "mean-pool", "--epochs", "3", "--out", str(tmp_path)]
+    for trained, continued in (("true", True), ("false", False)):
+        start = ["fit", *flags, "--set", f"adapter.train_towers={trained}"]
+        with monkeypatch.context() as patch:
+            patch.setattr(ResumeHook, "after_train_iter", stopped_after(2, ResumeHook.after_train_iter))
+            patch.setattr(PairTextHead, "_report", interrupt)
+            last = ended(start, 1, capsys)
+        told, _, command = last.partition("this continues from there: ")
+        assert (bool(command), "the same command continues" in told) == (continued, not continued), last
+        again = shlex.split(command)[1:] if continued else start
+        assert again == [*start, *["--resume"] * continued]
+        assert ("Resumed at step 2 of 3" in ended(again, 0, capsys)) is continued
+
+
+def stopped_after(step, made):
+    def after_train_iter(self, runner, *rest, **named):
+        made(self, runner, *rest, **named)
+        if runner.iter + 1 == step:
+            raise KeyboardInterrupt
+
+    return after_train_iter
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def ended(words, code, capsys):
+    """The last line on stderr of a command that ends with this code; where it is done, all lines."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    err = capsys.readouterr().err
+    assert end.value.code == code, err
+    return err.strip().splitlines()[-1] if code else err
 
 
 def test_a_run_without_its_adapter_is_one_line(heads, tmp_path):
