@@ -6,6 +6,9 @@ A name is imported when it is first used: `import vladapt.api` is free of torch.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from .core.lazy import lazy_exports
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -70,4 +73,16 @@ for _homes in SECTIONS.values():
     for _module, _names in _homes.items():
         HOMES[_module] = f"{HOMES.get(_module, '')} {_names}".strip()
 
-__getattr__, __dir__ = lazy_exports(__package__, HOMES)
+OLDER = {"core.contracts": "whole_number", "core.prompts.classifier": "spoken"}
+"""What was public before; plug-ins that use it work for two more releases, and warn."""
+
+_public, __dir__ = lazy_exports(__package__, HOMES)
+_older, _ = lazy_exports(__package__, OLDER)
+
+
+def __getattr__(name: str) -> Any:
+    if name in " ".join(OLDER.values()).split():
+        words = f"vladapt.api.{name} is not public any more; have a copy of your own"
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        return _older(name)
+    return _public(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import vladapt.api
 from vladapt.core.registry import adapter_class, load_domain
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +99,10 @@ def test_a_plug_in_of_the_form_taught_before_still_loads(kind, tmp_path, monkeyp
     monkeypatch.syspath_prepend(str(tmp_path))
     loaded = adapter_class("old-means")() if kind == "adapter" else load_domain("old-stripes")
     assert loaded.name == {"adapter": "old-means", "domain": "old-stripes"}[kind]
+
+
+@pytest.mark.parametrize(("name", "taken", "made"), [("whole_number", 3.0, 3), ("spoken", "sea_ice", "sea ice")])
+def test_a_name_that_was_public_works_and_warns(name, taken, made):
+    with pytest.warns(DeprecationWarning, match=f"vladapt.api.{name} is not public any more"):
+        assert getattr(vladapt.api, name)(taken) == made
+    assert name not in dir(vladapt.api)
