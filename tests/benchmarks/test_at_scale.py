@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vladapt.core.data import near_copies, verify
+from vladapt.core.data import file_hashes, near_copies, verify
 from vladapt.core.features.store import FeatureStore
 from vladapt.core.runtime import reading
 
@@ -26,7 +26,7 @@ def test_the_second_command_reads_no_file_and_runs_no_tower(script, tmp_path, mo
     benchmark = script("second_command")
     benchmark["draw"](tmp_path / "images", 30, 3)
     benchmark["command"](tmp_path / "images", None)
-    for module, name in ((verify, "sha256_of"), (verify, "_decoded"), (near_copies, "near_copies")):
+    for module, name in ((file_hashes, "sha256_of"), (verify, "_decoded"), (near_copies, "near_copies")):
         monkeypatch.setattr(module, name, lambda *args: pytest.fail("done again"))
     benchmark["command"](tmp_path / "images", FeatureStore())  # the tower is a name without methods
     assert "looking features up" in capsys.readouterr().out
