@@ -127,6 +127,10 @@ class LimitError(DataError):
         return cls(f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or {cure}")
 
 
+class SourceError(DataError):
+    """Where images come from cannot be read now, or has changed: no fault of an image, and it may go well later."""
+
+
 class CacheError(DataError):
     """The cache cannot be written: no fault of the image or file whose features were to be kept there."""
 

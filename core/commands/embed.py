@@ -64,7 +64,7 @@ def _tell(written: Any) -> None:
     echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
     if written.unreadable:
         echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
-        echo_skipped(written.skipped)
+    echo_skipped(written.skipped)
 
 
 COMMANDS = {"embed": embed}

@@ -7,6 +7,7 @@ as the domain reads them, which each worker then does for itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 CLASSES = f"{STATE}/classes.safetensors"
 """Of a labelled set: names and text features of its classes."""
-OF_ITEMS = {"path": "string", "id": "string", "decode": "string", "split": "string", "groups": "string"}
+OF_ITEMS = dict.fromkeys(("path", "id", "decode", "split", "groups", "version"), "string")
 SHARD_LIKE = (".tar", ".parquet")
 
 
@@ -87,6 +88,7 @@ class EmbedStage(Stage):
         labels: type of the column of labels, "" where there are none.
         listed: paths or, for the recipe's own data, nothing, that a domain reads in files of its own; None where
             images are read as they come.
+        classes: digest of the names and text features of the classes, "" where there are none.
     """
 
     recipe: Recipe
@@ -97,6 +99,7 @@ class EmbedStage(Stage):
     dtype: str = "float16"
     labels: str = ""
     listed: tuple[str, ...] | None = None
+    classes: str = ""
     name: str = field(default="embed", init=False)
 
     @property
@@ -112,6 +115,7 @@ class EmbedStage(Stage):
             "captions": self.captions,
             "dtype": self.dtype,
             "labels": self.labels,
+            "classes": self.classes,
         }
 
     @property
@@ -337,7 +341,8 @@ def _planned(
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
-    stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed)
+    digest = hashlib.sha256(classes).hexdigest() if classes else ""
+    stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed, digest)
     return stage, manifest, classes
 
 
@@ -388,8 +393,17 @@ def _data(
 def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
     for item in data.items:
         row = {"path": str(item.source), "id": item.id, "decode": json.dumps(item.decode), "split": item.split}
-        row["groups"] = item.group or ""
+        row |= {"groups": item.group or "", "version": _version_of(item.source)}
         yield row | ({"labels": json.dumps(item.class_label())} if labels else {})
+
+
+def _version_of(path: Path | None) -> str:
+    """Size and time of a file; "" of what is none."""
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _listed(stage: EmbedStage, task: Task) -> DomainData:

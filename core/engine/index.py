@@ -195,6 +195,8 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         if is_main():
             writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
             stack.enter_context(writer)
+            if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
+                raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
         known = old if asked.only_new else None
         if images:
             _add_images(writer, reader, images, backbone, recipe, made, reporter, known)

@@ -66,6 +66,8 @@ class ShardOptions:
             if self.processes is None:
                 return build_executor("serial")
             return build_executor("pool", processes=self.processes)
+        if self.engine in ("serial", "pool"):
+            raise ConfigError(f"--engine {self.engine}: is local; give --engine local, with --processes N for a pool")
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
 from ..contracts.items import Decoded, Item
-from ..errors import CacheError, CapabilityError, ConfigError, DataError, no_memory, one_line
+from ..errors import CacheError, CapabilityError, ConfigError, DataError, SourceError, no_memory, one_line
 from ..runtime.process import cores
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -273,7 +273,7 @@ class _Window:
             job, future = self._running.popleft()
             try:
                 decoded = [_pieces(key, pixels, self._each) for key, pixels in zip(job.keys, future.result())]
-            except CacheError:
+            except (CacheError, SourceError):
                 raise
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
                 self._news.append(Unreadable(job.keys, one_line(error)))

@@ -127,12 +127,12 @@ class IndexBuilder:
     def _publish(self) -> None:
         """Swap folders: an index that was there stays until the new one is whole."""
         old = self._folder.with_name(f"{self._folder.name}{OLD}")
-        if self._place.exists():
-            os.replace(self._place, old)
         try:
+            if self._place.exists():
+                os.replace(self._place, old)
             os.replace(self._folder, self._place)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C between the two as well
+            if old.exists() and not self._place.exists():
                 os.replace(old, self._place)
             raise
         shutil.rmtree(old, ignore_errors=True)

@@ -57,7 +57,7 @@ class IndexChange:
         return self
 
     def __exit__(self, *error) -> None:
-        if self._writer is not None:
+        if self._writer is not None and read_head(self.path) == self.opened.info:  # it names none of its segments
             self._writer.discard()
         self._lock.close()
 
@@ -210,6 +210,8 @@ def _written_bits(segment: Segment, live: np.ndarray) -> dict[str, Any]:
 
 def _listed(info: dict[str, Any], name: str, more: Sequence[Any]) -> dict[str, Any]:
     """A list of the head with more in it, and how many there are in all where it lists only the first."""
-    listed = [*(info.get(name) or ()), *(each for each in more if each not in (info.get(name) or ()))]
+    before = [list(each) if isinstance(each, tuple) else each for each in info.get(name) or ()]
+    new = [list(each) if isinstance(each, tuple) else each for each in more]
+    listed = [*before, *(each for each in new if each not in before)]
     total = info.get(f"all_{name}")
     return {name: listed, **({} if total is None else {f"all_{name}": total + len(more)})}

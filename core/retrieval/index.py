@@ -281,7 +281,8 @@ class RetrievalIndex:
     def _candidates(self, queries: np.ndarray, count: int, wanted: Wanted | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and numbers (Q, K) of the `count` nearest of each segment, -1 where there is none."""
         masks: list[np.ndarray | None] = [None] * len(self.segments)
-        share, size = 1.0, sum(segment.count for segment in self.segments)
+        size = sum(segment.count for segment in self.segments)
+        share = len(self) / size
         if wanted:
             wanted.check(self.info, self.path)
             masks = [wanted_rows(each.columns, each.entries, wanted) & each.live for each in self.segments]

@@ -108,6 +108,8 @@ class Segment:
         if self._is_scanned:
             self._read_ahead()
         bits = self._bits if rows is None else np.packbits(rows, bitorder="little")
+        if cells is None and bits is not None:  # a graph of its own
+            share = float((self.live if rows is None else rows).mean())
         scores, places = nearest(self._index, queries, min(count, self.count), bits, share, cells)
         return scores, np.where(places < 0, -1, places + self.first)
 

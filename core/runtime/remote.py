@@ -37,6 +37,12 @@ def is_url(name: str) -> bool:
     return URL.match(name) is not None
 
 
+def is_object_store(name: str) -> bool:
+    """Whether it is a URL of one store, such as s3://, and not of any host."""
+    match = URL.match(name)
+    return match is not None and match[1].lower() not in ("http", "https")
+
+
 def shown(name: str) -> str:
     """A path or URL as it may be printed and kept: without user, password and query."""
     if not is_url(name):

@@ -24,6 +24,9 @@ from .task import ShardTask, settings_hash
 PLAN, POISON, ASIDE = f"{STATE}/plan.json", f"{STATE}/poison", f"{STATE}/aside"
 DEATHS = 2
 """Of the worker of one task, after which it is the task."""
+MOST_POISON = 16
+"""Rows of one shard that kill their worker; beyond that it is not the rows."""
+BEYOND_IMAGES = "its workers die, whichever images are left out; give them more memory"
 HUNTS = 3
 """Of one shard, after which it is set aside."""
 ASIDE_IN_A_ROW = 3
@@ -161,7 +164,7 @@ class _Driver:
         self.place = job.work.place
         self.summary = Summary()
         self.total = job.manifest.count_tasks(job.shard_size, job.part)
-        self.done = set(self.place.listed(DONE))
+        self.done = set(self.place.listed(DONE)) & _parts(self.place)
         self.poison = _poison(self.place)
         self.tasks = job.manifest.plan(job.shard_size, job.part)
         self.returned: deque[ShardTask] = deque()
@@ -253,7 +256,7 @@ class _Driver:
     def _begin_hunt(self, task: ShardTask) -> None:
         self.times_hunted[task.number] += 1
         if self.times_hunted[task.number] > HUNTS:
-            return self._set_aside(task, "its workers die, whichever images are left out; give them more memory")
+            return self._set_aside(task, BEYOND_IMAGES)
         hunt = self.hunts[task.number] = _Hunt(task)
         return self._ask(hunt, 0, len(task))
 
@@ -270,10 +273,13 @@ class _Driver:
         first, last = probe.probe or (0, 0)
         if died and last - first == 1:
             hunt.poison.add(first)
-        elif died:
+        elif died and len(hunt.poison) <= MOST_POISON:
             self._ask(hunt, first, last)
         if hunt.waiting:
             return
+        if len(hunt.poison) > MOST_POISON:
+            del self.hunts[probe.number]
+            return self._set_aside(hunt.task, BEYOND_IMAGES)
         task = replace(hunt.task, skip=hunt.task.skip | hunt.poison)
         del self.hunts[probe.number]
         if hunt.poison:
@@ -289,6 +295,11 @@ class _Driver:
         if self.aside_in_a_row >= min(ASIDE_IN_A_ROW, self.total):
             raise error or DataError(f"{task.name}: {reason}")
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
+
+
+def _parts(place: Place) -> set[str]:
+    """Names of the shards whose files are there: one that was removed is made again, whatever its marker says."""
+    return {name.removesuffix(".parquet") for name in place.listed("") if name.endswith(".parquet")}
 
 
 def _run_of(task: ShardTask) -> tuple:

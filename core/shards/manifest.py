@@ -23,10 +23,10 @@ import numpy as np
 from ..data.files import ItemCollector, is_folder, visible, why_passed_over
 from ..data.images import IMAGE
 from ..data.pairs.shard_list import counts_known, shards_at
-from ..errors import ConfigError, DataError, first_of, printable
+from ..errors import ConfigError, DataError, SourceError, first_of, printable
 from ..runtime.remote import failure, filesystem, is_url, shown
 from .place import STATE, Place
-from .sources import ParquetSource, Source, SourceError, TarSource, parquet_source, version_of_source
+from .sources import ParquetSource, Source, TarSource, parquet_source, version_of_source
 from .task import ShardTask, Span, cut
 
 SORTED_AT_ONCE = 200_000
@@ -141,7 +141,8 @@ class Manifest:
             for source in own:
                 column = source.roles["id"]
                 for values in source.values(0, source.count_rows(), [column]):
-                    yield str(values[column])
+                    if values[column] is not None:
+                        yield str(values[column])
 
         if (twice := first_repeated(ids, total)) is not None:
             raise DataError(f"{shown(own[0].name)}: the id {printable(twice)!r} occurs twice; make the ids unique")
@@ -165,12 +166,18 @@ def listing(
     schema = pa.schema({name: pa.type_for_alias(kind) for name, kind in columns.items()})
     hashed, count, rows = hashlib.sha256(), 0, iter(rows)
     with place.temporary() as partial:
-        with place.reached(), pq.ParquetWriter(partial, schema) as writer:
+        with place.reached():
+            writer = pq.ParquetWriter(partial, schema)
+        try:
             while some := list(islice(rows, WRITTEN_AT_ONCE)):
                 for row in some:
                     hashed.update(json.dumps(row, sort_keys=True).encode(errors="surrogatepass"))
-                writer.write_table(pa.Table.from_pylist(some, schema))
+                with place.reached():
+                    writer.write_table(pa.Table.from_pylist(some, schema))
                 count += len(some)
+        finally:
+            with place.reached():
+                writer.close()
         name = f"{STATE}/inputs/{hashed.hexdigest()[:32]}.list"
         place.publish(partial, name)
     return [parquet_source(place.path(name), label, anywhere=True)] if count else []
@@ -215,11 +222,13 @@ def _shards(path: str) -> list[str]:
     """The tars or Parquet files that a path names; none of a folder of loose images, or of an image."""
     if _is(path, ".tar") or ("{" in path and not os.path.exists(path)):
         return shards_at(path)
+    if "*" in path and not os.path.exists(path):
+        if names := _matching(path):
+            return names
+        raise DataError(f"{shown(path)}: no file matches; check the path")
     if _is(path, ".parquet"):
-        return _matching(path) if "*" in path else [path]
+        return [path]
     if is_url(path):
-        if "*" in path:
-            return _matching(path)
         if _is_image(path):
             return []
         for suffix in (".tar", ".parquet"):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DONE = f"{STATE}/done"
+MANY = 16
+"""Rows of which one at least can be read, or something else is wrong."""
 ROW_GROUP = 8192
 """Rows that are held before they are written as one row group."""
 UNREADABLE = b"vladapt.unreadable"
@@ -88,6 +90,8 @@ def run_shard(work: Work, state: Any, task: ShardTask) -> ShardReport:
         return report
     with work.place.temporary() as partial:
         rows = _write(work, made, unreadable, str(partial))
+        if not rows and len(unreadable) >= MANY:  # a disk that is gone, a decoder that is missing
+            raise DataError(f"{task.name}: none of its {len(unreadable)} rows can be read ({unreadable[0].reason})")
         report = ShardReport(rows, tuple((each.id, each.reason) for each in unreadable))
         if not work.place.publish(partial, f"{task.name}.parquet"):  # another driver was quicker: its file counts
             return done_before(work.place, task.name) or report

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from ..data.pairs.shard_index import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from ..data.pairs.shard_reader import count_samples, samples_of
-from ..errors import DataError, printable
+from ..errors import DataError, SourceError, printable
 from ..runtime.reading import check_regular, read_start
 from ..runtime.remote import (
     FIRST_WAIT_S,
@@ -27,8 +27,9 @@ from ..runtime.remote import (
     RefusedFile,
     failure,
     filesystem,
+    is_object_store,
     is_url,
-    read_small,
+    open_stream,
     shown,
     without_secrets,
 )
@@ -43,10 +44,6 @@ TEXTS = ("text", "caption", "txt")
 """Names of columns, in the order in which they are looked for."""
 VERSIONS = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime")
 """What object stores call a version of a file, the best first."""
-
-
-class SourceError(DataError):
-    """A source cannot be read, or is another than was listed."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Row:
         """The encoded image.
 
         Raises:
-            DataError: it cannot be read, or there is none.
+            DataError: it cannot be read, or there is none. SourceError: an object store does not answer, or refuses.
         """
         if self.lost:
             raise DataError(self.lost)
@@ -87,10 +84,15 @@ class Row:
             raise DataError(f"{self.id}: no image")
         if not is_url(self.path):
             check_regular(Path(self.path))
-        content = read_small(self.path)
-        if content is None:
-            raise DataError(f"{shown(self.path)}: no such file, or it may not be read")
-        return content
+        try:
+            with closing(open_stream(self.path)) as stream:
+                return stream.read()
+        except MissingFile as error:
+            raise DataError(f"{shown(self.path)}: no such file") from error
+        except DataError as error:
+            if is_object_store(self.path):  # one that is out of reach, or refuses, does so to all images
+                raise SourceError(str(error)) from error
+            raise
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ class ParquetSource(Source):
             content, path = content["bytes"], content.get("path") or ""
         id_ = own.get("id")
         if id_ is None:
-            id_ = shown(str(path)) if path and content is None else f"{self.label}:{number}"
+            named = path and content is None and shown(str(path)) == str(path)  # no part of a URL is left out
+            id_ = f"{self.label}:{number}" if not named else str(path) if self.anywhere else f"{self.label}:{path}"
         id_ = printable(str(id_))
         if content is None and path:
             try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError, DataError, one_line
+from ..errors import ConfigError, SourceError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -116,6 +116,8 @@ class _FunctionStage(Stage):
         while batch := list(islice(rows, batch_size)):
             try:
                 yield self._made(batch)
+            except (ConfigError, SourceError):
+                raise
             except Exception as error:
                 if len(batch) == 1:
                     yield Unreadable(batch[0].id, one_line(error))
@@ -129,7 +131,7 @@ class _FunctionStage(Stage):
         made = self.function(batch)
         for name in self.types:
             if name not in made or len(made[name]) != len(batch):
-                raise DataError(f"stage '{self.name}': one entry per row of column '{name}' is needed")
+                raise ConfigError(f"stage '{self.name}': one entry per row of column '{name}' is needed")
         return pyarrow.table({"id": [row.id for row in batch], **{n: made[n] for n in self.types}}, self.schema)
 
 

@@ -198,7 +198,8 @@ class Outputs(nn.Module):
         changed = self.text_prompt is not None or getattr(backbone, "text_prefix", None) is not None
         if "text_tokens" not in out or changed or "trim" not in backbone.capabilities:
             return self._text("tokens", batch, normalize)
-        return backbone.pool_text(out["text_tokens"], backbone.token_mask(batch["tokens"]), normalize)
+        mask = out["text_mask"] if "text_mask" in out else backbone.token_mask(batch["tokens"])
+        return backbone.pool_text(out["text_tokens"], mask, normalize)
 
     def _of_further_views(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         backbone, out = self.backbone, {}

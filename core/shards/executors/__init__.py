@@ -32,5 +32,5 @@ def build_executor(name: str, **options: Any) -> Executor:
         return import_module(f".{name}", __name__).EXECUTOR(**options)
     others = {each.name: each for each in entry_points(group=GROUP)}
     if name not in others:
-        raise ConfigError(f"engine '{name}': {did_you_mean(name, [*own, *others])}")
+        raise ConfigError(f"engine '{name}': {did_you_mean(name, ['local', *own, *others])}")
     return others[name].load()(**options)

@@ -292,15 +292,14 @@ class RayWorker:
         for span in task.spans:
             if span.source.name in self.checked:
                 continue
+            if not is_url(span.source.name):
+                if not os.path.exists(span.source.name):
+                    raise unseen(span.source.name)
+                path = next((row.path for row in span.source.read(span.start, span.stop)), "")
+                folder = "" if is_url(path) else os.path.dirname(path)
+                if folder and not os.path.isdir(folder):
+                    raise unseen(folder)
             self.checked.add(span.source.name)
-            if is_url(span.source.name):
-                continue
-            if not os.path.exists(span.source.name):
-                raise unseen(span.source.name)
-            path = next((row.path for row in span.source.read(span.start, span.stop)), "")
-            folder = "" if is_url(path) else os.path.dirname(path)
-            if folder and not os.path.isdir(folder):
-                raise unseen(folder)
 
 
 def unseen(path: str) -> VladaptError:

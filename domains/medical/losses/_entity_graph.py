@@ -136,8 +136,9 @@ def start_embeddings(path: Path, names: Sequence[str], width: int) -> Tensor:
     if rows is not None:
         if lacking := [each for each in names if each not in rows]:
             raise ConfigError(f"{path}: no row for entity {lacking[0]} ({len(lacking)} of {len(names)} lack one)")
-        if tensor.ndim == 2 and len(tensor) > max(rows[each] for each in names):
-            tensor = tensor[[rows[each] for each in names]]
+        if tensor.ndim != 2 or len(tensor) != len(rows):
+            raise ConfigError(f"{path}: {len(rows)} names for {len(tensor)} rows; write both from the same list")
+        tensor = tensor[[rows[each] for each in names]]
     if tuple(tensor.shape) != (len(names), width):
         raise ConfigError(
             f"{path}: its tensor is {' x '.join(map(str, tensor.shape))}, and {len(names)} entities of width {width} "

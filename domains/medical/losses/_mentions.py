@@ -53,6 +53,10 @@ class Mentions:
     start: Tensor
     end: Tensor
 
+    def first(self, most: int) -> Mentions:
+        """The leftmost of them."""
+        return Mentions(self.ids[:, :most], self.start[:, :most], self.end[:, :most])
+
     def covers(self, length: int) -> Tensor:
         """(B, K, L) bool: which tokens are of each mention."""
         place = torch.arange(length, device=self.ids.device)

@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
 from ....core.losses import HiddenWords, draws_for, visible_tokens
 from ....core.runtime import Ranks
-from ._co_attention import PADDING, CoAttention, Pair, as_mask
+from ._co_attention import NOT_SEEN, PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
 from ._mentions import Mentions, Words, covered, triples_in, words_in
 from ._patch_decoder import PatchDecoder, patch_errors, patches_of
@@ -87,8 +87,8 @@ class Arl(RowLoss):
         "image_entities": Output(
             "entities: 1 where a text of the image mentions it, else 0", ("B", "E"), "finding", column="entities"
         ),
-        "entity_ids": Output("entities that the caption mentions", ("B", "K"), "token", fields=CAPTION),
-        "entity_words": Output("which tokens mention them", ("B", "K", "L"), "mask", fields=CAPTION),
+        "entity_ids": Output("entities that the caption mentions", ("B", "M"), "token", fields=CAPTION),
+        "entity_words": Output("which tokens mention the first of them", ("B", "K", "L"), "mask", fields=CAPTION),
         "masked_caption": Output("the caption with words hidden", ("B", "D"), "raw", fields=HIDDEN_WORDS),
         "masked_caption_tokens": Output("its tokens", ("B", "L", "T"), "raw", fields=HIDDEN_WORDS),
         "masked_caption_labels": Output("ids of the hidden words", ("B", "L"), "token", fields=HIDDEN_WORDS),
@@ -228,8 +228,9 @@ class Arl(RowLoss):
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
         tokens = batch["tokens"]
-        mentions = self.words.find(tokens, backbone.word_mask(tokens), self.entities_per_text)
-        made = {"entity_ids": mentions.ids, "entity_words": mentions.covers(tokens.shape[1])}
+        mentions = self.words.find(tokens, backbone.word_mask(tokens), tokens.shape[1])  # all are labels
+        taking_part = mentions.first(self.entities_per_text)
+        made = {"entity_ids": mentions.ids, "entity_words": taking_part.covers(tokens.shape[1])}
         if self.mlm:
             made |= self._with_hidden_words(tokens, batch["draws"], mentions, backbone)
         return made | self._with_some_patches(batch, backbone) if self.mim else made
@@ -298,7 +299,7 @@ class Arl(RowLoss):
         pair = replace(
             pair,
             entities=pair.entities.masked_fill(loses_words[..., None], 0.0),
-            entity_mask=as_mask((out["entity_ids"] != PADDING) & ~loses_words),
+            entity_mask=pair.entity_mask.masked_fill(loses_words, NOT_SEEN),
             covers=pair.covers.masked_fill(loses_words[..., None], 0.0),
         )
         hidden = HiddenWords(labels, min(1.0, self.masked_words + UNEVEN))
@@ -349,7 +350,7 @@ class Arl(RowLoss):
         return torch.cat([self._of_text(whole)[:, None], self.word_map(tokens) + self.kinds["text"]], dim=1)
 
     def _pair(self, text: Tensor, image: Tensor, out: Mapping[str, Any], entities: Tensor) -> Pair:
-        ids = out["entity_ids"]
+        ids = out["entity_ids"][:, : out["entity_words"].shape[1]]
         there = ids != PADDING
         return Pair(
             text,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError, SourceError
 from vladapt.core.shards import Manifest, Place, build_executor, drive, sources
 from vladapt.core.shards.manifest import first_repeated, listing
-from vladapt.core.shards.sources import SourceError, TarSource
+from vladapt.core.shards.sources import TarSource
 from vladapt.core.shards.task import Span, cut
 
 from .stages import STAGE

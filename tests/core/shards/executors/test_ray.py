@@ -370,9 +370,11 @@ def test_a_node_that_does_not_see_the_images_is_named_and_no_image_listed(job_of
     (folder / "1.png").write_bytes(encoded(1))
     job = job_of(STAGE, folder)
     folder.rename(tmp_path / "elsewhere")
-    report, error = worker_of(job).run(next(job.manifest.plan(5)))
-    assert report is None and not isinstance(error, DataError)
-    assert str(error).startswith(f"{folder}: node {socket.gethostname()} does not see it")
+    worker = worker_of(job)
+    for _ in range(2):  # the next task fares alike
+        report, error = worker.run(next(job.manifest.plan(5)))
+        assert report is None and not isinstance(error, DataError)
+        assert str(error).startswith(f"{folder}: node {socket.gethostname()} does not see it")
 
 
 def test_another_version_of_vladapt_on_a_node_is_refused(job_of, images):

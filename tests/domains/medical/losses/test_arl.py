@@ -455,10 +455,15 @@ def test_dropout_counts_in_training_alone(option):
 
 
 def test_how_many_entities_take_part_is_an_option(small_clip):
-    loss = only("align", entities_per_text=1)
-    loss.prepare(small_clip)
-    made = loss.further_outputs({"tokens": small_clip.tokenize(CAPTIONS)}, small_clip)
-    assert made["entity_ids"].shape == (5, 1)
+    """All that a caption mentions are its labels."""
+    made = {}
+    for most in (1, 3):
+        loss = only("align", entities_per_text=most)
+        loss.prepare(small_clip)
+        made[most] = loss.further_outputs({"tokens": small_clip.tokenize(CAPTIONS)}, small_clip)
+        assert made[most]["entity_words"].shape == (5, most, small_clip.context_length)
+    assert torch.equal(made[1]["entity_ids"], made[3]["entity_ids"])
+    assert (mentioned(made[1]["entity_ids"], 5).sum(dim=1) > 1).any()
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
