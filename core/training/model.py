@@ -273,7 +273,7 @@ def dims_of(
         dims["text_width"] = words.shape[-1]
         dims["vocab_size"] = backbone.vocab_size
     if "image_blocks" in backbone.capabilities and "image_tokens" in backbone.capabilities:
-        height, width = backbone.image_grid(blank := backbone.blank_image())
+        _, (height, width) = backbone.image_tokens(blank := backbone.blank_image())
         dims["patches"] = height * width
         dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
