@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,9 @@ def mypy_lines(script: str = "") -> list[str]:
     """What mypy says of the package, and of a script that uses it (`script.py`)."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vladapt").symlink_to(ROOT, target_is_directory=True)
-        (Path(folder) / "script.py").write_text(script)
+        (Path(folder) / "script.py").write_text(
+            f"{script}\n# {secrets.token_hex()}\n"
+        )  # or its notes are not told again
         config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(CACHE)]
         rooms = [word for room in ("core", "adapters", "domains") for word in ("-p", f"vladapt.{room}")]
         command = [sys.executable, "-m", "mypy", *config, "-m", "vladapt", "-m", "script", *rooms]
