@@ -28,7 +28,7 @@ def cases(tmp_path_factory):
     """Six pictures of three patients; those of a patient look alike."""
     folder = tmp_path_factory.mktemp("cases")
     for number, patient in enumerate(PATIENTS):
-        pixels = np.random.default_rng(int(patient[1])).integers(0, 200, (32, 32), dtype=np.uint8)
+        pixels = np.random.default_rng(PATIENTS.index(patient)).integers(0, 200, (32, 32), dtype=np.uint8)
         Image.fromarray(pixels + np.uint8(number)).save(folder / f"{number}.png")
     return folder
 
