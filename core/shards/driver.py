@@ -164,7 +164,7 @@ class _Driver:
         self.place = job.work.place
         self.summary = Summary()
         self.total = job.manifest.count_tasks(job.shard_size, job.part)
-        self.done = set(self.place.listed(DONE)) & _parts(self.place)
+        self.done = _done(self.place)
         self.poison = _poison(self.place)
         self.tasks = job.manifest.plan(job.shard_size, job.part)
         self.returned: deque[ShardTask] = deque()
@@ -297,9 +297,13 @@ class _Driver:
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
 
 
-def _parts(place: Place) -> set[str]:
-    """Names of the shards whose files are there: one that was removed is made again, whatever its marker says."""
-    return {name.removesuffix(".parquet") for name in place.listed("") if name.endswith(".parquet")}
+def _done(place: Place) -> set[str]:
+    """Names of the shards whose files are there; of others the marker is removed, since they are made again."""
+    there = {name.removesuffix(".parquet") for name in place.listed("") if name.endswith(".parquet")}
+    marked = set(place.listed(DONE))
+    for name in marked - there:
+        place.remove(f"{DONE}/{name}")
+    return marked & there
 
 
 def _run_of(task: ShardTask) -> tuple:

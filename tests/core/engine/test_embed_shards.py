@@ -205,6 +205,26 @@ def test_a_labelled_set_in_shards_is_a_feature_file(pictures, small_clip_spec, t
     assert load_features(tmp_path / "shards").features.ids == shards.features.ids  # the only folder in it
 
 
+def test_a_labelled_image_that_was_replaced_is_told(pictures, small_clip_spec, tmp_path, encoded_picture):
+    import shutil
+
+    shutil.copytree(pictures, tmp_path / "set")
+    recipe = resolve(flags={"data": str(tmp_path / "set"), "backbone": small_clip_spec})
+    embed(recipe, tmp_path / "shards", as_="parquet")
+    (tmp_path / "set" / "dog" / "01.png").write_bytes(encoded_picture)
+    with pytest.raises(DataError, match="made of other inputs than there are now"):
+        embed(recipe, tmp_path / "shards", as_="parquet")
+
+
+def test_other_texts_of_the_classes_are_another_folder(pictures, small_clip_spec, tmp_path):
+    flags = {"data": str(pictures), "backbone": small_clip_spec}
+    folders = {
+        embed(resolve(flags={**flags, "templates": templates}), tmp_path / "shards", as_="parquet").folder
+        for templates in (["a photo of a {}."], ["a drawing of a {}."])
+    }
+    assert len(folders) == 2
+
+
 def test_captions_are_encoded_with_the_images_or_alone(small_clip_spec, encoded_picture, tmp_path):
     recipe = resolve(flags={"backbone": small_clip_spec})
     expected = load_backbone(small_clip_spec).encode_text(["a cat"], normalize=False)[0].numpy()

@@ -273,6 +273,23 @@ def full_disk(*_):
     raise OSError(28, "No space left on device")
 
 
+def test_ctrl_c_right_after_the_head_was_replaced_leaves_the_index_whole(make_index, monkeypatch):
+    folder = make_index(ROWS[:60])
+    real = changes.write_head
+
+    def stopped(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(changes, "write_head", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        added(folder, 60, 100)
+    monkeypatch.undo()
+    index = RetrievalIndex.open(folder)
+    index.verify()
+    assert len(index) == 100 and len(ids_of(index)) == 100
+
+
 def test_what_a_killed_change_left_is_not_seen_and_removed_by_the_next(make_index):
     folder = make_index(ROWS[:20])
     shutil.copytree(folder / "segments" / "00000001", folder / "segments" / "00000002")

@@ -268,3 +268,42 @@ def test_a_killed_process_of_a_pool_loses_nothing(job_of, images, tmp_path, monk
     in_one_process = job_of(stage, images, "again", shard_size=12)
     serial(in_one_process)
     assert files(in_one_process) == files(job)
+
+
+def test_a_file_that_was_removed_is_made_again_whatever_its_marker_says(job_of, images, reference):
+    job = job_of(STAGE, images)
+    serial(job)
+    job.work.place.remove("part-00000002.parquet")
+    summary = serial(job_of(STAGE, images))
+    assert (summary.before, summary.rows) == (4, 23) and files(job) == reference
+
+
+def unplugged(rows):
+    raise NameError("name 'numpy' is not defined")
+
+
+def of_one_row(rows):
+    return {"brightness": [0.0]}
+
+
+def test_where_nothing_of_a_shard_can_be_read_it_is_set_aside_and_tried_again(job_of, images, reference):
+    """A disk that was unplugged, a stage with a fault: no image is listed for ever as unreadable."""
+    job = job_of(function_stage(unplugged, {"brightness": "float"}, name="brightness"), images, shard_size=23)
+    with pytest.raises(DataError, match=r"none of its 23 rows can be read \(.*name 'numpy' is not defined"):
+        serial(job)
+    assert not files(job) and not job.work.place.listed("_state/done")
+    summary = serial(job_of(STAGE, images, shard_size=23))
+    assert (summary.rows, summary.unreadable, summary.aside) == (23, 0, {})
+    assert not job.work.place.listed("_state/aside")
+
+
+def test_a_stage_that_gives_too_few_numbers_ends_the_job(job_of, images):
+    with pytest.raises(ConfigError, match="stage 'of_one_row': one entry per row of column 'brightness' is needed"):
+        serial(job_of(function_stage(of_one_row, {"brightness": "float"}), images))
+
+
+def test_rows_without_end_that_kill_are_no_fault_of_theirs(job_of, images, dying):
+    job = job_of(STAGE, images, shard_size=23)
+    with pytest.raises(DataError, match="its workers die, whichever images are left out"):
+        drive(job, executor := dying(lambda task, rows: True))
+    assert len(executor.ran) < 100 and not job.work.place.listed("_state/poison") and not files(job)

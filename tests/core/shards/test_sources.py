@@ -290,3 +290,23 @@ def test_a_connection_that_breaks_is_opened_again_at_the_same_row(monkeypatch):
 def test_places_that_cannot_hold_shards_are_refused(out):
     with pytest.raises(ConfigError, match=r"shards are written to|not supported"):
         Place(out).check()
+
+
+def test_an_object_store_that_refuses_is_no_fault_of_an_image(monkeypatch):
+    from vladapt.core.runtime.remote import RefusedFile
+    from vladapt.core.shards.sources import Row
+
+    def refused(name):
+        raise RefusedFile(f"{name}: access is refused")
+
+    monkeypatch.setattr("vladapt.core.shards.sources.open_stream", refused)
+    with pytest.raises(SourceError, match="access is refused"):
+        Row("a", "s3://bucket/a.png").read()
+    with pytest.raises(DataError) as of_one_image:  # of a list of hosts
+        Row("a", "https://host/a.png").read()
+    assert not isinstance(of_one_image.value, SourceError)
+
+
+def test_a_pattern_that_matches_nothing_is_one_line(job_of, tmp_path):
+    with pytest.raises(DataError, match=r"none-\*\.parquet: no file matches; check the path"):
+        job_of(STAGE, tmp_path / "none-*.parquet")
