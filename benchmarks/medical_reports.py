@@ -238,10 +238,9 @@ def table(answers: Mapping[str, Mapping[str, list[Answer]]]) -> str:
     for recipe, of_recipe in answers.items():
         cells = [_cell(of_recipe.get(question, [])) for question in QUESTIONS]
         lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
-    of_first = next(iter(answers.values()))
-    guessed = [sum(each.guessing for each in some) / len(some) for some in of_first.values()]
-    lines.append(f"| guessing | {' | '.join(f'{value:.3f}' for value in guessed)} |")
-    return "\n".join(lines)
+    of_question = [[each for of_recipe in answers.values() for each in of_recipe.get(name, [])] for name in QUESTIONS]
+    guessed = [f"{sum(each.guessing for each in some) / len(some):.3f}" if some else "" for some in of_question]
+    return "\n".join([*lines, f"| guessing | {' | '.join(guessed)} |"])
 
 
 def main() -> None:
