@@ -217,7 +217,7 @@ def search_queries(
     started = time.monotonic()
     asked, out = options_from(SearchOptions, given, "search"), Path(out)
     for name in OF_ONE_QUERY:
-        if getattr(asked, name) not in (None, False):
+        if getattr(asked, name) != getattr(SearchOptions, name):
             raise ConfigError(f"--{name.replace('_', '-')}: is about one query; omit it, or --queries")
     if out.suffix.lower() not in QUERY_FILES:
         raise ConfigError(f"--out {out}: give a file that ends in {' or '.join(QUERY_FILES)}")

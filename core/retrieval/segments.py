@@ -88,11 +88,6 @@ class Segment:
             return np.ones(self.count, bool)
         return np.unpackbits(self._bits, count=self.count, bitorder="little").astype(bool)
 
-    @property
-    def probed(self) -> Any:
-        """The faiss index, to ask how many cells are searched."""
-        return self._index
-
     def nearest(
         self, queries: np.ndarray, count: int, rows: np.ndarray | None, share: float, cells: Any
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -299,8 +299,8 @@ class _Driver:
 
 def _done(place: Place) -> set[str]:
     """Names of the shards whose files are there; of others the marker is removed, since they are made again."""
+    marked = set(place.listed(DONE))  # before the files, each of which is there before its marker
     there = {name.removesuffix(".parquet") for name in place.listed("") if name.endswith(".parquet")}
-    marked = set(place.listed(DONE))
     for name in marked - there:
         place.remove(f"{DONE}/{name}")
     return marked & there
@@ -328,7 +328,12 @@ def _poison(place: Place) -> dict[str, frozenset[int]]:
     """Name of a task -> positions of its rows that killed their workers in an earlier run."""
     rows: dict[str, frozenset[int]] = {}
     for name in place.listed(POISON):
-        positions = frozenset(map(int, json.loads(place.read(f"{POISON}/{name}") or b"[]")))
+        try:
+            positions = frozenset(map(int, json.loads(place.read(f"{POISON}/{name}") or b"[]")))
+        except (ValueError, TypeError):
+            raise DataError(
+                f"{place}/{POISON}/{name}: damaged; remove it, and its images are looked for again"
+            ) from None
         task = name.partition(".")[0]
         rows[task] = rows.get(task, frozenset()) | positions
     return rows

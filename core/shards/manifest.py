@@ -341,6 +341,11 @@ def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str
     fs, inner = filesystem(path)
     try:
         if _is_image(path):
+            if shown(path) != path:
+                raise ConfigError(
+                    f"{shown(path)}: its address holds more, which may be a secret and would be listed in --out; give "
+                    "a Parquet file of addresses, or the image as a file"
+                )
             yield path, shown(path), int(fs.info(inner).get("size") or 0), version_of_source(path)
             return
         for _, _, files in fs.walk(inner, detail=True):
@@ -349,7 +354,7 @@ def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str
                     url = fs.unstrip_protocol(info["name"])
                     yield url, printable(shown(url)), int(info.get("size") or 0), str(info.get("ETag") or "")
             fs.invalidate_cache()
-    except DataError:
+    except (ConfigError, DataError):
         raise
     except Exception as error:
         raise SourceError(str(failure(path, error))) from error

@@ -290,12 +290,6 @@ class _Opened:
         self.stream.close()
 
 
-def tar_source(name: str, label: str) -> TarSource:
-    """A tar, counted where it lies on a disk."""
-    version = version_of_source(name)
-    return TarSource(name, label, version, None if is_url(name) else count_samples(name))
-
-
 def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSource:
     """A Parquet file, whose footer is read.
 

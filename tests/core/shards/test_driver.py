@@ -307,3 +307,10 @@ def test_rows_without_end_that_kill_are_no_fault_of_theirs(job_of, images, dying
     with pytest.raises(DataError, match="its workers die, whichever images are left out"):
         drive(job, executor := dying(lambda task, rows: True))
     assert len(executor.ran) < 100 and not job.work.place.listed("_state/poison") and not files(job)
+
+
+def test_a_damaged_list_of_rows_that_kill_is_one_line(job_of, images):
+    job = job_of(STAGE, images)
+    job.work.place.create("_state/poison/part-00000001.1", b"[1, ")
+    with pytest.raises(DataError, match=r"_state/poison/part-00000001\.1: damaged; remove it"):
+        serial(job)

@@ -310,3 +310,10 @@ def test_an_object_store_that_refuses_is_no_fault_of_an_image(monkeypatch):
 def test_a_pattern_that_matches_nothing_is_one_line(job_of, tmp_path):
     with pytest.raises(DataError, match=r"none-\*\.parquet: no file matches; check the path"):
         job_of(STAGE, tmp_path / "none-*.parquet")
+
+
+def test_an_address_that_may_hold_a_secret_is_not_listed_in_the_results(job_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("vladapt.core.shards.manifest.filesystem", lambda path: (None, path))
+    with pytest.raises(ConfigError, match=r"^https://host/a\.png: its address holds more, which may be a secret"):
+        job_of(STAGE, "https://host/a.png?X-Amz-Signature=abc")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
