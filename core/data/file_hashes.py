@@ -43,7 +43,7 @@ class FileHashes:
         default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
         self.path = Path(root or default) / "file-hashes"
         self.seen: dict[str, str] = {}
-        self._known: dict[Path, dict[FileKey, str]] = {}
+        self._memories: dict[Path, dict[FileKey, str]] = {}
         self._loading = threading.Lock()  # threads that read a memory each for itself would forget what others add
 
     def sha256(self, path: str | Path, status: os.stat_result | None = None) -> str:
@@ -61,16 +61,16 @@ class FileHashes:
             if (reason := why_not_regular(status)) is not None:
                 raise DataError(f"{path}: cannot be read ({reason}); check the file")
             key = _identity(path, status)
-            known = self._memory(memory_of(self.path, key[0]))
-            if key not in known:
+            digests = self._memory(memory_of(self.path, key[0]))
+            if key not in digests:
                 lasts = is_settled(status)  # before it is read: what is written meanwhile must show
-                known[key] = sha256_of(path)
+                digests[key] = sha256_of(path)
                 if lasts:
-                    _append(memory_of(self.path, key[0]), {key: known[key]})
+                    _append(memory_of(self.path, key[0]), {key: digests[key]})
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-        self.seen[str(path)] = known[key]
-        return known[key]
+        self.seen[str(path)] = digests[key]
+        return digests[key]
 
     def remembered(self, path: str | Path) -> str | None:
         """As `sha256`, None where the file would have to be read."""
@@ -85,11 +85,11 @@ class FileHashes:
 
     def _memory(self, file: Path) -> dict[FileKey, str]:
         with self._loading:
-            if not self._known:
+            if not self._memories:
                 _divide(self.path)
-            if file not in self._known:
-                self._known[file] = read_records(file)
-            return self._known[file]
+            if file not in self._memories:
+                self._memories[file] = read_records(file)
+            return self._memories[file]
 
 
 def memory_of(folder: Path, path: str) -> Path:

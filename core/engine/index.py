@@ -197,11 +197,11 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
-        known = old if asked.only_new else None
+        before = old if asked.only_new else None
         if images:
-            _add_images(writer, reader, images, backbone, recipe, made, reporter, known)
+            _add_images(writer, reader, images, backbone, recipe, made, reporter, before)
         else:
-            _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, known)
+            _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
         given = [str(path) for path in (images or [asked.texts])]
         if isinstance(writer, IndexBuilder):
             reporter.info(f"Building the index of {made.added:,} {made.holds}")
@@ -263,10 +263,10 @@ def _add_images(
     recipe: Recipe,
     made: Indexed,
     reporter: Reporter,
-    known: RetrievalIndex | None,
+    before: RetrievalIndex | None,
 ) -> None:
     """Args:
-    known: the index whose images are left out, or None.
+    before: the index whose images are left out, or None.
     """
     head = backbone.head if isinstance(backbone, HeadBackbone) else None
     data = reader.to_index(images) if head is None else reader.read(images)  # it looks at samples whole
@@ -274,9 +274,9 @@ def _add_images(
     data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
     made.skipped += data.skipped
     check_tolerated(data)
-    if known is not None:
+    if before is not None:
         entries = [Entry.of((head is None and reader.part_item(item, 0)) or item) for item in data.items]
-        there = known.already_there(entries)
+        there = before.already_there(entries)
         new = [item for item, entry in zip(data.items, entries) if entry.key not in there]
         made.already_there, data = len(data.items) - len(new), data.with_items(new)
     transform = reader.transform(backbone, data)
@@ -329,14 +329,14 @@ def _add_texts(
     backbone: Backbone,
     made: Indexed,
     reporter: Reporter,
-    known: RetrievalIndex | None,
+    before: RetrievalIndex | None,
 ) -> None:
     store, total, done = FeatureStore(), sum(map(len, numbered_lines(file))), 0
     if not total:
         raise DataError(f"--texts {file}: empty; write one text per line")
     there: set[tuple[str, str]] = set()
-    if known is not None:
-        there = known.already_there(Entry("", captions=(text,)) for lines in numbered_lines(file) for _, text in lines)
+    if before is not None:
+        there = before.already_there(Entry("", captions=(text,)) for lines in numbered_lines(file) for _, text in lines)
     with reporter.task("Encoding texts", unit="texts") as progress:
         for lines in numbered_lines(file):
             entries = [Entry(f"line {number}", captions=(text,)) for number, text in lines]

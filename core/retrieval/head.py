@@ -16,7 +16,7 @@ from typing import Any
 
 from ... import __version__
 from ..errors import DataError
-from ..runtime.files import replacing
+from ..runtime.files import replacing, sync_folder
 from ..runtime.reading import json_text
 from .entries import ENCODING, damaged
 from .kinds import KINDS, QUANTISED
@@ -140,14 +140,10 @@ def check_file(path: Path, facts: dict[str, int], whole: bool = False) -> None:
 
 def synced(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # a file system that cannot, for folders: sizes and digests tell
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(handle)
+    if path.is_dir():
+        return sync_folder(path)
+    with path.open("rb+") as handle:
+        return os.fsync(handle.fileno())
 
 
 def _are_segments(segments: list[Any]) -> bool:

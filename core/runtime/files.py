@@ -41,6 +41,16 @@ KEPT_DAYS = 7
 """How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the system write the names in a folder to the disk, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
     """A path to write to in the block, which then takes the place of `path`: a reader sees the old file or the whole

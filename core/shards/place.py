@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..runtime.files import PARTIAL, remove_stale_partials
+from ..runtime.files import PARTIAL, remove_stale_partials, sync_folder
 from ..runtime.remote import failure, filesystem, is_url, shown
 
 STATE = "_state"
@@ -144,7 +144,7 @@ class Place:
             with partial.open("rb+") as handle:
                 os.fsync(handle.fileno())
             created = _linked(partial, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             return created
 
     def remove(self, name: str) -> None:
@@ -207,15 +207,6 @@ def _linked(partial: Path, target: Path) -> bool:
             return False
         os.replace(partial, target)
         return True
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not everywhere can a folder be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _changed(info: dict[str, Any]) -> float:

@@ -39,6 +39,7 @@ from torch.futures import Future
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
+from ..runtime.files import sync_folder
 from .checkpoints import INDEX, read_index
 
 PATIENCE_S = 60.0
@@ -236,7 +237,7 @@ class _Writer(dcp.StorageWriter):
         if self.to.exists():  # damaged, and passed over by the resume that came here again
             shutil.rmtree(self.to)
         os.replace(self.partial, self.to)
-        _sync_folder(self.to.parent)
+        sync_folder(self.to.parent)
 
 
 class _Reader(dcp.StorageReader):
@@ -331,12 +332,3 @@ def write_durably(path: Path, content: bytes) -> None:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some file systems do not sync folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
