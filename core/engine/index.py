@@ -202,13 +202,13 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             _add_images(writer, reader, images, backbone, recipe, made, reporter, before)
         else:
             _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
-        given = [str(path) for path in (images or [asked.texts])]
+        made_of = [str(path) for path in (images or [asked.texts])]
         if isinstance(writer, IndexBuilder):
             reporter.info(f"Building the index of {made.added:,} {made.holds}")
-            writer.finish(_facts(recipe, backbone, made, reader.facts(backbone) if images else {}, given))
+            writer.finish(_facts(recipe, backbone, made, reader.facts(backbone) if images else {}, made_of))
         elif writer is not None:
             reporter.info(f"Adding {made.added:,} {made.holds} to the index")
-            writer.append(given, made.skipped)
+            writer.append(made_of, made.skipped)
     if is_main():
         opened = RetrievalIndex.open(out)
         made.entries, made.segments = len(opened), len(opened.segments)
@@ -237,7 +237,9 @@ def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOpt
     return recipe.with_(backbone=info["backbone"]["spec"], image_size=info["backbone"].get("image_size"))
 
 
-def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any], given: list[str]) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any], made_of: list[str]
+) -> dict[str, Any]:
     return {
         "created": now(),
         "holds": made.holds,
@@ -247,7 +249,7 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
             "licence": backbone.licence,
             "image_size": recipe.image_size,
         },
-        "made_of": given,
+        "made_of": made_of,
         "reading": how,
         "amp": recipe.amp,
         "skipped": made.skipped,
@@ -334,12 +336,13 @@ def _add_texts(
     store, total, done = FeatureStore(), sum(map(len, numbered_lines(file))), 0
     if not total:
         raise DataError(f"--texts {file}: empty; write one text per line")
+    of_file = f"{file.name} " if isinstance(writer, IndexChange) else ""  # lines of several files are told apart
     there: set[tuple[str, str]] = set()
     if before is not None:
         there = before.already_there(Entry("", captions=(text,)) for lines in numbered_lines(file) for _, text in lines)
     with reporter.task("Encoding texts", unit="texts") as progress:
         for lines in numbered_lines(file):
-            entries = [Entry(f"line {number}", captions=(text,)) for number, text in lines]
+            entries = [Entry(f"{of_file}line {number}", captions=(text,)) for number, text in lines]
             new = [entry for entry in entries if entry.key not in there]
             made.added, made.already_there = made.added + len(new), made.already_there + len(entries) - len(new)
             done += len(lines)

@@ -61,8 +61,10 @@ class ShardOptions:
 
         cluster = {name: getattr(self, name) for name in ("address", "worker_cpus", "worker_gpus")}
         if self.engine == "local":
-            if given := [name for name, value in cluster.items() if value is not None]:
-                raise ConfigError(f"--{given[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it")
+            if of_cluster := [name for name, value in cluster.items() if value is not None]:
+                raise ConfigError(
+                    f"--{of_cluster[0].replace('_', '-')}: is for a cluster; add --engine ray, or omit it"
+                )
             if self.processes is None:
                 return build_executor("serial")
             return build_executor("pool", processes=self.processes)

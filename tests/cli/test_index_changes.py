@@ -46,7 +46,8 @@ def test_texts_are_added_with_the_backbone_of_the_index_and_known_again(index, v
     outcome = index("--texts", "more.txt", "--add", "--only-new")
     assert outcome.code == 0 and "Added: 1 texts; 1 were there already." in outcome.out, outcome
     assert "an.index (13 texts, flat, 24 wide, 2 segments)" in outcome.out
-    assert captions(vladapt("search", texts, "a yellow moon", "--top", 1, "--json")) == ["a yellow moon"]
+    hits = vladapt("search", texts, "a yellow moon", "--top", 1, "--json")
+    assert captions(hits) == ["a yellow moon"] and hits.json["hits"][0]["id"] == "more.txt line 2", "of no other file"
     made = index("--texts", "more.txt", "--add", "--only-new", "--json").json
     assert (made["added"], made["already_there"], made["entries"], made["segments"]) == (0, 2, 13, 2)
     assert index("--texts", "more.txt", "--add", "--json").json["entries"] == 15

@@ -70,8 +70,8 @@ class Arl(RowLoss):
 
     Example:
         >>> import torch, vladapt
-        >>> given = {"entities": {"edema": ["edema"], "lung": ["lung", "lungs"]}, "triples": {"edema": ["lung"]}}
-        >>> loss = vladapt.build_loss("arl", {"embed_dim": 4}, mlm=0, mim=0, itm=0, width=8, heads=2, **given)
+        >>> options = {"entities": {"edema": ["edema"], "lung": ["lung", "lungs"]}, "triples": {"edema": ["lung"]}}
+        >>> loss = vladapt.build_loss("arl", {"embed_dim": 4}, mlm=0, mim=0, itm=0, width=8, heads=2, **options)
         >>> out = {"entity_ids": torch.tensor([[0, -100], [1, 0]]), "image_entities": torch.eye(2)}
         >>> sorted(loss({**out, "image_embedding": torch.eye(2, 4), "text_embedding": torch.eye(2, 4)}))
         ['align', 'align_image', 'align_text', 'loss']
@@ -159,11 +159,11 @@ class Arl(RowLoss):
 
     def _build_graph(self, names: list[str]) -> None:
         place = {name: number for number, name in enumerate(names)}
-        given = self.triples or {}
+        triples = self.triples or {}
         self.triples = {
-            head: some for head in place if (some := tuple(tail for tail in given.get(head, ()) if tail in place))
+            head: some for head in place if (some := tuple(tail for tail in triples.get(head, ()) if tail in place))
         }
-        if given and not self.triples:
+        if triples and not self.triples:
             raise ConfigError(f"{self.title}: no triple joins two of the {len(place)} entities; check their names")
         edges = [(place[head], place[tail]) for head, tails in self.triples.items() for tail in tails]
         sizes = (self.entity_width, self.graph_width, self.graph_heads, self.graph_dropout)
@@ -201,16 +201,16 @@ class Arl(RowLoss):
             ConfigError: options and data tell of other entities, or in another order.
         """
         made = dict(options)
-        given = words_in(made["entities"]) if made.get("entities") is not None else None
+        entities = words_in(made["entities"]) if made.get("entities") is not None else None
         of_data = tuple(names.get("entities", ()))
-        if given is not None:
-            made["entities"] = given
+        if entities is not None:
+            made["entities"] = entities
         elif of_data:
             made["entities"] = {name: [name] for name in of_data}
-        if isinstance(given, Mapping) and of_data and tuple(given) != of_data:
+        if isinstance(entities, Mapping) and of_data and tuple(entities) != of_data:
             raise ConfigError(
-                f"loss '{cls.name}': its entities ({len(given)}) are not those of the data ({len(of_data)}), or stand "
-                f"in another order; give one file to both: --set data.entities=FILE --set loss.{cls.name}.entities=FILE"
+                f"loss '{cls.name}': its entities ({len(entities)}) are not those of the data ({len(of_data)}), or "
+                f"stand in another order; give one file to both: --set data.entities=FILE --set loss.{cls.name}.entities=FILE"
             )
         return made
 
