@@ -210,7 +210,8 @@ class Arl(RowLoss):
         if isinstance(entities, Mapping) and of_data and tuple(entities) != of_data:
             raise ConfigError(
                 f"loss '{cls.name}': its entities ({len(entities)}) are not those of the data ({len(of_data)}), or "
-                f"stand in another order; give one file to both: --set data.entities=FILE --set loss.{cls.name}.entities=FILE"
+                "stand in another order; give one file to both: "
+                f"--set data.entities=FILE --set loss.{cls.name}.entities=FILE"
             )
         return made
 
