@@ -80,15 +80,22 @@ def built(folder: Path, rows: Iterator[np.ndarray], dims: int, kind: str) -> Non
         builder.finish(HEAD)
 
 
-def built_by_faiss(rows: Iterator[np.ndarray], count: int, dims: int, key: str, nprobe: int) -> Any:
-    """The peer, in memory."""
+def built_by_faiss(rows: Iterator[np.ndarray], count: int, dims: int, key: str, nprobe: int, trained: Any) -> Any:
+    """The peer, in memory; of a quantiser that is trained already, where there is one."""
     import faiss
 
+    if trained is not None:
+        halves = faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexRefine(faiss.clone_index(trained), halves)
+        index.k_factor = REFINED / TOP
+        for some in rows:
+            index.add(some)
+        return index
     index = faiss.index_factory(dims, key, faiss.METRIC_INNER_PRODUCT)
     table = np.concatenate(list(rows))
     base = faiss.downcast_index(index.base_index)
     base.nprobe, base.cp.min_points_per_centroid, index.k_factor = nprobe, 1, REFINED / TOP
-    base.pq.cp.max_points_per_centroid = SAMPLED_ROWS_A_CELL
+    base.pq.cp.min_points_per_centroid, base.pq.cp.max_points_per_centroid = 1, SAMPLED_ROWS_A_CELL
     drawn = np.sort(np.random.default_rng(0).choice(count, sampled_rows(count), replace=False))
     index.train(table[drawn])
     index.add(table)
@@ -134,7 +141,8 @@ def compared(
         key = f"IVF{cells},PQ{index.quantiser.pq.M}np,Refine(SQfp16)"  # np: codes are not ordered besides
         drawing, _ = taken(lambda: [None for _ in draw()])
         count = len(index)
-        of_faiss, peer = taken(lambda: built_by_faiss(draw(), count, dims, key, probed))
+        shared = index.quantiser if given.train_once else None
+        of_faiss, peer = taken(lambda: built_by_faiss(draw(), count, dims, key, probed, shared))
         files = Path(place, "index").glob("segments/*/*")
         held = sum(path.stat().st_size for path in files if path.suffix in (".faiss", ".f16"))
         theirs = len(faiss.serialize_index(peer))
@@ -256,6 +264,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dims", type=int, default=512)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of `search`")
+    parser.add_argument("--train-once", action="store_true", help="faiss takes the quantiser of ours: half the time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", help="where indices are written, and removed again")
