@@ -322,6 +322,18 @@ def _quoted(path: str) -> str:
     return path.replace("'", "''")
 
 
+def decided(folder: str) -> list[str]:
+    """Files of decisions.
+
+    Raises:
+        DataError: none in that folder.
+    """
+    files = sorted(map(str, Path(folder).glob("part-*.parquet")))
+    if not files:
+        raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
+    return files
+
+
 def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
     """(M,) int64, ascending: the pairs of a table that all of some earlier decisions keep.
 
@@ -336,13 +348,8 @@ def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
     ids = pa.table({"id": table.ids, "place": np.arange(len(table.ids))})
     with _database(None) as base:
         base.register("ids", ids)
-        tests = []
-        for folder in decisions:
-            files = sorted(map(str, Path(folder).glob("part-*.parquet")))
-            if not files:
-                raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
-            listed = ", ".join(f"'{_quoted(file)}'" for file in files)
-            tests.append(f"id IN (SELECT id FROM read_parquet([{listed}]) WHERE keep)")
+        listed = [", ".join(f"'{_quoted(file)}'" for file in decided(folder)) for folder in decisions]
+        tests = [f"id IN (SELECT id FROM read_parquet([{files}]) WHERE keep)" for files in listed]
         query = f"SELECT place FROM ids WHERE {' AND '.join(tests)} ORDER BY place"
         places = base.execute(query).fetchnumpy()["place"]
     if not len(places):
