@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators import _kmeans, sem_dedup
+from vladapt.core.curators import _kmeans, density, sem_dedup
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -39,6 +40,22 @@ def semdedup(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(largest[which] <= 1 - float(eps), key)
 
 
+@compares("density", "density_pruning")
+def density_pruning(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for _, case in ref.keys(r"(.+)\.size"):
+        centroids, sizes = ref[f"{case}.centroid"].numpy(), ref[f"{case}.size"].numpy()
+        keep, balance, temperature = ref[f"{case}.settings"].double().tolist()
+        most = int(re.match(r"min\((\d+)", ref.setting("neighbours"))[1])
+        inter = density.centroid_distances(centroids, most)
+        yield ref.check(inter, f"{case}.d_inter")
+        share = density.shares(inter * ref[f"{case}.d_intra"].numpy(), temperature)
+        yield ref.check(share, f"{case}.probability")
+        total = int(ref[f"{case}.target"])
+        yield ref.check(int(round(keep, 6) * sizes.sum()), f"{case}.target")
+        counts, told = density.counts_to_keep(share, sizes, total, balance), f"{case}.keep"
+        yield ref.check(counts, told, atol=ref.told[told].get("atol"))  # released: rounded, so that the sum may be off
+
+
 def _shuffled(lists: list[np.ndarray], seed: int) -> list[np.ndarray]:
     """Each cluster of more than one in the order that Python's generator gives it, one after the other."""
     draw, shuffled = random.Random(seed), []
@@ -50,4 +67,4 @@ def _shuffled(lists: list[np.ndarray], seed: int) -> list[np.ndarray]:
     return shuffled
 
 
-GROUPS = (semdedup,)
+GROUPS = (semdedup, density_pruning)
