@@ -45,31 +45,24 @@ class Kept:
         return len(self.ids)
 
     @classmethod
-    def of(cls, decisions: Place) -> Kept:
-        """Those of a folder of decisions, `part-*.parquet` with the columns id, keep and weight.
+    def of(cls, decisions: Sequence[Place]) -> Kept:
+        """Those that all of some folders of decisions keep: `part-*.parquet` with the columns id, keep and weight.
+        Weights are multiplied.
 
         Raises:
-            DataError: there are no decisions in it, they are damaged, an id occurs twice, or nothing is kept.
+            DataError: there are no decisions in one, they are damaged, an id occurs twice, or nothing is kept.
         """
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        ids, weights = [], []
-        for name in parts_of(decisions):
-            table = read_part(decisions, name, ("id", "keep", "weight"))
-            chosen = table.filter(table["keep"])
-            ids += chosen["id"].cast(pa.large_string()).chunks
-            weights.append(chosen["weight"].to_numpy().astype(np.float32))
-        if not sum(map(len, ids)):
-            raise DataError(f"{decisions}: nothing is kept; relax a rule")
-        whole = pa.chunked_array(ids).combine_chunks()
-        order = pc.sort_indices(whole)
-        kept = cls(whole.take(order), np.concatenate(weights)[order.to_numpy()])
-        twice = pc.equal(kept.ids[1:], kept.ids[:-1]).to_numpy(zero_copy_only=False)
-        if twice.any():
-            name = kept.ids[int(twice.argmax())].as_py()
-            raise DataError(f"{decisions}: the id {printable(name)!r} occurs twice; make the ids unique")
-        return kept
+        first, *others = [_kept_by(each) for each in decisions]
+        for other in others:
+            at = pc.index_in(first.ids, value_set=other.ids)
+            both = at.is_valid().to_numpy(zero_copy_only=False)
+            weights = first.weights[both] * other.weights[at.drop_null().to_numpy()]
+            first = cls(first.ids.take(np.flatnonzero(both)), weights)
+        if not len(first):
+            raise DataError(f"{decisions[-1]}: nothing is kept; relax a rule")
+        return first
 
     def beginning_with(self, prefix: str) -> range:
         """Positions of the ids that begin so; the last character of `prefix` is below U+D7FF."""
@@ -169,6 +162,27 @@ def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
     out.remove(name)
     out.create(name, buffer.getvalue())
     return len(kept)
+
+
+def _kept_by(decisions: Place) -> Kept:
+    """Those that one folder keeps."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids, weights = [], [np.empty(0, np.float32)]
+    for name in parts_of(decisions):
+        table = read_part(decisions, name, ("id", "keep", "weight"))
+        chosen = table.filter(table["keep"])
+        ids += chosen["id"].cast(pa.large_string()).chunks
+        weights.append(chosen["weight"].to_numpy().astype(np.float32))
+    whole = pa.chunked_array(ids, pa.large_string()).combine_chunks()
+    order = pc.sort_indices(whole)
+    kept = Kept(whole.take(order), np.concatenate(weights)[order.to_numpy()])
+    twice = pc.equal(kept.ids[1:], kept.ids[:-1]).to_numpy(zero_copy_only=False)
+    if twice.any():
+        name = kept.ids[int(twice.argmax())].as_py()
+        raise DataError(f"{decisions}: the id {printable(name)!r} occurs twice; make the ids unique")
+    return kept
 
 
 def parts_of(decisions: Place) -> list[str]:

@@ -53,9 +53,9 @@ def write_tars(
     """Write the pairs of a list as tars `00000.tar`, `00001.tar`, ..., with as many samples each, in the order of the
     list. A tar is there whole or not at all, so that the same call goes on where it was stopped.
 
-    A sample of a tar keeps its names, its texts and all that stands beside them; where the name of another sample is the
-    same, a number is put before it. An image of its own, or of a Parquet file, gets a number, its caption as `.txt` and
-    its id in a `.json`. Weights are not in tars: nothing is repeated.
+    A sample of a tar keeps its names, its texts and all that stands beside them; where another sample has the same
+    name, a number is put before it. An image of its own, or of a Parquet file, gets a number, its caption as `.txt`,
+    and its id in a `.json`. Weights are not in tars: nothing is repeated.
 
     Args:
         listed: a list of `write_list`.

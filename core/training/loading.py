@@ -54,7 +54,7 @@ def planned_batches(
     on_message: Callable[[str], None],
     plan: BatchPlan | None = None,
 ) -> GlobalBatches | StreamBatches:
-    """Which samples the steps of a training see; of a set that is read in a row, or has weights, `on_message` is told how.
+    """Which samples the steps of a training see; `on_message` is told how a set is read in a row, or drawn by weights.
 
     Args:
         plan: of the batches, where the training brings one.

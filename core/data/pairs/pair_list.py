@@ -106,9 +106,7 @@ def kind_of_source(source: str) -> str:
     return next((kind for kind in (TARS, TABLES) if name.endswith(kind)), FILES)
 
 
-def read_pair_list(
-    path: Path, hashes: FileHashes | None = None, columns: Mapping[str, str] | None = None
-) -> PairSet:
+def read_pair_list(path: Path, hashes: FileHashes | None = None, columns: Mapping[str, str] | None = None) -> PairSet:
     """The pairs of a list, each where it lies; their weights are those of the list.
 
     Args:
@@ -205,8 +203,8 @@ def _weighted(pairs: PairSet, weights: np.ndarray, skipped: list[tuple[str, str]
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise DataError(f"{pairs.name}: weights must be numbers of 0 and more, one above 0; write the list again")
     columns = pairs.columns if (weights == 1).all() else replace(pairs.columns, weights=weights)
-    total = pairs.total + len(skipped)
-    return replace(pairs, columns=columns, skipped=[*pairs.skipped, *skipped], notes=[*pairs.notes, *notes], total=total)
+    skipped, notes, total = [*pairs.skipped, *skipped], [*pairs.notes, *notes], pairs.total + len(skipped)
+    return replace(pairs, columns=columns, skipped=skipped, notes=notes, total=total)
 
 
 def _unusable(path: Path, skipped: Sequence[tuple[str, str]]) -> DataError:

@@ -51,7 +51,7 @@ def test_the_batches_of_every_epoch_are_its_minibatches():
 
 
 @settings(max_examples=30)
-@given(st.lists(st.floats(0, 4, width=32), min_size=2, max_size=40).filter(lambda some: sum(some) > 1), st.integers(0, 9))
+@given(st.lists(st.floats(0, 4, width=32), min_size=2, max_size=40).filter(lambda w: sum(w) > 1), st.integers(0, 9))
 def test_a_drawn_epoch_sees_each_row_as_often_as_its_weight_rounded_down_or_up(weights, epoch):
     weights = np.array(weights, np.float32)
     size = max(1, round(float(weights.sum(dtype=np.float64))))
