@@ -7,6 +7,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage counted survey_pairs",
         "facts": "PairFacts",
-        "table": "FeatureShards HAS build_table open_table positions_kept",
+        "table": "FeatureShards HAS build_table decided open_table positions_kept",
     },
 )

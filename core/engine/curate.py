@@ -22,6 +22,7 @@ from ..curation import (
     PairFacts,
     build_table,
     counted,
+    decided,
     positions_kept,
     survey_pairs,
 )
@@ -102,6 +103,8 @@ def curate(
         raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
     if asked.shard is not None:
         raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
+    for folder in asked.after or ():
+        decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
     table, name = _table(built.reads, sources, place, asked, reporter, read)
