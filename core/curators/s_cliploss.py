@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from ._ranks import best, count_of
 from .clip_score import cosines
 from .norm_sim import NORMS, most_similar, norm_for
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 IMAGES_AT_ONCE = 256
 """Rows of the matrix of a batch that are held."""
+HIGHEST, LOWEST_SUM = 70.0, 1e-30
+"""Of terms in float32: a million of exp(70) are finite, and a sum above the second number has lost nothing."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -150,10 +155,26 @@ def norms_of_batch(image: np.ndarray, caption: np.ndarray, temperature: float) -
     `IMAGES_AT_ONCE` rows of the (B, B) cosines are held."""
     import torch
 
-    captions, rows = torch.from_numpy(caption), []
-    columns = torch.full((len(caption),), -torch.inf)
-    for some in torch.from_numpy(image).split(IMAGES_AT_ONCE):
-        logits = some @ captions.T / temperature  # (b, B)
+    images, captions = torch.from_numpy(image), torch.from_numpy(caption).T / temperature
+    offset = HIGHEST - 1 / temperature  # what is largest becomes exp(HIGHEST), so that one exp serves both sums
+    rows, columns = [], torch.zeros(len(caption), dtype=torch.float64)
+    for some in images.split(IMAGES_AT_ONCE):
+        terms = torch.addmm(torch.tensor(offset), some, captions).exp_()  # (b, B)
+        rows.append(terms.sum(dim=1))
+        columns += terms.sum(dim=0)
+    sums = torch.stack([torch.cat(rows).double(), columns])
+    logs = sums.log() - offset if sums.min() > LOWEST_SUM else _exact_logs(images, captions)
+    return (logs * (temperature / 2)).numpy()
+
+
+def _exact_logs(images: Tensor, captions: Tensor) -> Tensor:
+    """The logarithms of the sums where a temperature is so low that float32 does not reach from the largest term to
+    those of other rows: images (B, D) and captions (D, B) / T -> (2, B)."""
+    import torch
+
+    rows, columns = [], torch.full((captions.shape[1],), -torch.inf)
+    for some in images.split(IMAGES_AT_ONCE):
+        logits = some @ captions
         rows.append(logits.logsumexp(dim=1))
         columns = torch.logaddexp(columns, logits.logsumexp(dim=0))
-    return (torch.stack([torch.cat(rows), columns]) * (temperature / 2)).numpy()
+    return torch.stack([torch.cat(rows), columns])
