@@ -1,1 +1,12 @@
 """Pairs of image and text, gathered into one table; curators run on it; what they decide, as files."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "decide": "DecisionStage counted survey_pairs",
+        "facts": "PairFacts",
+        "table": "FeatureShards HAS build_table decided open_table positions_kept",
+    },
+)

@@ -194,8 +194,12 @@ class ParquetSource(Source):
         return bool({"bytes", "path", "url"} & set(self.roles))
 
     def columns(self) -> list[str]:
+        return self.schema().names
+
+    def schema(self) -> Any:
+        """Of the file, as Arrow has it."""
         with closing(_Opened(self.name)) as opened:
-            return opened.file.schema_arrow.names
+            return opened.file.schema_arrow
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
         """Some columns of rows [start, stop); read again from where a connection broke."""
