@@ -76,7 +76,7 @@ class FeatureShards:
         columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
         if not columns:
             raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")
-        with _database(None) as base:
+        with database(None) as base:
             query = f'SELECT DISTINCT "encoder{ending}" FROM read_parquet(?) LIMIT 2'
             encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
         if len(encoders) != 1:
@@ -153,7 +153,12 @@ def open_table(folder: Path) -> PairTable:
 
 
 @contextmanager
-def _database(folder: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A context with an empty DuckDB of bounded memory.
+
+    Args:
+        folder: that what does not fit is sorted in.
+    """
     import duckdb
 
     settings: dict[str, Any] = {"memory_limit": MEMORY}
@@ -168,7 +173,7 @@ def _database(folder: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _gather(folder: Path, facts: Sequence[str], features: FeatureShards | None) -> None:
-    with _database(folder) as base:
+    with database(folder) as base:
         path = str(folder / SORTED)
         columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
         base.execute(f"COPY (SELECT {columns} FROM read_parquet(?) ORDER BY id) TO '{_quoted(path)}'", [files])
@@ -322,6 +327,18 @@ def _quoted(path: str) -> str:
     return path.replace("'", "''")
 
 
+def decided(folder: str) -> list[str]:
+    """Files of decisions.
+
+    Raises:
+        DataError: none in that folder.
+    """
+    files = sorted(map(str, Path(folder).glob("part-*.parquet")))
+    if not files:
+        raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
+    return files
+
+
 def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
     """(M,) int64, ascending: the pairs of a table that all of some earlier decisions keep.
 
@@ -334,15 +351,10 @@ def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
     import pyarrow as pa
 
     ids = pa.table({"id": table.ids, "place": np.arange(len(table.ids))})
-    with _database(None) as base:
+    with database(None) as base:
         base.register("ids", ids)
-        tests = []
-        for folder in decisions:
-            files = sorted(map(str, Path(folder).glob("part-*.parquet")))
-            if not files:
-                raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
-            listed = ", ".join(f"'{_quoted(file)}'" for file in files)
-            tests.append(f"id IN (SELECT id FROM read_parquet([{listed}]) WHERE keep)")
+        listed = [", ".join(f"'{_quoted(file)}'" for file in decided(folder)) for folder in decisions]
+        tests = [f"id IN (SELECT id FROM read_parquet([{files}]) WHERE keep)" for files in listed]
         query = f"SELECT place FROM ids WHERE {' AND '.join(tests)} ORDER BY place"
         places = base.execute(query).fetchnumpy()["place"]
     if not len(places):
