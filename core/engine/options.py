@@ -134,7 +134,7 @@ class IndexOptions:
     compact: bool = option(False, "rewrite the index at --out without what was deleted, in as few segments as possible")
     graph_threads: int | None = option(
         None,
-        "threads that build an hnsw index; by default 1, since with several the same images give another file each time",
+        "threads that build an hnsw index; by default 1: with several the same images give another file each time",
         low=1,
         metavar="N",
     )
