@@ -6,7 +6,8 @@
 Nothing is measured here: `--rate`, the images that one GPU encodes per second, is yours (`vladapt embed` shows it). The
 image's bytes are those given, or two bits per pixel, as JPEG of quality 85 to 90 has. Tars on an object store are one
 shard each, so that `--shard-size` is then the number of images per tar. The numbers of files, requests and segments are
-those of the code: `core/shards` (a file and a marker per shard, 1,000 names per listing), `core/retrieval` (ivf-pq).
+those of the code: per shard a file and a marker; before, a look for both, at the tar's version and its size; then
+ranges of the tar. The index is one of `ivf-pq` on one machine: beyond some 10^8 images make several, by their shards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from vladapt.core.retrieval.kinds import DIMS_A_BYTE, cells_of, sampled_rows
 from vladapt.core.retrieval.writing import SEGMENT_ROWS
+from vladapt.core.runtime.remote import BLOCK
 from vladapt.core.shards.exchange import exchange_plan
 
 ID_BYTES, CODE_ID_BYTES = 40, 8
@@ -67,7 +69,9 @@ def reckoned(given: Set) -> Iterator[tuple[str, str, str]]:
     yield "requests of a start", "shards (version of each tar)", f"{shards:,}"
     again = f"shards done, and 2 * ceil(shards / {NAMES_PER_LISTING})"
     yield "requests of a start again, at most", again, f"{shards + 2 * listings:,}"
-    yield "requests that read", "4 * shards (marker, file, version, content)", f"{4 * shards:,}"
+    ranges = math.ceil(given.shard_size * given.bytes_per_image / BLOCK)
+    reads = f"shards * (4 + ceil(S * bytes per image / {BLOCK >> 20} MiB))"
+    yield "requests that read", reads, f"{shards * (4 + ranges):,}"
     yield "requests that write", "2 * shards (file, marker)", f"{2 * shards:,}"
     held = shards * (SOURCE_BYTES + NAME_BYTES)
     yield "memory of the driver", f"shards * ({SOURCE_BYTES} + {NAME_BYTES})", _size(held)
