@@ -33,7 +33,7 @@ from .tallies import Tally, sizes, thresholds, words_by
 DEDUP = "dedup"
 SHOWN = 6
 """Pictures per rule."""
-WHAT_IF = tuple(share / 10 for share in range(1, 10))
+WHAT_IF = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _what_if(stages: Sequence[StageDone]) -> list[Any]:
             name = f"{column.removeprefix(SCORE)} of {stage.name}"
             plots.append(CurveSection(name, {name: (values, shares)}, "lowest score kept", "share", unit=False))
             for words, some in (("at least", WHAT_IF), ("at most", [1 - share for share in WHAT_IF])):
-                limits = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.4g}") for share in some]
+                limits = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.3g}") for share in some]
                 rows.append([Cell(name, words), *limits])
     if not plots:
         return []
