@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ..contracts.curator import PairTable
 
+FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
-OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {}
+OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+}
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
 
 def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     """What a curator must be given in tests."""
     return OPTIONS.get(name, lambda pairs: {})(pairs)
+
+
+def drawn_rows(count: int) -> str:
+    """A file of features, of classes or of targets."""
+    path = Path(FILES.name) / f"rows-{count}.npy"
+    np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
+    return str(path)
 
 
 def drawn_pairs(
