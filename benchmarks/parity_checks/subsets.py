@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import numpy as np
 
 from vladapt.core.curators import clipcov as clipcov_
+from vladapt.core.curators import metaclip as metaclip_
+from vladapt.core.curators._entries import Entries, spaced
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -43,4 +46,35 @@ def clipcov(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(np.where(np.isinf(scores), 0, scores), "final_score")
 
 
-GROUPS = (clipcov,)
+@compares("metaclip", "metaclip")
+def metaclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    texts, entries = ref.setting("inputs.texts"), ref.setting("inputs.metadata")
+    yield ref.check([len(spaced(text)) for text in texts], "spaced_text_length")
+    kinds = {"matches": (False, False), "matches_ml": (True, False), "matches_ml_longest": (True, True)}
+    for key, (unspaced, longest) in kinds.items():
+        yield ref.check(np.stack(Entries(entries, unspaced).matches(texts, longest), axis=1), key)
+    entry, text = Entries(entries, False).matches(texts)
+    counts = np.bincount(entry, minlength=len(entries))
+    yield ref.check(counts, "entry_count")
+    for key, limit in ref.keys(r"t(\d+)\.entry_prob"):
+        probability = metaclip_.entry_probability(counts, int(limit))
+        yield ref.check(probability, key)
+        keep = metaclip_.text_probability(probability[entry], text, len(texts))
+        yield ref.check(keep, f"t{limit}.text_keep_prob")
+        seed = ref.setting("seed")
+        drawn = np.random.RandomState(seed).random(len(entry)) < probability[entry]
+        yield ref.check(np.unique(text[drawn]), f"t{limit}.kept_numpy_seed{seed}", "texts kept by its own draws")
+        draw = random.Random(seed)
+        hits = [any(draw.random() < probability[each] for each in entry[text == n]) for n in range(len(texts))]
+        yield ref.check(hits, f"t{limit}.kept_random_seed{seed}", "texts kept by draws text by text")
+    many = ref["big_count"].numpy()
+    for key, limit in ref.keys(r"big\.t(\d+)\.prob"):
+        yield ref.check(metaclip_.entry_probability(many, int(limit)), key)
+        share = metaclip_.share_below(many, int(limit))
+        yield ref.check(share, f"big.t{limit}.tail_share")
+        yield ref.check(metaclip_.limit_of_share(many, share), f"big.t{limit}.t_back")
+        other = metaclip_.limit_of_share(many[::3] // 2 + 1, share)
+        yield ref.check(other, f"big.t{limit}.t_other_language")
+
+
+GROUPS = (clipcov, metaclip)

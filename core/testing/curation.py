@@ -16,6 +16,7 @@ WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -29,6 +30,13 @@ def drawn_rows(count: int) -> str:
     """A file of features, of classes or of targets."""
     path = Path(FILES.name) / f"rows-{count}.npy"
     np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
+    return str(path)
+
+
+def drawn_entries() -> str:
+    """A file of entries."""
+    path = Path(FILES.name) / "entries.txt"
+    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
     return str(path)
 
 
