@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError
-from ._feature_rows import feature_rows
+from ._ranks import count_of
+from ._targets import read_target
 
 RELEASED_PICKS_PER_REFRESH = 1400
 """The released 200 picks per refresh are of 284,000 in all: this many times fewer."""
@@ -45,7 +47,7 @@ class Clipcov(Curator):
     stage: ClassVar[str] = "subset"
 
     classes: str | None = option(
-        None, "file of the class names' features: .npy, .npz or .safetensors with text_features", metavar="FILE"
+        None, "features of class names: a file with text_features, or a folder of `embed --captions`", metavar="FILE"
     )
     fraction: float = option(0.1, "share of the pairs to keep, at least one pair", above=0.0, high=1.0)
     by: str = option("image", "what is compared with the class names for the class", choices=("image", "caption"))
@@ -64,13 +66,13 @@ class Clipcov(Curator):
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         if self.classes is None:
             raise ConfigError("clipcov needs classes=FILE, the features of the class names; they decide what it keeps")
-        width = pairs.numbers(IMAGE_FEATURES, slice(0, 1)).shape[1]
-        names = feature_rows(self.classes, ("text_features", CAPTION_FEATURES), pairs.encoder, width)
+        array = CAPTION_FEATURES if Path(self.classes).is_dir() else "text_features"
+        names = read_target(self.classes, pairs, CAPTION_FEATURES, array).features
         latent = self._latent_classes(pairs, names)
         members = members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
         start = start_scores(**terms)
-        count = max(1, int(len(pairs) * self.fraction))
+        count = count_of(len(pairs), self.fraction)
         refresh = self.refresh or max(1, round(count / RELEASED_PICKS_PER_REFRESH))
 
         def overlap(rows: np.ndarray, picks: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks import subsets
+from safetensors.numpy import save_file
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
@@ -136,6 +137,16 @@ def test_classes_and_their_sizes_are_told():
     assert np.isfinite(survey.rows["start"]).all()
 
 
+def test_class_names_are_read_from_a_labelled_set(tmp_path):
+    rows = np.load(drawn_rows(5))
+    save_file({"text_features": rows}, tmp_path / "classes.safetensors", {"backbone": "drawn"})
+    named = build_curator("clipcov", classes=str(tmp_path / "classes.safetensors")).decide_all(drawn_pairs())
+    assert np.array_equal(named.keep, build_curator("clipcov", classes=drawn_rows(5)).decide_all(drawn_pairs()).keep)
+    save_file({"text_features": rows}, tmp_path / "other.safetensors", {"backbone": "another"})
+    with pytest.raises(DataError, match="text_features of encoder another"):
+        build_curator("clipcov", classes=str(tmp_path / "other.safetensors")).decide_all(drawn_pairs())
+
+
 def test_one_class_has_no_others():
     assert build_curator("clipcov", classes=drawn_rows(1), fraction=0.5).decide_all(drawn_pairs()).keep.sum() == 60
 
@@ -148,5 +159,5 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
         build_curator("clipcov", classes=drawn_rows(5)).decide_all(PairTable.of(["a"], text=["dog"]))
     wide = tmp_path / "wide.npy"
     np.save(wide, np.ones((3, WIDTH + 1)))
-    with pytest.raises(DataError, match="has shape"):
+    with pytest.raises(DataError, match="numbers per row"):
         build_curator("clipcov", classes=str(wide)).decide_all(pairs)
