@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,33 @@ from PIL import Image
 
 from ..contracts.curator import PairTable
 
+FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
-OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {}
+OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+}
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
 
 def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     """What a curator must be given in tests."""
     return OPTIONS.get(name, lambda pairs: {})(pairs)
+
+
+def drawn_rows(count: int) -> str:
+    """A file of features, of classes or of targets."""
+    path = Path(FILES.name) / f"rows-{count}.npy"
+    np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
+    return str(path)
+
+
+def drawn_entries() -> str:
+    """A file of entries."""
+    path = Path(FILES.name) / "entries.txt"
+    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return str(path)
 
 
 def drawn_pairs(
