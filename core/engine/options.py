@@ -154,6 +154,12 @@ class IndexOptions:
         metavar="ID",
     )
     compact: bool = option(False, "rewrite the index at --out without what was deleted, in as few segments as possible")
+    graph_threads: int | None = option(
+        None,
+        "threads that build an hnsw index; by default 1: with several the same images give another file each time",
+        low=1,
+        metavar="N",
+    )
     verify: bool = option(False, "read the whole index at --out and check it against what was written")
 
 
