@@ -76,7 +76,7 @@ class FeatureShards:
         columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
         if not columns:
             raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")
-        with _database(None) as base:
+        with database(None) as base:
             query = f'SELECT DISTINCT "encoder{ending}" FROM read_parquet(?) LIMIT 2'
             encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
         if len(encoders) != 1:
@@ -153,7 +153,12 @@ def open_table(folder: Path) -> PairTable:
 
 
 @contextmanager
-def _database(folder: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A context with an empty DuckDB of bounded memory.
+
+    Args:
+        folder: that what does not fit is sorted in.
+    """
     import duckdb
 
     settings: dict[str, Any] = {"memory_limit": MEMORY}
@@ -168,7 +173,7 @@ def _database(folder: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _gather(folder: Path, facts: Sequence[str], features: FeatureShards | None) -> None:
-    with _database(folder) as base:
+    with database(folder) as base:
         path = str(folder / SORTED)
         columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
         base.execute(f"COPY (SELECT {columns} FROM read_parquet(?) ORDER BY id) TO '{_quoted(path)}'", [files])
@@ -346,7 +351,7 @@ def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
     import pyarrow as pa
 
     ids = pa.table({"id": table.ids, "place": np.arange(len(table.ids))})
-    with _database(None) as base:
+    with database(None) as base:
         base.register("ids", ids)
         listed = [", ".join(f"'{_quoted(file)}'" for file in decided(folder)) for folder in decisions]
         tests = [f"id IN (SELECT id FROM read_parquet([{files}]) WHERE keep)" for files in listed]
