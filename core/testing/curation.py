@@ -59,6 +59,8 @@ def drawn_pairs(
     caption = topics[topic] + 0.6 * random.normal(size=(count, WIDTH))
     for first in range(0, count - 1, 10):  # near copies
         image[first + 1] = image[first] + 0.01 * random.normal(size=WIDTH)
+    hashes = np.random.default_rng([seed, 1]).integers(1, 2**64, count, dtype=np.uint64)
+    hashes[1::10] = hashes[::10][: len(hashes[1::10])] ^ np.uint64(5)  # of the near copies
     wrong = random.random(count) < 0.2
     caption[wrong] = caption[random.permutation(np.flatnonzero(wrong))]
     texts = [f"a photo of a {WORDS[each]} number {number % 7}" for number, each in enumerate(topic)]
@@ -71,6 +73,8 @@ def drawn_pairs(
         "height": random.integers(150, 900, count),
         "language": ["de" if number % 9 == 4 else "en" for number in range(count)],
         "sha256": [f"{number - (number % 23 == 7):064x}" for number in range(count)],
+        "pixels_sha256": [f"{number - (number % 13 == 7):064x}" for number in range(count)],
+        "phash": hashes,
     }
     ids = [f"id-{number:04d}" for number in range(count)]
     chosen = np.arange(count) if rows is None else rows
