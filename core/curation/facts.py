@@ -51,8 +51,11 @@ class PairFacts(Stage):
     name: str = "pairs"
 
     @classmethod
-    def of(cls, manifest: Manifest, reads: Iterable[str]) -> PairFacts:
+    def of(cls, manifest: Manifest, reads: Iterable[str], may_read: Iterable[str] = ()) -> PairFacts:
         """The stage that gives some columns of the inputs; features apart.
+
+        Args:
+            may_read: columns that are left out where not all sources have them.
 
         Raises:
             DataError: a column that no source has and none can measure, or that is of another type in another source.
@@ -60,7 +63,8 @@ class PairFacts(Stage):
         types = [_types(source) for source in manifest.sources if isinstance(source, ParquetSource)]
         tables = len(types) == len(manifest.sources)
         own, measured = {}, []
-        for name in sorted(set(reads) - {TEXT, *FEATURES}):
+        there = {name for name in may_read if tables and all(name in each for each in types)}
+        for name in sorted({*reads, *there} - {TEXT, *FEATURES}):
             kinds = {each[name] for each in types if name in each}
             if tables and kinds and all(name in each for each in types):
                 if len(kinds) > 1:

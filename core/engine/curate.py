@@ -107,7 +107,7 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table(built.reads, sources, place, asked, reporter, read)
+    table, name = _table(built.reads, built.may_read, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -148,6 +148,7 @@ def _check_stage(name: str, stage: str) -> None:
 
 def _table(
     reads: Sequence[str],
+    may_read: Sequence[str],
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -159,7 +160,7 @@ def _table(
     facts, made_of = [], [features and features.digest]
     if sources:
         manifest = manifest_of(sources, place)
-        job = job_of(PairFacts.of(manifest, reads), manifest, place, asked, BATCH)
+        job = job_of(PairFacts.of(manifest, reads, may_read), manifest, place, asked, BATCH)
         summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
         facts = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
         made_of += [job.work.place.root.rpartition("/")[2], manifest.digest]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,44 @@ from ..contracts.curator import PairTable
 
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
-OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {}
+OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "image-based": lambda pairs: {"target": drawn_target()},
+    "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
+}
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
 
 def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     """What a curator must be given in tests."""
     return OPTIONS.get(name, lambda pairs: {})(pairs)
+
+
+def drawn_target() -> str:
+    """A file of image features of the same topics."""
+    path = _folder() / "target.npy"
+    if not path.exists():
+        np.save(path, np.random.default_rng(0).normal(size=(len(WORDS), WIDTH))[:3])
+    return str(path)
+
+
+def drawn_synsets() -> str:
+    """A file of words and the offset of their first synset, 1 for the first of `WORDS`."""
+    return _written("synsets.tsv", "".join(f"{word}\t{number}\n" for number, word in enumerate(WORDS, start=1)))
+
+
+def _written(name: str, text: str) -> str:
+    (_folder() / name).write_text(text, encoding="utf-8")
+    return str(_folder() / name)
+
+
+def _folder() -> Path:
+    return Path(_temporary().name)
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="drawn-pairs-")
 
 
 def drawn_pairs(
