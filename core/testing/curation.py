@@ -20,6 +20,8 @@ WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "image-based": lambda pairs: {"target": drawn_rows(3)},
+    "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -38,8 +40,17 @@ def drawn_rows(count: int) -> str:
 
 def drawn_entries() -> str:
     """A file of entries."""
-    path = Path(FILES.name) / "entries.txt"
-    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return _written("words.txt", "\n".join([*WORDS, "photo of a cat", "number 3"]))
+
+
+def drawn_synsets() -> str:
+    """A file of words and the offset of their first synset, 1 for the first of `WORDS`."""
+    return _written("synsets.tsv", "".join(f"{word}\t{number}\n" for number, word in enumerate(WORDS, start=1)))
+
+
+def _written(name: str, text: str) -> str:
+    path = Path(FILES.name) / name
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
