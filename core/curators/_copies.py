@@ -10,6 +10,7 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, PairTable
 from ..contracts.options import option
 
+SIZES = ("width", "height")
 Edges = tuple[np.ndarray, np.ndarray]
 """Two arrays of positions; pairs at the same place are copies."""
 MOST_EDGES = 2**22
@@ -27,14 +28,15 @@ def score_option() -> str:
 def preference(pairs: PairTable, score: str = "") -> np.ndarray:
     """(N,) rank of each pair, 0 for the one that is kept before all others.
 
-    More pixels come first, where there are columns `width` and `height`; then the higher score; then the smaller id.
+    More pixels come first, where there are columns of `SIZES`; then the higher score; then the smaller id.
 
     Args:
         score: column of numbers; "" for the cosine of image and caption, where there are features of both.
     """
     pixels, quality = np.zeros(len(pairs)), np.zeros(len(pairs), np.float32)
-    if "width" in pairs and "height" in pairs:
-        pixels = pairs.numbers("width").astype(np.float64) * pairs.numbers("height")
+    if all(name in pairs for name in SIZES):
+        width, height = (pairs.numbers(name).astype(np.float64) for name in SIZES)
+        pixels = width * height
     if score:
         quality = pairs.numbers(score).astype(np.float32)
     elif IMAGE_FEATURES in pairs and CAPTION_FEATURES in pairs:

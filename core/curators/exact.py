@@ -17,8 +17,8 @@ BYTES, PIXELS = "sha256", "pixels_sha256"
 
 @dataclass(eq=False, kw_only=True)
 class Exact(Curator):
-    """Of images with equal SHA-256 digests of their bytes, or of their decoded pixels where there is such a column, one
-    stays: the largest, then the one of the best pair score, then the one of the smallest id.
+    """Of images with equal SHA-256 digests of their bytes, or with `pixels` of their decoded pixels, one stays: the
+    largest by what columns of sizes say, then the one of the best pair score, then the one of the smallest id.
 
     Pairs without a digest are nobody's copies. Nothing but equality ties pairs: what is alike to an encoder is the
     subject of `sem-dedup`.
@@ -30,17 +30,16 @@ class Exact(Curator):
 
     stage: ClassVar[str] = "dedup"
 
-    pixels: bool = option(True, f"whether images of equal pixels are copies, where there is a column {PIXELS}")
+    pixels: bool = option(False, "whether images of equal pixels are copies too; all images are decoded for it")
     same_caption: bool = option(False, "whether only pairs with equal captions are copies")
     score: str = score_option()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (BYTES, *([TEXT] if self.same_caption else []), *([self.score] if self.score else []))
+        return (*self._digests, *([TEXT] if self.same_caption else []), *([self.score] if self.score else []))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        names = [name for name in (BYTES, PIXELS) if name == BYTES or (self.pixels and PIXELS in pairs)]
-        numbers = [equal_rows(digests_of(pairs, name)) for name in names]
+        numbers = [equal_rows(digests_of(pairs, name)) for name in self._digests]
         if self.same_caption:
             captions = digests_of(pairs, TEXT)
             numbers = [_both(each, captions) for each in numbers]
@@ -56,6 +55,10 @@ class Exact(Curator):
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         rules = {"copy of the same bytes": survey.rows["bytes"], "copy of the same pixels": survey.rows["pixels"]}
         return Decision.of(rules, scores={"copies": survey.rows["copies"].astype(np.float32)})
+
+    @property
+    def _digests(self) -> tuple[str, ...]:
+        return (BYTES, PIXELS) if self.pixels else (BYTES,)
 
 
 def _both(numbers: np.ndarray, captions: np.ndarray) -> np.ndarray:

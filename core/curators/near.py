@@ -11,22 +11,22 @@ import numpy as np
 from ..contracts.curator import IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import DataError
-from ._copies import Edges, best_of, groups_of, preference, score_option, ties
+from ._copies import SIZES, Edges, best_of, groups_of, preference, score_option, ties
 
 HASH = "phash"
-"""Column of 64-bit perceptual hashes; 0 where there is nothing by which copies could be told."""
+"""Column of 64-bit perceptual hashes; 0 where there is none."""
 ROUNDS = 16
 ROWS_AT_ONCE = 16_384
 
 
 @dataclass(eq=False, kw_only=True)
 class Near(Curator):
-    """Hashes of 64 bits (`core/data/phash.py`, or the user's own) are searched in bands, so that every two within
-    `distance` bits are met. These are tied, and what is tied through others is one group. Of a group one stays: the
-    largest image, then the one of the best pair score, then the one of the smallest id. Another is dropped where the
-    cosine of its image features with this one is at least `cosine`; those that are not alike are compared with the best
-    among them, in turn. Without features, hashes alone decide. Both numbers are scores: bits and cosine between a pair
-    and the one that stays for it.
+    """Hashes of 64 bits (`core/data/perceptual_hash.py`, or the user's own) are searched in bands, so that every two
+    within `distance` bits are met. These are tied, and what is tied through others is one group. Of a group one stays:
+    the largest image, then the one of the best pair score, then the one of the smallest id. Another is dropped where
+    the cosine of its image features with this one is at least `cosine`; those that are not alike are compared with the
+    best among them, in turn. Without features, hashes alone decide. Both numbers are scores: bits and cosine between a
+    pair and the one that stays for it.
 
     Features never tie pairs that hashes do not: semantic neighbours, such as two radiographs, are no copies.
 
@@ -45,7 +45,7 @@ class Near(Curator):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (HASH, *([self.score] if self.score else []))
+        return (HASH, *SIZES, *([self.score] if self.score else []))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         from ..data import bits_apart

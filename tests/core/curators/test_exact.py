@@ -31,9 +31,9 @@ def test_of_equal_bytes_one_stays_and_no_digest_is_no_copy():
     assert {decision.rules[r - 1] for r in decision.reason if r} == {"copy of the same bytes"}
 
 
-def test_equal_pixels_tie_where_there_is_such_a_column():
+def test_equal_pixels_tie_where_they_are_asked_for():
     pairs = table(sha256=["a", "b", "c", "d", "a"], pixels_sha256=["x", "x", "", "", "x"])
-    decision = build_curator("exact").decide_all(pairs)
+    decision = build_curator("exact", pixels=True).decide_all(pairs)
     assert [decision.rules[r - 1] if r else "" for r in decision.reason] == [
         "",
         "copy of the same pixels",
@@ -41,7 +41,7 @@ def test_equal_pixels_tie_where_there_is_such_a_column():
         "",
         "copy of the same bytes",
     ]
-    assert kept(pairs, pixels=False) == [0, 1, 2, 3]
+    assert kept(pairs) == [0, 1, 2, 3]
 
 
 def test_the_largest_stays_then_the_best_pair_then_the_smallest_id():

@@ -15,7 +15,8 @@ BASE = 0x0123456789ABCDEF
 
 
 def table(hashes, **columns):
-    return PairTable.of([f"{n:03d}" for n in range(len(hashes))], phash=np.array(hashes, np.uint64), **columns)
+    sizes = {"width": [9] * len(hashes), "height": [9] * len(hashes), **columns}
+    return PairTable.of([f"{n:03d}" for n in range(len(hashes))], phash=np.array(hashes, np.uint64), **sizes)
 
 
 def kept(pairs, **options):
@@ -88,10 +89,11 @@ def test_every_option_changes_what_is_kept():
     assert base != kept(PAIRS, cosine=1.0)
     same = table([BASE, BASE], quality=[1, 2])
     assert kept(same) == [0] and kept(same, score="quality") == [1]
+    assert kept(table([BASE, BASE], quality=[2, 1], width=[3, 4]), score="quality") == [1]
 
 
 def test_bad_input_is_one_line():
     with pytest.raises(DataError, match="no column 'phash'"):
         build_curator("near").decide_all(PairTable.of(["a"], text=["b"]))
     with pytest.raises(DataError, match=r"column 'phash': float64 .*; give one whole number of 64 bits per pair"):
-        build_curator("near").decide_all(PairTable.of(["a"], phash=[0.5]))
+        build_curator("near").decide_all(PairTable.of(["a"], phash=[0.5], width=[1], height=[1]))
