@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..contracts.curator import STAGES
-from ..engine.options import CurateOptions
-from .options import FromOptions, Json
+from ..engine.options import CurateOptions, CurationRunOptions
+from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
@@ -81,4 +81,72 @@ def _tell(made: Curated) -> None:
     echo(f"Decisions: {made.folder}")
 
 
-COMMANDS = {stage: _command(stage) for stage in STAGES}
+def report(
+    decisions: Annotated[
+        str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
+    ],
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='Two attributes and words that tell of them: {"old": ["old"], "young": [...]}.'
+        ),
+    ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Show pictures as they are; by default as mosaics in which nobody is known.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a page: what each stage kept, examples, what-if, clusters, associations, and what no stage could check.
+
+    Example: vladapt curate report curated
+    """
+    from ..engine.curation_report import report_on_curation
+    from ..runtime.reading import read_json
+
+    page = report_on_curation(decisions, attributes=None if attributes is None else read_json(attributes), faces=faces)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        echo(f"Report: {page}")
+
+
+def run(
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Which stages (`vladapt list curations`).")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that is written.")],
+    encoding: Annotated[dict[str, Any], FromEncoding()],
+    how: Annotated[dict[str, Any], FromOptions(CurationRunOptions)],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Tars, Parquet files, folders, or URLs. Repeatable.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="CURATOR.NAME=VALUE", help="An option of a curator of the recipe. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the stages of a recipe: it embeds the pairs, decides, and writes a list, a page and a record.
+
+    The same command goes on where it was stopped.
+
+    Example: vladapt curate run --recipe small-domain --data shards/ --out curated
+    """
+    from ..engine.curate_run import run_curation
+    from ..recipes.resolve import parse_set
+
+    options = dict(parse_set(text, "s-cliploss.keep_first=0.8") for text in sets or ())
+    made = run_curation(recipe, data or (), out, options=options, encoding=encoding, reporter=reporter(), **how)
+    if as_json:
+        stages = [{**vars(each), "folder": str(each.folder)} for each in made.stages]
+        written = {name: str(path) for name, path in made.written.items()}
+        print_json({**vars(made), "out": str(made.out), "stages": stages, "written": written})
+        return
+    for each in made.stages:
+        _tell(each)
+    for note in made.notes:
+        echo(note)
+    echo(f"Kept in all: {made.kept:,} of {made.pairs:,} pairs ({made.kept / max(1, made.pairs):.1%})")
+    for name, path in made.written.items():
+        echo(f"{name.capitalize()}: {path}")
+
+
+COMMANDS = {"run": run, **{stage: _command(stage) for stage in STAGES}, "report": report}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..contracts.curator import PairTable
+from ..contracts.curator import Curator, PairTable
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation import (
@@ -25,12 +25,12 @@ from ..curation import (
     decided,
     positions_kept,
     survey_pairs,
+    write_record,
 )
 from ..curation.facts import FEATURES
 from ..errors import ConfigError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
-from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
@@ -38,7 +38,7 @@ from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
-TABLES, SURVEYS, DONE = "tables", "surveys", "_state/curation.json"
+TABLES, SURVEYS = "tables", "surveys"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 
 
@@ -79,6 +79,7 @@ def curate(
     *,
     options: Mapping[str, Any] | None = None,
     stage: str = "",
+    reads: Collection[str] = (),
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Curated:
@@ -90,6 +91,7 @@ def curate(
         out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
         options: of the curator.
         stage: the command, to which the curator must belong.
+        reads: columns that others will need of the same table.
         given: options of `CurateOptions`.
 
     Raises:
@@ -107,7 +109,11 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
+<<<<<<< HEAD
     table, name = _table(built.reads, built.may_read, sources, place, asked, reporter, read)
+=======
+    table, name = _table({*built.reads, *reads}, sources, place, asked, reporter, read)
+>>>>>>> main
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -124,7 +130,7 @@ def curate(
     curated = Curated(
         folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
     )
-    write_whole(folder / DONE, json.dumps(_record(curated, built, sources, asked), indent=2) + "\n")
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table)))
     return curated
 
 
@@ -147,8 +153,12 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
+<<<<<<< HEAD
     reads: Sequence[str],
     may_read: Sequence[str],
+=======
+    reads: Collection[str],
+>>>>>>> main
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -222,12 +232,16 @@ def _job(stage: DecisionStage, place: Place) -> Job:
     )
 
 
-def _record(curated: Curated, curator: Any, sources: Sequence[str | Path], asked: CurateOptions) -> dict[str, Any]:
+def _record(
+    curated: Curated, curator: Curator, sources: Sequence[str | Path], asked: CurateOptions, table: Path
+) -> dict[str, Any]:
     """What ran, resolved, as JSON."""
     resolved = {name: value for name, value in vars(curator).items() if not name.startswith("_")}
     facts = {name: value for name, value in vars(curated).items() if name not in ("folder", "examples")}
     return {
         **facts,
+        "stage": curator.stage,
+        "table": str(table),
         "notes": list(curated.notes),
         "options": json.loads(json.dumps(resolved, default=str)),
         "sources": [str(each) for each in sources],

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,14 @@ from PIL import Image
 
 from ..contracts.curator import PairTable
 
+FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
-    "image-based": lambda pairs: {"target": drawn_target()},
+    "image-based": lambda pairs: {"target": drawn_rows(3)},
     "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
+    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -29,12 +31,16 @@ def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     return OPTIONS.get(name, lambda pairs: {})(pairs)
 
 
-def drawn_target() -> str:
-    """A file of image features of the same topics."""
-    path = _folder() / "target.npy"
-    if not path.exists():
-        np.save(path, np.random.default_rng(0).normal(size=(len(WORDS), WIDTH))[:3])
+def drawn_rows(count: int) -> str:
+    """A file of features, of classes or of targets."""
+    path = Path(FILES.name) / f"rows-{count}.npy"
+    np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
     return str(path)
+
+
+def drawn_entries() -> str:
+    """A file of entries."""
+    return _written("entries.txt", "\n".join([*WORDS, "photo of a cat", "number 3"]))
 
 
 def drawn_synsets() -> str:
@@ -43,18 +49,9 @@ def drawn_synsets() -> str:
 
 
 def _written(name: str, text: str) -> str:
-    (_folder() / name).write_text(text, encoding="utf-8")
-    return str(_folder() / name)
-
-
-def _folder() -> Path:
-    return Path(_temporary().name)
-
-
-@cache
-def _temporary() -> tempfile.TemporaryDirectory:
-    """Removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="drawn-pairs-")
+    path = Path(FILES.name) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 def drawn_pairs(

@@ -11,7 +11,7 @@ from vladapt.core.curators import _captions
 from vladapt.core.curators._captions import fasttext_tokens
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_curator
-from vladapt.core.testing.curation import OPTIONS, drawn_pairs, drawn_target
+from vladapt.core.testing.curation import OPTIONS, drawn_pairs, drawn_rows
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +78,15 @@ def test_image_based_alone_and_with_the_clip_score(released, pool, tmp_path):
 
 def test_image_based_clusters_the_pool_where_no_centroids_are_given():
     pairs = drawn_pairs()
-    usual = build_curator("image-based", target=drawn_target(), clusters=6)
+    usual = build_curator("image-based", target=drawn_rows(3), clusters=6)
     decision = usual.decide_all(pairs)
     rule = decision.rules.index("in no cluster of a target image") + 1
     clusters, targets = usual.survey(pairs).rows["cluster"], usual.survey(pairs).whole["target_clusters"]
     assert 0 < len(targets) <= 3 and 0 < (decision.reason == rule).sum() < 120
     assert np.isin(clusters[decision.keep], targets).all()
-    many = build_curator("image-based", target=drawn_target(), clusters=30).decide_all(pairs)
+    many = build_curator("image-based", target=drawn_rows(3), clusters=30).decide_all(pairs)
     assert not np.array_equal(many.keep, decision.keep)
-    other = build_curator("image-based", target=drawn_target(), clusters=6, seed=4).survey(pairs)
+    other = build_curator("image-based", target=drawn_rows(3), clusters=6, seed=4).survey(pairs)
     assert not np.array_equal(other.rows["cluster"], clusters)
 
 
@@ -194,4 +194,4 @@ def test_files_that_do_not_fit_are_one_line(fake_fasttext, tmp_path):
             build_curator("text-based", **{**good, "synsets": str(tmp_path / name)}).decide_all(pairs)
     np.save(tmp_path / "narrow.npy", np.ones((3, 2), np.float32))
     with pytest.raises(DataError, match="centroids of 2 numbers, features have 16"):
-        build_curator("image-based", target=drawn_target(), centroids=str(tmp_path / "narrow.npy")).decide_all(pairs)
+        build_curator("image-based", target=drawn_rows(3), centroids=str(tmp_path / "narrow.npy")).decide_all(pairs)
