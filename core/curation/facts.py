@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..data.images import decode_picture, upright_size
-from ..data.phash import perceptual_hashes
+from ..data.perceptual_hash import perceptual_hashes
 from ..data.thumbnails import pictures_of, thumbnail
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
