@@ -81,4 +81,33 @@ def _tell(made: Curated) -> None:
     echo(f"Decisions: {made.folder}")
 
 
-COMMANDS = {stage: _command(stage) for stage in STAGES}
+def report(
+    decisions: Annotated[
+        str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
+    ],
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='Two attributes and words that tell of them: {"old": ["old"], "young": [...]}.'
+        ),
+    ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Show pictures as they are; by default as mosaics in which nobody is known.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a page: what each stage kept, examples, what-if, clusters, associations, and what no stage could check.
+
+    Example: vladapt curate report curated
+    """
+    from ..engine.curation_report import report_on_curation
+    from ..runtime.reading import read_json
+
+    page = report_on_curation(decisions, attributes=None if attributes is None else read_json(attributes), faces=faces)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        echo(f"Report: {page}")
+
+
+COMMANDS = {**{stage: _command(stage) for stage in STAGES}, "report": report}

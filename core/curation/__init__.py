@@ -7,6 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage counted survey_pairs",
         "facts": "PairFacts",
+        "record": "chain_of last_of record_of write_record",
+        "report": "curation_report",
         "table": "FeatureShards HAS build_table decided open_table positions_kept",
     },
 )

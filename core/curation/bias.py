@@ -13,10 +13,9 @@ from ..contracts.curator import TEXT, PairTable
 from ..errors import ConfigError
 from .table import database, positions_kept
 
-ATTRIBUTES = {
-    "women": "woman women girl girls female lady ladies she her mother wife daughter sister".split(),
-    "men": "man men boy boys male gentleman gentlemen he him his father husband son brother".split(),
-}
+WOMEN = "woman women girl girls female lady ladies she her mother wife daughter sister"
+MEN = "man men boy boys male gentleman gentlemen he him his father husband son brother"
+ATTRIBUTES = {name: tuple(words.split()) for name, words in (("women", WOMEN), ("men", MEN))}
 """Words that tell of somebody's gender as a text has it."""
 WORDS, SHOWN, LEAST_LETTERS = 400, 12, 3
 """Most frequent words that are looked at, and how many are shown."""

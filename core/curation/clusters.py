@@ -43,7 +43,9 @@ def clusters(table: PairTable, decisions: Path, shown: Sequence[Sample]) -> list
         return []
     sampled = there[np.linspace(0, len(there) - 1, min(SAMPLED, len(there))).astype(np.int64)]
     rows = table.unit(IMAGE_FEATURES, sampled)
-    means = faiss_library().Kmeans(rows.shape[1], CLUSTERS, niter=ROUNDS, spherical=True, seed=0, min_points_per_centroid=1)
+    means = faiss_library().Kmeans(
+        rows.shape[1], CLUSTERS, niter=ROUNDS, spherical=True, seed=0, min_points_per_centroid=1
+    )
     means.train(rows)
     nearest = (rows @ means.centroids.T).argmax(axis=1)
     kept = np.isin(sampled, positions_kept(table, [str(decisions)]))

@@ -62,3 +62,20 @@ def _before(folder: Path, name: str) -> Path:
     if place is None:
         raise DataError(f"{folder}: comes after {name}, which is gone; put it beside {folder.name}")
     return place
+
+
+def last_of(folder: Path) -> Path:
+    """The decisions that no others in their folder stand on; a folder of decisions is its own.
+
+    Raises:
+        DataError: no decisions in it, or several on which nothing stands.
+    """
+    if (folder / RECORD).is_file():
+        return folder
+    ended = sorted(file.parent.parent for file in folder.glob(f"*/{RECORD}"))
+    before = {Path(str(name)).name for each in ended for name in record_of(each).get("after") or ()}
+    last = [each for each in ended if each.name not in before]
+    if len(last) != 1:
+        which = f"give one of {', '.join(map(str, last[:3]))}" if last else "give a folder of `vladapt curate`"
+        raise DataError(f"{folder}: {len(last) or 'no'} last stages of curation in it; {which}")
+    return last[0]

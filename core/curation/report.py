@@ -13,6 +13,7 @@ from ..contracts.curator import IMAGE_FEATURES, TEXT, PairTable
 from ..runs.run_sections import Report
 from ..runs.sections import (
     Cell,
+    CurveGridSection,
     CurveSection,
     HeadlineSection,
     ListSection,
@@ -140,17 +141,20 @@ def _pictures(title: str, some: Sequence[Sample]) -> PictureSection:
 
 
 def _what_if(stages: Sequence[StageDone]) -> list[Any]:
-    """Of every score: which threshold would keep which share, told by its quantiles."""
-    sections = []
+    """Of every score: which limit would keep which share, told by its quantiles."""
+    plots, rows = [], []
     for stage in stages:
-        for name, (shares, values) in thresholds(stage.folder).items():
-            title = f"What if: {name.removeprefix(SCORE)} of {stage.name}"
-            note = "The share of the pairs before this stage that a lower limit on the score would keep."
-            sections.append(CurveSection(title, {name: (values, shares)}, "lowest score kept", "share", note, unit=False))
-            row = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.4g}") for share in WHAT_IF]
-            header = ["Keep", *(f"{share:.0%}" for share in WHAT_IF)]
-            sections.append(TableSection("", header, [["from a score of", *row]], sub=True))
-    return sections
+        for column, (shares, values) in thresholds(stage.folder).items():
+            name = f"{column.removeprefix(SCORE)} of {stage.name}"
+            plots.append(CurveSection(name, {name: (values, shares)}, "lowest score kept", "share", unit=False))
+            for words, some in (("at least", WHAT_IF), ("at most", [1 - share for share in WHAT_IF])):
+                limits = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.4g}") for share in some]
+                rows.append([Cell(name, words), *limits])
+    if not plots:
+        return []
+    header = ["To keep", *(f"{share:.0%}" for share in WHAT_IF)]
+    note = "The limit on a score that would keep a share of the pairs before its stage; nothing was computed again."
+    return [CurveGridSection("What if", plots, minor=True), TableSection("", header, rows, note, sub=True)]
 
 
 def _who(table: PairTable, stages: Sequence[StageDone]) -> list[Any]:
@@ -222,8 +226,8 @@ def _associations(
     ]
     first, second = made[0].attributes
     note = (
-        f"How much more often a word stands in texts that tell of {first} than in texts that tell of {second}, in points; "
-        "the words with the largest difference before. A difference in brackets lies within chance (95 %)."
+        f"How much more often a word stands in texts that tell of {first} than in those that tell of {second}, in "
+        "points; the words with the largest difference before. A difference in brackets lies within chance (95 %)."
     )
     return TableSection("Associations in texts", ["Word", "Before", "After"], rows, note)
 
@@ -240,7 +244,7 @@ def _unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> li
     """What a reader might think was looked at, and was not."""
     names = {stage.record.get("stage") for stage in stages}
     lines = [
-        "Nudity, violence and illegal images: no classifier ran here, and none replaces the hash lists of the hotlines.",
+        "Nudity, violence and illegal images: no classifier ran, and none replaces the hash lists of the hotlines.",
         "Consent, licences and opt-outs: `vladapt curate remove` takes lists of ids and of hashes.",
     ]
     if "decontaminate" not in names:
@@ -251,7 +255,9 @@ def _unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> li
         lines.append("Copies of images: no stage looked for them.")
     lines.append("Text that is part of an image: a pair may agree by what is written in it.")
     if not faces:
-        lines.append("Pictures on this page are coarse mosaics, so that nobody is known by the face; --faces shows them.")
+        lines.append(
+            "Pictures on this page are coarse mosaics, so that nobody is known by the face; --faces shows them."
+        )
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,5 +67,9 @@ def sizes(table: PairTable, decisions: Path) -> list[Tally]:
     shorter = np.minimum(table.numbers("width"), table.numbers("height"))
     bins = np.digitize(shorter, SIZES)
     counts = [np.bincount(some, minlength=len(SIZES) + 1) for some in (bins, bins[kept])]
-    names = [f"below {SIZES[0]}", *(f"{low} to {high - 1}" for low, high in zip(SIZES, SIZES[1:])), f"{SIZES[-1]} and more"]
+    names = [
+        f"below {SIZES[0]}",
+        *(f"{low} to {high - 1}" for low, high in pairwise(SIZES)),
+        f"{SIZES[-1]} and more",
+    ]
     return [Tally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.curator import PairTable
+from ..contracts.curator import Curator, PairTable
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation import (
@@ -25,12 +25,12 @@ from ..curation import (
     decided,
     positions_kept,
     survey_pairs,
+    write_record,
 )
 from ..curation.facts import FEATURES
 from ..errors import ConfigError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
-from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
@@ -38,7 +38,7 @@ from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
-TABLES, SURVEYS, DONE = "tables", "surveys", "_state/curation.json"
+TABLES, SURVEYS = "tables", "surveys"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 
 
@@ -124,7 +124,7 @@ def curate(
     curated = Curated(
         folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
     )
-    write_whole(folder / DONE, json.dumps(_record(curated, built, sources, asked), indent=2) + "\n")
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table)))
     return curated
 
 
@@ -221,12 +221,16 @@ def _job(stage: DecisionStage, place: Place) -> Job:
     )
 
 
-def _record(curated: Curated, curator: Any, sources: Sequence[str | Path], asked: CurateOptions) -> dict[str, Any]:
+def _record(
+    curated: Curated, curator: Curator, sources: Sequence[str | Path], asked: CurateOptions, table: Path
+) -> dict[str, Any]:
     """What ran, resolved, as JSON."""
     resolved = {name: value for name, value in vars(curator).items() if not name.startswith("_")}
     facts = {name: value for name, value in vars(curated).items() if name not in ("folder", "examples")}
     return {
         **facts,
+        "stage": curator.stage,
+        "table": str(table),
         "notes": list(curated.notes),
         "options": json.loads(json.dumps(resolved, default=str)),
         "sources": [str(each) for each in sources],
