@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,37 @@ from ..contracts.curator import PairTable
 
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
-OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {}
+OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "removal": lambda pairs: {"ids": _list_of_ids(), "hashes": _list_of_sums()},
+}
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
 
 def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     """What a curator must be given in tests."""
     return OPTIONS.get(name, lambda pairs: {})(pairs)
+
+
+@cache
+def _list_of_ids() -> str:
+    return _written("".join(f"id-{number:04d}\n" for number in range(0, 200, 5)))
+
+
+@cache
+def _list_of_sums() -> str:
+    return _written("".join(f"{number:064x}\n" for number in range(0, 200, 7)))
+
+
+def _written(text: str) -> str:
+    """A file that is there as long as the process."""
+    file = tempfile.NamedTemporaryFile("w", suffix=".txt")  # noqa: SIM115
+    file.write(text)
+    file.flush()
+    _HELD.append(file)
+    return file.name
+
+
+_HELD: list[Any] = []
 
 
 def drawn_pairs(
