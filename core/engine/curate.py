@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def curate(
     *,
     options: Mapping[str, Any] | None = None,
     stage: str = "",
+    reads: Collection[str] = (),
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Curated:
@@ -90,6 +91,7 @@ def curate(
         out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
         options: of the curator.
         stage: the command, to which the curator must belong.
+        reads: columns that others will need of the same table.
         given: options of `CurateOptions`.
 
     Raises:
@@ -107,7 +109,7 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table(built.reads, sources, place, asked, reporter, read)
+    table, name = _table({*built.reads, *reads}, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -147,7 +149,7 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
-    reads: Sequence[str],
+    reads: Collection[str],
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,

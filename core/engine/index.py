@@ -133,6 +133,7 @@ def _changes(asked: IndexOptions) -> list[str]:
     flags = {"--delete": asked.delete is not None, "--compact": asked.compact, "--verify": asked.verify}
     changes = [flag for flag, on in flags.items() if on]
     others = {"--add": asked.add, "--only-new": asked.only_new, "--kind": asked.kind is not None}
+    others["--graph-threads"] = asked.graph_threads is not None and not asked.compact
     more = changes[1:] + [flag for flag, on in others.items() if on]
     if changes and more:
         raise ConfigError(f"{more[0]}: cannot be given together with {changes[0]}; run one command after the other")
@@ -145,7 +146,7 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
         RetrievalIndex.open(out).verify()
     elif is_main():
         ids = [] if asked.delete is None else _ids_of(asked.delete)
-        with IndexChange(out) as change:
+        with IndexChange(out, _graph_threads(asked, RetrievalIndex.open(out).info["kind"])) as change:
             deleted = change.delete(ids) if ids else 0
             if asked.compact:
                 change.compact()
@@ -153,6 +154,17 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
     made = Indexed(out, opened.info["holds"], opened.info["kind"], opened.info["dims"], len(opened), deleted=deleted)
     made.segments, made.seconds = len(opened.segments), round(time.monotonic() - started, 3)
     return made
+
+
+def _graph_threads(asked: IndexOptions, kind: str) -> int:
+    """Of an index of a kind.
+
+    Raises:
+        ConfigError: it is no graph.
+    """
+    if asked.graph_threads is not None and kind != "hnsw":
+        raise ConfigError(f"--graph-threads: is for --kind hnsw; omit it for {kind}")
+    return asked.graph_threads or 1
 
 
 def _ids_of(text: str) -> list[str]:
@@ -175,6 +187,8 @@ def _ids_of(text: str) -> list[str]:
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
     holds, old = IMAGES if images else TEXTS, RetrievalIndex.open(out) if asked.add else None
+    kind = asked.kind or "flat" if old is None else old.info["kind"]
+    threads = _graph_threads(asked, kind)
     if old is not None:
         recipe = _as_indexed(recipe, old, holds, asked)
     if not images:
@@ -188,12 +202,14 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     if old is not None:
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
-    kind = asked.kind or "flat" if old is None else old.info["kind"]
     made = Indexed(out, holds, kind, backbone.embed_dim)
     writer: IndexBuilder | IndexChange | None = None
     with ExitStack() as stack:
         if is_main():
-            writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
+            if old is None:
+                writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind, graph_threads=threads)
+            else:
+                writer = IndexChange(out, threads)
             stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,13 @@ from PIL import Image
 
 from ..contracts.curator import PairTable
 
+FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
-    "removal": lambda pairs: {"ids": _list_of_ids(), "hashes": _list_of_sums()},
+    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -28,26 +30,25 @@ def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     return OPTIONS.get(name, lambda pairs: {})(pairs)
 
 
-@cache
-def _list_of_ids() -> str:
-    return _written("".join(f"id-{number:04d}\n" for number in range(0, 200, 5)))
+def drawn_rows(count: int) -> str:
+    """A file of features, of classes or of targets."""
+    path = Path(FILES.name) / f"rows-{count}.npy"
+    np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
+    return str(path)
 
 
-@cache
-def _list_of_sums() -> str:
-    return _written("".join(f"{number:064x}\n" for number in range(0, 200, 7)))
+def drawn_entries() -> str:
+    """A file of entries."""
+    path = Path(FILES.name) / "entries.txt"
+    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return str(path)
 
 
-def _written(text: str) -> str:
-    """A file that is there as long as the process."""
-    file = tempfile.NamedTemporaryFile("w", suffix=".txt")  # noqa: SIM115
-    file.write(text)
-    file.flush()
-    _HELD.append(file)
-    return file.name
-
-
-_HELD: list[Any] = []
+def drawn_list(pattern: str, step: int) -> str:
+    """A file of every so many ids, or sums."""
+    path = Path(FILES.name) / f"list-{step}.txt"
+    path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
+    return str(path)
 
 
 def drawn_pairs(
