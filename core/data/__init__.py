@@ -25,6 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "pairs.reading": "PAIR_FILES read_pairs",
         "pairs.record_fields": "split_named",
         "pairs.shards": "shards_in",
+        "phash": "bits_apart hashes_within perceptual_hashes",
         "sampling": "Selection selection_split",
         "splits": "assign_splits",
         "tables": "Row Table csv_text read_table",

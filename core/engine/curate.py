@@ -80,6 +80,7 @@ def curate(
     options: Mapping[str, Any] | None = None,
     stage: str = "",
     reads: Collection[str] = (),
+    may_read: Collection[str] = (),
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Curated:
@@ -91,7 +92,7 @@ def curate(
         out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
         options: of the curator.
         stage: the command, to which the curator must belong.
-        reads: columns that others will need of the same table.
+        reads, may_read: columns that others will need of the same table, or look at.
         given: options of `CurateOptions`.
 
     Raises:
@@ -109,7 +110,7 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table({*built.reads, *reads}, sources, place, asked, reporter, read)
+    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -150,6 +151,7 @@ def _check_stage(name: str, stage: str) -> None:
 
 def _table(
     reads: Collection[str],
+    may_read: Collection[str],
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -161,7 +163,7 @@ def _table(
     facts, made_of = [], [features and features.digest]
     if sources:
         manifest = manifest_of(sources, place)
-        job = job_of(PairFacts.of(manifest, reads), manifest, place, asked, BATCH)
+        job = job_of(PairFacts.of(manifest, reads, may_read), manifest, place, asked, BATCH)
         summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
         facts = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
         made_of += [job.work.place.root.rpartition("/")[2], manifest.digest]
