@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MEASURED = {
     "bytes": "int64",
     "sha256": "string",
+    "md5": "string",
     "width": "int32",
     "height": "int32",
     "pixels_sha256": "string",
@@ -118,6 +119,8 @@ class PairFacts(Stage):
             made["bytes"] = len(content)
         if "sha256" in self.measured:
             made["sha256"] = hashlib.sha256(content).hexdigest()
+        if "md5" in self.measured:
+            made["md5"] = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if SIZES & set(self.measured):
             made["width"], made["height"] = upright_size(content, name=row.id)
         if DECODED & set(self.measured):

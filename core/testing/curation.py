@@ -20,6 +20,7 @@ WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
     "image-based": lambda pairs: {"target": drawn_rows(3)},
     "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
 }
@@ -51,6 +52,13 @@ def drawn_synsets() -> str:
 def _written(name: str, text: str) -> str:
     path = Path(FILES.name) / name
     path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def drawn_list(pattern: str, step: int) -> str:
+    """A file of every so many ids, or sums."""
+    path = Path(FILES.name) / f"list-{step}.txt"
+    path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
     return str(path)
 
 
