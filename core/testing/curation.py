@@ -19,6 +19,7 @@ WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
@@ -40,6 +41,13 @@ def drawn_entries() -> str:
     """A file of entries."""
     path = Path(FILES.name) / "entries.txt"
     path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return str(path)
+
+
+def drawn_words() -> str:
+    """A file of flags and the words for them."""
+    path = Path(FILES.name) / "words.json"
+    path.write_text('{"dog": ["Dog"], "sixth": ["number 5", "number 6"]}', encoding="utf-8")
     return str(path)
 
 
