@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..contracts.curator import STAGES
-from ..engine.options import CurateOptions
-from .options import FromOptions, Json
+from ..engine.options import CurateOptions, CurationRunOptions
+from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
@@ -110,4 +110,77 @@ def report(
         echo(f"Report: {page}")
 
 
-COMMANDS = {**{stage: _command(stage) for stage in STAGES}, "report": report}
+def run(
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Which stages (`vladapt list curations`).")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that is written.")],
+    encoding: Annotated[dict[str, Any], FromEncoding()],
+    how: Annotated[dict[str, Any], FromOptions(CurationRunOptions)],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Tars, Parquet files, folders, or URLs. Repeatable.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="CURATOR.NAME=VALUE", help="An option of a curator of the recipe. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the stages of a recipe: it embeds the pairs, decides, and writes a list, a page and a record.
+
+    The same command goes on where it was stopped.
+
+    Example: vladapt curate run --recipe small-domain --data shards/ --out curated
+    """
+    from ..engine.curate_run import run_curation
+    from ..recipes.resolve import parse_set
+
+    options = dict(parse_set(text, "s-cliploss.keep_first=0.8") for text in sets or ())
+    made = run_curation(recipe, data or (), out, options=options, encoding=encoding, reporter=reporter(), **how)
+    if as_json:
+        stages = [{**vars(each), "folder": str(each.folder)} for each in made.stages]
+        written = {name: str(path) for name, path in made.written.items()}
+        print_json({**vars(made), "out": str(made.out), "stages": stages, "written": written})
+        return
+    for each in made.stages:
+        _tell(each)
+    for note in made.notes:
+        echo(note)
+    echo(f"Kept in all: {made.kept:,} of {made.pairs:,} pairs ({made.kept / max(1, made.pairs):.1%})")
+    for name, path in made.written.items():
+        echo(f"{name.capitalize()}: {path}")
+
+
+def remove(
+    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="The pairs, as for the stages before; none with --index alone.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line.")] = None,
+    hashes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the decisions, as for other stages.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="An index whose entries go too. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take opt-outs and known images out of decisions and indices.
+
+    Example: vladapt curate remove shards/ --ids opt-outs.txt --after curated/0f3a --out curated --index photos.index
+    """
+    from ..engine.removal import remove as engine_remove
+
+    removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    if as_json:
+        decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
+        print_json({"decisions": decisions, "indices": removed.indices})
+        return
+    if removed.decisions is not None:
+        _tell(removed.decisions)
+    for name, count in removed.indices.items():
+        echo(f"{name}: {count:,} entries deleted")
+
+
+COMMANDS = {"run": run, "remove": remove, **{stage: _command(stage) for stage in STAGES}, "report": report}

@@ -114,6 +114,28 @@ class CurateOptions(ShardOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurationRunOptions(CurateOptions):
+    """What a recipe of curation takes besides, and what it writes."""
+
+    tests: tuple[str, ...] | None = option(
+        None,
+        "test sets that must not be in what is kept: files or folders of features, with commas between",
+        metavar="DIR",
+    )
+    write: tuple[str, ...] = option(
+        ("list",),
+        "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
+        "tars, or uids (DataComp's array)",
+        metavar="list,tars,uids",
+    )
+    faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.write) - {"list", "tars", "uids"}:
+            raise ConfigError(f"--write {min(unknown)}: give some of list, tars, uids")
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexOptions:
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""
