@@ -8,17 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = "What a set will cost"
 
 
-@pytest.fixture
-def reckon(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reckon
+@pytest.fixture(scope="module")
+def reckon():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import reckon
 
-    return reckon
+        yield reckon
 
 
 def test_numbers_follow_from_the_users_own(reckon):
@@ -36,6 +39,22 @@ def test_numbers_follow_from_the_users_own(reckon):
     assert twice["minutes per shard"] == "3.3" and twice["shuffle: bytes moved"] == "6.4 MB"
     large = numbers(images=10**10, rate=1500, gpus=64, buckets=64)
     assert large["shuffle: files"].count("then") == 0 and numbers(images=10**10, rate=1)["shuffle: files"].count("then")
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=st.integers(1, 10**11), shards=st.integers(1, 10**7), buckets=st.integers(1, 10**5))
+@example(rows=10**10, shards=10**6, buckets=4096)
+@example(rows=2000, shards=10**7, buckets=2)
+def test_a_shuffle_writes_few_files_of_many_rows_in_two_levels_only_where_one_reads_too_much(
+    reckon, rows, shards, buckets
+):
+    plan, most = reckon.shuffled(rows, shards, buckets), max(1, min(10**6, rows // 1000))
+    assert len(plan.files) == len(plan.tasks) == (1 if plan.groups == 1 else 2) and max(plan.files) <= most
+    assert rows / max(plan.files) >= min(rows, 1000)
+    assert plan.buckets == min(buckets, most) and plan.groups <= plan.buckets
+    assert plan.tasks[0] * plan.together >= shards > (plan.tasks[0] - 1) * plan.together
+    alone = -(-shards // (most // plan.buckets))  # shards that a task of a single level would read
+    assert (plan.groups > 1) == (alone > 64 and plan.buckets > 1)
 
 
 def test_the_page_shows_what_is_printed(reckon, monkeypatch, capsys):
