@@ -28,33 +28,28 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
 from ..contracts.features import PROJECTED
-from ..contracts.items import Decoded, DomainData, Item
+from ..contracts.items import DomainData, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task
-from ..data.images import decode_bytes
-from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
 from ..runtime.progress import Reporter
-from ..runtime.remote import is_url
 from ..shards import Manifest, Place, Stage, Summary, Unreadable
-from ..shards.manifest import listing
 from ..shards.place import STATE
 from ..shards.sources import Row
 from ..tasks.classification.task import prepared_images
 from .options import EmbedOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
+from .shard_rows import RowReader, domain_of, images_listed, is_read_by, manifest_of_items
 
 if TYPE_CHECKING:
     import pyarrow
 
 CLASSES = f"{STATE}/classes.safetensors"
 """Of a labelled set: names and text features of its classes."""
-OF_ITEMS = dict.fromkeys(("path", "id", "decode", "split", "groups", "version"), "string")
-SHARD_LIKE = (".tar", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [_loaded(each.spec, self.recipe, _domain_of(task)) for each in self.encoders]
+        backbones = [_loaded(each.spec, self.recipe, domain_of(task)) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -157,13 +152,11 @@ class _Towers:
     def __init__(self, stage: EmbedStage, task: Task, backbones: list[Backbone], threads: int | None):
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
-        domain = _domain_of(task, data)
+        domain = domain_of(task, data)
         self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
         self.readers = [self._on_cores(_reader(each), each) for each in backbones]
-        self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
-        limit = vars(domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
-        self.decode = {"max_pixels": limit}
+        self.reader = RowReader(domain, stage.recipe.reading, data)
 
     def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
         """The same numbers from any number of cores."""
@@ -183,7 +176,7 @@ class _Towers:
                 yield Job(Item(row.id, Path(row.path)), (key,), (None,))
 
         def render(job: Job) -> list[Tensor]:
-            decoded = self._decoded(held[job.keys[0]])
+            decoded = self.reader.load(held[job.keys[0]])
             first, *further = [transform(decoded) for transform in self.transforms]
             if further:
                 pixels[job.keys[0]] = further
@@ -211,11 +204,6 @@ class _Towers:
     def texts(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
         while batch := list(islice(rows, batch_size)):
             yield from self._tables(batch, [])
-
-    def _decoded(self, row: Row) -> Decoded:
-        if self.load is None:
-            return decode_bytes(row.read(), row.id, self.decode)
-        return self.load(Item(row.id, Path(row.path), json.loads(row.columns["decode"])))
 
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
@@ -317,7 +305,7 @@ def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [_loaded(spec.strip(), recipe, _domain_of(task)) for spec in specs]
+    backbones = [_loaded(spec.strip(), recipe, domain_of(task)) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
         if backbone.of_parts:
@@ -328,15 +316,14 @@ def _planned(
             backbone.need_texts("--captions")
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
-    if images and not _read_by_domain(_domain_of(task), images):
+    if images and not is_read_by(domain_of(task), images):
         manifest = manifest_of(images, place)
         data = None
     else:
         data, labels, classes = _data(recipe, task, images, backbones[0], reporter)
         listed = tuple(map(str, images))
-        columns = OF_ITEMS | ({"labels": "string"} if labels else {})
-        manifest = Manifest(tuple(listing(place, _rows_of(data, labels), columns, "items")), tuple(data.skipped))
-    domain = _domain_of(task, data)
+        manifest = manifest_of_items(data, place, bool(labels))
+    domain = domain_of(task, data)
     transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
@@ -344,12 +331,6 @@ def _planned(
     digest = hashlib.sha256(classes).hexdigest() if classes else ""
     stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed, digest)
     return stage, manifest, classes
-
-
-def _domain_of(task: Task, data: DomainData | None = None) -> Domain:
-    """The task's domain, as it is for some data."""
-    assert task.domain is not None, "`task_of` gives a task of a domain"
-    return task.domain if data is None else task.domain.of(data)
 
 
 def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
@@ -366,19 +347,12 @@ def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:
     return tuple(Encoder(b.spec, b.fingerprint, b.embed_dim, s) for b, s in zip(backbones, suffixes))
 
 
-def _read_by_domain(domain: Domain, images: Sequence[str | Path]) -> bool:
-    """Whether a domain reads these in its own way: it has files of its own, and they are no shards or URLs."""
-    if type(domain).read_images is Domain.read_images:
-        return False
-    return not any(is_url(str(path)) or str(path).lower().endswith(SHARD_LIKE) for path in images)
-
-
 def _data(
     recipe: Recipe, task: Task, images: Sequence[str | Path], backbone: Backbone, reporter: Reporter
 ) -> tuple[DomainData, str, bytes | None]:
     """Samples; of a labelled set also the kind of their labels, and what is to be known of the classes."""
     if images:
-        return readable(images_of(_domain_of(task), images, recipe.reading)), "", None
+        return images_listed(domain_of(task), images, recipe.reading), "", None
     prepared = prepared_images(recipe.with_(backbone=backbone.spec), reporter, task)
     items = prepared.data.items
     if not prepared.class_names or any(item.class_label() is None for item in items):
@@ -390,26 +364,10 @@ def _data(
     return prepared.data, kind, save({name: each.contiguous() for name, each in tensors.items()}, names)
 
 
-def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
-    for item in data.items:
-        row = {"path": str(item.source), "id": item.id, "decode": json.dumps(item.decode), "split": item.split}
-        row |= {"groups": item.group or "", "version": _version_of(item.source)}
-        yield row | ({"labels": json.dumps(item.class_label())} if labels else {})
-
-
-def _version_of(path: Path | None) -> str:
-    """Size and time of a file; "" of what is none."""
-    try:
-        status = os.stat(path or "")
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _listed(stage: EmbedStage, task: Task) -> DomainData:
     """The data again, in a worker, for what decodes them."""
     if stage.listed:
-        return images_of(_domain_of(task), stage.listed, stage.recipe.reading)
+        return images_listed(domain_of(task), stage.listed, stage.recipe.reading)
     from ..recipes.asked_for import read_data
 
-    return read_data(stage.recipe, _domain_of(task), task.name)
+    return read_data(stage.recipe, domain_of(task), task.name)

@@ -3,11 +3,11 @@ of the function and a flag of the command. What is None was not given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..contracts.options import option
+from ..contracts.options import option, options_of
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,6 +73,27 @@ class ShardOptions:
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
+
+
+OF_SHARDS = frozenset(each.name for each in options_of(ShardOptions))
+
+
+def are_shards(outputs: str | Sequence[str] | None) -> bool:
+    """Whether shards are among kinds of output, as `--as` has them."""
+    return PARQUET in ",".join([outputs] if isinstance(outputs, str) else outputs or ()).split(",")
+
+
+def refuse_of_shards(given: Mapping[str, Any], *further: str) -> None:
+    """Raise the ConfigError of an option of shards where no shards are asked for.
+
+    Args:
+        given: options by name.
+        further: names of options that are of shards, too.
+    """
+    for name, value in given.items():
+        if name in (*OF_SHARDS, *further) and value is not None:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: is an option of shards; give --as parquet too, and a folder as --out")
 
 
 @dataclass(frozen=True, kw_only=True)
