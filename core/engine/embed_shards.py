@@ -36,6 +36,8 @@ from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, 
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
+from ..retrieval import Entry, ImageReader
+from ..retrieval.sharded import ENTRY, entry_line
 from ..runtime.progress import Reporter
 from ..shards import Manifest, Place, Stage, Summary, Unreadable
 from ..shards.place import STATE
@@ -84,6 +86,7 @@ class EmbedStage(Stage):
         listed: paths or, for the recipe's own data, nothing, that a domain reads in files of its own; None where
             images are read as they come.
         classes: digest of the names and text features of the classes, "" where there are none.
+        index: how an index reads its images: each row then says what it is of (`ENTRY`); None without an index.
     """
 
     recipe: Recipe
@@ -95,14 +98,18 @@ class EmbedStage(Stage):
     labels: str = ""
     listed: tuple[str, ...] | None = None
     classes: str = ""
+    index: ImageReader | None = None
     name: str = field(default="embed", init=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        reader = self.index
+        how = {"domain": self.recipe.domain, "task": self.recipe.task, "reading": dict(self.recipe.reading)}
+        if reader is not None:
+            domain = None if reader.domain is None else reader.domain.name
+            how = {"domain": domain, "task": reader.task, "reading": dict(reader.options), ENTRY: True}
         return {
-            "domain": self.recipe.domain,
-            "task": self.recipe.task,
-            "reading": dict(self.recipe.reading),
+            **how,
             "encoders": [[each.fingerprint, each.suffix] for each in self.encoders],
             "transforms": list(self.transforms) if self.images else [],
             "amp": self.recipe.amp,
@@ -117,7 +124,7 @@ class EmbedStage(Stage):
     def columns(self) -> tuple[str, ...]:
         if self.listed is None:
             return ()
-        return ("decode", *(("labels", "split", "groups") if self.labels else ()))
+        return ("decode", *((ENTRY,) if self.index else ()), *(("labels", "split", "groups") if self.labels else ()))
 
     @property
     def schema(self) -> pyarrow.Schema:
@@ -129,6 +136,8 @@ class EmbedStage(Stage):
             kinds = ["image_features"] * self.images + ["caption_features"] * self.captions
             fields += [pa.field(f"{kind}{each.suffix}", numbers) for kind in kinds]
             fields.append(pa.field(f"encoder{each.suffix}", pa.string()))
+        if self.index is not None:
+            fields.append(pa.field(ENTRY, pa.string()))
         if self.labels:
             kind = pa.list_(pa.float32()) if self.labels == "several" else pa.int64()
             fields += [pa.field("labels", kind), pa.field("split", pa.string()), pa.field("groups", pa.string())]
@@ -136,7 +145,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [_loaded(each.spec, self.recipe, domain_of(task)) for each in self.encoders]
+        backbones = [loaded(each.spec, self.recipe, domain_of(task)) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -153,7 +162,10 @@ class _Towers:
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
         domain = domain_of(task, data)
-        self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+        if stage.index is None:
+            self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+        else:
+            self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
         self.readers = [self._on_cores(_reader(each), each) for each in backbones]
         self.reader = RowReader(domain, stage.recipe.reading, data)
@@ -232,10 +244,17 @@ class _Towers:
                 there = [row.text is not None for row in rows]
                 made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], there)
             made[f"encoder{each.suffix}"] = [each.fingerprint] * len(rows)
+        if stage.index is not None:
+            made[ENTRY] = [row.columns[ENTRY] if stage.listed is not None else entry_line(_entry(row)) for row in rows]
         if stage.labels:
             made |= {name: [row.columns[name] for row in rows] for name in ("split", "groups")}
             made["labels"] = [json.loads(row.columns["labels"]) for row in rows]
         return pa.table(made, stage.schema)
+
+
+def _entry(row: Row) -> Entry:
+    """What an index says of an image: one in a tar or a table is known by its id."""
+    return Entry(row.id, row.path or row.id, captions=() if row.text is None else (row.text,))
 
 
 def _reader(backbone: Backbone) -> Callable[[Sequence[str]], Tensor]:
@@ -305,7 +324,7 @@ def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [_loaded(spec.strip(), recipe, domain_of(task)) for spec in specs]
+    backbones = [loaded(spec.strip(), recipe, domain_of(task)) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
         if backbone.of_parts:
@@ -322,7 +341,8 @@ def _planned(
     else:
         data, labels, classes = _data(recipe, task, images, backbones[0], reporter)
         listed = tuple(map(str, images))
-        manifest = manifest_of_items(data, place, bool(labels))
+        further = {"labels": lambda item: json.dumps(item.class_label())} if labels else {}
+        manifest = manifest_of_items(data, place, further)
     domain = domain_of(task, data)
     transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
@@ -333,7 +353,7 @@ def _planned(
     return stage, manifest, classes
 
 
-def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
+def loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
     return load_backbone(spec, recipe.device, recipe.image_size, domain.channels(recipe.reading))
 
 
@@ -366,6 +386,8 @@ def _data(
 
 def _listed(stage: EmbedStage, task: Task) -> DomainData:
     """The data again, in a worker, for what decodes them."""
+    if stage.index is not None:
+        return stage.index.to_index(stage.listed)
     if stage.listed:
         return images_listed(domain_of(task), stage.listed, stage.recipe.reading)
     from ..recipes.asked_for import read_data

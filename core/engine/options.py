@@ -25,7 +25,8 @@ class ShardOptions:
     )
     processes: int | None = option(
         None,
-        "worker processes, each with its own model; by default this one, and with --engine ray one per GPU or core",
+        "worker processes, each with its own model, in turn on the GPUs of the machine; by default this one, and with "
+        "--engine ray one per GPU or core",
         low=1,
         metavar="N",
     )
@@ -57,6 +58,7 @@ class ShardOptions:
         Raises:
             ConfigError: options that do not go together.
         """
+        from ..runtime.process import visible_gpus
         from ..shards import build_executor
 
         cluster = {name: getattr(self, name) for name in ("address", "worker_cpus", "worker_gpus")}
@@ -67,7 +69,8 @@ class ShardOptions:
                 )
             if self.processes is None:
                 return build_executor("serial")
-            return build_executor("pool", processes=self.processes)
+            gpus = visible_gpus() if device in ("auto", "cuda") else []
+            return build_executor("pool", processes=self.processes, devices=gpus)
         if self.engine in ("serial", "pool"):
             raise ConfigError(f"--engine {self.engine}: is local; give --engine local, with --processes N for a pool")
         if device == "cpu" and self.worker_gpus is None:
@@ -115,7 +118,7 @@ class EmbedOptions(ShardOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions:
+class IndexOptions(ShardOptions):
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""
 
@@ -124,6 +127,12 @@ class IndexOptions:
         None,
         "kind of index: flat (exact; the default), hnsw (a graph, for millions), ivf (cells, quick to build), ivf-pq "
         "or ivf-sq8 (codes, for many millions)",
+    )
+    features: str | None = option(
+        None,
+        "folder or URL of features as shards (`vladapt embed --as parquet`): those of the images are used, or written "
+        "there; without images, all of it is indexed",
+        metavar="DIR",
     )
     add: bool = option(False, "add to the index at --out, instead of replacing it")
     only_new: bool = option(False, "with --add, leave out what the index has already")

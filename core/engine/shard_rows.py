@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,16 @@ def images_listed(domain: Domain, images: Sequence[str | Path], reading: Mapping
     return readable(images_of(domain, images, reading))
 
 
-def manifest_of_items(data: DomainData, place: Place, labelled: bool = False) -> Manifest:
+def manifest_of_items(
+    data: DomainData, place: Place, further: Mapping[str, Callable[[Item], str]] | None = None
+) -> Manifest:
     """The samples of a domain, listed in a place.
 
     Args:
-        labelled: whether their labels are listed too.
+        further: column -> what it says of a sample.
     """
-    columns = OF_ITEMS | ({"labels": "string"} if labelled else {})
-    return Manifest(tuple(listing(place, _rows_of(data, labelled), columns, "items")), tuple(data.skipped))
+    columns = {**OF_ITEMS, **dict.fromkeys(further or {}, "string")}
+    return Manifest(tuple(listing(place, _rows_of(data, further or {}), columns, "items")), tuple(data.skipped))
 
 
 class RowReader:
@@ -92,11 +94,11 @@ class RowReader:
         return replace(data, items=items, skipped=[], load=lambda item: self.load(by_id[item.id]))
 
 
-def _rows_of(data: DomainData, labelled: bool) -> Iterator[dict[str, Any]]:
+def _rows_of(data: DomainData, further: Mapping[str, Callable[[Item], str]]) -> Iterator[dict[str, Any]]:
     for item in data.items:
         row = {"path": str(item.source), "id": item.id, "decode": json.dumps(item.decode), "split": item.split}
         row |= {"groups": item.group or "", "version": _version_of(item.source)}
-        yield row | ({"labels": json.dumps(item.class_label())} if labelled else {})
+        yield row | {name: says(item) for name, says in further.items()}
 
 
 def _version_of(path: Path | None) -> str:

@@ -194,7 +194,7 @@ class ParquetSource(Source):
         return bool({"bytes", "path", "url"} & set(self.roles))
 
     def columns(self) -> list[str]:
-        with closing(_Opened(self.name)) as opened:
+        with closing(OpenedParquet(self.name)) as opened:
             return opened.file.schema_arrow.names
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -202,7 +202,7 @@ class ParquetSource(Source):
         tried = 0
         while start < stop:
             try:
-                with closing(_Opened(self.name)) as opened:
+                with closing(OpenedParquet(self.name)) as opened:
                     for values in opened.values(start, stop, names):
                         yield values
                         start, tried = start + 1, 0
@@ -252,7 +252,7 @@ class ParquetSource(Source):
         return joined
 
 
-class _Opened:
+class OpenedParquet:
     """A Parquet file by path or URL."""
 
     def __init__(self, name: str):
@@ -298,7 +298,7 @@ def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSour
     """
     version = version_of_source(name)
     try:
-        with closing(_Opened(name)) as opened:
+        with closing(OpenedParquet(name)) as opened:
             schema, rows = opened.file.schema_arrow, opened.file.metadata.num_rows
     except Exception as error:
         raise _source_error(name, error) from error
