@@ -118,6 +118,26 @@ class EmbedOptions(ShardOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurateOptions(ShardOptions):
+    """What is known of the pairs besides their files, and which are still there."""
+
+    features: str | None = option(
+        None,
+        "features of the pairs: the folder that `vladapt embed SOURCES --as parquet --captions` wrote",
+        metavar="DIR",
+    )
+    encoder: str | None = option(
+        None, "of features of several backbones: which, as its column is called behind image_features_", metavar="NAME"
+    )
+    after: tuple[str, ...] | None = option(
+        None,
+        "earlier decisions, folders with commas between; only pairs that all of them keep are judged",
+        metavar="DIR",
+    )
+    tolerate: float = option(0.05, "share of the pairs that may be unreadable; by default 0.05", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexOptions(ShardOptions):
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""

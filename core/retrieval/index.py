@@ -237,6 +237,8 @@ class RetrievalIndex:
         if not (refine and self.is_quantised):
             return _best(*self._candidates(rows, top, wanted), top)
         count = min(len(self), max(REFINED, REFINED_PER_RESULT * top))
+        if len(self.segments) == 1:
+            return _best(*self._candidates(rows, count, wanted, refine=True), top)
         scores, places = self._candidates(rows, count, wanted)
         if scores.shape[1] > count:
             scores, places = _best(scores, places, count)
@@ -278,7 +280,9 @@ class RetrievalIndex:
                 rows[chosen] = segment.rows(places[chosen] - segment.first)
         return rows
 
-    def _candidates(self, queries: np.ndarray, count: int, wanted: Wanted | None) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(
+        self, queries: np.ndarray, count: int, wanted: Wanted | None, refine: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and numbers (Q, K) of the `count` nearest of each segment, -1 where there is none."""
         masks: list[np.ndarray | None] = [None] * len(self.segments)
         size = sum(segment.count for segment in self.segments)
@@ -288,11 +292,11 @@ class RetrievalIndex:
             masks = [wanted_rows(each.columns, each.entries, wanted) & each.live for each in self.segments]
             share = sum(int(mask.sum()) for mask in masks if mask is not None) / size
         cells = None
-        if self.quantiser is not None:
+        if self.quantiser is not None and not refine:  # else of one segment, whose search finds its cells
             searched = cells_searched(self.quantiser, share)
             cells = self.quantiser.quantizer.search(queries, searched)
         each = [
-            segment.nearest(queries, count, mask, share, cells)
+            segment.nearest(queries, count, mask, share, cells, refine)
             for segment, mask in zip(self.segments, masks)
             if mask is None or mask.any()
         ]
@@ -310,12 +314,14 @@ class RetrievalIndex:
 def _best(scores: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` best (Q, count) of each row; of equal scores the smaller number first, -1 last."""
     keys = np.where(places < 0, np.inf, -scores)
-    order = np.argsort(keys, axis=-1, kind="stable")  # (Q, K)
-    ranked = np.take_along_axis(keys, order, 1)
-    if (ranked[:, 1:] == ranked[:, :-1]).any():  # as seldom as it takes twice as long
-        order = np.lexsort((places, keys), axis=-1)
-    order = order[:, :count]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
+    rising = (keys[:, :-1] < keys[:, 1:]) | (keys[:, 1:] == np.inf)
+    unsorted = np.flatnonzero(~rising.all(axis=1))  # faiss sorts, but for segments joined, and equal scores
+    best = scores[:, :count].copy(), places[:, :count].copy()
+    if len(unsorted):
+        order = np.lexsort((places[unsorted], keys[unsorted]), axis=-1)[:, :count]
+        for some, each in zip(best, (scores, places)):
+            some[unsorted] = np.take_along_axis(each[unsorted], order, 1)
+    return best
 
 
 def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Tensor:

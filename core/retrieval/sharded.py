@@ -27,7 +27,7 @@ from .build import written_to
 from .entries import Entry
 from .head import SEGMENTS
 from .index import RetrievalIndex
-from .kinds import QUANTISED, WHOLE, mapped, sampled_rows
+from .kinds import QUANTISED, WHOLE, as_type, mapped, sampled_rows
 from .wanted import Facts
 from .writing import SEGMENT_BYTES, SEGMENT_ROWS, SegmentsWriter, SegmentWriter
 
@@ -96,14 +96,14 @@ class FeatureShards:
             mine = drawn[np.searchsorted(drawn, start) : np.searchsorted(drawn, start + count)]
             for rows, _ in self.batches(name, rows_alone=True) if len(mine) else ():
                 chosen = mine[np.searchsorted(mine, start) : np.searchsorted(mine, start + len(rows))]
-                some.append(rows[chosen - start].astype("<f2"))
+                some.append(as_type(rows[chosen - start], "<f2"))
                 start += len(rows)
             start = start if len(mine) else start + count
-        return np.concatenate(some).astype(np.float32)
+        return as_type(np.concatenate(some), np.float32)
 
     def segments(self, kind: str) -> Iterator[list[str]]:
         """Files of each segment: as many as make one; all of a kind whose rows stay together."""
-        most = min(SEGMENT_ROWS, max(1, SEGMENT_BYTES // (4 * self.dims)))
+        most = SEGMENT_ROWS if kind in QUANTISED else min(SEGMENT_ROWS, max(1, SEGMENT_BYTES // (4 * self.dims)))
         names: list[str] = []
         held = 0
         for name, rows in self.files:

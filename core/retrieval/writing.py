@@ -18,12 +18,12 @@ from ..data.nearest import faiss_library
 from .columns import COLUMNS, ColumnWriter
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .head import SEGMENTS, facts_of, synced
-from .kinds import QUANTISED, WHOLE, built, empty_flat, sampled_rows, trained, written_codes
+from .kinds import QUANTISED, WHOLE, as_type, built, empty_flat, sampled_rows, trained, written_codes
 from .segments import PART_COUNTS, PARTS, ROWS, VECTORS
 from .wanted import Facts
 
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 30, 1 << 20
-"""Of the rows of a segment, as float32; one that has reached either is closed."""
+"""Of the rows of a segment, as float32; one that has reached either is closed, one of codes by its rows alone."""
 SPOOL = "vectors"
 QUANTISER = "quantiser-{}.faiss"
 
@@ -138,7 +138,7 @@ class SegmentsWriter:
         starts = np.cumsum([0, *map(len, tables)])
         cuts = np.searchsorted(drawn, starts)
         some = [table[drawn[low:high] - start] for table, start, low, high in zip(tables, starts, cuts, cuts[1:])]
-        return np.concatenate(some).astype(np.float32), total
+        return as_type(np.concatenate(some), np.float32), total
 
 
 class SegmentWriter:
@@ -159,7 +159,8 @@ class SegmentWriter:
     @property
     def is_full(self) -> bool:
         count = self.count
-        return count >= SEGMENT_ROWS or 4 * self.dims * count >= SEGMENT_BYTES
+        in_memory = 0 if self.kind in QUANTISED else 4 * self.dims * count
+        return count >= SEGMENT_ROWS or in_memory >= SEGMENT_BYTES
 
     @property
     def rows(self) -> np.ndarray:
@@ -170,7 +171,7 @@ class SegmentWriter:
         if self._flat is not None:
             self._flat.add(np.ascontiguousarray(rows, np.float32))
         else:
-            self._files[self._spool].write(np.ascontiguousarray(rows, self._type))
+            self._files[self._spool].write(as_type(rows, self._type))
         self._entries.add(entries)
         self._columns.add(entries)
         if parts and PARTS not in self._files:

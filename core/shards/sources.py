@@ -119,11 +119,15 @@ class Source(ABC):
         Raises:
             SourceError: it cannot be read, or has changed since it was listed.
         """
+        self.check_version()
+        return self._rows(start, stop, columns)
+
+    def check_version(self) -> None:
+        """Raise the SourceError of a file that has changed since it was listed."""
         if version_of_source(self.name) != self.version:
             raise SourceError(
                 f"{shown(self.name)}: changed since it was listed; restore it, or start again with another --out"
             )
-        return self._rows(start, stop, columns)
 
     @property
     def has_images(self) -> bool:
@@ -189,13 +193,25 @@ class ParquetSource(Source):
         for number, values in enumerate(self.values(start, stop, names), start):
             yield self._row(number, values, columns)
 
+    def listed(self) -> Iterator[Row]:
+        """All rows without the bytes of their images, which are not read; errors as of `read`."""
+        names = sorted({name for role, name in self.roles.items() if role != "bytes"})
+        if not names:
+            return (Row(f"{self.label}:{number}") for number in range(self.count_rows()))
+        self.check_version()
+        return (self._row(n, v, ()) for n, v in enumerate(self.values(0, self.count_rows(), names)))
+
     @property
     def has_images(self) -> bool:
         return bool({"bytes", "path", "url"} & set(self.roles))
 
     def columns(self) -> list[str]:
+        return self.schema().names
+
+    def schema(self) -> Any:
+        """Of the file, as Arrow has it."""
         with closing(OpenedParquet(self.name)) as opened:
-            return opened.file.schema_arrow.names
+            return opened.file.schema_arrow
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
         """Some columns of rows [start, stop); read again from where a connection broke."""

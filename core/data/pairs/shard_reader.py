@@ -198,6 +198,26 @@ def samples_of(shard: str, first: int = 0) -> Generator[ShardSample, None, None]
         yield ShardSample(f"{short}:lost {number}", lost=reason)
 
 
+def members_of(shard: str) -> Generator[tuple[str, tarfile.TarInfo, BinaryIO], None, None]:
+    """(key of the sample, header, content) of all members of a shard in their order, whatever they are; each is read
+    before the next is asked for.
+
+    Raises:
+        DataError: see `open_stream`; the shard is cut off or damaged. ConfigError: webdataset is not installed.
+    """
+    library, name = _library(), shown(shard)
+    with closing(open_stream(shard)) as stream:
+        check_plain(shard, stream)
+        archive = _opened(stream, name)
+        try:
+            for info in _headers(stream, name, archive):
+                key = library.base_plus_ext(info.name)[0]
+                if key is not None:
+                    yield printable(key), info, archive.extractfile(info)
+        except tarfile.TarError as error:
+            raise DataError(f"{name}: cut short or damaged ({error}); replace the file") from error
+
+
 def count_samples(shard: str) -> int:
     """How many samples a shard holds, by its headers; of one that is cut short, those that begin before its end.
 

@@ -1,0 +1,113 @@
+"""Pairs of image and text that are worth training on: `curate filter`, `dedup`, `prune`, `subset`, `balance`, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..contracts.curator import STAGES
+from ..engine.options import CurateOptions
+from .options import FromOptions, Json
+from .tables import echo, echo_skipped, print_json, reporter
+
+if TYPE_CHECKING:
+    from ..engine.curate import Curated
+
+GROUP = "curate"
+SENTENCES = {
+    "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
+    "dedup": "Keep one of several pairs that are the same, or nearly.",
+    "prune": "Keep the pairs from which most is learned, in each region of the set.",
+    "subset": "Keep a share of the pairs that covers the set, or leads towards another.",
+    "balance": "Keep fewer of what there is most of.",
+    "decontaminate": "Drop what is in a test set, or nearly.",
+}
+EXAMPLES = {
+    "filter": "--method s-cliploss --features feats",
+    "dedup": "--method sem-dedup --features feats",
+    "prune": "--method density --features feats",
+    "subset": "--method random --set fraction=0.1",
+    "balance": "--method metaclip --set metadata=entries.json",
+    "decontaminate": "--method decontaminate --features feats --set tests=test-feats",
+}
+
+
+def _command(stage: str) -> Callable[..., None]:
+    def command(
+        out: Annotated[str, typer.Option(metavar="DIR", help="Folder for decisions, and the table of all pairs.")],
+        method: Annotated[str, typer.Option(metavar="NAME", help="Curator (`vladapt list curators`).")],
+        how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+        sources: Annotated[
+            list[str] | None, typer.Argument(help="Tars, Parquet files, folders, or URLs of these: images with texts.")
+        ] = None,
+        sets: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="NAME=VALUE", help="An option of the curator. Repeatable."),
+        ] = None,
+        as_json: Json = False,
+    ) -> None:
+        from ..engine.curate import curate
+        from ..recipes.resolve import parse_set
+
+        options = dict(parse_set(text, "fraction=0.3") for text in sets or ())
+        made = curate(method, sources or (), out, options=options, stage=stage, reporter=reporter(), **how)
+        if as_json:
+            print_json({**vars(made), "folder": str(made.folder)})
+        else:
+            _tell(made)
+
+    command.__name__ = stage
+    command.__doc__ = (
+        f"{SENTENCES[stage]}\n\n    Nothing is deleted: for each pair it writes whether it is kept, its weight, the "
+        f"reason, and scores.\n\n    Example: vladapt curate {stage} shards/ {EXAMPLES[stage]} --out curated"
+    )
+    return command
+
+
+def _tell(made: Curated) -> None:
+    echo_skipped(made.examples)
+    if made.unreadable:
+        echo(f"Not readable: {made.unreadable:,} pairs, left out")
+    if made.without_features:
+        echo(f"Without features: {made.without_features:,} pairs, left out; embed the same sources again")
+    echo(f"{made.curator}: {made.kept:,} of {made.pairs:,} pairs kept ({made.kept / max(1, made.pairs):.1%})")
+    width = max((len(rule) for rule in made.dropped), default=0)
+    for rule, count in sorted(made.dropped.items(), key=lambda each: -each[1]):
+        echo(f"  {rule:<{width}}  {count:>10,}  {count / max(1, made.pairs):6.1%}")
+    for note in made.notes:
+        echo(note)
+    echo(f"Decisions: {made.folder}")
+
+
+def report(
+    decisions: Annotated[
+        str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
+    ],
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='Two attributes and words that tell of them: {"old": ["old"], "young": [...]}.'
+        ),
+    ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Show pictures as they are; by default as mosaics in which nobody is known.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a page: what each stage kept, examples, what-if, clusters, associations, and what no stage could check.
+
+    Example: vladapt curate report curated
+    """
+    from ..engine.curation_report import report_on_curation
+    from ..runtime.reading import read_json
+
+    page = report_on_curation(decisions, attributes=None if attributes is None else read_json(attributes), faces=faces)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        echo(f"Report: {page}")
+
+
+COMMANDS = {**{stage: _command(stage) for stage in STAGES}, "report": report}
