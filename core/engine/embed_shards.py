@@ -310,8 +310,7 @@ def embed_shards(
     executor = asked.executor(recipe.device, reporter.info)
     place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    elsewhere = asked.engine != "local" or asked.processes is not None
-    if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
+    if asked.is_elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:

@@ -125,7 +125,7 @@ def index(
             f"--shard {asked.shard}: features are made in parts, an index is not; give it to `vladapt embed --as "
             "parquet`, and the features to --features"
         )
-    if asked.texts is not None and (asked.engine != "local" or asked.processes is not None):
+    if asked.texts is not None and asked.is_elsewhere:
         raise ConfigError(f"--texts {asked.texts}: is encoded by one process; omit --engine and --processes")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")

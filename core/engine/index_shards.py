@@ -87,8 +87,7 @@ def images_to_shard(
     """
     paths, why = tuple(map(str, images)), ""
     as_they_come = _as_they_come(paths, reader)
-    elsewhere = asked.engine != "local" or asked.processes is not None
-    chosen = elsewhere or asked.features is not None or (as_they_come and any(map(_is_shard, paths)))
+    chosen = asked.is_elsewhere or asked.features is not None or (as_they_come and any(map(_is_shard, paths)))
     if not chosen and world_size() == 1:
         return None
     data = None if as_they_come else reader.to_index(paths)
@@ -96,7 +95,7 @@ def images_to_shard(
         why = f"backbone '{backbone.spec}' looks at samples whole"
     elif data is not None and data.items and reader.part_item(data.items[0], 0) is not None:
         why = "frames are found by themselves"
-    elif not installed or (elsewhere and backbone.spec in OFFERED):
+    elif not installed or (asked.is_elsewhere and backbone.spec in OFFERED):
         why = "the domain or the backbone is known to this process alone"
     if why and chosen:
         raise CapabilityError(f"index from shards: {why}; give files and folders, without --engine and --processes")

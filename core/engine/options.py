@@ -17,8 +17,8 @@ PARQUET = "parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions:
-    """How work is cut into shards, and who runs them. Results do not depend on who does."""
+class EngineOptions:
+    """Who runs the tasks that work is cut into. Results do not depend on it."""
 
     engine: str = option(
         "local", "who runs shards: local, this machine (the default), ray, or an engine of a plug-in", metavar="NAME"
@@ -41,12 +41,11 @@ class ShardOptions:
     worker_gpus: float | None = option(
         None, "GPUs per worker on Ray, such as 0.5; by default 1 where the cluster has some", low=0.0
     )
-    shard: str | None = option(
-        None,
-        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
-        metavar="K/N",
-    )
-    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether other processes are to work."""
+        return self.engine != "local" or self.processes is not None
 
     def executor(self, device: str, say: Callable[[str], None]) -> Executor:
         """Who runs shards.
@@ -76,6 +75,18 @@ class ShardOptions:
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(EngineOptions):
+    """How work is cut into shards, and who runs them."""
+
+    shard: str | None = option(
+        None,
+        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
+        metavar="K/N",
+    )
+    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
 
 
 OF_SHARDS = frozenset(each.name for each in options_of(ShardOptions))
@@ -197,7 +208,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueriesOptions:
+class QueriesOptions(EngineOptions):
     """Many queries at once."""
 
     queries: str | None = option(

@@ -206,7 +206,7 @@ def predict_shards(
     executor, place = asked.executor(use.device, reporter.info), place_of_shards(out)
     predictor = task.predictor(use)
     predictor.check_one_by_one("an answer would depend on the shard; omit --as parquet")
-    if (asked.engine != "local" or asked.processes is not None) and predictor.backbone.spec in OFFERED:
+    if asked.is_elsewhere and predictor.backbone.spec in OFFERED:
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     stage, manifest = _planned(use, task, predictor, place, backbone, domain)
     job = job_of(stage, manifest, place, asked, use.batch_size or BATCH, use.workers)
