@@ -19,6 +19,7 @@ WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
