@@ -20,7 +20,11 @@ WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
     "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
+    "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
+    "image-based": lambda pairs: {"target": drawn_rows(3)},
+    "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -39,8 +43,31 @@ def drawn_rows(count: int) -> str:
 
 def drawn_entries() -> str:
     """A file of entries."""
-    path = Path(FILES.name) / "entries.txt"
-    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return _written("words.txt", "\n".join([*WORDS, "photo of a cat", "number 3"]))
+
+
+def drawn_synsets() -> str:
+    """A file of words and the offset of their first synset, 1 for the first of `WORDS`."""
+    return _written("synsets.tsv", "".join(f"{word}\t{number}\n" for number, word in enumerate(WORDS, start=1)))
+
+
+def _written(name: str, text: str) -> str:
+    path = Path(FILES.name) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def drawn_list(pattern: str, step: int) -> str:
+    """A file of every so many ids, or sums."""
+    path = Path(FILES.name) / f"list-{step}.txt"
+    path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
+    return str(path)
+
+
+def drawn_words() -> str:
+    """A file of flags and the words for them."""
+    path = Path(FILES.name) / "words.json"
+    path.write_text('{"dog": ["Dog"], "sixth": ["number 5", "number 6"]}', encoding="utf-8")
     return str(path)
 
 

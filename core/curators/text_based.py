@@ -1,0 +1,105 @@
+"""DataComp's text-based filter: captions with a word of ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..contracts.curator import Decision, PairTable, Survey
+from ..contracts.options import option
+from ..errors import CapabilityError, DataError
+from ..runtime.process import need_package
+from ._captions import CaptionFilter, table_of, words_of
+
+
+@dataclass(eq=False, kw_only=True)
+class TextBased(CaptionFilter):
+    """DataComp: In search of the next generation of multimodal datasets (2023, arXiv 2304.14108), text-based filtering:
+    an English caption in which the first WordNet synset of at least one word is a class of ImageNet-21k.
+
+    Words are what white space divides: "cat," with its comma is none. Synsets come from a table, where a word is looked
+    up as it stands and then in small letters, or from NLTK's WordNet, which also takes "dogs" for "dog". Only the first
+    synset of a word counts, its most frequent sense.
+
+    Example:
+        >>> build_curator("text-based", entities="imagenet21k.txt", synsets="synsets.json").decide_all(pairs).keep.sum()
+        98
+    """
+
+    stage: ClassVar[str] = "filter"
+
+    entities: str = option(help="file of WordNet offsets, one per line, such as n02084071 or 2084071")
+    synsets: str = option("", "file of words and the offset of their first synset; else NLTK's WordNet")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._wanted: frozenset[int] | None = None
+        self._first: Callable[[str], int | None] | None = None
+
+    def decide(self, pairs: PairTable, survey: Survey) -> Decision:
+        if self._wanted is None or self._first is None:
+            entities = words_of(self.entities, "WordNet offsets")
+            self._wanted = frozenset(offset_of(each, self.entities) for each in entities)
+            self._first = _of_table(self.synsets) if self.synsets else _of_nltk()
+        texts, known = pairs.strings("text"), {}
+        without = np.array([not has_entity(text, self._first, self._wanted, known) for text in texts], bool)
+        return Decision.of(
+            {
+                self.rule_of_language: self.in_another_language(pairs, texts),
+                "no word whose first synset is wanted": without,
+            }
+        )
+
+
+def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], known: dict[str, bool]) -> bool:
+    """Whether the first synset of a word of a text is wanted.
+
+    Args:
+        first: word -> offset of its first synset.
+        known: word -> whether it is; grows.
+    """
+    for word in text.split():
+        if word not in known:
+            known[word] = first(word) in wanted
+        if known[word]:
+            return True
+    return False
+
+
+def offset_of(value: object, place: str) -> int:
+    """Of "n02084071", "2084071", 2084071, or the first of a list of such.
+
+    Raises:
+        DataError: it is none.
+    """
+    first = value[0] if isinstance(value, list) and value else value
+    digits = str(first).removeprefix("n")
+    if not digits.isdecimal():
+        raise DataError(f"{place}: '{first}' is no WordNet offset; write n02084071 or 2084071")
+    return int(digits)
+
+
+def _of_table(path: str) -> Callable[[str], int | None]:
+    table = {word: offset_of(value, path) for word, value in table_of(path, "words and offsets").items()}
+    return lambda word: table.get(word, table.get(word.lower()))
+
+
+def _of_nltk() -> Callable[[str], int | None]:
+    need_package("text-based without a file of synsets", "nltk", "curation")
+    from nltk.corpus import wordnet
+
+    try:
+        wordnet.ensure_loaded()
+    except LookupError:
+        raise CapabilityError(
+            "text-based: NLTK has no WordNet here; give synsets=, a file of words and offsets, or its data 'wordnet'"
+        ) from None
+
+    def first(word: str) -> int | None:
+        synsets = wordnet.synsets(word)
+        return synsets[0].offset() if synsets else None
+
+    return first
