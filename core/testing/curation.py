@@ -19,6 +19,7 @@ WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
     "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
     "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
