@@ -18,6 +18,8 @@ FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "hype": lambda pairs: {"reference_images": drawn_rows(4), "reference_texts": drawn_rows(6), "curvature": 0.1},
+    "laion": lambda pairs: {"file_bytes": 0},
     "image-based": lambda pairs: {"target": drawn_rows(3)},
     "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
