@@ -80,6 +80,7 @@ def curate(
     options: Mapping[str, Any] | None = None,
     stage: str = "",
     reads: Collection[str] = (),
+    may_read: Collection[str] = (),
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Curated:
@@ -91,7 +92,7 @@ def curate(
         out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
         options: of the curator.
         stage: the command, to which the curator must belong.
-        reads: columns that others will need of the same table.
+        reads, may_read: columns that others will need of the same table, or look at.
         given: options of `CurateOptions`.
 
     Raises:
@@ -109,11 +110,7 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-<<<<<<< HEAD
-    table, name = _table(built.reads, built.may_read, sources, place, asked, reporter, read)
-=======
-    table, name = _table({*built.reads, *reads}, sources, place, asked, reporter, read)
->>>>>>> main
+    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -153,12 +150,8 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
-<<<<<<< HEAD
-    reads: Sequence[str],
-    may_read: Sequence[str],
-=======
     reads: Collection[str],
->>>>>>> main
+    may_read: Collection[str],
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
