@@ -7,7 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage counted survey_pairs",
         "facts": "PairFacts",
-        "lists": "Kept write_list write_uids",
+        "lists": "Kept parts_of read_part write_list write_uids",
         "recipes": "CurationRecipe RECIPES curation_recipe",
         "record": "chain_of last_of record_of write_record",
         "report": "curation_report",

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..data.images import decode_picture, upright_size
-from ..data.perceptual_hash import perceptual_hash
+from ..data.perceptual_hash import perceptual_hashes
+from ..data.thumbnails import pictures_of, thumbnail
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
 from ..shards.sources import ParquetSource, Row
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MEASURED = {
     "bytes": "int64",
     "sha256": "string",
+    "md5": "string",
     "width": "int32",
     "height": "int32",
     "pixels_sha256": "string",
@@ -117,12 +119,15 @@ class PairFacts(Stage):
             made["bytes"] = len(content)
         if "sha256" in self.measured:
             made["sha256"] = hashlib.sha256(content).hexdigest()
+        if "md5" in self.measured:
+            made["md5"] = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if SIZES & set(self.measured):
             made["width"], made["height"] = upright_size(content, name=row.id)
         if DECODED & set(self.measured):
             pixels = _picture(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-            made["phash"] = perceptual_hash(pixels)
+            row = thumbnail(np.asarray(pixels))
+            made["phash"] = None if row is None else int(perceptual_hashes(pictures_of(row[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 

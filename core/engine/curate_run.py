@@ -83,7 +83,8 @@ def run_curation(
     elif DECONTAMINATE in {stage.curator for stage in chosen.stages}:
         chosen = chosen.without(DECONTAMINATE)
         notes.append("No test set was given (--tests), so nothing was compared with one.")
-    reads = {name for stage in chosen.stages for name in build_curator(stage.curator, **stage.options).reads}
+    built = [build_curator(stage.curator, **stage.options) for stage in chosen.stages]
+    reads, may_read = ({name for each in built for name in getattr(each, kind)} for kind in ("reads", "may_read"))
     out, shards = Path(out), {name: getattr(asked, name) for name in SHARED}
     features = asked.features
     if features is None and reads & set(FEATURES):
@@ -94,7 +95,8 @@ def run_curation(
     for stage in chosen.stages:
         after = [str(stages[-1].folder)] if stages else None
         how = {**shards, "features": features, "encoder": asked.encoder, "after": after, "tolerate": asked.tolerate}
-        made = curate(stage.curator, sources, out, options=stage.options, reads=reads, reporter=reporter, **how)
+        columns = {"reads": reads, "may_read": may_read}
+        made = curate(stage.curator, sources, out, options=stage.options, reporter=reporter, **columns, **how)
         stages.append(made)
     last = stages[-1].folder
     run = CurationRun(out, stages, stages[0].pairs, stages[-1].kept, notes=notes)
