@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -92,10 +92,6 @@ class CC12M(CaptionFilter):
     labels: str = option("", "column of what the image shows, with commas between the labels")
     hypernyms: str = option("", "file of words or phrases and, behind a tab, what they stand for")
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._table: Mapping[tuple[str, ...], tuple[str, ...]] | None = None
-
     @property
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, "width", "height", *((self.labels,) if self.labels else ()))
@@ -109,8 +105,11 @@ class CC12M(CaptionFilter):
         return self._rules.rare if self.rare is None else self.rare
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        super().survey(pairs)
         notes = []
-        if not self.tagger:
+        if self.tagger:
+            _pipeline(self.tagger)
+        else:
             asked = ", ".join(self._rules.tags)
             notes.append(f"not asked for ({asked}): give tagger=, a pipeline of spaCy")
         if not self.labels:
@@ -157,10 +156,12 @@ class CC12M(CaptionFilter):
             fails["no label of the image in the caption"] = np.array([not names_label(*each) for each in named], bool)
         return Decision.of(fails)
 
+    @cached_property
+    def _table(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+        return read_hypernyms(self.hypernyms) if self.hypernyms else {}
+
     def _counted(self, text: str) -> list[str]:
         """The words of a text that may be rare, as what they stand for."""
-        if self._table is None:
-            self._table = read_hypernyms(self.hypernyms) if self.hypernyms else {}
         return [word for word in hypernymized(words_in(text), self._table) if not any(map(str.isdigit, word))]
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators.clip_score import score_at
@@ -20,6 +22,15 @@ def test_fractions_keep_what_datacomp_keeps(parity):
         kept = {name for name, keep in zip(pairs.names(), decision.keep) if keep}
         wanted = {uid for uid, keep in zip(released.setting("inputs")["uid"], released[key].tolist()) if keep}
         assert kept == wanted
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=30), st.floats(0.01, 1))
+def test_as_many_pairs_reach_the_score_at_a_rank_or_more_where_scores_are_equal(scores, fraction):
+    scores = np.array(scores, np.float32)
+    lowest = score_at(scores, fraction)
+    wanted = min(int(len(scores) * fraction) + 1, len(scores))
+    assert (scores >= lowest).sum() >= wanted > (scores > lowest).sum()
 
 
 def test_the_score_is_the_cosine_and_the_note_names_its_encoder():

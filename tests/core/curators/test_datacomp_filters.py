@@ -166,9 +166,28 @@ def test_without_a_column_and_a_package_the_cure_is_said(monkeypatch, tmp_path):
         build_curator("caption").decide_all(pairs)
     with pytest.raises(CapabilityError, match=r"package 'fasttext-predict'; install it with.*vladapt\[curation\]"):
         build_curator("caption", language_model=str(tmp_path / "lid.176.ftz")).decide_all(pairs)
-    with pytest.raises(CapabilityError, match="package 'nltk'"):
-        build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"]).decide_all(pairs)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(CapabilityError, match="give synsets="):
+        build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"], language="any").decide_all(pairs)
     assert build_curator("caption", language="any").decide_all(pairs).keep.all(), "nothing is needed"
+
+
+def test_wordnet_of_nltk_stands_in_for_a_file(monkeypatch):
+    """A pretended one: the package brings no words, and may be absent."""
+
+    class WordNet:
+        def ensure_loaded(self):
+            pass
+
+        def synsets(self, word):
+            offsets = {"dogs": [2, 1], "cat": [1]}.get(word.lower(), [])
+            return [types.SimpleNamespace(offset=lambda each=each: each) for each in offsets]
+
+    monkeypatch.setitem(sys.modules, "nltk", types.ModuleType("nltk"))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", types.SimpleNamespace(wordnet=WordNet()))
+    pairs = PairTable.of(list("abc"), text=["the Cat", "two dogs", "a bird"], language=["en"] * 3)
+    curator = build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"])
+    assert curator.decide_all(pairs).keep.tolist() == [True, False, False]
 
 
 def test_files_that_do_not_fit_are_one_line(fake_fasttext, tmp_path):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators.norm_sim import norm_of_moment, norm_sim_inf, second_moment
@@ -39,8 +41,8 @@ def test_both_steps_keep_the_pairs_of_the_released_code(released, norm, tmp_path
     np.save(tmp_path / "target.npy", released["proxy"].numpy())
     image, text, orders = (released[name].numpy() for name in ("image", "text", "permutation"))
     monkeypatch.setattr("vladapt.core.curators.s_cliploss.cut", lambda order, batch: cut(order, batch, True))
-    given = iter(orders)  # the released draws instead of ours
-    monkeypatch.setattr(PairTable, "uniform", lambda self, seed: np.argsort(next(given)))
+    draws = iter(orders)  # the released ones instead of ours
+    monkeypatch.setattr(PairTable, "uniform", lambda self, seed: np.argsort(next(draws)))
     pairs = PairTable.of([f"{number:04d}" for number in range(len(image))], image_features=image, caption_features=text)
     curator = build_curator(
         "s-cliploss",
@@ -116,6 +118,20 @@ def test_the_second_step_changes_with_its_options():
     assert not np.array_equal(*list(kept.values())[1::2])
     first = next(iter(kept.values()))
     assert all((first | ~each).all() for each in kept.values())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 12), st.sampled_from([0.01, 0.07, 1.0]), st.integers(0, 10**6))
+def test_a_score_is_never_above_zero_and_alone_it_is_zero(count, batch, temperature, seed):
+    rows = np.random.default_rng(seed).normal(size=(2, count, 6)).astype(np.float32)
+    image, text = rows / np.linalg.norm(rows, axis=2, keepdims=True)
+    order = np.random.default_rng(seed).permutation(count)
+    made = scores(image, text, [order], temperature, batch, as_released=False)[0]
+    assert made.max() <= 1e-5, "a sum holds the pair itself"
+    again = scores(image, text, [order[::-1]], temperature, count, as_released=False)[0]
+    np.testing.assert_allclose(again, scores(image, text, [order], temperature, count, False)[0], atol=1e-6)
+    alone = scores(image, text, [order], temperature, 1, as_released=False)[0]
+    np.testing.assert_allclose(alone, 0, atol=1e-5)
 
 
 def test_batches_are_as_long_as_each_other_and_hold_every_row_once():
