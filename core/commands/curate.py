@@ -149,4 +149,38 @@ def run(
         echo(f"{name.capitalize()}: {path}")
 
 
-COMMANDS = {"run": run, **{stage: _command(stage) for stage in STAGES}, "report": report}
+def remove(
+    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="The pairs, as for the stages before; none with --index alone.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line.")] = None,
+    hashes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the decisions, as for other stages.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="An index whose entries go too. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take opt-outs and known images out of decisions and indices.
+
+    Example: vladapt curate remove shards/ --ids opt-outs.txt --after curated/0f3a --out curated --index photos.index
+    """
+    from ..engine.removal import remove as engine_remove
+
+    removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    if as_json:
+        decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
+        print_json({"decisions": decisions, "indices": removed.indices})
+        return
+    if removed.decisions is not None:
+        _tell(removed.decisions)
+    for name, count in removed.indices.items():
+        echo(f"{name}: {count:,} entries deleted")
+
+
+COMMANDS = {"run": run, "remove": remove, **{stage: _command(stage) for stage in STAGES}, "report": report}
