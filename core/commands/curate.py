@@ -149,4 +149,90 @@ def run(
         echo(f"{name.capitalize()}: {path}")
 
 
-COMMANDS = {"run": run, **{stage: _command(stage) for stage in STAGES}, "report": report}
+def write(
+    decisions: Annotated[
+        str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the list, tars, ids and card.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Where the pairs are, if not where they were. Repeatable."),
+    ] = None,
+    forms: Annotated[
+        str, typer.Option("--write", metavar="list,tars,uids", help="What to write; a list in any case.")
+    ] = "list",
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each tar.")] = 10_000,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the set, in its card.")] = "",
+    licence: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the set, in its card, such as cc-by-4.0.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what all stages up to some decisions keep: LIST.parquet for `pretrain`, tars, DataComp's ids, a card.
+
+    Example: vladapt curate write curated --out chosen --write list,tars
+    """
+    from ..engine.curate_write import write_kept
+
+    made = write_kept(
+        decisions,
+        out,
+        sources=data or (),
+        write=[form.strip() for form in forms.split(",") if form.strip()],
+        samples=samples,
+        name=name,
+        licence=licence,
+        reporter=reporter(),
+    )
+    written = {what: str(path) for what, path in made.written.items()}
+    if as_json:
+        print_json({**vars(made), "decisions": str(made.decisions), "written": written})
+        return
+    echo(f"Kept: {made.kept:,} pairs, with a weight of {made.weight:,.0f} in all")
+    for what, path in written.items():
+        echo(f"{what.capitalize()}: {path}")
+
+
+def remove(
+    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Tars, Parquet files, folders, or URLs of these: images with texts.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the decisions.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line; or DataComp's .npy.")
+    ] = None,
+    hashes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="An index that loses them, too. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take pairs out for good: opt-outs and takedowns by id, known images by their sums, from decisions and indices.
+
+    It is a further stage: --after names the decisions that the pairs are taken out of.
+
+    Example: vladapt curate remove shards/ --ids opt-outs.txt --out curated --after curated/9f86d081884c7d65
+    """
+    from ..engine.removal import remove as taken_out
+
+    made = taken_out(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    if as_json:
+        decisions = made.decisions and {**vars(made.decisions), "folder": str(made.decisions.folder)}
+        print_json({"decisions": decisions, "indices": made.indices})
+        return
+    if made.decisions is not None:
+        _tell(made.decisions)
+    for place, count in made.indices.items():
+        echo(f"Deleted from {place}: {count:,} entries")
+
+
+COMMANDS = {
+    "run": run,
+    "write": write,
+    "remove": remove,
+    **{stage: _command(stage) for stage in STAGES},
+    "report": report,
+}
