@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vladapt.core.curators import clipcov as clipcov_
+from vladapt.core.curators import m4 as m4_
 from vladapt.core.curators import metaclip as metaclip_
 from vladapt.core.curators._entries import Entries, spaced
 
@@ -77,4 +78,19 @@ def metaclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(other, f"big.t{limit}.t_other_language")
 
 
-GROUPS = (clipcov, metaclip)
+@compares("m4", "m4_weights")
+def m4(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    attributes, labels, utility = (ref[key].double().numpy() for key in ("attribute", "label", "utility"))
+    counts = attributes.shape[1] * labels.shape[1], attributes.shape[1]
+    bounds = np.repeat([ref.setting("eps_association"), ref.setting("eps_representation")], counts)
+    moments = m4_.moments_of(attributes, labels, np.broadcast_to(ref.setting("target"), attributes.shape[1]))
+    problem = m4_.Problem(moments, bounds, utility, ref.setting("eta"), ref.setting("Q"))
+    share = np.full(len(utility), 1 / len(utility))
+    q = problem.weights(problem.solve(share, ref.setting("V")))
+    yield ref.check(q, "weight")
+    yield ref.check(moments.mean(axis=0), "moment_before")
+    yield ref.check(q @ moments / q.sum(), "moment_after")
+    yield ref.check(problem.objective(q, share, ref.setting("V")), "objective")
+
+
+GROUPS = (clipcov, metaclip, m4)

@@ -149,6 +149,40 @@ def run(
         echo(f"{name.capitalize()}: {path}")
 
 
+def remove(
+    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="The pairs, as for the stages before; none with --index alone.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line.")] = None,
+    hashes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the decisions, as for other stages.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="An index whose entries go too. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take opt-outs and known images out of decisions and indices.
+
+    Example: vladapt curate remove shards/ --ids opt-outs.txt --after curated/0f3a --out curated --index photos.index
+    """
+    from ..engine.removal import remove as engine_remove
+
+    removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    if as_json:
+        decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
+        print_json({"decisions": decisions, "indices": removed.indices})
+        return
+    if removed.decisions is not None:
+        _tell(removed.decisions)
+    for name, count in removed.indices.items():
+        echo(f"{name}: {count:,} entries deleted")
+
+
 def write(
     decisions: Annotated[
         str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
@@ -191,42 +225,6 @@ def write(
     echo(f"Kept: {made.kept:,} pairs, with a weight of {made.weight:,.0f} in all")
     for what, path in written.items():
         echo(f"{what.capitalize()}: {path}")
-
-
-def remove(
-    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
-    sources: Annotated[
-        list[str] | None, typer.Argument(help="Tars, Parquet files, folders, or URLs of these: images with texts.")
-    ] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the decisions.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line; or DataComp's .npy.")
-    ] = None,
-    hashes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
-    ] = None,
-    index: Annotated[
-        list[str] | None, typer.Option(metavar="DIR", help="An index that loses them, too. Repeatable.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Take pairs out for good: opt-outs and takedowns by id, known images by their sums, from decisions and indices.
-
-    It is a further stage: --after names the decisions that the pairs are taken out of.
-
-    Example: vladapt curate remove shards/ --ids opt-outs.txt --out curated --after curated/9f86d081884c7d65
-    """
-    from ..engine.removal import remove as taken_out
-
-    made = taken_out(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
-    if as_json:
-        decisions = made.decisions and {**vars(made.decisions), "folder": str(made.decisions.folder)}
-        print_json({"decisions": decisions, "indices": made.indices})
-        return
-    if made.decisions is not None:
-        _tell(made.decisions)
-    for place, count in made.indices.items():
-        echo(f"Deleted from {place}: {count:,} entries")
 
 
 COMMANDS = {

@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "decide": "DecisionStage counted survey_pairs",
         "facts": "PairFacts",
         "lists": "Kept parts_of read_part write_list write_uids",
+        "peers": "PeerFiles",
         "recipes": "CurationRecipe RECIPES curation_recipe",
         "record": "chain_of last_of record_of write_record",
         "report": "curation_report unchecked",

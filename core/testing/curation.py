@@ -19,6 +19,7 @@ WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
     "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
     "image-based": lambda pairs: {"target": drawn_rows(3)},
@@ -59,6 +60,13 @@ def drawn_list(pattern: str, step: int) -> str:
     """A file of every so many ids, or sums."""
     path = Path(FILES.name) / f"list-{step}.txt"
     path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
+    return str(path)
+
+
+def drawn_words() -> str:
+    """A file of flags and the words for them."""
+    path = Path(FILES.name) / "words.json"
+    path.write_text('{"dog": ["Dog"], "sixth": ["number 5", "number 6"]}', encoding="utf-8")
     return str(path)
 
 

@@ -102,3 +102,26 @@ def test_curators_are_listed_and_shown(vladapt):
     assert "random" in vladapt("list", "curators").out
     shown = vladapt("show", "curator", "random").out
     assert "for: curate subset" in shown and "--set NAME=value" in shown and "fraction" in shown
+
+
+def test_what_is_removed_leaves_the_decisions(random_subset, vladapt, pairs, tmp_path):
+    first = json.loads(random_subset("--json").out)
+    kept = [row["id"] for row in rows(tmp_path / first["folder"]) if row["keep"]]
+    (tmp_path / "ids.txt").write_text(kept[3] + "\n")
+    how = ("--ids", "ids.txt", "--after", first["folder"], "--out", "out")
+    told = vladapt("curate", "remove", pairs["root"] / "shards", *how)
+    assert told.code == 0, told.err
+    assert "removal: 14 of 15 pairs kept" in told.out and "removed by id" in told.out
+    assert "give --ids FILE, --hashes FILE, or both" in vladapt("curate", "remove", "--out", "out").err
+
+
+def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
+    how = ("--features", pairs["root"] / "features", "--out", "run", "--set", "s-cliploss.keep_first=0.5")
+    told = vladapt("curate", "run", "--recipe", "small-domain", "--data", pairs["root"] / "shards", *how)
+    assert told.code == 0, told.err
+    assert "Kept in all: 12 of 30 pairs" in told.out and "No test set was given" in told.out
+    assert "List: run/LIST.parquet" in told.out and "Report: run/report.html" in told.out
+    report = vladapt("curate", "report", "run")
+    assert report.code == 0 and "Report: run/report.html" in report.out
+    assert "small-domain" in vladapt("list", "curations").out
+    assert "s-cliploss: keep_first 0.9" in vladapt("show", "small-domain").out

@@ -9,6 +9,7 @@ from tar_shards import shard, simple
 from vladapt.core.curation import peers
 from vladapt.core.curation.peers import PeerFiles
 from vladapt.core.curation.table import FeatureShards
+from vladapt.core.engine.curate import curate
 from vladapt.core.errors import ConfigError, DataError
 
 
@@ -74,6 +75,24 @@ def test_shards_that_are_made_of_them_are_those_of_embed(datacomp, tmp_path):
     again = found.write(tmp_path / "out", ["width", "clip_b32_similarity_score"], features=True)
     assert again == (facts, folder) and (folder / "part-00000000.parquet").stat().st_mtime_ns == before[1]
     assert found.write(tmp_path / "out", ["height"], features=False)[0] != facts
+
+
+def test_decisions_are_made_of_them_and_nothing_is_embedded(datacomp, tmp_path):
+    made = curate("clip-score", [datacomp], tmp_path / "out", options={"fraction": 0.4}, encoder="l14")
+    rows = {row["id"]: row for row in pq.read_table(made.folder).to_pylist()}
+    image, caption = (np.concatenate([features(n, 6, f) for f, n in enumerate((5, 3))]).astype(np.float32),) * 2
+    assert set(rows) == {uid(n) for n in range(8)}
+    cosines = (image * caption).sum(axis=1) / np.linalg.norm(image, axis=1) / np.linalg.norm(caption, axis=1)
+    for number in range(8):
+        assert rows[uid(number)]["score_clip_score"] == pytest.approx(float(cosines[number]), abs=1e-3)
+    by_column = {"fraction": 0.4, "column": "clip_b32_similarity_score"}
+    assert curate("clip-score", [datacomp], tmp_path / "out", options=by_column).pairs == 8
+
+
+def test_folders_of_other_tools_are_curated_alone(datacomp, tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(3))
+    with pytest.raises(ConfigError, match="is of DataComp, other sources are not"):
+        curate("random", [datacomp, tar], tmp_path / "out")
 
 
 def test_img2dataset_gives_what_was_downloaded_by_the_ids_of_its_tars(tmp_path):

@@ -21,8 +21,9 @@ def index_of(path, ids, sources):
         entries = [Entry(name, None if source is None else str(source)) for name, source in zip(ids, sources)]
         rows = np.random.default_rng(0).normal(size=(len(ids), 4)).astype(np.float32)
         builder.add(rows / np.linalg.norm(rows, axis=1, keepdims=True), entries)
-        backbone = {"spec": "drawn", "fingerprint": "0"}
-        builder.finish({"holds": "images", "backbone": backbone, "made_of": [], "skipped": []})
+        builder.finish(
+            {"holds": "images", "backbone": {"spec": "drawn", "fingerprint": "0"}, "made_of": [], "skipped": []}
+        )
     return path
 
 
