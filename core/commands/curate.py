@@ -196,7 +196,9 @@ def write(
         str, typer.Option("--write", metavar="list,tars,uids", help="What to write; a list in any case.")
     ] = "list",
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each tar.")] = 10_000,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Of the set, in its card.")] = "",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the set, in its card; by default the folder's.")
+    ] = None,
     licence: Annotated[
         str | None, typer.Option(metavar="ID", help="Of the set, in its card, such as cc-by-4.0.")
     ] = None,
@@ -214,7 +216,7 @@ def write(
         sources=data or (),
         write=[form.strip() for form in forms.split(",") if form.strip()],
         samples=samples,
-        name=name,
+        name=name or "",
         licence=licence,
         reporter=reporter(),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..contracts.shown import in_short
 from ..curation import Kept, chain_of, last_of, record_of, write_list, write_tars, write_uids
 from ..curation.lists import LIST, UIDS
+from ..curation.peers import is_clip_retrieval
 from ..curation.tars import SAMPLES
 from ..errors import ConfigError
 from ..runtime.files import write_whole
@@ -74,6 +75,10 @@ def write_kept(
     last = last_of(Path(decisions))
     chain = chain_of(last)
     sources = list(sources) or list(record_of(last).get("sources") or ())
+    if (bare := next((each for each in sources if is_clip_retrieval(Path(each))), None)) is not None:
+        if set(write) != {"uids"}:
+            raise ConfigError(f"{bare}: holds no images; give by --data where they are, or --write uids alone")
+        sources = []
     if TARS in write and not sources:
         raise ConfigError("--write tars: the decisions were made of features alone; give the pairs by --data")
     kept = Kept.of([Place(str(folder)) for folder in chain])
