@@ -120,6 +120,17 @@ def test_what_is_removed_leaves_the_decisions(random_subset, vladapt, pairs, tmp
     assert "give --ids FILE, --hashes FILE, or both" in vladapt("curate", "remove", "--out", "out").err
 
 
+def test_what_is_kept_is_written_with_a_card(random_subset, vladapt, tmp_path):
+    random_subset()
+    told = vladapt("curate", "write", "out", "--out", "chosen", "--write", "tars", "--json")
+    assert told.code == 0, told.err
+    made = json.loads(told.out)
+    assert made["kept"] == made["weight"] == 15 and set(made["written"]) == {"list", "tars", "card"}
+    assert (tmp_path / "chosen" / "tars" / "00000.tar").is_file()
+    told = vladapt("curate", "write", "out", "--out", "chosen")
+    assert "Kept: 15 pairs, with a weight of 15 in all" in told.out and "List: chosen/LIST.parquet" in told.out
+
+
 def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
     how = ("--features", pairs["root"] / "features", "--out", "run", "--set", "s-cliploss.keep_first=0.5")
     told = vladapt("curate", "run", "--recipe", "small-domain", "--data", pairs["root"] / "shards", *how)
