@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -144,7 +145,8 @@ class CC12M(CaptionFilter):
             fails["begins like boiler-plate"] = np.array([t.lower().startswith(beginnings) for t in texts], bool)
         if self._rare:
             common = set(survey.whole["common"].tobytes().decode().split("\n"))
-            fails["a rare word"] = np.array([not common.issuperset(self._counted(text)) for text in texts], bool)
+            others = (set(self._meant(each)) - common for each in words)
+            fails["a rare word"] = np.array([any(map(without_digits, each)) for each in others], bool)
         if self.tagger:
             tags = list(tags_of(texts, self.tagger))
             for name, wanted in rules.tags.items():
@@ -160,12 +162,11 @@ class CC12M(CaptionFilter):
 
     def _words_of_blocks(self, pairs: PairTable, progress: Progress) -> Iterator[Counter[str]]:
         for block in pairs.blocks():
-            yield Counter(word for text in pairs.strings(TEXT, block) for word in self._counted(text))
+            yield Counter(chain.from_iterable(self._meant(words_in(text)) for text in pairs.strings(TEXT, block)))
             progress(block.stop, len(pairs))
 
-    def _counted(self, text: str) -> list[str]:
-        """The words of a text that may be rare, as what they stand for."""
-        return [word for word in hypernymized(words_in(text), self._table) if not any(map(str.isdigit, word))]
+    def _meant(self, words: list[str]) -> list[str]:
+        return hypernymized(words, self._table) if self._table else words
 
 
 def common_words(blocks: Callable[[], Iterable[Counter[str]]], rare: int) -> list[str]:
@@ -187,6 +188,10 @@ def common_words(blocks: Callable[[], Iterable[Counter[str]]], rare: int) -> lis
 
 def bucket_of(word: str) -> int:
     return crc32(word.encode()) % BUCKETS
+
+
+def without_digits(word: str) -> bool:
+    return not any(map(str.isdigit, word))
 
 
 def words_in(text: str) -> list[str]:
