@@ -209,7 +209,7 @@ def hypernymized(words: Sequence[str], table: Mapping[tuple[str, ...], tuple[str
     """Words with the longest phrases of a table replaced, from left to right."""
     if not table:
         return list(words)
-    longest, made, place = max(map(len, table)), [], 0
+    longest, made, place = max(map(len, table)), list[str](), 0
     while place < len(words):
         for length in range(min(longest, len(words) - place), 0, -1):
             if (general := table.get(tuple(words[place : place + length]))) is not None:

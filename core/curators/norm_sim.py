@@ -82,9 +82,14 @@ def norm_for(who: str, norm: str | None, target: str) -> str:
 
 
 def most_similar(
-    pairs: PairTable, count: int, target: str, norm: str, steps: int, progress: Progress
+    pairs: PairTable, count: int, target: str, norm: str | None, steps: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The pairs with the highest NormSim.
+
+    Args:
+        target: a file or folder, or `POOL`.
+        norm: as `norm_for` gives it.
+        steps: of `top_of_pool`.
 
     Returns:
         (N,) float32 scores, (N,) flags of the `count` highest, and notes.
