@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..contracts.curator import STAGES
 from ..engine.options import CurateOptions, CurationRunOptions
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from ..engine.curate import Curated
 
 GROUP = "curate"
-SENTENCES = {
+SENTENCES = {  # of `STAGES`, whose module brings numpy
     "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
     "dedup": "Keep one of several pairs that are the same, or nearly.",
     "prune": "Keep the pairs from which most is learned, in each region of the set.",
@@ -233,6 +232,6 @@ COMMANDS = {
     "run": run,
     "write": write,
     "remove": remove,
-    **{stage: _command(stage) for stage in STAGES},
+    **{stage: _command(stage) for stage in SENTENCES},
     "report": report,
 }

@@ -5,7 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from vladapt.core.contracts.curator import Curator, Decision, Survey
+from vladapt.core.commands.curate import EXAMPLES, SENTENCES
+from vladapt.core.contracts.curator import STAGES, Curator, Decision, Survey
 from vladapt.core.curation import DecisionStage
 from vladapt.core.engine.curate import curate
 from vladapt.core.testing.curation import write_pairs
@@ -96,6 +97,10 @@ def test_what_is_wrong_is_one_line(vladapt, pairs, arguments, message):
 def test_without_pairs_or_features_there_is_nothing_to_decide(vladapt):
     told = vladapt("curate", "subset", "--method", "random", "--out", "out")
     assert "give the pairs (tars, Parquet files, folders), or --features" in told.err
+
+
+def test_every_stage_has_a_command():
+    assert tuple(SENTENCES) == tuple(EXAMPLES) == STAGES
 
 
 def test_curators_are_listed_and_shown(vladapt):
