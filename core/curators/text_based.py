@@ -42,7 +42,7 @@ class TextBased(CaptionFilter):
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
-        texts, known = pairs.strings("text"), {}
+        texts, known = pairs.strings("text"), dict[str, bool]()
         without = np.array([not has_entity(text, first, wanted, known) for text in texts], bool)
         return Decision.of(
             {

@@ -43,7 +43,7 @@ def test_both_steps_keep_the_pairs_of_the_released_code(released, norm, tmp_path
     image, text, orders = (released[name].numpy() for name in ("image", "text", "permutation"))
     monkeypatch.setattr("vladapt.core.curators.s_cliploss.cut", lambda order, batch: cut(order, batch, True))
     draws = iter(orders)  # the released ones instead of ours
-    monkeypatch.setattr(PairTable, "uniform", lambda self, seed: np.argsort(next(draws)))
+    monkeypatch.setattr(PairTable, "uniform", lambda self, seed, rows: np.argsort(next(draws)))
     pairs = PairTable.of([f"{number:04d}" for number in range(len(image))], image_features=image, caption_features=text)
     curator = build_curator(
         "s-cliploss",
