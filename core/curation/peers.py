@@ -102,7 +102,7 @@ class PeerFiles:
         folder = Path(folder)
         if not folder.is_dir():
             return None
-        if (folder / "metadata").is_dir() and any((folder / name).is_dir() for name in ("img_emb", "text_emb")):
+        if is_clip_retrieval(folder):
             return _clip_retrieval(folder, encoder)
         tables = sorted(folder.glob("*.parquet"))
         if not tables:
@@ -252,6 +252,11 @@ class PeerFiles:
             fault = f"{key or 'it'} has shape {tuple(array.shape)} of {array.dtype}"
             raise DataError(f"{path}: {fault}, and {file.table.name} has {rows:,} rows; restore both")
         return array
+
+
+def is_clip_retrieval(folder: Path) -> bool:
+    """Whether a folder is one of clip-retrieval's."""
+    return (folder / "metadata").is_dir() and any((folder / name).is_dir() for name in ("img_emb", "text_emb"))
 
 
 def _datacomp(folder: Path, tables: list[Path]) -> PeerFiles:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.curator import TEXT, Curator, PairTable
+from ..contracts.curator import TEXT, Curator, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import DataError
 from ..runtime.process import need_package
@@ -49,18 +49,24 @@ class CaptionFilter(Curator):
         """In short words."""
         return f"not in language {self.language}"
 
-    def in_another_language(self, pairs: PairTable, texts: Sequence[str]) -> np.ndarray:
-        """(N,) flags.
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        """Nothing is learned; what tells languages is looked for before anything is computed.
 
         Raises:
-            CapabilityError: no language is given, and no package can tell it.
+            CapabilityError: no language is given, and no package can tell it. DataError: not a model of fastText.
         """
+        if self._detects(pairs):
+            _identifier(self.language_model)
+        return Survey()
+
+    def _detects(self, pairs: PairTable) -> bool:
+        return self.language != ANY and (bool(self.language_model) or LANGUAGE not in pairs)
+
+    def in_another_language(self, pairs: PairTable, texts: Sequence[str]) -> np.ndarray:
+        """(N,) flags."""
         if self.language == ANY:
             return np.zeros(len(texts), bool)
-        if not self.language_model and LANGUAGE in pairs:
-            languages = pairs.strings(LANGUAGE)
-        else:
-            languages = _identifier(self.language_model)(texts)
+        languages = _identifier(self.language_model)(texts) if self._detects(pairs) else pairs.strings(LANGUAGE)
         return np.array([each.lower().partition("-")[0] != self.language for each in languages], bool)
 
 

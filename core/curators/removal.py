@@ -52,7 +52,7 @@ class Removal(Curator):
             seen += int(self._listed(pairs, rows).sum())
             progress(min(rows.stop, len(pairs)), len(pairs))
         lost = len(self._ids) - seen
-        note = f"{lost:,} of {len(self._ids):,} ids of {shortened(str(self.ids))} are of none of these pairs."
+        note = f"{lost:,} of {len(self._ids):,} ids of {Path(str(self.ids)).name} are of none of these pairs."
         return Survey(notes=(note,) if lost else ())
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:

@@ -78,10 +78,13 @@ class SCLIPLoss(Curator):
         return (IMAGE_FEATURES, CAPTION_FEATURES)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        orders = (np.argsort(pairs.uniform(self.seed + number), kind="stable") for number in range(self.passes))
+        draws = (
+            np.concatenate([pairs.uniform(self.seed + number, rows) for rows in pairs.blocks()])
+            for number in range(self.passes)
+        )
         by_text, by_image = norms_of_batches(
             lambda rows: (pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows)),
-            (cut(order, self.batch) for order in orders),
+            (cut(np.argsort(drawn, kind="stable"), self.batch) for drawn in draws),
             self.temperature,
             len(pairs),
             lambda done: progress(done, self.passes * len(pairs)),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from ..contracts.curator import Decision, PairTable, Survey
+from ..contracts.curator import Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import CapabilityError, DataError
-from ..runtime.process import need_package
 from ._captions import CaptionFilter, table_of, words_of
 
 
@@ -34,24 +34,26 @@ class TextBased(CaptionFilter):
     entities: str = option(help="file of WordNet offsets, one per line, such as n02084071 or 2084071")
     synsets: str = option("", "file of words and the offset of their first synset; else NLTK's WordNet")
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._wanted: frozenset[int] | None = None
-        self._first: Callable[[str], int | None] | None = None
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        super().survey(pairs)
+        wanted = {offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets")}
+        _ = self._first_synset  # a file that is none is told now
+        return Survey({"entities": np.array(sorted(wanted))})
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
-        if self._wanted is None or self._first is None:
-            entities = words_of(self.entities, "WordNet offsets")
-            self._wanted = frozenset(offset_of(each, self.entities) for each in entities)
-            self._first = _of_table(self.synsets) if self.synsets else _of_nltk()
-        texts, known = pairs.strings("text"), {}
-        without = np.array([not has_entity(text, self._first, self._wanted, known) for text in texts], bool)
+        wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
+        texts, known = pairs.strings("text"), dict[str, bool]()
+        without = np.array([not has_entity(text, first, wanted, known) for text in texts], bool)
         return Decision.of(
             {
                 self.rule_of_language: self.in_another_language(pairs, texts),
                 "no word whose first synset is wanted": without,
             }
         )
+
+    @cached_property
+    def _first_synset(self) -> Callable[[str], int | None]:
+        return _of_table(self.synsets) if self.synsets else _of_nltk()
 
 
 def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], known: dict[str, bool]) -> bool:
@@ -88,14 +90,14 @@ def _of_table(path: str) -> Callable[[str], int | None]:
 
 
 def _of_nltk() -> Callable[[str], int | None]:
-    need_package("text-based without a file of synsets", "nltk", "curation")
-    from nltk.corpus import wordnet
-
     try:
+        from nltk.corpus import wordnet
+
         wordnet.ensure_loaded()
-    except LookupError:
+    except (ImportError, LookupError):
         raise CapabilityError(
-            "text-based: NLTK has no WordNet here; give synsets=, a file of words and offsets, or its data 'wordnet'"
+            "text-based: give synsets=, a file of words and the offsets of their first synsets; NLTK with its WordNet "
+            "would do too, but is not installed here"
         ) from None
 
     def first(word: str) -> int | None:

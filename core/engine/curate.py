@@ -18,8 +18,8 @@ from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
-    FeatureShards,
     PairFacts,
+    PairFeatures,
     PeerFiles,
     build_table,
     counted,
@@ -166,7 +166,7 @@ def _table(
     if sources and not facts:
         facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
     if asked.features is not None:
-        features = FeatureShards.of(asked.features, asked.encoder or "")
+        features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
     name = settings_hash({"table": [*made_of, features and features.digest]})
@@ -196,7 +196,7 @@ def _from_shards(
 
 def _from_peers(
     sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
-) -> tuple[list[str], list[str], FeatureShards | None]:
+) -> tuple[list[str], list[str], PairFeatures | None]:
     """The same of folders of other tools, and the features that they bring.
 
     Raises:
@@ -218,7 +218,7 @@ def _from_peers(
     if len(folders) > 1:
         raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
     encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
-    return facts, facts, FeatureShards.of(folders[0], encoder) if folders else None
+    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:

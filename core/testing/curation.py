@@ -18,8 +18,11 @@ FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "hype": lambda pairs: {"reference_images": drawn_rows(4), "reference_texts": drawn_rows(6), "curvature": 0.1},
+    "laion": lambda pairs: {"file_bytes": 0},
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
     "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
+    "got-d": lambda pairs: {"target": drawn_rows(9)},
     "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
     "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},

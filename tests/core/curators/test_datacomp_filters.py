@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from parity_checks import filters
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators import _captions
@@ -13,67 +14,20 @@ from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_curator
 from vladapt.core.testing.curation import OPTIONS, drawn_pairs, drawn_rows
 
-
-@pytest.fixture(scope="module")
-def released(parity):
-    return parity.reference("datacomp_filters")
+RELEASED = (filters.basic, filters.caption, filters.text_based, filters.image_based)
 
 
-@pytest.fixture(scope="module")
-def pool(released):
-    given = released.setting("inputs")
-    columns = {name: np.array(given[name]) for name in ("width", "height")}
-    columns |= {"score": released["score.l14"].numpy(), "image_features": released["image"].numpy()}
-    return PairTable.of(given["uid"], text=given["text"], language=given["language"], **columns)
+@pytest.mark.parametrize("comparison", RELEASED, ids=lambda each: each.method)
+def test_the_pairs_of_the_released_code_are_kept(agrees, comparison):
+    agrees(comparison)
 
 
-def kept(released, curator, pool):
-    """(n,) as the fixture counts them."""
-    by_id = dict(zip(pool.names(), curator.decide_all(pool).keep))
-    return np.array([by_id[uid] for uid in released.setting("inputs")["uid"]], np.int64)
-
-
-def test_basic(released, pool):
-    released.assert_close(kept(released, build_curator("basic"), pool), "keep.basic")
-
-
-def test_caption_counts_tokens_as_fasttext_does(released, pool):
-    texts = released.setting("inputs")["text"]
-    released.assert_close(np.array([fasttext_tokens(text) for text in texts]), "fasttext_tokens")
-    released.assert_close(np.array([len(text.split()) for text in texts]), "split_words")
-    released.assert_close(kept(released, build_curator("caption"), pool), "keep.caption_filter")
-
-
-@pytest.mark.parametrize("form", ["json", "tsv"])
-def test_text_based(released, pool, tmp_path, form):
-    given = released.setting("inputs")
-    (tmp_path / "ids.txt").write_text("".join(f"n{offset:08d}\n" for offset in given["entity_offsets"]))
-    table = tmp_path / f"synsets.{form}"
-    if form == "json":
-        import json
-
-        table.write_text(json.dumps(given["first_synsets"]))
-    else:
-        table.write_text("".join(f"{word}\t{first}\n" for word, (first, *_) in given["first_synsets"].items()))
-    curator = build_curator("text-based", entities=str(tmp_path / "ids.txt"), synsets=str(table))
-    released.assert_close(kept(released, curator, pool), "keep.text_based")
-
-
-def test_image_based_alone_and_with_the_clip_score(released, pool, tmp_path):
-    for name in ("target", "pool"):
-        np.save(tmp_path / f"{name}.npy", released[name].numpy())
-    options = {"target": str(tmp_path / "target.npy"), "centroids": str(tmp_path / "pool.npy")}
-    curator = build_curator("image-based", **options)
-    survey = curator.survey(pool)
-    released.assert_close(survey.whole["target_clusters"], "target_centroids")
-    by_id = dict(zip(pool.names(), survey.rows["cluster"]))
-    nearest = np.array([by_id[uid] for uid in released.setting("inputs")["uid"]])
-    released.assert_close(nearest, "pool_centroid")
-    images = kept(released, curator, pool)
-    released.assert_close(images, "keep.image_based")
-    fraction = released.stated("keep.image_based_and_clip", "top")
-    scores = kept(released, build_curator("clip-score", column="score", fraction=fraction), pool)
-    released.assert_close(images * scores, "keep.image_based_and_clip")
+def test_a_table_of_synsets_may_be_json_and_small_letters_stand_in_for_others(tmp_path):
+    (tmp_path / "synsets.json").write_text('{"dog": [2084071, 1], "cat": "n02121620", "Bank": 7}')
+    (tmp_path / "entities.json").write_text('["2084071", 7]')
+    pairs = PairTable.of(list("abcd"), text=["A Dog", "the cat", "a bank", "a Bank"], language=["en"] * 4)
+    options = {name: str(tmp_path / f"{name}.json") for name in ("synsets", "entities")}
+    assert build_curator("text-based", **options).decide_all(pairs).keep.tolist() == [True, False, False, True]
 
 
 def test_image_based_clusters_the_pool_where_no_centroids_are_given():
@@ -166,9 +120,28 @@ def test_without_a_column_and_a_package_the_cure_is_said(monkeypatch, tmp_path):
         build_curator("caption").decide_all(pairs)
     with pytest.raises(CapabilityError, match=r"package 'fasttext-predict'; install it with.*vladapt\[curation\]"):
         build_curator("caption", language_model=str(tmp_path / "lid.176.ftz")).decide_all(pairs)
-    with pytest.raises(CapabilityError, match="package 'nltk'"):
-        build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"]).decide_all(pairs)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(CapabilityError, match="give synsets="):
+        build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"], language="any").decide_all(pairs)
     assert build_curator("caption", language="any").decide_all(pairs).keep.all(), "nothing is needed"
+
+
+def test_wordnet_of_nltk_stands_in_for_a_file(monkeypatch):
+    """A pretended one: the package brings no words, and may be absent."""
+
+    class WordNet:
+        def ensure_loaded(self):
+            pass
+
+        def synsets(self, word):
+            offsets = {"dogs": [2, 1], "cat": [1]}.get(word.lower(), [])
+            return [types.SimpleNamespace(offset=lambda each=each: each) for each in offsets]
+
+    monkeypatch.setitem(sys.modules, "nltk", types.ModuleType("nltk"))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", types.SimpleNamespace(wordnet=WordNet()))
+    pairs = PairTable.of(list("abc"), text=["the Cat", "two dogs", "a bird"], language=["en"] * 3)
+    curator = build_curator("text-based", entities=OPTIONS["text-based"](pairs)["entities"])
+    assert curator.decide_all(pairs).keep.tolist() == [True, False, False]
 
 
 def test_files_that_do_not_fit_are_one_line(fake_fasttext, tmp_path):
