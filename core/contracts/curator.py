@@ -109,9 +109,11 @@ class PairTable:
         """Entries of a column of strings; "" where there is none.
 
         Raises:
-            DataError: no such column.
+            DataError: no such column, or one of numbers.
         """
         self.need(name)
+        if isinstance(self.columns[name], np.ndarray):
+            raise DataError(f"column '{name}': these are numbers; give strings")
         return [each or "" for each in self._of(self.columns[name], rows).to_pylist()]
 
     def numbers(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
