@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of all that tests start: more would only wait
+gc.set_threshold(20_000, 20, 20)  # with 700 objects the collector looks at what the next test still needs
 
 # The same examples in every run: a suite that passes once passes again.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
