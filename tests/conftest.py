@@ -271,19 +271,12 @@ def small_clip(small_clip_spec):
     return load_backbone(small_clip_spec, device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _own_default_scope():
-    """No test names modules in the default scope that another left behind: mmengine has one for all of a process."""
-    registry = sys.modules.get("mmengine.registry")
+def pytest_runtest_setup() -> None:
+    """Of mmengine, which is one for all of a process: no test names modules in the default scope that another left
+    behind, and the versions of compilers, which a shell tells for each Runner, are asked for once."""
+    registry, runner = sys.modules.get("mmengine.registry"), sys.modules.get("mmengine.runner.runner")
     if registry is not None:
         registry.DefaultScope._instance_dict.clear()
-    yield
-
-
-@pytest.fixture(autouse=True)
-def _compilers_asked_for_once():
-    """mmengine has a shell tell their versions for each Runner, which takes as long as a step of a small training."""
-    runner = sys.modules.get("mmengine.runner.runner")
     if runner is not None and not hasattr(runner.collect_env, "cache_info"):
         runner.collect_env = functools.cache(runner.collect_env)
 
