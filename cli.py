@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import compare, embed, export, fit, inspect, jobs, labels, pretrain, push, search, serve
+from .core.commands import compare, curate, embed, export, fit, inspect, jobs, labels, pretrain, push, search, serve
 from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import (
     CURES,
@@ -73,7 +73,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
             command = with_flags(ours[name], arguments)
             app.command(name, epilog=epilog_of(name, ours[name]), context_settings=CONTEXT)(command)
     if called == ours.keys():
-        add_commands_of_domains(app, arguments)
+        add_groups_and_commands_of_domains(app, arguments)
     return app
 
 
@@ -161,8 +161,8 @@ def _run(arguments: list[str]) -> int | None:
     return command(arguments[1:], prog_name=f"vladapt {name}", standalone_mode=False)
 
 
-def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add the commands of domains to the app.
+def add_groups_and_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Add the commands of domains, and those of ours that stand in a group, to the app.
 
     Raises:
         ConfigError: one has the name of a command that is there, or its file defines no function with its name.
@@ -170,17 +170,23 @@ def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
     groups: dict[str, typer.Typer] = {}
     held: dict[str, list[str]] = {}
+
+    def grouped(group: str, name: str) -> typer.Typer:
+        if group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True)
+            app.add_typer(groups[group], name=group)
+        held.setdefault(group, []).append(name)
+        groups[group].info.help = f"Commands: {', '.join(held[group])}."
+        return groups[group]
+
+    for name, command in curate.COMMANDS.items():
+        where, called = grouped(curate.GROUP, name), name in arguments
+        where.command(name, help=command.__doc__)(with_flags(command, arguments) if called else _not_called)
     for name, entry in commands().items():
         group, title = _group_and_title(entry)
         if name in taken and not group:
             raise ConfigError(f"command '{name}' is defined twice: by vladapt and by {entry.origin}; rename one")
-        if group and group not in groups:
-            groups[group] = typer.Typer(no_args_is_help=True)
-            app.add_typer(groups[group], name=group)
-        if group:
-            held.setdefault(group, []).append(name)
-            groups[group].info.help = f"Commands: {', '.join(held[group])}."
-        where = groups[group] if group else app
+        where = grouped(group, name) if group else app
         called = name in arguments
         where.command(name, help=None if called else title)(
             with_flags(_function(entry), arguments) if called else _not_called

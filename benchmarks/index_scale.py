@@ -4,12 +4,13 @@
     python benchmarks/index_scale.py flat --rows 1000000
     python benchmarks/index_scale.py memory --rows 10000000 --dims 64
 
-`search` draws rows around centres (the variance of the i-th direction falls as 1 / i), and rows around stored CLIP
-features: each lies between two images of the 500 COCO pairs ($VLADAPT_DATA), with noise; text queries lie so between
-their captions, so that the gap between images and texts is the real one. The peer is faiss alone: the same number of
-cells, codes and float16 rows to rank again (`IVF<cells>,PQ<bytes>np,Refine(SQfp16)`), trained on as many rows, asked to
-search as many cells and to rank as many again. CPU seconds of this process on one thread, of both in turn, the median
-of `--repeats`; recall@10 counts against all rows compared.
+`search` has three sets (`--sets`). `clustered`: rows around centres, where the variance of the i-th direction falls as
+1 / i. `around`: rows around stored CLIP features, each between two images of the 500 COCO pairs ($VLADAPT_DATA), with
+noise; text queries lie so between their captions, so that the gap between images and texts is the real one. `stored`:
+these features as they are. The peer is faiss alone: the same number of cells, codes and float16 rows to rank again
+(`IVF<cells>,PQ<bytes>np,Refine(SQfp16)`), trained on as many rows, asked to search as many cells and to rank as many
+again. CPU seconds of this process on one thread, of both in turn, the median of `--repeats`; recall@10 counts against
+all rows compared.
 
 `flat` builds the exact index, beside faiss that only adds and writes. `memory` builds an index in segments and searches
 it in a process of its own each, and tells the most memory that each took, files that are mapped not counted.
@@ -38,6 +39,7 @@ from vladapt.core.retrieval.kinds import SAMPLED_ROWS_A_CELL, sampled_rows
 AT_ONCE = 16384
 TOP, QUERIES = 10, 1000
 ROWS_A_CENTRE = 50
+SETS = ("clustered", "around", "stored")
 HEAD = {"holds": "images", "backbone": {"spec": "generated", "fingerprint": "generated"}}
 PAIRS = Path("features") / "coco500_clip" / "coco500_pairs_vitb16_fp16.npz"
 
@@ -78,15 +80,22 @@ def built(folder: Path, rows: Iterator[np.ndarray], dims: int, kind: str) -> Non
         builder.finish(HEAD)
 
 
-def built_by_faiss(rows: Iterator[np.ndarray], count: int, dims: int, key: str, nprobe: int) -> Any:
-    """The peer, in memory."""
+def built_by_faiss(rows: Iterator[np.ndarray], count: int, dims: int, key: str, nprobe: int, trained: Any) -> Any:
+    """The peer, in memory; of a quantiser that is trained already, where there is one."""
     import faiss
 
+    if trained is not None:
+        halves = faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexRefine(faiss.clone_index(trained), halves)
+        index.k_factor = REFINED / TOP
+        for some in rows:
+            index.add(some)
+        return index
     index = faiss.index_factory(dims, key, faiss.METRIC_INNER_PRODUCT)
     table = np.concatenate(list(rows))
     base = faiss.downcast_index(index.base_index)
     base.nprobe, base.cp.min_points_per_centroid, index.k_factor = nprobe, 1, REFINED / TOP
-    base.pq.cp.max_points_per_centroid = SAMPLED_ROWS_A_CELL
+    base.pq.cp.min_points_per_centroid, base.pq.cp.max_points_per_centroid = 1, SAMPLED_ROWS_A_CELL
     drawn = np.sort(np.random.default_rng(0).choice(count, sampled_rows(count), replace=False))
     index.train(table[drawn])
     index.add(table)
@@ -131,13 +140,16 @@ def compared(
         cells, probed = index.quantiser.nlist, index.quantiser.nprobe
         key = f"IVF{cells},PQ{index.quantiser.pq.M}np,Refine(SQfp16)"  # np: codes are not ordered besides
         drawing, _ = taken(lambda: [None for _ in draw()])
-        of_faiss, peer = taken(lambda: built_by_faiss(draw(), given.rows, dims, key, probed))
+        count = len(index)
+        shared = index.quantiser if given.train_once else None
+        of_faiss, peer = taken(lambda: built_by_faiss(draw(), count, dims, key, probed, shared))
         files = Path(place, "index").glob("segments/*/*")
         held = sum(path.stat().st_size for path in files if path.suffix in (".faiss", ".f16"))
         theirs = len(faiss.serialize_index(peer))
-        print(f"\n{name}: {given.rows:,} x {dims}, {cells} cells, {probed} searched, {key}")
-        print(f"bytes per row: {held / given.rows:.0f}, of faiss {theirs / given.rows:.0f}")
-        print(f"build, CPU s: {build - drawing:.1f}, of faiss {of_faiss - drawing:.1f}")
+        segments = f"{len(index.segments)} segment{'s' * (len(index.segments) > 1)}"
+        print(f"\n{name}: {count:,} x {dims}, {cells} cells, {probed} searched, {key}, {segments}")
+        print(f"bytes per row: {held / count:.0f}, of faiss {theirs / count:.0f}")
+        print(f"build, CPU s: {build - drawing:.1f}, of faiss {of_faiss - drawing:.1f}", flush=True)
         print(
             "| queries | CPU ms per query | of faiss | ratio | recall@10 | of faiss | not refined |\n|---|"
             + "---:|" * 6
@@ -158,7 +170,10 @@ def compared(
 
 def search(given: argparse.Namespace) -> None:
     draw = lambda: clustered(given.rows, given.dims)  # noqa: E731
-    compared("clustered rows", draw, {"image": next(clustered(QUERIES, given.dims, seed=7))}, given)
+    if "clustered" in given.sets:
+        compared("clustered rows", draw, {"image": next(clustered(QUERIES, given.dims, seed=7))}, given)
+    if not {"around", "stored"} & set(given.sets):
+        return
     file = Path(os.environ.get("VLADAPT_DATA", "../shared/data")) / PAIRS
     if not file.is_file():
         print(f"{file}: not there, so no rows around stored features")
@@ -166,7 +181,11 @@ def search(given: argparse.Namespace) -> None:
     pairs = np.load(file)
     images, texts = (unit(pairs[f"{kind}_features"].astype(np.float32)) for kind in ("image", "text"))
     queries = {"image": next(between(images, QUERIES, 7)), "text": next(between(texts, QUERIES, 8))}
-    compared("rows around stored CLIP features", lambda: between(images, given.rows, 1), queries, given)
+    if "around" in given.sets:
+        compared("rows around stored CLIP features", lambda: between(images, given.rows, 1), queries, given)
+    if "stored" in given.sets:
+        queries = {"image": images[:QUERIES], "text": texts[:QUERIES]}
+        compared("stored CLIP features", lambda: iter([images]), queries, given)
 
 
 def flat(given: argparse.Namespace) -> None:
@@ -244,6 +263,8 @@ def main() -> None:
     parser.add_argument("work", choices=("search", "flat", "memory", "build", "open", "query"))
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dims", type=int, default=512)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of `search`")
+    parser.add_argument("--train-once", action="store_true", help="faiss takes the quantiser of ours: half the time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", help="where indices are written, and removed again")

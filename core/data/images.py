@@ -135,15 +135,23 @@ def reduced_image(path: str | Path, side: int, max_pixels: int = Item.MAX_PIXELS
         return _upright(_to_array(image, path), image), size
 
 
-def upright_size(path: str | Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) of an image file turned upright; only its header is read.
+def upright_size(source: str | Path | bytes, max_pixels: int = Item.MAX_PIXELS, name: str = "") -> tuple[int, int]:
+    """(width, height) of an image turned upright; only its header is read.
+
+    Args:
+        source: a file, or what would be in it.
+        name: of the latter, for messages.
 
     Raises:
         DataError: no such file, or it is empty, no image, or larger than `max_pixels`.
     """
-    path = Path(path)
-    with _opened(path, path, check_regular(path)) as image:
-        _check_pixel_count(image, path, max_pixels)
+    if isinstance(source, bytes):
+        opened = _opened(io.BytesIO(source), name, len(source))
+    else:
+        opened = _opened(Path(source), Path(source), check_regular(Path(source)))
+        name = str(source)
+    with opened as image:
+        _check_pixel_count(image, name, max_pixels)
         turned = image.getexif().get(ORIENTATION_TAG, 1) > 4
         return (image.height, image.width) if turned else (image.width, image.height)
 

@@ -113,10 +113,43 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
     return F.normalize(features, dim=-1), arrays.ids(len(features)), arrays.text("backbone")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] | None, str]:
+    """Features of one kind alone, for what compares pairs of image and text with them.
+
+    Args:
+        path: as `load_features` reads, or an `.npy` (M, D).
+        kind: "image_features" or "caption_features".
+
+    Returns:
+        (M, D) float32 rows as they are stored, their ids, and the fingerprint of the backbone; None and "" where the
+        file does not say.
+
+    Raises:
+        DataError: no such file, not readable, none of the kind, or with unusable values.
+    """
+    path = Path(path)
+    held = {kind: _read_array(path)} if path.suffix.lower() == ".npy" else _read(path, kind)
+    arrays = _Arrays(path, held, needed=(kind,))
+    features = arrays.images_and_parts()[0] if "image_parts" in held and kind not in held else arrays.rows(kind)
+    return features.numpy(), arrays.ids(len(features)), arrays.text("backbone")
+
+
+def _read_array(path: Path) -> Tensor:
+    """The only array of an `.npy`."""
+    check_regular(path, "give a file of features")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(np.array(array))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        reason = shortened(" ".join(str(error).split()), 160)
+        raise DataError(f"{path}: not a readable .npy file of numbers ({reason}); save or copy it again") from None
+
+
+def _read(path: Path, kind: str = "image_features") -> dict[str, Any]:
+    """Arrays of a file or folder; of shards, those of one kind of features."""
     check_features_place(path)
     if path.is_dir():
-        return _read_shards(path)
+        return _read_shards(path, kind)
     check_regular(path, "give a .safetensors or .npz file of features")
     readers = {".npz": lambda path: ArrayFile(path).load(), ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
@@ -124,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
     return readers[path.suffix.lower()](path)
 
 
-def _read_shards(folder: Path) -> dict[str, Any]:
+def _read_shards(folder: Path, kind: str = "image_features") -> dict[str, Any]:
     """The arrays of a folder that `embed --as parquet` wrote; of several such folders in it, of the only one."""
     if not list(folder.glob("*.parquet")):
         below = sorted({file.parent for file in folder.glob("*/part-*.parquet")})
@@ -140,17 +173,18 @@ def _read_shards(folder: Path) -> dict[str, Any]:
         table = pq.read_table(folder)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{folder}: not readable shards ({' '.join(str(error).split())}); embed again") from None
-    named = [name for name in table.column_names if name.startswith("image_features")]
+    named = [name for name in table.column_names if name.startswith(kind)]
     if len(named) != 1:
-        raise DataError(f"{folder}: features of {len(named)} encoders ({', '.join(named)}); embed again with one")
-    suffix = named[0].removeprefix("image_features")
+        raise DataError(f"{folder}: {kind} of {len(named)} encoders ({', '.join(named)}); embed again with one")
+    suffix = named[0].removeprefix(kind)
     encoders = set(table.column(f"encoder{suffix}").unique().to_pylist()) if table.num_rows else {""}
     if len(encoders) != 1:
         raise DataError(f"{folder}: rows of {len(encoders)} encoders; embed them again with one")
+    table = table.filter(table.column(named[0]).is_valid())  # captions may be absent
     rows = table.column(named[0]).combine_chunks()
     values = rows.flatten().to_numpy(zero_copy_only=False)
     arrays: dict[str, Any] = {
-        "image_features": torch.from_numpy(values.reshape(table.num_rows, -1).copy()),
+        kind: torch.from_numpy(values.reshape(table.num_rows, -1).copy()),
         "ids": table.column("id").to_pylist(),
         "backbone": encoders.pop() or "",
     }
@@ -282,21 +316,26 @@ class _Arrays:
 
     def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
         """float32 rows, and whether their norms are still those of the tower."""
+        half = self._numbers(name).dtype in (torch.float16, torch.bfloat16)
+        tensor = self.rows(name, ndim)
+        if half:
+            return F.normalize(tensor, dim=-1), False
+        unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
+        return tensor, not unit
+
+    def rows(self, name: str, ndim: int = 2) -> Tensor:
+        """float32 rows as they are stored."""
         tensor = self._numbers(name)
         if tensor.ndim != ndim or not tensor.numel():
             wanted = "(N, D)" if ndim == 2 else "(P, C, D)"
             raise self._error(f"{name} has shape {tuple(tensor.shape)}; {wanted} is needed")
-        half = tensor.dtype in (torch.float16, torch.bfloat16)
         if not tensor.is_floating_point():
             raise self._error(f"{name} holds {tensor.dtype} values; features are floating-point numbers")
         tensor = tensor.float()
         bad = (~torch.isfinite(tensor)).flatten(0, -2).any(dim=-1).nonzero().flatten()
         if len(bad):
             raise self._error(f"{name} holds NaN or infinity in row {int(bad[0])}; extract the features again")
-        if half:
-            return F.normalize(tensor, dim=-1), False
-        unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
-        return tensor, not unit
+        return tensor
 
     def images_and_parts(self) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
         """(N, D) features, whether their norms are still those of the tower, and where the file has parts (N, T, D),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.domain import Domain, Metric
 from ..contracts.judgement import FIT, Judgement
-from ..contracts.options import chosen, options_of
+from ..contracts.options import ABSENT, chosen, options_of
 from ..contracts.output_kind import OutputKind
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..contracts.adapter import Adapter
     from ..contracts.backbone import Backbone
+    from ..contracts.curator import Curator
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
     from ..contracts.selector import Selector
@@ -428,3 +429,27 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
             f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, it has {len(subclasses)}"
         )
     return subclasses[0]
+
+
+def curator_class(name: str) -> type[Curator]:
+    """The class of a curator.
+
+    Raises:
+        UnknownNameError: no curator has that name.
+    """
+    from ..contracts.curator import Curator
+
+    return _class(name, catalogue.curators(), Curator)
+
+
+def build_curator(name: str, **options: Any) -> Curator:
+    """A curator of pairs of image and text, by name.
+
+    Raises:
+        UnknownNameError: no curator, or no option, has that name. ConfigError: an option's value is not usable.
+    """
+    cls = curator_class(name)
+    settled = chosen(cls, options, f"curator '{name}'")
+    if missing := next((each for each in options_of(cls) if each.default is ABSENT and each.name not in settled), None):
+        raise ConfigError(f"curator '{name}': needs {missing.name}, a {missing.help}; give --set {missing.name}=...")
+    return cls(**settled)

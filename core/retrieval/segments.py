@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import DataError
 from .columns import COLUMNS
 from .entries import ENTRIES, OFFSETS, Entries, damaged, mapped_array
 from .head import SEGMENTS, check_file
-from .kinds import QUANTISED, mapped, nearest, rows_of
+from .kinds import QUANTISED, as_type, mapped, nearest, refining, rows_of
 
 VECTORS, OLD_VECTORS = "vectors.faiss", "index.faiss"
 """Of a segment, and of a folder of format 1."""
@@ -89,7 +88,7 @@ class Segment:
         return np.unpackbits(self._bits, count=self.count, bitorder="little").astype(bool)
 
     def nearest(
-        self, queries: np.ndarray, count: int, rows: np.ndarray | None, share: float, cells: Any
+        self, queries: np.ndarray, count: int, rows: np.ndarray | None, share: float, cells: Any, refine: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and numbers in the index (Q, K) of the nearest rows, -1 where there is none.
 
@@ -99,14 +98,20 @@ class Segment:
             rows: (N,) bool: those that are wanted; None for all that are not deleted.
             share: of the rows of the index that are wanted.
             cells: as of `kinds.nearest`.
+            refine: of a quantised kind, that scores are those of the rows, not of their codes.
         """
         if self._is_scanned:
             self._read_ahead()
         bits = self._bits if rows is None else np.packbits(rows, bitorder="little")
         if cells is None and bits is not None:  # a graph of its own
             share = float((self.live if rows is None else rows).mean())
-        scores, places = nearest(self._index, queries, min(count, self.count), bits, share, cells)
+        index = self._refining if refine else self._index
+        scores, places = nearest(index, queries, min(count, self.count), bits, share, cells)
         return scores, np.where(places < 0, -1, places + self.first)
+
+    @cached_property
+    def _refining(self) -> Any:
+        return refining(self._index, self._rows)
 
     def _read_ahead(self) -> None:
         """Have the system read the rows in one go: faiss maps files for looking here and there, page by page."""
@@ -119,7 +124,7 @@ class Segment:
         """(n, D) float32 rows by their numbers in the segment."""
         if self._rows is None:
             return rows_of(self._index, places)
-        return torch.from_numpy(self._rows[places]).float().numpy()  # many times faster than by NumPy
+        return as_type(self._rows[places], np.float32)
 
     @cached_property
     def has_parts(self) -> bool:

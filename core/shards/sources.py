@@ -10,9 +10,10 @@ import os
 import posixpath
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,8 @@ from ..runtime.remote import (
 
 ROWS_AT_ONCE = 64
 """Of a Parquet file that are in memory at once; they may hold images."""
+LISTED_AT_ONCE = 8192
+"""The same without images."""
 IDS = ("id", "key", "image_id", "uid", "__key__")
 BYTES = ("image", "bytes", "image_bytes", "jpg", "jpeg", "png", "webp")
 PATHS = ("path", "file_name", "file", "filename", "filepath", "image_path", "image")
@@ -119,11 +122,15 @@ class Source(ABC):
         Raises:
             SourceError: it cannot be read, or has changed since it was listed.
         """
+        self.check_version()
+        return self._rows(start, stop, columns)
+
+    def check_version(self) -> None:
+        """Raise the SourceError of a file that has changed since it was listed."""
         if version_of_source(self.name) != self.version:
             raise SourceError(
                 f"{shown(self.name)}: changed since it was listed; restore it, or start again with another --out"
             )
-        return self._rows(start, stop, columns)
 
     @property
     def has_images(self) -> bool:
@@ -189,20 +196,46 @@ class ParquetSource(Source):
         for number, values in enumerate(self.values(start, stop, names), start):
             yield self._row(number, values, columns)
 
+    def listed(self, wanted: Callable[[list[str]], Iterable[bool]]) -> Iterator[tuple[int, Row]]:
+        """(number, row) of some rows, without the bytes of their images, which are not read.
+
+        Args:
+            wanted: some ids -> which of them.
+
+        Raises:
+            SourceError: as of `read`.
+        """
+        self.check_version()
+        names, count = sorted({name for role, name in self.roles.items() if role != "bytes"}), self.count_rows()
+        rows = enumerate(self.values(0, count, names) if names else repeat({}, count))
+        while block := list(islice(rows, LISTED_AT_ONCE)):
+            own = [values.get(self.roles.get("id", "")) for _, values in block]
+            ids = [
+                self._row(*each, ()).id if id_ is None else printable(str(id_))  # the others need not be resolved
+                for each, id_ in zip(block, own)
+            ]
+            for each, chosen in zip(block, wanted(ids)):
+                if chosen:
+                    yield each[0], self._row(*each, ())
+
     @property
     def has_images(self) -> bool:
         return bool({"bytes", "path", "url"} & set(self.roles))
 
     def columns(self) -> list[str]:
-        with closing(_Opened(self.name)) as opened:
-            return opened.file.schema_arrow.names
+        return self.schema().names
+
+    def schema(self) -> Any:
+        """Of the file, as Arrow has it."""
+        with closing(OpenedParquet(self.name)) as opened:
+            return opened.file.schema_arrow
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
         """Some columns of rows [start, stop); read again from where a connection broke."""
         tried = 0
         while start < stop:
             try:
-                with closing(_Opened(self.name)) as opened:
+                with closing(OpenedParquet(self.name)) as opened:
                     for values in opened.values(start, stop, names):
                         yield values
                         start, tried = start + 1, 0
@@ -252,7 +285,7 @@ class ParquetSource(Source):
         return joined
 
 
-class _Opened:
+class OpenedParquet:
     """A Parquet file by path or URL."""
 
     def __init__(self, name: str):
@@ -298,7 +331,7 @@ def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSour
     """
     version = version_of_source(name)
     try:
-        with closing(_Opened(name)) as opened:
+        with closing(OpenedParquet(name)) as opened:
             schema, rows = opened.file.schema_arrow, opened.file.metadata.num_rows
     except Exception as error:
         raise _source_error(name, error) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -26,6 +27,7 @@ class GlobalBatches(Sampler):
         seed: fixes the order of every epoch.
         drop_last: leave a last batch out that is not full; else it is as large as the ranks can share equally.
         steps: after so many of all epochs together there are none any more; None for all.
+        weights: (N,) how often a sample is seen in an epoch on average, of N samples that `size` is then made of.
 
     Attributes:
         epoch: of the next pass.
@@ -35,8 +37,19 @@ class GlobalBatches(Sampler):
         ConfigError: the batch cannot be cut into equal parts, or there are fewer samples than processes.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, drop_last: bool = True, steps: int | None = None):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = True,
+        steps: int | None = None,
+        weights: np.ndarray | None = None,
+    ):
         ranks = world_size()
+        self.weights = weights
+        if weights is not None:
+            size = max(1, round(float(weights.sum(dtype=np.float64))))
         if size < ranks:
             raise ConfigError(f"{size} training samples for {ranks} processes; give more data or fewer processes")
         check_shares(batch_size, ranks)
@@ -51,6 +64,8 @@ class GlobalBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.size, self.epoch, self.seed)
+        if self.weights is not None:
+            order = torch.from_numpy(drawn_rows(self.weights, self.size, self.epoch, self.seed))[order]
         for step in self.planned():
             share = self.share(step)
             first = step * self.batch_size + rank() * share
@@ -227,6 +242,22 @@ def epoch_order(size: int, epoch: int, seed: int, order: Tensor | None = None) -
             f"batch_order has shape {tuple(order.shape)}; epoch {epoch} of {size} samples needs a row of {size}"
         )
     return order[epoch].cpu()
+
+
+def drawn_rows(weights: np.ndarray, size: int, epoch: int, seed: int) -> np.ndarray:
+    """(size,) int64 rows of an epoch, in no order that matters: each as often as its share of the weights says, rounded
+    down or up at random, so that the average over epochs is exact (systematic sampling in random order).
+
+    Args:
+        weights: (N,) not negative, one at least above 0.
+        size: rows to draw.
+        epoch, seed: fix the draw.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(weights))
+    ends = weights[order].cumsum(dtype=np.float64)
+    marks = (np.arange(size) + random.random()) * (ends[-1] / size)
+    return order[np.searchsorted(ends, marks, side="right").clip(max=len(order) - 1)]
 
 
 def minibatches(

@@ -21,7 +21,7 @@ from ..runtime.distributed import run_on_all, world_size
 from .batches import BatchPlan, GlobalBatches, PlannedBatches, StreamBatches, streams_for
 from .samples import TRIES, Samples, collate
 from .settings import TrainingSettings
-from .sources import Source, StreamedSource
+from .sources import PairSource, Source, StreamedSource
 
 PIECE = 32
 """Samples that a worker makes at once: a batch of any size is made of such pieces by all of them."""
@@ -54,7 +54,7 @@ def planned_batches(
     on_message: Callable[[str], None],
     plan: BatchPlan | None = None,
 ) -> GlobalBatches | StreamBatches:
-    """Which samples the steps of a training see; of a set that is read in a row `on_message` is told how.
+    """Which samples the steps of a training see; `on_message` is told how a set is read in a row, or drawn by weights.
 
     Args:
         plan: of the batches, where the training brings one.
@@ -69,7 +69,11 @@ def planned_batches(
             raise CapabilityError("batches of a plan need samples in any order; omit data.order")
         return PlannedBatches(size, plan, settings.seed, settings.steps)
     if not isinstance(source, StreamedSource):
-        return GlobalBatches(size, settings.batch_size, settings.seed, *how)
+        weights = source.weights if isinstance(source, PairSource) else None
+        batches = GlobalBatches(size, settings.batch_size, settings.seed, *how, weights)
+        if weights is not None:
+            on_message(f"Weights: an epoch draws {batches.size:,} of {size:,} pairs, each as often as its weight says")
+        return batches
     pairs = source.pairs
     streams = pairs.streams or streams_for(settings.batch_size, workers, size)
     batches = StreamBatches(size, settings.batch_size, streams, *how)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from ..contracts.items import Decoded, Item
+from ..data.pairs.pair_set import PairSet
 from ..errors import DataError
 
 REMEMBERED_BYTES = 256 << 20
@@ -77,6 +80,11 @@ class PairSource:
     @property
     def labelled(self) -> bool:
         return "label" in self.pairs.fields
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(N,) how often each pair should be seen in an epoch, on average; None for once each."""
+        return self.pairs.weights if isinstance(self.pairs, PairSet) else None
 
     def __len__(self) -> int:
         return len(self.pairs)

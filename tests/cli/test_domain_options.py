@@ -226,7 +226,7 @@ def test_a_command_of_a_domain_joins_a_group(monkeypatch, tmp_path):
     def run(*arguments):
         app = typer.Typer()
         app.command("fit")(lambda: None)
-        cli.add_commands_of_domains(app, arguments)
+        cli.add_groups_and_commands_of_domains(app, arguments)
         return CliRunner().invoke(app, list(arguments)).output
 
     assert "Sort images out." in run("curate", "--help")

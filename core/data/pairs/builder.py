@@ -240,9 +240,5 @@ def regrouped(column: Ragged, leaders: np.ndarray, kept: np.ndarray) -> Ragged:
         kept: rows whose texts count, ascending; the first row of every image is among them.
     """
     order = kept[np.argsort(leaders[kept], kind="stable")]
-    counts = column.counts[order]
-    total = int(counts.sum())
-    shift = column.first[order].astype(np.int64) - (np.cumsum(counts) - counts)
-    places = np.repeat(shift, counts) + np.arange(total)
     begins = np.flatnonzero(np.diff(leaders[order], prepend=-1))
-    return Ragged(column.strings.take(places), firsts(np.add.reduceat(counts, begins)))
+    return Ragged(column.take(order).strings, firsts(np.add.reduceat(column.counts[order], begins)))

@@ -37,6 +37,13 @@ class Strings:
         """Texts of some rows, in their order; the bytes are shared, not copied."""
         return Strings(self.blob, self.starts[rows], self.lengths[rows])
 
+    def packed(self) -> Strings:
+        """The same with a block of bytes of its own, in which nothing else is."""
+        lengths = self.lengths.astype(np.int64)
+        begins = np.cumsum(lengths) - lengths
+        places = np.repeat(self.starts.astype(np.int64) - begins, lengths) + np.arange(lengths.sum())
+        return Strings(self.blob[places], narrow(begins), self.lengths)
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -60,6 +67,13 @@ class Ragged:
     def counts(self) -> np.ndarray:
         """(N,) texts of each row."""
         return np.diff(self.first.astype(np.int64))
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """Some rows, in their order; the bytes are shared, not copied."""
+        counts = self.counts[rows]
+        begins = np.cumsum(counts) - counts
+        places = np.repeat(self.first[rows].astype(np.int64) - begins, counts) + np.arange(counts.sum())
+        return Ragged(self.strings.take(places), firsts(counts))
 
 
 class StringsBuilder:

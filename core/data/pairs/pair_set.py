@@ -115,6 +115,7 @@ class PairColumns:
         numbers: further column -> (N, n) float64, NaN in rows that have none.
         images: further column -> names of files, "" for none.
         groups: (N,) uint64, equal for images that must not be divided (of one patient), 0 for none; None without any.
+        weights: (N,) float32, how often a row should be seen in an epoch, on average; None for once each.
     """
 
     base: str
@@ -130,6 +131,7 @@ class PairColumns:
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: Mapping[str, Strings] = field(default_factory=dict)
     groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -338,6 +340,11 @@ class PairSet:
     def labels(self) -> np.ndarray:
         """(N,) class indices, -1 for none."""
         return self.columns.labels[self.rows]
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(N,) float32, how often each row should be seen in an epoch, on average; None for once each."""
+        return None if self.columns.weights is None else self.columns.weights[self.rows]
 
     @cached_property
     def image_numbers(self) -> np.ndarray:

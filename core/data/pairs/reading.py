@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .coco_captions import (
     read_karpathy,
     read_person_search,
 )
+from .pair_list import read_pair_list
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
@@ -40,7 +42,7 @@ PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 WHAT_IS_READ = (
     "a table with an image and a caption column (.csv, .tsv, .jsonl), COCO captions*.json, Karpathy's dataset_*.json, "
     "a CUHK-PEDES-like .json, WebDataset .tar shards (a file, a folder, or shard-{000..012}.tar), "
-    "a folder of images with a .txt next to each, or 'sample'"
+    "a folder of images with a .txt next to each, a LIST.parquet of `vladapt curate`, or 'sample'"
 )
 JSON_NAMES = (
     *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
@@ -217,6 +219,8 @@ def _source_of_file(path: Path, hashes: FileHashes | None) -> _Source:
         return _source_of_json(path)
     if suffix in TABLES:
         return _table(path)
+    if suffix == ".parquet":
+        return _Source("a list of pairs", frozenset(), partial(read_pair_list, path, hashes), keeps_columns=True)
     if suffix in PACKED:
         raise DataError(f"{path}: packed; unpack it first (a .tar can stay as it is)")
     raise DataError(f"{path}: not a known kind of pairs; give {WHAT_IS_READ}")

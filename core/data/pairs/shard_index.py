@@ -10,7 +10,7 @@ import re
 import zipfile
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,6 +62,26 @@ class ShardIndex:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: np.ndarray) -> ShardIndex:
+        """Some samples, in their order; nothing of the others stays in memory."""
+
+        def packed(column: Ragged) -> Ragged:
+            some = column.take(rows)
+            return Ragged(some.strings.packed(), some.first)
+
+        return replace(
+            self,
+            keys=self.keys.take(rows).packed(),
+            offsets=self.offsets[rows],
+            sizes=self.sizes[rows],
+            captions=packed(self.captions),
+            texts={name: packed(column) for name, column in self.texts.items()},
+            numbers={name: column[rows] for name, column in self.numbers.items()},
+            labels=self.labels.take(rows).packed(),
+            splits=self.splits[rows],
+            skipped=[],
+        )
 
 
 def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = None) -> ShardIndex:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ def read_shards(
     base: Path,
     hashes: FileHashes | None = None,
     columns: Mapping[str, str] | None = None,
+    chosen: Callable[[Path, ShardIndex], np.ndarray] | None = None,
 ) -> PairSet:
     """The samples of some shards: an image, and a `.txt`, or a `.json` with the fields of a table's row; `.cls` is the
     class. An image's bytes stay where they are.
@@ -44,12 +45,16 @@ def read_shards(
         base: folder that they are named relative to.
         hashes: its folder keeps the indices; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
         columns: keys of the `.json` that are kept in addition to the usual ones -> what they hold: "text" or "numbers".
+        chosen: (shard, its index) -> which of its samples are read; all of them without it.
 
     Raises:
         DataError: a shard cannot be read or is not a plain tar file, an unknown split, or no sample can be used.
     """
     cache = (hashes or FileHashes()).path.parent
-    indices = [shard_index(path, cache, columns) for path in paths]
+    indices = []
+    for path in paths:
+        index = shard_index(path, cache, columns)
+        indices.append(index if chosen is None else index.take(chosen(path, index)))
     skipped = [pair for index in indices for pair in index.skipped]
     if not any(len(index) for index in indices):
         raise DataError(nothing_left(paths[0] if len(paths) == 1 else base, skipped))

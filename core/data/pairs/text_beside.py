@@ -35,7 +35,7 @@ def read_texts_beside(folder: Path) -> PairSet:
         if file.suffix.lower() not in IMAGE.suffixes:
             continue
         name = shown(file, folder)
-        captions, reason = _captions(file.with_suffix(".txt"))
+        captions, reason = captions_beside(file.with_suffix(".txt"))
         if not reason and file.stat().st_size == 0:
             reason = "empty file (0 bytes)"
         if reason:
@@ -47,7 +47,7 @@ def read_texts_beside(folder: Path) -> PairSet:
     return builder.build(name=folder.name, licence=licence_of(folder))
 
 
-def _captions(file: Path) -> tuple[list[str], str]:
+def captions_beside(file: Path) -> tuple[list[str], str]:
     """(captions, "") of a text file, or ([], why there are none)."""
     if not file.is_file():
         return [], f"no {file.name} next to it"

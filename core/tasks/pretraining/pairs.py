@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,7 +94,10 @@ class PairSplits:
         """What a checkpoint must share."""
         if isinstance(self.train, ShardPairs):
             return {"pairs": self.name, "shards": self.train.digest}
-        return {"pairs": self.name, "first": self.train[0].id}
+        identity = {"pairs": self.name, "first": self.train[0].id}
+        if isinstance(self.train, PairSet) and (weights := self.train.weights) is not None:
+            identity["weights"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+        return identity
 
     def source(self, choose: CaptionSampler) -> PairSource | ImageSource:
         """To train from."""
@@ -235,7 +239,7 @@ def _read_by_index(
         train,
         _some(whole.split("val")),
         _some(whole.split("test")),
-        order=_global_order(len(train)),
+        order="" if train.weights is not None else _global_order(len(train)),
         images=len(whole),
         texts=int(whole.columns.captions.counts[whole.rows].sum()),
         skipped=list(whole.skipped),

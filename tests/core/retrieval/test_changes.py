@@ -376,6 +376,30 @@ def test_segments_are_closed_when_they_are_large_and_codes_are_trained_once_for_
     assert RetrievalIndex.open(tmp_path / "ivf-pq").info["quantiser"]["rows"] == 120
 
 
+@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-sq8"])
+def test_a_segment_ranked_by_faiss_and_several_joined_give_the_same(make_index, monkeypatch, kind):
+    rows = unit_rows(900, dims=16)
+    whole = RetrievalIndex.open(make_index(rows, kind, "whole", at_once=100))
+    monkeypatch.setattr(writing, "SEGMENT_ROWS", 300)
+    parts = RetrievalIndex.open(make_index(rows, kind, "parts", at_once=100))
+    assert len(whole.segments) == 1 and len(parts.segments) == 3
+    queries = torch.from_numpy(unit_rows(30, dims=16, seed=9))
+    for wanted in (None, Wanted({"camera": "c1"})):
+        for index in (whole, parts):
+            scores, places = index.nearest(queries, 10, wanted)
+            exact = np.einsum("qkd,qd->qk", rows[places].astype("<f2").astype(np.float32), queries.numpy())
+            assert np.abs(scores - exact).max() < 1e-6
+        assert (whole.nearest(queries, 10, wanted)[1] == places).mean() > 0.98  # but for scores equal to a rounding
+    assert (whole.nearest(queries, 10, refine=False)[1] != whole.nearest(queries, 10)[1]).any()
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-pq"])
+def test_segments_of_codes_are_closed_by_rows_and_others_by_bytes_too(make_index, monkeypatch, kind):
+    monkeypatch.setattr(writing, "SEGMENT_BYTES", 4 * 16 * 100)
+    index = RetrievalIndex.open(make_index(unit_rows(300, dims=16), kind, at_once=100))
+    assert len(index.segments) == {"flat": 3, "ivf-pq": 1}[kind]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what the system has read")
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-pq"])
 def test_opening_reads_little_whatever_the_number_of_rows(make_index, kind):

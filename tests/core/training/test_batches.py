@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
-from vladapt.core.training.batches import epoch_batches, minibatches
+from vladapt.core.training.batches import GlobalBatches, drawn_rows, epoch_batches, minibatches
 
 
 def test_an_epoch_sees_every_sample_once():
@@ -45,3 +48,37 @@ def test_the_batches_of_every_epoch_are_its_minibatches():
         assert [b.tolist() for b in batches(epoch)] == [b.tolist() for b in made]
     order = torch.tensor([[2, 0, 1], [1, 2, 0]])
     assert [b.tolist() for b in epoch_batches(3, 2, seed=0, order=order)(1)] == [[1, 2], [0]]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 4, width=32), min_size=2, max_size=40).filter(lambda w: sum(w) > 1), st.integers(0, 9))
+def test_a_drawn_epoch_sees_each_row_as_often_as_its_weight_rounded_down_or_up(weights, epoch):
+    weights = np.array(weights, np.float32)
+    size = max(1, round(float(weights.sum(dtype=np.float64))))
+    counts = np.bincount(drawn_rows(weights, size, epoch, seed=3), minlength=len(weights))
+    expected = weights.astype(np.float64) * size / weights.sum(dtype=np.float64)
+    assert counts.sum() == size
+    assert (counts >= np.floor(expected - 1e-6)).all() and (counts <= np.ceil(expected + 1e-6)).all()
+
+
+def test_the_average_over_epochs_is_the_weight_and_pairs_of_rows_are_drawn_apart():
+    weights = np.array([0.5] * 20 + [1.5] * 4 + [0.0], np.float32)
+    counts = np.stack([np.bincount(drawn_rows(weights, 16, epoch, 0), minlength=25) for epoch in range(600)])
+    assert np.abs(counts.mean(axis=0) - weights).max() < 0.08
+    together = np.corrcoef(counts[:, :20].T)[np.triu_indices(20, 1)]
+    assert np.abs(together).max() < 0.25  # not always the same half
+
+
+def test_batches_of_weighted_pairs_draw_them_anew_in_each_epoch_and_resume():
+    weights = np.array([0.25] * 40 + [2.0] * 5 + [0.0] * 5, np.float32)
+    batches = GlobalBatches(50, 4, seed=1, weights=weights)
+    assert len(batches) == 5 and batches.size == 20
+    first = [row for batch in batches for _, row in batch]
+    batches.epoch = 1
+    second = [row for batch in batches for _, row in batch]
+    assert len(first) == 20 and max(first) < 45 and set(first) != set(second)
+    assert all(some.count(row) == 2 for some in (first, second) for row in range(40, 45))
+    batches.start = 3
+    assert [row for batch in batches for _, row in batch] == second[12:]
+    plain = [row for batch in GlobalBatches(20, 4, seed=1) for _, row in batch]
+    assert sorted(plain) == list(range(20))

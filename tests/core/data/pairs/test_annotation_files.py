@@ -167,9 +167,9 @@ def test_a_folder_of_several_kinds_of_lists_is_refused(tmp_path):
         read_pairs(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x.txt", "folder"])
+@pytest.mark.parametrize("name", ["x.feather", "x.txt", "folder"])
 def test_what_is_not_known_is_answered_by_what_is_read(tmp_path, name):
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.feather").write_bytes(b"PAR1")
     (tmp_path / "x.txt").write_text("hello")
     images(tmp_path, "folder/a.jpg")
     with pytest.raises(DataError, match=r"COCO captions.*Karpathy.*WebDataset.*'sample'") as caught:

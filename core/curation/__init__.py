@@ -1,0 +1,18 @@
+"""Pairs of image and text, gathered into one table; curators run on it; what they decide, as files."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "decide": "DecisionStage counted survey_pairs",
+        "facts": "PairFacts",
+        "lists": "Kept parts_of read_part write_list write_uids",
+        "peers": "PeerFiles",
+        "recipes": "CurationRecipe RECIPES curation_recipe",
+        "record": "chain_of last_of record_of write_record",
+        "report": "curation_report unchecked",
+        "tars": "write_tars",
+        "table": "PairFeatures HAS build_table decided open_table positions_kept",
+    },
+)

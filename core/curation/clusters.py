@@ -1,0 +1,66 @@
+"""Groups of alike images, before and after, for a page: spherical k-means on a sample of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..contracts.curator import IMAGE_FEATURES, PairTable
+from ..data.nearest import faiss_library
+from .samples import Sample
+from .table import HAS, positions_kept
+
+SAMPLED, CLUSTERS, SHOWN_PER_CLUSTER, ROUNDS = 20_000, 8, 6, 20
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A group.
+
+    Args:
+        number: from 1, the largest first.
+        before, after: pairs of the sample that are in it, and that are kept.
+        examples: of it.
+    """
+
+    number: int
+    before: int
+    after: int
+    examples: tuple[Sample, ...]
+
+
+def clusters(table: PairTable, decisions: Path, shown: Sequence[Sample]) -> list[Cluster]:
+    """Clusters of the images that have features; none where there are too few.
+
+    Args:
+        shown: pairs that can be shown.
+    """
+    there = np.flatnonzero(table.numbers(f"{HAS}{IMAGE_FEATURES}"))
+    if len(there) < 4 * CLUSTERS:
+        return []
+    sampled = there[np.linspace(0, len(there) - 1, min(SAMPLED, len(there))).astype(np.int64)]
+    rows = table.unit(IMAGE_FEATURES, sampled)
+    means = faiss_library().Kmeans(
+        rows.shape[1], CLUSTERS, niter=ROUNDS, spherical=True, seed=0, min_points_per_centroid=1
+    )
+    means.train(rows)
+    nearest = (rows @ means.centroids.T).argmax(axis=1)
+    kept = np.isin(sampled, positions_kept(table, [str(decisions)]))
+    before = np.bincount(nearest, minlength=CLUSTERS)
+    after = np.bincount(nearest[kept], minlength=CLUSTERS)
+    pictured = [each for each in shown if each.image is not None]
+    examples: dict[int, list[Sample]] = {}
+    if pictured:
+        places = np.array([each.place for each in pictured])
+        cells = (table.unit(IMAGE_FEATURES, places) @ means.centroids.T).argmax(axis=1)
+        for cell, sample in zip(cells.tolist(), pictured):
+            examples.setdefault(cell, []).append(sample)
+    order = np.argsort(-before, kind="stable")
+    return [
+        Cluster(number, int(before[cell]), int(after[cell]), tuple(examples.get(int(cell), ())))
+        for number, cell in enumerate(order.tolist(), 1)
+        if before[cell]
+    ]

@@ -1,0 +1,292 @@
+"""What was kept as lists: LIST.parquet with a weight per pair, which `pretrain` reads, and DataComp's array of ids."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.pairs.pair_list import list_schema
+from ..errors import DataError, first_of, printable
+from ..runtime.remote import is_url
+from ..shards import Place
+from ..shards.sources import ParquetSource, Source
+
+if TYPE_CHECKING:
+    import pyarrow
+
+LIST, UIDS = "LIST.parquet", "uids.npy"
+PART = re.compile(r"part-\d+\.parquet")
+UID = re.compile(r"[0-9a-f]{32}")
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The pairs that decisions keep, in ascending order of ids.
+
+    Args:
+        ids: (N,) strings, each once.
+        weights: (N,) float32.
+    """
+
+    ids: pyarrow.Array
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, decisions: Sequence[Place]) -> Kept:
+        """Those that all of some folders of decisions keep: `part-*.parquet` with the columns id, keep and weight.
+        Weights are multiplied.
+
+        Raises:
+            DataError: there are no decisions in one, they are damaged, an id occurs twice, or nothing is kept.
+        """
+        import pyarrow.compute as pc
+
+        first, *others = [_kept_by(each) for each in decisions]
+        for other in others:
+            at = pc.index_in(first.ids, value_set=other.ids)
+            both = at.is_valid().to_numpy(zero_copy_only=False)
+            weights = first.weights[both] * other.weights[at.drop_null().to_numpy()]
+            first = cls(first.ids.take(np.flatnonzero(both)), weights)
+        if not len(first):
+            raise DataError(f"{decisions[-1]}: nothing is kept; relax a rule")
+        return first
+
+    def beginning_with(self, prefix: str) -> range:
+        """Positions of the ids that begin so; the last character of `prefix` is below U+D7FF."""
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        names = _Names(self.ids)
+        return range(bisect_left(names, prefix), bisect_left(names, after))
+
+
+class Positions:
+    """Finds ids among many by hashes of 16 bytes, 24 bytes of memory each.
+
+    Args:
+        ids: (N,) strings.
+    """
+
+    def __init__(self, ids: pyarrow.Array):
+        blocks = range(0, len(ids), ROWS_AT_ONCE)
+        digests = [_digests(ids[start : start + ROWS_AT_ONCE].to_pylist()) for start in blocks]
+        whole = np.concatenate(digests) if digests else np.empty(0, "S16")
+        self._order = np.argsort(whole, kind="stable")
+        self._sorted = whole[self._order]
+
+    def of(self, ids: Sequence[str]) -> np.ndarray:
+        """(M,) int64, where each is among them, -1 for none."""
+        if not len(self._sorted) or not len(ids):
+            return np.full(len(ids), -1)
+        wanted = _digests(ids)
+        at = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+
+
+def write_list(kept: Kept, sources: Sequence[Source], out: Place, name: str = LIST) -> int:
+    """Write where each pair that is kept lies, in the order of the sources. Of tars nothing is read.
+
+    Args:
+        kept: of decisions on these sources.
+        sources: as a `Manifest` lists them: tars, Parquet files, and lists of images.
+        out: the folder; an older list in it is replaced.
+
+    Returns:
+        How many pairs it lists.
+
+    Raises:
+        DataError: a pair is in none of the sources, or a source cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = np.zeros(len(kept), bool)
+    schema = list_schema()
+    with out.temporary() as partial:
+        with out.reached():
+            writer = pq.ParquetWriter(partial, schema)
+        try:
+            for rows in _rows(kept, sources, out, listed):
+                with out.reached():
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+        finally:
+            with out.reached():
+                writer.close()
+        if not listed.all():
+            lost = np.flatnonzero(~listed)
+            names = first_of([printable(kept.ids[int(row)].as_py()) for row in lost[:3]], 3)
+            raise DataError(
+                f"{len(lost):,} of {len(kept):,} pairs that are kept are in none of the sources ({names}); give the "
+                "sources that the decisions were made of"
+            )
+        out.remove(name)
+        out.publish(partial, name)
+    return len(kept)
+
+
+def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
+    """Write the ids as DataComp's tools read them: a sorted .npy of dtype "u8,u8", the upper 64 bits of each id first.
+
+    DataComp: In search of the next generation of multimodal datasets, 2023, arXiv 2304.14108.
+
+    Returns:
+        How many.
+
+    Raises:
+        DataError: an id is not of 32 hexadecimal digits.
+    """
+    array = np.empty(len(kept), "u8,u8")
+    for start in range(0, len(kept), ROWS_AT_ONCE):
+        ids = kept.ids[start : start + ROWS_AT_ONCE].to_pylist()
+        wrong = next((each for each in ids if not UID.fullmatch(each)), None)
+        if wrong is not None:
+            raise DataError(
+                f"{name}: DataComp's ids are 32 hexadecimal digits, and {printable(wrong)!r} is not; write a list "
+                "or tars instead"
+            )
+        numbers = np.frombuffer(bytes.fromhex("".join(ids)), ">u8").reshape(-1, 2)
+        array["f0"][start : start + len(ids)], array["f1"][start : start + len(ids)] = numbers[:, 0], numbers[:, 1]
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)  # ids ascend, and so do the numbers
+    out.remove(name)
+    out.create(name, buffer.getvalue())
+    return len(kept)
+
+
+def _kept_by(decisions: Place) -> Kept:
+    """Those that one folder keeps."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids, weights = [], [np.empty(0, np.float32)]
+    for name in parts_of(decisions):
+        table = read_part(decisions, name, ("id", "keep", "weight"))
+        chosen = table.filter(table["keep"])
+        ids += chosen["id"].cast(pa.large_string()).chunks
+        weights.append(chosen["weight"].to_numpy().astype(np.float32))
+    whole = pa.chunked_array(ids, pa.large_string()).combine_chunks()
+    order = pc.sort_indices(whole)
+    kept = Kept(whole.take(order), np.concatenate(weights)[order.to_numpy()])
+    twice = pc.equal(kept.ids[1:], kept.ids[:-1]).to_numpy(zero_copy_only=False)
+    if twice.any():
+        name = kept.ids[int(twice.argmax())].as_py()
+        raise DataError(f"{decisions}: the id {printable(name)!r} occurs twice; make the ids unique")
+    return kept
+
+
+def parts_of(decisions: Place) -> list[str]:
+    """Names of the files of a folder of decisions, in order.
+
+    Raises:
+        DataError: there is none.
+    """
+    names = sorted(name for name in decisions.listed("") if PART.fullmatch(name))
+    if not names:
+        raise DataError(f"{decisions}: no decisions in it (part-*.parquet); give the folder that a stage has written")
+    return names
+
+
+def read_part(decisions: Place, name: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """Some columns of a part, or all.
+
+    Raises:
+        DataError: it is damaged, or lacks one of them.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with decisions.reached():
+            return pq.read_table(pa.BufferReader(decisions.read(name) or b""), columns=columns and list(columns))
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{decisions.path(name)}: not a part of decisions ({reason}); run the stage again") from error
+
+
+def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray) -> Iterator[list[dict[str, Any]]]:
+    """Rows of the list, some at a time; `listed` becomes true where a pair was seen."""
+    tars = [source for source in sources if not isinstance(source, ParquetSource)]
+    positions: dict[str, np.ndarray] = {}
+    for source in sorted(tars, key=lambda each: -len(each.label)):  # "a:b" before "a", of whose keys one may be "b:c"
+        inside = kept.beginning_with(f"{source.label}:")
+        mine = np.arange(inside.start, inside.stop)
+        positions[source.name] = mine[~listed[mine]]
+        listed[mine] = True
+    among = Positions(kept.ids) if len(tars) < len(sources) else None
+    for source in sources:
+        place = _relative(source.name, out)
+        if isinstance(source, ParquetSource):
+            assert among is not None
+            yield from _of_table(kept, source, place, out, among, listed)
+            continue
+        mine, skip = positions[source.name], len(source.label) + 1
+        for start in range(0, len(mine), ROWS_AT_ONCE):
+            rows = mine[start : start + ROWS_AT_ONCE]
+            ids = kept.ids.take(rows).to_pylist()
+            yield [
+                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1, "caption": None}
+                for id_, weight in zip(ids, kept.weights[rows].tolist())
+            ]
+
+
+def _of_table(
+    kept: Kept, source: ParquetSource, place: str, out: Place, among: Positions, listed: np.ndarray
+) -> Iterator[list[dict[str, Any]]]:
+    def new(ids: list[str]) -> np.ndarray:
+        where = among.of(ids)
+        return (where >= 0) & ~listed[where]
+
+    rows = source.listed(new)
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        where = among.of([row.id for _, row in some])
+        listed[where] = True
+        in_file = "bytes" in source.roles
+        yield [
+            {
+                "id": row.id,
+                "weight": weight,
+                "source": place if in_file else _relative(row.path, out),
+                "key": "",
+                "row": number if in_file else -1,
+                "caption": row.text,
+            }
+            for (number, row), weight in zip(some, kept.weights[where].tolist())
+        ]
+
+
+def _relative(source: str, out: Place) -> str:
+    """As the list names a source: relative to its folder where it lies in it, so that both can be moved together."""
+    if is_url(source) or is_url(out.root):
+        return source
+    folder, whole = os.path.abspath(out.root), os.path.abspath(source)
+    inside = Path(whole).is_relative_to(folder)
+    return os.path.relpath(whole, folder) if inside else whole
+
+
+class _Names:
+    """Strings of Arrow as Python's, one at a time."""
+
+    def __init__(self, ids: pyarrow.Array):
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, place: int) -> str:
+        return self.ids[place].as_py()
+
+
+def _digests(ids: Sequence[str]) -> np.ndarray:
+    return np.frombuffer(b"".join(blake2b(i.encode(), digest_size=16).digest() for i in ids), "S16")

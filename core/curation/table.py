@@ -1,0 +1,362 @@
+"""The table of all pairs, sorted by id, gathered from shards: columns as files that are mapped into memory.
+
+FOLDER/ids.arrow, text.arrow, ...   strings
+FOLDER/width.npy, ...               numbers and flags
+FOLDER/image_features.npy           (N, D), as they were stored
+FOLDER/table.json                   what it holds; written last
+
+Sorting and joining are DuckDB's, out of core, so that memory stays flat however many pairs there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..contracts.curator import PairTable
+from ..errors import DataError
+from ..runtime.process import need_package
+from .facts import FEATURES
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+DESCRIPTION, SORTED, FORMAT = "table.json", "sorted.parquet", 1
+HAS = "has_"
+"""Before the name of features: the flags of the pairs that have some."""
+MEMORY = "1GB"
+"""Of DuckDB; what is larger is sorted on the disk."""
+PLACES = "places"
+ROWS_AT_ONCE, FEATURES_AT_ONCE = 65_536, 8192
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """What `embed --as parquet` wrote.
+
+    Args:
+        files: in order.
+        columns: of `FEATURES`, those that there are -> name in the files.
+        encoder: of all rows.
+    """
+
+    files: tuple[str, ...]
+    columns: dict[str, str]
+    encoder: str
+
+    @classmethod
+    def of(cls, folder: str | Path, backbone: str = "") -> PairFeatures:
+        """The shards of a folder, or of the only such folder in it.
+
+        Args:
+            backbone: where they hold several: which, as its columns are called behind "image_features_".
+
+        Raises:
+            DataError: no shards of features, of several backbones without a choice, or rows of several encoders.
+        """
+        need_package("curation", "pyarrow", "shards")
+        import pyarrow.parquet as pq
+
+        files = _shards_below(Path(folder))
+        names = pq.read_schema(files[0]).names
+        endings = [name.removeprefix("encoder") for name in names if name.startswith("encoder")]
+        ending = f"_{backbone}" if backbone else ""
+        if ending not in endings:
+            offered = ", ".join(each.removeprefix("_") for each in endings) or "none"
+            raise DataError(f"{folder}: features of {offered}; say which by --encoder")
+        columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
+        if not columns:
+            raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")
+        with database(None) as base:
+            query = f'SELECT DISTINCT "encoder{ending}" FROM read_parquet(?) LIMIT 2'
+            encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
+        if len(encoders) != 1:
+            raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
+        return cls(tuple(files), columns, encoders[0] or "")
+
+    @property
+    def digest(self) -> list[list[Any]]:
+        """What changes when the shards do."""
+        return [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
+
+
+def _shards_below(folder: Path) -> list[str]:
+    for pattern in ("*.parquet", "*/part-*.parquet"):
+        files = sorted(map(str, folder.glob(pattern)))
+        if len({os.path.dirname(file) for file in files}) > 1:
+            folders = sorted({os.path.dirname(file) for file in files})
+            raise DataError(f"{folder}: {len(folders)} folders of shards in it; give one of {', '.join(folders[:3])}")
+        if files:
+            return files
+    raise DataError(f"{folder}: no shards of features; give a folder of `vladapt embed SOURCES --as parquet`")
+
+
+def build_table(
+    folder: Path,
+    facts: Sequence[str],
+    features: PairFeatures | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> PairTable:
+    """The table in a folder, made unless it is there as a whole.
+
+    Args:
+        folder: named by what it is made of.
+        facts: Parquet files of `PairFacts`; none for what has features alone.
+        features: of the same pairs.
+
+    Raises:
+        DataError: an id occurs twice, or no pair has features. CapabilityError: DuckDB is not installed.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        need_package("curation", "duckdb", "curation")
+        say("Gathering the pairs into one table")
+        work = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            _gather(work, facts, features)
+            if folder.exists():  # of a process that was stopped
+                shutil.rmtree(folder)
+            os.replace(work, folder)
+        except OSError:
+            if not (folder / DESCRIPTION).is_file():  # else another process was quicker
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return open_table(folder)
+
+
+def open_table(folder: Path) -> PairTable:
+    """A table that lies on the disk; nothing is read.
+
+    Raises:
+        DataError: it is not whole.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        columns = {
+            name: _strings_at(folder / f"{name}.arrow") if kind == "string" else np.load(_npy(folder, name), "r")
+            for name, kind in description["columns"].items()
+        }
+        return PairTable(_strings_at(folder / "ids.arrow"), columns, description["encoder"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: not a whole table of pairs ({error}); remove the folder") from None
+
+
+@contextmanager
+def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A context with an empty DuckDB of bounded memory.
+
+    Args:
+        folder: that what does not fit is sorted in.
+    """
+    import duckdb
+
+    settings: dict[str, Any] = {"memory_limit": MEMORY}
+    if folder is not None:
+        settings["temp_directory"] = str(folder / "sorting")
+    base = duckdb.connect(":memory:", config=settings)
+    try:
+        base.execute("SET enable_progress_bar = false")
+        yield base
+    finally:
+        base.close()
+
+
+def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None) -> None:
+    with database(folder) as base:
+        path = str(folder / SORTED)
+        columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
+        base.execute(f"COPY (SELECT {columns} FROM read_parquet(?) ORDER BY id) TO '{_quoted(path)}'", [files])
+        kinds, rows = _write_columns(folder, path)
+        encoder = ""
+        if features is not None:
+            encoder = features.encoder
+            kinds |= _write_features(folder, base, path, features, rows)
+    (folder / SORTED).unlink()
+    shutil.rmtree(folder / "sorting", ignore_errors=True)
+    description = {"format": FORMAT, "rows": rows, "encoder": encoder, "columns": kinds}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _write_columns(folder: Path, path: str) -> tuple[dict[str, str], int]:
+    """The columns of a sorted Parquet file, each as a file; (column -> kind, number of rows)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    rows = file.metadata.num_rows
+    if not rows:
+        raise DataError("there are no pairs; check the sources")
+    schema = file.schema_arrow
+    kinds = {each.name: "string" if _is_text(each.type) else str(each.type) for each in schema if each.name != "id"}
+    numbers = {
+        name: np.lib.format.open_memmap(_npy(folder, name), "w+", _numpy_type(schema.field(name).type), (rows,))
+        for name, kind in kinds.items()
+        if kind != "string"
+    }
+    texts = {"id": "ids", **{name: name for name, kind in kinds.items() if kind == "string"}}
+    held = pa.schema([("value", pa.large_string())])
+    writers = {name: pa.ipc.new_file(str(folder / f"{stem}.arrow"), held) for name, stem in texts.items()}
+    start, last = 0, None
+    try:
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            last = _check_ids(batch.column("id").to_pylist(), last)
+            for name, writer in writers.items():
+                writer.write_batch(pa.record_batch([batch.column(name).cast(pa.large_string())], held))
+            for name, column in numbers.items():
+                values = batch.column(name)
+                column[start : start + len(batch)] = values.fill_null(_nothing(values.type)).to_numpy(
+                    zero_copy_only=False
+                )
+            start += len(batch)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return kinds, rows
+
+
+def _check_ids(ids: list[str], last: str | None) -> str:
+    for before, id_ in zip([last, *ids], ids):
+        if id_ == before:
+            raise DataError(f"the id {id_!r} occurs twice among the pairs; make the ids unique")
+    return ids[-1]
+
+
+def _write_features(
+    folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures, rows: int
+) -> dict[str, str]:
+    """Features in the order of the ids, and flags of those that have some."""
+    import pyarrow.parquet as pq
+
+    written: dict[str, np.ndarray] = {}
+    flags = {name: np.zeros(rows, bool) for name in features.columns}
+    places, start = _places(folder, base, path, features), 0
+    for file in features.files:
+        for batch in pq.ParquetFile(file).iter_batches(FEATURES_AT_ONCE, columns=list(features.columns.values())):
+            place = places[start : start + len(batch)]
+            start += len(batch)
+            for name, column in features.columns.items():
+                values = batch.column(column)
+                there = np.flatnonzero((place >= 0) & values.is_valid().to_numpy(zero_copy_only=False))
+                if not len(there):
+                    continue
+                vectors = values.take(there).flatten().to_numpy(zero_copy_only=False).reshape(len(there), -1)
+                if name not in written:
+                    shape = (rows, vectors.shape[1])
+                    written[name] = np.lib.format.open_memmap(_npy(folder, name), "w+", vectors.dtype, shape)
+                if vectors.shape[1] != written[name].shape[1]:
+                    raise DataError(f"{file}: features of another width than those before; embed all pairs with one")
+                written[name][place[there]] = vectors
+                flags[name][place[there]] = True
+    os.unlink(_npy(folder, PLACES))
+    if not written:
+        raise DataError(f"{os.path.dirname(features.files[0])}: features of none of the pairs; embed the same sources")
+    kinds = {}
+    for name, vectors in written.items():
+        np.save(_npy(folder, f"{HAS}{name}"), flags[name])
+        kinds |= {name: str(vectors.dtype), f"{HAS}{name}": "bool"}
+    return kinds
+
+
+def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures) -> np.ndarray:
+    """(M,) position in the table of each row of the files of features, in their order; -1 where it is of no pair."""
+    import pyarrow.parquet as pq
+
+    counts = [pq.read_metadata(file).num_rows for file in features.files]
+    starts = np.cumsum([0, *counts])
+    places = np.lib.format.open_memmap(_npy(folder, PLACES), "w+", np.int64, (int(starts[-1]),))
+    places[:] = -1
+    base.execute(
+        "CREATE TEMP TABLE files AS SELECT unnest(?) AS name, unnest(?) AS start",
+        [list(features.files), starts[:-1].tolist()],
+    )
+    joined = str(folder / f"{PLACES}.parquet")
+    base.execute(
+        f"""COPY (SELECT files.start + f.file_row_number AS row, s.file_row_number AS place
+        FROM read_parquet(?, filename = true, file_row_number = true) f
+        JOIN files ON f.filename = files.name
+        JOIN read_parquet('{_quoted(path)}', file_row_number = true) s ON f.id = s.id) TO '{_quoted(joined)}'""",
+        [list(features.files)],
+    )
+    for batch in pq.ParquetFile(joined).iter_batches(ROWS_AT_ONCE):
+        places[batch.column("row").to_numpy()] = batch.column("place").to_numpy()
+    os.unlink(joined)
+    return places
+
+
+def _strings_at(path: Path) -> pyarrow.ChunkedArray:
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("value")
+
+
+def _npy(folder: Path, name: str) -> str:
+    return str(folder / f"{name}.npy")
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _numpy_type(kind: pyarrow.DataType) -> np.dtype:
+    return np.dtype(bool) if str(kind) == "bool" else np.dtype(kind.to_pandas_dtype())
+
+
+def _nothing(kind: pyarrow.DataType) -> Any:
+    """What stands for a number that is missing."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(kind):
+        return False
+    return float("nan") if pa.types.is_floating(kind) else 0
+
+
+def _quoted(path: str) -> str:
+    return path.replace("'", "''")
+
+
+def decided(folder: str) -> list[str]:
+    """Files of decisions.
+
+    Raises:
+        DataError: none in that folder.
+    """
+    files = sorted(map(str, Path(folder).glob("part-*.parquet")))
+    if not files:
+        raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
+    return files
+
+
+def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
+    """(M,) int64, ascending: the pairs of a table that all of some earlier decisions keep.
+
+    Args:
+        decisions: folders of `part-*.parquet`.
+
+    Raises:
+        DataError: no decisions there, or none of these pairs among them.
+    """
+    import pyarrow as pa
+
+    ids = pa.table({"id": table.ids, "place": np.arange(len(table.ids))})
+    with database(None) as base:
+        base.register("ids", ids)
+        listed = [", ".join(f"'{_quoted(file)}'" for file in decided(folder)) for folder in decisions]
+        tests = [f"id IN (SELECT id FROM read_parquet([{files}]) WHERE keep)" for files in listed]
+        query = f"SELECT place FROM ids WHERE {' AND '.join(tests)} ORDER BY place"
+        places = base.execute(query).fetchnumpy()["place"]
+    if not len(places):
+        raise DataError(f"{decisions[0]}: keeps none of these pairs; give decisions of the same sources")
+    return np.asarray(places, np.int64)

@@ -1,0 +1,75 @@
+"""Counts of pairs before and after, and thresholds of scores, read from decisions out of core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ..contracts.curator import PairTable
+from .decide import SCORE
+from .table import database, decided, positions_kept
+
+QUANTILES = 64
+SIZES = (100, 200, 400, 800, 1600)
+MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Pairs of one kind."""
+
+    name: str
+    before: int
+    after: int
+
+
+def thresholds(decisions: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Score -> (share of the pairs that are at or above a value, the values, ascending)."""
+    import pyarrow.parquet as pq
+
+    files = decided(str(decisions))
+    names = [name for name in pq.read_schema(files[0]).names if name.startswith(SCORE)]
+    levels = np.linspace(0, 1, QUANTILES + 1).tolist()
+    made = {}
+    with database() as base:
+        for name in names:
+            query = f'SELECT quantile_cont("{name}", ?) FROM read_parquet(?) WHERE isfinite("{name}")'
+            values = base.execute(query, [levels, files]).fetchall()[0][0]
+            if values is not None and values[0] < values[-1]:
+                made[name] = ([1 - level for level in levels], [float(value) for value in values])
+    return made
+
+
+def words_by(table: PairTable, column: str, decisions: Path) -> list[Tally]:
+    """Pairs by what stands in a column of strings, the most frequent first; the rest is one row."""
+    import pyarrow.compute as pc
+
+    kept = positions_kept(table, [str(decisions)])
+    values = table.columns[column]
+    counts = [
+        {each["values"]: each["counts"] for each in pc.value_counts(some).to_pylist()}
+        for some in (values, values.take(kept))
+    ]
+    names = sorted(counts[0], key=lambda name: -counts[0][name])
+    tallies = [Tally(str(name or "not told"), counts[0][name], counts[1].get(name, 0)) for name in names[:MOST_NAMED]]
+    rest = names[MOST_NAMED:]
+    if rest:
+        tallies.append(Tally("others", *(sum(each.get(name, 0) for name in rest) for each in counts)))
+    return tallies
+
+
+def sizes(table: PairTable, decisions: Path) -> list[Tally]:
+    """Pairs by the shorter side of their images in pixels."""
+    kept = positions_kept(table, [str(decisions)])
+    shorter = np.minimum(table.numbers("width"), table.numbers("height"))
+    bins = np.digitize(shorter, SIZES)
+    counts = [np.bincount(some, minlength=len(SIZES) + 1) for some in (bins, bins[kept])]
+    names = [
+        f"below {SIZES[0]}",
+        *(f"{low} to {high - 1}" for low, high in pairwise(SIZES)),
+        f"{SIZES[-1]} and more",
+    ]
+    return [Tally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]

@@ -1,0 +1,164 @@
+"""What was kept as new tars in the layout of WebDataset: the members of a sample are copied byte by byte."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..data.pairs.pair_list import FILES, TARS, count_list, kind_of_source, list_rows
+from ..data.pairs.shard_list import SIZES
+from ..data.pairs.shard_reader import members_of
+from ..errors import ConfigError, DataError
+from ..runtime.reading import sha256_of
+from ..runtime.remote import shown
+from ..shards import Place
+from ..shards.place import STATE
+from ..shards.sources import Row, parquet_source
+
+SAMPLES = 10_000
+"""Of a tar, about 1 GB of images of the web."""
+MADE_OF = f"{STATE}/tars.json"
+
+
+@dataclass(frozen=True)
+class Tars:
+    """What was written.
+
+    Args:
+        tars, samples: how many there are now.
+        before: tars that were there already.
+    """
+
+    tars: int
+    samples: int
+    before: int
+
+
+def write_tars(
+    listed: str | Path,
+    out: Place,
+    samples: int = SAMPLES,
+    part: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tars:
+    """Write the pairs of a list as tars `00000.tar`, `00001.tar`, ..., with as many samples each, in the order of the
+    list. A tar is there whole or not at all, so that the same call goes on where it was stopped.
+
+    A sample of a tar keeps its names, its texts and all that stands beside them; where another sample has the same
+    name, a number is put before it. An image of its own, or of a Parquet file, gets a number, its caption as `.txt`,
+    and its id in a `.json`. Weights are not in tars: nothing is repeated.
+
+    Args:
+        listed: a list of `write_list`.
+        out: the folder.
+        samples: of each tar.
+        part: (k, n): only the tars k, k + n, k + 2 n, ...
+        progress: called as progress(tars done, tars in all).
+
+    Raises:
+        DataError: a source is missing, has changed, or is damaged. ConfigError: `out` holds tars of another list.
+    """
+    total = count_list(listed)
+    count = -(-total // samples)
+    made_of = json.dumps({"list": sha256_of(Path(listed)), "samples": samples})
+    if not out.create(MADE_OF, made_of.encode()) and out.read(MADE_OF) != made_of.encode():
+        raise ConfigError(f"--out {out}: holds tars of other decisions; give another folder")
+    sizes = {f"{number:05d}.tar": min(samples, total - number * samples) for number in range(count)}
+    mine, before = list(enumerate(sizes))[part[0] :: part[1]], 0
+    for done, (number, name) in enumerate(mine):
+        progress(done, len(mine))
+        if out.exists(name):
+            before += 1
+            continue
+        first = number * samples
+        with out.temporary() as partial:
+            with out.reached(), tarfile.open(partial, "w") as archive:
+                for info, content in _members(listed, first, first + sizes[name]):
+                    archive.addfile(info, content)
+            out.publish(partial, name)
+    progress(len(mine), len(mine))
+    if all(map(out.exists, sizes)):
+        out.create(SIZES, json.dumps(sizes).encode())
+    return Tars(len(mine), sum(sizes[name] for _, name in mine), before)
+
+
+def _members(listed: str | Path, first: int, last: int) -> Iterator[tuple[tarfile.TarInfo, Any]]:
+    """(header, content) of all members of a new tar."""
+    owner: dict[str, int] = {}  # key -> number of the source whose sample has it
+    rows = ((number, row) for number, row in enumerate(list_rows(listed, first, last), first))
+    for number, (source, some) in enumerate(groupby(rows, lambda each: _opened_together(each[1]))):
+        if kind_of_source(source) == TARS:
+            wanted = {row["key"] for _, row in some}
+            for key, info, content in _samples(source, wanted):
+                if owner.setdefault(key, number) != number:
+                    info.name = f"{number}/{info.name}"
+                    info.pax_headers = {name: value for name, value in info.pax_headers.items() if name != "path"}
+                yield info, content
+            continue
+        for place, sample in _of_files(source, list(some)):
+            yield from _new_members(f"{place:09d}", sample)
+
+
+def _opened_together(row: dict[str, Any]) -> str:
+    """A tar or a Parquet file; "" for images of their own, one after the other."""
+    return "" if kind_of_source(row["source"]) == FILES else row["source"]
+
+
+def _samples(source: str, wanted: set[str]) -> Iterator[tuple[str, tarfile.TarInfo, Any]]:
+    """Members of the samples that are wanted; what comes after the last of them is not read."""
+    missing = set(wanted)
+    with closing(members_of(source)) as members:
+        for key, info, content in members:
+            if key in wanted:
+                missing.discard(key)
+                yield key, info, content
+            elif not missing:
+                return
+    if missing:
+        raise DataError(
+            f"{shown(source)}: {len(missing)} samples that are kept are not in it ({min(missing)}); it has changed "
+            "since the decisions: restore it"
+        )
+
+
+def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Row]]:
+    """(place in the list, sample) of images of their own, or of a Parquet file."""
+    if not source:
+        for place, row in rows:
+            yield place, Row(row["id"], row["source"], text=row["caption"])
+        return
+    places = {row["row"]: place for place, row in rows}
+    first = min(places)
+    for number, sample in enumerate(parquet_source(source, "").read(first, max(places) + 1), first):
+        if number in places:
+            yield places[number], sample
+
+
+def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:
+    image = row.read()
+    contents = {_extension(image): image}
+    if row.text is not None:
+        contents["txt"] = row.text.encode()
+    contents["json"] = json.dumps({"id": row.id}).encode()
+    for extension, content in contents.items():
+        info = tarfile.TarInfo(f"{key}.{extension}")
+        info.size = len(content)
+        yield info, io.BytesIO(content)
+
+
+def _extension(image: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            kind = str(opened.format).lower()
+    except Exception:  # what it is, its reader will say
+        return "img_content"
+    return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)

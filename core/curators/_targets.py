@@ -1,0 +1,83 @@
+"""Features that pairs are compared with: of a target task or of test sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..contracts.curator import IMAGE_FEATURES, PairTable
+from ..errors import DataError, shortened
+from ._ranks import PAIRS_AT_ONCE
+
+KEY_DIMS = 16
+"""Of each row so many numbers are compared, as float16: more would differ by the rounding of its norm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Features that the user brings.
+
+    Args:
+        features: (M, D) float32 rows of length 1.
+        ids: M of them, or none.
+        encoder: "" where the file does not say.
+        place: file or folder that they come from.
+    """
+
+    features: np.ndarray
+    ids: tuple[str, ...]
+    encoder: str
+    place: str
+
+    def overlap(self, pairs: PairTable, kind: str = IMAGE_FEATURES) -> tuple[str, ...]:
+        """A sentence where some of them are pairs of the pool too, by id or by row; else nothing."""
+        ids, keys, count = set(self.ids), _keys(self.features), 0
+        for rows in pairs.blocks(PAIRS_AT_ONCE):
+            same = np.isin(_keys(pairs.unit(kind, rows)), keys)
+            if ids:
+                same |= np.fromiter((name in ids for name in pairs.names(rows)), bool, len(same))
+            count += int(same.sum())
+        if not count:
+            return ()
+        cure = "they lie nearest to themselves; run the stage decontaminate first"
+        return (f"{count} of {len(pairs)} pairs are in {shortened(self.place)} too, by id or features: {cure}",)
+
+
+def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array: str = "") -> Target:
+    """Features of a file or folder, which must be of the encoder of the pairs.
+
+    Args:
+        place: what `vladapt embed` writes (.safetensors, a folder of Parquet shards), an .npz with the array `kind`, or
+            an .npy (M, D).
+        pairs: have the column `kind`.
+        kind: `IMAGE_FEATURES` or `CAPTION_FEATURES`.
+        array: what they are called there, by default `kind`.
+
+    Raises:
+        DataError: it cannot be read, has no such features, or those of another encoder or width.
+    """
+    from ..features.files import load_rows
+
+    array = array or kind
+    rows, ids, encoder = load_rows(place, array)
+    if encoder and pairs.encoder and encoder != pairs.encoder:
+        raise DataError(
+            f"{place}: {array} of encoder {shortened(encoder, 40)}, the pairs' are of {shortened(pairs.encoder, 40)}; "
+            "embed both with one backbone"
+        )
+    width = pairs.numbers(kind, slice(0, 1)).shape[1]
+    if rows.shape[1] != width:
+        raise DataError(
+            f"{place}: {rows.shape[1]} numbers per row, the pairs have {width}; embed both with one backbone"
+        )
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    features = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return Target(features, ids or (), encoder, place)
+
+
+def _keys(rows: np.ndarray) -> np.ndarray:
+    """(M, D) -> (M,) uint64; equal rows have equal ones, and of others hardly any two."""
+    words = rows[:, :KEY_DIMS].astype(np.float16).view(np.uint16).astype(np.uint64)  # (M, 16)
+    odd = np.random.default_rng(0).integers(1, 2**63, words.shape[1], dtype=np.uint64) | np.uint64(1)
+    return (words * odd).sum(axis=1, dtype=np.uint64)  # modulo 2^64

@@ -1,0 +1,293 @@
+"""`curate STAGE`: which pairs of image and text to keep, by one curator, as shards of decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.curator import TEXT, Curator, PairTable
+from ..contracts.options import keywords, options_from
+from ..contracts.shown import in_short
+from ..curation import (
+    HAS,
+    DecisionStage,
+    PairFacts,
+    PairFeatures,
+    PeerFiles,
+    build_table,
+    counted,
+    decided,
+    positions_kept,
+    survey_pairs,
+    write_record,
+)
+from ..curation.facts import FEATURES
+from ..curation.peers import DATACOMP
+from ..errors import ConfigError, did_you_mean
+from ..registry import build_curator, curator_class
+from ..registry.catalogue import curators
+from ..runtime.distributed import world_size
+from ..runtime.progress import Reporter
+from ..runtime.remote import is_url
+from ..shards import Job, Place
+from ..shards.task import settings_hash
+from .options import CurateOptions
+from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
+
+TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
+DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
+
+
+@dataclass
+class Curated:
+    """What was decided.
+
+    Attributes:
+        folder: the decisions, as `--after` takes them.
+        curator: by which.
+        pairs: that were still there; `kept` of them are kept.
+        dropped: rule -> how many pairs.
+        weight: sum of the weights of what is kept.
+        notes: what the curator has to say.
+        without_features: pairs that are left out because they have none.
+        unreadable, examples: pairs that cannot be read, and (id, reason) of the first.
+    """
+
+    __repr__ = in_short
+
+    folder: Path
+    curator: str
+    pairs: int
+    kept: int
+    dropped: dict[str, int]
+    weight: float
+    notes: tuple[str, ...] = ()
+    without_features: int = 0
+    unreadable: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+
+@keywords(CurateOptions)
+def curate(
+    curator: str,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    stage: str = "",
+    reads: Collection[str] = (),
+    may_read: Collection[str] = (),
+    reporter: Reporter | None = None,
+    **given: Any,
+) -> Curated:
+    """Decide which pairs to keep. The same call goes on where it was stopped, and does nothing twice.
+
+    Args:
+        curator: its name; `vladapt list curators`.
+        sources: tars, Parquet files, folders and images, or URLs of these; none where features are all that is needed.
+        out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
+        options: of the curator.
+        stage: the command, to which the curator must belong.
+        reads, may_read: columns that others will need of the same table, or look at.
+        given: options of `CurateOptions`.
+
+    Raises:
+        UnknownNameError: no curator, or no option of it, has that name. ConfigError: an option is not usable.
+        DataError: nothing readable, a column that is missing, an id that occurs twice, features of two encoders.
+    """
+    asked, reporter = options_from(CurateOptions, given, "curate"), reporter or Reporter(quiet=True)
+    _check_stage(curator, stage)
+    built = build_curator(curator, **(options or {}))
+    if is_url(str(out)):
+        raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
+    if asked.shard is not None:
+        raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
+    if world_size() > 1:
+        raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
+    for folder in asked.after or ():
+        decided(folder)
+    place = place_of_shards(out)
+    read = _Read(unreadable=0)
+    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
+    table.need(*built.reads)
+    rows, without = _still_there(table, built.reads, asked.after or ())
+    positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
+    facts = (name, digest, *_contents(options or {}))
+    made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
+    made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
+    with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:
+        survey = survey_pairs(made, Path(made.survey), progress)
+    job = _job(made, place)
+    run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({curator})")
+    folder = Path(job.work.place.root)
+    pairs, reasons, weight = counted(folder)
+    kept = reasons.pop("", 0)
+    curated = Curated(
+        folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
+    )
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table)))
+    return curated
+
+
+@dataclass
+class _Read:
+    """What became of the pairs while they were read."""
+
+    unreadable: int
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _check_stage(name: str, stage: str) -> None:
+    if not stage or (name in curators() and curator_class(name).stage == stage):
+        return
+    fit = [each for each in curators() if curator_class(each).stage == stage]
+    if name in curators():
+        other = curator_class(name).stage
+        raise ConfigError(f"--method {name}: is for `vladapt curate {other}`; here there are {', '.join(fit)}")
+    raise ConfigError(f"--method {name}: no curator has that name; {did_you_mean(name, fit)}")
+
+
+def _table(
+    reads: Collection[str],
+    may_read: Collection[str],
+    sources: Sequence[str | Path],
+    place: Place,
+    asked: CurateOptions,
+    reporter: Reporter,
+    read: _Read,
+) -> tuple[PairTable, str]:
+    """The table of all pairs, and the name of its folder."""
+    columns = reads, may_read
+    facts, made_of, features = _from_peers(sources, place, columns, asked)
+    if sources and not facts:
+        facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
+    if asked.features is not None:
+        features = PairFeatures.of(asked.features, asked.encoder or "")
+    if not facts and features is None:
+        raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
+    name = settings_hash({"table": [*made_of, features and features.digest]})
+    return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
+
+
+Columns = tuple[Collection[str], Collection[str]]
+"""Those that are needed, and those that are taken where they are."""
+
+
+def _from_shards(
+    sources: Sequence[str | Path],
+    place: Place,
+    columns: Columns,
+    asked: CurateOptions,
+    reporter: Reporter,
+    read: _Read,
+) -> tuple[list[str], list[str]]:
+    """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
+    manifest = manifest_of(sources, place)
+    job = job_of(PairFacts.of(manifest, *columns), manifest, place, asked, BATCH)
+    summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
+    read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
+    files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
+    return files, [job.work.place.root.rpartition("/")[2], manifest.digest]
+
+
+def _from_peers(
+    sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
+) -> tuple[list[str], list[str], PairFeatures | None]:
+    """The same of folders of other tools, and the features that they bring.
+
+    Raises:
+        ConfigError: such folders among other sources, or several with features.
+    """
+    peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
+    if not peers:
+        return [], [], None
+    if len(peers) < len(sources):
+        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    reads, may_read = columns
+    facts: list[str] = []
+    folders: list[str] = []
+    for each in peers:
+        wanted = sorted({*reads, *set(may_read) & set(each.columns)} - {TEXT, *FEATURES})
+        files, folder = each.write(Path(place.root) / PEERS, wanted, bool(set(reads) & set(FEATURES)))
+        facts += files
+        folders += [str(folder)] if folder is not None and asked.features is None else []
+    if len(folders) > 1:
+        raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
+    encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
+    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
+
+
+def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Positions of the pairs to be judged, and how many lack features."""
+    keep = np.ones(len(table), bool)
+    if after:
+        keep[:] = False
+        keep[positions_kept(table, after)] = True
+    there = np.ones(len(table), bool)
+    for name in set(reads) & set(FEATURES):
+        there &= table.numbers(f"{HAS}{name}")
+    return np.flatnonzero(keep & there), int((keep & ~there).sum())
+
+
+def _written(rows: np.ndarray, count: int, table: Path) -> tuple[str, str]:
+    """(file of positions, hash of them); "" where all are there."""
+    if len(rows) == count:
+        return "", ""
+    digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+    path = table.with_name(f"{table.name}-{digest}.npy")
+    if not path.exists():
+        partial = path.with_suffix(f".partial-{os.getpid()}.npy")
+        np.save(partial, rows)
+        os.replace(partial, path)
+    return str(path), digest
+
+
+def _contents(options: Mapping[str, Any]) -> list[str]:
+    """Hashes of the files and folders that options name: other contents are other decisions."""
+    made = []
+    for value in options.values():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            path = Path(str(each))
+            if isinstance(each, str) and each and path.exists():
+                files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+                facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+                made.append(settings_hash({"files": facts}))
+    return made
+
+
+def _job(stage: DecisionStage, place: Place) -> Job:
+    """The job of decisions; which scores a curator gives is told by its decisions of the first pairs."""
+    state = stage.start(None)
+    scores = tuple(sorted(state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE))).scores))
+    return Job.of(
+        replace(stage, scores=scores),
+        stage.manifest(),
+        place,
+        shard_size=DECIDED_A_SHARD,
+        batch_size=DECIDED_AT_ONCE,
+    )
+
+
+def _record(
+    curated: Curated, curator: Curator, sources: Sequence[str | Path], asked: CurateOptions, table: Path
+) -> dict[str, Any]:
+    """What ran, resolved, as JSON."""
+    resolved = {name: value for name, value in vars(curator).items() if not name.startswith("_")}
+    facts = {name: value for name, value in vars(curated).items() if name not in ("folder", "examples")}
+    return {
+        **facts,
+        "stage": curator.stage,
+        "table": str(table),
+        "notes": list(curated.notes),
+        "options": json.loads(json.dumps(resolved, default=str)),
+        "sources": [str(each) for each in sources],
+        "features": asked.features,
+        "after": list(asked.after or ()),
+    }

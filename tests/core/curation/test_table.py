@@ -1,0 +1,148 @@
+"""The table of all pairs: sorted by id whatever the order of files, features at their pairs, memory mapped."""
+
+import numpy as np
+import pytest
+
+from vladapt.core.contracts.curator import PairTable
+from vladapt.core.curation import HAS, PairFacts, PairFeatures, build_table, open_table, positions_kept
+from vladapt.core.engine.shard_jobs import run_stage
+from vladapt.core.errors import DataError
+from vladapt.core.shards import Manifest, Place
+from vladapt.core.testing.curation import STORED_WIDTH, jpeg, write_features, write_tar
+
+
+@pytest.fixture(scope="module")
+def facts(pairs, tmp_path_factory):
+    """Parquet files of ids, texts and sizes."""
+    out = tmp_path_factory.mktemp("facts")
+    sources = sorted((pairs["root"] / "shards").glob("*.tar"))
+    manifest = Manifest.of(sources, Place(str(out)), out)
+    run_stage(PairFacts.of(manifest, ["width", "sha256", "phash"]), sources, out, shard_size=7)
+    return sorted(map(str, out.glob("*/part-*.parquet")))
+
+
+@pytest.fixture(scope="module")
+def table(pairs, facts, tmp_path_factory):
+    return build_table(tmp_path_factory.mktemp("t") / "table", facts, PairFeatures.of(pairs["root"] / "features"))
+
+
+def test_rows_stand_in_the_order_of_their_ids(pairs, table):
+    assert table.names() == sorted(pairs["ids"])
+    texts = dict(zip(table.names(), table.strings("text")))
+    assert texts["b:003"] == "text 3"
+    assert texts["b:005"] == ""
+    assert dict(zip(table.names(), table.numbers("width")))["a:021"] == 41
+
+
+def test_features_stand_at_their_pairs_whatever_the_order_of_the_shards(pairs, table):
+    at = {id_: n for n, id_ in enumerate(pairs["ids"])}
+    order = [at[id_] for id_ in table.names()]
+    np.testing.assert_array_equal(table.numbers("image_features"), pairs["image"][order].astype(np.float16))
+    with_caption = np.array([n % 5 != 0 for n in order])
+    np.testing.assert_array_equal(table.numbers(f"{HAS}caption_features"), with_caption)
+    assert table.numbers(f"{HAS}image_features").all()
+    assert table.encoder == "abc"
+    assert isinstance(table.columns["image_features"], np.memmap)
+
+
+def test_a_table_is_opened_as_it_was_made(table, tmp_path_factory):
+    folder = next(tmp_path_factory.getbasetemp().glob("t*/table"))
+    again = open_table(folder)
+    assert again.names() == table.names()
+    (folder / "table.json").rename(folder / "gone.json")
+    try:
+        with pytest.raises(DataError, match="not a whole table"):
+            open_table(folder)
+    finally:
+        (folder / "gone.json").rename(folder / "table.json")
+
+
+def test_features_alone_are_a_table_too(pairs, tmp_path):
+    made = build_table(tmp_path / "table", [], PairFeatures.of(pairs["root"] / "features"))
+    assert made.names() == sorted(pairs["ids"])
+    with pytest.raises(DataError, match="column 'text'"):
+        made.need("text")
+
+
+def test_pairs_without_features_are_flagged(facts, tmp_path):
+    features = write_features(
+        tmp_path / "f", ["a:025", "elsewhere"], np.ones((2, STORED_WIDTH)), np.ones((2, STORED_WIDTH))
+    )
+    made = build_table(tmp_path / "table", facts, PairFeatures.of(features))
+    there = made.numbers(f"{HAS}image_features")
+    assert there.sum() == 1 and made.names(there) == ["a:025"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "encoder", "message"),
+    [
+        (["a", "b", "a"], "abc", "'a' occurs twice"),
+        (["a", "b", "c"], ["abc", "abc", "xyz"], "two encoders in one set"),
+    ],
+)
+def test_bad_features_are_one_line(ids, encoder, message, tmp_path):
+    write_features(tmp_path / "f", ids, np.ones((3, STORED_WIDTH)), np.ones((3, STORED_WIDTH)), encoder)
+    with pytest.raises(DataError, match=message):
+        build_table(tmp_path / "table", [], PairFeatures.of(tmp_path / "f"))
+    assert not list(tmp_path.glob("table*")), "nothing half-made stays"
+
+
+def test_features_of_other_pairs_are_refused(facts, tmp_path):
+    write_features(tmp_path / "f", ["other"], np.ones((1, STORED_WIDTH)), np.ones((1, STORED_WIDTH)))
+    with pytest.raises(DataError, match="of none of the pairs"):
+        build_table(tmp_path / "table", facts, PairFeatures.of(tmp_path / "f"))
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no shards of features"):
+        PairFeatures.of(tmp_path)
+
+
+def test_measured_facts_are_those_of_the_file(facts, tmp_path):
+    write_tar(
+        tmp_path / "c.tar", [("one", jpeg(1, (30, 20)), "t"), ("two", jpeg(1, (30, 20)), "t"), ("none", None, "t")]
+    )
+    manifest = Manifest.of([tmp_path / "c.tar"], Place(str(tmp_path / "out")), tmp_path)
+    stage = PairFacts.of(manifest, ["width", "height", "sha256", "pixels_sha256", "phash", "bytes", "text"])
+    run_stage(stage, [tmp_path / "c.tar"], tmp_path / "out")
+    made = build_table(tmp_path / "table", sorted(map(str, tmp_path.glob("out/*/part-*.parquet"))), None)
+    assert made.names() == ["c:none", "c:one", "c:two"]
+    assert made.numbers("width").tolist() == [0, 30, 30]
+    assert made.numbers("height").tolist() == [0, 20, 20]
+    assert made.numbers("bytes")[1] == len(jpeg(1, (30, 20)))
+    sums = made.strings("sha256")
+    assert sums[0] == "" and sums[1] == sums[2] != ""
+    assert made.numbers("phash")[1] == made.numbers("phash")[2] != 0
+
+
+def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp_path):
+    manifest = Manifest.of([pairs["root"] / "shards"], Place(str(tmp_path)), tmp_path)
+    with pytest.raises(DataError, match="no column 'score'"):
+        PairFacts.of(manifest, ["score"])
+
+
+def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, columns in (("a", {"language": ["en"]}), ("b", {"language": ["de"], "score": [0.5]})):
+        pq.write_table(pa.table({"id": [name], "text": ["t"], **columns}), tmp_path / f"{name}.parquet")
+    both = Manifest.of(sorted(tmp_path.glob("*.parquet")), Place(str(tmp_path / "out")), tmp_path)
+    assert PairFacts.of(both, [], ["language", "score", "width"]).columns == ("language",)
+    assert PairFacts.of(both, [], ["width"]).measured == ()
+
+
+def test_positions_that_earlier_decisions_keep(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = PairTable.of(["c", "a", "b"], text=["", "", ""])
+    for name, keep in (("one", [True, True, False]), ("two", [False, True, True])):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"id": ["a", "b", "c"], "keep": keep}), tmp_path / name / "part-00000000.parquet")
+    assert positions_kept(table, [str(tmp_path / "one")]).tolist() == [0, 1]
+    assert positions_kept(table, [str(tmp_path / "one"), str(tmp_path / "two")]).tolist() == [1]
+    with pytest.raises(DataError, match="no decisions in it"):
+        positions_kept(table, [str(tmp_path)])
+    with pytest.raises(DataError, match="keeps none of these pairs"):
+        positions_kept(PairTable.of(["z"], text=[""]), [str(tmp_path / "one")])
