@@ -1,6 +1,7 @@
 """Captions by models of transformers: tiny ones with random weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from PIL import Image
 from tar_shards import shard, simple
 
 from vladapt.core.curation.caption import Captioner, CaptionStage, Writing
-from vladapt.core.engine.shard_jobs import run_stage
+from vladapt.core.engine.curate_caption import caption_pairs
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
 transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
@@ -82,21 +83,17 @@ def test_shards_of_captions_are_written_by_ids(blip, tmp_path):
     members = simple(5)
     members["0003.png"] = b"no image"
     tar = shard(tmp_path / "pool.tar", members)
-    stage = CaptionStage.of(str(blip), Writing(tokens=6, top_p=0.9, seed=4))
-    summary = run_stage(stage, [tar], tmp_path / "out", batch_size=2)
-    assert (summary.rows, summary.unreadable) == (4, 1)
-    (file,) = (tmp_path / "out").glob("*/part-*.parquet")
+    how = {"writing": Writing(tokens=6, top_p=0.9, seed=4), "batch_size": 2}
+    made = caption_pairs(str(blip), [tar], tmp_path / "out", **how)
+    assert (made.captions, made.unreadable) == (4, 1) and made.examples[0][0] == "pool:0003"
+    (file,) = Path(made.folder).glob("part-*.parquet")
     rows = pq.read_table(file).to_pylist()
     assert [row["id"] for row in rows] == ["pool:0000", "pool:0001", "pool:0002", "pool:0004"]
-    assert {row["captioner"] for row in rows} == {stage.fingerprint} and all(row["caption"] for row in rows)
-    before = file.read_bytes()
-    assert run_stage(stage, [tar], tmp_path / "out", batch_size=2).before == 1
-    other = CaptionStage.of(str(blip), Writing(tokens=6, top_p=0.9, seed=5))
-    run_stage(other, [tar], tmp_path / "out", batch_size=2)
-    files = [each.read_bytes() for each in (tmp_path / "out").glob("*/part-*.parquet")]
-    assert len(files) == 2 and before in files and files[0] != files[1]
-    run_stage(stage, [tar], tmp_path / "again", batch_size=2)
-    assert next((tmp_path / "again").glob("*/part-*.parquet")).read_bytes() == before
+    assert {row["captioner"] for row in rows} == {made.captioner} and all(row["caption"] for row in rows)
+    again = caption_pairs(str(blip), [tar], tmp_path / "again", **how)
+    assert Path(again.folder, file.name).read_bytes() == file.read_bytes()
+    how["writing"] = Writing(tokens=6, top_p=0.9, seed=5)
+    assert caption_pairs(str(blip), [tar], tmp_path / "out", **how).folder != made.folder
 
 
 def test_what_writes_no_captions_is_refused(blip, tmp_path):
