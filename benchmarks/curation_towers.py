@@ -1,4 +1,4 @@
-"""Small towers for `curation.py`: convolutions over pictures, and the words of a text, trained by InfoNCE as CLIP is."""
+"""Small towers for `curation.py`: convolutions over pictures and the words of a text, trained by InfoNCE as CLIP is."""
 
 from __future__ import annotations
 
