@@ -6,7 +6,12 @@
 Nothing is measured here: `--rate`, the images that one GPU encodes per second, is yours (`vladapt embed` shows it). The
 image's bytes are those given, or two bits per pixel, as JPEG of quality 85 to 90 has. Tars on an object store are one
 shard each, so that `--shard-size` is then the number of images per tar. The numbers of files, requests and segments are
-those of the code: `core/shards` (a file and a marker per shard, 1,000 names per listing), `core/retrieval` (ivf-pq).
+those of the code: per shard a file and a marker; before, a look for both, at the tar's version and its size; then
+ranges of the tar. The index is one of `ivf-pq` on one machine: beyond some 10^8 images make several, by their shards.
+
+The shuffle (group-by, join) is none that a command makes: it is what one would have to do with rows that no machine
+sorts. A task that wrote a file per bucket for each shard would write four billion files of two rows (10^6 shards, 4,096
+buckets). So a task reads several shards, and where that would be more than 64, rows go through groups of buckets first.
 """
 
 from __future__ import annotations
@@ -18,13 +23,15 @@ from dataclasses import dataclass
 
 from vladapt.core.retrieval.kinds import DIMS_A_BYTE, cells_of, sampled_rows
 from vladapt.core.retrieval.writing import SEGMENT_ROWS
-from vladapt.core.shards.exchange import exchange_plan
+from vladapt.core.runtime.remote import BLOCK
 
 ID_BYTES, CODE_ID_BYTES = 40, 8
 """Of an id in a shard, and of a row's number beside its code."""
 SOURCE_BYTES, NAME_BYTES = 350, 100
 """That the driver holds of a tar, and of a shard that is done."""
 NAMES_PER_LISTING = 1000
+MOST_FILES, FEWEST_ROWS, SHARDS_TOGETHER = 10**6, 1000, 64
+"""Of a shuffle: files of a level, rows of a file on average, shards that a task reads where there is one level."""
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -57,6 +64,44 @@ class Set:
         return self.image_bytes or self.side**2 / 4
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """How rows of shards are brought together by key.
+
+    Args:
+        buckets: that come out, one file each.
+        groups: of buckets, which the first of two levels writes; 1 where there is one level.
+        together: shards that a task of the first level reads.
+        tasks: of each level: the first reads shards, the second the files of a group.
+        files: that each level writes; of one level, those of a bucket are read together.
+    """
+
+    buckets: int
+    groups: int
+    together: int
+    tasks: tuple[int, ...]
+    files: tuple[int, ...]
+
+
+def shuffled(rows: int, shards: int, buckets: int) -> Shuffle:
+    """A shuffle of at most a million files per level, of a thousand rows or more each; fewer buckets where they would
+    have less."""
+    most = max(1, min(MOST_FILES, rows // FEWEST_ROWS))
+    buckets, groups = min(buckets, most), 1
+
+    def together(parts: int) -> int:
+        return -(-shards // (most // parts))
+
+    read = together(buckets)
+    if read > SHARDS_TOGETHER and buckets > 1:
+        groups = math.isqrt(buckets - 1) + 1
+        read = together(groups)
+    tasks = -(-shards // read)
+    if groups == 1:
+        return Shuffle(buckets, 1, read, (tasks,), (tasks * buckets,))
+    return Shuffle(buckets, groups, read, (tasks, groups), (tasks * groups, buckets))
+
+
 def reckoned(given: Set) -> Iterator[tuple[str, str, str]]:
     """(what, formula, number) of each row."""
     count, shards = given.images, -(-given.images // given.shard_size)
@@ -67,7 +112,9 @@ def reckoned(given: Set) -> Iterator[tuple[str, str, str]]:
     yield "requests of a start", "shards (version of each tar)", f"{shards:,}"
     again = f"shards done, and 2 * ceil(shards / {NAMES_PER_LISTING})"
     yield "requests of a start again, at most", again, f"{shards + 2 * listings:,}"
-    yield "requests that read", "4 * shards (marker, file, version, content)", f"{4 * shards:,}"
+    ranges = math.ceil(given.shard_size * given.bytes_per_image / BLOCK)
+    reads = f"shards * (4 + ceil(S * bytes per image / {BLOCK >> 20} MiB))"
+    yield "requests that read", reads, f"{shards * (4 + ranges):,}"
     yield "requests that write", "2 * shards (file, marker)", f"{2 * shards:,}"
     held = shards * (SOURCE_BYTES + NAME_BYTES)
     yield "memory of the driver", f"shards * ({SOURCE_BYTES} + {NAME_BYTES})", _size(held)
@@ -84,12 +131,12 @@ def reckoned(given: Set) -> Iterator[tuple[str, str, str]]:
     yield "`ivf-pq`: on disk besides", "2 N D", _size(2 * count * given.width)
     yield "`ivf-pq`: cells", "4 * sqrt(N)", f"{cells_of(count):,}"
     yield "`ivf-pq`: rows trained on", "64 * cells", f"{sampled_rows(count):,}"
-    plan = exchange_plan(count, shards, given.buckets)
+    plan = shuffled(count, shards, given.buckets)
     each = ", then ".join
     yield "shuffle: tasks", f"{plan.together} shards per task", each(f"{tasks:,}" for tasks in plan.tasks)
     yield "shuffle: files", "at most 1,000,000 per level", each(f"{files:,}" for files in plan.files)
-    yield "shuffle: rows per file", "N / files, at least 1,000", each(f"{rows:,.0f}" for rows in plan.rows_per_file)
-    moved = 2 * plan.levels * count * given.key_bytes
+    yield "shuffle: rows per file", "N / files, at least 1,000", each(f"{count / files:,.0f}" for files in plan.files)
+    moved = 2 * len(plan.files) * count * given.key_bytes
     yield "shuffle: bytes moved", "2 * levels * N * bytes of a row", _size(moved)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from vladapt.core.curators import clipcov as clipcov_
+from vladapt.core.curators import got_d as got_d_
+from vladapt.core.curators import m4 as m4_
 from vladapt.core.curators import metaclip as metaclip_
 from vladapt.core.curators._entries import Entries, spaced
 
@@ -77,4 +79,37 @@ def metaclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(other, f"big.t{limit}.t_other_language")
 
 
-GROUPS = (clipcov, metaclip)
+@compares("m4", "m4_weights")
+def m4(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    attributes, labels, utility = (ref[key].double().numpy() for key in ("attribute", "label", "utility"))
+    counts = attributes.shape[1] * labels.shape[1], attributes.shape[1]
+    bounds = np.repeat([ref.setting("eps_association"), ref.setting("eps_representation")], counts)
+    moments = m4_.moments_of(attributes, labels, np.broadcast_to(ref.setting("target"), attributes.shape[1]))
+    problem = m4_.Problem(moments, bounds, utility, ref.setting("eta"), ref.setting("Q"))
+    share = np.full(len(utility), 1 / len(utility))
+    q = problem.weights(problem.solve(share, ref.setting("V")))
+    yield ref.check(q, "weight")
+    yield ref.check(moments.mean(axis=0), "moment_before")
+    yield ref.check(q @ moments / q.sum(), "moment_after")
+    yield ref.check(problem.objective(q, share, ref.setting("V")), "objective")
+
+
+@compares("got-d", "got_d")
+def got_d(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    pool, target = ref["candidate"].numpy(), ref["target"].numpy()
+    ref.require("cost", "1 - cosine")
+    yield ref.check(1 - pool @ target.T, "cost")
+    cut = len(pool) // 3  # three blocks and a rest
+    blocks = [pool[first : first + cut] for first in range(0, len(pool), cut)]
+    transport = got_d_.sinkhorn(lambda: blocks, target, ref.setting("regularisation"), 1000, 1e-6)
+    yield ref.check(transport.cost, "entropic_plan_cost")
+    yield ref.check(transport.pool - transport.pool.mean(), "potential.entropic_centred")
+    gradient = got_d_.calibrated(transport.pool)
+    yield ref.check(gradient, "calibrated.entropic")
+    chosen = np.sort(np.argsort(gradient, kind="stable")[: ref.setting("select")])
+    yield ref.check(chosen, "select_entropic")
+    nearest = np.argsort(-(pool @ target.T).max(axis=1), kind="stable")[: ref.setting("select")]
+    yield ref.check(np.sort(nearest), "nearest_neighbour", "the candidates nearest to the target, in contrast")
+
+
+GROUPS = (clipcov, metaclip, m4, got_d)

@@ -11,7 +11,7 @@ from ..engine.options import PARQUET, EmbedOptions
 from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, Given, Json
 from .slurm import SlurmArray
-from .tables import echo, echo_skipped, print_json, reporter, words_of
+from .tables import echo, echo_shards, echo_skipped, print_json, reporter, words_of
 
 ENCODED = "domain task data backbone device amp batch_size workers tolerate sets"
 """What says which images are encoded, and how."""
@@ -53,7 +53,7 @@ def embed(
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     if isinstance(written, EmbeddedShards):
-        _tell(written)
+        echo_shards(written, f", width {written.dim}")
         return
     echo_skipped(written.skipped)
     lines = [
@@ -64,14 +64,6 @@ def embed(
         lines.append(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
     for line in lines:
         echo(worded(line, words))
-
-
-def _tell(written: Any) -> None:
-    before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
-    echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
-    if written.unreadable:
-        echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
-    echo_skipped(written.skipped)
 
 
 COMMANDS = {"embed": embed}

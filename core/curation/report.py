@@ -83,7 +83,7 @@ def curation_report(
         *_who(table, stages),
         *_clusters(table, stages, shown),
         _associations(table, stages, attributes),
-        ListSection("What no stage could check", _unchecked(table, stages, faces)),
+        ListSection("What no stage could check", unchecked(table, stages, faces)),
     ]
     first, last = stages[0].record, stages[-1].record
     lead = f"{last['kept']:,} of {first['pairs']:,} pairs are kept, {_percent(last['kept'], first['pairs'])}."
@@ -240,7 +240,7 @@ def _points(difference: tuple[float, float] | None) -> str:
     return f"({text})" if abs(value) <= margin else text
 
 
-def _unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> list[str]:
+def unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> list[str]:
     """What a reader might think was looked at, and was not."""
     names = {stage.record.get("stage") for stage in stages}
     lines = [

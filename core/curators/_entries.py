@@ -6,8 +6,12 @@ import re
 import string
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
+
+from ..errors import DataError
+from ..runtime.reading import read_json, text_lines
 
 SET_APART = ",.;:?!`"
 NO_SPACES = re.compile(
@@ -18,6 +22,24 @@ NO_SPACES = re.compile(
 are not among them."""
 NEVER = re.compile(rf"[^ ][{SET_APART}]|[{SET_APART}][^ ]|[{SET_APART}] [{SET_APART}]|[\t\n\r]")
 """What no spaced text contains."""
+
+
+def read_entries(path: Path) -> dict[str, list[str]]:
+    """Language -> entries, of a .json file or a text with an entry per line; "" where it has one list for all.
+
+    Raises:
+        DataError: no such file, nothing in it, or something else than strings.
+    """
+    if path.suffix != ".json":
+        lines = (line.rstrip("\r\n") for line in text_lines(path, "give a .json or text file of entries"))
+        lists: object = {"": [line for line in lines if line]}
+    else:
+        content = read_json(path, "give a list of strings, or lists per language")
+        lists = {"": content} if isinstance(content, list) else content
+    named = isinstance(lists, dict) and lists and all(isinstance(each, list) and each for each in lists.values())
+    if not named or not all(isinstance(entry, str) for each in lists.values() for entry in each):
+        raise DataError(f"{path}: not a list of entries; give a list of strings, or lists per language")
+    return lists
 
 
 def spaced(text: str) -> str:

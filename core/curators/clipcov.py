@@ -13,6 +13,7 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError
+from ._kmeans import unit_rows
 from ._ranks import count_of
 from ._targets import read_target
 
@@ -59,15 +60,20 @@ class Clipcov(Curator):
         choices=("released", "gain"),
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classes is None:
+            raise ConfigError(
+                f"curator '{self.name}': give classes=FILE, features of class names; they decide what is kept"
+            )
+
     @property
     def reads(self) -> tuple[str, ...]:
         return IMAGE_FEATURES, CAPTION_FEATURES
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        if self.classes is None:
-            raise ConfigError("clipcov needs classes=FILE, the features of the class names; they decide what it keeps")
-        array = CAPTION_FEATURES if Path(self.classes).is_dir() else "text_features"
-        names = read_target(self.classes, pairs, CAPTION_FEATURES, array).features
+        array = CAPTION_FEATURES if Path(str(self.classes)).is_dir() else "text_features"
+        names = read_target(str(self.classes), pairs, CAPTION_FEATURES, array).features
         latent = self._latent_classes(pairs, names)
         members = members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
@@ -76,7 +82,7 @@ class Clipcov(Curator):
         refresh = self.refresh or max(1, round(count / RELEASED_PICKS_PER_REFRESH))
 
         def overlap(rows: np.ndarray, picks: np.ndarray) -> np.ndarray:
-            image, caption = pairs.unit(IMAGE_FEATURES, picks), pairs.unit(CAPTION_FEATURES, picks)
+            image, caption = unit_rows(pairs, IMAGE_FEATURES, picks), unit_rows(pairs, CAPTION_FEATURES, picks)
             parts = [similarity_to(*_features(pairs, some), image, caption) for some in _blocks(rows)]
             return np.concatenate(parts)
 
@@ -99,7 +105,7 @@ class Clipcov(Curator):
     def _latent_classes(self, pairs: PairTable, names: np.ndarray) -> np.ndarray:
         column = IMAGE_FEATURES if self.by == "image" else CAPTION_FEATURES
         blocks = pairs.blocks(max(1, SIMILARITIES_AT_ONCE // len(names)))
-        return np.concatenate([nearest_class(pairs.unit(column, rows), names) for rows in blocks])
+        return np.concatenate([nearest_class(unit_rows(pairs, column, rows), names) for rows in blocks])
 
 
 def nearest_class(rows: np.ndarray, names: np.ndarray) -> np.ndarray:
@@ -220,7 +226,7 @@ def _terms(
 
 
 def _features(pairs: PairTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows)
+    return unit_rows(pairs, IMAGE_FEATURES, rows), unit_rows(pairs, CAPTION_FEATURES, rows)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..contracts.curator import TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
-from ..errors import ConfigError, DataError, first_of
-from ..runtime.reading import read_json, text_lines
-from ._entries import Entries
+from ..errors import ConfigError, first_of
+from ._entries import Entries, read_entries
 
 LANGUAGE = "language"
 SHOWN = 5
@@ -61,9 +60,16 @@ class Metaclip(Curator):
     weights: bool = option(False, "keep all texts that match, with their probability as weight, to be drawn each epoch")
     seed: int = option(0, "fixes the draw", low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.metadata is None:
+            raise ConfigError(
+                f"curator '{self.name}': give metadata=FILE, a list of entries; what is kept depends on it"
+            )
+
     @property
     def reads(self) -> tuple[str, ...]:
-        return (TEXT, LANGUAGE) if self.metadata is not None and "" not in self._strings else (TEXT,)
+        return (TEXT,) if "" in self._strings else (TEXT, LANGUAGE)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         lists = self._lists
@@ -104,9 +110,7 @@ class Metaclip(Curator):
 
     @cached_property
     def _strings(self) -> Mapping[str, Sequence[str]]:
-        if self.metadata is None:
-            raise ConfigError("metaclip needs metadata=FILE, a list of entries; what it keeps depends on them")
-        return read_entries(Path(self.metadata))
+        return read_entries(Path(str(self.metadata)))
 
     @cached_property
     def _lists(self) -> Mapping[str, Entries]:
@@ -144,24 +148,6 @@ class Metaclip(Curator):
         if never:
             yield f"{len(never):,} entries can never match: {first_of(never, SHOWN)}; texts have spaces at punctuation"
         yield f"{unmatched:,} of {total:,} texts contain no entry"
-
-
-def read_entries(path: Path) -> dict[str, list[str]]:
-    """Language -> entries, of a .json file or a text with an entry per line; "" where it has one list for all.
-
-    Raises:
-        DataError: no such file, nothing in it, or something else than strings.
-    """
-    if path.suffix != ".json":
-        lines = (line.rstrip("\r\n") for line in text_lines(path, "give a .json or text file of entries"))
-        lists: object = {"": [line for line in lines if line]}
-    else:
-        content = read_json(path, "give a list of strings, or lists per language")
-        lists = {"": content} if isinstance(content, list) else content
-    named = isinstance(lists, dict) and lists and all(isinstance(each, list) and each for each in lists.values())
-    if not named or not all(isinstance(entry, str) for each in lists.values() for entry in each):
-        raise DataError(f"{path}: not a list of entries; give a list of strings, or lists per language")
-    return lists
 
 
 def entry_probability(counts: np.ndarray, limit: int) -> np.ndarray:

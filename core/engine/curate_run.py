@@ -11,21 +11,19 @@ from typing import Any
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.shown import in_short
-from ..curation import CurationRecipe, Kept, curation_recipe, write_list, write_tars, write_uids
+from ..curation import CurationRecipe, curation_recipe
 from ..curation.facts import FEATURES
 from ..curation.recipes import DECONTAMINATE
 from ..errors import ConfigError
 from ..registry import build_curator
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
-from ..shards import Place
 from .curate import Curated, curate
+from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
 from .options import PARQUET, CurationRunOptions
-from .shard_jobs import manifest_of
 
-LIST, TARS, UIDS = "list", "tars", "uids"
 RUN = "run.json"
 
 
@@ -83,7 +81,8 @@ def run_curation(
     elif DECONTAMINATE in {stage.curator for stage in chosen.stages}:
         chosen = chosen.without(DECONTAMINATE)
         notes.append("No test set was given (--tests), so nothing was compared with one.")
-    reads = {name for stage in chosen.stages for name in build_curator(stage.curator, **stage.options).reads}
+    built = [build_curator(stage.curator, **stage.options) for stage in chosen.stages]
+    reads, may_read = ({name for each in built for name in getattr(each, kind)} for kind in ("reads", "may_read"))
     out, shards = Path(out), {name: getattr(asked, name) for name in SHARED}
     features = asked.features
     if features is None and reads & set(FEATURES):
@@ -94,11 +93,12 @@ def run_curation(
     for stage in chosen.stages:
         after = [str(stages[-1].folder)] if stages else None
         how = {**shards, "features": features, "encoder": asked.encoder, "after": after, "tolerate": asked.tolerate}
-        made = curate(stage.curator, sources, out, options=stage.options, reads=reads, reporter=reporter, **how)
+        columns = {"reads": reads, "may_read": may_read}
+        made = curate(stage.curator, sources, out, options=stage.options, reporter=reporter, **columns, **how)
         stages.append(made)
     last = stages[-1].folder
     run = CurationRun(out, stages, stages[0].pairs, stages[-1].kept, notes=notes)
-    run.written = _written(asked.write, [Place(str(each.folder)) for each in stages], sources, out, reporter)
+    run.written = write_kept(last, out, sources=sources, write=asked.write, reporter=reporter).written
     run.written["report"] = report_on_curation(last, faces=asked.faces, out=out)
     record = {
         "recipe": chosen.name,
@@ -126,23 +126,3 @@ def _embedded(
     made = embed(Recipe(**encoding), out, images=sources, as_=PARQUET, captions=True, reporter=reporter, **shards)
     assert isinstance(made, EmbeddedShards), "as Parquet they are shards"
     return made.folder
-
-
-def _written(
-    wanted: Sequence[str], decisions: Sequence[Place], sources: Sequence[str | Path], out: Path, reporter: Reporter
-) -> dict[str, Path]:
-    """The files that tell what is kept."""
-    place = Place(str(out))
-    kept = Kept.of(decisions)
-    written: dict[str, Path] = {}
-    if sources:
-        write_list(kept, manifest_of(sources, place).sources, place)
-        written[LIST] = out / "LIST.parquet"
-    if UIDS in wanted:
-        write_uids(kept, place)
-        written[UIDS] = out / "uids.npy"
-    if TARS in wanted:
-        with reporter.task("Writing tars", unit="tars") as progress:
-            write_tars(written[LIST], place.below(TARS), progress=progress)
-        written[TARS] = out / TARS
-    return written

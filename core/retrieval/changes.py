@@ -72,11 +72,15 @@ class IndexChange:
         if bool(parts) != self.opened.segments[0].has_parts:
             what = "features of parts" if parts else "no features of parts"
             raise DataError(f"{self.path}: was made by another method than what is added, which has {what}")
-        if self._writer is None:
-            facts = Facts(info.get("about"))
-            self._writer = self._new_segments(self.opened.quantiser, facts)
         with written_to(self.path):
-            self._writer.add(rows, entries, parts)
+            self.segments.add(rows, entries, parts)
+
+    @property
+    def segments(self) -> SegmentsWriter:
+        """What writes those that are added."""
+        if self._writer is None:
+            self._writer = self._new_segments(self.opened.quantiser, Facts(self.opened.info.get("about")))
+        return self._writer
 
     def append(self, made_of: Sequence[str], skipped: Sequence[Any]) -> None:
         """Publish what was added; nothing happens where nothing was.
@@ -84,7 +88,7 @@ class IndexChange:
         Args:
             made_of, skipped: paths that were given, and (id, reason) of what could not be read, for the head.
         """
-        if self._writer is None:
+        if self._writer is None or not self._writer.count:
             return
         info = self.opened.info
         with written_to(self.path):

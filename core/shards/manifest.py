@@ -155,6 +155,15 @@ class Manifest:
             raise DataError(f"{shown(own[0].name)}: the id {printable(twice)!r} occurs twice; make the ids unique")
 
 
+def holds_shards(path: str | Path) -> bool:
+    """Whether a path names tars or Parquet files, or a folder of these.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    return bool(_shards(str(path)))
+
+
 def listing(
     place: Place, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], label: str = "list"
 ) -> list[Source]:

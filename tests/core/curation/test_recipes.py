@@ -34,7 +34,7 @@ def test_a_run_writes_a_list_tars_a_page_and_a_record(pairs, tmp_path):
     how = {"features": pairs["root"] / "features", "write": "list,tars"}
     made = run_curation(MINE, [pairs["root"] / "shards"], tmp_path / "out", **how)
     assert (made.pairs, made.kept) == (30, 24)
-    assert set(made.written) == {"list", "tars", "report"}
+    assert set(made.written) == {"list", "tars", "card", "report"}
     assert all(path.exists() for path in made.written.values())
     assert "No test set was given" in made.notes[0]
     record = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -154,7 +154,7 @@ def test_one_class_has_no_others():
 def test_what_cannot_be_used_is_one_line(tmp_path):
     pairs = drawn_pairs()
     with pytest.raises(ConfigError, match="classes=FILE"):
-        build_curator("clipcov").decide_all(pairs)
+        build_curator("clipcov")
     with pytest.raises(DataError, match="no column 'image_features'"):
         build_curator("clipcov", classes=drawn_rows(5)).decide_all(PairTable.of(["a"], text=["dog"]))
     wide = tmp_path / "wide.npy"

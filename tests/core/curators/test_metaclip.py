@@ -10,8 +10,7 @@ from parity_checks import subsets
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators._entries import Automaton, Entries, spaced
-from vladapt.core.curators.metaclip import read_entries
+from vladapt.core.curators._entries import Automaton, Entries, read_entries, spaced
 from vladapt.core.registry import build_curator
 
 SYMBOLS = "ab .,猫犬'"
@@ -139,7 +138,7 @@ def test_each_language_has_its_list_and_a_limit_of_the_same_tail(tmp_path):
 
 def test_what_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="metadata=FILE"):
-        build_curator("metaclip").decide_all(PAIRS)
+        build_curator("metaclip")
     path = lists_per_language(tmp_path, de=["Hund"])
     with pytest.raises(DataError, match="no column 'language'"):
         build_curator("metaclip", metadata=path).decide_all(PAIRS)

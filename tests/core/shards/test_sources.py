@@ -290,7 +290,7 @@ def test_a_connection_that_breaks_is_opened_again_at_the_same_row(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(sources, "_Opened", Breaking)
+    monkeypatch.setattr(sources, "OpenedParquet", Breaking)
     monkeypatch.setattr(sources, "FIRST_WAIT_S", 0.0)
     how = {"label": "a", "version": "", "count": 6, "roles": {"bytes": "image"}}
     remote = sources.ParquetSource("s3://bucket/a.parquet", **how)
