@@ -1,26 +1,27 @@
-"""Is a chosen subset better than a random one? Drawn pairs, small towers, equal numbers of samples seen: docs/curation.md.
+"""Is a chosen subset better than a random one? Drawn pairs, small towers, as many samples seen: docs/curation.md.
 
     python benchmarks/curation.py --store FOLDER [--seeds 5] [--pairs 20000] [METHOD ...]
 
 Each seed draws a pool (`curation_pool.py`: 24 classes with a long tail, two fifths right pairs, the rest wrong pairs of
-seven kinds and copies of two), and 8,000 other pairs, of which a fifth have the caption of another class and none any
-other fault. From these a scorer learns; its features of the pool are written as `vladapt embed --as parquet` does. Each
-method chooses by `vladapt.curate`, and towers that know nothing, the same for all methods of a seed, see as many samples
-of what it keeps as of what others keep. They answer on right pairs of which each combination of class, number, place
-and time is there once: accuracy without labels, mean over classes, and that of the twelve rarest classes (guessing:
-0.042 both); R@1 both ways among 576 pairs (guessing: 0.002).
+seven kinds and copies of two), and 8,000 other pairs, of which a fifth have the caption of another class and none has
+another fault. From these a scorer learns; its features of the pool are written as `vladapt embed --as parquet` writes
+them. Each method chooses by `vladapt.curate`, and towers that know nothing, the same for all methods of a seed, see as
+many samples of what it keeps as of what others keep. They answer on right pairs, four of each combination of class,
+number, place and time: accuracy without labels, mean over classes, and that of the twelve rarest classes (guessing:
+0.042 both); R@1 both ways among 576 texts (guessing: 0.002).
 
 Fixed before anything was measured: three tenths of the pool stay, the published share of `clip-score` and `s-cliploss`,
-and as many with all other methods. `s-cliploss` has the temperature of the scorer, and one pass, since one of its batches
-holds the pool. `sem-dedup` leaves half, as in its
-paper, and `density` the rest. `clipcov` and `metaclip` are told the names of the 24 classes; the limit of `metaclip` is
-that by which three tenths are expected. All else is the default. `right pairs` are as many, drawn from those that have
-no fault and are no copy: nobody has them, they show what there was to gain.
+and as many with all other methods. `s-cliploss` has the temperature of the scorer, and one pass, since one of its
+batches holds the pool. `sem-dedup` leaves half, as in its paper, and `density` the rest. `clipcov` and `metaclip` are
+told the names of the 24 classes; the limit of `metaclip` is that by which three tenths are expected. All else is the
+default. `right pairs` are as many, drawn from those that have no fault and are no copy: nobody has such a list, they
+show what there was to gain.
 
 In brackets: the mean over seeds of the difference to `random` of the same seed, and half of its 95 % interval by
-Student's t. `precision` is the share of wrong pairs among what a method drops, `recall` the share of the wrong pairs that
-it drops; copies are right. `rings by night` is the share of rings in texts that tell of night less that in those of day.
-Whatever lies in FOLDER is not made again, so that a command that was stopped goes on.
+Student's t. `precision` is the share of wrong pairs among what a method drops, `recall` the share of the wrong pairs
+that it drops; copies are right. The columns behind them are the shares of each kind that are dropped. `rings by night`
+is the share of rings in texts that tell of night less that in those of day. Whatever lies in FOLDER is not made again,
+so that a command that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -28,11 +28,14 @@ VAGUE = ("image of something", "a picture", "here we see things", "untitled", "l
 SAID = 0.8
 """Of the texts have a number, a place, a time."""
 
+WHOLE = (True, True, True)
+
 CLEAN, EXACT, NEAR = "right", "exact copy", "near copy"
+ONE_WORD = "one wrong word"
 WRONG = {
     "caption of another class": 0.15,
     "caption of a near class": 0.08,
-    "one wrong word": 0.05,
+    ONE_WORD: 0.05,
     "caption fits everything": 0.05,
     "empty caption": 0.03,
     "blank picture": 0.04,
@@ -99,6 +102,8 @@ def drawn_pool(count: int, seed: int, faults: dict[str, float] | None = None) ->
         for row, source in zip(rows, sources):
             facts[row], texts[row] = facts[source], texts[source]
             images[row] = images[source] if fault == EXACT else _changed(images[source], random)
+    unchanged = [row for row in np.flatnonzero(kind == ONE_WORD) if texts[row].endswith(_told(facts[row], *WHOLE))]
+    kind[unchanged] = CLEAN
     return Pool(images, texts, kind, facts)
 
 
@@ -122,7 +127,7 @@ def caption(facts: np.ndarray, random: np.random.Generator) -> str:
 
 
 def whole_caption(facts: np.ndarray) -> str:
-    return STARTS[1] + _told(facts, True, True, True)
+    return STARTS[1] + _told(facts, *WHOLE)
 
 
 def prompts(number: int) -> list[str]:
@@ -195,13 +200,13 @@ def _wrong_text(fault: str, facts: np.ndarray, random: np.random.Generator) -> s
         return ""
     if fault == "caption fits everything":
         return VAGUE[random.integers(len(VAGUE))]
-    if fault == "one wrong word":
+    if fault == ONE_WORD:
         part = random.integers(1, 4)
         other = facts.copy()
         other[part] = (facts[part] + random.integers(1, (3, 4, 2)[part - 1])) % (3, 4, 2)[part - 1]
-        if part == 1 and (facts[1] == 0) != (other[1] == 0):  # else "circle" and "circles" would be a second word
+        if part == 1:  # "circle" and "circles" would be a second word: "one" stays, and such a pair is right
             other[1] = 3 - facts[1] if facts[1] else 0
-        return STARTS[random.integers(len(STARTS))] + _told(other, True, True, True)
+        return STARTS[random.integers(len(STARTS))] + _told(other, *WHOLE)
     other = _facts(1, random)[0]
     near = fault == "caption of a near class"
     while other[0] == facts[0] or near != _alike(other[0], facts[0]):
