@@ -17,6 +17,7 @@ __getattr__, __dir__ = lazy_exports(
         "group_names": "is_by_name values_by_name",
         "group_words": "kind_of_column",
         "images": "IMAGE decode_bytes decode_image decode_values",
+        "k_centre": "farthest_first",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",
         "nearest": "faiss_library nearest_rows",
