@@ -27,6 +27,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
         "core.engine.shard_jobs": "run_stage",
+        "core.contracts.curator": "Curator PairTable Survey Decision",
+        "core.engine.curate": "curate",
+        "core.engine.curate_run": "run_curation",
     },
     "backbones and prompts": {
         "core.backbones": "load_backbone save_fine_tuned",

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.use import USE
-from ..engine.options import EmbedOptions
+from ..engine.options import PARQUET, EmbedOptions
+from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, Given, Json
-from .tables import echo, echo_skipped, print_json, reporter, words_of
+from .slurm import SlurmArray
+from .tables import echo, echo_shards, echo_skipped, print_json, reporter, words_of
 
 ENCODED = "domain task data backbone device amp batch_size workers tolerate sets"
 """What says which images are encoded, and how."""
@@ -19,6 +21,7 @@ def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz. With --as parquet, a folder or URL.")],
     given: Annotated[Given, FromRecipe(ENCODED, {name: USE[name].sentence for name in ("batch_size", "tolerate")})],
     how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
+    slurm: Annotated[list[str] | None, SlurmArray()],
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -34,6 +37,10 @@ def embed(
 
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
+    if slurm:
+        if how.get("as_") != PARQUET:
+            raise ConfigError("--slurm: is for shards; give --as parquet too, and a folder as --out")
+        return print_json({"slurm": slurm}) if as_json else echo("\n".join(slurm))
     from ..engine.embed import EmbeddedShards
     from ..engine.embed import embed as engine_embed
     from ..runs.sections import worded
@@ -46,7 +53,7 @@ def embed(
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     if isinstance(written, EmbeddedShards):
-        _tell(written)
+        echo_shards(written, f", width {written.dim}")
         return
     echo_skipped(written.skipped)
     lines = [
@@ -57,14 +64,6 @@ def embed(
         lines.append(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
     for line in lines:
         echo(worded(line, words))
-
-
-def _tell(written: Any) -> None:
-    before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
-    echo(f"{written.images:,} images in {written.shards:,} shards{before}, width {written.dim}: {written.folder}")
-    if written.unreadable:
-        echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
-    echo_skipped(written.skipped)
 
 
 COMMANDS = {"embed": embed}

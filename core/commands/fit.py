@@ -10,14 +10,16 @@ import typer
 
 from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
+from ..engine.options import ShardOptions, are_shards
 from ..errors import ConfigError, Stopped
 from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
-from .options import FIT, FromRecipe, FromUse, Given, Json, OwnBackbone
+from .options import FIT, FromOptions, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
 from .tables import (
     echo,
     echo_notes,
+    echo_shards,
     echo_skipped,
     facts_table,
     judged_table,
@@ -188,8 +190,12 @@ def evaluate(
 
 def predict(
     run: RunPlace,
-    images: Annotated[list[str], typer.Argument(help="Image files or folders.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files or folders; with --as parquet also tars, Parquet files and URLs."),
+    ],
     how: Annotated[dict[str, Any], FromUse("predict")],
+    shards: Annotated[dict[str, Any], FromOptions(ShardOptions)],
     backbone: OwnBackbone = None,
     out: Annotated[
         list[str] | None,
@@ -206,7 +212,8 @@ def predict(
             "--as",
             metavar="KIND,KIND",
             help="Kinds of output to write into --out DIR (`vladapt list outputs`): dicom-sr, worklist, ...; an option "
-            "of one follows its name, as in worklist:urgent=mass. Repeatable.",
+            "of one follows its name, as in worklist:urgent=mass. Repeatable. Or parquet: shards, for sets of any "
+            "size, which the same command continues where it was stopped.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -245,9 +252,12 @@ def predict(
     how = {**how, "explain": explain_method or explain}
     task = task_of_run(Run.open(run))
     words = _words(task)
-    predicted = engine_predict(
-        run, images, backbone=backbone, out=out, outputs=outputs, reporter=reporter(words), **how
-    )
+    places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}
+    if are_shards(outputs):
+        made = engine_predict(run, images, **places, **how, **shards, tolerate=tolerate)
+        print_json({"run": run, **vars(made)}) if as_json else echo_shards(made)
+        return
+    predicted = engine_predict(run, images, **places, **how, **shards)
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}

@@ -349,6 +349,19 @@ def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
         echo(f"Skipped: {name}: {reason.removeprefix(f'{name}: ')}")
 
 
+def echo_shards(written: Any, further: str = "") -> None:
+    """What was written as shards, and what could not be read.
+
+    Args:
+        further: that is said of them.
+    """
+    before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
+    echo(f"{written.images:,} images in {written.shards:,} shards{before}{further}: {written.folder}")
+    if written.unreadable:
+        echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
+    echo_skipped(written.skipped)
+
+
 def print_json(value: Any) -> None:
     """One JSON object on one line of stdout."""
     from ..runtime.reading import json_text

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.items import items_of
-from ..contracts.options import keywords, options_from, options_of
+from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
@@ -25,18 +25,11 @@ from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.task import on_backbone, prepared_images
-from .options import PARQUET, EmbedOptions, ShardOptions
+from .options import PARQUET, EmbedOptions, refuse_of_shards
 
 SUFFIXES = (".safetensors", ".npz")
 OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
 """Recipe keys that are used for a labelled set."""
-
-
-OF_SHARDS = {each.name for each in options_of(ShardOptions)} | {"captions", "dtype"}
-
-
-MOST_SKIPPED = 100
-"""Of what is passed over in folders, that is told; all unreadable images are in the markers of their shards."""
 
 
 @dataclass
@@ -95,10 +88,7 @@ def embed(
     if asked.as_ == PARQUET:
         refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
         return together(lambda: _as_shards(recipe, str(out), images, asked, reporter or Reporter(quiet=True)))
-    for name, value in given.items():
-        if name in OF_SHARDS and value is not None:
-            flag = name.rstrip("_").replace("_", "-")
-            raise ConfigError(f"--{flag}: is an option of shards; give --as parquet too, and a folder as --out")
+    refuse_of_shards(given, "captions", "dtype")
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
@@ -112,6 +102,7 @@ def _as_shards(
     recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> EmbeddedShards:
     from .embed_shards import embed_shards
+    from .shard_jobs import MOST_SKIPPED
 
     recipe = recipe if recipe.gave("tolerate") else recipe.with_(tolerate=1.0)
     made, place, stage, skipped = embed_shards(recipe, out, images, asked, reporter)

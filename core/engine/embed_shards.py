@@ -28,33 +28,30 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
 from ..contracts.features import PROJECTED
-from ..contracts.items import Decoded, DomainData, Item
+from ..contracts.items import DomainData, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task
-from ..data.images import decode_bytes
-from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec
 from ..recipes.resolve import task_of
+from ..retrieval import Entry, ImageReader
+from ..retrieval.sharded import ENTRY, entry_line
 from ..runtime.progress import Reporter
-from ..runtime.remote import is_url
 from ..shards import Manifest, Place, Stage, Summary, Unreadable
-from ..shards.manifest import listing
 from ..shards.place import STATE
 from ..shards.sources import Row
 from ..tasks.classification.task import prepared_images
 from .options import EmbedOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
+from .shard_rows import RowReader, domain_of, images_listed, is_read_by, manifest_of_items
 
 if TYPE_CHECKING:
     import pyarrow
 
 CLASSES = f"{STATE}/classes.safetensors"
 """Of a labelled set: names and text features of its classes."""
-OF_ITEMS = dict.fromkeys(("path", "id", "decode", "split", "groups", "version"), "string")
-SHARD_LIKE = (".tar", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ class EmbedStage(Stage):
         listed: paths or, for the recipe's own data, nothing, that a domain reads in files of its own; None where
             images are read as they come.
         classes: digest of the names and text features of the classes, "" where there are none.
+        index: how an index reads its images: each row then says what it is of (`ENTRY`); None without an index.
     """
 
     recipe: Recipe
@@ -100,14 +98,18 @@ class EmbedStage(Stage):
     labels: str = ""
     listed: tuple[str, ...] | None = None
     classes: str = ""
+    index: ImageReader | None = None
     name: str = field(default="embed", init=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        reader = self.index
+        how = {"domain": self.recipe.domain, "task": self.recipe.task, "reading": dict(self.recipe.reading)}
+        if reader is not None:
+            domain = None if reader.domain is None else reader.domain.name
+            how = {"domain": domain, "task": reader.task, "reading": dict(reader.options), ENTRY: True}
         return {
-            "domain": self.recipe.domain,
-            "task": self.recipe.task,
-            "reading": dict(self.recipe.reading),
+            **how,
             "encoders": [[each.fingerprint, each.suffix] for each in self.encoders],
             "transforms": list(self.transforms) if self.images else [],
             "amp": self.recipe.amp,
@@ -122,7 +124,7 @@ class EmbedStage(Stage):
     def columns(self) -> tuple[str, ...]:
         if self.listed is None:
             return ()
-        return ("decode", *(("labels", "split", "groups") if self.labels else ()))
+        return ("decode", *((ENTRY,) if self.index else ()), *(("labels", "split", "groups") if self.labels else ()))
 
     @property
     def schema(self) -> pyarrow.Schema:
@@ -134,6 +136,8 @@ class EmbedStage(Stage):
             kinds = ["image_features"] * self.images + ["caption_features"] * self.captions
             fields += [pa.field(f"{kind}{each.suffix}", numbers) for kind in kinds]
             fields.append(pa.field(f"encoder{each.suffix}", pa.string()))
+        if self.index is not None:
+            fields.append(pa.field(ENTRY, pa.string()))
         if self.labels:
             kind = pa.list_(pa.float32()) if self.labels == "several" else pa.int64()
             fields += [pa.field("labels", kind), pa.field("split", pa.string()), pa.field("groups", pa.string())]
@@ -141,7 +145,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [_loaded(each.spec, self.recipe, _domain_of(task)) for each in self.encoders]
+        backbones = [loaded(each.spec, self.recipe, domain_of(task)) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -157,13 +161,14 @@ class _Towers:
     def __init__(self, stage: EmbedStage, task: Task, backbones: list[Backbone], threads: int | None):
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
-        domain = _domain_of(task, data)
-        self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+        domain = domain_of(task, data)
+        if stage.index is None:
+            self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+        else:
+            self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
         self.readers = [self._on_cores(_reader(each), each) for each in backbones]
-        self.load: Callable[[Item], Decoded] | None = None if data is None else data.load
-        limit = vars(domain.reading_of(stage.recipe.reading)).get("max_pixels", Item.MAX_PIXELS)
-        self.decode = {"max_pixels": limit}
+        self.reader = RowReader(domain, stage.recipe.reading, data)
 
     def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
         """The same numbers from any number of cores."""
@@ -183,7 +188,7 @@ class _Towers:
                 yield Job(Item(row.id, Path(row.path)), (key,), (None,))
 
         def render(job: Job) -> list[Tensor]:
-            decoded = self._decoded(held[job.keys[0]])
+            decoded = self.reader.load(held[job.keys[0]])
             first, *further = [transform(decoded) for transform in self.transforms]
             if further:
                 pixels[job.keys[0]] = further
@@ -212,11 +217,6 @@ class _Towers:
         while batch := list(islice(rows, batch_size)):
             yield from self._tables(batch, [])
 
-    def _decoded(self, row: Row) -> Decoded:
-        if self.load is None:
-            return decode_bytes(row.read(), row.id, self.decode)
-        return self.load(Item(row.id, Path(row.path), json.loads(row.columns["decode"])))
-
     def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
         texts = [row.text or "" for row in rows]
@@ -244,10 +244,17 @@ class _Towers:
                 there = [row.text is not None for row in rows]
                 made[f"caption_features{each.suffix}"] = _lists(captions[place][fine], there)
             made[f"encoder{each.suffix}"] = [each.fingerprint] * len(rows)
+        if stage.index is not None:
+            made[ENTRY] = [row.columns[ENTRY] if stage.listed is not None else entry_line(_entry(row)) for row in rows]
         if stage.labels:
             made |= {name: [row.columns[name] for row in rows] for name in ("split", "groups")}
             made["labels"] = [json.loads(row.columns["labels"]) for row in rows]
         return pa.table(made, stage.schema)
+
+
+def _entry(row: Row) -> Entry:
+    """What an index says of an image: one in a tar or a table is known by its id."""
+    return Entry(row.id, row.path or row.id, captions=() if row.text is None else (row.text,))
 
 
 def _reader(backbone: Backbone) -> Callable[[Sequence[str]], Tensor]:
@@ -303,8 +310,7 @@ def embed_shards(
     executor = asked.executor(recipe.device, reporter.info)
     place, task = place_of_shards(out), task_of(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
-    elsewhere = asked.engine != "local" or asked.processes is not None
-    if elsewhere and any(each.spec in OFFERED for each in stage.encoders):
+    if asked.is_elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")
     job = job_of(stage, manifest, place, asked, recipe.batch_size or BATCH, recipe.workers)
     if classes is not None:
@@ -317,7 +323,7 @@ def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [_loaded(spec.strip(), recipe, _domain_of(task)) for spec in specs]
+    backbones = [loaded(spec.strip(), recipe, domain_of(task)) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
         if backbone.of_parts:
@@ -328,15 +334,15 @@ def _planned(
             backbone.need_texts("--captions")
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
-    if images and not _read_by_domain(_domain_of(task), images):
+    if images and not is_read_by(domain_of(task), images):
         manifest = manifest_of(images, place)
         data = None
     else:
         data, labels, classes = _data(recipe, task, images, backbones[0], reporter)
         listed = tuple(map(str, images))
-        columns = OF_ITEMS | ({"labels": "string"} if labels else {})
-        manifest = Manifest(tuple(listing(place, _rows_of(data, labels), columns, "items")), tuple(data.skipped))
-    domain = _domain_of(task, data)
+        further = {"labels": lambda item: json.dumps(item.class_label())} if labels else {}
+        manifest = manifest_of_items(data, place, further)
+    domain = domain_of(task, data)
     transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
@@ -346,13 +352,7 @@ def _planned(
     return stage, manifest, classes
 
 
-def _domain_of(task: Task, data: DomainData | None = None) -> Domain:
-    """The task's domain, as it is for some data."""
-    assert task.domain is not None, "`task_of` gives a task of a domain"
-    return task.domain if data is None else task.domain.of(data)
-
-
-def _loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
+def loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
     return load_backbone(spec, recipe.device, recipe.image_size, domain.channels(recipe.reading))
 
 
@@ -366,19 +366,12 @@ def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:
     return tuple(Encoder(b.spec, b.fingerprint, b.embed_dim, s) for b, s in zip(backbones, suffixes))
 
 
-def _read_by_domain(domain: Domain, images: Sequence[str | Path]) -> bool:
-    """Whether a domain reads these in its own way: it has files of its own, and they are no shards or URLs."""
-    if type(domain).read_images is Domain.read_images:
-        return False
-    return not any(is_url(str(path)) or str(path).lower().endswith(SHARD_LIKE) for path in images)
-
-
 def _data(
     recipe: Recipe, task: Task, images: Sequence[str | Path], backbone: Backbone, reporter: Reporter
 ) -> tuple[DomainData, str, bytes | None]:
     """Samples; of a labelled set also the kind of their labels, and what is to be known of the classes."""
     if images:
-        return readable(images_of(_domain_of(task), images, recipe.reading)), "", None
+        return images_listed(domain_of(task), images, recipe.reading), "", None
     prepared = prepared_images(recipe.with_(backbone=backbone.spec), reporter, task)
     items = prepared.data.items
     if not prepared.class_names or any(item.class_label() is None for item in items):
@@ -390,26 +383,12 @@ def _data(
     return prepared.data, kind, save({name: each.contiguous() for name, each in tensors.items()}, names)
 
 
-def _rows_of(data: DomainData, labels: str) -> Iterator[dict[str, Any]]:
-    for item in data.items:
-        row = {"path": str(item.source), "id": item.id, "decode": json.dumps(item.decode), "split": item.split}
-        row |= {"groups": item.group or "", "version": _version_of(item.source)}
-        yield row | ({"labels": json.dumps(item.class_label())} if labels else {})
-
-
-def _version_of(path: Path | None) -> str:
-    """Size and time of a file; "" of what is none."""
-    try:
-        status = os.stat(path or "")
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _listed(stage: EmbedStage, task: Task) -> DomainData:
     """The data again, in a worker, for what decodes them."""
+    if stage.index is not None:
+        return stage.index.to_index(stage.listed)
     if stage.listed:
-        return images_of(_domain_of(task), stage.listed, stage.recipe.reading)
+        return images_listed(domain_of(task), stage.listed, stage.recipe.reading)
     from ..recipes.asked_for import read_data
 
-    return read_data(stage.recipe, _domain_of(task), task.name)
+    return read_data(stage.recipe, domain_of(task), task.name)

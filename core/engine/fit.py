@@ -11,7 +11,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
 from ..contracts.judgement import EVAL, PREDICT, Evaluated
-from ..contracts.options import keywords
+from ..contracts.options import keywords, options_from
 from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder, spec_of
 from ..contracts.task import FILE_KINDS, FitResult, Task
 from ..contracts.use import USE, Predicted, Use, UseOptions
@@ -24,6 +24,7 @@ from ..runs.folder import Run, make_folder, open_run, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
+from .options import OF_SHARDS, PARQUET, ShardOptions, are_shards, refuse_of_shards
 
 SPLIT_NAMES = (*Item.SPLITS, "all")
 
@@ -122,7 +123,7 @@ def evaluate(
     return result.to_json()
 
 
-@keywords(UseOptions, command="predict")
+@keywords(UseOptions, ShardOptions, command="predict")
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -134,15 +135,16 @@ def predict(
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
-) -> Predicted:
+) -> Any:
     """A run's predictions for files, or for all files in folders.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
-        images: files or folders, of any kind the run's domain reads.
+        images: files or folders, of any kind the run's domain reads; as shards also tars, Parquet files, and URLs.
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
-            and a folder for pictures and files, for tasks that write them.
-        outputs: kinds of output to write into the folder of `out`, by name: "dicom-sr", "worklist:urgent=mass", ...
+            and a folder for pictures and files, for tasks that write them; of shards a folder, or a URL of one.
+        outputs: kinds of output to write into the folder of `out`, by name: "dicom-sr", "worklist:urgent=mass", ...;
+            or "parquet": shards, which the same call continues where it was stopped.
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
             "rollout", "attention"; True for the one that suits the backbone.
         given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
@@ -151,7 +153,7 @@ def predict(
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
-        files of its own.
+        files of its own, `PredictedShards` of shards.
 
     Raises:
         DataError: the run or all images cannot be read; or, once files are written, more images than are tolerated.
@@ -162,19 +164,40 @@ def predict(
         raise ConfigError(
             f"--stream: changes the run, and {opened.place} is a published one; give the folder of a copy"
         )
-    task = task_of_run(opened, domain)
+    task, reporter = task_of_run(opened, domain), reporter or Reporter(quiet=True)
+    of_shards = {name: given.pop(name) for name in OF_SHARDS & given.keys()}
+    explain = "auto" if explain is True else explain or None
+    if are_shards(outputs):
+        places = [out] if isinstance(out, (str, Path)) else list(out or ())
+        if outputs not in (PARQUET, [PARQUET]) or len(places) != 1:
+            raise ConfigError("--as parquet: writes one folder, and nothing else; give --out DIR, and no other kind")
+        use = use_of(opened, "predict", given, images=tuple(images), explain=explain)
+        _check_prediction(task, use)
+        asked = options_from(ShardOptions, of_shards, "predict")
+        return _as_shards(use, task, str(places[0]), asked, reporter, spec_of(backbone), domain)
+    refuse_of_shards(of_shards)
     folder, files = places_of(out, task.own_files)
     kinds = () if outputs is None else outputs_of(outputs)
     places = {"images": tuple(images), "out": folder, "files": files, "outputs": kinds}
-    use = use_of(opened, "predict", given, **places, explain="auto" if explain is True else explain or None)
-    task.check_use(use, "predict")
-    check_judging(task, PREDICT, use.judging)
-    predicted = task.predict(use, reporter or Reporter(quiet=True))
+    use = use_of(opened, "predict", given, **places, explain=explain)
+    _check_prediction(task, use)
+    predicted = task.predict(use, reporter)
     for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
     write_outputs(predicted, use, task)
     check_answered(predicted, use.tolerate)
     return predicted
+
+
+def _check_prediction(task: Task, use: Use) -> None:
+    task.check_use(use, "predict")
+    check_judging(task, PREDICT, use.judging)
+
+
+def _as_shards(use: Use, *how: Any) -> Any:
+    from .predict_shards import predict_shards
+
+    return together(lambda: predict_shards(use, *how))
 
 
 def write_outputs(predicted: Any, use: Use, task: Task) -> None:

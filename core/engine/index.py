@@ -1,17 +1,19 @@
 """`index`: images or texts through a backbone once, to be searched from disk; an index changed in its place.
 
-Both go through the feature store, some thousands at a time: what was computed is kept if the work is stopped, a second
-index of the same images runs no backbone, and memory does not grow with their number but for the index itself.
+In one process both go through the feature store, some thousands at a time: what was computed is kept if the work is
+stopped, a second index of the same images runs no backbone, and memory does not grow with their number but for the
+index itself. Shards, URLs, engines and ranks go by shard tasks (`index_shards.py`).
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from ..backbones.heads import HeadBackbone, towers_in
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
-from ..contracts.items import Item
+from ..contracts.items import DomainData, Item
 from ..contracts.options import keywords, options_from
 from ..contracts.pair_head import PairHead
 from ..contracts.recipe import Recipe
@@ -38,10 +40,13 @@ from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
-from ..runtime.distributed import is_main, together
+from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
-from .options import IndexOptions
+from .options import OF_SHARDS, IndexOptions, ShardOptions
+
+if TYPE_CHECKING:
+    from .index_shards import ImagesToShard
 
 AT_ONCE, PARTED_AT_ONCE = 4096, 64
 """Images that are encoded before their rows are written, and samples of many parts."""
@@ -97,7 +102,7 @@ def index(
         recipe: backbone, device, precision; the domain whose files the images are, where it names one.
         out: folder of the index. An index that is there already is replaced when the new one is whole.
         images: files and folders; or one file of image-text pairs, whose captions are shown with the images; or with a
-            domain ["sample"], its own sample.
+            domain ["sample"], its own sample; or tars, Parquet files, and URLs of these and of folders.
         backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
         given: options of `IndexOptions`.
         domain: a domain of your own that is not installed as a plug-in.
@@ -109,12 +114,19 @@ def index(
     """
     asked, recipe = options_from(IndexOptions, given, "index"), recipe.with_backbone(backbone)
     if changes := _changes(asked):
-        if images or asked.texts is not None:
+        if images or asked.texts is not None or asked.features is not None:
             raise ConfigError(f"{changes[0]}: changes the index at --out; omit the images, or the texts")
         refuse_unused(recipe, frozenset(), lambda key: f"{changes[0]} does not use it; omit it")
         return together(lambda: _changed(Path(out), asked))
-    if bool(images) == (asked.texts is not None):
+    if bool(images or asked.features) == (asked.texts is not None):
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
+    if asked.shard is not None:
+        raise ConfigError(
+            f"--shard {asked.shard}: features are made in parts, an index is not; give it to `vladapt embed --as "
+            "parquet`, and the features to --features"
+        )
+    if asked.texts is not None and asked.is_elsewhere:
+        raise ConfigError(f"--texts {asked.texts}: is encoded by one process; omit --engine and --processes")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
     if asked.only_new and not asked.add:
@@ -133,6 +145,10 @@ def _changes(asked: IndexOptions) -> list[str]:
     flags = {"--delete": asked.delete is not None, "--compact": asked.compact, "--verify": asked.verify}
     changes = [flag for flag, on in flags.items() if on]
     others = {"--add": asked.add, "--only-new": asked.only_new, "--kind": asked.kind is not None}
+    others["--graph-threads"] = asked.graph_threads is not None and not asked.compact
+    others |= {
+        f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(ShardOptions, name) for name in sorted(OF_SHARDS)
+    }
     more = changes[1:] + [flag for flag, on in others.items() if on]
     if changes and more:
         raise ConfigError(f"{more[0]}: cannot be given together with {changes[0]}; run one command after the other")
@@ -145,7 +161,7 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
         RetrievalIndex.open(out).verify()
     elif is_main():
         ids = [] if asked.delete is None else _ids_of(asked.delete)
-        with IndexChange(out) as change:
+        with IndexChange(out, _graph_threads(asked, RetrievalIndex.open(out).info["kind"])) as change:
             deleted = change.delete(ids) if ids else 0
             if asked.compact:
                 change.compact()
@@ -153,6 +169,17 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
     made = Indexed(out, opened.info["holds"], opened.info["kind"], opened.info["dims"], len(opened), deleted=deleted)
     made.segments, made.seconds = len(opened.segments), round(time.monotonic() - started, 3)
     return made
+
+
+def _graph_threads(asked: IndexOptions, kind: str) -> int:
+    """Of an index of a kind.
+
+    Raises:
+        ConfigError: it is no graph.
+    """
+    if asked.graph_threads is not None and kind != "hnsw":
+        raise ConfigError(f"--graph-threads: is for --kind hnsw; omit it for {kind}")
+    return asked.graph_threads or 1
 
 
 def _ids_of(text: str) -> list[str]:
@@ -174,10 +201,12 @@ def _ids_of(text: str) -> list[str]:
 
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    holds, old = IMAGES if images else TEXTS, RetrievalIndex.open(out) if asked.add else None
+    holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
+    kind = asked.kind or "flat" if old is None else old.info["kind"]
+    threads = _graph_threads(asked, kind)
     if old is not None:
         recipe = _as_indexed(recipe, old, holds, asked)
-    if not images:
+    if holds == TEXTS:
         reader = ImageReader()
     elif old is None:
         reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
@@ -188,28 +217,38 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     if old is not None:
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
-    kind = asked.kind or "flat" if old is None else old.info["kind"]
-    made = Indexed(out, holds, kind, backbone.embed_dim)
+    made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
+    from .index_shards import images_to_shard
+
+    to_shard = images_to_shard(images, asked, reader, backbone, domain is None) if holds == IMAGES else None
     writer: IndexBuilder | IndexChange | None = None
+    scratch: Path | None = None
     with ExitStack() as stack:
         if is_main():
-            writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
+            if old is None:
+                writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind, graph_threads=threads)
+            else:
+                writer = IndexChange(out, threads)
             stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
-        before = old if asked.only_new else None
-        if images:
+        if to_shard is not None:
+            scratch = _add_shards(writer, to_shard, reader, backbone, recipe, asked, made, reporter, old)
+        elif writer is not None and holds == IMAGES:
             _add_images(writer, reader, images, backbone, recipe, made, reporter, before)
-        else:
+        elif writer is not None:
             _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
-        made_of = [str(path) for path in (images or [asked.texts])]
+        made_of = [str(path) for path in (images or [asked.texts or asked.features])]
         if isinstance(writer, IndexBuilder):
             reporter.info(f"Building the index of {made.added:,} {made.holds}")
-            writer.finish(_facts(recipe, backbone, made, reader.facts(backbone) if images else {}, made_of))
+            how = reader.facts(backbone) if holds == IMAGES else {}
+            writer.finish(_facts(recipe, backbone, made, how, made_of))
         elif writer is not None:
             reporter.info(f"Adding {made.added:,} {made.holds} to the index")
             writer.append(made_of, made.skipped)
     if is_main():
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
         opened = RetrievalIndex.open(out)
         made.entries, made.segments = len(opened), len(opened.segments)
     made.seconds = round(time.monotonic() - started, 3)
@@ -257,8 +296,49 @@ def _facts(
     }
 
 
-def _add_images(
+def _add_shards(
     writer: Writer | None,
+    to_shard: ImagesToShard,
+    reader: ImageReader,
+    backbone: Backbone,
+    recipe: Recipe,
+    asked: IndexOptions,
+    made: Indexed,
+    reporter: Reporter,
+    old: RetrievalIndex | None,
+) -> Path | None:
+    """Embed images as shard tasks, and write segments as such. Returns the folder of features that nobody asked for.
+
+    Args:
+        old: the index that is added to, or None.
+    """
+    from .index_shards import features_of, write_segments
+
+    if old is not None and old.segments[0].has_parts:
+        raise DataError(f"{old.path}: was made by another method than what is added, which has no features of parts")
+    before, quantiser = old if asked.only_new else None, {} if old is None else old.info.get("quantiser") or {}
+    if before is not None and to_shard.data is not None:
+        data, made.already_there = _only_new(to_shard.data, reader, before)
+        to_shard = replace(to_shard, data=data)
+    features = features_of(recipe, made.index, to_shard, asked, reader, backbone, reporter)
+    path, file = None if before is None else before.path, quantiser.get("file", "")
+    segments = None if writer is None else writer.segments
+    there = write_segments(segments, features, made.kind, asked, reporter, path, file)
+    made.already_there, made.added = made.already_there + there, len(features.shards) - there
+    made.skipped, made.encoded, made.from_store = features.skipped, features.encoded, features.before
+    return features.scratch
+
+
+def _only_new(data: DomainData, reader: ImageReader, before: RetrievalIndex) -> tuple[DomainData, int]:
+    """The images that an index does not have, and how many it has."""
+    entries = [Entry.of(reader.part_item(item, 0) or item) for item in data.items]
+    there = before.already_there(entries)
+    new = [item for item, entry in zip(data.items, entries) if entry.key not in there]
+    return data.with_items(new), len(data.items) - len(new)
+
+
+def _add_images(
+    writer: Writer,
     reader: ImageReader,
     images: Sequence[str | Path],
     backbone: Backbone,
@@ -277,10 +357,7 @@ def _add_images(
     made.skipped += data.skipped
     check_tolerated(data)
     if before is not None:
-        entries = [Entry.of((head is None and reader.part_item(item, 0)) or item) for item in data.items]
-        there = before.already_there(entries)
-        new = [item for item, entry in zip(data.items, entries) if entry.key not in there]
-        made.already_there, data = len(data.items) - len(new), data.with_items(new)
+        data, made.already_there = _only_new(data, reader if head is None else ImageReader(), before)
     transform = reader.transform(backbone, data)
     parts = head is not None or (bool(data.items) and reader.part_item(data.items[0], 0) is not None)
     how: dict[str, Any] = {
@@ -290,7 +367,8 @@ def _add_images(
         "amp": recipe.amp,
         "parts": parts,
     }
-    store, towers = FeatureStore(keep=head is None or backbone.frozen), towers_in(backbone)
+    alone = None if world_size() == 1 else torch.get_num_threads()
+    store, towers = FeatureStore(keep=head is None or backbone.frozen, alone=alone), towers_in(backbone)
     with reporter.task("Encoding images") as progress:
         for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped
@@ -298,7 +376,7 @@ def _add_images(
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
             rows, items, of_parts = _rows(extraction, reader) if head is None else _rows_by_head(extraction, head)
             made.added += len(items)
-            if writer is not None and items:
+            if items:
                 writer.add(rows.numpy(), [Entry.of(item) for item in items], of_parts)
 
 
@@ -326,7 +404,7 @@ def _rows(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Ite
 
 
 def _add_texts(
-    writer: Writer | None,
+    writer: Writer,
     file: Path,
     backbone: Backbone,
     made: Indexed,
@@ -351,8 +429,7 @@ def _add_texts(
                 of_texts = (
                     backbone.encode_text(texts).cpu() if backbone.of_parts else store.text_features(backbone, texts)
                 )
-                if writer is not None:
-                    writer.add(F.normalize(of_texts, dim=-1).numpy(), new)
+                writer.add(F.normalize(of_texts, dim=-1).numpy(), new)
             progress(done, total)
 
 

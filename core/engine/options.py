@@ -3,11 +3,11 @@ of the function and a flag of the command. What is None was not given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..contracts.options import option
+from ..contracts.options import option, options_of
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,15 +17,16 @@ PARQUET = "parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions:
-    """How work is cut into shards, and who runs them. Results do not depend on who does."""
+class EngineOptions:
+    """Who runs the tasks that work is cut into. Results do not depend on it."""
 
     engine: str = option(
         "local", "who runs shards: local, this machine (the default), ray, or an engine of a plug-in", metavar="NAME"
     )
     processes: int | None = option(
         None,
-        "worker processes, each with its own model; by default this one, and with --engine ray one per GPU or core",
+        "worker processes, each with its own model, in turn on the GPUs of the machine; by default this one, and with "
+        "--engine ray one per GPU or core",
         low=1,
         metavar="N",
     )
@@ -40,12 +41,11 @@ class ShardOptions:
     worker_gpus: float | None = option(
         None, "GPUs per worker on Ray, such as 0.5; by default 1 where the cluster has some", low=0.0
     )
-    shard: str | None = option(
-        None,
-        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
-        metavar="K/N",
-    )
-    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether other processes are to work."""
+        return self.engine != "local" or self.processes is not None
 
     def executor(self, device: str, say: Callable[[str], None]) -> Executor:
         """Who runs shards.
@@ -57,6 +57,7 @@ class ShardOptions:
         Raises:
             ConfigError: options that do not go together.
         """
+        from ..runtime.process import visible_gpus
         from ..shards import build_executor
 
         cluster = {name: getattr(self, name) for name in ("address", "worker_cpus", "worker_gpus")}
@@ -67,12 +68,46 @@ class ShardOptions:
                 )
             if self.processes is None:
                 return build_executor("serial")
-            return build_executor("pool", processes=self.processes)
+            gpus = visible_gpus() if device in ("auto", "cuda") else []
+            return build_executor("pool", processes=self.processes, devices=gpus)
         if self.engine in ("serial", "pool"):
             raise ConfigError(f"--engine {self.engine}: is local; give --engine local, with --processes N for a pool")
         if device == "cpu" and self.worker_gpus is None:
             cluster["worker_gpus"] = 0
         return build_executor(self.engine, processes=self.processes, say=say, **cluster)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(EngineOptions):
+    """How work is cut into shards, and who runs them."""
+
+    shard: str | None = option(
+        None,
+        "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
+        metavar="K/N",
+    )
+    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+
+OF_SHARDS = frozenset(each.name for each in options_of(ShardOptions))
+
+
+def are_shards(outputs: str | Sequence[str] | None) -> bool:
+    """Whether shards are among kinds of output, as `--as` has them."""
+    return PARQUET in ",".join([outputs] if isinstance(outputs, str) else outputs or ()).split(",")
+
+
+def refuse_of_shards(given: Mapping[str, Any], *further: str) -> None:
+    """Raise the ConfigError of an option of shards where no shards are asked for.
+
+    Args:
+        given: options by name.
+        further: names of options that are of shards, too.
+    """
+    for name, value in given.items():
+        if name in (*OF_SHARDS, *further) and value is not None:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: is an option of shards; give --as parquet too, and a folder as --out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +149,29 @@ class CurateOptions(ShardOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions:
+class CurationRunOptions(CurateOptions):
+    """What a recipe of curation takes besides, and what it writes."""
+
+    tests: tuple[str, ...] | None = option(
+        None,
+        "test sets that must not be in what is kept: files or folders of features, with commas between",
+        metavar="DIR",
+    )
+    write: tuple[str, ...] = option(
+        ("list",),
+        "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
+        "tars, or uids (DataComp's array)",
+        metavar="list,tars,uids",
+    )
+    faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.write) - {"list", "tars", "uids"}:
+            raise ConfigError(f"--write {min(unknown)}: give some of list, tars, uids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(ShardOptions):
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""
 
@@ -124,6 +181,12 @@ class IndexOptions:
         "kind of index: flat (exact; the default), hnsw (a graph, for millions), ivf (cells, quick to build), ivf-pq "
         "or ivf-sq8 (codes, for many millions)",
     )
+    features: str | None = option(
+        None,
+        "folder or URL of features as shards (`vladapt embed --as parquet`): those of the images are used, or written "
+        "there; without images, all of it is indexed",
+        metavar="DIR",
+    )
     add: bool = option(False, "add to the index at --out, instead of replacing it")
     only_new: bool = option(False, "with --add, leave out what the index has already")
     delete: str | None = option(
@@ -132,6 +195,12 @@ class IndexOptions:
         metavar="ID",
     )
     compact: bool = option(False, "rewrite the index at --out without what was deleted, in as few segments as possible")
+    graph_threads: int | None = option(
+        None,
+        "threads that build an hnsw index; by default 1: with several the same images give another file each time",
+        low=1,
+        metavar="N",
+    )
     verify: bool = option(False, "read the whole index at --out and check it against what was written")
 
 
@@ -167,7 +236,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueriesOptions:
+class QueriesOptions(EngineOptions):
     """Many queries at once."""
 
     queries: str | None = option(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +21,11 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
-from ..contracts.options import keywords, options_from
+from ..contracts.options import keywords, options_from, options_of
 from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
 from ..data.tables import csv_text
-from ..errors import ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError
 from ..features.extract import encoder
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
@@ -33,7 +36,10 @@ from ..retrieval.wanted import Wanted
 from ..runtime.files import replacing
 from ..runtime.reading import json_text
 from .index import numbered_lines
-from .options import SearchOptions
+from .options import EngineOptions, SearchOptions
+
+if TYPE_CHECKING:
+    from ..shards import Executor
 
 WEIGHT = 0.5
 CANDIDATES = 100
@@ -187,7 +193,7 @@ class SearchedQueries:
     seconds: float = 0.0
 
 
-@keywords(SearchOptions)
+@keywords(SearchOptions, EngineOptions)
 def search_queries(
     index: str | Path,
     queries: str | Path,
@@ -200,13 +206,14 @@ def search_queries(
     where: Mapping[str, str] | None = None,
     **given: Any,
 ) -> SearchedQueries:
-    """Search an index for each line of a text file; some hundred lines are encoded and searched for at once.
+    """Search an index for each line of a text file; some hundred lines are encoded and searched for at once, in all
+    segments one after the other, or side by side by processes or an engine: with the same results.
 
     Args:
         index: a folder that `index` wrote.
         queries: a text file, one query per line; empty lines are left out.
         out: file for the results: .jsonl has one object per query, .csv one row per result.
-        given: options of `SearchOptions`.
+        given: options of `SearchOptions` and `EngineOptions`.
         device, backbone, domain, reading, where: as of `search`.
 
     Raises:
@@ -215,7 +222,10 @@ def search_queries(
         CapabilityError: another backbone or preprocessing than that of the index.
     """
     started = time.monotonic()
+    names = {each.name for each in options_of(EngineOptions)}
+    engine = options_from(EngineOptions, {name: given.pop(name) for name in names & given.keys()}, "search")
     asked, out = options_from(SearchOptions, given, "search"), Path(out)
+    executor = engine.executor("cpu", lambda line: None) if engine.is_elsewhere else None
     for name in OF_ONE_QUERY:
         if getattr(asked, name) != getattr(SearchOptions, name):
             raise ConfigError(f"--{name.replace('_', '-')}: is about one query; omit it, or --queries")
@@ -229,21 +239,68 @@ def search_queries(
     pairs = _scores_pairs(opened, tower)
     if not pairs:
         _refuse_candidates(opened, asked)
+    elif executor is not None:
+        raise CapabilityError(f"{opened.path}: words and clips are ranked together by one process; omit --processes")
+    batches = _encoded_lines(tower, Path(queries))
+    if pairs:
+        results = ((lines, _reranked_all(opened, tower, lines, rows, asked, wanted)) for lines, rows in batches)
+    elif executor is None:
+        results = ((lines, opened.search_many(rows, asked.top, wanted, asked.refine)) for lines, rows in batches)
+    else:
+        results = _side_by_side(opened, executor, Path(queries), batches, asked, wanted, out)
     with replacing(out) as partial, partial.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        for lines in numbered_lines(Path(queries), "--queries", QUERIES_AT_ONCE):
-            texts = [text for _, text in lines]
-            with torch.inference_mode():
-                features = tower.encode_text(texts).cpu()  # (Q, D)
-            vectors = torch.stack([mixed(feature, None) for feature in features])
-            if pairs:
-                each = zip(texts, vectors)
-                found = [_reranked(opened, tower, text, vector, asked, wanted)[0] for text, vector in each]
-            else:
-                found = opened.search_many(vectors, asked.top, wanted, asked.refine)
+        for lines, found in results:
             file.write(_written(lines, found, out, first=done.queries == 0))
             done.queries, done.hits = done.queries + len(lines), done.hits + sum(map(len, found))
     done.seconds = round(time.monotonic() - started, 3)
     return done
+
+
+Lines = list[tuple[int, str]]
+
+
+def _encoded_lines(tower: Backbone, queries: Path) -> Iterator[tuple[Lines, Tensor]]:
+    """The lines of a file, some hundred at a time, and their queries (Q, D)."""
+    for lines in numbered_lines(queries, "--queries", QUERIES_AT_ONCE):
+        with torch.inference_mode():
+            features = tower.encode_text([text for _, text in lines]).cpu()  # (Q, D)
+        yield lines, torch.stack([mixed(feature, None) for feature in features])
+
+
+def _reranked_all(
+    opened: RetrievalIndex, tower: HeadBackbone, lines: Lines, rows: Tensor, asked: SearchOptions, wanted: Wanted
+) -> list[list[Hit]]:
+    return [_reranked(opened, tower, text, row, asked, wanted)[0] for (_, text), row in zip(lines, rows)]
+
+
+def _side_by_side(
+    opened: RetrievalIndex,
+    executor: Executor,
+    queries: Path,
+    batches: Iterator[tuple[Lines, Tensor]],
+    asked: SearchOptions,
+    wanted: Wanted,
+    out: Path,
+) -> Iterator[tuple[Lines, list[list[Hit]]]]:
+    """The results of all lines, of tasks that search groups of segments; what they write is removed at the end."""
+    from ..retrieval.side_by_side import SearchStage, merged
+    from ..shards import Job, drive
+    from .shard_jobs import place_of_shards
+
+    folder = out.absolute().with_name(f".{out.name}.work")
+    place, top = place_of_shards(folder), min(asked.top, len(opened))
+    rows = opened.checked(torch.cat([rows for _, rows in batches]))
+    np.save(folder / "queries.npy", rows)
+    stage = SearchStage.of(opened, folder / "queries.npy", top, wanted, asked.refine)
+    manifest = stage.listed(place, len(rows), len(opened.segments))
+    job = Job.of(stage, manifest, place, shard_size=1, batch_size=1)
+    summary = drive(job, executor)
+    if summary.aside:
+        raise DataError(f"{opened.path}: parts that could not be searched: {next(iter(summary.aside.values()))}")
+    lines = (line for some in numbered_lines(queries, "--queries", QUERIES_AT_ONCE) for line in some)
+    for scores, places in merged(stage, opened, rows, job.work.place):
+        yield list(islice(lines, len(scores))), opened.hits(scores, places)
+    shutil.rmtree(folder)
 
 
 def _written(lines: Sequence[tuple[int, str]], hits: Sequence[Sequence[Hit]], out: Path, first: bool) -> str:

@@ -18,6 +18,8 @@ from ..runtime.remote import is_url
 from ..shards import Executor, Job, Manifest, Place, Stage, Summary, drive, function_stage
 from .options import ShardOptions
 
+MOST_SKIPPED = 100
+"""Of what is passed over in folders, that is told; all unreadable images are in the markers of their shards."""
 BATCH = 64
 """Rows at once where nobody says otherwise: fixed, since it is part of the plan."""
 

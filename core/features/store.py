@@ -25,6 +25,7 @@ from ..runtime.files import write_cached
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
+from .on_cores import OnCores
 from .table import (
     PART_COUNTS,
     Request,
@@ -76,6 +77,8 @@ class FeatureStore:
         flush_rows, flush_seconds: computed rows are written at the latest after so many, or so long.
         keep: False looks nothing up and writes nothing: for towers that a fit made, whose features are not needed
             again.
+        alone: how many threads encode on a CPU, where this process works by itself: nothing is divided among the ranks
+            of torchrun, and features are the same from any number of threads. None divides the work.
     """
 
     @staticmethod
@@ -90,13 +93,19 @@ class FeatureStore:
         flush_rows: int = 1024,
         flush_seconds: float = 10.0,
         keep: bool = True,
+        alone: int | None = None,
     ):
         self.root = self.default_root() if root is None else Path(root)
-        self.keep = keep
+        self.keep, self.alone = keep, alone
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._hashes = FileHashes(root)
         self._folders: dict[str, ShardFolder] = {}
         self._tuners: dict[tuple[str, ...], BatchSizeTuner] = {}
+
+    @property
+    def unkept(self) -> FeatureStore:
+        """One like it that keeps nothing."""
+        return FeatureStore(keep=False, alone=self.alone) if self.keep else self
 
     @part("features")
     def get_or_compute(
@@ -148,14 +157,15 @@ class FeatureStore:
             )
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
         tuner = self._tuner(request, batch_size)
-        positions = list(range(rank(), len(items), world_size()))
+        first, step = (rank(), world_size()) if self.alone is None else (0, 1)
+        positions = list(range(first, len(items), step))
 
         def on_this_rank() -> Share:
             table = Table(request, [items[i] for i in positions], self._hashes)
             computed = self._fill(table, tuner, progress)
             return Share.of(table, positions, computed, backbone.embed_dim)
 
-        whole = gathered(run_on_all(on_this_rank))
+        whole = gathered(run_on_all(on_this_rank)) if self.alone is None else on_this_rank()
         return _extraction(whole, request, items)
 
     def some_at_once(
@@ -278,6 +288,9 @@ class FeatureStore:
         joint = request.backbone.joint
         each_part = joint is not None and joint.gives_parts
         encode = encoder(request.backbone, request.tap, request.amp, each_part)
+        if self.alone is not None and request.backbone.device.type == "cpu":
+            _ = request.backbone.model  # built once, before several threads ask for it
+            encode = OnCores(encode, self.alone)
         pin = request.backbone.device.type == "cuda"
         try:
             with closing(extract(jobs, render, encode, tuner, request.workers, pin, each_part)) as results:

@@ -39,13 +39,17 @@ class IndexBuilder:
         out: the folder.
         dims: D.
         kind: a key of `KINDS`.
+        graph_threads: as of `kinds.built`.
+
+    Attributes:
+        segments: what writes them.
 
     Raises:
         ConfigError: no such kind, or another process is changing the index there. DataError: the folder holds something
         else, or cannot be written. CapabilityError: faiss is not installed.
     """
 
-    def __init__(self, out: str | Path, *, dims: int, kind: str = "flat"):
+    def __init__(self, out: str | Path, *, dims: int, kind: str = "flat", graph_threads: int = 1):
         if kind not in KINDS:
             raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}")
         faiss_library()
@@ -59,7 +63,7 @@ class IndexBuilder:
         with writing_to(f"--out {self.out}"):
             self._folder.mkdir(parents=True)
             self._claim = claimed(self._folder / MARKER)
-        self._segments = SegmentsWriter(self._folder, kind, dims)
+        self.segments = SegmentsWriter(self._folder, kind, dims, graph_threads=graph_threads)
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.
@@ -72,7 +76,7 @@ class IndexBuilder:
         """
         check_shape(rows, entries, self.dims)
         with written_to(self.out):
-            self._segments.add(rows, entries, parts)
+            self.segments.add(rows, entries, parts)
 
     def finish(self, facts: dict[str, Any]) -> Path:
         """Build the index and put the folder in its place.
@@ -83,13 +87,13 @@ class IndexBuilder:
         Raises:
             DataError: no row was added, or nothing can be written there.
         """
-        if not (rows := self._segments.count):
+        if not (rows := self.segments.count):
             raise DataError(f"--out {self.out}: nothing to index; give images or texts that can be read")
         with written_to(self.out):
             head: dict[str, Any] = {"kind": self.kind, "dims": self.dims, "entries": rows}
-            segments = self._segments.finish()
-            head |= {"quantiser": self._segments.quantiser} if self._segments.quantiser else {}
-            head |= {"about": about} if (about := self._segments.facts.summary()) else {}
+            segments = self.segments.finish()
+            head |= {"quantiser": self.segments.quantiser} if self.segments.quantiser else {}
+            head |= {"about": about} if (about := self.segments.facts.summary()) else {}
             write_head(self._folder, {**head, **facts, "segments": segments})
             self._publish()
             (self._place / MARKER).unlink()
@@ -103,7 +107,7 @@ class IndexBuilder:
                 file.close()
         if not self._folder.exists():
             return
-        self._segments.discard()
+        self.segments.discard()
         shutil.rmtree(self._folder, ignore_errors=True)
         for folder in self._made:
             with suppress(OSError):  # others have put something there meanwhile

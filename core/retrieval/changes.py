@@ -34,6 +34,10 @@ class IndexChange:
             change.add(rows, entries)
             change.append(made_of=["new_photos"], skipped=[])
 
+    Args:
+        path: of the index.
+        graph_threads: as of `kinds.built`.
+
     Attributes:
         opened: the index, as it was before the change.
 
@@ -41,8 +45,8 @@ class IndexChange:
         ConfigError: another process is changing it. DataError: no index there, or a damaged one.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, graph_threads: int = 1):
+        self.path, self.graph_threads = Path(path), graph_threads
         read_head(self.path)
         self._lock = locked(self.path)
         self._writer: SegmentsWriter | None = None
@@ -68,11 +72,15 @@ class IndexChange:
         if bool(parts) != self.opened.segments[0].has_parts:
             what = "features of parts" if parts else "no features of parts"
             raise DataError(f"{self.path}: was made by another method than what is added, which has {what}")
-        if self._writer is None:
-            facts = Facts(info.get("about"))
-            self._writer = self._new_segments(self.opened.quantiser, facts)
         with written_to(self.path):
-            self._writer.add(rows, entries, parts)
+            self.segments.add(rows, entries, parts)
+
+    @property
+    def segments(self) -> SegmentsWriter:
+        """What writes those that are added."""
+        if self._writer is None:
+            self._writer = self._new_segments(self.opened.quantiser, Facts(self.opened.info.get("about")))
+        return self._writer
 
     def append(self, made_of: Sequence[str], skipped: Sequence[Any]) -> None:
         """Publish what was added; nothing happens where nothing was.
@@ -80,7 +88,7 @@ class IndexChange:
         Args:
             made_of, skipped: paths that were given, and (id, reason) of what could not be read, for the head.
         """
-        if self._writer is None:
+        if self._writer is None or not self._writer.count:
             return
         info = self.opened.info
         with written_to(self.path):
@@ -164,7 +172,7 @@ class IndexChange:
     def _new_segments(self, quantiser: Any, facts: Facts) -> SegmentsWriter:
         info = self.opened.info
         last = max(int(record["name"] or "0", 16) for record in info["segments"])
-        return SegmentsWriter(self.path, info["kind"], info["dims"], quantiser, facts, last + 1)
+        return SegmentsWriter(self.path, info["kind"], info["dims"], quantiser, facts, last + 1, self.graph_threads)
 
     def _publish(self, info: dict[str, Any]) -> None:
         """Replace the head, and remove what the new one does not name.

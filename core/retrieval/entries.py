@@ -56,6 +56,33 @@ class Entry:
         """The image again, for a domain's `load`."""
         return Item(self.id, Path(self.source or ""), self.decode, Captions(self.captions) if self.captions else None)
 
+    @classmethod
+    def from_line(cls, text: str) -> Entry:
+        """The entry of a line of JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is none.
+        """
+        entry = json.loads(text)
+        about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
+        group = str(entry.get("group") or "")
+        return cls(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about, group)
+
+    def line(self) -> str:
+        """The entry as JSON."""
+        values = {
+            "id": self.id,
+            "source": self.source,
+            "decode": self.decode,
+            "captions": self.captions,
+            "about": self.about,
+            **({"group": self.group} if self.group else {}),
+        }
+        try:
+            return _encode(values)
+        except ValueError:  # NaN, or infinity
+            return json_text(values)
+
     @property
     def key(self) -> tuple[str, str]:
         """What makes it the same as another: its file and the part of it; of a text, the text."""
@@ -73,7 +100,7 @@ class EntryWriter:
         self._end = self.count = 0
 
     def add(self, entries: Sequence[Entry]) -> None:
-        lines = [_line(entry) for entry in entries]
+        lines = [entry.line().encode(*ENCODING) + b"\n" for entry in entries]
         ends = self._end + np.cumsum([len(line) for line in lines], dtype=np.int64)  # (n,)
         self._offsets.write(np.concatenate([[self._end], ends[:-1]]).astype(OFFSET).tobytes() if lines else b"")
         self._lines.write(b"".join(lines))
@@ -109,10 +136,7 @@ class Entries:
         start = int(self._offsets[position])
         end = int(self._offsets[position + 1]) if position + 1 < len(self) else len(self._text)
         try:
-            entry = json.loads(self._text[start:end].tobytes().decode(*ENCODING))
-            about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
-            group = str(entry.get("group") or "")
-            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about, group)
+            return Entry.from_line(self._text[start:end].tobytes().decode(*ENCODING))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.path, f"entry {position} cannot be read") from error
 
@@ -125,19 +149,3 @@ def mapped_array(path: Path, kind: np.dtype, shape: tuple[int, ...] | None = Non
 def damaged(path: Path, why: str) -> DataError:
     """The error of an index file that is not what was written."""
     return DataError(f"{path}: damaged, {why}; copy the index again, or make it again with `vladapt index`")
-
-
-def _line(entry: Entry) -> bytes:
-    values = {
-        "id": entry.id,
-        "source": entry.source,
-        "decode": entry.decode,
-        "captions": entry.captions,
-        "about": entry.about,
-        **({"group": entry.group} if entry.group else {}),
-    }
-    try:
-        text = _encode(values)
-    except ValueError:  # NaN, or infinity
-        text = json_text(values)
-    return text.encode(*ENCODING) + b"\n"

@@ -96,7 +96,7 @@ class ImageReader:
             DataError: a path does not exist, or holds no image.
         """
         if self.domain is None:
-            return _captioned(paths[0]) if _is_pair_file(paths) else read_unlabelled(paths)
+            return _captioned(paths[0]) if is_pair_file(paths) else read_unlabelled(paths)
         if [str(path) for path in paths] == [SAMPLE]:
             return self.domain.sample(self.task)
         return images_of(self.domain, paths, self.options)
@@ -159,7 +159,7 @@ class ImageReader:
 
         if self.domain is not None and list(given) == [SAMPLE]:
             return self.read(given).load
-        if self.domain is None and any(_is_pair_file([path]) for path in given):  # of an index that was added to
+        if self.domain is None and any(is_pair_file([path]) for path in given):  # of an index that was added to
             return _stored
         there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
         if not there:
@@ -180,7 +180,8 @@ def _group_beside(path: Path, named: str | None) -> str | None:
     return None if columns is None or column is None else group_of(columns.cells(column).get(path.name))
 
 
-def _is_pair_file(paths: Sequence[str | Path]) -> bool:
+def is_pair_file(paths: Sequence[str | Path]) -> bool:
+    """Whether what is given is one file of image-text pairs."""
     return len(paths) == 1 and Path(paths[0]).suffix.lower() in PAIR_FILES
 
 

@@ -201,7 +201,10 @@ class RetrievalIndex:
 
         Arguments and errors as of `nearest`.
         """
-        scores, places = self.nearest(queries, top, wanted, refine)
+        return self.hits(*self.nearest(queries, top, wanted, refine))
+
+    def hits(self, scores: np.ndarray, places: np.ndarray) -> list[list[Hit]]:
+        """The entries of what `nearest` gives."""
         entries: dict[int, Entry] = {place: self.entries[place] for place in sorted({*places.ravel().tolist()} - {-1})}
         return [
             [
@@ -227,25 +230,67 @@ class RetrievalIndex:
             CapabilityError: the queries are of another width.
             DataError, ConfigError: no entry can be wanted.
         """
+        rows, top = self.checked(queries), min(top, len(self))
+        return self.ranked(rows, *self.candidates(rows, top, wanted, refine), top, refine)
+
+    def checked(self, queries: Tensor) -> np.ndarray:
+        """Queries (Q, D) as faiss takes them.
+
+        Raises:
+            CapabilityError: they are of another width.
+        """
         if queries.ndim != 2 or queries.shape[1] != self.info["dims"]:
             raise CapabilityError(
                 f"{self.path}: holds rows of width {self.info['dims']}, the query is {tuple(queries.shape[1:])}; "
                 "encode it with the backbone of the index"
             )
-        rows = np.ascontiguousarray(queries.detach().to("cpu", torch.float32).numpy())  # (Q, D)
-        top = min(top, len(self))
-        if not (refine and self.is_quantised):
-            return _best(*self._candidates(rows, top, wanted), top)
-        count = min(len(self), max(REFINED, REFINED_PER_RESULT * top))
-        if len(self.segments) == 1:
-            return _best(*self._candidates(rows, count, wanted, refine=True), top)
-        scores, places = self._candidates(rows, count, wanted)
-        if scores.shape[1] > count:
+        return np.ascontiguousarray(queries.detach().to("cpu", torch.float32).numpy())  # (Q, D)
+
+    def candidates(
+        self,
+        queries: np.ndarray,
+        top: int,
+        wanted: Wanted | None = None,
+        refine: bool = True,
+        among: slice = slice(None),
+        share: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and numbers (Q, K) among which `ranked` finds the nearest, of all segments or of some: what these give
+        for some, joined, is what they give for all.
+
+        Args:
+            among: which segments.
+            share: of the rows of all segments that are wanted; by default it is counted.
+        """
+        count = self._count(top, refine)
+        refined = refine and self.is_quantised and len(self.segments) == 1
+        scores, places = self._candidates(queries, count, wanted, refined, among, share)
+        return _best(scores, places, count) if scores.shape[1] > count else (scores, places)
+
+    def ranked(
+        self, queries: np.ndarray, scores: np.ndarray, places: np.ndarray, top: int, refine: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest (Q, top) of candidates."""
+        if not (refine and self.is_quantised) or len(self.segments) == 1:
+            return _best(scores, places, top)
+        if scores.shape[1] > (count := self._count(top, refine)):
             scores, places = _best(scores, places, count)
-        for start in range(0, len(rows), QUERIES_AT_ONCE):
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
             some = slice(start, start + QUERIES_AT_ONCE)
-            scores[some] = self._cosines(rows[some], places[some])
+            scores[some] = self._cosines(queries[some], places[some])
         return _best(scores, places, top)
+
+    def wanted_share(self, wanted: Wanted | None) -> float:
+        """Share of the rows of all segments that are wanted, and not deleted.
+
+        Raises:
+            DataError, ConfigError: no entry can be wanted.
+        """
+        return self._share(self._masks(wanted, slice(None)))
+
+    def _count(self, top: int, refine: bool) -> int:
+        """How many candidates there are for each query."""
+        return min(len(self), max(REFINED, REFINED_PER_RESULT * top)) if refine and self.is_quantised else top
 
     def vectors(self, hits: Sequence[Hit]) -> np.ndarray:
         """(n, D) rows of some results, as they were indexed; of a quantised kind to 16 bits."""
@@ -280,24 +325,40 @@ class RetrievalIndex:
                 rows[chosen] = segment.rows(places[chosen] - segment.first)
         return rows
 
+    def _masks(self, wanted: Wanted | None, among: slice) -> list[np.ndarray | None]:
+        """Of each segment the rows that are wanted; None for all that are not deleted."""
+        segments = self.segments[among]
+        if not wanted:
+            return [None] * len(segments)
+        wanted.check(self.info, self.path)
+        return [wanted_rows(each.columns, each.entries, wanted) & each.live for each in segments]
+
+    def _share(self, masks: Sequence[np.ndarray | None]) -> float:
+        """Of the rows of all segments, by the masks of all."""
+        left = (
+            each.count - each.deleted if mask is None else int(mask.sum()) for each, mask in zip(self.segments, masks)
+        )
+        return sum(left) / sum(segment.count for segment in self.segments)
+
     def _candidates(
-        self, queries: np.ndarray, count: int, wanted: Wanted | None, refine: bool = False
+        self,
+        queries: np.ndarray,
+        count: int,
+        wanted: Wanted | None,
+        refine: bool,
+        among: slice,
+        share: float | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and numbers (Q, K) of the `count` nearest of each segment, -1 where there is none."""
-        masks: list[np.ndarray | None] = [None] * len(self.segments)
-        size = sum(segment.count for segment in self.segments)
-        share = len(self) / size
-        if wanted:
-            wanted.check(self.info, self.path)
-            masks = [wanted_rows(each.columns, each.entries, wanted) & each.live for each in self.segments]
-            share = sum(int(mask.sum()) for mask in masks if mask is not None) / size
+        masks = self._masks(wanted, among)
+        share = self._share(masks) if share is None else share
         cells = None
         if self.quantiser is not None and not refine:  # else of one segment, whose search finds its cells
             searched = cells_searched(self.quantiser, share)
             cells = self.quantiser.quantizer.search(queries, searched)
         each = [
             segment.nearest(queries, count, mask, share, cells, refine)
-            for segment, mask in zip(self.segments, masks)
+            for segment, mask in zip(self.segments[among], masks)
             if mask is None or mask.any()
         ]
         if not each:

@@ -80,6 +80,15 @@ class Facts:
                 self._many.add(name)
                 del self._values[name]
 
+    def merge(self, summary: Mapping[str, Any]) -> None:
+        """Take in what a summary says of further entries."""
+        for name, values in summary.items():
+            together = self._values.pop(name, set()) | set(values or ())
+            if name in self._many or values is None or len(together) > MOST_VALUES:
+                self._many.add(name)
+            else:
+                self._values[name] = together
+
     def summary(self) -> dict[str, Any]:
         """Name -> sorted values; None where there are more than `MOST_VALUES`."""
         listed = {name: sorted(values) for name, values in self._values.items()}

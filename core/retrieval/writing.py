@@ -7,7 +7,7 @@ are one segment, which faiss builds in memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class SegmentsWriter:
         kind, dims: of the index.
         quantiser: that the index has already; None to train one.
         facts: of the entries that the index has already.
+        graph_threads: as of `kinds.built`.
         number: of the first segment, which it is named by: the same rows make the same files.
     """
 
@@ -47,19 +48,20 @@ class SegmentsWriter:
         quantiser: Any = None,
         facts: Facts | None = None,
         number: int = 1,
+        graph_threads: int = 1,
     ):
         self.folder, self.kind, self.dims = folder, kind, dims
-        self.facts, self.count, self.number = facts or Facts(), 0, number
+        self.facts, self.count, self.number, self.graph_threads = facts or Facts(), 0, number, graph_threads
         self.quantiser: dict[str, Any] | None = None
-        self._shared, self._made = quantiser, []
-        self._open: _SegmentWriter | None = None
-        self._spooled: list[_SegmentWriter] = []
+        self.shared, self._made = quantiser, []
+        self._open: SegmentWriter | None = None
+        self._spooled: list[SegmentWriter] = []
         self.records: list[dict[str, Any]] = []
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows (n, D), unit, and what is known of each; arguments as of `IndexBuilder.add`."""
         if self._open is None:
-            self._open = _SegmentWriter(self.folder / SEGMENTS / f"{self.number:08x}", self.kind, self.dims)
+            self._open = SegmentWriter(self.folder / SEGMENTS / f"{self.number:08x}", self.kind, self.dims)
             self.number += 1
         self._open.add(rows, entries, parts)
         self.count += len(entries)
@@ -73,12 +75,38 @@ class SegmentsWriter:
         `quantiser` is its record."""
         self._close()
         if self._spooled:
-            if self._shared is None:
-                self._train()
-            self.records += [segment.built(self._shared) for segment in self._spooled]
+            if self.shared is None:
+                self.train(*self._drawn())
+            self.records += [segment.built(self.shared) for segment in self._spooled]
         if self.records:
             synced(self.folder / SEGMENTS)
         return self.records
+
+    def train(self, sample: np.ndarray, total: int) -> str:
+        """Train the quantiser that all segments share; returns the name of its file.
+
+        Args:
+            sample: (S, D) of the rows.
+            total: how many there are.
+        """
+        self.shared = trained(self.kind, sample, total)
+        path = self.folder / QUANTISER.format(f"{self.number - len(self._spooled):08x}")
+        self._made.append(path)
+        faiss_library().write_index(self.shared, str(path))
+        synced(path)
+        self.quantiser = {"file": path.name, "rows": total, **facts_of(path)}
+        return path.name
+
+    def take(self, record: dict[str, Any], about: Mapping[str, Any]) -> None:
+        """Add a segment that another process has written.
+
+        Args:
+            record: of it, for the head.
+            about: what is known of its entries, of `Facts.summary`.
+        """
+        self.records.append(record)
+        self.count, self.number = self.count + record["entries"], self.number + 1
+        self.facts.merge(about)
 
     def discard(self) -> None:
         """Take away all that was written."""
@@ -101,25 +129,21 @@ class SegmentsWriter:
         if self.kind in QUANTISED:
             self._spooled.append(self._open)  # until there is a quantiser
         else:
-            self.records.append(self._open.built())
+            self.records.append(self._open.built(graph_threads=self.graph_threads))
         self._open = None
 
-    def _train(self) -> None:
+    def _drawn(self) -> tuple[np.ndarray, int]:
+        """Some of the rows (S, D) that are spooled, and how many there are."""
         tables = [segment.rows for segment in self._spooled]
         total = sum(map(len, tables))
         drawn = np.sort(np.random.default_rng(0).choice(total, sampled_rows(total), replace=False))
         starts = np.cumsum([0, *map(len, tables)])
         cuts = np.searchsorted(drawn, starts)
         some = [table[drawn[low:high] - start] for table, start, low, high in zip(tables, starts, cuts, cuts[1:])]
-        self._shared = trained(self.kind, as_type(np.concatenate(some), np.float32), total)
-        path = self.folder / QUANTISER.format(self._spooled[0].folder.name)
-        self._made.append(path)
-        faiss_library().write_index(self._shared, str(path))
-        synced(path)
-        self.quantiser = {"file": path.name, "rows": total, **facts_of(path)}
+        return as_type(np.concatenate(some), np.float32), total
 
 
-class _SegmentWriter:
+class SegmentWriter:
     """One segment: what is added to it goes to files of its folder."""
 
     def __init__(self, folder: Path, kind: str, dims: int):
@@ -131,8 +155,12 @@ class _SegmentWriter:
         self._files = {} if kind == "flat" else {self._spool: (folder / self._spool).open("wb")}
 
     @property
+    def count(self) -> int:
+        return self._entries.count
+
+    @property
     def is_full(self) -> bool:
-        count = self._entries.count
+        count = self.count
         in_memory = 0 if self.kind in QUANTISED else 4 * self.dims * count
         return count >= SEGMENT_ROWS or in_memory >= SEGMENT_BYTES
 
@@ -154,11 +182,12 @@ class _SegmentWriter:
             self._files[PARTS].write(np.ascontiguousarray(some, "<f4"))
             self._files[PART_COUNTS].write(np.array(len(some), "<u4").tobytes())
 
-    def built(self, quantiser: Any = None) -> dict[str, Any]:
+    def built(self, quantiser: Any = None, graph_threads: int = 1) -> dict[str, Any]:
         """Build what is searched, and return the record of the segment.
 
         Args:
             quantiser: of a quantised kind.
+            graph_threads: of a graph.
         """
         vectors = self.folder / VECTORS
         if quantiser is not None:
@@ -166,7 +195,7 @@ class _SegmentWriter:
         else:
             index = self._flat
             if index is None:
-                index = built(self.kind, self.folder / SPOOL, self._entries.count, self.dims)
+                index = built(self.kind, self.folder / SPOOL, self._entries.count, self.dims, graph_threads)
                 (self.folder / SPOOL).unlink()
             faiss_library().write_index(index, str(vectors))
             self._flat = None

@@ -170,3 +170,12 @@ def need_package(who: str, module: str, extra: str, package: str = "") -> None:
         raise CapabilityError(
             f"{who} needs the package '{package or module}'; install it with: pip install 'vladapt[{extra}]'"
         )
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES has to be for a process that is to see only one of the GPUs that this one sees, for
+    each."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in named.split(",")][:count] if named else [str(number) for number in range(count)]

@@ -33,6 +33,7 @@ ASIDE_IN_A_ROW = 3
 """Shards set aside one after the other: something is wrong with all of them, or with a device."""
 MARKERS_AT_ONCE, READERS = 512, 16
 LISTED = 20
+SUMMED = ("shards", "before", "rows", "rows_before", "unreadable")
 WAIT_S = 1.0
 
 
@@ -44,6 +45,7 @@ class Summary:
         shards: done, now or before.
         before: how many of these before.
         rows: in the files of the shards.
+        rows_before: how many of these before.
         unreadable: how many rows are listed as unreadable.
         examples: (id, reason) of the first of them.
         aside: number of a shard -> why it could not be made.
@@ -52,6 +54,7 @@ class Summary:
     shards: int = 0
     before: int = 0
     rows: int = 0
+    rows_before: int = 0
     unreadable: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
     aside: dict[int, str] = field(default_factory=dict)
@@ -60,13 +63,14 @@ class Summary:
         self.shards += 1
         self.before += report.before
         self.rows += report.rows
+        self.rows_before += report.rows * report.before
         self.unreadable += len(report.unreadable)
         self.examples += report.unreadable[: LISTED - len(self.examples)]
 
     def __add__(self, other: Summary) -> Summary:
         """Of two parts of one job."""
         examples = [(id_, reason) for id_, reason in (*self.examples, *other.examples)][:LISTED]
-        sums = {name: getattr(self, name) + getattr(other, name) for name in ("shards", "before", "rows", "unreadable")}
+        sums = {name: getattr(self, name) + getattr(other, name) for name in SUMMED}
         return Summary(**sums, examples=examples, aside={**self.aside, **other.aside})
 
 

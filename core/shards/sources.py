@@ -210,7 +210,7 @@ class ParquetSource(Source):
 
     def schema(self) -> Any:
         """Of the file, as Arrow has it."""
-        with closing(_Opened(self.name)) as opened:
+        with closing(OpenedParquet(self.name)) as opened:
             return opened.file.schema_arrow
 
     def values(self, start: int, stop: int, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -218,7 +218,7 @@ class ParquetSource(Source):
         tried = 0
         while start < stop:
             try:
-                with closing(_Opened(self.name)) as opened:
+                with closing(OpenedParquet(self.name)) as opened:
                     for values in opened.values(start, stop, names):
                         yield values
                         start, tried = start + 1, 0
@@ -268,7 +268,7 @@ class ParquetSource(Source):
         return joined
 
 
-class _Opened:
+class OpenedParquet:
     """A Parquet file by path or URL."""
 
     def __init__(self, name: str):
@@ -314,7 +314,7 @@ def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSour
     """
     version = version_of_source(name)
     try:
-        with closing(_Opened(name)) as opened:
+        with closing(OpenedParquet(name)) as opened:
             schema, rows = opened.file.schema_arrow, opened.file.metadata.num_rows
     except Exception as error:
         raise _source_error(name, error) from error

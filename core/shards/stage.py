@@ -91,7 +91,7 @@ def function_stage(
     if "id" in columns:
         raise ConfigError("columns: 'id' is written in any case; omit it")
     for kind in columns.values():
-        _type(kind)
+        arrow_type(kind)
     return _FunctionStage(name or function.__name__, function, dict(columns), dict(settings or {}))
 
 
@@ -110,7 +110,7 @@ class _FunctionStage(Stage):
     def schema(self) -> pyarrow.Schema:
         import pyarrow
 
-        return pyarrow.schema({"id": pyarrow.string(), **{name: _type(kind) for name, kind in self.types.items()}})
+        return pyarrow.schema({"id": pyarrow.string(), **{name: arrow_type(kind) for name, kind in self.types.items()}})
 
     def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         while batch := list(islice(rows, batch_size)):
@@ -135,11 +135,16 @@ class _FunctionStage(Stage):
         return pyarrow.table({"id": [row.id for row in batch], **{n: made[n] for n in self.types}}, self.schema)
 
 
-def _type(kind: str) -> pyarrow.DataType:
+def arrow_type(kind: str) -> pyarrow.DataType:
+    """The type of a column, by the name that pyarrow has for it, or as a list of such: "list<float>".
+
+    Raises:
+        ConfigError: pyarrow has none of that name.
+    """
     import pyarrow
 
     if kind.startswith("list<") and kind.endswith(">"):
-        return pyarrow.list_(_type(kind[5:-1]))
+        return pyarrow.list_(arrow_type(kind[5:-1]))
     try:
         return pyarrow.type_for_alias(kind)
     except ValueError:

@@ -18,10 +18,16 @@ FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "hype": lambda pairs: {"reference_images": drawn_rows(4), "reference_texts": drawn_rows(6), "curvature": 0.1},
+    "laion": lambda pairs: {"file_bytes": 0},
     "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
     "got-d": lambda pairs: {"target": drawn_rows(9)},
     "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
+    "image-based": lambda pairs: {"target": drawn_rows(3)},
+    "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
@@ -40,8 +46,24 @@ def drawn_rows(count: int) -> str:
 
 def drawn_entries() -> str:
     """A file of entries."""
-    path = Path(FILES.name) / "entries.txt"
-    path.write_text("\n".join([*WORDS, "photo of a cat", "number 3"]), encoding="utf-8")
+    return _written("words.txt", "\n".join([*WORDS, "photo of a cat", "number 3"]))
+
+
+def drawn_synsets() -> str:
+    """A file of words and the offset of their first synset, 1 for the first of `WORDS`."""
+    return _written("synsets.tsv", "".join(f"{word}\t{number}\n" for number, word in enumerate(WORDS, start=1)))
+
+
+def _written(name: str, text: str) -> str:
+    path = Path(FILES.name) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def drawn_list(pattern: str, step: int) -> str:
+    """A file of every so many ids, or sums."""
+    path = Path(FILES.name) / f"list-{step}.txt"
+    path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
     return str(path)
 
 
@@ -68,6 +90,8 @@ def drawn_pairs(
     caption = topics[topic] + 0.6 * random.normal(size=(count, WIDTH))
     for first in range(0, count - 1, 10):  # near copies
         image[first + 1] = image[first] + 0.01 * random.normal(size=WIDTH)
+    hashes = np.random.default_rng([seed, 1]).integers(1, 2**64, count, dtype=np.uint64)
+    hashes[1::10] = hashes[::10][: len(hashes[1::10])] ^ np.uint64(5)  # of the near copies
     wrong = random.random(count) < 0.2
     caption[wrong] = caption[random.permutation(np.flatnonzero(wrong))]
     texts = [f"a photo of a {WORDS[each]} number {number % 7}" for number, each in enumerate(topic)]
@@ -80,6 +104,8 @@ def drawn_pairs(
         "height": random.integers(150, 900, count),
         "language": ["de" if number % 9 == 4 else "en" for number in range(count)],
         "sha256": [f"{number - (number % 23 == 7):064x}" for number in range(count)],
+        "pixels_sha256": [f"{number - (number % 13 == 7):064x}" for number in range(count)],
+        "phash": hashes,
     }
     ids = [f"id-{number:04d}" for number in range(count)]
     chosen = np.arange(count) if rows is None else rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -29,17 +31,23 @@ UNREADY = 3
 class _Worker:
     process: Any
     connection: Connection
+    device: str | None = None
     tasks: deque[ShardTask] = field(default_factory=deque)
     ready: bool = False
 
 
 class PoolExecutor(Executor):
-    """`processes` workers with an equal share of the cores each."""
+    """`processes` workers with an equal share of the cores each.
 
-    def __init__(self, processes: int) -> None:
+    Args:
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them: each worker sees that one which fewest others have; none to
+            leave it to the models.
+    """
+
+    def __init__(self, processes: int, devices: Sequence[str] = ()) -> None:
         if processes < 1:
             raise ConfigError(f"--processes {processes}: give 1 or more")
-        self.processes = processes
+        self.processes, self.devices = processes, devices
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
         self._unready = 0
@@ -91,7 +99,9 @@ class PoolExecutor(Executor):
     def _spawned(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         threads = max(1, cores() // self.processes)
-        process = self._context.Process(target=_serve, args=(theirs, self._work, threads), daemon=True)
+        taken = [worker.device for worker in self._workers]
+        device = min(self.devices, key=taken.count, default=None)
+        process = self._context.Process(target=_serve, args=(theirs, self._work, threads, device), daemon=True)
         try:
             process.start()
         except (PicklingError, AttributeError, TypeError) as error:  # what it says depends on the version of Python
@@ -100,7 +110,7 @@ class PoolExecutor(Executor):
                 "define it at the top of a module"
             ) from error
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, device)
 
     def _buried(self, worker: _Worker) -> list[Completed]:
         self._workers.remove(worker)
@@ -115,8 +125,10 @@ class PoolExecutor(Executor):
         return [Completed(task, running=worker.ready and place == 0) for place, task in enumerate(worker.tasks)]
 
 
-def _serve(connection: Connection, work: Work, threads: int) -> None:
+def _serve(connection: Connection, work: Work, threads: int, device: str | None) -> None:
     """A worker: tasks come in, what became of each goes out. Ctrl-C is the driver's to hear."""
+    if device is not None:  # before anything asks for a GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     with suppress(EOFError, OSError):  # the driver is gone

@@ -15,17 +15,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from ...errors import CapabilityError, ConfigError, VladaptError, one_line
+from ...runtime.files import claimed, is_abandoned
 from ...runtime.process import installed_version
 from ...runtime.remote import is_url
-from ..place import STATE
+from ..place import STATE, Place
 from ..ray_connection import LOOPBACK, connect, head_of
 from ..run import ShardReport, Work, run_shard
 from ..task import ShardTask
 from .executor import Completed, Executor, as_failure
 
+SEEN = "seen-"
+"""What names of marks begin with."""
 EVERY_S = 1.0
 """Between two looks at what is free."""
 SLOT_S = 30.0
@@ -83,8 +87,7 @@ class RayExecutor(Executor):
         self._head = head_of(self._ray)
         self.need = needed(*self.asked, [node["Resources"] for node in self._nodes()])
         if not is_url(work.place.root):
-            self._mark = f"{STATE}/seen-{secrets.token_hex(8)}"
-            work.place.create(self._mark, b"")
+            self._mark, self._claim = _marked(work.place)
         self._class = self._ray.remote(RayWorker).options(
             max_restarts=0, max_task_retries=0, num_cpus=self.need["CPU"], num_gpus=self.need["GPU"]
         )
@@ -122,6 +125,7 @@ class RayExecutor(Executor):
         self._actors, self._starting, self._waiting = {}, {}, deque()
         if self._mark:
             self._work.place.remove(self._mark)
+            self._claim.close()
         if self._own:
             self._ray.shutdown()
 
@@ -300,6 +304,18 @@ class RayWorker:
                 if folder and not os.path.isdir(folder):
                     raise unseen(folder)
             self.checked.add(span.source.name)
+
+
+def _marked(place: Place) -> tuple[str, IO[bytes]]:
+    """A file by which a node sees that a folder is that of the driver, claimed while this process lives; those of
+    drivers that were killed are removed."""
+    for name in place.listed(STATE):
+        if name.startswith(SEEN) and is_abandoned(Path(place.path(f"{STATE}/{name}"))):
+            place.remove(f"{STATE}/{name}")
+    mark = f"{STATE}/{SEEN}{secrets.token_hex(8)}"
+    place.create(mark, b"")
+    with place.reached():
+        return mark, claimed(Path(place.path(mark)))
 
 
 def unseen(path: str) -> VladaptError:

@@ -115,6 +115,32 @@ class Predictor:
     def domain(self) -> Domain:
         return self.task.domain
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the run's files and of how its images are encoded."""
+        run, recipe = self.run, self.recipe
+        digest = hashlib.sha256()
+        for file in sorted(run.path.glob("*.safetensors")):
+            digest.update(file.read_bytes())
+        parts = [dict(run.info), self.backbone.fingerprint, recipe.amp, recipe.resources]
+        digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+    def columns_of_parts(self, data: DomainData) -> tuple[str, ...]:
+        """Further columns of answers where samples have parts that are looked at one by one."""
+        return (DECIDED,) if "parts" in self.adapter.at_predict or data.part_views is not None else ()
+
+    def check_one_by_one(self, instead: str) -> None:
+        """Raise the CapabilityError of a method whose answer on an image depends on the others.
+
+        Args:
+            instead: why that matters, and what to use.
+        """
+        if self.adapter.transductive:
+            raise CapabilityError(
+                f"{self.run.shown}: adapter '{self.adapter.name}' reads all images together, so {instead}"
+            )
+
     def check_streams(self) -> None:
         """Raise the CapabilityError of a method that learns nothing from the images it is asked about."""
         judge = self.run.info.judge
@@ -149,7 +175,21 @@ class Predictor:
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
         for kind in use.outputs:
             kind.check_sources([member for item in data.items for member in _members(data, item)])
-        logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
+        return self.predict_data(use, data, reporter)
+
+    def predict_data(
+        self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None
+    ) -> Predictions:
+        """Classes of samples as the domain reads them.
+
+        Args:
+            store: of features; by default that of all commands.
+
+        Raises:
+            NoneReadable: nothing could be read.
+        """
+        images = self.images(use, data, reporter, store)
+        logits, features, skipped = images.logits(self.adapter, stream=bool(use.stream))
         items = items_of(features.ids, data.items)
         places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
@@ -258,7 +298,7 @@ class RunScorer(Scorer):
         self.predictor, self.use = Predictor.of_use(use, task), use
         adapter = self.predictor.adapter
         self.class_names, self.multilabel = adapter.class_names_, adapter.multilabel_
-        self.fingerprint = _fingerprint(self.predictor)
+        self.fingerprint = self.predictor.fingerprint
         self._store = FeatureStore(keep=False)
 
     def score(self, data: DomainData) -> tuple[list[str], Tensor, list[tuple[str, str]]]:
@@ -272,17 +312,6 @@ class RunScorer(Scorer):
         ids = list(features.ids)
         check_scores(ids, probabilities)
         return ids, probabilities, skipped
-
-
-def _fingerprint(predictor: Predictor) -> str:
-    """Of a run's files and of how its images are encoded."""
-    run, recipe = predictor.run, predictor.recipe
-    digest = hashlib.sha256()
-    for file in sorted(run.path.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    parts = [dict(run.info), predictor.backbone.fingerprint, recipe.amp, recipe.resources]
-    digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
 
 
 @dataclass(kw_only=True)
@@ -323,7 +352,7 @@ class NewImages(Prepared):
     @property
     def patch_tokens(self) -> PatchTokenReader:
         """Of new images they are not stored: they are large, and looked at once."""
-        return replace(super().patch_tokens, store=FeatureStore(keep=False))
+        return replace(super().patch_tokens, store=self.store.unkept)
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
         """Features of some items by this backbone; how many are left to do is not shown."""
@@ -335,7 +364,7 @@ class NewImages(Prepared):
 
     def extracted(self, items: Sequence[Item], *, tap: str = PROJECTED, parts: bool = False, **how: Any) -> Extraction:
         """Features of some items; of a few at once, which are not stored."""
-        at_once = not parts and (self.ready is not None or len(items) <= FEW)
+        at_once = not parts and (self.ready is not None or (len(items) <= FEW and self.store.alone is None))
         few = self._extracted_at_once(items, tap) if at_once else None
         return few or super().extracted(items, tap=tap, parts=parts, **how)
 

@@ -287,7 +287,7 @@ class Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""
         if backbone is self.backbone:
             return self
-        return replace(self, backbone=backbone, store=FeatureStore(keep=False))
+        return replace(self, backbone=backbone, store=self.store.unkept)
 
     @property
     def test(self) -> FeatureSet:

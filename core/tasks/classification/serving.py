@@ -27,7 +27,7 @@ from ...contracts.serving import (
 from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import NOT_FINITE, CapabilityError, ConfigError, DataError
+from ...errors import NOT_FINITE, ConfigError, DataError
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
@@ -68,11 +68,7 @@ class ServedRun(Served):
         self.predictor = Predictor.of_use(use, task)
         self.use, self.name = use, use.run.path.name
         adapter, calibration = self.predictor.adapter, self.predictor.calibration
-        if adapter.transductive:
-            raise CapabilityError(
-                f"{use.run.path}: adapter '{adapter.name}' reads all images together, so an answer would depend on "
-                "other requests; use vladapt predict"
-            )
+        self.predictor.check_one_by_one("an answer would depend on other requests; use vladapt predict")
         reading = self.predictor.recipe.reading
         if (most := vars(task.domain.reading_of(reading)).get("max_pixels")) is not None:
             reading = {**reading, "max_pixels": min(most, serving.max_pixels)}

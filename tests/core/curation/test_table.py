@@ -121,6 +121,17 @@ def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp
         PairFacts.of(manifest, ["score"])
 
 
+def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, columns in (("a", {"language": ["en"]}), ("b", {"language": ["de"], "score": [0.5]})):
+        pq.write_table(pa.table({"id": [name], "text": ["t"], **columns}), tmp_path / f"{name}.parquet")
+    both = Manifest.of(sorted(tmp_path.glob("*.parquet")), Place(str(tmp_path / "out")), tmp_path)
+    assert PairFacts.of(both, [], ["language", "score", "width"]).columns == ("language",)
+    assert PairFacts.of(both, [], ["width"]).measured == ()
+
+
 def test_positions_that_earlier_decisions_keep(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -104,10 +104,10 @@ def test_numbers_do_not_hang_on_the_number_of_cores(pictures, shards_of):
 
 def test_several_encoders_in_one_pass_are_each_what_it_is_alone(pictures, shards_of, backbones, monkeypatch):
     decoded = []
-    from vladapt.core.engine import embed_shards
+    from vladapt.core.engine import shard_rows
 
-    plain = embed_shards.decode_bytes
-    monkeypatch.setattr(embed_shards, "decode_bytes", lambda *args: decoded.append(args[1]) or plain(*args))
+    plain = shard_rows.decode_bytes
+    monkeypatch.setattr(shard_rows, "decode_bytes", lambda *args: decoded.append(args[1]) or plain(*args))
     _, both = shards_of([pictures], "both", ",".join(backbones["specs"]), dtype="float32")
     assert len(decoded) == len(set(decoded)) == 12  # each image once
     columns = [name for name in both if name.startswith("image_features")]

@@ -1,6 +1,7 @@
 """The Ray executor on a cluster that is made up: which actors it asks for, what they are given, and what comes back."""
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from vladapt.core.engine.options import ShardOptions
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, VladaptError
+from vladapt.core.runtime.files import claimed
 from vladapt.core.shards import build_executor, drive, function_stage
 from vladapt.core.shards import ray_connection as connection
 from vladapt.core.shards.executors import ray as engine
@@ -356,6 +358,16 @@ def worker_of(job):
     worker = RayWorker(job.work, 1)
     worker.state = job.work.stage.start(1)
     return worker
+
+
+def test_marks_of_killed_drivers_are_removed_and_that_of_one_at_work_stays(job_of, images, on, tmp_path):
+    job = job_of(STAGE, images)
+    state = Path(job.work.place.root) / "_state"
+    for name in ("seen-killed", "seen-at-work"):
+        (state / name).touch()
+    with claimed(state / "seen-at-work"):
+        drive(job, on(Cluster(only=(1, 0))))
+    assert [path.name for path in state.glob("seen-*")] == ["seen-at-work"]
 
 
 def test_a_node_that_does_not_see_the_results_is_named(job_of, images):
