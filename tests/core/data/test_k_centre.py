@@ -18,7 +18,7 @@ def one_by_one(rows, count, centres=None, first=0):
     return chosen
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(0, 999), st.integers(1, 12), st.integers(2, 25), st.booleans())
 def test_choices_are_those_of_the_loop(seed, candidates, count, labelled):
     """Whole numbers, so that many are equally far, and no distance is rounded."""
