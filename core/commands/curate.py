@@ -65,7 +65,7 @@ def _command(stage: str) -> Callable[..., None]:
     return command
 
 
-def _tell(made: Curated) -> None:
+def _tell(made: Curated, whole: bool = True) -> None:
     echo_skipped(made.examples)
     if made.unreadable:
         echo(f"Not readable: {made.unreadable:,} pairs, left out")
@@ -77,7 +77,8 @@ def _tell(made: Curated) -> None:
         echo(f"  {rule:<{width}}  {count:>10,}  {count / max(1, made.pairs):6.1%}")
     for note in made.notes:
         echo(note)
-    echo(f"Decisions: {made.folder}")
+    if whole:
+        echo(f"Decisions: {made.folder}")
 
 
 def report(
@@ -140,7 +141,7 @@ def run(
         print_json({**vars(made), "out": str(made.out), "stages": stages, "written": written})
         return
     for each in made.stages:
-        _tell(each)
+        _tell(each, whole=False)
     for note in made.notes:
         echo(note)
     echo(f"Kept in all: {made.kept:,} of {made.pairs:,} pairs ({made.kept / max(1, made.pairs):.1%})")

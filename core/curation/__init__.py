@@ -13,6 +13,6 @@ __getattr__, __dir__ = lazy_exports(
         "record": "chain_of last_of record_of write_record",
         "report": "curation_report unchecked",
         "tars": "write_tars",
-        "table": "FeatureShards HAS build_table decided open_table positions_kept",
+        "table": "PairFeatures HAS build_table decided open_table positions_kept",
     },
 )

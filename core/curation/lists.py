@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,30 +244,26 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
 def _of_table(
     kept: Kept, source: ParquetSource, place: str, out: Place, among: Positions, listed: np.ndarray
 ) -> Iterator[list[dict[str, Any]]]:
-    has_bytes = "bytes" in source.roles
-    block = []
-    for number, row in enumerate(source.listed()):
-        block.append((number, row))
-        if len(block) == ROWS_AT_ONCE:
-            yield _listed_rows(kept, block, place, has_bytes, out, among, listed)
-            block = []
-    if block:
-        yield _listed_rows(kept, block, place, has_bytes, out, among, listed)
+    def new(ids: list[str]) -> np.ndarray:
+        where = among.of(ids)
+        return (where >= 0) & ~listed[where]
 
-
-def _listed_rows(
-    kept: Kept, block: list, place: str, has_bytes: bool, out: Place, among: Positions, listed: np.ndarray
-) -> list[dict[str, Any]]:
-    at = among.of([row.id for _, row in block])
-    rows = []
-    for (number, row), where in zip(block, at.tolist()):
-        if where < 0 or listed[where]:
-            continue
+    rows = source.listed(new)
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        where = among.of([row.id for _, row in some])
         listed[where] = True
-        own = {"source": place, "row": number} if has_bytes else {"source": _relative(row.path, out), "row": -1}
-        weight = float(kept.weights[where])
-        rows.append({"id": row.id, "weight": weight, "key": "", "caption": row.text, **own})
-    return rows
+        in_file = "bytes" in source.roles
+        yield [
+            {
+                "id": row.id,
+                "weight": weight,
+                "source": place if in_file else _relative(row.path, out),
+                "key": "",
+                "row": number if in_file else -1,
+                "caption": row.text,
+            }
+            for (number, row), weight in zip(some, kept.weights[where].tolist())
+        ]
 
 
 def _relative(source: str, out: Place) -> str:

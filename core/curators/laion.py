@@ -62,7 +62,7 @@ class Laion(CaptionFilter):
         return (*super().reads, *size, *scores, *(column for column, _, _ in self._probabilities()))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
+        self.check(pairs.columns)
         encoder = encoder_of_scores(pairs, self.column, self.encoder, needed=True)
         note = f"CLIP score of {encoder}: {self.threshold:g} and more are kept; other encoders need another threshold"
         return Survey(notes=(note, NOT_DONE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -34,15 +34,17 @@ class TextBased(CaptionFilter):
     entities: str = option(help="file of WordNet offsets, one per line, such as n02084071 or 2084071")
     synsets: str = option("", "file of words and the offset of their first synset; else NLTK's WordNet")
 
+    def check(self, columns: Collection[str]) -> None:
+        super().check(columns)
+        _ = self._wanted, self._first_synset
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
-        wanted = {offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets")}
-        _ = self._first_synset  # a file that is none is told now
-        return Survey({"entities": np.array(sorted(wanted))})
+        self.check(pairs.columns)
+        return Survey({"entities": np.array(sorted(self._wanted))})
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
-        texts, known = pairs.strings("text"), {}
+        texts, known = pairs.strings("text"), dict[str, bool]()
         without = np.array([not has_entity(text, first, wanted, known) for text in texts], bool)
         return Decision.of(
             {
@@ -50,6 +52,10 @@ class TextBased(CaptionFilter):
                 "no word whose first synset is wanted": without,
             }
         )
+
+    @cached_property
+    def _wanted(self) -> frozenset[int]:
+        return frozenset(offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets"))
 
     @cached_property
     def _first_synset(self) -> Callable[[str], int | None]:

@@ -18,8 +18,8 @@ from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
-    FeatureShards,
     PairFacts,
+    PairFeatures,
     PeerFiles,
     build_table,
     counted,
@@ -33,6 +33,7 @@ from ..curation.peers import DATACOMP
 from ..errors import ConfigError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
+from ..runtime.distributed import world_size
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
@@ -108,6 +109,8 @@ def curate(
         raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
     if asked.shard is not None:
         raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
+    if world_size() > 1:
+        raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
         decided(folder)
     place = place_of_shards(out)
@@ -166,7 +169,7 @@ def _table(
     if sources and not facts:
         facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
     if asked.features is not None:
-        features = FeatureShards.of(asked.features, asked.encoder or "")
+        features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
     name = settings_hash({"table": [*made_of, features and features.digest]})
@@ -196,7 +199,7 @@ def _from_shards(
 
 def _from_peers(
     sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
-) -> tuple[list[str], list[str], FeatureShards | None]:
+) -> tuple[list[str], list[str], PairFeatures | None]:
     """The same of folders of other tools, and the features that they bring.
 
     Raises:
@@ -218,7 +221,7 @@ def _from_peers(
     if len(folders) > 1:
         raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
     encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
-    return facts, facts, FeatureShards.of(folders[0], encoder) if folders else None
+    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:

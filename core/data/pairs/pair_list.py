@@ -6,6 +6,7 @@ A row is a sample of a tar, a row of a Parquet file, or an image of its own with
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from .builder import PairBuilder
 from .pair_set import PairSet
 from .record_fields import cleaned
 from .shard_index import ShardIndex
+from .shard_reader import ChosenKeys
 from .shards import read_shards
 from .text_beside import captions_beside
 
@@ -43,6 +45,7 @@ TYPES = {
 """Columns: `source` is the tar, the Parquet file or the image, relative to the list where it lies below it; `key` names
 a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them."""
 TARS, FILES, TABLES = ".tar", "images", ".parquet"
+MOST_TIMES = 255
 REWRITE = "write tars of the same decisions, which can be read sample by sample"
 
 
@@ -104,6 +107,40 @@ def kind_of_source(source: str) -> str:
     """Of `TARS`, `TABLES`, `FILES`: by its suffix."""
     name = (source.partition("?")[0] if is_url(source) else source).lower()
     return next((kind for kind in (TARS, TABLES) if name.endswith(kind)), FILES)
+
+
+def is_pair_list(place: str) -> bool:
+    """Whether this names a list, by its suffix."""
+    return not is_url(place) and place.lower().endswith(TABLES) and os.path.isfile(place)
+
+
+def list_lies_elsewhere(path: Path) -> bool:
+    """Whether pairs of a list are in object storage, so that they are read in sequence."""
+    return any(is_url(row["source"]) for row in list_rows(path))
+
+
+def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, ...]]:
+    """The tars of a list, and which of their samples are on it. A weight is a number of times: what is behind the point
+    is drawn by the hash of the id and the seed.
+
+    Raises:
+        DataError: see `list_rows`; a pair is in no tar, or comes more than 255 times.
+    """
+    times: dict[str, dict[str, int]] = {}
+    key = seed.to_bytes(8, "little", signed=True)
+    for row in list_rows(path):
+        if kind_of_source(row["source"]) != TARS:
+            raise DataError(f"{path}: {shown(row['source'])}: only tars are read in sequence; {REWRITE}")
+        weight = row["weight"]
+        if not 0 <= weight <= MOST_TIMES:
+            raise DataError(f"{path}: {row['id']} has the weight {weight}; weights are 0 to {MOST_TIMES}")
+        digest = hashlib.blake2b(row["id"].encode(errors="surrogatepass"), digest_size=8, key=key).digest()
+        drawn = int(weight) + (int.from_bytes(digest, "little") / 2**64 < weight % 1)
+        if drawn:
+            times.setdefault(row["source"], {})[row["key"]] = drawn
+    if not times:
+        raise DataError(f"{path}: empty list; keep some of the pairs")
+    return list(times), tuple(map(ChosenKeys.of, times.values()))
 
 
 def read_pair_list(path: Path, hashes: FileHashes | None = None, columns: Mapping[str, str] | None = None) -> PairSet:

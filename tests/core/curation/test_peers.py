@@ -8,7 +8,7 @@ from tar_shards import shard, simple
 
 from vladapt.core.curation import peers
 from vladapt.core.curation.peers import PeerFiles
-from vladapt.core.curation.table import FeatureShards
+from vladapt.core.curation.table import PairFeatures
 from vladapt.core.engine.curate import curate
 from vladapt.core.errors import ConfigError, DataError
 
@@ -66,7 +66,7 @@ def test_shards_that_are_made_of_them_are_those_of_embed(datacomp, tmp_path):
     facts, folder = found.write(tmp_path / "out", ["width", "clip_b32_similarity_score"], features=True)
     table = pa.concat_tables([pq.read_table(file) for file in facts])
     assert table.column_names == ["id", "text", "width", "clip_b32_similarity_score"] and len(table) == 8
-    held = FeatureShards.of(folder, "l14")
+    held = PairFeatures.of(folder, "l14")
     assert held.encoder == "openai-vit-l-14" and len(held.files) == 2
     rows = pq.read_table(held.files[1])
     assert rows["id"].to_pylist() == [uid(n) for n in range(5, 8)]
@@ -143,7 +143,7 @@ def test_clip_retrieval_gives_its_paths_and_features_without_loading_all(tmp_pat
     assert blocks[1].columns["text"].to_pylist() == ["a", "b", None]
     assert np.array_equal(blocks[2].features["image_features"], features(3, 4, 10))
     assert blocks[2].features["caption_features"].dtype == np.float32
-    held = FeatureShards.of(found.write(tmp_path / "out", [], features=True)[1])
+    held = PairFeatures.of(found.write(tmp_path / "out", [], features=True)[1])
     assert held.encoder == "openai-vit-b-32" and set(held.columns) == {"image_features", "caption_features"}
     (tmp_path / "text_emb" / "text_emb_2.npy").unlink()
     with pytest.raises(DataError, match=r"text_emb_2.npy: missing, though metadata_2.parquet is there"):

@@ -144,6 +144,14 @@ def test_wordnet_of_nltk_stands_in_for_a_file(monkeypatch):
     assert curator.decide_all(pairs).keep.tolist() == [True, False, False]
 
 
+def test_columns_of_the_wrong_type_are_one_line():
+    numbers = PairTable.of(["a"], text=["some text"], language=np.array([3]), width=["x"], height=["y"])
+    with pytest.raises(DataError, match="column 'language': these are numbers; give strings"):
+        build_curator("caption").decide_all(numbers)
+    with pytest.raises(DataError, match="column 'width': these are strings; give numbers"):
+        build_curator("basic", language="any").decide_all(numbers)
+
+
 def test_files_that_do_not_fit_are_one_line(fake_fasttext, tmp_path):
     pairs, good = drawn_pairs(), OPTIONS["text-based"](drawn_pairs())
     with pytest.raises(DataError, match=r"absent\.ftz: cannot be read"):
