@@ -104,7 +104,11 @@ class EmbedStage(Stage):
     @property
     def settings(self) -> Mapping[str, Any]:
         reader = self.index
-        how = {"domain": self.recipe.domain, "task": self.recipe.task, "reading": dict(self.recipe.reading)}
+        how: dict[str, Any] = {
+            "domain": self.recipe.domain,
+            "task": self.recipe.task,
+            "reading": dict(self.recipe.reading),
+        }
         if reader is not None:
             domain = None if reader.domain is None else reader.domain.name
             how = {"domain": domain, "task": reader.task, "reading": dict(reader.options), ENTRY: True}

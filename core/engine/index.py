@@ -393,7 +393,8 @@ def _rows(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Ite
     features = extraction.features
     if features.parts is None:
         return features.unit, extraction.items, []
-    rows, of_rows = [], []
+    rows: list[Tensor] = []
+    of_rows: list[Item] = []
     for place, item in enumerate(extraction.items):
         of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
         items = [reader.part_item(item, part) for part in range(len(of_parts))]
