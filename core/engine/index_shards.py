@@ -87,10 +87,17 @@ def images_to_shard(
     """
     paths, why = tuple(map(str, images)), ""
     as_they_come = _as_they_come(paths, reader)
-    chosen = asked.is_elsewhere or asked.features is not None or (as_they_come and any(map(_is_shard, paths)))
+    chosen = (
+        asked.is_elsewhere
+        or asked.fast_decode
+        or asked.features is not None
+        or (as_they_come and any(map(_is_shard, paths)))
+    )
     if not chosen and world_size() == 1:
         return None
     data = None if as_they_come else reader.to_index(paths)
+    if data is not None and asked.fast_decode:
+        raise CapabilityError("--fast-decode: is for photographs in files, tars and tables; omit it")
     if isinstance(backbone, HeadBackbone):
         why = f"backbone '{backbone.spec}' looks at samples whole"
     elif data is not None and data.items and reader.part_item(data.items[0], 0) is not None:
@@ -151,7 +158,9 @@ def features_of(
     if asked.features is not None and (standing := _standing(place, manifest.digest, backbone, transform)) is not None:
         return standing
     encoder = Encoder(backbone.spec, backbone.fingerprint, backbone.embed_dim)
-    stage = EmbedStage(recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader)
+    stage = EmbedStage(
+        recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader, fast_decode=asked.fast_decode
+    )
     below = place if scratch is None else place.below(manifest.digest[:16])  # what a killed command left is of its own
     job = job_of(stage, manifest, below, asked, recipe.batch_size or BATCH, recipe.workers)
     tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
