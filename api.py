@@ -22,7 +22,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError LimitError did_you_mean",
     },
     "data": {
-        "core.contracts": "Domain DomainData Item Target Label Labels Boxes Mask Captions Identity Reading check_items",
+        "core.contracts": "Domain DomainData Item Target Label Labels Boxes Mask Captions Identity Reading check_items "
+        "Curator Survey Decision",
         "core.data.images": "IMAGE",
         "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
@@ -41,7 +42,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "metrics": {
         "core.metrics": "classification_metrics multilabel_metrics retrieval_metrics per_class_table "
-        "auroc_interval share_interval mcnemar exchange_test val_score best_setting class_weights",
+        "auroc_interval mcnemar val_score best_setting",
         "core.tasks.retrieval.scoring": "evaluate_retrieval",
     },
     "tasks and judgements": {
@@ -73,7 +74,11 @@ for _homes in SECTIONS.values():
     for _module, _names in _homes.items():
         HOMES[_module] = f"{HOMES.get(_module, '')} {_names}".strip()
 
-OLDER = {"core.contracts": "whole_number", "core.prompts.classifier": "spoken"}
+OLDER = {
+    "core.contracts": "whole_number",
+    "core.metrics": "class_weights exchange_test share_interval",
+    "core.prompts.classifier": "spoken",
+}
 """What was public before; plug-ins that use it work for two more releases, and warn."""
 
 _public, __dir__ = lazy_exports(__package__, HOMES)

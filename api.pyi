@@ -66,6 +66,9 @@ from .core.contracts.choices import ClassWeighted as ClassWeighted
 from .core.contracts.choices import FreshViews as FreshViews
 from .core.contracts.choices import PooledViews as PooledViews
 from .core.contracts.choices import Searched as Searched
+from .core.contracts.curator import Curator as Curator
+from .core.contracts.curator import Decision as Decision
+from .core.contracts.curator import Survey as Survey
 from .core.contracts.domain import Reading as Reading
 from .core.contracts.features import Detection as Detection
 from .core.contracts.images import TrainingImages as TrainingImages
@@ -98,15 +101,12 @@ from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
 from .core.metrics.classification import best_setting as best_setting
-from .core.metrics.classification import class_weights as class_weights
 from .core.metrics.classification import classification_metrics as classification_metrics
 from .core.metrics.classification import multilabel_metrics as multilabel_metrics
 from .core.metrics.classification import per_class_table as per_class_table
 from .core.metrics.classification import val_score as val_score
-from .core.metrics.intervals import share_interval as share_interval
 from .core.metrics.retrieval import retrieval_metrics as retrieval_metrics
 from .core.metrics.score_intervals import auroc_interval as auroc_interval
-from .core.metrics.significance import exchange_test as exchange_test
 from .core.metrics.significance import mcnemar as mcnemar
 from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill

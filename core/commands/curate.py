@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..contracts.curator import STAGES
-from ..engine.options import CurateOptions
-from .options import FromOptions, Json
+from ..engine.options import CurateOptions, CurationRunOptions
+from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
     from ..engine.curate import Curated
 
 GROUP = "curate"
-SENTENCES = {
+SENTENCES = {  # of `STAGES`, whose module brings numpy
     "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
     "dedup": "Keep one of several pairs that are the same, or nearly.",
     "prune": "Keep the pairs from which most is learned, in each region of the set.",
@@ -110,4 +109,129 @@ def report(
         echo(f"Report: {page}")
 
 
-COMMANDS = {**{stage: _command(stage) for stage in STAGES}, "report": report}
+def run(
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Which stages (`vladapt list curations`).")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that is written.")],
+    encoding: Annotated[dict[str, Any], FromEncoding()],
+    how: Annotated[dict[str, Any], FromOptions(CurationRunOptions)],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Tars, Parquet files, folders, or URLs. Repeatable.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="CURATOR.NAME=VALUE", help="An option of a curator of the recipe. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the stages of a recipe: it embeds the pairs, decides, and writes a list, a page and a record.
+
+    The same command goes on where it was stopped.
+
+    Example: vladapt curate run --recipe small-domain --data shards/ --out curated
+    """
+    from ..engine.curate_run import run_curation
+    from ..recipes.resolve import parse_set
+
+    options = dict(parse_set(text, "s-cliploss.keep_first=0.8") for text in sets or ())
+    made = run_curation(recipe, data or (), out, options=options, encoding=encoding, reporter=reporter(), **how)
+    if as_json:
+        stages = [{**vars(each), "folder": str(each.folder)} for each in made.stages]
+        written = {name: str(path) for name, path in made.written.items()}
+        print_json({**vars(made), "out": str(made.out), "stages": stages, "written": written})
+        return
+    for each in made.stages:
+        _tell(each)
+    for note in made.notes:
+        echo(note)
+    echo(f"Kept in all: {made.kept:,} of {made.pairs:,} pairs ({made.kept / max(1, made.pairs):.1%})")
+    for name, path in made.written.items():
+        echo(f"{name.capitalize()}: {path}")
+
+
+def remove(
+    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="The pairs, as for the stages before; none with --index alone.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line.")] = None,
+    hashes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the decisions, as for other stages.")
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="An index whose entries go too. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take opt-outs and known images out of decisions and indices.
+
+    Example: vladapt curate remove shards/ --ids opt-outs.txt --after curated/0f3a --out curated --index photos.index
+    """
+    from ..engine.removal import remove as engine_remove
+
+    removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    if as_json:
+        decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
+        print_json({"decisions": decisions, "indices": removed.indices})
+        return
+    if removed.decisions is not None:
+        _tell(removed.decisions)
+    for name, count in removed.indices.items():
+        echo(f"{name}: {count:,} entries deleted")
+
+
+def write(
+    decisions: Annotated[
+        str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the list, tars, ids and card.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Where the pairs are, if not where they were. Repeatable."),
+    ] = None,
+    forms: Annotated[
+        str, typer.Option("--write", metavar="list,tars,uids", help="What to write; a list in any case.")
+    ] = "list",
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each tar.")] = 10_000,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the set, in its card; by default the folder's.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the set, in its card, such as cc-by-4.0.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what all stages up to some decisions keep: LIST.parquet for `pretrain`, tars, DataComp's ids, a card.
+
+    Example: vladapt curate write curated --out chosen --write list,tars
+    """
+    from ..engine.curate_write import write_kept
+
+    made = write_kept(
+        decisions,
+        out,
+        sources=data or (),
+        write=[form.strip() for form in forms.split(",") if form.strip()],
+        samples=samples,
+        name=name or "",
+        licence=licence,
+        reporter=reporter(),
+    )
+    written = {what: str(path) for what, path in made.written.items()}
+    if as_json:
+        print_json({**vars(made), "decisions": str(made.decisions), "written": written})
+        return
+    echo(f"Kept: {made.kept:,} pairs, with a weight of {made.weight:,.0f} in all")
+    for what, path in written.items():
+        echo(f"{what.capitalize()}: {path}")
+
+
+COMMANDS = {
+    "run": run,
+    "write": write,
+    "remove": remove,
+    **{stage: _command(stage) for stage in SENTENCES},
+    "report": report,
+}

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.use import USE
-from ..engine.options import EmbedOptions
+from ..engine.options import PARQUET, EmbedOptions
+from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, Given, Json
+from .slurm import SlurmArray
 from .tables import echo, echo_shards, echo_skipped, print_json, reporter, words_of
 
 ENCODED = "domain task data backbone device amp batch_size workers tolerate sets"
@@ -19,6 +21,7 @@ def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz. With --as parquet, a folder or URL.")],
     given: Annotated[Given, FromRecipe(ENCODED, {name: USE[name].sentence for name in ("batch_size", "tolerate")})],
     how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
+    slurm: Annotated[list[str] | None, SlurmArray()],
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -34,6 +37,10 @@ def embed(
 
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
+    if slurm:
+        if how.get("as_") != PARQUET:
+            raise ConfigError("--slurm: is for shards; give --as parquet too, and a folder as --out")
+        return print_json({"slurm": slurm}) if as_json else echo("\n".join(slurm))
     from ..engine.embed import EmbeddedShards
     from ..engine.embed import embed as engine_embed
     from ..runs.sections import worded

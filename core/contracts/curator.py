@@ -230,6 +230,11 @@ class Curator(ABC):
         """Columns that it needs, with its options as they are."""
         return ()
 
+    @property
+    def may_read(self) -> tuple[str, ...]:
+        """Columns that it looks at where the pairs have them."""
+        return ()
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         """What must be learned of all pairs.
 

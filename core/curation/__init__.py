@@ -7,8 +7,12 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage counted survey_pairs",
         "facts": "PairFacts",
+        "lists": "Kept parts_of read_part write_list write_uids",
+        "peers": "PeerFiles",
+        "recipes": "CurationRecipe RECIPES curation_recipe",
         "record": "chain_of last_of record_of write_record",
-        "report": "curation_report",
-        "table": "FeatureShards HAS build_table decided open_table positions_kept",
+        "report": "curation_report unchecked",
+        "tars": "write_tars",
+        "table": "PairFeatures HAS build_table decided open_table positions_kept",
     },
 )

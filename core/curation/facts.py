@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..data.images import decode_picture, upright_size
-from ..data.perceptual_hash import perceptual_hash
+from ..data.perceptual_hash import perceptual_hashes
+from ..data.thumbnails import pictures_of, thumbnail
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
 from ..shards.sources import ParquetSource, Row
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MEASURED = {
     "bytes": "int64",
     "sha256": "string",
+    "md5": "string",
     "width": "int32",
     "height": "int32",
     "pixels_sha256": "string",
@@ -51,8 +53,11 @@ class PairFacts(Stage):
     name: str = "pairs"
 
     @classmethod
-    def of(cls, manifest: Manifest, reads: Iterable[str]) -> PairFacts:
+    def of(cls, manifest: Manifest, reads: Iterable[str], may_read: Iterable[str] = ()) -> PairFacts:
         """The stage that gives some columns of the inputs; features apart.
+
+        Args:
+            may_read: columns that are left out where not all sources have them.
 
         Raises:
             DataError: a column that no source has and none can measure, or that is of another type in another source.
@@ -60,7 +65,8 @@ class PairFacts(Stage):
         types = [_types(source) for source in manifest.sources if isinstance(source, ParquetSource)]
         tables = len(types) == len(manifest.sources)
         own, measured = {}, []
-        for name in sorted(set(reads) - {TEXT, *FEATURES}):
+        there = {name for name in may_read if tables and all(name in each for each in types)}
+        for name in sorted({*reads, *there} - {TEXT, *FEATURES}):
             kinds = {each[name] for each in types if name in each}
             if tables and kinds and all(name in each for each in types):
                 if len(kinds) > 1:
@@ -113,12 +119,15 @@ class PairFacts(Stage):
             made["bytes"] = len(content)
         if "sha256" in self.measured:
             made["sha256"] = hashlib.sha256(content).hexdigest()
+        if "md5" in self.measured:
+            made["md5"] = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if SIZES & set(self.measured):
             made["width"], made["height"] = upright_size(content, name=row.id)
         if DECODED & set(self.measured):
             pixels = _picture(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-            made["phash"] = perceptual_hash(pixels)
+            row = thumbnail(np.asarray(pixels))
+            made["phash"] = None if row is None else int(perceptual_hashes(pictures_of(row[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 

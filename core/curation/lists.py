@@ -278,7 +278,7 @@ def _relative(source: str, out: Place) -> str:
     return os.path.relpath(whole, folder) if inside else whole
 
 
-class _Names(Sequence):
+class _Names:
     """Strings of Arrow as Python's, one at a time."""
 
     def __init__(self, ids: pyarrow.Array):

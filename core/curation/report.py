@@ -33,7 +33,7 @@ from .tallies import Tally, sizes, thresholds, words_by
 DEDUP = "dedup"
 SHOWN = 6
 """Pictures per rule."""
-WHAT_IF = tuple(share / 10 for share in range(1, 10))
+WHAT_IF = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def curation_report(
         *_who(table, stages),
         *_clusters(table, stages, shown),
         _associations(table, stages, attributes),
-        ListSection("What no stage could check", _unchecked(table, stages, faces)),
+        ListSection("What no stage could check", unchecked(table, stages, faces)),
     ]
     first, last = stages[0].record, stages[-1].record
     lead = f"{last['kept']:,} of {first['pairs']:,} pairs are kept, {_percent(last['kept'], first['pairs'])}."
@@ -148,7 +148,7 @@ def _what_if(stages: Sequence[StageDone]) -> list[Any]:
             name = f"{column.removeprefix(SCORE)} of {stage.name}"
             plots.append(CurveSection(name, {name: (values, shares)}, "lowest score kept", "share", unit=False))
             for words, some in (("at least", WHAT_IF), ("at most", [1 - share for share in WHAT_IF])):
-                limits = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.4g}") for share in some]
+                limits = [Cell(f"{np.interp(share, shares[::-1], values[::-1]):.3g}") for share in some]
                 rows.append([Cell(name, words), *limits])
     if not plots:
         return []
@@ -240,7 +240,7 @@ def _points(difference: tuple[float, float] | None) -> str:
     return f"({text})" if abs(value) <= margin else text
 
 
-def _unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> list[str]:
+def unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> list[str]:
     """What a reader might think was looked at, and was not."""
     names = {stage.record.get("stage") for stage in stages}
     lines = [

@@ -40,7 +40,7 @@ ROWS_AT_ONCE, FEATURES_AT_ONCE = 65_536, 8192
 
 
 @dataclass(frozen=True)
-class FeatureShards:
+class PairFeatures:
     """What `embed --as parquet` wrote.
 
     Args:
@@ -54,7 +54,7 @@ class FeatureShards:
     encoder: str
 
     @classmethod
-    def of(cls, folder: str | Path, backbone: str = "") -> FeatureShards:
+    def of(cls, folder: str | Path, backbone: str = "") -> PairFeatures:
         """The shards of a folder, or of the only such folder in it.
 
         Args:
@@ -103,7 +103,7 @@ def _shards_below(folder: Path) -> list[str]:
 def build_table(
     folder: Path,
     facts: Sequence[str],
-    features: FeatureShards | None,
+    features: PairFeatures | None,
     say: Callable[[str], None] = lambda line: None,
 ) -> PairTable:
     """The table in a folder, made unless it is there as a whole.
@@ -172,7 +172,7 @@ def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         base.close()
 
 
-def _gather(folder: Path, facts: Sequence[str], features: FeatureShards | None) -> None:
+def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None) -> None:
     with database(folder) as base:
         path = str(folder / SORTED)
         columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
@@ -233,7 +233,7 @@ def _check_ids(ids: list[str], last: str | None) -> str:
 
 
 def _write_features(
-    folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: FeatureShards, rows: int
+    folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures, rows: int
 ) -> dict[str, str]:
     """Features in the order of the ids, and flags of those that have some."""
     import pyarrow.parquet as pq
@@ -268,7 +268,7 @@ def _write_features(
     return kinds
 
 
-def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: FeatureShards) -> np.ndarray:
+def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures) -> np.ndarray:
     """(M,) position in the table of each row of the files of features, in their order; -1 where it is of no pair."""
     import pyarrow.parquet as pq
 

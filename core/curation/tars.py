@@ -104,8 +104,8 @@ def _members(listed: str | Path, first: int, last: int) -> Iterator[tuple[tarfil
                     info.pax_headers = {name: value for name, value in info.pax_headers.items() if name != "path"}
                 yield info, content
             continue
-        for place, row in _of_files(source, list(some)):
-            yield from _new_members(f"{place:09d}", row)
+        for place, sample in _of_files(source, list(some)):
+            yield from _new_members(f"{place:09d}", sample)
 
 
 def _opened_together(row: dict[str, Any]) -> str:
@@ -138,9 +138,9 @@ def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[t
         return
     places = {row["row"]: place for place, row in rows}
     first = min(places)
-    for number, row in enumerate(parquet_source(source, "").read(first, max(places) + 1), first):
+    for number, sample in enumerate(parquet_source(source, "").read(first, max(places) + 1), first):
         if number in places:
-            yield places[number], row
+            yield places[number], sample
 
 
 def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:

@@ -43,7 +43,7 @@ class Target:
         return (f"{count} of {len(pairs)} pairs are in {shortened(self.place)} too, by id or features: {cure}",)
 
 
-def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES) -> Target:
+def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array: str = "") -> Target:
     """Features of a file or folder, which must be of the encoder of the pairs.
 
     Args:
@@ -51,16 +51,18 @@ def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES) -> Tar
             an .npy (M, D).
         pairs: have the column `kind`.
         kind: `IMAGE_FEATURES` or `CAPTION_FEATURES`.
+        array: what they are called there, by default `kind`.
 
     Raises:
         DataError: it cannot be read, has no such features, or those of another encoder or width.
     """
     from ..features.files import load_rows
 
-    rows, ids, encoder = load_rows(place, kind)
+    array = array or kind
+    rows, ids, encoder = load_rows(place, array)
     if encoder and pairs.encoder and encoder != pairs.encoder:
         raise DataError(
-            f"{place}: {kind} of encoder {shortened(encoder, 40)}, the pairs' are of {shortened(pairs.encoder, 40)}; "
+            f"{place}: {array} of encoder {shortened(encoder, 40)}, the pairs' are of {shortened(pairs.encoder, 40)}; "
             "embed both with one backbone"
         )
     width = pairs.numbers(kind, slice(0, 1)).shape[1]

@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",
         "group_names": "is_by_name values_by_name",
         "group_words": "kind_of_column",
+        "hamming": "bits_apart hashes_within",
         "images": "IMAGE decode_bytes decode_image decode_values",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..contracts.curator import Curator, PairTable
+from ..contracts.curator import TEXT, Curator, PairTable
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
-    FeatureShards,
     PairFacts,
+    PairFeatures,
+    PeerFiles,
     build_table,
     counted,
     decided,
@@ -28,6 +29,7 @@ from ..curation import (
     write_record,
 )
 from ..curation.facts import FEATURES
+from ..curation.peers import DATACOMP
 from ..errors import ConfigError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
@@ -38,7 +40,7 @@ from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
-TABLES, SURVEYS = "tables", "surveys"
+TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 
 
@@ -79,6 +81,8 @@ def curate(
     *,
     options: Mapping[str, Any] | None = None,
     stage: str = "",
+    reads: Collection[str] = (),
+    may_read: Collection[str] = (),
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Curated:
@@ -90,6 +94,7 @@ def curate(
         out: a folder: a table of the pairs is kept in it, and the decisions of each curator that was asked.
         options: of the curator.
         stage: the command, to which the curator must belong.
+        reads, may_read: columns that others will need of the same table, or look at.
         given: options of `CurateOptions`.
 
     Raises:
@@ -107,7 +112,7 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table(built.reads, sources, place, asked, reporter, read)
+    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -147,7 +152,8 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
-    reads: Sequence[str],
+    reads: Collection[str],
+    may_read: Collection[str],
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -155,19 +161,64 @@ def _table(
     read: _Read,
 ) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
-    features = None if asked.features is None else FeatureShards.of(asked.features, asked.encoder or "")
-    facts, made_of = [], [features and features.digest]
-    if sources:
-        manifest = manifest_of(sources, place)
-        job = job_of(PairFacts.of(manifest, reads), manifest, place, asked, BATCH)
-        summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
-        facts = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
-        made_of += [job.work.place.root.rpartition("/")[2], manifest.digest]
-        read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
-    elif features is None:
+    columns = reads, may_read
+    facts, made_of, features = _from_peers(sources, place, columns, asked)
+    if sources and not facts:
+        facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
+    if asked.features is not None:
+        features = PairFeatures.of(asked.features, asked.encoder or "")
+    if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
-    name = settings_hash({"table": made_of})
+    name = settings_hash({"table": [*made_of, features and features.digest]})
     return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
+
+
+Columns = tuple[Collection[str], Collection[str]]
+"""Those that are needed, and those that are taken where they are."""
+
+
+def _from_shards(
+    sources: Sequence[str | Path],
+    place: Place,
+    columns: Columns,
+    asked: CurateOptions,
+    reporter: Reporter,
+    read: _Read,
+) -> tuple[list[str], list[str]]:
+    """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
+    manifest = manifest_of(sources, place)
+    job = job_of(PairFacts.of(manifest, *columns), manifest, place, asked, BATCH)
+    summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
+    read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
+    files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
+    return files, [job.work.place.root.rpartition("/")[2], manifest.digest]
+
+
+def _from_peers(
+    sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
+) -> tuple[list[str], list[str], PairFeatures | None]:
+    """The same of folders of other tools, and the features that they bring.
+
+    Raises:
+        ConfigError: such folders among other sources, or several with features.
+    """
+    peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
+    if not peers:
+        return [], [], None
+    if len(peers) < len(sources):
+        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    reads, may_read = columns
+    facts: list[str] = []
+    folders: list[str] = []
+    for each in peers:
+        wanted = sorted({*reads, *set(may_read) & set(each.columns)} - {TEXT, *FEATURES})
+        files, folder = each.write(Path(place.root) / PEERS, wanted, bool(set(reads) & set(FEATURES)))
+        facts += files
+        folders += [str(folder)] if folder is not None and asked.features is None else []
+    if len(folders) > 1:
+        raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
+    encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
+    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:

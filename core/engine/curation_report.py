@@ -14,12 +14,17 @@ from .shard_jobs import manifest_of
 
 
 def report_on_curation(
-    decisions: str | Path, *, attributes: Mapping[str, Sequence[str]] | None = None, faces: bool = False
+    decisions: str | Path,
+    *,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    faces: bool = False,
+    out: str | Path | None = None,
 ) -> Path:
-    """Write report.html beside the decisions of a stage. Returns its path.
+    """Write report.html on the decisions of a stage. Returns its path.
 
     Args:
         decisions: folder that `curate` gave, or the folder that was its `out`: then of the last stage in it.
+        out: folder for the page; by default `decisions`.
         attributes: two names -> words that tell of them in a text; by default of women and men.
         faces: whether pictures are shown as they are, and not as coarse mosaics.
 
@@ -29,7 +34,8 @@ def report_on_curation(
     """
     folder = last_of(Path(decisions))
     named = record_of(folder).get("sources") or ()
-    return write_report(folder, curation_report(folder, _there(named, folder), attributes, faces))
+    page = curation_report(folder, _there(named, folder), attributes, faces)
+    return write_report(decisions if out is None else out, page)
 
 
 def _there(named: Sequence[str], folder: Path) -> Sequence[Source]:

@@ -147,6 +147,7 @@ def _changes(asked: IndexOptions) -> list[str]:
     flags = {"--delete": asked.delete is not None, "--compact": asked.compact, "--verify": asked.verify}
     changes = [flag for flag, on in flags.items() if on]
     others = {"--add": asked.add, "--only-new": asked.only_new, "--kind": asked.kind is not None}
+    others["--graph-threads"] = asked.graph_threads is not None and not asked.compact
     others |= {"--fast-decode": asked.fast_decode} | {
         f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(ShardOptions, name) for name in sorted(OF_SHARDS)
     }
@@ -162,7 +163,7 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
         RetrievalIndex.open(out).verify()
     elif is_main():
         ids = [] if asked.delete is None else _ids_of(asked.delete)
-        with IndexChange(out) as change:
+        with IndexChange(out, _graph_threads(asked, RetrievalIndex.open(out).info["kind"])) as change:
             deleted = change.delete(ids) if ids else 0
             if asked.compact:
                 change.compact()
@@ -170,6 +171,17 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
     made = Indexed(out, opened.info["holds"], opened.info["kind"], opened.info["dims"], len(opened), deleted=deleted)
     made.segments, made.seconds = len(opened.segments), round(time.monotonic() - started, 3)
     return made
+
+
+def _graph_threads(asked: IndexOptions, kind: str) -> int:
+    """Of an index of a kind.
+
+    Raises:
+        ConfigError: it is no graph.
+    """
+    if asked.graph_threads is not None and kind != "hnsw":
+        raise ConfigError(f"--graph-threads: is for --kind hnsw; omit it for {kind}")
+    return asked.graph_threads or 1
 
 
 def _ids_of(text: str) -> list[str]:
@@ -195,6 +207,8 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
 
     started = time.monotonic()
     holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
+    kind = asked.kind or "flat" if old is None else old.info["kind"]
+    threads = _graph_threads(asked, kind)
     if old is not None:
         recipe = _as_indexed(recipe, old, holds, asked)
     if holds == TEXTS:
@@ -214,7 +228,6 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     if old is not None:
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
-    kind = asked.kind or "flat" if old is None else old.info["kind"]
     made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
     asked = replace(asked, fast_decode=fast)
     to_shard = images_to_shard(images, asked, reader, backbone, domain is None) if holds == IMAGES else None
@@ -222,7 +235,10 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     scratch: Path | None = None
     with ExitStack() as stack:
         if is_main():
-            writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if old is None else IndexChange(out)
+            if old is None:
+                writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind, graph_threads=threads)
+            else:
+                writer = IndexChange(out, threads)
             stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")

@@ -11,16 +11,19 @@ from typing import Any
 from ..backbones.specs import Published, find_published, published
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
+from ..curation import RECIPES, curation_recipe
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
+from ..runs.sections import in_words
 
 PLURALS = {
     kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "metric", "judgement", "output", "domain", "task")
 }
 PLURALS = {"loss": "losses", **PLURALS}
 """Of what has an entry in the catalogue."""
-KINDS, SINGULAR = (*PLURALS.values(), "backbones", "recipes"), (*PLURALS, "backbone", "recipe")
+KINDS = (*PLURALS.values(), "backbones", "recipes", "curations")
+SINGULAR = (*PLURALS, "backbone", "recipe", "curation")
 
 
 @dataclass
@@ -60,6 +63,8 @@ def listing(what: str) -> list[dict[str, str]]:
         return backbones()
     if what == "recipes":
         return [{"name": name, "what": _first_line(path)} for name, path in catalogue.recipes().items()]
+    if what == "curations":
+        return [{"name": name, "what": each.text} for name, each in RECIPES.items()]
     return [_row(name, entry) for name, entry in sorted(_entries(what).items())]
 
 
@@ -104,6 +109,8 @@ def kinds_of(name: str) -> list[str]:
     kinds = [kind for kind, plural in PLURALS.items() if name in _entries(plural)]
     if any(name in (full, full.split("/", 1)[1]) for full in catalogue.recipes()) or "/" in name:
         kinds.append("recipe")
+    if name in RECIPES:
+        kinds.append("curation")
     if name.partition(":")[0] in {*FAMILIES, *catalogue.backbones()} or find_published(name) is not None:
         kinds.append("backbone")
     return kinds
@@ -117,7 +124,7 @@ def shown(kind: str, name: str) -> Shown:
         UnknownNameError: nothing of that kind has that name.
     """
     described = {"backbone": _backbone, "domain": _domain, "metric": _metric, "judgement": _judgement}
-    described["output"] = _output
+    described |= {"output": _output, "curation": _curation}
     if kind in described:
         return described[kind](name)
     from ..registry import adapter_class, curator_class, loss_class, selector_class, task_class
@@ -140,6 +147,12 @@ def shown(kind: str, name: str) -> Shown:
         named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
         facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
     return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
+
+
+def _curation(name: str) -> Shown:
+    recipe = curation_recipe(name)
+    stages = [(each.curator, in_words(each.options) or "its defaults") for each in recipe.stages]
+    return Shown("curation", name, recipe.text, facts=stages)
 
 
 def only_kind(name: str) -> str:

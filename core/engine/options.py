@@ -160,6 +160,28 @@ class CurateOptions(ShardOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurationRunOptions(CurateOptions):
+    """What a recipe of curation takes besides, and what it writes."""
+
+    tests: tuple[str, ...] | None = option(
+        None,
+        "test sets that must not be in what is kept: files or folders of features, with commas between",
+        metavar="DIR",
+    )
+    write: tuple[str, ...] = option(
+        ("list",),
+        "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
+        "tars, or uids (DataComp's array)",
+        metavar="list,tars,uids",
+    )
+    faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.write) - {"list", "tars", "uids"}:
+            raise ConfigError(f"--write {min(unknown)}: give some of list, tars, uids")
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexOptions(ShardOptions, DecodeOptions):
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""
@@ -184,6 +206,12 @@ class IndexOptions(ShardOptions, DecodeOptions):
         metavar="ID",
     )
     compact: bool = option(False, "rewrite the index at --out without what was deleted, in as few segments as possible")
+    graph_threads: int | None = option(
+        None,
+        "threads that build an hnsw index; by default 1: with several the same images give another file each time",
+        low=1,
+        metavar="N",
+    )
     verify: bool = option(False, "read the whole index at --out and check it against what was written")
 
 

@@ -121,7 +121,8 @@ def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] 
         kind: "image_features" or "caption_features".
 
     Returns:
-        (M, D) float32 rows, their ids, and the fingerprint of the backbone; None and "" where the file does not say.
+        (M, D) float32 rows as they are stored, their ids, and the fingerprint of the backbone; None and "" where the
+        file does not say.
 
     Raises:
         DataError: no such file, not readable, none of the kind, or with unusable values.
@@ -129,7 +130,7 @@ def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] 
     path = Path(path)
     held = {kind: _read_array(path)} if path.suffix.lower() == ".npy" else _read(path, kind)
     arrays = _Arrays(path, held, needed=(kind,))
-    features = arrays.images_and_parts()[0] if kind == "image_features" else arrays.features(kind, ndim=2)[0]
+    features = arrays.images_and_parts()[0] if "image_parts" in held and kind not in held else arrays.rows(kind)
     return features.numpy(), arrays.ids(len(features)), arrays.text("backbone")
 
 
@@ -315,21 +316,26 @@ class _Arrays:
 
     def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
         """float32 rows, and whether their norms are still those of the tower."""
+        half = self._numbers(name).dtype in (torch.float16, torch.bfloat16)
+        tensor = self.rows(name, ndim)
+        if half:
+            return F.normalize(tensor, dim=-1), False
+        unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
+        return tensor, not unit
+
+    def rows(self, name: str, ndim: int = 2) -> Tensor:
+        """float32 rows as they are stored."""
         tensor = self._numbers(name)
         if tensor.ndim != ndim or not tensor.numel():
             wanted = "(N, D)" if ndim == 2 else "(P, C, D)"
             raise self._error(f"{name} has shape {tuple(tensor.shape)}; {wanted} is needed")
-        half = tensor.dtype in (torch.float16, torch.bfloat16)
         if not tensor.is_floating_point():
             raise self._error(f"{name} holds {tensor.dtype} values; features are floating-point numbers")
         tensor = tensor.float()
         bad = (~torch.isfinite(tensor)).flatten(0, -2).any(dim=-1).nonzero().flatten()
         if len(bad):
             raise self._error(f"{name} holds NaN or infinity in row {int(bad[0])}; extract the features again")
-        if half:
-            return F.normalize(tensor, dim=-1), False
-        unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
-        return tensor, not unit
+        return tensor
 
     def images_and_parts(self) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
         """(N, D) features, whether their norms are still those of the tower, and where the file has parts (N, T, D),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.domain import Domain, Metric
 from ..contracts.judgement import FIT, Judgement
-from ..contracts.options import chosen, options_of
+from ..contracts.options import ABSENT, chosen, options_of
 from ..contracts.output_kind import OutputKind
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
@@ -449,4 +449,7 @@ def build_curator(name: str, **options: Any) -> Curator:
         UnknownNameError: no curator, or no option, has that name. ConfigError: an option's value is not usable.
     """
     cls = curator_class(name)
-    return cls(**chosen(cls, options, f"curator '{name}'"))
+    settled = chosen(cls, options, f"curator '{name}'")
+    if missing := next((each for each in options_of(cls) if each.default is ABSENT and each.name not in settled), None):
+        raise ConfigError(f"curator '{name}': needs {missing.name}, a {missing.help}; give --set {missing.name}=...")
+    return cls(**settled)

@@ -39,6 +39,7 @@ class IndexBuilder:
         out: the folder.
         dims: D.
         kind: a key of `KINDS`.
+        graph_threads: as of `kinds.built`.
 
     Attributes:
         segments: what writes them.
@@ -48,7 +49,7 @@ class IndexBuilder:
         else, or cannot be written. CapabilityError: faiss is not installed.
     """
 
-    def __init__(self, out: str | Path, *, dims: int, kind: str = "flat"):
+    def __init__(self, out: str | Path, *, dims: int, kind: str = "flat", graph_threads: int = 1):
         if kind not in KINDS:
             raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}")
         faiss_library()
@@ -62,7 +63,7 @@ class IndexBuilder:
         with writing_to(f"--out {self.out}"):
             self._folder.mkdir(parents=True)
             self._claim = claimed(self._folder / MARKER)
-        self.segments = SegmentsWriter(self._folder, kind, dims)
+        self.segments = SegmentsWriter(self._folder, kind, dims, graph_threads=graph_threads)
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.

@@ -34,6 +34,10 @@ class IndexChange:
             change.add(rows, entries)
             change.append(made_of=["new_photos"], skipped=[])
 
+    Args:
+        path: of the index.
+        graph_threads: as of `kinds.built`.
+
     Attributes:
         opened: the index, as it was before the change.
 
@@ -41,8 +45,8 @@ class IndexChange:
         ConfigError: another process is changing it. DataError: no index there, or a damaged one.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, graph_threads: int = 1):
+        self.path, self.graph_threads = Path(path), graph_threads
         read_head(self.path)
         self._lock = locked(self.path)
         self._writer: SegmentsWriter | None = None
@@ -168,7 +172,7 @@ class IndexChange:
     def _new_segments(self, quantiser: Any, facts: Facts) -> SegmentsWriter:
         info = self.opened.info
         last = max(int(record["name"] or "0", 16) for record in info["segments"])
-        return SegmentsWriter(self.path, info["kind"], info["dims"], quantiser, facts, last + 1)
+        return SegmentsWriter(self.path, info["kind"], info["dims"], quantiser, facts, last + 1, self.graph_threads)
 
     def _publish(self, info: dict[str, Any]) -> None:
         """Replace the head, and remove what the new one does not name.

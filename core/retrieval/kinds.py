@@ -50,20 +50,21 @@ FEW = 10
 """Where a filter leaves less than one row in so many, a graph's rows are compared one by one."""
 
 
-def built(kind: str, vectors: Path, rows: int, dims: int) -> Any:
+def built(kind: str, vectors: Path, rows: int, dims: int, graph_threads: int = 1) -> Any:
     """A faiss index of rows read from a file, a part at a time.
 
     Args:
         kind: a key of `KINDS`, not quantised.
         vectors: file of rows * dims little-endian float32, unit rows.
         rows, dims: its shape.
+        graph_threads: that link a graph; several link neighbours in the order they happen to come.
     """
     faiss = faiss_library()
     table = np.memmap(vectors, "<f4", "r", shape=(rows, dims))
     index = {"flat": empty_flat, "hnsw": _hnsw, "ivf": _ivf}[kind](table)
     threads = faiss.omp_get_max_threads()
     if kind == "hnsw":
-        faiss.omp_set_num_threads(1)  # several threads link neighbours in the order they happen to come
+        faiss.omp_set_num_threads(graph_threads)
     try:
         for some in _parts(table):
             index.add(some)
@@ -79,13 +80,18 @@ def empty_flat(table: np.ndarray) -> Any:
 
 def sampled_rows(rows: int) -> int:
     """Of how many rows a quantiser of so many is trained."""
-    return min(rows, max(SAMPLED_ROWS_A_CELL * _cells(rows), ROWS_A_CELL * CODES))
+    return min(rows, max(SAMPLED_ROWS_A_CELL * cells_of(rows), ROWS_A_CELL * CODES))
+
+
+def cells_of(rows: int) -> int:
+    """Of an index of so many rows."""
+    return max(1, min(round(4 * rows**0.5), rows // ROWS_A_CELL))
 
 
 def trained(kind: str, sample: np.ndarray, rows: int) -> Any:
     """The quantiser of an index of `rows` rows, trained on a sample (S, D) of them: a faiss index without rows."""
     faiss, dims = faiss_library(), sample.shape[1]
-    cells, centres = _cells(rows), faiss.IndexFlatIP(dims)
+    cells, centres = cells_of(rows), faiss.IndexFlatIP(dims)
     if kind == "ivf-pq":
         width = next(width for width in range(min(DIMS_A_BYTE, dims), dims + 1) if dims % width == 0)
         index = faiss.IndexIVFPQ(centres, dims, cells, dims // width, 8, faiss.METRIC_INNER_PRODUCT)
@@ -217,10 +223,6 @@ def _parts(table: np.ndarray) -> Iterator[np.ndarray]:
         yield as_type(table[start : start + ROWS_AT_ONCE], np.float32)
 
 
-def _cells(rows: int) -> int:
-    return max(1, min(round(4 * rows**0.5), rows // ROWS_A_CELL))
-
-
 def _hnsw(table: np.ndarray) -> Any:
     faiss = faiss_library()
     index = faiss.IndexHNSWFlat(table.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
@@ -230,7 +232,7 @@ def _hnsw(table: np.ndarray) -> Any:
 
 def _ivf(table: np.ndarray) -> Any:
     faiss, (rows, dims) = faiss_library(), table.shape
-    cells = _cells(rows)
+    cells = cells_of(rows)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, cells, faiss.METRIC_INNER_PRODUCT)
     index.nprobe = -(-cells // SEARCHED_SHARE)
     index.cp.min_points_per_centroid = 1

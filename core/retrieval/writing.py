@@ -36,6 +36,7 @@ class SegmentsWriter:
         kind, dims: of the index.
         quantiser: that the index has already; None to train one.
         facts: of the entries that the index has already.
+        graph_threads: as of `kinds.built`.
         number: of the first segment, which it is named by: the same rows make the same files.
     """
 
@@ -47,9 +48,10 @@ class SegmentsWriter:
         quantiser: Any = None,
         facts: Facts | None = None,
         number: int = 1,
+        graph_threads: int = 1,
     ):
         self.folder, self.kind, self.dims = folder, kind, dims
-        self.facts, self.count, self.number = facts or Facts(), 0, number
+        self.facts, self.count, self.number, self.graph_threads = facts or Facts(), 0, number, graph_threads
         self.quantiser: dict[str, Any] | None = None
         self.shared, self._made = quantiser, []
         self._open: SegmentWriter | None = None
@@ -127,7 +129,7 @@ class SegmentsWriter:
         if self.kind in QUANTISED:
             self._spooled.append(self._open)  # until there is a quantiser
         else:
-            self.records.append(self._open.built())
+            self.records.append(self._open.built(graph_threads=self.graph_threads))
         self._open = None
 
     def _drawn(self) -> tuple[np.ndarray, int]:
@@ -180,11 +182,12 @@ class SegmentWriter:
             self._files[PARTS].write(np.ascontiguousarray(some, "<f4"))
             self._files[PART_COUNTS].write(np.array(len(some), "<u4").tobytes())
 
-    def built(self, quantiser: Any = None) -> dict[str, Any]:
+    def built(self, quantiser: Any = None, graph_threads: int = 1) -> dict[str, Any]:
         """Build what is searched, and return the record of the segment.
 
         Args:
             quantiser: of a quantised kind.
+            graph_threads: of a graph.
         """
         vectors = self.folder / VECTORS
         if quantiser is not None:
@@ -192,7 +195,7 @@ class SegmentWriter:
         else:
             index = self._flat
             if index is None:
-                index = built(self.kind, self.folder / SPOOL, self._entries.count, self.dims)
+                index = built(self.kind, self.folder / SPOOL, self._entries.count, self.dims, graph_threads)
                 (self.folder / SPOOL).unlink()
             faiss_library().write_index(index, str(vectors))
             self._flat = None

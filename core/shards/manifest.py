@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +36,8 @@ LISTED = ("path", "id", "size", "version")
 WRITTEN_AT_ONCE = 10_000
 """Rows of a list that are in memory while it is written."""
 IDS_A_BUCKET = 1 << 20
+READERS = 16
+"""Files that are looked at at once."""
 IMAGES = tuple(IMAGE.suffixes)
 
 
@@ -70,16 +73,20 @@ class Manifest:
                 named.append(shards)
             else:
                 loose.append(path)
-        labels = _labels([name for shards in named for name in shards])
-        sources: list[Source] = []
+        names = [name for shards in named for name in shards]
+        labels = _labels(names)
+        counts: dict[str, int | None] = {}
         for shards in named:
             tars = [name for name in shards if _is(name, ".tar")]
-            counts = dict(zip(tars, counts_known(tars, cache))) if tars else {}
-            for name in shards:
-                if name in counts:
-                    sources.append(TarSource(name, labels[name], version_of_source(name), counts[name]))
-                else:
-                    sources.append(parquet_source(name, labels[name]))
+            counts |= dict(zip(tars, counts_known(tars, cache))) if tars else {}
+
+        def source(name: str) -> Source:
+            if name in counts:
+                return TarSource(name, labels[name], version_of_source(name), counts[name])
+            return parquet_source(name, labels[name])
+
+        with ThreadPoolExecutor(READERS) as threads:  # an object store takes its time for each
+            sources = list(threads.map(source, names))
         skipped: list[tuple[str, str]] = []
         if loose:
             sources += _listed(loose, place, suffixes, skipped)

@@ -189,7 +189,7 @@ class Card:
             rows.append([f"{measure.name}{arrow}", *cells, measure.text(value), measure.between(interval)])
         size = f"On {images} test images that the fit did not see." if images else ""
         size += " With so few images, read the intervals." if 0 < images < SMALL_TEST_SET else ""
-        return [size, _table(columns, rows) if rows else "", self.verdict]
+        return [size, markdown_table(columns, rows) if rows else "", self.verdict]
 
     def _baselines(self) -> dict[str, Mapping[str, Any]]:
         before = self.metrics.zero_shot
@@ -205,7 +205,7 @@ class Card:
             names = list(dict.fromkeys(each for of in counts.values() for each in of))[:MOST_CLASSES]
             rows = [[each, *(str(of.get(each, 0)) for of in counts.values())] for each in names]
             rows.append(["all", *(str(sum(of.values())) for of in counts.values())])
-            lines.append(_table(["images", *counts], rows))
+            lines.append(markdown_table(["images", *counts], rows))
         if drawn:
             words = ", ".join(f"{count} {SPLIT_WORDS.get(split, split)}" for split, count in drawn.items())
             groups = "Images of one group (a patient, for instance) and copies are never in two of these parts."
@@ -220,7 +220,7 @@ class Card:
             ["data", self.dataset or "not named", self.data_licence or UNKNOWN],
             ["software", "vladapt", "Apache-2.0"],
         ]
-        lines = [_table(["of", "what", "licence"], rows, numbers=False)]
+        lines = [markdown_table(["of", "what", "licence"], rows, numbers=False)]
         whole = "The backbone's weights are named here but are not part of this repository."
         part = "adapter.safetensors holds the backbone weights that the training changed; the others are only named."
         lines.append(part if self.tower_weights else whole)
@@ -310,6 +310,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
     ruler = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in row)} |" for row in (header, ruler, *rows))

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,64 @@ from PIL import Image
 
 from ..contracts.curator import PairTable
 
+FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
-OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {}
+OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
+    "hype": lambda pairs: {"reference_images": drawn_rows(4), "reference_texts": drawn_rows(6), "curvature": 0.1},
+    "laion": lambda pairs: {"file_bytes": 0},
+    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
+    "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
+    "got-d": lambda pairs: {"target": drawn_rows(9)},
+    "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
+    "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
+    "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
+    "image-based": lambda pairs: {"target": drawn_rows(3)},
+    "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
+}
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
 
 
 def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     """What a curator must be given in tests."""
     return OPTIONS.get(name, lambda pairs: {})(pairs)
+
+
+def drawn_rows(count: int) -> str:
+    """A file of features, of classes or of targets."""
+    path = Path(FILES.name) / f"rows-{count}.npy"
+    np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))
+    return str(path)
+
+
+def drawn_entries() -> str:
+    """A file of entries."""
+    return _written("words.txt", "\n".join([*WORDS, "photo of a cat", "number 3"]))
+
+
+def drawn_synsets() -> str:
+    """A file of words and the offset of their first synset, 1 for the first of `WORDS`."""
+    return _written("synsets.tsv", "".join(f"{word}\t{number}\n" for number, word in enumerate(WORDS, start=1)))
+
+
+def _written(name: str, text: str) -> str:
+    path = Path(FILES.name) / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def drawn_list(pattern: str, step: int) -> str:
+    """A file of every so many ids, or sums."""
+    path = Path(FILES.name) / f"list-{step}.txt"
+    path.write_text("".join(f"{pattern.format(number)}\n" for number in range(0, 200, step)))
+    return str(path)
+
+
+def drawn_words() -> str:
+    """A file of flags and the words for them."""
+    path = Path(FILES.name) / "words.json"
+    path.write_text('{"dog": ["Dog"], "sixth": ["number 5", "number 6"]}', encoding="utf-8")
+    return str(path)
 
 
 def drawn_pairs(
@@ -40,6 +90,8 @@ def drawn_pairs(
     caption = topics[topic] + 0.6 * random.normal(size=(count, WIDTH))
     for first in range(0, count - 1, 10):  # near copies
         image[first + 1] = image[first] + 0.01 * random.normal(size=WIDTH)
+    hashes = np.random.default_rng([seed, 1]).integers(1, 2**64, count, dtype=np.uint64)
+    hashes[1::10] = hashes[::10][: len(hashes[1::10])] ^ np.uint64(5)  # of the near copies
     wrong = random.random(count) < 0.2
     caption[wrong] = caption[random.permutation(np.flatnonzero(wrong))]
     texts = [f"a photo of a {WORDS[each]} number {number % 7}" for number, each in enumerate(topic)]
@@ -52,6 +104,8 @@ def drawn_pairs(
         "height": random.integers(150, 900, count),
         "language": ["de" if number % 9 == 4 else "en" for number in range(count)],
         "sha256": [f"{number - (number % 23 == 7):064x}" for number in range(count)],
+        "pixels_sha256": [f"{number - (number % 13 == 7):064x}" for number in range(count)],
+        "phash": hashes,
     }
     ids = [f"id-{number:04d}" for number in range(count)]
     chosen = np.arange(count) if rows is None else rows

@@ -5,7 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from vladapt.core.contracts.curator import Curator, Decision, Survey
+from vladapt.core.commands.curate import EXAMPLES, SENTENCES
+from vladapt.core.contracts.curator import STAGES, Curator, Decision, Survey
 from vladapt.core.curation import DecisionStage
 from vladapt.core.engine.curate import curate
 from vladapt.core.testing.curation import write_pairs
@@ -98,7 +99,45 @@ def test_without_pairs_or_features_there_is_nothing_to_decide(vladapt):
     assert "give the pairs (tars, Parquet files, folders), or --features" in told.err
 
 
+def test_every_stage_has_a_command():
+    assert tuple(SENTENCES) == tuple(EXAMPLES) == STAGES
+
+
 def test_curators_are_listed_and_shown(vladapt):
     assert "random" in vladapt("list", "curators").out
     shown = vladapt("show", "curator", "random").out
     assert "for: curate subset" in shown and "--set NAME=value" in shown and "fraction" in shown
+
+
+def test_what_is_removed_leaves_the_decisions(random_subset, vladapt, pairs, tmp_path):
+    first = json.loads(random_subset("--json").out)
+    kept = [row["id"] for row in rows(tmp_path / first["folder"]) if row["keep"]]
+    (tmp_path / "ids.txt").write_text(kept[3] + "\n")
+    how = ("--ids", "ids.txt", "--after", first["folder"], "--out", "out")
+    told = vladapt("curate", "remove", pairs["root"] / "shards", *how)
+    assert told.code == 0, told.err
+    assert "removal: 14 of 15 pairs kept" in told.out and "removed by id" in told.out
+    assert "give --ids FILE, --hashes FILE, or both" in vladapt("curate", "remove", "--out", "out").err
+
+
+def test_what_is_kept_is_written_with_a_card(random_subset, vladapt, tmp_path):
+    random_subset()
+    told = vladapt("curate", "write", "out", "--out", "chosen", "--write", "tars", "--json")
+    assert told.code == 0, told.err
+    made = json.loads(told.out)
+    assert made["kept"] == made["weight"] == 15 and set(made["written"]) == {"list", "tars", "card"}
+    assert (tmp_path / "chosen" / "tars" / "00000.tar").is_file()
+    told = vladapt("curate", "write", "out", "--out", "chosen")
+    assert "Kept: 15 pairs, with a weight of 15 in all" in told.out and "List: chosen/LIST.parquet" in told.out
+
+
+def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
+    how = ("--features", pairs["root"] / "features", "--out", "run", "--set", "s-cliploss.keep_first=0.5")
+    told = vladapt("curate", "run", "--recipe", "small-domain", "--data", pairs["root"] / "shards", *how)
+    assert told.code == 0, told.err
+    assert "Kept in all: 12 of 30 pairs" in told.out and "No test set was given" in told.out
+    assert "List: run/LIST.parquet" in told.out and "Report: run/report.html" in told.out
+    report = vladapt("curate", "report", "run")
+    assert report.code == 0 and "Report: run/report.html" in report.out
+    assert "small-domain" in vladapt("list", "curations").out
+    assert "s-cliploss: keep_first 0.9" in vladapt("show", "small-domain").out

@@ -99,6 +99,8 @@ def test_what_cannot_be_changed_is_one_line(index, texts, class_folders, small_c
         (["--delete", "@none.txt"], "--delete @none.txt: cannot be read (No such file", 1),
         (["--delete", "line 1", "--compact"], "--compact: cannot be given together with --delete", 2),
         (["--compact", "--texts", more], "--compact: changes the index at --out; omit the images, or the texts", 2),
+        (["--texts", more, "--graph-threads", "2"], "--graph-threads: is for --kind hnsw; omit it for flat", 2),
+        (["--verify", "--graph-threads", "2"], "--graph-threads: cannot be given together with --verify", 2),
         (["--verify", "--backbone", small_clip_spec], "--verify does not use it; omit it", 2),
         (["--texts", more, "--kind", "tree"], "--kind tree: give one of flat, hnsw, ivf, ivf-pq, ivf-sq8", 2),
     ):

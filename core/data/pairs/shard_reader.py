@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -198,7 +198,7 @@ def samples_of(shard: str, first: int = 0) -> Generator[ShardSample, None, None]
         yield ShardSample(f"{short}:lost {number}", lost=reason)
 
 
-def members_of(shard: str) -> Generator[tuple[str, tarfile.TarInfo, BinaryIO], None, None]:
+def members_of(shard: str) -> Generator[tuple[str, tarfile.TarInfo, IO[bytes]], None, None]:
     """(key of the sample, header, content) of all members of a shard in their order, whatever they are; each is read
     before the next is asked for.
 
@@ -212,8 +212,9 @@ def members_of(shard: str) -> Generator[tuple[str, tarfile.TarInfo, BinaryIO], N
         try:
             for info in _headers(stream, name, archive):
                 key = library.base_plus_ext(info.name)[0]
-                if key is not None:
-                    yield printable(key), info, archive.extractfile(info)
+                content = archive.extractfile(info)
+                if key is not None and content is not None:
+                    yield printable(key), info, content
         except tarfile.TarError as error:
             raise DataError(f"{name}: cut short or damaged ({error}); replace the file") from error
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curation import HAS, FeatureShards, PairFacts, build_table, open_table, positions_kept
+from vladapt.core.curation import HAS, PairFacts, PairFeatures, build_table, open_table, positions_kept
 from vladapt.core.engine.shard_jobs import run_stage
 from vladapt.core.errors import DataError
 from vladapt.core.shards import Manifest, Place
@@ -23,7 +23,7 @@ def facts(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(pairs, facts, tmp_path_factory):
-    return build_table(tmp_path_factory.mktemp("t") / "table", facts, FeatureShards.of(pairs["root"] / "features"))
+    return build_table(tmp_path_factory.mktemp("t") / "table", facts, PairFeatures.of(pairs["root"] / "features"))
 
 
 def test_rows_stand_in_the_order_of_their_ids(pairs, table):
@@ -58,7 +58,7 @@ def test_a_table_is_opened_as_it_was_made(table, tmp_path_factory):
 
 
 def test_features_alone_are_a_table_too(pairs, tmp_path):
-    made = build_table(tmp_path / "table", [], FeatureShards.of(pairs["root"] / "features"))
+    made = build_table(tmp_path / "table", [], PairFeatures.of(pairs["root"] / "features"))
     assert made.names() == sorted(pairs["ids"])
     with pytest.raises(DataError, match="column 'text'"):
         made.need("text")
@@ -68,7 +68,7 @@ def test_pairs_without_features_are_flagged(facts, tmp_path):
     features = write_features(
         tmp_path / "f", ["a:025", "elsewhere"], np.ones((2, STORED_WIDTH)), np.ones((2, STORED_WIDTH))
     )
-    made = build_table(tmp_path / "table", facts, FeatureShards.of(features))
+    made = build_table(tmp_path / "table", facts, PairFeatures.of(features))
     there = made.numbers(f"{HAS}image_features")
     assert there.sum() == 1 and made.names(there) == ["a:025"]
 
@@ -83,19 +83,19 @@ def test_pairs_without_features_are_flagged(facts, tmp_path):
 def test_bad_features_are_one_line(ids, encoder, message, tmp_path):
     write_features(tmp_path / "f", ids, np.ones((3, STORED_WIDTH)), np.ones((3, STORED_WIDTH)), encoder)
     with pytest.raises(DataError, match=message):
-        build_table(tmp_path / "table", [], FeatureShards.of(tmp_path / "f"))
+        build_table(tmp_path / "table", [], PairFeatures.of(tmp_path / "f"))
     assert not list(tmp_path.glob("table*")), "nothing half-made stays"
 
 
 def test_features_of_other_pairs_are_refused(facts, tmp_path):
     write_features(tmp_path / "f", ["other"], np.ones((1, STORED_WIDTH)), np.ones((1, STORED_WIDTH)))
     with pytest.raises(DataError, match="of none of the pairs"):
-        build_table(tmp_path / "table", facts, FeatureShards.of(tmp_path / "f"))
+        build_table(tmp_path / "table", facts, PairFeatures.of(tmp_path / "f"))
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):
     with pytest.raises(DataError, match="no shards of features"):
-        FeatureShards.of(tmp_path)
+        PairFeatures.of(tmp_path)
 
 
 def test_measured_facts_are_those_of_the_file(facts, tmp_path):
@@ -119,6 +119,17 @@ def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp
     manifest = Manifest.of([pairs["root"] / "shards"], Place(str(tmp_path)), tmp_path)
     with pytest.raises(DataError, match="no column 'score'"):
         PairFacts.of(manifest, ["score"])
+
+
+def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, columns in (("a", {"language": ["en"]}), ("b", {"language": ["de"], "score": [0.5]})):
+        pq.write_table(pa.table({"id": [name], "text": ["t"], **columns}), tmp_path / f"{name}.parquet")
+    both = Manifest.of(sorted(tmp_path.glob("*.parquet")), Place(str(tmp_path / "out")), tmp_path)
+    assert PairFacts.of(both, [], ["language", "score", "width"]).columns == ("language",)
+    assert PairFacts.of(both, [], ["width"]).measured == ()
 
 
 def test_positions_that_earlier_decisions_keep(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from parity_checks import filters
 from safetensors.numpy import save_file
 
 from vladapt.core.contracts.curator import CAPTION_FEATURES, PairTable
@@ -20,6 +21,10 @@ def target(tmp_path_factory):
     path = tmp_path_factory.mktemp("targets") / "target.npy"
     np.save(path, rows)
     return str(path), rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_norms_are_those_of_the_released_code(agrees):
+    agrees(filters.norm_sim_)
 
 
 def test_the_pairs_nearest_to_the_target_are_kept(target):

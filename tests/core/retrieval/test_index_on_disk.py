@@ -155,6 +155,17 @@ def test_the_same_rows_make_the_same_files(make_index, kind):
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in files_in(one))
 
 
+def test_a_graph_is_built_by_as_many_threads_as_are_asked_for_and_others_by_all(tmp_path, monkeypatch):
+    rows, threads = unit_rows(400, dims=16), []
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 7)
+    monkeypatch.setattr(faiss, "omp_set_num_threads", threads.append)
+    for kind, asked in (("hnsw", 1), ("hnsw", 2), ("ivf", 2)):
+        with IndexBuilder(tmp_path / kind, dims=16, kind=kind, graph_threads=asked) as builder:
+            builder.add(rows, entries_of(range(400)))
+            builder.finish({"holds": "images", "backbone": {}})
+    assert threads == [1, 7, 2, 7, 7]
+
+
 @pytest.mark.parametrize("kind", list(kinds.KINDS))
 def test_a_single_row_can_be_indexed(make_index, kind, capfd):
     rows = unit_rows(1)

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import threading
 import tracemalloc
 from itertools import islice
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError, SourceError
-from vladapt.core.shards import Manifest, Place, build_executor, drive, sources
+from vladapt.core.shards import Manifest, Place, build_executor, drive, manifest, sources
 from vladapt.core.shards.manifest import first_repeated, listing
 from vladapt.core.shards.sources import TarSource
 from vladapt.core.shards.task import Span, cut
@@ -105,6 +106,20 @@ def test_tars_of_one_name_have_ids_of_their_own(tmp_path, tar, manifest_of):
         (tmp_path / folder / "0.tar").write_bytes(tar)
     ids = [row.id for rows in rows_of(manifest_of(tmp_path / "x", tmp_path / "y")) for row in rows]
     assert len(ids) == len(set(ids)) == 14
+
+
+def test_sources_are_looked_at_several_at_once_and_stay_in_order(tmp_path, tar, manifest_of, monkeypatch):
+    paths = [tmp_path / f"{name}.tar" for name in "dbca"]
+    for path in paths:
+        path.write_bytes(tar)
+    together, version = threading.Barrier(len(paths), timeout=30), manifest.version_of_source
+
+    def waited(name):
+        together.wait()  # broken where one is looked at after the other
+        return version(name)
+
+    monkeypatch.setattr(manifest, "version_of_source", waited)
+    assert [source.label for source in manifest_of(*paths).sources] == ["d", "b", "c", "a"]
 
 
 def test_of_a_tar_that_is_cut_short_the_rest_is_listed(tmp_path, tar, job_of):

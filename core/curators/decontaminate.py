@@ -1,0 +1,212 @@
+"""Decontamination: what is in a test set, or nearly, is dropped, with the list of which pair is which test image.
+
+Exact and near copies are told as in DataComp: In search of the next generation of multimodal datasets, 2023 (arXiv
+2304.14108), which dropped what is near to images of its test sets; hashes and captions are looked at, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from ..contracts.curator import IMAGE_FEATURES, TEXT, Curator, Decision, PairTable, Progress, Survey
+from ..contracts.options import option
+from ..errors import ConfigError
+from ._copies import digests, digests_of, equal_rows
+from ._held_out import COMPARED, HASH, HeldOutImages, HeldOutTable, normalised, read_tables
+
+RULES = {
+    "sha256": "bytes of a test image",
+    "pixels_sha256": "pixels of a test image",
+    HASH: "near copy of a test image by its hash",
+    IMAGE_FEATURES: "near copy of a test image by its features",
+    "both": "caption of a test set, and like its images",
+    TEXT: "caption of a test set",
+}
+"""What is compared -> rule, in the order in which they are asked."""
+NOWHERE = -1
+
+
+@dataclass(eq=False, kw_only=True)
+class Decontaminate(Curator):
+    """A pair is dropped where its image has the SHA-256 digest of a test image, of bytes or of pixels; a perceptual
+    hash within `distance` bits of a test image's; features whose cosine with a test image's is at least `cosine`; or a
+    caption that is equal to one of a test set, case and punctuation apart, and features whose cosine with a test
+    image's is at least `caption_cosine`. Equal captions alone are listed and not dropped, unless `captions` says so:
+    many images are "a dog".
+
+    Cosines belong to an encoder. By default both limits are told from how alike different images of the test sets are
+    to it, and a note says which they are: one of a thousand unrelated images is dropped, if test images are unrelated.
+
+    Which test image a pair is, is kept: the score `test_row` counts the rows of `tests`, then those of `tables`, whose
+    ids, files, and file of each row are in the survey (`test_ids`, `test_places`, `test_set_of`); `matches` lists them.
+
+    Example:
+        >>> build_curator("decontaminate", tests="imagenet-val.safetensors,coco-test").decide_all(pairs).keep.sum()
+        990
+    """
+
+    stage: ClassVar[str] = "decontaminate"
+
+    tests: tuple[str, ...] = option(
+        (), "files or folders of image features of the test sets, by the encoder of the pairs"
+    )
+    tables: tuple[str, ...] = option(
+        (), f"tables of the test sets, or folders of Parquet files, with columns among {', '.join(COMPARED)}, and id"
+    )
+    cosine: float | None = option(
+        None,
+        "cosine with a test image from which on an image is dropped; by default as the test sets say",
+        above=0.0,
+        high=1.0,
+    )
+    distance: int = option(4, "bits in which the hash of an image differs from a test image's at most", low=0, high=16)
+    caption_cosine: float | None = option(
+        None, "the same where the caption is one of a test set; by default as the test sets say", low=-1.0, high=1.0
+    )
+    captions: bool = option(False, "whether a caption of a test set is enough to drop a pair")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.tests or self.tables):
+            raise ConfigError("curator 'decontaminate': no test sets; give tests, tables, or both")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        features = (IMAGE_FEATURES,) if self.tests else ()
+        return (*features, *(name for name in COMPARED if any(name in each.columns for each in self._tables)))
+
+    @cached_property
+    def _tables(self) -> list[HeldOutTable]:
+        return read_tables(self.tables)
+
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        whole: dict[str, np.ndarray] = {}
+        rows: dict[str, np.ndarray] = {}
+        places, notes = (*self.tests, *self.tables), []
+        ids = [id_ for each in self._tables for id_ in each.ids]
+        set_of = np.repeat(np.arange(len(self.tables)) + len(self.tests), [len(each.ids) for each in self._tables])
+        first = 0  # row of the tables among all
+        if self.tests:
+            images = HeldOutImages.read(self.tests, pairs)
+            first, ids, set_of = len(images.ids), [*images.ids, *ids], np.concatenate([images.set_of, set_of])
+            cosine, like = images.limits()
+            cosine, like = self.cosine or cosine, like if self.caption_cosine is None else self.caption_cosine
+            rows["cosine"], rows[f"row.{IMAGE_FEATURES}"] = images.nearest(pairs, progress)
+            whole["limits"] = np.float32([cosine, like])
+            notes.append(
+                f"A near copy has a cosine of {cosine:.4g} or more with a test image; {like:.4g} is enough with a "
+                "caption of a test set. Both hold for this encoder alone."
+            )
+        for name in self.reads:
+            if name != IMAGE_FEATURES:
+                rows[f"row.{name}"] = self._same(pairs, name, first)
+        whole |= {"test_ids": np.array(ids, str), "test_set_of": set_of, "test_places": np.array(places, str)}
+        survey = Survey(whole, rows)
+        return Survey(whole, rows, (*notes, *self._told(self.decide(pairs, survey), whole)))
+
+    def decide(self, pairs: PairTable, survey: Survey) -> Decision:
+        at = {name: survey.rows[f"row.{name}"] for name in RULES if f"row.{name}" in survey.rows}
+        fails = {name: at[name] != NOWHERE for name in at if name not in (IMAGE_FEATURES, TEXT)}
+        scores: dict[str, np.ndarray] = {}
+        if IMAGE_FEATURES in at:
+            cosine, like = survey.whole["limits"]
+            scores["test_cosine"] = survey.rows["cosine"]
+            fails[IMAGE_FEATURES] = survey.rows["cosine"] >= cosine
+        if TEXT in at:
+            scores["test_caption"] = (at[TEXT] != NOWHERE).astype(np.float32)
+            if IMAGE_FEATURES in at:
+                fails["both"] = (at[TEXT] != NOWHERE) & (survey.rows["cosine"] >= like)
+                at["both"] = at[IMAGE_FEATURES]
+            if self.captions:
+                fails[TEXT] = at[TEXT] != NOWHERE
+        fails = {name: fails[name] for name in RULES if name in fails} or {TEXT: np.zeros(len(pairs), bool)}
+        row = at.get(IMAGE_FEATURES, np.full(len(pairs), NOWHERE))  # of what stays: the nearest
+        for name in (*([TEXT] if TEXT in at else []), *reversed(fails)):
+            row = np.where(fails.get(name, at[name] != NOWHERE), at[name], row) if name in at else row
+        scores["test_row"] = row.astype(np.float32)
+        return Decision.of({RULES[name]: flags for name, flags in fails.items()}, scores=scores)
+
+    def _same(self, pairs: PairTable, name: str, first: int) -> np.ndarray:
+        """(N,) int64 row of the first test with the same digest or caption, or the nearest hash; else `NOWHERE`.
+
+        Args:
+            first: row of the tables among all.
+        """
+        values = [each.columns.get(name) or [0 if name == HASH else ""] * len(each.ids) for each in self._tables]
+        theirs = [value for column in values for value in column]
+        if name == HASH:
+            at = nearest_hashes(pairs.numbers(HASH).astype(np.uint64), np.array(theirs, np.uint64), self.distance)
+        elif name == TEXT:
+            at = equal_to(digests_of(pairs, TEXT, normalised), digests([normalised(text) for text in theirs]))
+        else:
+            at = equal_to(digests_of(pairs, name, str.lower), digests([digest.lower() for digest in theirs]))
+        return np.where(at == NOWHERE, NOWHERE, at + first)
+
+    def _told(self, decision: Decision, whole: dict[str, np.ndarray]) -> list[str]:
+        """How many pairs are dropped for each test set, and how many captions are listed."""
+        rows = decision.scores["test_row"][~decision.keep].astype(np.int64)
+        counts = np.bincount(whole["test_set_of"][rows], minlength=len(whole["test_places"]))
+        lines = [f"{place}: {count:,} pairs are dropped." for place, count in zip(whole["test_places"], counts)]
+        if "test_caption" in decision.scores:
+            kept = int((decision.keep & (decision.scores["test_caption"] > 0)).sum())
+            lines.append(f"{kept:,} pairs that stay have a caption of a test set, without its image.")
+        return lines
+
+
+def equal_to(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) int64 first row of the others that equals each row; `NOWHERE` where none does, and for rows of zeros.
+
+    Args:
+        rows: (N, K) uint64.
+        others: (M, K) uint64.
+    """
+    numbers = equal_rows(np.concatenate([others, rows]))
+    first = np.full(numbers.max(initial=-1) + 2, NOWHERE)  # the last, of no number
+    first[numbers[: len(others)][::-1]] = np.arange(len(others))[::-1]
+    first[-1] = NOWHERE
+    return first[numbers[len(others) :]]
+
+
+def nearest_hashes(hashes: np.ndarray, others: np.ndarray, distance: int) -> np.ndarray:
+    """(N,) int64 row of the nearest of the others within so many bits, of equally near ones the first; `NOWHERE` where
+    there is none, and for hashes of 0.
+
+    Args:
+        hashes: (N,) uint64.
+        others: (M,) uint64.
+    """
+    from ..data import hashes_within
+
+    different, number = np.unique(hashes, return_inverse=True)
+    theirs, first = np.unique(others, return_index=True)
+    first, theirs = first[theirs != 0], theirs[theirs != 0]
+    best = np.full((len(different), 2), (65, NOWHERE))
+    for rows, columns, apart in hashes_within(different, theirs, distance):
+        order = np.lexsort((first[columns], apart, rows))
+        rows, at = np.unique(rows[order], return_index=True)
+        best[rows] = np.column_stack([apart[order][at], first[columns[order][at]]])
+    best[different == 0] = (65, NOWHERE)
+    return best[number, 1]
+
+
+def matches(pairs: PairTable, survey: Survey, decision: Decision) -> Iterator[tuple[str, str, str, str]]:
+    """(id of the pair, test set, id of the test, why) of each pair that is dropped, and of those that stay though their
+    caption is one of a test set.
+
+    Args:
+        pairs, survey, decision: of one block, or of all.
+    """
+    captions = decision.scores.get("test_caption", np.zeros(len(pairs)))
+    listed = np.flatnonzero(~decision.keep | (captions > 0))
+    tests = decision.scores["test_row"][listed].astype(np.int64)
+    places = survey.whole["test_places"][survey.whole["test_set_of"][tests]]
+    words = ("listed: " + RULES[TEXT], *decision.rules)
+    for name, place, test, reason in zip(
+        pairs.names(listed), places, survey.whole["test_ids"][tests], decision.reason[listed]
+    ):
+        yield name, str(place), str(test), words[reason]

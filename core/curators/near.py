@@ -1,0 +1,137 @@
+"""Near copies: images whose perceptual hashes are a few bits apart, and which an encoder finds the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..contracts.curator import IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
+from ..contracts.options import option
+from ..errors import DataError
+from ._copies import SIZES, Edges, best_of, groups_of, preference, score_option, ties
+
+HASH = "phash"
+"""Column of 64-bit perceptual hashes; 0 where there is none."""
+ROUNDS = 16
+ROWS_AT_ONCE = 16_384
+
+
+@dataclass(eq=False, kw_only=True)
+class Near(Curator):
+    """Hashes of 64 bits (`core/data/perceptual_hash.py`, or the user's own) are searched in bands, so that every two
+    within `distance` bits are met. These are tied, and what is tied through others is one group. Of a group one stays:
+    the largest image, then the one of the best pair score, then the one of the smallest id. Another is dropped where
+    the cosine of its image features with this one is at least `cosine`; those that are not alike are compared with the
+    best among them, in turn. Without features, hashes alone decide. Both numbers are scores: bits and cosine between a
+    pair and the one that stays for it.
+
+    Features never tie pairs that hashes do not: semantic neighbours, such as two radiographs, are no copies.
+
+    Example:
+        >>> build_curator("near", distance=6).decide_all(pairs).keep.sum()
+        900
+    """
+
+    stage: ClassVar[str] = "dedup"
+
+    distance: int = option(4, "bits in which the hashes of two copies differ at most", low=0, high=16)
+    cosine: float = option(
+        0.9, "least cosine of the image features of two copies; 0 to go by hashes alone", low=0.0, high=1.0
+    )
+    score: str = score_option()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (HASH, *SIZES, *([self.score] if self.score else []))
+
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        from ..data import bits_apart
+
+        hashes = hashes_of(pairs)
+        groups = groups_of(len(pairs), near_edges(hashes, self.distance))
+        rank, notes = preference(pairs, self.score), []
+        best = best_of(groups, rank)
+        by_hash = int((best != np.arange(len(pairs))).sum())
+        cosines = np.ones(len(pairs), np.float32)
+        confirms = self.cosine > 0 and IMAGE_FEATURES in pairs
+        if confirms:
+            best, cosines, left = confirmed(pairs, groups, rank, self.cosine)
+            if left:
+                notes.append(f"{left:,} pairs stay unexamined: their hashes are too common to tell copies.")
+        dropped = best != np.arange(len(pairs))
+        told = f"; features confirm {dropped.sum():,} of these" if confirms else "; there are no features to confirm it"
+        told = "" if self.cosine == 0 else told
+        first = f"{by_hash:,} of {len(pairs):,} pairs are near copies by their hashes{told}."
+        rows = {"dropped": dropped, "bits": bits_apart(hashes, hashes[best]), "cosine": cosines}
+        return Survey(rows=rows, notes=(first, *notes))
+
+    def decide(self, pairs: PairTable, survey: Survey) -> Decision:
+        scores = {name: survey.rows[name].astype(np.float32) for name in ("bits", "cosine")}
+        return Decision.of({"near copy": survey.rows["dropped"]}, scores=scores)
+
+
+def hashes_of(pairs: PairTable) -> np.ndarray:
+    """(N,) uint64 of the column.
+
+    Raises:
+        DataError: it is not of whole numbers.
+    """
+    hashes = pairs.numbers(HASH)
+    if hashes.dtype.kind not in "iu" or hashes.ndim != 1:
+        raise DataError(
+            f"column '{HASH}': {hashes.dtype} of shape {hashes.shape}; give one whole number of 64 bits per pair"
+        )
+    return hashes.astype(np.uint64)
+
+
+def near_edges(hashes: np.ndarray, distance: int) -> Iterator[Edges]:
+    """Edges between positions whose hashes are at most so many bits apart; of 0 there are none.
+
+    Args:
+        hashes: (N,) uint64.
+    """
+    from ..data import hashes_within
+
+    different, number = np.unique(hashes, return_inverse=True)
+    yield ties(np.where(hashes == 0, -1, number))
+    some = np.zeros(len(different), np.int64)  # a position of each
+    some[number] = np.arange(len(hashes))
+    told = np.flatnonzero(different != 0)
+    for rows, columns, _ in hashes_within(different[told], different[told], distance):
+        once = rows < columns
+        yield some[told[rows[once]]], some[told[columns[once]]]
+
+
+def confirmed(
+    pairs: PairTable, groups: np.ndarray, rank: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """What of each group is a copy of the best by its features too; the others are a group of their own, in turn.
+
+    Args:
+        groups: (N,) of `groups_of`.
+        rank: (N,) of `preference`.
+        least: cosine.
+
+    Returns:
+        (N,) position of the copy that stays, its own where that is the pair; (N,) cosine with it; and how many pairs
+        were not compared after `ROUNDS` rounds, which all stay.
+    """
+    best, cosines = np.arange(len(pairs)), np.ones(len(pairs), np.float32)
+    open_ = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    for _ in range(ROUNDS):
+        if not len(open_):
+            break
+        others = open_[best_of(groups[open_], rank[open_])]
+        alike = np.empty(len(open_), np.float32)
+        for start in range(0, len(open_), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            one, other = (pairs.unit(IMAGE_FEATURES, rows[some]) for rows in (open_, others))
+            alike[some] = (one * other).sum(axis=1)
+        alike[open_ == others] = 1
+        same = alike >= least
+        best[open_[same]], cosines[open_[same]] = others[same], alike[same]
+        open_ = open_[~same]
+    return best, cosines, len(open_)

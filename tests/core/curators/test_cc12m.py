@@ -1,0 +1,131 @@
+"""Filters of Conceptual Captions: each rule, rare words and their hypernyms, tags and labels."""
+
+import numpy as np
+import pytest
+
+from vladapt.core.contracts.curator import PairTable
+from vladapt.core.curators.cc12m import hypernymized, names_label, words_in
+from vladapt.core.errors import DataError
+from vladapt.core.registry import build_curator
+
+USUAL = "a dog on the grass"
+ODD = {
+    "narrow": {"width": 400},
+    "wide": {"width": 1300},
+    "foreign": {"language": "de"},
+    "short": {"text": "dog grass"},
+    "again": {"text": "dog dog dog on the grass"},
+    "rare": {"text": "a dog on the trampoline"},
+    "boilerplate": {"text": "Stock photo of the dog"},
+}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Thirty that are fine, and one that breaks each rule."""
+    usual = {"text": USUAL, "language": "en", "width": 500, "height": 500}
+    rows = {**{f"fine-{number:02d}": {} for number in range(30)}, **ODD}
+    columns = {name: [each.get(name, value) for each in rows.values()] for name, value in usual.items()}
+    return PairTable.of(list(rows), **columns, shown=["grass, tree" if "fine" in name else "cat|dog" for name in rows])
+
+
+def dropped(decision, pairs):
+    """Id -> rule."""
+    return {
+        name: decision.rules[reason - 1]
+        for name, reason in zip(pairs.names(), decision.reason)
+        if reason and "fine" not in name
+    }
+
+
+def test_each_rule_of_cc12m_drops_what_breaks_it(pairs):
+    decision = build_curator("cc12m").decide_all(pairs)
+    assert dropped(decision, pairs) == {
+        "narrow": "a side of 400 pixels or less",
+        "wide": "sides beyond 2.5 to 1",
+        "foreign": "not in language en",
+        "short": "not 3 to 256 words",
+        "again": "more than 20 % of the words repeated",
+        "rare": "a rare word",
+        "boilerplate": "a rare word",
+    }
+    assert decision.keep.sum() == 30
+
+
+def test_cc3m_is_stricter_with_shapes_and_boilerplate_and_milder_with_rare_words(pairs):
+    decision = build_curator("cc12m", rules="cc3m").decide_all(pairs)
+    assert dropped(decision, pairs)["wide"] == "sides beyond 2 to 1"
+    assert dropped(decision, pairs)["boilerplate"] == "begins like boiler-plate"
+    assert "short" not in dropped(decision, pairs)
+    few = pairs.among(np.arange(len(ODD) + 10))
+    assert build_curator("cc12m", rules="cc3m").decide_all(few).keep.any(), "five of a word are enough"
+    assert not build_curator("cc12m").decide_all(few).keep.any()
+
+
+def test_rare_is_counted_in_the_pool_and_can_be_left_out(pairs):
+    assert "rare" in dropped(build_curator("cc12m", rare=2).decide_all(pairs), pairs)
+    assert not {"rare", "boilerplate"} & dropped(build_curator("cc12m", rare=0).decide_all(pairs), pairs).keys()
+    assert not build_curator("cc12m", rare=99).decide_all(pairs).keep.any()
+    numbers = PairTable.of(["a"], text=["route 66 to 2nd"], language=["en"], width=[500], height=[500])
+    assert "a rare word" in build_curator("cc12m", rare=2).decide_all(numbers).rules
+    assert build_curator("cc12m", rare=1).decide_all(numbers).keep.all()
+
+
+def test_hypernyms_save_captions_with_rare_names(pairs, tmp_path):
+    (tmp_path / "hypernyms.tsv").write_text("Trampoline\tgrass\nfoo bar\tdog\n")
+    curator = build_curator("cc12m", hypernyms=str(tmp_path / "hypernyms.tsv"))
+    assert "rare" not in dropped(curator.decide_all(pairs), pairs)
+
+
+def test_the_longest_phrase_is_replaced():
+    table = {("barack", "obama"): ("politician",), ("barack",): ("name",), ("new", "york"): ("big", "city")}
+    words = words_in("Barack Obama, in New-York; barack NEW york!")
+    assert hypernymized(words, table) == ["politician", "in", "new-york", "name", "big", "city"]
+    assert hypernymized(words, {}) == words
+
+
+def test_a_label_of_the_image_must_be_named(pairs):
+    decision = build_curator("cc12m", labels="shown", rare=0).decide_all(pairs)
+    assert decision.keep.sum() == 32, "those of cats or dogs that say dog and break no other rule, too"
+    other = build_curator("cc12m", labels="language", rare=0).decide_all(pairs)
+    assert set(dropped(other, pairs)) == set(ODD) and not other.keep.any()
+    assert names_label(["a", "hot", "dog"], "cat; hot dog") and not names_label(["a", "hotdog"], "dog,,")
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    """A pipeline of spaCy that knows a handful of words."""
+    spacy = pytest.importorskip("spacy")
+    pipeline, path = spacy.blank("en"), tmp_path_factory.mktemp("tagger")
+    ruler = pipeline.add_pipe("attribute_ruler")
+    for word, tag in {"a": "DET", "the": "DET", "dog": "NOUN", "grass": "NOUN", "on": "ADP"}.items():
+        ruler.add([[{"LOWER": word}]], {"POS": tag})
+    pipeline.to_disk(path)
+    return str(path)
+
+
+def test_parts_of_speech_are_asked_for_where_there_is_a_tagger(tagger):
+    texts = [USUAL, "dog likes grass", "a big red", "a dog runs fast"]
+    sizes = {name: [500] * 4 for name in ("width", "height")}
+    pairs = PairTable.of(list("abcd"), text=texts, language=["en"] * 4, **sizes)
+    decision = build_curator("cc12m", tagger=tagger, rare=0).decide_all(pairs)
+    assert dropped(decision, pairs) == {"b": "no determiner", "c": "no noun"}
+    decision = build_curator("cc12m", tagger=tagger, rare=0, rules="cc3m").decide_all(pairs)
+    assert dropped(decision, pairs)["d"] == "no preposition"
+
+
+def test_what_is_not_asked_for_is_noted(pairs, tagger):
+    notes = build_curator("cc12m").survey(pairs).notes
+    assert any("noun, determiner" in note and "spaCy" in note for note in notes)
+    assert any("labels=" in note for note in notes)
+    assert len(build_curator("cc12m", tagger=tagger, labels="shown", rare=0).survey(pairs).notes) == 0
+
+
+def test_bad_input_is_one_line(pairs, tmp_path):
+    with pytest.raises(DataError, match="not a pipeline of spaCy"):
+        build_curator("cc12m", tagger=str(tmp_path / "absent")).decide_all(pairs)
+    (tmp_path / "bare.tsv").write_text("dog\n")
+    with pytest.raises(DataError, match="'dog' has no tab and value behind it"):
+        build_curator("cc12m", hypernyms=str(tmp_path / "bare.tsv")).decide_all(pairs)
+    with pytest.raises(DataError, match="no column 'tags'"):
+        build_curator("cc12m", labels="tags").decide_all(pairs)

@@ -1,0 +1,81 @@
+"""What stages keep, written as a list, tars and ids, with a card that tells how it was chosen."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tar_shards import png, shard, simple
+
+from vladapt.core.curation import Kept
+from vladapt.core.data.pairs.reading import read_pairs
+from vladapt.core.engine.curate import curate
+from vladapt.core.engine.curate_write import write_kept
+from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.sharing.dataset_card import CuratedSet, dataset_card
+
+pytest.importorskip("duckdb", reason="extra curation is not installed")
+pytest.importorskip("huggingface_hub", reason="the card needs it")
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """Two stages on a tar of 40 samples, of which ten are removed by id after half of them was drawn."""
+    folder = tmp_path_factory.mktemp("curated")
+    tar = shard(folder / "pool.tar", simple(40))
+    (folder / "opt-outs.txt").write_text("".join(f"pool:{number:04d}\n" for number in range(10)))
+    first = curate("random", [tar], folder / "out", options={"fraction": 0.5})
+    second = curate(
+        "removal", [tar], folder / "out", options={"ids": str(folder / "opt-outs.txt")}, after=[str(first.folder)]
+    )
+    return folder, first, second
+
+
+def test_the_last_stage_of_a_folder_is_written_with_a_card(decided, tmp_path):
+    folder, first, second = decided
+    made = write_kept(folder / "out", tmp_path / "chosen", write=["tars"], samples=8, licence="cc-by-4.0")
+    assert made.decisions == second.folder and made.kept == second.kept == made.weight
+    pairs = read_pairs(tmp_path / "chosen" / "LIST.parquet", split="train")
+    kept = {row["id"] for row in pq.read_table(second.folder).to_pylist() if row["keep"]}
+    assert {f"pool:{pair.id.rpartition(':')[2]}" for pair in pairs} == kept
+    assert len(read_pairs(tmp_path / "chosen" / "tars", split="train")) == len(kept)
+    card = (tmp_path / "chosen" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and "size_categories:\n- n<1K" in card
+    assert f"{second.kept} of 40 pairs" in card and first.folder.name in card and second.folder.name in card
+    assert f"| random | 40 | 20 | 50.0% | {first.folder.name} |" in card
+    assert '"fraction": 0.5' in card and '"ids": "opt-outs.txt"' in card and "removed by id" in card
+    assert hashlib.sha256((tmp_path / "chosen" / "LIST.parquet").read_bytes()).hexdigest() in card
+    assert str(folder) not in card and str(tmp_path) not in card
+    assert "Test sets" not in card.split("What no stage could check")[1] or "decontaminate" not in card
+
+
+def test_the_card_tells_what_weights_amount_to(decided):
+    _, _, second = decided
+    weighted = Kept(pa.array(["a", "b", "c"]), np.array([1, 1, 2], np.float32))
+    card = dataset_card(CuratedSet("mine", second.folder, weighted))
+    assert "1 to 2, 4 in all" in card and "as much as 3 pairs of equal weight" in card and "license: unknown" in card
+    with pytest.raises(DataError, match=r"apache-2\.0"):
+        dataset_card(CuratedSet("mine", second.folder, weighted, licence="as you like"))
+
+
+def test_ids_of_datacomp_need_no_pairs(tmp_path):
+    uids = [f"{number:032x}" for number in range(6)]
+    table = {"uid": uids, "text": ["a"] * 6, "bytes": pa.array([png(n) for n in range(6)])}
+    pq.write_table(pa.table(table), tmp_path / "metadata.parquet")
+    curate("random", [tmp_path / "metadata.parquet"], tmp_path / "out", options={"fraction": 0.5})
+    made = write_kept(tmp_path / "out", tmp_path / "out", write=["uids"])
+    array = np.load(made.written["uids"])
+    assert len(array) == 3 and array.dtype == np.dtype("u8,u8")
+
+
+def test_what_cannot_be_written_is_refused(decided, tmp_path):
+    folder, *_ = decided
+    with pytest.raises(ConfigError, match="--write csv: give some of list, tars, uids"):
+        write_kept(folder / "out", tmp_path, write=["csv"])
+    with pytest.raises(ConfigError, match="give one"):
+        write_kept(folder / "out", "s3://bucket/x")
+    with pytest.raises(DataError, match="32 hexadecimal digits"):
+        write_kept(folder / "out", tmp_path, write=["uids"])
+    with pytest.raises(DataError, match="no last stages"):
+        write_kept(tmp_path, tmp_path)
