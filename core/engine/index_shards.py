@@ -22,6 +22,7 @@ from ..contracts.recipe import SAMPLE, Recipe
 from ..errors import CapabilityError, DataError
 from ..features.table import transform_spec
 from ..retrieval.entries import Entry
+from ..retrieval.head import WORK
 from ..retrieval.image_reader import ImageReader, is_pair_file
 from ..retrieval.sharded import ENTRY, FeatureShards, SegmentStage, entry_line, take_segments, trained_file
 from ..retrieval.writing import SegmentsWriter
@@ -38,8 +39,6 @@ from .shard_jobs import BATCH, MOST_SKIPPED, job_of, manifest_of, place_of_shard
 from .shard_rows import is_read_by, manifest_of_items
 
 READERS = 16
-WORK = "work"
-"""Folder of the tasks that write segments, in the folder of the index."""
 
 
 @dataclass
@@ -190,13 +189,11 @@ def write_segments(
     """
     plan = None
     if writer is not None:
-        shutil.rmtree(writer.folder / WORK, ignore_errors=True)  # of a command that was killed
         quantiser = trained_file(writer, features.shards) or quantiser
         plan = [str(writer.folder.absolute()), writer.number, quantiser]
     folder, number, quantiser = all_gather_json(plan)[0]
-    stage = SegmentStage(
-        folder, kind, features.shards, number, quantiser, "" if before is None else str(before.absolute())
-    )
+    left_out = "" if before is None else str(before.absolute())
+    stage = SegmentStage(folder, kind, features.shards, number, quantiser, left_out, asked.graph_threads or 1)
     place = place_of_shards(Path(folder) / WORK)
     job = job_of(stage, stage.listed(place), place, replace(asked, shard_size=1), 1)
     run_job(job, asked.executor("cpu", reporter.info), 0.0, reporter, "Writing segments")
