@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import os
 import re
+import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.pairs.pair_list import list_schema
+from ..data.pairs.pair_list import FORMAT, TAG, TYPES, list_schema
 from ..errors import DataError, first_of, printable
+from ..runtime.files import replacing
 from ..runtime.remote import is_url
 from ..shards import Place
 from ..shards.sources import ParquetSource, Source
+from .table import database
 
 if TYPE_CHECKING:
     import pyarrow
@@ -135,6 +139,37 @@ def write_list(kept: Kept, sources: Sequence[Source], out: Place, name: str = LI
     return len(kept)
 
 
+def add_captions(listed: Path, captions: Path) -> int:
+    """Write captions by a model into a list, as its column `synthetic`.
+
+    Args:
+        captions: folder of `curate caption`: shards with id and caption.
+
+    Returns:
+        How many pairs have one.
+
+    Raises:
+        DataError: no captions there, of several models, or none of these pairs.
+    """
+    files = sorted(map(str, captions.glob("part-*.parquet"))) or sorted(map(str, captions.glob("*/part-*.parquet")))
+    if not files or len({os.path.dirname(file) for file in files}) > 1:
+        raise DataError(f"{captions}: holds captions of {'several models' if files else 'none'}; give a folder of one")
+    with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as base, replacing(listed) as partial:
+        columns = ", ".join(f'l."{name}"' for name in TYPES if name != "synthetic")
+        target, tag = str(partial).replace("'", "''"), f"{{'{TAG.decode()}': '{FORMAT.decode()}'}}"
+        base.execute(
+            f"""COPY (SELECT {columns}, c.caption AS synthetic
+            FROM read_parquet(?, file_row_number = true) l
+            LEFT JOIN (SELECT id, min(caption) AS caption FROM read_parquet(?) GROUP BY id) c ON l.id = c.id
+            ORDER BY l.file_row_number) TO '{target}' (FORMAT parquet, KV_METADATA {tag})""",
+            [str(listed), files],
+        )
+        count = base.execute("SELECT count(synthetic) FROM read_parquet(?)", [str(partial)]).fetchone()
+        if not count or not count[0]:
+            raise DataError(f"{captions}: captions of none of these pairs; caption the same sources")
+    return int(count[0])
+
+
 def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
     """Write the ids as DataComp's tools read them: a sorted .npy of dtype "u8,u8", the upper 64 bits of each id first.
 
@@ -235,7 +270,7 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
             rows = mine[start : start + ROWS_AT_ONCE]
             ids = kept.ids.take(rows).to_pylist()
             yield [
-                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1, "caption": None}
+                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1}
                 for id_, weight in zip(ids, kept.weights[rows].tolist())
             ]
 
@@ -243,30 +278,26 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
 def _of_table(
     kept: Kept, source: ParquetSource, place: str, out: Place, among: Positions, listed: np.ndarray
 ) -> Iterator[list[dict[str, Any]]]:
-    has_bytes = "bytes" in source.roles
-    block = []
-    for number, row in enumerate(source.listed()):
-        block.append((number, row))
-        if len(block) == ROWS_AT_ONCE:
-            yield _listed_rows(kept, block, place, has_bytes, out, among, listed)
-            block = []
-    if block:
-        yield _listed_rows(kept, block, place, has_bytes, out, among, listed)
+    def new(ids: list[str]) -> np.ndarray:
+        where = among.of(ids)
+        return (where >= 0) & ~listed[where]
 
-
-def _listed_rows(
-    kept: Kept, block: list, place: str, has_bytes: bool, out: Place, among: Positions, listed: np.ndarray
-) -> list[dict[str, Any]]:
-    at = among.of([row.id for _, row in block])
-    rows = []
-    for (number, row), where in zip(block, at.tolist()):
-        if where < 0 or listed[where]:
-            continue
+    rows = source.listed(new)
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        where = among.of([row.id for _, row in some])
         listed[where] = True
-        own = {"source": place, "row": number} if has_bytes else {"source": _relative(row.path, out), "row": -1}
-        weight = float(kept.weights[where])
-        rows.append({"id": row.id, "weight": weight, "key": "", "caption": row.text, **own})
-    return rows
+        in_file = "bytes" in source.roles
+        yield [
+            {
+                "id": row.id,
+                "weight": weight,
+                "source": place if in_file else _relative(row.path, out),
+                "key": "",
+                "row": number if in_file else -1,
+                "caption": row.text,
+            }
+            for (number, row), weight in zip(some, kept.weights[where].tolist())
+        ]
 
 
 def _relative(source: str, out: Place) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+PAIRS_AT_ONCE = 16_384
+"""Whose features are read together."""
+
 
 def count_of(total: int, share: float) -> int:
     """How many pairs a share of them is: the whole part, at least one."""

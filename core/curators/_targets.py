@@ -8,6 +8,7 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, PairTable
 from ..errors import DataError, shortened
+from ._ranks import PAIRS_AT_ONCE
 
 KEY_DIMS = 16
 """Of each row so many numbers are compared, as float16: more would differ by the rounding of its norm."""
@@ -32,7 +33,7 @@ class Target:
     def overlap(self, pairs: PairTable, kind: str = IMAGE_FEATURES) -> tuple[str, ...]:
         """A sentence where some of them are pairs of the pool too, by id or by row; else nothing."""
         ids, keys, count = set(self.ids), _keys(self.features), 0
-        for rows in pairs.blocks():
+        for rows in pairs.blocks(PAIRS_AT_ONCE):
             same = np.isin(_keys(pairs.unit(kind, rows)), keys)
             if ids:
                 same |= np.fromiter((name in ids for name in pairs.names(rows)), bool, len(same))

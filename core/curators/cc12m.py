@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, ClassVar
+from zlib import crc32
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from ._captions import CaptionFilter, table_of
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 NOUN, DETERMINER, PREPOSITION = ("NOUN", "PROPN"), ("DET",), ("ADP",)
+BUCKETS = 2**23
+"""Of hashes of words: 64 MB of counts."""
 BOILERPLATE = ("click to enlarge picture", "stock photo", "embedded image permalink", "profile photo")
 
 
@@ -104,25 +108,24 @@ class CC12M(CaptionFilter):
     def _rare(self) -> int:
         return self._rules.rare if self.rare is None else self.rare
 
-    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
-        notes = []
+    def check(self, columns: Collection[str]) -> None:
+        super().check(columns)
         if self.tagger:
             _pipeline(self.tagger)
-        else:
+        _ = self._table
+
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        self.check(pairs.columns)
+        notes = []
+        if not self.tagger:
             asked = ", ".join(self._rules.tags)
             notes.append(f"not asked for ({asked}): give tagger=, a pipeline of spaCy")
         if not self.labels:
             notes.append("captions are not compared with what images show: give labels=, a column of an image tagger")
         if not self._rare:
             return Survey(notes=tuple(notes))
-        counts: Counter[str] = Counter()
-        for block in pairs.blocks():
-            for text in pairs.strings(TEXT, block):
-                counts.update(self._counted(text))
-            progress(block.stop, len(pairs))
-        common = sorted(word for word, count in counts.items() if count >= self._rare)
-        notes.append(f"{len(common)} of {len(counts)} words occur {self._rare} times or more")
+        common = common_words(lambda: self._words_of_blocks(pairs, progress), self._rare)
+        notes.append(f"{len(common)} words occur {self._rare} times or more; captions with any other are dropped")
         return Survey({"common": np.frombuffer("\n".join(common).encode(), np.uint8)}, notes=tuple(notes))
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
@@ -146,7 +149,8 @@ class CC12M(CaptionFilter):
             fails["begins like boiler-plate"] = np.array([t.lower().startswith(beginnings) for t in texts], bool)
         if self._rare:
             common = set(survey.whole["common"].tobytes().decode().split("\n"))
-            fails["a rare word"] = np.array([not common.issuperset(self._counted(text)) for text in texts], bool)
+            others = (set(self._meant(each)) - common for each in words)
+            fails["a rare word"] = np.array([any(map(without_digits, each)) for each in others], bool)
         if self.tagger:
             tags = list(tags_of(texts, self.tagger))
             for name, wanted in rules.tags.items():
@@ -160,9 +164,38 @@ class CC12M(CaptionFilter):
     def _table(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
         return read_hypernyms(self.hypernyms) if self.hypernyms else {}
 
-    def _counted(self, text: str) -> list[str]:
-        """The words of a text that may be rare, as what they stand for."""
-        return [word for word in hypernymized(words_in(text), self._table) if not any(map(str.isdigit, word))]
+    def _words_of_blocks(self, pairs: PairTable, progress: Progress) -> Iterator[Counter[str]]:
+        for block in pairs.blocks():
+            yield Counter(chain.from_iterable(self._meant(words_in(text)) for text in pairs.strings(TEXT, block)))
+            progress(block.stop, len(pairs))
+
+    def _meant(self, words: list[str]) -> list[str]:
+        return hypernymized(words, self._table) if self._table else words
+
+
+def common_words(blocks: Callable[[], Iterable[Counter[str]]], rare: int) -> list[str]:
+    """The words that are not rare, sorted. Memory does not grow with the number of those that are: words are first
+    counted by their hashes, then one by one where all of a hash occur often enough.
+
+    Args:
+        blocks: gives the counts of each part of the texts, every time it is called.
+        rare: how often a word must occur.
+    """
+    buckets = np.zeros(BUCKETS, np.int64)
+    for counts in blocks():
+        np.add.at(buckets, [bucket_of(word) for word in counts], list(counts.values()))
+    often, exact = buckets >= rare, Counter[str]()
+    for counts in blocks():
+        exact.update({word: count for word, count in counts.items() if often[bucket_of(word)]})
+    return sorted(word for word, count in exact.items() if count >= rare)
+
+
+def bucket_of(word: str) -> int:
+    return crc32(word.encode()) % BUCKETS
+
+
+def without_digits(word: str) -> bool:
+    return not any(map(str.isdigit, word))
 
 
 def words_in(text: str) -> list[str]:
@@ -180,7 +213,7 @@ def hypernymized(words: Sequence[str], table: Mapping[tuple[str, ...], tuple[str
     """Words with the longest phrases of a table replaced, from left to right."""
     if not table:
         return list(words)
-    longest, made, place = max(map(len, table)), [], 0
+    longest, made, place = max(map(len, table)), list[str](), 0
     while place < len(words):
         for length in range(min(longest, len(words) - place), 0, -1):
             if (general := table.get(tuple(words[place : place + length]))) is not None:

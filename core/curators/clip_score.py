@@ -10,6 +10,7 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, DataError, shortened
+from ._ranks import PAIRS_AT_ONCE
 
 
 @dataclass(eq=False, kw_only=True)
@@ -68,7 +69,7 @@ def cosines(pairs: PairTable) -> np.ndarray:
     """(N,) float32 cosines of image and caption."""
     made = [
         np.einsum("nd,nd->n", pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows))
-        for rows in pairs.blocks()
+        for rows in pairs.blocks(PAIRS_AT_ONCE)
     ]
     return np.concatenate(made)
 

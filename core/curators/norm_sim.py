@@ -12,12 +12,11 @@ import numpy as np
 from ..contracts.curator import IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError
-from ._ranks import best, count_of
+from ._ranks import PAIRS_AT_ONCE, best, count_of
 from ._targets import read_target
 
 POOL = "pool"
 TARGETS_AT_ONCE = 8192
-PAIRS_AT_ONCE = 16_384
 NORMS = ("2", "inf")
 
 
@@ -83,9 +82,14 @@ def norm_for(who: str, norm: str | None, target: str) -> str:
 
 
 def most_similar(
-    pairs: PairTable, count: int, target: str, norm: str, steps: int, progress: Progress
+    pairs: PairTable, count: int, target: str, norm: str | None, steps: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The pairs with the highest NormSim.
+
+    Args:
+        target: a file or folder, or `POOL`.
+        norm: as `norm_for` gives it.
+        steps: of `top_of_pool`.
 
     Returns:
         (N,) float32 scores, (N,) flags of the `count` highest, and notes.
@@ -95,7 +99,8 @@ def most_similar(
     wanted = read_target(target, pairs)
     notes = wanted.overlap(pairs)
     if norm == "2":
-        scores = norm_sim_2(pairs, second_moment(np.array_split(wanted.features, ceil(len(wanted.features) / 65536))))
+        parts = range(0, len(wanted.features), PAIRS_AT_ONCE)
+        scores = norm_sim_2(pairs, second_moment(wanted.features[i : i + PAIRS_AT_ONCE] for i in parts))
     else:
         scores = np.empty(len(pairs), np.float32)
         for rows in pairs.blocks(PAIRS_AT_ONCE):
@@ -135,7 +140,7 @@ def norm_sim_inf(image: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def norm_sim_2(pairs: PairTable, moment: np.ndarray) -> np.ndarray:
     """(N,) float32 `norm_of_moment` of all pairs."""
-    made = [norm_of_moment(pairs.unit(IMAGE_FEATURES, rows), moment) for rows in pairs.blocks()]
+    made = [norm_of_moment(pairs.unit(IMAGE_FEATURES, rows), moment) for rows in pairs.blocks(PAIRS_AT_ONCE)]
     return np.concatenate(made)
 
 
@@ -147,7 +152,7 @@ def top_of_pool(pairs: PairTable, count: int, steps: int, progress: Progress) ->
         (N,) float32 scores towards the pairs that are left in the end, and (N,) flags of these.
     """
     left = np.arange(len(pairs))
-    moment = second_moment(pairs.unit(IMAGE_FEATURES, rows) for rows in pairs.blocks())
+    moment = second_moment(pairs.unit(IMAGE_FEATURES, rows) for rows in pairs.blocks(PAIRS_AT_ONCE))
     dropped = ceil((len(left) - count) / steps)
     for step in range(steps):
         if len(left) == count:
@@ -155,7 +160,7 @@ def top_of_pool(pairs: PairTable, count: int, steps: int, progress: Progress) ->
         among = pairs.among(left)
         high = best(norm_sim_2(among, moment), max(count, len(left) - dropped))
         others = among.among(~high)
-        moment = moment - second_moment(others.unit(IMAGE_FEATURES, rows) for rows in others.blocks())
+        moment = moment - second_moment(others.unit(IMAGE_FEATURES, rows) for rows in others.blocks(PAIRS_AT_ONCE))
         left = left[high]
         progress(step + 1, steps)
     chosen = np.zeros(len(pairs), bool)

@@ -33,6 +33,7 @@ from ..curation.peers import DATACOMP
 from ..errors import ConfigError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
+from ..runtime.distributed import world_size
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
@@ -108,6 +109,8 @@ def curate(
         raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
     if asked.shard is not None:
         raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
+    if world_size() > 1:
+        raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
         decided(folder)
     place = place_of_shards(out)

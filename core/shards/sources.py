@@ -10,9 +10,10 @@ import os
 import posixpath
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,8 @@ from ..runtime.remote import (
 
 ROWS_AT_ONCE = 64
 """Of a Parquet file that are in memory at once; they may hold images."""
+LISTED_AT_ONCE = 8192
+"""The same without images."""
 IDS = ("id", "key", "image_id", "uid", "__key__")
 BYTES = ("image", "bytes", "image_bytes", "jpg", "jpeg", "png", "webp")
 PATHS = ("path", "file_name", "file", "filename", "filepath", "image_path", "image")
@@ -193,13 +196,27 @@ class ParquetSource(Source):
         for number, values in enumerate(self.values(start, stop, names), start):
             yield self._row(number, values, columns)
 
-    def listed(self) -> Iterator[Row]:
-        """All rows without the bytes of their images, which are not read; errors as of `read`."""
-        names = sorted({name for role, name in self.roles.items() if role != "bytes"})
-        if not names:
-            return (Row(f"{self.label}:{number}") for number in range(self.count_rows()))
+    def listed(self, wanted: Callable[[list[str]], Iterable[bool]]) -> Iterator[tuple[int, Row]]:
+        """(number, row) of some rows, without the bytes of their images, which are not read.
+
+        Args:
+            wanted: some ids -> which of them.
+
+        Raises:
+            SourceError: as of `read`.
+        """
         self.check_version()
-        return (self._row(n, v, ()) for n, v in enumerate(self.values(0, self.count_rows(), names)))
+        names, count = sorted({name for role, name in self.roles.items() if role != "bytes"}), self.count_rows()
+        rows = enumerate(self.values(0, count, names) if names else repeat({}, count))
+        while block := list(islice(rows, LISTED_AT_ONCE)):
+            own = [values.get(self.roles.get("id", "")) for _, values in block]
+            ids = [
+                self._row(*each, ()).id if id_ is None else printable(str(id_))  # the others need not be resolved
+                for each, id_ in zip(block, own)
+            ]
+            for each, chosen in zip(block, wanted(ids)):
+                if chosen:
+                    yield each[0], self._row(*each, ())
 
     @property
     def has_images(self) -> bool:

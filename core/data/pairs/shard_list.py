@@ -16,6 +16,7 @@ from ...runtime.distributed import all_gather_json, is_main, rank, run_on_all, w
 from ...runtime.files import write_cached
 from ...runtime.reading import version_of
 from ...runtime.remote import is_url, matching, read_small, shown
+from .pair_list import is_pair_list, list_lies_elsewhere
 from .shard_reader import count_samples
 from .shards import BRACES, brace_names, expanded, shards_in
 
@@ -58,6 +59,8 @@ def reads_in_a_row(place: str, order: str) -> bool:
     Raises:
         DataError: the order does not go with the data.
     """
+    if is_pair_list(place):
+        return list_lies_elsewhere(Path(place)) if order == "auto" else order == "shards"
     if is_url(place):
         if order == "global":
             raise DataError(

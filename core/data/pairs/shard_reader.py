@@ -11,6 +11,7 @@ comes at any place is known without reading what is before it.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import tarfile
@@ -119,6 +120,11 @@ class ShardSample:
     lost: str = ""
 
     @property
+    def key(self) -> str:
+        """What the names of its members share."""
+        return self.name.partition(":")[2]
+
+    @property
     def image(self) -> bytes | None:
         """The encoded image; of several the first."""
         return next((content for name, content in self.members.items() if name in IMAGE_EXTENSIONS), None)
@@ -142,15 +148,57 @@ class ShardSample:
             raise DataError(f"{self.name}: {error}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class ChosenKeys:
+    """Which samples of a shard count, and how often each comes.
+
+    Args:
+        digests: (n,) "S16", ascending, of their keys.
+        times: (n,) uint8, 1 and more.
+    """
+
+    digests: np.ndarray
+    times: np.ndarray
+
+    @classmethod
+    def of(cls, times: Mapping[str, int]) -> ChosenKeys:
+        """Of keys that come so often, at most 255 times."""
+        digests = np.array([_digest(key) for key in times], "S16")
+        order = np.argsort(digests)
+        return cls(digests[order], np.array([*times.values()], np.uint8)[order])
+
+    def __len__(self) -> int:
+        return int(self.times.sum(dtype=np.int64))
+
+    def part(self, first: int, last: int | None = None) -> ChosenKeys:
+        """Those from the `first` to before the `last`, counted without repetition."""
+        return ChosenKeys(self.digests[first:last], self.times[first:last])
+
+    def once(self) -> ChosenKeys:
+        """The same without repetition."""
+        return ChosenKeys(self.digests, np.ones_like(self.times))
+
+    def __getitem__(self, key: str) -> int:
+        """How often a sample comes, 0 for not at all."""
+        digest = np.array(_digest(key), "S16")
+        at = int(np.searchsorted(self.digests, digest))
+        return int(self.times[at]) if at < len(self.digests) and self.digests[at] == digest else 0
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
 class ShardReader:
     """Reads runs of samples; one shard is open at a time, and stays open between runs that follow each other.
 
     Args:
         shards: paths and URLs.
+        chosen: of each shard, which of its samples count, in whose order they are numbered; None for all.
     """
 
-    def __init__(self, shards: Sequence[str]):
-        self.shards = shards
+    def __init__(self, shards: Sequence[str], chosen: Sequence[ChosenKeys] | None = None):
+        self.shards, self.chosen = shards, chosen
         self._shard, self._place = -1, 0
         self._samples: Iterator[ShardSample] = iter(())
 
@@ -162,7 +210,7 @@ class ShardReader:
         """
         if run.shard != self._shard or run.first < self._place:
             self._shard, self._place = run.shard, run.first
-            self._samples = samples_of(self.shards[run.shard], run.first)
+            self._samples = self._of(run.shard, run.first)
         name = shown(self.shards[run.shard]).rpartition("/")[2]
         for number in range(self._place, run.first + run.count):
             sample = next(self._samples, None)
@@ -172,9 +220,23 @@ class ShardReader:
                 yield sample
             self._place = number + 1
 
+    def _of(self, shard: int, first: int) -> Iterator[ShardSample]:
+        """The samples that count, from the `first` on."""
+        if self.chosen is None:
+            return samples_of(self.shards[shard], first)
+        chosen = self.chosen[shard]
+        samples = samples_of(self.shards[shard], wanted=lambda key: chosen[key] > 0)
+        each = (itertools.repeat(sample, 1 if sample.lost else chosen[sample.key]) for sample in samples)
+        return itertools.islice(itertools.chain.from_iterable(each), first, None)
 
-def samples_of(shard: str, first: int = 0) -> Generator[ShardSample, None, None]:
+
+def samples_of(
+    shard: str, first: int = 0, wanted: Callable[[str], bool] = lambda key: True
+) -> Generator[ShardSample, None, None]:
     """The samples of a shard from the `first` on; after a place where it is damaged or cut off, lost ones without end.
+
+    Args:
+        wanted: key -> whether the sample is read.
 
     Raises:
         DataError: see `open_stream`. ConfigError: webdataset is not installed.
@@ -184,7 +246,7 @@ def samples_of(shard: str, first: int = 0) -> Generator[ShardSample, None, None]
     short = printable(name.rpartition("/")[2])
     with closing(open_stream(shard)) as stream:
         check_plain(shard, stream)
-        files = _members(stream, name, first, library.base_plus_ext)
+        files = _members(stream, name, first, library.base_plus_ext, wanted)
         try:
             # Of two members of one name the first counts.
             for members in library.group_by_keys(files, handler=lambda error: True):
@@ -237,16 +299,19 @@ def count_samples(shard: str) -> int:
         return count
 
 
-def _members(stream: BinaryIO, name: str, first: int, parts: Callable) -> Iterator[dict[str, Any]]:
+def _members(
+    stream: BinaryIO, name: str, first: int, parts: Callable, wanted: Callable[[str], bool]
+) -> Iterator[dict[str, Any]]:
     """Members as webdataset groups them, whose own reader would unfold a sparse file of any size in memory."""
-    number, newest = -1, None
+    number, newest, counts = -1, None, False
     archive = _opened(stream, name)
     for info in _headers(stream, name, archive):
         key, extension = parts(info.name)
         if key is None:
             continue
-        number, newest = number + (key != newest), key
-        if number < first:
+        if key != newest:
+            number, newest, counts = number + 1, key, number + 1 >= first and wanted(printable(key))
+        if not counts:
             continue
         kind = extension.lower()
         if kind in IMAGE_EXTENSIONS or (kind in TEXTS and info.size <= LONGEST_TEXT):

@@ -21,9 +21,10 @@ from ...runtime.distributed import all_gather_json, is_main, run_on_all
 from ...runtime.files import caching
 from ...runtime.remote import shown
 from ..files import licence_of
+from .pair_list import is_pair_list, listed_shards
 from .pair_set import MOST, PairSet, StoredImages
 from .shard_list import check_alike, counted, shards_at
-from .shard_reader import Run, ShardBlock, ShardOrder, ShardReader, ShardSample
+from .shard_reader import ChosenKeys, Run, ShardBlock, ShardOrder, ShardReader, ShardSample
 from .shards import brace_names, read_shards, split_in_name
 
 MOST_HELD_OUT = 0.1
@@ -47,6 +48,7 @@ class ShardPairs:
         block: samples that are shuffled among themselves.
         streams: how many read it, or None.
         name, licence, notes: as of `PairSet`.
+        chosen: of each shard, which of its samples are used, and how often; None for all.
     """
 
     shards: tuple[str, ...]
@@ -62,6 +64,7 @@ class ShardPairs:
     name: str = ""
     licence: str = "unknown"
     notes: list[str] = field(default_factory=list)
+    chosen: tuple[ChosenKeys, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -69,7 +72,8 @@ class ShardPairs:
     @property
     def digest(self) -> str:
         """Of which samples these are, in which blocks."""
-        facts = [[shown(shard) for shard in self.shards], self.firsts.tolist(), self.counts.tolist(), self.block]
+        facts: list[Any] = [list(map(shown, self.shards)), self.firsts.tolist(), self.counts.tolist(), self.block]
+        facts += _digests(self.chosen)
         return hashlib.sha256(json.dumps(facts).encode(errors="surrogatepass")).hexdigest()[:16]
 
     def order(self, seed: int) -> ShardOrder:
@@ -78,7 +82,7 @@ class ShardPairs:
 
     def reader(self) -> ShardReader:
         """For one stream."""
-        return ShardReader(self.shards)
+        return ShardReader(self.shards, self.chosen)
 
     def rows(self, run: Run) -> range:
         """The rows of a run: samples are numbered in the order of the shards."""
@@ -122,7 +126,7 @@ def read_shard_set(
     validation reads them.
 
     Args:
-        place: as for `shards_at`.
+        place: as for `shards_at`, or a list of pairs in shards.
         held_out: what is not trained on.
         seed: chooses the shards that are held out.
         cache: folder of counts and copies.
@@ -134,12 +138,27 @@ def read_shard_set(
         DataError: a shard cannot be read, ranks see different ones, or nothing is left to train on.
         ConfigError: a package is not installed, or a pattern fits no shard.
     """
-    shards = run_on_all(lambda: shards_at(place))
-    counts = counted(shards, cache, say)
+    chosen: tuple[ChosenKeys, ...] | None = None
+    if is_pair_list(place):
+        shards, chosen = run_on_all(lambda: listed_shards(Path(place), seed))
+        check_alike([len(shards), *_digests(chosen)], "pairs of the list")
+        counts = np.array([len(each.digests) for each in chosen], np.int64)
+    else:
+        shards = run_on_all(lambda: shards_at(place))
+        counts = counted(shards, cache, say)
     split_of = _split_of_shards(shards, held_out)
     firsts, runs, notes = _divided(shards, counts, split_of, held_out, seed)
+    held = {split: (ShardReader(shards), runs[split]) for split in ("val", "test")}
+    if chosen is not None:
+        notes.append(
+            f"List: {int(counts.sum()):,} samples of {len(shards):,} tars, which are read whole, since what is read in "
+            "sequence cannot be passed over; weights were drawn once."
+        )
+        held = {split: _chosen_alone(shards, chosen, some) for split, some in runs.items()}
+        chosen = tuple(each.part(first) for each, first in zip(chosen, firsts.tolist()))
+        counts, firsts = np.array(list(map(len, chosen)), np.int64), np.zeros_like(firsts)
     parts = [number for number, split in enumerate(split_of) if split == "train" and counts[number] > firsts[number]]
-    name = _name_of(shards)
+    name = _name_of(shards) if chosen is None else Path(place).stem
     train = ShardPairs(
         tuple(shards[number] for number in parts),
         firsts[parts],
@@ -148,6 +167,7 @@ def read_shard_set(
         name=name,
         licence=licence_of(Path(shards[0]).parent),
         notes=notes,
+        chosen=None if chosen is None else tuple(chosen[number] for number in parts),
         **options,
     )
     if len(train) < 2:
@@ -155,8 +175,17 @@ def read_shard_set(
             f"--data {shown(place)}: {len(train)} samples left to train on; give more shards, or hold fewer out"
         )
     train = _looked_at(train)
-    sets = [_copied(shards, runs[split], split, cache, train, say) for split in ("val", "test")]
+    sets = [_copied(*held[split], split, cache, train, say) for split in ("val", "test")]
     return train, *sets
+
+
+def _chosen_alone(
+    shards: Sequence[str], chosen: Sequence[ChosenKeys], runs: Sequence[Run]
+) -> tuple[ShardReader, list[Run]]:
+    """What reads runs of chosen samples, counted in the order of their digests, once each; and these runs in it."""
+    keys = [chosen[run.shard].part(run.first, run.first + run.count).once() for run in runs]
+    own = [Run(number, 0, run.count) for number, run in enumerate(runs)]
+    return ShardReader([shards[run.shard] for run in runs], keys), own
 
 
 def _split_of_shards(shards: Sequence[str], held_out: HeldOut) -> list[str]:
@@ -252,33 +281,39 @@ def _facts(pairs: ShardPairs) -> dict[str, Any]:
 
 
 def _copied(
-    shards: Sequence[str], runs: list[Run], split: str, cache: Path, pairs: ShardPairs, say: Callable[[str], None]
+    reader: ShardReader, runs: list[Run], split: str, cache: Path, pairs: ShardPairs, say: Callable[[str], None]
 ) -> PairSet | None:
     """The samples of some runs as a set of its own, in a tar file of the cache."""
     if not runs:
         return None
-    facts = [[shown(shards[run.shard]), run.first, run.count] for run in runs]
+    facts: list[Any] = [[shown(reader.shards[run.shard]), run.first, run.count] for run in runs]
+    facts += _digests(reader.chosen)
     digest = hashlib.sha256(json.dumps(facts).encode(errors="surrogatepass")).hexdigest()[:32]
     path = cache / "shards" / f"held-out-{digest}.tar"
     if is_main() and not path.is_file():
         say(f"Copying {_count(runs):,} samples of {split} to {path}, once")
-    run_on_all(lambda: _copy(shards, runs, path) if is_main() else None)
-    run_on_all(lambda: _copy(shards, runs, path))  # on other machines
+    run_on_all(lambda: _copy(reader, runs, path) if is_main() else None)
+    run_on_all(lambda: _copy(reader, runs, path))  # on other machines
     held_out = run_on_all(lambda: read_shards([path], path.parent, columns=pairs.columns))
     check_alike([len(held_out), digest], f"samples of {split}")
     held_out = replace(held_out, name=pairs.name, images=StoredImages(pairs.max_pixels), notes=[])
     return held_out.with_split([split] * len(held_out))
 
 
-def _copy(shards: Sequence[str], runs: Sequence[Run], path: Path) -> None:
+def _digests(chosen: Sequence[ChosenKeys] | None) -> list[str]:
+    """Of which samples are chosen; none where all are."""
+    return [hashlib.sha256(c.digests.tobytes() + c.times.tobytes()).hexdigest() for c in chosen or ()]
+
+
+def _copy(reader: ShardReader, runs: Sequence[Run], path: Path) -> None:
     if path.is_file():
         return
-    reader, number = ShardReader(shards), 0
+    number = 0
     with caching(path) as handle, tarfile.open(fileobj=handle, mode="w") as archive:
         for run in runs:
             for sample in reader.read(run):
                 for extension, content in filter(all, sample.members.items()):
-                    info = tarfile.TarInfo(f"{_stem(shards[run.shard])}-{number:06d}.{extension}")
+                    info = tarfile.TarInfo(f"{_stem(reader.shards[run.shard])}-{number:06d}.{extension}")
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
                 number += 1

@@ -1,9 +1,14 @@
 """Filters of Conceptual Captions: each rule, rare words and their hypernyms, tags and labels."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vladapt.core.contracts.curator import PairTable
+from vladapt.core.curators import cc12m
 from vladapt.core.curators.cc12m import hypernymized, names_label, words_in
 from vladapt.core.errors import DataError
 from vladapt.core.registry import build_curator
@@ -69,6 +74,16 @@ def test_rare_is_counted_in_the_pool_and_can_be_left_out(pairs):
     numbers = PairTable.of(["a"], text=["route 66 to 2nd"], language=["en"], width=[500], height=[500])
     assert "a rare word" in build_curator("cc12m", rare=2).decide_all(numbers).rules
     assert build_curator("cc12m", rare=1).decide_all(numbers).keep.all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text("abcd", min_size=1, max_size=2), max_size=60), st.integers(1, 5), st.integers(1, 9))
+def test_common_words_are_counted_in_parts_and_whatever_hashes_they_share(words, rare, buckets):
+    counts = Counter(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cc12m, "BUCKETS", buckets)
+        common = cc12m.common_words(lambda: (Counter(words[place::3]) for place in range(3)), rare)
+    assert common == sorted(word for word in counts if counts[word] >= rare)
 
 
 def test_hypernyms_save_captions_with_rare_names(pairs, tmp_path):

@@ -43,7 +43,7 @@ def test_both_steps_keep_the_pairs_of_the_released_code(released, norm, tmp_path
     image, text, orders = (released[name].numpy() for name in ("image", "text", "permutation"))
     monkeypatch.setattr("vladapt.core.curators.s_cliploss.cut", lambda order, batch: cut(order, batch, True))
     draws = iter(orders)  # the released ones instead of ours
-    monkeypatch.setattr(PairTable, "uniform", lambda self, seed: np.argsort(next(draws)))
+    monkeypatch.setattr(PairTable, "uniform", lambda self, seed, rows: np.argsort(next(draws)))
     pairs = PairTable.of([f"{number:04d}" for number in range(len(image))], image_features=image, caption_features=text)
     curator = build_curator(
         "s-cliploss",
@@ -125,6 +125,16 @@ def test_a_score_is_never_above_zero_and_alone_it_is_zero(count, batch, temperat
     np.testing.assert_allclose(again, scores(image, text, [order], temperature, count, False), atol=1e-6)
     alone = scores(image, text, [order], temperature, 1, as_released=False)
     np.testing.assert_allclose(alone, 0, atol=1e-5)
+
+
+def test_a_pool_of_one_batch_is_compared_once():
+    pairs, told = drawn_pairs(), []
+    many = build_curator("s-cliploss", passes=50)
+    survey = many.survey(pairs, lambda done, total: told.append((done, total)))
+    assert told == [(120, 120)]
+    np.testing.assert_allclose(
+        survey.rows["s_cliploss"], build_curator("s-cliploss", passes=1).survey(pairs).rows["s_cliploss"]
+    )
 
 
 def test_batches_are_as_long_as_each_other_and_hold_every_row_once():

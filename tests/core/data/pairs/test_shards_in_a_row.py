@@ -342,3 +342,71 @@ print(seen, counts.tolist())
 """
     told = [done.stdout.strip() for done in run_ranks(["-c", code])]
     assert told == ["['00000', '00002', '00004'] [8, 8, 8, 8, 8]", "['00001', '00003'] [8, 8, 8, 8, 8]"]
+
+
+# lists -----------------------------------------------------------------------------------------------------------
+
+
+def pair_list(folder, weights):
+    """A list of pairs of tars: (tar, key) -> weight."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vladapt.core.data.pairs.pair_list import list_schema
+
+    rows = [
+        {"id": f"{tar}:{key}", "weight": weight, "source": f"{tar}.tar", "key": key, "row": -1, "caption": None}
+        for (tar, key), weight in weights.items()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, list_schema()), folder / "LIST.parquet")
+    return str(folder / "LIST.parquet")
+
+
+def test_pairs_of_a_list_are_read_in_sequence_as_often_as_they_weigh(tmp_path):
+    shard(tmp_path / "a.tar", simple(60))
+    shard(tmp_path / "b.tar", simple(60, start=60))
+    weights = {("a", f"{n:04d}"): 1.0 for n in range(0, 60, 3)}
+    weights |= {("b", f"{n:04d}"): 2.5 for n in range(60, 120, 2)}
+    place = pair_list(tmp_path, weights)
+    assert reads_in_a_row(place, "shards") and not reads_in_a_row(place, "auto")
+    train, val, test = read_shard_set(place, HeldOut(3, 2), seed=0, cache=tmp_path / "cache")
+    seen = {}
+    for number, count in enumerate(train.counts.tolist()):
+        for sample in train.reader().read(Run(number, 0, count)):
+            assert not sample.lost
+            key = (sample.name.partition(".")[0], sample.key)
+            seen[key] = seen.get(key, 0) + 1
+    held = {(pair.captions[0], 1) for part in (val, test) for pair in part}
+    assert len(held) == len(val) + len(test) == 5
+    left = {key for key in weights if (f"picture {int(key[1])}", 1) not in held}
+    assert set(seen) == left, "what is held out is not trained on, however often it counts"
+    assert all(count == 1 if tar == "a" else count in (2, 3) for (tar, _), count in seen.items())
+    assert {count for (tar, _), count in seen.items() if tar == "b"} == {2, 3}
+    assert train.name == "LIST" and "read whole" in " ".join(train.notes)
+    again, *_ = read_shard_set(place, HeldOut(3, 2), seed=0, cache=tmp_path / "cache")
+    other, *_ = read_shard_set(
+        pair_list(tmp_path, dict(list(weights.items())[:-1])), HeldOut(3, 2), seed=0, cache=tmp_path / "cache"
+    )
+    assert again.digest == train.digest != other.digest
+    start = train.reader().read(Run(1, 7, 3))
+    assert [s.key for s in start] == [s.key for s in list(train.reader().read(Run(1, 0, 12)))[7:10]]
+
+
+def test_a_list_of_what_lies_elsewhere_is_read_in_sequence(tmp_path, monkeypatch):
+    shard(tmp_path / "a.tar", simple(12))
+    place = pair_list(tmp_path, {("s3://bucket/a", f"{n:04d}"): 1.0 for n in range(0, 12, 2)})
+    assert reads_in_a_row(place, "auto") and not reads_in_a_row(place, "global")
+    from vladapt.core.data.pairs import shard_reader
+
+    asked, opened = [], shard_reader.open_stream
+    monkeypatch.setattr(shard_reader, "open_stream", lambda name: asked.append(name) or opened(str(tmp_path / "a.tar")))
+    train, val, _ = read_shard_set(place, HeldOut(1, 0), seed=0, cache=tmp_path / "cache")
+    assert set(asked) == {"s3://bucket/a.tar"} and len(train) == 6 and val is None
+
+
+@pytest.mark.parametrize("weight", [-1.0, 300.0, float("nan")])
+def test_weights_that_no_sequence_has_are_refused(tmp_path, weight):
+    shard(tmp_path / "a.tar", simple(12))
+    place = pair_list(tmp_path, {("a", "0003"): weight})
+    with pytest.raises(DataError, match="a:0003 has the weight"):
+        read_shard_set(place, HeldOut(1, 0), seed=0, cache=tmp_path / "cache")
