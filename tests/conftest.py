@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of all that tests start: more would only wait
+gc.set_threshold(20_000, 20, 20)  # with 700 objects the collector looks at what the next test still needs
 
 # The same examples in every run: a suite that passes once passes again.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
@@ -270,19 +271,12 @@ def small_clip(small_clip_spec):
     return load_backbone(small_clip_spec, device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _own_default_scope():
-    """No test names modules in the default scope that another left behind: mmengine has one for all of a process."""
-    registry = sys.modules.get("mmengine.registry")
+def pytest_runtest_setup() -> None:
+    """Of mmengine, which is one for all of a process: no test names modules in the default scope that another left
+    behind, and the versions of compilers, which a shell tells for each Runner, are asked for once."""
+    registry, runner = sys.modules.get("mmengine.registry"), sys.modules.get("mmengine.runner.runner")
     if registry is not None:
         registry.DefaultScope._instance_dict.clear()
-    yield
-
-
-@pytest.fixture(autouse=True)
-def _compilers_asked_for_once():
-    """mmengine has a shell tell their versions for each Runner, which takes as long as a step of a small training."""
-    runner = sys.modules.get("mmengine.runner.runner")
     if runner is not None and not hasattr(runner.collect_env, "cache_info"):
         runner.collect_env = functools.cache(runner.collect_env)
 

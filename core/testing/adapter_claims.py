@@ -290,12 +290,13 @@ def _similarities(method: Method, options: Mapping[str, Any]) -> Tensor:
 
 
 def cost_options_change_no_result(method: Method) -> Iterator[str]:
-    """They may change speed and memory. Switches are tried together, and numbers; then one by one what may be it."""
+    """They may change speed and memory. All are tried together, then numbers once more without the switches; then one
+    by one what may be it."""
     costs = [each for each in options_of(method.cls) if each.name in method.claims.cost_options]
     tried = {each.name: alternatives(each, method.options.get(each.name, each.default))[:2] for each in costs}
-    switches = {name: values[0] for name, values in tried.items() if len(values) == 1}
-    numbers = [{name: values[turn] for name, values in tried.items() if len(values) == 2} for turn in (0, 1)]
-    for given in filter(None, (switches, *numbers)):
+    everything = {name: values[0] for name, values in tried.items() if values}
+    numbers = {name: values[1] for name, values in tried.items() if len(values) == 2}
+    for given in filter(None, (everything, numbers)):
         same = _same_with(method, given)
         guilty = [] if same else [name for name in given if _same_with(method, {name: given[name]}) is False]
         for names in guilty or ([", ".join(given)] if same is False else []):

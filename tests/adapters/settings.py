@@ -10,19 +10,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip2video": {"layers": 1},
     "clip4clip": {"layers": 1},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
-    "dmn": {"lr": 0.05, "epochs": 1},
+    "dmn": {"lr": 0.05, "epochs": 1, "n_views": 2},
     "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
     "fpl": {"warmup": 1, "n_ctx": 2, "pseudo_shots": 2, "batch_size": 1000},
     "grip": {"warmup": 1, "n_ctx": 2, "rounds": 2, "batch_size": 1000},
     "ifpl": {"warmup": 1, "n_ctx": 2, "rounds": 2, "pseudo_shots": 2, "batch_size": 1000},
     "gist": {"lr": 1e-2, "batch_size": 4, "texts_per_image": 2, "probe_epochs": 3, "probe_batch_size": 4},
     "lafter": {"lr": 0.02, "batch_size": 4, "n_ctx": 2, "text_steps": 5},
+    "linear-probe": {"steps": 2},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
-"""Where a training of 20 steps is all warm-up, 20 steps per shot or per test image are slow, or two augmented views,
-which make others fast, are refused."""
+"""Where a training of 20 steps is all warm-up, 20 steps per shot, per test image or of a search are slow, or two
+augmented views, which make others fast, are refused."""
 
 
 QUICKER: dict[str, dict[str, Any]] = {"open-vclip": {"patching_ratio": 0.0}}

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forked import PATIENCE, run_ranks, start
 
@@ -164,22 +165,25 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     assert list(tmp_path.rglob("step-*.pt"))
 
 
-def test_torchrun_fits_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
+def test_torchrun_embeds_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
     vladapt, arguments, many, small_clip_spec, environment, tmp_path
 ):
-    """The real one, whose ranks are Pythons of their own; elsewhere ranks are started as it starts them."""
-    alone = vladapt(*arguments, "--adapter", "ape", "--json").json
+    """The real one, whose ranks are Pythons of their own; elsewhere, for fits too, ranks are started as it starts
+    them."""
+    few = ["embed", *arguments[1:7]]
+    alone = vladapt(*few, "--out", "alone.npz", "--json").json
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
     (tmp_path / "ranks").mkdir()
     (tmp_path / "commands.py").write_text(COMMANDS.format(last=SLOW.partition("main(sys")[0]))
-    commands = [[*arguments, "--adapter", "ape", "--json"], [*base, "--out", "f.npz"]]
+    commands = [[*few, "--out", "together.npz", "--json"], [*base, "--out", "f.npz"]]
     command = [*TORCHRUN, tmp_path / "commands.py", json.dumps(commands)]
     process = start(command, env=environment, cwd=tmp_path / "ranks")
     wait_for(lambda: batches(tmp_path / "ranks") > 5, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
-    assert json.loads(out)["adapted"] == pytest.approx(alone["adapted"], abs=1e-6)
-    assert err.count("Fitting ape on 12 images") == 1
+    assert json.loads(out)["images"] == alone["images"] == 36
+    files = (np.load(path) for path in (tmp_path / "alone.npz", tmp_path / "ranks" / "together.npz"))
+    np.testing.assert_allclose(*(file["image_features"] for file in files), atol=1e-6)
     assert process.returncode != 0
     assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
     assert err.count("Traceback") <= 1  # torchrun's own

@@ -38,6 +38,7 @@ OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 
 
 def main(control: socket.socket, plots: str | None = None) -> None:
+    gc.set_threshold(20_000, 20, 20)  # of the children, too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     # Where pandas is installed (cleanlab brings it) scikit-learn imports it, and that pyarrow, which starts a thread.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")

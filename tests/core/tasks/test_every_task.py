@@ -16,8 +16,11 @@ from vladapt.testing import check_task
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
 
-def test_classification():
-    check_task(task_class("classification"), load_domain("medical"), shots=2)
+def test_classification(tmp_path):
+    """On a few drawings, which are cheaper than the sample of a domain."""
+    for number in range(24):
+        draw(tmp_path / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    check_task(task_class("classification"), load_domain("medical"), data=str(tmp_path), shots=2)
 
 
 def test_classification_of_a_features_file(tmp_path):

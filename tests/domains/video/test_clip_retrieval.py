@@ -6,10 +6,9 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from io import StringIO
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -299,10 +298,10 @@ def test_an_index_of_whole_clips_is_searched_by_the_head(name, heads, indexed, f
 
 def test_an_index_of_a_head_is_searched_in_another_process(indexed, tmp_path):
     place = indexed("mug")
-    command = [sys.executable, "-m", "vladapt", "search", str(place), SAID[4], "--top", "2"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = ["-m", "vladapt", "search", place, SAID[4], "--top", "2"]
+    told = forked.run(command, check=True).stdout
     assert re.search(r"The nearest \d+ in \d+\.\d ms, ranked again by mug in \d+\.\d ms\.", told)
-    found = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    found = json.loads(forked.run([*command, "--json"], check=True).stdout)
     here = search(place, SAID[4], top=2)
     assert [hit["source"] for hit in found["hits"]] == [hit.entry.source for hit in here.hits]
     assert found["reranked"].keys() == {"method", "candidates", "first_ms", "rerank_ms"}
