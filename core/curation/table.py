@@ -261,7 +261,7 @@ def _write_features(
     os.unlink(_npy(folder, PLACES))
     if not written:
         raise DataError(f"{os.path.dirname(features.files[0])}: features of none of the pairs; embed the same sources")
-    kinds = {}
+    kinds: dict[str, str] = {}
     for name, vectors in written.items():
         np.save(_npy(folder, f"{HAS}{name}"), flags[name])
         kinds |= {name: str(vectors.dtype), f"{HAS}{name}": "bool"}
