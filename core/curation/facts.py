@@ -36,6 +36,10 @@ MEASURED = {
 }
 """Columns that can be measured of an image -> type: size in bytes, width and height as stored, sums, pHash."""
 SIZES, DECODED = {"width", "height"}, {"pixels_sha256", "phash"}
+ROWS_AT_ONCE = 256
+"""With their images."""
+BROKEN = "\ufffd"
+"""What stands for bytes that are not UTF-8."""
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
 
 
@@ -101,9 +105,12 @@ class PairFacts(Stage):
     def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 
-        while some := list(islice(rows, max(batch_size, 1024))):
+        while some := list(islice(rows, ROWS_AT_ONCE)):
             made = []
             for row in some:
+                if BROKEN in (row.text or ""):
+                    yield Unreadable(row.id, "its text is in no known encoding; store it as UTF-8, or leave it out")
+                    continue
                 try:
                     measured = self._measured(row) if self.measured and row.has_image else {}
                 except DataError as error:

@@ -22,6 +22,7 @@ from ...runtime.remote import is_url, shown
 from ..file_hashes import FileHashes
 from ..images import IMAGE
 from .builder import PairBuilder
+from .columns import RaggedBuilder, Strings, StringsBuilder
 from .pair_set import PairSet
 from .record_fields import cleaned
 from .shard_index import ShardIndex
@@ -41,9 +42,11 @@ TYPES = {
     "key": "string",
     "row": "int64",
     "caption": "string",
+    "synthetic": "string",
 }
 """Columns: `source` is the tar, the Parquet file or the image, relative to the list where it lies below it; `key` names
-a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them."""
+a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them;
+`synthetic` is a caption by a model, or null."""
 TARS, FILES, TABLES = ".tar", "images", ".parquet"
 MOST_TIMES = 255
 REWRITE = "write tars of the same decisions, which can be read sample by sample"
@@ -131,6 +134,11 @@ def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, .
     for row in list_rows(path):
         if kind_of_source(row["source"]) != TARS:
             raise DataError(f"{path}: {shown(row['source'])}: only tars are read in sequence; {REWRITE}")
+        if row["synthetic"]:
+            raise DataError(
+                f"{path}: has captions by a model, which are not read in sequence; copy the tars to a disk, or write "
+                "the list without --captions"
+            )
         weight = row["weight"]
         if not 0 <= weight <= MOST_TIMES:
             raise DataError(f"{path}: {row['id']} has the weight {weight}; weights are 0 to {MOST_TIMES}")
@@ -176,6 +184,7 @@ def _of_tars(
     columns: Mapping[str, str] | None,
 ) -> PairSet:
     weights: list[np.ndarray] = []
+    synthetic = StringsBuilder()
     skipped: list[tuple[str, str]] = []
     chosen_bytes = 0
 
@@ -187,13 +196,15 @@ def _of_tars(
         there = []
         for row in rows:
             if row["key"] in places:
-                there.append((places[row["key"]], row["weight"]))
+                there.append((places[row["key"]], row["weight"], row["synthetic"]))
             else:
                 name = f"{shard.name}:{row['key']}"
                 skipped.append((name, reasons.get(name, "no such sample in the tar")))
-        there.sort()
-        weights.append(np.array([weight for _, weight in there], np.float32))
-        places_chosen = np.array([place for place, _ in there], np.int64)
+        there.sort(key=lambda each: each[0])
+        weights.append(np.array([weight for _, weight, _ in there], np.float32))
+        for _, _, text in there:
+            synthetic.add(cleaned(text or ""))
+        places_chosen = np.array([place for place, *_ in there], np.int64)
         chosen_bytes += int(index.sizes[places_chosen].sum())
         return places_chosen
 
@@ -214,7 +225,8 @@ def _of_tars(
         f"{_megabytes(chosen_bytes)} of {_megabytes(size)} ({chosen_bytes / max(1, size):.1%}), and no more is read in "
         "an epoch."
     ]
-    return _weighted(replace(pairs, name=path.stem), np.concatenate(weights), skipped, notes)
+    pairs = _with_synthetic(replace(pairs, name=path.stem), synthetic.build())
+    return _weighted(pairs, np.concatenate(weights), skipped, notes)
 
 
 def _of_files(path: Path, by_source: Mapping[str, Sequence[Mapping[str, Any]]]) -> PairSet:
@@ -230,9 +242,20 @@ def _of_files(path: Path, by_source: Mapping[str, Sequence[Mapping[str, Any]]]) 
         if reason:
             builder.skip(name, reason)
             continue
-        builder.add(name, captions, place=number)
+        texts = [text for row in rows if (text := cleaned(row["synthetic"] or ""))]
+        builder.add(name, captions, texts={"synthetic": texts} if texts else None, place=number)
         weights.append(max(row["weight"] for row in rows))
     return _weighted(builder.build(name=path.stem), np.array(weights, np.float32), [], [])
+
+
+def _with_synthetic(pairs: PairSet, texts: Strings) -> PairSet:
+    """With a further text "synthetic" of each row that has one in the list, behind those that it has in its tar."""
+    if not texts.lengths.any():
+        return pairs
+    own, joined = pairs.columns.texts.get("synthetic"), RaggedBuilder()
+    for row in range(len(texts)):
+        joined.add([*(own[row] if own is not None else ()), *filter(None, [texts[row]])])
+    return replace(pairs, columns=replace(pairs.columns, texts={**pairs.columns.texts, "synthetic": joined.build()}))
 
 
 def _weighted(pairs: PairSet, weights: np.ndarray, skipped: list[tuple[str, str]], notes: list[str]) -> PairSet:
