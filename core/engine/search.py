@@ -147,7 +147,8 @@ def search(
     _check(text, asked)
     wanted = Wanted(dict(where or {}), asked.since)
     opened, reader, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
-    fast = reader.transform(tower).least_side if opened.info["backbone"].get(FAST) else None
+    transform: Any = reader.transform(tower)
+    fast = transform.least_side if opened.info["backbone"].get(FAST) else None
     data, picture = (None, None) if asked.image is None else reader.one(asked.image, fast)
     weight = WEIGHT if asked.weight is None else asked.weight
     of_text, of_image = None if text is None else _encoded_text(tower, text), None
@@ -243,6 +244,7 @@ def search_queries(
     elif executor is not None:
         raise CapabilityError(f"{opened.path}: words and clips are ranked together by one process; omit --processes")
     batches = _encoded_lines(tower, Path(queries))
+    results: Iterator[tuple[list[tuple[int, str]], list[list[Hit]]]]
     if pairs:
         results = ((lines, _reranked_all(opened, tower, lines, rows, asked, wanted)) for lines, rows in batches)
     elif executor is None:
@@ -439,4 +441,5 @@ def _write_page(
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
     asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight, only)
+    assert result.html is not None, "a page is asked for"
     write_page(result.html, asked, result.hits, opened.info, load, blur=blur)
