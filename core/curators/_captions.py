@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -49,24 +49,27 @@ class CaptionFilter(Curator):
         """In short words."""
         return f"not in language {self.language}"
 
-    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        """Nothing is learned; what tells languages is looked for before anything is computed.
+    def check(self, columns: Collection[str]) -> None:
+        """Raise what is missing.
 
         Raises:
             CapabilityError: no language is given, and no package can tell it. DataError: not a model of fastText.
         """
-        if self._detects(pairs):
+        if self._detects(columns):
             _identifier(self.language_model)
+
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        self.check(pairs.columns)
         return Survey()
 
-    def _detects(self, pairs: PairTable) -> bool:
-        return self.language != ANY and (bool(self.language_model) or LANGUAGE not in pairs)
+    def _detects(self, columns: Collection[str]) -> bool:
+        return self.language != ANY and (bool(self.language_model) or LANGUAGE not in columns)
 
     def in_another_language(self, pairs: PairTable, texts: Sequence[str]) -> np.ndarray:
         """(N,) flags."""
         if self.language == ANY:
             return np.zeros(len(texts), bool)
-        languages = _identifier(self.language_model)(texts) if self._detects(pairs) else pairs.strings(LANGUAGE)
+        languages = _identifier(self.language_model)(texts) if self._detects(pairs.columns) else pairs.strings(LANGUAGE)
         return np.array([each.lower().partition("-")[0] != self.language for each in languages], bool)
 
 

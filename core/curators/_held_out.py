@@ -13,11 +13,12 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, TEXT, PairTable, Progress
 from ..errors import DataError
+from ..runtime.process import need_package
 from ._kmeans import unit_rows
 from ._targets import read_target
 
 HASHES, HASH = ("sha256", "pixels_sha256"), "phash"
-TEXTS = (TEXT, "caption")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPARED = (*HASHES, HASH, TEXT)
 """Columns of a table that are compared with those of the pool."""
 SEARCHED_WHOLE = 10_000
@@ -43,6 +44,21 @@ class HeldOutTable:
     place: str
     ids: tuple[str, ...]
     columns: dict[str, list[Any]]
+
+
+def has_features(place: str) -> bool:
+    """Whether a file or folder holds features, and not a table.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    path = Path(place)
+    if not path.exists():
+        raise DataError(f"{place}: no such file or folder; give features or a table of a test set")
+    if path.is_dir():
+        files = _files_of(path)
+        return not files or any(name.startswith(IMAGE_FEATURES) for name in _schema(files[0]))
+    return Path(path.name.removesuffix(".gz")).suffix.lower() not in TABLES
 
 
 def read_tables(places: Iterable[str]) -> list[HeldOutTable]:
@@ -152,12 +168,7 @@ class HeldOutImages:
 
 
 def _read_table(path: Path) -> HeldOutTable:
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet")) or sorted(path.glob("*/part-*.parquet"))
-    else:
-        files = [path]
-    if not files:
-        raise DataError(f"{path}: no Parquet files in it; give a table of the test set")
+    files = _files_of(path) if path.is_dir() else [path]
     columns: dict[str, list[Any]] = {}
     count = 0
     for file in files:
@@ -177,6 +188,23 @@ def _read_table(path: Path) -> HeldOutTable:
     return HeldOutTable(str(path), tuple(ids), made)
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """Parquet files of a folder, or of the folders of shards in it."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/part-*.parquet"))
+
+
+def _schema(file: Path) -> list[str]:
+    """Columns of a Parquet file."""
+    need_package("a table of a test set", "pyarrow", "shards")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(file).names
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a readable table ({' '.join(str(error).split())}); write it again") from None
+
+
 def _named(names: Iterable[str]) -> dict[str, str]:
     """Column of a file -> what it is called here."""
     wanted = {**{name: name for name in ("id", *COMPARED)}, "caption": TEXT}
@@ -185,15 +213,12 @@ def _named(names: Iterable[str]) -> dict[str, str]:
 
 
 def _parquet(file: Path) -> Iterator[dict[str, Any]]:
-    from ..runtime.process import need_package
-
-    need_package("a table of a test set", "pyarrow", "shards")
+    names = _named(_schema(file))
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        names = _named(pq.read_schema(file).names)
-        for batch in pq.ParquetFile(file).iter_batches(columns=list(names)):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=list(names)):
             columns = {names[name]: batch.column(name).to_pylist() for name in names}
             yield {**columns, "rows": batch.num_rows}
     except (pa.ArrowException, OSError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -108,12 +108,16 @@ class CC12M(CaptionFilter):
     def _rare(self) -> int:
         return self._rules.rare if self.rare is None else self.rare
 
-    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
-        notes = []
+    def check(self, columns: Collection[str]) -> None:
+        super().check(columns)
         if self.tagger:
             _pipeline(self.tagger)
-        else:
+        _ = self._table
+
+    def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        self.check(pairs.columns)
+        notes = []
+        if not self.tagger:
             asked = ", ".join(self._rules.tags)
             notes.append(f"not asked for ({asked}): give tagger=, a pipeline of spaCy")
         if not self.labels:

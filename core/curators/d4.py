@@ -6,7 +6,7 @@ D4: Improving LLM pretraining via document de-duplication and diversification, 2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class D4(Curator):
         return (self.features,)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        same = {"clusters": self.clusters, "features": self.features, "seed": self.seed}
+        same: dict[str, Any] = {"clusters": self.clusters, "features": self.features, "seed": self.seed}
         dedup = sem_dedup.SemDedup(fraction=self.dedup, borders=self.borders, **same)
         first = dedup.survey(pairs, progress)
         left = np.flatnonzero(~first.rows["dropped"])

@@ -17,7 +17,7 @@ from ..contracts.curator import IMAGE_FEATURES, TEXT, Curator, Decision, PairTab
 from ..contracts.options import option
 from ..errors import ConfigError
 from ._copies import digests, digests_of, equal_rows
-from ._held_out import COMPARED, HASH, HeldOutImages, HeldOutTable, normalised, read_tables
+from ._held_out import COMPARED, HASH, HeldOutImages, HeldOutTable, has_features, normalised, read_tables
 
 RULES = {
     "sha256": "bytes of a test image",
@@ -39,11 +39,12 @@ class Decontaminate(Curator):
     image's is at least `caption_cosine`. Equal captions alone are listed and not dropped, unless `captions` says so:
     many images are "a dog".
 
-    Cosines belong to an encoder. By default both limits are told from how alike different images of the test sets are
-    to it, and a note says which they are: one of a thousand unrelated images is dropped, if test images are unrelated.
+    Cosines belong to an encoder. By default both limits are learned from how alike different test images are to it
+    (`HeldOutImages.limits`), and a note says which they are.
 
-    Which test image a pair is, is kept: the score `test_row` counts the rows of `tests`, then those of `tables`, whose
-    ids, files, and file of each row are in the survey (`test_ids`, `test_places`, `test_set_of`); `matches` lists them.
+    Which test image a pair is, is kept: the score `test_row` counts the rows of features, then those of tables, whose
+    ids, places, and place of each row are in the survey (`test_ids`, `test_places`, `test_set_of`); `matches` lists
+    them.
 
     Example:
         >>> build_curator("decontaminate", tests="imagenet-val.safetensors,coco-test").decide_all(pairs).keep.sum()
@@ -53,46 +54,49 @@ class Decontaminate(Curator):
     stage: ClassVar[str] = "decontaminate"
 
     tests: tuple[str, ...] = option(
-        (), "files or folders of image features of the test sets, by the encoder of the pairs"
-    )
-    tables: tuple[str, ...] = option(
-        (), f"tables of the test sets, or folders of Parquet files, with columns among {', '.join(COMPARED)}, and id"
+        (),
+        "the test sets: files or folders of image features, by the encoder of the pairs, and tables (CSV, JSON lines, "
+        f"Parquet) with an id and columns among {', '.join(COMPARED)}",
     )
     cosine: float | None = option(
         None,
-        "cosine with a test image from which on an image is dropped; by default as the test sets say",
+        "least cosine with a test image of an image that is dropped; by default learned from the test images",
         above=0.0,
         high=1.0,
     )
     distance: int = option(4, "bits in which the hash of an image differs from a test image's at most", low=0, high=16)
     caption_cosine: float | None = option(
-        None, "the same where the caption is one of a test set; by default as the test sets say", low=-1.0, high=1.0
+        None, "the same of a pair whose caption is one of a test set; by default learned, too", low=-1.0, high=1.0
     )
     captions: bool = option(False, "whether a caption of a test set is enough to drop a pair")
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.tests or self.tables):
-            raise ConfigError("curator 'decontaminate': no test sets; give tests, tables, or both")
+        if not self.tests:
+            raise ConfigError("curator 'decontaminate': no test sets; give tests=PATH,PATH")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        features = (IMAGE_FEATURES,) if self.tests else ()
+        features = (IMAGE_FEATURES,) if self._features else ()
         return (*features, *(name for name in COMPARED if any(name in each.columns for each in self._tables)))
 
     @cached_property
+    def _features(self) -> tuple[str, ...]:
+        return tuple(place for place in self.tests if has_features(place))
+
+    @cached_property
     def _tables(self) -> list[HeldOutTable]:
-        return read_tables(self.tables)
+        return read_tables(place for place in self.tests if place not in self._features)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         whole: dict[str, np.ndarray] = {}
         rows: dict[str, np.ndarray] = {}
-        places, notes = (*self.tests, *self.tables), []
+        places, notes = (*self._features, *(each.place for each in self._tables)), []
         ids = [id_ for each in self._tables for id_ in each.ids]
-        set_of = np.repeat(np.arange(len(self.tables)) + len(self.tests), [len(each.ids) for each in self._tables])
+        set_of = np.repeat(np.arange(len(self._features), len(places)), [len(each.ids) for each in self._tables])
         first = 0  # row of the tables among all
-        if self.tests:
-            images = HeldOutImages.read(self.tests, pairs)
+        if self._features:
+            images = HeldOutImages.read(self._features, pairs)
             first, ids, set_of = len(images.ids), [*images.ids, *ids], np.concatenate([images.set_of, set_of])
             cosine, like = images.limits()
             cosine, like = self.cosine or cosine, like if self.caption_cosine is None else self.caption_cosine

@@ -38,7 +38,7 @@ class ImageBased(Caption):
         return (*super().reads, IMAGE_FEATURES)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
+        self.check(pairs.columns)
         wanted = read_target(self.target, pairs)
         if self.centroids:
             made = assign(pairs, IMAGE_FEATURES, read_centroids(self.centroids, wanted.features.shape[1]), progress)

@@ -78,16 +78,17 @@ class SCLIPLoss(Curator):
         return (IMAGE_FEATURES, CAPTION_FEATURES)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        passes = 1 if len(pairs) <= self.batch else self.passes  # one batch is the same in every pass
         draws = (
             np.concatenate([pairs.uniform(self.seed + number, rows) for rows in pairs.blocks()])
-            for number in range(self.passes)
+            for number in range(passes)
         )
         by_text, by_image = norms_of_batches(
             lambda rows: (pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows)),
             (cut(np.argsort(drawn, kind="stable"), self.batch) for drawn in draws),
             self.temperature,
             len(pairs),
-            lambda done: progress(done, self.passes * len(pairs)),
+            lambda done: progress(done, passes * len(pairs)),
         )
         scores = cosines(pairs) - by_text - by_image
         if not np.isfinite(scores).all():
@@ -96,10 +97,10 @@ class SCLIPLoss(Curator):
         rows = {"s_cliploss": scores, "first": first}
         if not self.target:
             return Survey(rows=rows)
-        kept, count = np.flatnonzero(first), count_of(len(pairs), self.keep)
-        similar, chosen, notes = most_similar(pairs.among(kept), count, self.target, self.norm, self.steps, progress)
+        passed, count = np.flatnonzero(first), count_of(len(pairs), self.keep)
+        similar, chosen, notes = most_similar(pairs.among(passed), count, self.target, self.norm, self.steps, progress)
         rows["norm_sim"], rows["second"] = np.full(len(pairs), np.nan, np.float32), np.zeros(len(pairs), bool)
-        rows["norm_sim"][kept], rows["second"][kept] = similar, chosen
+        rows["norm_sim"][passed], rows["second"][passed] = similar, chosen
         return Survey(rows=rows, notes=notes)
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:

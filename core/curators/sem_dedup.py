@@ -17,7 +17,7 @@ from ..contracts.options import option
 from ._kmeans import Clusters, cluster, clusters_option, features_option, unit_rows
 
 COPY = "semantic copy"
-QUERIES_AT_ONCE = 128
+QUERIES_AT_ONCE, KEYS_AT_ONCE = 512, 8192
 ROWS_AT_ONCE, SAMPLE = 4096, 512
 """Pairs that are compared with all others, to tell how many near pairs clusters miss."""
 Read = Callable[[np.ndarray], np.ndarray]
@@ -70,7 +70,8 @@ class SemDedup(Curator):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         clusters = cluster(pairs, self.features, self.clusters, self.seed, progress)
-        order = visiting_order(clusters.similarity, self.which, _drawn(pairs, self.seed))
+        drawn = _drawn(pairs, self.seed) if self.which == "random" else None
+        order = visiting_order(clusters.similarity, self.which, drawn)
         lists = members_in_order(clusters.nearest if self.borders else clusters.nearest[:, :1], order)
 
         read = partial(pairs.unit, self.features)
@@ -117,34 +118,50 @@ def members_in_order(clusters: np.ndarray, order: np.ndarray) -> list[np.ndarray
     return np.split(np.repeat(order, clusters.shape[1])[by_cluster], ends)
 
 
-def largest_before(rows: np.ndarray, queries: np.ndarray | None = None, keys: np.ndarray | None = None) -> np.ndarray:
-    """The largest cosine of each row to one before it, at least 0: the upper triangle of the matrix of cosines, some
-    rows at a time.
+def largest_before(rows: np.ndarray) -> np.ndarray:
+    """(n,) float32, the largest cosine of each row to one before it, at least 0.
+
+    That is the largest number in each column of the upper triangle of the matrix of cosines, of which no other half is
+    computed: triangles on the diagonal by a symmetric rank-k update (BLAS), what is above them by products.
 
     Args:
         rows: (n, D) float32 unit rows.
-        queries: (m,) ascending indices of the rows that are asked for; None for all.
-        keys: (k,) ascending indices of the rows that they are compared with; None for all.
-
-    Returns:
-        (m,) float32.
     """
-    import torch
+    from scipy.linalg.blas import ssyrk
 
-    every = np.arange(len(rows))
-    queries, keys = every if queries is None else queries, every if keys is None else keys
-    units = torch.from_numpy(rows)
-    asked = units if len(queries) == len(rows) else units[torch.from_numpy(queries)]
-    others = units if len(keys) == len(rows) else units[torch.from_numpy(keys)]
-    largest = torch.zeros(len(queries))
+    largest = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), QUERIES_AT_ONCE):
+        own = rows[start : start + QUERIES_AT_ONCE]
+        triangle = ssyrk(1.0, own.T, trans=1)  # (q, q), zero below the diagonal
+        np.fill_diagonal(triangle, 0)
+        largest[start : start + len(own)] = np.maximum(triangle.max(axis=0), _largest(own, rows[:start]))
+    return largest
+
+
+def largest_among(rows: np.ndarray, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """(m,) float32, as `largest_before`, of some rows to some that are before them.
+
+    Args:
+        queries: (m,) ascending indices of the rows that are asked for.
+        keys: (k,) ascending indices of the rows that they are compared with.
+    """
+    largest, others = np.zeros(len(queries), np.float32), rows[keys]
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        block = slice(start, start + QUERIES_AT_ONCE)
-        first, stop = np.searchsorted(keys, (queries[start], queries[block][-1]))  # before all of the block, and any
-        if stop:
-            cosines = asked[block] @ others[:stop].T
-            cosines[:, first:] *= torch.from_numpy(keys[None, first:stop] < queries[block, None])
-            largest[block] = cosines.amax(dim=1)
-    return largest.clamp_(min=0).numpy()
+        some = queries[start : start + QUERIES_AT_ONCE]
+        first, stop = np.searchsorted(keys, (some[0], some[-1]))  # keys before all of them, and before any
+        within = (rows[some] @ others[first:stop].T) * (keys[first:stop] < some[:, None])
+        largest[start : start + len(some)] = np.maximum(
+            within.max(axis=1, initial=0), _largest(rows[some], others[:first])
+        )
+    return largest
+
+
+def _largest(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """(m,) the largest cosine of each row to any of the keys, at least 0."""
+    largest = np.zeros(len(rows), np.float32)
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        np.maximum(largest, (rows @ keys[start : start + KEYS_AT_ONCE].T).max(axis=1), out=largest)
+    return largest
 
 
 def max_similarities(
@@ -192,8 +209,8 @@ def greedily_dropped(read: Read, lists: Sequence[np.ndarray], dropped: np.ndarra
                 members = members[~settled[members]]
                 rows, queries = read(members), np.flatnonzero(open_[members])
                 asked = members[queries]
-                by_kept[asked] |= largest_before(rows, queries, np.flatnonzero(~open_[members])) > limit
-                by_open[asked] |= largest_before(rows, queries, queries) > limit
+                by_kept[asked] |= largest_among(rows, queries, np.flatnonzero(~open_[members])) > limit
+                by_open[asked] |= largest_among(rows, queries, queries) > limit
         settled |= open_ & by_kept
         open_ &= ~by_kept & by_open
     return settled
@@ -210,12 +227,12 @@ def missed_by_clusters(pairs: PairTable, features: str, clusters: Clusters, limi
     queries, own = unit_rows(pairs, features, sample), clusters.nearest[sample]
     near = divided = cured = 0
     for rows in pairs.blocks(ROWS_AT_ONCE):
-        alike = queries @ unit_rows(pairs, features, rows).T > limit
-        alike &= sample[:, None] != np.arange(rows.start, rows.stop)
-        theirs = clusters.nearest[rows]
-        apart = alike & (own[:, None, 0] != theirs[None, :, 0])
-        meet = (own[:, None, :, None] == theirs[None, :, None, :]).any(axis=(2, 3))
-        near, divided, cured = near + int(alike.sum()), divided + int(apart.sum()), cured + int((apart & meet).sum())
+        one, other = np.nonzero(queries @ unit_rows(pairs, features, rows).T > limit)
+        others = np.flatnonzero(sample[one] != other + rows.start)  # but itself
+        one, other = own[one[others]], clusters.nearest[rows][other[others]]  # (M, 2) clusters of both sides
+        apart = one[:, 0] != other[:, 0]
+        meet = (one[:, :, None] == other[:, None, :]).any(axis=(1, 2))
+        near, divided, cured = near + len(one), divided + int(apart.sum()), cured + int((apart & meet).sum())
     if not near:
         return f"Borders: {len(sample):,} sampled pairs, compared with all, have no near pair."
     alone, cure = divided / near, (divided - cured) / near

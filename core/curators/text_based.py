@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -34,16 +34,18 @@ class TextBased(CaptionFilter):
     entities: str = option(help="file of WordNet offsets, one per line, such as n02084071 or 2084071")
     synsets: str = option("", "file of words and the offset of their first synset; else NLTK's WordNet")
 
+    def check(self, columns: Collection[str]) -> None:
+        super().check(columns)
+        _ = self._wanted, self._first_synset
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        super().survey(pairs)
-        wanted = {offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets")}
-        _ = self._first_synset  # a file that is none is told now
-        return Survey({"entities": np.array(sorted(wanted))})
+        self.check(pairs.columns)
+        return Survey({"entities": np.array(sorted(self._wanted))})
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
-        texts, known = pairs.strings("text"), dict[str, bool]()
-        without = np.array([not has_entity(text, first, wanted, known) for text in texts], bool)
+        texts, checked = pairs.strings("text"), dict[str, bool]()
+        without = np.array([not has_entity(text, first, wanted, checked) for text in texts], bool)
         return Decision.of(
             {
                 self.rule_of_language: self.in_another_language(pairs, texts),
@@ -52,21 +54,25 @@ class TextBased(CaptionFilter):
         )
 
     @cached_property
+    def _wanted(self) -> frozenset[int]:
+        return frozenset(offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets"))
+
+    @cached_property
     def _first_synset(self) -> Callable[[str], int | None]:
         return _of_table(self.synsets) if self.synsets else _of_nltk()
 
 
-def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], known: dict[str, bool]) -> bool:
+def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], checked: dict[str, bool]) -> bool:
     """Whether the first synset of a word of a text is wanted.
 
     Args:
         first: word -> offset of its first synset.
-        known: word -> whether it is; grows.
+        checked: word -> whether it is; grows.
     """
     for word in text.split():
-        if word not in known:
-            known[word] = first(word) in wanted
-        if known[word]:
+        if word not in checked:
+            checked[word] = first(word) in wanted
+        if checked[word]:
             return True
     return False
 

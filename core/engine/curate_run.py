@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.curator import TEXT, Curator
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.shown import in_short
-from ..curation import CurationRecipe, curation_recipe
+from ..curation import CurationRecipe, PairFacts, PeerFiles, curation_recipe
 from ..curation.facts import FEATURES
 from ..curation.recipes import DECONTAMINATE
 from ..errors import ConfigError
@@ -23,6 +24,7 @@ from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
 from .options import PARQUET, CurationRunOptions
+from .shard_jobs import manifest_of, place_of_shards
 
 RUN = "run.json"
 
@@ -88,6 +90,8 @@ def run_curation(
     if features is None and reads & set(FEATURES):
         if not sources:
             raise ConfigError("give the pairs by --data, or their features by --features")
+        if not any(PeerFiles.of(source, asked.encoder or "") is not None for source in sources):
+            _check_before_embedding(built, (reads, may_read), sources, out)
         features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
     stages: list[Curated] = []
     for stage in chosen.stages:
@@ -113,6 +117,22 @@ def run_curation(
 
 
 SHARED = ("engine", "processes", "address", "worker_cpus", "worker_gpus", "shard_size")
+
+
+def _check_before_embedding(
+    built: Sequence[Curator],
+    columns: tuple[Collection[str], Collection[str]],
+    sources: Sequence[str | Path],
+    out: Path,
+) -> None:
+    """Raise what curators lack, a column, a package or a file, before hours of embedding.
+
+    Args:
+        columns: that they need, and that they look at where they are.
+    """
+    facts = PairFacts.of(manifest_of(sources, place_of_shards(out)), *columns)
+    for curator in built:
+        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
 
 
 def _embedded(

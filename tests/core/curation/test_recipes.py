@@ -7,7 +7,7 @@ import pytest
 from vladapt.core.curation import RECIPES, CurationRecipe, curation_recipe
 from vladapt.core.curation.recipes import DECONTAMINATE, Stage
 from vladapt.core.engine.curate_run import run_curation
-from vladapt.core.errors import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import build_curator
 
 MINE = CurationRecipe("mine", "", (Stage("random", {"fraction": 0.8}), Stage(DECONTAMINATE)))
@@ -47,3 +47,14 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(pairs, tmp_pa
     with pytest.raises(ConfigError, match="--write csv: give some of list, tars, uids"):
         run_curation(MINE, [pairs["root"] / "shards"], tmp_path / "out", write="csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_curator_lacks_is_told_before_pairs_are_embedded(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
+    recipe = CurationRecipe("mine", "", (Stage("s-cliploss"), Stage("text-based", {"entities": "absent.txt"})))
+    sources = [pairs["root"] / "shards"]
+    with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
+        run_curation(recipe.with_options({"text-based.language": "any"}), sources, tmp_path / "out")
+    by_column = CurationRecipe("mine", "", (Stage("clip-score", {"column": "similarity"}), Stage("s-cliploss")))
+    with pytest.raises(DataError, match="no column 'similarity'"):
+        run_curation(by_column, sources, tmp_path / "out")

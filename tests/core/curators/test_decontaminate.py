@@ -63,7 +63,7 @@ def tests(tmp_path_factory):
 
 
 def test_equal_bytes_pixels_and_near_hashes_are_dropped_and_listed(tables):
-    decision, _, listed = decided(tables=tables["hashes"])
+    decision, _, listed = decided(tests=tables["hashes"])
     assert [(name, test, why) for name, _, test, why in listed] == [
         ("id-0003", "three", "bytes of a test image"),
         ("id-0006", "five", "pixels of a test image"),
@@ -72,7 +72,7 @@ def test_equal_bytes_pixels_and_near_hashes_are_dropped_and_listed(tables):
     ]
     assert {place for _, place, _, _ in listed} == {tables["hashes"]}
     assert np.flatnonzero(~decision.keep).tolist() == [3, 6, 7, 8]
-    assert np.flatnonzero(~decided(tables=tables["hashes"], distance=2)[0].keep).tolist() == [3, 6, 7]
+    assert np.flatnonzero(~decided(tests=tables["hashes"], distance=2)[0].keep).tolist() == [3, 6, 7]
 
 
 def test_near_features_are_dropped_with_the_test_that_they_are_near_to(tests):
@@ -89,7 +89,7 @@ def test_near_features_are_dropped_with_the_test_that_they_are_near_to(tests):
 def test_a_caption_drops_with_an_image_like_it_and_alone_is_listed(tables, tests):
     same = np.array([text == tables["caption"] for text in PAIRS.strings("text")])
     assert same.sum() > 1
-    options = {"tests": tests, "tables": tables["captions"], "cosine": 1.0}
+    options = {"tests": f"{tests},{tables['captions']}", "cosine": 1.0}
     alone, survey, listed = decided(**options, caption_cosine=1.0)
     assert alone.keep.all() and np.array_equal(alone.scores["test_caption"] > 0, same)
     assert [(name, place, test, why) for name, place, test, why in listed] == [
@@ -104,13 +104,13 @@ def test_a_caption_drops_with_an_image_like_it_and_alone_is_listed(tables, tests
     assert 0 < (~some.keep).sum() < same.sum()
     asked = decided(**options, caption_cosine=1.0, captions=True)[0]
     assert np.array_equal(~asked.keep, same)
-    assert np.array_equal(~decided(tables=tables["captions"], captions=True)[0].keep, same)
+    assert np.array_equal(~decided(tests=tables["captions"], captions=True)[0].keep, same)
 
 
 def test_the_first_rule_tells_the_test_and_rows_go_on_from_set_to_set(tables, tests, tmp_path):
     digest = PAIRS.strings("sha256")[4]
     both = lines(tmp_path / "both.jsonl", {"sha256": "0"}, {"sha256": digest})
-    decision, survey, listed = decided(tests=tests, tables=f"{tables['hashes']},{both}", cosine=0.99)
+    decision, survey, listed = decided(tests=f"{tables['hashes']},{both},{tests}", cosine=0.99)
     assert ("id-0004", both, "1", "bytes of a test image") in listed
     assert survey.whole["test_places"].tolist() == [tests, tables["hashes"], both]
     assert decision.scores["test_row"][4] == 60 + 4 + 1
@@ -159,6 +159,8 @@ def test_tables_are_read_from_parquet_and_csv_too(tmp_path):
     )
     pq.write_table(pa.table({"id": ["b"], "text": ["Hi"]}), tmp_path / "shards/part-1.parquet")
     (tmp_path / "t.csv").write_text("key,sha256\nx,ab\ny,\n")
+    pq.write_table(pa.table({"id": ["b"], "image_features": [[1.0]]}), tmp_path / "part-0.parquet")
+    assert _held_out.has_features(str(tmp_path)) and not _held_out.has_features(str(tmp_path / "shards"))
     shards, csv = _held_out.read_tables([str(tmp_path / "shards"), str(tmp_path / "t.csv")])
     assert shards.ids == ("a", "b") and shards.columns == {"phash": [2**63 + 1, 0], "text": ["", "Hi"]}
     assert csv.ids == ("0", "1") and csv.columns == {"sha256": ["ab", ""]}
@@ -180,15 +182,17 @@ def test_the_first_equal_row_and_the_nearest_hash(rows, others):
 
 
 def test_bad_input_is_one_line(tmp_path, tests):
-    with pytest.raises(ConfigError, match="no test sets; give tests, tables, or both"):
+    with pytest.raises(ConfigError, match="no test sets; give tests=PATH,PATH"):
         build_curator("decontaminate")
     with pytest.raises(DataError, match=r"of encoder .* embed both with one backbone|numbers per row"):
         narrow = tmp_path / "narrow.npy"
         np.save(narrow, unit(3, 0, width=4))
         decided(tests=str(narrow))
     with pytest.raises(DataError, match=r"has none of the columns sha256, pixels_sha256, phash, text"):
-        decided(tables=lines(tmp_path / "none.jsonl", {"id": "a", "label": "b"}))
+        decided(tests=lines(tmp_path / "none.jsonl", {"id": "a", "label": "b"}))
     with pytest.raises(DataError, match=r"column 'phash' holds 'zz'; give whole numbers"):
-        decided(tables=lines(tmp_path / "hash.jsonl", {"phash": "zz"}))
+        decided(tests=lines(tmp_path / "hash.jsonl", {"phash": "zz"}))
+    with pytest.raises(DataError, match=r"gone\.csv: no such file or folder"):
+        decided(tests=str(tmp_path / "gone.csv"))
     with pytest.raises(DataError, match="no column 'image_features'"):
         build_curator("decontaminate", tests=tests).decide_all(PairTable.of(["a"], text=["b"]))

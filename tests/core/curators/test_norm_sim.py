@@ -11,6 +11,7 @@ from vladapt.core.contracts.curator import CAPTION_FEATURES, PairTable
 from vladapt.core.curators._targets import read_target
 from vladapt.core.curators.norm_sim import norm_sim_inf
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.features.files import load_rows
 from vladapt.core.registry import build_curator
 from vladapt.core.testing.curation import WIDTH, drawn_pairs
 
@@ -95,6 +96,17 @@ def test_targets_are_read_from_what_embed_writes(tmp_path):
     read = read_target(str(tmp_path / "shards"), pairs, CAPTION_FEATURES)
     np.testing.assert_allclose(read.features, unit[:3], rtol=1e-5)
     assert read.ids == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_of_a_file_keep_their_lengths(tmp_path, dtype):
+    rows = (3 * np.random.default_rng(0).normal(size=(5, 4))).astype(dtype)
+    np.save(tmp_path / "rows.npy", rows)
+    np.savez(tmp_path / "rows.npz", image_features=rows)
+    for name in ("rows.npy", "rows.npz"):
+        read, ids, encoder = load_rows(tmp_path / name, "image_features")
+        np.testing.assert_array_equal(read, rows.astype(np.float32))
+        assert ids is None and encoder == ""
 
 
 def test_a_target_that_does_not_fit_is_one_line(tmp_path):

@@ -127,6 +127,16 @@ def test_a_score_is_never_above_zero_and_alone_it_is_zero(count, batch, temperat
     np.testing.assert_allclose(alone, 0, atol=1e-5)
 
 
+def test_a_pool_of_one_batch_is_compared_once():
+    pairs, told = drawn_pairs(), []
+    many = build_curator("s-cliploss", passes=50)
+    survey = many.survey(pairs, lambda done, total: told.append((done, total)))
+    assert told == [(120, 120)]
+    np.testing.assert_allclose(
+        survey.rows["s_cliploss"], build_curator("s-cliploss", passes=1).survey(pairs).rows["s_cliploss"]
+    )
+
+
 def test_batches_are_as_long_as_each_other_and_hold_every_row_once():
     parts = cut(np.arange(103), 20)
     assert sorted(np.concatenate(parts)) == list(range(103))
