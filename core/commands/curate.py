@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -100,10 +101,10 @@ def report(
 
     Example: vladapt curate report curated
     """
-    from ..engine.curation_report import report_on_curation
-    from ..runtime.reading import read_json
+    from ..engine.curation_report import read_attributes, report_on_curation
 
-    page = report_on_curation(decisions, attributes=None if attributes is None else read_json(attributes), faces=faces)
+    words = None if attributes is None else read_attributes(Path(attributes))
+    page = report_on_curation(decisions, attributes=words, faces=faces)
     if as_json:
         print_json({"report": str(page)})
     else:

@@ -158,6 +158,8 @@ class Captioner:
                     )
                 model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **how)
                 processor = AutoProcessor.from_pretrained(folder, **how)
+                if (tokenizer := getattr(processor, "tokenizer", None)) is not None and not config.is_encoder_decoder:
+                    tokenizer.padding_side = "left"  # what is written follows the last word
         except CapabilityError:
             raise
         except Exception as error:  # transformers validates with exceptions of many kinds

@@ -121,7 +121,8 @@ class PairFacts(Stage):
                 yield pa.Table.from_pylist(made, self.schema)
 
     def _measured(self, row: Row) -> dict[str, Any]:
-        content, made = row.read(), {}
+        content = row.read()
+        made: dict[str, Any] = {}
         if "bytes" in self.measured:
             made["bytes"] = len(content)
         if "sha256" in self.measured:
@@ -133,8 +134,8 @@ class PairFacts(Stage):
         if DECODED & set(self.measured):
             pixels = _picture(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-            row = thumbnail(np.asarray(pixels))
-            made["phash"] = None if row is None else int(perceptual_hashes(pictures_of(row[None]).grey)[0])
+            small = thumbnail(np.asarray(pixels))
+            made["phash"] = None if small is None else int(perceptual_hashes(pictures_of(small[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 

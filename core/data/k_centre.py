@@ -70,7 +70,8 @@ def _among_candidates(
     values, order = distances.sort(descending=True, stable=True)
     places = order[:CANDIDATES].sort().values
     others = values[CANDIDATES] if len(values) > CANDIDATES else -1.0
-    rows, own, picks = read(places), distances[places], []
+    rows, own = read(places), distances[places]
+    picks: list[int] = []
     while len(picks) < count:
         best = int(own.argmax())
         if picks and not own[best] > others:

@@ -170,6 +170,7 @@ class _Towers:
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
         domain = domain_of(task, data)
+        self.transforms: list[Any]
         if stage.index is None:
             self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
         else:

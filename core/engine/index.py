@@ -406,11 +406,13 @@ def _rows(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Ite
     features = extraction.features
     if features.parts is None:
         return features.unit, extraction.items, []
-    rows, of_rows = [], []
+    rows: list[Tensor] = []
+    of_rows: list[Item] = []
     for place, item in enumerate(extraction.items):
         of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
-        items = [reader.part_item(item, part) for part in range(len(of_parts))]
-        whole = None in items
+        named = [reader.part_item(item, part) for part in range(len(of_parts))]
+        items = [each for each in named if each is not None]
+        whole = len(items) < len(named)
         rows.append(features.unit[place : place + 1] if whole else F.normalize(of_parts, dim=-1))
         of_rows += [item] if whole else items
     return torch.cat(rows), of_rows, []

@@ -439,4 +439,5 @@ def _write_page(
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
     asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight, only)
+    assert result.html is not None, "a page is asked for"
     write_page(result.html, asked, result.hits, opened.info, load, blur=blur)

@@ -46,6 +46,55 @@ def blip(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    """A model that takes turns, as most newer ones do."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("llava")
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    words = [*special.values(), "<image>", "user", "describe", "this", "answer", ":", "a", "b", "c", "d", "e", "f"]
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, additional_special_tokens=["<image>"], **special
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    text = transformers.LlamaConfig(
+        **sizes, vocab_size=len(words), num_hidden_layers=1, pad_token_id=0, bos_token_id=2, eos_token_id=3
+    )
+    vision = transformers.CLIPVisionConfig(**sizes, num_hidden_layers=2, image_size=16, patch_size=8)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, image_seq_length=4)
+    model = transformers.LlavaForConditionalGeneration(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 1)
+    model.save_pretrained(folder)
+    turns = (
+        "{% for m in messages %}user : {% for c in m.content %}{% if c.type == 'image' %}<image> "
+        "{% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}answer :"
+    )
+    transformers.LlavaProcessor(
+        transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=turns,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_takes_turns_is_asked_and_its_answer_alone_is_the_caption(llava):
+    captioner = Captioner.load(llava, torch.device("cpu"), torch.float32)
+    how = Writing(prompt="describe this", tokens=4)
+    together = captioner.write(PICTURES, how, 0)
+    assert together == [captioner.write([picture], how, 0)[0] for picture in PICTURES]
+    assert len(set(together)) > 1 and all(len(caption.split()) <= 4 for caption in together)
+    assert captioner.write(PICTURES, Writing(tokens=4), 0) != together
+
+
 def captions_of(folder, writing=None, seed=0):
     captioner = Captioner.load(folder, torch.device("cpu"), torch.float32)
     return captioner.write(PICTURES, writing or Writing(tokens=6), seed)
