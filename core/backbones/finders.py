@@ -77,6 +77,10 @@ class SeenTowers(Backbone):
     def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
         return self.base.preprocess(train)
 
+    @property
+    def least_side(self) -> int | None:
+        return self.base.least_side
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         return self.base.tokenize(texts)
 

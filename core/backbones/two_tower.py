@@ -132,6 +132,10 @@ class TwoTower(Backbone):
         self.channels = replace(channels, start=start)
         self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
 
+    @property
+    def least_side(self) -> int | None:
+        return self.transform.least_side
+
     def decode_fast(self) -> None:
         if type(self.transform) is not Preprocess or self.channels is not None:
             super().decode_fast()

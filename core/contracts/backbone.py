@@ -234,6 +234,11 @@ class Backbone(ABC):
         """
         raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
 
+    @property
+    def least_side(self) -> int | None:
+        """The shortest side that a decoder may reduce an image to, after `decode_fast`; None where it may not."""
+        return None
+
     def decode_fast(self) -> None:
         """Take photographs that their decoder has reduced on the way (`Preprocess.fast_decode`), in place: it is
         another encoder then, with a fingerprint of its own.

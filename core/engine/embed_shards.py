@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
@@ -152,6 +153,7 @@ class EmbedStage(Stage):
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
         backbones = [loaded(each.spec, self.recipe, domain_of(task), self.fast_decode) for each in self.encoders]
+        backbones = backbones if self.index is None else list(map(searched, backbones))
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -175,8 +177,7 @@ class _Towers:
             self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
         self.readers = [self._on_cores(_reader(each), each) for each in backbones]
-        least_side = self.transforms[0].least_side if stage.fast_decode else None
-        self.reader = RowReader(domain, stage.recipe.reading, data, least_side)
+        self.reader = RowReader(domain, stage.recipe.reading, data, backbones[0].least_side)
 
     def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
         """The same numbers from any number of cores."""

@@ -168,13 +168,13 @@ def predict(
     of_shards = {name: given.pop(name) for name in OF_SHARDS & given.keys()}
     explain = "auto" if explain is True else explain or None
     if are_shards(outputs):
-        places = [out] if isinstance(out, (str, Path)) else list(out or ())
-        if outputs not in (PARQUET, [PARQUET]) or len(places) != 1:
+        named = [out] if isinstance(out, (str, Path)) else list(out or ())
+        if outputs not in (PARQUET, [PARQUET]) or len(named) != 1:
             raise ConfigError("--as parquet: writes one folder, and nothing else; give --out DIR, and no other kind")
         use = use_of(opened, "predict", given, images=tuple(images), explain=explain)
         _check_prediction(task, use)
         asked = options_from(ShardOptions, of_shards, "predict")
-        return _as_shards(use, task, str(places[0]), asked, reporter, spec_of(backbone), domain)
+        return _as_shards(use, task, str(named[0]), asked, reporter, spec_of(backbone), domain)
     refuse_of_shards(of_shards)
     folder, files = places_of(out, task.own_files)
     kinds = () if outputs is None else outputs_of(outputs)

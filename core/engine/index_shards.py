@@ -137,17 +137,12 @@ def features_of(
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
         CapabilityError: the features that stand are of another encoder.
     """
-    data = images.data
-    scratch: Path | None = None
+    data, scratch = images.data, None if asked.features else out.absolute().with_name(f".{out.name}.features")
     if reader.domain is not None:
         options = {**recipe.data, **reader.options}
         recipe = recipe.with_(domain=reader.domain.name, task=reader.task, data=options)
     transform = transform_spec(reader.transform(backbone, data))
-    if asked.features is None:
-        scratch = out.absolute().with_name(f".{out.name}.features")
-        place = place_of_shards(scratch)
-    else:
-        place = place_of_shards(asked.features)
+    place = place_of_shards(asked.features or str(scratch))
     if not images.paths:
         if (standing := _standing(place, None, backbone, transform)) is None:
             raise DataError(f"--features {place}: no whole features of images in it; give the images too")

@@ -147,9 +147,7 @@ def search(
     _check(text, asked)
     wanted = Wanted(dict(where or {}), asked.since)
     opened, reader, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
-    transform: Any = reader.transform(tower)
-    fast = transform.least_side if opened.info["backbone"].get(FAST) else None
-    data, picture = (None, None) if asked.image is None else reader.one(asked.image, fast)
+    data, picture = (None, None) if asked.image is None else reader.one(asked.image, tower.least_side)
     weight = WEIGHT if asked.weight is None else asked.weight
     of_text, of_image = None if text is None else _encoded_text(tower, text), None
     if picture is not None:
@@ -244,8 +242,8 @@ def search_queries(
     elif executor is not None:
         raise CapabilityError(f"{opened.path}: words and clips are ranked together by one process; omit --processes")
     batches = _encoded_lines(tower, Path(queries))
-    results: Iterator[tuple[list[tuple[int, str]], list[list[Hit]]]]
-    if pairs:
+    results: Iterator[tuple[Lines, list[list[Hit]]]]
+    if pairs and isinstance(tower, HeadBackbone):
         results = ((lines, _reranked_all(opened, tower, lines, rows, asked, wanted)) for lines, rows in batches)
     elif executor is None:
         results = ((lines, opened.search_many(rows, asked.top, wanted, asked.refine)) for lines, rows in batches)

@@ -105,9 +105,12 @@ class RowReader:
         by_id = {row.id: row for row in rows}
         own = [Item(row.id, Path(row.path)) if self.data is None else self.item(row) for row in rows]
         items = [item.with_(decode={"digest": item.id, **item.decode}) for item in own]
-        load: Any = self.load  # of rows, until items are known by their ids
+
+        def load(item: Item) -> Decoded:
+            return self.load(by_id[item.id])
+
         data = DomainData([], (), load, name="images") if self.data is None else self.data
-        return replace(data, items=items, skipped=[], load=lambda item: self.load(by_id[item.id]))
+        return replace(data, items=items, skipped=[], load=load)
 
 
 def _rows_of(data: DomainData, further: Mapping[str, Callable[[Item], str]]) -> Iterator[dict[str, Any]]:

@@ -108,7 +108,7 @@ def packed(pictures, folder):
     return folder / "a.tar", folder / "b.parquet"
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-pq", "ivf-sq8"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-pq"])
 def test_tars_tables_and_stores_make_the_index_of_their_images(
     pictures, index_of, alone, queries, tmp_path, monkeypatch, kind, s3_server
 ):
