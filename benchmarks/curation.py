@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from curation_pool import CLEAN, COPIES, NAMES, SCORERS, WRONG, Pool, drawn_pool, plural, test_pairs
 from curation_towers import Towers, answers, class_features, features_of, trained
-from scipy import stats
+from scipy.special import stdtrit
 
 from vladapt.core.curation.bias import associations
 from vladapt.core.curation.table import decided, open_table
@@ -255,7 +255,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
     differences = np.subtract(ours, theirs)
     count = len(differences)
     spread = differences.std(ddof=1) if count > 1 else np.nan
-    return float(differences.mean()), float(stats.t.ppf(0.975, count - 1) * spread / count**0.5)
+    return float(differences.mean()), float(stdtrit(count - 1, 0.975) * spread / count**0.5)
 
 
 def answer_file(folder: Path, name: str) -> Path:
