@@ -37,6 +37,7 @@ from .core.contracts.run_info import Record as Record
 from .core.contracts.task import FitResult as FitResult
 from .core.contracts.task import Task as Task
 from .core.contracts.use import Exported as Exported
+from .core.contracts.use import Predicted as Predicted
 from .core.data.pairs.reading import read_pairs as read_pairs
 from .core.engine.comparison import Comparison as Comparison
 from .core.engine.fit import load_run as load_run
@@ -325,7 +326,7 @@ def predict(
     coverage_per: str = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
-) -> Any: ...
+) -> Predicted: ...
 
 def compare(
     recipe: Recipe,

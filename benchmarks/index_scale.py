@@ -2,7 +2,7 @@
 
     python benchmarks/index_scale.py search --rows 1000000
     python benchmarks/index_scale.py flat --rows 1000000
-    python benchmarks/index_scale.py memory --rows 10000000 --dims 64
+    python benchmarks/index_scale.py memory --rows 10000000 --dims 64 --kind flat
 
 `search` has three sets (`--sets`). `clustered`: rows around centres, where the variance of the i-th direction falls as
 1 / i. `around`: rows around stored CLIP features, each between two images of the 500 COCO pairs ($VLADAPT_DATA), with
@@ -212,7 +212,7 @@ def memory(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         for step in ("build", "open", "query"):
             command = [sys.executable, __file__, step, "--rows", str(given.rows), "--dims", str(given.dims)]
-            subprocess.run([*command, "--folder", place], check=True)
+            subprocess.run([*command, "--kind", given.kind, "--folder", place], check=True)
 
 
 def _peak() -> float:
@@ -246,13 +246,13 @@ def step(given: argparse.Namespace) -> None:
     before, started = _peak(), time.process_time()
     read = int(Path("/proc/self/io").read_text().split()[1])
     if given.work == "build":
-        _, most = _watched(lambda: built(folder, clustered(given.rows, given.dims), given.dims, "ivf-pq"))
+        _, most = _watched(lambda: built(folder, clustered(given.rows, given.dims), given.dims, given.kind))
     else:
         index, most = _watched(lambda: RetrievalIndex.open(folder))
         if given.work == "query":
             _, most = _watched(lambda: index.search_many(torch.from_numpy(queries), TOP))
     read = int(Path("/proc/self/io").read_text().split()[1]) - read
-    what = f"{given.work}, {given.rows:,} x {given.dims}"
+    what = f"{given.kind}, {given.work}, {given.rows:,} x {given.dims}"
     segments = len(list(folder.glob("segments/*")))
     took = f"CPU {time.process_time() - started:.1f} s; read {read / 1e6:.2f} MB"
     print(f"{what}: {segments} segments, {most:.0f} MB, {before:.0f} of them before; {took}", flush=True)
@@ -263,6 +263,7 @@ def main() -> None:
     parser.add_argument("work", choices=("search", "flat", "memory", "build", "open", "query"))
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dims", type=int, default=512)
+    parser.add_argument("--kind", default="ivf-pq", help="of `memory`")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of `search`")
     parser.add_argument("--train-once", action="store_true", help="faiss takes the quantiser of ours: half the time")
     parser.add_argument("--repeats", type=int, default=3)

@@ -22,7 +22,9 @@ from parity_checks import (
     chest_xrays,
     confidence,
     crops,
+    deduplication,
     detectors,
+    filters,
     from_above,
     head,
     knowledge_losses,
@@ -39,6 +41,7 @@ from parity_checks import (
     segmentors,
     self_supervised,
     selftraining,
+    subsets,
     testtime,
     towers,
     transductive,
@@ -65,6 +68,7 @@ ROOMS = {
     "Remote sensing": (from_above,),
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
+    "Curation": (filters, deduplication, subsets),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -6,8 +6,8 @@
     python benchmarks/scale.py embed actors rows --results scale.json   # goes on where it was stopped
 
 `embed` writes the features of JPEG files as shards in one process, and by a plain loop of decoding, tower and Parquet,
-64 images at a time and four at a time; in turn, each in a process of its own that has encoded some images before, the
-median of `--rounds`. CPU seconds.
+64 images at a time and four at a time; in turn, after each has encoded some images, the median of `--rounds`. CPU
+seconds.
 
 `actors` makes the same shards serially on one core, serially on two, and by two Ray actors of one core each. Starts are
 apart: counted is what comes after the first shard of each worker. CPU ms per image are of the process that works, so
@@ -96,21 +96,23 @@ def by_loop(given: argparse.Namespace, images: Path, out: Path, batch: int = BAT
 WAYS = {"shards": by_shards, "loop": by_loop, "loop by fours": partial(by_loop, batch=4)}
 
 
-def embed_step(given: argparse.Namespace) -> float:
-    """CPU seconds of one way, in a process of its own."""
-    place = Path(given.folder)
-    with tempfile.TemporaryDirectory(dir=place) as out:
-        WAYS[given.way](given, place / "few", Path(out) / "before")
-        started = time.process_time()
-        WAYS[given.way](given, place / "images", Path(out) / "made")
-        return time.process_time() - started
+def embed_step(given: argparse.Namespace) -> list[dict[str, float]]:
+    """CPU seconds of each way, of each round."""
+    place, rounds = Path(given.folder), []
+    for number in range(given.rounds + 1):
+        rounds.append({})
+        for way, work in WAYS.items():
+            started = time.process_time()
+            work(given, place / ("images" if number else "few"), place / f"{way} {number}")
+            rounds[-1][way] = time.process_time() - started
+    return rounds[1:]
 
 
 def embed(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         jpegs(Path(place) / "images", given.images)
         jpegs(Path(place) / "few", 8)
-        rounds = [{way: step(given, "embed", place, way=way) for way in WAYS} for _ in range(given.rounds)]
+        rounds = step(given, "embed", place)
     took = {way: statistics.median(each[way] for each in rounds) for way in WAYS}
     return {
         "images": given.images,
@@ -252,7 +254,8 @@ WORKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"embed": emb
 
 def step(given: argparse.Namespace, work: str, folder: str, way: str = "", rows: int = 0) -> Any:
     """What one process measures."""
-    options = {"images": given.images, "backbone": given.backbone, "rows": rows or given.rows, "folder": folder}
+    options = {"images": given.images, "backbone": given.backbone, "rounds": given.rounds, "folder": folder}
+    options["rows"] = rows or given.rows
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, __file__, work, *words, "--step", *(["--way", way] if way else [])]
     threads = {"one": "1", "ray": "1"}.get(way, str(given.threads))

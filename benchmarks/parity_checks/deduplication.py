@@ -23,12 +23,12 @@ def semdedup(ref: Reference, f: Fixtures) -> Iterator[Check]:
     nearest = clusters.nearest[:, :1]
     yield ref.check(nearest, "nearest")
     yield ref.check(clusters.similarity, "similarity_to_centroid")
-    lists = {}
+    similarity, lists = ref["similarity_to_centroid"].numpy(), {}  # to all its digits
     for key, kind, which in ref.keys(r"order\.(spherical|cosine)_(\w+)"):
-        lists[which] = sem_dedup.members_in_order(nearest, sem_dedup.visiting_order(clusters.similarity, which))
+        lists[which] = sem_dedup.members_in_order(nearest, sem_dedup.visiting_order(similarity, which))
         yield ref.check(np.concatenate(lists[which]), key)
         if kind == "spherical":
-            distance = 1 - clusters.similarity[np.concatenate(lists[which])]
+            distance = 1 - similarity[np.concatenate(lists[which])]
             told = f"{key}.distance"
             yield from [ref.check(distance, told)] if told in ref else []
     lists["random"] = _shuffled(lists["hard"], int(ref.setting("seed")))

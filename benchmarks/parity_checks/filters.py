@@ -37,8 +37,8 @@ def s_cliploss_(ref: Reference, f: Fixtures) -> Iterator[Check]:
     first = best(scores, int(ref.setting("keep_first") * len(image)))
     for key, norm in ref.keys(r"normsim_(.+)"):
         similar = np.where(first, similarity(ref, norm), -np.inf)
-        kept = best(similar, int(ref.setting("keep_final") * len(image)))
-        yield ref.check(flags(kept), f"keep_{norm}", what=f"kept after {key}")
+        keep = best(similar, int(ref.setting("keep_final") * len(image)))
+        yield ref.check(flags(keep), f"keep_{norm}", what=f"kept after {key}")
 
 
 @compares("norm-sim", "s_cliploss")
@@ -71,13 +71,13 @@ def caption(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 @compares("text-based", "datacomp_filters")
 def text_based(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    given = ref.setting("inputs")
+    inputs = ref.setting("inputs")
     with TemporaryDirectory() as folder:
         entities, synsets = Path(folder) / "entities.txt", Path(folder) / "synsets.tsv"
-        entities.write_text("".join(f"n{offset:08d}\n" for offset in given["entity_offsets"]))
-        synsets.write_text("".join(f"{word}\t{first}\n" for word, (first, *_) in given["first_synsets"].items()))
-        kept = kept_of(ref, "text-based", entities=str(entities), synsets=str(synsets))
-    yield ref.check(kept, "keep.text_based")
+        entities.write_text("".join(f"n{offset:08d}\n" for offset in inputs["entity_offsets"]))
+        synsets.write_text("".join(f"{word}\t{first}\n" for word, (first, *_) in inputs["first_synsets"].items()))
+        keep = kept_of(ref, "text-based", entities=str(entities), synsets=str(synsets))
+    yield ref.check(keep, "keep.text_based")
 
 
 @compares("image-based", "datacomp_filters")
@@ -88,13 +88,13 @@ def image_based(ref: Reference, f: Fixtures) -> Iterator[Check]:
             np.save(path, ref[name].numpy())
         options = {"target": files["target"], "centroids": files["pool"]}
         survey = build_curator("image-based", **options).survey(pool(ref))
-        kept = kept_of(ref, "image-based", **options)
+        keep = kept_of(ref, "image-based", **options)
     yield ref.check(torch.from_numpy(survey.whole["target_clusters"]), "target_centroids")
-    yield ref.check(as_given(ref, survey.rows["cluster"]), "pool_centroid")
-    yield ref.check(kept, "keep.image_based")
+    yield ref.check(in_their_order(ref, survey.rows["cluster"]), "pool_centroid")
+    yield ref.check(keep, "keep.image_based")
     fraction = ref.stated("keep.image_based_and_clip", "top")
-    kept = kept * kept_of(ref, "clip-score", column="score_l14", fraction=fraction)
-    yield ref.check(kept, "keep.image_based_and_clip")
+    keep = keep * kept_of(ref, "clip-score", column="score_l14", fraction=fraction)
+    yield ref.check(keep, "keep.image_based_and_clip")
 
 
 @compares("hype", "hype_scores")
@@ -121,26 +121,26 @@ def similarity(ref: Reference, norm: str) -> np.ndarray:
 
 def pool(ref: Reference) -> PairTable:
     """DataComp's pairs of the fixture."""
-    given = ref.setting("inputs")
-    columns = {name: np.array(given[name]) for name in ("width", "height")}
+    inputs = ref.setting("inputs")
+    columns = {name: np.array(inputs[name]) for name in ("width", "height")}
     columns |= {f"score_{encoder}": ref[f"score.{encoder}"].numpy() for _, encoder in ref.keys(r"score\.(\w+)")}
-    texts = {name: given[name] for name in ("text", "language")}
-    return PairTable.of(given["uid"], **texts, **columns, image_features=ref["image"].numpy())
+    texts = {name: inputs[name] for name in ("text", "language")}
+    return PairTable.of(inputs["uid"], **texts, **columns, image_features=ref["image"].numpy())
 
 
 def kept_of(ref: Reference, name: str, **options: Any) -> torch.Tensor:
     """(n,) 1 for each pair that a curator keeps, as the fixture counts them."""
-    return as_given(ref, flags(build_curator(name, **options).decide_all(pool(ref)).keep))
+    return in_their_order(ref, flags(build_curator(name, **options).decide_all(pool(ref)).keep))
 
 
-def as_given(ref: Reference, values: Any) -> torch.Tensor:
+def in_their_order(ref: Reference, values: Any) -> torch.Tensor:
     """Values of pairs in the order of their ids -> in that of the fixture."""
     place = {uid: number for number, uid in enumerate(sorted(ref.setting("inputs")["uid"]))}
     return torch.as_tensor(values)[[place[uid] for uid in ref.setting("inputs")["uid"]]]
 
 
-def flags(kept: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(kept).long()
+def flags(keep: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(keep).long()
 
 
 GROUPS = (s_cliploss_, norm_sim_, clip_score_, basic, caption, text_based, image_based, hype_)

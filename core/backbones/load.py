@@ -60,10 +60,10 @@ def load_backbone(
     if image_size is not None and min(height_and_width(image_size)) < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     if spec in OFFERED:
-        return _widened(given_again(spec, _device(device), image_size), channels)
+        return _widened(given_again(spec, resolve_device(device), image_size), channels)
     trained, entry = is_fine_tuned(spec), find_published(spec)
     family, rest = ("", "") if trained else family_of(spec)
-    target = _device(device)
+    target = resolve_device(device)
     try:
         if trained:
             return _widened(build_fine_tuned(spec, target, image_size), channels)
@@ -134,7 +134,7 @@ def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:
     return backbone
 
 
-def _device(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

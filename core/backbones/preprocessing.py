@@ -26,6 +26,9 @@ MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 LONGEST_ASPECT = 100
+FAST_MARGIN = 2
+"""How many times the pixels per side that are needed a fast decoder leaves at least: see docs/scale.md for what less
+and more would cost."""
 SEED_LIMIT = 2**32
 
 
@@ -43,6 +46,7 @@ class Preprocess(CropTransform):
         resize: what the shortest side (of "squash" both) is resized to before the crop, where it is more than S; None
             for S.
         randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment`).
+        fast_decode: images may have been reduced by their decoder to `least_side`, as JPEG can be by 2, 4 or 8.
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
             Tip-Adapter and APE, whose keys average such views; CoOp publishes (0.08, 1).
@@ -60,6 +64,7 @@ class Preprocess(CropTransform):
     scale: tuple[float, float] = (0.5, 1.0)
     resize: int | None = None
     randaugment: bool = False
+    fast_decode: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", as_image_size(self.image_size))
@@ -95,7 +100,18 @@ class Preprocess(CropTransform):
             del stated["resize"]
         if not self.randaugment:
             del stated["randaugment"]
+        if self.fast_decode:
+            stated["fast_decode"] = FAST_MARGIN
+        else:
+            del stated["fast_decode"]
         return {"transform": "clip", **stated}
+
+    @property
+    def least_side(self) -> int | None:
+        """The shortest side that a decoder may reduce an image to; None where it may not reduce any."""
+        if not self.fast_decode:
+            return None
+        return FAST_MARGIN * -(-max(self.sides) * (self.resize or min(self.sides)) // min(self.sides))
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
         """(3, S, S) float32 of a PIL image or an array (H, W), (H, W, 1) or (H, W, 3), uint8 or float in 0..1.

@@ -132,6 +132,12 @@ class TwoTower(Backbone):
         self.channels = replace(channels, start=start)
         self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
 
+    def decode_fast(self) -> None:
+        if type(self.transform) is not Preprocess or self.channels is not None:
+            super().decode_fast()
+        self.transform = replace(self.transform, fast_decode=True)
+        self.fingerprint = fingerprint(self.family, "fast-decode", self.fingerprint, self.transform.spec)
+
     def input_layer(self) -> nn.Module | None:
         return None if self.channels is None else input_layer(self.model, self.spec, len(self.channels))[1]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.options import CurateOptions, CurationRunOptions
+from ..engine.options import CurateOptions, CurationRunOptions, ShardOptions
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
@@ -100,10 +101,10 @@ def report(
 
     Example: vladapt curate report curated
     """
-    from ..engine.curation_report import report_on_curation
-    from ..runtime.reading import read_json
+    from ..engine.curation_report import read_attributes, report_on_curation
 
-    page = report_on_curation(decisions, attributes=None if attributes is None else read_json(attributes), faces=faces)
+    words = None if attributes is None else read_attributes(Path(attributes))
+    page = report_on_curation(decisions, attributes=words, faces=faces)
     if as_json:
         print_json({"report": str(page)})
     else:
@@ -192,6 +193,9 @@ def write(
         list[str] | None,
         typer.Option(metavar="PATH", help="Where the pairs are, if not where they were. Repeatable."),
     ] = None,
+    captions: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Captions by a model, of `curate caption`; for the list.")
+    ] = None,
     forms: Annotated[
         str, typer.Option("--write", metavar="list,tars,uids", help="What to write; a list in any case.")
     ] = "list",
@@ -214,6 +218,7 @@ def write(
         decisions,
         out,
         sources=data or (),
+        captions=captions,
         write=[form.strip() for form in forms.split(",") if form.strip()],
         samples=samples,
         name=name or "",
@@ -229,8 +234,59 @@ def write(
         echo(f"{what.capitalize()}: {path}")
 
 
+def caption(
+    sources: Annotated[list[str], typer.Argument(help="Tars, Parquet files, folders, or URLs of these: images.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Folder of a model of transformers, or its id on the hub.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the captions.")],
+    how: Annotated[dict[str, Any], FromOptions(ShardOptions)],
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What a caption begins with, or the model is asked.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a caption, at most.")] = 30,
+    top_p: Annotated[
+        float, typer.Option(metavar="SHARE", help="Draw from the likeliest words of this probability; 0: do not draw.")
+    ] = 0.0,
+    beams: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Sequences followed at once, where none is drawn.")
+    ] = 1,
+    repetition: Annotated[float, typer.Option(metavar="X", help="Above 1: words do not come again so easily.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")] = 16,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")] = "float32",
+    as_json: Json = False,
+) -> None:
+    """Write a caption for each image, by a model of transformers such as BLIP; `curate write --captions` lists them.
+
+    Example: vladapt curate caption shards/ --model Salesforce/blip-image-captioning-base --out captions --top-p 0.9
+    """
+    from ..curation.caption import Writing
+    from ..engine.curate_caption import caption_pairs
+
+    writing = Writing(prompt or "", tokens, top_p, beams, repetition, seed)
+    made = caption_pairs(
+        model,
+        sources,
+        out,
+        writing=writing,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        reporter=reporter(),
+        **how,
+    )
+    if as_json:
+        print_json(vars(made))
+        return
+    echo_skipped(made.examples)
+    echo(f"Captions: {made.captions:,} in {made.folder}")
+
+
 COMMANDS = {
     "run": run,
+    "caption": caption,
     "write": write,
     "remove": remove,
     **{stage: _command(stage) for stage in SENTENCES},

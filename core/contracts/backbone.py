@@ -234,6 +234,15 @@ class Backbone(ABC):
         """
         raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
 
+    def decode_fast(self) -> None:
+        """Take photographs that their decoder has reduced on the way (`Preprocess.fast_decode`), in place: it is
+        another encoder then, with a fingerprint of its own.
+
+        Raises:
+            CapabilityError: it prepares images in a way of its own, or takes no RGB.
+        """
+        raise CapabilityError(f"--fast-decode: backbone '{self.spec}' prepares images in a way of its own; omit it")
+
     def blank_image(self) -> Tensor:
         """(1, C, H, W) zeros: one image as the image tower takes them."""
         return torch.zeros(1, len(self.image_mean), *height_and_width(self.image_size))

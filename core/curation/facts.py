@@ -36,6 +36,10 @@ MEASURED = {
 }
 """Columns that can be measured of an image -> type: size in bytes, width and height as stored, sums, pHash."""
 SIZES, DECODED = {"width", "height"}, {"pixels_sha256", "phash"}
+ROWS_AT_ONCE = 256
+"""With their images."""
+BROKEN = "\ufffd"
+"""What stands for bytes that are not UTF-8."""
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
 
 
@@ -101,9 +105,12 @@ class PairFacts(Stage):
     def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 
-        while some := list(islice(rows, max(batch_size, 1024))):
+        while some := list(islice(rows, ROWS_AT_ONCE)):
             made = []
             for row in some:
+                if BROKEN in (row.text or ""):
+                    yield Unreadable(row.id, "its text is in no known encoding; store it as UTF-8, or leave it out")
+                    continue
                 try:
                     measured = self._measured(row) if self.measured and row.has_image else {}
                 except DataError as error:
@@ -114,7 +121,8 @@ class PairFacts(Stage):
                 yield pa.Table.from_pylist(made, self.schema)
 
     def _measured(self, row: Row) -> dict[str, Any]:
-        content, made = row.read(), {}
+        content = row.read()
+        made: dict[str, Any] = {}
         if "bytes" in self.measured:
             made["bytes"] = len(content)
         if "sha256" in self.measured:
@@ -126,8 +134,8 @@ class PairFacts(Stage):
         if DECODED & set(self.measured):
             pixels = _picture(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-            row = thumbnail(np.asarray(pixels))
-            made["phash"] = None if row is None else int(perceptual_hashes(pictures_of(row[None]).grey)[0])
+            small = thumbnail(np.asarray(pixels))
+            made["phash"] = None if small is None else int(perceptual_hashes(pictures_of(small[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.pairs.pair_list import list_schema
+from ..data.pairs.pair_list import FORMAT, TAG, TYPES, list_schema
 from ..errors import DataError, first_of, printable
+from ..runtime.files import replacing
 from ..runtime.remote import is_url
 from ..shards import Place
 from ..shards.sources import ParquetSource, Source
+from .table import database
 
 if TYPE_CHECKING:
     import pyarrow
@@ -136,6 +139,37 @@ def write_list(kept: Kept, sources: Sequence[Source], out: Place, name: str = LI
     return len(kept)
 
 
+def add_captions(listed: Path, captions: Path) -> int:
+    """Write captions by a model into a list, as its column `synthetic`.
+
+    Args:
+        captions: folder of `curate caption`: shards with id and caption.
+
+    Returns:
+        How many pairs have one.
+
+    Raises:
+        DataError: no captions there, of several models, or none of these pairs.
+    """
+    files = sorted(map(str, captions.glob("part-*.parquet"))) or sorted(map(str, captions.glob("*/part-*.parquet")))
+    if not files or len({os.path.dirname(file) for file in files}) > 1:
+        raise DataError(f"{captions}: holds captions of {'several models' if files else 'none'}; give a folder of one")
+    with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as base, replacing(listed) as partial:
+        columns = ", ".join(f'l."{name}"' for name in TYPES if name != "synthetic")
+        target, tag = str(partial).replace("'", "''"), f"{{'{TAG.decode()}': '{FORMAT.decode()}'}}"
+        base.execute(
+            f"""COPY (SELECT {columns}, c.caption AS synthetic
+            FROM read_parquet(?, file_row_number = true) l
+            LEFT JOIN (SELECT id, min(caption) AS caption FROM read_parquet(?) GROUP BY id) c ON l.id = c.id
+            ORDER BY l.file_row_number) TO '{target}' (FORMAT parquet, KV_METADATA {tag})""",
+            [str(listed), files],
+        )
+        count = base.execute("SELECT count(synthetic) FROM read_parquet(?)", [str(partial)]).fetchone()
+        if not count or not count[0]:
+            raise DataError(f"{captions}: captions of none of these pairs; caption the same sources")
+    return int(count[0])
+
+
 def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
     """Write the ids as DataComp's tools read them: a sorted .npy of dtype "u8,u8", the upper 64 bits of each id first.
 
@@ -236,7 +270,7 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
             rows = mine[start : start + ROWS_AT_ONCE]
             ids = kept.ids.take(rows).to_pylist()
             yield [
-                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1, "caption": None}
+                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1}
                 for id_, weight in zip(ids, kept.weights[rows].tolist())
             ]
 

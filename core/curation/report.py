@@ -30,6 +30,7 @@ from .samples import Sample, samples
 from .table import open_table
 from .tallies import Tally, sizes, thresholds, words_by
 
+Row = Sequence[str | float | int | Cell | None]
 DEDUP = "dedup"
 SHOWN = 6
 """Pictures per rule."""
@@ -176,7 +177,7 @@ def _who(table: PairTable, stages: Sequence[StageDone]) -> list[Any]:
 
 def _before_and_after(title: str, name: str, tallies: Sequence[Tally]) -> TableSection:
     before, after = sum(each.before for each in tallies), sum(each.after for each in tallies)
-    rows = [
+    rows: list[Row] = [
         [each.name, each.before, Cell(_percent(each.before, before)), each.after, Cell(_percent(each.after, after))]
         for each in tallies
     ]
@@ -189,7 +190,7 @@ def _clusters(table: PairTable, stages: Sequence[StageDone], shown: list[Sample]
     made: list[Cluster] = clusters(table, stages[-1].folder, shown)
     if not made:
         return []
-    rows = [
+    rows: list[Row] = [
         [f"Cluster {each.number}", each.before, each.after, Cell(_percent(each.after, each.before))] for each in made
     ]
     sections: list[Any] = [

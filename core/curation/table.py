@@ -193,7 +193,7 @@ def _write_columns(folder: Path, path: str) -> tuple[dict[str, str], int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, pre_buffer=False)
     rows = file.metadata.num_rows
     if not rows:
         raise DataError("there are no pairs; check the sources")
@@ -240,9 +240,9 @@ def _write_features(
 
     written: dict[str, np.ndarray] = {}
     flags = {name: np.zeros(rows, bool) for name in features.columns}
-    places, start = _places(folder, base, path, features), 0
+    places, start, names = _places(folder, base, path, features), 0, list(features.columns.values())
     for file in features.files:
-        for batch in pq.ParquetFile(file).iter_batches(FEATURES_AT_ONCE, columns=list(features.columns.values())):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(FEATURES_AT_ONCE, columns=names):
             place = places[start : start + len(batch)]
             start += len(batch)
             for name, column in features.columns.items():
@@ -261,7 +261,7 @@ def _write_features(
     os.unlink(_npy(folder, PLACES))
     if not written:
         raise DataError(f"{os.path.dirname(features.files[0])}: features of none of the pairs; embed the same sources")
-    kinds = {}
+    kinds: dict[str, str] = {}
     for name, vectors in written.items():
         np.save(_npy(folder, f"{HAS}{name}"), flags[name])
         kinds |= {name: str(vectors.dtype), f"{HAS}{name}": "bool"}
@@ -288,7 +288,7 @@ def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: 
         JOIN read_parquet('{_quoted(path)}', file_row_number = true) s ON f.id = s.id) TO '{_quoted(joined)}'""",
         [list(features.files)],
     )
-    for batch in pq.ParquetFile(joined).iter_batches(ROWS_AT_ONCE):
+    for batch in pq.ParquetFile(joined, pre_buffer=False).iter_batches(ROWS_AT_ONCE):
         places[batch.column("row").to_numpy()] = batch.column("place").to_numpy()
     os.unlink(joined)
     return places

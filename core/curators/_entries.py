@@ -7,6 +7,7 @@ import string
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def read_entries(path: Path) -> dict[str, list[str]]:
     """
     if path.suffix != ".json":
         lines = (line.rstrip("\r\n") for line in text_lines(path, "give a .json or text file of entries"))
-        lists: object = {"": [line for line in lines if line]}
+        lists: Any = {"": [line for line in lines if line]}
     else:
         content = read_json(path, "give a list of strings, or lists per language")
         lists = {"": content} if isinstance(content, list) else content

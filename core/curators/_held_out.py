@@ -218,7 +218,7 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches(columns=list(names)):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=list(names)):
             columns = {names[name]: batch.column(name).to_pylist() for name in names}
             yield {**columns, "rows": batch.num_rows}
     except (pa.ArrowException, OSError) as error:

@@ -14,7 +14,7 @@ from ..errors import DataError
 ITERATIONS = 20
 ROWS_PER_CENTROID = 256
 """Of the pairs, drawn by their ids, from which centroids are learned."""
-ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE, DIGITS = 16_384, 6
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
 
 
@@ -35,7 +35,8 @@ class Clusters:
     Args:
         centroids: (K, D) float32 unit rows.
         nearest: (N, 2) int32, the nearest and the second nearest centroid; (N, 1) where there is one cluster.
-        similarity: (N,) float32 cosine to the nearest.
+        similarity: (N,) float32 cosine to the nearest, to six digits, so that equal rows are equally near wherever they
+            stand in a block.
     """
 
     centroids: np.ndarray
@@ -111,7 +112,7 @@ def assign(
     nearest, similarity = np.empty((len(pairs), width), np.int32), np.empty(len(pairs), np.float32)
     for rows in pairs.blocks(ROWS_AT_ONCE):
         cosines, index = nearest_rows(torch.from_numpy(unit_rows(pairs, features, rows)), keys, width)
-        nearest[rows], similarity[rows] = index.numpy(), cosines[:, 0].numpy()
+        nearest[rows], similarity[rows] = index.numpy(), np.round(cosines[:, 0].numpy(), DIGITS)
         progress(rows.stop, len(pairs))
     return Clusters(centroids, nearest, similarity)
 

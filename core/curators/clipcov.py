@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
 from ._kmeans import unit_rows
 from ._ranks import count_of
@@ -70,6 +71,9 @@ class Clipcov(Curator):
     @property
     def reads(self) -> tuple[str, ...]:
         return IMAGE_FEATURES, CAPTION_FEATURES
+
+    def check(self, columns: Collection[str]) -> None:
+        check_features_place(str(self.classes))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         array = CAPTION_FEATURES if Path(str(self.classes)).is_dir() else "text_features"

@@ -39,8 +39,8 @@ class Decontaminate(Curator):
     image's is at least `caption_cosine`. Equal captions alone are listed and not dropped, unless `captions` says so:
     many images are "a dog".
 
-    Cosines belong to an encoder. By default both limits are told from how alike different images of the test sets are
-    to it, and a note says which they are: one of a thousand unrelated images is dropped, if test images are unrelated.
+    Cosines belong to an encoder. By default both limits are learned from how alike different test images are to it
+    (`HeldOutImages.limits`), and a note says which they are.
 
     Which test image a pair is, is kept: the score `test_row` counts the rows of features, then those of tables, whose
     ids, places, and place of each row are in the survey (`test_ids`, `test_places`, `test_set_of`); `matches` lists
@@ -60,13 +60,13 @@ class Decontaminate(Curator):
     )
     cosine: float | None = option(
         None,
-        "cosine with a test image from which on an image is dropped; by default as the test sets say",
+        "least cosine with a test image of an image that is dropped; by default learned from the test images",
         above=0.0,
         high=1.0,
     )
     distance: int = option(4, "bits in which the hash of an image differs from a test image's at most", low=0, high=16)
     caption_cosine: float | None = option(
-        None, "the same where the caption is one of a test set; by default as the test sets say", low=-1.0, high=1.0
+        None, "the same of a pair whose caption is one of a test set; by default learned, too", low=-1.0, high=1.0
     )
     captions: bool = option(False, "whether a caption of a test set is enough to drop a pair")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..contracts.curator import Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
 from ._kmeans import features_option, unit_rows
 from ._ranks import best, count_of
@@ -61,6 +62,9 @@ class GotD(Curator):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.features,)
+
+    def check(self, columns: Collection[str]) -> None:
+        check_features_place(str(self.target))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         target = read_target(str(self.target), pairs, self.features)

@@ -14,8 +14,8 @@ from ._captions import CaptionFilter
 from .clip_score import encoder_of_scores, pair_scores
 
 NOT_DONE = (
-    "not done here: hash lists of known illegal images (`vladapt curate remove --hashes`), and classifiers of unsafe "
-    "images and of watermarks, but for the columns of their probabilities that are asked for"
+    "not done here: hash lists of images known to be illegal (`vladapt curate remove --hashes`), and classifiers of "
+    "unsafe images and of watermarks, but for the columns of their probabilities that are asked for"
 )
 
 
@@ -28,8 +28,8 @@ class Laion(CaptionFilter):
 
     Safety: LAION published probabilities of unsafe content and of watermarks as columns and dropped nothing by them;
     `unsafe` and `watermark` do. What cannot be had without a network is not done: its classifiers, and the hash lists
-    of known illegal images, for which LAION-5B was withdrawn in 2023 and published anew in 2024 (Re-LAION-5B). Copies,
-    by URL and text in LAION, are for the stage dedup.
+    of images known to be illegal, for which LAION-5B was withdrawn in 2023 and published anew in 2024 (Re-LAION-5B).
+    Copies, by URL and text in LAION, are for the stage dedup.
 
     Example:
         >>> build_curator("laion", column="similarity", encoder="ViT-B-32 openai").decide_all(pairs).keep.sum()

@@ -146,8 +146,10 @@ class Metaclip(Curator):
             yield "no entry matches more than t texts, so that all that match are kept; lower limit"
         never = [e for name, each in self._lists.items() for e, n in zip(self._strings[name], each.never) if n]
         if never:
-            yield f"{len(never):,} entries can never match: {first_of(never, SHOWN)}; texts have spaces at punctuation"
-        yield f"{unmatched:,} of {total:,} texts contain no entry"
+            listed = f"{len(never):,} ({first_of(never, SHOWN)})"
+            yield f"entries that can never match: {listed}; spaces are put around punctuation in texts"
+        if unmatched:
+            yield f"{unmatched:,} of {total:,} texts contain no entry"
 
 
 def entry_probability(counts: np.ndarray, limit: int) -> np.ndarray:

@@ -97,10 +97,10 @@ class SCLIPLoss(Curator):
         rows = {"s_cliploss": scores, "first": first}
         if not self.target:
             return Survey(rows=rows)
-        kept, count = np.flatnonzero(first), count_of(len(pairs), self.keep)
-        similar, chosen, notes = most_similar(pairs.among(kept), count, self.target, self.norm, self.steps, progress)
+        passed, count = np.flatnonzero(first), count_of(len(pairs), self.keep)
+        similar, chosen, notes = most_similar(pairs.among(passed), count, self.target, self.norm, self.steps, progress)
         rows["norm_sim"], rows["second"] = np.full(len(pairs), np.nan, np.float32), np.zeros(len(pairs), bool)
-        rows["norm_sim"][kept], rows["second"][kept] = similar, chosen
+        rows["norm_sim"][passed], rows["second"][passed] = similar, chosen
         return Survey(rows=rows, notes=notes)
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:

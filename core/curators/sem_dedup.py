@@ -70,7 +70,8 @@ class SemDedup(Curator):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         clusters = cluster(pairs, self.features, self.clusters, self.seed, progress)
-        order = visiting_order(clusters.similarity, self.which, _drawn(pairs, self.seed))
+        drawn = _drawn(pairs, self.seed) if self.which == "random" else None
+        order = visiting_order(clusters.similarity, self.which, drawn)
         lists = members_in_order(clusters.nearest if self.borders else clusters.nearest[:, :1], order)
 
         read = partial(pairs.unit, self.features)
@@ -226,12 +227,12 @@ def missed_by_clusters(pairs: PairTable, features: str, clusters: Clusters, limi
     queries, own = unit_rows(pairs, features, sample), clusters.nearest[sample]
     near = divided = cured = 0
     for rows in pairs.blocks(ROWS_AT_ONCE):
-        alike = queries @ unit_rows(pairs, features, rows).T > limit
-        alike &= sample[:, None] != np.arange(rows.start, rows.stop)
-        theirs = clusters.nearest[rows]
-        apart = alike & (own[:, None, 0] != theirs[None, :, 0])
-        meet = (own[:, None, :, None] == theirs[None, :, None, :]).any(axis=(2, 3))
-        near, divided, cured = near + int(alike.sum()), divided + int(apart.sum()), cured + int((apart & meet).sum())
+        one, other = np.nonzero(queries @ unit_rows(pairs, features, rows).T > limit)
+        others = np.flatnonzero(sample[one] != other + rows.start)  # but itself
+        one, other = own[one[others]], clusters.nearest[rows][other[others]]  # (M, 2) clusters of both sides
+        apart = one[:, 0] != other[:, 0]
+        meet = (one[:, :, None] == other[:, None, :]).any(axis=(1, 2))
+        near, divided, cured = near + len(one), divided + int(apart.sum()), cured + int((apart & meet).sum())
     if not near:
         return f"Borders: {len(sample):,} sampled pairs, compared with all, have no near pair."
     alone, cure = divided / near, (divided - cured) / near

@@ -44,8 +44,8 @@ class TextBased(CaptionFilter):
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
-        texts, known = pairs.strings("text"), dict[str, bool]()
-        without = np.array([not has_entity(text, first, wanted, known) for text in texts], bool)
+        texts, checked = pairs.strings("text"), dict[str, bool]()
+        without = np.array([not has_entity(text, first, wanted, checked) for text in texts], bool)
         return Decision.of(
             {
                 self.rule_of_language: self.in_another_language(pairs, texts),
@@ -62,17 +62,17 @@ class TextBased(CaptionFilter):
         return _of_table(self.synsets) if self.synsets else _of_nltk()
 
 
-def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], known: dict[str, bool]) -> bool:
+def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], checked: dict[str, bool]) -> bool:
     """Whether the first synset of a word of a text is wanted.
 
     Args:
         first: word -> offset of its first synset.
-        known: word -> whether it is; grows.
+        checked: word -> whether it is; grows.
     """
     for word in text.split():
-        if word not in known:
-            known[word] = first(word) in wanted
-        if known[word]:
+        if word not in checked:
+            checked[word] = first(word) in wanted
+        if checked[word]:
             return True
     return False
 

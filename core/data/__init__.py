@@ -18,6 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "group_words": "kind_of_column",
         "hamming": "bits_apart hashes_within",
         "images": "IMAGE decode_bytes decode_image decode_values",
+        "k_centre": "farthest_first",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",
         "nearest": "faiss_library nearest_rows",

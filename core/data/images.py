@@ -6,6 +6,7 @@
 * 16-bit RGB is read at 8 bits, which is all Pillow keeps of it.
 * Animated files and multi-page TIFFs give the frame `decode["frame"]`, by default the first.
 * `decode["box"]` = [x0, y0, x1, y1], in pixels of the upright image, cuts out a part.
+* `decode["least_side"]` = n lets a decoder that can (of JPEG) reduce an image whose shortest side stays n or more.
 * The content decides about the format, not the name: a PNG called .jpg is read.
 * An image of more pixels than `decode["max_pixels"]` (`Item.MAX_PIXELS` by default) is refused by its header. Reading
   one takes less than 4 times its decoded size plus 300 MB.
@@ -47,6 +48,8 @@ NO_WARNING = ("ignore", None, Image.DecompressionBombWarning, None, 0)
 BAND_PIXELS = 4 << 20
 """Of a larger image these many are turned into an array at once, so that no second copy of it is made."""
 
+LEAST_SIDE = "least_side"
+"""Key of `decode`."""
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
@@ -65,7 +68,7 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
 
     Args:
         path: the file.
-        decode: "frame" (index), "box" ([x0, y0, x1, y1]) and "max_pixels", all optional.
+        decode: "frame" (index), "box" ([x0, y0, x1, y1]), "max_pixels" and "least_side", all optional.
 
     Returns:
         (H, W, 3) uint8, or float32 in 0..1 where the source is deeper than 8 bits.
@@ -199,6 +202,8 @@ def _decode(source: Path | io.BytesIO, name: str | Path, size: int, decode: dict
     with _opened(source, name, size) as image:
         _seek(image, int(decode.get("frame", 0)), name)
         _check_pixel_count(image, name, int(decode.get("max_pixels", Item.MAX_PIXELS)))
+        if LEAST_SIDE in decode and "box" not in decode:
+            image.draft(None, (int(decode[LEAST_SIDE]),) * 2)
         image.load()
         pixels = _upright(_to_array(image, name), image)
     return _cut(pixels, decode["box"], name) if "box" in decode else pixels

@@ -60,12 +60,16 @@ def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str,
     return read_unlabelled(paths, with_max_pixels((IMAGE,), limit))
 
 
-def readable(data: DomainData) -> DomainData:
-    """The set, if there is anything in it; what cannot be decoded is found where it is decoded.
+def readable(data: DomainData, decode: bool = False) -> DomainData:
+    """The set, if there is anything in it.
+
+    Args:
+        decode: whether all are decoded, and only the `decodable` are kept; else what cannot be is found later.
 
     Raises:
         DataError: nothing in it.
     """
+    data = decodable(data) if decode else data
     if not data.items:
         why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
         raise DataError(f"no readable image among what was given{why}")

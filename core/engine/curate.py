@@ -119,7 +119,7 @@ def curate(
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
-    facts = (name, digest, *_contents(options or {}))
+    facts = (name, digest, *_contents(vars(built)))
     made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
     made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
     with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:

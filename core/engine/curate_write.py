@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..contracts.shown import in_short
 from ..curation import Kept, chain_of, last_of, record_of, write_list, write_tars, write_uids
-from ..curation.lists import LIST, UIDS
+from ..curation.lists import LIST, UIDS, add_captions
 from ..curation.peers import is_clip_retrieval
 from ..curation.tars import SAMPLES
 from ..errors import ConfigError
@@ -46,6 +46,7 @@ def write_kept(
     out: str | Path,
     *,
     sources: Sequence[str | Path] = (),
+    captions: str | Path | None = None,
     write: Sequence[str] = ("list",),
     samples: int = SAMPLES,
     name: str = "",
@@ -58,6 +59,7 @@ def write_kept(
         decisions: folder that `curate` gave, or that was its `out`: then of the last stage in it.
         out: a folder.
         sources: where the pairs are; by default those of the decisions.
+        captions: folder of `caption_pairs`; the list has them beside the texts of the pairs, tars do not.
         write: of `FORMS`; a list is written wherever there are sources.
         samples: of each tar.
         name, licence: of the set, for its card.
@@ -86,6 +88,11 @@ def write_kept(
     if sources:
         write_list(kept, manifest_of(sources, place).sources, place)
         written["list"] = out / LIST
+        if captions is not None:
+            count = add_captions(written["list"], Path(captions))
+            reporter.info(f"Captions by a model: {count:,} of {len(kept):,} pairs")
+    elif captions is not None:
+        raise ConfigError("--captions: goes into a list, for which there are no sources; give them by --data")
     if "uids" in write:
         write_uids(kept, place)
         written["uids"] = out / UIDS

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..curation import curation_report, last_of, record_of
 from ..errors import DataError
 from ..runs.run_sections import write_report
+from ..runtime.reading import read_json
 from ..shards import Place
 from ..shards.sources import Source
 from .shard_jobs import manifest_of
@@ -36,6 +37,21 @@ def report_on_curation(
     named = record_of(folder).get("sources") or ()
     page = curation_report(folder, _there(named, folder), attributes, faces)
     return write_report(decisions if out is None else out, page)
+
+
+def read_attributes(path: Path) -> dict[str, list[str]]:
+    """Two attributes, each with the words that tell of it, of a JSON file.
+
+    Raises:
+        DataError: it cannot be read, or holds something else.
+    """
+    content = read_json(path)
+    lists = content.values() if isinstance(content, dict) else ()
+    if len(lists) != 2 or not all(isinstance(words, list) and words for words in lists):
+        raise DataError(
+            f'{path}: not two attributes with their words; write {{"old": ["old"], "new": ["new", "recent"]}}'
+        )
+    return {str(name): [str(word) for word in words] for name, words in content.items()}
 
 
 def _there(named: Sequence[str], folder: Path) -> Sequence[Source]:

@@ -45,7 +45,7 @@ from ..shards.sources import Row
 from ..tasks.classification.task import prepared_images
 from .options import EmbedOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
-from .shard_rows import RowReader, domain_of, images_listed, is_read_by, manifest_of_items
+from .shard_rows import RowReader, check_photographs, domain_of, images_listed, is_read_by, manifest_of_items
 
 if TYPE_CHECKING:
     import pyarrow
@@ -87,6 +87,7 @@ class EmbedStage(Stage):
             images are read as they come.
         classes: digest of the names and text features of the classes, "" where there are none.
         index: how an index reads its images: each row then says what it is of (`ENTRY`); None without an index.
+        fast_decode: whether the decoder may reduce photographs.
     """
 
     recipe: Recipe
@@ -99,12 +100,17 @@ class EmbedStage(Stage):
     listed: tuple[str, ...] | None = None
     classes: str = ""
     index: ImageReader | None = None
+    fast_decode: bool = False
     name: str = field(default="embed", init=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         reader = self.index
-        how = {"domain": self.recipe.domain, "task": self.recipe.task, "reading": dict(self.recipe.reading)}
+        how: dict[str, Any] = {
+            "domain": self.recipe.domain,
+            "task": self.recipe.task,
+            "reading": dict(self.recipe.reading),
+        }
         if reader is not None:
             domain = None if reader.domain is None else reader.domain.name
             how = {"domain": domain, "task": reader.task, "reading": dict(reader.options), ENTRY: True}
@@ -145,7 +151,7 @@ class EmbedStage(Stage):
 
     def start(self, threads: int | None) -> _Towers:
         task = task_of(self.recipe)
-        backbones = [loaded(each.spec, self.recipe, domain_of(task)) for each in self.encoders]
+        backbones = [loaded(each.spec, self.recipe, domain_of(task), self.fast_decode) for each in self.encoders]
         for each, backbone in zip(self.encoders, backbones):
             if backbone.fingerprint != each.fingerprint:
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
@@ -162,13 +168,15 @@ class _Towers:
         self.stage, self.backbones, self.threads = stage, backbones, threads
         data = _listed(stage, task) if stage.listed is not None else None
         domain = domain_of(task, data)
+        self.transforms: list[Any]
         if stage.index is None:
             self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
         else:
             self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
         self.readers = [self._on_cores(_reader(each), each) for each in backbones]
-        self.reader = RowReader(domain, stage.recipe.reading, data)
+        least_side = self.transforms[0].least_side if stage.fast_decode else None
+        self.reader = RowReader(domain, stage.recipe.reading, data, least_side)
 
     def _on_cores(self, encode: Callable[[Any], Tensor], backbone: Backbone) -> Callable[[Any], Tensor]:
         """The same numbers from any number of cores."""
@@ -323,7 +331,11 @@ def _planned(
     recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
-    backbones = [loaded(spec.strip(), recipe, domain_of(task)) for spec in specs]
+    if asked.fast_decode:
+        check_photographs(domain_of(task))
+        if len(specs) > 1:
+            raise ConfigError("--fast-decode: images are reduced for one backbone; give one, or omit it")
+    backbones = [loaded(spec.strip(), recipe, domain_of(task), asked.fast_decode) for spec in specs]
     for backbone in backbones:
         backbone.check_channels("`vladapt embed`")
         if backbone.of_parts:
@@ -348,12 +360,26 @@ def _planned(
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
     digest = hashlib.sha256(classes).hexdigest() if classes else ""
-    stage = EmbedStage(recipe, encoders, transforms, asked.captions, with_images, asked.dtype, labels, listed, digest)
+    stage = EmbedStage(
+        recipe,
+        encoders,
+        transforms,
+        asked.captions,
+        with_images,
+        asked.dtype,
+        labels,
+        listed,
+        digest,
+        fast_decode=asked.fast_decode,
+    )
     return stage, manifest, classes
 
 
-def loaded(spec: str, recipe: Recipe, domain: Domain) -> Backbone:
-    return load_backbone(spec, recipe.device, recipe.image_size, domain.channels(recipe.reading))
+def loaded(spec: str, recipe: Recipe, domain: Domain, fast_decode: bool) -> Backbone:
+    backbone = load_backbone(spec, recipe.device, recipe.image_size, domain.channels(recipe.reading))
+    if fast_decode:
+        backbone.decode_fast()
+    return backbone
 
 
 def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:

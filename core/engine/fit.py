@@ -135,7 +135,7 @@ def predict(
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
-) -> Any:
+) -> Predicted:
     """A run's predictions for files, or for all files in folders.
 
     Args:

@@ -38,7 +38,7 @@ from ..retrieval.build import IndexBuilder
 from ..retrieval.changes import IndexChange
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
-from ..retrieval.index import IMAGES, TEXTS, RetrievalIndex
+from ..retrieval.index import FAST, IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
@@ -127,6 +127,8 @@ def index(
         )
     if asked.texts is not None and asked.is_elsewhere:
         raise ConfigError(f"--texts {asked.texts}: is encoded by one process; omit --engine and --processes")
+    if asked.texts is not None and asked.fast_decode:
+        raise ConfigError(f"--fast-decode: is about images; omit it, or --texts {asked.texts}")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
     if asked.only_new and not asked.add:
@@ -146,7 +148,7 @@ def _changes(asked: IndexOptions) -> list[str]:
     changes = [flag for flag, on in flags.items() if on]
     others = {"--add": asked.add, "--only-new": asked.only_new, "--kind": asked.kind is not None}
     others["--graph-threads"] = asked.graph_threads is not None and not asked.compact
-    others |= {
+    others |= {"--fast-decode": asked.fast_decode} | {
         f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(ShardOptions, name) for name in sorted(OF_SHARDS)
     }
     more = changes[1:] + [flag for flag, on in others.items() if on]
@@ -200,6 +202,9 @@ def _ids_of(text: str) -> list[str]:
 
 
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
+    from .index_shards import images_to_shard
+    from .shard_rows import check_photographs
+
     started = time.monotonic()
     holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
     kind = asked.kind or "flat" if old is None else old.info["kind"]
@@ -212,14 +217,19 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
     else:
         reader = old.reader(domain, recipe.reading)
-    backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
+    fast = asked.fast_decode if old is None else bool(old.info["backbone"].get(FAST))
+    if fast and reader.domain is not None:
+        check_photographs(reader.domain)
+    towers = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
+    if fast:
+        towers.decode_fast()
+    backbone = searched(towers)
     backbone.check_channels("`vladapt index`")
     if old is not None:
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
     made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
-    from .index_shards import images_to_shard
-
+    asked = replace(asked, fast_decode=fast)
     to_shard = images_to_shard(images, asked, reader, backbone, domain is None) if holds == IMAGES else None
     writer: IndexBuilder | IndexChange | None = None
     scratch: Path | None = None
@@ -242,7 +252,7 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         if isinstance(writer, IndexBuilder):
             reporter.info(f"Building the index of {made.added:,} {made.holds}")
             how = reader.facts(backbone) if holds == IMAGES else {}
-            writer.finish(_facts(recipe, backbone, made, how, made_of))
+            writer.finish(_facts(recipe, backbone, fast, made, how, made_of))
         elif writer is not None:
             reporter.info(f"Adding {made.added:,} {made.holds} to the index")
             writer.append(made_of, made.skipped)
@@ -264,6 +274,8 @@ def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOpt
     info, reading = old.info, old.info.get("reading") or {}
     if holds != info["holds"]:
         raise ConfigError(f"--add: {old.path} holds {info['holds']}, not {holds}; make another index of these")
+    if asked.fast_decode and not info["backbone"].get(FAST):
+        raise ConfigError(f"--fast-decode: {old.path} was made without it; omit it, or make a new index")
     for flag, value, own in (
         ("--kind", asked.kind, info["kind"]),
         ("--domain", recipe.domain, reading.get("domain")),
@@ -277,7 +289,7 @@ def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOpt
 
 
 def _facts(
-    recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any], made_of: list[str]
+    recipe: Recipe, backbone: Backbone, fast: bool, made: Indexed, how: dict[str, Any], made_of: list[str]
 ) -> dict[str, Any]:
     return {
         "created": now(),
@@ -287,6 +299,7 @@ def _facts(
             "fingerprint": backbone.fingerprint,
             "licence": backbone.licence,
             "image_size": recipe.image_size,
+            **({FAST: True} if fast else {}),
         },
         "made_of": made_of,
         "reading": how,
@@ -393,11 +406,13 @@ def _rows(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Ite
     features = extraction.features
     if features.parts is None:
         return features.unit, extraction.items, []
-    rows, of_rows = [], []
+    rows: list[Tensor] = []
+    of_rows: list[Item] = []
     for place, item in enumerate(extraction.items):
         of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
-        items = [reader.part_item(item, part) for part in range(len(of_parts))]
-        whole = None in items
+        named = [reader.part_item(item, part) for part in range(len(of_parts))]
+        items = [each for each in named if each is not None]
+        whole = len(items) < len(named)
         rows.append(features.unit[place : place + 1] if whole else F.normalize(of_parts, dim=-1))
         of_rows += [item] if whole else items
     return torch.cat(rows), of_rows, []

@@ -22,6 +22,7 @@ from ..contracts.recipe import SAMPLE, Recipe
 from ..errors import CapabilityError, DataError
 from ..features.table import transform_spec
 from ..retrieval.entries import Entry
+from ..retrieval.head import WORK
 from ..retrieval.image_reader import ImageReader, is_pair_file
 from ..retrieval.sharded import ENTRY, FeatureShards, SegmentStage, entry_line, take_segments, trained_file
 from ..retrieval.writing import SegmentsWriter
@@ -38,8 +39,6 @@ from .shard_jobs import BATCH, MOST_SKIPPED, job_of, manifest_of, place_of_shard
 from .shard_rows import is_read_by, manifest_of_items
 
 READERS = 16
-WORK = "work"
-"""Folder of the tasks that write segments, in the folder of the index."""
 
 
 @dataclass
@@ -87,10 +86,17 @@ def images_to_shard(
     """
     paths, why = tuple(map(str, images)), ""
     as_they_come = _as_they_come(paths, reader)
-    chosen = asked.is_elsewhere or asked.features is not None or (as_they_come and any(map(_is_shard, paths)))
+    chosen = (
+        asked.is_elsewhere
+        or asked.fast_decode
+        or asked.features is not None
+        or (as_they_come and any(map(_is_shard, paths)))
+    )
     if not chosen and world_size() == 1:
         return None
     data = None if as_they_come else reader.to_index(paths)
+    if data is not None and asked.fast_decode:
+        raise CapabilityError("--fast-decode: is for photographs in files, tars and tables; omit it")
     if isinstance(backbone, HeadBackbone):
         why = f"backbone '{backbone.spec}' looks at samples whole"
     elif data is not None and data.items and reader.part_item(data.items[0], 0) is not None:
@@ -131,14 +137,17 @@ def features_of(
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
         CapabilityError: the features that stand are of another encoder.
     """
-    data, scratch = images.data, None
+    data = images.data
+    scratch: Path | None = None
     if reader.domain is not None:
         options = {**recipe.data, **reader.options}
         recipe = recipe.with_(domain=reader.domain.name, task=reader.task, data=options)
     transform = transform_spec(reader.transform(backbone, data))
     if asked.features is None:
         scratch = out.absolute().with_name(f".{out.name}.features")
-    place = place_of_shards(asked.features or scratch)
+        place = place_of_shards(scratch)
+    else:
+        place = place_of_shards(asked.features)
     if not images.paths:
         if (standing := _standing(place, None, backbone, transform)) is None:
             raise DataError(f"--features {place}: no whole features of images in it; give the images too")
@@ -151,7 +160,9 @@ def features_of(
     if asked.features is not None and (standing := _standing(place, manifest.digest, backbone, transform)) is not None:
         return standing
     encoder = Encoder(backbone.spec, backbone.fingerprint, backbone.embed_dim)
-    stage = EmbedStage(recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader)
+    stage = EmbedStage(
+        recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader, fast_decode=asked.fast_decode
+    )
     below = place if scratch is None else place.below(manifest.digest[:16])  # what a killed command left is of its own
     job = job_of(stage, manifest, below, asked, recipe.batch_size or BATCH, recipe.workers)
     tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
@@ -181,13 +192,11 @@ def write_segments(
     """
     plan = None
     if writer is not None:
-        shutil.rmtree(writer.folder / WORK, ignore_errors=True)  # of a command that was killed
         quantiser = trained_file(writer, features.shards) or quantiser
         plan = [str(writer.folder.absolute()), writer.number, quantiser]
     folder, number, quantiser = all_gather_json(plan)[0]
-    stage = SegmentStage(
-        folder, kind, features.shards, number, quantiser, "" if before is None else str(before.absolute())
-    )
+    left_out = "" if before is None else str(before.absolute())
+    stage = SegmentStage(folder, kind, features.shards, number, quantiser, left_out, asked.graph_threads or 1)
     place = place_of_shards(Path(folder) / WORK)
     job = job_of(stage, stage.listed(place), place, replace(asked, shard_size=1), 1)
     run_job(job, asked.executor("cpu", reporter.info), 0.0, reporter, "Writing segments")

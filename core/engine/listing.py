@@ -15,7 +15,6 @@ from ..curation import RECIPES, curation_recipe
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
-from ..runs.sections import in_words
 
 PLURALS = {
     kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "metric", "judgement", "output", "domain", "task")
@@ -150,6 +149,8 @@ def shown(kind: str, name: str) -> Shown:
 
 
 def _curation(name: str) -> Shown:
+    from ..runs.sections import in_words  # numpy, which no other list needs
+
     recipe = curation_recipe(name)
     stages = [(each.curator, in_words(each.options) or "its defaults") for each in recipe.stages]
     return Shown("curation", name, recipe.text, facts=stages)

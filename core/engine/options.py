@@ -111,7 +111,18 @@ def refuse_of_shards(given: Mapping[str, Any], *further: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions(ShardOptions):
+class DecodeOptions:
+    """How photographs are decoded."""
+
+    fast_decode: bool = option(
+        False,
+        "let the decoder of JPEG reduce large photographs on the way, to twice the pixels per side that the backbone "
+        "takes or more; features differ a little, and are those of another encoder",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(ShardOptions, DecodeOptions):
     """What is written besides one vector per image."""
 
     as_: str | None = option(
@@ -171,7 +182,7 @@ class CurationRunOptions(CurateOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions(ShardOptions):
+class IndexOptions(ShardOptions, DecodeOptions):
     """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
     (one kind would fill the first places), so an index holds one of them."""
 

@@ -6,8 +6,10 @@ A row of a shard is an image, with the columns that `predictions.csv` has; lists
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,8 +26,9 @@ from ..features.table import transform_spec
 from ..recipes.resolve import task_of_run
 from ..runs.folder import open_run
 from ..runtime.progress import Reporter
+from ..runtime.remote import is_url
 from ..shards import Manifest, Place, Stage, Unreadable
-from ..shards.sources import Row
+from ..shards.sources import OpenedParquet, Row
 from ..shards.stage import arrow_type
 from .options import ShardOptions
 from .shard_jobs import BATCH, MOST_SKIPPED, job_of, manifest_of, place_of_shards, run_job
@@ -61,6 +64,22 @@ class PredictedShards:
     shards_before: int
     unreadable: int
     skipped: list[tuple[str, str]]
+
+    @property
+    def files(self) -> list[Path]:
+        """The shards, where they are files of this machine."""
+        return [] if is_url(self.folder) else sorted(Path(self.folder).glob("part-*.parquet"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per image, read from the shards."""
+        place = Place(self.folder)
+        names = sorted(name for name in place.listed("") if name.endswith(".parquet"))
+        return [row for name in names for row in _rows_in(place.path(name))]
+
+
+def _rows_in(name: str) -> list[dict[str, Any]]:
+    with closing(OpenedParquet(name)) as opened:
+        return opened.file.read().to_pylist()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..features.extract import encoder
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
-from ..retrieval.index import TEXTS, Hit, RetrievalIndex, mixed
+from ..retrieval.index import FAST, TEXTS, Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
 from ..retrieval.wanted import Wanted
 from ..runtime.files import replacing
@@ -147,7 +147,9 @@ def search(
     _check(text, asked)
     wanted = Wanted(dict(where or {}), asked.since)
     opened, reader, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
-    data, picture = (None, None) if asked.image is None else reader.one(asked.image)
+    transform: Any = reader.transform(tower)
+    fast = transform.least_side if opened.info["backbone"].get(FAST) else None
+    data, picture = (None, None) if asked.image is None else reader.one(asked.image, fast)
     weight = WEIGHT if asked.weight is None else asked.weight
     of_text, of_image = None if text is None else _encoded_text(tower, text), None
     if picture is not None:
@@ -242,6 +244,7 @@ def search_queries(
     elif executor is not None:
         raise CapabilityError(f"{opened.path}: words and clips are ranked together by one process; omit --processes")
     batches = _encoded_lines(tower, Path(queries))
+    results: Iterator[tuple[list[tuple[int, str]], list[list[Hit]]]]
     if pairs:
         results = ((lines, _reranked_all(opened, tower, lines, rows, asked, wanted)) for lines, rows in batches)
     elif executor is None:
@@ -349,9 +352,11 @@ def _opened(
         raise ConfigError(f"--refine no: {opened.path} is of kind {opened.info['kind']}, which has no codes; omit it")
     made_by = opened.info["backbone"]
     reader = opened.reader(domain, reading)
-    tower = searched(
-        load_backbone(spec_of(backbone) or made_by["spec"], device, made_by.get("image_size"), reader.channels)
-    )
+    spec = spec_of(backbone) or made_by["spec"]
+    towers = load_backbone(spec, device, made_by.get("image_size"), reader.channels)
+    if made_by.get(FAST):
+        towers.decode_fast()
+    tower = searched(towers)
     opened.check_backbone(tower)
     opened.check_transform(reader, tower)
     return opened, reader, tower
@@ -436,4 +441,5 @@ def _write_page(
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
     asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight, only)
+    assert result.html is not None, "a page is asked for"
     write_page(result.html, asked, result.hits, opened.info, load, blur=blur)

@@ -12,8 +12,9 @@ from typing import Any
 from ..contracts.domain import Domain
 from ..contracts.items import Decoded, DomainData, Item
 from ..contracts.task import Task
-from ..data.images import decode_bytes
+from ..data.images import LEAST_SIDE, decode_bytes
 from ..data.unlabelled import images_of, readable
+from ..errors import CapabilityError
 from ..runtime.remote import is_url
 from ..shards import Manifest, Place
 from ..shards.manifest import listing
@@ -35,6 +36,14 @@ def is_read_by(domain: Domain, images: Sequence[str | Path]) -> bool:
     if type(domain).read_images is Domain.read_images:
         return False
     return not any(is_url(str(path)) or str(path).lower().endswith(SHARD_LIKE) for path in images)
+
+
+def check_photographs(domain: Domain) -> None:
+    """Raise the CapabilityError of `--fast-decode` for images that are no plain photographs."""
+    if type(domain).read_images is not Domain.read_images or type(domain).transforms is not Domain.transforms:
+        raise CapabilityError(
+            f"--fast-decode: is for photographs, and domain '{domain.name}' reads images in its own way; omit it"
+        )
 
 
 def images_listed(domain: Domain, images: Sequence[str | Path], reading: Mapping[str, Any]) -> DomainData:
@@ -65,11 +74,16 @@ class RowReader:
         domain: of the images.
         reading: options of its reader.
         data: as the domain lists them; None where images are read as they come.
+        least_side: that a decoder may reduce images to; None where it may not.
     """
 
-    def __init__(self, domain: Domain, reading: Mapping[str, Any], data: DomainData | None):
+    def __init__(
+        self, domain: Domain, reading: Mapping[str, Any], data: DomainData | None, least_side: int | None = None
+    ):
         self.data = data
-        self._decode = {"max_pixels": vars(domain.reading_of(reading)).get("max_pixels", Item.MAX_PIXELS)}
+        self._reduced = {} if least_side is None else {LEAST_SIDE: least_side}
+        limit = vars(domain.reading_of(reading)).get("max_pixels", Item.MAX_PIXELS)
+        self._decode = {"max_pixels": limit, **self._reduced}
 
     def load(self, row: Row) -> Decoded:
         """Decode a row.
@@ -79,7 +93,8 @@ class RowReader:
         """
         if self.data is None:
             return decode_bytes(row.read(), row.id, self._decode)
-        return self.data.load(self.item(row))
+        item = self.item(row)
+        return self.data.load(item.with_(decode={**item.decode, **self._reduced}))
 
     def item(self, row: Row) -> Item:
         """The sample of a row of a list."""
@@ -90,7 +105,8 @@ class RowReader:
         by_id = {row.id: row for row in rows}
         own = [Item(row.id, Path(row.path)) if self.data is None else self.item(row) for row in rows]
         items = [item.with_(decode={"digest": item.id, **item.decode}) for item in own]
-        data = DomainData([], (), self.load, name="images") if self.data is None else self.data
+        load: Any = self.load  # of rows, until items are known by their ids
+        data = DomainData([], (), load, name="images") if self.data is None else self.data
         return replace(data, items=items, skipped=[], load=lambda item: self.load(by_id[item.id]))
 
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from .build import check_shape, locked, written_to
 from .columns import rows_with
 from .entries import ENTRIES, OFFSETS, Entry
-from .head import SEGMENTS, facts_of, read_head, synced, write_head
+from .head import SEGMENTS, WORK, facts_of, read_head, synced, write_head
 from .index import RetrievalIndex
 from .segments import OLD_VECTORS, PART_COUNTS, PARTS, Segment
 from .wanted import Facts
@@ -192,6 +192,7 @@ class IndexChange:
     def _remove_leftovers(self) -> None:
         """Remove segments and files that the head does not name."""
         info = read_head(self.path)
+        shutil.rmtree(self.path / WORK, ignore_errors=True)
         records = {record["name"]: record for record in info["segments"]}
         for folder in (self.path / SEGMENTS).glob("*"):
             if folder.name not in records:

@@ -22,7 +22,8 @@ from .entries import ENCODING, damaged
 from .kinds import KINDS, QUANTISED
 
 HEAD, FORMAT = "index.json", 2
-SEGMENTS = "segments"
+SEGMENTS, WORK = "segments", "work"
+"""Folders of an index: of its segments, and of the tasks that write segments."""
 DIGEST = "digest"
 MOST_LISTED = 1000
 """Paths of which an index is made, and images that could not be read, that the head lists; it counts all."""

@@ -15,6 +15,7 @@ from ..contracts.items import Captions, Decoded, DomainData, Item
 from ..contracts.recipe import SAMPLE
 from ..data.group_columns import AUTO, OPTION, columns_beside, group_images, group_of
 from ..data.group_words import preferred_column
+from ..data.images import LEAST_SIDE
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
@@ -131,8 +132,11 @@ class ImageReader:
         domain = self.domain if data is None else self.domain.of(data)
         return domain.transforms(backbone, False, self.task)
 
-    def one(self, path: str | Path) -> tuple[DomainData, Decoded]:
+    def one(self, path: str | Path, least_side: int | None = None) -> tuple[DomainData, Decoded]:
         """A single image, for a query.
+
+        Args:
+            least_side: that its decoder may reduce it to; None where it may not.
 
         Raises:
             DataError: no such file, several images in it, or it cannot be decoded.
@@ -144,7 +148,8 @@ class ImageReader:
         item = data.items[0]
         if self.domain is not None and self.domain.searches_others and not item.group:
             item = item.with_(group=_group_beside(Path(path), self.options.get(OPTION)))
-        return data.with_items([item]), data.load(item)
+        reduced = item if least_side is None else item.with_(decode={**item.decode, LEAST_SIDE: least_side})
+        return data.with_items([item]), data.load(reduced)
 
     def loader(self, sources: Sequence[str], given: Sequence[str]) -> Callable[[Item], Decoded]:
         """What decodes indexed images again.

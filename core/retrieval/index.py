@@ -34,6 +34,8 @@ from .segments import PARTS, Segment
 from .wanted import Wanted
 
 IMAGES, TEXTS = "images", "texts"
+FAST = "fast_decode"
+"""Of the backbone in a head: whether the decoder may reduce images."""
 REFINED, REFINED_PER_RESULT = 100, 10
 """Of a quantised kind, how many of the nearest are ranked again at least, and for each result."""
 QUERIES_AT_ONCE = 4

@@ -127,6 +127,7 @@ class SegmentStage(Stage):
         number: of the first segment.
         quantiser: file of the folder, or "".
         before: an index whose entries are left out, or "".
+        graph_threads: as of `kinds.built`.
     """
 
     folder: str
@@ -135,6 +136,7 @@ class SegmentStage(Stage):
     number: int
     quantiser: str = ""
     before: str = ""
+    graph_threads: int = 1
     name: str = field(default="segments", init=False)
 
     columns = ("files",)
@@ -189,7 +191,7 @@ class SegmentStage(Stage):
                             for entry in entries:
                                 facts.add(entry)
                 made.close()
-                record = made.built(quantiser) if made.count else None
+                record = made.built(quantiser, self.graph_threads) if made.count else None
                 if record is not None:
                     with suppress(OSError):  # another has written the same
                         os.rename(made.folder, place)

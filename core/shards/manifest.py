@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -214,11 +214,7 @@ def first_repeated(ids: Callable[[], Iterator[str]], total: int) -> str | None:
             hashes = np.frombuffer(b"".join(map(_hash, some)), "<u8")
             for number, file in enumerate(files):
                 file.write(hashes[hashes % buckets == number].tobytes())
-        repeated: set[int] = set()
-        for file in files:
-            file.seek(0)
-            values, counts = np.unique(np.frombuffer(file.read(), "<u8"), return_counts=True)
-            repeated.update(values[counts > 1].tolist())
+        repeated = {hashed for file in files for hashed in _twice(file)}
     if not repeated:
         return None
     seen = set()  # equal hashes may be of two ids
@@ -228,6 +224,13 @@ def first_repeated(ids: Callable[[], Iterator[str]], total: int) -> str | None:
                 return name
             seen.add(name)
     return None
+
+
+def _twice(file: IO[bytes]) -> list[int]:
+    """Numbers of 8 bytes that a file has more than once; what is needed for that is gone before the next is read."""
+    file.seek(0)
+    values, counts = np.unique(np.frombuffer(file.read(), "<u8"), return_counts=True)
+    return values[counts > 1].tolist()
 
 
 def _hash(name: str) -> bytes:

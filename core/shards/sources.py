@@ -293,7 +293,7 @@ class OpenedParquet:
 
         self.stream = _random_access(name)
         try:
-            self.file = pq.ParquetFile(self.stream)
+            self.file = pq.ParquetFile(self.stream, pre_buffer=False)  # which would hold all that was read
         except BaseException:
             self.stream.close()
             raise

@@ -127,7 +127,7 @@ def jpeg(number: int, size: tuple[int, int] = (12, 9)) -> bytes:
     return buffer.getvalue()
 
 
-def write_tar(path: Path, samples: Sequence[tuple[str, bytes | None, str | None]]) -> Path:
+def write_tar(path: Path, samples: Sequence[tuple[str, bytes | None, str | bytes | None]]) -> Path:
     """A tar of pairs.
 
     Args:
@@ -135,7 +135,7 @@ def write_tar(path: Path, samples: Sequence[tuple[str, bytes | None, str | None]
     """
     with tarfile.open(path, "w") as archive:
         for key, image, text in samples:
-            for ending, content in (("jpg", image), ("txt", text and text.encode())):
+            for ending, content in (("jpg", image), ("txt", text.encode() if isinstance(text, str) else text)):
                 if content is not None:
                     info = tarfile.TarInfo(f"{key}.{ending}")
                     info.size = len(content)

@@ -33,7 +33,7 @@ class DomainTrial(OwnFolder):
     """A domain to check, and the sets that it gives.
 
     Args:
-        domain, data, reading, task: as for `domain_checks`.
+        domain, data, reading, task, sample: as for `domain_checks`.
 
     Raises:
         ContractError: the class cannot be made without arguments.
@@ -45,11 +45,12 @@ class DomainTrial(OwnFolder):
         data: str | Path | None = None,
         reading: Mapping[str, Any] | None = None,
         task: str | None = None,
+        sample: bool = True,
     ):
         self.domain = domain if isinstance(domain, Domain) else _made(domain)
         self.path, self.reading = None if data is None else Path(data), dict(reading or {})
         self.task = task or self.domain.task_names[0]
-        self._of_set = self.domain.task_names if task is None else (task,)
+        self._of_set, self._sampled = self.domain.task_names if task is None else (task,), sample
 
     @property
     def title(self) -> str:
@@ -63,7 +64,7 @@ class DomainTrial(OwnFolder):
 
     @property
     def sets(self) -> list[ReadSet]:
-        """Its sample, and the set at the path, for each of its tasks.
+        """Its sample, if asked for, and the set at the path, for each of its tasks.
 
         Raises:
             ContractError: one cannot be read.
@@ -77,7 +78,7 @@ class DomainTrial(OwnFolder):
     def _sets(self) -> list[ReadSet] | ContractError:
         several, sets = len(self.domain.task_names) > 1, []
         for task in self.domain.task_names:
-            readers = [("its sample", lambda task=task: self.domain.sample(task))]
+            readers = [("its sample", lambda task=task: self.domain.sample(task))] if self._sampled else []
             if self.path is not None and task in self._of_set:
                 readers.append((f"the set '{self.path.name}'", lambda task=task: self.read(self.path, task)))
             for words, read in readers:

@@ -53,6 +53,7 @@ def domain_checks(
     data: str | Path | None = None,
     reading: Mapping[str, Any] | None = None,
     task: str | None = None,
+    sample: bool = True,
 ) -> Iterator[Check]:
     """The same rule by rule: (name, call), for `pytest.mark.parametrize` and its like. A call raises `ContractError`.
 
@@ -61,8 +62,9 @@ def domain_checks(
         data: a small set of a kind that it reads, labelled; some rules need files that can be copied and damaged.
         reading: options of its reader for that set.
         task: that the set is of; by default it is read for each of the domain's tasks.
+        sample: hold its sample to the rules too; of many sets only the first needs that.
     """
-    trial = DomainTrial(domain, data, reading, task)
+    trial = DomainTrial(domain, data, reading, task, sample)
     yield from checks_of(Options(trial.domain.reading, trial.title), OPTION_RULES)
     rules = [
         it_says_what_it_is,

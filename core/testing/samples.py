@@ -177,14 +177,11 @@ def reading_again_gives_the_same(trial: DomainTrial) -> Iterator[str]:
 
 def reading_changes_no_other_set(trial: DomainTrial) -> Iterator[str]:
     """Words and transforms of a set are the same after the domain has read others."""
-    before, sets = [], list(_of_whole_items(trial))
-    for each in sets:
-        data = each.read()
-        before.append((each, data, _as_seen(trial.domain.of(data), each.task)))
-    for each in sets[:1]:
+    before = [(each, _as_seen(trial.domain.of(each.data), each.task)) for each in _of_whole_items(trial)]
+    for each, _ in before[:1]:
         each.read()
-    for each, data, seen in before:
-        if _as_seen(trial.domain.of(data), each.task) != seen:
+    for each, seen in before:
+        if _as_seen(trial.domain.of(each.data), each.task) != seen:
             yield (
                 f"{each.words} has other words or transforms after it has read another set; let read() change nothing "
                 "and give what it found with the data, in DomainData.domain"

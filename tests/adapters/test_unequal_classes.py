@@ -15,7 +15,6 @@ from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.method import Method
 from vladapt.core.testing.towers import small_clip
-from vladapt.core.testing.world import world_of
 
 PLAIN = frozenset({"features", "views"})
 ALL = sorted(catalogue.adapters())
@@ -169,28 +168,27 @@ def test_nothing_is_trained_twice_on_the_same_images(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_weights_of_classes_count_where_classes_are_unequal_and_only_there(name):
-    def logits(drawn: Drawn, **options):
+def test_weights_of_equal_classes_change_nothing(name):
+    """Where classes are unequal they do, by `test_every_option.py`."""
+    drawn = Drawn(0, sizes=(8, 8, 8))
+
+    def logits(**options):
         adapter = build_adapter(name, **{**QUICK.get(name, {}), **options})
         adapter.fit(drawn.train, drawn.text, val=drawn.val)
         return adapter.logits(drawn.test)
 
-    unequal, equal = Drawn(0, sizes=(3, 6, 12)), Drawn(0, sizes=(8, 8, 8))
-    assert not torch.equal(logits(unequal), logits(unequal, class_weight="none"))
-    assert torch.equal(logits(equal), logits(equal, class_weight="none"))
+    assert torch.equal(logits(), logits(class_weight="none"))
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL_WEIGHTED) - set(WEIGHTED)))
-def test_prompts_and_towers_weigh_classes_where_these_are_unequal_and_only_there(name):
+def test_prompts_and_towers_weigh_no_equal_classes(name):
     method = Method(adapter_class(name), OPTIONS.get(name))
 
-    def logits(sizes: tuple[int, ...], class_weight: str):
-        world = world_of(method.backbone, len(sizes), sizes)
+    def logits(class_weight: str):
         options = {"class_weight": class_weight, **TRAINED.get(name, {})}
-        return world.logits(method.fit(world, options=options).adapter)
+        return method.world.logits(method.fit(options=options).adapter)
 
-    assert not torch.allclose(logits((2, 3, 6), "balanced"), logits((2, 3, 6), "none"), atol=1e-5)
-    assert torch.equal(logits((3, 3, 3), "balanced"), logits((3, 3, 3), "none"))
+    assert torch.equal(logits("balanced"), logits("none"))
 
 
 def test_what_learns_from_classes_weighs_them():

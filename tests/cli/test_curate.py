@@ -141,3 +141,11 @@ def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
     assert report.code == 0 and "Report: run/report.html" in report.out
     assert "small-domain" in vladapt("list", "curations").out
     assert "s-cliploss: keep_first 0.9" in vladapt("show", "small-domain").out
+
+
+def test_attributes_of_a_report_are_two_with_words(random_subset, vladapt, tmp_path):
+    random_subset()
+    (tmp_path / "words.json").write_text('{"old": ["text"], "new": ["other"]}')
+    assert vladapt("curate", "report", "out", "--attributes", "words.json").code == 0
+    (tmp_path / "words.json").write_text('{"old": ["text"]}')
+    assert "not two attributes" in vladapt("curate", "report", "out", "--attributes", "words.json").err

@@ -6,12 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from ....core.contracts import Pool, Selector
-
-CENTRES_AT_ONCE = 256
+from ....core.data import farthest_first
 
 
 @dataclass(eq=False, kw_only=True)
@@ -30,26 +26,7 @@ class Coreset(Selector):
 
     def _select(self, pool: Pool, count: int, seed: int) -> list[int]:
         rows = pool.features[pool.candidates].float()  # (M, D)
-        chosen: list[int] = []
-        if len(pool.labelled):
-            nearest = _nearest_centre(rows, pool.features[pool.labelled].float())
-        else:
-            chosen = [random.Random(seed).randrange(len(rows))]
-            nearest = _squared_distances(rows, rows[chosen]).flatten()
-        while len(chosen) < count:
-            nearest[chosen] = -1.0  # copies of a centre may be all that is left
-            chosen.append(int(nearest.argmax()))
-            nearest = torch.minimum(nearest, _squared_distances(rows, rows[chosen[-1:]]).flatten())
+        labelled = pool.features[pool.labelled].float()
+        first = 0 if len(labelled) else random.Random(seed).randrange(len(rows))
+        chosen, _ = farthest_first(rows.__getitem__, len(rows), count, labelled, first)
         return pool.candidates[chosen].tolist()
-
-
-def _nearest_centre(rows: Tensor, centres: Tensor) -> Tensor:
-    """(M,) squared distance to the nearest of (L, D) centres."""
-    parts = [_squared_distances(rows, some).amin(dim=1) for some in centres.split(CENTRES_AT_ONCE)]
-    return torch.stack(parts).amin(dim=0)
-
-
-def _squared_distances(rows: Tensor, centres: Tensor) -> Tensor:
-    """(M, L)."""
-    squares = rows.square().sum(dim=1)[:, None] + centres.square().sum(dim=1)
-    return (squares - 2 * rows @ centres.T).clamp(min=0)

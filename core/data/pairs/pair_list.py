@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ...runtime.remote import is_url, shown
 from ..file_hashes import FileHashes
 from ..images import IMAGE
 from .builder import PairBuilder
+from .columns import RaggedBuilder, Strings, StringsBuilder
 from .pair_set import PairSet
 from .record_fields import cleaned
 from .shard_index import ShardIndex
@@ -41,9 +43,11 @@ TYPES = {
     "key": "string",
     "row": "int64",
     "caption": "string",
+    "synthetic": "string",
 }
 """Columns: `source` is the tar, the Parquet file or the image, relative to the list where it lies below it; `key` names
-a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them."""
+a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them;
+`synthetic` is a caption by a model, or null."""
 TARS, FILES, TABLES = ".tar", "images", ".parquet"
 MOST_TIMES = 255
 REWRITE = "write tars of the same decisions, which can be read sample by sample"
@@ -57,8 +61,13 @@ def list_schema() -> pyarrow.Schema:
     return pa.schema(columns, metadata={TAG: FORMAT})
 
 
-def list_rows(path: str | Path, first: int = 0, last: int | None = None) -> Iterable[dict[str, Any]]:
+def list_rows(
+    path: str | Path, first: int = 0, last: int | None = None, columns: Sequence[str] = tuple(TYPES)
+) -> Iterator[dict[str, Any]]:
     """Rows [first, last) of a list, with `source` as a path or URL that can be opened.
+
+    Args:
+        columns: `source`, and those that are needed besides.
 
     Raises:
         DataError: no such list, a damaged one, or a source that leaves the folder of the list.
@@ -84,7 +93,7 @@ def list_rows(path: str | Path, first: int = 0, last: int | None = None) -> Iter
                     groups.append((group, place))
                 place += rows
             for group, place in groups:
-                for batch in file.iter_batches(8192, row_groups=[group], columns=list(TYPES), use_threads=False):
+                for batch in file.iter_batches(8192, row_groups=[group], columns=list(columns), use_threads=False):
                     inside = max(first - place, 0), len(batch) if last is None else max(last - place, 0)
                     for row in batch.slice(inside[0], inside[1] - inside[0]).to_pylist():
                         yield {**row, "source": _opened_by(row["source"], folder, path)}
@@ -116,7 +125,12 @@ def is_pair_list(place: str) -> bool:
 
 def list_lies_elsewhere(path: Path) -> bool:
     """Whether pairs of a list are in object storage, so that they are read in sequence."""
-    return any(is_url(row["source"]) for row in list_rows(path))
+    return any(map(is_url, sources_of(path)))
+
+
+def sources_of(path: str | Path) -> Iterator[str]:
+    """The sources of a list in its order, one after the other without repetition; errors as of `list_rows`."""
+    return (source for source, _ in groupby(row["source"] for row in list_rows(path, columns=("source",))))
 
 
 def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, ...]]:
@@ -131,6 +145,11 @@ def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, .
     for row in list_rows(path):
         if kind_of_source(row["source"]) != TARS:
             raise DataError(f"{path}: {shown(row['source'])}: only tars are read in sequence; {REWRITE}")
+        if row["synthetic"]:
+            raise DataError(
+                f"{path}: has captions by a model, which are not read in sequence; copy the tars to a disk, or write "
+                "the list without --captions"
+            )
         weight = row["weight"]
         if not 0 <= weight <= MOST_TIMES:
             raise DataError(f"{path}: {row['id']} has the weight {weight}; weights are 0 to {MOST_TIMES}")
@@ -153,55 +172,56 @@ def read_pair_list(path: Path, hashes: FileHashes | None = None, columns: Mappin
     Raises:
         DataError: see `list_rows`; a source is missing, cannot be read pair by pair, or no pair can be used.
     """
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for row in list_rows(path):
-        by_source.setdefault(row["source"], []).append(row)
-    if not by_source:
+    tars: list[str] = []
+    kinds, base = set(), ""
+    for source in sources_of(path):
+        kind = kind_of_source(source)
+        if is_url(source) or kind == TABLES:
+            where = "is not on a disk" if is_url(source) else "holds images in groups of rows, which are read whole"
+            raise DataError(f"{path}: {shown(source)} {where}; {REWRITE}")
+        kinds.add(kind)
+        tars += [source] if kind == TARS else []
+        base = os.path.commonpath([base or os.path.dirname(source), os.path.dirname(source)])
+    if not kinds:
         raise DataError(f"{path}: empty list; keep some of the pairs")
-    kinds = {kind_of_source(source) for source in by_source}
-    urls = [source for source in by_source if is_url(source)]
-    if urls or TABLES in kinds:
-        what = urls[0] if urls else next(source for source in by_source if kind_of_source(source) == TABLES)
-        where = "is not on a disk" if urls else "holds images in a Parquet file, which is read by groups of rows"
-        raise DataError(f"{path}: {shown(what)} {where}; {REWRITE}")
     if len(kinds) > 1:
         raise DataError(f"{path}: holds samples of tars and images of their own; write a list of each")
-    return _of_tars(path, by_source, hashes, columns) if kinds == {TARS} else _of_files(path, by_source)
+    if len(set(tars)) < len(tars):
+        raise DataError(f"{path}: pairs of one tar are not one after the other; write the list again")
+    return _of_tars(path, list(map(Path, tars)), Path(base), hashes, columns) if tars else _of_files(path, base)
 
 
 def _of_tars(
-    path: Path,
-    by_source: Mapping[str, Sequence[Mapping[str, Any]]],
-    hashes: FileHashes | None,
-    columns: Mapping[str, str] | None,
+    path: Path, tars: Sequence[Path], base: Path, hashes: FileHashes | None, columns: Mapping[str, str] | None
 ) -> PairSet:
+    missing = [tar for tar in tars if not tar.is_file()]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of its {len(tars)} tars are missing ({missing[0]}); restore them")
     weights: list[np.ndarray] = []
+    synthetic = StringsBuilder()
     skipped: list[tuple[str, str]] = []
+    by_source = groupby(list_rows(path), lambda row: row["source"])  # in the order of the tars, one at a time
     chosen_bytes = 0
 
     def chosen(shard: Path, index: ShardIndex) -> np.ndarray:
         nonlocal chosen_bytes
-        rows = by_source[str(shard)]
         places = {printable(index.keys[row]): row for row in range(len(index))}
         reasons = dict(index.skipped)
         there = []
-        for row in rows:
+        for row in next(by_source)[1]:
             if row["key"] in places:
-                there.append((places[row["key"]], row["weight"]))
+                there.append((places[row["key"]], row["weight"], row["synthetic"]))
             else:
                 name = f"{shard.name}:{row['key']}"
                 skipped.append((name, reasons.get(name, "no such sample in the tar")))
-        there.sort()
-        weights.append(np.array([weight for _, weight in there], np.float32))
-        places_chosen = np.array([place for place, _ in there], np.int64)
-        chosen_bytes += int(index.sizes[places_chosen].sum())
-        return places_chosen
+        there.sort(key=lambda each: each[0])
+        weights.append(np.array([weight for _, weight, _ in there], np.float32))
+        for _, _, text in there:
+            synthetic.add(cleaned(text or ""))
+        rows = np.array([place for place, *_ in there], np.int64)
+        chosen_bytes += int(index.sizes[rows].sum())
+        return rows
 
-    tars = sorted(map(Path, by_source))
-    missing = [tar for tar in tars if not tar.is_file()]
-    if missing:
-        raise DataError(f"{path}: {len(missing)} of its {len(tars)} tars are missing ({missing[0]}); restore them")
-    base = Path(os.path.commonpath([tar.parent for tar in tars]))
     try:
         pairs = read_shards(tars, base, hashes, columns, chosen)
     except DataError:
@@ -214,25 +234,36 @@ def _of_tars(
         f"{_megabytes(chosen_bytes)} of {_megabytes(size)} ({chosen_bytes / max(1, size):.1%}), and no more is read in "
         "an epoch."
     ]
-    return _weighted(replace(pairs, name=path.stem), np.concatenate(weights), skipped, notes)
+    pairs = _with_synthetic(replace(pairs, name=path.stem), synthetic.build())
+    return _weighted(pairs, np.concatenate(weights), skipped, notes)
 
 
-def _of_files(path: Path, by_source: Mapping[str, Sequence[Mapping[str, Any]]]) -> PairSet:
-    base = os.path.commonpath([os.path.dirname(source) for source in by_source])
+def _of_files(path: Path, base: str) -> PairSet:
     builder = PairBuilder(base, path, "row")
-    weights: list[float] = []
-    for number, (source, rows) in enumerate(by_source.items(), start=1):
-        name = os.path.relpath(source, base)
-        captions = [text for row in rows if (text := cleaned(row["caption"] or ""))]
-        reason = "" if os.path.isfile(source) and os.path.getsize(source) else "no such file, or an empty one"
+    weights: dict[str, float] = {}  # in the order of the images, each of which is one row of the set
+    for number, row in enumerate(list_rows(path), start=1):
+        name, source = os.path.relpath(row["source"], base), Path(row["source"])
+        captions = [text] if (text := cleaned(row["caption"] or "")) else []
+        reason = "" if source.is_file() and source.stat().st_size else "no such file, or an empty one"
         if not reason and not captions:
-            captions, reason = captions_beside(Path(source).with_suffix(".txt"))
+            captions, reason = captions_beside(source.with_suffix(".txt"))
         if reason:
             builder.skip(name, reason)
             continue
-        builder.add(name, captions, place=number)
-        weights.append(max(row["weight"] for row in rows))
-    return _weighted(builder.build(name=path.stem), np.array(weights, np.float32), [], [])
+        texts = {"synthetic": [text]} if (text := cleaned(row["synthetic"] or "")) else None
+        builder.add(name, captions, texts=texts, place=number)
+        weights[name] = max(weights.get(name, 0.0), row["weight"])
+    return _weighted(builder.build(name=path.stem), np.array([*weights.values()], np.float32), [], [])
+
+
+def _with_synthetic(pairs: PairSet, texts: Strings) -> PairSet:
+    """With a further text "synthetic" of each row that has one in the list, behind those that it has in its tar."""
+    if not texts.lengths.any():
+        return pairs
+    own, joined = pairs.columns.texts.get("synthetic"), RaggedBuilder()
+    for row in range(len(texts)):
+        joined.add([*(own[row] if own is not None else ()), *filter(None, [texts[row]])])
+    return replace(pairs, columns=replace(pairs.columns, texts={**pairs.columns.texts, "synthetic": joined.build()}))
 
 
 def _weighted(pairs: PairSet, weights: np.ndarray, skipped: list[tuple[str, str]], notes: list[str]) -> PairSet:

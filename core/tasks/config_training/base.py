@@ -27,7 +27,7 @@ from ...contracts.recipe import RUNS, SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
-from ...data.unlabelled import decodable, images_of, readable
+from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.asked_for import data_facts, place_of_data, read_data, readable_samples, split_samples
@@ -202,7 +202,7 @@ class ConfigTask(Task):
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New images, without those that cannot be read or decoded."""
-        return readable(decodable(images_of(self.domain, paths, recipe.reading)))
+        return readable(images_of(self.domain, paths, recipe.reading), decode=True)
 
     @staticmethod
     def used_again(use: Use) -> Recipe:

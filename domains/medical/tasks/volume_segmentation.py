@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Item, LabelMap, OutputKind, Recipe
-from ....core.data import decodable, readable
+from ....core.data import readable
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
@@ -108,7 +108,7 @@ class VolumeSegmentation(ConfigTask):
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New volumes; files CASE_0000 and CASE_0001 are channels of one."""
         limit = self.domain.reading_of(recipe.reading).max_pixels
-        return readable(decodable(new_volumes(paths, limit)))
+        return readable(new_volumes(paths, limit), decode=True)
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of each volume how large each structure is; the labels lie in a folder until they are saved."""

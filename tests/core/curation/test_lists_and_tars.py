@@ -163,7 +163,7 @@ def test_images_of_parquet_files_and_folders_become_tars_with_their_captions(tmp
     made = contents(tmp_path / "out" / "00000.tar")
     assert made["000000000"] == {"png": png(1), "txt": b"row 1", "json": b'{"id": "u1"}'}
     assert made["000000001"]["png"] == png(4) and made["000000002"]["png"] == png(52)
-    with pytest.raises(DataError, match=r"rows.parquet holds images in a Parquet file.*write tars"):
+    with pytest.raises(DataError, match=r"rows.parquet holds images in groups of rows.*write tars"):
         read_pairs(tmp_path / "out" / "LIST.parquet")
     write_list(Kept.of([decided(tmp_path / "alone", {f"{folder}/{n}.png": n for n in (1, 2)})]), sources[1:], out)
     pairs = read_pairs(tmp_path / "out" / "LIST.parquet", split="train")

@@ -115,6 +115,17 @@ def test_measured_facts_are_those_of_the_file(facts, tmp_path):
     assert made.numbers("phash")[1] == made.numbers("phash")[2] != 0
 
 
+def test_texts_in_no_known_encoding_are_listed_and_not_guessed(tmp_path):
+    write_tar(
+        tmp_path / "c.tar",
+        [("one", jpeg(1), "fine"), ("two", jpeg(2), "a caf\udce9".encode("utf-8", "surrogateescape"))],
+    )
+    manifest = Manifest.of([tmp_path / "c.tar"], Place(str(tmp_path / "out")), tmp_path)
+    made = run_stage(PairFacts.of(manifest, []), [tmp_path / "c.tar"], tmp_path / "out")
+    assert made.rows == 1
+    assert made.examples == [("c:two", "its text is in no known encoding; store it as UTF-8, or leave it out")]
+
+
 def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp_path):
     manifest = Manifest.of([pairs["root"] / "shards"], Place(str(tmp_path)), tmp_path)
     with pytest.raises(DataError, match="no column 'score'"):

@@ -157,6 +157,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
         build_curator("clipcov")
     with pytest.raises(DataError, match="no column 'image_features'"):
         build_curator("clipcov", classes=drawn_rows(5)).decide_all(PairTable.of(["a"], text=["dog"]))
+    with pytest.raises(DataError, match="no such file"):
+        build_curator("clipcov", classes=str(tmp_path / "none.npy")).check(())
     wide = tmp_path / "wide.npy"
     np.save(wide, np.ones((3, WIDTH + 1)))
     with pytest.raises(DataError, match="numbers per row"):

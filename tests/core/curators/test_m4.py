@@ -10,7 +10,7 @@ from parity_checks import subsets
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators.m4 import Problem, moments_of
+from vladapt.core.curators.m4 import Problem, moments_of, rounded
 from vladapt.core.registry import build_curator
 
 
@@ -93,6 +93,13 @@ def test_a_table_of_counts_gives_the_weights_of_all_rows():
     rows = Problem(moments_of(s, y, [0.5]), np.full(2, 0.005), np.ones(len(PAIRS)), WISH["mean"], 1.0)
     direct = rows.weights(rows.solve(np.full(len(PAIRS), 1 / len(PAIRS)), 10.0))
     np.testing.assert_allclose(q, direct, atol=1e-5)
+
+
+def test_utilities_are_few_numbers():
+    utility = np.random.default_rng(0).random(50_000) * 100
+    assert len(np.unique(rounded(utility))) < 10_000
+    np.testing.assert_allclose(rounded(utility), utility, rtol=1e-3)
+    assert rounded(np.array([0.0, 1.0, 0.25])).tolist() == [0.0, 1.0, 0.25]
 
 
 def test_flags_are_words_in_texts_of_any_case(tmp_path):

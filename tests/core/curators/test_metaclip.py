@@ -95,7 +95,7 @@ def test_dead_entries_and_what_is_balanced_are_told(entries):
     assert survey.whole["never"].tolist() == [2]
     assert survey.whole["count"].tolist() == [63, 3, 0, 0]
     assert "1 of 4 entries match more texts" in survey.notes[0]
-    assert any("1 entries can never match: u.s.;" in note for note in survey.notes)
+    assert any("entries that can never match: 1 (u.s.);" in note for note in survey.notes)
     assert "5 of 68 texts contain no entry" in survey.notes[-1]
     assert any("lower limit" in note for note in build_curator("metaclip", metadata=entries).survey(PAIRS).notes)
 

@@ -79,3 +79,25 @@ def test_what_cannot_be_written_is_refused(decided, tmp_path):
         write_kept(folder / "out", tmp_path, write=["uids"])
     with pytest.raises(DataError, match="no last stages"):
         write_kept(tmp_path, tmp_path)
+
+
+def test_captions_by_a_model_stand_beside_the_texts(decided, tmp_path):
+    folder, _, second = decided
+    ids = [f"pool:{number:04d}" for number in range(0, 40, 2)]
+    (tmp_path / "captions" / "0f").mkdir(parents=True)
+    table = pa.table({"id": ids, "caption": [f"caption of {name}" for name in ids]})
+    pq.write_table(table, tmp_path / "captions" / "0f" / "part-00000000.parquet")
+    made = write_kept(folder / "out", tmp_path / "chosen", captions=tmp_path / "captions")
+    order = [row["id"] for row in pq.read_table(made.written["list"]).to_pylist()]
+    assert order == sorted(order) and len(order) == second.kept
+    pairs = read_pairs(made.written["list"], split="train")
+    for pair in pairs:
+        name = f"pool:{pair.id.rpartition(':')[2]}"
+        assert pair.captions == (f"picture {int(name[-4:])}",)
+        assert pair.texts.get("synthetic", ()) == ((f"caption of {name}",) if name in ids else ())
+    assert any(pair.texts for pair in pairs)
+    pq.write_table(table.slice(0, 1), tmp_path / "captions" / "0f" / "part-00000000.parquet")
+    with pytest.raises(DataError, match="captions of none of these pairs"):
+        write_kept(folder / "out", tmp_path / "chosen", captions=tmp_path / "captions")
+    with pytest.raises(DataError, match="captions of none; give"):
+        write_kept(folder / "out", tmp_path / "chosen", captions=tmp_path)

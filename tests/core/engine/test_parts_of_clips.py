@@ -241,6 +241,19 @@ def test_towers_whose_features_are_not_kept_give_parts_too(small_clip_spec, stor
     torch.testing.assert_close(afresh.parts, data.test_set(parts=True).parts, rtol=1e-4, atol=1e-5)
 
 
+def test_shards_of_clips_have_the_answers_of_predict(fitted, stored, tmp_path):
+    names = [f"{way}-{number}" for number in range(3) for way in ("left", "right")] + ["still-3"]
+    plain = vladapt.predict(fitted.run, names, device="cpu")
+    how = {"outputs": "parquet", "shard_size": 3, "device": "cpu"}
+    made = vladapt.predict(fitted.run, names, out=tmp_path / "answers", **how)
+    rows = {row["id"]: row for row in made.rows()}
+    assert (made.images, made.shards, len(rows)) == (7, 3, 7)
+    for row, probs in zip(plain.rows(), plain.probabilities.tolist()):
+        shard = rows[row["id"]]
+        assert shard["label"] == row["label"] and shard.get("decided by") == row.get("decided by")
+        assert [shard["moving left"], shard["moving right"]] == pytest.approx(probs, abs=1e-5)  # rounding
+
+
 def test_a_wrong_option_of_a_third_party_method_is_one_line(small_clip_spec):
     with pytest.raises(ConfigError, match="ridge=-1"):
         fit(small_clip_spec, {"name": "order-of-parts", "ridge": -1})

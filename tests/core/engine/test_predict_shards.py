@@ -55,6 +55,7 @@ def test_shards_have_the_answers_of_predict(run, pictures, shards_of):
     assert made.skipped[0][0] == f"{pictures}/dog/bad.png"
     plain = vladapt.predict(run, [pictures], device="cpu", **wishes)
     expected = {row["id"]: (row, probs) for row, probs in zip(plain.rows(), plain.probabilities)}
+    assert [row["id"] for row in made.rows()] == rows["id"].tolist() and len(made.files) == made.shards
     assert set(rows["id"]) == set(expected) and {"set", "open"} <= set(rows.columns)
     for _, row in rows.iterrows():
         answer, probs = expected[row["id"]]

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -154,6 +155,25 @@ def test_parquet_holds_bytes_or_structs_of_them(table, encoded, manifest_of):
         assert [row.id for row in rows] == [name.format(n) for n in range(11)]
         assert [row.read() for row in rows] == images
     assert rows[0].text is None and rows_of(manifest_of(plain))[0][0].text == "c"
+
+
+def test_of_a_large_table_only_the_rows_that_are_due_are_read(tmp_path, manifest_of, monkeypatch):
+    path = tmp_path / "many.parquet"
+    rows = [{"id": str(n), "bytes": np.random.default_rng(n).bytes(8000)} for n in range(400)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=20)
+    source, read = manifest_of(path).sources[0], []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            content = super().read(size)
+            read.append(len(content))
+            return content
+
+    monkeypatch.setattr(sources, "_random_access", lambda name: Counted(name, "rb"))
+    some = source.read(0, 400)
+    assert [row.id for row in islice(some, 30)] == [str(n) for n in range(30)]
+    assert sum(read) < path.stat().st_size / 2  # some of twenty groups, and the footer a few times
+    assert len(list(some)) == 370
 
 
 def test_paths_in_parquet_stay_below_its_folder(table, tmp_path, encoded, manifest_of):

@@ -11,6 +11,7 @@ from broken_domains import BROKEN, Whole
 from broken_samples import Clips, Masked, OwnPixels, Renamed
 from PIL import Image
 
+from vladapt.core.errors import DataError
 from vladapt.core.testing.contract import violations
 from vladapt.testing import ContractError, check_domain, domain_checks
 
@@ -97,6 +98,16 @@ def test_what_is_wrong_with_reading_files_is_said(name, says, folder):
     import broken_readers
 
     assert check_domain(getattr(broken_readers, name), data=folder, raises=False) == [f"domain 'whole': {says}"]
+
+
+def test_a_sample_is_left_out_where_a_set_alone_is_in_question(folder):
+    class WithoutSample(Whole):
+        def sample(self, task):
+            raise DataError("nothing is drawn")
+
+    assert check_domain(WithoutSample(), data=folder, sample=False) == []
+    (line,) = set(check_domain(WithoutSample(), data=folder, raises=False))
+    assert "its sample cannot be read" in line
 
 
 def test_each_rule_is_broken_by_some_class():

@@ -34,7 +34,15 @@ def test_losses_of_every_kind(small_clip_spec):
     """Those that reach into the towers or hold weights, each in its own way; others only see projected features."""
     names = [name for name in NAMES if name in KINDS]
     assert len(names) == len(KINDS) and not KINDS & set(NOT_OF_PAIRS)
-    jobs = [{"losses": {name: 1.0}, "loss_options": {name: NARROW.get(name, {})}, "teacher": True} for name in names]
+    jobs = [
+        {
+            "losses": {name: 1.0},
+            "loss_options": {name: NARROW.get(name, {})},
+            "settings": {"steps": 2},  # the second sees what the first wrote to shards and queues
+            "teacher": True,
+        }
+        for name in names
+    ]
     for name, found in zip(names, differences(small_clip_spec, jobs), strict=True):
         assert isinstance(found, dict), f"{name}: {found}"
         assert found["units"] >= UNITS, name

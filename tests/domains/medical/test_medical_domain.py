@@ -57,7 +57,7 @@ def test_class_folders_may_mix_images_dicom_and_nifti(mixed_folder):
 
 
 def test_a_set_that_it_reads_keeps_the_contract(mixed_folder):
-    check_domain(Medical(), data=mixed_folder, reading={"window": "bone"}, task="classification")
+    check_domain(Medical(), data=mixed_folder, reading={"window": "bone"}, task="classification", sample=False)
 
 
 def test_no_patient_and_no_volume_is_on_two_sides(mixed_folder, tmp_path):

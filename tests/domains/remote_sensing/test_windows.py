@@ -352,7 +352,7 @@ def test_scenes_that_say_where_they_lie_are_split_by_place(write_raster, tmp_pat
     for item in divided(data, tmp_path).items:
         sides.setdefault(item.group, set()).add(item.split)
     assert all(len(each) == 1 for each in sides.values())
-    check_domain(RemoteSensing(), task="classification", data=tmp_path / "scenes")
+    check_domain(RemoteSensing(), task="classification", data=tmp_path / "scenes", sample=False)
 
 
 def test_scenes_are_split_by_place_whatever_one_of_them_lacks(write_raster, tmp_path):
@@ -382,5 +382,6 @@ def test_a_published_split_wins_over_places(write_raster, tmp_path):
 
 
 def test_windows_keep_the_contract(field):
-    check_domain(RemoteSensing(), task="classification", data=field[0], reading={"labels": str(field[1]), **HOW})
+    reading = {"labels": str(field[1]), **HOW}
+    check_domain(RemoteSensing(), task="classification", data=field[0], reading=reading, sample=False)
     assert json.dumps(read(*field).items[0].decode)

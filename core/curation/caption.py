@@ -1,0 +1,245 @@
+"""Captions by a model of transformers that reads images and writes text, as a stage over shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..backbones.hf_source import quiet, read_config
+from ..backbones.hub import REPOSITORY, hub_folder
+from ..backbones.load import resolve_device
+from ..data.file_hashes import FileHashes
+from ..data.images import decode_picture
+from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.process import need_package
+from ..shards import Stage, Unreadable
+from ..shards.sources import Row
+
+if TYPE_CHECKING:
+    import pyarrow
+
+LOCAL_WAY = "give a folder with the model, its tokenizer and its image processor"
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How captions are written.
+
+    Args:
+        prompt: what the caption begins with, or for a model that takes turns, what it is asked; "" for none.
+        tokens: at most, of a caption.
+        top_p: captions are drawn from the likeliest words that together have this probability; 0 for the likeliest
+            words alone. Drawn captions differ more from each other, and are better to train on (BLIP: Bootstrapping
+            Language-Image Pre-training for Unified Vision-Language Understanding and Generation, 2022,
+            arXiv 2201.12086).
+        beams: sequences that are followed at once, where nothing is drawn.
+        repetition: above 1, words that were written already are less likely.
+        seed: of what is drawn.
+    """
+
+    prompt: str = ""
+    tokens: int = 30
+    top_p: float = 0.0
+    beams: int = 1
+    repetition: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.tokens < 1 or self.beams < 1 or not 0 <= self.top_p <= 1 or self.repetition <= 0:
+            raise ConfigError("captions: tokens and beams are 1 and more, top_p 0 to 1, repetition above 0")
+        if self.top_p and self.beams > 1:
+            raise ConfigError("captions: beams are for captions that are not drawn; omit top_p, or beams")
+
+
+@dataclass(frozen=True)
+class CaptionStage(Stage):
+    """Image -> caption. Of the same rows in the same batches come the same captions, on the same kind of device.
+
+    Args:
+        model: folder.
+        fingerprint: of its files.
+        writing: how.
+        device: "auto" or as torch calls it.
+        precision: of `PRECISIONS`.
+    """
+
+    model: str
+    fingerprint: str
+    writing: Writing = field(default_factory=Writing)
+    device: str = "auto"
+    precision: str = "float32"
+    name: str = field(default="caption", init=False)
+
+    @classmethod
+    def of(
+        cls, model: str, writing: Writing | None = None, device: str = "auto", precision: str = "float32"
+    ) -> CaptionStage:
+        """Of a folder, or of a model of the hub by its id.
+
+        Raises:
+            DataError: no such folder, or not cached and no network. ConfigError: no such precision.
+        """
+        need_package("captions", "transformers", "hf")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"captions: no precision '{precision}'; give one of {', '.join(PRECISIONS)}")
+        folder = Path(model)
+        if not folder.is_dir():
+            if not REPOSITORY.fullmatch(model):
+                raise DataError(f"{model}: no such folder, and no model of the hub (owner/name); {LOCAL_WAY}")
+            folder = hub_folder(model, LOCAL_WAY)
+        read_config(folder)
+        return cls(str(folder), _fingerprint(folder), writing or Writing(), device, precision)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"model": self.fingerprint, "precision": self.precision, **vars(self.writing)}
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        import pyarrow as pa
+
+        return pa.schema([("id", pa.string()), ("caption", pa.string()), ("captioner", pa.string())])
+
+    def start(self, threads: int | None) -> Captioner:
+        return Captioner.load(Path(self.model), resolve_device(self.device), getattr(torch, self.precision))
+
+    def run(self, state: Captioner, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
+        import pyarrow as pa
+
+        while batch := list(islice(rows, batch_size)):
+            pictures, ids = [], []
+            for row in batch:
+                try:
+                    pictures.append(_picture(row))
+                    ids.append(row.id)
+                except DataError as error:
+                    yield Unreadable(row.id, str(error))
+            if ids:
+                captions = state.write(pictures, self.writing, _seed(self.writing.seed, ids))
+                yield pa.table(
+                    {"id": ids, "caption": captions, "captioner": [self.fingerprint] * len(ids)}, self.schema
+                )
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """What a worker holds: a model and its processor, which prepares images and texts for it."""
+
+    model: Any
+    processor: Any
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> Captioner:
+        """From a folder; nothing is downloaded, and no code in it is run.
+
+        Raises:
+            CapabilityError: a model that writes no captions. DataError: a file is missing or damaged.
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        how = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            with quiet():
+                config = AutoConfig.from_pretrained(folder, **how)
+                if type(config) not in AutoModelForImageTextToText._model_mapping:
+                    raise CapabilityError(
+                        f"{folder}: a model of kind '{config.model_type}' writes no captions; give one such as blip, "
+                        "git or blip-2"
+                    )
+                model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **how)
+                processor = AutoProcessor.from_pretrained(folder, **how)
+                if (tokenizer := getattr(processor, "tokenizer", None)) is not None and not config.is_encoder_decoder:
+                    tokenizer.padding_side = "left"  # what is written follows the last word
+        except CapabilityError:
+            raise
+        except Exception as error:  # transformers validates with exceptions of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{folder}: cannot be loaded ({reason}); {LOCAL_WAY}") from error
+        return cls(model.to(device).eval(), processor)
+
+    @torch.inference_mode()
+    def write(self, pictures: Sequence[Image.Image], writing: Writing, seed: int) -> list[str]:
+        """A caption per picture, without the prompt.
+
+        Args:
+            seed: of what is drawn.
+        """
+        inputs = self._inputs(pictures, writing.prompt)
+        drawn = {"do_sample": True, "top_p": writing.top_p, "top_k": 0} if writing.top_p else {"do_sample": False}
+        with _seeded(seed, self.model.device):
+            written = self.model.generate(
+                **inputs,
+                max_new_tokens=writing.tokens,
+                num_beams=writing.beams,
+                repetition_penalty=writing.repetition,
+                **drawn,
+            )
+        words = inputs.get("input_ids")
+        if words is not None and torch.equal(written[:, : words.shape[1]], words):  # a decoder alone repeats them
+            written = written[:, words.shape[1] :]
+        captions = self.processor.batch_decode(written, skip_special_tokens=True)
+        return [_without_prompt(" ".join(caption.split()), writing.prompt) for caption in captions]
+
+    def _inputs(self, pictures: Sequence[Image.Image], prompt: str) -> Any:
+        if getattr(self.processor, "chat_template", None):
+            asked = [{"type": "image"}, {"type": "text", "text": prompt or "Describe this image in one sentence."}]
+            text = self.processor.apply_chat_template([{"role": "user", "content": asked}], add_generation_prompt=True)
+            made = self.processor(
+                images=[[each] for each in pictures], text=[text] * len(pictures), padding=True, return_tensors="pt"
+            )
+        elif prompt:
+            made = self.processor(images=list(pictures), text=[prompt] * len(pictures), return_tensors="pt")
+        else:
+            made = self.processor(images=list(pictures), return_tensors="pt")
+        return made.to(self.model.device, self.model.dtype)
+
+
+def _without_prompt(caption: str, prompt: str) -> str:
+    begins = prompt and caption.lower().startswith(prompt.lower())
+    return caption[len(prompt) :].strip() if begins else caption
+
+
+class _seeded:
+    """A context with torch's generators at a seed, and as they were after it."""
+
+    def __init__(self, seed: int, device: torch.device):
+        self.seed, self.devices = seed, [device] if device.type == "cuda" else []
+
+    def __enter__(self) -> None:
+        self.fork = torch.random.fork_rng(self.devices)
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
+
+
+def _seed(seed: int, ids: Sequence[str]) -> int:
+    digest = hashlib.blake2b(json.dumps([seed, *ids]).encode(errors="surrogatepass"), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _picture(row: Row) -> Image.Image:
+    decoded = decode_picture(row.read(), row.id)
+    if isinstance(decoded, Image.Image):
+        return decoded
+    return Image.fromarray(decoded if decoded.dtype == np.uint8 else (decoded * 255).round().astype(np.uint8))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of all that changes what it writes: configurations, tokenizer, weights."""
+    hashes, digest = FileHashes(), hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja"):
+            digest.update(f"{path.name} {hashes.sha256(path)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""`curate caption`: a caption for each image, by a model that writes them, as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contracts.options import keywords, options_from
+from ..contracts.shown import in_short
+from ..curation.caption import CaptionStage, Writing
+from ..runtime.distributed import together
+from ..runtime.progress import Reporter
+from ..shards import Summary
+from .options import ShardOptions
+from .shard_jobs import job_of, manifest_of, place_of_shards, run_job
+
+BATCH = 16
+
+
+@dataclass
+class Captioned:
+    """What was written.
+
+    Attributes:
+        folder: `part-*.parquet` with id, caption and captioner, as `write_kept` takes it.
+        captions: how many.
+        unreadable, examples: images that cannot be read, and (id, reason) of the first.
+        captioner: hash of the model.
+    """
+
+    __repr__ = in_short
+
+    folder: str
+    captions: int
+    unreadable: int
+    examples: list[tuple[str, str]]
+    captioner: str
+
+
+@keywords(ShardOptions)
+def caption_pairs(
+    model: str,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    writing: Writing | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = BATCH,
+    tolerate: float = 1.0,
+    reporter: Reporter | None = None,
+    **given: Any,
+) -> Captioned:
+    """Write a caption for each image. The same call goes on where it was stopped.
+
+    Args:
+        model: a folder as transformers saves one, or a model of the hub by its id.
+        sources: tars, Parquet files, folders and images, or URLs of these.
+        out: a folder, or a URL of one.
+        writing: how captions are written.
+        device, precision: of the model.
+        batch_size: images at once; part of the plan, since what is drawn depends on it.
+        tolerate: share of the images that may be unreadable.
+        given: options of `ShardOptions`.
+
+    Raises:
+        CapabilityError: a model that writes no captions. DataError: nothing readable, or more unreadable than are
+        tolerated. ConfigError: an option is not usable.
+    """
+    asked, reporter = options_from(ShardOptions, given, "caption_pairs"), reporter or Reporter(quiet=True)
+    executor = asked.executor(device, reporter.info)
+    stage = CaptionStage.of(model, writing, device, precision)
+
+    def on_this_rank() -> tuple[Summary, str]:
+        place = place_of_shards(out)
+        job = job_of(stage, manifest_of(sources, place), place, asked, batch_size)
+        return run_job(job, executor, tolerate, reporter, "Writing captions"), job.work.place.root
+
+    summary, folder = together(on_this_rank)
+    return Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)
