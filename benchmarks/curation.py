@@ -4,11 +4,11 @@
 
 Each seed draws a pool (`curation_pool.py`: 24 classes with a long tail, two fifths right pairs, the rest wrong pairs of
 seven kinds and copies of two; wrong captions name all classes equally often), and 8,000 other pairs, of which a fifth
-have the caption of another class and none has another fault. From these a scorer learns; its features of the pool are written as `vladapt embed --as parquet` writes
-them. Each method chooses by `vladapt.curate`, and towers that know nothing, the same for all methods of a seed, see as
-many samples of what it keeps as of what others keep. They answer on right pairs, four of each combination of class,
-number, place and time: accuracy without labels, mean over classes, and that of the twelve rarest classes (guessing:
-0.042 both); R@1 both ways among 576 texts (guessing: 0.002).
+have the caption of another class and none has another fault. From these a scorer learns; its features of the pool are
+written as `vladapt embed --as parquet` writes them. Each method chooses by `vladapt.curate`, and towers that know
+nothing, the same for all methods of a seed, see as many samples of what it keeps as of what others keep. They answer on
+right pairs, four of each combination of class, number, place and time: accuracy without labels, mean over classes, and
+that of the twelve rarest classes (guessing: 0.042 both); R@1 both ways among 576 texts (guessing: 0.002).
 
 Fixed before anything was measured: three tenths of the pool stay, the published share of `clip-score` and `s-cliploss`,
 and as many with all other methods. `s-cliploss` has the temperature of the scorer, and one pass, since one of its
