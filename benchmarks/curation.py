@@ -3,12 +3,12 @@
     python benchmarks/curation.py --store FOLDER [--seeds 5] [--pairs 20000] [METHOD ...]
 
 Each seed draws a pool (`curation_pool.py`: 24 classes with a long tail, two fifths right pairs, the rest wrong pairs of
-seven kinds and copies of two), and 8,000 other pairs, of which a fifth have the caption of another class and none has
-another fault. From these a scorer learns; its features of the pool are written as `vladapt embed --as parquet` writes
-them. Each method chooses by `vladapt.curate`, and towers that know nothing, the same for all methods of a seed, see as
-many samples of what it keeps as of what others keep. They answer on right pairs, four of each combination of class,
-number, place and time: accuracy without labels, mean over classes, and that of the twelve rarest classes (guessing:
-0.042 both); R@1 both ways among 576 texts (guessing: 0.002).
+seven kinds and copies of two; wrong captions name all classes equally often), and 8,000 other pairs, of which a fifth
+have the caption of another class and none has another fault. From these a scorer learns; its features of the pool are
+written as `vladapt embed --as parquet` writes them. Each method chooses by `vladapt.curate`, and towers that know
+nothing, the same for all methods of a seed, see as many samples of what it keeps as of what others keep. They answer on
+right pairs, four of each combination of class, number, place and time: accuracy without labels, mean over classes, and
+that of the twelve rarest classes (guessing: 0.042 both); R@1 both ways among 576 texts (guessing: 0.002).
 
 Fixed before anything was measured: three tenths of the pool stay, the published share of `clip-score` and `s-cliploss`,
 and as many with all other methods. `s-cliploss` has the temperature of the scorer, and one pass, since one of its
@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from curation_pool import CLEAN, COPIES, NAMES, SCORERS, WRONG, Pool, drawn_pool, plural, test_pairs
 from curation_towers import Towers, answers, class_features, features_of, trained
-from scipy import stats
+from scipy.special import stdtrit
 
 from vladapt.core.curation.bias import associations
 from vladapt.core.curation.table import decided, open_table
@@ -255,7 +255,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
     differences = np.subtract(ours, theirs)
     count = len(differences)
     spread = differences.std(ddof=1) if count > 1 else np.nan
-    return float(differences.mean()), float(stats.t.ppf(0.975, count - 1) * spread / count**0.5)
+    return float(differences.mean()), float(stdtrit(count - 1, 0.975) * spread / count**0.5)
 
 
 def answer_file(folder: Path, name: str) -> Path:

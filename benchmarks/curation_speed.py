@@ -11,8 +11,8 @@ batches of `--batch`; its time grows with both. `metaclip` has 5,000 entries.
 
 `literal` is what the paper or its code writes down, on the same rows in memory, without reading or writing a file: the
 cosines and their order for `clip-score`; for `s-cliploss` the whole matrix of each batch; for `sem-dedup` the matrix of
-each cluster (the clusters are the same, and their time is in neither); for `metaclip` each entry looked for in each of
-1,000 texts.
+each cluster, without the clusters (`semantic_dedup.py` compares that step alone); for `metaclip` each entry looked for
+in each of 1,000 texts.
 """
 
 from __future__ import annotations
