@@ -94,7 +94,7 @@ def drawn_pool(count: int, seed: int, faults: dict[str, float] | None = None) ->
         elif fault == "picture of text":
             images[row] = _written(texts[row], random)
         elif fault in WRONG:
-            texts[row] = _wrong_text(fault, facts[row], random)
+            texts[row] = _wrong_text(fault, facts[row], facts, random)
     clean = np.flatnonzero(kind == CLEAN)
     for fault in COPIES:
         rows = np.flatnonzero(kind == fault)
@@ -195,7 +195,7 @@ def _told(facts: np.ndarray, number: bool, place: bool, time: bool) -> str:
     return " ".join(words)
 
 
-def _wrong_text(fault: str, facts: np.ndarray, random: np.random.Generator) -> str:
+def _wrong_text(fault: str, facts: np.ndarray, every: np.ndarray, random: np.random.Generator) -> str:
     if fault == "empty caption":
         return ""
     if fault == "caption fits everything":
@@ -207,10 +207,11 @@ def _wrong_text(fault: str, facts: np.ndarray, random: np.random.Generator) -> s
         if part == 1:  # "circle" and "circles" would be a second word: "one" stays, and such a pair is right
             other[1] = 3 - facts[1] if facts[1] else 0
         return STARTS[random.integers(len(STARTS))] + _told(other, *WHOLE)
-    other = _facts(1, random)[0]
     near = fault == "caption of a near class"
-    while other[0] == facts[0] or near != _alike(other[0], facts[0]):
-        other[0] = random.integers(len(CLASSES))
+    while True:  # as frequent among wrong captions as among right ones
+        other = every[random.integers(len(every))]
+        if other[0] != facts[0] and near == _alike(other[0], facts[0]):
+            break
     return caption(other, random)
 
 

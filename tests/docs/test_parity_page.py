@@ -19,6 +19,7 @@ TITLES = (
     "Remote sensing",
     "People",
     "Medical images",
+    "Curation",
 )
 PARTS = dict(zip(TITLES, re.split(rf"^## (?:{'|'.join(TITLES)}|Fixtures).*$", PAGE, flags=re.M)[1:]))
 ROW = re.compile(r"^\| (?P<method>[^|]+) \| (?P<fixture>\w+) \| \d+ \| \S+ \| (?P<share>\S+)% \| .+ \|$", re.M)
