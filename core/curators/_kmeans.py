@@ -83,7 +83,7 @@ def cluster(
     from ..data import faiss_library
 
     count, faiss = number_of_clusters(len(pairs), clusters), faiss_library()
-    drawn = np.concatenate([pairs.uniform(seed, rows) for rows in pairs.blocks()])
+    drawn = np.concatenate([pairs.uniform(seed, rows, purpose="k-means: sample") for rows in pairs.blocks()])
     sample = unit_rows(pairs, features, np.sort(np.argsort(drawn, kind="stable")[: ROWS_PER_CENTROID * count]))
     means = faiss.Kmeans(
         sample.shape[1],

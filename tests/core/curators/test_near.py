@@ -48,6 +48,11 @@ def test_features_confirm_copies_and_never_tie_what_hashes_do_not():
     assert kept(pairs, cosine=0) == [0, 4]
 
 
+def test_of_a_pair_without_features_its_hash_decides():
+    features = np.eye(3)[[0, 0, 1]] * [[1], [0], [1]]
+    assert kept(table([BASE, flipped(1), flipped(2)], image_features=features)) == [0, 2]
+
+
 def test_all_copies_of_a_hash_that_many_images_share_are_dropped(monkeypatch):
     count = 4 * near.ROUNDS
     features = np.eye(count // 2)[np.random.default_rng(2).permutation(np.arange(count) // 2)]
