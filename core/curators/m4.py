@@ -37,8 +37,8 @@ class M4(Curator):
                    |E[q (s_k - target_k)]|     <= representation * E q + slack
 
     that is q = clip(mean u - v.b - mu, 0, Q) with two multipliers v in [0, V] per constraint. Pairs of equal (s, y, u)
-    have equal weights, so that a table of their counts is all that is solved. Where more than 4096 utilities differ, they
-    are rounded to three digits, for the table and for the weights.
+    have equal weights, so that a table of their counts is all that is solved. Where more than 4096 utilities differ,
+    they are rounded to three digits, for the table and for the weights.
 
     A mean near Q leaves no room: what the weights cannot reach is told, with the moments before and after. Removing
     about 10 % (mean 0.9) is what the paper does. A pair is kept with probability q, or, with `weights`, weighted.
@@ -271,8 +271,8 @@ class Problem:
         """(2 K + 1,) multipliers that maximise the dual, by L-BFGS with 0 <= v <= penalty; then mu, for which the mean
         is met, by bisection.
 
-        The weights depend on how utilities differ alone: their mean, beside which the dual would lose its digits, is left
-        out of it.
+        The weights depend on how utilities differ alone: their mean, beside which the dual would lose its digits, is
+        left out of it.
         """
         from scipy.optimize import brentq, minimize
 
