@@ -108,7 +108,7 @@ class Clipcov(Curator):
 
     def _latent_classes(self, pairs: PairTable, names: np.ndarray) -> np.ndarray:
         column = IMAGE_FEATURES if self.by == "image" else CAPTION_FEATURES
-        blocks = pairs.blocks(max(1, SIMILARITIES_AT_ONCE // len(names)))
+        blocks = pairs.blocks(max(1, min(MEMBERS_AT_ONCE, SIMILARITIES_AT_ONCE // len(names))))
         return np.concatenate([nearest_class(unit_rows(pairs, column, rows), names) for rows in blocks])
 
 
