@@ -27,8 +27,8 @@ from ..curation import (
     survey_pairs,
     write_record,
 )
-from ..curation.facts import FEATURES
 from ..curation.decide import resolved
+from ..curation.facts import FEATURES
 from ..curation.peers import DATACOMP
 from ..curation.table import FORMAT
 from ..data.file_hashes import digest_of_file
