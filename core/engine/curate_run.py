@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..registry import build_curator
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
-from .curate import Curated, curate
+from .curate import Curated, curate, need_folder
 from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
@@ -75,14 +75,17 @@ def run_curation(
     Raises:
         UnknownNameError: no recipe has that name. ConfigError: an option is not usable. DataError: as `curate`.
     """
+    need_folder(out)
     asked, reporter = options_from(CurationRunOptions, given, "run_curation"), reporter or Reporter(quiet=True)
     chosen = (curation_recipe(recipe) if isinstance(recipe, str) else recipe).with_options(options or {})
     notes = []
     if asked.tests:
         chosen = chosen.with_options({f"{DECONTAMINATE}.tests": list(asked.tests)})
-    elif DECONTAMINATE in {stage.curator for stage in chosen.stages}:
+    elif any(stage.curator == DECONTAMINATE and not stage.options.get("tests") for stage in chosen.stages):
         chosen = chosen.without(DECONTAMINATE)
         notes.append("No test set was given (--tests), so nothing was compared with one.")
+    if not chosen.stages:
+        raise ConfigError(f"--recipe {chosen.name}: no stage to run; give --tests, or another recipe")
     built = [build_curator(stage.curator, **stage.options) for stage in chosen.stages]
     reads, may_read = ({name for each in built for name in getattr(each, kind)} for kind in ("reads", "may_read"))
     out, shards = Path(out), {name: getattr(asked, name) for name in SHARED}
@@ -90,9 +93,11 @@ def run_curation(
     if features is None and reads & set(FEATURES):
         if not sources:
             raise ConfigError("give the pairs by --data, or their features by --features")
-        if not any(PeerFiles.of(source, asked.encoder or "") is not None for source in sources):
+        peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
+        if not peers:
             _check_before_embedding(built, (reads, may_read), sources, out)
-        features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
+        if not any(each.features for each in peers):
+            features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
     stages: list[Curated] = []
     for stage in chosen.stages:
         after = [str(stages[-1].folder)] if stages else None
