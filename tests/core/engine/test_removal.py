@@ -9,7 +9,7 @@ from tar_shards import png, shard, simple
 
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.removal import remove
-from vladapt.core.errors import ConfigError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
@@ -86,3 +86,10 @@ def test_nothing_asked_for_is_refused(tmp_path):
         remove([], tmp_path)
     with pytest.raises(ConfigError, match="--index"):
         remove([], None, ids="x")
+
+
+def test_a_file_that_is_not_there_is_refused_before_pairs_are_read(tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(3))
+    with pytest.raises(DataError, match="absent"):
+        curate("image-based", [tar], tmp_path / "out", options={"target": str(tmp_path / "absent.npy")})
+    assert not list((tmp_path / "out").rglob("*.parquet"))
