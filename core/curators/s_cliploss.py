@@ -14,6 +14,7 @@ from ..contracts.options import option
 from ..errors import ConfigError
 from ._kmeans import unit_rows
 from ._ranks import DECIMALS, PAIRS_AT_ONCE, best, count_of
+from ._targets import read_target
 from .norm_sim import NORMS, POOL, check_target, most_similar, norm_for
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class SCLIPLoss(Curator):
         check_target(self.target)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        if self.target and self.target != POOL:
+            read_target(self.target, pairs)  # one that does not fit is told before the passes
         passes = 1 if len(pairs) <= self.batch else self.passes  # one batch is the same in every pass
         draws = (
             np.concatenate([pairs.uniform(self.seed, rows, purpose=purpose) for rows in pairs.blocks()])
