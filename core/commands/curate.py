@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.options import CurateOptions, CurationRunOptions, ShardOptions
+from ..engine.options import WRITE_FORMS, CurateOptions, CurationRunOptions, ShardOptions
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
@@ -176,12 +176,16 @@ def remove(
     removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
     if as_json:
         decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
-        print_json({"decisions": decisions, "indices": removed.indices})
+        print_json({**vars(removed), "decisions": decisions})
         return
     if removed.decisions is not None:
         _tell(removed.decisions)
+        folder = removed.decisions.folder
+        echo(f"Lists and tars of before still have these pairs: vladapt curate write {folder} --out NEW_DIR")
     for name, count in removed.indices.items():
-        echo(f"{name}: {count:,} entries deleted")
+        unchecked = removed.unchecked[name]
+        rest = f"; {unchecked:,} cannot be checked by their sums (in tars, or files gone)" if unchecked else ""
+        echo(f"{name}: {count:,} entries deleted{rest}")
 
 
 def write(
@@ -197,7 +201,7 @@ def write(
         str | None, typer.Option(metavar="DIR", help="Captions by a model, of `curate caption`; for the list.")
     ] = None,
     forms: Annotated[
-        str, typer.Option("--write", metavar="list,tars,uids", help="What to write; a list in any case.")
+        str, typer.Option("--write", metavar=WRITE_FORMS, help="What to write; a list in any case.")
     ] = "list",
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each tar.")] = 10_000,
     name: Annotated[

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..contracts.curator import TEXT, PairTable
 from ..errors import ConfigError
-from .table import database, positions_kept
+from .table import database
 
 WOMEN = "woman women girl girls female lady ladies she her mother wife daughter sister"
 MEN = "man men boy boys male gentleman gentlemen he him his father husband son brother"
@@ -19,6 +18,8 @@ ATTRIBUTES = {name: tuple(words.split()) for name, words in (("women", WOMEN), (
 """Words that tell of somebody's gender as a text has it."""
 WORDS, SHOWN, LEAST_LETTERS = 400, 12, 3
 """Most frequent words that are looked at, and how many are shown."""
+LETTERS = r"\pL\pM\pN_"
+"""Of words, of all scripts."""
 LEAST_TEXTS = 20
 """That tell of an attribute, below which nothing can be said."""
 NORMAL_95 = 1.959964
@@ -43,11 +44,12 @@ class Association:
 
 
 def associations(
-    table: PairTable, decisions: Path, attributes: Mapping[str, Sequence[str]] | None = None
+    table: PairTable, kept: np.ndarray, attributes: Mapping[str, Sequence[str]] | None = None
 ) -> list[Association]:
     """The words whose association is strongest, before anything was dropped.
 
     Args:
+        kept: (M,) positions.
         attributes: two names -> words, as they stand in texts.
 
     Raises:
@@ -56,11 +58,11 @@ def associations(
     attributes = attributes or ATTRIBUTES
     if len(attributes) != 2 or not all(attributes.values()):
         raise ConfigError(f"attributes: {len(attributes)} given; give two, each with its words")
-    kept = np.zeros(len(table.ids), bool)
-    kept[positions_kept(table, [str(decisions)])] = True
+    stays = np.zeros(len(table.ids), bool)
+    stays[kept] = True
     names = list(attributes)
-    counts, totals = _counted(table, kept, [attributes[name] for name in names])
-    own = {word for words in attributes.values() for word in words}
+    counts, totals = _counted(table, stays, [attributes[name] for name in names])
+    own = {word.lower() for words in attributes.values() for word in words}
     made = [
         Association(
             word,
@@ -85,7 +87,7 @@ def _counted(
     import pyarrow as pa
 
     texts = pa.table({"text": table.columns[TEXT], "kept": kept})
-    patterns = [rf"\b({'|'.join(map(re.escape, some))})\b" for some in words]
+    patterns = [rf"(^|[^{LETTERS}])({'|'.join(map(re.escape, some))})([^{LETTERS}]|$)" for some in words]
     with database() as base:
         base.register("texts", texts)
         base.execute(
@@ -97,7 +99,7 @@ def _counted(
         totals = _by_attribute(base.execute("SELECT '', kept, first, count(*) FROM told GROUP BY ALL").fetchall())
         rows = base.execute(
             f"""WITH words AS (SELECT DISTINCT n, kept, first,
-            unnest(regexp_extract_all(text, '\\w{{{LEAST_LETTERS},}}')) AS word FROM told),
+            unnest(regexp_extract_all(text, '[{LETTERS}]{{{LEAST_LETTERS},}}')) AS word FROM told),
             frequent AS (SELECT word FROM words GROUP BY word ORDER BY count(*) DESC, word LIMIT {WORDS})
             SELECT word, kept, first, count(*) FROM words JOIN frequent USING (word) GROUP BY ALL"""
         ).fetchall()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, PairTable
 from ..data.nearest import faiss_library
 from .samples import Sample
-from .table import HAS, positions_kept
+from .table import HAS
 
-SAMPLED, CLUSTERS, SHOWN_PER_CLUSTER, ROUNDS = 20_000, 8, 6, 20
+SAMPLED, CLUSTERS, ROUNDS = 20_000, 8, 20
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,11 @@ class Cluster:
     examples: tuple[Sample, ...]
 
 
-def clusters(table: PairTable, decisions: Path, shown: Sequence[Sample]) -> list[Cluster]:
+def clusters(table: PairTable, kept: np.ndarray, shown: Sequence[Sample]) -> list[Cluster]:
     """Clusters of the images that have features; none where there are too few.
 
     Args:
+        kept: (M,) positions.
         shown: pairs that can be shown.
     """
     there = np.flatnonzero(table.numbers(f"{HAS}{IMAGE_FEATURES}"))
@@ -48,15 +48,14 @@ def clusters(table: PairTable, decisions: Path, shown: Sequence[Sample]) -> list
     )
     means.train(rows)
     nearest = (rows @ means.centroids.T).argmax(axis=1)
-    kept = np.isin(sampled, positions_kept(table, [str(decisions)]))
+    stays = np.isin(sampled, kept)
     before = np.bincount(nearest, minlength=CLUSTERS)
-    after = np.bincount(nearest[kept], minlength=CLUSTERS)
-    pictured = [each for each in shown if each.image is not None]
+    after = np.bincount(nearest[stays], minlength=CLUSTERS)
     examples: dict[int, list[Sample]] = {}
-    if pictured:
-        places = np.array([each.place for each in pictured])
+    if shown:
+        places = np.array([each.place for each in shown])
         cells = (table.unit(IMAGE_FEATURES, places) @ means.centroids.T).argmax(axis=1)
-        for cell, sample in zip(cells.tolist(), pictured):
+        for cell, sample in zip(cells.tolist(), shown):
             examples.setdefault(cell, []).append(sample)
     order = np.argsort(-before, kind="stable")
     return [

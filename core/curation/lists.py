@@ -18,7 +18,7 @@ import numpy as np
 
 from ..data.pairs.pair_list import FORMAT, TAG, TYPES, list_schema
 from ..errors import DataError, first_of, printable
-from ..runtime.files import replacing
+from ..runtime.files import replacing, write_whole
 from ..runtime.remote import is_url
 from ..shards import Place
 from ..shards.sources import ParquetSource, Source
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LIST, UIDS = "LIST.parquet", "uids.npy"
 PART = re.compile(r"part-\d+\.parquet")
-UID = re.compile(r"[0-9a-f]{32}")
+UID = "^[0-9a-f]{32}$"
 ROWS_AT_ONCE = 65_536
 
 
@@ -98,35 +98,33 @@ class Positions:
         return np.where(self._sorted[at] == wanted, self._order[at], -1)
 
 
-def write_list(kept: Kept, sources: Sequence[Source], out: Place, name: str = LIST) -> int:
+def write_list(
+    kept: Kept, sources: Sequence[Source], out: Place, name: str = LIST, captions: Sequence[str] = ()
+) -> int:
     """Write where each pair that is kept lies, in the order of the sources. Of tars nothing is read.
 
     Args:
         kept: of decisions on these sources.
         sources: as a `Manifest` lists them: tars, Parquet files, and lists of images.
-        out: the folder; an older list in it is replaced.
+        out: a folder of this machine; an older list in it is replaced once the new one is whole.
+        captions: files of `captions_in`, for the column `synthetic`.
 
     Returns:
-        How many pairs it lists.
+        How many pairs have a caption by a model.
 
     Raises:
-        DataError: a pair is in none of the sources, or a source cannot be read.
+        DataError: a pair is in none of the sources, a source cannot be read, or the captions are of none of the pairs.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    listed = np.zeros(len(kept), bool)
+    out.check()
+    listed, captioned = np.zeros(len(kept), bool), 0
     schema = list_schema()
-    with out.temporary() as partial:
-        with out.reached():
-            writer = pq.ParquetWriter(partial, schema)
-        try:
+    with replacing(Path(out.path(name))) as partial:
+        with pq.ParquetWriter(partial, schema) as writer:
             for rows in _rows(kept, sources, out, listed):
-                with out.reached():
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-        finally:
-            with out.reached():
-                writer.close()
+                writer.write_table(pa.Table.from_pylist(rows, schema))
         if not listed.all():
             lost = np.flatnonzero(~listed)
             names = first_of([printable(kept.ids[int(row)].as_py()) for row in lost[:3]], 3)
@@ -134,26 +132,25 @@ def write_list(kept: Kept, sources: Sequence[Source], out: Place, name: str = LI
                 f"{len(lost):,} of {len(kept):,} pairs that are kept are in none of the sources ({names}); give the "
                 "sources that the decisions were made of"
             )
-        out.remove(name)
-        out.publish(partial, name)
-    return len(kept)
+        if captions:
+            captioned = _add_captions(partial, captions)
+    return captioned
 
 
-def add_captions(listed: Path, captions: Path) -> int:
-    """Write captions by a model into a list, as its column `synthetic`.
-
-    Args:
-        captions: folder of `curate caption`: shards with id and caption.
-
-    Returns:
-        How many pairs have one.
+def captions_in(captions: Path) -> list[str]:
+    """The files of a folder of `curate caption`: shards with id and caption.
 
     Raises:
-        DataError: no captions there, of several models, or none of these pairs.
+        DataError: no captions there, or of several models.
     """
     files = sorted(map(str, captions.glob("part-*.parquet"))) or sorted(map(str, captions.glob("*/part-*.parquet")))
     if not files or len({os.path.dirname(file) for file in files}) > 1:
         raise DataError(f"{captions}: holds captions of {'several models' if files else 'none'}; give a folder of one")
+    return files
+
+
+def _add_captions(listed: Path, files: Sequence[str]) -> int:
+    """Write them into a list; returns how many pairs have one."""
     with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as base, replacing(listed) as partial:
         columns = ", ".join(f'l."{name}"' for name in TYPES if name != "synthetic")
         target, tag = str(partial).replace("'", "''"), f"{{'{TAG.decode()}': '{FORMAT.decode()}'}}"
@@ -162,11 +159,11 @@ def add_captions(listed: Path, captions: Path) -> int:
             FROM read_parquet(?, file_row_number = true) l
             LEFT JOIN (SELECT id, min(caption) AS caption FROM read_parquet(?) GROUP BY id) c ON l.id = c.id
             ORDER BY l.file_row_number) TO '{target}' (FORMAT parquet, KV_METADATA {tag})""",
-            [str(listed), files],
+            [str(listed), list(files)],
         )
         count = base.execute("SELECT count(synthetic) FROM read_parquet(?)", [str(partial)]).fetchone()
         if not count or not count[0]:
-            raise DataError(f"{captions}: captions of none of these pairs; caption the same sources")
+            raise DataError(f"{os.path.dirname(files[0])}: captions of none of these pairs; caption the same sources")
     return int(count[0])
 
 
@@ -181,22 +178,28 @@ def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
     Raises:
         DataError: an id is not of 32 hexadecimal digits.
     """
+    check_uids(kept)
     array = np.empty(len(kept), "u8,u8")
     for start in range(0, len(kept), ROWS_AT_ONCE):
         ids = kept.ids[start : start + ROWS_AT_ONCE].to_pylist()
-        wrong = next((each for each in ids if not UID.fullmatch(each)), None)
-        if wrong is not None:
-            raise DataError(
-                f"{name}: DataComp's ids are 32 hexadecimal digits, and {printable(wrong)!r} is not; write a list "
-                "or tars instead"
-            )
         numbers = np.frombuffer(bytes.fromhex("".join(ids)), ">u8").reshape(-1, 2)
         array["f0"][start : start + len(ids)], array["f1"][start : start + len(ids)] = numbers[:, 0], numbers[:, 1]
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)  # ids ascend, and so do the numbers
-    out.remove(name)
-    out.create(name, buffer.getvalue())
+    write_whole(Path(out.path(name)), buffer.getvalue())
     return len(kept)
+
+
+def check_uids(kept: Kept) -> None:
+    """Raise the DataError of an id that is none of DataComp's."""
+    import pyarrow.compute as pc
+
+    wrong = pc.invert(pc.match_substring_regex(kept.ids, UID)).to_numpy(zero_copy_only=False)
+    if wrong.any():
+        name = printable(kept.ids[int(wrong.argmax())].as_py())
+        raise DataError(
+            f"{UIDS}: DataComp's ids are 32 hexadecimal digits, and {name!r} is not; write a list or tars instead"
+        )
 
 
 def _kept_by(decisions: Place) -> Kept:

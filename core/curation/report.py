@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, TEXT, PairTable
+from ..errors import DataError
 from ..runs.run_sections import Report
 from ..runs.sections import (
     Cell,
@@ -23,11 +24,12 @@ from ..runs.sections import (
 )
 from ..shards.sources import Source
 from .bias import Association, associations
-from .clusters import SHOWN_PER_CLUSTER, Cluster, clusters
+from .clusters import Cluster, clusters
 from .decide import SCORE
+from .recipes import DECONTAMINATE
 from .record import chain_of, record_of
-from .samples import Sample, samples
-from .table import open_table
+from .samples import SIDE, Sample, pictured, samples
+from .table import open_table, positions_kept
 from .tallies import Tally, sizes, thresholds, words_by
 
 Row = Sequence[str | float | int | Cell | None]
@@ -69,28 +71,33 @@ def curation_report(
         faces: whether pictures are shown as they are, and not as coarse mosaics.
 
     Raises:
-        DataError: a stage has not ended, or its table is gone.
+        DataError: a stage has not ended.
     """
     stages = [StageDone(folder, record_of(folder)) for folder in chain_of(decisions)]
-    table = open_table(Path(stages[-1].record["table"]))
-    shown = samples(sources, table, [stage.folder for stage in stages], faces)
-    kept = [each for each in shown if not each.dropped_by]
-    sections: list[Any] = [
-        _headline(stages),
-        _funnel(stages),
-        *(_rules(stage) for stage in stages if stage.record["dropped"]),
-        *_examples(stages, kept, shown),
-        *_what_if(stages),
-        *_who(table, stages),
-        *_clusters(table, stages, shown),
-        _associations(table, stages, attributes),
-        ListSection("What no stage could check", unchecked(table, stages, faces)),
-    ]
+    sections: list[Any] = [_headline(stages), _funnel(stages)]
+    sections += [_rules(stage) for stage in stages if stage.record["dropped"]]
+    table = _table(stages[-1])
+    if table is None:
+        sections += [*_what_if(stages), *_copies(stages)]
+    else:
+        kept = positions_kept(table, [str(stages[-1].folder)])
+        shown = samples(sources, table, [stage.folder for stage in stages], faces)
+        sections += [*_examples(stages, shown), *_what_if(stages), *_who(table, kept), *_copies(stages)]
+        sections += [*_clusters(table, kept, shown), _associations(table, kept, attributes)]
+    sections.append(ListSection("What no stage could check", unchecked(table, stages, faces)))
     first, last = stages[0].record, stages[-1].record
     lead = f"{last['kept']:,} of {first['pairs']:,} pairs are kept, {_percent(last['kept'], first['pairs'])}."
     names = ", ".join(stage.name for stage in stages)
     place = f"{decisions} holds the decisions of the last stage: id, keep, weight, reason and scores of each pair."
     return Report(kind="Curation", title=names, lead=lead, sections=[each for each in sections if each], place=place)
+
+
+def _table(stage: StageDone) -> PairTable | None:
+    """The table of all pairs; None where it was removed, which is allowed when all has been decided."""
+    try:
+        return open_table(Path(stage.record["table"]))
+    except (DataError, KeyError):
+        return None
 
 
 def _headline(stages: Sequence[StageDone]) -> HeadlineSection:
@@ -105,16 +112,14 @@ def _headline(stages: Sequence[StageDone]) -> HeadlineSection:
 
 def _funnel(stages: Sequence[StageDone]) -> TableSection:
     total = stages[0].record["pairs"]
-    rows = [
-        [
-            Cell(stage.name, " ".join(stage.record["notes"])),
-            stage.record["pairs"],
-            stage.record["kept"],
-            Cell(_percent(stage.record["kept"], stage.record["pairs"])),
-            Cell(_percent(stage.record["kept"], total)),
-        ]
-        for stage in stages
-    ]
+    rows = []
+    for stage in stages:
+        pairs, kept = stage.record["pairs"], stage.record["kept"]
+        told = [*stage.record["notes"]]
+        if without := stage.record.get("without_features"):
+            told.append(f"{without:,} pairs without features were left out before it.")
+        shares = [Cell(_percent(kept, pairs)), Cell(_percent(kept, total))]
+        rows.append([Cell(stage.name, " ".join(told)), pairs, kept, *shares])
     return TableSection("What each stage kept", ["Stage", "Pairs", "Kept", "of those", "of all"], rows)
 
 
@@ -124,21 +129,13 @@ def _rules(stage: StageDone) -> TableSection:
     return TableSection(f"Why {stage.name} dropped pairs", ["Rule", "Pairs", "of those before it"], rows, sub=True)
 
 
-def _examples(stages: Sequence[StageDone], kept: list[Sample], shown: list[Sample]) -> list[PictureSection]:
-    sections = []
-    if pictured := [each for each in kept if each.image is not None]:
-        sections.append(_pictures("Kept, for comparison", pictured))
-    for stage in stages:
-        for rule in stage.record["dropped"]:
-            some = [each for each in shown if each.image is not None and each.dropped_by == (stage.name, rule)]
-            if some:
-                sections.append(_pictures(f"Dropped by {stage.name}: {rule}", some))
-    return sections
-
-
-def _pictures(title: str, some: Sequence[Sample]) -> PictureSection:
-    pictures = [(each.image, each.caption) for each in some[:SHOWN] if each.image is not None]
-    return PictureSection(title, pictures, side=210, columns=SHOWN)
+def _examples(stages: Sequence[StageDone], shown: Sequence[Sample]) -> list[PictureSection]:
+    groups = [("Kept, for comparison", ())]
+    groups += [
+        (f"Dropped by {stage.name}: {rule}", (stage.name, rule)) for stage in stages for rule in stage.record["dropped"]
+    ]
+    made = [(title, pictured([each for each in shown if each.dropped_by == why], SHOWN)) for title, why in groups]
+    return [PictureSection(title, some, side=SIDE, columns=SHOWN) for title, some in made if some]
 
 
 def _what_if(stages: Sequence[StageDone]) -> list[Any]:
@@ -158,21 +155,22 @@ def _what_if(stages: Sequence[StageDone]) -> list[Any]:
     return [CurveGridSection("What if", plots, minor=True), TableSection("", header, rows, note, sub=True)]
 
 
-def _who(table: PairTable, stages: Sequence[StageDone]) -> list[Any]:
-    last = stages[-1].folder
+def _who(table: PairTable, kept: np.ndarray) -> list[Any]:
     sections: list[Any] = []
     if "language" in table:
-        sections.append(_before_and_after("Languages", "Language", words_by(table, "language", last)))
+        sections.append(_before_and_after("Languages", "Language", words_by(table, "language", kept)))
     if "width" in table and "height" in table:
-        sections.append(_before_and_after("Shorter side of the images", "Pixels", sizes(table, last)))
-    copies = [stage for stage in stages if stage.record.get("stage") == DEDUP]
-    if copies:
-        rows = []
-        for stage in copies:
+        sections.append(_before_and_after("Shorter side of the images", "Pixels", sizes(table, kept)))
+    return sections
+
+
+def _copies(stages: Sequence[StageDone]) -> list[TableSection]:
+    rows: list[Row] = []
+    for stage in stages:
+        if stage.record.get("stage") == DEDUP:
             gone = stage.record["pairs"] - stage.record["kept"]
             rows.append([stage.name, gone, Cell(_percent(gone, stage.record["pairs"]))])
-        sections.append(TableSection("Copies", ["Found by", "Pairs", "of those before it"], rows))
-    return sections
+    return [TableSection("Copies", ["Found by", "Pairs", "of those before it"], rows)] if rows else []
 
 
 def _before_and_after(title: str, name: str, tallies: Sequence[Tally]) -> TableSection:
@@ -184,10 +182,10 @@ def _before_and_after(title: str, name: str, tallies: Sequence[Tally]) -> TableS
     return TableSection(title, [name, "Pairs", "", "Kept", ""], rows)
 
 
-def _clusters(table: PairTable, stages: Sequence[StageDone], shown: list[Sample]) -> list[Any]:
+def _clusters(table: PairTable, kept: np.ndarray, shown: Sequence[Sample]) -> list[Any]:
     if IMAGE_FEATURES not in table:
         return []
-    made: list[Cluster] = clusters(table, stages[-1].folder, shown)
+    made: list[Cluster] = clusters(table, kept, shown)
     if not made:
         return []
     rows: list[Row] = [
@@ -202,19 +200,17 @@ def _clusters(table: PairTable, stages: Sequence[StageDone], shown: list[Sample]
         )
     ]
     for each in made:
-        pictures = [(sample.image, sample.caption) for sample in each.examples if sample.image is not None]
-        if pictures:
-            title = f"Cluster {each.number}"
-            sections.append(PictureSection(title, pictures[:SHOWN_PER_CLUSTER], side=210, columns=SHOWN_PER_CLUSTER))
+        if pictures := pictured(each.examples, SHOWN):
+            sections.append(PictureSection(f"Cluster {each.number}", pictures, side=SIDE, columns=SHOWN))
     return sections
 
 
 def _associations(
-    table: PairTable, stages: Sequence[StageDone], attributes: Mapping[str, Sequence[str]] | None
+    table: PairTable, kept: np.ndarray, attributes: Mapping[str, Sequence[str]] | None
 ) -> TableSection | None:
     if TEXT not in table:
         return None
-    made: list[Association] = associations(table, stages[-1].folder, attributes)
+    made: list[Association] = associations(table, kept, attributes)
     if not made:
         return None
     rows = [
@@ -241,23 +237,24 @@ def _points(difference: tuple[float, float] | None) -> str:
     return f"({text})" if abs(value) <= margin else text
 
 
-def unchecked(table: PairTable, stages: Sequence[StageDone], faces: bool) -> list[str]:
+def unchecked(table: PairTable | None, stages: Sequence[StageDone], faces: bool) -> list[str]:
     """What a reader might think was looked at, and was not."""
-    names = {stage.record.get("stage") for stage in stages}
+    names, kinds = {stage.name for stage in stages}, {stage.record.get("stage") for stage in stages}
     lines = [
         "Nudity, violence and illegal images: no classifier ran, and none replaces the hash lists of the hotlines.",
         "Consent, licences and opt-outs: `vladapt curate remove` takes lists of ids and of hashes.",
     ]
-    if "decontaminate" not in names:
+    if DECONTAMINATE not in names:
         lines.append("Test sets: none was given, so copies of test images may be in the set.")
-    if "language" not in table:
+    if table is not None and "language" not in table:
         lines.append("Languages: no column tells them.")
-    if not {"near", "exact"} & {stage.name for stage in stages}:
+    if DEDUP not in kinds:
         lines.append("Copies of images: no stage looked for them.")
     lines.append("Text that is part of an image: a pair may agree by what is written in it.")
     if not faces:
         lines.append(
-            "Pictures on this page are coarse mosaics, so that nobody is known by the face; --faces shows them."
+            "Pictures on this page are coarse mosaics, so that nobody is known by the face; --faces shows them. Texts "
+            "are shown as they are, with the names that they hold."
         )
     return lines
 

@@ -8,39 +8,59 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..contracts.curator import PairTable
 from ..data.images import decode_bytes
 from ..errors import DataError, shortened
+from ..runtime.remote import is_object_store, is_url
 from ..shards.sources import Row, Source
+from .record import record_of
 from .table import database, decided
 
 SOURCES, ROWS_PER_SOURCE = 4, 250
 SQUARES = 28
 """In the longer side of a mosaic: enough to know a scene, too few to know a face that does not fill the picture."""
-MOST_WORDS = 90
-SIDE = 420
+MOST_WORDS, SIDE = 90, 210
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A pair.
+    """A pair, its image not yet decoded.
 
     Args:
-        image: (H, W, 3) uint8, small; None where it cannot be read.
         dropped_by: (curator, rule), empty where it is kept.
         place: its position in the table.
+        faces: whether its picture stays as it is.
     """
 
-    id: str
-    image: np.ndarray | None
-    text: str
+    row: Row
     dropped_by: tuple[str, str] | tuple[()]
     place: int
+    faces: bool
 
     @property
     def caption(self) -> str:
-        return shortened(self.text or "(no text)", MOST_WORDS)
+        return shortened(self.row.text or "(no text)", MOST_WORDS)
+
+    def picture(self) -> np.ndarray | None:
+        """(h, w, 3) uint8, small; None where it cannot be read, or lies on the web: a page loads nothing from there."""
+        if not self.row.has_image or (is_url(self.row.path) and not is_object_store(self.row.path)):
+            return None
+        try:
+            pixels = np.asarray(decode_bytes(self.row.read(), self.row.id))
+        except DataError:
+            return None
+        levels = pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+        image = Image.fromarray(levels)
+        image.thumbnail((SIDE, SIDE))
+        return np.asarray(image) if self.faces else mosaic(np.asarray(image))
+
+
+def pictured(some: Sequence[Sample], most: int) -> list[tuple[np.ndarray, str]]:
+    """(picture, caption) of the first that have one."""
+    with_one = ((picture, each.caption) for each in some if (picture := each.picture()) is not None)
+    return list(islice(with_one, most))
 
 
 def samples(sources: Sequence[Source], table: PairTable, stages: Sequence[Path], faces: bool) -> list[Sample]:
@@ -55,11 +75,7 @@ def samples(sources: Sequence[Source], table: PairTable, stages: Sequence[Path],
         return []
     reasons = _reasons([row.id for row in rows], stages)
     places = _places([row.id for row in rows], table)
-    return [
-        Sample(row.id, _picture(row, faces), row.text or "", reasons.get(row.id, ()), places[row.id])
-        for row in rows
-        if row.id in places
-    ]
+    return [Sample(row, reasons.get(row.id, ()), places[row.id], faces) for row in rows if row.id in places]
 
 
 def mosaic(image: np.ndarray, squares: int = SQUARES) -> np.ndarray:
@@ -69,8 +85,6 @@ def mosaic(image: np.ndarray, squares: int = SQUARES) -> np.ndarray:
         image: (H, W, 3) uint8.
         squares: in the longer side.
     """
-    from PIL import Image
-
     height, width = image.shape[:2]
     scale = squares / max(height, width)
     if scale >= 1:
@@ -91,12 +105,11 @@ def _rows(sources: Sequence[Source]) -> Iterator[Row]:
 
 def _reasons(ids: Sequence[str], stages: Sequence[Path]) -> dict[str, tuple[str, str]]:
     """Id -> (curator, rule) of the first stage that drops it."""
-    from .record import record_of
-
     made: dict[str, tuple[str, str]] = {}
     with database() as base:
         for folder in stages:
-            query = "SELECT id, reason FROM read_parquet(?) WHERE NOT keep AND id IN (SELECT unnest(?))"
+            query = "SELECT id, reason FROM read_parquet(?, hive_partitioning = false) WHERE NOT keep"
+            query += " AND id IN (SELECT unnest(?))"
             name = str(record_of(folder)["curator"])
             for id_, reason in base.execute(query, [decided(str(folder)), list(ids)]).fetchall():
                 made.setdefault(id_, (name, reason))
@@ -110,17 +123,3 @@ def _places(ids: Sequence[str], table: PairTable) -> dict[str, int]:
     values = pa.array(sorted(ids), table.ids.type)
     places = pc.index_in(values, table.ids)
     return {id_: place for id_, place in zip(values.to_pylist(), places.to_pylist()) if place is not None}
-
-
-def _picture(row: Row, faces: bool) -> np.ndarray | None:
-    if not row.has_image:
-        return None
-    try:
-        pixels = np.asarray(decode_bytes(row.read(), row.id))
-    except DataError:
-        return None
-    if pixels.dtype != np.uint8:
-        pixels = (pixels * 255).round().astype(np.uint8)
-    step = max(1, max(pixels.shape[:2]) // SIDE)
-    small = pixels[::step, ::step]
-    return small if faces else mosaic(small)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..contracts.curator import PairTable
 from .decide import SCORE
-from .table import database, decided, positions_kept
+from .table import database, decided
 
 QUANTILES = 64
 SIZES = (100, 200, 400, 800, 1600)
@@ -36,18 +36,22 @@ def thresholds(decisions: Path) -> dict[str, tuple[list[float], list[float]]]:
     made = {}
     with database() as base:
         for name in names:
-            query = f'SELECT quantile_cont("{name}", ?) FROM read_parquet(?) WHERE isfinite("{name}")'
+            query = f'SELECT quantile_cont("{name}", ?) FROM read_parquet(?, hive_partitioning = false)'
+            query += f' WHERE isfinite("{name}")'
             values = base.execute(query, [levels, files]).fetchall()[0][0]
             if values is not None and values[0] < values[-1]:
                 made[name] = ([1 - level for level in levels], [float(value) for value in values])
     return made
 
 
-def words_by(table: PairTable, column: str, decisions: Path) -> list[Tally]:
-    """Pairs by what stands in a column of strings, the most frequent first; the rest is one row."""
+def words_by(table: PairTable, column: str, kept: np.ndarray) -> list[Tally]:
+    """Pairs by what stands in a column of strings, the most frequent first; the rest is one row.
+
+    Args:
+        kept: (M,) positions.
+    """
     import pyarrow.compute as pc
 
-    kept = positions_kept(table, [str(decisions)])
     values = table.columns[column]
     counts = [
         {each["values"]: each["counts"] for each in pc.value_counts(some).to_pylist()}
@@ -61,15 +65,17 @@ def words_by(table: PairTable, column: str, decisions: Path) -> list[Tally]:
     return tallies
 
 
-def sizes(table: PairTable, decisions: Path) -> list[Tally]:
-    """Pairs by the shorter side of their images in pixels."""
-    kept = positions_kept(table, [str(decisions)])
-    shorter = np.minimum(table.numbers("width"), table.numbers("height"))
-    bins = np.digitize(shorter, SIZES)
-    counts = [np.bincount(some, minlength=len(SIZES) + 1) for some in (bins, bins[kept])]
-    names = [
-        f"below {SIZES[0]}",
-        *(f"{low} to {high - 1}" for low, high in pairwise(SIZES)),
-        f"{SIZES[-1]} and more",
-    ]
-    return [Tally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]
+def sizes(table: PairTable, kept: np.ndarray) -> list[Tally]:
+    """Pairs by the shorter side of their images in pixels.
+
+    Args:
+        kept: (M,) positions.
+    """
+    shorter = np.minimum(table.numbers("width"), table.numbers("height")).astype(np.float64)
+    known = np.isfinite(shorter) & (shorter > 0)
+    bins = np.where(known, np.digitize(shorter, SIZES), len(SIZES) + 1)
+    counts = [np.bincount(some, minlength=len(SIZES) + 2) for some in (bins, bins[kept])]
+    between = (f"{low} to {high - 1}" for low, high in pairwise(SIZES))
+    names = [f"below {SIZES[0]}", *between, f"{SIZES[-1]} and more", "not known"]
+    tallies = [Tally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]
+    return tallies if counts[0][-1] else tallies[:-1]

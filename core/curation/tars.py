@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -18,7 +19,6 @@ from ..data.pairs.pair_list import FILES, TARS, count_list, kind_of_source, list
 from ..data.pairs.shard_list import SIZES
 from ..data.pairs.shard_reader import members_of
 from ..errors import ConfigError, DataError
-from ..runtime.reading import sha256_of
 from ..runtime.remote import shown
 from ..shards import Place
 from ..shards.place import STATE
@@ -53,9 +53,9 @@ def write_tars(
     """Write the pairs of a list as tars `00000.tar`, `00001.tar`, ..., with as many samples each, in the order of the
     list. A tar is there whole or not at all, so that the same call goes on where it was stopped.
 
-    A sample of a tar keeps its names, its texts and all that stands beside them; where another sample has the same
-    name, a number is put before it. An image of its own, or of a Parquet file, gets a number, its caption as `.txt`,
-    and its id in a `.json`. Weights are not in tars: nothing is repeated.
+    A sample of a tar keeps its names, its texts and all that stands beside them. An image of its own, or of a Parquet
+    file, gets a number, its caption as `.txt`, and its id in a `.json`. Where an earlier sample has the same name, a
+    number is put before it. Weights and captions by a model are not in tars: nothing is repeated.
 
     Args:
         listed: a list of `write_list`.
@@ -69,9 +69,7 @@ def write_tars(
     """
     total = count_list(listed)
     count = -(-total // samples)
-    made_of = json.dumps({"list": sha256_of(Path(listed)), "samples": samples})
-    if not out.create(MADE_OF, made_of.encode()) and out.read(MADE_OF) != made_of.encode():
-        raise ConfigError(f"--out {out}: holds tars of other decisions; give another folder")
+    _check_made_of(out, {"pairs": _pairs_of(listed), "samples": samples})
     sizes = {f"{number:05d}.tar": min(samples, total - number * samples) for number in range(count)}
     mine, before = list(enumerate(sizes))[part[0] :: part[1]], 0
     for done, (number, name) in enumerate(mine):
@@ -91,21 +89,55 @@ def write_tars(
     return Tars(len(mine), sum(sizes[name] for _, name in mine), before)
 
 
+def _pairs_of(listed: str | Path) -> str:
+    """Hash of what tars hold of a list."""
+    import pyarrow.parquet as pq
+
+    digest = hashlib.sha256()
+    with pq.ParquetFile(listed) as file:  # sources as they are written there, so that both can be moved
+        for batch in file.iter_batches(8192, columns=["id", "source", "key", "row", "caption"], use_threads=False):
+            digest.update("".join(json.dumps(list(row.values())) for row in batch.to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _check_made_of(out: Place, made_of: dict[str, Any]) -> None:
+    """Raise the ConfigError of a folder with tars of something else."""
+    if out.create(MADE_OF, json.dumps(made_of).encode()):
+        return
+    before = json.loads(out.read(MADE_OF) or b"{}")
+    if before == made_of:
+        return
+    if before.get("pairs") == made_of["pairs"]:
+        fault = f"holds tars of {before['samples']:,} pairs each, and now it is {made_of['samples']:,}"
+    else:
+        fault = "holds tars of other pairs, as before a removal"
+    raise ConfigError(f"--out {out}: {fault}; remove that folder, or give another --out")
+
+
 def _members(listed: str | Path, first: int, last: int) -> Iterator[tuple[tarfile.TarInfo, Any]]:
     """(header, content) of all members of a new tar."""
-    owner: dict[str, int] = {}  # key -> number of the source whose sample has it
+    owner: dict[str, tuple[int, str]] = {}  # key in the new tar -> number of the source, key there
     rows = ((number, row) for number, row in enumerate(list_rows(listed, first, last), first))
     for number, (source, some) in enumerate(groupby(rows, lambda each: _opened_together(each[1]))):
         if kind_of_source(source) == TARS:
             wanted = {row["key"] for _, row in some}
             for key, info, content in _samples(source, wanted):
-                if owner.setdefault(key, number) != number:
-                    info.name = f"{number}/{info.name}"
+                if prefix := _prefix(owner, number, key):
+                    info.name = prefix + info.name
                     info.pax_headers = {name: value for name, value in info.pax_headers.items() if name != "path"}
                 yield info, content
             continue
         for place, sample in _of_files(source, list(some)):
-            yield from _new_members(f"{place:09d}", sample)
+            key = f"{place:09d}"
+            yield from _new_members(_prefix(owner, number, key) + key, sample)
+
+
+def _prefix(owner: dict[str, tuple[int, str]], number: int, key: str) -> str:
+    """What is put before the key of a sample, so that no other sample of the tar has it."""
+    prefix = ""
+    while owner.setdefault(prefix + key, (number, key)) != (number, key):
+        prefix += f"{number}/"
+    return prefix
 
 
 def _opened_together(row: dict[str, Any]) -> str:

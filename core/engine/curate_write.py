@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..contracts.shown import in_short
 from ..curation import Kept, chain_of, last_of, record_of, write_list, write_tars, write_uids
-from ..curation.lists import LIST, UIDS, add_captions
+from ..curation.lists import LIST, UIDS, captions_in, check_uids
 from ..curation.peers import is_clip_retrieval
 from ..curation.tars import SAMPLES
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
+from ..runtime.reading import read_bytes
 from ..runtime.remote import is_url
-from ..shards import Place
+from ..shards import Manifest, Place
+from ..sharing.card import check_licence
 from ..sharing.dataset_card import CuratedSet, dataset_card
+from .options import check_write_forms
 from .shard_jobs import manifest_of
 
-FORMS = ("list", "tars", "uids")
 TARS, CARD = "tars", "README.md"
+MARK = "<!-- Written by vladapt curate write, which replaces it. -->\n"
 
 
 @dataclass
@@ -60,39 +64,47 @@ def write_kept(
         out: a folder.
         sources: where the pairs are; by default those of the decisions.
         captions: folder of `caption_pairs`; the list has them beside the texts of the pairs, tars do not.
-        write: of `FORMS`; a list is written wherever there are sources.
+        write: of `WRITE_FORMS`; a list is written wherever there are sources.
         samples: of each tar.
         name, licence: of the set, for its card.
 
     Raises:
-        DataError: a stage has not ended, a pair is in none of the sources, an id is none of DataComp's, or a file
-        cannot be read or written. ConfigError: no such form, tars without sources, or `out` is a URL.
+        DataError: a stage has not ended, the sources have changed since, a pair is in none of them, an id is none of
+        DataComp's, a README.md of the user's is there, or a file cannot be read or written.
+        ConfigError: no such form, tars without sources, tars of other pairs, or `out` is a URL.
     """
-    if unknown := set(write) - set(FORMS):
-        raise ConfigError(f"--write {min(unknown)}: give some of {', '.join(FORMS)}")
+    check_write_forms(write)
+    check_licence("--licence", licence)
     if is_url(str(out)):
         raise ConfigError(f"--out {out}: lists are written to a folder of this machine; give one")
     reporter, out, place = reporter or Reporter(quiet=True), Path(out), Place(str(Path(out).absolute()))
     place.check()
+    _check_card(out / CARD)
     last = last_of(Path(decisions))
     chain = chain_of(last)
-    sources = list(sources) or list(record_of(last).get("sources") or ())
+    files = [] if captions is None else captions_in(Path(captions))
+    moved, record = bool(sources), record_of(last)
+    sources = list(sources) or list(record.get("sources") or ())
     if (bare := next((each for each in sources if is_clip_retrieval(Path(each))), None)) is not None:
         if set(write) != {"uids"}:
             raise ConfigError(f"{bare}: holds no images; give by --data where they are, or --write uids alone")
         sources = []
     if TARS in write and not sources:
         raise ConfigError("--write tars: the decisions were made of features alone; give the pairs by --data")
+    if files and not sources:
+        raise ConfigError("--captions: goes into a list, for which there are no sources; give them by --data")
     kept = Kept.of([Place(str(folder)) for folder in chain])
+    if "uids" in write:
+        check_uids(kept)
     written: dict[str, Path] = {}
     if sources:
-        write_list(kept, manifest_of(sources, place).sources, place)
+        manifest = manifest_of(sources, place)
+        if not moved:
+            _check_unchanged(manifest, record)
+        count = write_list(kept, manifest.sources, place, captions=files)
         written["list"] = out / LIST
-        if captions is not None:
-            count = add_captions(written["list"], Path(captions))
+        if files:
             reporter.info(f"Captions by a model: {count:,} of {len(kept):,} pairs")
-    elif captions is not None:
-        raise ConfigError("--captions: goes into a list, for which there are no sources; give them by --data")
     if "uids" in write:
         write_uids(kept, place)
         written["uids"] = out / UIDS
@@ -101,6 +113,21 @@ def write_kept(
             write_tars(written["list"], place.below(TARS), samples, progress=progress)
         written[TARS] = out / TARS
     card = dataset_card(CuratedSet(name or out.absolute().name, last, kept, licence, written))
-    write_whole(out / CARD, card)
+    write_whole(out / CARD, card + MARK)
     written["card"] = out / CARD
     return WrittenPairs(last, len(kept), float(kept.weights.sum(dtype="float64")), written)
+
+
+def _check_card(path: Path) -> None:
+    """Raise the DataError of a README.md that is not a card of ours."""
+    if path.exists() and not (path.is_file() and read_bytes(path, "move it").endswith(MARK.encode())):
+        raise DataError(f"{path}: is not a card by `vladapt curate write`; move it, or give another --out")
+
+
+def _check_unchanged(manifest: Manifest, record: Mapping[str, Any]) -> None:
+    """Raise the DataError of other files under the names of the sources."""
+    if record.get("inputs", manifest.digest) != manifest.digest:
+        raise DataError(
+            "the sources have changed since the decisions; run the stages again, or name the sources by --data if the "
+            "pairs are still the same"
+        )

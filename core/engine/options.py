@@ -159,6 +159,15 @@ class CurateOptions(ShardOptions):
     tolerate: float = option(0.05, "share of the pairs that may be unreadable; by default 0.05", low=0.0, high=1.0)
 
 
+WRITE_FORMS = "list,tars,uids"
+
+
+def check_write_forms(forms: Sequence[str]) -> None:
+    """Raise the ConfigError of a form in which nothing is written."""
+    if unknown := set(forms) - set(WRITE_FORMS.split(",")):
+        raise ConfigError(f"--write {min(unknown)}: give some of {WRITE_FORMS.replace(',', ', ')}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurationRunOptions(CurateOptions):
     """What a recipe of curation takes besides, and what it writes."""
@@ -172,13 +181,12 @@ class CurationRunOptions(CurateOptions):
         ("list",),
         "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
         "tars, or uids (DataComp's array)",
-        metavar="list,tars,uids",
+        metavar=WRITE_FORMS,
     )
     faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
 
     def __post_init__(self) -> None:
-        if unknown := set(self.write) - {"list", "tars", "uids"}:
-            raise ConfigError(f"--write {min(unknown)}: give some of list, tars, uids")
+        check_write_forms(self.write)
 
 
 @dataclass(frozen=True, kw_only=True)

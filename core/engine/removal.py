@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..contracts.curator import PairTable
 from ..contracts.options import keywords
 from ..contracts.shown import in_short
-from ..curation import parts_of, read_part
+from ..curation import open_table, record_of
+from ..curation.lists import Positions
 from ..curators.removal import read_ids, read_sums
 from ..data.file_hashes import FileHashes
 from ..errors import ConfigError, DataError
 from ..retrieval.changes import IndexChange
 from ..retrieval.columns import rows_with
-from ..retrieval.segments import Segment
+from ..retrieval.head import read_head
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_bytes
-from ..shards import Place
 from .curate import Curated, curate
 from .options import CurateOptions
 
@@ -33,12 +34,15 @@ class Removed:
     Attributes:
         decisions: what is left of the pairs; None where indices alone were asked for.
         indices: index -> how many of its entries were deleted.
+        unchecked: index -> how many of the others cannot be judged by `hashes`: they are in tars, or their files are
+            gone, and none of the pairs has their id.
     """
 
     __repr__ = in_short
 
     decisions: Curated | None
     indices: dict[str, int] = field(default_factory=dict)
+    unchecked: dict[str, int] = field(default_factory=dict)
 
 
 @keywords(CurateOptions)
@@ -59,7 +63,7 @@ def remove(
         ids: file of ids, one per line.
         hashes: file of sha256 or md5 sums of images, one per line.
         indices: folders of `vladapt index`. Entries go by their id, and where the image is a file that is there still,
-            by its sum; what decisions drop for its sum goes by its id as well.
+            by its sum; of all pairs, those that `after` has dropped as well, what has such a sum goes by its id too.
 
     Raises:
         ConfigError: nothing is asked for. DataError: as of `curate`; a list cannot be read, or an index would be empty.
@@ -68,53 +72,65 @@ def remove(
         raise ConfigError("give --ids FILE, --hashes FILE, or both")
     if out is None and not indices:
         raise ConfigError("give --out and the pairs, or --index")
+    for path in indices:
+        read_head(Path(path))
     listed = read_ids(Path(ids)) if ids else frozenset()
     sums = read_sums(Path(hashes)) if hashes else {}
-    reporter, decisions = reporter or Reporter(quiet=True), None
+    reporter, decisions, judged = reporter or Reporter(quiet=True), None, None
     if out is not None:
         options = {name: value for name, value in (("ids", ids), ("hashes", hashes)) if value}
         decisions = curate("removal", sources, out, options=options, reporter=reporter, **given)
-        listed |= _dropped(decisions.folder)
+        if indices and sums:
+            table = open_table(Path(record_of(decisions.folder)["table"]))
+            listed, judged = listed | _with_sums(table, sums), Positions(table.ids)
     removed = Removed(decisions)
     for path in indices:
         reporter.info(f"Looking for what is removed in {path}")
-        removed.indices[str(path)] = _delete(Path(path), listed, sums)
+        removed.indices[str(path)], removed.unchecked[str(path)] = _delete(Path(path), listed, sums, judged)
     return removed
 
 
-def _dropped(folder: Path) -> frozenset[str]:
-    place, dropped = Place(str(folder)), set()
-    for name in parts_of(place):
-        table = read_part(place, name, ("id", "keep"))
-        rows = np.flatnonzero(~table["keep"].to_numpy())
-        dropped.update(table["id"].take(rows).to_pylist())
-    return frozenset(dropped)
+def _with_sums(table: PairTable, sums: dict[str, frozenset[str]]) -> frozenset[str]:
+    """Ids of the pairs whose image has one of the sums."""
+    return frozenset(
+        name
+        for rows in table.blocks()
+        for kind, some in sums.items()
+        for name, own in zip(table.names(rows), table.strings(kind, rows))
+        if own.lower() in some
+    )
 
 
-def _delete(path: Path, ids: frozenset[str], sums: dict[str, frozenset[str]]) -> int:
+def _delete(
+    path: Path, ids: frozenset[str], sums: dict[str, frozenset[str]], judged: Positions | None
+) -> tuple[int, int]:
+    """How many entries went, and how many of the others cannot be judged by their sums."""
     with IndexChange(path) as change:
         gone: set[str] = set()
+        unchecked: list[str] = []
         hashes = FileHashes()
         for segment in change.opened.segments:
             rows = rows_with(segment.columns, segment.entries, ids) & segment.live
             gone.update(segment.entries[int(row)].id for row in np.flatnonzero(rows))
-            if sums:
-                gone.update(_known(segment, sums, hashes))
-        return change.delete(gone) if gone else 0
+            for row in np.flatnonzero(segment.live & ~rows) if sums else ():
+                entry = segment.entries[int(row)]
+                known = _is_known(entry.source, sums, hashes)
+                if known is None:
+                    unchecked.append(entry.id)
+                elif known:
+                    gone.add(entry.id)
+        count = int((judged.of(unchecked) < 0).sum()) if judged is not None else len(unchecked)
+        return (change.delete(gone) if gone else 0), count
 
 
-def _known(segment: Segment, sums: dict[str, frozenset[str]], hashes: FileHashes) -> Iterator[str]:
-    """Ids of the entries whose file has one of the sums."""
-    for row in np.flatnonzero(segment.live):
-        entry = segment.entries[int(row)]
-        if entry.source is None or not Path(entry.source).is_file():
-            continue
-        try:
-            own = {kind: _sum(kind, entry.source, hashes) for kind in sums}
-        except DataError:  # cannot be read any more: its sum is not known
-            continue
-        if any(own[kind] in some for kind, some in sums.items()):
-            yield entry.id
+def _is_known(source: str | None, sums: dict[str, frozenset[str]], hashes: FileHashes) -> bool | None:
+    """Whether the file of an entry has one of the sums; None where it cannot be read."""
+    if source is None or not Path(source).is_file():
+        return None
+    try:
+        return any(_sum(kind, source, hashes) in some for kind, some in sums.items())
+    except DataError:
+        return None
 
 
 def _sum(kind: str, file: str, hashes: FileHashes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,9 @@ from .card import UNKNOWN, check_licence, markdown_table
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LARGER = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 MOST = 50
-"""Sources, and rules of a stage, that are listed."""
+"""Rules of a stage that are listed."""
+FOLDERS = re.compile(r"(?<![\w:/])(?:/|[A-Za-z]:\\)(?:[^\s/\\:]+[/\\])+")
+"""Of a path in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ def _lead(stages: Sequence[StageDone], kept: int) -> str:
 def _funnel(stages: Sequence[StageDone]) -> str:
     rows = []
     for stage in stages:
-        pairs, kept = stage.record["pairs"], stage.record["kept"]
-        rows.append([f"{stage.name}", f"{pairs:,}", f"{kept:,}", f"{kept / max(1, pairs):.1%}", stage.folder.name])
-    return markdown_table(["stage", "pairs", "kept", "share", "decisions"], rows)
+        pairs, kept, without = stage.record["pairs"], stage.record["kept"], stage.record.get("without_features", 0)
+        rows.append(
+            [stage.name, f"{without:,}", f"{pairs:,}", f"{kept:,}", f"{kept / max(1, pairs):.1%}", stage.folder.name]
+        )
+    return markdown_table(["stage", "without features", "pairs", "kept", "share", "decisions"], rows)
 
 
 def _rules(stage: StageDone) -> str:
@@ -108,7 +114,7 @@ def _settings(stage: StageDone) -> str:
     if encoder := _encoder(record):
         facts.append(f"features of the encoder `{encoder}`")
     lines.append(f"{', '.join(facts)}.")
-    lines += [str(note) for note in record.get("notes") or ()]
+    lines += [FOLDERS.sub("", str(note)) for note in record.get("notes") or ()]
     return "\n\n".join(lines)
 
 
@@ -131,12 +137,12 @@ def _weights(weights: np.ndarray) -> str:
 
 
 def _sources(stages: Sequence[StageDone]) -> str:
-    named = list(dict.fromkeys(str(each) for stage in stages for each in stage.record.get("sources") or ()))
+    """How many of which kind: names of files may be those of people."""
+    named = dict.fromkeys(str(each) for stage in stages for each in stage.record.get("sources") or ())
     if not named:
         return "The pairs were given as features alone."
-    lines = [f"* `{_without_folder(each)}`" for each in named[:MOST]]
-    more = [f"* and {len(named) - MOST} more"] if len(named) > MOST else []
-    return "\n".join(lines + more)
+    kinds = Counter(Path(each.partition("?")[0]).suffix.lower() or "folder" for each in named)
+    return "\n".join(f"* {count:,} x {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _licence(licence: str | None) -> str:
@@ -150,8 +156,8 @@ def _licence(licence: str | None) -> str:
 def _unchecked(stages: Sequence[StageDone]) -> str:
     try:
         table = open_table(Path(stages[-1].record["table"]))
-    except (DataError, KeyError):
-        return "Nudity, violence, illegal images, consent and licences."
+    except (DataError, KeyError):  # removed when all has been decided
+        table = None
     return "\n".join(f"* {line}" for line in unchecked(table, stages, faces=True))
 
 

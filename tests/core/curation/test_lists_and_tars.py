@@ -71,7 +71,7 @@ def test_the_list_says_where_each_pair_lies_and_is_read_as_one_set(tmp_path, tar
     weights = {"a:0003": 1.0, "a:0007": 2.0, "b:0003": 0.5, "b:0011": 1.0}
     place = decided(tmp_path / "decisions", weights, dropped=["a:0001", "b:0002"])
     out = Place(str(tmp_path / "out"))
-    assert write_list(Kept.of([place]), sources_of(tmp_path, tars), out) == 4
+    write_list(Kept.of([place]), sources_of(tmp_path, tars), out)
     rows = list(list_rows(tmp_path / "out" / "LIST.parquet"))
     assert [(row["id"], row["weight"], row["key"]) for row in rows] == [
         (name, weight, name[2:]) for name, weight in weights.items()
@@ -139,9 +139,51 @@ def test_tars_go_on_where_they_were_stopped_and_are_not_mixed(tmp_path, tars, mo
     for number in range(3):
         name = f"{number:05d}.tar"
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    with pytest.raises(ConfigError, match="holds tars of 5 pairs each, and now it is 6; remove that folder"):
+        write_tars(listed, out, samples=6)
+    write_list(Kept.of([decided(tmp_path / "weighted", dict.fromkeys(weights, 2.0))]), sources, out)
+    assert write_tars(listed, out, samples=5).before == 3, "weights are not in tars"
     write_list(Kept.of([decided(tmp_path / "others", {"a:0001": 1.0})]), sources, out)
-    with pytest.raises(ConfigError, match="tars of other decisions"):
+    with pytest.raises(ConfigError, match="holds tars of other pairs, as before a removal; remove that folder"):
         write_tars(listed, out, samples=5)
+
+
+def test_numbers_of_new_samples_and_keys_of_tars_are_told_apart(tmp_path):
+    """Keys of img2dataset have nine digits, as the numbers have; a tar of ours has keys with numbers before them."""
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for number in range(3):
+        (loose / f"{number}.png").write_bytes(png(50 + number))
+    keys = [f"{number:09d}" for number in range(3)]
+    for name, some in (("a", [*keys, f"1/{keys[0]}"]), ("b", keys)):
+        shard(tmp_path / f"{name}.tar", {f"{key}.png": png(10 + at) for at, key in enumerate(some)})
+    paths = [loose, *(tmp_path / f"{name}.tar" for name in "ab")]
+    sources = sources_of(tmp_path, *paths)
+    tar_ids = [f"a:{key}" for key in (*keys, f"1/{keys[0]}")] + [f"b:{key}" for key in keys]
+    weights = dict.fromkeys([*tar_ids, *(f"{loose}/{n}.png" for n in range(3))], 1.0)
+    for order in (sources, sources[::-1]):
+        out = Place(str(tmp_path / f"out-{order[0].name[-5:]}"))
+        write_list(Kept.of([decided(tmp_path / "decisions", weights)]), order, out)
+        write_tars(out.path("LIST.parquet"), out)
+        images = sorted(sample["png"] for sample in contents(out.path("00000.tar")).values())
+        expected = [*range(10, 14), *range(10, 13), *range(50, 53)]
+        assert images == sorted(png(number) for number in expected)
+
+
+def test_a_list_is_there_at_every_moment(tmp_path, tars, monkeypatch):
+    out, sources = Place(str(tmp_path / "out")), sources_of(tmp_path, tars)
+    write_list(Kept.of([decided(tmp_path / "first", {"a:0001": 1.0})]), sources, out)
+    before = (tmp_path / "out" / "LIST.parquet").read_bytes()
+    kept = Kept.of([decided(tmp_path / "second", {"a:0002": 1.0})])
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr("os.replace", lambda *paths: 1 / 0)
+        write_list(kept, sources, out)
+    assert (tmp_path / "out" / "LIST.parquet").read_bytes() == before
+    pq.write_table(pa.table({"id": ["b:0001"], "caption": ["x"]}), tmp_path / "captions.parquet")
+    with pytest.raises(DataError, match="captions of none of these pairs"):
+        write_list(kept, sources, out, captions=[str(tmp_path / "captions.parquet")])
+    assert (tmp_path / "out" / "LIST.parquet").read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["LIST.parquet"]
 
 
 def test_images_of_parquet_files_and_folders_become_tars_with_their_captions(tmp_path):

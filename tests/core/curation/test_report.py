@@ -1,5 +1,7 @@
 """The page on a curation: counts, associations in closed form, examples, and what is said of what was not looked at."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,11 +10,13 @@ import pytest
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curation.bias import associations
 from vladapt.core.curation.record import chain_of, last_of, write_record
-from vladapt.core.curation.samples import SQUARES, mosaic
+from vladapt.core.curation.report import StageDone, unchecked
+from vladapt.core.curation.samples import SQUARES, Sample, mosaic
 from vladapt.core.curation.tallies import sizes, thresholds, words_by
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curation_report import report_on_curation
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.shards.sources import Row
 
 
 def write_decisions(folder, ids, keep, reasons=None, **scores):
@@ -68,14 +72,14 @@ def test_of_several_last_stages_one_must_be_named(tmp_path):
         last_of(tmp_path)
 
 
-def test_associations_are_differences_of_shares_before_and_after(tmp_path):
+def test_associations_are_differences_of_shares_before_and_after():
     women = ["a woman who is a nurse"] * 30 + ["a woman at work"] * 10
     men = ["a man who is a nurse"] * 10 + ["The man at work"] * 30
     texts = [*women, *men, "a woman and a man, nurse", "a nurse"]
     ids = [f"{n:03d}" for n in range(len(texts))]
     table = PairTable.of(ids, text=texts)
     keep = [not (text == women[0] and n % 3 == 0) for n, text in enumerate(texts)]  # a third of the nurses go
-    made = {each.word: each for each in associations(table, write_decisions(tmp_path / "d", ids, keep))}
+    made = {each.word: each for each in associations(table, np.flatnonzero(keep))}
     nurse = made["nurse"]
     assert nurse.attributes == ("women", "men")
     assert nurse.before[0] == pytest.approx(30 / 40 - 10 / 40)
@@ -87,31 +91,58 @@ def test_associations_are_differences_of_shares_before_and_after(tmp_path):
     assert not {"woman", "man"} & set(made)
 
 
-def test_attributes_of_ones_own_count_instead(tmp_path):
+def test_attributes_of_ones_own_count_instead():
     texts = ["old house"] * 25 + ["new house"] * 20 + ["new boat"] * 5
-    ids = [f"{n:03d}" for n in range(50)]
-    folder = write_decisions(tmp_path / "d", ids, [True] * 50)
-    table = PairTable.of(ids, text=texts)
-    made = associations(table, folder, {"old": ["old"], "new": ["new"]})
-    assert {each.word: each.before[0] for each in made}["house"] == pytest.approx(0.2)
-    assert associations(table, folder) == []
+    every = np.arange(50)
+    table = PairTable.of([f"{n:03d}" for n in range(50)], text=texts)
+    made = associations(table, every, {"old": ["Old"], "new": ["new"]})
+    assert {each.word: each.before[0] for each in made} == pytest.approx({"house": 0.2, "boat": -0.2})
+    assert associations(table, every) == []
     with pytest.raises(ConfigError, match="give two"):
-        associations(table, folder, {"old": ["old"]})
+        associations(table, every, {"old": ["old"]})
 
 
-def test_tallies_count_before_and_after(tmp_path):
-    ids = ["a", "b", "c", "d"]
-    table = PairTable.of(
-        ids, language=["en", "de", "en", None], width=[50, 150, 900, 2000], height=[90, 150, 950, 2000]
-    )
-    folder = write_decisions(tmp_path / "d", ids, [True, False, True, True])
-    assert [(t.name, t.before, t.after) for t in words_by(table, "language", folder)] == [
+def test_words_are_those_of_any_script():
+    texts = ["ein mädchen fährt"] * 25 + ["ein Junge läuft"] * 25 + ["старая книга"] * 25 + ["новая книга"] * 25
+    table = PairTable.of([f"{n:03d}" for n in range(100)], text=texts)
+    german = associations(table, np.arange(100), {"girls": ["Mädchen"], "boys": ["junge"]})
+    assert {each.word for each in german} == {"fährt", "läuft"}
+    russian = associations(table, np.arange(100), {"old": ["старая"], "new": ["новая"]})
+    assert russian == []  # "книга" goes with both alike
+
+
+def test_tallies_count_before_and_after():
+    widths, heights = [50, 150, 900, 2000, 0], [90, 150, 950, 2000, 0]
+    table = PairTable.of(list("abcde"), language=["en", "de", "en", None, None], width=widths, height=heights)
+    kept = np.array([0, 2, 3])
+    assert [(t.name, t.before, t.after) for t in words_by(table, "language", kept)] == [
         ("en", 2, 2),
+        ("not told", 2, 1),
         ("de", 1, 0),
-        ("not told", 1, 1),
     ]
-    counts = {t.name: (t.before, t.after) for t in sizes(table, folder)}
+    counts = {t.name: (t.before, t.after) for t in sizes(table, kept)}
     assert counts["below 100"] == (1, 1) and counts["100 to 199"] == (1, 0) and counts["1600 and more"] == (1, 1)
+    assert counts["not known"] == (1, 0)
+
+
+def test_a_page_loads_nothing_from_the_web_and_says_who_lacks_features(tmp_path):
+    row = Row("a", "http://127.0.0.1:9/a.jpg", text="a cat")
+    assert Sample(row, (), 0, faces=True).picture() is None
+    stage = {"curator": "random", "pairs": 3, "kept": 2, "dropped": {}, "notes": [], "weight": 2, "after": []}
+    folder = write_decisions(tmp_path / "d", ["a", "b", "c"], [True, True, False])
+    write_record(folder, {**stage, "stage": "subset", "without_features": 7, "table": str(tmp_path / "gone")})
+    page = report_on_curation(folder).read_text()
+    assert "7 pairs without features were left out" in page and "2 of 3 pairs" in page
+
+
+def test_the_page_names_what_was_not_looked_at_by_what_ran():
+    def lines(*names):
+        stages = [StageDone(Path(), {"curator": name, "stage": stage}) for name, stage in names]
+        return " ".join(unchecked(None, stages, faces=True))
+
+    assert "Test sets: none" in lines(("removal", "decontaminate"))
+    assert "Test sets: none" not in lines(("decontaminate", "decontaminate"))
+    assert "Copies of images" in lines(("random", "subset")) and "Copies of images" not in lines(("sem-dedup", "dedup"))
 
 
 def test_what_if_limits_are_quantiles_of_the_scores(tmp_path):

@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from tar_shards import png, shard, simple
 
-from vladapt.core.curation import Kept
+from vladapt.core.curation import Kept, record_of, write_record
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.shards import Manifest, Place
 from vladapt.core.sharing.dataset_card import CuratedSet, dataset_card
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
@@ -43,11 +44,12 @@ def test_the_last_stage_of_a_folder_is_written_with_a_card(decided, tmp_path):
     card = (tmp_path / "chosen" / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "size_categories:\n- n<1K" in card
     assert f"{second.kept} of 40 pairs" in card and first.folder.name in card and second.folder.name in card
-    assert f"| random | 40 | 20 | 50.0% | {first.folder.name} |" in card
+    assert f"| random | 0 | 40 | 20 | 50.0% | {first.folder.name} |" in card
     assert '"fraction": 0.5' in card and '"ids": "opt-outs.txt"' in card and "removed by id" in card
     assert hashlib.sha256((tmp_path / "chosen" / "LIST.parquet").read_bytes()).hexdigest() in card
     assert str(folder) not in card and str(tmp_path) not in card
-    assert "Test sets" not in card.split("What no stage could check")[1] or "decontaminate" not in card
+    write_kept(folder / "out", tmp_path / "chosen")  # replaces its own card
+    assert "Test sets: none was given" in card.split("What no stage could check")[1]
 
 
 def test_the_card_tells_what_weights_amount_to(decided):
@@ -75,10 +77,33 @@ def test_what_cannot_be_written_is_refused(decided, tmp_path):
         write_kept(folder / "out", tmp_path, write=["csv"])
     with pytest.raises(ConfigError, match="give one"):
         write_kept(folder / "out", "s3://bucket/x")
-    with pytest.raises(DataError, match="32 hexadecimal digits"):
-        write_kept(folder / "out", tmp_path, write=["uids"])
     with pytest.raises(DataError, match="no last stages"):
         write_kept(tmp_path, tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "README.md").write_text("# Mine")
+    (tmp_path / "captions").mkdir()
+    for problem, how in (
+        ("32 hexadecimal digits", {"write": ["uids"]}),
+        (r"apache-2\.0", {"licence": "as you like"}),
+        ("captions of none; give", {"captions": tmp_path / "captions"}),
+        ("README.md: is not a card by", {"out": tmp_path / "own"}),
+    ):
+        with pytest.raises(DataError, match=problem):
+            write_kept(folder / "out", **{"out": tmp_path / "new", **how})
+    assert not [*tmp_path.rglob("LIST.parquet"), *tmp_path.rglob("*.tar")], "nothing is written before all is checked"
+    assert (tmp_path / "own" / "README.md").read_text() == "# Mine"
+
+
+def test_sources_that_were_replaced_under_their_names_are_refused(tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(6))
+    made = curate("random", [tar], tmp_path / "out", options={"fraction": 0.5})
+    record = {**record_of(made.folder), "inputs": Manifest.of([str(tar)], Place(str(tmp_path)), tmp_path).digest}
+    write_record(made.folder, record)
+    write_kept(tmp_path / "out", tmp_path / "chosen")
+    shard(tar, simple(7))
+    with pytest.raises(DataError, match="the sources have changed since the decisions"):
+        write_kept(tmp_path / "out", tmp_path / "chosen")
+    assert write_kept(tmp_path / "out", tmp_path / "chosen", sources=[tar]).kept == 3
 
 
 def test_captions_by_a_model_stand_beside_the_texts(decided, tmp_path):

@@ -65,6 +65,23 @@ def test_decisions_and_indices_lose_what_is_listed(tmp_path):
     }
 
 
+def test_known_images_that_earlier_stages_dropped_leave_indices(tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(12))
+    before = curate("random", [tar], tmp_path / "out", options={"fraction": 0.5})
+    dropped = [row["id"] for row in pq.read_table(before.folder).to_pylist() if not row["keep"]]
+    image = png(int(dropped[2][-4:]))
+    index = index_of(tmp_path / "index", [*dropped, "other:0001"], [None] * (len(dropped) + 1))
+    sums = written(tmp_path / "sums.txt", hashlib.sha256(image).hexdigest())
+    how = {"hashes": sums, "indices": [index], "after": [str(before.folder)]}
+    removed = remove([tar], tmp_path / "out", **how)
+    assert removed.indices == {str(index): 1} and removed.unchecked == {str(index): 1}
+    assert set(left_in(index)) == {*dropped, "other:0001"} - {dropped[2]}
+    stages = list((tmp_path / "out").iterdir())
+    with pytest.raises(DataError, match="nowhere"):
+        remove([tar], tmp_path / "out", **{**how, "indices": [tmp_path / "nowhere"], "after": None})
+    assert list((tmp_path / "out").iterdir()) == stages, "before decisions are made"
+
+
 def test_an_index_alone_loses_ids_and_files_by_their_sums(tmp_path):
     files = []
     for number in range(5):
@@ -76,7 +93,8 @@ def test_an_index_alone_loses_ids_and_files_by_their_sums(tmp_path):
         f"{hashlib.sha256(png(1)).hexdigest()}\n{hashlib.md5(png(2)).hexdigest()}\n{hashlib.sha256(png(4)).hexdigest()}"
     )
     ids, hashes = written(tmp_path / "ids.txt", f"{files[3]}\n"), written(tmp_path / "sums.txt", sums)
-    assert remove([], None, ids=ids, hashes=hashes, indices=[index]).indices == {str(index): 3}
+    removed = remove([], None, ids=ids, hashes=hashes, indices=[index])
+    assert removed.indices == {str(index): 3} and removed.unchecked == {str(index): 1}  # whose file is gone
     assert left_in(index) == [str(files[0]), str(files[4])]
     assert remove([], None, ids=ids, indices=[index]).indices == {str(index): 0}
 
