@@ -154,7 +154,15 @@ def unit_rows(pairs: PairTable, features: str, rows: np.ndarray | slice) -> np.n
     Raises:
         DataError: some are not finite.
     """
-    units = pairs.unit(features, rows)
-    if broken := len(units) - int(np.isfinite(units).all(axis=1).sum()):
-        raise DataError(f"{features}: {broken} rows are not finite; embed these pairs again, or leave them out")
-    return units
+    return finite(pairs.unit(features, rows), features)
+
+
+def finite(rows: np.ndarray, column: str) -> np.ndarray:
+    """The rows as they are.
+
+    Raises:
+        DataError: some are not finite.
+    """
+    if broken := len(rows) - int(np.isfinite(rows).reshape(len(rows), -1).all(axis=1).sum()):
+        raise DataError(f"{column}: {broken} rows are not finite; embed these pairs again, or leave them out")
+    return rows

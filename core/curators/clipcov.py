@@ -15,7 +15,7 @@ from ..contracts.options import option
 from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
 from ._kmeans import unit_rows
-from ._ranks import count_of
+from ._ranks import count_of, rounded
 from ._targets import read_target
 
 RELEASED_PICKS_PER_REFRESH = 1400
@@ -81,7 +81,7 @@ class Clipcov(Curator):
         latent = self._latent_classes(pairs, names)
         members = members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
-        start = start_scores(**terms)
+        start = rounded(start_scores(**terms))
         count = count_of(len(pairs), self.fraction)
         refresh = self.refresh or max(1, round(count / RELEASED_PICKS_PER_REFRESH))
 

@@ -6,7 +6,7 @@ Exact and near copies are told as in DataComp: In search of the next generation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -100,6 +100,9 @@ class Decontaminate(Curator):
     @cached_property
     def _tables(self) -> list[HeldOutTable]:
         return read_tables(place for place in self.tests if place not in self._features)
+
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._features, self._tables
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         whole: dict[str, np.ndarray] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import DataError
+from ._kmeans import finite
 from ._ranks import best, count_of
 
 PAIRS_AT_ONCE, REFERENCES_AT_ONCE = 1024, 1024
@@ -61,15 +63,20 @@ class Hype(Curator):
     def _added(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.add.split(",") if name.strip())
 
+    def check(self, columns: Collection[str]) -> None:
+        check_features_place(self.reference_images)
+        check_features_place(self.reference_texts)
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         images = self._reference(self.reference_images, IMAGE_FEATURES, pairs)
         texts = self._reference(self.reference_texts, CAPTION_FEATURES, pairs)
         rows = {
             name: np.empty(len(pairs), np.float32) for name in ("image_specificity", "text_specificity", "similarity")
         }
+        added = [finite(pairs.numbers(name).astype(np.float32), name) for name in self._added]
         for block in pairs.blocks(PAIRS_AT_ONCE):
             image, text = (
-                exponential_map(pairs.numbers(kind, block), self.curvature)
+                exponential_map(finite(pairs.numbers(kind, block), kind), self.curvature)
                 for kind in (IMAGE_FEATURES, CAPTION_FEATURES)
             )
             rows["image_specificity"][block] = self._mean_over(
@@ -80,9 +87,7 @@ class Hype(Curator):
             )
             rows["similarity"][block] = -distances_of_pairs(image, text, self.curvature)
             progress(block.stop, len(pairs))
-        total = sum((pairs.numbers(name).astype(np.float32) for name in self._added), sum(rows.values()))
-        if not np.isfinite(total).all():
-            raise DataError("features or added columns hold NaN or infinity; leave these pairs out")
+        total = sum(added, sum(rows.values()))
         rows["hype"] = total
         return Survey(rows={**rows, "chosen": best(total, count_of(len(pairs), self.keep))})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +90,9 @@ class M4(Curator):
         columns = [name for name in (*self.attributes, *self.labels) if name not in self._words]
         columns += [TEXT] if len(columns) < len(self.attributes) + len(self.labels) else []
         return tuple(dict.fromkeys([*columns, *([self.utility] if self.utility else [])]))
+
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._words
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         rounds = self._many_utilities(pairs)

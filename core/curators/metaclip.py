@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -70,9 +70,15 @@ class Metaclip(Curator):
                 f"curator '{self.name}': give metadata=FILE, a list of entries; what is kept depends on it"
             )
 
+        if self.tail_share is not None:
+            self.refuse_unused("tail_share takes the place of a limit", "limit")
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (TEXT,) if "" in self._strings else (TEXT, LANGUAGE)
+
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._strings
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         lists = self._lists

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,9 @@ class Removal(Curator):
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(sorted(self._sums))
+
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._ids, self._sums
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         seen = 0

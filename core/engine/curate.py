@@ -45,6 +45,8 @@ from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
+Columns = tuple[Collection[str], Collection[str]]
+"""Those that are needed, and those that are taken where they are."""
 TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 PLACES = {"PATH", "FILE", "DIR"}
@@ -122,7 +124,8 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
+    columns = {*built.reads, *reads}, {*built.may_read, *may_read}
+    table, name = _table(built, columns, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
@@ -169,8 +172,8 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
-    reads: Collection[str],
-    may_read: Collection[str],
+    built: Curator,
+    columns: Columns,
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -178,10 +181,11 @@ def _table(
     read: _Read,
 ) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
-    columns = reads, may_read
-    facts, made_of, features = _from_peers(sources, place, columns, asked)
+    if not sources:
+        built.check(FEATURES)
+    facts, made_of, features = _from_peers(built, sources, place, columns, asked)
     if sources and not facts:
-        facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
+        facts, made_of = _from_shards(built, sources, place, columns, asked, reporter, read)
     if asked.features is not None:
         features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
@@ -190,11 +194,18 @@ def _table(
     return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
 
 
-Columns = tuple[Collection[str], Collection[str]]
-"""Those that are needed, and those that are taken where they are."""
+def check_curators(built: Sequence[Curator], facts: PairFacts) -> None:
+    """Raise what curators lack, a column, a package or a file, before pairs are read.
+
+    Args:
+        facts: the stage that would read them.
+    """
+    for curator in built:
+        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
 
 
 def _from_shards(
+    built: Curator,
     sources: Sequence[str | Path],
     place: Place,
     columns: Columns,
@@ -204,7 +215,9 @@ def _from_shards(
 ) -> tuple[list[str], list[str]]:
     """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
     manifest = manifest_of(sources, place)
-    job = job_of(PairFacts.of(manifest, *columns), manifest, place, asked, BATCH)
+    stage = PairFacts.of(manifest, *columns)
+    check_curators([built], stage)
+    job = job_of(stage, manifest, place, asked, BATCH)
     summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
     read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
     files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
@@ -212,7 +225,7 @@ def _from_shards(
 
 
 def _from_peers(
-    sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
+    built: Curator, sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
 ) -> tuple[list[str], list[str], PairFeatures | None]:
     """The same of folders of other tools, and the features that they bring.
 
@@ -224,6 +237,7 @@ def _from_peers(
         return [], [], None
     if len(peers) < len(sources):
         raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    built.check({TEXT, *FEATURES, *set[str]().union(*(each.columns for each in peers))})
     reads, may_read = columns
     facts: list[str] = []
     folders: list[str] = []

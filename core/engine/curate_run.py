@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.curator import TEXT, Curator
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.shown import in_short
@@ -19,7 +18,7 @@ from ..errors import ConfigError
 from ..registry import build_curator
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
-from .curate import Curated, curate, need_folder
+from .curate import Curated, check_curators, curate, need_folder
 from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
@@ -95,7 +94,7 @@ def run_curation(
             raise ConfigError("give the pairs by --data, or their features by --features")
         peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
         if not peers:
-            _check_before_embedding(built, (reads, may_read), sources, out)
+            check_curators(built, PairFacts.of(manifest_of(sources, place_of_shards(out)), reads, may_read))
         if not any(each.features for each in peers):
             features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
     stages: list[Curated] = []
@@ -122,22 +121,6 @@ def run_curation(
 
 
 SHARED = ("engine", "processes", "address", "worker_cpus", "worker_gpus", "shard_size")
-
-
-def _check_before_embedding(
-    built: Sequence[Curator],
-    columns: tuple[Collection[str], Collection[str]],
-    sources: Sequence[str | Path],
-    out: Path,
-) -> None:
-    """Raise what curators lack, a column, a package or a file, before hours of embedding.
-
-    Args:
-        columns: that they need, and that they look at where they are.
-    """
-    facts = PairFacts.of(manifest_of(sources, place_of_shards(out)), *columns)
-    for curator in built:
-        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
 
 
 def _embedded(
