@@ -137,7 +137,7 @@ def test_every_option_changes_what_is_kept():
     first = kept(**base)
     for changed in (
         {"eps": 0.02},
-        {"fraction": 0.3},
+        {"fraction": 0.3, "eps": 0.07},
         {"which": "easy"},
         {"chains": "greedy"},
         {"borders": True},
