@@ -3,7 +3,7 @@
     python benchmarks/curation.py --store FOLDER [--seeds 5] [--pairs 20000] [METHOD ...]
 
 Each seed draws a pool (`curation_pool.py`: 24 classes with a long tail, two fifths right pairs, the rest wrong pairs of
-seven kinds and copies of two; wrong captions name all classes equally often), and 8,000 other pairs, of which a fifth
+seven kinds and copies of two; wrong captions are as long-tailed as right ones), and 8,000 other pairs, of which a fifth
 have the caption of another class and none has another fault. From these a scorer learns; its features of the pool are
 written as `vladapt embed --as parquet` writes them. Each method chooses by `vladapt.curate`, and towers that know
 nothing, the same for all methods of a seed, see as many samples of what it keeps as of what others keep. They answer on
@@ -41,7 +41,7 @@ from curation_towers import Towers, answers, class_features, features_of, traine
 from scipy.special import stdtrit
 
 from vladapt.core.curation.bias import associations
-from vladapt.core.curation.table import decided, open_table
+from vladapt.core.curation.table import decided, open_table, positions_kept
 from vladapt.core.engine.curate import Curated, curate
 from vladapt.core.runtime.files import write_whole
 from vladapt.core.testing.curation import write_features
@@ -216,9 +216,9 @@ def recovered(pool: Pool, dropped: np.ndarray) -> dict[str, object]:
 def biased(decisions: Path) -> dict[str, float]:
     """Share of rings in texts of night less that in texts of day, before and after."""
     record = json.loads((decisions / "_state" / "curation.json").read_text())
-    told = [
-        each for each in associations(open_table(Path(record["table"])), decisions, ATTRIBUTES) if each.word in RING
-    ]
+    table = open_table(Path(record["table"]))
+    kept = positions_kept(table, [str(decisions)])
+    told = [each for each in associations(table, kept, ATTRIBUTES) if each.word in RING]
     return {
         "bias_before": sum(each.before[0] for each in told if each.before),
         "bias": sum(each.after[0] for each in told if each.after),

@@ -78,10 +78,10 @@ def main() -> None:
         with torch.inference_mode():
             features = F.normalize(backbone.encode_image(pixels).float(), dim=-1)
         whole = features if whole is None else whole
-        apart = (features - whole).norm(dim=-1)
+        distances = (features - whole).norm(dim=-1)
         name = "all of it" if margin is None else f"{margin} x {side // margin} or more"
         name += " (`--fast-decode`)" * (margin == preprocessing.FAST_MARGIN)
-        differences = ["–", "–"] if margin is None else [f"{apart.mean():.3f}", f"{apart.max():.3f}"]
+        differences = ["–", "–"] if margin is None else [f"{distances.mean():.3f}", f"{distances.max():.3f}"]
         cells = [name, f"{size[0]} x {size[1]}", f"{milliseconds:.0f}", *differences]
         lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)

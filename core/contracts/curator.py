@@ -138,10 +138,18 @@ class PairTable:
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         return np.divide(features, norms, out=features, where=norms > 0)
 
-    def uniform(self, seed: int, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(M,) float64 in [0, 1), each drawn by the hash of its id and the seed alone, whatever else is in the set."""
+    def uniform(self, seed: int, rows: np.ndarray | slice = slice(None), *, purpose: str) -> np.ndarray:
+        """(M,) float64 in [0, 1), each drawn by the hash of its id, the seed and the purpose, whatever else is in the
+        set.
+
+        Args:
+            purpose: what is drawn, such as the name of the curator. Draws for two purposes are independent, so that a
+                stage does not draw again what the one before it drew.
+        """
         key = seed.to_bytes(8, "little", signed=True)
-        digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8, key=key).digest() for i in self.names(rows))
+        salt = hashlib.blake2b(purpose.encode(), digest_size=hashlib.blake2b.PERSON_SIZE).digest()
+        hashed = (hashlib.blake2b(i.encode(), digest_size=8, key=key, person=salt) for i in self.names(rows))
+        digests = b"".join(each.digest() for each in hashed)
         return (np.frombuffer(digests, "<u8") >> np.uint64(11)).astype(np.float64) / 2**53
 
     def _of(self, column: Any, rows: np.ndarray | slice) -> Any:

@@ -55,6 +55,11 @@ def digests(strings: Sequence[str]) -> np.ndarray:
     return np.frombuffer(joined, "<u8").reshape(-1, 2)
 
 
+def plain_sum(text: str) -> str:
+    """A sum in hexadecimal digits as it is compared: in lower case."""
+    return text.strip().lower()
+
+
 def digests_of(pairs: PairTable, name: str, as_written: Callable[[str], str] = lambda text: text) -> np.ndarray:
     """(N, 2) uint64 `digests` of a column of strings, read some at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ ITERATIONS = 20
 ROWS_PER_CENTROID = 256
 """Of the pairs, drawn by their ids, from which centroids are learned."""
 ROWS_AT_ONCE, DIGITS = 16_384, 6
+PRODUCTS_AT_ONCE = 2**24
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
 
 
@@ -34,7 +36,7 @@ class Clusters:
 
     Args:
         centroids: (K, D) float32 unit rows.
-        nearest: (N, 2) int32, the nearest and the second nearest centroid; (N, 1) where there is one cluster.
+        nearest: (N, 2) int32, the nearest and the second nearest centroid; (N, 1) where there is one.
         similarity: (N,) float32 cosine to the nearest, to six digits, so that equal rows are equally near wherever they
             stand in a block.
     """
@@ -81,7 +83,7 @@ def cluster(
     from ..data import faiss_library
 
     count, faiss = number_of_clusters(len(pairs), clusters), faiss_library()
-    drawn = np.concatenate([pairs.uniform(seed, rows) for rows in pairs.blocks()])
+    drawn = np.concatenate([pairs.uniform(seed, rows, purpose="k-means: sample") for rows in pairs.blocks()])
     sample = unit_rows(pairs, features, np.sort(np.argsort(drawn, kind="stable")[: ROWS_PER_CENTROID * count]))
     means = faiss.Kmeans(
         sample.shape[1],
@@ -104,17 +106,40 @@ def assign(
     Args:
         centroids: (K, D) unit rows.
     """
+    search = centroid_search(centroids)
+    nearest, similarity = [], np.empty(len(pairs), np.float32)
+    for rows in pairs.blocks(ROWS_AT_ONCE):
+        cosines, index = search(unit_rows(pairs, features, rows))
+        nearest.append(index)
+        similarity[rows] = np.round(cosines, DIGITS)
+        progress(rows.stop, len(pairs))
+    return Clusters(centroids, np.concatenate(nearest), similarity)
+
+
+def centroid_search(centroids: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Rows (M, D) -> (M,) the largest inner product of each with a centroid (K, D), and (M, 2) int32 which that is, and
+    the second; (M, 1) where all centroids are equal.
+
+    Of equally near ones it is the first. Equal centroids count as the first of them: in a matrix product their columns
+    may be rounded differently.
+    """
     import torch
 
-    from ..data import nearest_rows
+    first = np.sort(np.unique(centroids, axis=0, return_index=True)[1])
+    keys, width = torch.from_numpy(centroids[first]), min(2, len(first))
+    step = max(1, PRODUCTS_AT_ONCE // len(first))
 
-    keys, width = torch.from_numpy(centroids), min(2, len(centroids))
-    nearest, similarity = np.empty((len(pairs), width), np.int32), np.empty(len(pairs), np.float32)
-    for rows in pairs.blocks(ROWS_AT_ONCE):
-        cosines, index = nearest_rows(torch.from_numpy(unit_rows(pairs, features, rows)), keys, width)
-        nearest[rows], similarity[rows] = index.numpy(), np.round(cosines[:, 0].numpy(), DIGITS)
-        progress(rows.stop, len(pairs))
-    return Clusters(centroids, nearest, similarity)
+    def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        largest, index = torch.empty(len(rows)), torch.empty(len(rows), width, dtype=torch.long)
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            products = torch.from_numpy(rows[some]) @ keys.T
+            largest[some], index[some, 0] = products.max(dim=1)  # of equal ones the first
+            if width == 2:
+                index[some, 1] = products.scatter_(1, index[some, :1], -torch.inf).argmax(dim=1)
+        return largest.numpy(), first[index.numpy()].astype(np.int32)
+
+    return search
 
 
 def unit_rows(pairs: PairTable, features: str, rows: np.ndarray | slice) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from ..contracts.curator import IMAGE_FEATURES, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import DataError
-from ._kmeans import assign, cluster, clusters_option
+from ._kmeans import assign, centroid_search, cluster, clusters_option
 from ._targets import read_target
 from .caption import Caption
 
@@ -56,11 +56,7 @@ class ImageBased(Caption):
 
 def nearest_centroid(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """(M,) index of the centroid (K, D) with the largest inner product with each row (M, D)."""
-    import torch
-
-    from ..data import nearest_rows
-
-    return nearest_rows(torch.from_numpy(rows), torch.from_numpy(centroids), 1)[1][:, 0].numpy()
+    return centroid_search(centroids)(rows)[1][:, 0]
 
 
 def read_centroids(place: str, width: int) -> np.ndarray:

@@ -49,7 +49,9 @@ class KCenter(Curator):
             positions = rows if isinstance(rows, slice) else rows.numpy()
             return torch.from_numpy(unit_rows(pairs, self.features, positions))
 
-        drawn = np.concatenate([pairs.uniform(self.seed, rows) for rows in pairs.blocks()])
+        drawn = np.concatenate(
+            [pairs.uniform(self.seed, rows, purpose="k-center: first centre") for rows in pairs.blocks()]
+        )
         count = count_of(len(pairs), self.fraction)
         first = int(drawn.argmin())
         chosen, nearest = farthest_first(

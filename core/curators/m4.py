@@ -101,7 +101,8 @@ class M4(Curator):
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         flags, useful = self._facts(pairs)
         q = self._problem(flags, useful).weights(survey.whole["multipliers"])
-        fails = {"its attributes are too frequent": q <= 0 if self.weights else pairs.uniform(self.seed) >= q}
+        dropped = q <= 0 if self.weights else pairs.uniform(self.seed, purpose=self.name) >= q
+        fails = {"its attributes are too frequent": dropped}
         return Decision.of(fails, q.astype(np.float32) if self.weights else None, {"m4": q.astype(np.float32)})
 
     @cached_property

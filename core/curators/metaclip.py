@@ -104,7 +104,7 @@ class Metaclip(Curator):
             keep += text_probability(survey.whole["probability"][start + entry], text, len(pairs))
         fails = {"no entry matches": keep == 0}
         if not self.weights:
-            fails["its entries are frequent"] = pairs.uniform(self.seed) >= keep
+            fails["its entries are frequent"] = pairs.uniform(self.seed, purpose=self.name) >= keep
         weight = keep.astype(np.float32) if self.weights else None
         return Decision.of(fails, weight, {"metaclip": keep.astype(np.float32)})
 

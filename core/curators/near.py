@@ -16,6 +16,9 @@ from ._copies import SIZES, Edges, best_of, groups_of, preference, score_option,
 HASH = "phash"
 """Column of 64-bit perceptual hashes; 0 where there is none."""
 ROUNDS = 16
+"""In which the best of all groups is compared with the others of its own; what is left is compared group by group."""
+MOST_COMPARED, LEADERS_AT_ONCE = 2**30, 256
+"""Cosines taken of what is left at most: 32,768 images of one group, or many small groups."""
 ROWS_AT_ONCE = 16_384
 
 
@@ -60,7 +63,7 @@ class Near(Curator):
         if confirms:
             best, cosines, left = confirmed(pairs, groups, rank, self.cosine)
             if left:
-                notes.append(f"{left:,} pairs stay unexamined: their hashes are too common to tell copies.")
+                notes.append(f"{left:,} pairs stay unexamined: too many share their hashes to compare them all.")
         dropped = best != np.arange(len(pairs))
         told = f"; features confirm {dropped.sum():,} of these" if confirms else "; there are no features to confirm it"
         told = "" if self.cosine == 0 else told
@@ -117,7 +120,7 @@ def confirmed(
 
     Returns:
         (N,) position of the copy that stays, its own where that is the pair; (N,) cosine with it; and how many pairs
-        were not compared after `ROUNDS` rounds, which all stay.
+        are in groups too large to be compared whole, and stay.
     """
     best, cosines = np.arange(len(pairs)), np.ones(len(pairs), np.float32)
     open_ = np.flatnonzero(np.bincount(groups)[groups] > 1)
@@ -129,9 +132,46 @@ def confirmed(
         for start in range(0, len(open_), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
             one, other = (pairs.unit(IMAGE_FEATURES, rows[some]) for rows in (open_, others))
-            alike[some] = (one * other).sum(axis=1)
+            told = one.any(axis=1) & other.any(axis=1)  # of a pair without features its hash decides
+            alike[some] = np.where(told, (one * other).sum(axis=1), 1)
         alike[open_ == others] = 1
         same = alike >= least
         best[open_[same]], cosines[open_[same]] = others[same], alike[same]
         open_ = open_[~same]
-    return best, cosines, len(open_)
+    left, compared = 0, 0
+    _, number, sizes = np.unique(groups[open_], return_inverse=True, return_counts=True)
+    members = np.split(open_[np.lexsort((rank[open_], number))], np.cumsum(sizes)[:-1]) if len(open_) else []
+    for group in sorted(members, key=len):
+        compared += len(group) ** 2
+        if compared > MOST_COMPARED:
+            left += len(group)
+            continue
+        of, alike = _first_alike(pairs.unit(IMAGE_FEATURES, group), least)
+        best[group], cosines[group] = group[of], alike
+    return best, cosines, left
+
+
+def _first_alike(units: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) which of the rows that stay is the first that each row is alike to, itself where it stays; (M,) cosine.
+
+    Args:
+        units: (M, D), the best first.
+    """
+    of, cosines = np.arange(len(units)), np.ones(len(units), np.float32)
+    open_ = np.arange(len(units))
+    while len(open_):
+        some, rest = open_[:LEADERS_AT_ONCE], open_[LEADERS_AT_ONCE:]
+        among = units[some] @ units[some].T
+        stays = np.ones(len(some), bool)
+        for row in range(len(some)):
+            if stays[row]:
+                copies = row + 1 + np.flatnonzero(stays[row + 1 :] & (among[row, row + 1 :] >= least))
+                stays[copies], of[some[copies]], cosines[some[copies]] = False, some[row], among[row, copies]
+        leaders = some[stays]
+        alike = units[rest] @ units[leaders].T
+        first = (alike >= least).argmax(axis=1)
+        alike = alike[np.arange(len(rest)), first]
+        same = alike >= least
+        of[rest[same]], cosines[rest[same]] = leaders[first[same]], alike[same]
+        open_ = rest[~same]
+    return of, cosines

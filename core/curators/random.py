@@ -28,7 +28,7 @@ class Random(Curator):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         count = max(1, int(len(pairs) * self.fraction))
-        drawn = np.concatenate([pairs.uniform(self.seed, rows) for rows in pairs.blocks()])
+        drawn = np.concatenate([pairs.uniform(self.seed, rows, purpose=self.name) for rows in pairs.blocks()])
         chosen = np.zeros(len(pairs), bool)
         chosen[np.argsort(drawn, kind="stable")[:count]] = True
         return Survey(rows={"chosen": chosen})

@@ -60,7 +60,7 @@ class Realsyn(Curator):
         some = pairs.among(inside)
         count = self.clusters or max(1, round(len(some) / PAIRS_PER_CLUSTER))
         clusters = cluster(some, IMAGE_FEATURES, count, self.seed, progress)
-        drawn = np.concatenate([some.uniform(self.seed, rows) for rows in some.blocks()])
+        drawn = np.concatenate([some.uniform(self.seed, rows, purpose=self.name) for rows in some.blocks()])
         rank[inside] = ranks_within(-drawn, clusters.nearest[:, 0])
         full = int(np.count_nonzero(clusters.sizes > self.most))
         note = f"{full} of {len(clusters.sizes)} clusters have more than {self.most} of {len(some)} pairs"

@@ -14,6 +14,7 @@ from ..contracts.curator import Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.reading import check_regular, text_lines
+from ._copies import plain_sum
 
 KINDS = {32: "md5", 64: "sha256"}
 """Hexadecimal digits of a sum -> what it is."""
@@ -63,7 +64,7 @@ class Removal(Curator):
             fails["known image"] = np.zeros(len(pairs), bool)
         for kind, sums in self._sums.items():
             fails["known image"] |= np.fromiter(
-                (s.lower() in sums for s in pairs.strings(kind, rows)), bool, len(pairs)
+                (plain_sum(s) in sums for s in pairs.strings(kind, rows)), bool, len(pairs)
             )
         return Decision.of(fails)
 
@@ -109,9 +110,10 @@ def read_sums(path: Path) -> dict[str, frozenset[str]]:
     """
     sums: dict[str, set[str]] = {}
     for number, line in enumerate(text_lines(path, "write one sum per line"), start=1):
-        first = re.split(r"[\s,;]", line.strip(), maxsplit=1)[0].lower()
+        first = re.split(r"[\s,;]", line.strip(), maxsplit=1)[0]
         if not first or first.startswith("#"):
             continue
+        first = plain_sum(first)
         if len(first) not in KINDS or not HEXADECIMAL.fullmatch(first):
             raise DataError(
                 f"{path} line {number}: '{shortened(first, 40)}' is neither a sha256 (64 hexadecimal digits) nor an "

@@ -80,8 +80,8 @@ class SCLIPLoss(Curator):
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         passes = 1 if len(pairs) <= self.batch else self.passes  # one batch is the same in every pass
         draws = (
-            np.concatenate([pairs.uniform(self.seed + number, rows) for rows in pairs.blocks()])
-            for number in range(passes)
+            np.concatenate([pairs.uniform(self.seed, rows, purpose=purpose) for rows in pairs.blocks()])
+            for purpose in (f"s-cliploss: pass {number}" for number in range(passes))
         )
         by_text, by_image = norms_of_batches(
             lambda rows: (pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows)),

@@ -70,7 +70,7 @@ class SemDedup(Curator):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         clusters = cluster(pairs, self.features, self.clusters, self.seed, progress)
-        drawn = _drawn(pairs, self.seed) if self.which == "random" else None
+        drawn = _drawn(pairs, self.seed, "sem-dedup: order") if self.which == "random" else None
         order = visiting_order(clusters.similarity, self.which, drawn)
         lists = members_in_order(clusters.nearest if self.borders else clusters.nearest[:, :1], order)
 
@@ -223,7 +223,7 @@ def missed_by_clusters(pairs: PairTable, features: str, clusters: Clusters, limi
     Args:
         limit: the cosine above which two pairs are near.
     """
-    sample = np.sort(np.argsort(_drawn(pairs, seed), kind="stable")[:SAMPLE])
+    sample = np.sort(np.argsort(_drawn(pairs, seed, "sem-dedup: borders"), kind="stable")[:SAMPLE])
     queries, own = unit_rows(pairs, features, sample), clusters.nearest[sample]
     near = divided = cured = 0
     for rows in pairs.blocks(ROWS_AT_ONCE):
@@ -242,5 +242,5 @@ def missed_by_clusters(pairs: PairTable, features: str, clusters: Clusters, limi
     )
 
 
-def _drawn(pairs: PairTable, seed: int) -> np.ndarray:
-    return np.concatenate([pairs.uniform(seed, rows) for rows in pairs.blocks()])
+def _drawn(pairs: PairTable, seed: int, purpose: str) -> np.ndarray:
+    return np.concatenate([pairs.uniform(seed, rows, purpose=purpose) for rows in pairs.blocks()])

@@ -60,7 +60,7 @@ class SquareRoot(Curator):
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         share = survey.rows["share"]
-        dropped = np.zeros(len(pairs), bool) if self.weights else pairs.uniform(self.seed) >= share
+        dropped = np.zeros(len(pairs), bool) if self.weights else pairs.uniform(self.seed, purpose=self.name) >= share
         weight = share.astype(np.float32) if self.weights else None
         return Decision.of({"its class is frequent": dropped}, weight, {"share": share.astype(np.float32)})
 

@@ -159,7 +159,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_right_one(fit, refused, colou
 
 def test_an_unknown_command_and_an_unknown_kind_of_list(vladapt, refused):
     refused(vladapt("fitt"), USAGE, "fitt", "fit")
-    refused(vladapt("list", "adaptors"), USAGE, "adaptors", "did you mean adapters?")
+    refused(vladapt("list", "adaptors"), USAGE, "adaptors", "did you mean adapters")
     refused(vladapt("show", "medical/defualt"), USAGE, "defualt", "did you mean medical/default")
 
 

@@ -8,7 +8,7 @@ import pytest
 from parity_checks import filters
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators import _captions
+from vladapt.core.curators import _captions, _kmeans, image_based
 from vladapt.core.curators._captions import fasttext_tokens
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_curator
@@ -42,6 +42,29 @@ def test_image_based_clusters_the_pool_where_no_centroids_are_given():
     assert not np.array_equal(many.keep, decision.keep)
     other = build_curator("image-based", target=drawn_rows(3), clusters=6, seed=4).survey(pairs)
     assert not np.array_equal(other.rows["cluster"], clusters)
+
+
+def test_a_row_has_the_same_cluster_as_a_pair_and_as_a_target_also_where_centroids_are_equal():
+    random = np.random.default_rng(0)
+    for kinds, copies, width in ((5, 40, 512), (1, 40, 48), (3, 1, 48)):
+        kind = random.normal(size=(kinds, width)).astype(np.float32)
+        kind /= np.linalg.norm(kind, axis=1, keepdims=True)
+        centroids = np.tile(kind, (copies, 1))
+        rows = kind[random.integers(kinds, size=200)]
+        pairs = PairTable.of([f"{n:03d}" for n in range(200)], image_features=rows)
+        clusters = _kmeans.assign(pairs, "image_features", centroids)
+        wanted = (rows @ kind.T).argmax(axis=1)
+        assert np.array_equal(clusters.nearest[:, 0], wanted)
+        assert np.array_equal(image_based.nearest_centroid(rows, centroids), wanted)
+        assert np.array_equal(image_based.nearest_centroid(rows[:7], centroids), wanted[:7])
+        assert clusters.nearest.shape[1] == min(2, kinds)
+        assert kinds == 1 or (clusters.nearest[:, 1] != wanted).all()
+
+
+def test_of_two_equally_near_centroids_the_first_is_taken():
+    rows = np.full((9, 2), 0.5**0.5, np.float32)
+    assert image_based.nearest_centroid(rows, np.eye(2, dtype=np.float32)).tolist() == [0] * 9
+    assert image_based.nearest_centroid(rows, np.eye(2, dtype=np.float32)[::-1].copy()).tolist() == [0] * 9
 
 
 def test_spaces_that_only_unicode_knows_divide_words_and_not_tokens():

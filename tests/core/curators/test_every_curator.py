@@ -54,7 +54,7 @@ def test_blocks_change_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_subset_is_judged_as_if_the_others_were_not_there(name):
     pairs = drawn_pairs()
-    rows = np.flatnonzero(pairs.uniform(3) < 0.7)
+    rows = np.flatnonzero(pairs.uniform(3, purpose="subset of a test") < 0.7)
     alone = drawn_pairs(rows=rows)
     assert np.array_equal(decided(name, pairs.among(rows)).reason, decided(name, alone).reason)
 
@@ -70,3 +70,23 @@ def test_it_belongs_to_a_stage_and_cites_what_it_is(name):
     cls = curator_class(name)
     assert cls.stage in STAGES
     assert len(cls.__doc__ or "") > 80
+
+
+def test_draws_of_two_curators_are_independent_at_the_same_seed(monkeypatch):
+    """The sample for k-means, which `d4` and others share, chooses no pair."""
+    purposes, uniform = {}, PairTable.uniform
+
+    def drawn(self, seed, rows=slice(None), *, purpose):
+        purposes.setdefault(purpose, set()).add(name)
+        return uniform(self, seed, rows, purpose=purpose)
+
+    monkeypatch.setattr(PairTable, "uniform", drawn)
+    pairs = drawn_pairs(40)
+    for name in NAMES:
+        options = options_of_curator(name, pairs) | ({"which": "random"} if name == "sem-dedup" else {})
+        build_curator(name, **options).decide_all(pairs)
+    shared = {purpose: users - {"d4"} for purpose, users in purposes.items() if purpose != "k-means: sample"}
+    assert len(shared) > 7 and all(len(users) == 1 for users in shared.values()), shared
+    monkeypatch.undo()
+    between = np.corrcoef([drawn_pairs(600).uniform(0, purpose=purpose) for purpose in purposes])
+    assert np.abs(between - np.eye(len(between))).max() < 0.2

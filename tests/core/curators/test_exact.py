@@ -57,6 +57,11 @@ def test_the_largest_stays_then_the_best_pair_then_the_smallest_id():
     assert kept(table(**same, aesthetic=[1.0, np.nan, 3.0, 2.0]), score="aesthetic") == [2]
 
 
+def test_capital_letters_of_a_digest_count_as_small_ones():
+    assert kept(table(sha256=["AB" * 32, "ab" * 32, "cd" * 32])) == [0, 2]
+    assert kept(table(sha256=["", "", ""], pixels_sha256=["aB", "x", "Ab"]), pixels=True) == [0, 1]
+
+
 def test_pairs_with_other_captions_may_stay():
     pairs = table(sha256=["a", "a", "a", "", ""], text=["dog", "cat", "dog", "dog", "dog"])
     assert kept(pairs) == [0, 3, 4]

@@ -30,7 +30,7 @@ def test_what_is_kept_covers_the_rest_better_than_a_random_subset():
 def test_each_is_the_farthest_of_those_before_it():
     survey = build_curator("k-center", fraction=0.1, seed=2).survey(PAIRS)
     order = np.argsort(survey.rows["rank"])[len(PAIRS) - 12 :]
-    assert order[0] == PAIRS.uniform(2).argmin()
+    assert order[0] == PAIRS.uniform(2, purpose="k-center: first centre").argmin()
     for count in range(1, 12):
         assert order[count] == distances_to(order[:count]).argmax()
     assert f"all pairs lie within {distances_to(order).max():.3f}" in survey.notes[0]

@@ -48,14 +48,40 @@ def test_features_confirm_copies_and_never_tie_what_hashes_do_not():
     assert kept(pairs, cosine=0) == [0, 4]
 
 
-def test_a_hash_that_many_images_share_is_searched_for_copies_in_rounds():
-    count = 3 * near.ROUNDS
-    features = np.eye(count // 2)[np.arange(count) // 2]
+def test_of_a_pair_without_features_its_hash_decides():
+    features = np.eye(3)[[0, 0, 1]] * [[1], [0], [1]]
+    assert kept(table([BASE, flipped(1), flipped(2)], image_features=features)) == [0, 2]
+
+
+def test_all_copies_of_a_hash_that_many_images_share_are_dropped(monkeypatch):
+    count = 4 * near.ROUNDS
+    features = np.eye(count // 2)[np.random.default_rng(2).permutation(np.arange(count) // 2)]
     pairs = table([BASE] * count, image_features=features)
     curator = build_curator("near")
+    _, first = np.unique(features.argmax(axis=1), return_index=True)
+    for at_once in (256, 5):
+        monkeypatch.setattr(near, "LEADERS_AT_ONCE", at_once)
+        survey = curator.survey(pairs)
+        assert np.flatnonzero(curator.decide(pairs, survey).keep).tolist() == sorted(first)
+        assert len(survey.notes) == 1
+    monkeypatch.setattr(near, "MOST_COMPARED", 0)
     survey = curator.survey(pairs)
     assert (~curator.decide(pairs, survey).keep).sum() == near.ROUNDS
-    assert f"{near.ROUNDS} pairs stay unexamined" in survey.notes[1]
+    assert f"{count - 2 * near.ROUNDS} pairs stay unexamined" in survey.notes[1]
+
+
+def test_comparing_a_group_in_blocks_decides_as_rounds_do(monkeypatch):
+    random = np.random.default_rng(4)
+    features = random.normal(size=(120, 3))
+    pairs = table([BASE] * 120, image_features=features, width=random.integers(1, 99, 120))
+    decided = []
+    for rounds, at_once in ((1000, 256), (0, 256), (3, 7)):
+        monkeypatch.setattr(near, "ROUNDS", rounds)
+        monkeypatch.setattr(near, "LEADERS_AT_ONCE", at_once)
+        decided.append(build_curator("near").decide_all(pairs))
+    for other in decided[1:]:
+        assert np.array_equal(decided[0].keep, other.keep)
+        np.testing.assert_allclose(decided[0].scores["cosine"], other.scores["cosine"], atol=1e-5)
 
 
 def test_the_kept_one_is_the_largest_and_the_copies_of_the_drawn_pairs_are_met():

@@ -43,7 +43,7 @@ def test_both_steps_keep_the_pairs_of_the_released_code(released, norm, tmp_path
     image, text, orders = (released[name].numpy() for name in ("image", "text", "permutation"))
     monkeypatch.setattr("vladapt.core.curators.s_cliploss.cut", lambda order, batch: cut(order, batch, True))
     draws = iter(orders)  # the released ones instead of ours
-    monkeypatch.setattr(PairTable, "uniform", lambda self, seed, rows: np.argsort(next(draws)))
+    monkeypatch.setattr(PairTable, "uniform", lambda self, seed, rows, purpose: np.argsort(next(draws)))
     pairs = PairTable.of([f"{number:04d}" for number in range(len(image))], image_features=image, caption_features=text)
     curator = build_curator(
         "s-cliploss",
@@ -153,3 +153,18 @@ def test_what_cannot_be_is_said_in_one_line():
     pairs = PairTable.of(list("abcd"), image_features=broken, caption_features=np.ones((4, 3)))
     with pytest.raises(DataError, match="NaN"):
         build_curator("s-cliploss").decide_all(pairs)
+
+
+def test_passes_of_one_seed_and_of_the_next_are_independent(monkeypatch):
+    draws, uniform = [], PairTable.uniform
+
+    def drawn(*given, **named):
+        draws.append(uniform(*given, **named))
+        return draws[-1]
+
+    monkeypatch.setattr(PairTable, "uniform", drawn)
+    for seed in (0, 1):
+        build_curator("s-cliploss", batch=200, passes=3, seed=seed).decide_all(drawn_pairs(600))
+    assert len(draws) == 6
+    between = np.corrcoef(draws) - np.eye(6)
+    assert np.abs(between).max() < 0.2
