@@ -68,3 +68,7 @@ def _shuffled(lists: list[np.ndarray], seed: int) -> list[np.ndarray]:
 
 
 GROUPS = (semdedup, density_pruning)
+DEVIATIONS = {
+    "sem-dedup": "members of a cluster are visited by cosines of 6 digits, so that of equal rows the one of the "
+    "smaller id is kept; the released code sorts by all digits"
+}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import DataError
-from .options import settle
+from ..errors import ConfigError, DataError
+from .options import options_of, settle
 from .shown import in_short
 
 if TYPE_CHECKING:
@@ -235,6 +235,16 @@ class Curator(ABC):
 
     def __post_init__(self):
         settle(self, f"curator '{self.name}'")
+
+    def refuse_unused(self, why: str, *names: str) -> None:
+        """Raise ConfigError where one of these options is not at its default, but has no effect.
+
+        Args:
+            why: in short words, what makes it so.
+        """
+        for each in options_of(type(self)):
+            if each.name in names and getattr(self, each.name) != each.default:
+                raise ConfigError(f"curator '{self.name}': {each.name} has no effect: {why}; omit {each.name}")
 
     @property
     def reads(self) -> tuple[str, ...]:

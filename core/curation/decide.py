@@ -7,10 +7,8 @@ OUT/<hash of settings>/_state/survey/     what was learned of all pairs, and wha
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from ..registry import build_curator
 from ..shards import Manifest, Stage
 from ..shards.sources import Row, Source
 from ..shards.task import settings_hash
-from .table import open_table
+from .table import open_table, readable, whole_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -73,7 +71,7 @@ class DecisionStage(Stage):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"curator": self.curator, "options": dict(self.options), "facts": list(self.facts)}
+        return {"curator": self.curator, "options": resolved(self.build()), "facts": list(self.facts)}
 
     @property
     def hash(self) -> str:
@@ -120,6 +118,12 @@ class DecisionStage(Stage):
         return Manifest((TableRows(self.table, "pairs", self.hash, len(self.pairs())),))
 
 
+def resolved(curator: Curator) -> dict[str, Any]:
+    """All options of a curator as they are, those that nobody gave too, as JSON."""
+    options = {each.name: getattr(curator, each.name) for each in fields(curator) if not each.name.startswith("_")}
+    return json.loads(json.dumps(options, default=str))
+
+
 @dataclass
 class AtWork:
     """What a worker holds: a curator, the pairs, and what was learned of them."""
@@ -146,15 +150,11 @@ def survey_pairs(stage: DecisionStage, folder: Path, progress: Progress = lambda
     if not len(pairs):
         raise DataError("no pairs are left")
     survey = curator.survey(pairs, progress)
-    work = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    for kind in ("whole", "rows"):
-        for name, values in getattr(survey, kind).items():
-            np.save(work / f"{kind}.{name}.npy", np.asarray(values), allow_pickle=False)
-    (work / NOTES).write_text(json.dumps(survey.notes))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(work, folder)
+    with whole_folder(folder, NOTES) as work:
+        for kind in ("whole", "rows"):
+            for name, values in getattr(survey, kind).items():
+                np.save(work / f"{kind}.{name}.npy", np.asarray(values), allow_pickle=False)
+        (work / NOTES).write_text(json.dumps(survey.notes))
     return survey
 
 
@@ -182,7 +182,8 @@ def counted(folder: Path) -> tuple[int, dict[str, int], float]:
     reasons: dict[str, int] = {}
     pairs, weight = 0, 0.0
     for file in sorted(folder.glob("part-*.parquet")):
-        table = pq.read_table(file, columns=["reason", "weight"])
+        with readable(file):
+            table = pq.read_table(file, columns=["reason", "weight"], partitioning=None)
         pairs += len(table)
         weight += float(table.column("weight").to_numpy().sum(dtype=np.float64))
         for each in table.column("reason").value_counts().to_pylist():

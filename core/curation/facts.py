@@ -38,8 +38,6 @@ MEASURED = {
 SIZES, DECODED = {"width", "height"}, {"pixels_sha256", "phash"}
 ROWS_AT_ONCE = 256
 """With their images."""
-BROKEN = "\ufffd"
-"""What stands for bytes that are not UTF-8."""
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
 
 
@@ -108,8 +106,8 @@ class PairFacts(Stage):
         while some := list(islice(rows, ROWS_AT_ONCE)):
             made = []
             for row in some:
-                if BROKEN in (row.text or ""):
-                    yield Unreadable(row.id, "its text is in no known encoding; store it as UTF-8, or leave it out")
+                if row.text_lost:
+                    yield Unreadable(row.id, row.text_lost)
                     continue
                 try:
                     measured = self._measured(row) if self.measured and row.has_image else {}

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import DataError
 from ..runtime.files import write_whole
 from ..runtime.reading import read_json
+from ..runtime.remote import is_url
 
 RECORD = "_state/curation.json"
 
@@ -20,7 +21,7 @@ def write_record(decisions: Path, record: dict[str, Any]) -> None:
 
 
 def record_of(decisions: Path) -> dict[str, Any]:
-    """What ran.
+    """What ran; its table and its sources are where they were, or beside the decisions where all were moved.
 
     Raises:
         DataError: no decisions there, or the stage has not ended.
@@ -31,7 +32,16 @@ def record_of(decisions: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
         raise DataError(f"{path}: not a record of curation; run the stage again")
+    if "table" in record:
+        record["table"] = _now(str(record["table"]), decisions.parent / "tables")
+    record["sources"] = [_now(str(each), *decisions.absolute().parents[:2]) for each in record.get("sources") or ()]
     return record
+
+
+def _now(name: str, *folders: Path) -> str:
+    """Where a file or folder is: where it was, or in one of some folders."""
+    places = [] if is_url(name) else [Path(name), *(folder / Path(name).name for folder in folders)]
+    return next((str(each) for each in places if each.exists()), name)
 
 
 def chain_of(decisions: Path) -> list[Path]:
@@ -57,9 +67,8 @@ def chain_of(decisions: Path) -> list[Path]:
 
 def _before(folder: Path, name: str) -> Path:
     """An earlier folder: where it was, or beside the later one where both were moved."""
-    beside = folder.parent / Path(name).name
-    place = next((each for each in (Path(name), beside) if each.is_dir()), None)
-    if place is None:
+    place = Path(_now(name, folder.parent))
+    if not place.is_dir():
         raise DataError(f"{folder}: comes after {name}, which is gone; put it beside {folder.name}")
     return place
 

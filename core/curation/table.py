@@ -1,9 +1,9 @@
 """The table of all pairs, sorted by id, gathered from shards: columns as files that are mapped into memory.
 
-FOLDER/ids.arrow, text.arrow, ...   strings
-FOLDER/width.npy, ...               numbers and flags
-FOLDER/image_features.npy           (N, D), as they were stored
-FOLDER/table.json                   what it holds; written last
+FOLDER/ids.arrow
+FOLDER/column-0.arrow, ...   strings
+FOLDER/column-1.npy, ...     numbers, flags, and features, (N, D), as they were stored
+FOLDER/table.json            what it holds, and in which file each column lies; written last
 
 Sorting and joining are DuckDB's, out of core, so that memory stays flat however many pairs there are.
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ import numpy as np
 
 from ..contracts.curator import PairTable
 from ..errors import DataError
+from ..runtime.files import MARKER, PARTIAL, claimed, remove_abandoned
 from ..runtime.process import need_package
 from .facts import FEATURES
 
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow
 
-DESCRIPTION, SORTED, FORMAT = "table.json", "sorted.parquet", 1
+DESCRIPTION, SORTED, FORMAT = "table.json", "sorted.parquet", 2
 HAS = "has_"
 """Before the name of features: the flags of the pairs that have some."""
 MEMORY = "1GB"
 """Of DuckDB; what is larger is sorted on the disk."""
+PARQUET = "read_parquet(?, hive_partitioning = false)"
+"""Of DuckDB, which would take a folder k=v for a column k."""
 PLACES = "places"
 ROWS_AT_ONCE, FEATURES_AT_ONCE = 65_536, 8192
 
@@ -67,7 +71,9 @@ class PairFeatures:
         import pyarrow.parquet as pq
 
         files = _shards_below(Path(folder))
-        names = pq.read_schema(files[0]).names
+        with readable(files[0]):
+            schema = pq.read_schema(files[0])
+        names = schema.names
         endings = [name.removeprefix("encoder") for name in names if name.startswith("encoder")]
         ending = f"_{backbone}" if backbone else ""
         if ending not in endings:
@@ -76,8 +82,13 @@ class PairFeatures:
         columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
         if not columns:
             raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")
-        with database(None) as base:
-            query = f'SELECT DISTINCT "encoder{ending}" FROM read_parquet(?) LIMIT 2'
+        if "id" not in names:
+            raise DataError(f"{files[0]}: no column 'id'; call the column of the ids of the pairs so")
+        for name in columns.values():
+            if not _is_rows(schema.field(name).type):
+                raise DataError(f"{files[0]}: column '{name}' is {schema.field(name).type}; give lists of floats")
+        with database() as base:
+            query = f'SELECT DISTINCT "encoder{ending}" FROM {PARQUET} LIMIT 2'
             encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
         if len(encoders) != 1:
             raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
@@ -85,8 +96,9 @@ class PairFeatures:
 
     @property
     def digest(self) -> list[list[Any]]:
-        """What changes when the shards do."""
-        return [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
+        """What changes when the shards do, or which of their columns are taken."""
+        versions = [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
+        return [[self.encoder, *sorted(self.columns.values())], *versions]
 
 
 def _shards_below(folder: Path) -> list[str]:
@@ -119,19 +131,8 @@ def build_table(
     if not (folder / DESCRIPTION).is_file():
         need_package("curation", "duckdb", "curation")
         say("Gathering the pairs into one table")
-        work = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        try:
+        with whole_folder(folder, DESCRIPTION) as work:
             _gather(work, facts, features)
-            if folder.exists():  # of a process that was stopped
-                shutil.rmtree(folder)
-            os.replace(work, folder)
-        except OSError:
-            if not (folder / DESCRIPTION).is_file():  # else another process was quicker
-                raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return open_table(folder)
 
 
@@ -144,12 +145,53 @@ def open_table(folder: Path) -> PairTable:
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
         columns = {
-            name: _strings_at(folder / f"{name}.arrow") if kind == "string" else np.load(_npy(folder, name), "r")
-            for name, kind in description["columns"].items()
+            name: _strings_at(folder / file) if file.endswith(".arrow") else np.load(folder / file, "r")
+            for name, file in description["columns"].items()
         }
         return PairTable(_strings_at(folder / "ids.arrow"), columns, description["encoder"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder}: not a whole table of pairs ({error}); remove the folder") from None
+
+
+@contextmanager
+def whole_folder(folder: Path, last: str) -> Iterator[Path]:
+    """A folder to be filled in the block, which then stands as `folder`. What another process has finished meanwhile
+    stays, and what killed ones left is removed.
+
+    Args:
+        last: a file in it, by which it is whole.
+    """
+    remove_abandoned(folder.parent.glob(f"{PARTIAL}{folder.name}-*"), MARKER)
+    work = folder.with_name(f"{PARTIAL}{folder.name}-{secrets.token_hex(8)}")
+    work.mkdir(parents=True)
+    try:
+        with claimed(work / MARKER):
+            yield work
+            with suppress(OSError):  # a system that removes no open files
+                (work / MARKER).unlink()
+        if not (folder / last).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(work, folder)
+    except OSError:
+        if not (folder / last).is_file():
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def readable(place: object) -> Iterator[None]:
+    """A block that reads Parquet or Arrow.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise _damaged(str(place), error) from error
 
 
 @contextmanager
@@ -158,6 +200,9 @@ def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Args:
         folder: that what does not fit is sorted in.
+
+    Raises:
+        DataError: a file that is read is damaged, or lacks a column.
     """
     import duckdb
 
@@ -168,28 +213,35 @@ def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         base.execute("SET enable_progress_bar = false")
         yield base
+    except duckdb.Error as error:
+        raise _damaged("pairs", error) from error
     finally:
         base.close()
+
+
+def _damaged(place: str, error: Exception) -> DataError:
+    return DataError(f"{place}: cannot be read ({' '.join(str(error).split())}); restore the file, or make it again")
 
 
 def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None) -> None:
     with database(folder) as base:
         path = str(folder / SORTED)
         columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
-        base.execute(f"COPY (SELECT {columns} FROM read_parquet(?) ORDER BY id) TO '{_quoted(path)}'", [files])
-        kinds, rows = _write_columns(folder, path)
+        base.execute(f"COPY (SELECT {columns} FROM {PARQUET} ORDER BY id) TO '{_quoted(path)}'", [files])
+        names, rows = _write_columns(folder, path)
         encoder = ""
         if features is not None:
             encoder = features.encoder
-            kinds |= _write_features(folder, base, path, features, rows)
+            with readable(os.path.dirname(features.files[0])):
+                _write_features(folder, base, path, features, rows, names)
     (folder / SORTED).unlink()
     shutil.rmtree(folder / "sorting", ignore_errors=True)
-    description = {"format": FORMAT, "rows": rows, "encoder": encoder, "columns": kinds}
+    description = {"format": FORMAT, "rows": rows, "encoder": encoder, "columns": names}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _write_columns(folder: Path, path: str) -> tuple[dict[str, str], int]:
-    """The columns of a sorted Parquet file, each as a file; (column -> kind, number of rows)."""
+    """The columns of a sorted Parquet file, each as a file; (column -> file, number of rows)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -198,15 +250,16 @@ def _write_columns(folder: Path, path: str) -> tuple[dict[str, str], int]:
     if not rows:
         raise DataError("there are no pairs; check the sources")
     schema = file.schema_arrow
-    kinds = {each.name: "string" if _is_text(each.type) else str(each.type) for each in schema if each.name != "id"}
+    own = [each for each in schema if each.name != "id"]
+    names = {each.name: f"column-{n}.{'arrow' if _is_text(each.type) else 'npy'}" for n, each in enumerate(own)}
     numbers = {
-        name: np.lib.format.open_memmap(_npy(folder, name), "w+", _numpy_type(schema.field(name).type), (rows,))
-        for name, kind in kinds.items()
-        if kind != "string"
+        name: np.lib.format.open_memmap(folder / file, "w+", _numpy_type(schema.field(name).type), (rows,))
+        for name, file in names.items()
+        if file.endswith(".npy")
     }
-    texts = {"id": "ids", **{name: name for name, kind in kinds.items() if kind == "string"}}
+    texts = {"id": "ids.arrow", **{name: file for name, file in names.items() if name not in numbers}}
     held = pa.schema([("value", pa.large_string())])
-    writers = {name: pa.ipc.new_file(str(folder / f"{stem}.arrow"), held) for name, stem in texts.items()}
+    writers = {name: pa.ipc.new_file(str(folder / file), held) for name, file in texts.items()}
     start, last = 0, None
     try:
         for batch in file.iter_batches(ROWS_AT_ONCE):
@@ -222,7 +275,7 @@ def _write_columns(folder: Path, path: str) -> tuple[dict[str, str], int]:
     finally:
         for writer in writers.values():
             writer.close()
-    return kinds, rows
+    return names, rows
 
 
 def _check_ids(ids: list[str], last: str | None) -> str:
@@ -233,9 +286,15 @@ def _check_ids(ids: list[str], last: str | None) -> str:
 
 
 def _write_features(
-    folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures, rows: int
-) -> dict[str, str]:
-    """Features in the order of the ids, and flags of those that have some."""
+    folder: Path,
+    base: duckdb.DuckDBPyConnection,
+    path: str,
+    features: PairFeatures,
+    rows: int,
+    columns: dict[str, str],
+) -> None:
+    """Features in the order of the ids, and flags of those that have some; their files are added to the columns."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     written: dict[str, np.ndarray] = {}
@@ -250,22 +309,23 @@ def _write_features(
                 there = np.flatnonzero((place >= 0) & values.is_valid().to_numpy(zero_copy_only=False))
                 if not len(there):
                     continue
-                vectors = values.take(there).flatten().to_numpy(zero_copy_only=False).reshape(len(there), -1)
+                lists = values.take(there)
+                widths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+                vectors = lists.flatten().to_numpy(zero_copy_only=False)
                 if name not in written:
-                    shape = (rows, vectors.shape[1])
-                    written[name] = np.lib.format.open_memmap(_npy(folder, name), "w+", vectors.dtype, shape)
-                if vectors.shape[1] != written[name].shape[1]:
+                    columns[name] = f"column-{len(columns)}.npy"
+                    shape = (rows, int(widths[0]))
+                    written[name] = np.lib.format.open_memmap(folder / columns[name], "w+", vectors.dtype, shape)
+                if (widths != written[name].shape[1]).any():
                     raise DataError(f"{file}: features of another width than those before; embed all pairs with one")
-                written[name][place[there]] = vectors
+                written[name][place[there]] = vectors.reshape(len(there), -1)
                 flags[name][place[there]] = True
-    os.unlink(_npy(folder, PLACES))
+    os.unlink(folder / f"{PLACES}.npy")
     if not written:
         raise DataError(f"{os.path.dirname(features.files[0])}: features of none of the pairs; embed the same sources")
-    kinds: dict[str, str] = {}
-    for name, vectors in written.items():
-        np.save(_npy(folder, f"{HAS}{name}"), flags[name])
-        kinds |= {name: str(vectors.dtype), f"{HAS}{name}": "bool"}
-    return kinds
+    for name in written:
+        columns[f"{HAS}{name}"] = f"column-{len(columns)}.npy"
+        np.save(folder / columns[f"{HAS}{name}"], flags[name])
 
 
 def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: PairFeatures) -> np.ndarray:
@@ -274,7 +334,7 @@ def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: 
 
     counts = [pq.read_metadata(file).num_rows for file in features.files]
     starts = np.cumsum([0, *counts])
-    places = np.lib.format.open_memmap(_npy(folder, PLACES), "w+", np.int64, (int(starts[-1]),))
+    places = np.lib.format.open_memmap(folder / f"{PLACES}.npy", "w+", np.int64, (int(starts[-1]),))
     places[:] = -1
     base.execute(
         "CREATE TEMP TABLE files AS SELECT unnest(?) AS name, unnest(?) AS start",
@@ -283,9 +343,10 @@ def _places(folder: Path, base: duckdb.DuckDBPyConnection, path: str, features: 
     joined = str(folder / f"{PLACES}.parquet")
     base.execute(
         f"""COPY (SELECT files.start + f.file_row_number AS row, s.file_row_number AS place
-        FROM read_parquet(?, filename = true, file_row_number = true) f
+        FROM read_parquet(?, filename = true, file_row_number = true, hive_partitioning = false) f
         JOIN files ON f.filename = files.name
-        JOIN read_parquet('{_quoted(path)}', file_row_number = true) s ON f.id = s.id) TO '{_quoted(joined)}'""",
+        JOIN read_parquet('{_quoted(path)}', file_row_number = true, hive_partitioning = false) s
+        ON f.id = s.id) TO '{_quoted(joined)}'""",
         [list(features.files)],
     )
     for batch in pq.ParquetFile(joined, pre_buffer=False).iter_batches(ROWS_AT_ONCE):
@@ -300,14 +361,17 @@ def _strings_at(path: Path) -> pyarrow.ChunkedArray:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("value")
 
 
-def _npy(folder: Path, name: str) -> str:
-    return str(folder / f"{name}.npy")
-
-
 def _is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_rows(kind: pyarrow.DataType) -> bool:
+    import pyarrow.types as types
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return lists and types.is_floating(kind.value_type)
 
 
 def _numpy_type(kind: pyarrow.DataType) -> np.dtype:
@@ -331,32 +395,40 @@ def decided(folder: str) -> list[str]:
     """Files of decisions.
 
     Raises:
-        DataError: none in that folder.
+        DataError: none in that folder, or they are damaged or of something else.
     """
+    import pyarrow.parquet as pq
+
     files = sorted(map(str, Path(folder).glob("part-*.parquet")))
     if not files:
         raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
+    for file in files:
+        with readable(file):
+            if not {"id", "keep"} <= set(pq.read_schema(file).names):
+                raise DataError(f"{file}: no decisions in it; give the folder that `vladapt curate` printed")
     return files
 
 
 def positions_kept(table: PairTable, decisions: Sequence[str]) -> np.ndarray:
-    """(M,) int64, ascending: the pairs of a table that all of some earlier decisions keep.
+    """(M,) int64, ascending: the pairs of a table that all of some earlier decisions keep; none where these keep none.
 
     Args:
         decisions: folders of `part-*.parquet`.
 
     Raises:
-        DataError: no decisions there, or none of these pairs among them.
+        DataError: no decisions there, or of other pairs.
     """
     import pyarrow as pa
 
     ids = pa.table({"id": table.ids, "place": np.arange(len(table.ids))})
-    with database(None) as base:
+    with database() as base:
         base.register("ids", ids)
-        listed = [", ".join(f"'{_quoted(file)}'" for file in decided(folder)) for folder in decisions]
-        tests = [f"id IN (SELECT id FROM read_parquet([{files}]) WHERE keep)" for files in listed]
+        files = [decided(folder) for folder in decisions]
+        tests = [f"ids.id IN (SELECT d.id FROM {PARQUET} d WHERE d.keep)" for _ in files]
         query = f"SELECT place FROM ids WHERE {' AND '.join(tests)} ORDER BY place"
-        places = base.execute(query).fetchnumpy()["place"]
-    if not len(places):
-        raise DataError(f"{decisions[0]}: keeps none of these pairs; give decisions of the same sources")
+        places = base.execute(query, files).fetchnumpy()["place"]
+        for folder, each in zip(decisions, files) if not len(places) else ():
+            judged = f"SELECT 1 FROM ids WHERE ids.id IN (SELECT d.id FROM {PARQUET} d) LIMIT 1"
+            if not base.execute(judged, [each]).fetchall():
+                raise DataError(f"{folder}: decisions of none of these pairs; give decisions of the same sources")
     return np.asarray(places, np.int64)

@@ -22,6 +22,7 @@ LANGUAGE = "language"
 ANY = "any"
 FASTTEXT_TOKEN = re.compile("\n|[^ \t\n\v\f\r\0]+")
 TEXTS_AT_ONCE = 4096
+SUBTAGS = re.compile("[-_]")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -47,7 +48,11 @@ class CaptionFilter(Curator):
     @property
     def rule_of_language(self) -> str:
         """In short words."""
-        return f"not in language {self.language}"
+        return f"not in language {self._code}"
+
+    @property
+    def _code(self) -> str:
+        return language_code(self.language)
 
     def check(self, columns: Collection[str]) -> None:
         """Raise what is missing.
@@ -63,14 +68,19 @@ class CaptionFilter(Curator):
         return Survey()
 
     def _detects(self, columns: Collection[str]) -> bool:
-        return self.language != ANY and (bool(self.language_model) or LANGUAGE not in columns)
+        return self._code != ANY and (bool(self.language_model) or LANGUAGE not in columns)
 
     def in_another_language(self, pairs: PairTable, texts: Sequence[str]) -> np.ndarray:
         """(N,) flags."""
-        if self.language == ANY:
+        if self._code == ANY:
             return np.zeros(len(texts), bool)
         languages = _identifier(self.language_model)(texts) if self._detects(pairs.columns) else pairs.strings(LANGUAGE)
-        return np.array([each.lower().partition("-")[0] != self.language for each in languages], bool)
+        return np.array([language_code(each) != self._code for each in languages], bool)
+
+
+def language_code(tag: str) -> str:
+    """ "en" of "EN", "en-US" or "en_GB"."""
+    return SUBTAGS.split(tag.strip().lower(), maxsplit=1)[0]
 
 
 def fasttext_tokens(text: str) -> int:

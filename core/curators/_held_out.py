@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, TEXT, PairTable, Progress
-from ..errors import DataError
+from ..errors import DataError, shortened
 from ..runtime.process import need_package
 from ._kmeans import unit_rows
 from ._targets import read_target
@@ -28,7 +28,13 @@ ROWS_AT_ONCE = 16_384
 SAMPLE, LEAST_SAMPLE = 2048, 40
 UNRELATED = 3.09
 """Standard deviations; one of a thousand draws of a normal distribution lies beyond."""
-DEFAULT_LIMITS, LEAST_LIMIT, MOST_LIMIT = (0.95, 0.85), 0.5, 0.99
+LIKE = 0.95
+"""Of test images, the share whose nearest other one is less like them than what is dropped with its caption."""
+DEFAULT_LIMITS, LEAST_LIMIT, USABLE = (0.95, 0.85), 0.5, 0.9999
+"""Beyond `USABLE`, the same image differs from itself by the precision in which an encoder is run."""
+NO_LIMIT = np.inf
+BARE_HEXADECIMAL = re.compile(r"[0-9a-fA-F]{16}")
+MARKS, INVISIBLE = ("Mn", "Mc"), "Cf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +43,15 @@ class HeldOutTable:
 
     Args:
         place: file or folder.
-        ids: of each row; its number where there is no such column.
+        ids: of each row; its number where it has none.
         columns: name of `COMPARED` -> a value for each row, "" or 0 where there is none.
+        named: of each row, whether its id is its own.
     """
 
     place: str
     ids: tuple[str, ...]
     columns: dict[str, list[Any]]
+    named: tuple[bool, ...]
 
 
 def has_features(place: str) -> bool:
@@ -71,8 +79,19 @@ def read_tables(places: Iterable[str]) -> list[HeldOutTable]:
 
 
 def normalised(text: str) -> str:
-    """A caption without case, punctuation, and differences of spelling that Unicode calls compatible."""
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """A caption without case, punctuation, and differences of spelling that Unicode calls compatible.
+
+    Combining marks stay, which are letters of many scripts, and "+" and "#": "C", "C++" and "C#" differ.
+    """
+    return " ".join(re.sub(r"[\W_]", _of_word, unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _of_word(match: re.Match[str]) -> str:
+    sign = match[0]
+    category = unicodedata.category(sign)
+    if category == INVISIBLE or "\ufe00" <= sign <= "\ufe0f":  # joiners, and how the sign before is drawn
+        return ""
+    return sign if sign in "+#" or category in MARKS else " "
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +103,14 @@ class HeldOutImages:
         ids: of each row; its number in its set where the file does not say.
         places: S files or folders.
         set_of: (M,) which of them each row is from.
+        named: of each set, whether the ids are its own.
     """
 
     features: np.ndarray
     ids: tuple[str, ...]
     places: tuple[str, ...]
     set_of: np.ndarray
+    named: tuple[bool, ...] = ()
 
     @classmethod
     def read(cls, places: tuple[str, ...], pairs: PairTable) -> HeldOutImages:
@@ -102,30 +123,49 @@ class HeldOutImages:
         counts = [len(each.features) for each in targets]
         ids = [id_ for each in targets for id_ in each.ids or map(str, range(len(each.features)))]
         features = np.concatenate([each.features for each in targets]).astype(np.float32, copy=False)
-        return cls(features, tuple(ids), places, np.repeat(np.arange(len(places)), counts))
+        named = tuple(bool(each.ids) for each in targets)
+        return cls(features, tuple(ids), places, np.repeat(np.arange(len(places)), counts), named)
+
+    def rows_by_id(self) -> dict[str, list[int]]:
+        """Id -> rows; of sets whose files tell ids."""
+        rows: dict[str, list[int]] = {}
+        for row, (id_, number) in enumerate(zip(self.ids, self.set_of.tolist())):
+            if self.named[number]:
+                rows.setdefault(id_, []).append(row)
+        return rows
 
     def limits(self) -> tuple[float, float]:
         """Cosines from which on an image is a near copy of a test image, and from which on it is like one.
 
-        Both follow from how alike different images are to the encoder. Of up to 2,048 test images the cosine with the
-        nearest other one is taken, as Fisher's z. An image is like another from their median on, and a near copy from
-        where one of a thousand would be if they were normal, with the deviation of the lower side, in which no copies
-        are. Of fewer than 40 images nothing can be learned, and 0.95 and 0.85 are taken.
+        Both follow from how alike different images are to the encoder. Of up to 2,048 test images, equal rows apart,
+        the cosine with the nearest other one is taken. An image is like another from where 95 of 100 of these lie
+        below, and a near copy from where one of a thousand would be if they were normal as Fisher's z, with the
+        deviation of the lower side, in which no copies are. Of fewer than 40 images little can be learned: 0.95 and
+        0.85 are taken unless these are higher. `NO_LIMIT` twice where the first is not below `USABLE`.
         """
         import torch
 
         from ..data import nearest_rows
 
-        if len(self.features) < LEAST_SAMPLE:
-            return DEFAULT_LIMITS
-        by_value = np.argsort(self.features[:, 0], kind="stable")  # a sample that no order of the sets changes
-        sample = by_value[np.linspace(0, len(by_value) - 1, min(SAMPLE, len(by_value))).astype(np.int64)]
-        rows = torch.from_numpy(self.features)
-        cosines, index = (each.numpy() for each in nearest_rows(rows[torch.from_numpy(sample)], rows, 2))
+        different = np.sort(np.unique([hash(row.tobytes()) for row in self.features], return_index=True)[1])
+        few = len(self.features) < LEAST_SAMPLE
+        if len(different) < 3:
+            return DEFAULT_LIMITS if few else (NO_LIMIT, NO_LIMIT)
+        rows = self.features if len(different) == len(self.features) else self.features[different]
+        by_value = np.argsort(rows[:, 0], kind="stable")  # a sample that no order of the sets changes
+        sample = by_value[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)]
+        keys = torch.from_numpy(rows)
+        cosines, index = (each.numpy() for each in nearest_rows(keys[torch.from_numpy(sample)], keys, 2))
         other = np.where(index[:, 0] == sample, cosines[:, 1], cosines[:, 0]).astype(np.float64)
-        lower, middle = np.quantile(np.arctanh(np.clip(other, -0.9999, 0.9999)), (0.16, 0.5))
-        copy = np.clip(np.tanh(middle + UNRELATED * (middle - lower)), LEAST_LIMIT, MOST_LIMIT)
-        return float(copy), float(min(np.tanh(middle), copy))
+        z = np.arctanh(np.clip(other, -1 + 1e-7, 1 - 1e-7))
+        lower, middle, upper = np.quantile(z, (0.16, 0.5, LIKE))
+        copy = max(float(np.tanh(middle + UNRELATED * (middle - lower))), LEAST_LIMIT)
+        if few:
+            copy = max(copy, DEFAULT_LIMITS[0])
+        if copy >= USABLE:
+            return NO_LIMIT, NO_LIMIT
+        like = max(float(np.tanh(upper)), DEFAULT_LIMITS[1] if few else -1.0)
+        return copy, min(like, copy)
 
     def nearest(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> tuple[np.ndarray, np.ndarray]:
         """(N,) float32 cosine of each pair with the test image nearest to it, and (N,) which row that is.
@@ -180,12 +220,10 @@ def _read_table(path: Path) -> HeldOutTable:
             count += rows["rows"]
     if not set(columns) - {"id"}:
         raise DataError(f"{path}: has none of the columns {', '.join(COMPARED)}; give a table of the test set with one")
-    ids = [str(number) if id_ is None else str(id_) for number, id_ in enumerate(columns.pop("id", [None] * count))]
-    made = {
-        name: [_hash(value, path) for value in column] if name == HASH else _texts(column)
-        for name, column in columns.items()
-    }
-    return HeldOutTable(str(path), tuple(ids), made)
+    own = columns.pop("id", [None] * count)
+    ids = [str(number) if id_ is None else str(id_) for number, id_ in enumerate(own)]
+    made = {name: _hashes(column, path) if name == HASH else _texts(column) for name, column in columns.items()}
+    return HeldOutTable(str(path), tuple(ids), made, tuple(id_ is not None for id_ in own))
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -234,12 +272,29 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
     yield {**columns, "rows": len(table.rows)}
 
 
-def _hash(value: Any, path: Path) -> int:
-    """A hash as a number, from one, or from its decimal or "0x" spelling; 0 where there is none."""
-    try:
-        return 0 if value in (None, "") else int(str(value).strip(), 0) % 2**64
-    except ValueError:
-        raise DataError(f"{path}: column '{HASH}' holds {value!r}; give whole numbers of 64 bits") from None
+def _hashes(column: list[Any], path: Path) -> list[int]:
+    """Hashes as numbers, 0 where there is none: from numbers, or decimal, "0x" or bare hexadecimal spellings.
+
+    Bare ones have 16 digits, as imagehash writes them. One of decimal digits alone is hexadecimal where another in the
+    column is, or where it begins with 0.
+    """
+    texts = ["" if value is None else str(value).strip() for value in column]
+    bare = [isinstance(value, str) and bool(BARE_HEXADECIMAL.fullmatch(text)) for value, text in zip(column, texts)]
+    hexadecimal = any(is_bare and (text[0] == "0" or not text.isdigit()) for text, is_bare in zip(texts, bare))
+    numbers = []
+    for text, is_bare in zip(texts, bare):
+        base = 16 if text[:2].lower() == "0x" or (hexadecimal and is_bare) else 10
+        try:
+            number = int(text or "0", base)
+        except ValueError:
+            number = 2**64
+        if not -(2**63) <= number < 2**64:
+            raise DataError(
+                f"{path}: column '{HASH}' holds {shortened(text, 40)!r}; give hashes of 64 bits, as whole numbers or "
+                "as 16 hexadecimal digits"
+            )
+        numbers.append(number % 2**64)
+    return numbers
 
 
 def _texts(column: list[Any]) -> list[str]:

@@ -13,8 +13,8 @@ from ..contracts.options import option
 from ..errors import DataError
 
 ITERATIONS = 20
-ROWS_PER_CENTROID = 256
-"""Of the pairs, drawn by their ids, from which centroids are learned."""
+ROWS_PER_CENTROID, FEWEST_PER_CENTROID, SAMPLE = 256, 39, 1_000_000
+"""Of the pairs, drawn by their ids, from which centroids are learned; faiss warns below 39 of each."""
 ROWS_AT_ONCE, DIGITS = 16_384, 6
 PRODUCTS_AT_ONCE = 2**24
 FEATURES = (IMAGE_FEATURES, CAPTION_FEATURES)
@@ -70,8 +70,9 @@ def cluster(
 ) -> Clusters:
     """Spherical k-means: centroids are unit rows, and a pair belongs to the one of largest cosine.
 
-    Centroids are learned from at most 256 pairs per cluster, drawn by the hash of their ids and the seed; pairs are
-    assigned some at a time. Held in memory are that sample, 128 sqrt(N) rows by default, and 12 bytes per pair.
+    Centroids are learned from at most 256 pairs per cluster, drawn by the hash of their ids and the seed: a million in
+    all, or 39 per cluster where that is more. Pairs are assigned some at a time. Held in memory are that sample, at
+    most 128 sqrt(N) rows by default, and 12 bytes per pair.
 
     Args:
         features: name of the column.
@@ -84,7 +85,7 @@ def cluster(
 
     count, faiss = number_of_clusters(len(pairs), clusters), faiss_library()
     drawn = np.concatenate([pairs.uniform(seed, rows, purpose="k-means: sample") for rows in pairs.blocks()])
-    sample = unit_rows(pairs, features, np.sort(np.argsort(drawn, kind="stable")[: ROWS_PER_CENTROID * count]))
+    sample = unit_rows(pairs, features, np.sort(np.argsort(drawn, kind="stable")[: sample_size(count)]))
     means = faiss.Kmeans(
         sample.shape[1],
         count,
@@ -96,6 +97,11 @@ def cluster(
     )
     means.train(sample)
     return assign(pairs, features, np.asarray(means.centroids), progress)
+
+
+def sample_size(clusters: int) -> int:
+    """From how many pairs so many centroids are learned, where there are as many."""
+    return max(FEWEST_PER_CENTROID * clusters, min(ROWS_PER_CENTROID * clusters, SAMPLE))
 
 
 def assign(
@@ -148,7 +154,15 @@ def unit_rows(pairs: PairTable, features: str, rows: np.ndarray | slice) -> np.n
     Raises:
         DataError: some are not finite.
     """
-    units = pairs.unit(features, rows)
-    if broken := len(units) - int(np.isfinite(units).all(axis=1).sum()):
-        raise DataError(f"{features}: {broken} rows are not finite; embed these pairs again, or leave them out")
-    return units
+    return finite(pairs.unit(features, rows), features)
+
+
+def finite(rows: np.ndarray, column: str) -> np.ndarray:
+    """The rows as they are.
+
+    Raises:
+        DataError: some are not finite.
+    """
+    if broken := len(rows) - int(np.isfinite(rows).reshape(len(rows), -1).all(axis=1).sum()):
+        raise DataError(f"{column}: {broken} rows are not finite; embed these pairs again, or leave them out")
+    return rows

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 PAIRS_AT_ONCE = 16_384
 """Whose features are read together."""
+DECIMALS = 6
+"""To which scores are rounded: beyond them, equal rows of float32 differ by their places in a matrix product."""
 
 
 def count_of(total: int, share: float) -> int:
@@ -18,3 +22,9 @@ def best(scores: np.ndarray, count: int) -> np.ndarray:
     flags = np.zeros(len(scores), bool)
     flags[np.argsort(-scores, kind="stable")[:count]] = True
     return flags
+
+
+def rounded(scores: np.ndarray) -> np.ndarray:
+    """(N,) scores to six significant digits of the largest, so that equal rows have equal ones."""
+    largest = float(np.abs(scores).max(initial=0.0))
+    return np.round(scores, DECIMALS - 1 - math.floor(math.log10(largest))) if largest else scores

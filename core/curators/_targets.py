@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from ..contracts.curator import IMAGE_FEATURES, PairTable
 from ..errors import DataError, shortened
 from ._ranks import PAIRS_AT_ONCE
 
-KEY_DIMS = 16
-"""Of each row so many numbers are compared, as float16: more would differ by the rounding of its norm."""
+DIRECTIONS, ROUNDING = 8, 5e-3
+"""How far a row of length 1 moves at most when its numbers are rounded to float16 or bfloat16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,9 @@ class Target:
 
     def overlap(self, pairs: PairTable, kind: str = IMAGE_FEATURES) -> tuple[str, ...]:
         """A sentence where some of them are pairs of the pool too, by id or by row; else nothing."""
-        ids, keys, count = set(self.ids), _keys(self.features), 0
+        ids, near, count = set(self.ids), _near(self.features), 0
         for rows in pairs.blocks(PAIRS_AT_ONCE):
-            same = np.isin(_keys(pairs.unit(kind, rows)), keys)
+            same = near(pairs.unit(kind, rows))
             if ids:
                 same |= np.fromiter((name in ids for name in pairs.names(rows)), bool, len(same))
             count += int(same.sum())
@@ -76,8 +77,24 @@ def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array:
     return Target(features, ids or (), encoder, place)
 
 
-def _keys(rows: np.ndarray) -> np.ndarray:
-    """(M, D) -> (M,) uint64; equal rows have equal ones, and of others hardly any two."""
-    words = rows[:, :KEY_DIMS].astype(np.float16).view(np.uint16).astype(np.uint64)  # (M, 16)
-    odd = np.random.default_rng(0).integers(1, 2**63, words.shape[1], dtype=np.uint64) | np.uint64(1)
-    return (words * odd).sum(axis=1, dtype=np.uint64)  # modulo 2^64
+def _near(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Of (M, D) unit rows, what flags those of (N, D) that are one of them but for rounding.
+
+    A few numbers of each, along fixed directions, tell the only one of the M that it can be: projected rows are no
+    farther apart than whole ones.
+    """
+    from scipy.spatial import cKDTree
+
+    rows = np.nan_to_num(rows)
+    drawn = np.random.default_rng(0).normal(size=(rows.shape[1], min(DIRECTIONS, rows.shape[1])))
+    directions = np.linalg.qr(drawn)[0].astype(np.float32)  # (D, 8)
+    tree = cKDTree(rows @ directions)
+
+    def flags(others: np.ndarray) -> np.ndarray:
+        others = np.nan_to_num(others)
+        nearest = tree.query(others @ directions, distance_upper_bound=ROUNDING)[1]
+        same = nearest < len(rows)
+        same[same] = np.linalg.norm(others[same] - rows[nearest[same]], axis=1) < ROUNDING
+        return same
+
+    return flags

@@ -76,7 +76,8 @@ class CC12M(CaptionFilter):
 
     Words are compared in small letters, and a word with a digit is never rare. Nouns, determiners and prepositions need
     a pipeline of spaCy, labels a column that an image tagger wrote; without them these rules are left out, and a note
-    says so. What needed the authors' services is not done: pornography, sentiment and capitalisation.
+    says so. What needed the authors' services is not done: pornography, sentiment and capitalisation; nor is it
+    asked that images are JPEG, as both sets did.
 
     A table of hypernyms ("Obama", "politician") saves captions whose names are rare: words are counted as what they
     stand for. Captions themselves stay as they are: CC3M replaced names in them, and CC12M names of persons.
@@ -148,7 +149,7 @@ class CC12M(CaptionFilter):
             beginnings = rules.boilerplate
             fails["begins like boiler-plate"] = np.array([t.lower().startswith(beginnings) for t in texts], bool)
         if self._rare:
-            common = set(survey.whole["common"].tobytes().decode().split("\n"))
+            common = self._common(survey.whole["common"])
             others = (set(self._meant(each)) - common for each in words)
             fails["a rare word"] = np.array([any(map(without_digits, each)) for each in others], bool)
         if self.tagger:
@@ -159,6 +160,16 @@ class CC12M(CaptionFilter):
             named = zip(words, pairs.strings(self.labels))
             fails["no label of the image in the caption"] = np.array([not names_label(*each) for each in named], bool)
         return Decision.of(fails)
+
+    def _common(self, stored: np.ndarray) -> frozenset[str]:
+        """The words of a survey, put in a set once for all blocks."""
+        if self._last[0] is not stored:
+            self._last = stored, frozenset(stored.tobytes().decode().split("\n"))
+        return self._last[1]
+
+    @cached_property
+    def _last(self) -> tuple[np.ndarray | None, frozenset[str]]:
+        return None, frozenset()
 
     @cached_property
     def _table(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:

@@ -51,7 +51,7 @@ class CLIPScore(Curator):
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         encoder = encoder_of_scores(pairs, self.column, self.encoder, self.threshold is not None)
         if self.threshold is not None:
-            lowest = np.float32(self.threshold)
+            lowest = np.float64(self.threshold)
         else:
             lowest = score_at(pair_scores(pairs, self.column), 0.3 if self.fraction is None else self.fraction)
         note = (
@@ -61,8 +61,8 @@ class CLIPScore(Curator):
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         scores = pair_scores(pairs, self.column)
-        low = ~(scores >= survey.whole["lowest"][0])  # NaN too
-        return Decision.of({"CLIP score below the threshold": low}, scores={"clip_score": scores})
+        low = ~(scores >= scores.dtype.type(survey.whole["lowest"][0]))  # NaN too
+        return Decision.of({"CLIP score below the threshold": low}, scores={"clip_score": scores.astype(np.float32)})
 
 
 def cosines(pairs: PairTable) -> np.ndarray:
@@ -75,23 +75,26 @@ def cosines(pairs: PairTable) -> np.ndarray:
 
 
 def pair_scores(pairs: PairTable, column: str = "") -> np.ndarray:
-    """(N,) float32 scores of a column, or cosines where none is named."""
-    return pairs.numbers(column).astype(np.float32) if column else cosines(pairs)
+    """(N,) scores of a column, with all their digits, or float32 cosines where none is named."""
+    if not column:
+        return cosines(pairs)
+    scores = pairs.numbers(column)
+    return scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(np.float64)
 
 
-def score_at(scores: np.ndarray, fraction: float) -> np.float32:
+def score_at(scores: np.ndarray, fraction: float) -> np.floating:
     """The score at rank int(n f) from the top, counted from 0; the lowest where there are no more.
 
     Args:
-        scores: (n,); NaN are no scores.
+        scores: (n,); NaN count in n, below all others.
 
     Raises:
         DataError: there are none but NaN.
     """
-    scores = scores[~np.isnan(scores)]
+    count, scores = len(scores), scores[~np.isnan(scores)]
     if not len(scores):
         raise DataError("no pair has a score; choose another column, or embed the pairs again")
-    rank = min(int(len(scores) * fraction), len(scores) - 1)
+    rank = min(int(count * fraction), len(scores) - 1)
     return np.partition(scores, len(scores) - 1 - rank)[len(scores) - 1 - rank]
 
 

@@ -15,7 +15,7 @@ from ..contracts.options import option
 from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
 from ._kmeans import unit_rows
-from ._ranks import count_of
+from ._ranks import count_of, rounded
 from ._targets import read_target
 
 RELEASED_PICKS_PER_REFRESH = 1400
@@ -81,7 +81,7 @@ class Clipcov(Curator):
         latent = self._latent_classes(pairs, names)
         members = members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
-        start = start_scores(**terms)
+        start = rounded(start_scores(**terms))
         count = count_of(len(pairs), self.fraction)
         refresh = self.refresh or max(1, round(count / RELEASED_PICKS_PER_REFRESH))
 
@@ -108,7 +108,7 @@ class Clipcov(Curator):
 
     def _latent_classes(self, pairs: PairTable, names: np.ndarray) -> np.ndarray:
         column = IMAGE_FEATURES if self.by == "image" else CAPTION_FEATURES
-        blocks = pairs.blocks(max(1, SIMILARITIES_AT_ONCE // len(names)))
+        blocks = pairs.blocks(max(1, min(MEMBERS_AT_ONCE, SIMILARITIES_AT_ONCE // len(names))))
         return np.concatenate([nearest_class(unit_rows(pairs, column, rows), names) for rows in blocks])
 
 

@@ -6,7 +6,7 @@ Exact and near copies are told as in DataComp: In search of the next generation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,32 +15,45 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
-from ..errors import ConfigError
-from ._copies import digests, digests_of, equal_rows
-from ._held_out import COMPARED, HASH, HeldOutImages, HeldOutTable, has_features, normalised, read_tables
+from ..errors import ConfigError, DataError
+from ._copies import digests, digests_of, equal_rows, plain_sum
+from ._held_out import (
+    COMPARED,
+    HASH,
+    NO_LIMIT,
+    ROWS_AT_ONCE,
+    HeldOutImages,
+    HeldOutTable,
+    has_features,
+    normalised,
+    read_tables,
+)
+from ._kmeans import unit_rows
 
 RULES = {
     "sha256": "bytes of a test image",
     "pixels_sha256": "pixels of a test image",
     HASH: "near copy of a test image by its hash",
     IMAGE_FEATURES: "near copy of a test image by its features",
-    "both": "caption of a test set, and like its images",
+    "both": "caption of a test image, and like it",
     TEXT: "caption of a test set",
 }
 """What is compared -> rule, in the order in which they are asked."""
 NOWHERE = -1
+MOST_ROWS = 2**24
+"""Of test sets together: a score is a float32, which counts no further."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Decontaminate(Curator):
     """A pair is dropped where its image has the SHA-256 digest of a test image, of bytes or of pixels; a perceptual
     hash within `distance` bits of a test image's; features whose cosine with a test image's is at least `cosine`; or a
-    caption that is equal to one of a test set, case and punctuation apart, and features whose cosine with a test
-    image's is at least `caption_cosine`. Equal captions alone are listed and not dropped, unless `captions` says so:
-    many images are "a dog".
+    caption that is equal to one of a test set, case and punctuation apart, and features whose cosine with an image of
+    that caption is at least `caption_cosine`: ids of a table that are those of features tell which images these are.
+    Equal captions alone are listed and not dropped, unless `captions` says so: many images are "a dog".
 
     Cosines belong to an encoder. By default both limits are learned from how alike different test images are to it
-    (`HeldOutImages.limits`), and a note says which they are.
+    (`HeldOutImages.limits`), and a note says which they are, or that none can tell a copy.
 
     Which test image a pair is, is kept: the score `test_row` counts the rows of features, then those of tables, whose
     ids, places, and place of each row are in the survey (`test_ids`, `test_places`, `test_set_of`); `matches` lists
@@ -66,7 +79,7 @@ class Decontaminate(Curator):
     )
     distance: int = option(4, "bits in which the hash of an image differs from a test image's at most", low=0, high=16)
     caption_cosine: float | None = option(
-        None, "the same of a pair whose caption is one of a test set; by default learned, too", low=-1.0, high=1.0
+        None, "the same of a pair that has the caption of that image; by default learned, too", low=-1.0, high=1.0
     )
     captions: bool = option(False, "whether a caption of a test set is enough to drop a pair")
 
@@ -88,6 +101,9 @@ class Decontaminate(Curator):
     def _tables(self) -> list[HeldOutTable]:
         return read_tables(place for place in self.tests if place not in self._features)
 
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._features, self._tables
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         whole: dict[str, np.ndarray] = {}
         rows: dict[str, np.ndarray] = {}
@@ -101,21 +117,30 @@ class Decontaminate(Curator):
             cosine, like = images.limits()
             cosine, like = self.cosine or cosine, like if self.caption_cosine is None else self.caption_cosine
             rows["cosine"], rows[f"row.{IMAGE_FEATURES}"] = images.nearest(pairs, progress)
-            whole["limits"] = np.float32([cosine, like])
-            notes.append(
-                f"A near copy has a cosine of {cosine:.4g} or more with a test image; {like:.4g} is enough with a "
-                "caption of a test set. Both hold for this encoder alone."
+            whole["limits"] = np.array([cosine, like], np.float32)
+            notes += _of_limits(cosine, like)
+        if len(ids) > MOST_ROWS:
+            raise DataError(
+                f"tests: {len(ids):,} images and rows of tables, of which {MOST_ROWS:,} can be numbered; give some of "
+                "the test sets now, and run the stage again with the others"
             )
         for name in self.reads:
             if name != IMAGE_FEATURES:
                 rows[f"row.{name}"] = self._same(pairs, name, first)
+        if self._features and f"row.{TEXT}" in rows:
+            images_of = self._images_of_captions(images)
+            rows["caption_cosine"], rows["row.both"] = _with_caption(
+                pairs, rows[f"row.{TEXT}"] - first, images, images_of
+            )
+            if not images_of:
+                notes.append("No caption has the id of a test image, so captions are compared without images.")
         whole |= {"test_ids": np.array(ids, str), "test_set_of": set_of, "test_places": np.array(places, str)}
         survey = Survey(whole, rows)
         return Survey(whole, rows, (*notes, *self._told(self.decide(pairs, survey), whole)))
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         at = {name: survey.rows[f"row.{name}"] for name in RULES if f"row.{name}" in survey.rows}
-        fails = {name: at[name] != NOWHERE for name in at if name not in (IMAGE_FEATURES, TEXT)}
+        fails = {name: at[name] != NOWHERE for name in at if name not in (IMAGE_FEATURES, "both", TEXT)}
         scores: dict[str, np.ndarray] = {}
         if IMAGE_FEATURES in at:
             cosine, like = survey.whole["limits"]
@@ -124,8 +149,7 @@ class Decontaminate(Curator):
         if TEXT in at:
             scores["test_caption"] = (at[TEXT] != NOWHERE).astype(np.float32)
             if IMAGE_FEATURES in at:
-                fails["both"] = (at[TEXT] != NOWHERE) & (survey.rows["cosine"] >= like)
-                at["both"] = at[IMAGE_FEATURES]
+                fails["both"] = (at["both"] != NOWHERE) & (survey.rows["caption_cosine"] >= like)
             if self.captions:
                 fails[TEXT] = at[TEXT] != NOWHERE
         fails = {name: fails[name] for name in RULES if name in fails} or {TEXT: np.zeros(len(pairs), bool)}
@@ -148,8 +172,21 @@ class Decontaminate(Curator):
         elif name == TEXT:
             at = equal_to(digests_of(pairs, TEXT, normalised), digests([normalised(text) for text in theirs]))
         else:
-            at = equal_to(digests_of(pairs, name, str.lower), digests([digest.lower() for digest in theirs]))
+            at = equal_to(digests_of(pairs, name, plain_sum), digests([plain_sum(digest) for digest in theirs]))
         return np.where(at == NOWHERE, NOWHERE, at + first)
+
+    def _images_of_captions(self, images: HeldOutImages) -> dict[int, list[int]]:
+        """First row of the tables with a caption -> rows of the images that have it, by the ids of all such rows."""
+        by_id, first_with, rows = images.rows_by_id(), {}, {}
+        number = 0
+        for table in self._tables:
+            texts = table.columns.get(TEXT) or [""] * len(table.ids)
+            for text, id_, own in zip(texts, table.ids, table.named):
+                first = first_with.setdefault(caption, number) if (caption := normalised(text)) else NOWHERE
+                if first != NOWHERE and own and id_ in by_id:
+                    rows.setdefault(first, []).extend(by_id[id_])
+                number += 1
+        return rows
 
     def _told(self, decision: Decision, whole: dict[str, np.ndarray]) -> list[str]:
         """How many pairs are dropped for each test set, and how many captions are listed."""
@@ -160,6 +197,44 @@ class Decontaminate(Curator):
             kept = int((decision.keep & (decision.scores["test_caption"] > 0)).sum())
             lines.append(f"{kept:,} pairs that stay have a caption of a test set, without its image.")
         return lines
+
+
+def _of_limits(cosine: float, like: float) -> Iterator[str]:
+    """What a report says of them."""
+    if cosine != NO_LIMIT:
+        yield f"A near copy has a cosine of {cosine:.4g} or more with a test image."
+    else:
+        yield (
+            "Different test images are too alike to this encoder for a cosine to tell copies, so features alone drop "
+            "nothing; hashes and digests decide. Give cosine=NUMBER, or features of another encoder."
+        )
+    if like != NO_LIMIT:
+        yield f"With the caption of a test image, a cosine of {like:.4g} with that image is enough."
+    if min(cosine, like) != NO_LIMIT:
+        yield "Cosines hold for this encoder alone."
+
+
+def _with_caption(
+    pairs: PairTable, first: np.ndarray, images: HeldOutImages, images_of: dict[int, list[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) float32 cosine of each pair with the nearest image of its caption, and (N,) row of that; -2 and `NOWHERE`
+    where none is known.
+
+    Args:
+        first: (N,) first row of the tables with the caption of each pair; negative where there is none.
+        images_of: first row with a caption -> rows of images.
+    """
+    cosines, nearest = np.full(len(pairs), -2, np.float32), np.full(len(pairs), NOWHERE)
+    has_images = np.flatnonzero(np.isin(first, list(images_of)))
+    for start in range(0, len(has_images), ROWS_AT_ONCE):
+        some = has_images[start : start + ROWS_AT_ONCE]
+        units = unit_rows(pairs, IMAGE_FEATURES, some)
+        order = np.argsort(first[some], kind="stable")
+        for same in np.split(order, np.flatnonzero(np.diff(first[some[order]])) + 1):
+            rows = np.array(images_of[int(first[some[same[0]]])])
+            products = units[same] @ images.features[rows].T
+            cosines[some[same]], nearest[some[same]] = products.max(axis=1), rows[products.argmax(axis=1)]
+    return cosines, nearest
 
 
 def equal_to(rows: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..contracts.curator import Curator, Decision, PairTable, Progress, Survey
+from ..contracts.curator import ROWS_AT_ONCE, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
@@ -20,6 +20,8 @@ from ._targets import read_target
 if TYPE_CHECKING:
     from torch import Tensor
 
+SMALL = 0.02
+"""Below this regularisation potentials are hundreds, and float32 ends before the tolerance."""
 COSTS_AT_ONCE = 2**23
 """Of a block of rows with the whole target: 32 MiB."""
 
@@ -36,6 +38,7 @@ class GotD(Curator):
 
     An iteration looks at all (N, M) cosines of pool and target, some rows at a time: 20 seconds of a core for 100,000 x
     10,000 rows of 512 numbers, and there are tens of them. A few thousand rows of a large target are enough.
+    Below a regularisation of 0.02 it computes in float64, and takes more iterations.
 
     Example:
         >>> build_curator("got-d", target="target.safetensors", fraction=0.1).decide_all(pairs).keep.sum()
@@ -68,7 +71,7 @@ class GotD(Curator):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         target = read_target(str(self.target), pairs, self.features)
-        size = max(1, COSTS_AT_ONCE // len(target.features))
+        size = max(1, min(ROWS_AT_ONCE, COSTS_AT_ONCE // len(target.features)))
 
         def blocks() -> Iterable[np.ndarray]:
             return (unit_rows(pairs, self.features, rows) for rows in pairs.blocks(size))
@@ -86,8 +89,8 @@ class GotD(Curator):
         ended = (
             f"ended after {transport.iterations} iterations"
             if transport.misplaced <= self.tolerance
-            else f"not at its end after {transport.iterations} iterations, {transport.misplaced:.1%} of the mass is "
-            "misplaced; give more iterations or more regularisation"
+            else f"not at its end after {transport.iterations} iterations, {100 * transport.misplaced:.2g} % of the "
+            "mass is misplaced; give more iterations or more regularisation"
         )
         note = f"transport to {len(target.features)} rows of the target costs {transport.cost:.4f}: {ended}"
         return Survey(
@@ -137,12 +140,13 @@ def sinkhorn(
     """
     import torch
 
-    keys = torch.from_numpy(target) / regularisation
+    kind = torch.float64 if regularisation < SMALL else torch.float32
+    keys = torch.from_numpy(target).to(kind) / regularisation
     count, masses = sum(len(rows) for rows in blocks()), math.log(len(target))
-    scaled = torch.zeros(len(target))  # the target's potential / regularisation
+    scaled = torch.zeros(len(target), dtype=kind)  # the target's potential / regularisation
 
     def affinities(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows) @ keys.T - 1 / regularisation  # (n, M)
+        return torch.from_numpy(rows).to(kind) @ keys.T - 1 / regularisation  # (n, M)
 
     def pool_side(affinity: Tensor) -> Tensor:
         return masses - torch.logsumexp(affinity + scaled, dim=1)  # (n,)
@@ -156,7 +160,7 @@ def sinkhorn(
             sums = torch.logaddexp(sums, torch.logsumexp(affinity, dim=0).double())
         following = math.log(count) - sums
         misplaced = float((scaled.double() - following).expm1().abs().mean() / 2)
-        scaled = (following - following.mean()).float()
+        scaled = (following - following.mean()).to(kind)
         progress(done)
         if misplaced <= tolerance:
             break

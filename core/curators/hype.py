@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import DataError
+from ._kmeans import finite
 from ._ranks import best, count_of
 
-PAIRS_AT_ONCE = 1024
+PAIRS_AT_ONCE, REFERENCES_AT_ONCE = 1024, 1024
 APERTURE = 0.1
 """K of the entailment cones."""
 LONGEST = np.arcsinh(2.0**15)
@@ -60,24 +63,31 @@ class Hype(Curator):
     def _added(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.add.split(",") if name.strip())
 
+    def check(self, columns: Collection[str]) -> None:
+        check_features_place(self.reference_images)
+        check_features_place(self.reference_texts)
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         images = self._reference(self.reference_images, IMAGE_FEATURES, pairs)
         texts = self._reference(self.reference_texts, CAPTION_FEATURES, pairs)
         rows = {
             name: np.empty(len(pairs), np.float32) for name in ("image_specificity", "text_specificity", "similarity")
         }
+        added = [finite(pairs.numbers(name).astype(np.float32), name) for name in self._added]
         for block in pairs.blocks(PAIRS_AT_ONCE):
             image, text = (
-                exponential_map(pairs.numbers(kind, block), self.curvature)
+                exponential_map(finite(pairs.numbers(kind, block), kind), self.curvature)
                 for kind in (IMAGE_FEATURES, CAPTION_FEATURES)
             )
-            rows["image_specificity"][block] = violations(texts, image, self.curvature, self.aperture).mean(axis=0)
-            rows["text_specificity"][block] = violations(text, images, self.curvature, self.aperture).mean(axis=1)
+            rows["image_specificity"][block] = self._mean_over(
+                texts, lambda some, image=image: self._violations(some, image)
+            )
+            rows["text_specificity"][block] = self._mean_over(
+                images, lambda some, text=text: self._violations(text, some).T
+            )
             rows["similarity"][block] = -distances_of_pairs(image, text, self.curvature)
             progress(block.stop, len(pairs))
-        total = sum((pairs.numbers(name).astype(np.float32) for name in self._added), sum(rows.values()))
-        if not np.isfinite(total).all():
-            raise DataError("features or added columns hold NaN or infinity; leave these pairs out")
+        total = sum(added, sum(rows.values()))
         rows["hype"] = total
         return Survey(rows={**rows, "chosen": best(total, count_of(len(pairs), self.keep))})
 
@@ -85,6 +95,14 @@ class Hype(Curator):
         rule = f"not among the {100 * self.keep:g} % with the highest HYPE score"
         scores = {name: values for name, values in survey.rows.items() if name != "chosen"}
         return Decision.of({rule: ~survey.rows["chosen"]}, scores=scores)
+
+    def _violations(self, texts: np.ndarray, images: np.ndarray) -> np.ndarray:
+        return violations(texts, images, self.curvature, self.aperture)
+
+    def _mean_over(self, references: np.ndarray, violation: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(N,) mean of the violations (M, N) over all references, of which some are compared at a time."""
+        parts = range(0, len(references), REFERENCES_AT_ONCE)
+        return sum(violation(references[at : at + REFERENCES_AT_ONCE]).sum(axis=0) for at in parts) / len(references)
 
     def _reference(self, place: str, kind: str, pairs: PairTable) -> np.ndarray:
         from ..features.files import load_rows

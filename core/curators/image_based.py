@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import DataError
 from ._kmeans import assign, centroid_search, cluster, clusters_option
 from ._targets import read_target
@@ -36,6 +38,11 @@ class ImageBased(Caption):
     @property
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, IMAGE_FEATURES)
+
+    def check(self, columns: Collection[str]) -> None:
+        super().check(columns)
+        for place in filter(None, (self.target, self.centroids)):
+            check_features_place(place)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         self.check(pairs.columns)

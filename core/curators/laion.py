@@ -75,10 +75,10 @@ class Laion(CaptionFilter):
         }
         if self.file_bytes:
             fails[f"a file below {self.file_bytes} bytes"] = ~(pairs.numbers("bytes") >= self.file_bytes)
-        fails[f"CLIP score below {self.threshold:g}"] = ~(scores >= np.float32(self.threshold))
+        fails[f"CLIP score below {self.threshold:g}"] = ~(scores >= scores.dtype.type(self.threshold))
         for column, highest, what in self._probabilities():
             fails[what] = ~(pairs.numbers(column) < highest)
-        return Decision.of(fails, scores={"clip_score": scores})
+        return Decision.of(fails, scores={"clip_score": scores.astype(np.float32)})
 
     def _probabilities(self) -> list[tuple[str, float, str]]:
         """(column, probability from which pairs are dropped, rule) of what the user asks for."""

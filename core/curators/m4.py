@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +17,8 @@ from ..errors import ConfigError, DataError, first_of
 from ._entries import Entries, read_entries
 
 SHOWN = 5
+FEW_UTILITIES = 4096
+"""So many different ones are taken as they are; of more, the digits are cut."""
 TOLERANCE = 1e-3
 """By which a moment may miss its bound and yet count as within it."""
 PRECISE = {"maxiter": 10_000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 30}
@@ -35,7 +37,8 @@ class M4(Curator):
                    |E[q (s_k - target_k)]|     <= representation * E q + slack
 
     that is q = clip(mean u - v.b - mu, 0, Q) with two multipliers v in [0, V] per constraint. Pairs of equal (s, y, u)
-    have equal weights, so that a table of their counts, with utilities of three digits, is all that is solved.
+    have equal weights, so that a table of their counts is all that is solved. Where more than 4096 utilities differ,
+    they are rounded to three digits, for the table and for the weights.
 
     A mean near Q leaves no room: what the weights cannot reach is told, with the moments before and after. Removing
     about 10 % (mean 0.9) is what the paper does. A pair is kept with probability q, or, with `weights`, weighted.
@@ -51,7 +54,10 @@ class M4(Curator):
     attributes: tuple[str, ...] = option((), "sensitive attributes: columns of flags, or names in the file of words")
     labels: tuple[str, ...] = option((), "labels that should not depend on them: columns of flags, or names there")
     words: str | None = option(
-        None, "a .json dict of names, each with a list of words: a text has the flag if it contains one", metavar="FILE"
+        None,
+        "a .json dict of names, each with a list of words: a text has the flag if it contains one, in any case, with "
+        "spaces or punctuation around it",
+        metavar="FILE",
     )
     utility: str | None = option(None, "column of numbers from 0 on, how useful a pair is; none: 1 of all")
     targets: tuple[float, ...] = option(
@@ -85,35 +91,66 @@ class M4(Curator):
         columns += [TEXT] if len(columns) < len(self.attributes) + len(self.labels) else []
         return tuple(dict.fromkeys([*columns, *([self.utility] if self.utility else [])]))
 
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._words
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        rounds = self._many_utilities(pairs)
         cells: Counter[bytes] = Counter()
         width = len(self.attributes) + len(self.labels)
         for rows in pairs.blocks():
-            flags, useful = self._facts(pairs.among(rows))
-            joined = np.concatenate([flags, rounded(useful)[:, None]], axis=1, dtype=np.float64)
+            flags, useful = self._facts(pairs.among(rows), rounds)
+            joined = np.concatenate([flags, useful[:, None]], axis=1, dtype=np.float64)
             kinds, counts = np.unique(joined.view(f"V{8 * (width + 1)}").ravel(), return_counts=True)
             cells.update(dict(zip(kinds.tolist(), counts.tolist())))
             progress(rows.stop, len(pairs))
         table = np.frombuffer(b"".join(sorted(cells)), np.float64).reshape(-1, width + 1)
         counts = np.array([cells[key] for key in sorted(cells)], np.float64)
-        return self._solved(table, counts / counts.sum())
+        solved = self._solved(table, counts / counts.sum())
+        return replace(
+            solved,
+            whole={**solved.whole, "rounded": np.array([rounds])},
+            notes=(*solved.notes, *self._words_without_match()),
+        )
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
-        flags, useful = self._facts(pairs)
+        flags, useful = self._facts(pairs, survey.whole["rounded"][0])
         q = self._problem(flags, useful).weights(survey.whole["multipliers"])
         dropped = q <= 0 if self.weights else pairs.uniform(self.seed, purpose=self.name) >= q
         fails = {"its attributes are too frequent": dropped}
         return Decision.of(fails, q.astype(np.float32) if self.weights else None, {"m4": q.astype(np.float32)})
 
     @cached_property
-    def _words(self) -> Mapping[str, Entries]:
+    def _strings(self) -> Mapping[str, list[str]]:
         """Name -> its words, in lower case."""
         if self.words is None:
             return {}
         lists = read_entries(Path(self.words))
         if "" in lists:
             raise DataError(f"{self.words}: not a .json dict of names with lists of words; give one")
-        return {name: Entries([word.lower() for word in words], True) for name, words in lists.items()}
+        return {name: [word.lower() for word in words] for name, words in lists.items()}
+
+    @cached_property
+    def _words(self) -> Mapping[str, Entries]:
+        return {name: Entries(words, True) for name, words in self._strings.items()}
+
+    def _words_without_match(self) -> tuple[str, ...]:
+        """A note of the words that no text can contain, or nothing."""
+        names = [name for name in (*self.attributes, *self.labels) if name in self._words]
+        never = [w for name in names for w, n in zip(self._strings[name], self._words[name].never) if n]
+        if not never:
+            return ()
+        listed = f"{len(never):,} ({first_of(never, SHOWN)})"
+        return (f"words that can never match: {listed}; punctuation is set apart in texts: write them without",)
+
+    def _many_utilities(self, pairs: PairTable) -> bool:
+        """Whether more than `FEW_UTILITIES` differ."""
+        different: set[float] = set()
+        for rows in pairs.blocks() if self.utility else ():
+            different.update(pairs.numbers(str(self.utility), rows).astype(np.float64).tolist())
+            if len(different) > FEW_UTILITIES:
+                return True
+        return False
 
     @property
     def _names(self) -> list[str]:
@@ -125,8 +162,8 @@ class M4(Curator):
         bounds = np.repeat([self.association, self.representation], [count * len(self.labels), count])
         return Problem(moments, bounds, useful, self.mean, self.most)
 
-    def _facts(self, pairs: PairTable) -> tuple[np.ndarray, np.ndarray]:
-        """(N, m + c) flags of attributes and labels, and (N,) utilities."""
+    def _facts(self, pairs: PairTable, rounds: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(N, m + c) flags of attributes and labels, and (N,) utilities, rounded or not."""
         names = (*self.attributes, *self.labels)
         flags = np.zeros((len(pairs), len(names)), bool)
         if any(name in self._words for name in names):
@@ -142,7 +179,7 @@ class M4(Curator):
         useful = np.ones(len(pairs)) if self.utility is None else pairs.numbers(self.utility).astype(np.float64)
         if not (np.isfinite(useful) & (useful >= 0)).all():
             raise DataError(f"column '{self.utility}': a utility is negative or not finite; give numbers from 0 on")
-        return flags, useful
+        return flags, rounded(useful) if rounds else useful
 
     def _solved(self, table: np.ndarray, share: np.ndarray) -> Survey:
         """The survey of (L, m + c + 1) kinds of pairs and their shares: what the weights reach and what they do not."""
@@ -236,15 +273,21 @@ class Problem:
 
     def solve(self, share: np.ndarray, penalty: float) -> np.ndarray:
         """(2 K + 1,) multipliers that maximise the dual, by L-BFGS with 0 <= v <= penalty; then mu, for which the mean
-        is met, by bisection."""
+        is met, by bisection.
+
+        The weights depend on how utilities differ alone: their mean, beside which the dual would lose its digits, is
+        left out of it.
+        """
         from scipy.optimize import brentq, minimize
 
+        centred = replace(self, utility=self.utility - share @ self.utility)
+
         def negative(multipliers: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = self.dual(multipliers, share)
+            value, gradient = centred.dual(multipliers, share)
             return -value, -gradient
 
         limits = [(0.0, penalty)] * self.sides.shape[1] + [(None, None)]
-        start = np.zeros(len(limits))
+        start = np.append(np.zeros(len(limits) - 1), -self.mean)  # every weight about the mean
         multipliers = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=limits, options=PRECISE).x
         free = self.mean * self.utility - self.sides @ multipliers[:-1]
         multipliers[-1] = brentq(

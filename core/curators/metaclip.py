@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,9 +15,9 @@ import numpy as np
 from ..contracts.curator import TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, first_of
+from ._captions import LANGUAGE, language_code
 from ._entries import Entries, read_entries
 
-LANGUAGE = "language"
 SHOWN = 5
 
 
@@ -28,8 +30,9 @@ class Metaclip(Curator):
     in the whole set, it keeps each of them with probability p = min(1, t / c), so that a text is kept with probability
     1 - prod(1 - p) over its entries, and one without a match never. A set without frequent entries stays as it is.
 
-    Lists per language ({"en": [...], "de": [...]} in JSON) match texts of that language alone, by a column `language`.
-    The t of each is such that entries that are rarer have the same share of all matches as in the reference language.
+    Lists per language ({"en": [...], "de": [...]} in JSON) match texts of that language alone, by a column `language`:
+    "en-US" has the list of "en" where it has none of its own. The t of each is such that entries that are rarer have
+    the same share of all matches as in the reference language.
 
     Balance last: after downloading, removing of copies and filters, or t is too small.
 
@@ -67,24 +70,33 @@ class Metaclip(Curator):
                 f"curator '{self.name}': give metadata=FILE, a list of entries; what is kept depends on it"
             )
 
+        if self.tail_share is not None:
+            self.refuse_unused("tail_share takes the place of a limit", "limit")
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (TEXT,) if "" in self._strings else (TEXT, LANGUAGE)
 
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._strings
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         lists = self._lists
-        if self.tail_share is None and "" not in lists and self.reference not in lists:
+        if self.tail_share is None and "" not in lists and not self._lists_of(self.reference):
             raise ConfigError(
                 f"{self.metadata}: no list for '{self.reference}', the language that limit is for; give "
                 f"reference={next(iter(lists))}, or tail_share"
             )
         counts = {language: np.zeros(len(entries), np.int64) for language, entries in lists.items()}
-        unmatched = 0
+        unmatched, without_list = 0, Counter[str]()
         for rows in pairs.blocks():
             matched = np.zeros(rows.stop - rows.start, bool)
             for language, entry, text in self._matches(pairs.among(rows)):
                 counts[language] += np.bincount(entry, minlength=len(counts[language]))
                 matched[text] = True
+            if "" not in lists:
+                spoken = Counter(pairs.strings(LANGUAGE, rows))
+                without_list.update({tag: n for tag, n in spoken.items() if not self._lists_of(tag)})
             unmatched += int(np.count_nonzero(~matched))
             progress(rows.stop, len(pairs))
         limits = self._limits(counts)
@@ -95,7 +107,7 @@ class Metaclip(Curator):
             "limit": np.array(list(limits.values())),
             "never": np.flatnonzero(np.concatenate([each.never for each in lists.values()])),
         }
-        return Survey(whole, notes=tuple(self._notes(counts, limits, unmatched, len(pairs))))
+        return Survey(whole, notes=tuple(self._notes(counts, limits, without_list, unmatched, len(pairs))))
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         keep = np.zeros(len(pairs))
@@ -117,12 +129,20 @@ class Metaclip(Curator):
         """Language -> its entries; "" where there is one list for all."""
         return {language: Entries(entries, self.unspaced) for language, entries in self._strings.items()}
 
+    def _lists_of(self, tag: str) -> tuple[str, ...]:
+        """The languages of the lists that hold for a text: of the same tag, else of the same code."""
+        tag = tag.strip().lower().replace("_", "-")
+        same = tuple(each for each in self._strings if each.strip().lower().replace("_", "-") == tag)
+        return same or tuple(each for each in self._strings if language_code(each) == language_code(tag))
+
     def _matches(self, pairs: PairTable) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """(language, entries, positions of their texts) of each list."""
         texts = pairs.strings(TEXT)
         spoken = pairs.strings(LANGUAGE) if "" not in self._lists else None
+        lists = {tag: self._lists_of(tag) for tag in set(spoken or ())}
         for language, entries in self._lists.items():
-            rows = np.arange(len(texts)) if spoken is None else np.flatnonzero([each == language for each in spoken])
+            mine = (language in lists[tag] for tag in spoken) if spoken is not None else repeat(True, len(texts))
+            rows = np.flatnonzero(np.fromiter(mine, bool, len(texts)))
             entry, text = entries.matches([texts[row] for row in rows], self.longest)
             yield language, entry, rows[text]
 
@@ -131,12 +151,17 @@ class Metaclip(Curator):
         if share is None:
             if len(counts) == 1:
                 return dict.fromkeys(counts, self.limit)
-            share = share_below(counts[self.reference], self.limit)
+            share = share_below(counts[self._lists_of(self.reference)[0]], self.limit)
         limits = {language: limit_of_share(each, share) for language, each in counts.items()}
-        return limits if self.tail_share is not None else limits | {self.reference: self.limit}
+        return limits if self.tail_share is not None else limits | {self._lists_of(self.reference)[0]: self.limit}
 
     def _notes(
-        self, counts: Mapping[str, np.ndarray], limits: Mapping[str, int], unmatched: int, total: int
+        self,
+        counts: Mapping[str, np.ndarray],
+        limits: Mapping[str, int],
+        without_list: Mapping[str, int],
+        unmatched: int,
+        total: int,
     ) -> Iterator[str]:
         for language, limit in limits.items():
             name = f" of {language}" if language else ""
@@ -148,6 +173,10 @@ class Metaclip(Curator):
         if never:
             listed = f"{len(never):,} ({first_of(never, SHOWN)})"
             yield f"entries that can never match: {listed}; spaces are put around punctuation in texts"
+        if without_list:
+            most = sorted(without_list, key=lambda tag: (-without_list[tag], tag))
+            listed = first_of([f"{tag or 'none'} {without_list[tag]:,}" for tag in most], SHOWN)
+            yield f"{sum(without_list.values()):,} of {total:,} texts are in languages without a list: {listed}"
         if unmatched:
             yield f"{unmatched:,} of {total:,} texts contain no entry"
 

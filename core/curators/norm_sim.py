@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
@@ -11,8 +11,10 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..contracts.recipe import check_features_place
 from ..errors import ConfigError
-from ._ranks import PAIRS_AT_ONCE, best, count_of
+from ._kmeans import unit_rows
+from ._ranks import PAIRS_AT_ONCE, best, count_of, rounded
 from ._targets import read_target
 
 POOL = "pool"
@@ -52,11 +54,16 @@ class NormSim(Curator):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.target != POOL:
+            self.refuse_unused(f"with a target, only target={POOL} is cut down in steps", "steps")
         self.norm = norm_for(f"curator '{self.name}'", self.norm, self.target)
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (IMAGE_FEATURES,)
+
+    def check(self, columns: Collection[str]) -> None:
+        check_target(self.target)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         count = count_of(len(pairs), self.keep)
@@ -66,6 +73,12 @@ class NormSim(Curator):
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         rule = f"not among the {100 * self.keep:g} % with the highest NormSim"
         return Decision.of({rule: ~survey.rows["chosen"]}, scores={"norm_sim": survey.rows["norm_sim"]})
+
+
+def check_target(target: str) -> None:
+    """Raise DataError where a target is a file that is not there."""
+    if target and target != POOL:
+        check_features_place(target)
 
 
 def norm_for(who: str, norm: str | None, target: str) -> str:
@@ -104,8 +117,9 @@ def most_similar(
     else:
         scores = np.empty(len(pairs), np.float32)
         for rows in pairs.blocks(PAIRS_AT_ONCE):
-            scores[rows] = norm_sim_inf(pairs.unit(IMAGE_FEATURES, rows), wanted.features)
+            scores[rows] = norm_sim_inf(unit_rows(pairs, IMAGE_FEATURES, rows), wanted.features)
             progress(rows.stop, len(pairs))
+        scores = rounded(scores)
     return scores, best(scores, count), notes
 
 
@@ -139,9 +153,9 @@ def norm_sim_inf(image: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def norm_sim_2(pairs: PairTable, moment: np.ndarray) -> np.ndarray:
-    """(N,) float32 `norm_of_moment` of all pairs."""
-    made = [norm_of_moment(pairs.unit(IMAGE_FEATURES, rows), moment) for rows in pairs.blocks(PAIRS_AT_ONCE)]
-    return np.concatenate(made)
+    """(N,) float32 `norm_of_moment` of all pairs, rounded."""
+    made = [norm_of_moment(unit_rows(pairs, IMAGE_FEATURES, rows), moment) for rows in pairs.blocks(PAIRS_AT_ONCE)]
+    return rounded(np.concatenate(made))
 
 
 def top_of_pool(pairs: PairTable, count: int, steps: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +166,7 @@ def top_of_pool(pairs: PairTable, count: int, steps: int, progress: Progress) ->
         (N,) float32 scores towards the pairs that are left in the end, and (N,) flags of these.
     """
     left = np.arange(len(pairs))
-    moment = second_moment(pairs.unit(IMAGE_FEATURES, rows) for rows in pairs.blocks(PAIRS_AT_ONCE))
+    moment = second_moment(unit_rows(pairs, IMAGE_FEATURES, rows) for rows in pairs.blocks(PAIRS_AT_ONCE))
     dropped = ceil((len(left) - count) / steps)
     for step in range(steps):
         if len(left) == count:

@@ -27,6 +27,7 @@ class Realsyn(Curator):
 
     The published window, 0.51 to 0.61, holds for the authors' encoder and synthetic captions alone: by default there is
     none. One cluster per 168 pairs is published too; of a million pairs that takes an hour of a core.
+    Centroids are learned from a million pairs, or 39 per cluster where that is more, which are held in memory.
 
     Example:
         >>> build_curator("realsyn", low=0.2, high=0.4, most=20).decide_all(pairs).keep.sum()

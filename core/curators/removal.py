@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 
 from ..contracts.curator import Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
+from ..data import ArrayFile
 from ..errors import ConfigError, DataError, shortened
-from ..runtime.reading import check_regular, text_lines
+from ..runtime.reading import text_lines
 from ._copies import plain_sum
 
 KINDS = {32: "md5", 64: "sha256"}
@@ -46,6 +48,9 @@ class Removal(Curator):
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(sorted(self._sums))
+
+    def check(self, columns: Collection[str]) -> None:
+        _ = self._ids, self._sums
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         seen = 0
@@ -88,11 +93,10 @@ def read_ids(path: Path) -> frozenset[str]:
         DataError: it cannot be read, or is empty.
     """
     if path.suffix.lower() == ".npy":
-        check_regular(path)
+        array = ArrayFile(path).single()
         try:
-            array = np.load(path, allow_pickle=False)
             ids = frozenset(f"{upper:016x}{lower:016x}" for upper, lower in array.tolist())
-        except (OSError, ValueError, TypeError, EOFError) as error:
+        except (ValueError, TypeError) as error:
             raise DataError(f"{path}: not an array of DataComp's uids, of dtype u8,u8 ({error}); replace it") from error
     else:
         lines = (line.rstrip("\r\n") for line in text_lines(path, "write one id per line"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, ClassVar
@@ -11,10 +11,11 @@ import numpy as np
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
-from ..errors import ConfigError, DataError
-from ._ranks import best, count_of
-from .clip_score import cosines
-from .norm_sim import NORMS, most_similar, norm_for
+from ..errors import ConfigError
+from ._kmeans import unit_rows
+from ._ranks import DECIMALS, PAIRS_AT_ONCE, best, count_of
+from ._targets import read_target
+from .norm_sim import NORMS, POOL, check_target, most_similar, norm_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,10 @@ class SCLIPLoss(Curator):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.target:
+            self.refuse_unused("without a target there is no NormSim", "norm", "keep", "steps")
+        elif self.target != POOL:
+            self.refuse_unused(f"with a target, only target={POOL} is cut down in steps", "steps")
         self.norm = norm_for(f"curator '{self.name}'", self.norm, self.target)
         if self.target and self.keep > self.keep_first:
             raise ConfigError(
@@ -77,22 +82,26 @@ class SCLIPLoss(Curator):
     def reads(self) -> tuple[str, ...]:
         return (IMAGE_FEATURES, CAPTION_FEATURES)
 
+    def check(self, columns: Collection[str]) -> None:
+        check_target(self.target)
+
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
+        if self.target and self.target != POOL:
+            read_target(self.target, pairs)  # one that does not fit is told before the passes
         passes = 1 if len(pairs) <= self.batch else self.passes  # one batch is the same in every pass
         draws = (
             np.concatenate([pairs.uniform(self.seed, rows, purpose=purpose) for rows in pairs.blocks()])
             for purpose in (f"s-cliploss: pass {number}" for number in range(passes))
         )
         by_text, by_image = norms_of_batches(
-            lambda rows: (pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows)),
+            lambda rows: _features(pairs, rows),
             (cut(np.argsort(drawn, kind="stable"), self.batch) for drawn in draws),
             self.temperature,
             len(pairs),
             lambda done: progress(done, passes * len(pairs)),
         )
-        scores = cosines(pairs) - by_text - by_image
-        if not np.isfinite(scores).all():
-            raise DataError("the features hold NaN or infinity; embed the pairs again")
+        own = [np.einsum("nd,nd->n", *_features(pairs, rows)) for rows in pairs.blocks(PAIRS_AT_ONCE)]
+        scores = np.round(np.concatenate(own) - by_text - by_image, DECIMALS)
         first = best(scores, count_of(len(pairs), self.keep_first))
         rows = {"s_cliploss": scores, "first": first}
         if not self.target:
@@ -110,6 +119,10 @@ class SCLIPLoss(Curator):
             fails[f"of these not among the {100 * self.keep:g} % with the highest NormSim"] = ~rows["second"]
         scores = {name: rows[name] for name in ("s_cliploss", "norm_sim") if name in rows}
         return Decision.of(fails, scores=scores)
+
+
+def _features(pairs: PairTable, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+    return unit_rows(pairs, IMAGE_FEATURES, rows), unit_rows(pairs, CAPTION_FEATURES, rows)
 
 
 def cut(order: np.ndarray, batch: int, as_released: bool = False) -> list[np.ndarray]:

@@ -64,6 +64,11 @@ class SemDedup(Curator):
     features: str = features_option()
     seed: int = option(0, "fixes the clusters, and the order of which=random", low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fraction is not None:
+            self.refuse_unused("eps follows from fraction", "eps")
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.features,)

@@ -37,6 +37,11 @@ class SquareRoot(Curator):
     weights: bool = option(False, "keep all pairs, weighted with a mean of 1, in place of a draw")
     seed: int = option(0, "fixes the draw, and the clusters", low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.weights:
+            self.refuse_unused("with weights all pairs are kept", "fraction")
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.column or self.features,)

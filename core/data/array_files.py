@@ -1,4 +1,4 @@
-"""Files of numpy arrays (`.npz`), looked at before they are opened: what an array claims, and what is there of it."""
+"""Files of numpy arrays (`.npz`, `.npy`), looked at before they are opened: what an array claims, and what it has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ArrayHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An `.npz`, whatever it holds.
+    """An `.npz`, or with `single` an `.npy`, whatever it holds.
 
     Args:
         path: of the file.
@@ -72,6 +72,25 @@ class ArrayFile:
         with self.reading(), np.load(self.path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in (headers if names is None else names)}
 
+    def single(self) -> np.ndarray:
+        """The array of an `.npy`.
+
+        Raises:
+            DataError: no such file, not an `.npy`, damaged, or it holds pickled objects.
+        """
+        with open_regular(self.path) as file, self.reading():
+            header = _header(file)
+            left = self.path.stat().st_size - file.tell()
+            if header.dtype.hasobject:
+                raise DataError(f"{self.path}: {PICKLED}")
+            if any(size < 0 for size in header.shape) or math.prod(header.shape) * header.dtype.itemsize > left:
+                raise DataError(
+                    f"{self.path}: has shape {shortened(header.shape)} of {shortened(header.dtype)}; the file holds "
+                    f"{left} bytes of values; save or copy it again"
+                )
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+
     @contextmanager
     def values(self, name: str) -> Iterator[IO[bytes]]:
         """The bytes of an array's values, as a stream.
@@ -99,7 +118,8 @@ class ArrayFile:
             if "pickle" in str(error).lower():
                 raise DataError(f"{self.path}: {PICKLED}") from None
             reason = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
-            raise DataError(f"{self.path}: not a readable .npz file ({reason}); save or copy it again") from None
+            kind = SUFFIX if self.path.suffix.lower() == SUFFIX else ".npz"
+            raise DataError(f"{self.path}: not a readable {kind} file ({reason}); save or copy it again") from None
 
 
 def _header(stream: IO[bytes]) -> ArrayHeader:

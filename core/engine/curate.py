@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,32 @@ from ..curation import (
     survey_pairs,
     write_record,
 )
+from ..curation.decide import resolved
 from ..curation.facts import FEATURES
 from ..curation.peers import DATACOMP
-from ..errors import ConfigError, did_you_mean
+from ..curation.table import FORMAT
+from ..data.file_hashes import digest_of_file
+from ..errors import ConfigError, DataError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
 from ..runtime.distributed import world_size
+from ..runtime.files import replacing
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
+from ..shards.sources import version_of_source
 from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
 
+Columns = tuple[Collection[str], Collection[str]]
+"""Those that are needed, and those that are taken where they are."""
 TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
+PLACES = {"PATH", "FILE", "DIR"}
+"""What options call values that are files or folders, whatever these are named."""
+READ_WHOLE = 64 << 20
+"""Bytes of a file of options that is known by its content; larger ones are known by size and time."""
 
 
 @dataclass
@@ -105,8 +115,7 @@ def curate(
     asked, reporter = options_from(CurateOptions, given, "curate"), reporter or Reporter(quiet=True)
     _check_stage(curator, stage)
     built = build_curator(curator, **(options or {}))
-    if is_url(str(out)):
-        raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
+    need_folder(out)
     if asked.shard is not None:
         raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
     if world_size() > 1:
@@ -115,11 +124,13 @@ def curate(
         decided(folder)
     place = place_of_shards(out)
     read = _Read(unreadable=0)
-    table, name = _table({*built.reads, *reads}, {*built.may_read, *may_read}, sources, place, asked, reporter, read)
+    columns = {*built.reads, *reads}, {*built.may_read, *may_read}
+    table, name = _table(built, columns, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
-    facts = (name, digest, *_contents(vars(built)))
+    before = sorted({Path(folder).resolve().name for folder in asked.after or ()})
+    facts = (name, digest, *before, *_contents(built))
     made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
     made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
     with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:
@@ -144,6 +155,12 @@ class _Read:
     examples: list[tuple[str, str]] = field(default_factory=list)
 
 
+def need_folder(out: str | Path) -> None:
+    """Raise the ConfigError of a URL."""
+    if is_url(str(out)):
+        raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
+
+
 def _check_stage(name: str, stage: str) -> None:
     if not stage or (name in curators() and curator_class(name).stage == stage):
         return
@@ -155,8 +172,8 @@ def _check_stage(name: str, stage: str) -> None:
 
 
 def _table(
-    reads: Collection[str],
-    may_read: Collection[str],
+    built: Curator,
+    columns: Columns,
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -164,23 +181,31 @@ def _table(
     read: _Read,
 ) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
-    columns = reads, may_read
-    facts, made_of, features = _from_peers(sources, place, columns, asked)
+    if not sources:
+        built.check(FEATURES)
+    facts, made_of, features = _from_peers(built, sources, place, columns, asked)
     if sources and not facts:
-        facts, made_of = _from_shards(sources, place, columns, asked, reporter, read)
+        facts, made_of = _from_shards(built, sources, place, columns, asked, reporter, read)
     if asked.features is not None:
         features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
-    name = settings_hash({"table": [*made_of, features and features.digest]})
+    name = settings_hash({"table": [FORMAT, *made_of, features and features.digest]})
     return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
 
 
-Columns = tuple[Collection[str], Collection[str]]
-"""Those that are needed, and those that are taken where they are."""
+def check_curators(built: Sequence[Curator], facts: PairFacts) -> None:
+    """Raise what curators lack, a column, a package or a file, before pairs are read.
+
+    Args:
+        facts: the stage that would read them.
+    """
+    for curator in built:
+        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
 
 
 def _from_shards(
+    built: Curator,
     sources: Sequence[str | Path],
     place: Place,
     columns: Columns,
@@ -190,7 +215,9 @@ def _from_shards(
 ) -> tuple[list[str], list[str]]:
     """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
     manifest = manifest_of(sources, place)
-    job = job_of(PairFacts.of(manifest, *columns), manifest, place, asked, BATCH)
+    stage = PairFacts.of(manifest, *columns)
+    check_curators([built], stage)
+    job = job_of(stage, manifest, place, asked, BATCH)
     summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
     read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
     files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
@@ -198,7 +225,7 @@ def _from_shards(
 
 
 def _from_peers(
-    sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
+    built: Curator, sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
 ) -> tuple[list[str], list[str], PairFeatures | None]:
     """The same of folders of other tools, and the features that they bring.
 
@@ -210,6 +237,7 @@ def _from_peers(
         return [], [], None
     if len(peers) < len(sources):
         raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    built.check({TEXT, *FEATURES, *set[str]().union(*(each.columns for each in peers))})
     reads, may_read = columns
     facts: list[str] = []
     folders: list[str] = []
@@ -230,6 +258,8 @@ def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -
     if after:
         keep[:] = False
         keep[positions_kept(table, after)] = True
+        if not keep.any():
+            raise DataError(f"{after[-1]}: kept nothing; relax a rule of the stages before")
     there = np.ones(len(table), bool)
     for name in set(reads) & set(FEATURES):
         there &= table.numbers(f"{HAS}{name}")
@@ -243,23 +273,33 @@ def _written(rows: np.ndarray, count: int, table: Path) -> tuple[str, str]:
     digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
     path = table.with_name(f"{table.name}-{digest}.npy")
     if not path.exists():
-        partial = path.with_suffix(f".partial-{os.getpid()}.npy")
-        np.save(partial, rows)
-        os.replace(partial, path)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, rows)
     return str(path), digest
 
 
-def _contents(options: Mapping[str, Any]) -> list[str]:
+def _contents(curator: Curator) -> list[str]:
     """Hashes of the files and folders that options name: other contents are other decisions."""
     made = []
-    for value in options.values():
+    for option in fields(curator):
+        value = getattr(curator, option.name)
+        metavar = getattr(option.metadata.get("option"), "metavar", "")
         for each in value if isinstance(value, (list, tuple)) else [value]:
-            path = Path(str(each))
-            if isinstance(each, str) and each and path.exists():
-                files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-                facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-                made.append(settings_hash({"files": facts}))
+            text = each if isinstance(each, str) else ""
+            is_place = metavar in PLACES or os.sep in text or os.path.splitext(text)[1]
+            if text and is_place and os.path.exists(text):
+                made.append(settings_hash({option.name: _digests(Path(text))}))
     return made
+
+
+def _digests(path: Path) -> list[tuple[str, str]]:
+    """Of the files of a folder, by their paths in it, or of one file; of large ones the size and the time."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    small = (each.stat().st_size <= READ_WHOLE for each in files)
+    return [
+        (each.relative_to(path).as_posix(), digest_of_file(each) if read else version_of_source(str(each)))
+        for each, read in zip(files, small)
+    ]
 
 
 def _job(stage: DecisionStage, place: Place) -> Job:
@@ -279,15 +319,19 @@ def _record(
     curated: Curated, curator: Curator, sources: Sequence[str | Path], asked: CurateOptions, table: Path
 ) -> dict[str, Any]:
     """What ran, resolved, as JSON."""
-    resolved = {name: value for name, value in vars(curator).items() if not name.startswith("_")}
     facts = {name: value for name, value in vars(curated).items() if name not in ("folder", "examples")}
     return {
         **facts,
         "stage": curator.stage,
         "table": str(table),
         "notes": list(curated.notes),
-        "options": json.loads(json.dumps(resolved, default=str)),
-        "sources": [str(each) for each in sources],
-        "features": asked.features,
-        "after": list(asked.after or ()),
+        "options": resolved(curator),
+        "sources": [_absolute(each) for each in sources],
+        "features": asked.features and _absolute(asked.features),
+        "after": [_absolute(each) for each in asked.after or ()],
     }
+
+
+def _absolute(place: str | Path) -> str:
+    """As it is called from everywhere."""
+    return str(place) if is_url(str(place)) else os.path.abspath(place)

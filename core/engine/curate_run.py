@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.curator import TEXT, Curator
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.shown import in_short
@@ -19,7 +18,7 @@ from ..errors import ConfigError
 from ..registry import build_curator
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
-from .curate import Curated, curate
+from .curate import Curated, check_curators, curate, need_folder
 from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
@@ -75,14 +74,17 @@ def run_curation(
     Raises:
         UnknownNameError: no recipe has that name. ConfigError: an option is not usable. DataError: as `curate`.
     """
+    need_folder(out)
     asked, reporter = options_from(CurationRunOptions, given, "run_curation"), reporter or Reporter(quiet=True)
     chosen = (curation_recipe(recipe) if isinstance(recipe, str) else recipe).with_options(options or {})
     notes = []
     if asked.tests:
         chosen = chosen.with_options({f"{DECONTAMINATE}.tests": list(asked.tests)})
-    elif DECONTAMINATE in {stage.curator for stage in chosen.stages}:
+    elif any(stage.curator == DECONTAMINATE and not stage.options.get("tests") for stage in chosen.stages):
         chosen = chosen.without(DECONTAMINATE)
         notes.append("No test set was given (--tests), so nothing was compared with one.")
+    if not chosen.stages:
+        raise ConfigError(f"--recipe {chosen.name}: no stage to run; give --tests, or another recipe")
     built = [build_curator(stage.curator, **stage.options) for stage in chosen.stages]
     reads, may_read = ({name for each in built for name in getattr(each, kind)} for kind in ("reads", "may_read"))
     out, shards = Path(out), {name: getattr(asked, name) for name in SHARED}
@@ -90,9 +92,11 @@ def run_curation(
     if features is None and reads & set(FEATURES):
         if not sources:
             raise ConfigError("give the pairs by --data, or their features by --features")
-        if not any(PeerFiles.of(source, asked.encoder or "") is not None for source in sources):
-            _check_before_embedding(built, (reads, may_read), sources, out)
-        features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
+        peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
+        if not peers:
+            check_curators(built, PairFacts.of(manifest_of(sources, place_of_shards(out)), reads, may_read))
+        if not any(each.features for each in peers):
+            features = _embedded(sources, out / "features", encoding or {}, shards, reporter)
     stages: list[Curated] = []
     for stage in chosen.stages:
         after = [str(stages[-1].folder)] if stages else None
@@ -117,22 +121,6 @@ def run_curation(
 
 
 SHARED = ("engine", "processes", "address", "worker_cpus", "worker_gpus", "shard_size")
-
-
-def _check_before_embedding(
-    built: Sequence[Curator],
-    columns: tuple[Collection[str], Collection[str]],
-    sources: Sequence[str | Path],
-    out: Path,
-) -> None:
-    """Raise what curators lack, a column, a package or a file, before hours of embedding.
-
-    Args:
-        columns: that they need, and that they look at where they are.
-    """
-    facts = PairFacts.of(manifest_of(sources, place_of_shards(out)), *columns)
-    for curator in built:
-        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
 
 
 def _embedded(

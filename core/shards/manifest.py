@@ -32,7 +32,8 @@ from .task import ShardTask, Span, cut
 
 SORTED_AT_ONCE = 200_000
 """Paths of a listing that are in memory at once."""
-LISTED = ("path", "id", "size", "version")
+LISTED = {"path": "string", "id": "string", "size": "int64", "version": "string", "text_beside": "string"}
+"""Column of a list of loose images -> type."""
 WRITTEN_AT_ONCE = 10_000
 """Rows of a list that are in memory while it is written."""
 IDS_A_BUCKET = 1 << 20
@@ -304,24 +305,37 @@ def _listed(paths: list[str], place: Place, suffixes: Sequence[str], skipped: li
     collector = ItemCollector()
     files = _merged(_files(paths, suffixes, collector))
     rows = (dict(zip(LISTED, file)) for file in files)
-    sources = listing(place, rows, {"path": "string", "id": "string", "size": "int64", "version": "string"}, "images")
+    sources = listing(place, rows, LISTED, "images")
     skipped += collector.skipped
     return sources
 
 
-def _files(paths: list[str], suffixes: Sequence[str], collector: ItemCollector) -> Iterator[tuple[str, str, int, str]]:
-    """(path, id, bytes, version) of all files, in no order that matters."""
+Listed = tuple[str, str, int, str, str]
+"""(path, id, bytes, version, text file beside it or "") of a loose image."""
+
+
+def _files(paths: list[str], suffixes: Sequence[str], collector: ItemCollector) -> Iterator[Listed]:
+    """All files, in no order that matters."""
     for path in paths:
         if is_url(path):
             yield from _remote_files(path, suffixes)
         elif os.path.isdir(path):
             yield from _files_below(Path(path), suffixes, collector)
         else:
-            status = os.stat(path)
-            yield os.path.abspath(path), printable(Path(path).as_posix()), status.st_size, str(status.st_mtime_ns)
+            yield _local(Path(path), os.stat(path))
 
 
-def _files_below(root: Path, suffixes: Sequence[str], collector: ItemCollector) -> Iterator[tuple[str, str, int, str]]:
+def _local(path: Path, status: os.stat_result) -> Listed:
+    """An image on a disk; with another text beside it, it is another version."""
+    version, beside = str(status.st_mtime_ns), os.path.abspath(path.with_suffix(".txt"))
+    if os.path.isfile(beside):
+        version += f" {version_of_source(beside)}"
+    else:
+        beside = ""
+    return os.path.abspath(path), printable(path.as_posix()), status.st_size, version, beside
+
+
+def _files_below(root: Path, suffixes: Sequence[str], collector: ItemCollector) -> Iterator[Listed]:
     waiting = [str(root)]
     while waiting:
         folder = waiting.pop()
@@ -344,8 +358,7 @@ def _files_below(root: Path, suffixes: Sequence[str], collector: ItemCollector) 
                 elif not _is_text(entry.path):
                     collector.skip(path.as_posix(), "its name is not UTF-8; rename it")
                 else:
-                    status = entry.stat()
-                    yield os.path.abspath(path), printable(path.as_posix()), status.st_size, str(status.st_mtime_ns)
+                    yield _local(path, entry.stat())
 
 
 def _is_text(name: str) -> bool:
@@ -356,7 +369,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str, int, str]]:
+def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[Listed]:
     fs, inner = filesystem(path)
     try:
         if _is_image(path):
@@ -365,13 +378,13 @@ def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str
                     f"{shown(path)}: its address holds more, which may be a secret and would be listed in --out; give "
                     "a Parquet file of addresses, or the image as a file"
                 )
-            yield path, shown(path), int(fs.info(inner).get("size") or 0), version_of_source(path)
+            yield path, shown(path), int(fs.info(inner).get("size") or 0), version_of_source(path), ""
             return
         for _, _, files in fs.walk(inner, detail=True):
             for info in files.values():
                 if info["name"].lower().endswith(tuple(suffixes)):
                     url = fs.unstrip_protocol(info["name"])
-                    yield url, printable(shown(url)), int(info.get("size") or 0), str(info.get("ETag") or "")
+                    yield url, printable(shown(url)), int(info.get("size") or 0), str(info.get("ETag") or ""), ""
             fs.invalidate_cache()
     except (ConfigError, DataError):
         raise

@@ -42,6 +42,8 @@ LISTED_AT_ONCE = 8192
 IDS = ("id", "key", "image_id", "uid", "__key__")
 BYTES = ("image", "bytes", "image_bytes", "jpg", "jpeg", "png", "webp")
 PATHS = ("path", "file_name", "file", "filename", "filepath", "image_path", "image")
+BESIDE = ("text_beside",)
+"""In lists that were made here: the text file beside an image."""
 URLS = ("url", "image_url", "path", "image")
 TEXTS = ("text", "caption", "txt")
 """Names of columns, in the order in which they are looked for."""
@@ -60,6 +62,7 @@ class Row:
         text: a caption, or None.
         columns: what else the source says of it, for the columns that the stage reads.
         lost: why nothing can be read of it, "" where it can.
+        text_lost: why its text cannot be read as it is, "" where it can.
     """
 
     id: str
@@ -68,6 +71,7 @@ class Row:
     text: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     lost: str = ""
+    text_lost: str = ""
 
     @property
     def has_image(self) -> bool:
@@ -160,13 +164,15 @@ class TarSource(Source):
                     return
                 members, key = sample.members, sample.name.partition(":")[2]
                 image = next((content for name, content in members.items() if name in IMAGE_EXTENSIONS), None)
-                text = next((content for name, content in members.items() if name in TEXT_EXTENSIONS), None)
+                bytes_ = next((content for name, content in members.items() if name in TEXT_EXTENSIONS), None)
+                text, text_lost = (None, "") if bytes_ is None else _decoded(bytes_)
                 yield Row(
                     f"{self.label}:{key}",
                     content=image or None,
-                    text=None if text is None else text.decode("utf-8", "replace").strip(),
+                    text=text,
                     columns={name: members[name].decode("utf-8", "replace") for name in columns if name in members},
-                    lost=sample.lost or ("" if image or text else f"{self.label}:{key}: no image and no text"),
+                    lost=sample.lost or ("" if image or bytes_ else f"{self.label}:{key}: no image and no text"),
+                    text_lost=text_lost,
                 )
                 number += 1
                 if sample.lost and stop is None:  # of a tar that is cut short nobody knows how many follow
@@ -181,7 +187,7 @@ class ParquetSource(Source):
     """A Parquet file whose rows are images: bytes, paths below its folder, or URLs; and texts.
 
     Args:
-        roles: "id", "bytes", "path", "url" and "text" -> name of the column, of those that there are.
+        roles: "id", "bytes", "path", "url", "text" and "beside" -> name of the column, of those that there are.
         anywhere: whether paths may lead anywhere: in lists that were made here.
     """
 
@@ -263,11 +269,13 @@ class ParquetSource(Source):
                 path = self._resolved(str(path))
             except DataError as error:
                 path, lost = "", str(error)
-        text = own.get("text")
+        text, text_lost = own.get("text"), ""
+        if text is None and own.get("beside"):
+            text, text_lost = _text_beside(str(own["beside"]))
         if content is None and not path and text is None and not lost:
             lost = f"{id_}: no image and no text"
         rest = {name: values[name] for name in columns if name in values}
-        return Row(id_, "" if content is not None else path, content, text, rest, lost)
+        return Row(id_, "" if content is not None else path, content, text, rest, lost, text_lost)
 
     def _resolved(self, path: str) -> str:
         if self.anywhere or is_url(path):
@@ -336,6 +344,8 @@ def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSour
     except Exception as error:
         raise _source_error(name, error) from error
     roles = _roles(schema)
+    if not anywhere:
+        roles.pop("beside", None)
     if not roles.keys() - {"id"}:
         named = ", ".join(schema.names[:8])
         raise SourceError(
@@ -383,12 +393,31 @@ def _roles(schema: Any) -> dict[str, str]:
         "id": first(IDS, lambda kind: text(kind) or types.is_integer(kind)),
         "bytes": first(BYTES, binary),
         "text": first(TEXTS, text),
+        "beside": first(BESIDE, text),
     }
     if wanted["bytes"] is None:
         wanted["path"] = first(PATHS, text)
         if wanted["path"] is None:
             wanted["url"] = first(URLS, text)
     return {role: name for role, name in wanted.items() if name is not None}
+
+
+def _decoded(text: bytes) -> tuple[str, str]:
+    """A text, and why it is not as it was stored."""
+    try:
+        return text.decode().strip(), ""
+    except UnicodeDecodeError:
+        reason = "its text is in no known encoding; store it as UTF-8, or leave it out"
+        return text.decode("utf-8", "replace").strip(), reason
+
+
+def _text_beside(file: str) -> tuple[str | None, str]:
+    """The captions of a file, a line each, and why they cannot be read."""
+    from ..data.pairs.text_beside import captions_beside
+
+    captions, reason = captions_beside(Path(file))
+    empty = not captions and reason.endswith("is empty")
+    return "\n".join(captions) if captions else None, "" if empty else reason
 
 
 def _random_access(name: str) -> Any:

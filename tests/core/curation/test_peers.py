@@ -6,10 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 from tar_shards import shard, simple
 
-from vladapt.core.curation import peers
+from vladapt.core.curation import CurationRecipe, peers, record_of
 from vladapt.core.curation.peers import PeerFiles
+from vladapt.core.curation.recipes import Stage
 from vladapt.core.curation.table import PairFeatures
 from vladapt.core.engine.curate import curate
+from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import ConfigError, DataError
 
 
@@ -89,8 +91,17 @@ def test_decisions_are_made_of_them_and_nothing_is_embedded(datacomp, tmp_path):
     cosines = (image * caption).sum(axis=1) / np.linalg.norm(image, axis=1) / np.linalg.norm(caption, axis=1)
     for number in range(8):
         assert rows[uid(number)]["score_clip_score"] == pytest.approx(float(cosines[number]), abs=1e-3)
+    other = curate("clip-score", [datacomp], tmp_path / "out", options={"fraction": 0.4}, encoder="b32")
+    assert other.folder != made.folder and record_of(other.folder)["table"] != record_of(made.folder)["table"]
     by_column = {"fraction": 0.4, "column": "clip_b32_similarity_score"}
     assert curate("clip-score", [datacomp], tmp_path / "out", options=by_column).pairs == 8
+
+
+def test_a_recipe_takes_the_features_that_are_there(datacomp, tmp_path, monkeypatch):
+    monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
+    recipe = CurationRecipe("mine", "", (Stage("clip-score", {"fraction": 0.4}),))
+    with pytest.raises(DataError, match="features of b32, l14; say which by --encoder"):
+        run_curation(recipe, [datacomp], tmp_path / "out")
 
 
 def test_folders_of_other_tools_are_curated_alone(datacomp, tmp_path):

@@ -1,10 +1,13 @@
 """The table of all pairs: sorted by id whatever the order of files, features at their pairs, memory mapped."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curation import HAS, PairFacts, PairFeatures, build_table, open_table, positions_kept
+from vladapt.core.curation.table import whole_folder
 from vladapt.core.engine.shard_jobs import run_stage
 from vladapt.core.errors import DataError
 from vladapt.core.shards import Manifest, Place
@@ -118,7 +121,10 @@ def test_measured_facts_are_those_of_the_file(facts, tmp_path):
 def test_texts_in_no_known_encoding_are_listed_and_not_guessed(tmp_path):
     write_tar(
         tmp_path / "c.tar",
-        [("one", jpeg(1), "fine"), ("two", jpeg(2), "a caf\udce9".encode("utf-8", "surrogateescape"))],
+        [
+            ("one", jpeg(1), "as it was stored: \ufffd"),
+            ("two", jpeg(2), "a caf\udce9".encode("utf-8", "surrogateescape")),
+        ],
     )
     manifest = Manifest.of([tmp_path / "c.tar"], Place(str(tmp_path / "out")), tmp_path)
     made = run_stage(PairFacts.of(manifest, []), [tmp_path / "c.tar"], tmp_path / "out")
@@ -133,9 +139,6 @@ def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp
 
 
 def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for name, columns in (("a", {"language": ["en"]}), ("b", {"language": ["de"], "score": [0.5]})):
         pq.write_table(pa.table({"id": [name], "text": ["t"], **columns}), tmp_path / f"{name}.parquet")
     both = Manifest.of(sorted(tmp_path.glob("*.parquet")), Place(str(tmp_path / "out")), tmp_path)
@@ -144,9 +147,6 @@ def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp
 
 
 def test_positions_that_earlier_decisions_keep(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = PairTable.of(["c", "a", "b"], text=["", "", ""])
     for name, keep in (("one", [True, True, False]), ("two", [False, True, True])):
         (tmp_path / name).mkdir()
@@ -155,5 +155,73 @@ def test_positions_that_earlier_decisions_keep(tmp_path):
     assert positions_kept(table, [str(tmp_path / "one"), str(tmp_path / "two")]).tolist() == [1]
     with pytest.raises(DataError, match="no decisions in it"):
         positions_kept(table, [str(tmp_path)])
-    with pytest.raises(DataError, match="keeps none of these pairs"):
+    with pytest.raises(DataError, match="decisions of none of these pairs"):
         positions_kept(PairTable.of(["z"], text=[""]), [str(tmp_path / "one")])
+    pq.write_table(pa.table({"name": ["a"], "keep": [True]}), tmp_path / "two" / "part-00000001.parquet")
+    with pytest.raises(DataError, match=r"part-00000001\.parquet: no decisions in it"):
+        positions_kept(table, [str(tmp_path / "two")])
+    (tmp_path / "two" / "part-00000001.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(DataError, match=r"part-00000001\.parquet: cannot be read"):
+        positions_kept(table, [str(tmp_path / "two")])
+
+
+def test_decisions_that_keep_nothing_have_no_positions(tmp_path):
+    pq.write_table(pa.table({"id": ["a", "b"], "keep": [False, False]}), tmp_path / "part-00000000.parquet")
+    assert positions_kept(PairTable.of(["a", "b"]), [str(tmp_path)]).tolist() == []
+
+
+def test_columns_may_be_called_and_folders_named_as_they_like(tmp_path):
+    file = tmp_path / "day=3" / "part-0.parquet"
+    file.parent.mkdir()
+    pq.write_table(pa.table({"id": ["b", "a"], "../up": [2, 1], "a/b": ["y", "x"], "ids": ["q", "p"]}), file)
+    made = build_table(tmp_path / "table", [str(file)], None)
+    assert set(made.columns) == {"../up", "a/b", "ids"}
+    assert made.numbers("../up").tolist() == [1, 2] and made.strings("a/b") == ["x", "y"] and made.names() == ["a", "b"]
+
+
+def test_a_table_that_another_process_finished_meanwhile_stays(tmp_path):
+    with whole_folder(tmp_path / "table", "last") as work:
+        (work / "last").write_text("mine")
+        (tmp_path / "table").mkdir()
+        (tmp_path / "table" / "last").write_text("the other's")
+    assert (tmp_path / "table" / "last").read_text() == "the other's"
+    assert [each.name for each in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"name": ["a"], "encoder": ["x"], "image_features": [[1.0]]}, "no column 'id'"),
+        ({"id": ["a"], "encoder": ["x"], "image_features": [1.0]}, "'image_features' is double; give lists of floats"),
+        ({"id": ["a", "b"], "encoder": ["x", "x"], "image_features": [[1.0], [1.0, 2.0]]}, "of another width"),
+    ],
+)
+def test_features_of_another_form_are_one_line(table, message, tmp_path):
+    pq.write_table(pa.table(table), tmp_path / "part-0.parquet")
+    with pytest.raises(DataError, match=message):
+        build_table(tmp_path / "t" / "table", [], PairFeatures.of(tmp_path))
+
+
+def test_damaged_features_are_one_line(tmp_path):
+    (tmp_path / "part-0.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read"):
+        PairFeatures.of(tmp_path)
+
+
+def test_texts_beside_loose_images_are_theirs(tmp_path):
+    for name, text in {"one": b"a caption\nand another\n", "two": b"caf\xe9", "three": b"", "four": None}.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.jpg").write_bytes(jpeg(1))
+        if text is not None:
+            (tmp_path / "in" / f"{name}.txt").write_bytes(text)
+    manifest = Manifest.of([tmp_path / "in"], Place(str(tmp_path / "out")), tmp_path)
+    made = run_stage(PairFacts.of(manifest, []), [tmp_path / "in"], tmp_path / "out")
+    rows = [row for file in tmp_path.glob("out/*/part-*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert {row["id"].rpartition("/")[2]: row["text"] for row in rows} == {
+        "one.jpg": "a caption\nand another",
+        "three.jpg": None,
+        "four.jpg": None,
+    }
+    assert made.unreadable == 1 and made.examples[0][1] == "two.txt is not UTF-8 text"
+    (tmp_path / "in" / "one.txt").write_text("other")
+    assert Manifest.of([tmp_path / "in"], Place(str(tmp_path / "out")), tmp_path).digest != manifest.digest

@@ -67,6 +67,16 @@ def test_cc3m_is_stricter_with_shapes_and_boilerplate_and_milder_with_rare_words
     assert not build_curator("cc12m").decide_all(few).keep.any()
 
 
+def test_the_words_of_a_survey_are_read_once_for_all_blocks(pairs):
+    curator, other = build_curator("cc12m", rare=2), build_curator("cc12m", rare=99)
+    survey = curator.survey(pairs)
+    stored = survey.whole["common"]
+    assert curator._common(stored) is curator._common(stored)
+    kept = [curator.decide(pairs.among(rows), survey).keep for rows in pairs.blocks(7)]
+    assert np.array_equal(np.concatenate(kept), curator.decide_all(pairs).keep)
+    assert not curator.decide(pairs, other.survey(pairs)).keep.any(), "another survey has other words"
+
+
 def test_rare_is_counted_in_the_pool_and_can_be_left_out(pairs):
     assert "rare" in dropped(build_curator("cc12m", rare=2).decide_all(pairs), pairs)
     assert not {"rare", "boilerplate"} & dropped(build_curator("cc12m", rare=0).decide_all(pairs), pairs).keys()

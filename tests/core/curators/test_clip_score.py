@@ -47,6 +47,24 @@ def test_a_threshold_is_inclusive_and_equal_scores_share_a_fate():
     assert build_curator("clip-score", column="made", fraction=1.0).decide_all(pairs).keep.sum() == 4
 
 
+def test_a_column_is_compared_with_all_its_digits():
+    names = [f"{n:02d}" for n in range(10)]
+    pairs = PairTable.of(names, made=0.3 + 1e-10 * np.arange(10))
+    decision = build_curator("clip-score", column="made", fraction=0.3).decide_all(pairs)
+    assert np.flatnonzero(decision.keep).tolist() == [6, 7, 8, 9], "int(n f) + 1"
+    assert decision.scores["clip_score"].dtype == np.float32
+    strict = build_curator("clip-score", column="made", threshold=0.3 + 5e-10, encoder="B-32").decide_all(pairs)
+    assert np.flatnonzero(strict.keep).tolist() == [5, 6, 7, 8, 9]
+    single = PairTable.of(list("ab"), made=np.array([0.7, 0.6], np.float32))
+    assert build_curator("clip-score", column="made", threshold=0.7, encoder="B-32").decide_all(single).keep[0]
+
+
+def test_pairs_without_a_score_count_as_in_datacomp():
+    pairs = PairTable.of(list("abcdefgh"), made=np.array([0.1, np.nan, 0.2, 0.3, np.nan, 0.4, 0.5, np.nan]))
+    keep = build_curator("clip-score", column="made", fraction=0.3).decide_all(pairs).keep
+    assert "".join(np.array(list("abcdefgh"))[keep]) == "dfg", "int(8 f) + 1"
+
+
 def test_a_threshold_without_its_encoder_is_refused():
     with pytest.raises(ConfigError, match="a threshold holds for one encoder; give encoder="):
         build_curator("clip-score", column="made", threshold=0.3)

@@ -129,6 +129,16 @@ def test_blocks_of_a_class_change_nothing(monkeypatch):
     np.testing.assert_allclose(whole.scores["clipcov"], parts.scores["clipcov"], rtol=1e-5)
 
 
+def test_few_classes_make_no_large_blocks(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(20_000, WIDTH)).astype(np.float16)
+    names = [f"{n:05d}" for n in range(20_000)]
+    pairs = PairTable.of(names, image_features=features, caption_features=features)
+    sizes, read = [], PairTable.unit
+    monkeypatch.setattr(PairTable, "unit", lambda *args: sizes.append(len(read(*args))) or read(*args))
+    build_curator("clipcov", classes=drawn_rows(60), fraction=0.01, refresh=1000).survey(pairs)
+    assert 1000 < max(sizes) <= 4096
+
+
 def test_classes_and_their_sizes_are_told():
     pairs = drawn_pairs()
     survey = build_curator("clipcov", classes=drawn_rows(200)).survey(pairs)

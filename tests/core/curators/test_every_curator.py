@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts.curator import STAGES, Decision, PairTable, Survey
+from vladapt.core.contracts.options import options_of
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_curator, curator_class
 from vladapt.core.registry.catalogue import curators
 from vladapt.core.testing.curation import drawn_pairs, options_of_curator
@@ -90,3 +92,74 @@ def test_draws_of_two_curators_are_independent_at_the_same_seed(monkeypatch):
     monkeypatch.undo()
     between = np.corrcoef([drawn_pairs(600).uniform(0, purpose=purpose) for purpose in purposes])
     assert np.abs(between - np.eye(len(between))).max() < 0.2
+
+
+FILE_OPTIONS = [
+    (name, each.name)
+    for name in NAMES
+    for each in options_of(curator_class(name))
+    if each.help.startswith("file ") or each.name in ("classes", "metadata", "language_model", "tests", "words")
+    if each.kind is not int
+]
+
+
+@pytest.mark.parametrize(("name", "option"), FILE_OPTIONS)
+def test_a_file_that_is_not_there_is_refused_by_check(name, option, tmp_path):
+    options = options_of_curator(name, drawn_pairs(10)) | {option: str(tmp_path / "absent.npy")}
+    with pytest.raises((DataError, CapabilityError)):
+        build_curator(name, **options).check(("text", "language"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_that_are_not_finite_are_never_kept(name):
+    pairs = drawn_pairs(40)
+    options = options_of_curator(name, pairs)
+    for column in {"image_features", "caption_features"} & set(build_curator(name, **options).reads):
+        broken = pairs.numbers(column).copy()
+        broken[3, 2] = np.nan
+        table = PairTable.of(pairs.names(), pairs.encoder, **_columns(pairs) | {column: broken})
+        try:
+            assert not build_curator(name, **options).decide_all(table).keep[3]
+        except DataError as error:
+            assert "not finite" in str(error)
+
+
+def _columns(pairs: PairTable) -> dict:
+    return {
+        key: pairs.numbers(key) if isinstance(values, np.ndarray) else pairs.strings(key)
+        for key, values in pairs.columns.items()
+    }
+
+
+UNUSED = [
+    ("s-cliploss", {"norm": "2"}, {}),
+    ("s-cliploss", {"keep": 0.1}, {}),
+    ("s-cliploss", {"steps": 3}, {}),
+    ("s-cliploss", {"steps": 3}, {"target": "file.npy"}),
+    ("norm-sim", {"steps": 3}, {"target": "file.npy"}),
+    ("sem-dedup", {"eps": 0.1}, {"fraction": 0.5}),
+    ("square-root", {"fraction": 0.1}, {"weights": True}),
+    ("metaclip", {"limit": 9}, {"tail_share": 0.1, "metadata": "entries.txt"}),
+]
+
+
+@pytest.mark.parametrize(("name", "unused", "beside"), UNUSED)
+def test_an_option_without_effect_is_refused(name, unused, beside):
+    build_curator(name, **beside)
+    with pytest.raises(ConfigError, match=f"{next(iter(unused))} has no effect"):
+        build_curator(name, **beside, **unused)
+
+
+EQUAL = {"norm-sim": {"keep": 0.5}, "s-cliploss": {"keep_first": 0.5}, "clipcov": {"fraction": 0.5, "refresh": 10**6}}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_of_equal_rows_over_blocks_the_smallest_ids_are_kept(name, monkeypatch):
+    for module, size in (("norm_sim", 7), ("s_cliploss", 7)):
+        monkeypatch.setattr(f"vladapt.core.curators.{module}.PAIRS_AT_ONCE", size)
+    monkeypatch.setattr("vladapt.core.curators.clipcov.MEMBERS_AT_ONCE", 7)
+    rows = np.repeat(drawn_pairs(1).numbers("image_features"), 61, axis=0)
+    captions = np.repeat(drawn_pairs(1).numbers("caption_features"), 61, axis=0)
+    pairs = PairTable.of([f"{n:02d}" for n in range(61)], "drawn", image_features=rows, caption_features=captions)
+    keep = build_curator(name, **options_of_curator(name, pairs) | EQUAL[name]).decide_all(pairs).keep
+    assert keep[:30].all() and not keep[30:].any()

@@ -9,7 +9,7 @@ from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators import got_d
 from vladapt.core.curators.got_d import calibrated, sinkhorn
 from vladapt.core.registry import build_curator
-from vladapt.core.testing.curation import drawn_pairs, drawn_rows
+from vladapt.core.testing.curation import WIDTH, drawn_pairs, drawn_rows
 
 
 def unit(random, *shape):
@@ -57,6 +57,32 @@ def test_blocks_change_nothing():
 def test_small_regularisation_stays_finite():
     transport = sinkhorn(lambda: [POOL], TARGET, 0.002, 50, 1e-6)
     assert np.isfinite(transport.pool).all() and np.isfinite(transport.target).all()
+
+
+def test_small_regularisation_reaches_its_tolerance():
+    pool, target = unit(np.random.default_rng(2), 300, 8), unit(np.random.default_rng(3), 40, 8)
+    transport = sinkhorn(lambda: [pool], target, 0.01, 4000, 1e-7)
+    assert transport.misplaced <= 1e-7
+    affinity = (pool.astype(float) @ target.T.astype(float) - 1) / 0.01
+    plan = np.exp(affinity + (transport.pool[:, None] + transport.target) / 0.01) / (len(pool) * len(target))
+    np.testing.assert_allclose(plan.sum(axis=1), 1 / len(pool), rtol=1e-5)
+    np.testing.assert_allclose(plan.sum(axis=0), 1 / len(target), rtol=1e-5)
+
+
+def test_a_little_misplaced_mass_is_not_told_as_none(monkeypatch):
+    made = got_d.Transport(np.zeros(120), np.zeros(9), 0.5, 1.23e-5, 7)
+    monkeypatch.setattr(got_d, "sinkhorn", lambda *_: made)
+    assert "0.0012 % of the mass" in build_curator("got-d", target=drawn_rows(9)).survey(drawn_pairs()).notes[0]
+
+
+def test_a_small_target_makes_no_large_blocks(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(20_000, WIDTH)).astype(np.float16)
+    names = [f"{n:05d}" for n in range(20_000)]
+    pairs = PairTable.of(names, image_features=features, caption_features=features)
+    sizes, read = [], PairTable.unit
+    monkeypatch.setattr(PairTable, "unit", lambda *args: sizes.append(len(read(*args))) or read(*args))
+    build_curator("got-d", target=drawn_rows(3), iterations=1).survey(pairs)
+    assert 1000 < max(sizes) <= 16_384
 
 
 def test_what_the_pool_has_enough_of_gets_no_credit(tmp_path):

@@ -83,6 +83,23 @@ def test_each_option_changes_what_is_kept(drawn):
     np.testing.assert_allclose(kept[4].scores["hype"], added, rtol=1e-5, atol=1e-5)
 
 
+def test_references_are_compared_in_blocks(drawn, monkeypatch):
+    pairs, references, _ = drawn
+    curator = build_curator("hype", **references, curvature=0.1)
+    whole, sizes = curator.decide_all(pairs), []
+
+    def watched(*args):
+        sizes.append(len(args[0]) * len(args[1]))
+        return violations(*args)
+
+    monkeypatch.setattr("vladapt.core.curators.hype.REFERENCES_AT_ONCE", 4)
+    monkeypatch.setattr("vladapt.core.curators.hype.violations", watched)
+    parts = curator.decide_all(pairs)
+    assert max(sizes) == 60 * 4
+    for name, scores in whole.scores.items():
+        np.testing.assert_allclose(parts.scores[name], scores, rtol=1e-5)
+
+
 def test_a_text_near_the_origin_holds_an_image_further_out_in_its_direction():
     text, image = np.array([[0.2, 0.0]]), np.array([[2.0, 0.1], [-2.0, 0.0]])
     points = exponential_map(text, 1.0), exponential_map(image, 1.0)

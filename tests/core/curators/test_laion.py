@@ -39,6 +39,17 @@ def test_each_rule_drops_what_breaks_it(pairs):
     np.testing.assert_array_equal(decision.scores["clip_score"], pairs.numbers("similarity"))
 
 
+def test_a_score_just_below_the_threshold_is_below_it():
+    some = PairTable.of(
+        list("ab"),
+        text=["a dog"] * 2,
+        language=["en"] * 2,
+        bytes=np.array([9000, 9000]),
+        similarity=np.array([0.28, 0.28 - 1e-9]),
+    )
+    assert build_curator("laion", **GIVEN).decide_all(some).keep.tolist() == [True, False]
+
+
 CHANGES = [
     ({"language": "de"}, "b"),
     ({"characters": 3}, "acg"),
@@ -57,6 +68,21 @@ CHANGES = [
 def test_options_change_what_is_kept(pairs, options, kept):
     decision = build_curator("laion", **GIVEN, **options).decide_all(pairs)
     assert "".join(np.array(list("abcdefg"))[decision.keep]) == kept
+
+
+@pytest.mark.parametrize("language", ["EN", "en-US", "en_GB"])
+def test_a_language_is_the_same_in_any_spelling(pairs, language):
+    assert build_curator("laion", **GIVEN, language=language).decide_all(pairs).keep[0]
+    spelled = PairTable.of(
+        ["a"],
+        text=["a dog"],
+        language=[language],
+        bytes=np.array([9000]),
+        similarity=np.array([0.5]),
+    )
+    assert build_curator("laion", **GIVEN).decide_all(spelled).keep.all()
+    assert not build_curator("laion", **GIVEN, language="DE").decide_all(spelled).keep.any()
+    assert build_curator("laion", **GIVEN, language="ANY").decide_all(spelled).keep.all()
 
 
 def test_notes_name_the_encoder_and_the_safety_steps_that_are_not_done(pairs):

@@ -102,6 +102,57 @@ def test_utilities_are_few_numbers():
     assert rounded(np.array([0.0, 1.0, 0.25])).tolist() == [0.0, 1.0, 0.25]
 
 
+def exact_weights(utility, mean):
+    """The optimum over all rows, utilities as they are."""
+    s, y = (PAIRS.numbers(name).astype(bool)[:, None] for name in ("woman", "nurse"))
+    problem = Problem(moments_of(s, y, [0.5]), np.full(2, 0.005), utility, mean, 1.0)
+    share = np.full(len(PAIRS), 1 / len(PAIRS))
+    multipliers = problem.solve(share, 10.0)
+    q = problem.weights(multipliers)
+    assert problem.objective(q, share, 10.0) == pytest.approx(problem.dual(multipliers, share)[0], rel=1e-9, abs=1e-6)
+    return q
+
+
+def with_utility(utility):
+    columns = {name: PAIRS.numbers(name) for name in ("woman", "nurse")}
+    return PairTable.of(PAIRS.names(), **columns, useful=utility)
+
+
+@pytest.mark.parametrize("utility", [0.3, 97.3, 1e6])
+def test_a_utility_that_all_share_changes_no_weight(utility):
+    curator = build_curator("m4", **WISH, utility="useful", weights=True)
+    q = curator.decide_all(with_utility(np.full(len(PAIRS), utility))).weight
+    np.testing.assert_allclose(q, exact_weights(np.ones(len(PAIRS)), 0.3), atol=1e-6)
+    assert q.mean() == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.0123, 1.37])
+def test_few_utilities_of_any_size_give_the_exact_optimum(step):
+    utility = 90.0 + step * np.random.default_rng(1).integers(0, 5, len(PAIRS))
+    q = build_curator("m4", **WISH, utility="useful", weights=True).decide_all(with_utility(utility)).weight
+    np.testing.assert_allclose(q, exact_weights(utility, 0.3), atol=1e-6)
+
+
+def test_many_utilities_are_rounded_for_the_table_and_for_the_weights(monkeypatch):
+    utility = 90 + np.random.default_rng(1).random(len(PAIRS))
+    curator = build_curator("m4", **WISH, utility="useful", weights=True)
+    assert not curator.survey(with_utility(utility)).whole["rounded"][0]
+    monkeypatch.setattr("vladapt.core.curators.m4.FEW_UTILITIES", 10)
+    q = curator.decide_all(with_utility(utility)).weight
+    assert curator.survey(with_utility(utility)).whole["rounded"][0]
+    np.testing.assert_allclose(q, exact_weights(rounded(utility), 0.3), atol=1e-6)
+    assert q.mean() == pytest.approx(0.3, abs=1e-6)
+
+
+def test_words_that_can_never_match_are_told(tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({"woman": ["Mrs.", "woman"], "nurse": ["nurse"], "pilot": ["a.m."]}), encoding="utf-8")
+    notes = build_curator("m4", **WISH, words=str(path)).survey(PAIRS).notes
+    assert "words that can never match: 1 (mrs.)" in notes[-1], "pilot is not asked for"
+    path.write_text(json.dumps({"woman": ["woman"], "nurse": ["nurse"]}), encoding="utf-8")
+    assert not any("never match" in note for note in build_curator("m4", **WISH, words=str(path)).survey(PAIRS).notes)
+
+
 def test_flags_are_words_in_texts_of_any_case(tmp_path):
     path = tmp_path / "words.json"
     path.write_text(json.dumps({"woman": ["woman", "women"], "nurse": ["Nurse"]}), encoding="utf-8")

@@ -107,7 +107,8 @@ def test_every_option_changes_the_choice(tmp_path):
     options = {"metadata": str(path), "limit": 9}
     first = build_curator("metaclip", **options).decide_all(table).scores["metaclip"]
     for changed in ({"limit": 2}, {"tail_share": 0.03}, {"unspaced": False}, {"longest": True}):
-        other = build_curator("metaclip", **options | changed).decide_all(table).scores["metaclip"]
+        given = {"metadata": str(path)} if "tail_share" in changed else options
+        other = build_curator("metaclip", **given | changed).decide_all(table).scores["metaclip"]
         assert not np.array_equal(first, other), changed
     drawn = [build_curator("metaclip", **options, seed=seed).decide_all(table).keep for seed in (0, 1)]
     assert not np.array_equal(*drawn)
@@ -134,6 +135,19 @@ def test_each_language_has_its_list_and_a_limit_of_the_same_tail(tmp_path):
     assert german.whole["limit"].tolist() == [10, 4, 1]
     shared = build_curator("metaclip", metadata=path, tail_share=0.9).survey(table)
     assert shared.whole["limit"].tolist() == [40, 4, 1]
+
+
+def test_languages_match_in_any_spelling_and_those_without_a_list_are_told(tmp_path):
+    language = ["EN", "en-US", "en_GB", "de", "fr", "fr", "", "zh-Hant", "zh-HANS", "zh"]
+    table = PairTable.of([f"{n}" for n in range(10)], text=["a dog"] * 7 + ["猫"] * 3, language=language)
+    path = lists_per_language(tmp_path, en=["dog"], **{"zh-hant": ["猫"], "zh-Hans": ["犬"]})
+    curator = build_curator("metaclip", metadata=path, reference="EN")
+    survey = curator.survey(table)
+    assert curator.decide(table, survey).keep.tolist() == [True] * 3 + [False] * 4 + [True, False, True]
+    assert "4 of 10 texts are in languages without a list: fr 2, none 1, de 1" in survey.notes
+    plain = lists_per_language(tmp_path, en=["dog"], de=["dog"], fr=["dog"], zh=["猫"])
+    notes = build_curator("metaclip", metadata=plain).survey(table.among(np.arange(6))).notes
+    assert not any("without a list" in note for note in notes)
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):

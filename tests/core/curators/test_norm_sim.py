@@ -82,6 +82,18 @@ def test_a_target_of_the_pool_itself_is_told(tmp_path):
     assert "3 of 120 pairs are in" in curator.survey(pairs).notes[0], "two ids, and the row that was turned back"
 
 
+@pytest.mark.parametrize(("pool", "other"), [(np.float16, np.float32), (np.float32, np.float16)])
+def test_a_row_is_told_whatever_its_precision(tmp_path, pool, other):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(400, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    far = rows[300:310] + 0.02 * random.normal(size=(10, 64)) / 8  # another view of an image: no copy
+    np.save(tmp_path / "target.npy", np.concatenate([rows[:100], far]).astype(other))
+    pairs = PairTable.of([f"{n:03d}" for n in range(400)], image_features=rows.astype(pool))
+    notes = read_target(str(tmp_path / "target.npy"), pairs).overlap(pairs)
+    assert notes[0].startswith("100 of 400 pairs are in")
+
+
 def test_targets_are_read_from_what_embed_writes(tmp_path):
     pairs, rows = drawn_pairs(), np.random.default_rng(0).normal(size=(4, WIDTH)).astype(np.float32)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vladapt import ConfigError
-from vladapt.core.curators import realsyn
+from vladapt.core.contracts.curator import PairTable
+from vladapt.core.curators import _kmeans, realsyn
 from vladapt.core.curators._kmeans import cluster
 from vladapt.core.registry import build_curator
 from vladapt.core.testing.curation import drawn_pairs
@@ -49,6 +50,17 @@ def test_without_a_window_captions_are_not_read_and_clusters_are_as_published(mo
     curator = build_curator("realsyn", most=20)
     assert curator.reads == ("image_features",)
     assert len(curator.survey(PAIRS).whole["pairs"]) == 3
+
+
+def test_centroids_are_learned_from_a_sample_however_many_they_are(monkeypatch):
+    assert [_kmeans.sample_size(count) for count in (1, 100, 10_000, 100_000)] == [256, 25_600, 1_000_000, 3_900_000]
+    rows, unit = [], PairTable.unit
+    monkeypatch.setattr(PairTable, "unit", lambda *args: rows.append(len(unit(*args))) or unit(*args))
+    monkeypatch.setattr(_kmeans, "SAMPLE", 60)
+    monkeypatch.setattr(_kmeans, "FEWEST_PER_CENTROID", 4)
+    cluster(PAIRS, "image_features", 10, 0)
+    cluster(PAIRS, "image_features", 20, 0)
+    assert rows == [60, 120, 80, 120], "the sample, then all pairs, of each"
 
 
 def test_a_window_without_pairs_is_told():

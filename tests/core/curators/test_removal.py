@@ -36,6 +36,19 @@ def test_datacomps_arrays_are_lists_of_ids(tmp_path):
         build_curator("removal", ids=str(tmp_path / "uids.npy")).decide_all(drawn_pairs())
 
 
+def test_an_array_that_is_not_whole_or_is_pickled_is_refused(tmp_path):
+    path = tmp_path / "uids.npy"
+    np.save(path, np.zeros(9, "u8,u8"))
+    path.write_bytes(path.read_bytes()[:-20])
+    for content, message in ((None, "shape"), (b"text", "not a readable .npy"), ("objects", "pickled objects")):
+        if content == "objects":
+            np.save(path, np.array([{}], object), allow_pickle=True)
+        elif content:
+            path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            build_curator("removal", ids=str(path)).decide_all(drawn_pairs())
+
+
 def test_known_images_are_removed_by_either_sum(tmp_path):
     pairs = PairTable.of(
         ["a", "b", "c", "d"], sha256=["1" * 64, "A" * 64, None, "2" * 64], md5=["3" * 32, "4" * 32, "5" * 32, None]

@@ -151,7 +151,7 @@ def test_what_cannot_be_is_said_in_one_line():
     broken = np.ones((4, 3))
     broken[1, 1] = np.nan
     pairs = PairTable.of(list("abcd"), image_features=broken, caption_features=np.ones((4, 3)))
-    with pytest.raises(DataError, match="NaN"):
+    with pytest.raises(DataError, match="1 rows are not finite"):
         build_curator("s-cliploss").decide_all(pairs)
 
 
@@ -168,3 +168,12 @@ def test_passes_of_one_seed_and_of_the_next_are_independent(monkeypatch):
     assert len(draws) == 6
     between = np.corrcoef(draws) - np.eye(6)
     assert np.abs(between).max() < 0.2
+
+
+def test_a_target_that_does_not_fit_is_told_before_the_passes(tmp_path):
+    np.save(tmp_path / "narrow.npy", np.ones((4, 3), np.float32))
+    told = []
+    with pytest.raises(DataError, match="3 numbers per row"):
+        curator = build_curator("s-cliploss", target=str(tmp_path / "narrow.npy"))
+        curator.survey(drawn_pairs(), lambda done, total: told.append(done))
+    assert not told

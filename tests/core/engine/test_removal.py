@@ -104,3 +104,10 @@ def test_nothing_asked_for_is_refused(tmp_path):
         remove([], tmp_path)
     with pytest.raises(ConfigError, match="--index"):
         remove([], None, ids="x")
+
+
+def test_a_file_that_is_not_there_is_refused_before_pairs_are_read(tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(3))
+    with pytest.raises(DataError, match="absent"):
+        curate("image-based", [tar], tmp_path / "out", options={"target": str(tmp_path / "absent.npy")})
+    assert not list((tmp_path / "out").rglob("*.parquet"))
