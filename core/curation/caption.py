@@ -176,7 +176,9 @@ class Captioner:
         """
         inputs = self._inputs(pictures, writing.prompt)
         drawn = {"do_sample": True, "top_p": writing.top_p, "top_k": 0} if writing.top_p else {"do_sample": False}
-        with _seeded(seed, self.model.device):
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
             written = self.model.generate(
                 **inputs,
                 max_new_tokens=writing.tokens,
@@ -207,21 +209,6 @@ class Captioner:
 def _without_prompt(caption: str, prompt: str) -> str:
     begins = prompt and caption.lower().startswith(prompt.lower())
     return caption[len(prompt) :].strip() if begins else caption
-
-
-class _seeded:
-    """A context with torch's generators at a seed, and as they were after it."""
-
-    def __init__(self, seed: int, device: torch.device):
-        self.seed, self.devices = seed, [device] if device.type == "cuda" else []
-
-    def __enter__(self) -> None:
-        self.fork = torch.random.fork_rng(self.devices)
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
 
 
 def _seed(seed: int, ids: Sequence[str]) -> int:

@@ -125,8 +125,8 @@ class PeerFiles:
         """Names of the columns of features."""
         return tuple(self.files[0].arrays)
 
-    def blocks(self, columns: Sequence[str] = (), features: Sequence[str] = ()) -> Iterator[PeerBlock]:
-        """All rows, some at a time, with some columns; of img2dataset those that were downloaded.
+    def blocks_of(self, file: PeerFile, columns: Sequence[str], features: Sequence[str]) -> Iterator[PeerBlock]:
+        """The rows of a file, some at a time, with some columns; of img2dataset those that were downloaded.
 
         Args:
             columns: of `columns`, or "text", "width" and "height" whatever these files call them.
@@ -135,11 +135,6 @@ class PeerFiles:
         Raises:
             DataError: a column is missing, a file is damaged, or has more or fewer rows than the one beside it.
         """
-        for file in self.files:
-            yield from self.blocks_of(file, columns, features)
-
-    def blocks_of(self, file: PeerFile, columns: Sequence[str], features: Sequence[str]) -> Iterator[PeerBlock]:
-        """The same of one file."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq

@@ -63,9 +63,12 @@ class GlobalBatches(Sampler):
         return self.size // self.batch_size + bool(self.rest)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.size, self.epoch, self.seed)
-        if self.weights is not None:
-            order = torch.from_numpy(drawn_rows(self.weights, self.size, self.epoch, self.seed))[order]
+        if self.weights is None:
+            order = epoch_order(self.size, self.epoch, self.seed)
+        else:
+            rows = drawn_rows(self.weights, self.size, self.epoch, self.seed)
+            sizes = [self.share(step) * world_size() for step in range(len(self))]
+            order = torch.from_numpy(spread_rows(rows, sizes, self.epoch, self.seed))
         for step in self.planned():
             share = self.share(step)
             first = step * self.batch_size + rank() * share
@@ -245,8 +248,9 @@ def epoch_order(size: int, epoch: int, seed: int, order: Tensor | None = None) -
 
 
 def drawn_rows(weights: np.ndarray, size: int, epoch: int, seed: int) -> np.ndarray:
-    """(size,) int64 rows of an epoch, in no order that matters: each as often as its share of the weights says, rounded
-    down or up at random, so that the average over epochs is exact (systematic sampling in random order).
+    """(size,) int64 rows of an epoch in random order, copies one after the other: each as often as its share of the
+    weights says, rounded down or up at random, so that the average over epochs is exact (systematic sampling in random
+    order).
 
     Args:
         weights: (N,) not negative, one at least above 0.
@@ -258,6 +262,25 @@ def drawn_rows(weights: np.ndarray, size: int, epoch: int, seed: int) -> np.ndar
     ends = weights[order].cumsum(dtype=np.float64)
     marks = (np.arange(size) + random.random()) * (ends[-1] / size)
     return order[np.searchsorted(ends, marks, side="right").clip(max=len(order) - 1)]
+
+
+def spread_rows(rows: np.ndarray, sizes: Sequence[int], epoch: int, seed: int) -> np.ndarray:
+    """(sum of sizes,) int64 rows of all batches, one batch after the other: rows are dealt to the batches in turn, so
+    that the copies of one come together as seldom as can be. What no batch has room for is left out at random.
+
+    Args:
+        rows: of `drawn_rows`.
+        sizes: of each batch, none larger than the first.
+        epoch, seed: fix the order.
+    """
+    random, many = np.random.default_rng([seed, epoch, 1]), np.array(sizes)
+    turn = random.permutation(len(many))
+    firsts = many.cumsum() - many
+    places = np.arange(many[0])[:, None]
+    slots = (firsts[turn] + places)[places < many[turn]]
+    order = np.empty(len(slots), np.int64)
+    order[slots] = rows[np.sort(random.permutation(len(rows))[: len(slots)])]
+    return order
 
 
 def minibatches(

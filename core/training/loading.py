@@ -69,10 +69,12 @@ def planned_batches(
             raise CapabilityError("batches of a plan need samples in any order; omit data.order")
         return PlannedBatches(size, plan, settings.seed, settings.steps)
     if not isinstance(source, StreamedSource):
-        weights = source.weights if isinstance(source, PairSource) else None
-        batches = GlobalBatches(size, settings.batch_size, settings.seed, *how, weights)
-        if weights is not None:
-            on_message(f"Weights: an epoch draws {batches.size:,} of {size:,} pairs, each as often as its weight says")
+        batches = shuffled_batches(source, settings.batch_size, settings.seed, *how)
+        if batches.weights is not None:
+            less = batches.batch_size < min(settings.batch_size, size)
+            rest = f"; they sum to less than a batch, so a step has {batches.batch_size:,}" if less else ""
+            drawn = f"an epoch draws {batches.size:,} of {size:,} pairs, each as often as its weight says"
+            on_message(f"Weights: {drawn}{rest}")
         return batches
     pairs = source.pairs
     streams = pairs.streams or streams_for(settings.batch_size, workers, size)
@@ -83,6 +85,14 @@ def planned_batches(
         "out"
     )
     return batches
+
+
+def shuffled_batches(
+    source: Source, batch_size: int, seed: int, drop_last: bool = True, steps: int | None = None
+) -> GlobalBatches:
+    """The batches of a set whose samples are read in any order: drawn by weights where it has some."""
+    weights = source.weights if isinstance(source, PairSource) else None
+    return GlobalBatches(len(source), batch_size, seed, drop_last, steps, weights)
 
 
 class BatchLoader:

@@ -23,6 +23,7 @@ from ..prompts.classifier import encoded_classes, fill
 from ..registry import loss_class
 from .batches import BatchPlan, GlobalBatches
 from .class_scores import ClassScores, CosineHead
+from .loading import shuffled_batches
 from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
@@ -327,7 +328,8 @@ class TowerAdapter(Augmented):
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
-        steps = len(GlobalBatches(len(task.source), self.batch_size, seed)) if task.plan is None else task.plan.steps
+        plan = task.plan
+        steps = len(shuffled_batches(task.source, self.batch_size, seed)) if plan is None else plan.steps
 
         def choose(model: Backbone) -> None:
             if model.context_length != backbone.context_length:

@@ -125,7 +125,15 @@ def test_each_option_changes_the_captions(blip):
     assert drawn != captions_of(blip, Writing(tokens=6, top_p=1.0), seed=2)
     assert drawn != captions_of(blip, Writing(tokens=6, top_p=0.05), seed=1)
     assert torch.equal(torch.get_rng_state(), state), "what others draw stays as it is"
-    assert captions_of(blip, Writing(tokens=6, beams=3)) is not None
+
+
+def test_beams_are_those_of_the_model(blip, monkeypatch):
+    """One so small is too sure of its words for another caption by beams."""
+    captioner, asked = Captioner.load(blip, torch.device("cpu"), torch.float32), []
+    generate = captioner.model.generate
+    monkeypatch.setattr(captioner.model, "generate", lambda **how: asked.append(how) or generate(**how))
+    captioner.write(PICTURES, Writing(tokens=3, beams=3), 0)
+    assert [how["num_beams"] for how in asked] == [3]
 
 
 def test_shards_of_captions_are_written_by_ids(blip, tmp_path):

@@ -19,6 +19,10 @@ def features(rows, width, seed, dtype=np.float16):
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(dtype)
 
 
+def blocks_of(found, columns, features=()):
+    return [block for file in found.files for block in found.blocks_of(file, columns, features)]
+
+
 def uid(number):
     return f"{number * 0x9E3779B97F4A7C15 % 2**128:032x}"
 
@@ -54,7 +58,7 @@ def test_datacomp_gives_uids_columns_and_features_of_two_encoders(datacomp, monk
     found = PeerFiles.of(datacomp)
     assert found.kind == peers.DATACOMP and found.encoders == {"_b32": "openai-vit-b-32", "_l14": "openai-vit-l-14"}
     assert "face_bboxes" not in found.columns and "clip_b32_similarity_score" in found.columns
-    blocks = list(found.blocks(["text", "width", "sha256"], ["image_features_l14", "caption_features_b32"]))
+    blocks = blocks_of(found, ["text", "width", "sha256"], ["image_features_l14", "caption_features_b32"])
     assert [len(block.ids) for block in blocks] == [2, 2, 1, 2, 1]
     assert [each for block in blocks for each in block.ids] == [uid(n) for n in range(8)]
     assert blocks[3].columns["text"].to_pylist() == ["text 5", "text 6"]
@@ -124,7 +128,7 @@ def test_img2dataset_gives_what_was_downloaded_by_the_ids_of_its_tars(tmp_path):
     (tmp_path / "00009.parquet").write_bytes((tmp_path / "00000.parquet").read_bytes())  # its tar is not there yet
     found = PeerFiles.of(tmp_path)
     assert found.kind == peers.IMG2DATASET and not found.features
-    first, second = found.blocks(["text", "width", "original_width", "sha256"])
+    first, second = blocks_of(found, ["text", "width", "original_width", "sha256"])
     assert first.ids == ["00000:0000", "00000:0002"] and second.ids == ["00001:0000", "00001:0002"]
     assert first.columns["text"].to_pylist() == ["picture 0", "picture 2"]
     assert first.columns["width"].to_pylist() == [256, 128] and first.columns["original_width"].to_pylist() == [
@@ -149,7 +153,7 @@ def test_clip_retrieval_gives_its_paths_and_features_without_loading_all(tmp_pat
         PeerFiles.of(tmp_path)
     found = PeerFiles.of(tmp_path, "openai-vit-b-32")
     assert found.kind == peers.CLIP_RETRIEVAL and found.features == ("image_features", "caption_features")
-    blocks = list(found.blocks(["text"], found.features))
+    blocks = blocks_of(found, ["text"], found.features)
     assert [block.ids[0] for block in blocks] == ["0/0.jpg", "2/0.jpg", "10/0.jpg"]
     assert blocks[1].columns["text"].to_pylist() == ["a", "b", None]
     assert np.array_equal(blocks[2].features["image_features"], features(3, 4, 10))
@@ -181,7 +185,7 @@ def test_what_does_not_fit_is_one_line(datacomp, damage):
         "pickle": "0001.npz: cannot be read",
     }
     with pytest.raises(DataError, match=problems[damage]):
-        list(PeerFiles.of(datacomp).blocks(wanted, ["image_features_b32"]))
+        blocks_of(PeerFiles.of(datacomp), wanted, ["image_features_b32"])
 
 
 def test_other_folders_are_none_of_these(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
 from vladapt.core.training.batches import GlobalBatches, drawn_rows, epoch_batches, minibatches
+from vladapt.core.training.loading import planned_batches, shuffled_batches
+from vladapt.core.training.sources import PairSource
 
 
 def test_an_epoch_sees_every_sample_once():
@@ -82,3 +86,36 @@ def test_batches_of_weighted_pairs_draw_them_anew_in_each_epoch_and_resume():
     assert [row for batch in batches for _, row in batch] == second[12:]
     plain = [row for batch in GlobalBatches(20, 4, seed=1) for _, row in batch]
     assert sorted(plain) == list(range(20))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60), st.integers(2, 16), st.booleans(), st.integers(0, 9))
+def test_copies_of_a_pair_come_together_as_seldom_as_can_be(heavy, batch_size, drop_last, epoch):
+    weights = np.array([float(heavy)] + [1.0] * 99, np.float32)
+    batches = GlobalBatches(100, batch_size, seed=2, drop_last=drop_last, weights=weights)
+    batches.epoch = epoch
+    rows = [[row for _, row in batch] for batch in batches]
+    assert [len(each) for each in rows] == [batches.share(step) for step in range(len(batches))]
+    full = batches.size // batches.batch_size
+    assert max(each.count(0) for each in rows) <= -(-heavy // full)
+    counts = np.bincount(np.concatenate(rows), minlength=100)
+    assert counts[0] <= heavy and counts[1:].max() <= 1 and counts.sum() == sum(map(len, rows))
+
+
+class Weighted(PairSource):
+    weights = np.full(50, 0.25, np.float32)
+
+    def __init__(self):
+        pass
+
+    def __len__(self):
+        return 50
+
+
+def test_a_set_with_weights_has_one_number_of_steps_and_tells_of_batches_that_are_cut():
+    messages, asked = [], SimpleNamespace(batch_size=16, seed=0, drop_last=True, steps=None)
+    batches = planned_batches(Weighted(), asked, 0, messages.append)
+    assert batches.size == batches.batch_size == 12 and "less than a batch, so a step has 12" in messages[0]
+    asked.batch_size = 4
+    assert len(planned_batches(Weighted(), asked, 0, messages.append)) == len(shuffled_batches(Weighted(), 4, 0)) == 3
+    assert "less than a batch" not in messages[1]
