@@ -34,8 +34,24 @@ def record_of(decisions: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a record of curation; run the stage again")
     if "table" in record:
         record["table"] = _now(str(record["table"]), decisions.parent / "tables")
-    record["sources"] = [_now(str(each), *decisions.absolute().parents[:2]) for each in record.get("sources") or ()]
+    base, beside = Path(record.get("folder") or "."), decisions.absolute().parents[:2]
+    record["sources"] = [_source(str(each), base, *beside) for each in record.get("sources") or ()]
     return record
+
+
+def _source(name: str, base: Path, *folders: Path) -> str:
+    """A source by the name that it was given where that still leads there: ids of loose images begin with it. Else where
+    it was, or in one of some folders.
+
+    Args:
+        base: folder in which it was named.
+    """
+    if is_url(name):
+        return name
+    there = base / name
+    if Path(name).exists() and (not there.exists() or Path(name).samefile(there)):
+        return name
+    return _now(str(there), *folders)
 
 
 def _now(name: str, *folders: Path) -> str:

@@ -143,16 +143,17 @@ def curate(
     curated = Curated(
         folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
     )
-    write_record(folder, _record(curated, built, sources, asked, Path(made.table)))
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table), read.inputs))
     return curated
 
 
 @dataclass
 class _Read:
-    """What became of the pairs while they were read."""
+    """What became of the pairs while they were read, and the digest of what they are."""
 
     unreadable: int
     examples: list[tuple[str, str]] = field(default_factory=list)
+    inputs: str = ""
 
 
 def need_folder(out: str | Path) -> None:
@@ -219,6 +220,7 @@ def _from_shards(
     check_curators([built], stage)
     job = job_of(stage, manifest, place, asked, BATCH)
     summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
+    read.inputs = manifest.digest
     read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
     files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
     return files, [job.work.place.root.rpartition("/")[2], manifest.digest]
@@ -316,7 +318,12 @@ def _job(stage: DecisionStage, place: Place) -> Job:
 
 
 def _record(
-    curated: Curated, curator: Curator, sources: Sequence[str | Path], asked: CurateOptions, table: Path
+    curated: Curated,
+    curator: Curator,
+    sources: Sequence[str | Path],
+    asked: CurateOptions,
+    table: Path,
+    inputs: str,
 ) -> dict[str, Any]:
     """What ran, resolved, as JSON."""
     facts = {name: value for name, value in vars(curated).items() if name not in ("folder", "examples")}
@@ -326,7 +333,9 @@ def _record(
         "table": str(table),
         "notes": list(curated.notes),
         "options": resolved(curator),
-        "sources": [_absolute(each) for each in sources],
+        "sources": [str(each) for each in sources],
+        "folder": os.getcwd(),
+        **({"inputs": inputs} if inputs else {}),
         "features": asked.features and _absolute(asked.features),
         "after": [_absolute(each) for each in asked.after or ()],
     }

@@ -126,3 +126,16 @@ def test_captions_by_a_model_stand_beside_the_texts(decided, tmp_path):
         write_kept(folder / "out", tmp_path / "chosen", captions=tmp_path / "captions")
     with pytest.raises(DataError, match="captions of none; give"):
         write_kept(folder / "out", tmp_path / "chosen", captions=tmp_path)
+
+
+def test_loose_images_named_from_here_are_found_again_and_changed_ones_are_told(tmp_path, monkeypatch):
+    (tmp_path / "imgs").mkdir()
+    for number in range(6):
+        (tmp_path / "imgs" / f"{number}.png").write_bytes(png(number))
+        (tmp_path / "imgs" / f"{number}.txt").write_text(f"text {number}")
+    monkeypatch.chdir(tmp_path)
+    made = curate("random", ["imgs"], "out", options={"fraction": 0.5})
+    assert write_kept("out", "chosen").kept == made.kept == 3
+    (tmp_path / "imgs" / "1.txt").write_text("another text")
+    with pytest.raises(DataError, match="the sources have changed since the decisions"):
+        write_kept("out", "again")
