@@ -40,8 +40,8 @@ def record_of(decisions: Path) -> dict[str, Any]:
 
 
 def _source(name: str, base: Path, *folders: Path) -> str:
-    """A source by the name that it was given where that still leads there: ids of loose images begin with it. Else where
-    it was, or in one of some folders.
+    """A source by the name that it was given where that still leads there: ids of loose images begin with it. Else
+    where it was, or in one of some folders.
 
     Args:
         base: folder in which it was named.

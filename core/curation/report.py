@@ -130,7 +130,7 @@ def _rules(stage: StageDone) -> TableSection:
 
 
 def _examples(stages: Sequence[StageDone], shown: Sequence[Sample]) -> list[PictureSection]:
-    groups = [("Kept, for comparison", ())]
+    groups: list[tuple[str, tuple[str, ...]]] = [("Kept, for comparison", ())]
     groups += [
         (f"Dropped by {stage.name}: {rule}", (stage.name, rule)) for stage in stages for rule in stage.record["dropped"]
     ]

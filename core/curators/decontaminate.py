@@ -107,7 +107,8 @@ class Decontaminate(Curator):
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         whole: dict[str, np.ndarray] = {}
         rows: dict[str, np.ndarray] = {}
-        places, notes = (*self._features, *(each.place for each in self._tables)), []
+        places = (*self._features, *(each.place for each in self._tables))
+        notes: list[str] = []
         ids = [id_ for each in self._tables for id_ in each.ids]
         set_of = np.repeat(np.arange(len(self._features), len(places)), [len(each.ids) for each in self._tables])
         first = 0  # row of the tables among all
@@ -177,7 +178,9 @@ class Decontaminate(Curator):
 
     def _images_of_captions(self, images: HeldOutImages) -> dict[int, list[int]]:
         """First row of the tables with a caption -> rows of the images that have it, by the ids of all such rows."""
-        by_id, first_with, rows = images.rows_by_id(), {}, {}
+        by_id = images.rows_by_id()
+        first_with: dict[str, int] = {}
+        rows: dict[int, list[int]] = {}
         number = 0
         for table in self._tables:
             texts = table.columns.get(TEXT) or [""] * len(table.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -79,12 +80,8 @@ class Hype(Curator):
                 exponential_map(finite(pairs.numbers(kind, block), kind), self.curvature)
                 for kind in (IMAGE_FEATURES, CAPTION_FEATURES)
             )
-            rows["image_specificity"][block] = self._mean_over(
-                texts, lambda some, image=image: self._violations(some, image)
-            )
-            rows["text_specificity"][block] = self._mean_over(
-                images, lambda some, text=text: self._violations(text, some).T
-            )
+            rows["image_specificity"][block] = self._mean_over(texts, partial(self._violations, images=image))
+            rows["text_specificity"][block] = self._mean_over(images, partial(self._violations_by_image, text))
             rows["similarity"][block] = -distances_of_pairs(image, text, self.curvature)
             progress(block.stop, len(pairs))
         total = sum(added, sum(rows.values()))
@@ -98,6 +95,9 @@ class Hype(Curator):
 
     def _violations(self, texts: np.ndarray, images: np.ndarray) -> np.ndarray:
         return violations(texts, images, self.curvature, self.aperture)
+
+    def _violations_by_image(self, texts: np.ndarray, images: np.ndarray) -> np.ndarray:
+        return self._violations(texts, images).T
 
     def _mean_over(self, references: np.ndarray, violation: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """(N,) mean of the violations (M, N) over all references, of which some are compared at a time."""
