@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -22,7 +23,8 @@ LETTERS = r"\pL\pM\pN_"
 """Of words, of all scripts."""
 LEAST_TEXTS = 20
 """That tell of an attribute, below which nothing can be said."""
-NORMAL_95 = 1.959964
+LEVEL = 0.95
+"""Of the intervals, of all words that are looked at together (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Association:
     """How a word goes with two attributes.
 
     Args:
-        before, after: (difference of the shares of texts with the word, half of its 95 % interval); None where too few
-            texts tell of an attribute.
+        before, after: (difference of the shares of texts with the word, half of its interval, which is so wide that in
+            95 % of sets no word of all lies outside by chance); None where too few texts tell of an attribute.
         texts_before, texts_after: with the word, and one of the attributes.
     """
 
@@ -63,12 +65,13 @@ def associations(
     names = list(attributes)
     counts, totals = _counted(table, stays, [attributes[name] for name in names])
     own = {word.lower() for words in attributes.values() for word in words}
+    quantile = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / max(1, len(counts)))
     made = [
         Association(
             word,
             (names[0], names[1]),
-            _difference(count[0], totals[0]),
-            _difference(count[1], totals[1]),
+            _difference(count[0], totals[0], quantile),
+            _difference(count[1], totals[1], quantile),
             int(count[0].sum()),
             int(count[1].sum()),
         )
@@ -117,11 +120,11 @@ def _by_attribute(rows: Sequence[tuple[str, bool, bool, int]]) -> dict[str, np.n
     return made
 
 
-def _difference(count: np.ndarray, total: np.ndarray) -> tuple[float, float] | None:
+def _difference(count: np.ndarray, total: np.ndarray, quantile: float) -> tuple[float, float] | None:
     """Of two shares, and half of its interval (Agresti and Caffo, 2000: one success and one failure more in each)."""
     if total.min() < LEAST_TEXTS:
         return None
     share = count / total
     padded = (count + 1) / (total + 2)
-    margin = NORMAL_95 * float(np.sqrt((padded * (1 - padded) / (total + 2)).sum()))
+    margin = quantile * float(np.sqrt((padded * (1 - padded) / (total + 2)).sum()))
     return float(share[0] - share[1]), margin

@@ -224,7 +224,8 @@ def _associations(
     first, second = made[0].attributes
     note = (
         f"How much more often a word stands in texts that tell of {first} than in those that tell of {second}, in "
-        "points; the words with the largest difference before. A difference in brackets lies within chance (95 %)."
+        "points; the words with the largest difference before. A difference in brackets lies within chance (95 %, of "
+        "all words that were looked at together)."
     )
     return TableSection("Associations in texts", ["Word", "Before", "After"], rows, note)
 

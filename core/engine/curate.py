@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ..contracts.curator import TEXT, Curator, PairTable
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
@@ -130,7 +131,7 @@ def curate(
     rows, without = _still_there(table, built.reads, asked.after or ())
     positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
     before = sorted({Path(folder).resolve().name for folder in asked.after or ()})
-    facts = (name, digest, *before, *_contents(built))
+    facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
     made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
     made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
     with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:

@@ -1,6 +1,7 @@
 """The page on a curation: counts, associations in closed form, examples, and what is said of what was not looked at."""
 
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pyarrow as pa
@@ -86,15 +87,17 @@ def test_associations_are_differences_of_shares_before_and_after():
     assert nurse.after[0] == pytest.approx(20 / 30 - 10 / 40)
     assert (nurse.texts_before, nurse.texts_after) == (40, 30)
     share = np.array([31 / 42, 11 / 42])
-    assert nurse.before[1] == pytest.approx(1.959964 * np.sqrt((share * (1 - share) / 42).sum()))
+    looked_at = {"woman", "who", "nurse", "work", "man", "the"}  # of three letters or more: as many can be so by chance
+    quantile = NormalDist().inv_cdf(1 - 0.025 / len(looked_at))
+    assert nurse.before[1] == pytest.approx(quantile * np.sqrt((share * (1 - share) / 42).sum()))
     assert made["work"].before[0] == pytest.approx(-0.5)
     assert not {"woman", "man"} & set(made)
 
 
 def test_attributes_of_ones_own_count_instead():
-    texts = ["old house"] * 25 + ["new house"] * 20 + ["new boat"] * 5
-    every = np.arange(50)
-    table = PairTable.of([f"{n:03d}" for n in range(50)], text=texts)
+    texts = ["old house"] * 100 + ["new house"] * 80 + ["new boat"] * 20
+    every = np.arange(200)
+    table = PairTable.of([f"{n:03d}" for n in range(200)], text=texts)
     made = associations(table, every, {"old": ["Old"], "new": ["new"]})
     assert {each.word: each.before[0] for each in made} == pytest.approx({"house": 0.2, "boat": -0.2})
     assert associations(table, every) == []
