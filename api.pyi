@@ -165,8 +165,8 @@ def run_stage(
     address: str | None = ...,
     worker_cpus: int | None = ...,
     worker_gpus: float | None = ...,
-    shard: str | None = ...,
     shard_size: int | None = ...,
+    shard: str | None = ...,
 ) -> Summary: ...
 
 def search(

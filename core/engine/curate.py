@@ -44,7 +44,7 @@ from ..shards import Job, Place
 from ..shards.sources import version_of_source
 from ..shards.task import settings_hash
 from .options import CurateOptions
-from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
+from .shard_jobs import BATCH, manifest_of, place_of_shards, run_job
 
 Columns = tuple[Collection[str], Collection[str]]
 """Those that are needed, and those that are taken where they are."""
@@ -117,8 +117,6 @@ def curate(
     _check_stage(curator, stage)
     built = build_curator(curator, **(options or {}))
     need_folder(out)
-    if asked.shard is not None:
-        raise ConfigError("--shard: decisions depend on all pairs; omit it, or give --engine ray or --processes")
     if world_size() > 1:
         raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
@@ -219,7 +217,7 @@ def _from_shards(
     manifest = manifest_of(sources, place)
     stage = PairFacts.of(manifest, *columns)
     check_curators([built], stage)
-    job = job_of(stage, manifest, place, asked, BATCH)
+    job = Job.of(stage, manifest, place, shard_size=asked.shard_size, batch_size=BATCH)
     summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
     read.inputs = manifest.digest
     read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]

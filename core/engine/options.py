@@ -78,15 +78,21 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions(EngineOptions):
+class CutOptions(EngineOptions):
     """How work is cut into shards, and who runs them."""
+
+    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(CutOptions):
+    """The same of work of which a part may be run by itself."""
 
     shard: str | None = option(
         None,
         "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
         metavar="K/N",
     )
-    shard_size: int = option(10_000, "images per shard; by default 10000, a minute or a few of work", low=1)
 
 
 OF_SHARDS = frozenset(each.name for each in options_of(ShardOptions))
@@ -140,7 +146,7 @@ class EmbedOptions(ShardOptions, DecodeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurateOptions(ShardOptions):
+class CurateOptions(CutOptions):
     """What is known of the pairs besides their files, and which are still there."""
 
     features: str | None = option(
