@@ -155,8 +155,8 @@ class PairTable:
     def _of(self, column: Any, rows: np.ndarray | slice) -> Any:
         if self.positions is None and isinstance(rows, slice):
             return column[rows]
-        wanted = np.arange(len(self.ids))[rows] if self.positions is None else self.positions[rows]
-        return column[wanted] if isinstance(column, np.ndarray) else column.take(wanted)
+        places = np.arange(len(self.ids))[rows] if self.positions is None else self.positions[rows]
+        return column[places] if isinstance(column, np.ndarray) else column.take(places)
 
 
 @dataclass(frozen=True, eq=False)

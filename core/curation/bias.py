@@ -78,8 +78,8 @@ def associations(
         for word, count in counts.items()
         if word not in own
     ]
-    told = [each for each in made if each.before is not None and abs(each.before[0]) > each.before[1]]
-    return sorted(told, key=lambda each: (-abs(each.before[0]) if each.before else 0.0, each.word))[:SHOWN]
+    significant = [each for each in made if each.before is not None and abs(each.before[0]) > each.before[1]]
+    return sorted(significant, key=lambda each: (-abs(each.before[0]) if each.before else 0.0, each.word))[:SHOWN]
 
 
 def _counted(

@@ -82,8 +82,8 @@ class DecisionStage(Stage):
     def schema(self) -> pyarrow.Schema:
         import pyarrow as pa
 
-        told = [("id", pa.string()), ("keep", pa.bool_()), ("weight", pa.float32()), ("reason", pa.string())]
-        return pa.schema([*told, *((f"{SCORE}{name}", pa.float32()) for name in self.scores)])
+        columns = [("id", pa.string()), ("keep", pa.bool_()), ("weight", pa.float32()), ("reason", pa.string())]
+        return pa.schema([*columns, *((f"{SCORE}{name}", pa.float32()) for name in self.scores)])
 
     def build(self) -> Curator:
         return build_curator(self.curator, **self.options)

@@ -115,11 +115,11 @@ def _funnel(stages: Sequence[StageDone]) -> TableSection:
     rows = []
     for stage in stages:
         pairs, kept = stage.record["pairs"], stage.record["kept"]
-        told = [*stage.record["notes"]]
+        notes = [*stage.record["notes"]]
         if without := stage.record.get("without_features"):
-            told.append(f"{without:,} pairs without features were left out before it.")
+            notes.append(f"{without:,} pairs without features were left out before it.")
         shares = [Cell(_percent(kept, pairs)), Cell(_percent(kept, total))]
-        rows.append([Cell(stage.name, " ".join(told)), pairs, kept, *shares])
+        rows.append([Cell(stage.name, " ".join(notes)), pairs, kept, *shares])
     return TableSection("What each stage kept", ["Stage", "Pairs", "Kept", "of those", "of all"], rows)
 
 

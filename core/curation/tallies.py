@@ -72,8 +72,8 @@ def sizes(table: PairTable, kept: np.ndarray) -> list[Tally]:
         kept: (M,) positions.
     """
     shorter = np.minimum(table.numbers("width"), table.numbers("height")).astype(np.float64)
-    known = np.isfinite(shorter) & (shorter > 0)
-    bins = np.where(known, np.digitize(shorter, SIZES), len(SIZES) + 1)
+    measured = np.isfinite(shorter) & (shorter > 0)
+    bins = np.where(measured, np.digitize(shorter, SIZES), len(SIZES) + 1)
     counts = [np.bincount(some, minlength=len(SIZES) + 2) for some in (bins, bins[kept])]
     between = (f"{low} to {high - 1}" for low, high in pairwise(SIZES))
     names = [f"below {SIZES[0]}", *between, f"{SIZES[-1]} and more", "not known"]

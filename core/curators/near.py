@@ -132,8 +132,8 @@ def confirmed(
         for start in range(0, len(open_), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
             one, other = (pairs.unit(IMAGE_FEATURES, rows[some]) for rows in (open_, others))
-            told = one.any(axis=1) & other.any(axis=1)  # of a pair without features its hash decides
-            alike[some] = np.where(told, (one * other).sum(axis=1), 1)
+            both = one.any(axis=1) & other.any(axis=1)  # of a pair without features its hash decides
+            alike[some] = np.where(both, (one * other).sum(axis=1), 1)
         alike[open_ == others] = 1
         same = alike >= least
         best[open_[same]], cosines[open_[same]] = others[same], alike[same]

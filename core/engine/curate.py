@@ -38,6 +38,7 @@ from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
 from ..runtime.distributed import world_size
 from ..runtime.files import replacing
+from ..runtime.process import need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Place
@@ -116,7 +117,7 @@ def curate(
     asked, reporter = options_from(CurateOptions, given, "curate"), reporter or Reporter(quiet=True)
     _check_stage(curator, stage)
     built = build_curator(curator, **(options or {}))
-    need_folder(out)
+    check_ready(out)
     if world_size() > 1:
         raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
@@ -155,8 +156,9 @@ class _Read:
     inputs: str = ""
 
 
-def need_folder(out: str | Path) -> None:
-    """Raise the ConfigError of a URL."""
+def check_ready(out: str | Path) -> None:
+    """Raise the CapabilityError of what is not installed, and the ConfigError of a URL, before anything is computed."""
+    need_package("curation", "duckdb", "curation")
     if is_url(str(out)):
         raise ConfigError(f"--out {out}: decisions are written to a folder of this machine; give one")
 

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..registry import build_curator
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
-from .curate import Curated, check_curators, curate, need_folder
+from .curate import Curated, check_curators, check_ready, curate
 from .curate_write import write_kept
 from .curation_report import report_on_curation
 from .embed import EmbeddedShards, embed
@@ -74,7 +74,7 @@ def run_curation(
     Raises:
         UnknownNameError: no recipe has that name. ConfigError: an option is not usable. DataError: as `curate`.
     """
-    need_folder(out)
+    check_ready(out)
     asked, reporter = options_from(CurationRunOptions, given, "run_curation"), reporter or Reporter(quiet=True)
     chosen = (curation_recipe(recipe) if isinstance(recipe, str) else recipe).with_options(options or {})
     notes = []

@@ -1,6 +1,7 @@
 """Decisions are in a folder of their own for all that they depend on, and what is wrong is one line."""
 
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from vladapt.core.curation import CurationRecipe, record_of
 from vladapt.core.curation.recipes import DECONTAMINATE, Stage
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.testing.curation import drawn_rows
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
@@ -73,3 +74,13 @@ def test_test_sets_may_be_options_of_the_stage(pairs, tmp_path, monkeypatch):
         run_curation(recipe, [], tmp_path / "out", options={f"{DECONTAMINATE}.tests": drawn_rows(5)})
     with pytest.raises(ConfigError, match="--out s3://bucket/x: decisions are written to a folder of this machine"):
         run_curation(recipe, [pairs], "s3://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "run", [lambda out: curate("random", ["x"], out), lambda out: run_curation("small-domain", ["x"], out)]
+)
+def test_what_is_not_installed_is_told_before_anything_is_computed(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(CapabilityError, match=r"vladapt\[curation\]"):
+        run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
