@@ -175,7 +175,7 @@ def test_a_changed_yolo_file_still_belongs_to_an_unreviewed_image(tmp_path):
     (tmp_path / "out" / "labels" / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.1 0.1\n")
     assert [item.unreviewed for item in read_detection(tmp_path / "out").items] == [True]
     (tmp_path / "out" / "sources.json").write_text("[]")
-    with pytest.raises(DataError, match="sources.json: does not say"):
+    with pytest.raises(DataError, match=r"sources\.json: does not say"):
         read_detection(tmp_path / "out")
 
 
@@ -261,7 +261,11 @@ def test_the_labels_of_people_stand_beside_and_win(tmp_path):
     own = replace(_data({"1.png": theirs}), class_names=("rust spot",))
     rows = [_row(name, [[1, 2, 5, 9]], [0.9], ["crack"]) for name in pictures]
     labels = labels_of_rows(rows, _data(pictures), NAMES, own=own)
-    assert [(image.split, image.made_by) for image in labels.images] == [("test", "person"), ("", "model"), ("", "model")]
+    assert [(image.split, image.made_by) for image in labels.images] == [
+        ("test", "person"),
+        ("", "model"),
+        ("", "model"),
+    ]
     assert labels.class_names == ("rust spot", "crack", NAMES[2])
     _written(labels, tmp_path / "out", "coco")
     files = sorted(file.name for file in (tmp_path / "out").glob("*.json"))
