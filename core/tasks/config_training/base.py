@@ -149,6 +149,10 @@ class ConfigTask(Task):
         """One JSON-able dict per item, with its `id` and, for a table, its `summary`."""
         raise CapabilityError(self._refusal("predict"))
 
+    def answer(self, use: Use, model, data: DomainData, backbone: Backbone, progress: Progress) -> list[dict[str, Any]]:
+        """What `look` gives, with what a use asks for beside it; of a task whose `at_prediction` has more."""
+        return self.look(model, data, backbone, progress)
+
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
     ) -> list[Path]:
@@ -292,7 +296,7 @@ class ConfigTask(Task):
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
         with reporter.task("Looking at images") as progress, quiet(), running(use.run):
-            rows = self.look(model, data, backbone, progress)
+            rows = self.answer(use, model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
         predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))

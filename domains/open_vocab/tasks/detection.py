@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, Recipe, Use, option, settle
 from ..plans.kinds import DETECTION
 from ._by_names import ByNames, NovelOptions
 
@@ -60,6 +60,7 @@ class Detection(ByNames):
     configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
     options: ClassVar = DetectionOptions
+    at_prediction: ClassVar = ByNames.at_prediction | {"prompts", "masks_by"}
 
     def filled(self, recipe: Recipe) -> Recipe:
         """With the names to remember in place of a file of them."""
@@ -142,6 +143,29 @@ class Detection(ByNames):
         from ..inference.detection import predict_detection
 
         return predict_detection(model, data, progress)
+
+    def check_use(self, use: Use, command: str) -> None:
+        """And that what is to outline boxes does."""
+        super().check_use(use, command)
+        if use.masks_by is not None:
+            from ..inference.outlining import check_segmenter
+
+            check_segmenter(use.masks_by)
+
+    def predict(self, use: Use, reporter):
+        """With the names of what is shown."""
+        from ..inference.outlining import with_prompt_names
+
+        return super().predict(with_prompt_names(use), reporter)
+
+    def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
+        """Of what is shown, where something is; with outlines of the boxes, where a model for them is named."""
+        from ..inference.outlining import segmenter_of, with_outlines, with_prompts
+
+        data = with_prompts(model, data, use.prompts)
+        segmenter = None if use.masks_by is None else segmenter_of(use.masks_by, backbone.device)
+        rows = self.look(model, data, backbone, progress)
+        return rows if segmenter is None else with_outlines(rows, data, segmenter, progress)
 
     def notes_on(self, model) -> list[str]:
         """Where it was trained on too few names to tell others."""
