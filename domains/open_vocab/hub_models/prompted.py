@@ -1,4 +1,4 @@
-"""Model types that outline what boxes and points show: Segment Anything, its second version and the tracker of its third.
+"""Model types that outline what boxes and points show: Segment Anything, its second version, the tracker of its third.
 
 The image encoder is never trained here. What it gives is computed once per image, and any number of prompts are then
 asked of it.
@@ -52,6 +52,7 @@ class PromptedFamily(Family):
 
     gives = MASKS
     asked_by = PROMPTS
+    recipe = "sam"
     trained = "mask_decoder."
     idle: tuple[str, ...] = ("iou_prediction_head", "iou_token", "pred_obj_score_head", "obj_score_token")
     rates = Rates(lr=1e-4, clip=1.0)

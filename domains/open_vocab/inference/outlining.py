@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ....core.contracts import Boxes, DomainData, Use
-from ....core.errors import CapabilityError, ConfigError, DataError
+from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.tasks import build_model, load_model, plan_of
 from ..data.outlines import encode
@@ -37,14 +37,10 @@ def check_segmenter(place: str) -> Run | HubModel:
     if source is None:
         folder = Path(place.removeprefix("hf:")).expanduser()
         if not folder.is_dir():
-            raise DataError(
-                f"--masks-by {place}: no such run; give hf:OWNER/NAME, hf:FOLDER or a run of open-vocab/sam"
-            )
+            raise DataError(f"--masks-by {place}: no such run; give hf:OWNER/NAME, hf:FOLDER or a run of it")
         source = Run.open(folder)
         if str((plan_of(source) or {}).get("model", {}).get("type")) != SEGMENTER:
-            raise ConfigError(
-                f"--masks-by {place}: a run of a model that outlines no boxes; give one of open-vocab/sam"
-            )
+            raise ConfigError(f"--masks-by {place}: its model outlines no boxes; give a run of open-vocab/sam")
         return source
     if WHOLE_SAM3 not in source.config and source.family_class.asked_by != PROMPTS:
         raise ConfigError(
@@ -130,8 +126,5 @@ def with_outlines(
         masks[item.id] = [encode(mask) for mask in sample.pred_instances.masks.numpy()]
     outlined = []
     for row in rows:
-        summary = {"summary": row["summary"]}
-        outlined.append(
-            {**{k: v for k, v in row.items() if k not in summary}, "masks": masks.get(row["id"], []), **summary}
-        )
+        outlined.append({**row, "masks": masks.get(row["id"], [])})
     return outlined

@@ -1,9 +1,10 @@
 """A Segment Anything model fine-tuned to outline boxes, by its id on the Hugging Face hub: --start hf:OWNER/NAME.
 
-SAM (arXiv 2304.02643) and SAM 2 (arXiv 2408.00714): the mask decoder is trained on annotated boxes and outlines, by binary
-cross-entropy and Dice; the image encoder is frozen, and computed once per image. With --lora-rank R matrices beside the
-decoder's weights are trained. What it is trained on decides what an outline follows, not which things are found: in
-`predict` boxes come from a detector (--masks-by RUN) or from the user (--prompts FILE), in `eval` from the data.
+SAM (arXiv 2304.02643) and SAM 2 (arXiv 2408.00714): the mask decoder is trained on annotated boxes and outlines, by
+binary cross-entropy and Dice; the image encoder is frozen, and computed once per image. With --lora-rank R matrices
+beside the decoder's weights are trained. What it is trained on decides what an outline follows, not which things are
+found: in `predict` boxes come from a detector (--masks-by RUN) or from the user (--prompts FILE), in `eval` from the
+data.
 """
 
 vladapt = dict(domain="open-vocab", task="detection", least_steps=200)
@@ -11,7 +12,7 @@ default_scope = "mmdet"
 
 data = "sample"
 epochs = 12
-model = dict(type="vladapt.SAMSegmenter", config=dict(), processor=dict(), single_mask=True)
+model = dict(type="vladapt.SAMSegmenter", config=dict(), classes=["object"], processor=dict(), single_mask=True)
 
 kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 load = [dict(type="vladapt.LoadItemImage"), dict(type="LoadAnnotations", with_bbox=True, with_mask=True)]

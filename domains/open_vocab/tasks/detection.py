@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,6 +143,10 @@ class Detection(ByNames):
         from ..inference.detection import predict_detection
 
         return predict_detection(model, data, progress)
+
+    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Of outlines, where boxes were shown."""
+        return self.deciding if any(self.deciding in row for row in rows) else f"mask_{self.deciding}"
 
     def check_use(self, use: Use, command: str) -> None:
         """And that what is to outline boxes does."""

@@ -1,4 +1,4 @@
-"""Outlines of what boxes and points show, by models of the Segment Anything family; their mask decoder is fine-tuned."""
+"""Outlines of what boxes and points show, by models of the Segment Anything family; their decoder is fine-tuned."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .....core.errors import ConfigError, DataError
 from .....core.features import FeatureStore
 from .....core.runtime import write_cached
 from .....registry import MODELS
+from ...data.prompts import PROMPTS as SHOWN
 from ...hub_models.family import family_of
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
-from ...data.prompts import PROMPTS as SHOWN
 from ...hub_models.prompted import PROMPTS, Prompt
 from ...vocabulary import NamedClasses, Vocabulary
 from .region_labeller import given_regions
@@ -39,14 +39,15 @@ LARGEST_JITTER = 20.0
 class SAMSegmenter(BaseDetector, NamedClasses):
     """A mask for each box of an image, or for points on it; what it shows is called as the box is.
 
-    Trained from annotated boxes to annotated outlines: the mask decoder alone (or matrices of low rank in it), by binary
-    cross-entropy and Dice on the single mask of a box. The image encoder is frozen, and its maps are computed once per
-    image and kept in the cache. Boxes are shaken as in SAM's training (2304.02643, appendix A): by noise whose standard
-    deviation is a tenth of the side, 20 pixels at most; a detector's boxes are no better.
+    Trained from annotated boxes to annotated outlines: the mask decoder alone (or matrices of low rank in it), by
+    binary cross-entropy and Dice on the single mask of a box. The image encoder is frozen, and its maps are computed
+    once per image and kept in the cache. Boxes are shaken as in SAM's training (2304.02643, appendix A): by noise whose
+    standard deviation is a tenth of the side, 20 pixels at most; a detector's boxes are no better.
 
     Args:
         config: transformers' configuration of a `sam`, `sam2` or `sam3_tracker` as plain data.
         processor: options of its image processor as plain data.
+        classes: names of the boxes in training; nothing depends on them.
         pretrained: folder with the weights to begin with; None for random ones. A run has its weights itself.
         jitter: standard deviation of the noise on boxes in training, of their sides; 0 for none.
         most_objects: objects of an image that a training step sees, drawn at random where there are more.
@@ -63,6 +64,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         self,
         config: Mapping[str, Any],
         processor: Mapping[str, Any],
+        classes: Sequence[str] = (),
         pretrained: str | None = None,
         jitter: float = 0.1,
         most_objects: int = 64,
@@ -142,7 +144,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         objects = reduce_mean(batch_inputs.new_tensor(float(sum(len(bce) for bce, _ in terms)))).clamp(min=1.0)
         if not terms:  # no object in the batch: nothing is learned from it
             nothing = sum(p.sum() * 0 for p in self.parameters() if p.requires_grad)
-            return {name: nothing for name in self.weights}
+            return dict.fromkeys(self.weights, nothing)
         bce, dice = (torch.cat(each).sum() / objects for each in zip(*terms, strict=True))
         return {"loss_bce": self.weights["loss_bce"] * bce, "loss_dice": self.weights["loss_dice"] * dice}
 
@@ -151,7 +153,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
         """Samples with `pred_instances`, one for each region in its order: its box (of points alone the box around the
-        mask), its class, the mask at the size of the original image, and the overlap that the model expects as score."""
+        mask), its class, the mask at the size of the original image, as score the overlap that the model expects."""
         features = self.extract_feat(batch_inputs)
         outlined = [
             self._outlined([maps[place : place + 1] for maps in features], sample)
