@@ -151,6 +151,10 @@ class ConfigTask(Task):
         """One JSON-able dict per item, with its `id` and, for a table, its `summary`."""
         raise CapabilityError(self._refusal("predict"))
 
+    def answer(self, use: Use, model, data: DomainData, backbone: Backbone, progress: Progress) -> list[dict[str, Any]]:
+        """What `look` gives, with what a use asks for beside it; of a task whose `at_prediction` has more."""
+        return self.look(model, data, backbone, progress)
+
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
     ) -> list[Path]:
@@ -332,7 +336,7 @@ class ConfigTask(Task):
             names = self._rename(use.run, model, use.classes)
         with reporter.task("Looking at images") as progress, quiet(), running(use.run):
             self.check_model(model, data, use, own)
-            rows = self.sure(self.look(model, data, backbone, progress), use.threshold)
+            rows = self.sure(self.answer(use, model, data, backbone, progress), use.threshold)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
         predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))

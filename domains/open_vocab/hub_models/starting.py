@@ -36,7 +36,7 @@ def recipe_for(source: HubModel, task: str) -> str:
     if gives_map != (task == "segmentation"):
         gives, other = ("a map", "segmentation") if gives_map else ("boxes", "detection")
         raise ConfigError(f"--start {source.place}: {source.model_type} gives {gives}; give --task {other}")
-    return RECIPES[gives_map]
+    return source.family_class.recipe or RECIPES[gives_map]
 
 
 def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:

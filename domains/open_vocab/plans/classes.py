@@ -11,7 +11,7 @@ from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
 PROPOSALS = "rpn_head"
-HUB_MODELS = ("HFDetector", "HFSegmentor")
+HUB_MODELS = ("HFDetector", "HFSegmentor", "SAMSegmenter", "SAM3")
 GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "GLIPStyle": "vladapt.GLIP"}
 
 
