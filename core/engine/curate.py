@@ -23,10 +23,10 @@ from ..curation import (
     PairFeatures,
     PeerFiles,
     build_table,
-    counted,
     decided,
     positions_kept,
     survey_pairs,
+    tally,
     write_record,
 )
 from ..curation.decide import resolved
@@ -66,6 +66,7 @@ class Curated:
         pairs: that were still there; `kept` of them are kept.
         dropped: rule -> how many pairs.
         weight: sum of the weights of what is kept.
+        rewritten: pairs that are kept with another text.
         notes: what the curator has to say.
         without_features: pairs that are left out because they have none.
         unreadable, examples: pairs that cannot be read, and (id, reason) of the first.
@@ -79,6 +80,7 @@ class Curated:
     kept: int
     dropped: dict[str, int]
     weight: float
+    rewritten: int = 0
     notes: tuple[str, ...] = ()
     without_features: int = 0
     unreadable: int = 0
@@ -132,9 +134,8 @@ def curate(
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
     made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
     folder, notes = _decide(made, place, asked, reporter)
-    pairs, reasons, weight = counted(folder)
-    kept = reasons.pop("", 0)
-    curated = Curated(folder, curator, pairs, kept, reasons, weight, notes, without, read.unreadable, read.examples)
+    facts = {**vars(tally(folder)), "unreadable": read.unreadable, "examples": read.examples}
+    curated = Curated(folder, curator, notes=notes, without_features=without, **facts)
     write_record(folder, _record(curated, built, sources, asked, Path(made.table), read.inputs))
     return curated
 
@@ -349,11 +350,11 @@ def _digests(path: Path) -> list[tuple[str, str]]:
 
 
 def _job(stage: DecisionStage, place: Place) -> Job:
-    """The job of decisions; which scores a curator gives is told by its decisions of the first pairs."""
+    """The job of decisions; what a curator gives besides is told by its decisions of the first pairs."""
     state = stage.start(None)
-    scores = tuple(sorted(state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE))).scores))
+    first = state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE)))
     return Job.of(
-        replace(stage, scores=scores),
+        replace(stage, scores=tuple(sorted(first.scores)), captions=first.captions is not None),
         stage.manifest(),
         place,
         shard_size=DECIDED_A_SHARD,
