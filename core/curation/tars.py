@@ -71,6 +71,7 @@ def write_tars(
     """
     total = count_list(listed)
     count = -(-total // samples)
+    out.remove_stale()
     _check_made_of(out, {"pairs": _pairs_of(listed), "samples": samples})
     sizes = {f"{number:05d}.tar": min(samples, total - number * samples) for number in range(count)}
     mine, before = list(enumerate(sizes))[part[0] :: part[1]], 0

@@ -1,18 +1,20 @@
-"""Tars that a process wrote until it was killed as by `kill -9`, which no handler sees: so it is a process of its own."""
+"""Tars of a process that was killed as by `kill -9`, which no handler sees: so it is a process of its own."""
 
+import os
 import signal
-import subprocess
-import sys
 import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import run
 from tar_shards import shard, simple
 
 from vladapt.core.curation.lists import LIST, Kept, write_list
 from vladapt.core.curation.tars import write_tars
+from vladapt.core.runtime.files import PARTIAL
 from vladapt.core.shards import Manifest, Place
+from vladapt.core.shards.place import STATE
 
 WRITE = """
 import os, signal, sys, tarfile
@@ -64,12 +66,16 @@ def listed(tmp_path_factory):
 def test_what_was_killed_goes_on_to_the_same_bytes(listed, tmp_path, members, tar, there):
     path, whole = listed
     out = tmp_path / "out"
-    code = WRITE.format(members=members, tar=tar)
-    killed = subprocess.run([sys.executable, "-c", code, str(path), str(out)], capture_output=True, timeout=300)
+    killed = run(["-c", WRITE.format(members=members, tar=tar), path, out])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert sorted(each.name for each in out.glob("*.tar")) == NAMES[:there]
     assert not (out / "sizes.json").exists()
+    left = list((out / STATE).glob(f"{PARTIAL}*"))
+    assert len(left) == 1
+    for partial in left:
+        os.utime(partial, (0, 0))  # as if it had been killed long ago
     made = write_tars(path, Place(str(out)), samples=4)
+    assert not list((out / STATE).glob(f"{PARTIAL}*"))
     assert (made.tars, made.samples, made.before) == (3, 10, there)
     for name in (*NAMES, "sizes.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
