@@ -9,7 +9,7 @@ from typing import Any
 from ....core.errors import ConfigError
 from ..plans.classes import is_hub_node
 from ..plans.pipelines import nodes
-from .family import MAP, Rates
+from .family import MAP, MASKS, Rates, family_of
 from .source import HubModel, hub_model, is_hub_place
 
 RECIPES = {True: "hf-segmentor", False: "hf-detector"}
@@ -60,6 +60,10 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
         if str(node.get("type", "")).endswith(RESIZE):
             node["processor"] = config["model"]["processor"]
     family = source.family_class
+    of_config = family_of(config["model"]["config"], len(source.known_names), source.place)
+    for node in nodes(config):
+        if str(node.get("type", "")).endswith("LoadAnnotations") and of_config.gives == MASKS:
+            node["with_mask"] = True
     if config.get("train_cfg"):
         if family.why_not:
             raise ConfigError(
