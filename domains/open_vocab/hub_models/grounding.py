@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,18 +26,26 @@ class GroundingFamily(TextFamily):
     batch shows and others drawn at random (`captions.drawn`). Asked, classes are in as many captions as it takes, and
     what all of them find is one ranking.
 
-    No gradient of transformers' loss reaches the encoder's boxes, from which the decoder begins, nor the last norm of a
+    No gradient of transformers' loss reaches the layers that choose where the decoder begins, nor the last norm of a
     Swin, which is not used: they stay as they are.
     """
 
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
-    untrained = ("encoder_output_bbox_embed", "swin.layernorm")
+    _read: tuple[Vocabulary, Any, list[Phrase]] | None = None
+    untrained = ("encoder_output_bbox_embed", "model.enc_output", "swin.layernorm")
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Tokens of a caption."""
-        text = self.transformers_config().text_config
-        return min(self.config.get("max_text_len", 256), text.max_position_embeddings)
+        config = self.transformers_config()
+        return min(config.max_text_len, config.text_config.max_position_embeddings)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Of the parts of the loss."""
+        config = self.transformers_config()
+        boxes = {"loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
+        return {"loss_ce": CLASS_WEIGHT, **boxes}
 
     def build(self) -> nn.Module:
         model = super().build()
@@ -57,14 +66,21 @@ class GroundingFamily(TextFamily):
             raise DataError("the tokenizer is of another model: the ends of its phrases have other numbers; copy the model again")
 
     def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Caption]:
-        return captions_of(phrases_of(vocabulary, tokenizer, self.longest), tokenizer, self.longest)
+        return captions_of(self._phrases(vocabulary, tokenizer), tokenizer, self.longest)
 
     def training_prompt(
         self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Sequence[int], absent: Sequence[int]
     ) -> Caption:
-        phrases = _first_of_each(phrases_of(vocabulary, tokenizer, self.longest))
+        phrases = _first_of_each(self._phrases(vocabulary, tokenizer))
         chosen = drawn([len(phrase) for phrase in phrases], present, absent, self.longest - ENDS)
         return caption_of([phrases[index] for index in chosen], tokenizer)
+
+    def _phrases(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Phrase]:
+        """Read once, as long as the names are the same."""
+        if self._read is None or self._read[0] is not vocabulary or self._read[1] is not tokenizer.tokenizer:
+            phrases = phrases_of(vocabulary, tokenizer, self.longest)
+            self._read = vocabulary, tokenizer.tokenizer, phrases
+        return self._read[2]
 
     def embedded(self, model: nn.Module, prompt: Caption) -> None:
         """Nothing: texts and image change each other."""
@@ -83,7 +99,7 @@ class GroundingFamily(TextFamily):
     def outputs(self, model, pixels, pixel_mask, prompt, embedded=None, labels=None):
         if labels is None:
             return model(**self.inputs(pixels, pixel_mask, prompt))
-        label_map = prompt.label_map(self.config.get("max_text_len", 256), pixels.device)
+        label_map = prompt.label_map(model.config.max_text_len, pixels.device)
         labels = [{**label, "label_map": label_map} for label in labels]
         return model(**self.inputs(pixels, pixel_mask, prompt), labels=labels)
 
@@ -91,14 +107,9 @@ class GroundingFamily(TextFamily):
         return prompt.scores(outputs.logits), outputs.pred_boxes
 
     def weighted(self, outputs: Any) -> dict[str, Tensor]:
-        config = self.transformers_config()
-        weights = {
-            "loss_ce": CLASS_WEIGHT,
-            "loss_bbox": config.bbox_loss_coefficient,
-            "loss_giou": config.giou_loss_coefficient,
-        }
         kinds = {name: "_".join(name.split("_")[:2]) for name in outputs.loss_dict}
-        return {name: weights[kinds[name]] * part for name, part in outputs.loss_dict.items() if kinds[name] in weights}
+        parts = outputs.loss_dict.items()
+        return {name: self.weights[kinds[name]] * part for name, part in parts if kinds[name] in self.weights}
 
 
 def _first_of_each(phrases: Sequence[Phrase]) -> list[Phrase]:

@@ -13,9 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.prompts import fill
-from ..modules.detectors.owlvit.heads import merge_overlapping
-from ..modules.detectors.owlvit.queries import PUBLISHED, canonical_text, joined_templates
-from ..modules.losses.matching import BoxTargets, MatchingLoss
 from ..vocabulary import Vocabulary
 from .captions import drawn
 from .text_family import TextFamily
@@ -69,6 +66,8 @@ class OWLFamily(TextFamily):
         return model
 
     def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Queries]:
+        from ..modules.detectors.owlvit.queries import canonical_text
+
         texts: list[list[tuple[str, ...]]] = [[] for _ in vocabulary.names]
         for query, owner in zip(vocabulary.queries, vocabulary.owners, strict=True):
             texts[owner].append(tuple(map(canonical_text, query)))
@@ -112,6 +111,9 @@ class OWLFamily(TextFamily):
     def losses(self, outputs, targets):
         """The weighted parts of `MatchingLoss`, each image by itself, and of OWLv2 how well the patches that learn know
         that they will answer."""
+        from ..modules.detectors.owlvit.heads import merge_overlapping
+        from ..modules.losses.matching import BoxTargets, MatchingLoss
+
         classes = outputs.logits.shape[-1]
         truth = [BoxTargets.of(target["boxes"], target["class_labels"], classes) for target in targets]
         parts = MatchingLoss()(outputs.logits, outputs.pred_boxes, [merge_overlapping(each, MERGED) for each in truth])
@@ -127,6 +129,8 @@ class OWLFamily(TextFamily):
 
 def _pool(vocabulary: Vocabulary, index: int) -> list[str]:
     """All texts of a class that training may draw."""
+    from ..modules.detectors.owlvit.queries import PUBLISHED, canonical_text, joined_templates
+
     queries = [query for query, owner in zip(vocabulary.queries, vocabulary.owners, strict=True) if owner == index]
     texts = [*fill(joined_templates(PUBLISHED), vocabulary.names[index]), *(text for query in queries for text in query)]
     return list(dict.fromkeys(map(canonical_text, texts)))

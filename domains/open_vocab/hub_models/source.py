@@ -13,7 +13,7 @@ from typing import Any
 from ....core.backbones import card_licence, hub_folder, read_config
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter, read_json
-from .family import Family, family_class, plain_config
+from .family import TEXTS, Family, family_class, plain_config
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -58,7 +58,9 @@ class HubModel:
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Without rows that stand for nothing."""
+        """Without rows that stand for nothing; none where names are texts."""
+        if self.family_class.asked_by == TEXTS:
+            return ()
         return tuple(name for name in self.names if name is not None)
 
     def facts(self) -> dict[str, str]:

@@ -9,12 +9,13 @@ from typing import Any
 from ....core.errors import ConfigError
 from ..plans.classes import is_hub_node
 from ..plans.pipelines import nodes
-from .family import MAP, Rates
+from .family import MAP, TEXTS, Rates
 from .source import HubModel, hub_model, is_hub_place
 
 RECIPES = {True: "hf-segmentor", False: "hf-detector"}
 """By whether a type gives maps."""
 RESIZE = "ProcessorResize"
+TEXT_DETECTOR = "vladapt.HFTextDetector"
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
 AVERAGED_SOON = 2000
@@ -53,9 +54,12 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
             "--recipe and --config"
         )
     changes = dict(config["model"])
-    model = {"type": kind, "config": source.config, "classes": list(source.known_names), "processor": source.processor}
+    model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
-    config["model"]["classes"] = list(source.known_names)
+    if source.family_class.asked_by == TEXTS:
+        config["model"]["type"] = TEXT_DETECTOR
+    else:
+        config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
         if str(node.get("type", "")).endswith(RESIZE):
             node["processor"] = config["model"]["processor"]

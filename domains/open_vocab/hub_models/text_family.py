@@ -36,6 +36,9 @@ class TextFamily(Family):
     asked_by = TEXTS
     templates: ClassVar[str] = "name"
 
+    def check_tokenizer(self, model: nn.Module, tokenizer: HeldTokenizer) -> None:  # noqa: B027 (most take any)
+        """Raise DataError for a tokenizer that cannot be this model's."""
+
     @abstractmethod
     def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Any]:
         """What images are asked: several prompts where one does not hold all classes, each class in one of them."""

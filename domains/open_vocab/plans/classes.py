@@ -11,7 +11,7 @@ from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
 PROPOSALS = "rpn_head"
-HUB_MODELS = ("HFDetector", "HFSegmentor")
+HUB_MODELS = ("HFDetector", "HFSegmentor", "HFTextDetector")
 GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "GLIPStyle": "vladapt.GLIP"}
 
 
@@ -45,7 +45,10 @@ def with_classes(
         Notes on what was replaced.
     """
     if is_hub_node(model):
-        model["classes"] = list(names)
+        texts = described if takes_names(model) else None
+        model["classes"] = {name: texts.get(name, {}) for name in names} if texts else list(names)
+        if templates is not None and takes_names(model):
+            model["templates"] = templates
         return []
     notes = []
     given = {name: described.get(name, {}) for name in names} if described else list(names)

@@ -45,7 +45,7 @@ class Start:
     def names(self) -> tuple[str, ...] | None:
         """That its detector was trained on, or tested with; None where nothing tells them."""
         if self.source is not None:
-            return self.source.known_names
+            return self.source.known_names or None
         if self.run is None:
             meta = (_read(self.weights).get("meta") or {}).get("dataset_meta") or {}
             classes = meta.get("classes", meta.get("CLASSES"))
