@@ -92,7 +92,9 @@ def phrases_of(vocabulary: Vocabulary, tokenizer: HeldTokenizer, longest: int) -
     phrases = []
     for query, owner in zip(vocabulary.queries, vocabulary.owners, strict=True):
         name, described = query[0], ", ".join(query[:2])
-        own, whole = ([n for n in tokenizer.bare(text.strip().lower()) if n not in delimiters] for text in (name, described))
+        own, whole = (
+            [n for n in tokenizer.bare(text.strip().lower()) if n not in delimiters] for text in (name, described)
+        )
         if not own:
             raise ConfigError(f"--classes: '{name}' has nothing that the model's tokenizer can read; name it otherwise")
         room = longest - ENDS - 1

@@ -63,7 +63,9 @@ class GroundingFamily(TextFamily):
         """
         own = {tokenizer.number(token) for token in (START, END, STOP, QUESTION)}
         if own != set(model.model.special_tokens.tolist()):
-            raise DataError("the tokenizer is of another model: the ends of its phrases have other numbers; copy the model again")
+            raise DataError(
+                "the tokenizer is of another model: the ends of its phrases have other numbers; copy the model again"
+            )
 
     def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Caption]:
         return captions_of(self._phrases(vocabulary, tokenizer), tokenizer, self.longest)

@@ -132,7 +132,10 @@ def _pool(vocabulary: Vocabulary, index: int) -> list[str]:
     from ..modules.detectors.owlvit.queries import PUBLISHED, canonical_text, joined_templates
 
     queries = [query for query, owner in zip(vocabulary.queries, vocabulary.owners, strict=True) if owner == index]
-    texts = [*fill(joined_templates(PUBLISHED), vocabulary.names[index]), *(text for query in queries for text in query)]
+    texts = [
+        *fill(joined_templates(PUBLISHED), vocabulary.names[index]),
+        *(text for query in queries for text in query),
+    ]
     return list(dict.fromkeys(map(canonical_text, texts)))
 
 

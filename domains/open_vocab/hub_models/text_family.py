@@ -36,7 +36,7 @@ class TextFamily(Family):
     asked_by = TEXTS
     templates: ClassVar[str] = "name"
 
-    def check_tokenizer(self, model: nn.Module, tokenizer: HeldTokenizer) -> None:  # noqa: B027 (most take any)
+    def check_tokenizer(self, model: nn.Module, tokenizer: HeldTokenizer) -> None:
         """Raise DataError for a tokenizer that cannot be this model's."""
 
     @abstractmethod
@@ -59,7 +59,13 @@ class TextFamily(Family):
         """What of a prompt does not depend on images, made once while the model does not train; None for nothing."""
 
     def outputs(
-        self, model: nn.Module, pixels: Tensor, pixel_mask: Tensor, prompt: Any, embedded: Any = None, labels: Any = None
+        self,
+        model: nn.Module,
+        pixels: Tensor,
+        pixel_mask: Tensor,
+        prompt: Any,
+        embedded: Any = None,
+        labels: Any = None,
     ) -> Any:
         """Of the model, as transformers gives them.
 
@@ -96,7 +102,9 @@ class TextFamily(Family):
         corners = box_convert(torch.cat([boxes for _, boxes, _ in answers], dim=1), "cxcywh", "xyxy")
         queries = torch.arange(corners.shape[1]).split([boxes.shape[1] for _, boxes, _ in answers])
         pairs = zip(queries, (prompt.classes for _, _, prompt in answers), strict=True)
-        pairs = torch.cat([torch.cartesian_prod(own, torch.tensor(classes)) for own, classes in pairs]).to(scores.device)
+        pairs = torch.cat([torch.cartesian_prod(own, torch.tensor(classes)) for own, classes in pairs]).to(
+            scores.device
+        )
         best, places = scores.topk(min(most, scores.shape[1]), dim=1)
         instances = []
         for image, size in enumerate(sizes):

@@ -46,7 +46,9 @@ class HeldTokenizer(nn.Module):
             try:
                 self._built = Tokenizer.from_str(bytes(self.file.cpu().numpy()).decode())
             except Exception as error:  # tokenizers raises plain Exceptions
-                raise DataError("the model's weights hold no tokenizer that can be read; train or copy it again") from error
+                raise DataError(
+                    "the model's weights hold no tokenizer that can be read; train or copy it again"
+                ) from error
             self._built.no_padding()
             self._built.no_truncation()
         return self._built
@@ -95,4 +97,6 @@ def _read(folder: Path) -> str:
         return read.backend_tokenizer.to_str()
     except Exception as error:  # transformers and tokenizers raise of many kinds
         reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{folder}: its tokenizer cannot be read ({reason}); copy or download the whole folder") from error
+        raise DataError(
+            f"{folder}: its tokenizer cannot be read ({reason}); copy or download the whole folder"
+        ) from error

@@ -120,7 +120,9 @@ class HFTextDetector(BaseDetector, NamedClasses):
         `rescale`), scores in 0..1, labels, the surest first."""
         answers = [
             (*self.family.answers(outputs, prompt), prompt)
-            for outputs, (prompt, _) in zip(self._forward(batch_inputs, batch_data_samples), self.prompts(), strict=True)
+            for outputs, (prompt, _) in zip(
+                self._forward(batch_inputs, batch_data_samples), self.prompts(), strict=True
+            )
         ]
         sizes = [tuple(sample.ori_shape[:2] if rescale else sample.img_shape[:2]) for sample in batch_data_samples]
         best = self.family.best_of_prompts(answers, sizes, self.max_per_img)

@@ -46,7 +46,9 @@ def models():
             torch.manual_seed(0)
             family = family_of(plain_config(tiny.config_of(model_type).to_dict()), 0)
             own = family.build().eval()
-            theirs = tiny.model_of(model_type, auxiliary_loss=True) if model_type in GROUNDED else tiny.model_of(model_type)
+            theirs = (
+                tiny.model_of(model_type, auxiliary_loss=True) if model_type in GROUNDED else tiny.model_of(model_type)
+            )
             theirs.load_state_dict(own.state_dict())
             built[model_type] = theirs, family, own
         return built[model_type]
@@ -203,7 +205,7 @@ def test_a_grounded_loss_and_its_gradient_are_transformers(models, tokenizers, m
 
 @pytest.mark.parametrize("truth", [targets([], []), targets([(1, 0.5, 0.5, 0.4, 0.4)], [])])
 def test_a_grounded_loss_without_objects_is_a_number(models, tokenizers, truth):
-    expected, outputs, family, *_ , labels = grounded(models, tokenizers, GROUNDED[0], truth=truth)
+    expected, outputs, family, *_, labels = grounded(models, tokenizers, GROUNDED[0], truth=truth)
     parts = family.losses(outputs, labels)
     assert torch.allclose(sum(parts.values()), expected.loss)
     assert all(part.isfinite() for part in parts.values())
@@ -250,7 +252,9 @@ def test_names_in_several_captions_are_one_ranking(models, tokenizers):
     names = [f"red {letter}" for letter in "abcdefgh"]
     captions = captions_of(phrases_of(words(names), tokenizers["bert"], 14), tokenizers["bert"], 14)
     with torch.no_grad():
-        answers = [(*family.answers(family.outputs(own, pixels, mask, caption), caption), caption) for caption in captions]
+        answers = [
+            (*family.answers(family.outputs(own, pixels, mask, caption), caption), caption) for caption in captions
+        ]
     best = family.best_of_prompts(answers, SIZES, 1000)
     assert len(captions) > 1
     assert all(len(each) == 20 * len(names) and (each.scores.diff() <= 0).all() for each in best)
@@ -300,7 +304,9 @@ def test_what_an_owl_detects_is_the_processors(models, tokenizers, model_type):
 def test_an_owl_class_is_the_mean_of_its_texts(models, tokenizers):
     _, family, own = models("owlv2")
     with torch.no_grad():
-        both = family.embedded(own, *family.prompts(words(["red", "blue"], ["{}", "a photo of a {}"]), tokenizers["clip"]))
+        both = family.embedded(
+            own, *family.prompts(words(["red", "blue"], ["{}", "a photo of a {}"]), tokenizers["clip"])
+        )
         single = [
             family.embedded(own, *family.prompts(words(["red", "blue"], each), tokenizers["clip"]))
             for each in ("{}", "a photo of a {}")

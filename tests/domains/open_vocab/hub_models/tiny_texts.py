@@ -76,7 +76,7 @@ def grounding_config(model_type: str = "mm-grounding-dino", **options):
         "attention_probs_dropout_prob": 0.0,
     }
     sizes = {
-        "d_model": 32,
+        "d_model": 64,  # two channels per group, for levels of one pixel
         "num_queries": 20,
         "encoder_layers": 1,
         "decoder_layers": 2,
