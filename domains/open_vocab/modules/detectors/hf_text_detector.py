@@ -13,7 +13,7 @@ from torch import Tensor
 from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...hub_models.family import TEXTS, family_of
-from ...hub_models.loading import pretrained_weights
+from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor
 from ...hub_models.text_family import TextFamily, asked
 from ...hub_models.tokens import HeldTokenizer
@@ -67,7 +67,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
         self.family = family
         self.templates = family.templates if templates is None else templates
         self.max_per_img, self.score_thr = max_per_img, score_thr
-        self.model, self.tokenizer = family.build(), HeldTokenizer(pretrained)
+        self.model = family.build()
+        self.tokenizer = HeldTokenizer() if pretrained is None else pretrained_tokenizer(pretrained)
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, ()))
             family.check_tokenizer(self.model, self.tokenizer)
