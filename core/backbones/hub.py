@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import DataError
@@ -70,8 +71,11 @@ def card_licence(folder: Path) -> str:
     return stated.group(1) if stated else "unknown"
 
 
-def hub_folder(repo: str, local_way: str) -> Path:
+def hub_folder(repo: str, local_way: str, subfolders: Sequence[str] = ()) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
+
+    Args:
+        subfolders: patterns of files in folders of it that are wanted too; others are not.
 
     Raises:
         DataError: not cached, and offline or not reachable; says so at once.
@@ -86,7 +90,12 @@ def hub_folder(repo: str, local_way: str) -> Path:
         files = HfApi().list_repo_files(repo)
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way)
+    wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
+    inner = [name for name in files if any(fnmatch(name, pattern) for pattern in subfolders)]
+    if not inner:
+        return _download(repo, wanted, local_way)
+    outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)]
+    return _download(repo, [*outer, *inner], local_way, ignored=[])
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
@@ -120,11 +129,15 @@ def hub_snapshot(repo: str, names: Sequence[str], revision: str | None, local_wa
     return _download(repo, list(names), local_way, revision)
 
 
-def _download(repo: str, patterns: list[str], local_way: str, revision: str | None = None) -> Path:
+def _download(
+    repo: str, patterns: list[str], local_way: str, revision: str | None = None, ignored: Sequence[str] = ("*/*",)
+) -> Path:
     from huggingface_hub import snapshot_download
 
     with _one_line(repo, local_way):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(ignored) or None)
+        )
 
 
 def require_hub(what: str, local_way: str) -> None:
