@@ -185,7 +185,7 @@ def hf_folder(rest: str, subfolders: Sequence[str] = ()) -> Path:
     if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(rest):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    return hub_folder(rest, LOCAL_WAY, subfolders)
+    return hub_folder(rest, LOCAL_WAY, subfolders=subfolders)
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:

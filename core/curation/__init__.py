@@ -13,6 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "record": "chain_of last_of record_of write_record",
         "report": "curation_report unchecked",
         "tars": "write_tars",
-        "table": "PairFeatures HAS build_table decided open_table positions_kept",
+        "stored": "PairColumns PairFeatures",
+        "table": "HAS build_table decided open_table positions_kept",
     },
 )

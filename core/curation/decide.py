@@ -21,7 +21,8 @@ from ..registry import build_curator
 from ..shards import Manifest, Stage
 from ..shards.sources import Row, Source
 from ..shards.task import settings_hash
-from .table import open_table, readable, whole_folder
+from .stored import readable
+from .table import open_table, whole_folder
 
 if TYPE_CHECKING:
     import pyarrow

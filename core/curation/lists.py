@@ -22,7 +22,7 @@ from ..runtime.files import replacing, write_whole
 from ..runtime.remote import is_url
 from ..shards import Place
 from ..shards.sources import ParquetSource, Source
-from .table import database
+from .stored import database
 
 if TYPE_CHECKING:
     import pyarrow

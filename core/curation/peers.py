@@ -25,6 +25,7 @@ from ..errors import ConfigError, DataError, did_you_mean
 from ..runtime.files import replacing
 from ..runtime.process import need_package
 from ..shards.task import settings_hash
+from .facts import plain_columns
 
 if TYPE_CHECKING:
     import pyarrow
@@ -118,7 +119,7 @@ class PeerFiles:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the plain columns: numbers, flags and strings."""
-        return tuple(_plain(_schema(self.files[0].table)))
+        return tuple(plain_columns(_schema(self.files[0].table)))
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -214,9 +215,9 @@ class PeerFiles:
             writer.close()
 
     def _named(self, name: str, file: PeerFile, schema: pyarrow.Schema) -> str:
-        own = next((each for each in OTHER_NAMES.get(name, (name,)) if each in _plain(schema)), None)
+        own = next((each for each in OTHER_NAMES.get(name, (name,)) if each in plain_columns(schema)), None)
         if own is None:
-            raise DataError(f"{file.table}: no column '{name}'; {did_you_mean(name, _plain(schema))}")
+            raise DataError(f"{file.table}: no column '{name}'; {did_you_mean(name, list(plain_columns(schema)))}")
         return own
 
     def _ids_in(self, schema: pyarrow.Schema, file: PeerFile) -> list[str]:
@@ -307,13 +308,6 @@ def _schema(path: Path) -> pyarrow.Schema:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
-
-
-def _plain(schema: pyarrow.Schema) -> list[str]:
-    import pyarrow.types as types
-
-    fits = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
-    return [each.name for each in schema if any(fit(each.type) for fit in fits)]
 
 
 def _lists(rows: np.ndarray) -> pyarrow.Array:

@@ -18,6 +18,7 @@ from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
+    PairColumns,
     PairFacts,
     PairFeatures,
     PeerFiles,
@@ -41,14 +42,12 @@ from ..runtime.files import replacing
 from ..runtime.process import need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Job, Place
+from ..shards import Job, Manifest, Place
 from ..shards.sources import version_of_source
 from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, manifest_of, place_of_shards, run_job
 
-Columns = tuple[Collection[str], Collection[str]]
-"""Those that are needed, and those that are taken where they are."""
 TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 PLACES = {"PATH", "FILE", "DIR"}
@@ -122,29 +121,71 @@ def curate(
         raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
         decided(folder)
-    place = place_of_shards(out)
-    read = _Read(unreadable=0)
-    columns = {*built.reads, *reads}, {*built.may_read, *may_read}
-    table, name = _table(built, columns, sources, place, asked, reporter, read)
+    needed = NeededColumns.of([built], asked.columns or (), reads, may_read)
+    place, read = place_of_shards(out), _Read(unreadable=0)
+    table, name = _table(built, needed, sources, place, asked, reporter, read)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
-    positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
-    before = sorted({Path(folder).resolve().name for folder in asked.after or ()})
+    folder = Path(place.root) / TABLES / name
+    positions, digest = _written(rows, len(table), folder)
+    before = sorted({Path(each).resolve().name for each in asked.after or ()})
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
-    made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
-    made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
-    with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:
-        survey = survey_pairs(made, Path(made.survey), progress)
-    job = _job(made, place)
-    run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({curator})")
-    folder = Path(job.work.place.root)
+    made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
+    folder, notes = _decide(made, place, asked, reporter)
     pairs, reasons, weight = counted(folder)
     kept = reasons.pop("", 0)
-    curated = Curated(
-        folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
-    )
+    curated = Curated(folder, curator, pairs, kept, reasons, weight, notes, without, read.unreadable, read.examples)
     write_record(folder, _record(curated, built, sources, asked, Path(made.table), read.inputs))
     return curated
+
+
+@dataclass(frozen=True)
+class NeededColumns:
+    """Columns that a table of pairs must have.
+
+    Args:
+        reads, may_read: those that are needed, and those that are taken where they are.
+        further: those that no source has.
+    """
+
+    reads: frozenset[str]
+    may_read: frozenset[str]
+    further: tuple[PairColumns, ...]
+
+    @classmethod
+    def of(
+        cls,
+        curators: Sequence[Curator],
+        folders: Sequence[str],
+        reads: Collection[str] = (),
+        may_read: Collection[str] = (),
+    ) -> NeededColumns:
+        """Those of some curators, and others.
+
+        Args:
+            folders: of `PairColumns`.
+        """
+        reads = frozenset(reads).union(*(each.reads for each in curators))
+        may_read = frozenset(may_read).union(*(each.may_read for each in curators))
+        return cls(reads, may_read, tuple(map(PairColumns.of, folders)))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the further columns."""
+        return frozenset[str]().union(*(each.names for each in self.further))
+
+    def facts(self, manifest: Manifest) -> PairFacts:
+        """The stage that reads the others from the sources."""
+        return PairFacts.of(manifest, self.reads - self.names, self.may_read - self.names)
+
+    def check(self, curators: Sequence[Curator], columns: Collection[str]) -> None:
+        """Raise what curators lack, a column, a package or a file, before pairs are read.
+
+        Args:
+            columns: of the sources.
+        """
+        for curator in curators:
+            curator.check({TEXT, *FEATURES, *columns, *self.names})
 
 
 @dataclass
@@ -175,7 +216,7 @@ def _check_stage(name: str, stage: str) -> None:
 
 def _table(
     built: Curator,
-    columns: Columns,
+    needed: NeededColumns,
     sources: Sequence[str | Path],
     place: Place,
     asked: CurateOptions,
@@ -184,41 +225,32 @@ def _table(
 ) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
     if not sources:
-        built.check(FEATURES)
-    facts, made_of, features = _from_peers(built, sources, place, columns, asked)
+        needed.check([built], ())
+    facts, made_of, features = _from_peers(built, sources, place, needed, asked)
     if sources and not facts:
-        facts, made_of = _from_shards(built, sources, place, columns, asked, reporter, read)
+        facts, made_of = _from_shards(built, sources, place, needed, asked, reporter, read)
     if asked.features is not None:
         features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
-    name = settings_hash({"table": [FORMAT, *made_of, features and features.digest]})
-    return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
-
-
-def check_curators(built: Sequence[Curator], facts: PairFacts) -> None:
-    """Raise what curators lack, a column, a package or a file, before pairs are read.
-
-    Args:
-        facts: the stage that would read them.
-    """
-    for curator in built:
-        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
+    further = [each.digest for each in needed.further]
+    name = settings_hash({"table": [FORMAT, *made_of, features and features.digest, *further]})
+    return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info, needed.further), name
 
 
 def _from_shards(
     built: Curator,
     sources: Sequence[str | Path],
     place: Place,
-    columns: Columns,
+    needed: NeededColumns,
     asked: CurateOptions,
     reporter: Reporter,
     read: _Read,
 ) -> tuple[list[str], list[str]]:
     """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
     manifest = manifest_of(sources, place)
-    stage = PairFacts.of(manifest, *columns)
-    check_curators([built], stage)
+    stage = needed.facts(manifest)
+    needed.check([built], stage.written)
     job = Job.of(stage, manifest, place, shard_size=asked.shard_size, batch_size=BATCH)
     summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
     read.inputs = manifest.digest
@@ -228,7 +260,7 @@ def _from_shards(
 
 
 def _from_peers(
-    built: Curator, sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
+    built: Curator, sources: Sequence[str | Path], place: Place, needed: NeededColumns, asked: CurateOptions
 ) -> tuple[list[str], list[str], PairFeatures | None]:
     """The same of folders of other tools, and the features that they bring.
 
@@ -240,13 +272,12 @@ def _from_peers(
         return [], [], None
     if len(peers) < len(sources):
         raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
-    built.check({TEXT, *FEATURES, *set[str]().union(*(each.columns for each in peers))})
-    reads, may_read = columns
+    needed.check([built], {name for each in peers for name in each.columns})
     facts: list[str] = []
     folders: list[str] = []
     for each in peers:
-        wanted = sorted({*reads, *set(may_read) & set(each.columns)} - {TEXT, *FEATURES})
-        files, folder = each.write(Path(place.root) / PEERS, wanted, bool(set(reads) & set(FEATURES)))
+        there = {*needed.reads, *needed.may_read & set(each.columns)} - {TEXT, *FEATURES, *needed.names}
+        files, folder = each.write(Path(place.root) / PEERS, sorted(there), bool(needed.reads & set(FEATURES)))
         facts += files
         folders += [str(folder)] if folder is not None and asked.features is None else []
     if len(folders) > 1:
@@ -267,6 +298,18 @@ def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -
     for name in set(reads) & set(FEATURES):
         there &= table.numbers(f"{HAS}{name}")
     return np.flatnonzero(keep & there), int((keep & ~there).sum())
+
+
+def _decide(
+    made: DecisionStage, place: Place, asked: CurateOptions, reporter: Reporter
+) -> tuple[Path, tuple[str, ...]]:
+    """Survey and decisions. Returns the folder of these, and what the curator has to say."""
+    made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
+    with reporter.task(f"Looking at all pairs ({made.curator})", unit="pairs") as progress:
+        survey = survey_pairs(made, Path(made.survey), progress)
+    job = _job(made, place)
+    run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({made.curator})")
+    return Path(job.work.place.root), survey.notes
 
 
 def _written(rows: np.ndarray, count: int, table: Path) -> tuple[str, str]:
@@ -338,6 +381,7 @@ def _record(
         "folder": os.getcwd(),
         **({"inputs": inputs} if inputs else {}),
         "features": asked.features and _absolute(asked.features),
+        "columns": [_absolute(each) for each in asked.columns or ()],
         "after": [_absolute(each) for each in asked.after or ()],
     }
 

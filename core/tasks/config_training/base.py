@@ -183,6 +183,9 @@ class ConfigTask(Task):
         """What follows from the chosen data and is trained, JSON-able."""
         return super().planned(recipe, Reporter(quiet=True))
 
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """Raise the DataError of chosen data that a training cannot learn from; asked before any model is built."""
+
     def taught(self, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter) -> DomainData:
         """What a training sees of the chosen data, where that is not what is annotated."""
         return data
@@ -343,6 +346,7 @@ class ConfigTask(Task):
         self, recipe: Recipe, data: DomainData, reporter: Reporter
     ) -> tuple[Backbone, Config | None, list[str]]:
         """What a training starts from, its plan, and what is said of the data that it sees."""
+        self.check_data(recipe, data)
         backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
         announced(backbone, reporter.info)
         lesson = self.taught(recipe, data, backbone.device, reporter)

@@ -141,11 +141,17 @@ class ByNames(ConfigTask):
     def _config(self, recipe: Recipe) -> Mapping[str, Any]:
         """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` and
         `--resource` name."""
+        from ..hub_models.starting import on_source, recipe_for, source_at
+
+        source = source_at(recipe.task_options.get("start"))
+        name = self.default_recipe if source is None else recipe_for(source, self.name)
         if "type" in (recipe.plan.get("model") or {}):
-            return _with_resources(recipe.plan, recipe.resources)
-        packaged = Config.fromfile(str(RECIPES / f"{self.default_recipe.replace('-', '_')}.py"))
-        packaged.merge_from_dict(dict(recipe.plan))
-        return _with_resources(packaged.to_dict(), recipe.resources)
+            config = _with_resources(recipe.plan, recipe.resources)
+        else:
+            packaged = Config.fromfile(str(RECIPES / f"{name.replace('-', '_')}.py"))
+            packaged.merge_from_dict(dict(recipe.plan))
+            config = _with_resources(packaged.to_dict(), recipe.resources)
+        return config if source is None else on_source(config, source)
 
 
 def plan_options(recipe: Recipe):

@@ -83,6 +83,12 @@ class Detection(ByNames):
         names = recipe.task_options.get("remember")
         return with_remembered(data, self.asked_for(recipe, data), names) if names else super().wanted(recipe, data)
 
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """Outlines, for a config that learns them."""
+        from ..plans.plan import check_outlines
+
+        check_outlines(super()._config(recipe), self.configs, data)
+
     def taught(self, recipe: Recipe, data: DomainData, device, reporter) -> DomainData:
         """With what the detector before finds of the names to remember."""
         from ..remembering.fitting import with_boxes_before

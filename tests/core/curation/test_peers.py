@@ -9,7 +9,7 @@ from tar_shards import shard, simple
 from vladapt.core.curation import CurationRecipe, peers, record_of
 from vladapt.core.curation.peers import PeerFiles
 from vladapt.core.curation.recipes import Stage
-from vladapt.core.curation.table import PairFeatures
+from vladapt.core.curation.stored import PairFeatures
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import ConfigError, DataError

@@ -1,0 +1,40 @@
+"""BLIP's filter: a text goes where a head for image-text matching says that it does not match its image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..contracts.curator import Curator, Decision, PairTable, Survey
+from ..contracts.options import option
+
+
+@dataclass(eq=False, kw_only=True)
+class Blip(Curator):
+    """BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and Generation (Li et
+    al., 2022, arXiv 2201.12086), the filter of its CapFilt: a text is noisy where the head for image-text matching says
+    so, that is, where "no match" is not less probable than "match". No threshold is tuned.
+
+    The head reads pixels, so its answer is a column of probabilities that `vladapt curate score` writes beforehand. The
+    authors tuned it on COCO; the script by which they filtered is not public.
+
+    Example:
+        >>> build_curator("blip").decide_all(pairs).keep.sum()
+        57
+    """
+
+    stage: ClassVar[str] = "filter"
+
+    column: str = option("itm", "of the probability that image and text match, of `curate score`")
+    threshold: float = option(0.5, "probability above which they match; 0.5: match is more probable", low=0.0, high=1.0)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def decide(self, pairs: PairTable, survey: Survey) -> Decision:
+        match = pairs.numbers(self.column)
+        fails = {"no score": np.isnan(match), "image and text do not match": ~(match > self.threshold)}
+        return Decision.of(fails, scores={"match": match.astype(np.float32)})
