@@ -59,7 +59,7 @@ def lexical_space(
         header, state = read_tensors(file) if file.is_file() else (None, {})
     except DataError:
         header = None  # damaged: it is made again
-    if not isinstance(header, dict) or not KNOWN <= set(header):
+    if not isinstance(header, dict) or not set(header) >= KNOWN:
         header = None
     if header is not None:
         fitted = {name.removeprefix("alignment."): value for name, value in state.items()}
