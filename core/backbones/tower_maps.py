@@ -212,7 +212,10 @@ def _folds(groups: np.ndarray, seed: int):
     """(rows to learn from, rows held out) of each fold."""
     numbers, place = np.unique(groups, return_inverse=True)
     if len(numbers) < LEAST_ROWS:
-        raise ConfigError(f"{len(numbers)} pairs are too few to choose a map; give {LEAST_ROWS} or more, or name a map")
+        raise ConfigError(
+            f"{len(numbers)} pairs are too few: the map and its logit scale are chosen on pairs that are left out; give "
+            f"{LEAST_ROWS} or more"
+        )
     drawn = np.random.default_rng(seed).permutation(len(numbers))
     fold = np.empty(len(numbers), dtype=int)
     fold[drawn] = np.arange(len(numbers)) % FOLDS
