@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from ..contracts.serving import NoneReadable, Refused, Wishes
 from ..errors import ConfigError, LimitError, VladaptError, as_message, did_you_mean, shortened
-from ..runtime.web_page import FILES, WebPage
+from ..runtime.web_page import DRAWING, FILES, WebPage
 from .desk import Busy, Desk
 from .uploads import NoForm, TooSlow
 
@@ -32,8 +32,6 @@ OTHER_HOST = "this server answers only to the names of its own machine"
 BUSY = "too many images are waiting; try again"
 RETRY_S = 1
 OWN_SITE = ("same-origin", "none")
-WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
-WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int}
 FAILED = "the model failed on this request ({}); the server's log says where"
 
 
@@ -131,10 +129,20 @@ def build_app(desk: Desk, access: Access) -> Any:
         yield
         await run_in_threadpool(desk.close)
 
-    gets = {**dict.fromkeys(FILES, part), "/model": model, "/metrics": metrics}
+    gets = {**dict.fromkeys((*FILES, *DRAWING), part), "/model": model, "/metrics": metrics}
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]
     routes += [Route("/predict", guarded(predict), methods=["POST"]), Route("/health", health, methods=["GET"])]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Of "cat, dog"; never those of a file."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
+WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int, "score": float, "classes": _names}
+"""Option of /predict -> what its text stands for."""
 
 
 def wishes_of(query: Any) -> Wishes:

@@ -42,25 +42,43 @@ def outcomes(
         data: decodes the items.
         progress: called as progress(done, total).
     """
-    init_default_scope(model.cfg.default_scope)
-    given = names_given_regions(model)
-    transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
-    per_thread = local()
-
-    def ready_for_model(item: Item) -> dict[str, Any]:
-        if not hasattr(per_thread, "transforms"):
-            per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return per_thread.transforms(_sample(item, given))
-
-    done = 0
+    looking, done = Looking(model), 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
-            ready = list(threads.map(ready_for_model, chosen))
-            for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
-                yield from _tested(model, group)
-                done += len(group)
+            ready = list(threads.map(looking.ready, chosen))
+            for pair in looking.tested(list(zip(chosen, ready, strict=True))):
+                yield pair
+                done += 1
                 progress(done, len(items))
+
+
+class Looking:
+    """A model and its test transforms, which are made once.
+
+    Args:
+        model: as of `outcomes`.
+    """
+
+    def __init__(self, model: nn.Module):
+        init_default_scope(model.cfg.default_scope)
+        self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
+        self._transforms = Compose(_with_regions(pipeline) if self._given else pipeline)
+        self._per_thread = local()
+
+    def ready(self, item: Item) -> dict[str, Any]:
+        """An image as the model takes it; in any thread."""
+        if not hasattr(self._per_thread, "transforms"):
+            self._per_thread.transforms = deepcopy(
+                self._transforms
+            )  # some of mm's note in themselves what they do next
+        return self._per_thread.transforms(_sample(item, self._given))
+
+    def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[tuple[Item, Any]]:
+        """Items that are ready, each with the data sample that the model made of it, in order; neighbours of one shape
+        at once."""
+        for group in _of_one_shape(pairs):
+            yield from _tested(self.model, group)
 
 
 def names_given_regions(model: nn.Module) -> bool:

@@ -47,6 +47,12 @@ class Segmentation(ByNames):
 
         return labels_of(row, class_names)
 
+    def finder(self, model):
+        """A mask of each class in each image of a request."""
+        from ..inference.finding import MapFinder
+
+        return MapFinder(model)
+
     def form(self, model):
         """The graph of a segmentor."""
         from ..exporting.segmentors import Maps
