@@ -86,7 +86,7 @@ def build_app(desk: Desk, access: Access) -> Any:
         if request.headers.get("sec-fetch-site", "none") not in OWN_SITE:
             return error(OTHER_SITE, 403)
         try:
-            content = await desk.predict(request, wishes_of(request.query_params))
+            content = await desk.predict(request, wishes_of(request.query_params, desk.model.facts.options))
             return Response(json.dumps(content, allow_nan=False), media_type="application/json")
         except Busy:
             return error(BUSY, 503, **{"Retry-After": str(RETRY_S)})
@@ -145,8 +145,11 @@ WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int, "score": flo
 """Option of /predict -> what its text stands for."""
 
 
-def wishes_of(query: Any) -> Wishes:
+def wishes_of(query: Any, options: Sequence[str]) -> Wishes:
     """Wishes of an address, as in /predict?coverage=0.9&top=5.
+
+    Args:
+        options: names of those that the model takes, for messages.
 
     Raises:
         ConfigError: an unknown one, or a value that is no number.
@@ -156,7 +159,7 @@ def wishes_of(query: Any) -> Wishes:
         if name == "token":
             continue
         if name not in WISHES:
-            raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, WISHES)}")
+            raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, options)}")
         try:
             given[name] = WISHES[name](text)
         except ValueError:

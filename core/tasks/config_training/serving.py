@@ -137,14 +137,16 @@ class ServedConfig(Served):
             score=self.finder.score,
         )
         limit = vars(domain.reading_of(reading)).get("max_pixels")
-        self._reading = reading if limit is None else {**reading, "max_pixels": min(limit, serving.max_pixels)}
+        self._max_pixels = serving.max_pixels if limit is None else min(limit, serving.max_pixels)
+        self._reading = reading if limit is None else {**reading, "max_pixels": self._max_pixels}
         self._named: OrderedDict[tuple[str, ...], Finder] = OrderedDict()
         self.sizes = SIZES if device.type == "cpu" else GPU_SIZES
         self.clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
         data = readable(images_of(self._domain, files, self._reading))
-        samples = [Sample(name, _Source(items, data)) for name, items in by_picture(data.items).items()]
+        pictures = by_picture([_limited(item, self._max_pixels) for item in data.items])
+        samples = [Sample(name, _Source(items, data)) for name, items in pictures.items()]
         return samples, [Refused(*pair) for pair in data.skipped]
 
     def prepare(self, sample: Sample) -> None:
@@ -217,3 +219,8 @@ def _answer(samples: Sequence[Sample], finder: Finder) -> None:
 
 def _in_windows(sample: Sample) -> bool:
     return Item.WHOLE in sample.source.items[0].decode
+
+
+def _limited(item: Item, max_pixels: int) -> Item:
+    """An item that says how large its picture may be to transforms that decode it."""
+    return item.with_(decode={**item.decode, "max_pixels": max_pixels})

@@ -37,7 +37,7 @@ class ModelFinder(Finder):
         return self._looking.ready(item)
 
     def find(self, images: Sequence[tuple[Item, Any]]) -> list[dict[str, Any]]:
-        return [self._row(sample) for _, sample in self._looking.tested(list(images))]
+        return [self._row(sample) for group in self._looking.tested(list(images)) for _, sample in group]
 
     def check_names(self, names: Sequence[str]) -> None:
         Vocabulary.of(list(names), "name")

@@ -47,9 +47,9 @@ def outcomes(
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
             ready = list(threads.map(looking.ready, chosen))
-            for pair in looking.tested(list(zip(chosen, ready, strict=True))):
-                yield pair
-                done += 1
+            for group in looking.tested(list(zip(chosen, ready, strict=True))):
+                yield from group
+                done += len(group)
                 progress(done, len(items))
 
 
@@ -74,11 +74,10 @@ class Looking:
             )  # some of mm's note in themselves what they do next
         return self._per_thread.transforms(_sample(item, self._given))
 
-    def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[tuple[Item, Any]]:
-        """Items that are ready, each with the data sample that the model made of it, in order; neighbours of one shape
-        at once."""
-        for group in _of_one_shape(pairs):
-            yield from _tested(self.model, group)
+    def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, Any]]]:
+        """Items that are ready, each with the data sample that the model made of it, in order: runs of neighbours that
+        went through the model at once."""
+        return (_tested(self.model, group) for group in _of_one_shape(pairs))
 
 
 def names_given_regions(model: nn.Module) -> bool:
