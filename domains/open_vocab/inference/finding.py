@@ -13,12 +13,13 @@ import numpy as np
 from torch import nn
 
 from ....core.contracts import DomainData, Item
+from ....core.errors import CapabilityError
 from ....core.export import boxes, maps
 from ....core.tasks import Finder
 from ..vocabulary import Vocabulary, texts_kept_in
 from .detection import notes_on_names, predict_detection, rivals
 from .predictions import UNSURE, PredictedBoxes, PredictedMap
-from .running import Looking, ask_for, known_names, takes_names, with_background
+from .running import Looking, ask_for, known_names, names_given_regions, takes_names, with_background
 from .segmentation import predict_segmentation
 
 
@@ -27,9 +28,17 @@ class ModelFinder(Finder):
 
     Args:
         model: with `cfg`, as `outcomes` takes it.
+
+    Raises:
+        CapabilityError: it finds nothing by itself.
     """
 
     def __init__(self, model: nn.Module):
+        if names_given_regions(model):
+            raise CapabilityError(
+                "this model looks at regions that are given with an image and finds none itself, so it is not served; use "
+                "vladapt predict"
+            )
         self.model, self._looking = model, Looking(model)
         self.names, self.any_names = known_names(model), takes_names(model)
 
@@ -71,7 +80,8 @@ class BoxFinder(ModelFinder):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self._rivals = rivals(model)
-        self.score = UNSURE
+        chosen = (model.cfg.vladapt.get("confidence") or {}).get("score")  # on val, where there was one
+        self.score = float(chosen) if isinstance(chosen, (int, float)) and 0 <= chosen <= 1 else UNSURE
 
     def find_in_windows(self, data: DomainData) -> dict[str, Any]:
         (row,) = predict_detection(self.model, data, lambda done, total: None)

@@ -42,7 +42,7 @@ def outcomes(
         data: decodes the items.
         progress: called as progress(done, total).
     """
-    looking, done = Looking(model), 0
+    looking, done = Looking(model, data.class_names), 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
@@ -58,21 +58,21 @@ class Looking:
 
     Args:
         model: as of `outcomes`.
+        class_names: of the data, for models that are told what regions show.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, class_names: Sequence[str] = ()):
         init_default_scope(model.cfg.default_scope)
         self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
+        self._told = _told(model, class_names)
         self._transforms = Compose(_with_regions(pipeline) if self._given else pipeline)
         self._per_thread = local()
 
     def ready(self, item: Item) -> dict[str, Any]:
         """An image as the model takes it; in any thread."""
-        if not hasattr(self._per_thread, "transforms"):
-            self._per_thread.transforms = deepcopy(
-                self._transforms
-            )  # some of mm's note in themselves what they do next
-        return self._per_thread.transforms(_sample(item, self._given))
+        if not hasattr(self._per_thread, "transforms"):  # some of mm's note in themselves what they do next
+            self._per_thread.transforms = deepcopy(self._transforms)
+        return self._per_thread.transforms(_sample(item, self._given, self._told))
 
     def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, Any]]]:
         """Items that are ready, each with the data sample that the model made of it, in order: runs of neighbours that
@@ -83,6 +83,19 @@ class Looking:
 def names_given_regions(model: nn.Module) -> bool:
     """Whether a model names regions that come with an image, and finds none itself."""
     return bool(getattr(model, "names_given_regions", False))
+
+
+def shown_regions(model: nn.Module) -> bool:
+    """Whether a model outlines regions that come with an image and with their classes, and finds none itself."""
+    return names_given_regions(model) and bool(getattr(model, "keeps_names", False))
+
+
+def _told(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
+    """Of each class of the data the model's number, where the model is told what regions show; None where it is not."""
+    if not getattr(model, "keeps_names", False):
+        return None
+    names = known_names(model)
+    return [names.index(name) if name in names else 0 for name in class_names]
 
 
 def _with_regions(transforms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -156,10 +169,11 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
         yield group
 
 
-def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
-    """What transforms of mmdet and mmseg start from; regions without what they show."""
+def _sample(item: Item, with_regions: bool, told: Sequence[int] | None) -> dict[str, Any]:
+    """What transforms of mmdet and mmseg start from; regions without what they show, unless the model is told."""
     boxes = annotated_boxes(item)
     regions = boxes.boxes if with_regions else ()
+    labels = [0] * len(regions) if told is None else [told[label] for label in boxes.labels]
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),
@@ -167,7 +181,9 @@ def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
         "scale_factor": (1.0, 1.0),
         "item_id": item.id,
         "facts": boxes.facts or {},
-        "instances": [{"bbox": list(box), "bbox_label": 0, "ignore_flag": 0} for box in regions],
+        "instances": [
+            {"bbox": list(box), "bbox_label": label, "ignore_flag": 0} for box, label in zip(regions, labels)
+        ],
         "seg_fields": [],
         "seg_map_path": None,
         "reduce_zero_label": False,

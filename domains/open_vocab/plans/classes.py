@@ -6,16 +6,25 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..hub_models.family import TEXTS, family_class
 from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
 PROPOSALS = "rpn_head"
+HUB_MODELS = ("HFDetector", "HFSegmentor", "SAMSegmenter", "SAM3")
 GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "GLIPStyle": "vladapt.GLIP"}
 
 
 def takes_names(model: Node) -> bool:
     """Whether a part of the model has texts as classes."""
+    if is_hub_node(model):
+        return family_class((model.get("config") or {}).get("model_type"), "model.config").asked_by == TEXTS
     return any(_has_texts(node) for node in nodes(model))
+
+
+def is_hub_node(model: Mapping[str, Any]) -> bool:
+    """Whether this is a model of transformers by its id."""
+    return str(model.get("type", "")).rpartition(".")[2] in HUB_MODELS
 
 
 def with_classes(
@@ -35,6 +44,9 @@ def with_classes(
     Returns:
         Notes on what was replaced.
     """
+    if is_hub_node(model):
+        model["classes"] = list(names)
+        return []
     notes = []
     given = {name: described.get(name, {}) for name in names} if described else list(names)
     model.update(with_class_names(model))

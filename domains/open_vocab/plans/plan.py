@@ -101,6 +101,7 @@ def make_plan(
         "described": dict(described or {}),
         "test_pipeline": test_pipeline,
         "notes": notes,
+        **({"source": dict(source)} if (source := (plan.get("vladapt") or {}).get("source")) else {}),
         **options.of_task,
     }
     return Config(_with_batch_norms(kept, options.device))

@@ -13,7 +13,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.contracts.items import Item
-from vladapt.core.errors import ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.features.store import FeatureStore
 from vladapt.domains.open_vocab.inference.detection import predict_detection
 from vladapt.domains.open_vocab.inference.finding import BoxFinder, MapFinder
@@ -122,3 +122,15 @@ def test_other_names_are_a_copys_own_whose_weights_are_the_models(
     file.write_text("cat\n")
     finder.check_names([str(file)])
     assert finder.named([str(file)]).names == (str(file),), "a name is never read as a file"
+
+
+def test_the_score_that_was_chosen_on_val_is_told(detector):
+    assert BoxFinder(detector).score == 0.3
+    detector.cfg.vladapt["confidence"] = {"score": 0.45, "f1": 0.9, "images": 3}
+    assert BoxFinder(detector).score == 0.45
+
+
+def test_a_model_that_looks_at_given_regions_is_not_served(detector):
+    detector.names_given_regions = True
+    with pytest.raises(CapabilityError, match="finds none itself, so it is not served; use vladapt predict"):
+        BoxFinder(detector)

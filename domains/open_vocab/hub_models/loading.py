@@ -1,0 +1,55 @@
+"""Weights of a model of transformers from its folder, with its head grown to the names that are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ....core.errors import DataError
+from .family import HEAD, Family
+from .growing import grown
+from .source import hub_model
+
+
+def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The weights for a new model of the type.
+
+    Args:
+        folder: with config.json and the weights.
+        new: transformers' model with random weights and a row per name.
+
+    Raises:
+        DataError: the weights cannot be read, or are not those of the model.
+    """
+    source = hub_model(f"hf:{folder}")
+    before = _loaded(source, family)
+    if family.asked_by != HEAD:
+        return before.state_dict()
+    return grown(before.state_dict(), new.state_dict(), family, source.names, names)
+
+
+def _loaded(source, family: Family) -> nn.Module:
+    """transformers' own reading, which knows how weights were named before: safetensors, or tensors alone."""
+    from ....core.backbones import quiet
+
+    was = type(family)({**source.config}, len(source.names))
+    try:
+        with quiet():
+            model, told = was.class_of_model().from_pretrained(
+                source.folder,
+                config=was.transformers_config(),
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers and torch raise of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{source.folder}: its weights cannot be read ({reason}); copy or download it again") from error
+    if missing := sorted(told["missing_keys"]):
+        raise DataError(
+            f"{source.folder}: its weights lack {len(missing)} of the model's, for instance {missing[0]}; copy or "
+            "download it again"
+        )
+    return model.float()
