@@ -36,8 +36,8 @@ class ModelFinder(Finder):
     def __init__(self, model: nn.Module):
         if names_given_regions(model):
             raise CapabilityError(
-                "this model looks at regions that are given with an image and finds none itself, so it is not served; use "
-                "vladapt predict"
+                "this model looks at regions that are given with an image and finds none itself, so it is not served; "
+                "use vladapt predict"
             )
         self.model, self._looking = model, Looking(model)
         self.names, self.any_names = known_names(model), takes_names(model)

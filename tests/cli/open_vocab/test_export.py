@@ -215,7 +215,7 @@ def test_a_served_export_answers_as_its_script_does(task, made, data, serving, t
     wanted = _asked(folder, *images, *(["--masks"] if task == "segmentation" else []))
     with serving(folder) as client:
         found = _rows(client, *images)
-        one = "red square"
+        one = found[0]["labels"][0] if task == "detection" else "red square"
         chosen = _rows(client, images[0], classes=one)[0]
         unknown = client.post("/predict", files=_sent(images[0]), params={"classes": "red sqare"})
         assert unknown.status_code == 400 and "did you mean red square" in unknown.json()["error"]
