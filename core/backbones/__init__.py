@@ -5,11 +5,11 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoints": "fit_weights read_checkpoint",
+        "checkpoints": "file_digests fit_weights read_checkpoint",
         "finders": "built_loss loss_in_words searched weights_of_loss",
         "heads": "HeadBackbone",
-        "hf_source": "read_config",
-        "hub": "hub_folder",
+        "hf_source": "quiet read_config",
+        "hub": "card_licence hub_folder",
         "joint_parts": "JointParts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",

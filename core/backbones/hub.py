@@ -7,7 +7,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ PROBE_SECONDS = 5
 NOT_CACHED = "is not in the hub's cache"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/name."""
+NON_COMMERCIAL = re.compile(r"(?i)(^|[^a-z])nc([^a-z]|$)|non-?commercial|research-only")
 
 
 def cached_file(repo: str, names: Sequence[str]) -> Path | None:
@@ -70,23 +71,34 @@ def card_licence(folder: Path) -> str:
     return stated.group(1) if stated else "unknown"
 
 
-def hub_folder(repo: str, local_way: str) -> Path:
+def hub_folder(
+    repo: str, local_way: str, revision: str | None = None, tell: Callable[[str], None] | None = None
+) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
+    Args:
+        tell: is told the licence of what is going to be downloaded where it forbids commercial use.
+
     Raises:
-        DataError: not cached, and offline or not reachable; says so at once.
+        DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
     """
-    config = cached_file(repo, ["config.json"])
-    if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.parent.iterdir()):
-        return config.parent
+    config = cached_revision(repo, ["config.json"], revision)
+    if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.iterdir()):
+        return config
     from huggingface_hub import HfApi
 
     require_hub(repo, local_way)
     with _one_line(repo, local_way):
-        files = HfApi().list_repo_files(repo)
+        about = HfApi().model_info(repo, revision=revision)
+        if about.gated:
+            HfApi().auth_check(repo)
+    licence = str(getattr(about.card_data, "license_name", None) or getattr(about.card_data, "license", None) or "")
+    if tell is not None and NON_COMMERCIAL.search(licence):
+        tell(f"The licence of {repo} is {licence}, which forbids commercial use.")
+    files = [file.rfilename for file in about.siblings or ()]
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way)
+    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way, revision)
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:

@@ -112,6 +112,14 @@ class NamedClasses(ABC):
         """Replace the classes by these."""
 
 
+class ClosedNames(ABC):
+    """Base of models whose classes are the rows of a head, some of which can be asked for alone."""
+
+    @abstractmethod
+    def choose_names(self, rows: Sequence[int] | None) -> None:
+        """Look for these rows alone, whose places are the labels from now on; None for all."""
+
+
 def named_templates(templates: str | Sequence[str]) -> list[str]:
     """Templates by the name of their set, or as they are.
 

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..hub_models.family import TEXTS, family_class
+from ..hub_models.source import is_hub_node
 from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
@@ -15,6 +17,8 @@ GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "G
 
 def takes_names(model: Node) -> bool:
     """Whether a part of the model has texts as classes."""
+    if is_hub_node(model):
+        return family_class((model.get("config") or {}).get("model_type"), "model.config").asked_by == TEXTS
     return any(_has_texts(node) for node in nodes(model))
 
 
@@ -35,6 +39,13 @@ def with_classes(
     Returns:
         Notes on what was replaced.
     """
+    if is_hub_node(model):
+        by_texts = takes_names(model)
+        given = {name: described.get(name, {}) for name in names} if described and by_texts else list(names)
+        model["classes"] = given
+        if templates is not None and by_texts:
+            model["templates"] = templates
+        return []
     notes = []
     given = {name: described.get(name, {}) for name in names} if described else list(names)
     model.update(with_class_names(model))

@@ -1,0 +1,262 @@
+"""What a model type of transformers needs to be trained and asked inside mmdet and mmseg.
+
+A type is one file of `families`, named after transformers' `model_type` ("-" becomes "_"), with a class `Model`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ....core.backbones import check_transformers_config
+from ....core.errors import ConfigError, DataError, did_you_mean
+
+FOLDER = Path(__file__).with_name("families")
+HEAD, TEXTS = "head", "texts"
+"""How a model is asked for classes: by rows of its head, or by texts."""
+BOXES, MASKS, MAP = "boxes", "masks", "map"
+NOT_KEPT = frozenset(
+    {"_name_or_path", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels"}
+    | {"transformers_version", "use_pretrained_backbone", "custom_pipelines"}
+)
+"""Of a configuration: what changes no result, what is told otherwise, and what names files or code."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How the authors of a type fine-tune it.
+
+    Args:
+        lr, weight_decay: of AdamW, `betas` its moments.
+        parts: text within the names of weights -> `lr_mult` and `decay_mult` of these weights.
+        norm_decay: factor of the weight decay of norms; `bias_decay` of biases.
+        clip: largest norm of the gradient; None clips none.
+        ema: decay of the averaged weights; None averages none.
+        warm_up: steps of a linear warm-up.
+        batch: images per step.
+        betas: of AdamW.
+    """
+
+    lr: float
+    weight_decay: float = 1e-4
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    norm_decay: float = 1.0
+    bias_decay: float = 1.0
+    clip: float | None = 0.1
+    ema: float | None = None
+    warm_up: int = 0
+    batch: int = 4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Family(ABC):
+    """Base of model types. An instance is of one configuration.
+
+    Class attributes:
+        model_class: name of the model in transformers; `model_class_of` decides where a type has several.
+        processors: names of image processors of transformers that the type is used with, the usual first.
+        gives: "boxes", "masks" (boxes and masks) or "map".
+        asked_by: "head" or "texts".
+        recipe: the packaged recipe; "" for the one of all types that give the same.
+        why_not: why it is not trained here, one clause; "" where it is.
+        head: patterns of the names of tensors whose first axis counts classes; rows past these are of no object.
+        per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
+            none where transformers counts those of all processes itself.
+        rates: how it is fine-tuned.
+
+    Args:
+        config: transformers' configuration as plain data, without names of classes.
+        classes: number of rows of a closed head.
+    """
+
+    model_class: ClassVar[str]
+    processors: ClassVar[tuple[str, ...]]
+    gives: ClassVar[str] = BOXES
+    asked_by: ClassVar[str] = HEAD
+    recipe: ClassVar[str] = ""
+    why_not: ClassVar[str] = ""
+    head: ClassVar[tuple[str, ...]] = ()
+    per_box: ClassVar[tuple[str, ...]] = ()
+    rates: ClassVar[Rates]
+
+    def __init__(self, config: Mapping[str, Any], classes: int):
+        self.config, self.classes = dict(config), classes
+
+    # the model --------------------------------------------------------------------------------------------------------
+
+    def build(self) -> nn.Module:
+        """transformers' model with random weights, from the configuration alone."""
+        return self.class_of_model()(self.transformers_config())
+
+    def class_of_model(self) -> type[nn.Module]:
+        """The class of transformers.
+
+        Raises:
+            ConfigError: the installed transformers has no such model.
+        """
+        import transformers
+
+        if not hasattr(transformers, self.model_class):
+            raise ConfigError(
+                f"transformers {transformers.__version__} has no {self.model_class}; install a newer one with: "
+                "pip install 'vladapt[detectors]'"
+            )
+        return getattr(transformers, self.model_class)
+
+    def transformers_config(self):
+        """The configuration as transformers' object."""
+        from transformers import CONFIG_MAPPING
+
+        stated = dict(self.config)
+        kind = CONFIG_MAPPING[stated.pop("model_type")]
+        names = {"num_labels": self.classes} if self.asked_by == HEAD else {}
+        return kind.from_dict({**stated, **self.settings(), **names})
+
+    def settings(self) -> dict[str, Any]:
+        """Keys of the configuration that differ from the checkpoint's: losses of all layers, as the authors train."""
+        return {"auxiliary_loss": True}
+
+    # the way of a batch -----------------------------------------------------------------------------------------------
+
+    def inputs(self, pixels: Tensor, pixel_mask: Tensor, prompt: Any = None) -> dict[str, Any]:
+        """Keywords of the model's `forward`.
+
+        Args:
+            pixels: (B, 3, H, W).
+            pixel_mask: (B, H, W) long, 1 where an image is and 0 where it was padded.
+            prompt: what texts became; None of a closed head.
+        """
+        return {"pixel_values": pixels, "pixel_mask": pixel_mask}
+
+    def targets(self, samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
+        """Truth as transformers' losses take it: class_labels (n,), boxes (n, 4) as centre and size in shares of the
+        image without its padding, and for types with masks masks (n, H, W).
+
+        Args:
+            samples: of mmdet.
+            shape: height and width of the padded batch.
+        """
+        return [self.target(sample, shape) for sample in samples]
+
+    def target(self, sample: Any, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Of one image; boxes without area are left out, as the processors do."""
+        instances = sample.gt_instances
+        corners = getattr(instances.bboxes, "tensor", instances.bboxes).float()
+        height, width = sample.img_shape[:2]
+        size = corners[:, 2:] - corners[:, :2]
+        boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, size], dim=1)
+        usable = (size > 0).all(dim=1)
+        target = {
+            "class_labels": instances.labels[usable],
+            "boxes": (boxes / boxes.new_tensor([width, height, width, height]))[usable],
+        }
+        if self.gives == MASKS:
+            masks = instances.masks.to_tensor(torch.float32, corners.device)  # (n, h, w)
+            margins = (0, shape[1] - masks.shape[-1], 0, shape[0] - masks.shape[-2])
+            target["masks"] = nn.functional.pad(masks, margins)[usable]
+        return target
+
+    def losses(self, outputs: Any, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The weighted parts of the loss; on one process their sum is transformers' `outputs.loss`.
+
+        On several processes parts that are divided by the number of boxes are divided by the mean number of all
+        processes, so that the gradient is that of all images together.
+        """
+        parts = self.weighted(outputs)
+        if not self.per_box or get_world_size() == 1:
+            return parts
+        share = self._share_of_boxes(sum(len(target["class_labels"]) for target in targets), outputs)
+        per_box = re.compile(rf"({'|'.join(self.per_box)})(_.*)?")
+        return {name: part * share if per_box.fullmatch(name) else part for name, part in parts.items()}
+
+    def weighted(self, outputs: Any) -> dict[str, Tensor]:
+        """The parts of transformers' loss times their weights; types whose parts are weighted already have no more to
+        do."""
+        return dict(outputs.loss_dict)
+
+    @staticmethod
+    def _share_of_boxes(boxes: int, outputs: Any) -> Tensor:
+        """What was divided by, over what is to be divided by."""
+        mean = torch.tensor(float(boxes), device=outputs.logits.device)
+        all_reduce(mean, "mean")
+        return max(boxes, 1) / mean.clamp(min=1.0)
+
+    @abstractmethod
+    def found(self, outputs: Any, sizes: Sequence[tuple[int, int]], chosen: Tensor | None = None) -> list[InstanceData]:
+        """What the model finds in each image, as the type's own post-processing gives it at threshold 0: bboxes in
+        pixels, scores, labels, and the queries that they are of.
+
+        Args:
+            sizes: (height, width) of each image.
+            chosen: rows of the head that are asked for, whose places are the labels; None for all.
+        """
+
+
+def model_types() -> tuple[str, ...]:
+    """transformers' names of the listed types."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("[a-z]*.py")))
+
+
+def family_class(model_type: Any, where: str) -> type[Family]:
+    """The class of a model type.
+
+    Args:
+        where: the file or the key that names it, for the message.
+
+    Raises:
+        DataError: no such type here.
+    """
+    name = str(model_type).replace("-", "_")
+    if name not in model_types():
+        nearest = did_you_mean(name, model_types())
+        raise DataError(f"{where} names a model of type '{str(model_type)[:60]}', which is not supported; {nearest}")
+    return import_module(f"{__package__}.families.{name}").Model
+
+
+def family_of(config: Mapping[str, Any], classes: int, where: str = "model.config") -> Family:
+    """The type of a configuration, refused where a key of it could bring code or files.
+
+    Raises:
+        DataError: one line.
+    """
+    check_transformers_config(config, where)
+    check_plain(config, where)
+    return family_class(config.get("model_type"), where)(config, classes)
+
+
+def check_plain(config: Mapping[str, Any], where: str) -> None:
+    """Raise DataError for a configuration that names code, or a backbone that would be downloaded."""
+    for part in _dicts(config):
+        if part.get("auto_map"):
+            raise DataError(f"{where}: it names code of a repository (auto_map); remove it")
+        if part.get("use_pretrained_backbone") or re.search(r"[:/\\]", str(part.get("backbone") or "")):
+            raise DataError(f"{where}: its backbone would be downloaded ('{part.get('backbone')}'); remove that")
+
+
+def plain_config(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as a plan keeps it: without names of classes, versions, and where it came from."""
+    return {
+        key: plain_config(value) if isinstance(value, Mapping) else value
+        for key, value in stated.items()
+        if key not in NOT_KEPT
+    }
+
+
+def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+        for inner in value.values():
+            yield from _dicts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _dicts(inner)

@@ -1,0 +1,109 @@
+"""Image processors of transformers: their resizing, and the mean and std of values in 0..255."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.errors import ConfigError
+from .source import as_text
+
+KIND = "kind"
+KINDS = frozenset(
+    {"RTDetrImageProcessor", "RfDetrImageProcessor", "DetrImageProcessor", "DeformableDetrImageProcessor"}
+    | {"ConditionalDetrImageProcessor", "YolosImageProcessor"}
+    | {"SamImageProcessor", "Sam2ImageProcessor", "Sam3ImageProcessor"}
+    | {"GroundingDinoImageProcessor", "Owlv2ImageProcessor", "OwlViTImageProcessor"}
+)
+"""Those that may be built; other families add theirs."""
+FLOATS = frozenset({"RfDetrImageProcessor"})
+"""They resize values in 0..1, and without smoothing what becomes smaller."""
+
+
+SQUARES = frozenset({"Owlv2ImageProcessor"})
+"""They pad images to a square, right and below, before they resize them."""
+
+
+class ImageProcessor:
+    """One processor.
+
+    Args:
+        stated: its options as plain data, and its class as `kind`.
+
+    Raises:
+        ConfigError: no such processor, or options that it does not take.
+    """
+
+    def __init__(self, stated: Mapping[str, Any]):
+        import transformers
+
+        self.kind = str(stated.get(KIND))
+        if self.kind not in KINDS or not hasattr(transformers, self.kind):
+            raise ConfigError(f"processor '{self.kind[:60]}' is not known here; give one of {', '.join(sorted(KINDS))}")
+        options = {key: value for key, value in stated.items() if key != KIND}
+        try:
+            self.processor = getattr(transformers, self.kind)(**options)
+        except (TypeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ConfigError(f"processor {self.kind}: its options are not usable ({reason})") from error
+
+    def resized(self, pixels: Tensor) -> Tensor:
+        """(3, H, W) values in 0..255 -> (3, h, w)."""
+        own = self.processor
+        if self.pads_to_square:
+            side = max(pixels.shape[-2:])
+            pixels = filled(pixels.float()[None], (side, side))
+            return (own.resize(pixels, _sized(own.size)) if own.do_resize else pixels)[0]
+        if not own.do_resize:
+            return pixels
+        how = {"size": _sized(own.size), "resample": own.resample}
+        if self.kind in FLOATS:
+            return own.resize(pixels.float()[None], **how, antialias=False)[0]
+        return own.resize(pixels[None], **how)[0]
+
+    @property
+    def pads_to_square(self) -> bool:
+        """Whether what is resized is the image in a square."""
+        return self.kind in SQUARES and bool(self.processor.do_pad)
+
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and std of values in 0..255."""
+        own = self.processor
+        gain = 1 / own.rescale_factor if own.do_rescale else 1.0
+        if not own.do_normalize:
+            return [0.0] * 3, [gain] * 3
+        return [value * gain for value in own.image_mean], [value * gain for value in own.image_std]
+
+    @property
+    def padded_size(self) -> tuple[int, int] | None:
+        """To which every image is padded; None: to the largest of a batch."""
+        size = getattr(self.processor, "pad_size", None)
+        size = _sized(size) if self.processor.do_pad and size else None
+        return None if size is None else (size.height, size.width)
+
+
+def image_processor(stated: Mapping[str, Any]) -> ImageProcessor:
+    """The processor of these options; one object for all that ask for the same."""
+    return _built(as_text(dict(stated)))
+
+
+@lru_cache(maxsize=8)
+def _built(text: str) -> ImageProcessor:
+    import json
+
+    return ImageProcessor(json.loads(text))
+
+
+def _sized(size: Any):
+    from transformers.image_utils import SizeDict
+
+    return size if isinstance(size, SizeDict) else SizeDict(**dict(size))
+
+
+def filled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, h, w) padded with zeros to a size, right and below."""
+    return torch.nn.functional.pad(pixels, (0, size[1] - pixels.shape[-1], 0, size[0] - pixels.shape[-2]))

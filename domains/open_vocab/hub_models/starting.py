@@ -1,0 +1,154 @@
+"""The plan of a training that starts from a model of transformers: its model, its preprocessing, its rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import ConfigError, did_you_mean
+from ..plans.pipelines import nodes
+from ..vocabulary import alike
+from .family import HEAD, MAP, MASKS, TEXTS, Rates, family_of
+from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
+
+RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
+RESIZE = "ProcessorResize"
+TEXT_DETECTOR = "vladapt.HFTextDetector"
+PRETRAINED = "pretrained"
+AVERAGE = "ExpMomentumEMA"
+AVERAGED_SOON = 2000
+"""Steps after which averaged weights change as slowly as they are to."""
+
+
+def source_at(place: Any) -> HubModel | None:
+    """The model of transformers that a start names; None of any other start."""
+    is_one = place and (is_hub_place(place) or (Path(str(place)) / RUN).is_file())
+    return hub_model(str(place)) if is_one else None
+
+
+def task_of_source(source: HubModel) -> str:
+    """Name of the task whose models a type's are."""
+    return "segmentation" if source.family_class.gives == MAP else "detection"
+
+
+def recipe_for(source: HubModel, task: str) -> str:
+    """The packaged recipe of a source.
+
+    Raises:
+        ConfigError: the type is not one of the task.
+    """
+    if (other := task_of_source(source)) != task:
+        raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
+    return source.family_class.recipe or RECIPES[task]
+
+
+def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
+    """The config with the model of a source, its preprocessing, and the rates of its type where it has none.
+
+    Args:
+        trains: False leaves the training out.
+
+    Raises:
+        ConfigError: the config trains another model.
+    """
+    config = deepcopy(dict(config))
+    kind = str(config["model"].get("type", ""))
+    if not is_hub_node(config["model"]):
+        raise ConfigError(
+            f"--start {source.place}: a model of transformers, but the config trains a {kind.rpartition('.')[2]}; omit "
+            "--recipe and --config"
+        )
+    if not trains:
+        config.pop("train_cfg", None)
+    changes = dict(config["model"])
+    model = {"config": source.config, "processor": source.processor}
+    config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
+    if source.family_class.asked_by == TEXTS:
+        config["model"]["type"] = TEXT_DETECTOR
+    else:
+        config["model"]["classes"] = list(source.known_names)
+    for node in nodes(config):
+        if str(node.get("type", "")).endswith(RESIZE):
+            node["processor"] = config["model"]["processor"]
+    family = source.family_class
+    of_config = family_of(config["model"]["config"], len(source.known_names), source.place)
+    for node in nodes(config):
+        if str(node.get("type", "")).endswith("LoadAnnotations") and of_config.gives == MASKS:
+            node["with_mask"] = True
+    if config.get("train_cfg"):
+        if family.why_not:
+            raise ConfigError(
+                f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
+                "--epochs 0"
+            )
+        schedule = _schedule(family.rates)
+        own = config.get("optim_wrapper") or {}
+        whole = "type" in (own.get("optimizer") or {})
+        config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
+        for key in ("param_scheduler", "custom_hooks"):
+            config.setdefault(key, schedule[key])
+    config.setdefault("vladapt", {})["source"] = source.facts()
+    return config
+
+
+def check_names_of(source: HubModel, names: Sequence[str]) -> None:
+    """Refuse names that a closed head lacks, where it is not trained.
+
+    Raises:
+        ConfigError: one line.
+    """
+    known = {alike(name) for name in source.known_names}
+    if source.family_class.asked_by == HEAD and (unknown := [name for name in names if alike(name) not in known]):
+        nearest = did_you_mean(unknown[0], source.known_names)
+        raise ConfigError(
+            f"--epochs 0: {source.place} does not know '{unknown[0]}', and nothing is trained; {nearest}, by --classes"
+        )
+
+
+def _schedule(rates: Rates) -> dict[str, Any]:
+    """mmengine's parts of the rates; the warm-up is the first epoch, however many steps the authors took."""
+    parts = {name: dict(of) for name, of in rates.parts.items()}
+    return {
+        "optim_wrapper": {
+            "type": "OptimWrapper",
+            "optimizer": {
+                "type": "AdamW",
+                "lr": rates.lr,
+                "weight_decay": rates.weight_decay,
+                "betas": tuple(rates.betas),
+            },
+            "clip_grad": None if rates.clip is None else {"max_norm": rates.clip},
+            "paramwise_cfg": {
+                "custom_keys": parts,
+                "norm_decay_mult": rates.norm_decay,
+                "bias_decay_mult": rates.bias_decay,
+                "bypass_duplicate": True,
+            },
+        },
+        "param_scheduler": [
+            {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": 1, "convert_to_iter_based": True}
+        ],
+        "custom_hooks": []
+        if rates.ema is None
+        else [
+            {
+                "type": "EMAHook",
+                "ema_type": AVERAGE,
+                "momentum": 1 - rates.ema,
+                "gamma": AVERAGED_SOON,
+                "update_buffers": True,
+                "priority": 49,
+            }
+        ],
+    }
+
+
+def _merged(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with the changes put in, inside inner dicts too."""
+    merged = {**value, **changes}
+    for key, inner in changes.items():
+        if isinstance(inner, Mapping) and isinstance(value.get(key), Mapping):
+            merged[key] = _merged(value[key], inner)
+    return merged
