@@ -19,7 +19,7 @@ from ..data.classes import choose_classes
 from ..data.few_shot import draw_shots
 from ..data.novel import DROP, KEEP, hold_out, split_novel
 from ..plans.kinds import ConfigKind
-from ..vocabulary import described_classes
+from ..vocabulary import ClosedNames, described_classes
 
 if TYPE_CHECKING:
     from ..exporting.run import Form
@@ -54,6 +54,7 @@ class ByNames(ConfigTask):
         "descriptions": "give descriptions with the names, --classes FILE.json",
         "image_size": "images are resized by the config's pipelines; change those",
     }
+    at_prediction: ClassVar = ConfigTask.at_prediction | {"masks", "own_data", "tile"}
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = NovelOptions
     refusals: ClassVar = {}
@@ -98,11 +99,15 @@ class ByNames(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
+        from ..hub_models.starting import check_names_of, source_at
         from ..plans.plan import make_plan
 
+        source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
         described = described if any(described.values()) else None
         plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, described)
+        if source is not None and not plan.get("train_cfg"):
+            check_names_of(source, data.class_names)
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
                 "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "
@@ -116,10 +121,32 @@ class ByNames(ConfigTask):
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from ..inference.running import ask_for, refuse_fixed, with_background
+        from ..inference.running import ask_for, choose_names, refuse_fixed, with_background
 
+        if isinstance(model, ClosedNames):
+            return choose_names(model, list(described_classes(classes)))
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))
+
+    def check_use(self, use: Use, command: str) -> None:
+        """And that what is asked of labels fits them."""
+        super().check_use(use, command)
+        from ..labels.asked_for import check_wishes
+
+        check_wishes(use)
+
+    def check_model(self, model, data: DomainData, use: Use, own: DomainData | None) -> None:
+        """That the run's own data were searched for the names, where both become labels."""
+        from ..labels.asked_for import check_names
+
+        if own is not None:
+            check_names(model, own)
+
+    def cut(self, data: DomainData, use: Use) -> DomainData:
+        """Windows of pictures that are larger than `--tile` says."""
+        from ..inference.tiles import tiled
+
+        return data if use.tile is None else tiled(data, use.tile)
 
     @abstractmethod
     def form(self, model) -> Form:
@@ -151,7 +178,7 @@ class ByNames(ConfigTask):
             packaged = Config.fromfile(str(RECIPES / f"{name.replace('-', '_')}.py"))
             packaged.merge_from_dict(dict(recipe.plan))
             config = _with_resources(packaged.to_dict(), recipe.resources)
-        return config if source is None else on_source(config, source)
+        return config if source is None else on_source(config, source, recipe.adapter.get("epochs") != 0)
 
 
 def plan_options(recipe: Recipe):
