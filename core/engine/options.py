@@ -197,7 +197,10 @@ class CurateOptions(CutOptions):
         metavar="DIR",
     )
     encoder: str | None = option(
-        None, "of features of several backbones: which, as its column is called behind image_features_", metavar="NAME"
+        None,
+        "of features of several backbones: which, as its column is called behind image_features_; with =ENCODER behind "
+        "it, what targets and test sets call the same encoder",
+        metavar="NAME[=ENCODER]",
     )
     columns: tuple[str, ...] | None = option(
         None,
@@ -211,6 +214,12 @@ class CurateOptions(CutOptions):
         metavar="DIR",
     )
     tolerate: float = option(0.05, "share of the pairs that may be unreadable; by default 0.05", low=0.0, high=1.0)
+
+    @property
+    def encoder_names(self) -> tuple[str, str]:
+        """(which of several, its other name); "" for what is not given."""
+        name, _, other = (self.encoder or "").partition("=")
+        return name.strip(), other.strip()
 
 
 WRITE_FORMS = "list,tars,uids"
