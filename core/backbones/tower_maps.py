@@ -213,8 +213,8 @@ def _folds(groups: np.ndarray, seed: int):
     numbers, place = np.unique(groups, return_inverse=True)
     if len(numbers) < LEAST_ROWS:
         raise ConfigError(
-            f"{len(numbers)} pairs are too few: the map and its logit scale are chosen on pairs that are left out; give "
-            f"{LEAST_ROWS} or more"
+            f"{len(numbers)} pairs are too few: the map and its logit scale are chosen on pairs that are left out; "
+            f"give {LEAST_ROWS} or more"
         )
     drawn = np.random.default_rng(seed).permutation(len(numbers))
     fold = np.empty(len(numbers), dtype=int)
