@@ -309,6 +309,8 @@ def predict(
     tolerate: float | None = ...,
     resources: Mapping[str, str] | None = ...,
     classes: Any = ...,
+    prompts: str | Path | None = ...,
+    masks_by: str | None = ...,
     top: int | None = ...,
     threshold: float | None = ...,
     per_patient: str | None = ...,

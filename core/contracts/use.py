@@ -66,6 +66,22 @@ class UseOptions:
         group=DATA,
         commands=("evaluate", "predict"),
     )
+    prompts: str | None = option(
+        None,
+        "boxes and points on the images, for models that outline what is shown: a .json file, image -> objects, or "
+        "boxes as COCO has them",
+        metavar="FILE",
+        group=DATA,
+        commands=("predict",),
+    )
+    masks_by: str | None = option(
+        None,
+        "for detection: a model of the Segment Anything family that outlines the boxes: hf:OWNER/NAME, hf:FOLDER, or a "
+        "run of it",
+        metavar="MODEL",
+        group=OUTPUT,
+        commands=("predict",),
+    )
     top: int | None = option(
         None,
         "how many of the most likely classes to show per image; by default 3",

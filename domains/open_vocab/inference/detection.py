@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import DomainData, Evaluation, Item
+from ....core.errors import DataError
 from ....core.runs import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
@@ -23,9 +24,10 @@ from ..scores.intervals import groups_of
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, first_of, overlaps
-from .running import as_in_data, known_names, names_given_regions, outcomes
+from .running import as_in_data, known_names, names_given_regions, outcomes, shown_regions
 
 SHOWN = 9
+SHOWN_BOXES = "The model was shown the annotated boxes: scores are of its outlines alone."
 MISTAKES = 6
 MOST_CURVES = 12
 FEW_NAMES = 2
@@ -66,6 +68,8 @@ def evaluate_detection(
         masks = _scored(truths, predicted, data, novel, groups, outlines=True)
         intervals |= {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
+    if shown_regions(model):
+        return _of_outlines(data, items, predicted, masks, number)
     if segments is not None:
         metrics |= segments.scores(novel).metrics
     sections = [
@@ -78,6 +82,23 @@ def evaluate_detection(
     notes = list(model.cfg.vladapt.get("notes") or [])
     evaluation = Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
     return evaluation if memory is None else memory.told(evaluation, scored.per_class, data, predicted)
+
+
+def _of_outlines(
+    data: DomainData, items: Sequence[Item], predicted: list[PredictedBoxes], masks: DetectionScores | None, images: int
+) -> Evaluation:
+    """Of a model that is shown the annotated boxes: the scores of its outlines alone.
+
+    Raises:
+        DataError: the data have no outlines.
+    """
+    if masks is None:
+        raise DataError(f"{data.name}: its test images have no outlines to compare with; give data with outlines")
+    metrics = {f"mask_{name}": value for name, value in masks.metrics.items()}
+    intervals = {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
+    objects = {name: of["objects"] for name, of in masks.per_class.items()}
+    sections = [_per_class(masks, masks, ()), _pictures(data, items, predicted)]
+    return Evaluation(metrics, sections, [SHOWN_BOXES], intervals, images, objects)
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -130,6 +151,8 @@ def rivals(model) -> np.ndarray:
 
 def notes_on_names(model) -> list[str]:
     """A sentence where a model is asked for names that it was trained on too few others to tell from anything."""
+    if model.cfg.vladapt.get("source"):  # it began as one that knows many names
+        return []
     trained = list(model.cfg.vladapt.classes)
     if len(trained) > FEW_NAMES or not (asked := [name for name in known_names(model) if name not in trained]):
         return []

@@ -16,12 +16,12 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ....core.contracts import DomainData, Item
-from ....core.errors import CapabilityError, DataError
+from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes
-from ..vocabulary import NamedClasses, Vocabulary, described_classes
+from ..vocabulary import ClosedNames, NamedClasses, Vocabulary, alike, described_classes
 
 AT_ONCE = 8
 """Images of one shape that go through the model together."""
@@ -42,30 +42,60 @@ def outcomes(
         data: decodes the items.
         progress: called as progress(done, total).
     """
-    init_default_scope(model.cfg.default_scope)
-    given = names_given_regions(model)
-    transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
-    per_thread = local()
-
-    def ready_for_model(item: Item) -> dict[str, Any]:
-        if not hasattr(per_thread, "transforms"):
-            per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return per_thread.transforms(_sample(item, given))
-
-    done = 0
+    looking, done = Looking(model, data.class_names), 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
-            ready = list(threads.map(ready_for_model, chosen))
-            for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
-                yield from _tested(model, group)
+            ready = list(threads.map(looking.ready, chosen))
+            for group in looking.tested(list(zip(chosen, ready, strict=True))):
+                yield from group
                 done += len(group)
                 progress(done, len(items))
+
+
+class Looking:
+    """A model and its test transforms, which are made once.
+
+    Args:
+        model: as of `outcomes`.
+        class_names: of the data, for models that are told what regions show.
+    """
+
+    def __init__(self, model: nn.Module, class_names: Sequence[str] = ()):
+        init_default_scope(model.cfg.default_scope)
+        self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
+        self._told = _told(model, class_names)
+        self._transforms = Compose(_with_regions(pipeline) if self._given else pipeline)
+        self._per_thread = local()
+
+    def ready(self, item: Item) -> dict[str, Any]:
+        """An image as the model takes it; in any thread."""
+        if not hasattr(self._per_thread, "transforms"):  # some of mm's note in themselves what they do next
+            self._per_thread.transforms = deepcopy(self._transforms)
+        return self._per_thread.transforms(_sample(item, self._given, self._told))
+
+    def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, Any]]]:
+        """Items that are ready, each with the data sample that the model made of it, in order: runs of neighbours that
+        went through the model at once."""
+        return (_tested(self.model, group) for group in _of_one_shape(pairs))
 
 
 def names_given_regions(model: nn.Module) -> bool:
     """Whether a model names regions that come with an image, and finds none itself."""
     return bool(getattr(model, "names_given_regions", False))
+
+
+def shown_regions(model: nn.Module) -> bool:
+    """Whether a model outlines regions that come with an image and with their classes, and finds none itself."""
+    return names_given_regions(model) and bool(getattr(model, "keeps_names", False))
+
+
+def _told(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
+    """Of each class of the data the model's number, where the model is told what regions show; None where it is not."""
+    if not getattr(model, "keeps_names", False):
+        return None
+    names = known_names(model)
+    return [names.index(name) if name in names else 0 for name in class_names]
 
 
 def _with_regions(transforms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,10 +169,11 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
         yield group
 
 
-def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
-    """What transforms of mmdet and mmseg start from; regions without what they show."""
+def _sample(item: Item, with_regions: bool, told: Sequence[int] | None) -> dict[str, Any]:
+    """What transforms of mmdet and mmseg start from; regions without what they show, unless the model is told."""
     boxes = annotated_boxes(item)
     regions = boxes.boxes if with_regions else ()
+    labels = [0] * len(regions) if told is None else [told[label] for label in boxes.labels]
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),
@@ -150,7 +181,9 @@ def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
         "scale_factor": (1.0, 1.0),
         "item_id": item.id,
         "facts": boxes.facts or {},
-        "instances": [{"bbox": list(box), "bbox_label": 0, "ignore_flag": 0} for box in regions],
+        "instances": [
+            {"bbox": list(box), "bbox_label": label, "ignore_flag": 0} for box, label in zip(regions, labels)
+        ],
         "seg_fields": [],
         "seg_map_path": None,
         "reduce_zero_label": False,
@@ -174,6 +207,22 @@ def ask_for(model: nn.Module, classes: Any) -> tuple[str, ...]:
     return vocabulary.names
 
 
+def choose_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Ask a model with a closed head for some of its names alone, in place.
+
+    Raises:
+        ConfigError: a name that it does not know.
+    """
+    known = tuple(model.cfg.vladapt.classes)
+    rows = {alike(name): row for row, name in enumerate(known)}
+    if unknown := [name for name in names if alike(name) not in rows]:
+        raise ConfigError(f"--classes: this model does not know '{unknown[0]}'; {did_you_mean(unknown[0], known)}")
+    chosen = [rows[alike(name)] for name in names]
+    model.choose_names(chosen)
+    model.asked_for = tuple(known[row] for row in chosen)
+    return model.asked_for
+
+
 def with_background(model: nn.Module, classes: Any) -> Any:
     """Class names with the background that the model has learned, where they do not name it: else every pixel would be
     one of them."""
@@ -192,6 +241,8 @@ def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
         ConfigError: the model's classes are others than the data's, with both lists.
     """
     names = known_names(model)
+    if isinstance(model, ClosedNames) and set(class_names) < set(names):
+        names = choose_names(model, class_names)
     if set(names) != set(class_names) and takes_names(model) and getattr(model, "asked_for", None) is None:
         names = ask_for(model, described(model, class_names))
     if takes_names(model):

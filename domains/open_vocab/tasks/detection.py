@@ -61,7 +61,7 @@ class Detection(ByNames):
     configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
     gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.BOXES})
-    at_prediction: ClassVar = ByNames.at_prediction | {"threshold"}
+    at_prediction: ClassVar = ByNames.at_prediction | {"threshold", "prompts", "masks_by"}
     options: ClassVar = DetectionOptions
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -163,10 +163,10 @@ class Detection(ByNames):
         from ..inference.detection import gives_outlines
 
         super().check_model(model, data, use, own)
-        if use.masks and not gives_outlines(model, data):
+        if use.masks and use.masks_by is None and not gives_outlines(model, data):
             raise CapabilityError(
-                f"--masks: {use.run.shown} finds boxes alone; omit it, or use a run of a recipe with outlines "
-                "(mask-rcnn, mask2former)"
+                f"--masks: {use.run.shown} finds boxes alone; omit it, have them outlined (--masks-by hf:MODEL), or "
+                "use a run of a recipe with outlines (mask-rcnn, mask2former)"
             )
 
     def settle_on_val(self, plan: Config, model, data: DomainData, progress) -> None:
@@ -196,6 +196,12 @@ class Detection(ByNames):
         from ..inference.saving import save_boxes
 
         return save_boxes(rows, data, class_names, folder)
+
+    def finder(self, model):
+        """Boxes of each image of a request."""
+        from ..inference.finding import BoxFinder
+
+        return BoxFinder(model)
 
     def form(self, model):
         """The graph of a detector."""

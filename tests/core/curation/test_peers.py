@@ -9,10 +9,13 @@ from tar_shards import shard, simple
 from vladapt.core.curation import CurationRecipe, peers, record_of
 from vladapt.core.curation.peers import PeerFiles
 from vladapt.core.curation.recipes import Stage
-from vladapt.core.curation.table import PairFeatures
+from vladapt.core.curation.stored import PairFeatures
+from vladapt.core.data.pairs.pair_list import list_rows
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
+from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.testing.curation import write_features
 
 
 def features(rows, width, seed, dtype=np.float16):
@@ -97,6 +100,22 @@ def test_decisions_are_made_of_them_and_nothing_is_embedded(datacomp, tmp_path):
     assert curate("clip-score", [datacomp], tmp_path / "out", options=by_column).pairs == 8
 
 
+def test_the_user_may_say_that_targets_are_of_the_same_encoder_by_another_name(datacomp, tmp_path):
+    rows = features(4, 6, 9)
+    write_features(tmp_path / "target", list("abcd"), rows, rows, encoder="0f3a")
+    np.save(tmp_path / "target.npy", rows.astype(np.float32))
+    how = {"target": str(tmp_path / "target"), "keep": 0.5}
+    with pytest.raises(DataError, match=r"of encoder 0f3a, the pairs' are of openai-vit-l-14; .*--encoder NAME=0f3a"):
+        curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14")
+    made = curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14=0f3a")
+    nameless = {**how, "target": str(tmp_path / "target.npy")}
+    plain = curate("norm-sim", [datacomp], tmp_path / "out", options=nameless, encoder="l14")
+    scores = [pq.read_table(each.folder).drop_columns("reason").to_pydict() for each in (made, plain)]
+    assert scores[0] == scores[1] and made.kept == 4
+    with pytest.raises(DataError, match="of encoder 0f3a, the pairs' are of another"):
+        curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14=another")
+
+
 def test_a_recipe_takes_the_features_that_are_there(datacomp, tmp_path, monkeypatch):
     monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
     recipe = CurationRecipe("mine", "", (Stage("clip-score", {"fraction": 0.4}),))
@@ -108,6 +127,41 @@ def test_folders_of_other_tools_are_curated_alone(datacomp, tmp_path):
     tar = shard(tmp_path / "pool.tar", simple(3))
     with pytest.raises(ConfigError, match="is of DataComp, other sources are not"):
         curate("random", [datacomp, tar], tmp_path / "out")
+
+
+def downloaded(folder, first):
+    """A folder of img2dataset with a tar of four images, of which the table knows neither sums nor hashes; one of them
+    is no image, and a fifth was not downloaded."""
+    members = {**simple(4, start=first), f"{first + 3:04d}.png": b"no image"}
+    shard(folder / "00000.tar", members)
+    keys = [f"{first + row:04d}" for row in range(5)]
+    status = ["success"] * 4 + ["failed_to_download"]
+    columns = {"url": keys, "caption": [f"picture {key}" for key in keys], "key": keys, "status": status}
+    pq.write_table(pa.table({**columns, "original_width": [300] * 5}), folder / "00000.parquet")
+    return folder
+
+
+def test_what_img2dataset_did_not_write_is_measured_in_its_tars(tmp_path):
+    folders = [downloaded(tmp_path / "a", 0), downloaded(tmp_path / "b", 2)]  # two images are in both
+    how = {"options": {"pixels": True}, "tolerate": 0.5}
+    made = curate("exact", folders, tmp_path / "out", **how)
+    assert (made.pairs, made.kept, made.unreadable) == (6, 5, 2), "the third of `a` is the first of `b`"
+    rows = {row["id"]: row["keep"] for row in pq.read_table(made.folder).to_pylist()}
+    ids = [
+        f"{folder}/00000.tar:{number:04d}"
+        for folder, first in zip(folders, (0, 2))
+        for number in range(first, first + 3)
+    ]
+    assert list(rows) == ids and [id_ for id_, keep in rows.items() if not keep] == [ids[3]]
+    written = write_kept(tmp_path / "out", tmp_path / "chosen")
+    sources = [row["source"] for row in list_rows(written.written["list"])]
+    assert sources == [str(folders[0] / "00000.tar")] * 3 + [str(folders[1] / "00000.tar")] * 2
+    alone = curate("exact", folders[:1], tmp_path / "alone", **how)
+    assert [row["id"] for row in pq.read_table(alone.folder).to_pylist()] == [f"00000:{n:04d}" for n in range(3)]
+    with pytest.raises(DataError, match=r"00000.parquet: no column 'language'"):
+        curate("clip-score", folders, tmp_path / "out", options={"column": "language", "fraction": 0.5})
+    with pytest.raises(ConfigError, match="given twice"):
+        curate("exact", [folders[0], folders[0]], tmp_path / "out", **how)
 
 
 def test_img2dataset_gives_what_was_downloaded_by_the_ids_of_its_tars(tmp_path):
