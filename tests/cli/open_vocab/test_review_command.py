@@ -1,4 +1,4 @@
-"""`vladapt review DIR` without its page: decisions of a killed page are written, and what cannot be reviewed is told."""
+"""`vladapt review DIR` without its page: decisions are written, and what cannot be reviewed is told."""
 
 from __future__ import annotations
 
