@@ -1,7 +1,9 @@
 """`vladapt curate STAGE`: decisions as files, the same whoever makes them, and one line for what is wrong."""
 
+import hashlib
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,7 +11,8 @@ from vladapt.core.commands.curate import EXAMPLES, SENTENCES
 from vladapt.core.contracts.curator import STAGES, Curator, Decision, Survey
 from vladapt.core.curation import DecisionStage
 from vladapt.core.engine.curate import curate
-from vladapt.core.testing.curation import write_pairs
+from vladapt.core.retrieval import Entry, IndexBuilder
+from vladapt.core.testing.curation import jpeg, write_pairs
 
 
 def rows(folder):
@@ -118,6 +121,32 @@ def test_what_is_removed_leaves_the_decisions(random_subset, vladapt, pairs, tmp
     assert told.code == 0, told.err
     assert "removal: 14 of 15 pairs kept" in told.out and "removed by id" in told.out
     assert "give --ids FILE, --hashes FILE, or both" in vladapt("curate", "remove", "--out", "out").err
+
+
+def test_known_images_are_removed_from_decisions_and_indices(vladapt, pairs, tmp_path):
+    with IndexBuilder(tmp_path / "pairs.index", dims=4, kind="flat") as builder:
+        builder.add(np.eye(4, dtype=np.float32)[np.arange(30) % 4], [Entry(id_, None) for id_ in pairs["ids"]])
+        backbone = {"spec": "drawn", "fingerprint": "0"}
+        builder.finish({"holds": "images", "backbone": backbone, "made_of": [], "skipped": []})
+    (tmp_path / "known.txt").write_text(f"{hashlib.md5(jpeg(7, (27, 10))).hexdigest()}\n{'0' * 64}\n")
+    (tmp_path / "ids.txt").write_text("b:003\nnowhere\n")
+    what = ("--ids", "ids.txt", "--hashes", "known.txt", "--index", "pairs.index")
+    told = vladapt("curate", "remove", pairs["root"] / "shards", *what, "--out", "out")
+    assert told.code == 0, told.err
+    assert "removal: 28 of 30 pairs kept" in told.out and "known image" in told.out
+    assert "vladapt curate write" in told.out and "pairs.index: 2 entries deleted" in told.out
+    made = json.loads(vladapt("curate", "remove", pairs["root"] / "shards", *what, "--out", "out", "--json").out)
+    assert made["decisions"]["kept"] == 28 and made["indices"] == {"pairs.index": 0}
+    gone = [row["id"] for row in rows(tmp_path / made["decisions"]["folder"]) if not row["keep"]]
+    assert gone == ["b:003", "b:007"]
+    for wrong, message in (
+        (("--ids", "none.txt"), "none.txt"),
+        (("--hashes", "ids.txt"), "ids.txt"),
+        (("--ids", "ids.txt", "--index", "nowhere"), "nowhere"),
+    ):
+        refused = vladapt("curate", "remove", pairs["root"] / "shards", *wrong, "--out", "out")
+        assert refused.code == 1 and message in refused.err and refused.err.count("\n") == 1
+    assert "give --out and the pairs, or --index" in vladapt("curate", "remove", "--ids", "ids.txt").err
 
 
 def test_what_is_kept_is_written_with_a_card(random_subset, vladapt, tmp_path):
