@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny_blip import write_blip
 
 from vladapt.core.commands.curate import EXAMPLES, SENTENCES
 from vladapt.core.contracts.curator import STAGES, Curator, Decision, Survey
@@ -170,6 +171,23 @@ def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
     assert report.code == 0 and "Report: run/report.html" in report.out
     assert "small-domain" in vladapt("list", "curations").out
     assert "s-cliploss: keep_first 0.9" in vladapt("show", "small-domain").out
+
+
+def test_a_model_that_reads_pixels_scores_pairs_and_a_filter_reads_its_column(vladapt, pairs, tmp_path):
+    pytest.importorskip("transformers", reason="extra hf is not installed")
+    (tmp_path / "blip").mkdir()
+    write_blip(tmp_path / "blip", "BlipForImageTextRetrieval")
+    shards = pairs["root"] / "shards"
+    told = vladapt("curate", "score", shards, "--model", "blip", "--out", "scores", "--batch-size", "8")
+    assert told.code == 0, told.err
+    assert "Scores: of 30 pairs in " in told.out
+    made = json.loads(vladapt("curate", "score", shards, "--model", "blip", "--out", "scores", "--json").out)
+    assert made["pairs"] == 30 and (tmp_path / made["folder"]).is_dir()
+    how = ("--method", "blip", "--columns", made["folder"], "--out", "out", "--json")
+    decided = json.loads(vladapt("curate", "filter", shards, *how).out)
+    assert decided["dropped"]["no score"] == 6 and decided["pairs"] == 30, "every fifth has no text"
+    told = vladapt("curate", "score", shards, "--model", "nowhere", "--out", "scores")
+    assert told.code == 1 and "nowhere: no such folder" in told.err and told.err.count("\n") == 1
 
 
 def test_attributes_of_a_report_are_two_with_words(random_subset, vladapt, tmp_path):
