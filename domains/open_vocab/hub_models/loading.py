@@ -11,6 +11,9 @@ from .family import HEAD, Family
 from .growing import grown
 from .source import hub_model
 
+COMPUTED = "criterion."
+"""Where names of buffers begin that follow from the configuration."""
+
 
 def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The weights for a new model of the type.
@@ -47,7 +50,7 @@ def _loaded(source, family: Family) -> nn.Module:
     except Exception as error:  # transformers and torch raise of many kinds
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{source.folder}: its weights cannot be read ({reason}); copy or download it again") from error
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(name for name in told["missing_keys"] if not name.startswith(COMPUTED)):
         raise DataError(
             f"{source.folder}: its weights lack {len(missing)} of the model's, for instance {missing[0]}; copy or "
             "download it again"

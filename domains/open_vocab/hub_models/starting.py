@@ -9,12 +9,12 @@ from typing import Any
 from ....core.errors import ConfigError
 from ..plans.classes import is_hub_node
 from ..plans.pipelines import nodes
-from .family import MAP, Rates
+from .family import MAP, Family
 from .source import HubModel, hub_model, is_hub_place
 
 RECIPES = {True: "hf-segmentor", False: "hf-detector"}
-"""By whether a type gives maps."""
-RESIZE = "ProcessorResize"
+"""By whether maps are wanted."""
+PREPARE = ("ProcessorResize", "ProcessorCrop")
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
 AVERAGED_SOON = 2000
@@ -32,11 +32,11 @@ def recipe_for(source: HubModel, task: str) -> str:
     Raises:
         ConfigError: the type is not one of the task.
     """
-    gives_map = source.family_class.gives == MAP
-    if gives_map != (task == "segmentation"):
-        gives, other = ("a map", "segmentation") if gives_map else ("boxes", "detection")
+    family, maps = source.family_class, task == "segmentation"
+    if not (family.gives_maps or family.gives == MAP if maps else family.gives != MAP):
+        gives, other = ("boxes", "detection") if maps else ("a map", "segmentation")
         raise ConfigError(f"--start {source.place}: {source.model_type} gives {gives}; give --task {other}")
-    return RECIPES[gives_map]
+    return RECIPES[maps]
 
 
 def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
@@ -57,16 +57,16 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
     config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
-        if str(node.get("type", "")).endswith(RESIZE):
+        if str(node.get("type", "")).endswith(PREPARE):
             node["processor"] = config["model"]["processor"]
-    family = source.family_class
+    family = source.family_class(source.config, len(source.names))
     if config.get("train_cfg"):
         if family.why_not:
             raise ConfigError(
                 f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
                 "--epochs 0"
             )
-        schedule = _schedule(family.rates)
+        schedule = _schedule(family)
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
@@ -76,8 +76,9 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
     return config
 
 
-def _schedule(rates: Rates) -> dict[str, Any]:
+def _schedule(family: Family) -> dict[str, Any]:
     """mmengine's parts of the rates; the warm-up is the first epoch, however many steps the authors took."""
+    rates = family.rates
     parts = {name: dict(of) for name, of in rates.parts.items()}
     return {
         "optim_wrapper": {
@@ -99,18 +100,18 @@ def _schedule(rates: Rates) -> dict[str, Any]:
         "param_scheduler": [
             {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": 1, "convert_to_iter_based": True}
         ],
-        "custom_hooks": []
-        if rates.ema is None
-        else [
-            {
-                "type": "EMAHook",
-                "ema_type": AVERAGE,
-                "momentum": 1 - rates.ema,
-                "gamma": AVERAGED_SOON,
-                "update_buffers": True,
-                "priority": 49,
-            }
-        ],
+        "custom_hooks": [*map(dict, family.hooks), *([] if rates.ema is None else [_average(rates.ema)])],
+    }
+
+
+def _average(decay: float) -> dict[str, Any]:
+    return {
+        "type": "EMAHook",
+        "ema_type": AVERAGE,
+        "momentum": 1 - decay,
+        "gamma": AVERAGED_SOON,
+        "update_buffers": True,
+        "priority": 49,
     }
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind
+from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Recipe, option, settle
+from ....core.errors import ConfigError
 from ..plans.kinds import SEGMENTATION
-from ._by_names import ByNames
+from ._by_names import ByNames, NovelOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(NovelOptions):
+    """What a segmentor starts from."""
+
+    start: str | None = option(None, "model of transformers, hf:OWNER/NAME or hf:FOLDER, from which training starts")
+
+    def __post_init__(self):
+        settle(self, "the task segmentation")
 
 
 class Segmentation(ByNames):
@@ -20,6 +32,19 @@ class Segmentation(ByNames):
     configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
     gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
+    options: ClassVar = SegmentationOptions
+
+    def check(self, recipe: Recipe) -> None:
+        """And that the start is a model of transformers."""
+        super().check(recipe)
+        from ..hub_models.starting import source_at
+
+        start = recipe.task_options.get("start")
+        if start is not None and source_at(start) is None:
+            raise ConfigError(
+                f"--start {start}: segmentation starts from a model of transformers; give hf:OWNER/NAME or hf:FOLDER"
+            )
+        self._config(recipe)
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin, and what the domain scores besides."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import HEAD, MAP, family_of
+from ...hub_models.family import HEAD, MAP, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...vocabulary import ClosedNames
@@ -47,10 +47,10 @@ class HFDetector(BaseDetector, ClosedNames):
     ):
         if not config:
             raise ConfigError("HFDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(_plain(config), len(classes))
+        family = family_of(plain(config), len(classes))
         if family.gives == MAP:
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
-        prepared = image_processor(_plain(processor))
+        prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or _preprocessor(prepared, family.gives), init_cfg)
         self.family, self.names, self.score_thr = family, tuple(classes), score_thr
         self.padded_size = prepared.padded_size
@@ -81,7 +81,7 @@ class HFDetector(BaseDetector, ClosedNames):
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
         inputs = self._inputs(batch_inputs, batch_data_samples)
         targets = self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:]))
-        outputs = self.model(**inputs, labels=targets)
+        outputs = self.model(**inputs, **self.family.truth(targets))
         parts = self.family.losses(outputs, targets)
         return {name if "loss" in name else f"loss_{name}": part for name, part in parts.items()}
 
@@ -123,9 +123,3 @@ def _preprocessor(prepared, gives: str) -> dict[str, Any]:
         "pad_mask": gives == "masks",
     }
 
-
-def _plain(value: Any) -> Any:
-    """mmengine's dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

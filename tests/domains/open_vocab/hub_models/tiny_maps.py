@@ -1,0 +1,125 @@
+"""Configurations of tiny models that give maps or masks, for tests: what transformers builds of them needs no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIDE = 64
+
+
+def swin() -> dict[str, Any]:
+    """A backbone of four levels."""
+    return {
+        "model_type": "swin",
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+        "drop_path_rate": 0.0,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        "image_size": SIDE,
+    }
+
+
+def segformer() -> dict[str, Any]:
+    return {
+        "model_type": "segformer",
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [16, 16, 32, 32],
+        "num_attention_heads": [1, 1, 2, 2],
+        "mlp_ratios": [2, 2, 2, 2],
+        "decoder_hidden_size": 32,
+        "classifier_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+    }
+
+
+def upernet() -> dict[str, Any]:
+    return {
+        "model_type": "upernet",
+        "backbone_config": {
+            "model_type": "convnext",
+            "hidden_sizes": [8, 8, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "hidden_size": 16,
+        "auxiliary_in_channels": 16,
+        "auxiliary_channels": 16,
+    }
+
+
+def dpt() -> dict[str, Any]:
+    return {
+        "model_type": "dpt",
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": SIDE,
+        "patch_size": 16,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
+        "semantic_classifier_dropout": 0.0,
+    }
+
+
+def mask2former() -> dict[str, Any]:
+    return {
+        "model_type": "mask2former",
+        "backbone_config": swin(),
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "hidden_dim": 32,
+        "encoder_feedforward_dim": 32,
+        "dim_feedforward": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "num_attention_heads": 2,
+        "num_queries": 8,
+        "train_num_points": 128,
+    }
+
+
+def maskformer() -> dict[str, Any]:
+    return {
+        "model_type": "maskformer",
+        "backbone_config": swin(),
+        "fpn_feature_size": 32,
+        "mask_feature_size": 32,
+        "decoder_config": {
+            "model_type": "detr",
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "num_queries": 8,
+            "dropout": 0.0,
+        },
+    }
+
+
+def eomt() -> dict[str, Any]:
+    return {
+        "model_type": "eomt",
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_blocks": 2,
+        "num_attention_heads": 2,
+        "mlp_ratio": 2,
+        "image_size": SIDE,
+        "patch_size": 8,
+        "num_queries": 8,
+        "num_upscale_blocks": 1,
+        "num_register_tokens": 1,
+        "train_num_points": 128,
+    }
+
+
+CLOSED = {make.__name__: make for make in (segformer, upernet, dpt, mask2former, maskformer, eomt)}
+PIXELS = ("segformer", "upernet", "dpt")
+QUERIES = ("mask2former", "maskformer", "eomt")
