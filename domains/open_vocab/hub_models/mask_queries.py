@@ -43,12 +43,9 @@ class MaskQueries(Family):
     def raster(self) -> tuple[int, int] | None:
         return None
 
-    def class_of_model(self) -> type[nn.Module]:
-        return _with_parts(super().class_of_model())
-
     def build(self) -> nn.Module:
         """With masks counted over all processes; transformers asks accelerate, which is not used here."""
-        model = super().build()
+        model = _with_parts(self.class_of_model())(self.transformers_config())
         model.criterion.get_num_masks = MethodType(_masks_per_process, model.criterion)
         return without_idle(model, self.idle)
 

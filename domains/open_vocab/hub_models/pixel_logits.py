@@ -34,16 +34,14 @@ class PixelLogits(Family):
     heads: ClassVar[Mapping[str, str | None]]
     idle: ClassVar[tuple[str, ...]] = ()
 
-    def class_of_model(self) -> type[nn.Module]:
-        return _with_heads(super().class_of_model(), tuple(self.heads))
-
     def build(self) -> nn.Module:
         if self.classes < 2:
             raise ConfigError(
                 f"{self.model_class}: it chooses a class for every pixel, so it needs two or more; give the rest of the "
                 'image a class too, "background"'
             )
-        return without_idle(super().build(), self.idle)
+        model = _with_heads(self.class_of_model(), tuple(self.heads))(self.transformers_config())
+        return without_idle(model, self.idle)
 
     def settings(self) -> dict[str, Any]:
         return {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 SIDE = 64
@@ -123,3 +126,33 @@ def eomt() -> dict[str, Any]:
 CLOSED = {make.__name__: make for make in (segformer, upernet, dpt, mask2former, maskformer, eomt)}
 PIXELS = ("segformer", "upernet", "dpt")
 QUERIES = ("mask2former", "maskformer", "eomt")
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+SQUARE, SHORTEST = {"height": SIDE, "width": SIDE}, {"shortest_edge": SIDE, "longest_edge": 4 * SIDE}
+PROCESSORS = {
+    "segformer": {"image_processor_type": "SegformerImageProcessor", "size": SQUARE, "do_reduce_labels": True},
+    "upernet": {"image_processor_type": "SegformerImageProcessor", "size": SQUARE},
+    "dpt": {"image_processor_type": "DPTImageProcessor", "size": SQUARE, "resample": 3},
+    "mask2former": {"image_processor_type": "Mask2FormerImageProcessor", "size": SHORTEST, "size_divisor": 32},
+    "maskformer": {"image_processor_type": "MaskFormerImageProcessor", "size": SHORTEST, "size_divisor": 32},
+    "eomt": {"image_processor_type": "EomtImageProcessor", "size": {"shortest_edge": SIDE}, "do_split_image": True},
+}
+
+
+def written(folder: Path, name: str, names: Sequence[str], seed: int = 0, **options: Any) -> Path:
+    """The folder of a model as the hub has it; `options` change its configuration."""
+    import torch
+    import transformers
+
+    from vladapt.domains.open_vocab.hub_models.family import family_of
+
+    family = family_of({**CLOSED[name](), **options}, len(names))
+    config = family.transformers_config()
+    config.id2label = dict(enumerate(names))
+    config.label2id = {each: row for row, each in enumerate(names)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = getattr(transformers, family.model_class)(config)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSORS[name], **IMAGENET}), encoding="utf-8")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    return folder
