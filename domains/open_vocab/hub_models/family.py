@@ -26,7 +26,7 @@ HEAD, TEXTS = "head", "texts"
 """How a model is asked for classes: by rows of its head, or by texts."""
 BOXES, MASKS, MAP = "boxes", "masks", "map"
 NOT_KEPT = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels"}
+    {"_name_or_path", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "num_labels"}
     | {"transformers_version", "use_pretrained_backbone", "custom_pipelines"}
 )
 """Of a configuration: what changes no result, what is told otherwise, and what names files or code."""
@@ -70,7 +70,8 @@ class Family(ABC):
         asked_by: "head" or "texts".
         why_not: why it is not trained here, one clause; "" where it is.
         head: patterns of the names of tensors whose first axis counts classes; rows past these are of no object.
-        per_box: names of losses that are divided by the number of boxes, without what tells their layer.
+        per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
+            none where transformers counts those of all processes itself.
         rates: how it is fine-tuned.
         hooks: of mmengine, that its training needs.
 
@@ -86,7 +87,7 @@ class Family(ABC):
     asked_by: ClassVar[str] = HEAD
     why_not: ClassVar[str] = ""
     head: ClassVar[tuple[str, ...]] = ()
-    per_box: ClassVar[tuple[str, ...]] = ("loss_vfl", "loss_bbox", "loss_giou")
+    per_box: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
 
@@ -178,6 +179,8 @@ class Family(ABC):
         processes, so that the gradient is that of all images together.
         """
         parts = self.weighted(outputs)
+        if not self.per_box or get_world_size() == 1:
+            return parts
         share = self._share_of_boxes(sum(len(target["class_labels"]) for target in targets), outputs)
         per_box = re.compile(rf"({'|'.join(self.per_box)})(_.*)?")
         return {name: part * share if per_box.fullmatch(name) else part for name, part in parts.items()}
@@ -188,10 +191,8 @@ class Family(ABC):
         return dict(outputs.loss_dict)
 
     @staticmethod
-    def _share_of_boxes(boxes: int, outputs: Any) -> Tensor | float:
+    def _share_of_boxes(boxes: int, outputs: Any) -> Tensor:
         """What was divided by, over what is to be divided by."""
-        if get_world_size() == 1:
-            return 1.0
         mean = torch.tensor(float(boxes), device=outputs.logits.device)
         all_reduce(mean, "mean")
         return max(boxes, 1) / mean.clamp(min=1.0)
@@ -199,7 +200,7 @@ class Family(ABC):
     @abstractmethod
     def found(self, outputs: Any, sizes: Sequence[tuple[int, int]], chosen: Tensor | None = None) -> list[InstanceData]:
         """What the model finds in each image, as the type's own post-processing gives it at threshold 0: bboxes in
-        pixels, scores, labels, and for types with masks masks (n, h, w) bool.
+        pixels, scores, labels, and the queries that they are of.
 
         Args:
             sizes: (height, width) of each image.

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torchvision.ops import masks_to_boxes
 
 from .family import MASKS, Family
 from .pixel_logits import IGNORED, enlarged, mean_over_processes, padded, without_idle
 
+AT_ONCE = 8
+"""Masks that are enlarged to an image together."""
 CLASSES = "loss_cross_entropy"
 """Names of the parts of the loss that begin so are of classes; the others are of masks."""
 
@@ -82,9 +83,7 @@ class MaskQueries(Family):
         unmatched = len(targets) * queries - matched
         weight = torch.tensor(matched + self._no_object * unmatched, device=outputs.class_queries_logits.device)
         share = weight / mean_over_processes(weight.clone())
-        return {
-            name: part * share if name.startswith(CLASSES) else part for name, part in outputs.loss_dict.items()
-        }
+        return {name: part * share if name.startswith(CLASSES) else part for name, part in outputs.loss_dict.items()}
 
     @property
     def _no_object(self) -> float:
@@ -102,11 +101,15 @@ class MaskQueries(Family):
         return torch.einsum("bqc,bqhw->bchw", of_classes, self._masks(outputs).sigmoid())
 
     def found(self, outputs, sizes, chosen=None):
-        """Objects whose mask covers a pixel, scored by class and by mask; boxes are those of the masks."""
+        """Objects whose mask covers a pixel, scored by class and by mask, with the boxes of their masks."""
         of_classes = outputs.class_queries_logits.softmax(dim=-1)[..., :-1]
         of_classes = of_classes if chosen is None else of_classes[..., chosen]
         rows = zip(of_classes, self._masks(outputs), sizes, strict=True)
         return [self._objects(scores, masks, tuple(size)) for scores, masks, size in rows]
+
+    def masks(self, outputs: Any, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
+        """(n, H, W) bool of some queries of one image, at its size."""
+        return self._outlined(self._masks(outputs)[image, queries], size)[0]
 
     def _masks(self, outputs: Any) -> Tensor:
         masks = outputs.masks_queries_logits
@@ -119,27 +122,41 @@ class MaskQueries(Family):
             of_classes: (Q, C) probabilities.
             logits: (Q, h, w) of masks.
         """
-        queries, classes = of_classes.shape
         if self.best_only:
             scores, labels = of_classes.max(dim=1)
+            queries = torch.arange(len(of_classes), device=logits.device)
         else:
-            scores, places = of_classes.flatten().topk(queries, sorted=False)
-            labels, logits = places % classes, logits[places // classes]
+            scores, places = of_classes.flatten().topk(len(of_classes), sorted=False)
+            labels, queries = places % of_classes.shape[1], places // of_classes.shape[1]
+        parts = [self._outlined(part, size) for part in logits.split(AT_ONCE)]
+        boxes = torch.cat([boxes_of(masks) for masks, _ in parts])[queries]
+        scores = scores * torch.cat([sureness for _, sureness in parts])[queries]
+        there = boxes[:, 2] > boxes[:, 0]
+        return InstanceData(bboxes=boxes, scores=scores, labels=labels, queries=queries)[there]
+
+    def _outlined(self, logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(n, h, w) logits -> (n, H, W) masks at the image's size, and (n,) mean probabilities inside them."""
         logits = self.at_size(logits, size)
         inside = logits > 0
-        area = inside.flatten(1).sum(dim=1)
-        scores = scores * (logits.sigmoid() * inside).flatten(1).sum(dim=1) / (area + 1e-6)
+        sureness = (logits.sigmoid() * inside).flatten(1).sum(dim=1) / (inside.flatten(1).sum(dim=1) + 1e-6)
         if inside.shape[-2:] != size:
             inside = F.interpolate(inside[None].to(torch.uint8), size=size, mode="nearest")[0].bool()
-        there = inside.flatten(1).any(dim=1)
-        masks = inside[there]
-        boxes = masks_to_boxes(masks) if len(masks) else logits.new_zeros((0, 4))
-        boxes = boxes + boxes.new_tensor([0, 0, 1, 1])  # to the far edge of the last pixel
-        return InstanceData(bboxes=boxes, scores=scores[there], labels=labels[there], masks=masks)
+        return inside, sureness
 
     def at_size(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (Q, h, w) of masks, as they are cut at 0 and scored; what is cut is then brought to `size`."""
+        """Logits (n, h, w) of masks, as they are cut at 0 and scored; what is cut is then brought to `size`."""
         return logits
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """(n, H, W) -> (n, 4) edges x0, y0, x1, y1 of the pixels that a mask covers; all 0 of one that covers none."""
+    edges = []
+    for axis in (1, 2):
+        covered = masks.any(dim=axis).int()  # (n, W), then (n, H)
+        last = covered.shape[1] - covered.flip(1).argmax(dim=1)
+        edges.append(torch.stack([covered.argmax(dim=1), last]) * covered.any(dim=1))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def _masks_per_process(criterion: nn.Module, class_labels: Sequence[Tensor], device: torch.device) -> Tensor:

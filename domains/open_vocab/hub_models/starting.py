@@ -9,7 +9,7 @@ from typing import Any
 from ....core.errors import ConfigError
 from ..plans.classes import is_hub_node
 from ..plans.pipelines import nodes
-from .family import MAP, Family
+from .family import MAP, MASKS, Family, family_of
 from .source import HubModel, hub_model, is_hub_place
 
 RECIPES = {True: "hf-segmentor", False: "hf-detector"}
@@ -59,14 +59,18 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
     for node in nodes(config):
         if str(node.get("type", "")).endswith(PREPARE):
             node["processor"] = config["model"]["processor"]
-    family = source.family_class(source.config, len(source.names))
+    family = source.family_class
+    of_config = family_of(config["model"]["config"], len(source.known_names), source.place)
+    for node in nodes(config):
+        if str(node.get("type", "")).endswith("LoadAnnotations") and of_config.gives == MASKS:
+            node["with_mask"] = True
     if config.get("train_cfg"):
         if family.why_not:
             raise ConfigError(
                 f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
                 "--epochs 0"
             )
-        schedule = _schedule(family)
+        schedule = _schedule(of_config)
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import HEAD, MAP, family_of, plain
+from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...vocabulary import ClosedNames
+
+LEAST_SCORE = {BOXES: 0.0, MASKS: 0.01}
 
 
 @MODELS.register_module()
@@ -27,7 +29,8 @@ class HFDetector(BaseDetector, ClosedNames):
         classes: names of the rows of a closed head, or what a model with texts is asked for.
         processor: options of its image processor as plain data.
         pretrained: folder with the weights to begin with; None for random ones. A run has its weights itself.
-        score_thr: least score of a detection.
+        score_thr: least score of a detection; by default 0, and 0.01 of types with masks, each of which is as large as
+            its image.
         data_preprocessor: by default the processor's mean and std.
 
     Raises:
@@ -41,7 +44,7 @@ class HFDetector(BaseDetector, ClosedNames):
         classes: Sequence[str],
         processor: Mapping[str, Any],
         pretrained: str | None = None,
-        score_thr: float = 0.0,
+        score_thr: float | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -52,7 +55,8 @@ class HFDetector(BaseDetector, ClosedNames):
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or _preprocessor(prepared, family.gives), init_cfg)
-        self.family, self.names, self.score_thr = family, tuple(classes), score_thr
+        self.family, self.names = family, tuple(classes)
+        self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr
         self.padded_size = prepared.padded_size
         self.model = family.build()
         if pretrained is not None:
@@ -96,6 +100,9 @@ class HFDetector(BaseDetector, ClosedNames):
         chosen = None if self.chosen is None else torch.tensor(self.chosen, device=batch_inputs.device)
         found = self.family.found(outputs, sizes, chosen)
         found = [instances[instances.scores >= self.score_thr] for instances in found]
+        if self.family.gives == MASKS:
+            for image, (instances, size) in enumerate(zip(found, sizes, strict=True)):
+                instances.masks = self.family.masks(outputs, image, instances.queries, size)
         return self.add_pred_to_datasample(batch_data_samples, found)
 
     def _inputs(self, pixels: Tensor, samples: Sequence[DetDataSample]) -> dict[str, Any]:
@@ -120,6 +127,5 @@ def _preprocessor(prepared, gives: str) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "bgr_to_rgb": True,
-        "pad_mask": gives == "masks",
+        "pad_mask": gives == MASKS,
     }
-

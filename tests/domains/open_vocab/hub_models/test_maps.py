@@ -89,7 +89,9 @@ def test_loss_of_pixels_is_that_of_transformers(built, pixels, name):
     torch.testing.assert_close(sum(parts.values()), wanted.loss)
     same_gradients(stepped(ours, sum(parts.values())), stepped(theirs, wanted.loss))
     if len(parts) > 1:  # its weight is the checkpoint's
-        weighed = family_of({**tiny_maps.CLOSED[name](), "auxiliary_loss_weight": 0.8}, CLASSES).losses(outputs, targets)
+        weighed = family_of({**tiny_maps.CLOSED[name](), "auxiliary_loss_weight": 0.8}, CLASSES).losses(
+            outputs, targets
+        )
         torch.testing.assert_close(weighed["loss_auxiliary_head"], 2 * parts["loss_auxiliary_head"])
 
 
@@ -189,8 +191,8 @@ def test_objects_are_those_of_the_processor(built, drawn, name):
     many = {} if name == "eomt" else {"return_binary_maps": True}
     found = family.found(drawn, SIZES)
     wanted = processor_of(family).post_process_instance_segmentation(drawn, target_sizes=SIZES, threshold=0, **many)
-    for objects, of_image, size in zip(found, wanted, SIZES):
-        segments = of_image["segments_info"]
+    for number, (objects, of_image, size) in enumerate(zip(found, wanted, SIZES)):
+        segments, objects.masks = of_image["segments_info"], family.masks(drawn, number, objects.queries, size)
         assert len(objects) == len(segments) > 0 and objects.masks.shape[1:] == size
         assert objects.labels.tolist() == [segment["label_id"] for segment in segments]
         assert objects.scores.tolist() == pytest.approx([segment["score"] for segment in segments], abs=1e-6)
