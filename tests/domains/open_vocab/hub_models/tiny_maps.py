@@ -156,3 +156,49 @@ def written(folder: Path, name: str, names: Sequence[str], seed: int = 0, **opti
     (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSORS[name], **IMAGENET}), encoding="utf-8")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     return folder
+
+
+def scenes(folder: Path, count: int = 8) -> Path:
+    """COCO files of drawn images, a disc and a square each on grey noise, as train; as test the same but for one pixel,
+    since copies may not be tested on."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    categories = [{"id": 1, "name": "red disc"}, {"id": 2, "name": "blue square"}]
+    for split in ("train", "test"):
+        images, annotations = [], []
+        for number in range(count):
+            picture, outlines = _scene(number)
+            if split == "test":
+                picture[0, 0] = 0
+            Image.fromarray(picture).save(folder / f"{split}_{number}.png")
+            images.append({"id": number, "file_name": f"{split}_{number}.png", "width": SIDE, "height": SIDE})
+            for category, (x, y, side, outline) in enumerate(outlines, 1):
+                flat = [round(float(value), 2) for corner in outline for value in corner]
+                box = {"bbox": [x, y, side, side], "area": side * side, "segmentation": [flat], "iscrowd": 0}
+                place = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+                annotations.append({**place, **box})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def _scene(number: int):
+    """(64, 64, 3) uint8, and left, upper edge, side and outline of the disc and of the square."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    random = np.random.default_rng(number)
+    picture = Image.fromarray(random.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8))
+    outlines = []
+    for category, colour in enumerate(((214, 40, 40), (38, 84, 214))):
+        x = 4 + 32 * ((category + number) % 2) + int(random.integers(0, 6))
+        y, side = int(random.integers(4, 36)), int(random.integers(18, 22))
+        outline = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
+        if category == 0:
+            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+            outline = [(x + side / 2 * (1 + np.cos(angle)), y + side / 2 * (1 + np.sin(angle))) for angle in angles]
+        ImageDraw.Draw(picture).polygon(outline, fill=colour)
+        outlines.append((x, y, side, outline))
+    return np.array(picture), outlines
