@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ....core.errors import DataError
+from ....core.runs import Run
+from ....core.tasks import load_model, weights_of
 from .family import HEAD, Family
 from .growing import grown
-from .source import hub_model
+from .source import HubModel, hub_model
+
+INSIDE = "model."
+"""Before the names of transformers' weights in a detector or segmentor of mm."""
 
 COMPUTED = "criterion."
 """Where names of buffers begin that follow from the configuration."""
@@ -26,13 +32,19 @@ def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names
         DataError: the weights cannot be read, or are not those of the model.
     """
     source = hub_model(f"hf:{folder}")
-    before = _loaded(source, family)
+    before = _of_run(source) if source.is_run else _loaded(source, family).state_dict()
     if family.asked_by != HEAD:
-        return before.state_dict()
-    return grown(before.state_dict(), new.state_dict(), family, source.names, names)
+        return before
+    return grown(before, new.state_dict(), family, source.names, names)
 
 
-def _loaded(source, family: Family) -> nn.Module:
+def _of_run(source: HubModel) -> dict[str, Tensor]:
+    """Those that a run has trained, without what stands before their names."""
+    state = weights_of(load_model(Run.open(source.folder), torch.device("cpu")))
+    return {name.removeprefix(INSIDE): value for name, value in state.items() if name.startswith(INSIDE)}
+
+
+def _loaded(source: HubModel, family: Family) -> nn.Module:
     """transformers' own reading, which knows how weights were named before: safetensors, or tensors alone."""
     from ....core.backbones import quiet
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-from ....core.errors import ConfigError
-from ..plans.classes import is_hub_node
+from ....core.errors import ConfigError, did_you_mean
 from ..plans.pipelines import nodes
-from .family import MAP, MASKS, Family, family_of
-from .source import HubModel, hub_model, is_hub_place
+from ..vocabulary import alike
+from .family import HEAD, MAP, MASKS, Family, family_of
+from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
-RECIPES = {True: "hf-segmentor", False: "hf-detector"}
-"""By whether maps are wanted."""
+RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 PREPARE = ("ProcessorResize", "ProcessorCrop")
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
@@ -23,7 +23,16 @@ AVERAGED_SOON = 2000
 
 def source_at(place: Any) -> HubModel | None:
     """The model of transformers that a start names; None of any other start."""
-    return hub_model(str(place)) if place and is_hub_place(place) else None
+    is_one = place and (is_hub_place(place) or (Path(str(place)) / RUN).is_file())
+    return hub_model(str(place)) if is_one else None
+
+
+def task_of_source(source: HubModel) -> str:
+    """Name of the task whose models a type's are; of a type that gives objects and maps, maps where its name or its
+    preprocessing says so."""
+    family, called = source.family_class, (source.repository or source.folder.name).lower()
+    semantic = "semantic" in called or source.processor.get("do_split_image")
+    return "segmentation" if family.gives == MAP or (family.gives_maps and semantic) else "detection"
 
 
 def recipe_for(source: HubModel, task: str) -> str:
@@ -32,15 +41,19 @@ def recipe_for(source: HubModel, task: str) -> str:
     Raises:
         ConfigError: the type is not one of the task.
     """
-    family, maps = source.family_class, task == "segmentation"
-    if not (family.gives_maps or family.gives == MAP if maps else family.gives != MAP):
-        gives, other = ("boxes", "detection") if maps else ("a map", "segmentation")
-        raise ConfigError(f"--start {source.place}: {source.model_type} gives {gives}; give --task {other}")
-    return RECIPES[maps]
+    family = source.family_class
+    fitting = family.gives == MAP or family.gives_maps if task == "segmentation" else family.gives != MAP
+    if not fitting:
+        other = task_of_source(source)
+        raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
+    return RECIPES[task]
 
 
-def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
+def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
     """The config with the model of a source, its preprocessing, and the rates of its type where it has none.
+
+    Args:
+        trains: False leaves the training out.
 
     Raises:
         ConfigError: the config trains another model.
@@ -52,6 +65,8 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
             f"--start {source.place}: a model of transformers, but the config trains a {kind.rpartition('.')[2]}; omit "
             "--recipe and --config"
         )
+    if not trains:
+        config.pop("train_cfg", None)
     changes = dict(config["model"])
     model = {"type": kind, "config": source.config, "classes": list(source.known_names), "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
@@ -78,6 +93,20 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
             config.setdefault(key, schedule[key])
     config.setdefault("vladapt", {})["source"] = source.facts()
     return config
+
+
+def check_names_of(source: HubModel, names: Sequence[str]) -> None:
+    """Refuse names that a closed head lacks, where it is not trained.
+
+    Raises:
+        ConfigError: one line.
+    """
+    known = {alike(name) for name in source.known_names}
+    if source.family_class.asked_by == HEAD and (unknown := [name for name in names if alike(name) not in known]):
+        nearest = did_you_mean(unknown[0], source.known_names)
+        raise ConfigError(
+            f"--epochs 0: {source.place} does not know '{unknown[0]}', and nothing is trained; {nearest}, by --classes"
+        )
 
 
 def _schedule(family: Family) -> dict[str, Any]:
