@@ -90,6 +90,8 @@ class Family(ABC):
     per_box: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
+    padding: tuple[float, ...] | None = None
+    """What padded pixels are, which whoever prepares the images says; None for 0."""
 
     def __init__(self, config: Mapping[str, Any], classes: int):
         self.config, self.classes = dict(config), classes

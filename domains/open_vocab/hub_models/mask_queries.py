@@ -91,8 +91,8 @@ class MaskQueries(Family):
         return float(self.transformers_config().no_object_weight)
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
-        """(B, C, h, w) of images without padding: each query's mask times its probability of the class, summed; enlarged
-        to an image, the largest is the class, as the processors choose it."""
+        """(B, C, h, w) of images without padding: each query's mask times its probability of the class, summed. Where
+        they are enlarged to an image, the largest is the class, as the processors choose it."""
         return self.of_classes(model(**self.inputs(pixels, torch.ones_like(pixels[:, 0], dtype=torch.long))))
 
     def of_classes(self, outputs: Any) -> Tensor:

@@ -22,8 +22,8 @@ class PixelLogits(Family):
     """Base of types with logits of pixels.
 
     The loss is that of transformers: the cross entropy of each head's logits, enlarged to the size of the truth, over
-    the pixels that are not ignored; the auxiliary head's times its weight. Where transformers divides by no pixel at all
-    and gives NaN, for a batch that is ignored whole, the loss here is 0.
+    the pixels that are not ignored; the auxiliary head's times its weight. For a batch that is ignored whole it is 0;
+    transformers divides by no pixel at all, which gives NaN.
 
     Class attributes:
         heads: names of the modules that give logits -> the configuration's key of their weight, None for 1.
@@ -37,8 +37,8 @@ class PixelLogits(Family):
     def build(self) -> nn.Module:
         if self.classes < 2:
             raise ConfigError(
-                f"{self.model_class}: it chooses a class for every pixel, so it needs two or more; give the rest of the "
-                'image a class too, "background"'
+                f"{self.model_class}: it chooses a class for every pixel, so it needs two or more; give the rest of "
+                'the image a class too, "background"'
             )
         model = _with_heads(self.class_of_model(), tuple(self.heads))(self.transformers_config())
         return without_idle(model, self.idle)
@@ -76,8 +76,8 @@ class PixelLogits(Family):
         return self.transformers_config().to_dict()
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
-        """(B, C, h, w) logits of images without padding; enlarged to an image, the largest is the class, as the processors
-        choose it."""
+        """(B, C, h, w) logits of images without padding. Where they are enlarged to an image, the largest is the class,
+        as the processors choose it."""
         return model(**self.inputs(pixels, None)).logits
 
     def found(self, outputs, sizes, chosen=None):

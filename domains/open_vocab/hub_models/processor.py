@@ -24,7 +24,7 @@ KINDS = frozenset(
 FLOATS = frozenset({"RfDetrImageProcessor"})
 """They resize values in 0..1, and without smoothing what becomes smaller."""
 PADDED_TO_SIZE = frozenset({"EomtImageProcessor"})
-"""Their padding is to the size of their resizing."""
+"""They pad to the size that they resize to, with black pixels."""
 SIZING = ("size_divisor", "ensure_multiple_of", "keep_aspect_ratio")
 """Options besides the size by which some of them choose one."""
 
@@ -84,6 +84,14 @@ class ImageProcessor:
         size = _sized(size)
         shortest = size.shortest_edge
         return (size.height, size.width) if shortest is None else (shortest, size.longest_edge or shortest)
+
+    @property
+    def padding(self) -> tuple[float, ...] | None:
+        """What padded pixels are after mean and std, where they are padded before; None for 0."""
+        if self.kind not in PADDED_TO_SIZE:
+            return None
+        mean, std = self.pixel_statistics()
+        return tuple(-middle / spread for middle, spread in zip(mean, std, strict=True))
 
     @property
     def side(self) -> int:

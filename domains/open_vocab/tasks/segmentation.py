@@ -17,7 +17,9 @@ from ._by_names import ByNames, NovelOptions
 class SegmentationOptions(NovelOptions):
     """What a segmentor starts from."""
 
-    start: str | None = option(None, "model of transformers, hf:OWNER/NAME or hf:FOLDER, from which training starts")
+    start: str | None = option(
+        None, "model of transformers, hf:OWNER/NAME or hf:FOLDER, or a run of one, to start from"
+    )
 
     def __post_init__(self):
         settle(self, "the task segmentation")
@@ -37,14 +39,19 @@ class Segmentation(ByNames):
     def check(self, recipe: Recipe) -> None:
         """And that the start is a model of transformers."""
         super().check(recipe)
+        from ..hub_models.source import is_hub_node
         from ..hub_models.starting import source_at
 
         start = recipe.task_options.get("start")
         if start is not None and source_at(start) is None:
             raise ConfigError(
-                f"--start {start}: segmentation starts from a model of transformers; give hf:OWNER/NAME or hf:FOLDER"
+                f"--start {start}: no model of transformers; give hf:OWNER/NAME, hf:FOLDER, or the run of one"
             )
-        self._config(recipe)
+        model = self._config(recipe)["model"]
+        if is_hub_node(model) and not model.get("config"):
+            raise ConfigError(
+                "the recipe hf-segmentor: no model was named; give one to start from, --start hf:OWNER/NAME"
+            )
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin, and what the domain scores besides."""

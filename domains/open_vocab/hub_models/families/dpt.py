@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..family import Rates
 from ..pixel_logits import PixelLogits
 
@@ -14,7 +16,7 @@ class Model(PixelLogits):
 
     model_class = "DPTForSemanticSegmentation"
     processors = ("DPTImageProcessor",)
-    heads = {"head": None, "auxiliary_head": "auxiliary_loss_weight"}
+    heads: ClassVar = {"head": None, "auxiliary_head": "auxiliary_loss_weight"}
     head = (r"(head|auxiliary_head)\.head\.4\.(weight|bias)",)
     idle = ("dpt.layernorm", "neck.fusion_stage.layers.0.residual_layer1")
     rates = Rates(lr=1e-4, weight_decay=0.01, parts={"dpt": {"lr_mult": 0.1}}, norm_decay=0.0, clip=1.0)

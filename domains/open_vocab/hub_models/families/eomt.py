@@ -22,8 +22,8 @@ class Model(MaskQueries):
 
     Fine-tuned as published: AdamW at 1e-4 with decay 0.05, the rate times 0.8 from block to block downwards, gradients
     clipped at 0.01, losses of all blocks with queries. In training, queries attend within their masks of the block
-    before; these masks are given up block by block (`annealed`), so that a trained model needs none. The authors warm up
-    the backbone after the rest; here both are warmed up together.
+    before; these masks are given up block by block (`annealed`), so that a trained model needs none. The authors warm
+    up the backbone after the rest; here both are warmed up together.
     """
 
     model_class = "EomtForUniversalSegmentation"
@@ -53,6 +53,9 @@ class Model(MaskQueries):
         return self.transformers_config()
 
     def inputs(self, pixels, pixel_mask, prompt=None):
+        if self.padding is not None:
+            blank = pixels.new_tensor(self.padding)[:, None, None]
+            pixels = torch.where(pixel_mask[:, None] > 0, pixels, blank)
         return {"pixel_values": pixels}
 
     def at_size(self, logits, size):
@@ -68,8 +71,9 @@ class Model(MaskQueries):
         side, longer = min(self.sides), 3 if pixels.shape[3] >= pixels.shape[2] else 2
         if pixels.shape[longer] <= side:
             height, width = pixels.shape[2:]
-            padded = F.pad(pixels, (0, self.sides[1] - width, 0, self.sides[0] - height))
-            return super().scores(model, padded)[..., :height, :width]
+            margins = (0, self.sides[1] - width, 0, self.sides[0] - height)
+            there = F.pad(torch.ones_like(pixels[:, 0]), margins)
+            return self.of_classes(model(**self.inputs(F.pad(pixels, margins), there)))[..., :height, :width]
         total = pixels.new_zeros(len(pixels), self.classes, *pixels.shape[2:])
         times = torch.zeros_like(total)
         for start in window_starts(pixels.shape[longer], side):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..family import Rates
 from ..pixel_logits import PixelLogits
 
@@ -14,7 +16,7 @@ class Model(PixelLogits):
 
     model_class = "SegformerForSemanticSegmentation"
     processors = ("SegformerImageProcessor",)
-    heads = {"decode_head": None}
+    heads: ClassVar = {"decode_head": None}
     head = (r"decode_head\.classifier\.(weight|bias)",)
     rates = Rates(
         lr=6e-5, weight_decay=0.01, parts={"decode_head": {"lr_mult": 10.0}}, norm_decay=0.0, clip=None, warm_up=1500

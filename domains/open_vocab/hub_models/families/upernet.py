@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..family import Rates
 from ..pixel_logits import PixelLogits
 
@@ -15,6 +17,6 @@ class Model(PixelLogits):
 
     model_class = "UperNetForSemanticSegmentation"
     processors = ("SegformerImageProcessor",)
-    heads = {"decode_head": None, "auxiliary_head": "auxiliary_loss_weight"}
+    heads: ClassVar = {"decode_head": None, "auxiliary_head": "auxiliary_loss_weight"}
     head = (r"(decode|auxiliary)_head\.classifier\.(weight|bias)",)
     rates = Rates(lr=6e-5, weight_decay=0.01, norm_decay=0.0, clip=None, warm_up=1500)

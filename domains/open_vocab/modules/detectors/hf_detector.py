@@ -57,7 +57,7 @@ class HFDetector(BaseDetector, ClosedNames):
         super().__init__(data_preprocessor or _preprocessor(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
         self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr
-        self.padded_size = prepared.padded_size
+        self.padded_size, family.padding = prepared.padded_size, prepared.padding
         self.model = family.build()
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, self.names))

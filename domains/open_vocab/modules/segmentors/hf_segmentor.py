@@ -52,8 +52,9 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         family = family_of(plain(config), len(classes))
         if family.gives != MAP and not family.gives_maps:
             raise ConfigError(f"HFSegmentor: {config['model_type']} gives boxes, not maps; use vladapt.HFDetector")
-        super().__init__(data_preprocessor or _preprocessor(image_processor(plain(processor)), family), init_cfg)
-        self.family, self.names = family, tuple(classes)
+        prepared = image_processor(plain(processor))
+        super().__init__(data_preprocessor or _preprocessor(prepared, family), init_cfg)
+        self.family, self.names, family.padding = family, tuple(classes), prepared.padding
         self.model = family.build()
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, self.names))
@@ -91,7 +92,9 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        mask = torch.ones_like(inputs[:, 0], dtype=torch.long)
+        mask = torch.zeros_like(inputs[:, 0], dtype=torch.long)
+        for row, sample in enumerate(data_samples):
+            mask[row, : sample.img_shape[0], : sample.img_shape[1]] = 1
         targets = self.family.targets(data_samples, tuple(inputs.shape[-2:]))
         outputs = self.model(**self.family.inputs(inputs, mask), **self.family.truth(targets))
         return self.family.losses(outputs, targets)
@@ -125,5 +128,4 @@ def _preprocessor(prepared, family) -> dict[str, Any]:
         "pad_val": 0,
         "seg_pad_val": IGNORED,
         **({"size_divisor": 32} if sides is None else {"size": sides}),
-        "test_cfg": {"size_divisor": 1},
     }

@@ -255,7 +255,7 @@ def processor_of(family):
 
 
 def test_masks_of_eomt_are_given_up_block_by_block(built):
-    """As its authors' configurations have it: on COCO, 88,692 steps with four blocks; on Cityscapes, 19,902 with three."""
+    """As its authors have it: on COCO, 88,692 steps with four blocks; on Cityscapes, 19,902 with three."""
     for steps, starts in ((88692, [14782, 29564, 44346, 59128]), (19902, [3317, 8292, 13268])):
         for block, start in enumerate(starts):
             blocks = len(starts)

@@ -1,4 +1,4 @@
-"""Configurations of tiny models that give maps or masks, for tests: what transformers builds of them needs no network."""
+"""Tiny random models of transformers that give maps or masks, built offline, and scenes to train them on."""
 
 from __future__ import annotations
 
@@ -149,6 +149,8 @@ def written(folder: Path, name: str, names: Sequence[str], seed: int = 0, **opti
     config = family.transformers_config()
     config.id2label = dict(enumerate(names))
     config.label2id = {each: row for row, each in enumerate(names)}
+    if name == "maskformer":
+        config.use_auxiliary_loss = False  # as its checkpoints have it
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = getattr(transformers, family.model_class)(config)
@@ -161,7 +163,6 @@ def written(folder: Path, name: str, names: Sequence[str], seed: int = 0, **opti
 def scenes(folder: Path, count: int = 8) -> Path:
     """COCO files of drawn images, a disc and a square each on grey noise, as train; as test the same but for one pixel,
     since copies may not be tested on."""
-    import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
