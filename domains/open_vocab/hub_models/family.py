@@ -68,6 +68,7 @@ class Family(ABC):
         gives: "boxes", "masks" (boxes and masks) or "map".
         gives_maps: whether a type of boxes or masks gives maps too.
         asked_by: "head" or "texts".
+        recipe: the packaged recipe; "" for the one of all types that give the same.
         why_not: why it is not trained here, one clause; "" where it is.
         head: patterns of the names of tensors whose first axis counts classes; rows past these are of no object.
         per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
@@ -85,6 +86,7 @@ class Family(ABC):
     gives: ClassVar[str] = BOXES
     gives_maps: ClassVar[bool] = False
     asked_by: ClassVar[str] = HEAD
+    recipe: ClassVar[str] = ""
     why_not: ClassVar[str] = ""
     head: ClassVar[tuple[str, ...]] = ()
     per_box: ClassVar[tuple[str, ...]] = ()

@@ -13,7 +13,10 @@ from ....core.tasks import load_model, weights_of
 from .family import HEAD, Family
 from .growing import grown
 from .source import HubModel, hub_model
+from .tokens import HeldTokenizer
 
+WEIGHTS, TOKENIZER = "adapter.safetensors", "tokenizer.file"
+"""Of a run, and its tokenizer in them."""
 INSIDE = "model."
 """Before the names of transformers' weights in a detector or segmentor of mm."""
 
@@ -36,6 +39,23 @@ def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names
     if family.asked_by != HEAD:
         return before
     return grown(before, new.state_dict(), family, source.names, names)
+
+
+def pretrained_tokenizer(folder: str | Path) -> HeldTokenizer:
+    """The tokenizer that lies beside a model's weights, or in those of a run.
+
+    Raises:
+        DataError: there is none that can be read.
+    """
+    source = hub_model(f"hf:{folder}")
+    if not source.is_run:
+        return HeldTokenizer(folder)
+    from safetensors import safe_open
+
+    held = HeldTokenizer()
+    with safe_open(str(source.folder / WEIGHTS), framework="pt") as weights:
+        held.load_state_dict({"file": weights.get_tensor(TOKENIZER)})
+    return held
 
 
 def _of_run(source: HubModel) -> dict[str, Tensor]:

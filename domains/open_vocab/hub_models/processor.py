@@ -19,6 +19,8 @@ KINDS = frozenset(
     | {"ConditionalDetrImageProcessor", "YolosImageProcessor"}
     | {"SegformerImageProcessor", "DPTImageProcessor", "EomtImageProcessor", "ViTImageProcessor"}
     | {"Mask2FormerImageProcessor", "MaskFormerImageProcessor"}
+    | {"SamImageProcessor", "Sam2ImageProcessor", "Sam3ImageProcessor"}
+    | {"GroundingDinoImageProcessor", "Owlv2ImageProcessor", "OwlViTImageProcessor"}
 )
 """Those that may be built; other families add theirs."""
 FLOATS = frozenset({"RfDetrImageProcessor"})
@@ -27,6 +29,10 @@ PADDED_TO_SIZE = frozenset({"EomtImageProcessor"})
 """They pad to the size that they resize to, with black pixels."""
 SIZING = ("size_divisor", "ensure_multiple_of", "keep_aspect_ratio")
 """Options besides the size by which some of them choose one."""
+
+
+SQUARES = frozenset({"Owlv2ImageProcessor"})
+"""They pad images to a square, right and below, before they resize them."""
 
 
 class ImageProcessor:
@@ -55,6 +61,10 @@ class ImageProcessor:
     def resized(self, pixels: Tensor) -> Tensor:
         """(3, H, W) values in 0..255 -> (3, h, w)."""
         own = self.processor
+        if self.pads_to_square:
+            side = max(pixels.shape[-2:])
+            pixels = filled(pixels.float()[None], (side, side))
+            return (own.resize(pixels, _sized(own.size)) if own.do_resize else pixels)[0]
         if not own.do_resize:
             return pixels
         how = {"size": _sized(own.size), "resample": own.resample}
@@ -63,6 +73,11 @@ class ImageProcessor:
         takes = inspect.signature(own.resize).parameters
         how |= {name: value for name in SIZING if name in takes and (value := getattr(own, name, None)) is not None}
         return own.resize(pixels[None], **how)[0]
+
+    @property
+    def pads_to_square(self) -> bool:
+        """Whether what is resized is the image in a square."""
+        return self.kind in SQUARES and bool(self.processor.do_pad)
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and std of values in 0..255."""

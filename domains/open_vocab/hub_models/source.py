@@ -16,12 +16,12 @@ from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
 from ....core.tasks import plan_of
-from .family import Family, family_class, plain_config
+from .family import TEXTS, Family, family_class, plain_config
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 RUN, CONFIG = "run.json", "config.json"
-NODES = ("HFDetector", "HFSegmentor")
+NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "SAMSegmenter", "SAM3")
 LOCAL_WAY = "give a folder with the same files: hf:FOLDER"
 UNNAMED = re.compile(r"LABEL_\d+")
 NOTHING = "N/A"
@@ -66,7 +66,9 @@ class HubModel:
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Without rows that stand for nothing."""
+        """Without rows that stand for nothing; none of a model that is asked by texts and not trained here."""
+        if self.family_class.asked_by == TEXTS and not self.is_run:
+            return ()
         return tuple(name for name in self.names if name is not None)
 
     def facts(self) -> dict[str, str]:

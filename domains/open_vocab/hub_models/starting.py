@@ -10,11 +10,12 @@ from typing import Any
 from ....core.errors import ConfigError, did_you_mean
 from ..plans.pipelines import nodes
 from ..vocabulary import alike
-from .family import HEAD, MAP, MASKS, Family, family_of
+from .family import HEAD, MAP, MASKS, TEXTS, Family, family_of
 from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
 RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 PREPARE = ("ProcessorResize", "ProcessorCrop")
+TEXT_DETECTOR = "vladapt.HFTextDetector"
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
 AVERAGED_SOON = 2000
@@ -46,7 +47,7 @@ def recipe_for(source: HubModel, task: str) -> str:
     if not fitting:
         other = task_of_source(source)
         raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
-    return RECIPES[task]
+    return source.family_class.recipe or RECIPES[task]
 
 
 def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
@@ -68,9 +69,12 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     if not trains:
         config.pop("train_cfg", None)
     changes = dict(config["model"])
-    model = {"type": kind, "config": source.config, "classes": list(source.known_names), "processor": source.processor}
+    model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
-    config["model"]["classes"] = list(source.known_names)
+    if source.family_class.asked_by == TEXTS:
+        config["model"]["type"] = TEXT_DETECTOR
+    else:
+        config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
         if str(node.get("type", "")).endswith(PREPARE):
             node["processor"] = config["model"]["processor"]

@@ -40,7 +40,11 @@ def with_classes(
         Notes on what was replaced.
     """
     if is_hub_node(model):
-        model["classes"] = list(names)
+        by_texts = takes_names(model)
+        given = {name: described.get(name, {}) for name in names} if described and by_texts else list(names)
+        model["classes"] = given
+        if templates is not None and by_texts:
+            model["templates"] = templates
         return []
     notes = []
     given = {name: described.get(name, {}) for name in names} if described else list(names)

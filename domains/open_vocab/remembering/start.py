@@ -45,7 +45,7 @@ class Start:
     def names(self) -> tuple[str, ...] | None:
         """That its detector was trained on, or tested with; None where nothing tells them."""
         if self.source is not None:
-            return self.source.known_names
+            return self.source.known_names or None
         if self.run is None:
             meta = (_read(self.weights).get("meta") or {}).get("dataset_meta") or {}
             classes = meta.get("classes", meta.get("CLASSES"))
@@ -146,7 +146,7 @@ def detector_before(
         DataError: the weights are not those of the model.
     """
     if start.source is not None:
-        model = _from_source(start.source, config, device)
+        model = _from_source(start.source, config, names, described, device)
     elif start.run is not None:
         model = load_model(start.run, device)
     else:
@@ -154,11 +154,18 @@ def detector_before(
     return model.requires_grad_(False).eval()
 
 
-def _from_source(source: HubModel, config: Mapping[str, Any], device: torch.device) -> nn.Module:
-    names = list(source.known_names)
-    model = {**deepcopy(dict(config["model"])), "classes": names, PRETRAINED: str(source.folder)}
+def _from_source(
+    source: HubModel,
+    config: Mapping[str, Any],
+    asked: Sequence[str],
+    described: Mapping[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    names = list(source.known_names or asked)
+    model = {**deepcopy(dict(config["model"])), PRETRAINED: str(source.folder)}
+    with_classes(model, names, {name: described.get(name, {}) for name in names} if described else None)
     pipeline = testing_pipeline(dict(config), DETECTION)
-    kept = {"classes": names, "novel": [], "described": {}, "test_pipeline": pipeline, "notes": []}
+    kept = {"classes": names, "novel": [], "described": dict(described), "test_pipeline": pipeline, "notes": []}
     scope = config.get("default_scope", DETECTION.scope)
     return build_model({"default_scope": scope, "model": model, "vladapt": kept}, device)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Recipe, Use, option, settle
 from ....core.errors import ConfigError
 from ..plans.kinds import SEGMENTATION
 from ._by_names import ByNames, NovelOptions
@@ -33,7 +33,7 @@ class Segmentation(ByNames):
     default_recipe: ClassVar = "fpn"
     configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
-    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS, OutputKind.BOXES})
     options: ClassVar = SegmentationOptions
 
     def check(self, recipe: Recipe) -> None:
@@ -78,6 +78,12 @@ class Segmentation(ByNames):
         from ..inference.saving import labels_of
 
         return labels_of(row, class_names)
+
+    def labels(self, model, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None) -> Any:
+        """Each class of an image as an object with its outline."""
+        from ..labels.asked_for import labels_of_segmentor
+
+        return labels_of_segmentor(model, rows, data, use, own)
 
     def form(self, model):
         """The graph of a segmentor."""

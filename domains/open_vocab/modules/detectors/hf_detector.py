@@ -54,7 +54,7 @@ class HFDetector(BaseDetector, ClosedNames):
         if family.gives == MAP:
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
         prepared = image_processor(plain(processor))
-        super().__init__(data_preprocessor or _preprocessor(prepared, family.gives), init_cfg)
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
         self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr
         self.padded_size, family.padding = prepared.padded_size, prepared.padding
@@ -120,7 +120,7 @@ class HFDetector(BaseDetector, ClosedNames):
         return None if self.family.asked_by == HEAD else self.family.prompt(self.names)
 
 
-def _preprocessor(prepared, gives: str) -> dict[str, Any]:
+def preprocessor_of(prepared, gives: str) -> dict[str, Any]:
     mean, std = prepared.pixel_statistics()
     return {
         "type": "mmdet.DetDataPreprocessor",
