@@ -197,6 +197,12 @@ class Detection(ByNames):
 
         return save_boxes(rows, data, class_names, folder)
 
+    def finder(self, model):
+        """Boxes of each image of a request."""
+        from ..inference.finding import BoxFinder
+
+        return BoxFinder(model)
+
     def form(self, model):
         """The graph of a detector."""
         from ..exporting.detectors import Boxes
