@@ -10,7 +10,7 @@ from typing import Any
 from ....core.errors import ConfigError, did_you_mean
 from ..plans.pipelines import nodes
 from ..vocabulary import alike
-from .family import HEAD, MAP, MASKS, TEXTS, Family, family_of
+from .family import HEAD, MAP, MASKS, TEXTS, Rates, family_of
 from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
 RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
@@ -89,7 +89,8 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
                 f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
                 "--epochs 0"
             )
-        schedule = _schedule(of_config)
+        schedule = _schedule(of_config.rates)
+        schedule["custom_hooks"] += map(dict, of_config.hooks)
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
@@ -113,9 +114,8 @@ def check_names_of(source: HubModel, names: Sequence[str]) -> None:
         )
 
 
-def _schedule(family: Family) -> dict[str, Any]:
+def _schedule(rates: Rates) -> dict[str, Any]:
     """mmengine's parts of the rates; the warm-up is the first epoch, however many steps the authors took."""
-    rates = family.rates
     parts = {name: dict(of) for name, of in rates.parts.items()}
     return {
         "optim_wrapper": {
@@ -137,7 +137,7 @@ def _schedule(family: Family) -> dict[str, Any]:
         "param_scheduler": [
             {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": 1, "convert_to_iter_based": True}
         ],
-        "custom_hooks": [*map(dict, family.hooks), *([] if rates.ema is None else [_average(rates.ema)])],
+        "custom_hooks": [] if rates.ema is None else [_average(rates.ema)],
     }
 
 
