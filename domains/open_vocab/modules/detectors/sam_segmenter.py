@@ -31,6 +31,8 @@ from .region_labeller import given_regions
 
 AT_ONCE = 32
 """Prompts that go through the decoder together."""
+STABLE = "dynamic_multimask_via_stability"
+"""Of SAM 2's decoder: whether it answers by the best of three masks where the single one is not stable."""
 LARGEST_JITTER = 20.0
 """Pixels of the model's input."""
 
@@ -40,9 +42,11 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     """A mask for each box of an image, or for points on it; what it shows is called as the box is.
 
     Trained from annotated boxes to annotated outlines: the mask decoder alone (or matrices of low rank in it), by
-    binary cross-entropy and Dice on the single mask of a box. The image encoder is frozen, and its maps are computed
-    once per image and kept in the cache. Boxes are shaken as in SAM's training (2304.02643, appendix A): by noise whose
-    standard deviation is a tenth of the side, 20 pixels at most; a detector's boxes are no better.
+    binary cross-entropy and Dice on the single mask of a box. Once it has trained, it always answers by that mask, also
+    where the released model would choose among three: of a single point, and in SAM 2 where the single mask is not
+    stable. The image encoder is frozen, and its maps are computed once per image and kept in the cache. Boxes are
+    shaken as in SAM's training (2304.02643, appendix A): by noise whose standard deviation is a tenth of the side, 20
+    pixels at most; a detector's boxes are no better.
 
     Args:
         config: transformers' configuration of a `sam`, `sam2` or `sam3_tracker` as plain data.
@@ -52,8 +56,6 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         jitter: standard deviation of the noise on boxes in training, of their sides; 0 for none.
         most_objects: objects of an image that a training step sees, drawn at random where there are more.
         loss_bce, loss_dice: weights of the two terms.
-        single_mask: always answer by the mask that is trained, also where the released model would choose among three
-            (a single point, and SAM 2 where the single mask is not stable).
         keep_embeddings: keep the encoder's maps of training images in the cache.
 
     Raises:
@@ -70,7 +72,6 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         most_objects: int = 64,
         loss_bce: float = 1.0,
         loss_dice: float = 1.0,
-        single_mask: bool = False,
         keep_embeddings: bool = True,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -92,12 +93,10 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         self.family, self.padded_size = family, prepared.padded_size
         self.jitter, self.most_objects, self.keep_embeddings = jitter, most_objects, keep_embeddings
         self.weights = {"loss_bce": loss_bce, "loss_dice": loss_dice}
-        self.single_mask = single_mask
         self.sam = family.build()
         if pretrained is not None:
             self.sam.load_state_dict(pretrained_weights(pretrained, family, self.sam, ()))
-        if single_mask:
-            self.sam.mask_decoder.dynamic_multimask_via_stability = False
+        self.register_buffer("fine_tuned", torch.tensor(False))
         for name, parameter in self.sam.named_parameters():
             inside = name.startswith(family.trained) and not any(part in name for part in family.idle)
             parameter.requires_grad_(inside)
@@ -135,6 +134,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
+        self.fine_tuned.fill_(True)
         features = self.extract_feat(batch_inputs)
         terms = [
             self._of_image([maps[place : place + 1] for maps in features], sample, tuple(batch_inputs.shape[-2:]))
@@ -154,7 +154,9 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     ) -> list[DetDataSample]:
         """Samples with `pred_instances`, one for each region in its order: its box (of points alone the box around the
         mask), its class, the mask at the size of the original image, as score the overlap that the model expects."""
-        features = self.extract_feat(batch_inputs)
+        features, decoder = self.extract_feat(batch_inputs), self.sam.mask_decoder
+        if self.fine_tuned and hasattr(decoder, STABLE):
+            setattr(decoder, STABLE, False)
         outlined = [
             self._outlined([maps[place : place + 1] for maps in features], sample)
             for place, sample in enumerate(batch_data_samples)
@@ -217,7 +219,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         prompts = prompts_of(sample, boxes, scale)
         masks, scores = [torch.zeros(0, *size, dtype=torch.bool)] * len(prompts), boxes.new_zeros(len(prompts))
         for group in _alike(prompts):
-            three = not self.single_mask and prompts[group[0]].ambiguous
+            three = not self.fine_tuned and prompts[group[0]].ambiguous
             logits, overlaps = self.family.masks(self.sam, features, [prompts[place] for place in group], three)
             best = overlaps.argmax(dim=1)
             for row, place in enumerate(group):

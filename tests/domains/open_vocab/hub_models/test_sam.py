@@ -134,7 +134,7 @@ def truth(sizes, counts=(2, 1)):
 def trained(made, kind, **options):
     _, _, place, _ = made(kind)
     source = hub_model(place)
-    how = {"jitter": 0.0, "keep_embeddings": False, "single_mask": True, **options}
+    how = {"jitter": 0.0, "keep_embeddings": False, **options}
     return SAMSegmenter(source.config, source.processor, pretrained=str(source.folder), **how).train()
 
 
