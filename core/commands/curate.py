@@ -79,6 +79,8 @@ def _tell(made: Curated, whole: bool = True) -> None:
     width = max((len(rule) for rule in made.dropped), default=0)
     for rule, count in sorted(made.dropped.items(), key=lambda each: -each[1]):
         echo(f"  {rule:<{width}}  {count:>10,}  {count / max(1, made.pairs):6.1%}")
+    if made.rewritten:
+        echo(f"With another text: {made.rewritten:,} of the pairs that are kept; `vladapt curate write` writes it")
     for note in made.notes:
         echo(note)
     if whole:

@@ -13,7 +13,7 @@ from .options import Option, option, options_of, tolerate_option
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
-ROWS, ANSWERS, HEAT_MAPS, MASKS = "rows", "answers", "heat maps", "masks"
+ROWS, ANSWERS, HEAT_MAPS, MASKS, BOXES = "rows", "answers", "heat maps", "masks", "boxes"
 """What a task gives that kinds of output may be made of (`output_kind.py`)."""
 PER_PATIENT = ("mean", "max")
 """How the probabilities of a patient's images are pooled."""
@@ -93,7 +93,8 @@ class UseOptions:
         None,
         "with two classes, name the finding from this probability on, with several labels each label; by default from "
         "the operating point of the run on, without one the likelier class, and each label from the probability that "
-        "is best on the calibration rows",
+        "is best on the calibration rows. Of boxes, the least score; for --as coco, yolo and voc by default the one "
+        "with the best F1 on val",
         metavar="P",
         group=JUDGING,
         commands=("predict",),
@@ -110,6 +111,22 @@ class UseOptions:
         None,
         "treat the images as a stream, in sorted order: the run keeps what it learns from each",
         group=METHOD,
+        commands=("predict",),
+    )
+    masks: bool | None = option(
+        None, "with --as coco or yolo, also write the outline of each object", group=OUTPUT, commands=("predict",)
+    )
+    own_data: bool | None = option(
+        None,
+        "with --as coco, yolo or voc, also write the run's own annotated images, with their splits",
+        group=OUTPUT,
+        commands=("predict",),
+    )
+    tile: int | None = option(
+        None,
+        "look at images with a longer side in overlapping windows of N pixels, for detection and segmentation",
+        metavar="N",
+        group=DATA,
         commands=("predict",),
     )
     device: str = option("auto", DEVICE, metavar="NAME", group=METHOD, commands=(*ON_RUNS, "search"))

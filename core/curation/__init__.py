@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "decide": "DecisionStage counted survey_pairs",
+        "decide": "DecisionStage survey_pairs tally",
         "facts": "PairFacts",
         "lists": "Kept parts_of read_part write_list write_uids",
         "peers": "PeerFiles",

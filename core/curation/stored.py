@@ -89,13 +89,15 @@ class PairColumns:
     Args:
         files: in order.
         names: of the columns.
+        of_all: whether a pair that they do not know is left out.
     """
 
     files: tuple[str, ...]
     names: tuple[str, ...]
+    of_all: bool = False
 
     @classmethod
-    def of(cls, folder: str | Path) -> PairColumns:
+    def of(cls, folder: str | Path, of_all: bool = False) -> PairColumns:
         """The shards of a folder, or of the only such folder in it: numbers, flags and strings.
 
         Raises:
@@ -110,7 +112,7 @@ class PairColumns:
         names = tuple(name for name in plain_columns(schema) if name not in ("id", TEXT))
         if "id" not in schema.names or not names:
             raise DataError(f"{files[0]}: no column 'id', or none beside it; give a folder of `vladapt curate score`")
-        return cls(tuple(files), names)
+        return cls(tuple(files), names, of_all)
 
     @property
     def digest(self) -> list[list[Any]]:
@@ -119,8 +121,8 @@ class PairColumns:
 
 
 def joined(facts: str, columns: Sequence[PairColumns]) -> tuple[str, list[list[str]]]:
-    """A query for pairs with further columns, NULL where a pair has none; and the files that it reads behind those of
-    `facts`.
+    """A query for pairs with further columns, NULL where a pair has none and need not have them; and the files that it
+    reads behind those of `facts`.
 
     Args:
         facts: a query for the pairs, with the column id.
@@ -134,7 +136,8 @@ def joined(facts: str, columns: Sequence[PairColumns]) -> tuple[str, list[list[s
             raise DataError(f"{each.files[0]}: column '{min(twice)}' comes from another folder, too; give one of them")
         names |= set(each.names)
         chosen += [f'c{number}."{name}"' for name in each.names]
-        joins.append(f"LEFT JOIN {PARQUET} c{number} ON f.id = c{number}.id")
+        kind = "JOIN" if each.of_all else "LEFT JOIN"
+        joins.append(f"{kind} {PARQUET} c{number} ON f.id = c{number}.id")
     query = f"SELECT {', '.join(chosen)} FROM ({facts}) f {' '.join(joins)}"
     return query, [list(each.files) for each in columns]
 

@@ -23,14 +23,14 @@ from ..curation import (
     PairFeatures,
     PeerFiles,
     build_table,
-    counted,
     decided,
     positions_kept,
     survey_pairs,
+    tally,
     write_record,
 )
 from ..curation.decide import resolved
-from ..curation.facts import FEATURES
+from ..curation.facts import FEATURES, MEASURED
 from ..curation.peers import DATACOMP
 from ..curation.table import FORMAT
 from ..data.file_hashes import digest_of_file
@@ -66,6 +66,7 @@ class Curated:
         pairs: that were still there; `kept` of them are kept.
         dropped: rule -> how many pairs.
         weight: sum of the weights of what is kept.
+        rewritten: pairs that are kept with another text.
         notes: what the curator has to say.
         without_features: pairs that are left out because they have none.
         unreadable, examples: pairs that cannot be read, and (id, reason) of the first.
@@ -79,6 +80,7 @@ class Curated:
     kept: int
     dropped: dict[str, int]
     weight: float
+    rewritten: int = 0
     notes: tuple[str, ...] = ()
     without_features: int = 0
     unreadable: int = 0
@@ -122,8 +124,9 @@ def curate(
     for folder in asked.after or ():
         decided(folder)
     needed = NeededColumns.of([built], asked.columns or (), reads, may_read)
-    place, read = place_of_shards(out), _Read(unreadable=0)
-    table, name = _table(built, needed, sources, place, asked, reporter, read)
+    place = place_of_shards(out)
+    reading = _Reading(built, place, asked, reporter)
+    table, name = _table(reading, needed, sources)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
     folder = Path(place.root) / TABLES / name
@@ -132,10 +135,9 @@ def curate(
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
     made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
     folder, notes = _decide(made, place, asked, reporter)
-    pairs, reasons, weight = counted(folder)
-    kept = reasons.pop("", 0)
-    curated = Curated(folder, curator, pairs, kept, reasons, weight, notes, without, read.unreadable, read.examples)
-    write_record(folder, _record(curated, built, sources, asked, Path(made.table), read.inputs))
+    facts = {**vars(tally(folder)), "unreadable": reading.unreadable, "examples": reading.examples}
+    curated = Curated(folder, curator, notes=notes, without_features=without, **facts)
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table), reading.inputs))
     return curated
 
 
@@ -189,12 +191,29 @@ class NeededColumns:
 
 
 @dataclass
-class _Read:
-    """What became of the pairs while they were read, and the digest of what they are."""
+class _Reading:
+    """How pairs are read, and what became of them.
 
-    unreadable: int
+    Args:
+        built: for which curator.
+        inputs: digest of what they are, of those that are read from shards.
+    """
+
+    built: Curator
+    place: Place
+    asked: CurateOptions
+    reporter: Reporter
+    unreadable: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
     inputs: str = ""
+
+    def facts(self, stage: PairFacts, manifest: Manifest) -> Path:
+        """What a stage reads of the pairs: the folder of its shards."""
+        job = Job.of(stage, manifest, self.place, shard_size=self.asked.shard_size, batch_size=BATCH)
+        executor = self.asked.executor("cpu", self.reporter.info)
+        summary = run_job(job, executor, self.asked.tolerate, self.reporter, "Reading pairs")
+        self.unreadable, self.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
+        return Path(job.work.place.root)
 
 
 def check_ready(out: str | Path) -> None:
@@ -214,76 +233,67 @@ def _check_stage(name: str, stage: str) -> None:
     raise ConfigError(f"--method {name}: no curator has that name; {did_you_mean(name, fit)}")
 
 
-def _table(
-    built: Curator,
-    needed: NeededColumns,
-    sources: Sequence[str | Path],
-    place: Place,
-    asked: CurateOptions,
-    reporter: Reporter,
-    read: _Read,
-) -> tuple[PairTable, str]:
+def _table(reading: _Reading, needed: NeededColumns, sources: Sequence[str | Path]) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
-    if not sources:
-        needed.check([built], ())
-    facts, made_of, features = _from_peers(built, sources, place, needed, asked)
-    if sources and not facts:
-        facts, made_of = _from_shards(built, sources, place, needed, asked, reporter, read)
+    asked, facts, made_of, features = reading.asked, list[str](), list[str](), None
+    peers = PeerFiles.among(sources, asked.encoder or "")
+    if peers and len(peers) < len(sources):
+        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    if peers:
+        needed = _with_measured(reading, needed, peers)
+        facts, features = _from_peers(reading, needed, peers)
+        made_of = facts
+    elif sources:
+        manifest = manifest_of(sources, reading.place)
+        stage = needed.facts(manifest)
+        needed.check([reading.built], stage.written)
+        folder, reading.inputs = reading.facts(stage, manifest), manifest.digest
+        facts, made_of = sorted(map(str, folder.glob("part-*.parquet"))), [folder.name, manifest.digest]
+    else:
+        needed.check([reading.built], ())
     if asked.features is not None:
         features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
     further = [each.digest for each in needed.further]
     name = settings_hash({"table": [FORMAT, *made_of, features and features.digest, *further]})
-    return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info, needed.further), name
+    folder = Path(reading.place.root) / TABLES / name
+    return build_table(folder, facts, features, reading.reporter.info, needed.further), name
 
 
-def _from_shards(
-    built: Curator,
-    sources: Sequence[str | Path],
-    place: Place,
-    needed: NeededColumns,
-    asked: CurateOptions,
-    reporter: Reporter,
-    read: _Read,
-) -> tuple[list[str], list[str]]:
-    """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
-    manifest = manifest_of(sources, place)
-    stage = needed.facts(manifest)
-    needed.check([built], stage.written)
-    job = Job.of(stage, manifest, place, shard_size=asked.shard_size, batch_size=BATCH)
-    summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
-    read.inputs = manifest.digest
-    read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
-    files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
-    return files, [job.work.place.root.rpartition("/")[2], manifest.digest]
+def _with_measured(reading: _Reading, needed: NeededColumns, peers: Sequence[PeerFiles]) -> NeededColumns:
+    """With what img2dataset did not write, such as perceptual hashes, measured of the images in its tars."""
+    needed.check([reading.built], {name for each in peers for name in each.columns})
+    tars = [str(tar) for each in peers for tar in each.tars]
+    measured = set(MEASURED) & needed.reads - needed.names
+    missing = {name for name in measured if not all(each.has(name) for each in peers)}
+    if not tars or not missing:
+        return needed
+    manifest = manifest_of(tars, reading.place)
+    folder = reading.facts(PairFacts.of(manifest, missing), manifest)
+    return replace(needed, further=(*needed.further, PairColumns.of(folder, of_all=True)))
 
 
 def _from_peers(
-    built: Curator, sources: Sequence[str | Path], place: Place, needed: NeededColumns, asked: CurateOptions
-) -> tuple[list[str], list[str], PairFeatures | None]:
-    """The same of folders of other tools, and the features that they bring.
+    reading: _Reading, needed: NeededColumns, peers: Sequence[PeerFiles]
+) -> tuple[list[str], PairFeatures | None]:
+    """Files of facts of the pairs in folders of other tools, and the features that they bring.
 
     Raises:
-        ConfigError: such folders among other sources, or several with features.
+        ConfigError: several folders with features.
     """
-    peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
-    if not peers:
-        return [], [], None
-    if len(peers) < len(sources):
-        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
-    needed.check([built], {name for each in peers for name in each.columns})
     facts: list[str] = []
     folders: list[str] = []
     for each in peers:
         there = {*needed.reads, *needed.may_read & set(each.columns)} - {TEXT, *FEATURES, *needed.names}
-        files, folder = each.write(Path(place.root) / PEERS, sorted(there), bool(needed.reads & set(FEATURES)))
+        written = Path(reading.place.root) / PEERS
+        files, folder = each.write(written, sorted(there), bool(needed.reads & set(FEATURES)))
         facts += files
-        folders += [str(folder)] if folder is not None and asked.features is None else []
+        folders += [str(folder)] if folder is not None and reading.asked.features is None else []
     if len(folders) > 1:
         raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
-    encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
-    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
+    encoder = (reading.asked.encoder or "") if peers[0].kind == DATACOMP else ""
+    return facts, PairFeatures.of(folders[0], encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -349,11 +359,11 @@ def _digests(path: Path) -> list[tuple[str, str]]:
 
 
 def _job(stage: DecisionStage, place: Place) -> Job:
-    """The job of decisions; which scores a curator gives is told by its decisions of the first pairs."""
+    """The job of decisions; what a curator gives besides is told by its decisions of the first pairs."""
     state = stage.start(None)
-    scores = tuple(sorted(state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE))).scores))
+    first = state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE)))
     return Job.of(
-        replace(stage, scores=scores),
+        replace(stage, scores=tuple(sorted(first.scores)), captions=first.captions is not None),
         stage.manifest(),
         place,
         shard_size=DECIDED_A_SHARD,

@@ -126,7 +126,7 @@ def _embedded(
     """The folder of features of the pairs, made unless it is there; None where the sources bring their own."""
     if not sources:
         raise ConfigError("give the pairs by --data, or their features by --features")
-    peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
+    peers = PeerFiles.among(sources, asked.encoder or "")
     if any(each.features for each in peers):
         return None
     if not peers:

@@ -175,6 +175,7 @@ class _Reading:
                 facts=facts or None,
             ),
             split=image.split,
+            unreviewed=image.unreviewed,
         )
 
     def _usable(self, box: Box, size: tuple[int, int], relative: bool) -> Box | None:

@@ -172,6 +172,7 @@ def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> lis
             size=_listed_size(image),
             absent=_named(image["neg_category_ids"], labels) if "neg_category_ids" in image else None,
             partial=_named(image.get("not_exhaustive_category_ids"), labels),
+            made_by=coco.made_by(image),
         )
         for number, image in images.items()
     ]
@@ -233,7 +234,13 @@ def _box(
     if name is None:
         counts[UNLISTED_CLASS] += 1
         return None, image
-    return Box(name, corners, outline, bool(annotation.get("iscrowd") or annotation.get("ignore"))), image
+    ignored = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+    return Box(name, corners, outline, ignored, coco.made_by(annotation), _score(annotation)), image
+
+
+def _score(annotation: dict[str, Any]) -> float | None:
+    score = annotation.get("score")
+    return score if isinstance(score, float) and 0 <= score <= 1 else None
 
 
 def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:

@@ -17,19 +17,22 @@ from ..data.outlines import decode
 from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
 from ..remembering.memory import Memory, old_and_new
+from ..scores.confidence import Confidence, best_confidence
 from ..scores.detection import DetectionScores, Truth, score_detections, truth_of
 from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, first_of, overlaps
-from .running import as_in_data, known_names, outcomes, shown_regions
+from .running import as_in_data, known_names, names_given_regions, outcomes, shown_regions
 
 SHOWN = 9
 SHOWN_BOXES = "The model was shown the annotated boxes: scores are of its outlines alone."
 MISTAKES = 6
 MOST_CURVES = 12
 FEW_NAMES = 2
+MOST_VAL = 500
+"""Images of val on which the score of a label is chosen."""
 DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
 """With novel classes these come first."""
 
@@ -111,6 +114,26 @@ def predict_detection(model, data: DomainData, progress: Callable[[int, int], No
         joined = join_boxes([(window_of(item), boxes) for item, boxes in found], size, apart)
         rows.append({"id": name, "size": list(size), **joined.row(names)})
     return rows
+
+
+def gives_outlines(model, data: DomainData) -> bool:
+    """Whether a model outlines what it finds: one image tells."""
+    return any(PredictedBoxes.of(sample).outlines is not None for _, sample in outcomes(model, data, data.items[:1]))
+
+
+def confidence_on_val(model, data: DomainData, progress: Callable[[int, int], None]) -> Confidence | None:
+    """The score with the best F1 on the val split, of at most `MOST_VAL` images drawn by their ids; None where no val
+    image shows an object that the model finds."""
+    if any(name not in data.class_names for name in known_names(model)) or names_given_regions(model):
+        return None
+    items = sorted(data.split("val"), key=lambda item: item.rank(0))[:MOST_VAL]
+    if not any(annotated_boxes(item).labels for item in items):
+        return None
+    apart, names = rivals(model), known_names(model)
+    numbers = np.array([data.class_names.index(name) for name in names])
+    found = [PredictedBoxes.of(sample).without_rivals(apart) for _, sample in outcomes(model, data, items, progress)]
+    found = [_numbered(boxes, numbers) for boxes in found]
+    return best_confidence([truth_of(item) for item in items], found, len(data.class_names))
 
 
 def rivals(model) -> np.ndarray:

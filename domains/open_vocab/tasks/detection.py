@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts import DomainData, Evaluation, Recipe, Use, option, settle
+from ....core.contracts import DomainData, Evaluation, OutputKind, Recipe, Use, option, settle
+from ....core.errors import CapabilityError
 from ..plans.kinds import DETECTION
 from ._by_names import ByNames, NovelOptions
 
@@ -59,8 +60,9 @@ class Detection(ByNames):
     default_recipe: ClassVar = "faster-rcnn"
     configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.BOXES})
+    at_prediction: ClassVar = ByNames.at_prediction | {"threshold", "prompts", "masks_by"}
     options: ClassVar = DetectionOptions
-    at_prediction: ClassVar = ByNames.at_prediction | {"prompts", "masks_by"}
 
     def filled(self, recipe: Recipe) -> Recipe:
         """With the names to remember in place of a file of them."""
@@ -150,32 +152,36 @@ class Detection(ByNames):
 
         return predict_detection(model, data, progress)
 
-    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Of outlines, where boxes were shown."""
-        return self.deciding if any(self.deciding in row for row in rows) else f"mask_{self.deciding}"
+    def sure(self, rows: list[dict[str, Any]], threshold: float | None) -> list[dict[str, Any]]:
+        """Without boxes that score less."""
+        from ..inference.predictions import without_unsure
 
-    def check_use(self, use: Use, command: str) -> None:
-        """And that what is to outline boxes does."""
-        super().check_use(use, command)
-        if use.masks_by is not None:
-            from ..inference.outlining import check_segmenter
+        return rows if threshold is None else [without_unsure(row, threshold) for row in rows]
 
-            check_segmenter(use.masks_by)
+    def check_model(self, model, data: DomainData, use: Use, own: DomainData | None) -> None:
+        """That it gives outlines where these are asked for: the first image tells."""
+        from ..inference.detection import gives_outlines
 
-    def predict(self, use: Use, reporter):
-        """With the names of what is shown."""
-        from ..inference.outlining import with_prompt_names
+        super().check_model(model, data, use, own)
+        if use.masks and use.masks_by is None and not gives_outlines(model, data):
+            raise CapabilityError(
+                f"--masks: {use.run.shown} finds boxes alone; omit it, have them outlined (--masks-by hf:MODEL), or use a "
+                "run of a recipe with outlines (mask-rcnn, mask2former)"
+            )
 
-        return super().predict(with_prompt_names(use), reporter)
+    def settle_on_val(self, plan: Config, model, data: DomainData, progress) -> None:
+        """The score from which on its boxes are labels."""
+        from ..inference.detection import confidence_on_val
 
-    def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
-        """Of what is shown, where something is; with outlines of the boxes, where a model for them is named."""
-        from ..inference.outlining import segmenter_of, with_outlines, with_prompts
+        chosen = confidence_on_val(model, data, progress)
+        if chosen is not None:
+            plan.vladapt["confidence"] = vars(chosen)
 
-        data = with_prompts(model, data, use.prompts)
-        segmenter = None if use.masks_by is None else segmenter_of(use.masks_by, backbone.device)
-        rows = self.look(model, data, backbone, progress)
-        return rows if segmenter is None else with_outlines(rows, data, segmenter, progress)
+    def labels(self, model, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None) -> Any:
+        """The sure boxes of each image."""
+        from ..labels.asked_for import labels_of_detector
+
+        return labels_of_detector(model, rows, data, use, own)
 
     def notes_on(self, model) -> list[str]:
         """Where it was trained on too few names to tell others."""
