@@ -17,7 +17,7 @@ from .....registry import MODELS
 from ...data.prompts import PROMPTS, UNNAMED
 from ...hub_models.families.sam3 import Model
 from ...hub_models.family import family_of
-from ...hub_models.loading import pretrained_weights
+from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
@@ -43,6 +43,7 @@ class SAM3(BaseDetector, NamedClasses):
         classes: phrases, as for `Vocabulary.of`.
         processor: options of its image processor as plain data.
         pretrained: folder with weights and tokenizer; None for random ones. A run has both itself.
+        templates: what names are put into when asked, as for `Vocabulary.of`; the first of them counts.
         score_thr: least score of a detection.
 
     Raises:
@@ -50,7 +51,6 @@ class SAM3(BaseDetector, NamedClasses):
     """
 
     keeps_names = takes_prompts = True
-    templates = "name"
     prompted = False
 
     def __init__(
@@ -59,6 +59,7 @@ class SAM3(BaseDetector, NamedClasses):
         classes: Classes,
         processor: Mapping[str, Any],
         pretrained: str | None = None,
+        templates: str | Sequence[str] = "name",
         score_thr: float = 0.05,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -72,8 +73,9 @@ class SAM3(BaseDetector, NamedClasses):
         mean, std = prepared.pixel_statistics()
         usual = {"type": "mmdet.DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": True}
         super().__init__(data_preprocessor or usual, init_cfg)
-        self.family, self.score_thr = family, score_thr
-        self.model, self.tokenizer = family.build(), HeldTokenizer(pretrained)
+        self.family, self.score_thr, self.templates = family, score_thr, templates
+        self.model = family.build()
+        self.tokenizer = HeldTokenizer() if pretrained is None else pretrained_tokenizer(pretrained)
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, ()))
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}

@@ -33,6 +33,8 @@ AT_ONCE = 32
 """Prompts that go through the decoder together."""
 STABLE = "dynamic_multimask_via_stability"
 """Of SAM 2's decoder: whether it answers by the best of three masks where the single one is not stable."""
+FINE_TUNED = "fine_tuned"
+"""A weight that says whether the single mask was trained."""
 LARGEST_JITTER = 20.0
 """Pixels of the model's input."""
 
@@ -93,11 +95,12 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         self.family, self.padded_size = family, prepared.padded_size
         self.jitter, self.most_objects, self.keep_embeddings = jitter, most_objects, keep_embeddings
         self.weights = {"loss_bce": loss_bce, "loss_dice": loss_dice}
-        self.sam = family.build()
+        self.model = family.build()
+        self.model.register_buffer(FINE_TUNED, torch.tensor(False))
         if pretrained is not None:
-            self.sam.load_state_dict(pretrained_weights(pretrained, family, self.sam, ()))
-        self.register_buffer("fine_tuned", torch.tensor(False))
-        for name, parameter in self.sam.named_parameters():
+            weights = pretrained_weights(pretrained, family, self.model, ())
+            self.model.load_state_dict({FINE_TUNED: torch.tensor(False), **weights})
+        for name, parameter in self.model.named_parameters():
             inside = name.startswith(family.trained) and not any(part in name for part in family.idle)
             parameter.requires_grad_(inside)
 
@@ -110,7 +113,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.sam.vision_encoder.eval()
+        self.model.vision_encoder.eval()
         return self
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
@@ -119,7 +122,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
             batch_inputs = filled(batch_inputs, self.padded_size)
         with torch.no_grad():
             if not (self.training and self.keep_embeddings):
-                return self.family.features(self.sam, batch_inputs)
+                return self.family.features(self.model, batch_inputs)
             each = [self._kept(pixels) for pixels in batch_inputs]
             return tuple(torch.cat(maps) for maps in zip(*each, strict=True))
 
@@ -134,7 +137,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        self.fine_tuned.fill_(True)
+        self.model.fine_tuned.fill_(True)
         features = self.extract_feat(batch_inputs)
         terms = [
             self._of_image([maps[place : place + 1] for maps in features], sample, tuple(batch_inputs.shape[-2:]))
@@ -154,8 +157,8 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     ) -> list[DetDataSample]:
         """Samples with `pred_instances`, one for each region in its order: its box (of points alone the box around the
         mask), its class, the mask at the size of the original image, as score the overlap that the model expects."""
-        features, decoder = self.extract_feat(batch_inputs), self.sam.mask_decoder
-        if self.fine_tuned and hasattr(decoder, STABLE):
+        features, decoder = self.extract_feat(batch_inputs), self.model.mask_decoder
+        if self.model.fine_tuned and hasattr(decoder, STABLE):
             setattr(decoder, STABLE, False)
         outlined = [
             self._outlined([maps[place : place + 1] for maps in features], sample)
@@ -176,7 +179,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         if not len(usable):
             return None
         boxes = self._shaken(boxes[usable])
-        logits, _ = self.family.masks(self.sam, features, [_box_prompt(box) for box in boxes])
+        logits, _ = self.family.masks(self.model, features, [_box_prompt(box) for box in boxes])
         inside = sample.img_shape[:2]
         targets = shares_of_pixels(masks[usable], self.padded_size or shape, tuple(logits.shape[-2:]), inside)
         logits = logits[:, 0, : targets.shape[1], : targets.shape[2]].float()
@@ -198,7 +201,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         if path.is_file():
             stored = load(path.read_bytes())
             return [stored[key].to(pixels.device) for key in sorted(stored)]
-        maps = [each.contiguous() for each in self.family.features(self.sam, pixels[None])]
+        maps = [each.contiguous() for each in self.family.features(self.model, pixels[None])]
         write_cached(path, save({f"{place:02d}": each.cpu() for place, each in enumerate(maps)}))
         return maps
 
@@ -206,7 +209,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     def _encoder(self) -> str:
         """A digest of the frozen encoder, taken when training begins."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(self.sam.vision_encoder.state_dict().items()):
+        for name, value in sorted(self.model.vision_encoder.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -219,8 +222,8 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         prompts = prompts_of(sample, boxes, scale)
         masks, scores = [torch.zeros(0, *size, dtype=torch.bool)] * len(prompts), boxes.new_zeros(len(prompts))
         for group in _alike(prompts):
-            three = not self.fine_tuned and prompts[group[0]].ambiguous
-            logits, overlaps = self.family.masks(self.sam, features, [prompts[place] for place in group], three)
+            three = not self.model.fine_tuned and prompts[group[0]].ambiguous
+            logits, overlaps = self.family.masks(self.model, features, [prompts[place] for place in group], three)
             best = overlaps.argmax(dim=1)
             for row, place in enumerate(group):
                 masks[place] = self._at_size(logits[row, best[row]], sample.img_shape[:2], size)

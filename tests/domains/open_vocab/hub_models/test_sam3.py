@@ -181,7 +181,7 @@ def test_a_whole_checkpoint_is_a_detector_and_outlines_boxes_by_its_tracker(made
         segmenter = segmenter_of(place, torch.device("cpu"))
     assert segmenter.family.model_class == "Sam3TrackerModel"
     wanted = tracker.mask_decoder.state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in segmenter.sam.mask_decoder.state_dict().items())
+    assert all(torch.equal(value, wanted[name]) for name, value in segmenter.model.mask_decoder.state_dict().items())
 
 
 def test_a_detector_without_a_tracker_outlines_no_boxes(tmp_path):
