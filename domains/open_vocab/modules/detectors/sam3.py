@@ -21,6 +21,7 @@ from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
+from .hf_detector import plain, preprocessor_of
 from .region_labeller import given_regions
 
 CONTEXT = 32
@@ -66,13 +67,11 @@ class SAM3(BaseDetector, NamedClasses):
     ):
         if not config:
             raise ConfigError("SAM3: no model was named; give one to start from, --start hf:OWNER/NAME --epochs 0")
-        family = family_of(_plain(config), 0)
+        family = family_of(plain(config), 0)
         if not isinstance(family, Model):
             raise ConfigError(f"SAM3: {config['model_type']} is no SAM 3")
-        prepared = image_processor(_plain(processor))
-        mean, std = prepared.pixel_statistics()
-        usual = {"type": "mmdet.DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": True}
-        super().__init__(data_preprocessor or usual, init_cfg)
+        prepared = image_processor(plain(processor))
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.score_thr, self.templates = family, score_thr, templates
         self.model = family.build()
         self.tokenizer = HeldTokenizer() if pretrained is None else pretrained_tokenizer(pretrained)
@@ -179,10 +178,3 @@ def _examples(sample: DetDataSample, label: int) -> tuple[Tensor, Tensor] | None
     boxes = regions.bboxes[of_class] / regions.bboxes.new_tensor([width, height, width, height])
     meant = [int(told[place]["example"]) for place in of_class]
     return box_convert(boxes, "xyxy", "cxcywh")[None], torch.tensor([meant], device=boxes.device)
-
-
-def _plain(value: Any) -> Any:
-    """mmengine's dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

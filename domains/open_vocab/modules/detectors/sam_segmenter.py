@@ -27,6 +27,7 @@ from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...hub_models.prompted import PROMPTS, Prompt
 from ...vocabulary import NamedClasses, Vocabulary
+from .hf_detector import plain, preprocessor_of
 from .region_labeller import given_regions
 
 AT_ONCE = 32
@@ -83,15 +84,13 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         require(0 <= jitter <= 1, "jitter", jitter, "give 0 to 1")
         require(most_objects >= 1, "most_objects", most_objects, "give 1 or more")
         require(loss_bce >= 0 and loss_dice >= 0, "loss_bce, loss_dice", (loss_bce, loss_dice), "give 0 or more")
-        family = family_of(_plain(config), 0)
+        family = family_of(plain(config), 0)
         if family.asked_by != PROMPTS:
             raise ConfigError(
                 f"SAMSegmenter: {config['model_type']} is no SAM, so it outlines no boxes; give a sam, sam2 or sam3"
             )
-        prepared = image_processor(_plain(processor))
-        mean, std = prepared.pixel_statistics()
-        usual = {"type": "mmdet.DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": True}
-        super().__init__(data_preprocessor or usual, init_cfg)
+        prepared = image_processor(plain(processor))
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.padded_size = family, prepared.padded_size
         self.jitter, self.most_objects, self.keep_embeddings = jitter, most_objects, keep_embeddings
         self.weights = {"loss_bce": loss_bce, "loss_dice": loss_dice}
@@ -308,10 +307,3 @@ def _around(mask: Tensor) -> Tensor:
     if not len(rows):
         return torch.zeros(4)
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
-
-
-def _plain(value: Any) -> Any:
-    """mmengine's dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

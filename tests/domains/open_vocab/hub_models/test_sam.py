@@ -208,7 +208,26 @@ def test_steps_lower_the_loss_with_and_without_matrices_of_low_rank(made, kind):
         if rank:
             merge_low_rank(model)
         changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
-        assert changed and all(name.startswith("model.mask_decoder.") for name in changed)
+        assert len(changed) > 1 and "model.fine_tuned" in changed
+        assert all(name.startswith("model.mask_decoder.") for name in changed - {"model.fine_tuned"})
+
+
+def test_once_trained_the_trained_mask_answers_also_to_a_single_point(made, outlined):
+    told = {PROMPTS: [{"box": False, "points": [[20.0, 30.0]], "positive": [1]}]}
+    model, asked = trained(made, "sam2"), []
+    model.cfg = made("sam2")[3].cfg
+    masks = model.family.masks
+    model.family.masks = lambda *args: asked.append(args[3]) or masks(*args)
+    outlined(model.eval(), [(20.0, 30.0, 20.0, 30.0)], told)
+    assert asked == [True] and model.model.mask_decoder.dynamic_multimask_via_stability
+    model.family.masks = masks
+    model.train().loss(torch.randn(1, 3, 64, 64), truth([(64, 64)], (1,)))
+    again = trained(made, "sam2")
+    again.load_state_dict(model.state_dict())  # a run keeps that it was trained
+    again.cfg, masks = model.cfg, again.family.masks
+    again.family.masks = lambda *args: asked.append(args[3]) or masks(*args)
+    outlined(again.eval(), [(20.0, 30.0, 20.0, 30.0)], told)
+    assert asked == [True, False] and not again.model.mask_decoder.dynamic_multimask_via_stability
 
 
 def test_images_without_objects_teach_nothing_and_do_not_count(made):
