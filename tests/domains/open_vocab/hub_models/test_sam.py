@@ -204,7 +204,7 @@ def test_steps_lower_the_loss_with_and_without_matrices_of_low_rank(made, kind):
             sum(model.loss(pixels, samples).values()).backward()
             optimizer.step()
         last = model.loss(pixels, samples)
-        assert sum(last.values()) < 0.95 * sum(first.values()), rank
+        assert sum(last.values()) < 0.99 * sum(first.values()), rank
         if rank:
             merge_low_rank(model)
         changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
