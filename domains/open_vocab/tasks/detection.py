@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -224,6 +224,12 @@ class Detection(ByNames):
         from ..inference.saving import save_boxes
 
         return save_boxes(rows, data, class_names, folder)
+
+    def finder(self, model):
+        """Boxes of each image of a request."""
+        from ..inference.finding import BoxFinder
+
+        return BoxFinder(model)
 
     def form(self, model):
         """The graph of a detector."""

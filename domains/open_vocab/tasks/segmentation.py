@@ -47,6 +47,12 @@ class Segmentation(ByNames):
 
         return labels_of(row, class_names)
 
+    def finder(self, model):
+        """A mask of each class in each image of a request."""
+        from ..inference.finding import MapFinder
+
+        return MapFinder(model)
+
     def labels(self, model, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None) -> Any:
         """Each class of an image as an object with its outline."""
         from ..labels.asked_for import labels_of_segmentor
