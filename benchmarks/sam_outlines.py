@@ -2,9 +2,9 @@
 
     python benchmarks/sam_outlines.py [--types sam,sam2] [--seeds 1,2,3] [--epochs 12] [--rank R]
 
-Before: the model as it is (--epochs 0), shown the annotated boxes of the 80 test images of the sample. After: fine-tuned on
-the boxes and outlines of its 240 training images. No released weights are used: the encoder is random and frozen, so the
-numbers say that the training works, and not how well a released SAM outlines.
+Before: the model as it is (--epochs 0), shown the annotated boxes of the 80 test images of the sample. After:
+fine-tuned on the boxes and outlines of its 240 training images. No released weights are used: the encoder is random and
+frozen, so the numbers say that the training works, and not how well a released SAM outlines.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -228,7 +228,13 @@ class Detection(ByNames):
     def finder(self, model):
         """Boxes of each image of a request."""
         from ..inference.finding import BoxFinder
+        from ..inference.running import shown_regions
 
+        if shown_regions(model):
+            raise CapabilityError(
+                "this model outlines boxes and finds none itself, so it is not served alone; use vladapt predict with "
+                "--prompts FILE.json"
+            )
         return BoxFinder(model)
 
     def form(self, model):
