@@ -77,12 +77,12 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     for node in nodes(config):
         if str(node.get("type", "")).endswith("LoadAnnotations") and of_config.gives == MASKS:
             node["with_mask"] = True
+    if trains and family.why_not:
+        raise ConfigError(
+            f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
+            "--epochs 0"
+        )
     if config.get("train_cfg"):
-        if family.why_not:
-            raise ConfigError(
-                f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
-                "--epochs 0"
-            )
         schedule = _schedule(family.rates)
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
