@@ -89,17 +89,8 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
             "--epochs 0"
         )
     if config.get("train_cfg"):
-<<<<<<< HEAD
-        schedule = _schedule(family.rates)
-=======
-        if family.why_not:
-            raise ConfigError(
-                f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
-                "--epochs 0"
-            )
         schedule = _schedule(of_config.rates)
         schedule["custom_hooks"] += map(dict, of_config.hooks)
->>>>>>> main
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
