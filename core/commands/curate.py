@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..engine.curate import Curated
 
 GROUP = "curate"
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
 SENTENCES = {  # of `STAGES`, whose module brings numpy
     "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
     "dedup": "Keep one of several pairs that are the same, or nearly.",
@@ -76,6 +79,8 @@ def _tell(made: Curated, whole: bool = True) -> None:
     width = max((len(rule) for rule in made.dropped), default=0)
     for rule, count in sorted(made.dropped.items(), key=lambda each: -each[1]):
         echo(f"  {rule:<{width}}  {count:>10,}  {count / max(1, made.pairs):6.1%}")
+    if made.rewritten:
+        echo(f"With another text: {made.rewritten:,} of the pairs that are kept; `vladapt curate write` writes it")
     for note in made.notes:
         echo(note)
     if whole:
@@ -257,9 +262,13 @@ def caption(
     ] = 1,
     repetition: Annotated[float, typer.Option(metavar="X", help="Above 1: words do not come again so easily.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")] = 16,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")] = "float32",
+    matcher: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A BLIP with a head for matching: tells which captions match their image."),
+    ] = None,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    precision: Precision = "float32",
     as_json: Json = False,
 ) -> None:
     """Write a caption for each image, by a model of transformers such as BLIP; `curate write --captions` lists them.
@@ -277,6 +286,7 @@ def caption(
         writing=writing,
         device=device,
         precision=precision,
+        matcher=matcher,
         batch_size=batch_size,
         reporter=reporter(),
         **how,
@@ -288,8 +298,48 @@ def caption(
     echo(f"Captions: {made.captions:,} in {made.folder}")
 
 
+def score(
+    sources: Annotated[
+        list[str], typer.Argument(help="Tars, Parquet files, folders, or URLs of these: images with texts.")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A BLIP with a head for matching: its folder, or its id on the hub.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the scores.")],
+    how: Annotated[dict[str, Any], FromOptions(ShardOptions)],
+    tokens: Annotated[int, typer.Option(metavar="N", min=3, help="Tokens of a text, at most.")] = 35,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    as_json: Json = False,
+) -> None:
+    """Tell for each pair how probable it is that image and text match, for `filter --method blip --columns DIR`.
+
+    Example: vladapt curate score shards/ --model Salesforce/blip-itm-base-coco --out scores
+    """
+    from ..engine.curate_score import score_pairs
+
+    made = score_pairs(
+        model,
+        sources,
+        out,
+        tokens=tokens,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        reporter=reporter(),
+        **how,
+    )
+    if as_json:
+        print_json(vars(made))
+        return
+    echo_skipped(made.examples)
+    echo(f"Scores: of {made.pairs:,} pairs in {made.folder}")
+
+
 COMMANDS = {
     "run": run,
+    "score": score,
     "caption": caption,
     "write": write,
     "remove": remove,

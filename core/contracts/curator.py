@@ -183,12 +183,15 @@ class Decision:
         rules: in short words, such as "fewer than 3 words".
         weight: (N,) float32, how often a pair that is kept should be seen; None for once.
         scores: name -> (N,) float32.
+        captions: N texts that stand for those of the pairs, None where a text stays; None for a curator that changes
+            none.
     """
 
     reason: np.ndarray
     rules: tuple[str, ...]
     weight: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    captions: Sequence[str | None] | None = None
 
     @classmethod
     def of(
@@ -196,6 +199,7 @@ class Decision:
         fails: Mapping[str, np.ndarray],
         weight: np.ndarray | None = None,
         scores: Mapping[str, np.ndarray] | None = None,
+        captions: Sequence[str | None] | None = None,
     ) -> Decision:
         """From rules in their order.
 
@@ -204,7 +208,7 @@ class Decision:
         """
         flags = np.stack([np.asarray(each, bool) for each in fails.values()])
         reason = np.where(flags.any(axis=0), flags.argmax(axis=0) + 1, KEPT)
-        return cls(reason, tuple(fails), weight, scores or {})
+        return cls(reason, tuple(fails), weight, scores or {}, captions)
 
     @property
     def keep(self) -> np.ndarray:

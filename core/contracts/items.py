@@ -58,6 +58,8 @@ class Item:
         split: "train", "val", "test" or "" where the data does not say.
         apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
             what belongs together. By default all parts of a file stay on one side.
+        unreviewed: whether a model made its target and no person has looked at it yet: it trains, and is never val or
+            test.
     """
 
     READ_BY: ClassVar[str] = "read_by"
@@ -73,6 +75,7 @@ class Item:
     group: str | None = None
     split: str = ""
     apart: bool = False
+    unreviewed: bool = field(default=False, repr=False)
 
     def with_(self, **changes) -> Item:
         return replace(self, **changes)

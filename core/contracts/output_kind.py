@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .options import settle
-from .use import ANSWERS, HEAT_MAPS, MASKS, ROWS, Use
+from .use import ANSWERS, BOXES, HEAT_MAPS, MASKS, ROWS, Use
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,9 +107,10 @@ class OutputKind(ABC):
     NAME:OPTION=VALUE`.
 
     Class attributes:
-        ROWS, ANSWERS, HEAT_MAPS, MASKS: what a task may give.
+        ROWS, ANSWERS, HEAT_MAPS, MASKS, BOXES: what a task may give.
         name: set by the registry, from the file or the entry point.
-        made_of: what a task must give for it: rows as of `Predicted`, `Answers`, these with a `heat_map`, or `Masks`.
+        made_of: what a task must give for it: rows as of `Predicted`, `Answers`, these with a `heat_map`, `Masks`, or
+            boxes: then `labels` are what the task made of its rows.
         packages: that must be installed -> the extra of this project that brings them.
         identifies: whether its files carry names and numbers of the people whose images these are; the command says so.
     """
@@ -118,6 +119,7 @@ class OutputKind(ABC):
     ANSWERS: ClassVar[str] = ANSWERS
     HEAT_MAPS: ClassVar[str] = HEAT_MAPS
     MASKS: ClassVar[str] = MASKS
+    BOXES: ClassVar[str] = BOXES
     name: ClassVar[str] = ""
     made_of: ClassVar[str] = ROWS
     packages: ClassVar[Mapping[str, str]] = {}

@@ -13,7 +13,7 @@ from .options import Option, option, options_of, tolerate_option
 from .recipe import DATA, DEVICE, FEATURES, JUDGING, METHOD, OUTPUT, REDACT
 from .run_info import FittedRun
 
-ROWS, ANSWERS, HEAT_MAPS, MASKS = "rows", "answers", "heat maps", "masks"
+ROWS, ANSWERS, HEAT_MAPS, MASKS, BOXES = "rows", "answers", "heat maps", "masks", "boxes"
 """What a task gives that kinds of output may be made of (`output_kind.py`)."""
 PER_PATIENT = ("mean", "max")
 """How the probabilities of a patient's images are pooled."""
@@ -66,6 +66,22 @@ class UseOptions:
         group=DATA,
         commands=("evaluate", "predict"),
     )
+    prompts: str | None = option(
+        None,
+        "boxes and points on the images, for models that outline what is shown: a .json file, image -> objects, or "
+        "boxes as COCO has them",
+        metavar="FILE",
+        group=DATA,
+        commands=("predict",),
+    )
+    masks_by: str | None = option(
+        None,
+        "for detection: a model of the Segment Anything family that outlines the boxes: hf:OWNER/NAME, hf:FOLDER, or a "
+        "run of it",
+        metavar="MODEL",
+        group=OUTPUT,
+        commands=("predict",),
+    )
     top: int | None = option(
         None,
         "how many of the most likely classes to show per image; by default 3",
@@ -77,7 +93,8 @@ class UseOptions:
         None,
         "with two classes, name the finding from this probability on, with several labels each label; by default from "
         "the operating point of the run on, without one the likelier class, and each label from the probability that "
-        "is best on the calibration rows",
+        "is best on the calibration rows. Of boxes, the least score; for --as coco, yolo and voc by default the one "
+        "with the best F1 on val",
         metavar="P",
         group=JUDGING,
         commands=("predict",),
@@ -94,6 +111,22 @@ class UseOptions:
         None,
         "treat the images as a stream, in sorted order: the run keeps what it learns from each",
         group=METHOD,
+        commands=("predict",),
+    )
+    masks: bool | None = option(
+        None, "with --as coco or yolo, also write the outline of each object", group=OUTPUT, commands=("predict",)
+    )
+    own_data: bool | None = option(
+        None,
+        "with --as coco, yolo or voc, also write the run's own annotated images, with their splits",
+        group=OUTPUT,
+        commands=("predict",),
+    )
+    tile: int | None = option(
+        None,
+        "look at images with a longer side in overlapping windows of N pixels, for detection and segmentation",
+        metavar="N",
+        group=DATA,
         commands=("predict",),
     )
     device: str = option("auto", DEVICE, metavar="NAME", group=METHOD, commands=(*ON_RUNS, "search"))

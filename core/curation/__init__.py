@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "decide": "DecisionStage counted survey_pairs",
+        "decide": "DecisionStage survey_pairs tally",
         "facts": "PairFacts",
         "lists": "Kept parts_of read_part write_list write_uids",
         "peers": "PeerFiles",
@@ -13,6 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "record": "chain_of last_of record_of write_record",
         "report": "curation_report unchecked",
         "tars": "write_tars",
-        "table": "PairFeatures HAS build_table decided open_table positions_kept",
+        "stored": "PairColumns PairFeatures",
+        "table": "HAS build_table decided open_table positions_kept",
     },
 )

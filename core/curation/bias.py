@@ -11,7 +11,7 @@ import numpy as np
 
 from ..contracts.curator import TEXT, PairTable
 from ..errors import ConfigError
-from .table import database
+from .stored import database
 
 WOMEN = "woman women girl girls female lady ladies she her mother wife daughter sister"
 MEN = "man men boy boys male gentleman gentlemen he him his father husband son brother"

@@ -10,25 +10,24 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from ..backbones.hf_source import quiet, read_config
-from ..backbones.hub import REPOSITORY, hub_folder
 from ..backbones.load import resolve_device
-from ..data.file_hashes import FileHashes
-from ..data.images import decode_picture
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runtime.process import need_package
 from ..shards import Stage, Unreadable
 from ..shards.sources import Row
+from .facts import eight_bits
+from .match import ITC, ITM, SCORER, Matcher, MatchStage
+from .pretrained import OFFLINE, check_precision, fingerprint_of, loading, pretrained_folder, whole_model
 
 if TYPE_CHECKING:
     import pyarrow
 
-LOCAL_WAY = "give a folder with the model, its tokenizer and its image processor"
-PRECISIONS = ("float32", "bfloat16", "float16")
+
+OF_CAPTION = "caption_"
+"""Before the names of a matcher's columns."""
+OTHERWISE = "writes no captions; give one such as blip, git or blip-2"
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class CaptionStage(Stage):
         writing: how.
         device: "auto" or as torch calls it.
         precision: of `PRECISIONS`.
+        matcher: tells how well each caption matches its image; None where nothing does.
     """
 
     model: str
@@ -78,57 +78,70 @@ class CaptionStage(Stage):
     writing: Writing = field(default_factory=Writing)
     device: str = "auto"
     precision: str = "float32"
+    matcher: MatchStage | None = None
     name: str = field(default="caption", init=False)
 
     @classmethod
     def of(
-        cls, model: str, writing: Writing | None = None, device: str = "auto", precision: str = "float32"
+        cls,
+        model: str,
+        writing: Writing | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        matcher: str | None = None,
     ) -> CaptionStage:
-        """Of a folder, or of a model of the hub by its id.
+        """Of a folder, or of a model of the hub by its id; and so the matcher.
 
         Raises:
             DataError: no such folder, or not cached and no network. ConfigError: no such precision.
         """
-        need_package("captions", "transformers", "hf")
-        if precision not in PRECISIONS:
-            raise ConfigError(f"captions: no precision '{precision}'; give one of {', '.join(PRECISIONS)}")
-        folder = Path(model)
-        if not folder.is_dir():
-            if not REPOSITORY.fullmatch(model):
-                raise DataError(f"{model}: no such folder, and no model of the hub (owner/name); {LOCAL_WAY}")
-            folder = hub_folder(model, LOCAL_WAY)
-        read_config(folder)
-        return cls(str(folder), _fingerprint(folder), writing or Writing(), device, precision)
+        check_precision(precision)
+        folder = pretrained_folder(model)
+        judge = None if matcher is None else MatchStage.of(matcher, device=device, precision=precision)
+        return cls(str(folder), fingerprint_of(folder), writing or Writing(), device, precision, judge)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"model": self.fingerprint, "precision": self.precision, **vars(self.writing)}
+        judged = {} if self.matcher is None else {"matcher": dict(self.matcher.settings)}
+        return {"model": self.fingerprint, "precision": self.precision, **vars(self.writing), **judged}
 
     @property
     def schema(self) -> pyarrow.Schema:
         import pyarrow as pa
 
-        return pa.schema([("id", pa.string()), ("caption", pa.string()), ("captioner", pa.string())])
+        written = pa.schema([("id", pa.string()), ("caption", pa.string()), ("captioner", pa.string())])
+        if self.matcher is None:
+            return written
+        return pa.schema(
+            [*written, *(each.with_name(f"{OF_CAPTION}{each.name}") for each in list(self.matcher.schema)[1:])]
+        )
 
-    def start(self, threads: int | None) -> Captioner:
-        return Captioner.load(Path(self.model), resolve_device(self.device), getattr(torch, self.precision))
+    def start(self, threads: int | None) -> tuple[Captioner, Matcher | None]:
+        captioner = Captioner.load(Path(self.model), resolve_device(self.device), getattr(torch, self.precision))
+        return captioner, None if self.matcher is None else self.matcher.start(threads)
 
-    def run(self, state: Captioner, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
+    def run(
+        self, state: tuple[Captioner, Matcher | None], rows: Iterator[Row], batch_size: int
+    ) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 
+        captioner, matcher = state
         while batch := list(islice(rows, batch_size)):
             pictures, ids = [], []
             for row in batch:
                 try:
-                    pictures.append(_picture(row))
+                    pictures.append(eight_bits(row.read(), row.id))
                     ids.append(row.id)
                 except DataError as error:
                     yield Unreadable(row.id, str(error))
             if ids:
-                captions = state.write(pictures, self.writing, _seed(self.writing.seed, ids))
-                yield pa.table(
-                    {"id": ids, "caption": captions, "captioner": [self.fingerprint] * len(ids)}, self.schema
-                )
+                captions = captioner.write(pictures, self.writing, _seed(self.writing.seed, ids))
+                made: dict[str, Any] = {"id": ids, "caption": captions, "captioner": [self.fingerprint] * len(ids)}
+                if matcher is not None and self.matcher is not None:
+                    itm, itc = matcher.columns(pictures, captions)
+                    scores = {ITM: itm, ITC: itc, SCORER: [self.matcher.fingerprint] * len(ids)}
+                    made |= {f"{OF_CAPTION}{name}": values for name, values in scores.items()}
+                yield pa.table(made, self.schema)
 
 
 @dataclass(frozen=True)
@@ -147,24 +160,14 @@ class Captioner:
         """
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-        how = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            with quiet():
-                config = AutoConfig.from_pretrained(folder, **how)
-                if type(config) not in AutoModelForImageTextToText._model_mapping:
-                    raise CapabilityError(
-                        f"{folder}: a model of kind '{config.model_type}' writes no captions; give one such as blip, "
-                        "git or blip-2"
-                    )
-                model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **how)
-                processor = AutoProcessor.from_pretrained(folder, **how)
-                if (tokenizer := getattr(processor, "tokenizer", None)) is not None and not config.is_encoder_decoder:
-                    tokenizer.padding_side = "left"  # what is written follows the last word
-        except CapabilityError:
-            raise
-        except Exception as error:  # transformers validates with exceptions of many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{folder}: cannot be loaded ({reason}); {LOCAL_WAY}") from error
+        with loading(folder):
+            config = AutoConfig.from_pretrained(folder, **OFFLINE)
+            if type(config) not in AutoModelForImageTextToText._model_mapping:
+                raise CapabilityError(f"{folder}: a model of kind '{config.model_type}' {OTHERWISE}")
+            model = whole_model(AutoModelForImageTextToText, folder, OTHERWISE, dtype=dtype)
+            processor = AutoProcessor.from_pretrained(folder, **OFFLINE)
+            if (tokenizer := getattr(processor, "tokenizer", None)) is not None and not config.is_encoder_decoder:
+                tokenizer.padding_side = "left"  # what is written follows the last word
         return cls(model.to(device).eval(), processor)
 
     @torch.inference_mode()
@@ -214,19 +217,3 @@ def _without_prompt(caption: str, prompt: str) -> str:
 def _seed(seed: int, ids: Sequence[str]) -> int:
     digest = hashlib.blake2b(json.dumps([seed, *ids]).encode(errors="surrogatepass"), digest_size=7).digest()
     return int.from_bytes(digest, "little")
-
-
-def _picture(row: Row) -> Image.Image:
-    decoded = decode_picture(row.read(), row.id)
-    if isinstance(decoded, Image.Image):
-        return decoded
-    return Image.fromarray(decoded if decoded.dtype == np.uint8 else (decoded * 255).round().astype(np.uint8))
-
-
-def _fingerprint(folder: Path) -> str:
-    """Of all that changes what it writes: configurations, tokenizer, weights."""
-    hashes, digest = FileHashes(), hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja"):
-            digest.update(f"{path.name} {hashes.sha256(path)}\n".encode())
-    return digest.hexdigest()[:16]

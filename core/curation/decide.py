@@ -1,6 +1,7 @@
 """A curator at work on a table: its survey once, then its decisions, shard by shard, whoever runs them.
 
-OUT/<hash of settings>/part-*.parquet     id, keep, weight, reason, score_<name>: of each pair that was still there
+OUT/<hash of settings>/part-*.parquet     id, keep, weight, reason, score_<name>: of each pair that was still there;
+                                          caption, of a curator that changes texts: null where one stays
 OUT/<hash of settings>/_state/survey/     what was learned of all pairs, and what the user was told
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from ..registry import build_curator
 from ..shards import Manifest, Stage
 from ..shards.sources import Row, Source
 from ..shards.task import settings_hash
-from .table import open_table, readable, whole_folder
+from .stored import readable
+from .table import open_table, whole_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
 NOTES = "notes.json"
-SCORE = "score_"
+SCORE, CAPTION = "score_", "caption"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class DecisionStage(Stage):
         table: folder of the table.
         positions: file of the positions that are still there, .npy; "" for all.
         scores: names of the scores that it gives.
+        captions: whether it changes texts.
         facts: of what the decisions depend on besides: hashes of table, positions and files of options.
         survey: folder of the survey; "" until it is made.
     """
@@ -64,6 +67,7 @@ class DecisionStage(Stage):
     facts: tuple[str, ...]
     survey: str = ""
     scores: tuple[str, ...] = ()
+    captions: bool = False
 
     @property
     def name(self) -> str:
@@ -83,7 +87,8 @@ class DecisionStage(Stage):
         import pyarrow as pa
 
         columns = [("id", pa.string()), ("keep", pa.bool_()), ("weight", pa.float32()), ("reason", pa.string())]
-        return pa.schema([*columns, *((f"{SCORE}{name}", pa.float32()) for name in self.scores)])
+        columns += [(f"{SCORE}{name}", pa.float32()) for name in self.scores]
+        return pa.schema([*columns, *([(CAPTION, pa.string())] if self.captions else [])])
 
     def build(self) -> Curator:
         return build_curator(self.curator, **self.options)
@@ -111,6 +116,8 @@ class DecisionStage(Stage):
                 pa.array(words.tolist(), pa.string()),
                 *(pa.array(np.asarray(made.scores[name], np.float32)) for name in self.scores),
             ]
+            if self.captions:
+                columns.append(pa.array(made.captions or [None] * len(some), pa.string()))
             yield pa.Table.from_arrays(columns, schema=self.schema)
 
     def manifest(self) -> Manifest:
@@ -175,17 +182,39 @@ def read_survey(folder: Path) -> Survey:
     return Survey(held["whole"], held["rows"], notes)
 
 
-def counted(folder: Path) -> tuple[int, dict[str, int], float]:
-    """Of decisions: how many pairs, how many for each reason ("" for those that are kept), and the sum of weights."""
+@dataclass
+class Tally:
+    """What decisions amount to.
+
+    Args:
+        pairs, kept: how many.
+        dropped: rule -> how many pairs.
+        weight: sum of the weights.
+        rewritten: pairs that are kept with another text.
+    """
+
+    pairs: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    weight: float = 0.0
+    rewritten: int = 0
+
+
+def tally(folder: Path) -> Tally:
+    """Of a folder of decisions."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    reasons: dict[str, int] = {}
-    pairs, weight = 0, 0.0
+    made = Tally()
     for file in sorted(folder.glob("part-*.parquet")):
-        with readable(file):
-            table = pq.read_table(file, columns=["reason", "weight"], partitioning=None)
-        pairs += len(table)
-        weight += float(table.column("weight").to_numpy().sum(dtype=np.float64))
+        with readable(file), pq.ParquetFile(file) as opened:
+            names = {"reason", "weight", CAPTION} & set(opened.schema_arrow.names)
+            table = opened.read(sorted(names))
+        made.pairs += len(table)
+        made.weight += float(table.column("weight").to_numpy().sum(dtype=np.float64))
         for each in table.column("reason").value_counts().to_pylist():
-            reasons[each["values"]] = reasons.get(each["values"], 0) + each["counts"]
-    return pairs, reasons, weight
+            made.dropped[each["values"]] = made.dropped.get(each["values"], 0) + each["counts"]
+        if CAPTION in names:
+            made.rewritten += pc.and_(pc.equal(table["reason"], ""), table[CAPTION].is_valid()).to_numpy().sum()
+    made.kept, made.rewritten = made.dropped.pop("", 0), int(made.rewritten)
+    return made

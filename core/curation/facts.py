@@ -64,7 +64,7 @@ class PairFacts(Stage):
         Raises:
             DataError: a column that no source has and none can measure, or that is of another type in another source.
         """
-        types = [_types(source) for source in manifest.sources if isinstance(source, ParquetSource)]
+        types = [plain_columns(source.schema()) for source in manifest.sources if isinstance(source, ParquetSource)]
         tables = len(types) == len(manifest.sources)
         own, measured = {}, []
         there = {name for name in may_read if tables and all(name in each for each in types)}
@@ -80,13 +80,19 @@ class PairFacts(Stage):
                 measured.append(name)
             else:
                 raise DataError(
-                    f"the pairs have no column '{name}'; give Parquet files with a column of that name in all of them"
+                    f"the pairs have no column '{name}'; give Parquet files with a column of that name in all of them, "
+                    "or --columns DIR, a folder of `vladapt curate score`"
                 )
         return cls(tuple(own.items()), tuple(measured))
 
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.own)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of what it writes besides id and text."""
+        return (*self.columns, *self.measured)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -130,26 +136,29 @@ class PairFacts(Stage):
         if SIZES & set(self.measured):
             made["width"], made["height"] = upright_size(content, name=row.id)
         if DECODED & set(self.measured):
-            pixels = _picture(content, row.id)
+            pixels = eight_bits(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
             small = thumbnail(np.asarray(pixels))
             made["phash"] = None if small is None else int(perceptual_hashes(pictures_of(small[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 
-def _picture(content: bytes, name: str) -> Image.Image:
-    """Eight bits per channel, whatever the file has."""
+def eight_bits(content: bytes, name: str) -> Image.Image:
+    """The picture of a file with eight bits per channel, whatever the file has.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     picture = decode_picture(content, name)
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(picture if picture.dtype == np.uint8 else (picture * 255).round().astype(np.uint8))
 
 
-def _types(source: ParquetSource) -> dict[str, str]:
+def plain_columns(schema: pyarrow.Schema) -> dict[str, str]:
     """Column -> type, of those that are numbers, flags or strings."""
     import pyarrow as pa
 
-    schema = source.schema()
     plain = {field.name: field.type for field in schema}
     plain = {name: pa.string() if pa.types.is_large_string(kind) else kind for name, kind in plain.items()}
     fits = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)

@@ -22,12 +22,15 @@ from ..runtime.files import replacing, write_whole
 from ..runtime.remote import is_url
 from ..shards import Place
 from ..shards.sources import ParquetSource, Source
-from .table import database
+from .decide import CAPTION
+from .stored import database
 
 if TYPE_CHECKING:
     import pyarrow
 
 LIST, UIDS = "LIST.parquet", "uids.npy"
+CAPTION_ITM = "caption_itm"
+"""Of files of captions: the probability that one matches its image, of `curate caption --matcher`."""
 PART = re.compile(r"part-\d+\.parquet")
 UID = "^[0-9a-f]{32}$"
 ROWS_AT_ONCE = 65_536
@@ -40,10 +43,12 @@ class Kept:
     Args:
         ids: (N,) strings, each once.
         weights: (N,) float32.
+        captions: (N,) strings, of the pairs whose text a stage has changed; null for others.
     """
 
     ids: pyarrow.Array
     weights: np.ndarray
+    captions: pyarrow.Array
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,7 +56,7 @@ class Kept:
     @classmethod
     def of(cls, decisions: Sequence[Place]) -> Kept:
         """Those that all of some folders of decisions keep: `part-*.parquet` with the columns id, keep and weight.
-        Weights are multiplied.
+        Weights are multiplied; of several changed texts of a pair that of the last folder counts.
 
         Raises:
             DataError: there are no decisions in one, they are damaged, an id occurs twice, or nothing is kept.
@@ -62,8 +67,10 @@ class Kept:
         for other in others:
             at = pc.index_in(first.ids, value_set=other.ids)
             both = at.is_valid().to_numpy(zero_copy_only=False)
-            weights = first.weights[both] * other.weights[at.drop_null().to_numpy()]
-            first = cls(first.ids.take(np.flatnonzero(both)), weights)
+            rows, theirs = np.flatnonzero(both), at.drop_null().to_numpy()
+            weights = first.weights[rows] * other.weights[theirs]
+            captions = pc.coalesce(other.captions.take(theirs), first.captions.take(rows))
+            first = cls(first.ids.take(rows), weights, captions)
         if not len(first):
             raise DataError(f"{decisions[-1]}: nothing is kept; relax a rule")
         return first
@@ -150,20 +157,27 @@ def captions_in(captions: Path) -> list[str]:
 
 
 def _add_captions(listed: Path, files: Sequence[str]) -> int:
-    """Write them into a list; returns how many pairs have one."""
+    """Write them into a list, but those that do not match their image where a matcher told so; returns how many pairs
+    have one."""
+    import pyarrow.parquet as pq
+
+    matched = f"WHERE {CAPTION_ITM} > 0.5" if CAPTION_ITM in pq.read_schema(files[0]).names else ""
     with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as base, replacing(listed) as partial:
         columns = ", ".join(f'l."{name}"' for name in TYPES if name != "synthetic")
         target, tag = str(partial).replace("'", "''"), f"{{'{TAG.decode()}': '{FORMAT.decode()}'}}"
         base.execute(
             f"""COPY (SELECT {columns}, c.caption AS synthetic
             FROM read_parquet(?, file_row_number = true) l
-            LEFT JOIN (SELECT id, min(caption) AS caption FROM read_parquet(?) GROUP BY id) c ON l.id = c.id
+            LEFT JOIN (SELECT id, min(caption) AS caption FROM read_parquet(?) {matched} GROUP BY id) c ON l.id = c.id
             ORDER BY l.file_row_number) TO '{target}' (FORMAT parquet, KV_METADATA {tag})""",
             [str(listed), list(files)],
         )
         count = base.execute("SELECT count(synthetic) FROM read_parquet(?)", [str(partial)]).fetchone()
         if not count or not count[0]:
-            raise DataError(f"{os.path.dirname(files[0])}: captions of none of these pairs; caption the same sources")
+            matching = " that match their images" if matched else ""
+            raise DataError(
+                f"{os.path.dirname(files[0])}: captions of none of these pairs{matching}; caption the same sources"
+            )
     return int(count[0])
 
 
@@ -207,15 +221,19 @@ def _kept_by(decisions: Place) -> Kept:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids, weights = [], [np.empty(0, np.float32)]
+    kind = pa.large_string()
+    ids, captions, weights = [], [], [np.empty(0, np.float32)]
     for name in parts_of(decisions):
-        table = read_part(decisions, name, ("id", "keep", "weight"))
+        table = read_part(decisions, name, ("id", "keep", "weight"), (CAPTION,))
         chosen = table.filter(table["keep"])
-        ids += chosen["id"].cast(pa.large_string()).chunks
+        ids += chosen["id"].cast(kind).chunks
+        captions += (
+            chosen[CAPTION].cast(kind).chunks if CAPTION in table.column_names else [pa.nulls(len(chosen), kind)]
+        )
         weights.append(chosen["weight"].to_numpy().astype(np.float32))
-    whole = pa.chunked_array(ids, pa.large_string()).combine_chunks()
+    whole, texts = (pa.chunked_array(each, kind).combine_chunks() for each in (ids, captions))
     order = pc.sort_indices(whole)
-    kept = Kept(whole.take(order), np.concatenate(weights)[order.to_numpy()])
+    kept = Kept(whole.take(order), np.concatenate(weights)[order.to_numpy()], texts.take(order))
     twice = pc.equal(kept.ids[1:], kept.ids[:-1]).to_numpy(zero_copy_only=False)
     if twice.any():
         name = kept.ids[int(twice.argmax())].as_py()
@@ -235,18 +253,25 @@ def parts_of(decisions: Place) -> list[str]:
     return names
 
 
-def read_part(decisions: Place, name: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
+def read_part(
+    decisions: Place, name: str, columns: Sequence[str] | None = None, where_there: Sequence[str] = ()
+) -> pyarrow.Table:
     """Some columns of a part, or all.
 
+    Args:
+        where_there: columns that a part may lack.
+
     Raises:
-        DataError: it is damaged, or lacks one of them.
+        DataError: it is damaged, or lacks one of `columns`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with decisions.reached():
-            return pq.read_table(pa.BufferReader(decisions.read(name) or b""), columns=columns and list(columns))
+            content = pa.BufferReader(decisions.read(name) or b"")
+        further = set(pq.read_schema(content).names) & set(where_there) if columns else ()
+        return pq.read_table(content, columns=columns and [*columns, *further])
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{decisions.path(name)}: not a part of decisions ({reason}); run the stage again") from error
@@ -271,10 +296,10 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
         mine, skip = positions[source.name], len(source.label) + 1
         for start in range(0, len(mine), ROWS_AT_ONCE):
             rows = mine[start : start + ROWS_AT_ONCE]
-            ids = kept.ids.take(rows).to_pylist()
+            ids, captions = kept.ids.take(rows).to_pylist(), kept.captions.take(rows).to_pylist()
             yield [
-                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1}
-                for id_, weight in zip(ids, kept.weights[rows].tolist())
+                {"id": id_, "weight": weight, "source": place, "key": id_[skip:], "row": -1, "caption": caption}
+                for id_, weight, caption in zip(ids, kept.weights[rows].tolist(), captions)
             ]
 
 
@@ -297,9 +322,11 @@ def _of_table(
                 "source": place if in_file else _relative(row.path, out),
                 "key": "",
                 "row": number if in_file else -1,
-                "caption": row.text,
+                "caption": row.text if caption is None else caption,
             }
-            for (number, row), weight in zip(some, kept.weights[where].tolist())
+            for (number, row), weight, caption in zip(
+                some, kept.weights[where].tolist(), kept.captions.take(where).to_pylist()
+            )
         ]
 
 

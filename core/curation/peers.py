@@ -10,10 +10,11 @@ clip-retrieval: FOLDER/metadata/metadata_0.parquet (image_path, caption, ...), F
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..errors import ConfigError, DataError, did_you_mean
 from ..runtime.files import replacing
 from ..runtime.process import need_package
+from ..shards.manifest import labels_of
 from ..shards.task import settings_hash
+from .facts import plain_columns
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,7 +45,7 @@ NUMBER = re.compile(r"metadata_(\d+)\.parquet")
 ROWS_AT_ONCE = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PeerFile:
     """Rows of one file.
 
@@ -115,10 +118,36 @@ class PeerFiles:
             return _datacomp(folder, tables)
         return None
 
+    @classmethod
+    def among(cls, sources: Sequence[str | Path], encoder: str = "") -> list[PeerFiles]:
+        """Those of several folders. Of img2dataset's, ids begin as those of all their tars do: where two have one name,
+        with the whole path.
+
+        Raises:
+            DataError, ConfigError: as of `of`; or a folder is given twice.
+        """
+        there = [(str(source), each) for source in sources if (each := cls.of(source, encoder)) is not None]
+        own = {file: os.path.join(source, f"{file.label}.tar") for source, each in there for file in each.files}
+        tars = {file: name for file, name in own.items() if file.label}
+        labels = labels_of(list(tars.values()))
+        return [
+            replace(each, files=tuple(replace(f, label=labels[tars[f]]) if f in tars else f for f in each.files))
+            for _, each in there
+        ]
+
+    @property
+    def tars(self) -> list[Path]:
+        """Of img2dataset."""
+        return [file.table.with_suffix(".tar") for file in self.files] if self.kind == IMG2DATASET else []
+
+    def has(self, column: str) -> bool:
+        """Whether there is a column, whatever these files call it."""
+        return any(name in self.columns for name in OTHER_NAMES.get(column, (column,)))
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the plain columns: numbers, flags and strings."""
-        return tuple(_plain(_schema(self.files[0].table)))
+        return tuple(plain_columns(_schema(self.files[0].table)))
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -177,7 +206,8 @@ class PeerFiles:
         """
         wanted = [TEXT, *(each for each in columns if each != TEXT)]
         facts = [
-            [str(f.table), *_version(f.table), *(str(_version(p)) for p, _ in f.arrays.values())] for f in self.files
+            [str(f.table), f.label, *_version(f.table), *(str(_version(p)) for p, _ in f.arrays.values())]
+            for f in self.files
         ]
         made_of = {"kind": self.kind, "files": facts, "columns": wanted, "encoders": dict(self.encoders)}
         place, listed = out / settings_hash(made_of), []
@@ -214,9 +244,9 @@ class PeerFiles:
             writer.close()
 
     def _named(self, name: str, file: PeerFile, schema: pyarrow.Schema) -> str:
-        own = next((each for each in OTHER_NAMES.get(name, (name,)) if each in _plain(schema)), None)
+        own = next((each for each in OTHER_NAMES.get(name, (name,)) if each in plain_columns(schema)), None)
         if own is None:
-            raise DataError(f"{file.table}: no column '{name}'; {did_you_mean(name, _plain(schema))}")
+            raise DataError(f"{file.table}: no column '{name}'; {did_you_mean(name, list(plain_columns(schema)))}")
         return own
 
     def _ids_in(self, schema: pyarrow.Schema, file: PeerFile) -> list[str]:
@@ -307,13 +337,6 @@ def _schema(path: Path) -> pyarrow.Schema:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
-
-
-def _plain(schema: pyarrow.Schema) -> list[str]:
-    import pyarrow.types as types
-
-    fits = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
-    return [each.name for each in schema if any(fit(each.type) for fit in fits)]
 
 
 def _lists(rows: np.ndarray) -> pyarrow.Array:

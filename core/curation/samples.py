@@ -16,7 +16,8 @@ from ..errors import DataError, shortened
 from ..runtime.remote import is_object_store, is_url
 from ..shards.sources import Row, Source
 from .record import record_of
-from .table import database, decided
+from .stored import database
+from .table import decided
 
 SOURCES, ROWS_PER_SOURCE = 4, 250
 SQUARES = 28

@@ -16,7 +16,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from ..contracts.curator import PairTable
 from ..errors import DataError
 from ..runtime.files import MARKER, PARTIAL, claimed, remove_abandoned
 from ..runtime.process import need_package
-from .facts import FEATURES
+from .stored import PARQUET, PairColumns, PairFeatures, database, joined, readable
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,81 +34,8 @@ if TYPE_CHECKING:
 DESCRIPTION, SORTED, FORMAT = "table.json", "sorted.parquet", 2
 HAS = "has_"
 """Before the name of features: the flags of the pairs that have some."""
-MEMORY = "1GB"
-"""Of DuckDB; what is larger is sorted on the disk."""
-PARQUET = "read_parquet(?, hive_partitioning = false)"
-"""Of DuckDB, which would take a folder k=v for a column k."""
 PLACES = "places"
 ROWS_AT_ONCE, FEATURES_AT_ONCE = 65_536, 8192
-
-
-@dataclass(frozen=True)
-class PairFeatures:
-    """What `embed --as parquet` wrote.
-
-    Args:
-        files: in order.
-        columns: of `FEATURES`, those that there are -> name in the files.
-        encoder: of all rows.
-    """
-
-    files: tuple[str, ...]
-    columns: dict[str, str]
-    encoder: str
-
-    @classmethod
-    def of(cls, folder: str | Path, backbone: str = "") -> PairFeatures:
-        """The shards of a folder, or of the only such folder in it.
-
-        Args:
-            backbone: where they hold several: which, as its columns are called behind "image_features_".
-
-        Raises:
-            DataError: no shards of features, of several backbones without a choice, or rows of several encoders.
-        """
-        need_package("curation", "pyarrow", "shards")
-        import pyarrow.parquet as pq
-
-        files = _shards_below(Path(folder))
-        with readable(files[0]):
-            schema = pq.read_schema(files[0])
-        names = schema.names
-        endings = [name.removeprefix("encoder") for name in names if name.startswith("encoder")]
-        ending = f"_{backbone}" if backbone else ""
-        if ending not in endings:
-            offered = ", ".join(each.removeprefix("_") for each in endings) or "none"
-            raise DataError(f"{folder}: features of {offered}; say which by --encoder")
-        columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
-        if not columns:
-            raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")
-        if "id" not in names:
-            raise DataError(f"{files[0]}: no column 'id'; call the column of the ids of the pairs so")
-        for name in columns.values():
-            if not _is_rows(schema.field(name).type):
-                raise DataError(f"{files[0]}: column '{name}' is {schema.field(name).type}; give lists of floats")
-        with database() as base:
-            query = f'SELECT DISTINCT "encoder{ending}" FROM {PARQUET} LIMIT 2'
-            encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
-        if len(encoders) != 1:
-            raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
-        return cls(tuple(files), columns, encoders[0] or "")
-
-    @property
-    def digest(self) -> list[list[Any]]:
-        """What changes when the shards do, or which of their columns are taken."""
-        versions = [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
-        return [[self.encoder, *sorted(self.columns.values())], *versions]
-
-
-def _shards_below(folder: Path) -> list[str]:
-    for pattern in ("*.parquet", "*/part-*.parquet"):
-        files = sorted(map(str, folder.glob(pattern)))
-        if len({os.path.dirname(file) for file in files}) > 1:
-            folders = sorted({os.path.dirname(file) for file in files})
-            raise DataError(f"{folder}: {len(folders)} folders of shards in it; give one of {', '.join(folders[:3])}")
-        if files:
-            return files
-    raise DataError(f"{folder}: no shards of features; give a folder of `vladapt embed SOURCES --as parquet`")
 
 
 def build_table(
@@ -117,6 +43,7 @@ def build_table(
     facts: Sequence[str],
     features: PairFeatures | None,
     say: Callable[[str], None] = lambda line: None,
+    columns: Sequence[PairColumns] = (),
 ) -> PairTable:
     """The table in a folder, made unless it is there as a whole.
 
@@ -124,6 +51,7 @@ def build_table(
         folder: named by what it is made of.
         facts: Parquet files of `PairFacts`; none for what has features alone.
         features: of the same pairs.
+        columns: of the same pairs, that no source has.
 
     Raises:
         DataError: an id occurs twice, or no pair has features. CapabilityError: DuckDB is not installed.
@@ -132,7 +60,7 @@ def build_table(
         need_package("curation", "duckdb", "curation")
         say("Gathering the pairs into one table")
         with whole_folder(folder, DESCRIPTION) as work:
-            _gather(work, facts, features)
+            _gather(work, facts, features, columns)
     return open_table(folder)
 
 
@@ -179,55 +107,12 @@ def whole_folder(folder: Path, last: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-@contextmanager
-def readable(place: object) -> Iterator[None]:
-    """A block that reads Parquet or Arrow.
-
-    Raises:
-        DataError: a file is damaged.
-    """
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowException as error:
-        raise _damaged(str(place), error) from error
-
-
-@contextmanager
-def database(folder: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A context with an empty DuckDB of bounded memory.
-
-    Args:
-        folder: that what does not fit is sorted in.
-
-    Raises:
-        DataError: a file that is read is damaged, or lacks a column.
-    """
-    import duckdb
-
-    settings: dict[str, Any] = {"memory_limit": MEMORY}
-    if folder is not None:
-        settings["temp_directory"] = str(folder / "sorting")
-    base = duckdb.connect(":memory:", config=settings)
-    try:
-        base.execute("SET enable_progress_bar = false")
-        yield base
-    except duckdb.Error as error:
-        raise _damaged("pairs", error) from error
-    finally:
-        base.close()
-
-
-def _damaged(place: str, error: Exception) -> DataError:
-    return DataError(f"{place}: cannot be read ({' '.join(str(error).split())}); restore the file, or make it again")
-
-
-def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None) -> None:
+def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None, columns: Sequence[PairColumns]) -> None:
     with database(folder) as base:
         path = str(folder / SORTED)
-        columns, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
-        base.execute(f"COPY (SELECT {columns} FROM {PARQUET} ORDER BY id) TO '{_quoted(path)}'", [files])
+        own, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
+        query, further = joined(f"SELECT {own} FROM {PARQUET}", columns)
+        base.execute(f"COPY ({query} ORDER BY f.id) TO '{_quoted(path)}'", [files, *further])
         names, rows = _write_columns(folder, path)
         encoder = ""
         if features is not None:
@@ -365,13 +250,6 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_rows(kind: pyarrow.DataType) -> bool:
-    import pyarrow.types as types
-
-    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return lists and types.is_floating(kind.value_type)
 
 
 def _numpy_type(kind: pyarrow.DataType) -> np.dtype:

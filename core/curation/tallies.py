@@ -10,7 +10,8 @@ import numpy as np
 
 from ..contracts.curator import PairTable
 from .decide import SCORE
-from .table import database, decided
+from .stored import database
+from .table import decided
 
 QUANTILES = 64
 SIZES = (100, 200, 400, 800, 1600)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +16,8 @@ from typing import Any
 from PIL import Image
 
 from ..data.pairs.pair_list import FILES, TARS, count_list, kind_of_source, list_rows
+from ..data.pairs.record_fields import Columns
+from ..data.pairs.shard_index import TEXT_EXTENSIONS
 from ..data.pairs.shard_list import SIZES
 from ..data.pairs.shard_reader import members_of
 from ..errors import ConfigError, DataError
@@ -69,6 +71,7 @@ def write_tars(
     """
     total = count_list(listed)
     count = -(-total // samples)
+    out.remove_stale()
     _check_made_of(out, {"pairs": _pairs_of(listed), "samples": samples})
     sizes = {f"{number:05d}.tar": min(samples, total - number * samples) for number in range(count)}
     mine, before = list(enumerate(sizes))[part[0] :: part[1]], 0
@@ -120,8 +123,8 @@ def _members(listed: str | Path, first: int, last: int) -> Iterator[tuple[tarfil
     rows = ((number, row) for number, row in enumerate(list_rows(listed, first, last), first))
     for number, (source, some) in enumerate(groupby(rows, lambda each: _opened_together(each[1]))):
         if kind_of_source(source) == TARS:
-            wanted = {row["key"] for _, row in some}
-            for key, info, content in _samples(source, wanted):
+            texts = {row["key"]: row["caption"] for _, row in some}
+            for key, info, content in _with_texts(_samples(source, set(texts)), texts):
                 if prefix := _prefix(owner, number, key):
                     info.name = prefix + info.name
                     info.pax_headers = {name: value for name, value in info.pax_headers.items() if name != "path"}
@@ -162,6 +165,51 @@ def _samples(source: str, wanted: set[str]) -> Iterator[tuple[str, tarfile.TarIn
         )
 
 
+def _with_texts(
+    members: Iterator[tuple[str, tarfile.TarInfo, Any]], texts: Mapping[str, str | None]
+) -> Iterator[tuple[str, tarfile.TarInfo, Any]]:
+    """Members, those of a sample whose text curation has changed with that text; what it was stays beside it as
+    `KEY.original.txt`, and in a `.json` under "original_" and the name that it had.
+
+    Args:
+        texts: key -> its text, None where that stays.
+    """
+    last = ""
+    for key, info, content in members:
+        if (text := texts.get(key)) is not None:
+            folder, _, name = info.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            base = f"{folder}/{stem}" if folder else stem
+            if key != last:
+                yield key, _header(f"{base}.txt", text.encode()), io.BytesIO(text.encode())
+            if extension in TEXT_EXTENSIONS:
+                info.name = f"{base}.original.{extension}"
+                info.pax_headers = {name: value for name, value in info.pax_headers.items() if name != "path"}
+            elif extension == "json":
+                record = _with_caption(content.read(), text)
+                info.size, content = len(record), io.BytesIO(record)
+        last = key
+        yield key, info, content
+
+
+def _with_caption(record: bytes, text: str) -> bytes:
+    """A `.json` with another caption, if it has one; the one that it had stays under another name."""
+    try:
+        fields = json.loads(record)
+        name = Columns(fields).of.get("caption") if isinstance(fields, dict) else None
+    except ValueError:
+        return record
+    if name is None:
+        return record if isinstance(fields, dict) else json.dumps({"original_captions": fields}).encode()
+    return json.dumps({**fields, name: text, f"original_{name}": fields[name]}).encode()
+
+
+def _header(name: str, content: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info
+
+
 def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Row]]:
     """(place in the list, sample) of images of their own, or of a Parquet file."""
     if not source:
@@ -182,9 +230,7 @@ def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:
         contents["txt"] = row.text.encode()
     contents["json"] = json.dumps({"id": row.id}).encode()
     for extension, content in contents.items():
-        info = tarfile.TarInfo(f"{key}.{extension}")
-        info.size = len(content)
-        yield info, io.BytesIO(content)
+        yield _header(f"{key}.{extension}", content), io.BytesIO(content)
 
 
 def _extension(image: bytes) -> str:

@@ -15,13 +15,15 @@ import numpy as np
 
 from ..contracts.curator import TEXT, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..runtime.process import need_package
 from ._captions import CaptionFilter, table_of
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 NOUN, DETERMINER, PREPOSITION = ("NOUN", "PROPN"), ("DET",), ("ADP",)
+PERSON, PERSONS = "<PERSON>", ("PERSON", "PER")
+"""What stands for a name, and what pipelines call one."""
 BUCKETS = 2**23
 """Of hashes of words: 64 MB of counts."""
 BOILERPLATE = ("click to enlarge picture", "stock photo", "embedded image permalink", "profile photo")
@@ -80,7 +82,9 @@ class CC12M(CaptionFilter):
     asked that images are JPEG, as both sets did.
 
     A table of hypernyms ("Obama", "politician") saves captions whose names are rare: words are counted as what they
-    stand for. Captions themselves stay as they are: CC3M replaced names in them, and CC12M names of persons.
+    stand for. `rewrite` also writes captions so, as CC3M did, and `persons` puts <PERSON> in place of names of persons,
+    as CC12M did; the texts of the pairs stay as they are, and decisions hold the others. CC3M's knowledge graph, and
+    what else it took out of captions, such as dates and places, are not public.
 
     Example:
         >>> build_curator("cc12m", rare=5).decide_all(pairs).keep.sum()
@@ -96,6 +100,14 @@ class CC12M(CaptionFilter):
     tagger: str = option("", "pipeline of spaCy, name or folder, that tells nouns, determiners and prepositions")
     labels: str = option("", "column of what the image shows, with commas between the labels")
     hypernyms: str = option("", "file of words or phrases and, behind a tab, what they stand for")
+    rewrite: bool = option(False, "write captions anew, with what their phrases stand for; needs hypernyms")
+    persons: bool = option(False, "write <PERSON> for the names of persons; needs a tagger that knows them")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for wish, needed in (("rewrite", "hypernyms"), ("persons", "tagger")):
+            if getattr(self, wish) and not getattr(self, needed):
+                raise ConfigError(f"curator '{self.name}': {wish} needs {needed}; give {needed}=")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -113,6 +125,8 @@ class CC12M(CaptionFilter):
         super().check(columns)
         if self.tagger:
             _pipeline(self.tagger)
+        if self.persons:
+            check_entities(self.tagger)
         _ = self._table
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
@@ -132,7 +146,7 @@ class CC12M(CaptionFilter):
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         rules, texts = self._rules, pairs.strings(TEXT)
         low, high = rules.words
-        words = [words_in(text) for text in texts]
+        words, documents = [words_in(text) for text in texts], self._documents(texts)
         counts = np.array([len(each) for each in words], int)
         sides = np.stack([pairs.numbers(name) for name in ("width", "height")])
         shortest, longest = sides.min(axis=0), sides.max(axis=0)
@@ -150,16 +164,33 @@ class CC12M(CaptionFilter):
             fails["begins like boiler-plate"] = np.array([t.lower().startswith(beginnings) for t in texts], bool)
         if self._rare:
             common = self._common(survey.whole["common"])
-            others = (set(self._meant(each)) - common for each in words)
+            others = (set(self._meant(*each)) - common for each in zip(texts, documents))
             fails["a rare word"] = np.array([any(map(without_digits, each)) for each in others], bool)
         if self.tagger:
-            tags = list(tags_of(texts, self.tagger))
-            for name, wanted in rules.tags.items():
-                fails[f"no {name}"] = np.array([each.isdisjoint(wanted) for each in tags], bool)
+            tags = [{token.pos_ for token in each} for each in documents]
+            for name, some in rules.tags.items():
+                fails[f"no {name}"] = np.array([each.isdisjoint(some) for each in tags], bool)
         if self.labels:
             named = zip(words, pairs.strings(self.labels))
             fails["no label of the image in the caption"] = np.array([not names_label(*each) for each in named], bool)
-        return Decision.of(fails)
+        return Decision.of(fails, captions=self._captions(texts, documents))
+
+    def _captions(self, texts: Sequence[str], documents: Sequence[Any]) -> list[str | None] | None:
+        """Captions that are not as they were."""
+        if not (self.rewrite or self.persons):
+            return None
+        table = self._table if self.rewrite else {}
+        made = (rewritten(text, self._persons(each), table) for text, each in zip(texts, documents))
+        return [None if new == old else new for new, old in zip(made, texts)]
+
+    def _documents(self, texts: Sequence[str]) -> list[Any]:
+        """What the tagger says of each text; None for each where there is no tagger."""
+        return list(_pipeline(self.tagger).pipe(texts)) if self.tagger else [None] * len(texts)
+
+    def _persons(self, document: Any) -> list[tuple[int, int]]:
+        """Where names of persons begin and end in a text."""
+        entities = document.ents if self.persons else ()
+        return [(each.start_char, each.end_char) for each in entities if each.label_ in PERSONS]
 
     def _common(self, stored: np.ndarray) -> frozenset[str]:
         """The words of a survey, put in a set once for all blocks."""
@@ -172,16 +203,20 @@ class CC12M(CaptionFilter):
         return None, frozenset()
 
     @cached_property
-    def _table(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    def _table(self) -> Mapping[tuple[str, ...], str]:
         return read_hypernyms(self.hypernyms) if self.hypernyms else {}
 
     def _words_of_blocks(self, pairs: PairTable, progress: Progress) -> Iterator[Counter[str]]:
         for block in pairs.blocks():
-            yield Counter(chain.from_iterable(self._meant(words_in(text)) for text in pairs.strings(TEXT, block)))
+            texts = pairs.strings(TEXT, block)
+            documents = self._documents(texts) if self.persons else [None] * len(texts)
+            yield Counter(chain.from_iterable(map(self._meant, texts, documents)))
             progress(block.stop, len(pairs))
 
-    def _meant(self, words: list[str]) -> list[str]:
-        return hypernymized(words, self._table) if self._table else words
+    def _meant(self, text: str, document: Any) -> list[str]:
+        """The words by which a caption is rare."""
+        persons = self._persons(document)
+        return words_in(rewritten(text, persons, self._table) if persons or self._table else text)
 
 
 def common_words(blocks: Callable[[], Iterable[Counter[str]]], rare: int) -> list[str]:
@@ -214,27 +249,40 @@ def words_in(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def read_hypernyms(path: str) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Words of a phrase -> words of what it stands for."""
+def read_hypernyms(path: str) -> dict[tuple[str, ...], str]:
+    """Words of a phrase -> what it stands for."""
     table = table_of(path, "words or phrases and what they stand for")
-    return {tuple(words_in(phrase)): tuple(words_in(str(general))) for phrase, general in table.items()}
+    return {tuple(words_in(phrase)): str(general) for phrase, general in table.items()}
 
 
-def hypernymized(words: Sequence[str], table: Mapping[tuple[str, ...], tuple[str, ...]]) -> list[str]:
-    """Words with the longest phrases of a table replaced, from left to right."""
+def rewritten(text: str, persons: Sequence[tuple[int, int]], table: Mapping[tuple[str, ...], str]) -> str:
+    """A text with <PERSON> in place of some parts, and elsewhere with the longest phrases of a table replaced.
+
+    Args:
+        persons: (begin, end) of the parts, in their order.
+    """
+    made, place = list[str](), 0
+    for begin, end in persons:
+        made += [hypernymized(text[place:begin], table), PERSON]
+        place = end
+    return "".join([*made, hypernymized(text[place:], table)])
+
+
+def hypernymized(text: str, table: Mapping[tuple[str, ...], str]) -> str:
+    """A text with the longest phrases of a table replaced, from left to right; all else in it stays."""
     if not table:
-        return list(words)
-    longest, made, place = max(map(len, table)), list[str](), 0
+        return text
+    words = list(WORD.finditer(text))
+    small, longest = [word.group().lower() for word in words], max(map(len, table))
+    made, written, place = list[str](), 0, 0
     while place < len(words):
-        for length in range(min(longest, len(words) - place), 0, -1):
-            if (general := table.get(tuple(words[place : place + length]))) is not None:
-                made += general
-                place += length
-                break
-        else:
-            made.append(words[place])
-            place += 1
-    return made
+        lengths = range(min(longest, len(words) - place), 0, -1)
+        length = next((each for each in lengths if tuple(small[place : place + each]) in table), 0)
+        if length:
+            made += [text[written : words[place].start()], table[tuple(small[place : place + length])]]
+            written = words[place + length - 1].end()
+        place += length or 1
+    return "".join([*made, text[written:]])
 
 
 def names_label(words: Sequence[str], labels: str) -> bool:
@@ -243,9 +291,11 @@ def names_label(words: Sequence[str], labels: str) -> bool:
     return any(f" {' '.join(words_in(label))} " in text for label in SEPARATORS.split(labels) if label.strip())
 
 
-def tags_of(texts: Sequence[str], tagger: str) -> Iterator[set[str]]:
-    """The parts of speech of each text, as Universal Dependencies call them."""
-    return ({token.pos_ for token in document} for document in _pipeline(tagger).pipe(texts))
+def check_entities(tagger: str) -> None:
+    """Raise the DataError of a pipeline that tells no names."""
+    pipeline = _pipeline(tagger)
+    if not any("doc.ents" in pipeline.get_pipe_meta(name).assigns for name in pipeline.pipe_names):
+        raise DataError(f"tagger {tagger}: tells no names of persons; give a pipeline with entity recognition")
 
 
 @lru_cache(maxsize=1)

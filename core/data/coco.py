@@ -122,6 +122,11 @@ class CocoFile:
         raise TypeError(f"{shortened(repr(value), 20)} is not an id")
 
     @staticmethod
+    def made_by(entry: dict[str, Any]) -> str:
+        """Who made an annotation, or looked at an image: the `source` that labels of ours name, "" of others."""
+        return entry.get("source") if entry.get("source") in (Box.MODEL, Box.PERSON) else ""
+
+    @staticmethod
     def in_order(ids: Iterable[Id]) -> list[Id]:
         """Sorted, numbers before texts."""
         return sorted(ids, key=lambda value: (isinstance(value, str), value))
@@ -200,7 +205,8 @@ def _boxed_images(coco: CocoFile, names: dict[Id, str]) -> tuple[list[ListedImag
                 crowd += 1
                 continue
             corners, name = corners_of_bbox(annotation["bbox"]), names[coco.id_of(annotation, "category_id")]
-            boxes[coco.id_of(annotation, "image_id")].append(Box(name, corners))
+            made_by = coco.made_by(annotation)
+            boxes[coco.id_of(annotation, "image_id")].append(Box(name, corners, made_by=made_by))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise coco.unusable(number, error) from error
     try:

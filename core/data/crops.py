@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..contracts.items import DomainData, Label, check_items
 from .files import Format, ItemCollector, locate, shown
@@ -28,12 +28,19 @@ class Box:
         corners: x0, y0, x1, y1 in pixels; None takes those of the outline.
         outline: polygons or an encoding, as written, or None.
         ignored: neither an example nor a mistake to find it.
+        made_by: `MODEL` or `PERSON`; "" where the annotation does not say.
+        score: of a model's.
     """
+
+    MODEL: ClassVar[str] = "model"
+    PERSON: ClassVar[str] = "person"
 
     name: str
     corners: Corners | None
     outline: Any = None
     ignored: bool = False
+    made_by: str = ""
+    score: float | None = None
 
     @property
     def size(self) -> tuple[float, float]:
@@ -56,6 +63,7 @@ class ListedImage:
         absent: names of classes that were looked for and are not there; None where all classes were looked for.
         partial: names of classes of which not every box is drawn.
         relative: whether corners and outlines are shares of width and height.
+        made_by: as of `Box`, of what is said of the image as a whole: that nothing else is there.
     """
 
     name: str
@@ -67,6 +75,12 @@ class ListedImage:
     absent: tuple[str, ...] | None = None
     partial: tuple[str, ...] = ()
     relative: bool = False
+    made_by: str = ""
+
+    @property
+    def unreviewed(self) -> bool:
+        """Whether a model made a box of it, or looked for boxes alone."""
+        return Box.MODEL in (self.made_by, *(box.made_by for box in self.boxes))
 
 
 def image_folders(folder: Path) -> tuple[Path, ...]:
@@ -110,7 +124,8 @@ def crops_of(
             used[box.name] += 1
             label, part = Label(position[box.name]), {"box": list(box.corners)}
             id_of_box = f"{id_}#box{number}"
-            collector.add_file(path, id_of_box, formats, target=label, group=id_, split=image.split, decode=part)
+            further = {"group": id_, "split": image.split, "decode": part, "unreviewed": box.made_by == Box.MODEL}
+            collector.add_file(path, id_of_box, formats, target=label, **further)
     return check_items(_relabelled(collector, class_names, used, folder, formats, small, min_side, notes), folder)
 
 

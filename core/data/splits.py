@@ -36,6 +36,7 @@ FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 MADE_ANEW = "train, val and test were made anew"
 """In the note of it, which is of no concern where the data is tested whole."""
+UNREVIEWED = "Images with labels that a model made and nobody has reviewed, in train alone"
 CAPTIONS = "captions"
 """Kind of a set whose images are found by texts, so that nobody trains on its classes."""
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
@@ -51,6 +52,8 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
       trains; where val is then missing, it is taken from train, unless all of that is to be learned from.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
+    * An image with boxes that a model made and nobody has reviewed trains, and so does its group; it is never val or
+      test.
     * Near copies (the same image resized, turned, cut, ...) stay together where splits are made; where given ones
       divide them, a note says how many.
 
@@ -65,18 +68,38 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     """
     links = links or links_of(data, hashes)
     notes = _notes_on_copies(data.items, links)
+    if unreviewed := sum(item.unreviewed for item in data.items):
+        data = replace(data, items=[_trained(item) for item in data.items])
+        notes.append(f"{UNREVIEWED}: {unreviewed}.")
     given = sorted({item.split for item in data.items if item.split})
     if len(given) < 2:
         if given:
             notes.append(f"The data name no split but {given[0]}: {MADE_ANEW}.")
-        splits = share_out(data, links.near_parts, FRESH_SHARES, seed)
+        splits = _fresh(data, links.near_parts, seed)
     else:
         splits = _repair(data, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
-    _check_both_sides(items, data.name or "the data")
+    _check_both_sides(items, data.name or "the data", unreviewed)
     if data.class_names and data.kind != CAPTIONS:
         notes += _notes_on_classes(items, data.class_names)
     return replace(data, items=items, notes=[*data.notes, *notes])
+
+
+def _trained(item: Item) -> Item:
+    """An image that nobody has reviewed is moved into train, if the data say another split."""
+    return item.with_(split="train") if item.unreviewed and item.split else item
+
+
+def _fresh(data: DomainData, parts: Sequence[list[int]], seed: int) -> list[str]:
+    """Splits made from nothing: parts with an image that nobody has reviewed train, the others are shared out."""
+    reviewed = _reviewed(data, parts)
+    splits = share_out(data, reviewed, FRESH_SHARES, seed)
+    return splits if len(reviewed) == len(parts) else [split or "train" for split in splits]
+
+
+def _reviewed(data: DomainData, parts: Sequence[list[int]]) -> list[list[int]]:
+    """Parts that may be val or test."""
+    return [part for part in parts if not any(data.items[position].unreviewed for position in part)]
 
 
 def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
@@ -126,7 +149,7 @@ def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list
     notes += _notes_on_divided(splits, links)
     if "val" not in splits and not data.whole_train:
         training = [[n for n in part if splits[n] == "train"] for part in links.near_parts]
-        training = [part for part in training if part]
+        training = _reviewed(data, [part for part in training if part])
         for position, split in enumerate(share_out(data, training, CARVED_SHARES, seed)):
             splits[position] = split or splits[position]
     return splits
@@ -147,8 +170,13 @@ def _complete(splits: list[str], notes: list[str]) -> list[str]:
     return splits
 
 
-def _check_both_sides(items: Sequence[Item], name: str) -> None:
+def _check_both_sides(items: Sequence[Item], name: str, unreviewed: int) -> None:
     present = {item.split for item in items}
+    if "test" not in present and unreviewed:
+        raise DataError(
+            f"{name}: a model made the labels of {unreviewed} images and nobody has reviewed them, so nothing can be "
+            "tested; review some (vladapt review), or add labels of people (vladapt predict ... --own-data)"
+        )
     if "test" not in present:
         raise DataError(f"{name}: no class has two images of different groups, so nothing can be tested; add images")
     if "train" not in present:
@@ -346,7 +374,7 @@ def fold_split(data: DomainData, fold: int, folds: int, *, seed: int, hashes: Fi
         data, seed, hashes: as for `resplit`.
     """
     data = _without_splits(data)
-    test = _folds(data, link_items(data.items, hashes).parts, folds, seed)[fold]
+    test = _folds(data, _reviewed(data, link_items(data.items, hashes).parts), folds, seed)[fold]
     tested = {position for part in test for position in part}
     items = [item.with_(split="test" if n in tested else "train") for n, item in enumerate(data.items)]
     return assign_splits(replace(data, items=items), seed=seed, hashes=hashes)

@@ -87,8 +87,9 @@ class VocSet:
 
 def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> ListedImage:
     tree = _parsed(file)
-    boxes = tuple(_box(file, entry) for entry in tree.iter("object"))
-    return ListedImage(_image_name(tree, file, roots, formats), file, roots, boxes, split, _listed_size(tree))
+    boxes, made_by = tuple(_box(file, entry) for entry in tree.iter("object")), _made_by(tree, "source/annotation")
+    name, size = _image_name(tree, file, roots, formats), _listed_size(tree)
+    return ListedImage(name, file, roots, boxes, split, size, made_by=made_by)
 
 
 def _box(file: Path, entry: ElementTree.Element) -> Box:
@@ -99,7 +100,22 @@ def _box(file: Path, entry: ElementTree.Element) -> Box:
         x0, y0, x1, y1 = (float(corners.findtext(corner)) for corner in CORNERS)
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
-    return Box(name, (x0, y0, x1, y1), ignored=(entry.findtext("difficult") or "").strip() == "1")
+    ignored, made_by = (entry.findtext("difficult") or "").strip() == "1", _made_by(entry, "source")
+    return Box(name, (x0, y0, x1, y1), None, ignored, made_by, _score(entry))
+
+
+def _made_by(entry: ElementTree.Element, place: str) -> str:
+    """The `source` that labels of ours name, "" of others."""
+    written = (entry.findtext(place) or "").strip()
+    return written if written in (Box.MODEL, Box.PERSON) else ""
+
+
+def _score(entry: ElementTree.Element) -> float | None:
+    try:
+        score = float(entry.findtext("score"))
+    except (TypeError, ValueError):
+        return None
+    return score if 0 <= score <= 1 else None
 
 
 def _listed_size(tree: ElementTree.Element) -> tuple[int, int] | None:

@@ -18,18 +18,19 @@ from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
+    PairColumns,
     PairFacts,
     PairFeatures,
     PeerFiles,
     build_table,
-    counted,
     decided,
     positions_kept,
     survey_pairs,
+    tally,
     write_record,
 )
 from ..curation.decide import resolved
-from ..curation.facts import FEATURES
+from ..curation.facts import FEATURES, MEASURED
 from ..curation.peers import DATACOMP
 from ..curation.table import FORMAT
 from ..data.file_hashes import digest_of_file
@@ -41,14 +42,12 @@ from ..runtime.files import replacing
 from ..runtime.process import need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Job, Place
+from ..shards import Job, Manifest, Place
 from ..shards.sources import version_of_source
 from ..shards.task import settings_hash
 from .options import CurateOptions
 from .shard_jobs import BATCH, manifest_of, place_of_shards, run_job
 
-Columns = tuple[Collection[str], Collection[str]]
-"""Those that are needed, and those that are taken where they are."""
 TABLES, SURVEYS, PEERS = "tables", "surveys", "peers"
 DECIDED_AT_ONCE, DECIDED_A_SHARD = 16_384, 262_144
 PLACES = {"PATH", "FILE", "DIR"}
@@ -67,6 +66,7 @@ class Curated:
         pairs: that were still there; `kept` of them are kept.
         dropped: rule -> how many pairs.
         weight: sum of the weights of what is kept.
+        rewritten: pairs that are kept with another text.
         notes: what the curator has to say.
         without_features: pairs that are left out because they have none.
         unreadable, examples: pairs that cannot be read, and (id, reason) of the first.
@@ -80,6 +80,7 @@ class Curated:
     kept: int
     dropped: dict[str, int]
     weight: float
+    rewritten: int = 0
     notes: tuple[str, ...] = ()
     without_features: int = 0
     unreadable: int = 0
@@ -122,38 +123,97 @@ def curate(
         raise ConfigError("curate: runs in one process; omit torchrun, and give --engine ray or --processes")
     for folder in asked.after or ():
         decided(folder)
+    needed = NeededColumns.of([built], asked.columns or (), reads, may_read)
     place = place_of_shards(out)
-    read = _Read(unreadable=0)
-    columns = {*built.reads, *reads}, {*built.may_read, *may_read}
-    table, name = _table(built, columns, sources, place, asked, reporter, read)
+    reading = _Reading(built, place, asked, reporter)
+    table, name = _table(reading, needed, sources)
     table.need(*built.reads)
     rows, without = _still_there(table, built.reads, asked.after or ())
-    positions, digest = _written(rows, len(table), Path(place.root) / TABLES / name)
-    before = sorted({Path(folder).resolve().name for folder in asked.after or ()})
+    folder = Path(place.root) / TABLES / name
+    positions, digest = _written(rows, len(table), folder)
+    before = sorted({Path(each).resolve().name for each in asked.after or ()})
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
-    made = DecisionStage(curator, dict(options or {}), str(Path(place.root) / TABLES / name), positions, facts)
-    made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
-    with reporter.task(f"Looking at all pairs ({curator})", unit="pairs") as progress:
-        survey = survey_pairs(made, Path(made.survey), progress)
-    job = _job(made, place)
-    run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({curator})")
-    folder = Path(job.work.place.root)
-    pairs, reasons, weight = counted(folder)
-    kept = reasons.pop("", 0)
-    curated = Curated(
-        folder, curator, pairs, kept, reasons, weight, survey.notes, without, read.unreadable, read.examples
-    )
-    write_record(folder, _record(curated, built, sources, asked, Path(made.table), read.inputs))
+    made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
+    folder, notes = _decide(made, place, asked, reporter)
+    facts = {**vars(tally(folder)), "unreadable": reading.unreadable, "examples": reading.examples}
+    curated = Curated(folder, curator, notes=notes, without_features=without, **facts)
+    write_record(folder, _record(curated, built, sources, asked, Path(made.table), reading.inputs))
     return curated
 
 
-@dataclass
-class _Read:
-    """What became of the pairs while they were read, and the digest of what they are."""
+@dataclass(frozen=True)
+class NeededColumns:
+    """Columns that a table of pairs must have.
 
-    unreadable: int
+    Args:
+        reads, may_read: those that are needed, and those that are taken where they are.
+        further: those that no source has.
+    """
+
+    reads: frozenset[str]
+    may_read: frozenset[str]
+    further: tuple[PairColumns, ...]
+
+    @classmethod
+    def of(
+        cls,
+        curators: Sequence[Curator],
+        folders: Sequence[str],
+        reads: Collection[str] = (),
+        may_read: Collection[str] = (),
+    ) -> NeededColumns:
+        """Those of some curators, and others.
+
+        Args:
+            folders: of `PairColumns`.
+        """
+        reads = frozenset(reads).union(*(each.reads for each in curators))
+        may_read = frozenset(may_read).union(*(each.may_read for each in curators))
+        return cls(reads, may_read, tuple(map(PairColumns.of, folders)))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the further columns."""
+        return frozenset[str]().union(*(each.names for each in self.further))
+
+    def facts(self, manifest: Manifest) -> PairFacts:
+        """The stage that reads the others from the sources."""
+        return PairFacts.of(manifest, self.reads - self.names, self.may_read - self.names)
+
+    def check(self, curators: Sequence[Curator], columns: Collection[str]) -> None:
+        """Raise what curators lack, a column, a package or a file, before pairs are read.
+
+        Args:
+            columns: of the sources.
+        """
+        for curator in curators:
+            curator.check({TEXT, *FEATURES, *columns, *self.names})
+
+
+@dataclass
+class _Reading:
+    """How pairs are read, and what became of them.
+
+    Args:
+        built: for which curator.
+        inputs: digest of what they are, of those that are read from shards.
+    """
+
+    built: Curator
+    place: Place
+    asked: CurateOptions
+    reporter: Reporter
+    unreadable: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
     inputs: str = ""
+
+    def facts(self, stage: PairFacts, manifest: Manifest) -> Path:
+        """What a stage reads of the pairs: the folder of its shards."""
+        job = Job.of(stage, manifest, self.place, shard_size=self.asked.shard_size, batch_size=BATCH)
+        executor = self.asked.executor("cpu", self.reporter.info)
+        summary = run_job(job, executor, self.asked.tolerate, self.reporter, "Reading pairs")
+        self.unreadable, self.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
+        return Path(job.work.place.root)
 
 
 def check_ready(out: str | Path) -> None:
@@ -173,86 +233,67 @@ def _check_stage(name: str, stage: str) -> None:
     raise ConfigError(f"--method {name}: no curator has that name; {did_you_mean(name, fit)}")
 
 
-def _table(
-    built: Curator,
-    columns: Columns,
-    sources: Sequence[str | Path],
-    place: Place,
-    asked: CurateOptions,
-    reporter: Reporter,
-    read: _Read,
-) -> tuple[PairTable, str]:
+def _table(reading: _Reading, needed: NeededColumns, sources: Sequence[str | Path]) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
-    if not sources:
-        built.check(FEATURES)
-    facts, made_of, features = _from_peers(built, sources, place, columns, asked)
-    if sources and not facts:
-        facts, made_of = _from_shards(built, sources, place, columns, asked, reporter, read)
+    asked, facts, made_of, features = reading.asked, list[str](), list[str](), None
+    peers = PeerFiles.among(sources, asked.encoder or "")
+    if peers and len(peers) < len(sources):
+        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
+    if peers:
+        needed = _with_measured(reading, needed, peers)
+        facts, features = _from_peers(reading, needed, peers)
+        made_of = facts
+    elif sources:
+        manifest = manifest_of(sources, reading.place)
+        stage = needed.facts(manifest)
+        needed.check([reading.built], stage.written)
+        folder, reading.inputs = reading.facts(stage, manifest), manifest.digest
+        facts, made_of = sorted(map(str, folder.glob("part-*.parquet"))), [folder.name, manifest.digest]
+    else:
+        needed.check([reading.built], ())
     if asked.features is not None:
         features = PairFeatures.of(asked.features, asked.encoder or "")
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
-    name = settings_hash({"table": [FORMAT, *made_of, features and features.digest]})
-    return build_table(Path(place.root) / TABLES / name, facts, features, reporter.info), name
+    further = [each.digest for each in needed.further]
+    name = settings_hash({"table": [FORMAT, *made_of, features and features.digest, *further]})
+    folder = Path(reading.place.root) / TABLES / name
+    return build_table(folder, facts, features, reading.reporter.info, needed.further), name
 
 
-def check_curators(built: Sequence[Curator], facts: PairFacts) -> None:
-    """Raise what curators lack, a column, a package or a file, before pairs are read.
-
-    Args:
-        facts: the stage that would read them.
-    """
-    for curator in built:
-        curator.check({TEXT, *FEATURES, *facts.columns, *facts.measured})
-
-
-def _from_shards(
-    built: Curator,
-    sources: Sequence[str | Path],
-    place: Place,
-    columns: Columns,
-    asked: CurateOptions,
-    reporter: Reporter,
-    read: _Read,
-) -> tuple[list[str], list[str]]:
-    """Files of facts of the pairs in tars, Parquet files and folders, and what they are made of."""
-    manifest = manifest_of(sources, place)
-    stage = PairFacts.of(manifest, *columns)
-    check_curators([built], stage)
-    job = Job.of(stage, manifest, place, shard_size=asked.shard_size, batch_size=BATCH)
-    summary = run_job(job, asked.executor("cpu", reporter.info), asked.tolerate, reporter, "Reading pairs")
-    read.inputs = manifest.digest
-    read.unreadable, read.examples = summary.unreadable, [*manifest.skipped[:20], *summary.examples]
-    files = sorted(str(file) for file in Path(job.work.place.root).glob("part-*.parquet"))
-    return files, [job.work.place.root.rpartition("/")[2], manifest.digest]
+def _with_measured(reading: _Reading, needed: NeededColumns, peers: Sequence[PeerFiles]) -> NeededColumns:
+    """With what img2dataset did not write, such as perceptual hashes, measured of the images in its tars."""
+    needed.check([reading.built], {name for each in peers for name in each.columns})
+    tars = [str(tar) for each in peers for tar in each.tars]
+    measured = set(MEASURED) & needed.reads - needed.names
+    missing = {name for name in measured if not all(each.has(name) for each in peers)}
+    if not tars or not missing:
+        return needed
+    manifest = manifest_of(tars, reading.place)
+    folder = reading.facts(PairFacts.of(manifest, missing), manifest)
+    return replace(needed, further=(*needed.further, PairColumns.of(folder, of_all=True)))
 
 
 def _from_peers(
-    built: Curator, sources: Sequence[str | Path], place: Place, columns: Columns, asked: CurateOptions
-) -> tuple[list[str], list[str], PairFeatures | None]:
-    """The same of folders of other tools, and the features that they bring.
+    reading: _Reading, needed: NeededColumns, peers: Sequence[PeerFiles]
+) -> tuple[list[str], PairFeatures | None]:
+    """Files of facts of the pairs in folders of other tools, and the features that they bring.
 
     Raises:
-        ConfigError: such folders among other sources, or several with features.
+        ConfigError: several folders with features.
     """
-    peers = [each for source in sources if (each := PeerFiles.of(source, asked.encoder or "")) is not None]
-    if not peers:
-        return [], [], None
-    if len(peers) < len(sources):
-        raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
-    built.check({TEXT, *FEATURES, *set[str]().union(*(each.columns for each in peers))})
-    reads, may_read = columns
     facts: list[str] = []
     folders: list[str] = []
     for each in peers:
-        wanted = sorted({*reads, *set(may_read) & set(each.columns)} - {TEXT, *FEATURES})
-        files, folder = each.write(Path(place.root) / PEERS, wanted, bool(set(reads) & set(FEATURES)))
+        there = {*needed.reads, *needed.may_read & set(each.columns)} - {TEXT, *FEATURES, *needed.names}
+        written = Path(reading.place.root) / PEERS
+        files, folder = each.write(written, sorted(there), bool(needed.reads & set(FEATURES)))
         facts += files
-        folders += [str(folder)] if folder is not None and asked.features is None else []
+        folders += [str(folder)] if folder is not None and reading.asked.features is None else []
     if len(folders) > 1:
         raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
-    encoder = (asked.encoder or "") if peers[0].kind == DATACOMP else ""
-    return facts, facts, PairFeatures.of(folders[0], encoder) if folders else None
+    encoder = (reading.asked.encoder or "") if peers[0].kind == DATACOMP else ""
+    return facts, PairFeatures.of(folders[0], encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -267,6 +308,18 @@ def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -
     for name in set(reads) & set(FEATURES):
         there &= table.numbers(f"{HAS}{name}")
     return np.flatnonzero(keep & there), int((keep & ~there).sum())
+
+
+def _decide(
+    made: DecisionStage, place: Place, asked: CurateOptions, reporter: Reporter
+) -> tuple[Path, tuple[str, ...]]:
+    """Survey and decisions. Returns the folder of these, and what the curator has to say."""
+    made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
+    with reporter.task(f"Looking at all pairs ({made.curator})", unit="pairs") as progress:
+        survey = survey_pairs(made, Path(made.survey), progress)
+    job = _job(made, place)
+    run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({made.curator})")
+    return Path(job.work.place.root), survey.notes
 
 
 def _written(rows: np.ndarray, count: int, table: Path) -> tuple[str, str]:
@@ -306,11 +359,11 @@ def _digests(path: Path) -> list[tuple[str, str]]:
 
 
 def _job(stage: DecisionStage, place: Place) -> Job:
-    """The job of decisions; which scores a curator gives is told by its decisions of the first pairs."""
+    """The job of decisions; what a curator gives besides is told by its decisions of the first pairs."""
     state = stage.start(None)
-    scores = tuple(sorted(state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE))).scores))
+    first = state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE)))
     return Job.of(
-        replace(stage, scores=scores),
+        replace(stage, scores=tuple(sorted(first.scores)), captions=first.captions is not None),
         stage.manifest(),
         place,
         shard_size=DECIDED_A_SHARD,
@@ -338,6 +391,7 @@ def _record(
         "folder": os.getcwd(),
         **({"inputs": inputs} if inputs else {}),
         "features": asked.features and _absolute(asked.features),
+        "columns": [_absolute(each) for each in asked.columns or ()],
         "after": [_absolute(each) for each in asked.after or ()],
     }
 

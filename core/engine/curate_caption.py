@@ -24,7 +24,8 @@ class Captioned:
     """What was written.
 
     Attributes:
-        folder: `part-*.parquet` with id, caption and captioner, as `write_kept` takes it.
+        folder: `part-*.parquet` with id, caption and captioner, as `write_kept` takes it; with a matcher also
+            caption_itm, caption_itc and caption_scorer.
         captions: how many.
         unreadable, examples: images that cannot be read, and (id, reason) of the first.
         captioner: hash of the model.
@@ -48,6 +49,7 @@ def caption_pairs(
     writing: Writing | None = None,
     device: str = "auto",
     precision: str = "float32",
+    matcher: str | None = None,
     batch_size: int = BATCH,
     tolerate: float = 1.0,
     reporter: Reporter | None = None,
@@ -61,6 +63,7 @@ def caption_pairs(
         out: a folder, or a URL of one.
         writing: how captions are written.
         device, precision: of the model.
+        matcher: a BLIP with a head for image-text matching, which tells how well each caption matches its image.
         batch_size: images at once; part of the plan, since what is drawn depends on it.
         tolerate: share of the images that may be unreadable.
         given: options of `ShardOptions`.
@@ -71,7 +74,7 @@ def caption_pairs(
     """
     asked, reporter = options_from(ShardOptions, given, "caption_pairs"), reporter or Reporter(quiet=True)
     executor = asked.executor(device, reporter.info)
-    stage = CaptionStage.of(model, writing, device, precision)
+    stage = CaptionStage.of(model, writing, device, precision, matcher)
 
     def on_this_rank() -> tuple[Summary, str]:
         place = place_of_shards(out)

@@ -157,6 +157,12 @@ class CurateOptions(CutOptions):
     encoder: str | None = option(
         None, "of features of several backbones: which, as its column is called behind image_features_", metavar="NAME"
     )
+    columns: tuple[str, ...] | None = option(
+        None,
+        "further columns of the pairs by their ids: folders of `vladapt curate score` or `caption`, or of your own "
+        "Parquet files, with commas between",
+        metavar="DIR",
+    )
     after: tuple[str, ...] | None = option(
         None,
         "earlier decisions, folders with commas between; only pairs that all of them keep are judged",

@@ -75,7 +75,7 @@ class Manifest:
             else:
                 loose.append(path)
         names = [name for shards in named for name in shards]
-        labels = _labels(names)
+        labels = labels_of(names)
         counts: dict[str, int | None] = {}
         for shards in named:
             tars = [name for name in shards if _is(name, ".tar")]
@@ -163,6 +163,20 @@ def holds_shards(path: str | Path) -> bool:
         DataError: it does not exist.
     """
     return bool(_shards(str(path)))
+
+
+def labels_of(names: Sequence[str]) -> dict[str, str]:
+    """What ids begin with: the name of the file, or all of its path where two files have one name.
+
+    Raises:
+        ConfigError: a file is named twice.
+    """
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{shown(twice)}: given twice; give it once")
+    last = [printable(shown(name).rpartition("/")[2].rsplit(".", 1)[0]) for name in names]
+    several = {label for label in last if last.count(label) > 1} if len(set(last)) < len(last) else set()
+    return {name: printable(shown(name)) if label in several else label for name, label in zip(names, last)}
 
 
 def listing(
@@ -289,16 +303,6 @@ def _is_image(name: str) -> bool:
 
 def _is_list(source: Source) -> bool:
     return isinstance(source, ParquetSource) and source.anywhere
-
-
-def _labels(names: list[str]) -> dict[str, str]:
-    """What ids begin with: the name of the file, or all of its path where two files have one name."""
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"{shown(twice)}: given twice; give it once")
-    last = [printable(shown(name).rpartition("/")[2].rsplit(".", 1)[0]) for name in names]
-    several = {label for label in last if last.count(label) > 1} if len(set(last)) < len(last) else set()
-    return {name: printable(shown(name)) if label in several else label for name, label in zip(names, last)}
 
 
 def _listed(paths: list[str], place: Place, suffixes: Sequence[str], skipped: list[tuple[str, str]]) -> list[Source]:

@@ -106,6 +106,7 @@ def drawn_pairs(
         "sha256": [f"{number - (number % 23 == 7):064x}" for number in range(count)],
         "pixels_sha256": [f"{number - (number % 13 == 7):064x}" for number in range(count)],
         "phash": hashes,
+        "itm": np.random.default_rng([seed, 2]).random(count),
     }
     ids = [f"id-{number:04d}" for number in range(count)]
     chosen = np.arange(count) if rows is None else rows

@@ -46,8 +46,8 @@ TYPES = {
     "synthetic": "string",
 }
 """Columns: `source` is the tar, the Parquet file or the image, relative to the list where it lies below it; `key` names
-a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them;
-`synthetic` is a caption by a model, or null."""
+a sample of a tar, `row` a row of a Parquet file; `caption` is null for tars, which have their texts in them, unless
+curation changed the text; `synthetic` is a caption by a model, or null."""
 TARS, FILES, TABLES = ".tar", "images", ".parquet"
 MOST_TIMES = 255
 REWRITE = "write tars of the same decisions, which can be read sample by sample"
@@ -150,6 +150,8 @@ def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, .
                 f"{path}: has captions by a model, which are not read in sequence; copy the tars to a disk, or write "
                 "the list without --captions"
             )
+        if row["caption"] is not None:
+            raise DataError(f"{path}: has texts that curation changed, which are not read in sequence; {REWRITE}")
         weight = row["weight"]
         if not 0 <= weight <= MOST_TIMES:
             raise DataError(f"{path}: {row['id']} has the weight {weight}; weights are 0 to {MOST_TIMES}")
@@ -199,6 +201,7 @@ def _of_tars(
         raise DataError(f"{path}: {len(missing)} of its {len(tars)} tars are missing ({missing[0]}); restore them")
     weights: list[np.ndarray] = []
     synthetic = StringsBuilder()
+    changed: list[tuple[int, str]] = []  # row of the set, its text
     skipped: list[tuple[str, str]] = []
     by_source = groupby(list_rows(path), lambda row: row["source"])  # in the order of the tars, one at a time
     chosen_bytes = 0
@@ -210,13 +213,15 @@ def _of_tars(
         there = []
         for row in next(by_source)[1]:
             if row["key"] in places:
-                there.append((places[row["key"]], row["weight"], row["synthetic"]))
+                there.append((places[row["key"]], row["weight"], row["synthetic"], row["caption"]))
             else:
                 name = f"{shard.name}:{row['key']}"
                 skipped.append((name, reasons.get(name, "no such sample in the tar")))
         there.sort(key=lambda each: each[0])
-        weights.append(np.array([weight for _, weight, _ in there], np.float32))
-        for _, _, text in there:
+        weights.append(np.array([weight for _, weight, *_ in there], np.float32))
+        for _, _, text, caption in there:
+            if caption is not None and (caption := cleaned(caption)):
+                changed.append((len(synthetic), caption))
             synthetic.add(cleaned(text or ""))
         rows = np.array([place for place, *_ in there], np.int64)
         chosen_bytes += int(index.sizes[rows].sum())
@@ -234,7 +239,7 @@ def _of_tars(
         f"{_megabytes(chosen_bytes)} of {_megabytes(size)} ({chosen_bytes / max(1, size):.1%}), and no more is read in "
         "an epoch."
     ]
-    pairs = _with_synthetic(replace(pairs, name=path.stem), synthetic.build())
+    pairs = _with_synthetic(_with_changed(replace(pairs, name=path.stem), dict(changed)), synthetic.build())
     return _weighted(pairs, np.concatenate(weights), skipped, notes)
 
 
@@ -254,6 +259,16 @@ def _of_files(path: Path, base: str) -> PairSet:
         builder.add(name, captions, texts=texts, place=number)
         weights[name] = max(weights.get(name, 0.0), row["weight"])
     return _weighted(builder.build(name=path.stem), np.array([*weights.values()], np.float32), [], [])
+
+
+def _with_changed(pairs: PairSet, texts: Mapping[int, str]) -> PairSet:
+    """With other texts in place of the captions that some rows have in their tars."""
+    if not texts:
+        return pairs
+    own, joined = pairs.columns.captions, RaggedBuilder()
+    for row in range(len(own)):
+        joined.add([texts[row]] if row in texts else own[row])
+    return replace(pairs, columns=replace(pairs.columns, captions=joined.build()))
 
 
 def _with_synthetic(pairs: PairSet, texts: Strings) -> PairSet:

@@ -64,6 +64,7 @@ class ConfigPredictions:
     Attributes:
         sources: id -> the items that it was found in, windows of one picture.
         label_map: id -> what was outlined; None of tasks that outline nothing.
+        labels: what was found as a data set of labels, where a kind of output is made of it.
     """
 
     task_rows: list[dict[str, Any]]
@@ -72,6 +73,7 @@ class ConfigPredictions:
     notes: list[str] = field(default_factory=list)
     sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
     label_map: Callable[[str], LabelMap] | None = field(default=None, repr=False)
+    labels: Any = field(default=None, repr=False)
 
     @property
     def ids(self) -> list[str]:
@@ -149,6 +151,10 @@ class ConfigTask(Task):
         """One JSON-able dict per item, with its `id` and, for a table, its `summary`."""
         raise CapabilityError(self._refusal("predict"))
 
+    def answer(self, use: Use, model, data: DomainData, backbone: Backbone, progress: Progress) -> list[dict[str, Any]]:
+        """What `look` gives, with what a use asks for beside it; of a task whose `at_prediction` has more."""
+        return self.look(model, data, backbone, progress)
+
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
     ) -> list[Path]:
@@ -158,6 +164,34 @@ class ConfigTask(Task):
     def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
         """What a row of `look` outlines, for kinds of output; of a task whose `gives` has `MASKS`."""
         raise CapabilityError(self._refusal("predict"))
+
+    def labels(
+        self, model: nn.Module, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None
+    ) -> Any:
+        """What `look` gave as a data set of labels, for kinds of output; of a task whose `gives` has `BOXES`.
+
+        Args:
+            own: what the run was fitted and tested on, where that is to be among them.
+        """
+        raise CapabilityError(self._refusal("predict"))
+
+    def sure(self, rows: list[dict[str, Any]], threshold: float | None) -> list[dict[str, Any]]:
+        """Rows without what scores less."""
+        return rows
+
+    def cut(self, data: DomainData, use: Use) -> DomainData:
+        """New images as the model is to see them: windows of large ones."""
+        return data
+
+    def check_model(self, model: nn.Module, data: DomainData, use: Use, own: DomainData | None) -> None:
+        """Raise the error of what is asked of a model that it does not give.
+
+        Args:
+            own: as of `labels`.
+        """
+
+    def settle_on_val(self, plan: Config, model: nn.Module, data: DomainData, progress: Progress) -> None:
+        """What is chosen on the val split for a trained model, into its plan, which the run keeps."""
 
     def notes_on(self, model: nn.Module | None) -> list[str]:
         """Sentences for who has asked a trained model."""
@@ -182,6 +216,9 @@ class ConfigTask(Task):
     def facts(self, recipe: Recipe, data: DomainData) -> Mapping[str, Any]:
         """What follows from the chosen data and is trained, JSON-able."""
         return super().planned(recipe, Reporter(quiet=True))
+
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """Raise the DataError of chosen data that a training cannot learn from; asked before any model is built."""
 
     def taught(self, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter) -> DomainData:
         """What a training sees of the chosen data, where that is not what is annotated."""
@@ -240,6 +277,9 @@ class ConfigTask(Task):
             def written() -> FitResult | None:
                 if not is_main():
                     return None
+                if plan is not None:
+                    with reporter.task("Choosing on val") as progress, quiet():
+                        self.settle_on_val(plan, model, data, progress)
                 done = FittedConfig(data, backbone, plan, model, history, self._scored(model, data, backbone, reporter))
                 return self._written(recipe, done, started, folder)
 
@@ -296,21 +336,28 @@ class ConfigTask(Task):
         recipe = self.used_again(use)
         spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
-        folder = self._folder(use.out) if use.out and ("save" in self.can or not use.outputs) else None
-        data = self.images(use.images, recipe)
+        labels = any(kind.made_of == kind.BOXES for kind in use.outputs)
+        saves = use.out and not labels and ("save" in self.can or not use.outputs)
+        folder = self._folder(use.out) if saves else None
+        data = self.cut(self.images(use.images, recipe), use)
         for kind in use.outputs:
             kind.check_sources(data.items)
+        own = self._own_data(use) if use.own_data else None
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
         with reporter.task("Looking at images") as progress, quiet(), running(use.run):
-            rows = self.look(model, data, backbone, progress)
+            self.check_model(model, data, use, own)
+            rows = self.sure(self.answer(use, model, data, backbone, progress), use.threshold)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
         predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))
         by_id = {row["id"]: row for row in rows}
         predicted.label_map = lambda name: self.label_map(by_id[name], names)
+        if labels:
+            predicted.labels = self.labels(model, rows, data, use, own)
+            predicted.notes += predicted.labels.notes
         return predicted
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
@@ -342,6 +389,14 @@ class ConfigTask(Task):
         """What a fit trains and tests on."""
         return self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
 
+    def _own_data(self, use: Use) -> DomainData:
+        """What a run was fitted and tested on, for labels beside it."""
+        try:
+            recipe = self.used_again(replace(use, images=()))
+        except DataError as error:
+            raise DataError(f"--own-data: {str(error).rpartition(';')[0]}; omit --own-data") from error
+        return self._data(recipe, Reporter(quiet=True))
+
     def _with_plan(self, recipe: Recipe, name: str) -> Recipe:
         """The recipe with the config, and the keys, of a packaged recipe or of a file."""
         if not name:
@@ -356,6 +411,7 @@ class ConfigTask(Task):
         self, recipe: Recipe, data: DomainData, reporter: Reporter
     ) -> tuple[Backbone, Config | None, list[str]]:
         """What a training starts from, its plan, and what is said of the data that it sees."""
+        self.check_data(recipe, data)
         backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
         announced(backbone, reporter.info)
         lesson = self.taught(recipe, data, backbone.device, reporter)
@@ -375,11 +431,17 @@ class ConfigTask(Task):
             data = split_samples(data, reporter, recipe.workers, recipe.split_seed)
         data = data if elsewhere else self.choose(recipe, data)
         items = [item.with_(split="test") for item in data.split(split)]
-        if not items:
+        counted = [item for item in items if split == "train" or not item.unreviewed]
+        if not counted:
+            which = "of which a person made or reviewed the labels" if items else ""
             raise DataError(
-                f"--split {split}: {data.name or 'the data'} has no such images; give another split, or all"
+                f"--split {split}: {data.name or 'the data'} has no such images{which and ' ' + which}; give another "
+                "split, or all"
             )
-        return data.with_items(items)
+        if left_out := len(items) - len(counted):
+            note = f"Images with labels that a model made and nobody has reviewed, left out: {left_out}."
+            data = replace(data, notes=[*data.notes, note])
+        return data.with_items(counted)
 
     def _rename(self, run: FittedRun, model: nn.Module | None, classes: Any) -> tuple[str, ...]:
         if model is None and "rename" in self.can:

@@ -32,6 +32,7 @@ OUTSIDE = "Boxes outside their image, left out"
 FLAT = "Boxes without area, left out"
 NOT_FINITE = "Boxes with a coordinate that is not a number, left out"
 BAD_OUTLINE = "Unusable outlines, left out (their boxes stay)"
+NO_OUTLINE = "Boxes without an outline, which models that learn outlines do not learn from"
 OTHER_SIZE = "Images of another size than their annotation says; boxes are taken as pixels of the file"
 JOINED = "Images listed twice, their boxes joined"
 IGNORED = "Boxes that are neither trained on nor counted (crowds, difficult objects)"
@@ -77,6 +78,7 @@ def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainDat
     if not any(item.target.boxes for item in items):
         raise DataError(f"{box_set.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
     counts[EMPTY] += sum(not item.target.boxes for item in items)
+    counts[NO_OUTLINE] += _without_outline(items)
     notes = [*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)]
     what = {"kind": "boxes", "notes": notes, "frequency": box_set.frequency}
     collector = ItemCollector(items, [*box_set.skipped, *reading.skipped])
@@ -86,6 +88,21 @@ def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainDat
 def annotated_boxes(item: Item) -> Boxes:
     """The boxes of an item; none where nothing is annotated, or something else."""
     return item.target if isinstance(item.target, Boxes) else Boxes()
+
+
+def _without_outline(items: Sequence[Item]) -> int:
+    """Boxes without an outline that are learned from, in a set that has outlines."""
+    if not any(item.target.segments for item in items):
+        return 0
+    return sum(
+        outline is None and not ignored
+        for item in items
+        for outline, ignored in zip(
+            item.target.segments or (None,) * len(item.target.boxes),
+            item.target.ignored or (False,) * len(item.target.boxes),
+            strict=True,
+        )
+    )
 
 
 class _Reading:
@@ -158,6 +175,7 @@ class _Reading:
                 facts=facts or None,
             ),
             split=image.split,
+            unreviewed=image.unreviewed,
         )
 
     def _usable(self, box: Box, size: tuple[int, int], relative: bool) -> Box | None:
@@ -201,9 +219,11 @@ def _in_pixels(outline: Any, size: tuple[int, int]) -> Any:
 
 
 def _joined(one: tuple[Box, ...], other: tuple[Box, ...]) -> tuple[Box, ...]:
-    """Boxes of both, those that are in both once."""
+    """Boxes of both; those that are in both once, with the outline that either has."""
     known = {(box.name, box.corners) for box in one}
-    return (*one, *(box for box in other if (box.name, box.corners) not in known))
+    outlines = {(box.name, box.corners): box.outline for box in other}
+    first = (replace(box, outline=box.outline or outlines.get((box.name, box.corners))) for box in one)
+    return (*first, *(box for box in other if (box.name, box.corners) not in known))
 
 
 def _dropped(counts: Counter) -> str:

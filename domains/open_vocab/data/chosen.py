@@ -78,7 +78,7 @@ def chosen_data(
     if split == "train":
         data = draw_shots(data, shots, seed, surplus=surplus)
     if split != "all":
-        data = data.with_items(data.split(split))
+        data = data.with_items([item for item in data.split(split) if split == "train" or not item.unreviewed])
     if not data.items:
         raise DataError(f"{path or items_json}: its split '{split}' is empty; give another split")
     return data

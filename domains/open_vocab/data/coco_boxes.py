@@ -15,6 +15,7 @@ from ....core.data import Box, CocoFile, ListedImage
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_json
 from .boxes import BoxSet
+from .outlines_beside import with_outlines_of
 
 ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")
 UNLISTED_CLASS = "Annotations of a class id that the file does not list, left out"
@@ -40,7 +41,7 @@ def read_coco_boxes(path: Path) -> BoxSet:
 
     Args:
         path: a JSON file, or a folder with some. Of a folder's files without a split in their names that describe the
-            same images, the one with the most images counts.
+            same images, the one with the most images counts; its boxes without an outline get that of another file.
 
     Raises:
         DataError: no such file; it is cut short or malformed; one image id stands for two files; several files without
@@ -49,14 +50,16 @@ def read_coco_boxes(path: Path) -> BoxSet:
     files = find_coco_annotations(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: holds no COCO file; name it instances*.json")
-    chosen, notes = _chosen(path, [CocoFile.read(file, _set_folder(path)) for file in files])
-    box_set = BoxSet([], (), _set_folder(path), notes=notes)
+    chosen, beside = _chosen(path, [CocoFile.read(file, _set_folder(path)) for file in files])
+    box_set = BoxSet([], (), _set_folder(path))
     names, labels = _classes(chosen, box_set.counts)
     box_set.class_names = list(names)
     if all(names.values()):
         box_set.frequency = tuple(names.values())
     for coco in chosen:
         box_set.images += _images(coco, labels[coco.path], box_set.counts)
+    if beside:
+        box_set.notes += _add_outlines(box_set, chosen[0], beside)
     return box_set
 
 
@@ -77,8 +80,26 @@ def _has_boxes(file: Path) -> bool:
     return isinstance(first, dict) and "segments_info" not in first  # panoptic files have these
 
 
-def _chosen(path: Path, files: list[CocoFile]) -> tuple[list[CocoFile], list[str]]:
-    """The files that count, and notes."""
+def _add_outlines(box_set: BoxSet, chosen: CocoFile, beside: list[CocoFile]) -> list[str]:
+    """Give boxes without an outline those that files beside the chosen one have; returns notes on all of them."""
+    notes, unread = [], []
+    for file in beside:
+        names = {number: name for number, (name, _) in file.categories().items()}
+        box_set.images, outlined = with_outlines_of(box_set.images, _images(file, names, Counter()))
+        if outlined:
+            notes.append(f"Outlines of {file.path.name}, taken for the same boxes of {chosen.path.name}: {outlined}.")
+        else:
+            unread.append(file.path.name)
+    if unread:
+        others = ", ".join(unread)
+        notes.append(
+            f"Read {chosen.path.name}; not read: {others}, of the same images. Give a file's path to read that one."
+        )
+    return notes
+
+
+def _chosen(path: Path, files: list[CocoFile]) -> tuple[list[CocoFile], list[CocoFile]]:
+    """The files that count, and others of the same images."""
     for file in files:
         if not isinstance(file.content.get("categories"), list):
             raise DataError(f"{file.path}: has no list of 'categories', so its classes have no names; add it")
@@ -89,9 +110,7 @@ def _chosen(path: Path, files: list[CocoFile]) -> tuple[list[CocoFile], list[str
     if not all(some <= listed[most] for some in listed):
         names = ", ".join(file.path.name for file in files)
         raise DataError(f"{path}: holds {names}, which are not train, val and test files; give one of them")
-    others = ", ".join(file.path.name for n, file in enumerate(files) if n != most)
-    note = f"Read {files[most].path.name}; not read: {others}, of the same images. Give a file's path to read that one."
-    return [files[most]], [note]
+    return [files[most]], [file for n, file in enumerate(files) if n != most]
 
 
 def _classes(files: list[CocoFile], counts: Counter) -> tuple[dict[str, str], dict[Path, dict[Hashable, str]]]:
@@ -153,6 +172,7 @@ def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> lis
             size=_listed_size(image),
             absent=_named(image["neg_category_ids"], labels) if "neg_category_ids" in image else None,
             partial=_named(image.get("not_exhaustive_category_ids"), labels),
+            made_by=coco.made_by(image),
         )
         for number, image in images.items()
     ]
@@ -214,7 +234,13 @@ def _box(
     if name is None:
         counts[UNLISTED_CLASS] += 1
         return None, image
-    return Box(name, corners, outline, bool(annotation.get("iscrowd") or annotation.get("ignore"))), image
+    ignored = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+    return Box(name, corners, outline, ignored, coco.made_by(annotation), _score(annotation)), image
+
+
+def _score(annotation: dict[str, Any]) -> float | None:
+    score = annotation.get("score")
+    return score if isinstance(score, float) and 0 <= score <= 1 else None
 
 
 def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:

@@ -1,11 +1,15 @@
 """YOLO folders: `labels/*.txt` with one object per line, boxes or polygons, in shares of the image's width and height.
 
 Names of classes are those of `data.yaml`, `classes.txt` or `obj.names`. An image without a label file has no objects.
+Who made the objects, which such files cannot say, `vladapt predict --as yolo` writes into `sources.json` beside them:
+{"format": "vladapt-sources", "version": 1, "images": {path of the image: {"source", "boxes": [{"source", "score"}]}}},
+the boxes in the order of the lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,11 +25,13 @@ from ....core.data import (
     walk,
 )
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import read_text, read_yaml
+from ....core.runtime import read_json, read_text, read_yaml
 from .boxes import BoxSet
 
+MAKERS = (Box.MODEL, Box.PERSON)
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classes.names")
 IMAGE_FOLDER_NAMES = ("images", "JPEGImages")
+SOURCES, SOURCES_FORMAT, SOURCES_VERSION = "sources.json", "vladapt-sources", 1
 UNLISTED_CLASS = "Objects of a class number that has no name, left out"
 
 
@@ -53,17 +59,50 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None, formats: Seq
     names = _names(folder, yaml, config, class_names)
     collector, result = ItemCollector(), BoxSet([], list(dict.fromkeys(names.values())), folder)
     seen: set[Path] = set()
+    sources = _sources(folder)
     for place, split in _places(folder, yaml, config):
         for file in _images_at(place, folder, collector, formats):
             if file not in seen:
                 seen.add(file)
-                result.images.append(_image(file, folder, split or _split_of(file, folder), names, result))
+                image = _image(file, folder, split or _split_of(file, folder), names, result)
+                result.images.append(_with_sources(image, sources.get(image.name)))
     labels = {_label_file(file, folder) for file in seen}
     if not any(label is not None for label in labels):
         raise DataError(f"{folder}: no label file next to any of its {len(seen)} images; put them into labels/")
     _list_orphans(folder, {label for label in labels if label is not None}, collector)
     result.skipped = collector.skipped
     return result
+
+
+def _sources(folder: Path) -> dict[str, Any]:
+    """Path of an image -> who made its objects; {} where nothing says."""
+    if not (folder / SOURCES).is_file():
+        return {}
+    content = read_json(folder / SOURCES)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, dict) or (content.get("format"), content.get("version")) != (
+        SOURCES_FORMAT,
+        SOURCES_VERSION,
+    ):
+        raise DataError(f"{folder / SOURCES}: does not say who made the labels; remove it, or write the labels again")
+    return images
+
+
+def _with_sources(image: ListedImage, told: Any) -> ListedImage:
+    """The image with who made its objects; where their number was changed since, of the image alone."""
+    if not isinstance(told, dict):
+        return image
+    made_by = told.get("source") if told.get("source") in MAKERS else ""
+    listed = told.get("boxes")
+    listed = listed if isinstance(listed, list) and len(listed) == len(image.boxes) else [{}] * len(image.boxes)
+    boxes = tuple(_made(box, entry if isinstance(entry, dict) else {}) for box, entry in zip(image.boxes, listed))
+    return replace(image, boxes=boxes, made_by=made_by)
+
+
+def _made(box: Box, entry: dict[str, Any]) -> Box:
+    score = entry.get("score")
+    score = score if isinstance(score, float) and 0 <= score <= 1 else None
+    return replace(box, made_by=entry.get("source") if entry.get("source") in MAKERS else "", score=score)
 
 
 def _yaml(folder: Path) -> Path | None:

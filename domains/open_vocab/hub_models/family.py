@@ -67,6 +67,7 @@ class Family(ABC):
         processors: names of image processors of transformers that the type is used with, the usual first.
         gives: "boxes", "masks" (boxes and masks) or "map".
         asked_by: "head" or "texts".
+        recipe: the packaged recipe; "" for the one of all types that give the same.
         why_not: why it is not trained here, one clause; "" where it is.
         head: patterns of the names of tensors whose first axis counts classes; rows past these are of no object.
         per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
@@ -82,6 +83,7 @@ class Family(ABC):
     processors: ClassVar[tuple[str, ...]]
     gives: ClassVar[str] = BOXES
     asked_by: ClassVar[str] = HEAD
+    recipe: ClassVar[str] = ""
     why_not: ClassVar[str] = ""
     head: ClassVar[tuple[str, ...]] = ()
     per_box: ClassVar[tuple[str, ...]] = ()

@@ -16,6 +16,7 @@ KIND = "kind"
 KINDS = frozenset(
     {"RTDetrImageProcessor", "RfDetrImageProcessor", "DetrImageProcessor", "DeformableDetrImageProcessor"}
     | {"ConditionalDetrImageProcessor", "YolosImageProcessor"}
+    | {"SamImageProcessor", "Sam2ImageProcessor", "Sam3ImageProcessor"}
     | {"GroundingDinoImageProcessor", "Owlv2ImageProcessor", "OwlViTImageProcessor"}
 )
 """Those that may be built; other families add theirs."""

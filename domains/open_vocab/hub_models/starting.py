@@ -41,7 +41,7 @@ def recipe_for(source: HubModel, task: str) -> str:
     """
     if (other := task_of_source(source)) != task:
         raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
-    return RECIPES[task]
+    return source.family_class.recipe or RECIPES[task]
 
 
 def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import DomainData, Evaluation, Item
+from ....core.errors import DataError
 from ....core.runs import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
@@ -16,18 +17,22 @@ from ..data.outlines import decode
 from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
 from ..remembering.memory import Memory, old_and_new
+from ..scores.confidence import Confidence, best_confidence
 from ..scores.detection import DetectionScores, Truth, score_detections, truth_of
 from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, first_of, overlaps
-from .running import as_in_data, known_names, outcomes
+from .running import as_in_data, known_names, names_given_regions, outcomes, shown_regions
 
 SHOWN = 9
+SHOWN_BOXES = "The model was shown the annotated boxes: scores are of its outlines alone."
 MISTAKES = 6
 MOST_CURVES = 12
 FEW_NAMES = 2
+MOST_VAL = 500
+"""Images of val on which the score of a label is chosen."""
 DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
 """With novel classes these come first."""
 
@@ -63,6 +68,8 @@ def evaluate_detection(
         masks = _scored(truths, predicted, data, novel, groups, outlines=True)
         intervals |= {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
+    if shown_regions(model):
+        return _of_outlines(data, items, predicted, masks, number)
     if segments is not None:
         metrics |= segments.scores(novel).metrics
     sections = [
@@ -75,6 +82,23 @@ def evaluate_detection(
     notes = list(model.cfg.vladapt.get("notes") or [])
     evaluation = Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
     return evaluation if memory is None else memory.told(evaluation, scored.per_class, data, predicted)
+
+
+def _of_outlines(
+    data: DomainData, items: Sequence[Item], predicted: list[PredictedBoxes], masks: DetectionScores | None, images: int
+) -> Evaluation:
+    """Of a model that is shown the annotated boxes: the scores of its outlines alone.
+
+    Raises:
+        DataError: the data have no outlines.
+    """
+    if masks is None:
+        raise DataError(f"{data.name}: its test images have no outlines to compare with; give data with outlines")
+    metrics = {f"mask_{name}": value for name, value in masks.metrics.items()}
+    intervals = {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
+    objects = {name: of["objects"] for name, of in masks.per_class.items()}
+    sections = [_per_class(masks, masks, ()), _pictures(data, items, predicted)]
+    return Evaluation(metrics, sections, [SHOWN_BOXES], intervals, images, objects)
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -90,6 +114,26 @@ def predict_detection(model, data: DomainData, progress: Callable[[int, int], No
         joined = join_boxes([(window_of(item), boxes) for item, boxes in found], size, apart)
         rows.append({"id": name, "size": list(size), **joined.row(names)})
     return rows
+
+
+def gives_outlines(model, data: DomainData) -> bool:
+    """Whether a model outlines what it finds: one image tells."""
+    return any(PredictedBoxes.of(sample).outlines is not None for _, sample in outcomes(model, data, data.items[:1]))
+
+
+def confidence_on_val(model, data: DomainData, progress: Callable[[int, int], None]) -> Confidence | None:
+    """The score with the best F1 on the val split, of at most `MOST_VAL` images drawn by their ids; None where no val
+    image shows an object that the model finds."""
+    if any(name not in data.class_names for name in known_names(model)) or names_given_regions(model):
+        return None
+    items = sorted(data.split("val"), key=lambda item: item.rank(0))[:MOST_VAL]
+    if not any(annotated_boxes(item).labels for item in items):
+        return None
+    apart, names = rivals(model), known_names(model)
+    numbers = np.array([data.class_names.index(name) for name in names])
+    found = [PredictedBoxes.of(sample).without_rivals(apart) for _, sample in outcomes(model, data, items, progress)]
+    found = [_numbered(boxes, numbers) for boxes in found]
+    return best_confidence([truth_of(item) for item in items], found, len(data.class_names))
 
 
 def rivals(model) -> np.ndarray:

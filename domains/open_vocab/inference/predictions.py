@@ -119,6 +119,13 @@ class PredictedMap:
         }
 
 
+def without_unsure(row: dict[str, Any], least: float) -> dict[str, Any]:
+    """A row of a detector without boxes that score less than `least`."""
+    kept = [place for place, score in enumerate(row["scores"]) if score >= least]
+    lists = ("boxes", "scores", "labels", "masks")
+    return {key: [value[place] for place in kept] if key in lists else value for key, value in row.items()}
+
+
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(n, 4) and (m, 4) -> (n, m) intersection over union."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])

@@ -44,13 +44,14 @@ def outcomes(
     """
     init_default_scope(model.cfg.default_scope)
     given = names_given_regions(model)
+    told = _told(model, data.class_names)
     transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
     per_thread = local()
 
     def ready_for_model(item: Item) -> dict[str, Any]:
         if not hasattr(per_thread, "transforms"):
             per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return per_thread.transforms(_sample(item, given))
+        return per_thread.transforms(_sample(item, given, told))
 
     done = 0
     with ThreadPoolExecutor(cores()) as threads:
@@ -66,6 +67,19 @@ def outcomes(
 def names_given_regions(model: nn.Module) -> bool:
     """Whether a model names regions that come with an image, and finds none itself."""
     return bool(getattr(model, "names_given_regions", False))
+
+
+def shown_regions(model: nn.Module) -> bool:
+    """Whether a model outlines regions that come with an image and with their classes, and finds none itself."""
+    return names_given_regions(model) and bool(getattr(model, "keeps_names", False))
+
+
+def _told(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
+    """Of each class of the data the model's number, where the model is told what regions show; None where it is not."""
+    if not getattr(model, "keeps_names", False):
+        return None
+    names = known_names(model)
+    return [names.index(name) if name in names else 0 for name in class_names]
 
 
 def _with_regions(transforms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,10 +153,11 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
         yield group
 
 
-def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
-    """What transforms of mmdet and mmseg start from; regions without what they show."""
+def _sample(item: Item, with_regions: bool, told: Sequence[int] | None) -> dict[str, Any]:
+    """What transforms of mmdet and mmseg start from; regions without what they show, unless the model is told."""
     boxes = annotated_boxes(item)
     regions = boxes.boxes if with_regions else ()
+    labels = [0] * len(regions) if told is None else [told[label] for label in boxes.labels]
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),
@@ -150,7 +165,9 @@ def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
         "scale_factor": (1.0, 1.0),
         "item_id": item.id,
         "facts": boxes.facts or {},
-        "instances": [{"bbox": list(box), "bbox_label": 0, "ignore_flag": 0} for box in regions],
+        "instances": [
+            {"bbox": list(box), "bbox_label": label, "ignore_flag": 0} for box, label in zip(regions, labels)
+        ],
         "seg_fields": [],
         "seg_map_path": None,
         "reduce_zero_label": False,

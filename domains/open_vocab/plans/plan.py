@@ -16,6 +16,7 @@ from mmengine.dist import get_world_size
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError, DataError
 from ....core.features import FeatureStore
+from ..data.boxes import annotated_boxes
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
@@ -104,6 +105,24 @@ def make_plan(
         **options.of_task,
     }
     return Config(_with_batch_norms(kept, options.device))
+
+
+def check_outlines(config: Mapping[str, Any], kind: ConfigKind, data: DomainData) -> None:
+    """Refuse data without outlines where the config's training reads them.
+
+    Raises:
+        DataError: no object of a training image has one.
+    """
+    if not config.get("train_cfg"):
+        return
+    pipeline = training_pipeline(plain(dict(config)), kind)
+    outlined = (outline for item in data.split("train") for outline in annotated_boxes(item).segments or ())
+    if any(node.get("with_mask") for node in nodes(pipeline)) and not any(outlined):
+        raise DataError(
+            f"{data.name}: no training image has outlines, from which the config learns (with_mask=True); give "
+            "polygons or encoded masks ('segmentation' in COCO JSON), or a recipe for boxes, --recipe "
+            "open-vocab/faster-rcnn"
+        )
 
 
 def _check_task(plan: dict[str, Any], kind: ConfigKind) -> None:

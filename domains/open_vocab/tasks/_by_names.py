@@ -54,6 +54,7 @@ class ByNames(ConfigTask):
         "descriptions": "give descriptions with the names, --classes FILE.json",
         "image_size": "images are resized by the config's pipelines; change those",
     }
+    at_prediction: ClassVar = ConfigTask.at_prediction | {"masks", "own_data", "tile"}
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = NovelOptions
     refusals: ClassVar = {}
@@ -126,6 +127,26 @@ class ByNames(ConfigTask):
             return choose_names(model, list(described_classes(classes)))
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))
+
+    def check_use(self, use: Use, command: str) -> None:
+        """And that what is asked of labels fits them."""
+        super().check_use(use, command)
+        from ..labels.asked_for import check_wishes
+
+        check_wishes(use)
+
+    def check_model(self, model, data: DomainData, use: Use, own: DomainData | None) -> None:
+        """That the run's own data were searched for the names, where both become labels."""
+        from ..labels.asked_for import check_names
+
+        if own is not None:
+            check_names(model, own)
+
+    def cut(self, data: DomainData, use: Use) -> DomainData:
+        """Windows of pictures that are larger than `--tile` says."""
+        from ..inference.tiles import tiled
+
+        return data if use.tile is None else tiled(data, use.tile)
 
     @abstractmethod
     def form(self, model) -> Form:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.contracts import DomainData, Evaluation, OutputKind, Recipe, Use, option, settle
+from ....core.errors import CapabilityError
 from ..plans.kinds import DETECTION
 from ._by_names import ByNames, NovelOptions
 
@@ -59,6 +60,8 @@ class Detection(ByNames):
     default_recipe: ClassVar = "faster-rcnn"
     configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.BOXES})
+    at_prediction: ClassVar = ByNames.at_prediction | {"threshold", "prompts", "masks_by"}
     options: ClassVar = DetectionOptions
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -82,6 +85,12 @@ class Detection(ByNames):
 
         names = recipe.task_options.get("remember")
         return with_remembered(data, self.asked_for(recipe, data), names) if names else super().wanted(recipe, data)
+
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """Outlines, for a config that learns them."""
+        from ..plans.plan import check_outlines
+
+        check_outlines(super()._config(recipe), self.configs, data)
 
     def taught(self, recipe: Recipe, data: DomainData, device, reporter) -> DomainData:
         """With what the detector before finds of the names to remember."""
@@ -142,6 +151,37 @@ class Detection(ByNames):
         from ..inference.detection import predict_detection
 
         return predict_detection(model, data, progress)
+
+    def sure(self, rows: list[dict[str, Any]], threshold: float | None) -> list[dict[str, Any]]:
+        """Without boxes that score less."""
+        from ..inference.predictions import without_unsure
+
+        return rows if threshold is None else [without_unsure(row, threshold) for row in rows]
+
+    def check_model(self, model, data: DomainData, use: Use, own: DomainData | None) -> None:
+        """That it gives outlines where these are asked for: the first image tells."""
+        from ..inference.detection import gives_outlines
+
+        super().check_model(model, data, use, own)
+        if use.masks and use.masks_by is None and not gives_outlines(model, data):
+            raise CapabilityError(
+                f"--masks: {use.run.shown} finds boxes alone; omit it, have them outlined (--masks-by hf:MODEL), or "
+                "use a run of a recipe with outlines (mask-rcnn, mask2former)"
+            )
+
+    def settle_on_val(self, plan: Config, model, data: DomainData, progress) -> None:
+        """The score from which on its boxes are labels."""
+        from ..inference.detection import confidence_on_val
+
+        chosen = confidence_on_val(model, data, progress)
+        if chosen is not None:
+            plan.vladapt["confidence"] = vars(chosen)
+
+    def labels(self, model, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None) -> Any:
+        """The sure boxes of each image."""
+        from ..labels.asked_for import labels_of_detector
+
+        return labels_of_detector(model, rows, data, use, own)
 
     def notes_on(self, model) -> list[str]:
         """Where it was trained on too few names to tell others."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind
+from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Use
 from ..plans.kinds import SEGMENTATION
 from ._by_names import ByNames
 
@@ -19,7 +19,7 @@ class Segmentation(ByNames):
     default_recipe: ClassVar = "fpn"
     configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
-    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS})
+    gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS, OutputKind.BOXES})
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin, and what the domain scores besides."""
@@ -46,6 +46,12 @@ class Segmentation(ByNames):
         from ..inference.saving import labels_of
 
         return labels_of(row, class_names)
+
+    def labels(self, model, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None) -> Any:
+        """Each class of an image as an object with its outline."""
+        from ..labels.asked_for import labels_of_segmentor
+
+        return labels_of_segmentor(model, rows, data, use, own)
 
     def form(self, model):
         """The graph of a segmentor."""

@@ -1,5 +1,6 @@
 """Captions by models of transformers: tiny ones with random weights."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,42 +9,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tar_shards import shard, simple
+from tar_shards import png, shard, simple
+from tiny_blip import write_blip
 
 from vladapt.core.curation.caption import Captioner, CaptionStage, Writing
+from vladapt.core.curation.match import Matcher
+from vladapt.core.curation.pretrained import fingerprint_of
 from vladapt.core.engine.curate_caption import caption_pairs
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
 transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
-WORDS = [*SPECIAL, "a", "b", "c", "d", "e", "f", "g", "h", "photo", "of", "dog", "cat"]
 PICTURES = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (8, 8, 3)).astype(np.uint8)) for n in range(4)]
-
-
-def tokenizer_of(folder):
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    return transformers.BertTokenizerFast(str(folder / "vocab.txt"), bos_token="[DEC]", eos_token="[SEP]")
 
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("blip")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 5, "eos_token_id": 3}
-    text |= {"pad_token_id": 0, "sep_token_id": 3, "max_position_embeddings": 64}
-    config = transformers.BlipConfig(text_config=text, vision_config={**sizes, "image_size": 16, "patch_size": 8})
-    model = transformers.BlipForConditionalGeneration(config)
-    for parameter in model.parameters():  # so that another image is another caption
-        if parameter.ndim > 1:
-            parameter.data.normal_(0, 1)
-    model.save_pretrained(folder)
-    processor = transformers.BlipProcessor(
-        transformers.BlipImageProcessor(size={"height": 16, "width": 16}), tokenizer_of(folder)
-    )
-    processor.save_pretrained(folder)
-    return folder
+    return write_blip(tmp_path_factory.mktemp("blip"), "BlipForConditionalGeneration")
+
+
+@pytest.fixture(scope="module")
+def matcher(tmp_path_factory):
+    return write_blip(tmp_path_factory.mktemp("matcher"), "BlipForImageTextRetrieval", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +138,28 @@ def test_shards_of_captions_are_written_by_ids(blip, tmp_path):
     assert Path(again.folder, file.name).read_bytes() == file.read_bytes()
     how["writing"] = Writing(tokens=6, top_p=0.9, seed=5)
     assert caption_pairs(str(blip), [tar], tmp_path / "out", **how).folder != made.folder
+
+
+def test_a_matcher_tells_which_captions_match_their_image(blip, matcher, tmp_path):
+    tar = shard(tmp_path / "pool.tar", simple(3))
+    made = caption_pairs(str(blip), [tar], tmp_path / "out", writing=Writing(tokens=6), matcher=str(matcher))
+    (file,) = Path(made.folder).glob("part-*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    captions = [row["caption"] for row in rows]
+    pictures = [Image.open(io.BytesIO(png(number))).convert("RGB") for number in range(3)]
+    itm, itc = Matcher.load(matcher, torch.device("cpu"), torch.float32).scores(pictures, captions)
+    assert [row["caption_itm"] for row in rows] == pytest.approx(itm.tolist(), abs=1e-6)
+    assert [row["caption_itc"] for row in rows] == pytest.approx(itc.tolist(), abs=1e-6)
+    assert {row["caption_scorer"] for row in rows} == {fingerprint_of(matcher)} != {made.captioner}
+    plain = caption_pairs(str(blip), [tar], tmp_path / "out", writing=Writing(tokens=6))
+    assert plain.folder != made.folder
+    (file,) = Path(plain.folder).glob("part-*.parquet")
+    assert pq.read_schema(file).names == ["id", "caption", "captioner"]
+
+
+def test_a_model_without_the_weights_that_write_is_refused(matcher):
+    with pytest.raises(CapabilityError, match=r"writes no captions; .*it has no text_decoder"):
+        Captioner.load(matcher, torch.device("cpu"), torch.float32)
 
 
 def test_what_writes_no_captions_is_refused(blip, tmp_path):

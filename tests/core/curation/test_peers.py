@@ -9,9 +9,11 @@ from tar_shards import shard, simple
 from vladapt.core.curation import CurationRecipe, peers, record_of
 from vladapt.core.curation.peers import PeerFiles
 from vladapt.core.curation.recipes import Stage
-from vladapt.core.curation.table import PairFeatures
+from vladapt.core.curation.stored import PairFeatures
+from vladapt.core.data.pairs.pair_list import list_rows
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
+from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import ConfigError, DataError
 
 
@@ -108,6 +110,41 @@ def test_folders_of_other_tools_are_curated_alone(datacomp, tmp_path):
     tar = shard(tmp_path / "pool.tar", simple(3))
     with pytest.raises(ConfigError, match="is of DataComp, other sources are not"):
         curate("random", [datacomp, tar], tmp_path / "out")
+
+
+def downloaded(folder, first):
+    """A folder of img2dataset with a tar of four images, of which the table knows neither sums nor hashes; one of them
+    is no image, and a fifth was not downloaded."""
+    members = {**simple(4, start=first), f"{first + 3:04d}.png": b"no image"}
+    shard(folder / "00000.tar", members)
+    keys = [f"{first + row:04d}" for row in range(5)]
+    status = ["success"] * 4 + ["failed_to_download"]
+    columns = {"url": keys, "caption": [f"picture {key}" for key in keys], "key": keys, "status": status}
+    pq.write_table(pa.table({**columns, "original_width": [300] * 5}), folder / "00000.parquet")
+    return folder
+
+
+def test_what_img2dataset_did_not_write_is_measured_in_its_tars(tmp_path):
+    folders = [downloaded(tmp_path / "a", 0), downloaded(tmp_path / "b", 2)]  # two images are in both
+    how = {"options": {"pixels": True}, "tolerate": 0.5}
+    made = curate("exact", folders, tmp_path / "out", **how)
+    assert (made.pairs, made.kept, made.unreadable) == (6, 5, 2), "the third of `a` is the first of `b`"
+    rows = {row["id"]: row["keep"] for row in pq.read_table(made.folder).to_pylist()}
+    ids = [
+        f"{folder}/00000.tar:{number:04d}"
+        for folder, first in zip(folders, (0, 2))
+        for number in range(first, first + 3)
+    ]
+    assert list(rows) == ids and [id_ for id_, keep in rows.items() if not keep] == [ids[3]]
+    written = write_kept(tmp_path / "out", tmp_path / "chosen")
+    sources = [row["source"] for row in list_rows(written.written["list"])]
+    assert sources == [str(folders[0] / "00000.tar")] * 3 + [str(folders[1] / "00000.tar")] * 2
+    alone = curate("exact", folders[:1], tmp_path / "alone", **how)
+    assert [row["id"] for row in pq.read_table(alone.folder).to_pylist()] == [f"00000:{n:04d}" for n in range(3)]
+    with pytest.raises(DataError, match=r"00000.parquet: no column 'language'"):
+        curate("clip-score", folders, tmp_path / "out", options={"column": "language", "fraction": 0.5})
+    with pytest.raises(ConfigError, match="given twice"):
+        curate("exact", [folders[0], folders[0]], tmp_path / "out", **how)
 
 
 def test_img2dataset_gives_what_was_downloaded_by_the_ids_of_its_tars(tmp_path):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators import cc12m
-from vladapt.core.curators.cc12m import hypernymized, names_label, words_in
-from vladapt.core.errors import DataError
+from vladapt.core.curators.cc12m import hypernymized, names_label, rewritten
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.registry import build_curator
 
 USUAL = "a dog on the grass"
@@ -103,10 +103,11 @@ def test_hypernyms_save_captions_with_rare_names(pairs, tmp_path):
 
 
 def test_the_longest_phrase_is_replaced():
-    table = {("barack", "obama"): ("politician",), ("barack",): ("name",), ("new", "york"): ("big", "city")}
-    words = words_in("Barack Obama, in New-York; barack NEW york!")
-    assert hypernymized(words, table) == ["politician", "in", "new-york", "name", "big", "city"]
-    assert hypernymized(words, {}) == words
+    table = {("barack", "obama"): "politician", ("barack",): "name", ("new", "york"): "big city"}
+    text = "Barack Obama, in New-York; barack NEW york!"
+    assert hypernymized(text, table) == "politician, in New-York; name big city!"
+    assert hypernymized(text, {}) == text
+    assert rewritten(text, [(0, 6)], table) == "<PERSON> Obama, in New-York; name big city!"
 
 
 def test_a_label_of_the_image_must_be_named(pairs):
@@ -137,6 +138,53 @@ def test_parts_of_speech_are_asked_for_where_there_is_a_tagger(tagger):
     assert dropped(decision, pairs) == {"b": "no determiner", "c": "no noun"}
     decision = build_curator("cc12m", tagger=tagger, rare=0, rules="cc3m").decide_all(pairs)
     assert dropped(decision, pairs)["d"] == "no preposition"
+
+
+@pytest.fixture(scope="module")
+def namer(tmp_path_factory):
+    """A pipeline of spaCy that knows two persons, a place, and no more."""
+    spacy = pytest.importorskip("spacy")
+    pipeline, path = spacy.blank("en"), tmp_path_factory.mktemp("namer")
+    ruler = pipeline.add_pipe("entity_ruler")
+    names = {"Ann Lee": "PERSON", "Bo": "PER", "Rome": "GPE"}
+    ruler.add_patterns([{"label": label, "pattern": name} for name, label in names.items()])
+    pipeline.to_disk(path)
+    return str(path)
+
+
+def rewriting(texts, **options):
+    sizes = {name: [500] * len(texts) for name in ("width", "height")}
+    pairs = PairTable.of([f"{n:02d}" for n in range(len(texts))], text=texts, language=["en"] * len(texts), **sizes)
+    return build_curator("cc12m", **options).decide_all(pairs)
+
+
+def test_captions_are_written_anew_and_texts_stay(namer, tmp_path):
+    (tmp_path / "hypernyms.tsv").write_text("Rome\ta city\nperson\thuman\n")
+    texts = ["Ann Lee and Bo, in Rome!", "a dog in the park", "BO is no dog; a person"]
+    files = {"hypernyms": str(tmp_path / "hypernyms.tsv"), "tagger": namer}
+    both = rewriting(texts, **files, rewrite=True, persons=True, rare=0).captions
+    assert both == ["<PERSON> and <PERSON>, in a city!", None, "BO is no dog; a human"]
+    assert rewriting(texts, **files, persons=True, rare=0).captions == ["<PERSON> and <PERSON>, in Rome!", None, None]
+    only = rewriting(texts, **files, rewrite=True, rare=0).captions
+    assert only == ["Ann Lee and Bo, in a city!", None, "BO is no dog; a human"]
+    assert rewriting(texts, **files, rare=0).captions is None
+
+
+def test_a_person_is_no_rare_word(namer):
+    texts = [f"{name} with the dog" for name in ("Ann Lee", "Bo", "Cy")]
+    rare = "a rare word"
+    named, plain = rewriting(texts, rare=2, persons=True, tagger=namer), rewriting(texts, rare=2)
+    assert [named.rules[reason - 1] == rare for reason in named.reason] == [False, False, True]
+    assert [plain.rules[reason - 1] == rare for reason in plain.reason] == [True, True, True]
+
+
+def test_what_rewriting_lacks_is_told(tagger):
+    with pytest.raises(ConfigError, match="rewrite needs hypernyms; give hypernyms="):
+        build_curator("cc12m", rewrite=True)
+    with pytest.raises(ConfigError, match="persons needs tagger; give tagger="):
+        build_curator("cc12m", persons=True)
+    with pytest.raises(DataError, match="tells no names of persons"):
+        build_curator("cc12m", persons=True, tagger=tagger).check(("text", "language"))
 
 
 def test_what_is_not_asked_for_is_noted(pairs, tagger):

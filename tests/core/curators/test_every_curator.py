@@ -26,6 +26,7 @@ def test_a_decision_is_of_every_pair_and_none_twice_the_same_way(name):
     assert first.reason.max() <= len(first.rules)
     assert np.array_equal(first.reason, again.reason)
     assert all(values.shape == (len(pairs),) for values in first.scores.values())
+    assert first.captions is None or len(first.captions) == len(pairs)
     if first.weight is not None:
         assert first.weight.shape == (len(pairs),)
         assert (first.weight[first.keep] > 0).all()

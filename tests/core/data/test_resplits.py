@@ -9,6 +9,7 @@ import pytest
 from vladapt import DomainData, Item, Label
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits, fold_split, resplit
+from vladapt.core.errors import DataError
 
 
 @pytest.fixture
@@ -58,3 +59,44 @@ def test_folds_share_out_the_images_of_every_class(data, hashes):
     for fold in folds:
         counts = Counter(item.class_label() for item in fold.split("test"))
         assert all(3 <= counts[label] <= 9 for label in (0, 1))
+
+
+# What nobody has reviewed
+
+
+def _unreviewed(data, numbers):
+    return data.with_items([item.with_(unreviewed=n in numbers) for n, item in enumerate(data.items)])
+
+
+@pytest.mark.parametrize("made", [resplit, lambda *a, **k: fold_split(a[0], a[1], 5, **k)], ids=["splits", "folds"])
+def test_what_nobody_has_reviewed_trains_with_its_patient_and_is_told(data, hashes, made):
+    marked = _unreviewed(data, {4, 30, *range(45, 60)})
+    split = made(marked, 1, seed=0, hashes=hashes)
+    of = {item.id: item.split for item in split.items}
+    assert {of[str(n)] for n in (3, 4, 5, 0, 1, 2, 30, 31, *range(45, 60))} == {"train"}
+    assert set(of.values()) == {"train", "val", "test"}
+    assert split.notes.count("Images with labels that a model made and nobody has reviewed, in train alone: 17.") == 1
+
+
+def test_given_splits_give_up_what_nobody_has_reviewed(data, hashes):
+    sides = ("train", "val", "test")
+    items = [item.with_(split=sides[n // 3 % 3], decode={"digest": str(n)}) for n, item in enumerate(data.items)]
+    split = assign_splits(_unreviewed(data.with_items(items), range(12)), seed=0, hashes=hashes)
+    of = {item.id: item.split for item in split.items}
+    assert {of[str(n)] for n in range(12)} == {"train"}
+    assert all(of[str(n)] == sides[n // 3 % 3] for n in range(12, 60))
+
+
+def test_val_is_not_taken_from_what_nobody_has_reviewed(data, hashes):
+    items = [
+        item.with_(split="test" if n % 30 < 9 else "train", decode={"digest": str(n)})
+        for n, item in enumerate(data.items)
+    ]
+    split = assign_splits(_unreviewed(data.with_items(items), range(9, 27)), seed=0, hashes=hashes)
+    val = [item for item in split.items if item.split == "val"]
+    assert val and not any(item.unreviewed for item in val)
+
+
+def test_where_all_is_unreviewed_nothing_can_be_tested(data, hashes):
+    with pytest.raises(DataError, match="a model made the labels of 60 images and nobody has reviewed them"):
+        assign_splits(_unreviewed(data, range(60)), seed=0, hashes=hashes)

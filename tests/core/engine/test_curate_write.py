@@ -54,7 +54,7 @@ def test_the_last_stage_of_a_folder_is_written_with_a_card(decided, tmp_path):
 
 def test_the_card_tells_what_weights_amount_to(decided):
     _, _, second = decided
-    weighted = Kept(pa.array(["a", "b", "c"]), np.array([1, 1, 2], np.float32))
+    weighted = Kept(pa.array(["a", "b", "c"]), np.array([1, 1, 2], np.float32), pa.nulls(3, pa.large_string()))
     card = dataset_card(CuratedSet("mine", second.folder, weighted))
     assert "1 to 2, 4 in all" in card and "as much as 3 pairs of equal weight" in card and "license: unknown" in card
     with pytest.raises(DataError, match=r"apache-2\.0"):

@@ -13,6 +13,7 @@ from mmengine import Config
 from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError, load_domain
 from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.recipes.resolve import resolve, task_in
+from vladapt.core.runtime.progress import Reporter
 from vladapt.domains.open_vocab import OpenVocab, shapes
 from vladapt.testing import check_domain
 
@@ -211,3 +212,18 @@ def test_names_of_a_model_with_texts_are_replaced(task, small_clip_spec):
     model = nn.Sequential(TextEmbeddings(small_clip_spec, "cat, dog"))
     model.cfg = Config({"vladapt": {"classes": ["cat", "dog"]}})
     assert task.rename(model, "emu, fox, owl") == ("emu", "fox", "owl") == model[0].names
+
+
+@pytest.mark.parametrize("name", ["mask-rcnn", "mask2former-panoptic"])
+def test_boxes_without_outlines_are_refused_before_a_model_is_built(name, task, data, monkeypatch):
+    def built(*args, **options):
+        raise AssertionError("a backbone was built")
+
+    monkeypatch.setattr("vladapt.core.tasks.config_training.base.load_backbone", built)
+    recipe = task.settled(resolve(recipe=f"open-vocab/{name}"))
+    with pytest.raises(DataError, match="pets: no training image has outlines"):
+        task._planned(recipe, data, Reporter(quiet=True))
+    square = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+    outlined = [item.with_(target=replace(item.target, segments=(square,))) for item in data.items]
+    with pytest.raises(AssertionError, match="a backbone was built"):
+        task._planned(recipe, data.with_items(outlined), Reporter(quiet=True))

@@ -174,3 +174,42 @@ def test_real_sets_are_read_by_their_path(data_dir, path, images, classes, boxes
     data = read_detection(data_dir / path)
     assert (len(data.items), len(data.class_names)) == (images, classes)
     assert sum(len(item.target.boxes) for item in data.items) == boxes and not data.skipped
+
+
+def test_boxes_get_the_outlines_of_a_file_beside_and_those_without_one_are_counted(write_coco):
+    boxes = [(1, 1, [4, 5, 10, 10]), (1, 2, [4, 5, 10, 10]), (2, 2, [20, 2, 8, 8])]
+    outlined = [
+        {"image_id": 1, "category_id": 2, "segmentation": [SQUARE], "bbox": [4.2, 5, 10, 10]},
+        {"image_id": 1, "category_id": 1, "segmentation": [SQUARE]},  # its corners are the polygon's
+        {"image_id": 2, "category_id": 1, "segmentation": [[20, 2, 28, 2, 28, 10, 20, 10]], "bbox": [20, 2, 8, 8]},
+    ]
+    write_coco(outlined, name="masks.json")
+    folder = write_coco(boxes, name="boxes.json")
+    data = read_detection(folder)
+    assert [item.target.boxes for item in data.items] == [((4, 5, 14, 15),) * 2, ((20, 2, 28, 10),)]
+    assert [item.target.segments for item in data.items] == [([SQUARE], [SQUARE]), None]  # the last: another class
+    assert data.notes == [
+        "Outlines of masks.json, taken for the same boxes of boxes.json: 2.",
+        "Boxes without an outline, which models that learn outlines do not learn from: 1.",
+    ]
+    assert not any(item.target.segments for item in read_detection(folder / "boxes.json").items)
+
+
+def test_one_outline_is_that_of_one_box_and_a_box_elsewhere_gets_none(write_coco):
+    write_coco([{"image_id": 1, "category_id": 1, "segmentation": [SQUARE], "bbox": [4, 5, 10, 10]}], name="masks.json")
+    folder = write_coco([(1, 1, [4, 5, 10, 9.6]), (1, 1, [4, 5, 10, 10]), (1, 1, [9, 5, 10, 10])], name="boxes.json")
+    assert read_detection(folder).items[0].target.segments == (None, [SQUARE], None)
+
+
+def test_a_file_beside_without_outlines_is_named_as_not_read(write_coco):
+    write_coco([(1, 2, [4, 5, 10, 10])], name="dogs.json")
+    folder = write_coco([(1, 1, [4, 5, 10, 10])], name="cats.json")
+    data = read_detection(folder)
+    assert data.notes[0].startswith("Read cats.json; not read: dogs.json") and not data.items[0].target.segments
+
+
+def test_an_image_listed_twice_keeps_the_outline_of_either(write_coco):
+    write_coco([(1, 1, [4, 5, 10, 10])], name="boxes_train.json", images=("a.png",))
+    masks = {"image_id": 1, "category_id": 1, "segmentation": [SQUARE], "bbox": [4, 5, 10, 10]}
+    folder = write_coco([masks], name="masks_train.json", images=("a.png",))
+    assert read_detection(folder).items[0].target.segments == ([SQUARE],)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from mmengine import Config
 from mmengine.registry import init_default_scope
 
 from vladapt.core.contracts.items import Boxes
-from vladapt.core.errors import ConfigError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.plans import pipelines
 from vladapt.domains.open_vocab.plans import plan as plans
 from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
-from vladapt.domains.open_vocab.plans.plan import make_plan
+from vladapt.domains.open_vocab.plans.plan import check_outlines, make_plan
 from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
+from vladapt.domains.open_vocab.tasks._by_names import RECIPES
 from vladapt.registry import DATASETS
 
 TRAIN = [
@@ -194,3 +196,33 @@ def test_a_config_without_transforms_is_told():
 def test_a_config_of_the_other_task_is_told(boxes, options):
     with pytest.raises(ConfigError, match="--task segmentation: the config is one of mmdet"):
         make_plan(config(), SEGMENTATION, options("segmentation"), boxes)
+
+
+def packaged(name):
+    file = packaged_config(name) if "::" in name else RECIPES / f"{name}.py"
+    return Config.fromfile(str(file)).to_dict()
+
+
+def outlined(data, splits):
+    """The set with an outline of each box in some splits."""
+    squares = [
+        replace(item.target, segments=([[2.0, 3.0, 20.0, 3.0, 20.0, 18.0]],)) if item.split in splits else item.target
+        for item in data.items
+    ]
+    return data.with_items([item.with_(target=target) for item, target in zip(data.items, squares)])
+
+
+INSTANCES = "mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py"
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "mask2former_panoptic", INSTANCES])
+def test_a_config_that_learns_outlines_refuses_data_without_any_for_training(name, boxes):
+    config = packaged(name)
+    for splits in ((), ("test",)):
+        with pytest.raises(DataError, match=r"animals: no training image has outlines.*give polygons"):
+            check_outlines(config, DETECTION, outlined(boxes, splits))
+    check_outlines(config, DETECTION, outlined(boxes, ("train",)))
+
+
+def test_a_config_of_boxes_takes_data_without_outlines(boxes):
+    check_outlines(packaged("retinanet"), DETECTION, boxes)

@@ -1,0 +1,82 @@
+"""`curate score`: how well image and text of each pair match, told by a model that reads pixels, as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contracts.options import keywords, options_from
+from ..contracts.shown import in_short
+from ..curation.match import TOKENS, MatchStage
+from ..runtime.distributed import together
+from ..runtime.progress import Reporter
+from ..shards import Summary
+from .options import ShardOptions
+from .shard_jobs import job_of, manifest_of, place_of_shards, run_job
+
+BATCH = 16
+
+
+@dataclass
+class Scored:
+    """What was written.
+
+    Attributes:
+        folder: `part-*.parquet` with id, itm, itc and scorer, as `columns` of `curate` takes it.
+        pairs: how many; those without a text have no score.
+        unreadable, examples: pairs that cannot be read, and (id, reason) of the first.
+        scorer: hash of the model.
+    """
+
+    __repr__ = in_short
+
+    folder: str
+    pairs: int
+    unreadable: int
+    examples: list[tuple[str, str]]
+    scorer: str
+
+
+@keywords(ShardOptions)
+def score_pairs(
+    model: str,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tokens: int = TOKENS,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = BATCH,
+    tolerate: float = 1.0,
+    reporter: Reporter | None = None,
+    **given: Any,
+) -> Scored:
+    """Tell how well the image and the text of each pair match. The same call goes on where it was stopped.
+
+    Args:
+        model: a folder as transformers saves a BLIP with a head for image-text matching, or one of the hub by its id.
+        sources: tars, Parquet files, folders and images, or URLs of these.
+        out: a folder, or a URL of one.
+        tokens: of a text, at most.
+        device, precision: of the model.
+        batch_size: pairs at once.
+        tolerate: share of the pairs that may be unreadable.
+        given: options of `ShardOptions`.
+
+    Raises:
+        CapabilityError: a model without such a head. DataError: nothing readable, or more unreadable than are
+        tolerated. ConfigError: an option is not usable.
+    """
+    asked, reporter = options_from(ShardOptions, given, "score_pairs"), reporter or Reporter(quiet=True)
+    executor = asked.executor(device, reporter.info)
+    stage = MatchStage.of(model, tokens, device, precision)
+
+    def on_this_rank() -> tuple[Summary, str]:
+        place = place_of_shards(out)
+        job = job_of(stage, manifest_of(sources, place), place, asked, batch_size)
+        return run_job(job, executor, tolerate, reporter, "Matching images and texts"), job.work.place.root
+
+    summary, folder = together(on_this_rank)
+    return Scored(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

@@ -1,0 +1,1 @@
+"""Files of labels, which `fit --data` and other programs read."""
