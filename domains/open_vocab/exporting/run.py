@@ -71,6 +71,20 @@ class Form(ABC):
     def graph(self, pixels: Tensor) -> Graph:
         """Of an example (B, 3, H, W), for images of any size."""
 
+    def examples(self) -> list[Tensor]:
+        """Pixels, the first to trace with, and all to compare: of several sizes."""
+        made, many = torch.Generator().manual_seed(0), _multiple(self.model)
+        many *= -(-LEAST_SIDE // many)
+        return [
+            torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
+            for number, (rows, columns) in enumerate(SIZES, start=1)
+        ]
+
+    @property
+    def sizes(self) -> str:
+        """What sizes of images the graph takes."""
+        return f"height and width in multiples of {_multiple(self.model)}"
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -104,7 +118,7 @@ def export_run(
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
         with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
-            noise = _noise(model)
+            noise = form.examples()
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
@@ -139,16 +153,6 @@ def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
         margin = max((kernel - 1) * dilation + 1 - stride, 0)
         margins += [margin // 2, margin - margin // 2]
     return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-def _noise(model: nn.Module) -> list[Tensor]:
-    """Pixels of several sizes."""
-    made, many = torch.Generator().manual_seed(0), _multiple(model)
-    many *= -(-LEAST_SIDE // many)
-    return [
-        torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
-        for number, (rows, columns) in enumerate(SIZES, start=1)
-    ]
 
 
 def _answered(
@@ -260,7 +264,7 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "graphs": {"model": FILE},
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}",
+        "sizes": form.sizes,
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }

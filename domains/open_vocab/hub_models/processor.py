@@ -66,6 +66,12 @@ class ImageProcessor:
         return own.resize(pixels[None], **how)[0]
 
     @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width that every image gets; None where they depend on the image."""
+        size = _sized(self.processor.size) if self.processor.do_resize else None
+        return (size.height, size.width) if size is not None and size.height and size.width else None
+
+    @property
     def pads_to_square(self) -> bool:
         """Whether what is resized is the image in a square."""
         return self.kind in SQUARES and bool(self.processor.do_pad)

@@ -200,8 +200,10 @@ class Detection(ByNames):
     def form(self, model):
         """The graph of a detector."""
         from ..exporting.detectors import Boxes
+        from ..exporting.texts import TextBoxes
+        from ..modules.detectors.hf_text_detector import HFTextDetector
 
-        return Boxes(model)
+        return TextBoxes(model) if isinstance(model, HFTextDetector) else Boxes(model)
 
 
 def _changes_of_model(recipe: Recipe) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def test_it_learns_and_detects(detectors, kind):
         detected = detector.predict(torch.randn(2, 3, 64, 64), samples())
     for sample in detected:
         found = sample.pred_instances
-        assert len(found) == min(300, {"mm-grounding-dino": 20, "owlv2": 64}[kind] * 2)
+        assert 20 < len(found) <= {"mm-grounding-dino": 20, "owlv2": 64}[kind] * 2
+        assert (found.bboxes >= 0).all() and (found.bboxes <= 128).all()
         assert (found.scores.diff() <= 0).all()
         assert set(found.labels.tolist()) <= {0, 1}
 
@@ -87,8 +88,8 @@ def test_other_names_give_other_scores(detectors):
     set_classes(detector, "green triangle")
     after = detector.predict(pixels, samples(((64, 64),), ((),)))[0].pred_instances.scores
     set_classes(detector, NAMES)
-    assert len(after) == 64
-    assert not torch.equal(before[:64], after)
+    assert len(after) <= 64
+    assert not torch.equal(before[: len(after)], after)
 
 
 def test_weights_that_were_changed_read_texts_anew(detectors):
@@ -153,3 +154,37 @@ def test_a_folder_without_a_tokenizer_is_refused(folders, tmp_path):
 
 def test_the_names_of_a_source_are_not_known(folders):
     assert hub_model(f"hf:{folders['owlv2']}").known_names == ()
+
+
+def test_names_are_folded_into_a_graph(folders, detectors, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    from mmengine import Config
+
+    from vladapt.core.export.folder import Session
+    from vladapt.domains.open_vocab.exporting.texts import TextBoxes
+
+    model = detectors["owlv2"].eval()
+    model.cfg = Config({"vladapt": {"classes": NAMES, "suppress": "none"}})
+    model.score_thr = 1e-3  # random weights give scores of 0, and a graph other ones of 1e-40
+    form = TextBoxes(model)
+    form.check()
+    form.graph(form.examples()[0]).write(tmp_path / "model.onnx", 18, {})
+    ask = Session(tmp_path / "model.onnx")
+    pixels = torch.randn(1, 3, 64, 64)
+    sample = DetDataSample(metainfo={"img_shape": (64, 64), "ori_shape": (30, 50)})
+    (wanted,) = model.predict(pixels, [sample])
+    answer = form.answer(ask(pixels=pixels.numpy()), (64, 64), (30, 50), form.facts)
+    same, among = form.same(wanted, answer)
+    model.score_thr = 0.0
+    assert among > 20
+    assert same == among
+    moved = answer[0] + 1, *answer[1:]
+    assert form.same(wanted, moved)[0] < among
+
+
+def test_a_type_that_is_no_graph_is_refused_by_name(detectors):
+    from vladapt.core.errors import CapabilityError
+    from vladapt.domains.open_vocab.exporting.texts import TextBoxes
+
+    with pytest.raises(CapabilityError, match=r"^mm-grounding-dino: torch.s exporter"):
+        TextBoxes(detectors["mm-grounding-dino"]).check()
