@@ -25,6 +25,7 @@ from ...contracts.judgement import Evaluated
 from ...contracts.output_kind import LabelMap
 from ...contracts.recipe import RUNS, SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
+from ...contracts.serving import Serving
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
@@ -50,6 +51,7 @@ from .report import (
     write_evaluation,
 )
 from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
+from .serving import Finder, ServedConfig, by_picture
 
 Progress = Callable[[int, int], None]
 SEEDS = (1, 2, 3)
@@ -164,6 +166,10 @@ class ConfigTask(Task):
     def label_map(self, row: Mapping[str, Any], class_names: Sequence[str]) -> LabelMap:
         """What a row of `look` outlines, for kinds of output; of a task whose `gives` has `MASKS`."""
         raise CapabilityError(self._refusal("predict"))
+
+    def finder(self, model: nn.Module) -> Finder:
+        """What finds things by a trained model, for `vladapt serve`."""
+        raise CapabilityError(f"{self.title} is not supported by vladapt serve; use vladapt predict")
 
     def labels(
         self, model: nn.Module, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None
@@ -352,13 +358,17 @@ class ConfigTask(Task):
             rows = self.sure(self.answer(use, model, data, backbone, progress), use.threshold)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []
-        predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), _by_picture(data.items))
+        predicted = ConfigPredictions(rows, data.skipped, files, self.notes_on(model), by_picture(data.items))
         by_id = {row["id"]: row for row in rows}
         predicted.label_map = lambda name: self.label_map(by_id[name], names)
         if labels:
             predicted.labels = self.labels(model, rows, data, use, own)
             predicted.notes += predicted.labels.notes
         return predicted
+
+    def served(self, use: Use, serving: Serving) -> ServedConfig:
+        self.check_use(use, "predict")
+        return ServedConfig(use, self.domain, self.used_again(use).reading, self.finder, serving)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every recipe at every number of shots and seed."""
@@ -545,11 +555,3 @@ class ConfigContest(Contest):
         if plan is None or not plan.get("train_cfg"):
             self._untrained[name, shots] = row
         return row
-
-
-def _by_picture(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """Id of each picture -> its windows, or itself."""
-    pictures: dict[str, list[Item]] = {}
-    for item in items:
-        pictures.setdefault(item.id.rpartition("#")[0] if Item.WHOLE in item.decode else item.id, []).append(item)
-    return pictures

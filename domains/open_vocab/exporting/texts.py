@@ -49,7 +49,7 @@ class TextBoxes(Boxes):
         if len(self.model.prompts()) > 1 or self._side() is None:
             raise CapabilityError("its names, or its images, have no fixed size; predict with the run")
 
-    def examples(self) -> list[Tensor]:
+    def noise(self) -> list[Tensor]:
         side, made = self._side(), torch.Generator().manual_seed(0)
         return [torch.randn(count, 3, side, side, generator=made) for count in (2, 1, 3)]
 

@@ -197,13 +197,22 @@ class Detection(ByNames):
 
         return save_boxes(rows, data, class_names, folder)
 
+    def finder(self, model):
+        """Boxes of each image of a request."""
+        from ..inference.finding import BoxFinder
+
+        return BoxFinder(model)
+
     def form(self, model):
         """The graph of a detector."""
         from ..exporting.detectors import Boxes
+        from ..exporting.queries import QueryBoxes
         from ..exporting.texts import TextBoxes
+        from ..modules.detectors.hf_detector import HFDetector
         from ..modules.detectors.hf_text_detector import HFTextDetector
 
-        return TextBoxes(model) if isinstance(model, HFTextDetector) else Boxes(model)
+        forms = {HFDetector: QueryBoxes, HFTextDetector: TextBoxes}
+        return forms.get(type(model), Boxes)(model)
 
 
 def _changes_of_model(recipe: Recipe) -> dict[str, Any]:

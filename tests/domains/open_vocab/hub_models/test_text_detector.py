@@ -168,7 +168,7 @@ def test_names_are_folded_into_a_graph(folders, detectors, tmp_path):
     model.score_thr = 1e-3  # random weights give scores of 0, and a graph other ones of 1e-40
     form = TextBoxes(model)
     form.check()
-    form.graph(form.examples()[0]).write(tmp_path / "model.onnx", 18, {})
+    form.graph(form.noise()[0]).write(tmp_path / "model.onnx", 18, {})
     ask = Session(tmp_path / "model.onnx")
     pixels = torch.randn(1, 3, 64, 64)
     sample = DetDataSample(metainfo={"img_shape": (64, 64), "ori_shape": (30, 50)})
