@@ -149,6 +149,16 @@ def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
+def _noise(model: nn.Module) -> list[Tensor]:
+    """Pixels of several sizes."""
+    made, many = torch.Generator().manual_seed(0), _multiple(model)
+    many *= -(-LEAST_SIDE // many)
+    return [
+        torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
+        for number, (rows, columns) in enumerate(SIZES, start=1)
+    ]
+
+
 def _answered(
     model: nn.Module, data: DomainData, items: Sequence[Item], progress: Progress
 ) -> Iterator[tuple[Item, Tensor, Any]]:

@@ -11,7 +11,7 @@ from torchvision.ops import box_convert
 from ....core.errors import CapabilityError
 from ....core.export import Graph
 from ..inference.detection import rivals
-from ..modules.detectors.hf_text_detector import HFTextDetector
+from ..modules.detectors.hf_text_detector import LEAST_SIDE, HFTextDetector
 from .detectors import Boxes
 
 NONE = 2.0
@@ -64,7 +64,7 @@ class TextBoxes(Boxes):
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         most = self.model.max_per_img
-        rule = {"score_thr": self.model.score_thr, "nms_pre": most, "min_bbox_size": 0.0, "iou_threshold": NONE}
+        rule = {"score_thr": self.model.score_thr, "nms_pre": most, "min_bbox_size": LEAST_SIDE, "iou_threshold": NONE}
         together = (apart.sum(axis=1) != len(apart) - 1).tolist()
         square = self.model.prepared.pads_to_square
         return {"boxes": {**rule, "max_per_img": most, "learned_together": together, "padded_to_square": square}}

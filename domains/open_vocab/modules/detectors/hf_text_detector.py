@@ -21,6 +21,9 @@ from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
 from .hf_detector import plain, preprocessor_of
 
+LEAST_SIDE = 0.01
+"""Of a box, in pixels: what is left of one that lies outside the image has less."""
+
 
 @MODELS.register_module()
 class HFTextDetector(BaseDetector, NamedClasses):
@@ -136,7 +139,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
         """Boxes cut to the image, without those that have no part of it."""
         height, width = size
         instances.bboxes = instances.bboxes.clamp(min=0).minimum(instances.bboxes.new_tensor([width, height] * 2))
-        has_area = (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(dim=1)
+        has_area = (instances.bboxes[:, 2:] - instances.bboxes[:, :2] > LEAST_SIDE).all(dim=1)
         return instances[has_area & (instances.scores > self.score_thr)]
 
     def train(self, mode: bool = True) -> HFTextDetector:
