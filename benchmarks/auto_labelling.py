@@ -33,6 +33,7 @@ from vladapt.domains.open_vocab.shapes import NAMES, SHAPES, SIDE, draw
 RECIPE, BATCH = "open-vocab/retinanet", 4
 NARROW = {
     "backbone.frozen": True,
+    "backbone.frozen_stages": -1,
     "neck.out_channels": 64,
     "neck.num_outs": 3,
     "bbox_head.in_channels": 64,
