@@ -165,9 +165,7 @@ def app_of(desk: LocalPage, token: str):
     posts = {path: heard(answered) for path, answered in {"/here": lambda body: {}, **desk.posts()}.items()}
     posts["/leave"] = leave
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]
-    routes += [
-        Route(path, guarded(endpoint), methods=["POST"]) for path, endpoint in {**posts, "/leave": leave}.items()
-    ]
+    routes += [Route(path, guarded(endpoint), methods=["POST"]) for path, endpoint in posts.items()]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
     return Starlette(routes=routes, middleware=[hosts])
 
