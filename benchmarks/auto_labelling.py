@@ -2,7 +2,7 @@
 
     python benchmarks/auto_labelling.py [--seeds 1,2,3] [--scenes 40,200,80] [--images-seen 960] [--store DIR]
 
-Scenes are those of `vladapt.domains.open_vocab.shapes`, named by their shape alone. Of each seed: the labels that the
+Scenes are those of `vladapt.domains.open_vocab.shapes`, with things of 16 names. Of each seed: the labels that the
 first detector draws in the pool beside the true ones (right: of the true name, at an overlap of 50 % or more, once;
 missed; false), and AP and AP50, on the same test scenes, of three detectors that see equally many images in training:
 of the annotated scenes alone, of these and the drawn labels, of these and true labels. Nobody reviews any. The tower
@@ -28,7 +28,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runs.folder import Run
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.inference.predictions import OVERLAP, overlaps
-from vladapt.domains.open_vocab.shapes import NAMES, SHAPES, SIDE, draw
+from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw
 
 RECIPE, BATCH = "open-vocab/retinanet", 4
 NARROW = {
@@ -101,16 +101,12 @@ def _written(folder: Path, splits: dict[str, Sequence[int]]) -> Path:
             for label, outline in things:
                 corners = np.array(outline)
                 low, high = corners.min(axis=0), corners.max(axis=0)
-                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": _shape(label) + 1, "iscrowd": 0}
+                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "iscrowd": 0}
                 annotations.append({**entry, "bbox": [*low.tolist(), *(high - low).tolist()]})
-        categories = [{"id": place, "name": name} for place, name in enumerate(SHAPES, start=1)]
+        categories = [{"id": place, "name": name} for place, name in enumerate(NAMES, start=1)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
-
-
-def _shape(label: int) -> int:
-    return SHAPES.index(NAMES[label].split()[1])
 
 
 def _fitted(data: Path, store: Path, seed: int, images_seen: int, images: int) -> dict:
@@ -134,7 +130,7 @@ def _compared(labelled: Path, true: Path) -> dict[str, int]:
         there, drawn = truth[item.source.name].target, item.target
         near = overlaps(np.array(drawn.boxes).reshape(-1, 4), np.array(there.boxes).reshape(-1, 4)) >= OVERLAP
         names = np.array([data.class_names[label] for label in drawn.labels])
-        near &= names[:, None] == np.array([SHAPES[label] for label in there.labels])[None]
+        near &= names[:, None] == np.array([NAMES[label] for label in there.labels])[None]
         right += _matched(near)
         objects, boxes = objects + len(there.labels), boxes + len(drawn.labels)
     return {"objects": objects, "right": right, "missed": objects - right, "false": boxes - right}
