@@ -15,8 +15,8 @@ from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
 from ..errors import ConfigError, DataError
 from ..registry import load_domain
+from ..runtime.local_page import LocalPage, user_name
 from .answer_file import AnswerFile
-from .local_page import LocalPage, user_name
 
 KEPT_STILLS = 8
 

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from vladapt.core.contracts.items import Item
 from vladapt.core.data.crops import Box, ListedImage
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.labelling.local_page import app_of
+from vladapt.core.runtime.local_page import app_of
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.data.outlines import encode
 from vladapt.domains.open_vocab.labels.label_set import LabelSet

@@ -126,7 +126,7 @@ def test_pycocotools_reads_boxes_outlines_scores_and_sources(tmp_path, capsys):
         assert (seen == mask).all() if asked == "coco" else (seen ^ mask).sum() == 1  # the hole is filled
     back = read_detection(tmp_path / "oco").items[0].target
     assert (decode(back.segments[0]) == mask).all()
-    assert len(read_segmentation(tmp_path / "oco").items) == 1
+    assert [item.unreviewed for item in read_segmentation(tmp_path / "oco").items] == [True]
 
 
 @pytest.mark.parametrize("seed", range(3))
