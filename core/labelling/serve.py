@@ -71,7 +71,7 @@ class Labelling(LocalPage):
         texts = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
         if type(image) is not int or not texts or not isinstance(said, str):
             raise ConfigError("an answer has an image, labels and an answer")
-        self.answers.answer(image, labels, said)
+        self.answers.answer(image, list(labels or ()), said)
         return {}
 
     def guess(self, image: int) -> dict[str, Any]:

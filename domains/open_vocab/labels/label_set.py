@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Boxes, Decoded, DomainData, Item
-from ....core.data import IMAGE, Box, FileHashes, Format, ListedImage
+from ....core.data import IMAGE, Box, FileHashes, Format, ListedImage, loader
 from ..data.boxes import annotated_boxes
 from ..data.outlines import corners_of
 from ..inference.joined import whole_pictures
@@ -41,7 +41,7 @@ class LabelSet:
     class_names: tuple[str, ...]
     images: list[ListedImage]
     pictures: Mapping[str, Item] = field(default_factory=dict, repr=False)
-    load: Callable[[Item], Decoded] | None = field(default=None, repr=False)
+    load: Callable[[Item], Decoded] = field(default=loader((IMAGE,)), repr=False)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -50,7 +50,7 @@ def _made(folder: Path, kinds=("coco",)) -> Path:
             Box("rust", (20.0, 5.0, 30.0, 25.0), None, False, who, score),
         ]
         listed.append(ListedImage(f"{number}.png", Path(), (), tuple(boxes), "", SIZE, made_by=who))
-    labels = LabelSet(NAMES, listed, pictures, None)
+    labels = LabelSet(NAMES, listed, pictures)
     place_images(labels, folder / "set")
     for kind in kinds:
         KINDS[kind]().write_labels(labels, folder / "set")
