@@ -1,6 +1,6 @@
 """How far labels that a detector draws go: a detector of 40 drawn scenes labels 200 others, and a second fit learns.
 
-    python benchmarks/auto_labelling.py [--seeds 1,2,3] [--scenes 40,200,80] [--images-seen 960] [--store DIR]
+    python benchmarks/auto_labelling.py [--seeds 1,2,3] [--scenes 40,200,60] [--images-seen 640] [--store DIR]
 
 Scenes are those of `vladapt.domains.open_vocab.shapes`, with things of 16 names. Of each seed: the labels that the
 first detector draws in the pool beside the true ones (right: of the true name, at an overlap of 50 % or more, once;
@@ -53,8 +53,8 @@ ROWS = ("the annotated scenes alone", "and the labels that it drew", "and true l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--scenes", default="40,200,80", help="annotated, in the pool, for testing")
-    parser.add_argument("--images-seen", type=int, default=960, help="in each training")
+    parser.add_argument("--scenes", default="40,200,60", help="annotated, in the pool, for testing")
+    parser.add_argument("--images-seen", type=int, default=640, help="in each training")
     parser.add_argument("--store", default="auto_labelling", help="folder of runs and labels")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
