@@ -72,6 +72,11 @@ class TowerMap:
     kind: str
     penalty: float | None = None
 
+    @property
+    def in_words(self) -> str:
+        """Its kind, with its penalty."""
+        return self.kind if self.penalty is None else f"{self.kind} {self.penalty:g}"
+
     def __call__(self, rows: Tensor) -> Tensor:
         """(N, S) source rows -> (N, T), to be compared by cosine with `target` of the other tower's rows."""
         return self.source(rows) @ self.matrix
@@ -202,6 +207,18 @@ def mean_reciprocal_rank(mapped: Tensor, partners: Tensor, groups: np.ndarray) -
     true = (number[:, None] == number[None]) | (alike[:, None] == alike[None])
     both = (_reciprocal_ranks(similarity, true), _reciprocal_ranks(similarity.T, true))
     return float(torch.cat(both).mean())
+
+
+def nearest_share(mapped: Tensor, partners: Tensor) -> float:
+    """Share of the rows whose nearest of all partners, by cosine, is their own or equal to it."""
+    nearest = (F.normalize(mapped, dim=1) @ F.normalize(partners, dim=1).T).argmax(dim=1).numpy()
+    numbers = _alike(partners)
+    return float((numbers[nearest] == numbers).mean())
+
+
+def split_groups(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and rows to measure on, a fifth of the groups; ConfigError of fewer than `LEAST_ROWS`."""
+    return next(_folds(groups, seed))
 
 
 def _alike(rows: Tensor) -> np.ndarray:
