@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,26 +46,9 @@ class TowerRunner(Runner):
     def dump_config(self) -> None:
         """Nothing: there is no config, all parts are built already."""
 
-
-@contextmanager
-def unheard_shell() -> Iterator[None]:
-    """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
-    would say so on stderr."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # this process has no stderr
-        kept = None
-    if kept is None:
-        yield
-        return
-    sys.stderr.flush()
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    def _log_env(self, env_cfg: dict) -> None:
+        """Nothing: mmengine asks a shell for the versions of compilers, a quarter of a second of a processor, for a log
+        that holds errors alone."""
 
 
 class ResumableLoop(BaseLoop):
@@ -202,4 +182,7 @@ def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
     if settings.parallel == "ddp":
         return GlobalBatchParallel(model)
     held = {parameter for loss in model.objective.losses.values() for parameter in loss.held_parameters()}
+    if model.objective.teacher == "ema" and model.teacher_towers is not None:  # what follows a whole one is whole too
+        names = {name for name, parameter in model.towers.named_parameters() if parameter in held}
+        held |= {parameter for name, parameter in model.teacher_towers.named_parameters() if name in names}
     return shard(model, model.backbones, held, settings.amp)
