@@ -31,7 +31,7 @@ from shared_plots import share_plots
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
 LIBRARIES += ("torch._dynamo", "torch.distributed.fsdp", "sklearn.linear_model", "matplotlib.backends.backend_agg")
-LIBRARIES += ("pydantic.main", "pydantic.json_schema")
+LIBRARIES += ("pydantic.main", "pydantic.json_schema", "albumentations")
 OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.store", "vladapt.core.engine.fit")
 OURS += ("vladapt.core.backbones.open_clip", "vladapt.core.tasks.classification.task", "vladapt.core.forgetting.probe")
 OURS += ("vladapt.core.runs.run_sections", "vladapt.core.losses.clip", "vladapt.adapters.head.linear_probe")
@@ -42,6 +42,7 @@ OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 def main(listener: socket.socket, folder: str, plots: str | None = None) -> None:
     gc.set_threshold(20_000, 20, 20)  # of the children, too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the same of albumentations
     # Where pandas is installed (cleanlab brings it) scikit-learn imports it, and that pyarrow, which starts a thread.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in (*LIBRARIES, *OURS):
