@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError, LimitError, one_line
+from ..errors import ConfigError, DataError, LimitError, did_you_mean, one_line
 
 PATIENT = "patient"
 """The one that all images of a request are of, where that is asked for."""
@@ -17,7 +17,8 @@ PATIENT = "patient"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for besides labels; what is None was not given. All but `nearest` are asked of a `Use`.
+    """What a request asks for besides an answer; what is None was not given. A model takes some of them. All but
+    `nearest` are asked of a `Use`.
 
     Args:
         top: classes per image.
@@ -28,6 +29,8 @@ class Wishes:
         max_error: share of the answers given that may be wrong.
         per_patient: "mean" or "max", where all images of the request are of one patient.
         nearest: how many of the labelled images that the model learned from to name beside each image.
+        score: from which on a box is answered.
+        classes: names to look for; any where the model's classes are texts, else some of its own.
     """
 
     top: int | None = None
@@ -38,6 +41,8 @@ class Wishes:
     max_error: float | None = None
     per_patient: str | None = None
     nearest: int | None = None
+    score: float | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def of_use(self) -> dict[str, Any]:
@@ -52,6 +57,7 @@ class Sample:
     Attributes:
         id: unique in this process; not what the client called it.
         source: how its model finds it.
+        wishes: of its request.
         prepared: what its model takes, made by `Served.prepare`.
         answer: what its model gave, made by `Served.answer`; an error where it gave none.
     """
@@ -60,6 +66,7 @@ class Sample:
     source: Any
     prepared: Any = None
     answer: Any = None
+    wishes: Wishes = Wishes()
 
 
 class Refused(NamedTuple):
@@ -105,23 +112,53 @@ class Serving:
 
 @dataclass(frozen=True)
 class ServedFacts:
-    """What a page needs to know of a model; JSON-able.
+    """What a client needs to know of a model; JSON-able.
 
     Args:
+        task: that it was fitted for.
         adapter: name of the method.
         class_names: C names.
-        multilabel: whether an image may have several of them.
+        options: the `Wishes` that it takes.
+    """
+
+    task: str
+    adapter: str
+    class_names: Sequence[str]
+    options: Sequence[str]
+
+
+@dataclass(frozen=True)
+class FinderFacts(ServedFacts):
+    """And of one that finds things in images.
+
+    Args:
+        any_names: whether names that it was not trained on may be asked for.
+        score: from which on what it finds is to be believed; None where it scores nothing.
+    """
+
+    any_names: bool
+    score: float | None
+
+
+@dataclass(frozen=True)
+class ClassifierFacts(ServedFacts):
+    """And of one that classifies images.
+
+    Args:
+        multilabel: whether an image may have several of the names.
         coverages: of the sets of classes to offer.
         unlike: whether the model can tell images unlike those of the fit.
         labelled: how many labelled images of the fit it can name.
     """
 
-    adapter: str
-    class_names: Sequence[str]
     multilabel: bool
     coverages: Sequence[float]
     unlike: bool
     labelled: int = 0
+
+
+CLASSIFYING = ("top", "threshold", "coverage", "set_method", "coverage_per", "max_error", "per_patient", "nearest")
+"""Wishes that ask for more than a label, or for less."""
 
 
 class Served(ABC):
@@ -129,7 +166,7 @@ class Served(ABC):
 
     Attributes:
         name: for messages.
-        facts: for the page.
+        facts: for clients.
         sizes: numbers of samples to answer at once that are worth trying.
         clock: what an answer costs in seconds: of the processor, which it does not share; a model on a device for which
             the processor only waits counts those of the wall.
@@ -156,9 +193,12 @@ class Served(ABC):
     def answer(self, samples: Sequence[Sample]) -> None:
         """Answer prepared samples at once; of one that has no answer `answer` is the error."""
 
-    @abstractmethod
     def check(self, wishes: Wishes) -> None:
-        """Raise the ConfigError of what no answer can hold."""
+        """Raise the ConfigError of what no answer can hold; quick, since all requests wait for it."""
+        for name, value in vars(wishes).items():
+            if value is not None and name not in self.facts.options:
+                near = did_you_mean(name, self.facts.options)
+                raise ConfigError(f"--{name.replace('_', '-')}: not an option of this model ({near}); omit it")
 
     @abstractmethod
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
@@ -173,8 +213,29 @@ class Served(ABC):
         """Prepared samples that show nothing, to measure with; none where they cannot be made up."""
 
 
+def check_finding(wishes: Wishes, facts: FinderFacts) -> None:
+    """Raise the ConfigError of a least score that is none, and of names that a model with names of its own lacks."""
+    if wishes.score is not None and not 0 <= wishes.score <= 1:
+        raise ConfigError(f"--score {wishes.score}: give a number between 0 and 1")
+    if wishes.classes is None or facts.any_names:
+        return
+    if not wishes.classes:
+        raise ConfigError("--classes names no class; give names, comma-separated")
+    if unknown := next((name for name in wishes.classes if name not in facts.class_names), None):
+        raise ConfigError(
+            f"--classes '{unknown}': not a class of this model; {did_you_mean(unknown, facts.class_names)}"
+        )
+
+
 def only_answered(samples: Sequence[Sample], skipped: Sequence[Refused]) -> tuple[list[Sample], list[Refused]]:
-    """The samples with an answer, and all others; raises `NoneReadable` where there is none."""
+    """The samples with an answer, and all others.
+
+    Raises:
+        NoneReadable: there is none. ConfigError: what the request asks for is not to be had.
+    """
+    for sample in samples:
+        if isinstance(sample.answer, ConfigError):  # of what was asked for
+            raise sample.answer
     answered = [sample for sample in samples if not isinstance(sample.answer, Exception)]
     failed = [sample for sample in samples if isinstance(sample.answer, Exception)]
     ours = (not isinstance(sample.answer, DataError) for sample in failed)

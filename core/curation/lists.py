@@ -100,9 +100,9 @@ class Positions:
         """(M,) int64, where each is among them, -1 for none."""
         if not len(self._sorted) or not len(ids):
             return np.full(len(ids), -1)
-        wanted = _digests(ids)
-        at = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
-        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+        digests = _digests(ids)
+        at = np.searchsorted(self._sorted, digests).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[at] == digests, self._order[at], -1)
 
 
 def write_list(
@@ -222,7 +222,7 @@ def _kept_by(decisions: Place) -> Kept:
     import pyarrow.compute as pc
 
     kind = pa.large_string()
-    ids, captions, weights = [], [], [np.empty(0, np.float32)]
+    ids, captions, weights = list[Any](), list[Any](), [np.empty(0, np.float32)]
     for name in parts_of(decisions):
         table = read_part(decisions, name, ("id", "keep", "weight"), (CAPTION,))
         chosen = table.filter(table["keep"])

@@ -85,8 +85,9 @@ def serve(
 def load_export(folder: Path, serving: Serving) -> Served:
     """An export; nothing of torch is imported."""
     from ..serving.exported import ServedExport
+    from ..serving.exported_finder import ServedFinder, has_finder
 
-    return ServedExport(folder, serving)
+    return (ServedFinder if has_finder(folder) else ServedExport)(folder, serving)
 
 
 def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Served:
@@ -96,5 +97,5 @@ def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Ser
     from ..runs.folder import open_run
 
     opened, resources = open_run(folder, with_own_code(backbone)), with_own_backbones(serving.resources)
-    use = Use(opened, device=serving.device, resources=resources or None)
+    use = Use(opened, images=("",), device=serving.device, resources=resources or None)  # of its own data it needs none
     return task_of_run(use.run).served(use, serving)

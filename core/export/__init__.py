@@ -8,5 +8,6 @@ __getattr__, __dir__ = lazy_exports(
         "agreement": "Agreement",
         "graph": "Graph",
         "package": "NewExport",
+        "scripts": "boxes maps pictures",
     },
 )

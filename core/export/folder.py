@@ -28,12 +28,11 @@ def is_export(folder: Path) -> bool:
     return (folder / FACTS).is_file()
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What export.json holds of an export that classifies pictures, checked.
+def read_export(folder: Path) -> dict[str, Any]:
+    """What export.json holds of an export whose files are as they were written.
 
     Raises:
-        DataError: damaged, or of another version. CapabilityError: no graph from pixels, or pictures that a domain
-            prepares in its own way.
+        DataError: damaged, or of another version.
     """
     place = folder / FACTS
     facts = read_json(place, CURE)
@@ -43,6 +42,17 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
         raise DataError(f"{place}: damaged, sha256 is not usable; {CURE}")
     check_unchanged(folder, digests, f"copy the whole folder again, or {CURE}")
+    return facts
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The same of an export that classifies pictures, all of it checked.
+
+    Raises:
+        DataError: damaged, or of another version. CapabilityError: no graph from pixels, or pictures that a domain
+            prepares in its own way.
+    """
+    place, facts = folder / FACTS, read_export(folder)
     graphs = facts.get("graphs")
     if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
         script = "its predict.py" if (folder / SCRIPT).is_file() else "vladapt predict with the run"
@@ -61,7 +71,7 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
     count = len(names) if isinstance(names, list) else 0
 
     def per_class(values: Any) -> bool:
-        return isinstance(values, list) and len(values) == count and all(map(_is_number, values))
+        return isinstance(values, list) and len(values) == count and all(map(is_number, values))
 
     def coverages(values: Any) -> bool:
         return isinstance(values, dict) and all(map(per_class, values.values()))
@@ -83,23 +93,27 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "coverage": coverages(facts.get("coverage")),
         "coverage_per": isinstance(per, dict) and all(map(coverages, per.values())),
         "finding": facts.get("finding") in (None, *names),
-        "operating_point": isinstance(point, dict)
-        and set(point) <= set(names)
-        and all(map(_is_number, point.values())),
+        "operating_point": isinstance(point, dict) and set(point) <= set(names) and all(map(is_number, point.values())),
         "per_patient": of is None or (isinstance(of, dict) and answers_patients(of)),
-        "unlike_beyond": facts.get("unlike_beyond") is None or _is_number(facts["unlike_beyond"]),
-        "graphs": isinstance(graph, str) and Path(graph).name == graph and (folder / graph).is_file(),
+        "unlike_beyond": facts.get("unlike_beyond") is None or is_number(facts["unlike_beyond"]),
+        "graphs": is_graph(graph, folder),
         "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
         and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
         and how.get("mode") in ("shortest", "squash")
         and str(how.get("interpolation")).upper() in Image.Resampling.__members__
         and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
-        and all(map(_is_number, [*how.get("mean", ()), *how.get("std", ())]))
+        and all(map(is_number, [*how.get("mean", ()), *how.get("std", ())]))
         and 0 not in how.get("std", ()),
     }
 
 
-def _is_number(value: Any) -> bool:
+def is_graph(name: Any, folder: Path) -> bool:
+    """Whether a name is that of a file in the folder itself."""
+    return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -10,6 +10,8 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
+DRAWING = {"/drawing.js": ("drawing.js", "text/javascript")}
+"""Of pages that draw on pictures."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class WebPage:
         }
 
     def file(self, path: str) -> tuple[str, str]:
-        """The text and the media type of what lies at a path of `FILES`."""
-        name, kind = FILES[path]
+        """The text and the media type of what lies at a path of `FILES` or `DRAWING`."""
+        name, kind = {**FILES, **DRAWING}[path]
         text = (self.folder / name).read_text(encoding="utf-8")
         return (text.replace("TOKEN", self.token) if path == "/" else text), kind

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from ..contracts.serving import NoneReadable, Refused, Wishes
 from ..errors import ConfigError, LimitError, VladaptError, as_message, did_you_mean, shortened
-from ..runtime.web_page import FILES, WebPage
+from ..runtime.web_page import DRAWING, FILES, WebPage
 from .desk import Busy, Desk
 from .uploads import NoForm, TooSlow
 
@@ -32,8 +32,6 @@ OTHER_HOST = "this server answers only to the names of its own machine"
 BUSY = "too many images are waiting; try again"
 RETRY_S = 1
 OWN_SITE = ("same-origin", "none")
-WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
-WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int}
 FAILED = "the model failed on this request ({}); the server's log says where"
 
 
@@ -88,7 +86,7 @@ def build_app(desk: Desk, access: Access) -> Any:
         if request.headers.get("sec-fetch-site", "none") not in OWN_SITE:
             return error(OTHER_SITE, 403)
         try:
-            content = await desk.predict(request, wishes_of(request.query_params))
+            content = await desk.predict(request, wishes_of(request.query_params, desk.model.facts.options))
             return Response(json.dumps(content, allow_nan=False), media_type="application/json")
         except Busy:
             return error(BUSY, 503, **{"Retry-After": str(RETRY_S)})
@@ -131,14 +129,27 @@ def build_app(desk: Desk, access: Access) -> Any:
         yield
         await run_in_threadpool(desk.close)
 
-    gets = {**dict.fromkeys(FILES, part), "/model": model, "/metrics": metrics}
+    gets = {**dict.fromkeys((*FILES, *DRAWING), part), "/model": model, "/metrics": metrics}
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]
     routes += [Route("/predict", guarded(predict), methods=["POST"]), Route("/health", health, methods=["GET"])]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})
 
 
-def wishes_of(query: Any) -> Wishes:
+def _names(text: str) -> tuple[str, ...]:
+    """Of "cat, dog"; never those of a file."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
+WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int, "score": float, "classes": _names}
+"""Option of /predict -> what its text stands for."""
+
+
+def wishes_of(query: Any, options: Sequence[str]) -> Wishes:
     """Wishes of an address, as in /predict?coverage=0.9&top=5.
+
+    Args:
+        options: names of those that the model takes, for messages.
 
     Raises:
         ConfigError: an unknown one, or a value that is no number.
@@ -148,7 +159,7 @@ def wishes_of(query: Any) -> Wishes:
         if name == "token":
             continue
         if name not in WISHES:
-            raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, WISHES)}")
+            raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, options)}")
         try:
             given[name] = WISHES[name](text)
         except ValueError:

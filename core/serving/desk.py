@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.serving import NoneReadable, Refused, Sample, Served, Wishes
-from ..errors import DataError, LimitError
+from ..errors import ConfigError, DataError, LimitError
 from .batching import Batcher
 from .metrics import Metrics
 from .uploads import Limits, Shelf, read_uploads
@@ -108,7 +108,7 @@ class Desk:
     async def _answer_files(self, files: Sequence[Path], wishes: Wishes) -> dict[str, Any]:
         in_pool = partial(asyncio.get_running_loop().run_in_executor, self._pool)
         with self._decoding(len(files)):
-            samples, skipped = await in_pool(self._opened, files)
+            samples, skipped = await in_pool(self._opened, files, wishes)
         if len(samples) > self.limits.waiting:
             raise LimitError(
                 f"{files[0]}: {len(samples)} images at once, the limit is {self.limits.waiting}; divide the file"
@@ -121,13 +121,15 @@ class Desk:
             good = [sample for sample in samples if sample.answer is None]
             await self._batcher.answer(good)
         for sample in good:
-            if isinstance(sample.answer, Exception) and not isinstance(sample.answer, DataError):
+            if isinstance(sample.answer, Exception) and not isinstance(sample.answer, (DataError, ConfigError)):
                 self.tell(sample.answer)
         return await in_pool(self.model.rows, good, [*skipped, *damaged], wishes)
 
-    def _opened(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+    def _opened(self, files: Sequence[Path], wishes: Wishes) -> tuple[list[Sample], list[Refused]]:
         """The samples of files; a single one is decoded at once, which spares it a change of threads."""
         samples, skipped = self.model.samples(files)
+        for sample in samples:
+            sample.wishes = wishes
         if len(samples) == 1:
             self._prepare(samples[0])
         return samples, skipped

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.serving import PATIENT, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
+from ..contracts.serving import (
+    CLASSIFYING,
+    PATIENT,
+    ClassifierFacts,
+    Refused,
+    Sample,
+    Served,
+    Serving,
+    Wishes,
+    only_answered,
+)
 from ..data.images import decode_picture
 from ..errors import NOT_FINITE, ConfigError, DataError
 from ..export.folder import PIXELS, Session, as_picture, library, read_facts
@@ -38,9 +48,11 @@ class ServedExport(Served):
         self._max_pixels = serving.max_pixels
         self.name = str(self._facts.get("run", folder.name))
         self._coverages = {float(text): text for text in self._facts["coverage"]}
-        self.facts = ServedFacts(
+        self.facts = ClassifierFacts(
+            task=str(self._facts.get("task", "")),
             adapter=str(self._facts.get("adapter", "")),
             class_names=self._facts["class_names"],
+            options=[name for name in CLASSIFYING if name not in NOT_EXPORTED],
             multilabel=self._facts["multilabel"],
             coverages=sorted(self._coverages),
             unlike=self._facts.get("unlike_beyond") is not None,
@@ -64,6 +76,7 @@ class ServedExport(Served):
         """Sets of the coverages that were exported, and any number of classes."""
         if unknown := next((name for name in NOT_EXPORTED if getattr(wishes, name) is not None), None):
             raise ConfigError(f"--{unknown.replace('_', '-')}: an export cannot do that; serve the run")
+        super().check(wishes)
         of_patient = self._facts.get("per_patient", {}).get("how")
         if wishes.per_patient is not None and wishes.per_patient != of_patient:
             cure = f"give {of_patient}" if of_patient else "serve the run, or export it with --per-patient"

@@ -11,6 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "config_training.registered": "running",
         "config_training.runner": "build_model load_model named_faults quiet weights_of",
         "config_training.base": "ConfigTask",
+        "config_training.serving": "Finder",
         "retrieval.encoding": "PairEncoding",
         "retrieval.fitting": "RetrievalData",
         "grounding.base": "Grounding GroundingComparison",

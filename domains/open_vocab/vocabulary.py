@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +46,9 @@ MOST_BYTES = 64 << 20
 JSON_SHAPE = 'write {class: [descriptions]}, or {class: {"synonyms": [...], "descriptions": [...]}}'
 
 Classes = str | Path | Sequence[str] | Mapping[str, Any]
+
+
+_text_folder: ContextVar[str | None] = ContextVar("text_folder", default=None)
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,22 @@ def named_templates(templates: str | Sequence[str]) -> list[str]:
     return list({"name": ("{}",), "photo": PHOTO, "imagenet-7": IMAGENET_SEVEN}[templates])
 
 
+@contextmanager
+def texts_kept_in(folder: str) -> Iterator[None]:
+    """A context in which encoded texts are looked up, and kept, in another folder than the cache of features."""
+    before = _text_folder.set(folder)
+    try:
+        yield
+    finally:
+        _text_folder.reset(before)
+
+
 @torch.no_grad()
 def embed_queries(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
     """(Q, D) unit rows on the CPU. Every distinct text is encoded once, in chunks, and stored for the next time."""
     distinct = list(dict.fromkeys(text for query in vocabulary.queries for text in query))
     place = {text: row for row, text in enumerate(distinct)}
-    encoded = F.normalize(FeatureStore().text_features(backbone, distinct).float(), dim=-1)  # (T, D)
+    encoded = F.normalize(FeatureStore(_text_folder.get()).text_features(backbone, distinct).float(), dim=-1)  # (T, D)
     sizes = torch.tensor([len(query) for query in vocabulary.queries])
     rows = torch.tensor([place[text] for query in vocabulary.queries for text in query])
     owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)

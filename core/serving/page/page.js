@@ -34,6 +34,7 @@ async function start() {
   }
   at("name").textContent = model.run;
   document.title = model.run;
+  if (finds()) return showFinder();
   const several = model.multilabel ? "several labels per image" : "one label per image";
   const calibrated = model.coverages.length ? "" : " Its confidences are not calibrated.";
   const kept = model.labelled ? "" : " It keeps none of the images that it learned from, so it cannot show the nearest ones.";
@@ -41,6 +42,23 @@ async function start() {
   for (const share of model.coverages) at("coverage").append(new Option(`${Math.round(100 * share)} %`, share));
   at("sets").hidden = !model.coverages.length;
   if (model.coverages.includes(0.9)) at("coverage").value = "0.9";
+}
+
+/* Whether the model finds things, and is no classifier. */
+const finds = () => model.coverages === undefined;
+
+function showFinder() {
+  const names = model.any_names ? "Any names may be asked for." : "Some of them may be asked for.";
+  at("about").textContent = `${model.adapter} (${model.task}), ${model.class_names.length} names. ${names}`;
+  at("names").hidden = !model.options.includes("classes");
+  at("classes").placeholder = model.class_names.join(", ");
+  at("scores").hidden = model.score === null;
+  at("score").value = model.score ?? 0;
+  showLeast();
+}
+
+function showLeast() {
+  at("least").textContent = Number(at("score").value).toFixed(2);
 }
 
 function add(files) {
@@ -51,12 +69,11 @@ function add(files) {
     picture.alt = "";
     picture.src = URL.createObjectURL(file);
     picture.addEventListener("error", () => { picture.hidden = true; }); // a format that browsers do not show
-    picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
     const answer = made("div", "answer");
     answer.append(made("p", "waiting", "Waiting …"));
     card.append(picture, made("p", "file", file.name), answer);
     at("answers").prepend(card);
-    queue.push({ file, answer });
+    queue.push({ file, card, picture, answer });
   }
   next();
 }
@@ -64,8 +81,8 @@ function add(files) {
 function next() {
   while (running < AT_ONCE && queue.length) {
     running += 1;
-    const { file, answer } = queue.shift();
-    ask(file).then((rows) => fill(answer, rows), (error) => {
+    const { file, card, picture, answer } = queue.shift();
+    ask(file).then((rows) => (finds() ? fillFound(card, picture, answer, rows) : fill(answer, rows)), (error) => {
       answer.replaceChildren(made("p", "error", error.message));
     }).finally(() => {
       running -= 1;
@@ -77,6 +94,7 @@ function next() {
 async function ask(file) {
   const options = new URLSearchParams();
   if (model.labelled) options.set("nearest", Math.min(3, model.labelled));
+  if (at("classes").value.trim()) options.set("classes", at("classes").value);
   if (at("coverage").value) options.set("coverage", at("coverage").value);
   const form = new FormData();
   form.append("files", file, file.name);
@@ -121,6 +139,64 @@ function fill(answer, rows) {
   }
 }
 
+/* Redraws a card, by its canvas. */
+const cards = new Map();
+
+function fillFound(card, picture, answer, rows) {
+  const canvas = made("canvas");
+  const redraw = () => showFound(canvas, picture, answer, rows);
+  const turn = () => {
+    card.classList.toggle("wide");
+    redraw();
+  };
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  canvas.addEventListener("click", turn);
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") turn();
+  });
+  picture.after(canvas);
+  cards.set(canvas, redraw);
+  if (picture.complete) redraw();
+  picture.addEventListener("load", redraw);
+  picture.addEventListener("error", redraw);
+}
+
+function showFound(canvas, picture, answer, rows) {
+  const least = model.score === null ? 0 : Number(at("score").value);
+  const shown = rows.map((row) => thingsOf(row, least));
+  const names = [...new Set([...model.class_names, ...shown.flat().map((thing) => thing.name)])];
+  const drawn = picture.naturalWidth > 0 && rows.length === 1; // a file of several pictures is not shown as one
+  canvas.hidden = !drawn;
+  picture.hidden = drawn || !picture.naturalWidth;
+  if (drawn) drawThings(canvas, picture, shown[0], names);
+  canvas.setAttribute("aria-label", rows.map((row) => row.summary).join("; "));
+  answer.replaceChildren();
+  rows.forEach((row, place) => {
+    if (rows.length > 1) answer.append(made("p", "file", row.id));
+    answer.append(tableOf(row, shown[place], names));
+  });
+}
+
+/* A line for each name: how often and how sure, or which share of the picture. */
+function tableOf(row, things, names) {
+  const lines = new Map();
+  for (const { name, score } of [...things].reverse()) {
+    const [count, best] = lines.get(name) ?? [0, score];
+    lines.set(name, [count + 1, best]);
+  }
+  if (row.shares) for (const [name, share] of Object.entries(row.shares)) lines.set(name, [0, share]);
+  if (!lines.size) return made("p", "label", "nothing found");
+  const table = made("table", "classes");
+  for (const [name, [count, value]] of lines) {
+    const line = table.insertRow(), cell = line.insertCell(), swatch = made("span", "swatch");
+    swatch.style.background = name === "background" && row.shares ? "transparent" : colourOf(name, names);
+    cell.append(swatch, count > 1 ? `${count} ${name}` : name);
+    line.insertCell().textContent = row.shares ? percent(value) : value.toFixed(2);
+  }
+  return table;
+}
+
 function nearest(examples) {
   const part = made("div", "nearest", "Nearest images that the model learned from:");
   const list = made("ul");
@@ -136,7 +212,18 @@ at("files").addEventListener("change", () => {
   add(at("files").files);
   at("files").value = "";
 });
-at("clear").addEventListener("click", () => at("answers").replaceChildren());
+at("clear").addEventListener("click", () => {
+  for (const picture of document.querySelectorAll("#answers img")) URL.revokeObjectURL(picture.src);
+  at("answers").replaceChildren();
+  cards.clear();
+});
+at("score").addEventListener("input", () => {
+  showLeast();
+  for (const redraw of cards.values()) redraw();
+});
+addEventListener("resize", () => {
+  for (const redraw of cards.values()) redraw();
+});
 for (const name of ["dragenter", "dragover"]) {
   addEventListener(name, (event) => {
     event.preventDefault();

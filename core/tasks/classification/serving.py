@@ -14,12 +14,13 @@ import torch
 from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import (
+    CLASSIFYING,
     PATIENT,
+    ClassifierFacts,
     NoneReadable,
     Refused,
     Sample,
     Served,
-    ServedFacts,
     Serving,
     Wishes,
     only_answered,
@@ -80,9 +81,11 @@ class ServedRun(Served):
         self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
         self.clock = time.process_time if on_cpu else time.perf_counter
         self._labelled, self._ids = LabelledImages.load(use.run.path), serving.training_ids
-        self.facts = ServedFacts(
+        self.facts = ClassifierFacts(
+            task=task.name,
             adapter=adapter.name,
             class_names=list(adapter.class_names_),
+            options=CLASSIFYING,
             multilabel=bool(adapter.multilabel_),
             coverages=[] if calibration is None else list(TABLE_COVERAGES),
             unlike=calibration is not None and calibration.unlike is not None and calibration.unlike.known,
@@ -138,6 +141,7 @@ class ServedRun(Served):
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 
     def check(self, wishes: Wishes) -> None:
+        super().check(wishes)
         use = self.use.asking(wishes.of_use)
         check_wishes(use, self.predictor.task, self.predictor.adapter)
         if use.per_patient is not None:

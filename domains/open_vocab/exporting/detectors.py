@@ -12,11 +12,10 @@ from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
-from ....core.export import Graph
+from ....core.export import Graph, boxes
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
 from .run import Form
-from .standalone import boxes
 
 SAME_PLACE, SAME_SCORE = 0.5, 1e-3
 """Up to which a side's place, in pixels, and the score of one box may differ from those of the same box."""

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
 from ....core.data import IMAGE
 from ....core.errors import CapabilityError, ConfigError
-from ....core.export import Agreement, Graph, NewExport
+from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
 from ..inference.running import known_names, outcomes
-from .standalone import pictures
 
 MOST_CHECKED = 64
 LEAST_SAME = 0.98
@@ -37,7 +36,7 @@ SIZES = ((2, 3), (1, 1), (3, 2), (1, 7))
 """Images, and sides in multiples of what the model pads to: the first is traced with, and all are compared."""
 LEAST_SIDE = 64
 FILE = "model.onnx"
-SCRIPTS = Path(__file__).with_name("standalone")
+SCRIPTS = Path(pictures.__file__).parent
 UNDECODED = frozenset({"max_pixels"})
 """Keys of `Item.decode` that change no pixel."""
 UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "PackSegInputs"})
@@ -52,7 +51,7 @@ Answers = Callable[..., Mapping[str, np.ndarray]]
 class Form(ABC):
     """What a kind of model becomes: its graph, and how what is made of the graph's answer is compared with its own.
 
-    A form sets `script`, a file of `standalone`; `values`, what its outputs are; and `answers`, what is the same or
+    A form sets `script`, a file beside `pictures`; `values`, what its outputs are; and `answers`, what is the same or
     not.
     """
 
@@ -70,6 +69,15 @@ class Form(ABC):
     @abstractmethod
     def graph(self, pixels: Tensor) -> Graph:
         """Of an example (B, 3, H, W), for images of any size."""
+
+    def noise(self) -> list[Tensor]:
+        """Pixels that the graph is traced with, the first, and compared on: of several sizes."""
+        return _noise(self.model)
+
+    @property
+    def sizes(self) -> str:
+        """What sizes of images the graph takes."""
+        return f"height and width in multiples of {_multiple(self.model)}"
 
     @property
     @abstractmethod
@@ -104,7 +112,7 @@ def export_run(
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
         with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
-            noise = _noise(model)
+            noise = form.noise()
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
@@ -258,9 +266,10 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "model": type(model).__name__,
         "class_names": list(known_names(model)),
         "graphs": {"model": FILE},
+        "script": form.script,
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}",
+        "sizes": form.sizes,
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }

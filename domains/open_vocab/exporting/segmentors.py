@@ -13,10 +13,9 @@ from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
-from ....core.export import Graph
+from ....core.export import Graph, maps
 from ..inference.predictions import PredictedMap
 from .run import Form
-from .standalone import maps
 
 
 class Logits(nn.Module):

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from ....core.export import boxes, maps
 from ..data.outlines import encode
 from ..scores.detection import Detected
 
-UNSURE = 0.3
+UNSURE = boxes.UNSURE
 """Boxes scored below this are not drawn and not counted in a summary; files have them all."""
 
 OVERLAP = 0.5
 """Intersection over union from which on two boxes are taken to be of one thing."""
-
-TRACE = 0.005
-"""Classes with a smaller share of an image are left out of its summary."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,7 @@ class PredictedBoxes(Detected):
 
     def summary(self, class_names: Sequence[str]) -> str:
         """ "2 raccoon (0.97), 1 cat (0.41)": how many of each class, and the best score."""
-        sure = self.scores >= UNSURE
-        if not sure.any():
-            best = f"; the best has {self.scores[0]:.2f}" if len(self.scores) else ""
-            return f"nothing scored {UNSURE} or more{best}"
-        labels, counts = np.unique(self.labels[sure], return_counts=True)
-        rows = [
-            (count, class_names[label], self.scores[sure & (self.labels == label)].max())
-            for label, count in zip(labels, counts)
-        ]
-        rows.sort(key=lambda entry: -entry[2])
-        return ", ".join(f"{count} {name} ({best:.2f})" for count, name, best in rows)
+        return boxes.summary_of(self.scores, self.labels, class_names)
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ class PredictedMap:
         return {
             "shares": {name: round(share, 5) for name, share in ranked},
             "masks": masks,
-            "summary": ", ".join(f"{name} {share:.0%}" for name, share in ranked if share >= TRACE),
+            "summary": maps.summary_of(dict(ranked)),
         }
 
 

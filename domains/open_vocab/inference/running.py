@@ -42,26 +42,42 @@ def outcomes(
         data: decodes the items.
         progress: called as progress(done, total).
     """
-    init_default_scope(model.cfg.default_scope)
-    given = names_given_regions(model)
-    told = _told(model, data.class_names)
-    transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
-    per_thread = local()
-
-    def ready_for_model(item: Item) -> dict[str, Any]:
-        if not hasattr(per_thread, "transforms"):
-            per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return per_thread.transforms(_sample(item, given, told))
-
-    done = 0
+    looking, done = Looking(model, data.class_names), 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
-            ready = list(threads.map(ready_for_model, chosen))
-            for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
-                yield from _tested(model, group)
+            ready = list(threads.map(looking.ready, chosen))
+            for group in looking.tested(list(zip(chosen, ready, strict=True))):
+                yield from group
                 done += len(group)
                 progress(done, len(items))
+
+
+class Looking:
+    """A model and its test transforms, which are made once.
+
+    Args:
+        model: as of `outcomes`.
+        class_names: of the data, for models that are told what regions show.
+    """
+
+    def __init__(self, model: nn.Module, class_names: Sequence[str] = ()):
+        init_default_scope(model.cfg.default_scope)
+        self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
+        self._told = _told(model, class_names)
+        self._transforms = Compose(_with_regions(pipeline) if self._given else pipeline)
+        self._per_thread = local()
+
+    def ready(self, item: Item) -> dict[str, Any]:
+        """An image as the model takes it; in any thread."""
+        if not hasattr(self._per_thread, "transforms"):  # some of mm's note in themselves what they do next
+            self._per_thread.transforms = deepcopy(self._transforms)
+        return self._per_thread.transforms(_sample(item, self._given, self._told))
+
+    def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, Any]]]:
+        """Items that are ready, each with the data sample that the model made of it, in order: runs of neighbours that
+        went through the model at once."""
+        return (_tested(self.model, group) for group in _of_one_shape(pairs))
 
 
 def names_given_regions(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from vladapt.core.contracts.serving import Sample, Served, ServedFacts
+from vladapt.core.contracts.serving import ClassifierFacts, Sample, Served
 from vladapt.core.serving.batching import Batcher, answer_each, best_batch
 from vladapt.core.serving.uploads import Limits
 
@@ -15,7 +15,7 @@ from vladapt.core.serving.uploads import Limits
 class Slow(Served):
     """A model that waits for permission, and remembers how many samples it was asked at once."""
 
-    name, facts, sizes = "slow", ServedFacts("slow", ["a"], False, [], False), (1, 2, 4, 8)
+    name, facts, sizes = "slow", ClassifierFacts("classification", "slow", ["a"], (), False, [], False), (1, 2, 4, 8)
 
     def __init__(self, seconds=None):
         self.goes, self.asked, self.seconds = threading.Event(), [], seconds or {}

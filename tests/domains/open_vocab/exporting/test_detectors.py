@@ -17,8 +17,8 @@ from mmengine.registry import init_default_scope
 
 from vladapt.core.errors import CapabilityError
 from vladapt.core.export.folder import Session
+from vladapt.core.export.scripts import boxes
 from vladapt.domains.open_vocab.exporting.detectors import Boxes, _rule
-from vladapt.domains.open_vocab.exporting.standalone import boxes
 
 NMS = {"type": "nms", "iou_threshold": 0.5}
 RETINANET = {

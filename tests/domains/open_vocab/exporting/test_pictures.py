@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from mmcv.image import imrescale
 
+from vladapt.core.export.scripts import maps, pictures
 from vladapt.core.runtime.reading import sha256_in
 from vladapt.domains.open_vocab.exporting.run import sizes_by_strides
-from vladapt.domains.open_vocab.exporting.standalone import maps, pictures
 
 AS_IT_IS = {"channels": "rgb", "mean": [0] * 3, "std": [1] * 3, "multiple": 32, "padding": 7}
 

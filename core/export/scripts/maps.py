@@ -1,4 +1,4 @@
-"""A class for every pixel, by the model beside this file: python predict.py IMAGE ... [--out FOLDER]
+"""A class for every pixel, by the model beside this file: python predict.py IMAGE ... [--out FOLDER] [--masks]
 
 Needs onnxruntime, numpy and pillow. Prints a JSON object per image, and faults on stderr.
 """
@@ -18,6 +18,9 @@ except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
     from pictures import asked, between, decoded, pixels
 
+TRACE = 0.005
+"""Classes with a smaller share of an image are left out of its summary."""
+
 
 def resized(values, height, width):
     """(h, w, C) float32 -> (height, width, C), linear between the middles of pixels."""
@@ -35,11 +38,35 @@ def map_of(logits, size, whole, threshold):
     return logits.argmax(axis=2) if logits.shape[2] > 1 else (1 / (1 + np.exp(-logits[..., 0])) > threshold).astype(int)
 
 
-def row_of(name, classes, class_names):
-    """What is said of an image: which share of it each class has."""
+def encoded(mask):
+    """(H, W) bool -> its lengths of runs, column by column, as COCO compresses them."""
+    flat = mask.ravel(order="F")
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, len(flat))
+    runs = np.diff(ends, prepend=0).tolist()
+    runs = [0, *runs] if flat[0] else runs
+    text = []
+    for place, run in enumerate(runs):  # from the third on the difference to the one two before, in groups of 5 bits
+        rest = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            text.append(chr(bits + 32 * more + 48))
+    return {"size": list(mask.shape), "counts": "".join(text)}
+
+
+def summary_of(shares):
+    """ "road 61%, car 4%"."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= TRACE)
+
+
+def row_of(name, classes, class_names, masks=False):
+    """What is said of an image: which share of it each class has, and where."""
     shares = np.bincount(classes.ravel(), minlength=len(class_names)) / classes.size
-    ranked = [(class_names[each], round(float(shares[each]), 5)) for each in np.argsort(-shares) if shares[each]]
-    return {"id": str(name), "shares": dict(ranked)}
+    ranked = [each for each in np.argsort(-shares, kind="stable") if shares[each]]
+    row = {"id": str(name), "shares": {class_names[each]: round(float(shares[each]), 5) for each in ranked}}
+    where = {"masks": {class_names[each]: encoded(classes == each) for each in sorted(ranked)}} if masks else {}
+    return {**row, **where, "summary": summary_of(row["shares"])}
 
 
 if __name__ == "__main__":
@@ -47,6 +74,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
+    parser.add_argument("--masks", action="store_true", help="print where each class is, as COCO's compressed runs")
     given = parser.parse_args()
     ask = asked(HERE, facts)
     failed = False
@@ -60,7 +88,7 @@ if __name__ == "__main__":
         planes, size = pixels(picture, facts["preprocessing"])
         logits = ask({"pixels": planes})["logits"][0]
         classes = map_of(logits, size, picture.shape[:2], facts["threshold"])
-        row = row_of(path, classes, facts["class_names"])
+        row = row_of(path, classes, facts["class_names"], given.masks)
         if given.out is not None:
             given.out.mkdir(parents=True, exist_ok=True)
             row["map"] = str(given.out / f"{path.stem}.png")

@@ -18,6 +18,9 @@ except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
     from pictures import asked, decoded, pixels
 
+UNSURE = 0.3
+"""Boxes scored below this are not counted in a summary."""
+
 
 def overlaps(box, others):
     """(4,) and (n, 4) -> (n,) intersection over union."""
@@ -54,15 +57,27 @@ def boxes_of(outputs, size, whole, rule):
     return boxes[sure], scores[sure], labels[sure]
 
 
+def summary_of(scores, labels, class_names):
+    """ "2 raccoon (0.97), 1 cat (0.41)": how many of each class, the surest first, and the best score."""
+    sure = scores >= UNSURE
+    if not sure.any():
+        best = f"; the best has {scores.max():.2f}" if len(scores) else ""
+        return f"nothing scored {UNSURE} or more{best}"
+    numbers, counts = np.unique(labels[sure], return_counts=True)
+    rows = [(scores[sure & (labels == each)].max(), count, class_names[each]) for each, count in zip(numbers, counts)]
+    return ", ".join(f"{count} {name} ({best:.2f})" for best, count, name in sorted(rows, key=lambda row: -row[0]))
+
+
 def row_of(name, found, class_names, least):
     """What is said of an image: boxes x0, y0, x1, y1 in its own pixels, the surest first."""
-    boxes, scores, labels = found
+    boxes, scores, labels = found[0], found[1].astype(float).round(5), found[2]
     sure = scores >= least
     return {
         "id": str(name),
         "boxes": boxes[sure].astype(float).round(2).tolist(),
-        "scores": scores[sure].astype(float).round(5).tolist(),
+        "scores": scores[sure].tolist(),
         "labels": [class_names[each] for each in labels[sure]],
+        "summary": summary_of(scores[sure], labels[sure], class_names),
     }
 
 

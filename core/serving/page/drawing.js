@@ -1,0 +1,108 @@
+"use strict";
+
+const GOLDEN_ANGLE = 137.508; // degrees between the hues of neighbours in a list
+const CANVAS_SIDE = 2048; // largest that is drawn
+const MASK_ALPHA = 0.45;
+
+const hueOf = (name, names) => (Math.max(0, names.indexOf(name)) * GOLDEN_ANGLE + 10) % 360;
+const colourOf = (name, names) => `hsl(${hueOf(name, names)} 85% 42%)`;
+
+/* The lengths of the runs of a mask as COCO compresses them: from the third on as the difference to the one two before,
+   in groups of 5 bits, the lowest first. */
+function runsOf(text) {
+  const runs = [];
+  for (let at = 0; at < text.length; ) {
+    let value = 0, shift = 0, code;
+    do {
+      code = text.charCodeAt(at++) - 48;
+      value += (code & 31) * 2 ** shift;
+      shift += 5;
+    } while (code & 32 && at < text.length);
+    if (code & 16) value -= 2 ** shift;
+    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
+  }
+  return runs;
+}
+
+/* Calls `inside(place)` for each pixel of a canvas of that size, counted row by row, that a mask covers. */
+function eachInside(mask, width, height, inside) {
+  const [rows, columns] = mask.size, runs = runsOf(mask.counts);
+  let run = 0, end = runs[0];
+  for (let x = 0; x < width; x++) {
+    const start = Math.floor(((x + 0.5) * columns) / width) * rows;
+    for (let y = 0; y < height; y++) {
+      const pixel = start + Math.floor(((y + 0.5) * rows) / height);
+      while (end <= pixel && run < runs.length - 1) end += runs[++run];
+      if (run % 2) inside(y * width + x);
+    }
+  }
+}
+
+/* What of a row is shown: things with a name, and a score, a box or a mask where it has them; the surest last. */
+function thingsOf(row, least) {
+  if (row.boxes) {
+    const places = row.scores.map((_, place) => place).filter((place) => row.scores[place] >= least).reverse();
+    return places.map((place) => ({
+      name: row.labels[place], score: row.scores[place], box: row.boxes[place], mask: row.masks?.[place],
+    }));
+  }
+  return Object.entries(row.masks).filter(([name]) => name !== "background").map(([name, mask]) => ({ name, mask }));
+}
+
+/* Draw a picture with what was found in it; `names` give the colours. */
+function drawThings(canvas, picture, things, names) {
+  const { naturalWidth: across, naturalHeight: down } = picture;
+  const wide = Math.max(1, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
+  const scale = Math.min(wide / across, CANVAS_SIDE / across, CANVAS_SIDE / down);
+  const width = Math.max(1, Math.round(across * scale)), height = Math.max(1, Math.round(down * scale));
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0, width, height);
+  paintMasks(context, things, names, width, height);
+  const unit = width / Math.max(1, canvas.clientWidth);
+  for (const thing of things) if (thing.box) outline(context, thing, names, width / across, height / down, unit);
+}
+
+function paintMasks(context, things, names, width, height) {
+  if (!things.some((thing) => thing.mask)) return;
+  const image = context.getImageData(0, 0, width, height), pixels = image.data;
+  for (const thing of things) {
+    if (!thing.mask) continue;
+    const colour = channelsOf(hueOf(thing.name, names));
+    eachInside(thing.mask, width, height, (place) => {
+      for (let band = 0; band < 3; band++) {
+        pixels[4 * place + band] += MASK_ALPHA * (colour[band] - pixels[4 * place + band]);
+      }
+    });
+  }
+  context.putImageData(image, 0, 0);
+}
+
+/* Red, green and blue of `colourOf`. */
+function channelsOf(hue) {
+  const light = 0.42, amount = 0.85 * light;
+  const channel = (number) => {
+    const k = (number + hue / 30) % 12;
+    return 255 * (light - amount * Math.max(-1, Math.min(k - 3, 9 - k, 1)));
+  };
+  return [channel(0), channel(8), channel(4)];
+}
+
+function outline(context, thing, names, alongX, alongY, unit) {
+  const [x0, y0, x1, y1] = thing.box, colour = colourOf(thing.name, names);
+  const left = x0 * alongX, top = y0 * alongY;
+  context.strokeStyle = colour;
+  context.lineWidth = 2 * unit;
+  context.strokeRect(left, top, (x1 - x0) * alongX, (y1 - y0) * alongY);
+  context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+  const text = `${thing.name} ${thing.score.toFixed(2)}`, high = 16 * unit;
+  const wide = context.measureText(text).width + 8 * unit;
+  const x = Math.max(0, Math.min(left - unit, context.canvas.width - wide));
+  const y = top - high >= 0 ? top - high : top;
+  context.fillStyle = colour;
+  context.fillRect(x, y, wide, high);
+  context.fillStyle = "#fff";
+  context.fillText(text, x + 4 * unit, y + 2 * unit);
+}

@@ -1,0 +1,128 @@
+"""What a trained model finds in images that come one by one, for a server: the rows of `predict`, and other names for
+some requests while others go on with the model's own."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import abstractmethod
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ....core.contracts import DomainData, Item
+from ....core.errors import CapabilityError
+from ....core.export import boxes, maps
+from ....core.tasks import Finder
+from ..vocabulary import Vocabulary, texts_kept_in
+from .detection import notes_on_names, predict_detection, rivals
+from .predictions import UNSURE, PredictedBoxes, PredictedMap
+from .running import Looking, ask_for, known_names, names_given_regions, takes_names, with_background
+from .segmentation import predict_segmentation
+
+
+class ModelFinder(Finder):
+    """A detector or a segmentor.
+
+    Args:
+        model: with `cfg`, as `outcomes` takes it.
+
+    Raises:
+        CapabilityError: it finds nothing by itself.
+    """
+
+    def __init__(self, model: nn.Module):
+        if names_given_regions(model):
+            raise CapabilityError(
+                "this model looks at regions that are given with an image and finds none itself, so it is not served; "
+                "use vladapt predict"
+            )
+        self.model, self._looking = model, Looking(model)
+        self.names, self.any_names = known_names(model), takes_names(model)
+
+    def ready(self, item: Item) -> Any:
+        return self._looking.ready(item)
+
+    def find(self, images: Sequence[tuple[Item, Any]]) -> list[dict[str, Any]]:
+        return [self._row(sample) for group in self._looking.tested(list(images)) for _, sample in group]
+
+    def check_names(self, names: Sequence[str]) -> None:
+        Vocabulary.of(list(names), "name")
+
+    def named(self, names: Sequence[str]) -> ModelFinder:
+        """A copy of the model whose parameters are this one's: what it makes of the names is its own. Texts that a
+        client sends are encoded and not kept in the cache of features."""
+        model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
+        with tempfile.TemporaryDirectory(prefix="vladapt-") as folder, texts_kept_in(folder):
+            ask_for(model, with_background(model, list(names)))
+        return type(self)(model)
+
+    def chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
+        names = None if self.any_names else names
+        return row if names is None and score is None else self._chosen(row, names, score)
+
+    @abstractmethod
+    def _row(self, sample: Any) -> dict[str, Any]:
+        """Of a data sample that the model made."""
+
+    @abstractmethod
+    def _chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
+        """As `chosen`, where there is anything to choose."""
+
+
+class BoxFinder(ModelFinder):
+    """A detector."""
+
+    options = ("score", "classes")
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self._rivals = rivals(model)
+        chosen = (model.cfg.vladapt.get("confidence") or {}).get("score")  # on val, where there was one
+        self.score = float(chosen) if isinstance(chosen, (int, float)) and 0 <= chosen <= 1 else UNSURE
+
+    def find_in_windows(self, data: DomainData) -> dict[str, Any]:
+        (row,) = predict_detection(self.model, data, lambda done, total: None)
+        return {key: value for key, value in row.items() if key != "id"}
+
+    def notes(self) -> list[str]:
+        return notes_on_names(self.model)
+
+    def _row(self, sample: Any) -> dict[str, Any]:
+        return PredictedBoxes.of(sample).without_rivals(self._rivals).row(self.names)
+
+    def _chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
+        places = [
+            place
+            for place, (name, sure) in enumerate(zip(row["labels"], row["scores"], strict=True))
+            if (names is None or name in names) and (score is None or sure >= score)
+        ]
+        lists = {
+            key: [row[key][place] for place in places] for key in ("boxes", "scores", "labels", "masks") if key in row
+        }
+        labels = np.array([self.names.index(name) for name in lists["labels"]], dtype=int)
+        return {**row, **lists, "summary": boxes.summary_of(np.array(lists["scores"]), labels, self.names)}
+
+
+class MapFinder(ModelFinder):
+    """A segmentor."""
+
+    options = ("classes",)
+    score = None
+
+    def find_in_windows(self, data: DomainData) -> dict[str, Any]:
+        (row,) = predict_segmentation(self.model, data, lambda done, total: None)
+        return {key: value for key, value in row.items() if key != "id"}
+
+    def notes(self) -> list[str]:
+        return []
+
+    def _row(self, sample: Any) -> dict[str, Any]:
+        return PredictedMap.of(sample).row(self.names)
+
+    def _chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
+        shares = {name: share for name, share in row["shares"].items() if names is None or name in names}
+        masks = {name: mask for name, mask in row["masks"].items() if name in shares}
+        return {**row, "shares": shares, "masks": masks, "summary": maps.summary_of(shares)}
