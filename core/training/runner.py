@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,9 +49,26 @@ class TowerRunner(Runner):
     def dump_config(self) -> None:
         """Nothing: there is no config, all parts are built already."""
 
-    def _log_env(self, env_cfg: dict) -> None:
-        """Nothing: mmengine asks a shell for the versions of compilers, a quarter of a second of a processor, for a log
-        that holds errors alone."""
+
+@contextmanager
+def unheard_shell() -> Iterator[None]:
+    """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
+    would say so on stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # this process has no stderr
+        kept = None
+    if kept is None:
+        yield
+        return
+    sys.stderr.flush()
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class ResumableLoop(BaseLoop):

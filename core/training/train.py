@@ -49,7 +49,7 @@ from .model import PairModel
 from .optimizer import build_optimizer, epoch_rates, rate_schedulers
 from .parts import Parts, Task, Trained
 from .resume import ResumeHook
-from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel
+from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
 from .samples import BrokenSamples, seed_everything
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
@@ -148,23 +148,24 @@ def train(
         nullcontext() if checkpoints is None else closing(checkpoints),
         restored_determinism(),
     ):
-        runner = TowerRunner(
-            model=wrapped,
-            work_dir=work,
-            train_dataloader=samples,
-            train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
-            **({} if task.validate is None else val),
-            optim_wrapper=optimizer,
-            param_scheduler=rate_schedulers(settings, steps) or None,
-            default_hooks=dict.fromkeys(NOT_USED),
-            custom_hooks=[*ours, *further],
-            launcher="none",  # the processes are joined and the model is wrapped already
-            randomness={"seed": settings.seed, "deterministic": repeatable},
-            log_level="ERROR",
-            visualizer=Visualizer.get_instance("vladapt"),  # one for all: it holds a figure
-            default_scope="mmengine",
-            experiment_name=f"vladapt-{time.time_ns()}",
-        )
+        with unheard_shell():
+            runner = TowerRunner(
+                model=wrapped,
+                work_dir=work,
+                train_dataloader=samples,
+                train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
+                **({} if task.validate is None else val),
+                optim_wrapper=optimizer,
+                param_scheduler=rate_schedulers(settings, steps) or None,
+                default_hooks=dict.fromkeys(NOT_USED),
+                custom_hooks=[*ours, *further],
+                launcher="none",  # the processes are joined and the model is wrapped already
+                randomness={"seed": settings.seed, "deterministic": repeatable},
+                log_level="ERROR",
+                visualizer=Visualizer.get_instance("vladapt"),  # one for all: it holds a figure
+                default_scope="mmengine",
+                experiment_name=f"vladapt-{time.time_ns()}",
+            )
         if repeatable:
             ask_for_determinism(backbone.device, warn_only=bool(model.not_deterministic))
         with failing_alone(), named_kernels():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -58,7 +59,8 @@ def main(listener: socket.socket, folder: str, plots: str | None = None) -> None
 
 
 def _prepare(plots: str | None) -> None:
-    """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer."""
+    """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer, and
+    the versions of compilers that mmengine asks a shell for."""
     importlib.import_module("PIL.Image").init()
     ours = sys.modules
     ours["vladapt.cli"].build_app([])
@@ -71,6 +73,10 @@ def _prepare(plots: str | None) -> None:
     probe = ours["vladapt.core.forgetting.probe"].GenericProbe.drawn()
     for item in probe.data.items:
         probe.data.load(item)
+    if runner := ours.get("mmengine.runner.runner"):
+        runner.collect_env = functools.cache(runner.collect_env)
+        with ours["vladapt.core.training.runner"].unheard_shell():
+            runner.collect_env()
     if "open_clip" in ours:
         ours["vladapt.core.backbones.open_clip"]._simple_tokenizer(77, 8192, "{}")
 

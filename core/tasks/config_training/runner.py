@@ -36,6 +36,7 @@ from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
+from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
 from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
 from .registered import registered_only
@@ -158,7 +159,7 @@ def train_plan(
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
-        with named_faults():
+        with named_faults(), unheard_shell():
             runner = _runner(settings, device, change, stack)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
@@ -212,9 +213,6 @@ class _PlanRunner(Runner):
                 type(self).stack.callback(handler.close)
                 type(self).stack.callback(logger.removeHandler, handler)
         return logger
-
-    def _log_env(self, env_cfg: dict) -> None:
-        """Nothing, as of `TowerRunner`."""
 
     def wrap_model(self, model_wrapper_cfg, model):
         device = type(self).device
