@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("mmdet")
 pytest.importorskip("transformers")
-onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 
+import onnxruntime
 import torch
 from PIL import Image
 
