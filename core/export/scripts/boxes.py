@@ -70,12 +70,12 @@ def summary_of(scores, labels, class_names):
 
 def row_of(name, found, class_names, least):
     """What is said of an image: boxes x0, y0, x1, y1 in its own pixels, the surest first."""
-    boxes, scores, labels = found
+    boxes, scores, labels = found[0], found[1].astype(float).round(5), found[2]
     sure = scores >= least
     return {
         "id": str(name),
         "boxes": boxes[sure].astype(float).round(2).tolist(),
-        "scores": scores[sure].astype(float).round(5).tolist(),
+        "scores": scores[sure].tolist(),
         "labels": [class_names[each] for each in labels[sure]],
         "summary": summary_of(scores[sure], labels[sure], class_names),
     }
