@@ -58,6 +58,8 @@ class Form(ABC):
     script: ClassVar[str]
     values: ClassVar[str]
     answers: ClassVar[str]
+    size: tuple[int, int] | None = None
+    """Height and width of the only images that the graph takes; None for any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -103,7 +105,7 @@ def export_run(
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
         with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
-            noise = _noise(model)
+            noise = _noise(model, form.size)
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
@@ -140,9 +142,11 @@ def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-def _noise(model: nn.Module) -> list[Tensor]:
-    """Pixels of several sizes."""
+def _noise(model: nn.Module, size: tuple[int, int] | None) -> list[Tensor]:
+    """Pixels of several sizes, or of one alone."""
     made, many = torch.Generator().manual_seed(0), _multiple(model)
+    if size is not None:
+        return [torch.randn(images, 3, *size, generator=made) for images in (2, 1)]
     many *= -(-LEAST_SIDE // many)
     return [
         torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
@@ -260,7 +264,9 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "script": form.script,
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}",
+        "sizes": f"height and width in multiples of {_multiple(model)}"
+        if form.size is None
+        else "height {} and width {}".format(*form.size),
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }

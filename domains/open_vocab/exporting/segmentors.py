@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ....core.errors import CapabilityError
 from ....core.export import Graph, maps
 from ..inference.predictions import PredictedMap
+from ..modules.segmentors.hf_segmentor import HFSegmentor
 from .run import Form
 
 
@@ -62,6 +63,47 @@ class Maps(Form):
 
     def same(self, sample: Any, answer: np.ndarray) -> tuple[float, float]:
         return float((PredictedMap.of(sample).classes == answer).sum()), float(answer.size)
+
+
+class Scores(nn.Module):
+    """Pixels (B, 3, H, W) -> scores (B, C, h, w) of a model of transformers, as coarse as it gives them."""
+
+    def __init__(self, model: HFSegmentor):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.family.scores(self.model.model, pixels)
+
+
+class HubMaps(Maps):
+    """A class of each pixel, by a model of transformers."""
+
+    values = "score"
+
+    def __init__(self, model: HFSegmentor):
+        super().__init__(model)
+        self.size = model.only_size
+
+    def check(self) -> None:
+        kind = self.model.family.config["model_type"]
+        if self.size is None and not self.model.family.any_size:
+            raise CapabilityError(
+                f"its processor keeps the ratio of an image's sides, and a graph of {kind} takes images of one size; "
+                "predict with the run"
+            )
+
+    def graph(self, pixels: Tensor) -> Graph:
+        axes = {} if self.size else {"pixels": (2, 3)}
+        return Graph(Scores(self.model), {"pixels": pixels}, ["logits"], axes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"threshold": None}
+
+    def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts) -> np.ndarray:
+        scores = outputs["logits"][0]
+        return maps.map_of(scores, scores.shape[1:], whole, facts["threshold"])
 
 
 def _upsampled(self: Upsample, x: Tensor) -> Tensor:

@@ -109,6 +109,13 @@ class ImageProcessor:
         return tuple(-middle / spread for middle, spread in zip(mean, std, strict=True))
 
     @property
+    def only_size(self) -> tuple[int, int] | None:
+        """Height and width of everything that it prepares; None where they follow from an image."""
+        size = _sized(self.processor.size)
+        fixed = self.processor.do_resize and size.height and not getattr(self.processor, "keep_aspect_ratio", False)
+        return (size.height, size.width) if fixed else None
+
+    @property
     def side(self) -> int:
         """The shorter side of what it resizes to."""
         size = _sized(self.processor.size)

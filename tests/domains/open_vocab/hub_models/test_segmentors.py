@@ -147,6 +147,27 @@ def test_a_segmentor_is_used_as_it_is(folders, tmp_path, monkeypatch):
     assert set(row["masks"]) <= set(NAMES) and sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["segformer", "dpt", "upernet", "mask2former"])
+def test_a_segmentor_is_exported_or_refused_by_name(folders, name, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    data = tiny_maps.scenes(tmp_path / "data", 2)
+    classes = ("--classes", "background,red disc,blue square")
+    start = ("--start", f"hf:{folders(name)}", "--epochs", 0, *classes, "--out", tmp_path, "--json")
+    run = vladapt("fit", "--domain", "open-vocab", "--task", "segmentation", "--data", data, *start)["run"]
+    out = tmp_path / "export"
+    if name == "upernet":  # pools to sizes that divide none of its own
+        assert "predict with the run" in vladapt("export", run, "--out", out, code=1)
+    elif name == "mask2former":
+        assert "a graph of mask2former takes images of one size" in vladapt("export", run, "--out", out, code=1)
+    else:
+        vladapt("export", run, "--out", out, "--json")
+        facts = json.loads((out / "export.json").read_text())
+        assert facts["model"] == "HFSegmentor" and facts["class_names"] == ["background", "red disc", "blue square"]
+        assert (out / "model.onnx").is_file()
+    assert out.exists() == (name in ("segformer", "dpt"))  # nothing is left of a refused one
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
