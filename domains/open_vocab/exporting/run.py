@@ -27,6 +27,7 @@ from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
+from ..hub_models.processor import image_processor
 from ..inference.running import known_names, outcomes
 
 MOST_CHECKED = 64
@@ -72,6 +73,10 @@ class Form(ABC):
     def graph(self, pixels: Tensor) -> Graph:
         """Of an example (B, 3, H, W), for images of any size."""
 
+    def noise(self) -> list[Tensor]:
+        """Pixels that the graph is traced with, the first, and compared on: of several sizes."""
+        return _noise(self.model)
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def export_run(
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
         with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
-            noise = _noise(model, form.size)
+            noise = form.noise()
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
@@ -142,11 +147,9 @@ def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-def _noise(model: nn.Module, size: tuple[int, int] | None) -> list[Tensor]:
+def _noise(model: nn.Module) -> list[Tensor]:
     """Pixels of several sizes, or of one alone."""
     made, many = torch.Generator().manual_seed(0), _multiple(model)
-    if size is not None:
-        return [torch.randn(images, 3, *size, generator=made) for images in (2, 1)]
     many *= -(-LEAST_SIDE // many)
     return [
         torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
@@ -212,6 +215,15 @@ def _picture(item: Item, data: DomainData) -> np.ndarray:
     if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
         return pictures.decoded(item.source)
     return to_uint8(data.load(item))
+
+
+def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the pixels that the processor of a model of transformers gives; None where it differs from
+    image to image."""
+    for transform in model.cfg.vladapt.test_pipeline:
+        if _type(transform) == "ProcessorResize":
+            return image_processor(transform["processor"]).fixed_size
+    return None
 
 
 def _multiple(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
@@ -16,7 +17,7 @@ from ....core.errors import CapabilityError
 from ....core.export import Graph, maps
 from ..inference.predictions import PredictedMap
 from ..modules.segmentors.hf_segmentor import HFSegmentor
-from .run import Form
+from .run import Form, size_of_processor
 
 
 class Logits(nn.Module):
@@ -81,9 +82,17 @@ class HubMaps(Maps):
 
     values = "score"
 
-    def __init__(self, model: HFSegmentor):
-        super().__init__(model)
-        self.size = model.only_size
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the pixels that the processor gives; None where it differs from image to image."""
+        return size_of_processor(self.model)
+
+    def noise(self) -> list[Tensor]:
+        """Pixels of several batches, or of several sizes."""
+        if self.size is None:
+            return super().noise()
+        made = torch.Generator().manual_seed(0)
+        return [torch.randn(images, 3, *self.size, generator=made) for images in (2, 1)]
 
     def check(self) -> None:
         kind = self.model.family.config["model_type"]
@@ -94,8 +103,7 @@ class HubMaps(Maps):
             )
 
     def graph(self, pixels: Tensor) -> Graph:
-        axes = {} if self.size else {"pixels": (2, 3)}
-        return Graph(Scores(self.model), {"pixels": pixels}, ["logits"], axes)
+        return Graph(Scores(self.model), {"pixels": pixels}, ["logits"], {"pixels": () if self.size else (2, 3)})
 
     @property
     def facts(self) -> dict[str, Any]:

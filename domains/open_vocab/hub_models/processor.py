@@ -88,6 +88,13 @@ class ImageProcessor:
         return [value * gain for value in own.image_mean], [value * gain for value in own.image_std]
 
     @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) to which every image is resized; None where that depends on the image."""
+        own = self.processor
+        size = _sized(own.size) if own.do_resize and not getattr(own, "keep_aspect_ratio", False) else None
+        return (size.height, size.width) if size is not None and size.height and size.width else None
+
+    @property
     def padded_size(self) -> tuple[int, int] | None:
         """To which every image is padded; None: to the largest of a batch."""
         own = self.processor
@@ -107,13 +114,6 @@ class ImageProcessor:
             return None
         mean, std = self.pixel_statistics()
         return tuple(-middle / spread for middle, spread in zip(mean, std, strict=True))
-
-    @property
-    def only_size(self) -> tuple[int, int] | None:
-        """Height and width of everything that it prepares; None where they follow from an image."""
-        size = _sized(self.processor.size)
-        fixed = self.processor.do_resize and size.height and not getattr(self.processor, "keep_aspect_ratio", False)
-        return (size.height, size.width) if fixed else None
 
     @property
     def side(self) -> int:

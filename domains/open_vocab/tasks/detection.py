@@ -206,8 +206,10 @@ class Detection(ByNames):
     def form(self, model):
         """The graph of a detector."""
         from ..exporting.detectors import Boxes
+        from ..exporting.queries import QueryBoxes
+        from ..modules.detectors.hf_detector import HFDetector
 
-        return Boxes(model)
+        return QueryBoxes(model) if isinstance(model, HFDetector) else Boxes(model)
 
 
 def _changes_of_model(recipe: Recipe) -> dict[str, Any]:

@@ -55,7 +55,6 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family), init_cfg)
         self.family, self.names, family.padding = family, tuple(classes), prepared.padding
-        self.only_size = prepared.only_size
         self.model = family.build()
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, self.names))
