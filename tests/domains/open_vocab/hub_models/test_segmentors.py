@@ -160,9 +160,7 @@ def test_a_segmentor_is_exported_with_the_answers_of_its_run(folders, tmp_path):
     vladapt("export", run, "--out", tmp_path / "export", "--json")
     facts = json.loads((tmp_path / "export" / "export.json").read_text())
     assert facts["model"] == "HFSegmentor" and facts["class_names"] == ["background", "red disc", "blue square"]
-    assert (
-        facts["checks"]["pixels"]["same"] > 0.999 if "checks" in facts else (tmp_path / "export/model.onnx").is_file()
-    )
+    assert (tmp_path / "export" / "model.onnx").is_file()
 
 
 def test_a_type_whose_graph_has_one_size_is_refused_by_name_where_its_processor_keeps_the_ratio(folders):
