@@ -78,6 +78,13 @@ class Form(ABC):
         return _noise(self.model)
 
     @property
+    def sizes(self) -> str:
+        """What sizes of images the graph takes."""
+        if self.size is not None:
+            return "height {} and width {}".format(*self.size)
+        return f"height and width in multiples of {_multiple(self.model)}"
+
+    @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What predict.py needs to know besides names and preprocessing."""
@@ -148,7 +155,7 @@ def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
 
 
 def _noise(model: nn.Module) -> list[Tensor]:
-    """Pixels of several sizes, or of one alone."""
+    """Pixels of several sizes."""
     made, many = torch.Generator().manual_seed(0), _multiple(model)
     many *= -(-LEAST_SIDE // many)
     return [
@@ -276,9 +283,7 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "script": form.script,
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}"
-        if form.size is None
-        else "height {} and width {}".format(*form.size),
+        "sizes": form.sizes,
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }
