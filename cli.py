@@ -18,7 +18,21 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import compare, curate, embed, export, fit, inspect, jobs, labels, pretrain, push, search, serve
+from .core.commands import (
+    compare,
+    curate,
+    embed,
+    export,
+    fit,
+    inspect,
+    jobs,
+    join,
+    labels,
+    pretrain,
+    push,
+    search,
+    serve,
+)
 from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import (
     CURES,
@@ -40,7 +54,7 @@ FAILED = 1
 SPINS = "1000"
 """How often a waiting thread of torch looks for work before it sleeps. By its library's own number, 300,000, waiting on
 a busy machine costs several times the computation."""
-COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, jobs, search, export, serve, push, inspect)
+COMMAND_GROUPS = (fit, compare, labels, pretrain, join, embed, jobs, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}

@@ -27,6 +27,7 @@ from parity_checks import (
     filters,
     from_above,
     head,
+    joined,
     knowledge_losses,
     losses,
     metrics,
@@ -69,6 +70,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
+    "Towers joined": (joined,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

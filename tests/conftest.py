@@ -40,9 +40,23 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """They come first, so that in the end no worker is left alone with one of them."""
+    """They come first, so that in the end no worker is left alone with one of them; the others as folders list them."""
     place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: (place.get(item.path.name, len(place)), item.path.parts))
+
+
+class _FromTheEnd(pytest.Dir):
+    """A folder whose last file is read first."""
+
+    def collect(self):
+        return [*super().collect()][::-1]
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+    """Every other worker begins at the end: where they meet, each reads the compiled tests that another wrote, whose
+    assertions need not be rewritten again."""
+    last = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return _FromTheEnd.from_parent(parent, path=path) if int(last) % 2 else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -273,7 +287,13 @@ def small_clip(small_clip_spec):
 
 def pytest_runtest_setup() -> None:
     """Of mmengine, which is one for all of a process: no test names modules in the default scope that another left
-    behind, and the versions of compilers, which a shell tells for each Runner, are asked for once."""
+    behind, and the versions of compilers, which a shell tells for each Runner, are asked for once. Of torch's exporter,
+    that its table of operators is made once."""
+    graph = sys.modules.get("vladapt.core.export.graph")
+    if graph is not None:
+        from shared_operators import share_operators
+
+        share_operators(graph)
     registry, runner = sys.modules.get("mmengine.registry"), sys.modules.get("mmengine.runner.runner")
     if registry is not None:
         registry.DefaultScope._instance_dict.clear()
@@ -303,10 +323,13 @@ def _types_of_options_made_once():
 
 @pytest.fixture(scope="session")
 def _plots(tmp_path_factory) -> Path:
-    """Where those of all processes are."""
+    """Where those of all processes are, beside their one server."""
     import forked
 
-    forked.PLOTS = tmp_path_factory.mktemp("plots")
+    own = tmp_path_factory.getbasetemp()
+    forked.SHARED = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "processes"
+    forked.PLOTS = forked.SHARED / "plots"
+    forked.PLOTS.mkdir(parents=True, exist_ok=True)
     return forked.PLOTS
 
 

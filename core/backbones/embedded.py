@@ -39,6 +39,7 @@ from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess
+from .shared_spaces import CONSE_NAMES, CONSE_TEMPERATURE, Alignment, fit_alignment
 from .specs import check_packages
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
@@ -139,6 +140,12 @@ class EmbeddedBackbone(TwoTower):
 
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
         return _ImageTower(model), _TextTower(model)
+
+    def classifier_of_names(self) -> tuple[list[str], Tensor, Tensor]:
+        """EfficientNet's own, on the part of the features that is the tower's."""
+        head, shared = self.model.image.classifier, self.model.alignment
+        rows = F.pad(head.weight.detach() / shared.sine, (packaged.TEXT_WIDTH, 0))
+        return class_names(), rows, head.bias.detach()
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
         return packaged.load_tokenizer()
@@ -242,87 +249,14 @@ def _fingerprint(transform: Preprocess, trained: Path | None) -> str:
     return fingerprint("embedded", shared, weights, transform.spec)
 
 
-# Row c of the image tower's 1000-class head is a visual prototype of a class whose name the text tower can read. Two
-# maps from image features x (1280) to text space (384) follow in closed form, and their unit sum P(x) is used:
-# * orthogonal Procrustes (Schonemann, 1966, "A generalized solution of the orthogonal Procrustes problem"): the
-# rotation that turns unit head rows into the embeddings of their names; * ConSE ("Zero-Shot Learning by Convex
-# Combination of Semantic Embeddings", 2013, arXiv 1312.5650): the mean of the embeddings of the 10 most probable
-# names, weighted by probability at temperature 2.
-# Name embeddings are centred on their mean, and so is every text: what all texts have in common tells no class apart.
+# Row c of the image tower's 1000-class head is a visual prototype of a class whose name the text tower can read.
 
-CONSE_NAMES = 10
-CONSE_TEMPERATURE = 2.0
-VERSION = 1  # raised when the maps below change, so that kept files and fingerprints of older ones no longer match
-
-
-class Alignment(nn.Module):
-    """The shared space: image `[cos(phi) P(x); sin(phi) x / |x|]`, text `[t; 0]`.
-
-    An image-text cosine sees only P(x), an image-image cosine sees P(x) and, the more the nearer phi is to 90 degrees,
-    the image features as they are.
-
-    Args:
-        rotation: (1280, 384), orthonormal columns.
-        names: (1000, 384) unit rows, the centred embeddings of the head's class names.
-        centre: (384,) mean of the unit embeddings of the names.
-        phi: angle in degrees, 0 to below 90.
-
-    Attributes:
-        beside: (1280, 1664) linear map of image features that is added to the closed form, or None: what few labels
-            taught on top of it.
-    """
-
-    def __init__(self, rotation: Tensor, names: Tensor, centre: Tensor, phi: float):
-        super().__init__()
-        self.cosine, self.sine = math.cos(math.radians(phi)), math.sin(math.radians(phi))
-        self.register_buffer("rotation", rotation)
-        self.register_buffer("names", names)
-        self.register_buffer("centre", centre)
-        self.register_buffer("beside", None)
-
-    def in_text_space(self, x: Tensor, class_logits: Tensor) -> Tensor:
-        """P(x): (..., 1280) image features and their (..., 1000) head logits -> (..., 384) unit rows."""
-        best = class_logits.topk(CONSE_NAMES, dim=-1)
-        weights = torch.softmax(best.values / CONSE_TEMPERATURE, dim=-1)
-        conse = (weights.unsqueeze(-1) * self.names[best.indices]).sum(dim=-2)
-        return F.normalize(F.normalize(conse, dim=-1) + F.normalize(x @ self.rotation, dim=-1), dim=-1)
-
-    def image(self, x: Tensor, class_logits: Tensor) -> Tensor:
-        """(..., 1280) and (..., 1000) -> (..., 1664) in the shared space, each of the length of its x."""
-        length = x.norm(dim=-1, keepdim=True)
-        shared = torch.cat([self.cosine * length * self.in_text_space(x, class_logits), self.sine * x], dim=-1)
-        return shared if self.beside is None else shared + x @ self.beside
-
-    def add_beside(self, change: Tensor) -> None:
-        """Add (1280, 1664) to the linear map beside the closed form, which is there from then on and in the state."""
-        before = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
-        self.beside = before + change.to(before)
-
-    def text(self, pooled: Tensor) -> Tensor:
-        """(N, 384) pooled texts -> (N, 1664) in the shared space, not normalised."""
-        centred = F.normalize(pooled, dim=-1) - self.centre
-        return F.pad(centred, (0, len(self.rotation)))
+VERSION = 1  # raised when the alignment changes, so that kept files and fingerprints of older ones no longer match
 
 
 def load_alignment(phi: float) -> Alignment:
     """The alignment of the two packaged towers. Its tensors are kept in the cache folder and made where absent."""
     return Alignment(**_tensors(), phi=phi)
-
-
-def fit_alignment(head_rows: Tensor, names: Tensor) -> dict[str, Tensor]:
-    """The closed form.
-
-    Args:
-        head_rows: (C, 1280) rows of the classifier.
-        names: (C, 384) unit embeddings of the C class names.
-
-    Returns:
-        rotation (1280, 384), names (C, 384) centred unit rows, centre (384,).
-    """
-    centre = names.mean(dim=0)
-    centred = F.normalize(names - centre, dim=-1)
-    u, _, v = torch.linalg.svd(F.normalize(head_rows, dim=-1).T @ centred, full_matrices=False)
-    return {"rotation": (u @ v).contiguous(), "names": centred, "centre": centre}
 
 
 def class_names() -> list[str]:

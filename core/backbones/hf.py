@@ -21,7 +21,7 @@ from ..contracts.images import ImageSize, as_image_size
 from ..errors import DataError
 from .checkpoints import copy_files
 from .hf_image_only import ClipVisionTower, Dinov2Tower, Dinov3Tower, StagesTower, VitTower
-from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
+from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet
 from .hf_towers import (
     AlignImageTower,
     BertTextTower,
@@ -152,24 +152,7 @@ class HfBackbone(TwoTower):
         return image(model), None if text is None else text(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
-        folder = self.source.folder
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise DataError(
-                f"{folder}: has no tokenizer, so it can encode images but not texts; put the model's tokenizer.json "
-                "(or vocab files) there"
-            )
-        try:
-            with quiet():
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                )
-        except Exception as error:  # transformers raises many kinds for a bad file
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{folder}: its tokenizer cannot be read ({reason}); copy or download it again") from error
-        tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return _Tokenize(tokenizer, self.context_length)
+        return hf_tokenizer(self.source.folder, self.context_length)
 
     def token_mask(self, tokens: Tensor) -> Tensor:
         text = self.source.config.text_config
@@ -197,18 +180,6 @@ class HfBackbone(TwoTower):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         mask = self.token_mask(tokens).long() if "trim" in self.capabilities else None
         return _features(self.model.get_text_features(input_ids=tokens, attention_mask=mask))
-
-
-class _Tokenize:
-    """Texts -> (N, context_length) int64, padded and cut."""
-
-    def __init__(self, tokenizer, context_length: int):
-        self.tokenizer, self.context_length = tokenizer, context_length
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        return self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt"
-        )["input_ids"]
 
 
 def _capabilities(kind: str) -> frozenset[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError
@@ -14,6 +15,9 @@ from .checkpoints import file_digests
 from .hub import REPOSITORY, card_licence, hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
 from .preprocessing import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -132,20 +136,20 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
         DataError: no such folder, a file is missing or damaged, the model is of another kind, or it is on the hub and
             neither cached nor to be fetched.
     """
-    folder = _folder(rest)
+    folder = hf_folder(rest)
     stated = read_config(folder)
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
     config = _config(folder)
     native = _native_size(config, kind, folder)
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return Source(
         folder=folder,
         kind=kind,
         config=config,
-        stated=_without_versions(stated),
+        stated=stated_facts(stated),
         digests=file_digests(weights + tokenizer),
         transform=_transform(folder, kind, image_size or native),
         native_size=native,
@@ -164,7 +168,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return stated
 
 
-def _folder(rest: str) -> Path:
+def hf_folder(rest: str, subfolders: Sequence[str] = ()) -> Path:
+    """The folder of `hf:<rest>`: that one, or a repository's of the hub.
+
+    Args:
+        subfolders: patterns of files of a repository that are needed too ("*_Pooling/config.json").
+
+    Raises:
+        ConfigError, DataError: as `find_source`.
+    """
     if not rest:
         raise ConfigError("backbone 'hf:' names no model; give hf:<repo id or folder>")
     path = Path(rest).expanduser()
@@ -173,7 +185,7 @@ def _folder(rest: str) -> Path:
     if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(rest):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    return hub_folder(rest, LOCAL_WAY)
+    return hub_folder(rest, LOCAL_WAY, subfolders=subfolders)
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
@@ -208,7 +220,7 @@ def _native_size(config, kind: str, folder: Path) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """One file or all shards: safetensors where there are any."""
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
         files = sorted(folder.glob(pattern))
@@ -217,10 +229,11 @@ def _weight_files(folder: Path) -> list[Path]:
     raise DataError(f"{folder}: has no weights; give a folder with model.safetensors (or pytorch_model.bin of tensors)")
 
 
-def _without_versions(stated: dict[str, Any]) -> dict[str, Any]:
+def stated_facts(stated: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no result."""
     left_out = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
     return {
-        key: _without_versions(value) if isinstance(value, dict) else value
+        key: stated_facts(value) if isinstance(value, dict) else value
         for key, value in stated.items()
         if key not in left_out
     }
@@ -282,6 +295,43 @@ def _mode(stated: dict[str, Any], mode: str) -> str:
     if isinstance(size, dict):
         return "shortest" if "shortest_edge" in size else "squash" if "height" in size else mode
     return "shortest" if isinstance(size, int) and stated.get("do_center_crop") else mode
+
+
+def hf_tokenizer(folder: Path, context_length: int) -> HfTokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise DataError(
+            f"{folder}: has no tokenizer, so it can encode images but not texts; put the model's tokenizer.json "
+            "(or vocab files) there"
+        )
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a bad file
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{folder}: its tokenizer cannot be read ({reason}); copy or download it again") from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return HfTokenizer(tokenizer, context_length)
+
+
+class HfTokenizer:
+    """Texts -> (N, context_length) int64, padded and cut."""
+
+    def __init__(self, tokenizer: Any, context_length: int):
+        self.tokenizer, self.context_length = tokenizer, context_length
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt"
+        )["input_ids"]
 
 
 @contextmanager

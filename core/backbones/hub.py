@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import DataError
@@ -72,12 +73,17 @@ def card_licence(folder: Path) -> str:
 
 
 def hub_folder(
-    repo: str, local_way: str, revision: str | None = None, tell: Callable[[str], None] | None = None
+    repo: str,
+    local_way: str,
+    revision: str | None = None,
+    tell: Callable[[str], None] | None = None,
+    subfolders: Sequence[str] = (),
 ) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
     Args:
         tell: is told the licence of what is going to be downloaded where it forbids commercial use.
+        subfolders: patterns of files in folders of it that are wanted too; others are not.
 
     Raises:
         DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
@@ -98,7 +104,12 @@ def hub_folder(
     files = [file.rfilename for file in about.siblings or ()]
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way, revision)
+    wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
+    inner = [name for name in files if any(fnmatch(name, pattern) for pattern in subfolders)]
+    if not inner:
+        return _download(repo, wanted, local_way, revision)
+    outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)]
+    return _download(repo, [*outer, *inner], local_way, revision, ignored=[])
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
@@ -132,11 +143,15 @@ def hub_snapshot(repo: str, names: Sequence[str], revision: str | None, local_wa
     return _download(repo, list(names), local_way, revision)
 
 
-def _download(repo: str, patterns: list[str], local_way: str, revision: str | None = None) -> Path:
+def _download(
+    repo: str, patterns: list[str], local_way: str, revision: str | None = None, ignored: Sequence[str] = ("*/*",)
+) -> Path:
     from huggingface_hub import snapshot_download
 
     with _one_line(repo, local_way):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(ignored) or None)
+        )
 
 
 def require_hub(what: str, local_way: str) -> None:

@@ -127,6 +127,8 @@ def _loader(spec: str) -> str:
         return spec
     if _holds(spec, "open_clip_config.json"):
         return f"open_clip:{spec}"
+    if _holds(spec, "joined.json"):
+        return f"join:{spec}"
     return f"hf:{spec}" if _holds(spec, "config.json") else spec
 
 

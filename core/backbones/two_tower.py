@@ -82,6 +82,11 @@ class TwoTower(Backbone):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(N, context_length) -> (N, D) by the library's forward pass."""
 
+    def classifier_of_names(self) -> tuple[list[str], Tensor, Tensor] | None:
+        """Names of the classes that the published classifier on top of the image tower tells apart, its rows (C, D) on
+        the features of `encode_image`, and its biases (C,); None where it has none with names."""
+        return None
+
     # Whole ------------------------------------------------------------------------------------------------------
 
     @property
@@ -409,6 +414,16 @@ class TwoTower(Backbone):
         masked = getattr(tower, "masked", False) and mask is not None
         causal = getattr(tower, "causal", False)
         return run(blocks, x, mask=mask.to(x.device) if masked and mask is not None else None, causal=causal)
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """Its steps."""
+        return self._image
+
+    @property
+    def text_tower(self) -> TextTower:
+        """Its steps."""
+        return self._text
 
     @property
     def _image(self) -> ImageTower:

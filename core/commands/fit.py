@@ -245,9 +245,11 @@ def predict(
     from ..contracts.domain import OwnFiles
     from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
+    from ..engine.models import place_of
     from ..runs.folder import Run
     from .tables import own_table
 
+    run = str(place_of(run))
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
     task = task_of_run(Run.open(run))

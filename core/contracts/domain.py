@@ -218,6 +218,15 @@ class Domain(ABC):
             ConfigError: an option that is not usable, said before anything is read.
         """
 
+    def run_of_model(self, place: str) -> Path | None:
+        """The folder of a run, made without training, of the model that a place of the hub names; None for a place that
+        the domain has no use for.
+
+        Raises:
+            DataError: a model that cannot be used.
+        """
+        return None
+
     def of(self, data: DomainData) -> Domain:
         """The domain as its words and transforms are for a data set that it read."""
         return data.domain or self

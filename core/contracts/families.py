@@ -46,6 +46,13 @@ FAMILIES: dict[str, dict] = {
         "packages": ("torchvision",),
         "capabilities": OF_IMAGES - {"image_blocks"},
     },
+    "join": {
+        "spec": "join:<image>+<text>, or a folder of `vladapt join`",
+        "what": "an image tower and a text tower that were not trained together, of any families above",
+        "extra": "all",
+        "packages": (),
+        "capabilities": ALL,
+    },
     PROJECTED: {
         "spec": "projected:<model.safetensors>",
         "what": "a trained model, seen through what its loss finds images and texts by (M-FLAG's projectors)",

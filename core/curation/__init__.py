@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "lists": "Kept parts_of read_part write_list write_uids",
         "peers": "PeerFiles",
         "recipes": "CurationRecipe RECIPES curation_recipe",
-        "record": "chain_of last_of record_of write_record",
+        "record": "StageDone chain_of last_of record_of stages_of write_record",
         "report": "curation_report unchecked",
         "tars": "write_tars",
         "stored": "PairColumns PairFeatures",

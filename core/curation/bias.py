@@ -94,15 +94,15 @@ def _counted(
     with database() as base:
         base.register("texts", texts)
         base.execute(
-            """CREATE TEMP TABLE told AS SELECT row_number() OVER () AS n, kept, first, lower(text) AS text FROM (
+            """CREATE TEMP TABLE attributed AS SELECT row_number() OVER () AS n, kept, first, lower(text) AS text FROM (
             SELECT text, kept, regexp_matches(text, ?, 'i') AS first, regexp_matches(text, ?, 'i') AS second FROM texts
             ) WHERE first <> second""",
             patterns,
         )
-        totals = _by_attribute(base.execute("SELECT '', kept, first, count(*) FROM told GROUP BY ALL").fetchall())
+        totals = _by_attribute(base.execute("SELECT '', kept, first, count(*) FROM attributed GROUP BY ALL").fetchall())
         rows = base.execute(
             f"""WITH words AS (SELECT DISTINCT n, kept, first,
-            unnest(regexp_extract_all(text, '[{LETTERS}]{{{LEAST_LETTERS},}}')) AS word FROM told),
+            unnest(regexp_extract_all(text, '[{LETTERS}]{{{LEAST_LETTERS},}}')) AS word FROM attributed),
             frequent AS (SELECT word FROM words GROUP BY word ORDER BY count(*) DESC, word LIMIT {WORDS})
             SELECT word, kept, first, count(*) FROM words JOIN frequent USING (word) GROUP BY ALL"""
         ).fetchall()

@@ -100,9 +100,9 @@ class Positions:
         """(M,) int64, where each is among them, -1 for none."""
         if not len(self._sorted) or not len(ids):
             return np.full(len(ids), -1)
-        wanted = _digests(ids)
-        at = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
-        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+        digests = _digests(ids)
+        at = np.searchsorted(self._sorted, digests).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[at] == digests, self._order[at], -1)
 
 
 def write_list(

@@ -173,10 +173,10 @@ class PeerFiles:
                 names = {name: self._named(name, file, opened.schema_arrow) for name in columns}
                 ids = self._ids_in(opened.schema_arrow, file)
                 status = ["status"] if self.kind == IMG2DATASET else []
-                wanted = sorted({*names.values(), *ids, *status})
+                read = sorted({*names.values(), *ids, *status})
                 arrays = {name: self._array(file, name, opened.metadata.num_rows) for name in features}
                 start = 0
-                for batch in opened.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False):
+                for batch in opened.iter_batches(ROWS_AT_ONCE, columns=read, use_threads=False):
                     rows = np.arange(start, start + len(batch))
                     start += len(batch)
                     if status:
@@ -204,17 +204,17 @@ class PeerFiles:
         Returns:
             Files with id, text and the columns; and the folder of features, as `embed --as parquet` writes it.
         """
-        wanted = [TEXT, *(each for each in columns if each != TEXT)]
+        names = [TEXT, *(each for each in columns if each != TEXT)]
         facts = [
             [str(f.table), f.label, *_version(f.table), *(str(_version(p)) for p, _ in f.arrays.values())]
             for f in self.files
         ]
-        made_of = {"kind": self.kind, "files": facts, "columns": wanted, "encoders": dict(self.encoders)}
+        made_of = {"kind": self.kind, "files": facts, "columns": names, "encoders": dict(self.encoders)}
         place, listed = out / settings_hash(made_of), []
         for number, file in enumerate(self.files):
             name = f"part-{number:08d}.parquet"
             listed.append(str(place / "facts" / name))
-            self._write_file(place / "facts" / name, file, wanted, ())
+            self._write_file(place / "facts" / name, file, names, ())
             if features and self.features:
                 self._write_file(place / "features" / name, file, (), self.features)
         return listed, place / "features" if features and self.features else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,56 @@ def _now(name: str, *folders: Path) -> str:
     """Where a file or folder is: where it was, or in one of some folders."""
     places = [] if is_url(name) else [Path(name), *(folder / Path(name).name for folder in folders)]
     return next((str(each) for each in places if each.exists()), name)
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """One stage of a curation, as pages and cards tell of it.
+
+    Args:
+        folder: of its decisions.
+        record: what ran.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.record["curator"])
+
+    @property
+    def pairs(self) -> int:
+        """That were still there."""
+        return int(self.record["pairs"])
+
+    @property
+    def kept(self) -> int:
+        return int(self.record["kept"])
+
+    @property
+    def without_features(self) -> int:
+        """Pairs that were left out before it."""
+        return int(self.record.get("without_features") or 0)
+
+    @property
+    def rewritten(self) -> int:
+        """Pairs that are kept with another text."""
+        return int(self.record.get("rewritten") or 0)
+
+    @property
+    def notes(self) -> list[str]:
+        return [str(note) for note in self.record.get("notes") or ()]
+
+    @property
+    def rules(self) -> list[tuple[str, int]]:
+        """(rule, how many pairs it dropped), the one that dropped most first."""
+        return sorted(self.record["dropped"].items(), key=lambda each: -each[1])
+
+
+def stages_of(decisions: Path) -> list[StageDone]:
+    """All stages of `chain_of`."""
+    return [StageDone(folder, record_of(folder)) for folder in chain_of(decisions)]
 
 
 def chain_of(decisions: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from .bias import Association, associations
 from .clusters import Cluster, clusters
 from .decide import SCORE
 from .recipes import DECONTAMINATE
-from .record import chain_of, record_of
+from .record import StageDone, stages_of
 from .samples import SIDE, Sample, pictured, samples
 from .table import open_table, positions_kept
 from .tallies import Tally, sizes, thresholds, words_by
@@ -37,23 +36,6 @@ DEDUP = "dedup"
 SHOWN = 6
 """Pictures per rule."""
 WHAT_IF = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-
-
-@dataclass(frozen=True)
-class StageDone:
-    """One stage of a curation.
-
-    Args:
-        folder: of its decisions.
-        record: what ran.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.record["curator"])
 
 
 def curation_report(
@@ -73,20 +55,20 @@ def curation_report(
     Raises:
         DataError: a stage has not ended.
     """
-    stages = [StageDone(folder, record_of(folder)) for folder in chain_of(decisions)]
+    stages = stages_of(decisions)
     sections: list[Any] = [_headline(stages), _funnel(stages)]
-    sections += [_rules(stage) for stage in stages if stage.record["dropped"]]
+    sections += [_rules(stage) for stage in stages if stage.rules]
     table = _table(stages[-1])
     if table is None:
         sections += [*_what_if(stages), *_copies(stages)]
     else:
-        kept = positions_kept(table, [str(stages[-1].folder)])
+        rows = positions_kept(table, [str(stages[-1].folder)])
         shown = samples(sources, table, [stage.folder for stage in stages], faces)
-        sections += [*_examples(stages, shown), *_what_if(stages), *_who(table, kept), *_copies(stages)]
-        sections += [*_clusters(table, kept, shown), _associations(table, kept, attributes)]
+        sections += [*_examples(stages, shown), *_what_if(stages), *_who(table, rows), *_copies(stages)]
+        sections += [*_clusters(table, rows, shown), _associations(table, rows, attributes)]
     sections.append(ListSection("What no stage could check", unchecked(table, stages, faces)))
-    first, last = stages[0].record, stages[-1].record
-    lead = f"{last['kept']:,} of {first['pairs']:,} pairs are kept, {_percent(last['kept'], first['pairs'])}."
+    kept, pairs = stages[-1].kept, stages[0].pairs
+    lead = f"{kept:,} of {pairs:,} pairs are kept, {_percent(kept, pairs)}."
     names = ", ".join(stage.name for stage in stages)
     place = f"{decisions} holds the decisions of the last stage: id, keep, weight, reason and scores of each pair."
     return Report(kind="Curation", title=names, lead=lead, sections=[each for each in sections if each], place=place)
@@ -101,31 +83,30 @@ def _table(stage: StageDone) -> PairTable | None:
 
 
 def _headline(stages: Sequence[StageDone]) -> HeadlineSection:
-    first, last = stages[0].record, stages[-1].record
+    first, last = stages[0], stages[-1]
     numbers = [
-        Number("Pairs", f"{first['pairs']:,}"),
-        Number("Kept", f"{last['kept']:,}", _percent(last["kept"], first["pairs"]), main=True),
-        Number("Weight of what is kept", f"{last['weight']:,.0f}", "pairs seen per epoch"),
+        Number("Pairs", f"{first.pairs:,}"),
+        Number("Kept", f"{last.kept:,}", _percent(last.kept, first.pairs), main=True),
+        Number("Weight of what is kept", f"{last.record['weight']:,.0f}", "pairs seen per epoch"),
     ]
     return HeadlineSection(numbers)
 
 
 def _funnel(stages: Sequence[StageDone]) -> TableSection:
-    total = stages[0].record["pairs"]
     rows = []
     for stage in stages:
-        pairs, kept = stage.record["pairs"], stage.record["kept"]
-        notes = [*stage.record["notes"]]
-        if without := stage.record.get("without_features"):
-            notes.append(f"{without:,} pairs without features were left out before it.")
-        shares = [Cell(_percent(kept, pairs)), Cell(_percent(kept, total))]
-        rows.append([Cell(stage.name, " ".join(notes)), pairs, kept, *shares])
+        notes = stage.notes
+        if stage.rewritten:
+            notes.append(f"{stage.rewritten:,} are kept with another text.")
+        if stage.without_features:
+            notes.append(f"{stage.without_features:,} pairs without features were left out before it.")
+        shares = [Cell(_percent(stage.kept, total)) for total in (stage.pairs, stages[0].pairs)]
+        rows.append([Cell(stage.name, " ".join(notes)), stage.pairs, stage.kept, *shares])
     return TableSection("What each stage kept", ["Stage", "Pairs", "Kept", "of those", "of all"], rows)
 
 
 def _rules(stage: StageDone) -> TableSection:
-    dropped = sorted(stage.record["dropped"].items(), key=lambda each: -each[1])
-    rows = [[rule, count, Cell(_percent(count, stage.record["pairs"]))] for rule, count in dropped]
+    rows = [[rule, count, Cell(_percent(count, stage.pairs))] for rule, count in stage.rules]
     return TableSection(f"Why {stage.name} dropped pairs", ["Rule", "Pairs", "of those before it"], rows, sub=True)
 
 
@@ -168,8 +149,8 @@ def _copies(stages: Sequence[StageDone]) -> list[TableSection]:
     rows: list[Row] = []
     for stage in stages:
         if stage.record.get("stage") == DEDUP:
-            gone = stage.record["pairs"] - stage.record["kept"]
-            rows.append([stage.name, gone, Cell(_percent(gone, stage.record["pairs"]))])
+            gone = stage.pairs - stage.kept
+            rows.append([stage.name, gone, Cell(_percent(gone, stage.pairs))])
     return [TableSection("Copies", ["Found by", "Pairs", "of those before it"], rows)] if rows else []
 
 

@@ -39,11 +39,12 @@ class PairFeatures:
     encoder: str
 
     @classmethod
-    def of(cls, folder: str | Path, backbone: str = "") -> PairFeatures:
+    def of(cls, folder: str | Path, backbone: str = "", encoder: str = "") -> PairFeatures:
         """The shards of a folder, or of the only such folder in it.
 
         Args:
             backbone: where they hold several: which, as its columns are called behind "image_features_".
+            encoder: what it is called, whatever the shards call it.
 
         Raises:
             DataError: no shards of features, of several backbones without a choice, or rows of several encoders.
@@ -73,7 +74,7 @@ class PairFeatures:
             encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
         if len(encoders) != 1:
             raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
-        return cls(tuple(files), columns, encoders[0] or "")
+        return cls(tuple(files), columns, encoder or encoders[0] or "")
 
     @property
     def digest(self) -> list[list[Any]]:

@@ -148,12 +148,12 @@ def _opened_together(row: dict[str, Any]) -> str:
     return "" if kind_of_source(row["source"]) == FILES else row["source"]
 
 
-def _samples(source: str, wanted: set[str]) -> Iterator[tuple[str, tarfile.TarInfo, Any]]:
+def _samples(source: str, keys: set[str]) -> Iterator[tuple[str, tarfile.TarInfo, Any]]:
     """Members of the samples that are wanted; what comes after the last of them is not read."""
-    missing = set(wanted)
+    missing = set(keys)
     with closing(members_of(source)) as members:
         for key, info, content in members:
-            if key in wanted:
+            if key in keys:
                 missing.discard(key)
                 yield key, info, content
             elif not missing:

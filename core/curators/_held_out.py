@@ -245,8 +245,8 @@ def _schema(file: Path) -> list[str]:
 
 def _named(names: Iterable[str]) -> dict[str, str]:
     """Column of a file -> what it is called here."""
-    wanted = {**{name: name for name in ("id", *COMPARED)}, "caption": TEXT}
-    kept = {name: wanted[name] for name in names if name in wanted}
+    column_of = {**{name: name for name in ("id", *COMPARED)}, "caption": TEXT}
+    kept = {name: column_of[name] for name in names if name in column_of}
     return {name: ours for name, ours in kept.items() if name == ours or ours not in kept}
 
 

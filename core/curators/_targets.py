@@ -65,7 +65,7 @@ def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array:
     if encoder and pairs.encoder and encoder != pairs.encoder:
         raise DataError(
             f"{place}: {array} of encoder {shortened(encoder, 40)}, the pairs' are of {shortened(pairs.encoder, 40)}; "
-            "embed both with one backbone"
+            f"embed both with one backbone, or, if these are two names of one, give --encoder NAME={encoder}"
         )
     width = pairs.numbers(kind, slice(0, 1)).shape[1]
     if rows.shape[1] != width:

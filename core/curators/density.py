@@ -60,8 +60,8 @@ class Density(Curator):
         return (self.features,)
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        wanted = self.clusters or min(MOST_CLUSTERS, number_of_clusters(len(pairs)))
-        clusters = cluster(pairs, self.features, wanted, self.seed, progress)
+        count = self.clusters or min(MOST_CLUSTERS, number_of_clusters(len(pairs)))
+        clusters = cluster(pairs, self.features, count, self.seed, progress)
         distance, of, sizes = 1 - clusters.similarity, clusters.nearest[:, 0], clusters.sizes
         intra = np.bincount(of, weights=distance, minlength=len(sizes)) / np.maximum(sizes, 1)
         inter = centroid_distances(clusters.centroids, self.neighbours)
@@ -117,19 +117,19 @@ def counts_to_keep(share: np.ndarray, sizes: np.ndarray, total: int, balance: fl
         total: n, at most their sum.
         balance: share of an equal part.
     """
-    wanted = share * total
+    quotas = share * total
     least = np.minimum(int(total / len(sizes) * balance), sizes - 1) if balance else np.minimum(1, sizes)
     least = np.maximum(least, 0)
     if least.sum() > total:  # fewer pairs than clusters
         least = np.zeros_like(sizes)
-    low, high = -float(wanted.max()) - 1, float(sizes.max()) + 1
+    low, high = -float(quotas.max()) - 1, float(sizes.max()) + 1
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if np.clip(wanted + middle, least, sizes).sum() < total:
+        if np.clip(quotas + middle, least, sizes).sum() < total:
             low = middle
         else:
             high = middle
-    exact = np.clip(wanted + high, least, sizes)
+    exact = np.clip(quotas + high, least, sizes)
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.lexsort((counts - exact, counts >= sizes))  # what can take one more, the largest fraction first
     counts[order[: total - counts.sum()]] += 1

@@ -46,14 +46,14 @@ class ImageBased(Caption):
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         self.check(pairs.columns)
-        wanted = read_target(self.target, pairs)
+        target = read_target(self.target, pairs)
         if self.centroids:
-            made = assign(pairs, IMAGE_FEATURES, read_centroids(self.centroids, wanted.features.shape[1]), progress)
+            made = assign(pairs, IMAGE_FEATURES, read_centroids(self.centroids, target.features.shape[1]), progress)
         else:
             made = cluster(pairs, IMAGE_FEATURES, self.clusters, self.seed, progress)
-        targets = np.unique(nearest_centroid(wanted.features, made.centroids))
+        targets = np.unique(nearest_centroid(target.features, made.centroids))
         count = len(made.centroids)
-        notes = (f"target images are in {len(targets)} of {count} clusters of the pool", *wanted.overlap(pairs))
+        notes = (f"target images are in {len(targets)} of {count} clusters of the pool", *target.overlap(pairs))
         return Survey({"target_clusters": targets}, {"cluster": made.nearest[:, 0]}, notes)
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:

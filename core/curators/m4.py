@@ -198,9 +198,11 @@ class M4(Curator):
         }
         missed = np.abs(after) - problem.bounds
         worst = [place for place in np.argsort(-missed, kind="stable") if missed[place] > TOLERANCE]
-        told = [f"{self._names[i]} {before[i]:+.3f} -> {after[i]:+.3f}, allowed {problem.bounds[i]:g}" for i in worst]
+        residuals = [
+            f"{self._names[i]} {before[i]:+.3f} -> {after[i]:+.3f}, allowed {problem.bounds[i]:g}" for i in worst
+        ]
         if worst:
-            listed = first_of(told, SHOWN)
+            listed = first_of(residuals, SHOWN)
             reached = f"{len(worst)} of {len(missed)} bounds are missed: {listed}; give a lower mean, or allow more"
         else:
             reached = f"all {len(missed)} moments are within their bounds; the largest was {np.abs(before).max():.3f}"

@@ -11,7 +11,7 @@ import numpy as np
 from ..contracts.curator import IMAGE_FEATURES, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import DataError
-from ._copies import SIZES, Edges, best_of, groups_of, preference, score_option, ties
+from ._copies import SIZES, Edges, best_of, groups_of, preference, score_option
 
 HASH = "phash"
 """Column of 64-bit perceptual hashes; 0 where there is none."""
@@ -65,9 +65,11 @@ class Near(Curator):
             if left:
                 notes.append(f"{left:,} pairs stay unexamined: too many share their hashes to compare them all.")
         dropped = best != np.arange(len(pairs))
-        told = f"; features confirm {dropped.sum():,} of these" if confirms else "; there are no features to confirm it"
-        told = "" if self.cosine == 0 else told
-        first = f"{by_hash:,} of {len(pairs):,} pairs are near copies by their hashes{told}."
+        confirmation = (
+            f"features confirm {dropped.sum():,} of these" if confirms else "there are no features to confirm it"
+        )
+        confirmation = f"; {confirmation}" if self.cosine else ""
+        first = f"{by_hash:,} of {len(pairs):,} pairs are near copies by their hashes{confirmation}."
         rows = {"dropped": dropped, "bits": bits_apart(hashes, hashes[best]), "cosine": cosines}
         return Survey(rows=rows, notes=(first, *notes))
 
@@ -96,16 +98,11 @@ def near_edges(hashes: np.ndarray, distance: int) -> Iterator[Edges]:
     Args:
         hashes: (N,) uint64.
     """
-    from ..data import hashes_within
+    from ..data import near_pairs
 
-    different, number = np.unique(hashes, return_inverse=True)
-    yield ties(np.where(hashes == 0, -1, number))
-    some = np.zeros(len(different), np.int64)  # a position of each
-    some[number] = np.arange(len(hashes))
-    told = np.flatnonzero(different != 0)
-    for rows, columns, _ in hashes_within(different[told], different[told], distance):
-        once = rows < columns
-        yield some[told[rows[once]]], some[told[columns[once]]]
+    hashed = np.flatnonzero(hashes)
+    for one, other, _ in near_pairs(hashes[hashed], distance):
+        yield hashed[one], hashed[other]
 
 
 def confirmed(

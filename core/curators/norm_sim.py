@@ -109,15 +109,15 @@ def most_similar(
     """
     if target == POOL:
         return *top_of_pool(pairs, count, steps, progress), ()
-    wanted = read_target(target, pairs)
-    notes = wanted.overlap(pairs)
+    targets = read_target(target, pairs)
+    notes = targets.overlap(pairs)
     if norm == "2":
-        parts = range(0, len(wanted.features), PAIRS_AT_ONCE)
-        scores = norm_sim_2(pairs, second_moment(wanted.features[i : i + PAIRS_AT_ONCE] for i in parts))
+        parts = range(0, len(targets.features), PAIRS_AT_ONCE)
+        scores = norm_sim_2(pairs, second_moment(targets.features[i : i + PAIRS_AT_ONCE] for i in parts))
     else:
         scores = np.empty(len(pairs), np.float32)
         for rows in pairs.blocks(PAIRS_AT_ONCE):
-            scores[rows] = norm_sim_inf(unit_rows(pairs, IMAGE_FEATURES, rows), wanted.features)
+            scores[rows] = norm_sim_inf(unit_rows(pairs, IMAGE_FEATURES, rows), targets.features)
             progress(rows.stop, len(pairs))
         scores = rounded(scores)
     return scores, best(scores, count), notes

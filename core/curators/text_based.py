@@ -36,25 +36,25 @@ class TextBased(CaptionFilter):
 
     def check(self, columns: Collection[str]) -> None:
         super().check(columns)
-        _ = self._wanted, self._first_synset
+        _ = self._entities, self._first_synset
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         self.check(pairs.columns)
-        return Survey({"entities": np.array(sorted(self._wanted))})
+        return Survey({"entities": np.array(sorted(self._entities))})
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
-        wanted, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
+        entities, first = frozenset(survey.whole["entities"].tolist()), self._first_synset
         texts, checked = pairs.strings("text"), dict[str, bool]()
-        without = np.array([not has_entity(text, first, wanted, checked) for text in texts], bool)
+        without = np.array([not has_entity(text, first, entities, checked) for text in texts], bool)
         return Decision.of(
             {
                 self.rule_of_language: self.in_another_language(pairs, texts),
-                "no word whose first synset is wanted": without,
+                "no word whose first synset is in the list": without,
             }
         )
 
     @cached_property
-    def _wanted(self) -> frozenset[int]:
+    def _entities(self) -> frozenset[int]:
         return frozenset(offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets"))
 
     @cached_property
@@ -62,8 +62,10 @@ class TextBased(CaptionFilter):
         return _of_table(self.synsets) if self.synsets else _of_nltk()
 
 
-def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[int], checked: dict[str, bool]) -> bool:
-    """Whether the first synset of a word of a text is wanted.
+def has_entity(
+    text: str, first: Callable[[str], int | None], entities: frozenset[int], checked: dict[str, bool]
+) -> bool:
+    """Whether the first synset of a word of a text is an entity.
 
     Args:
         first: word -> offset of its first synset.
@@ -71,7 +73,7 @@ def has_entity(text: str, first: Callable[[str], int | None], wanted: frozenset[
     """
     for word in text.split():
         if word not in checked:
-            checked[word] = first(word) in wanted
+            checked[word] = first(word) in entities
         if checked[word]:
             return True
     return False

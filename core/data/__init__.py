@@ -16,7 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",
         "group_names": "is_by_name values_by_name",
         "group_words": "kind_of_column",
-        "hamming": "bits_apart hashes_within",
+        "hamming": "bits_apart hashes_within near_pairs",
         "images": "IMAGE decode_bytes decode_image decode_values",
         "k_centre": "farthest_first",
         "listed_splits": "with_lists",

@@ -46,5 +46,25 @@ def hashes_within(
         yield rows, columns, apart.astype(np.int64)
 
 
+def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of positions whose hashes are at most so many bits apart, some at a time: positions, other positions,
+    distances. Positions of one hash are a chain, and of every two hashes one pair stands for all of theirs.
+
+    Args:
+        hashes: (N,) uint64.
+        distance: as of `hashes_within`.
+
+    Raises:
+        CapabilityError: faiss is not installed.
+    """
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    yield order[:-1][same], order[1:][same], np.zeros(same.sum(), np.int64)
+    first = np.sort(order[np.concatenate([[True], ~same])] if len(order) else order)
+    for rows, columns, apart in hashes_within(hashes[first], hashes[first], distance):
+        once = rows < columns
+        yield first[rows[once]], first[columns[once]], apart[once]
+
+
 def _as_bytes(hashes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(hashes, dtype=np.uint64).view(np.uint8).reshape(-1, 8)

@@ -19,6 +19,8 @@ import numpy as np
 
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
+from .hamming import near_pairs
+from .perceptual_hash import NO_HASH, perceptual_hashes
 from .registration import (
     COMPARED,
     NO_AGREEMENT,
@@ -48,6 +50,10 @@ SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
 LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.25, 2.6), (2.5, 2.5, 3.0)
 """Of copies, in each of the numbers of `agreements`, whatever the set."""
+NEIGHBOURS_UP_TO = 200_000
+"""Images in a set whose nearest neighbours are looked for; those of larger ones are told by their hashes."""
+HASH_BITS, MOST_CANDIDATES = 4, 2_000_000
+"""In which hashes of copies differ at most; pairs that are held."""
 MISTAKEN = 0.01
 """How many pairs of different images may be expected to agree by chance."""
 
@@ -81,7 +87,72 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     turns, likeness = _turns(some, low)
     of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, least=-1)
     least = _least_agreements(of_sample, len(place))
-    pairs = _neighbours(points, apart)
+    return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least)
+
+
+def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
+    """As `near_copies`, of sets of any size: candidates are images whose perceptual hashes of 64 bits differ in a few,
+    as those of the curator `near` are. Mirrored images and such whose edges are cut have other hashes.
+
+    Held in memory are a few numbers per image, and a quarter of a kilobyte of each candidate.
+
+    Args:
+        keys, thumbnails, apart: as there.
+
+    Raises:
+        CapabilityError: faiss is not installed.
+    """
+    position = {key: place for place, key in enumerate(keys)}
+    hashes = np.full(len(keys), NO_HASH, np.uint64)
+    for content_keys, pictures in thumbnails.find(keys):
+        hashes[[position[key] for key in content_keys]] = perceptual_hashes(pictures.grey)
+    place = np.flatnonzero(hashes != NO_HASH)
+    apart = np.arange(len(keys)) if apart is None else np.asarray(apart)
+    pairs = _of_near_hashes(hashes[place], apart[place])
+    if not len(pairs):
+        return np.zeros((0, 2), dtype=np.int64)
+    sample = place[np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)]
+    pictures = _pictures([keys[n] for n in sample], thumbnails)
+    low, every = low_spectra(pictures.grey), np.arange(len(sample))
+    some = _neighbours(_discriminants(low, every, pictures), apart[sample])
+    agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, least=-1)
+    members, rows = np.unique(place[pairs], return_inverse=True)
+    low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
+    row_of = {keys[place]: row for row, place in enumerate(members)}
+    for content_keys, pictures in thumbnails.find(list(row_of)):
+        low[[row_of[key] for key in content_keys]] = low_spectra(pictures.grey)
+    least = _least_agreements(agreed, len(place))
+    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least)
+
+
+def _of_near_hashes(hashes: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """(M, 2) rows whose hashes differ in a few bits, those that differ least where there are too many; the smaller row
+    first."""
+    chosen, bits = np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
+    for one, other, distance in near_pairs(hashes, HASH_BITS):
+        pairs = np.sort(np.stack([one, other], axis=1), axis=1)
+        open_ = apart[pairs[:, 0]] != apart[pairs[:, 1]]
+        chosen, bits = np.concatenate([chosen, pairs[open_]]), np.concatenate([bits, distance[open_]])
+        if len(chosen) > MOST_CANDIDATES:
+            nearest = np.lexsort((chosen[:, 1], chosen[:, 0], bits))[: MOST_CANDIDATES // 2]
+            chosen, bits = chosen[nearest], bits[nearest]
+    return np.unique(chosen, axis=0)
+
+
+def _copies_among(
+    pairs: np.ndarray,
+    place: np.ndarray,
+    low: np.ndarray,
+    keys: Sequence[str],
+    thumbnails: ThumbnailStore,
+    least: np.ndarray,
+) -> np.ndarray:
+    """(M, 2) positions of the pairs that are copies, of the most alike ones.
+
+    Args:
+        pairs: rows of `place` and of `low`.
+        least: of `_least_agreements`.
+    """
     turns, likeness = _turns(pairs, low)
     likely = np.argsort(-likeness[:, 0], kind="stable")[:MOST_COMPARED]
     likely = np.sort(likely[likeness[likely, 0] >= LEAST_LIKENESS])
@@ -89,7 +160,8 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
 
 
 def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
-    """As `near_copies`, kept beside the thumbnails under a digest of all that the pairs depend on.
+    """As `near_copies`, or of large sets `near_copies_by_hash`, kept beside the thumbnails under a digest of all that
+    the pairs depend on.
 
     That is the keys, which of them have a thumbnail, and which are not compared. A damaged file counts as none.
 
@@ -100,12 +172,14 @@ def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apar
     seen = np.array([key not in lacking for key in keys], dtype=np.uint8)
     first = np.unique(apart, return_index=True, return_inverse=True)
     together = first[1][first[2]].astype("<i8")  # each number as the place of the first image that has it
-    digest = hashlib.sha256(f"near copies {VERSION}\n".encode() + "\n".join(keys).encode())
+    by_hash = len(keys) > NEIGHBOURS_UP_TO
+    kind = f"near copies {VERSION}{' by hash' if by_hash else ''}\n"
+    digest = hashlib.sha256(kind.encode() + "\n".join(keys).encode())
     digest.update(seen.tobytes() + together.tobytes())
     path = thumbnails.root / "near-copies" / f"{digest.hexdigest()}.pairs"
     pairs = _kept_pairs(path, len(keys))
     if pairs is None:
-        pairs = near_copies(keys, thumbnails, apart)
+        pairs = (near_copies_by_hash if by_hash else near_copies)(keys, thumbnails, apart)
         rows = pairs.astype("<i8").tobytes()
         write_cached(path, hashlib.sha256(rows).digest() + rows)
     return pairs

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, wraps
+from importlib.util import find_spec
 from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
@@ -26,12 +27,11 @@ from ..runtime.process import collecting_seldom
 from ..runtime.reading import version_of
 from .file_hashes import FileHashes
 from .images import IMAGE, reduced_image
+from .near_copies import NEIGHBOURS_UP_TO
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
 PART_OF_FILE = re.compile(r"#(t=)?\d[\d.,_-]*$")
 """End of the id of a sample that is one of several of its file: a slice, a window, some seconds."""
-NEAR_COPIES_UP_TO = 200_000
-"""Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
 AT_ONCE = 2048
 LIMITS = frozenset({"max_pixels"})
@@ -61,11 +61,14 @@ def drop_unreadable(
         bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
         good = [item for item, reason in zip(data.items, reasons) if not reason]
         data = replace(data, items=good, skipped=[*data.skipped, *bad], thumbnails=thumbnails)
-    elif len(data.items) <= NEAR_COPIES_UP_TO:
+    elif len(data.items) <= NEIGHBOURS_UP_TO or find_spec("faiss") is not None:
         make_thumbnails(data, hashes, thumbnails, threads, progress)
         data = replace(data, thumbnails=thumbnails)
-    else:
-        note = f"Near copies were not looked for: that is done for sets of up to {NEAR_COPIES_UP_TO:,} images."
+    if len(data.items) > NEIGHBOURS_UP_TO:
+        how = "told by perceptual hashes, which mirrored images and such with cut edges do not share"
+        lacking = "not looked for: that needs faiss, which is not installed"
+        how = lacking if data.thumbnails is None else how
+        note = f"Near copies among more than {NEIGHBOURS_UP_TO:,} images are {how}."
         data = replace(data, notes=[*data.notes, note])
     check_tolerated(data)
     return data

@@ -236,7 +236,8 @@ def _check_stage(name: str, stage: str) -> None:
 def _table(reading: _Reading, needed: NeededColumns, sources: Sequence[str | Path]) -> tuple[PairTable, str]:
     """The table of all pairs, and the name of its folder."""
     asked, facts, made_of, features = reading.asked, list[str](), list[str](), None
-    peers = PeerFiles.among(sources, asked.encoder or "")
+    backbone, encoder = asked.encoder_names
+    peers = PeerFiles.among(sources, encoder or backbone)
     if peers and len(peers) < len(sources):
         raise ConfigError(f"{peers[0].folder}: is of {peers[0].kind}, other sources are not; curate them one by one")
     if peers:
@@ -252,7 +253,7 @@ def _table(reading: _Reading, needed: NeededColumns, sources: Sequence[str | Pat
     else:
         needed.check([reading.built], ())
     if asked.features is not None:
-        features = PairFeatures.of(asked.features, asked.encoder or "")
+        features = PairFeatures.of(asked.features, backbone, encoder)
     if not facts and features is None:
         raise ConfigError("give the pairs (tars, Parquet files, folders), or --features")
     further = [each.digest for each in needed.further]
@@ -292,8 +293,9 @@ def _from_peers(
         folders += [str(folder)] if folder is not None and reading.asked.features is None else []
     if len(folders) > 1:
         raise ConfigError(f"{len(folders)} folders with features; curate them one by one, or give --features")
-    encoder = (reading.asked.encoder or "") if peers[0].kind == DATACOMP else ""
-    return facts, PairFeatures.of(folders[0], encoder) if folders else None
+    backbone, encoder = reading.asked.encoder_names
+    of_several = backbone if peers[0].kind == DATACOMP else ""
+    return facts, PairFeatures.of(folders[0], of_several, encoder) if folders else None
 
 
 def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -> tuple[np.ndarray, int]:

@@ -126,7 +126,8 @@ def _embedded(
     """The folder of features of the pairs, made unless it is there; None where the sources bring their own."""
     if not sources:
         raise ConfigError("give the pairs by --data, or their features by --features")
-    peers = PeerFiles.among(sources, asked.encoder or "")
+    backbone, encoder = asked.encoder_names
+    peers = PeerFiles.among(sources, encoder or backbone)
     if any(each.features for each in peers):
         return None
     if not peers:

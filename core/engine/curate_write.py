@@ -81,26 +81,13 @@ def write_kept(
     place.check()
     _check_card(out / CARD)
     last = last_of(Path(decisions))
-    chain = chain_of(last)
     files = [] if captions is None else captions_in(Path(captions))
-    moved, record = bool(sources), record_of(last)
-    sources = list(sources) or list(record.get("sources") or ())
-    if (bare := next((each for each in sources if is_clip_retrieval(Path(each))), None)) is not None:
-        if set(write) != {"uids"}:
-            raise ConfigError(f"{bare}: holds no images; give by --data where they are, or --write uids alone")
-        sources = []
-    if TARS in write and not sources:
-        raise ConfigError("--write tars: the decisions were made of features alone; give the pairs by --data")
-    if files and not sources:
-        raise ConfigError("--captions: goes into a list, for which there are no sources; give them by --data")
-    kept = Kept.of([Place(str(folder)) for folder in chain])
+    manifest = _manifest(last, sources, place, write, bool(files))
+    kept = Kept.of([Place(str(folder)) for folder in chain_of(last)])
     if "uids" in write:
         check_uids(kept)
     written: dict[str, Path] = {}
-    if sources:
-        manifest = manifest_of(sources, place)
-        if not moved:
-            _check_unchanged(manifest, record)
+    if manifest is not None:
         count = write_list(kept, manifest.sources, place, captions=files)
         written["list"] = out / LIST
         if files:
@@ -116,6 +103,36 @@ def write_kept(
     write_whole(out / CARD, card + MARK)
     written["card"] = out / CARD
     return WrittenPairs(last, len(kept), float(kept.weights.sum(dtype="float64")), written)
+
+
+def _manifest(
+    last: Path, sources: Sequence[str | Path], place: Place, write: Sequence[str], captions: bool
+) -> Manifest | None:
+    """Where the pairs are; None where ids alone can be written.
+
+    Args:
+        sources: that the user gives; by default those of the decisions.
+        captions: whether there are some by a model.
+
+    Raises:
+        ConfigError: what is asked for needs images that are nowhere. DataError: the sources have changed.
+    """
+    record = record_of(last)
+    named = list(sources) or list(record.get("sources") or ())
+    if (bare := next((each for each in named if is_clip_retrieval(Path(each))), None)) is not None:
+        if set(write) != {"uids"}:
+            raise ConfigError(f"{bare}: holds no images; give by --data where they are, or --write uids alone")
+        named = []
+    if TARS in write and not named:
+        raise ConfigError("--write tars: the decisions were made of features alone; give the pairs by --data")
+    if captions and not named:
+        raise ConfigError("--captions: goes into a list, for which there are no sources; give them by --data")
+    if not named:
+        return None
+    manifest = manifest_of(named, place)
+    if not sources:
+        _check_unchanged(manifest, record)
+    return manifest
 
 
 def _check_card(path: Path) -> None:

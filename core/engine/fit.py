@@ -24,6 +24,7 @@ from ..runs.folder import Run, make_folder, open_run, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
+from .models import place_of
 from .options import OF_SHARDS, PARQUET, ShardOptions, are_shards, refuse_of_shards
 
 SPLIT_NAMES = (*Item.SPLITS, "all")
@@ -139,7 +140,7 @@ def predict(
     """A run's predictions for files, or for all files in folders.
 
     Args:
-        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
+        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub: a run, or a model that a domain can use as it is.
         images: files or folders, of any kind the run's domain reads; as shards also tars, Parquet files, and URLs.
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
             and a folder for pictures and files, for tasks that write them; of shards a folder, or a URL of one.
@@ -159,7 +160,7 @@ def predict(
         DataError: the run or all images cannot be read; or, once files are written, more images than are tolerated.
         CapabilityError: the run was made from a features file.
     """
-    opened = open_run(run, backbone)
+    opened = open_run(place_of(run), backbone)
     if given.get("stream") and opened.place:
         raise ConfigError(
             f"--stream: changes the run, and {opened.place} is a published one; give the folder of a copy"

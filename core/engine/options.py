@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.options import option, options_of
+from ..contracts.options import option, options_of, settle
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,6 +146,48 @@ class EmbedOptions(ShardOptions, DecodeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    """What the space of two towers is made of, and how."""
+
+    pairs: str | None = option(
+        None,
+        "images with texts that the space is fitted on: a folder or file as `fit --task retrieval` reads it",
+        metavar="DATA",
+    )
+    names: str | None = option(
+        None,
+        "a file of names, one on each line, that the image tower knows by texts of its own; added to ImageNet's",
+        metavar="FILE",
+    )
+    map: str = option(
+        "auto",
+        "the map from images to texts: auto, the best in cross-validation (the default), ridge, procrustes, "
+        "robust-procrustes or least-squares",
+        metavar="NAME",
+    )
+    ridge: float | None = option(
+        None, "penalty of the map ridge; by cross-validation by default, 1 in what was published", low=0.0
+    )
+    pooling: str | None = option(
+        None,
+        "how the tokens of --text become one vector, if nothing published says it: mean, cls or pooler",
+        choices=("mean", "cls", "pooler"),
+    )
+    prefix: str = option("", "text before every text, as some encoders want it (query: )", metavar="TEXT")
+    keep_image: float | None = option(
+        None,
+        "angle in degrees by which image features stand beside what texts see of them, in a space made of names: 88 by "
+        "default, which methods for few labels need; 0 leaves them out",
+        low=0.0,
+        high=89.0,
+    )
+    seed: int = option(1, "of the division of pairs in cross-validation", low=0, high=2**31 - 1)
+
+    def __post_init__(self):
+        settle(self, "join")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurateOptions(CutOptions):
     """What is known of the pairs besides their files, and which are still there."""
 
@@ -155,7 +197,10 @@ class CurateOptions(CutOptions):
         metavar="DIR",
     )
     encoder: str | None = option(
-        None, "of features of several backbones: which, as its column is called behind image_features_", metavar="NAME"
+        None,
+        "of features of several backbones: which, as its column is called behind image_features_; with =ENCODER behind "
+        "it, what targets and test sets call the same encoder",
+        metavar="NAME[=ENCODER]",
     )
     columns: tuple[str, ...] | None = option(
         None,
@@ -169,6 +214,12 @@ class CurateOptions(CutOptions):
         metavar="DIR",
     )
     tolerate: float = option(0.05, "share of the pairs that may be unreadable; by default 0.05", low=0.0, high=1.0)
+
+    @property
+    def encoder_names(self) -> tuple[str, str]:
+        """(which of several, its other name); "" for what is not given."""
+        name, _, other = (self.encoder or "").partition("=")
+        return name.strip(), other.strip()
 
 
 WRITE_FORMS = "list,tars,uids"

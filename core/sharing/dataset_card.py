@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ..curation import Kept, chain_of, open_table, record_of, unchecked
-from ..curation.report import StageDone
+from ..curation import Kept, StageDone, open_table, stages_of, unchecked
 from ..errors import DataError
 from ..runtime.reading import read_json, sha256_of
 from ..runtime.remote import is_url, shown
@@ -57,7 +56,7 @@ def dataset_card(made: CuratedSet) -> str:
     from huggingface_hub import DatasetCardData
 
     check_licence("--licence", made.licence)
-    stages = [StageDone(folder, record_of(folder)) for folder in chain_of(made.decisions)]
+    stages = stages_of(made.decisions)
     count = len(made.kept)
     size = next((name for most, name in (*SIZES, *LARGER) if count < most), "n>1B")
     data = DatasetCardData(
@@ -68,7 +67,7 @@ def dataset_card(made: CuratedSet) -> str:
     )
     sections = [
         [f"# {made.name}", _lead(stages, count)],
-        ["## What each stage kept", _funnel(stages), *(_rules(stage) for stage in stages if stage.record["dropped"])],
+        ["## What each stage kept", _funnel(stages), *(_rules(stage) for stage in stages if stage.rules)],
         ["## How it was chosen", *(_settings(stage) for stage in stages)],
         ["## Weights", _weights(made.kept.weights)],
         ["## Sources", _sources(stages)],
@@ -81,7 +80,7 @@ def dataset_card(made: CuratedSet) -> str:
 
 
 def _lead(stages: Sequence[StageDone], kept: int) -> str:
-    total = stages[0].record["pairs"]
+    total = stages[0].pairs
     return (
         f"{kept:,} of {total:,} pairs of image and text ({kept / max(1, total):.1%}), chosen by `vladapt curate` "
         f"({__version__}): {', '.join(stage.name for stage in stages)}."
@@ -89,18 +88,25 @@ def _lead(stages: Sequence[StageDone], kept: int) -> str:
 
 
 def _funnel(stages: Sequence[StageDone]) -> str:
-    rows = []
-    for stage in stages:
-        pairs, kept, without = stage.record["pairs"], stage.record["kept"], stage.record.get("without_features", 0)
-        rows.append(
-            [stage.name, f"{without:,}", f"{pairs:,}", f"{kept:,}", f"{kept / max(1, pairs):.1%}", stage.folder.name]
-        )
-    return markdown_table(["stage", "without features", "pairs", "kept", "share", "decisions"], rows)
+    rows = [
+        [
+            each.name,
+            f"{each.without_features:,}",
+            f"{each.pairs:,}",
+            f"{each.kept:,}",
+            f"{each.kept / max(1, each.pairs):.1%}",
+            each.folder.name,
+        ]
+        for each in stages
+    ]
+    return markdown_table(
+        ["stage", "without features", "pairs", "kept", "share", "with another text", "decisions"], rows
+    )
 
 
 def _rules(stage: StageDone) -> str:
-    dropped = sorted(stage.record["dropped"].items(), key=lambda each: -each[1])[:MOST]
-    return markdown_table([f"dropped by {stage.name}", "pairs"], [[rule, f"{count:,}"] for rule, count in dropped])
+    rows = [[rule, f"{count:,}"] for rule, count in stage.rules[:MOST]]
+    return markdown_table([f"dropped by {stage.name}", "pairs"], rows)
 
 
 def _settings(stage: StageDone) -> str:
@@ -114,7 +120,9 @@ def _settings(stage: StageDone) -> str:
     if encoder := _encoder(record):
         facts.append(f"features of the encoder `{encoder}`")
     lines.append(f"{', '.join(facts)}.")
-    lines += [FOLDERS.sub("", str(note)) for note in record.get("notes") or ()]
+    if stage.rewritten:
+        lines.append(f"{stage.rewritten:,} pairs are kept with another text.")
+    lines += [FOLDERS.sub("", note) for note in stage.notes]
     return "\n\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ...core.contracts import Domain, DomainData, Item, max_pixels_option, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
+from ...core.registry import task_class
 from .vocabulary import named_templates
 
 READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("read_segmentation", None)}
@@ -63,6 +64,15 @@ class OpenVocab(Domain):
         formats = tuple(replace(fmt, max_pixels=limit) for fmt in formats)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
         return read if limit == Item.MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
+
+    def run_of_model(self, place: str) -> Path | None:
+        """The run of a detector or segmentor of transformers."""
+        from .hub_models.starting import task_of_source
+        from .hub_models.used_as_is import run_of_source, usable
+
+        if (source := usable(place)) is None:
+            return None
+        return run_of_source(source, task_class(task_of_source(source))(self))
 
     def as_masks(self, data: DomainData, background: bool = True) -> DomainData:
         """A set of boxes with outlines, of any domain, as one of masks that are drawn when they are asked for.

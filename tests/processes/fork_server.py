@@ -11,6 +11,7 @@ Reports are two lines: the child's id, and, when it has ended, its exit code as 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -24,6 +25,7 @@ import sys
 import threading
 import types
 import weakref
+from pathlib import Path
 
 from shared_plots import share_plots
 
@@ -37,7 +39,7 @@ OURS += ("vladapt.adapters.cache.tip_adapter", "vladapt.adapters.weights.lit")
 OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 
 
-def main(control: socket.socket, plots: str | None = None) -> None:
+def main(listener: socket.socket, folder: str, plots: str | None = None) -> None:
     gc.set_threshold(20_000, 20, 20)  # of the children, too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     # Where pandas is installed (cleanlab brings it) scikit-learn imports it, and that pyarrow, which starts a thread.
@@ -49,7 +51,7 @@ def main(control: socket.socket, plots: str | None = None) -> None:
         each.atexit = False  # a child need not unregister all operators of torch, which costs it most of its end
     gc.collect()
     gc.freeze()  # else each child's first collection would copy all pages
-    request = _Server(control).serve()
+    request = _Server(listener, Path(folder)).serve()
     if request is not None:
         _become(request)
 
@@ -82,8 +84,9 @@ def _imported(name: str) -> None:
 
 
 class _Server:
-    def __init__(self, control: socket.socket):
-        self.control, self.reports = control, {}
+    def __init__(self, listener: socket.socket, folder: Path):
+        self.listener, self.folder = listener, folder
+        self.reports: dict[int, tuple[int, socket.socket]] = {}
         self.ended, self.wakeup = os.pipe()
         os.set_blocking(self.wakeup, False)
         signal.set_wakeup_fd(self.wakeup)
@@ -91,21 +94,26 @@ class _Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite, whose end is heard below
 
     def serve(self) -> dict | None:
-        """Returns a request in each child, None in the server when the suite has ended."""
-        while True:
-            ready, _, _ = select.select([self.control, self.ended], [], [])
+        """Returns a request in each child, None in the server when all who asked have ended."""
+        self.controls = [self.listener.accept()[0]]
+        while self.controls:
+            ready, _, _ = select.select([self.ended, self.listener, *self.controls], [], [])
             if self.ended in ready:
                 os.read(self.ended, 4096)
                 self._report_ends()
-            if self.control in ready:
-                length, fds, _, _ = socket.recv_fds(self.control, 4, 4)
+            if self.listener in ready:
+                self.controls.append(self.listener.accept()[0])
+            for control in [each for each in self.controls if each in ready]:
+                length, fds, _, _ = socket.recv_fds(control, 4, 4)
                 if not length:
-                    return self._stop()
-                request = json.loads(_exactly(self.control, int.from_bytes(length, "big")))
-                if self._fork(request, fds):
+                    self._stop(control)
+                    continue
+                request = json.loads(_exactly(control, int.from_bytes(length, "big")))
+                if self._fork(request, fds, control):
                     return request
+        return None
 
-    def _fork(self, request: dict, fds: list[int]) -> bool:
+    def _fork(self, request: dict, fds: list[int], control: socket.socket) -> bool:
         """True in the child."""
         for name in request["modules"]:
             if name not in sys.modules:
@@ -124,7 +132,7 @@ class _Server:
         for stream in streams:
             os.close(stream)
         os.write(report, f"{pid}\n".encode())
-        self.reports[pid] = report
+        self.reports[pid] = report, control
         return False
 
     def _leave(self) -> None:
@@ -134,8 +142,9 @@ class _Server:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):  # the suite may have been started by `nohup`
             signal.signal(number, signal.SIG_DFL)
-        self.control.close()
-        for fd in (self.ended, self.wakeup, *self.reports.values()):
+        for each in (self.listener, *self.controls):
+            each.close()
+        for fd in (self.ended, self.wakeup, *(report for report, _ in self.reports.values())):
             os.close(fd)
 
     def _report_ends(self) -> None:
@@ -143,14 +152,25 @@ class _Server:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            report = self.reports.pop(pid)
+            report, _ = self.reports.pop(pid)
             os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os.close(report)
 
-    def _stop(self) -> None:
-        for pid in self.reports:
+    def _stop(self, control: socket.socket) -> None:
+        """One who asked has ended: so does what runs for it. The last takes away the address."""
+        for pid in [pid for pid, (_, of) in self.reports.items() if of is control]:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            os.close(self.reports.pop(pid)[0])
+        self.controls.remove(control)
+        if not self.controls:
+            with (self.folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if select.select([self.listener], [], [], 0)[0]:  # another came meanwhile
+                    self.controls.append(self.listener.accept()[0])
+                else:
+                    (self.folder / "server").unlink()
+        control.close()
 
 
 def _exactly(control: socket.socket, count: int) -> bytes:

@@ -8,6 +8,7 @@ are.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -22,6 +23,8 @@ from pathlib import Path
 PATIENCE = 900.0
 """Seconds until a process counts as hung, on however busy a machine."""
 PIPE = subprocess.PIPE
+SHARED: Path | None = None
+"""Folder in which workers of the suite find their one server."""
 PLOTS: Path | None = None
 """Folder of plots that processes share, of `shared_plots.py`."""
 OPEN_VOCAB = ("vladapt.domains.open_vocab.modules",)
@@ -172,24 +175,44 @@ class Process:
 
 
 class _Server:
-    """The one server of this process, started when it is first asked."""
+    """The one server of all workers of the suite, started by the first that asks it."""
 
     def __init__(self):
-        self.control, theirs = socket.socketpair()
+        folder = Path(SHARED or tempfile.mkdtemp())
+        place = os.open(folder, os.O_DIRECTORY)
+        address = f"/proc/self/fd/{place}/server"  # a path of any length
+        self.control = socket.socket(socket.AF_UNIX)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the server takes it to end
+            if not (folder / "server").exists():
+                self._start(folder, address)
+            self.control.connect(address)
+        os.close(place)
+
+    def _start(self, folder: Path, address: str) -> None:
         script = Path(__file__).with_name("fork_server.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), str(theirs.fileno()), *filter(None, [PLOTS])],
-            cwd=script.parents[2],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen()
+            subprocess.Popen(
+                [sys.executable, str(script), str(listener.fileno()), str(folder), *filter(None, [PLOTS])],
+                cwd=script.parents[2],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+            )
 
     def ask(self, request: dict, fds: list[int]) -> None:
         payload = json.dumps(request).encode()
         socket.send_fds(self.control, [len(payload).to_bytes(4, "big")], fds)
         self.control.sendall(payload)
+
+    def leave(self) -> None:
+        """It ends what it runs for this process, and itself when no other asks it."""
+        self.control.shutdown(socket.SHUT_WR)
+        self.control.settimeout(PATIENCE)
+        assert not self.control.recv(1)
+        self.control.close()
 
 
 _RUNNING: list[_Server] = []
@@ -202,8 +225,6 @@ def _server() -> _Server:
 
 
 def stop() -> None:
-    """End the server and what it still runs."""
+    """End what still runs."""
     while _RUNNING:
-        server = _RUNNING.pop()
-        server.control.close()
-        server.process.wait(PATIENCE)
+        _RUNNING.pop().leave()

@@ -291,6 +291,19 @@ class ConfigTask(Task):
 
             return run_on_all(written)
 
+    def used_as_it_is(self, recipe: Recipe, data: DomainData, reporter: Reporter) -> Path:
+        """The folder of a run whose model is used as it is, tested on nothing.
+
+        Args:
+            recipe: whose plan has no `train_cfg`.
+            data: without images, with the classes of the model.
+        """
+        started = time.monotonic()
+        backbone, plan, _ = self._planned(recipe, data, reporter)
+        model, history = self.train(plan, Path(), recipe, data, backbone.device, reporter)
+        done = FittedConfig(data, backbone, plan, model, history, Evaluation({}))
+        return self._written(recipe, done, started, None).run
+
     def planned(self, recipe: Recipe, reporter: Reporter) -> Mapping[str, Any]:
         return self.facts(recipe, self._data(recipe, reporter))
 

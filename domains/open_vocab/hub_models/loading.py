@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ....core.errors import DataError
+from ....core.runs import Run
+from ....core.tasks import load_model, weights_of
 from .family import HEAD, Family
 from .growing import grown
-from .source import hub_model
+from .source import HubModel, hub_model
+from .tokens import HeldTokenizer
+
+WEIGHTS, TOKENIZER = "adapter.safetensors", "tokenizer.file"
+"""Of a run, and its tokenizer in them."""
+INSIDE = "model."
+"""Before the names of transformers' weights in a detector or segmentor of mm."""
 
 
 def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -23,13 +32,36 @@ def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names
         DataError: the weights cannot be read, or are not those of the model.
     """
     source = hub_model(f"hf:{folder}")
-    before = _loaded(source, family)
+    before = _of_run(source) if source.is_run else _loaded(source, family).state_dict()
     if family.asked_by != HEAD:
-        return before.state_dict()
-    return grown(before.state_dict(), new.state_dict(), family, source.names, names)
+        return before
+    return grown(before, new.state_dict(), family, source.names, names)
 
 
-def _loaded(source, family: Family) -> nn.Module:
+def pretrained_tokenizer(folder: str | Path) -> HeldTokenizer:
+    """The tokenizer that lies beside a model's weights, or in those of a run.
+
+    Raises:
+        DataError: there is none that can be read.
+    """
+    source = hub_model(f"hf:{folder}")
+    if not source.is_run:
+        return HeldTokenizer(folder)
+    from safetensors import safe_open
+
+    held = HeldTokenizer()
+    with safe_open(str(source.folder / WEIGHTS), framework="pt") as weights:
+        held.load_state_dict({"file": weights.get_tensor(TOKENIZER)})
+    return held
+
+
+def _of_run(source: HubModel) -> dict[str, Tensor]:
+    """Those that a run has trained, without what stands before their names."""
+    state = weights_of(load_model(Run.open(source.folder), torch.device("cpu")))
+    return {name.removeprefix(INSIDE): value for name, value in state.items() if name.startswith(INSIDE)}
+
+
+def _loaded(source: HubModel, family: Family) -> nn.Module:
     """transformers' own reading, which knows how weights were named before: safetensors, or tensors alone."""
     from ....core.backbones import quiet
 

@@ -17,10 +17,15 @@ KINDS = frozenset(
     {"RTDetrImageProcessor", "RfDetrImageProcessor", "DetrImageProcessor", "DeformableDetrImageProcessor"}
     | {"ConditionalDetrImageProcessor", "YolosImageProcessor"}
     | {"SamImageProcessor", "Sam2ImageProcessor", "Sam3ImageProcessor"}
+    | {"GroundingDinoImageProcessor", "Owlv2ImageProcessor", "OwlViTImageProcessor"}
 )
 """Those that may be built; other families add theirs."""
 FLOATS = frozenset({"RfDetrImageProcessor"})
 """They resize values in 0..1, and without smoothing what becomes smaller."""
+
+
+SQUARES = frozenset({"Owlv2ImageProcessor"})
+"""They pad images to a square, right and below, before they resize them."""
 
 
 class ImageProcessor:
@@ -49,12 +54,21 @@ class ImageProcessor:
     def resized(self, pixels: Tensor) -> Tensor:
         """(3, H, W) values in 0..255 -> (3, h, w)."""
         own = self.processor
+        if self.pads_to_square:
+            side = max(pixels.shape[-2:])
+            pixels = filled(pixels.float()[None], (side, side))
+            return (own.resize(pixels, _sized(own.size)) if own.do_resize else pixels)[0]
         if not own.do_resize:
             return pixels
         how = {"size": _sized(own.size), "resample": own.resample}
         if self.kind in FLOATS:
             return own.resize(pixels.float()[None], **how, antialias=False)[0]
         return own.resize(pixels[None], **how)[0]
+
+    @property
+    def pads_to_square(self) -> bool:
+        """Whether what is resized is the image in a square."""
+        return self.kind in SQUARES and bool(self.processor.do_pad)
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and std of values in 0..255."""

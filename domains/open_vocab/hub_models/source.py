@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 
 from ....core.backbones import card_licence, hub_folder, read_config
 from ....core.errors import ConfigError, DataError
+from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
-from .family import Family, family_class, plain_config
+from ....core.tasks import plan_of
+from .family import TEXTS, Family, family_class, plain_config
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-RUN = "run.json"
+RUN, CONFIG = "run.json", "config.json"
+NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "SAMSegmenter", "SAM3")
 LOCAL_WAY = "give a folder with the same files: hf:FOLDER"
 UNNAMED = re.compile(r"LABEL_\d+")
 NOTHING = "N/A"
@@ -27,7 +31,7 @@ TEXT_KEYS = frozenset({"image_processor_type", "feature_extractor_type", "proces
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of transformers that lies in a folder.
+    """A model of transformers that lies in a folder, as the hub has it or trained by a run.
 
     Args:
         place: as it was given, "hf:...".
@@ -57,13 +61,23 @@ class HubModel:
         return family_class(self.model_type, f"{self.folder / 'config.json'}")
 
     @property
+    def is_run(self) -> bool:
+        return (self.folder / RUN).is_file()
+
+    @property
     def known_names(self) -> tuple[str, ...]:
-        """Without rows that stand for nothing."""
+        """Without rows that stand for nothing; none of a model that is asked by texts and not trained here."""
+        if self.family_class.asked_by == TEXTS and not self.is_run:
+            return ()
         return tuple(name for name in self.names if name is not None)
 
     def facts(self) -> dict[str, str]:
         """What a run says of where it began."""
-        return {"id": self.repository or self.place, "revision": self.revision, "licence": self.licence}
+        return {
+            "id": self.repository or self.place.removeprefix(HUB),
+            "revision": self.revision,
+            "licence": self.licence,
+        }
 
 
 def is_hub_place(place: Any) -> bool:
@@ -71,9 +85,11 @@ def is_hub_place(place: Any) -> bool:
     return str(place).startswith(HUB)
 
 
-@lru_cache(maxsize=8)
 def hub_model(place: str) -> HubModel | None:
-    """The model that a place names; None where it names a run that `vladapt push` wrote.
+    """The model that a place names; None where it names a run of another model, which `vladapt push` wrote.
+
+    Args:
+        place: hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:FOLDER, or the folder of a run.
 
     Raises:
         ConfigError: the name of nothing. DataError: no such folder or repository, no model of a listed type, a
@@ -83,8 +99,15 @@ def hub_model(place: str) -> HubModel | None:
     if not rest:
         raise ConfigError(f"{place}: names no model; give hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:FOLDER")
     folder, repository, revision = _folder(rest)
+    file = folder / (RUN if (folder / RUN).is_file() else CONFIG)
+    return _of_folder(place, folder, repository, revision, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _of_folder(place: str, folder: Path, repository: str, revision: str, changed: int) -> HubModel | None:
+    """Read once as long as the file that says what it is has not changed."""
     if (folder / RUN).is_file():
-        return None
+        return _of_run(place, folder)
     stated = read_config(folder)
     family = family_class(stated.get("model_type"), str(folder / "config.json"))
     return HubModel(
@@ -97,6 +120,29 @@ def hub_model(place: str) -> HubModel | None:
         names=_names(stated),
         licence=card_licence(folder),
     )
+
+
+def _of_run(place: str, folder: Path) -> HubModel | None:
+    """The model that a run has trained, where it began as one of transformers."""
+    plan = plan_of(Run.open(folder))
+    if plan is None or not is_hub_node(plan["model"]):
+        return None
+    began = plan["vladapt"].get("source") or {}
+    return HubModel(
+        place=place,
+        folder=folder,
+        repository=began.get("id", ""),
+        revision=began.get("revision", ""),
+        config=plan["model"]["config"],
+        processor=plan["model"]["processor"],
+        names=tuple(plan["model"]["classes"]),
+        licence=began.get("licence", "unknown"),
+    )
+
+
+def is_hub_node(model: Mapping[str, Any]) -> bool:
+    """Whether the node of a model in a plan is one of transformers by its id."""
+    return str(model.get("type", "")).rpartition(".")[2] in NODES
 
 
 def _folder(rest: str) -> tuple[Path, str, str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-from ....core.errors import ConfigError
-from ..plans.classes import is_hub_node
+from ....core.errors import ConfigError, did_you_mean
 from ..plans.pipelines import nodes
-from .family import MAP, MASKS, Rates, family_of
-from .source import HubModel, hub_model, is_hub_place
+from ..vocabulary import alike
+from .family import HEAD, MAP, MASKS, TEXTS, Rates, family_of
+from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
-RECIPES = {True: "hf-segmentor", False: "hf-detector"}
-"""By whether a type gives maps."""
+RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 RESIZE = "ProcessorResize"
+TEXT_DETECTOR = "vladapt.HFTextDetector"
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
 AVERAGED_SOON = 2000
@@ -23,7 +24,13 @@ AVERAGED_SOON = 2000
 
 def source_at(place: Any) -> HubModel | None:
     """The model of transformers that a start names; None of any other start."""
-    return hub_model(str(place)) if place and is_hub_place(place) else None
+    is_one = place and (is_hub_place(place) or (Path(str(place)) / RUN).is_file())
+    return hub_model(str(place)) if is_one else None
+
+
+def task_of_source(source: HubModel) -> str:
+    """Name of the task whose models a type's are."""
+    return "segmentation" if source.family_class.gives == MAP else "detection"
 
 
 def recipe_for(source: HubModel, task: str) -> str:
@@ -32,15 +39,16 @@ def recipe_for(source: HubModel, task: str) -> str:
     Raises:
         ConfigError: the type is not one of the task.
     """
-    gives_map = source.family_class.gives == MAP
-    if gives_map != (task == "segmentation"):
-        gives, other = ("a map", "segmentation") if gives_map else ("boxes", "detection")
-        raise ConfigError(f"--start {source.place}: {source.model_type} gives {gives}; give --task {other}")
-    return source.family_class.recipe or RECIPES[gives_map]
+    if (other := task_of_source(source)) != task:
+        raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
+    return source.family_class.recipe or RECIPES[task]
 
 
-def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
+def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
     """The config with the model of a source, its preprocessing, and the rates of its type where it has none.
+
+    Args:
+        trains: False leaves the training out.
 
     Raises:
         ConfigError: the config trains another model.
@@ -52,10 +60,15 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
             f"--start {source.place}: a model of transformers, but the config trains a {kind.rpartition('.')[2]}; omit "
             "--recipe and --config"
         )
+    if not trains:
+        config.pop("train_cfg", None)
     changes = dict(config["model"])
-    model = {"type": kind, "config": source.config, "classes": list(source.known_names), "processor": source.processor}
+    model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
-    config["model"]["classes"] = list(source.known_names)
+    if source.family_class.asked_by == TEXTS:
+        config["model"]["type"] = TEXT_DETECTOR
+    else:
+        config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
         if str(node.get("type", "")).endswith(RESIZE):
             node["processor"] = config["model"]["processor"]
@@ -78,6 +91,20 @@ def on_source(config: Mapping[str, Any], source: HubModel) -> dict[str, Any]:
             config.setdefault(key, schedule[key])
     config.setdefault("vladapt", {})["source"] = source.facts()
     return config
+
+
+def check_names_of(source: HubModel, names: Sequence[str]) -> None:
+    """Refuse names that a closed head lacks, where it is not trained.
+
+    Raises:
+        ConfigError: one line.
+    """
+    known = {alike(name) for name in source.known_names}
+    if source.family_class.asked_by == HEAD and (unknown := [name for name in names if alike(name) not in known]):
+        nearest = did_you_mean(unknown[0], source.known_names)
+        raise ConfigError(
+            f"--epochs 0: {source.place} does not know '{unknown[0]}', and nothing is trained; {nearest}, by --classes"
+        )
 
 
 def _schedule(rates: Rates) -> dict[str, Any]:

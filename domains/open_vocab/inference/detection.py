@@ -151,6 +151,8 @@ def rivals(model) -> np.ndarray:
 
 def notes_on_names(model) -> list[str]:
     """A sentence where a model is asked for names that it was trained on too few others to tell from anything."""
+    if model.cfg.vladapt.get("source"):  # it began as one that knows many names
+        return []
     trained = list(model.cfg.vladapt.classes)
     if len(trained) > FEW_NAMES or not (asked := [name for name in known_names(model) if name not in trained]):
         return []

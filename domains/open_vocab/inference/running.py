@@ -16,12 +16,12 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ....core.contracts import DomainData, Item
-from ....core.errors import CapabilityError, DataError
+from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes
-from ..vocabulary import NamedClasses, Vocabulary, described_classes
+from ..vocabulary import ClosedNames, NamedClasses, Vocabulary, alike, described_classes
 
 AT_ONCE = 8
 """Images of one shape that go through the model together."""
@@ -207,6 +207,22 @@ def ask_for(model: nn.Module, classes: Any) -> tuple[str, ...]:
     return vocabulary.names
 
 
+def choose_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Ask a model with a closed head for some of its names alone, in place.
+
+    Raises:
+        ConfigError: a name that it does not know.
+    """
+    known = tuple(model.cfg.vladapt.classes)
+    rows = {alike(name): row for row, name in enumerate(known)}
+    if unknown := [name for name in names if alike(name) not in rows]:
+        raise ConfigError(f"--classes: this model does not know '{unknown[0]}'; {did_you_mean(unknown[0], known)}")
+    chosen = [rows[alike(name)] for name in names]
+    model.choose_names(chosen)
+    model.asked_for = tuple(known[row] for row in chosen)
+    return model.asked_for
+
+
 def with_background(model: nn.Module, classes: Any) -> Any:
     """Class names with the background that the model has learned, where they do not name it: else every pixel would be
     one of them."""
@@ -225,6 +241,8 @@ def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
         ConfigError: the model's classes are others than the data's, with both lists.
     """
     names = known_names(model)
+    if isinstance(model, ClosedNames) and set(class_names) < set(names):
+        names = choose_names(model, class_names)
     if set(names) != set(class_names) and takes_names(model) and getattr(model, "asked_for", None) is None:
         names = ask_for(model, described(model, class_names))
     if takes_names(model):

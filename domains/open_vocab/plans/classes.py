@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..hub_models.family import TEXTS, family_class
+from ..hub_models.source import is_hub_node
 from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
 PROPOSALS = "rpn_head"
-HUB_MODELS = ("HFDetector", "HFSegmentor", "SAMSegmenter", "SAM3")
 GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "GLIPStyle": "vladapt.GLIP"}
 
 
@@ -20,11 +20,6 @@ def takes_names(model: Node) -> bool:
     if is_hub_node(model):
         return family_class((model.get("config") or {}).get("model_type"), "model.config").asked_by == TEXTS
     return any(_has_texts(node) for node in nodes(model))
-
-
-def is_hub_node(model: Mapping[str, Any]) -> bool:
-    """Whether this is a model of transformers by its id."""
-    return str(model.get("type", "")).rpartition(".")[2] in HUB_MODELS
 
 
 def with_classes(
@@ -45,7 +40,11 @@ def with_classes(
         Notes on what was replaced.
     """
     if is_hub_node(model):
-        model["classes"] = list(names)
+        by_texts = takes_names(model)
+        given = {name: described.get(name, {}) for name in names} if described and by_texts else list(names)
+        model["classes"] = given
+        if templates is not None and by_texts:
+            model["templates"] = templates
         return []
     notes = []
     given = {name: described.get(name, {}) for name in names} if described else list(names)

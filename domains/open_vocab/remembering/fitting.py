@@ -19,6 +19,7 @@ from ....core.runtime import Reporter
 from ....core.tasks import plan_of, quiet
 from ..data.boxes import annotated_boxes
 from ..data.remembered import spelled_as_in, without_boxes
+from ..hub_models.starting import PRETRAINED
 from ..vocabulary import alike, described_classes
 from .boxes import found_boxes, with_found
 from .low_rank import add_low_rank, merge_low_rank
@@ -127,7 +128,7 @@ def check_options(remembering: Remembering, options: Mapping[str, Any], config: 
         return
     config = remembering.started(config)
     for name in OPTIONAL:
-        if options.get(name) and not config.get("load_from"):
+        if options.get(name) and not (config.get("load_from") or config["model"].get(PRETRAINED)):
             raise ConfigError(
                 f"--{name.replace('_', '-')}: the training starts from an untrained detector; give a trained one, "
                 "--start RUN"

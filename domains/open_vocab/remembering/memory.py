@@ -12,6 +12,7 @@ from torch import nn
 from ....core.contracts import DomainData, Evaluation, Item
 from ....core.runs import TableSection
 from ..data.remembered import without_boxes
+from ..hub_models.growing import by_name
 from ..inference.predictions import PredictedBoxes
 from ..scores.detection import Truth, score_detections, truth_of
 from .boxes import found_boxes, with_found
@@ -47,7 +48,8 @@ class Memory:
             data: whose val split chooses alpha, with training images where it has few.
             alpha: that is taken; None chooses it.
         """
-        before, after = state_of(self.before), state_of(model)
+        after = state_of(model)
+        before = by_name(self.before, state_of(self.before), model, after)
         if alpha is not None:
             put_between(model, before, after, alpha)
             self.chosen = f"Weights are {alpha:.0%} those of the training and else those before it, as given."

@@ -16,8 +16,8 @@ from torch import nn
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
 from ....core.tasks import build_model, load_model, plan_of, quiet
-from ..hub_models.source import HubModel, is_hub_place
-from ..hub_models.starting import source_at
+from ..hub_models.source import HubModel, is_hub_node, is_hub_place
+from ..hub_models.starting import PRETRAINED, source_at
 from ..plans.classes import takes_names, with_classes
 from ..plans.kinds import DETECTION
 from ..plans.pipelines import testing_pipeline
@@ -45,7 +45,7 @@ class Start:
     def names(self) -> tuple[str, ...] | None:
         """That its detector was trained on, or tested with; None where nothing tells them."""
         if self.source is not None:
-            return self.source.known_names
+            return self.source.known_names or None
         if self.run is None:
             meta = (_read(self.weights).get("meta") or {}).get("dataset_meta") or {}
             classes = meta.get("classes", meta.get("CLASSES"))
@@ -119,7 +119,7 @@ def check_known(names: Sequence[str], start: Start, model: Mapping[str, Any]) ->
     Raises:
         ConfigError: a name that the start was not trained on. CapabilityError: its classes are no texts.
     """
-    if not takes_names(dict(model)):
+    if not takes_names(dict(model)) and not is_hub_node(model):
         raise CapabilityError(
             f"--remember: the classes of the model of {start.place} are fixed, so none can be added; train one with a "
             "text classifier first (docs/open-vocab.md)"
@@ -145,11 +145,29 @@ def detector_before(
     Raises:
         DataError: the weights are not those of the model.
     """
-    if start.run is not None:
+    if start.source is not None:
+        model = _from_source(start.source, config, names, described, device)
+    elif start.run is not None:
         model = load_model(start.run, device)
     else:
         model = _from_checkpoint(start, config, list(start.names() or names), described, device)
     return model.requires_grad_(False).eval()
+
+
+def _from_source(
+    source: HubModel,
+    config: Mapping[str, Any],
+    asked: Sequence[str],
+    described: Mapping[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    names = list(source.known_names or asked)
+    model = {**deepcopy(dict(config["model"])), PRETRAINED: str(source.folder)}
+    with_classes(model, names, {name: described.get(name, {}) for name in names} if described else None)
+    pipeline = testing_pipeline(dict(config), DETECTION)
+    kept = {"classes": names, "novel": [], "described": dict(described), "test_pipeline": pipeline, "notes": []}
+    scope = config.get("default_scope", DETECTION.scope)
+    return build_model({"default_scope": scope, "model": model, "vladapt": kept}, device)
 
 
 def _from_checkpoint(

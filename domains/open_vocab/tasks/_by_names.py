@@ -19,7 +19,7 @@ from ..data.classes import choose_classes
 from ..data.few_shot import draw_shots
 from ..data.novel import DROP, KEEP, hold_out, split_novel
 from ..plans.kinds import ConfigKind
-from ..vocabulary import described_classes
+from ..vocabulary import ClosedNames, described_classes
 
 if TYPE_CHECKING:
     from ..exporting.run import Form
@@ -99,11 +99,15 @@ class ByNames(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
+        from ..hub_models.starting import check_names_of, source_at
         from ..plans.plan import make_plan
 
+        source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
         described = described if any(described.values()) else None
         plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, described)
+        if source is not None and not plan.get("train_cfg"):
+            check_names_of(source, data.class_names)
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
                 "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "
@@ -117,8 +121,10 @@ class ByNames(ConfigTask):
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from ..inference.running import ask_for, refuse_fixed, with_background
+        from ..inference.running import ask_for, choose_names, refuse_fixed, with_background
 
+        if isinstance(model, ClosedNames):
+            return choose_names(model, list(described_classes(classes)))
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))
 
@@ -172,7 +178,7 @@ class ByNames(ConfigTask):
             packaged = Config.fromfile(str(RECIPES / f"{name.replace('-', '_')}.py"))
             packaged.merge_from_dict(dict(recipe.plan))
             config = _with_resources(packaged.to_dict(), recipe.resources)
-        return config if source is None else on_source(config, source)
+        return config if source is None else on_source(config, source, recipe.adapter.get("epochs") != 0)
 
 
 def plan_options(recipe: Recipe):

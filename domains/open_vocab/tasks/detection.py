@@ -165,8 +165,8 @@ class Detection(ByNames):
         super().check_model(model, data, use, own)
         if use.masks and use.masks_by is None and not gives_outlines(model, data):
             raise CapabilityError(
-                f"--masks: {use.run.shown} finds boxes alone; omit it, have them outlined (--masks-by hf:MODEL), or use a "
-                "run of a recipe with outlines (mask-rcnn, mask2former)"
+                f"--masks: {use.run.shown} finds boxes alone; omit it, have them outlined (--masks-by hf:MODEL), or "
+                "use a run of a recipe with outlines (mask-rcnn, mask2former)"
             )
 
     def settle_on_val(self, plan: Config, model, data: DomainData, progress) -> None:

@@ -122,7 +122,7 @@ def test_large_images_are_seen_by_windows(command, run, pool, place):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--out", "m", "--as", "coco", "--masks"), "finds boxes alone; omit it, or use a run of a recipe"),
+        (("--out", "m", "--as", "coco", "--masks"), "finds boxes alone; omit it, have them outlined"),
         (("--out", "m", "--as", "voc", "--masks"), "files of voc hold boxes alone"),
         (("--masks",), "--masks: is of labels; add --as coco, yolo or voc"),
         (("--own-data",), "--own-data: is of labels"),

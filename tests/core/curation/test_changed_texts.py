@@ -69,6 +69,7 @@ def test_decisions_hold_other_texts_and_nulls_where_a_text_stays(written):
     assert (made.kept, made.rewritten) == (6, 4)
     record = json.loads((made.folder / "_state" / "curation.json").read_text())
     assert record["rewritten"] == 4
+    assert "4 pairs are kept with another text." in written[1].written["card"].read_text()
 
 
 def test_a_list_trains_on_them(written, pool):

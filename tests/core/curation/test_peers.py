@@ -15,6 +15,7 @@ from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.testing.curation import write_features
 
 
 def features(rows, width, seed, dtype=np.float16):
@@ -97,6 +98,22 @@ def test_decisions_are_made_of_them_and_nothing_is_embedded(datacomp, tmp_path):
     assert other.folder != made.folder and record_of(other.folder)["table"] != record_of(made.folder)["table"]
     by_column = {"fraction": 0.4, "column": "clip_b32_similarity_score"}
     assert curate("clip-score", [datacomp], tmp_path / "out", options=by_column).pairs == 8
+
+
+def test_the_user_may_say_that_targets_are_of_the_same_encoder_by_another_name(datacomp, tmp_path):
+    rows = features(4, 6, 9)
+    write_features(tmp_path / "target", list("abcd"), rows, rows, encoder="0f3a")
+    np.save(tmp_path / "target.npy", rows.astype(np.float32))
+    how = {"target": str(tmp_path / "target"), "keep": 0.5}
+    with pytest.raises(DataError, match=r"of encoder 0f3a, the pairs' are of openai-vit-l-14; .*--encoder NAME=0f3a"):
+        curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14")
+    made = curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14=0f3a")
+    nameless = {**how, "target": str(tmp_path / "target.npy")}
+    plain = curate("norm-sim", [datacomp], tmp_path / "out", options=nameless, encoder="l14")
+    scores = [pq.read_table(each.folder).drop_columns("reason").to_pydict() for each in (made, plain)]
+    assert scores[0] == scores[1] and made.kept == 4
+    with pytest.raises(DataError, match="of encoder 0f3a, the pairs' are of another"):
+        curate("norm-sim", [datacomp], tmp_path / "out", options=how, encoder="l14=another")
 
 
 def test_a_recipe_takes_the_features_that_are_there(datacomp, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from vladapt.core.data import near_copies as module
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.images import decode_image, reduced_image
-from vladapt.core.data.near_copies import near_copies
+from vladapt.core.data.near_copies import near_copies, near_copies_by_hash
 from vladapt.core.data.splits import assign_splits, links_of
 from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
 from vladapt.core.data.verify import content_key, drop_unreadable
@@ -84,7 +84,7 @@ COPIES = {
 }
 
 
-def pairs_among(tmp_path, images, apart=None):
+def pairs_among(tmp_path, images, apart=None, of=near_copies):
     store = Thumbnails(tmp_path / "cache")
     keys = [
         hashlib.sha256(image.tobytes() + str((n, image.size)).encode()).hexdigest() for n, image in enumerate(images)
@@ -92,7 +92,7 @@ def pairs_among(tmp_path, images, apart=None):
     for key, image in zip(keys, images, strict=True):
         store.add(key, thumbnail(image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))))
     store.flush()
-    return {tuple(pair) for pair in near_copies(keys, Thumbnails(tmp_path / "cache"), apart).tolist()}
+    return {tuple(pair) for pair in of(keys, Thumbnails(tmp_path / "cache"), apart).tolist()}
 
 
 @pytest.mark.parametrize("change", COPIES)
@@ -102,6 +102,30 @@ def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
     found = pairs_among(tmp_path, [*bases, *(COPIES[change](image) for image in bases)])
     true = {(number, BASES + number) for number in range(BASES)}
     assert len(found & true) >= 0.95 * BASES and found <= true
+
+
+@pytest.mark.parametrize("draw", [drawn, looking_alike])
+def test_hashes_tell_copies_that_are_neither_turned_nor_cut(tmp_path, draw):
+    """Of large sets; what the hashes of images that look alike suggest is confirmed, too."""
+    changes = ["smaller", "JPEG 95", "WebP", "grey", "brighter"]
+    bases = [draw(number) for number in range(BASES)]
+    images = [*bases, *(COPIES[changes[number % len(changes)]](image) for number, image in enumerate(bases))]
+    found = pairs_among(tmp_path, images, of=near_copies_by_hash)
+    true = {(number, BASES + number) for number in range(BASES)}
+    assert len(found) >= 0.9 * BASES and found <= true
+    apart = np.tile(np.arange(BASES), 2)
+    assert not pairs_among(tmp_path, images, apart, of=near_copies_by_hash)
+    mirrored = pairs_among(tmp_path, [*bases, *map(COPIES["mirrored"], bases)], of=near_copies_by_hash)
+    assert len(mirrored) < BASES / 2
+
+
+def test_what_hashes_suggest_is_bounded(tmp_path, monkeypatch):
+    bases = [drawn(number) for number in range(6)]
+    images = [*bases, *(COPIES["JPEG 20"](image) for image in bases), *(COPIES["JPEG 95"](image) for image in bases)]
+    all_ = pairs_among(tmp_path, images, of=near_copies_by_hash)
+    monkeypatch.setattr(module, "MOST_CANDIDATES", 4)
+    some = pairs_among(tmp_path, images, of=near_copies_by_hash)
+    assert some and some < all_
 
 
 def test_images_cut_at_all_edges_are_found(tmp_path):
@@ -314,9 +338,16 @@ def test_large_sets_are_compared_without_being_checked_whole(folder, tmp_path, m
     assert len(data.items) == 61 and not data.skipped
     divided = assign_splits(data, seed=0, hashes=hashes)
     assert all(len(side) == 1 for side in sides(divided)) and "Near copies" in divided.notes[0]
-    monkeypatch.setattr(verify, "NEAR_COPIES_UP_TO", 20)
+    for place in (verify, module):
+        monkeypatch.setattr(place, "NEIGHBOURS_UP_TO", 20)
+    monkeypatch.setattr(module, "near_copies", lambda *args: pytest.fail("of neighbours"))
     data, hashes = checked(folder, tmp_path / "cache")
-    assert data.thumbnails is None and "that is done for sets of up to 20 images" in data.notes[-1]
+    assert data.notes[-1].startswith("Near copies among more than 20 images are told by perceptual hashes")
+    by_hash = assign_splits(data, seed=0, hashes=hashes)
+    assert all(len(side) == 1 for side in sides(by_hash))
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    data, _ = checked(folder, tmp_path / "cache")
+    assert data.thumbnails is None and "not looked for: that needs faiss" in data.notes[-1]
 
 
 def test_exact_copies_count_as_exact_alone(tmp_path):

@@ -50,11 +50,11 @@ class HFDetector(BaseDetector, ClosedNames):
     ):
         if not config:
             raise ConfigError("HFDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(_plain(config), len(classes))
+        family = family_of(plain(config), len(classes))
         if family.gives == MAP:
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
-        prepared = image_processor(_plain(processor))
-        super().__init__(data_preprocessor or _preprocessor(prepared, family.gives), init_cfg)
+        prepared = image_processor(plain(processor))
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
         self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr
         self.padded_size = prepared.padded_size
@@ -120,7 +120,7 @@ class HFDetector(BaseDetector, ClosedNames):
         return None if self.family.asked_by == HEAD else self.family.prompt(self.names)
 
 
-def _preprocessor(prepared, gives: str) -> dict[str, Any]:
+def preprocessor_of(prepared, gives: str) -> dict[str, Any]:
     mean, std = prepared.pixel_statistics()
     return {
         "type": "mmdet.DetDataPreprocessor",
@@ -131,8 +131,8 @@ def _preprocessor(prepared, gives: str) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """mmengine's dicts as plain ones."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

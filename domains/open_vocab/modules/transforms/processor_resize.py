@@ -43,7 +43,8 @@ class ProcessorResize(Resize):
         height, width = resized.shape[:2]
         results["img"], results["img_shape"] = np.ascontiguousarray(resized), (height, width)
         results["scale"] = (width, height)
-        results["scale_factor"] = (width / image.shape[1], height / image.shape[0])
+        before = (max(image.shape[:2]),) * 2 if self.processor.pads_to_square else image.shape[:2]
+        results["scale_factor"] = (width / before[1], height / before[0])
         results["keep_ratio"] = False
         self._resize_bboxes(results)
         self._resize_masks(results)

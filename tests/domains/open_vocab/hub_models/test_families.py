@@ -73,7 +73,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pairs():
     made = {}
-    return lambda kind: made.setdefault(kind, Pair(kind)) if kind in made else made.setdefault(kind, Pair(kind))
+    return lambda kind: made[kind] if kind in made else made.setdefault(kind, Pair(kind))
 
 
 def test_every_listed_closed_type_is_tested():

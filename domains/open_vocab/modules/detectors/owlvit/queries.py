@@ -99,7 +99,7 @@ class OWLQueries(nn.Module, NamedClasses):
         super().__init__()
         self.spec, self.templates, self.canonical = spec, templates, canonical
         self.negatives, self.max_queries = negatives, max_queries
-        self.random_templates = None if train_templates is None else _joined(train_templates)
+        self.random_templates = None if train_templates is None else joined_templates(train_templates)
         self._trained = (trained,)  # no child: the model holds its parts
         self.register_buffer("embeddings", torch.zeros(0))
         self.register_buffer("met", torch.zeros(0))
@@ -220,7 +220,7 @@ class OWLQueries(nn.Module, NamedClasses):
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
 
-def _joined(templates: str | Sequence[str]) -> list[str]:
+def joined_templates(templates: str | Sequence[str]) -> list[str]:
     """The distinct templates of several sets."""
     given = ("name", published_templates()) if templates == PUBLISHED else templates
     sets = [given] if isinstance(given, str) else given

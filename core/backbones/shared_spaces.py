@@ -1,0 +1,255 @@
+"""Spaces that two towers share which were not trained together: what makes comparable vectors of either's features."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import DataError
+from .tower_maps import TowerMap
+
+CONSE_NAMES = 10
+CONSE_TEMPERATURE = 2.0
+
+
+class SharedSpace(nn.Module):
+    """Base of the spaces of joined towers.
+
+    Class attributes:
+        kind: by which a file names it.
+    """
+
+    kind: ClassVar[str]
+    dim: int
+
+    @abstractmethod
+    def image(self, features: Tensor) -> Tensor:
+        """(..., S) image features as the tower gives them -> (..., D)."""
+
+    @abstractmethod
+    def text(self, features: Tensor) -> Tensor:
+        """(N, T) text features as the tower gives them -> (N, D)."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What builds it again beside its tensors, JSON-able."""
+
+
+class LinearSpace(SharedSpace):
+    """A linear layer for either side, of unit features: (x P + b) and (t Q + c), compared by cosine.
+
+    Made of a `TowerMap`, P and b have the standardisation of images and the map in them, Q and c that of texts.
+
+    Args:
+        image_width, text_width: S and T, of the towers' features.
+        dim: D, of the space.
+        bias: whether the layers add one; CLIP-Italian's projections do not.
+    """
+
+    kind = "linear"
+
+    def __init__(self, image_width: int, text_width: int, dim: int, bias: bool = True):
+        super().__init__()
+        self.dim, self.bias = dim, bias
+        self.of_image, self.of_text = nn.Linear(image_width, dim, bias=bias), nn.Linear(text_width, dim, bias=bias)
+
+    @classmethod
+    def of(cls, fitted: TowerMap) -> LinearSpace:
+        """The space of a closed form: that of the text tower."""
+        source, target = fitted.matrix.shape
+        space = cls(source, target, target)
+        with torch.no_grad():
+            scaled = fitted.matrix / fitted.source.std[:, None]
+            space.of_image.weight.copy_(scaled.T)
+            space.of_image.bias.copy_(-(fitted.source.mean @ scaled))
+            space.of_text.weight.copy_(torch.diag(1 / fitted.target.std))
+            space.of_text.bias.copy_(-fitted.target.mean / fitted.target.std)
+        return space
+
+    def image(self, features: Tensor) -> Tensor:
+        return self.of_image(F.normalize(features, dim=-1))
+
+    def text(self, features: Tensor) -> Tensor:
+        return self.of_text(F.normalize(features, dim=-1))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "image_width": self.of_image.in_features,
+            "text_width": self.of_text.in_features,
+            "dim": self.dim,
+            "bias": self.bias,
+        }
+
+
+# Of classes that both towers know, one by a visual prototype and one by their names, two maps from image features x (S)
+# to the text tower's space (T) follow in closed form, and their unit sum P(x) is used:
+# * orthogonal Procrustes (Schonemann, 1966, "A generalized solution of the orthogonal Procrustes problem"): the
+# rotation that turns unit prototypes into the embeddings of their names; * ConSE ("Zero-Shot Learning by Convex
+# Combination of Semantic Embeddings", 2013, arXiv 1312.5650): the mean of the embeddings of the 10 most probable
+# names, weighted by probability at a temperature, which is 2 for the head of `embedded`.
+# Name embeddings are centred on their mean, and so is every text: what all texts have in common tells no class apart.
+
+
+class Alignment(nn.Module):
+    """The shared space: image `[cos(phi) P(x); sin(phi) x / |x|]`, text `[t; 0]`.
+
+    An image-text cosine sees only P(x), an image-image cosine sees P(x) and, the more the nearer phi is to 90 degrees,
+    the image features as they are.
+
+    Args:
+        rotation: (S, T), orthonormal columns, or rows where S < T.
+        names: (C, T) unit rows, the centred embeddings of the class names.
+        centre: (T,) mean of the unit embeddings of the names.
+        phi: angle in degrees, 0 to below 90.
+        temperature: at which class logits become ConSE's weights.
+
+    Attributes:
+        beside: (S, T + S) linear map of image features that is added to the closed form, or None: what few labels
+            taught on top of it.
+    """
+
+    def __init__(
+        self, rotation: Tensor, names: Tensor, centre: Tensor, phi: float, temperature: float = CONSE_TEMPERATURE
+    ):
+        super().__init__()
+        self.cosine, self.sine = math.cos(math.radians(phi)), math.sin(math.radians(phi))
+        self.temperature = temperature
+        self.register_buffer("rotation", rotation)
+        self.register_buffer("names", names)
+        self.register_buffer("centre", centre)
+        self.register_buffer("beside", None)
+
+    def in_text_space(self, x: Tensor, class_logits: Tensor) -> Tensor:
+        """P(x): (..., S) image features and their (..., C) class logits -> (..., T) unit rows."""
+        best = class_logits.topk(min(CONSE_NAMES, len(self.names)), dim=-1)
+        weights = torch.softmax(best.values / self.temperature, dim=-1)
+        conse = (weights.unsqueeze(-1) * self.names[best.indices]).sum(dim=-2)
+        return F.normalize(F.normalize(conse, dim=-1) + F.normalize(x @ self.rotation, dim=-1), dim=-1)
+
+    def image(self, x: Tensor, class_logits: Tensor) -> Tensor:
+        """(..., S) and (..., C) -> (..., T + S) in the shared space, each of the length of its x."""
+        length = x.norm(dim=-1, keepdim=True)
+        shared = torch.cat([self.cosine * length * self.in_text_space(x, class_logits), self.sine * x], dim=-1)
+        return shared if self.beside is None else shared + x @ self.beside
+
+    def add_beside(self, change: Tensor) -> None:
+        """Add (S, T + S) to the linear map beside the closed form, which is there from then on and in the state."""
+        before = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
+        self.beside = before + change.to(before)
+
+    def text(self, pooled: Tensor) -> Tensor:
+        """(N, T) texts -> (N, T + S) in the shared space, not normalised."""
+        centred = F.normalize(pooled, dim=-1) - self.centre
+        return F.pad(centred, (0, len(self.rotation)))
+
+
+def fit_alignment(prototypes: Tensor, names: Tensor) -> dict[str, Tensor]:
+    """The closed form.
+
+    Args:
+        prototypes: (C, S) rows of the classifier.
+        names: (C, T) unit embeddings of the C class names.
+
+    Returns:
+        rotation (S, T), names (C, T) centred unit rows, centre (T,).
+    """
+    centre = names.mean(dim=0)
+    centred = F.normalize(names - centre, dim=-1)
+    u, _, v = torch.linalg.svd(F.normalize(prototypes, dim=-1).T @ centred, full_matrices=False)
+    return {"rotation": (u @ v).contiguous(), "names": centred, "centre": centre}
+
+
+class LexicalSpace(SharedSpace):
+    """The alignment of an image tower that tells classes apart by itself, by a classifier or by texts of its own.
+
+    Args:
+        alignment: of its classes.
+        classifier: (..., S) image features -> (..., C) logits of the classes.
+        phi: of the alignment.
+        unit: whether features are brought to unit length before they are classified.
+    """
+
+    kind = "lexical"
+
+    def __init__(self, alignment: Alignment, classifier: nn.Linear, phi: float, unit: bool):
+        super().__init__()
+        self.alignment, self.classifier, self.phi, self.unit = alignment, classifier, phi, unit
+        self.dim = sum(alignment.rotation.shape)
+
+    def image(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):  # the ten best names hang on small differences
+            features = features.float()
+            classified = self.classifier(F.normalize(features, dim=-1) if self.unit else features)
+            return self.alignment.image(features, classified)
+
+    def text(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.alignment.text(features.float())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "classes": len(self.alignment.names),
+            "image_width": self.classifier.in_features,
+            "text_width": len(self.alignment.centre),
+            "phi": self.phi,
+            "temperature": self.alignment.temperature,
+            "unit": self.unit,
+        }
+
+
+def built_space(kind: str, settings: Mapping[str, Any]) -> SharedSpace:
+    """A space without its weights.
+
+    Raises:
+        DataError: no such kind, or settings that are not its own.
+    """
+    try:
+        if kind == LinearSpace.kind:
+            return LinearSpace(**settings)
+        if kind == LexicalSpace.kind:
+            return _empty_lexical(**settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"joined towers: the settings of their space are damaged ({error}); join them again") from error
+    raise DataError(f"joined towers: no space of the kind '{kind}'; join them again")
+
+
+def _empty_lexical(
+    classes: int, image_width: int, text_width: int, phi: float, temperature: float, unit: bool
+) -> LexicalSpace:
+    rotation, names = torch.zeros(image_width, text_width), torch.zeros(classes, text_width)
+    alignment = Alignment(rotation, names, torch.zeros(text_width), phi, temperature)
+    return LexicalSpace(alignment, nn.Linear(image_width, classes), phi, unit)
+
+
+class SideBySide(SharedSpace):
+    """No shared space yet: image features stand before zeros, text features behind them, each of unit length.
+
+    Args:
+        image_width, text_width: S and T.
+    """
+
+    kind = "side-by-side"
+
+    def __init__(self, image_width: int, text_width: int):
+        super().__init__()
+        self.image_width, self.text_width = image_width, text_width
+        self.dim = image_width + text_width
+
+    def image(self, features: Tensor) -> Tensor:
+        return F.pad(F.normalize(features, dim=-1), (0, self.text_width))
+
+    def text(self, features: Tensor) -> Tensor:
+        return F.pad(F.normalize(features, dim=-1), (self.image_width, 0))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"image_width": self.image_width, "text_width": self.text_width}

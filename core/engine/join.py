@@ -1,0 +1,195 @@
+"""`join`: an image tower and a text tower that were not trained together, as one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backbones.join import JoinedBackbone
+from ..backbones.lexical import lexical_space
+from ..backbones.load import load_backbone
+from ..backbones.shared_spaces import LinearSpace, SideBySide
+from ..backbones.text_towers import text_side
+from ..backbones.tower_maps import AUTO, Choice, TowerMap, choose_map, fit_map, held_out_scale
+from ..contracts.options import keywords, options_from
+from ..contracts.recipe import Recipe
+from ..contracts.task import refuse_unused
+from ..errors import ConfigError, DataError
+from ..features.store import FeatureStore
+from ..recipes.resolve import task_of
+from ..runtime.files import place_of, write_whole
+from ..runtime.progress import Reporter
+from ..runtime.reading import read_bytes
+from ..tasks.retrieval.encoding import PairEncoding, features_of
+from ..tasks.retrieval.fitting import RetrievalData
+from ..tasks.retrieval.scoring import evaluate_retrieval
+from .joined_card import joined_card
+from .options import JoinOptions
+
+LINEAR, LEXICAL = "linear", "lexical"
+OF_NAMES = "procrustes and ConSE"
+TAKEN = frozenset({"domain", "task", "data", "device", "amp", "batch_size", "workers", "tolerate", "split_seed"})
+"""Recipe keys that are used."""
+
+
+@dataclass
+class Joined:
+    """What was made.
+
+    Attributes:
+        folder: a backbone's spec.
+        kind: of the space: "linear" or "lexical".
+        map: the kind of the map, and its penalty where it has one.
+        choices: what cross-validation said of each candidate, the best first; none where the map was named.
+        scale: the logit scale.
+        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names.
+        chance: what guessing would score there, by the name of a metric.
+        fitted_on: pairs or names that the space was made of.
+        notes: sentences for the user.
+    """
+
+    folder: Path
+    kind: str
+    map: str
+    choices: list[Choice]
+    scale: float
+    metrics: Mapping[str, Any]
+    chance: Mapping[str, float]
+    fitted_on: int
+    notes: list[str]
+
+
+@keywords(JoinOptions)
+def join(
+    recipe: Recipe, image: str, text: str, out: str | Path, *, reporter: Reporter | None = None, **given: Any
+) -> Joined:
+    """Put two towers into one space, measure it on what it was not made of, and write it as a backbone.
+
+    Args:
+        recipe: domain of the pairs, and how they are encoded.
+        image: spec of a backbone whose images are taken.
+        text: spec of an encoder of texts (`hf:`), or of a backbone whose texts are taken.
+        out: folder to write.
+        given: options of `JoinOptions`.
+
+    Raises:
+        ConfigError: options that do not go together, or too few pairs. DataError: no pairs, or towers that cannot be
+            read. CapabilityError: a tower without what is asked of it.
+    """
+    asked, reporter = options_from(JoinOptions, given, "join"), reporter or Reporter(quiet=True)
+    refuse_unused(recipe, TAKEN, lambda key: "join does not use it; omit it")
+    _check(asked)
+    out = Path(out)
+    place_of(out / "joined.json", "--out")
+    device = recipe.device
+    towers = load_backbone(image, device)
+    side = text_side(text, lambda spec: load_backbone(spec, device), asked.pooling, asked.prefix)
+    if asked.pairs is None:
+        made, backbone = _by_names(towers, side, asked, out)
+    else:
+        made, backbone = _by_pairs(towers, side, asked, recipe, out, reporter)
+    facts = _facts(made, image, text, asked)
+    out.mkdir(parents=True, exist_ok=True)
+    backbone.save(out, facts)
+    write_whole(out / "README.md", joined_card(backbone, made, facts))
+    return made
+
+
+def _check(asked: JoinOptions) -> None:
+    if asked.pairs is not None and asked.names is not None:
+        raise ConfigError("--pairs and --names: the space is made of either; omit one")
+    if asked.pairs is None:
+        for name in ("map", "ridge"):
+            if getattr(asked, name) not in (None, AUTO):
+                raise ConfigError(f"--{name}: is of a map from pairs; give --pairs DATA, or omit it")
+    elif asked.keep_image is not None:
+        raise ConfigError("--keep-image: is of a space made of names; omit it with --pairs")
+
+
+def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, reporter: Reporter):
+    recipe = recipe.with_source(data=asked.pairs).with_(task="retrieval")
+    data: RetrievalData = task_of(recipe).read(recipe)
+    running = recipe.batch_size, recipe.workers, recipe.amp, reporter, FeatureStore(), recipe.tolerate
+    how = PairEncoding(towers.preprocess(False), *running)
+    beside = JoinedBackbone(towers, side, SideBySide(towers.embed_dim, side.width), 1.0, "join")
+    pairs = features_of(beside, data.part("train"), how)
+    source = pairs.images[pairs.image_of_text][:, : towers.embed_dim]
+    target = pairs.texts[:, towers.embed_dim :]
+    groups = _numbers(pairs.groups, pairs.image_of_text)
+    fitted, choices = _fitted(source, target, groups, asked)
+    scale = held_out_scale(source, target, fitted, groups, asked.seed)
+    backbone = JoinedBackbone(towers, side, LinearSpace.of(fitted), scale, str(out))
+    scores = evaluate_retrieval(
+        backbone,
+        data.part("test"),
+        split=None,
+        amp=recipe.amp,
+        workers=recipe.workers,
+        reporter=reporter,
+        store=FeatureStore(),
+        tolerate=recipe.tolerate,
+    )
+    notes = [*data.notes, *_on_numbers(len(np.unique(groups)), source.shape[1], fitted)]
+    metrics = dict(scores.metrics.json)
+    chance = {"r1": 1 / max(1, scores.metrics.images), "median_rank": (scores.metrics.images + 1) / 2}
+    of_map = fitted.kind if fitted.penalty is None else f"{fitted.kind} {fitted.penalty:g}"
+    return Joined(out, LINEAR, of_map, choices, scale, metrics, chance, len(source), notes), backbone
+
+
+def _fitted(source, target, groups, asked: JoinOptions) -> tuple[TowerMap, list[Choice]]:
+    if asked.map == AUTO and asked.ridge is None:
+        return choose_map(source, target, groups, asked.seed)
+    kind = "ridge" if asked.map == AUTO else asked.map
+    return fit_map(source, target, kind, asked.ridge), []
+
+
+def _numbers(groups, image_of_text: torch.Tensor) -> np.ndarray:
+    """(M,) of each text the number of its image's group, or of its image."""
+    keys = [group if group is not None else place for place, group in enumerate(groups)]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[keys[image]] for image in image_of_text.tolist()])
+
+
+def _on_numbers(pairs: int, width: int, fitted: TowerMap) -> list[str]:
+    if pairs >= width:
+        return []
+    return [
+        f"{pairs} images for a map from {width} dimensions: of directions that they do not show it knows nothing; more "
+        "pairs help most."
+    ]
+
+
+def _by_names(towers, side, asked: JoinOptions, out: Path):
+    names = [] if asked.names is None else _read_names(Path(asked.names))
+    phi = {} if asked.keep_image is None else {"phi": asked.keep_image}
+    space, about = lexical_space(towers, side, names, **phi)
+    backbone = JoinedBackbone(towers, side, space, about["scale"], str(out))
+    metrics = {"names": about["held_out"], "found": about["found"]}
+    fitted_on, chance = len(space.alignment.names), {"found": 1 / about["held_out"]}
+    return Joined(out, LEXICAL, OF_NAMES, [], about["scale"], metrics, chance, fitted_on, []), backbone
+
+
+def _read_names(file: Path) -> list[str]:
+    names = [line.strip() for line in read_bytes(file).decode("utf-8-sig").splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"--names {file}: holds no name; write one on each line")
+    return names
+
+
+def _facts(made: Joined, image: str, text: str, asked: JoinOptions) -> dict[str, Any]:
+    """What joined.json says of how it was made."""
+    return {
+        "image": image,
+        "text": text,
+        "map": made.map,
+        "of": made.fitted_on,
+        "pairs": None if asked.pairs is None else Path(asked.pairs).name,
+        "held_out": dict(made.metrics),
+        "chance": dict(made.chance),
+        "choices": [vars(choice) for choice in made.choices],
+    }

@@ -1,0 +1,58 @@
+"""The card of joined towers: what they are, how they were put together, how well that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..backbones.join import JoinedBackbone
+    from .join import Joined
+
+
+def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        "# Joined towers",
+        "",
+        f"* Images: `{facts['image']}`. Texts: `{facts['text']}`. Licences: {backbone.licence}.",
+        f"* {origin(made)}",
+        "* " + measured(made),
+        "* Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`; both towers are found by "
+        "their names above, and refused if they are others than they were.",
+    ]
+    if made.choices:
+        lines += ["", "| map | ridge | mean reciprocal rank in cross-validation |", "|---|---|---|"]
+        lines += [
+            f"| {each.kind} | {'' if each.penalty is None else f'{each.penalty:g}'} | {each.score:.3f} |"
+            for each in made.choices
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def origin(made: Joined) -> str:
+    """Of what the space was made."""
+    if made.kind == "lexical":
+        return (
+            f"The space was made of {made.fitted_on} names that both towers know ({made.map}); no image was seen with "
+            "a text."
+        )
+    return (
+        f"The space is a linear map ({made.map}) fitted on {made.fitted_on} pairs of an image and a text; on data like "
+        "these it is not zero-shot."
+    )
+
+
+def measured(made: Joined) -> str:
+    """How well it works where it was not fitted."""
+    if made.kind == "lexical":
+        found, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
+        return (
+            f"Of {names} names that were left out for it, {found:.1%} are found by what they look like to the image "
+            f"tower (guessing: {chance:.1%})."
+        )
+    both = {"images to texts": made.metrics["image_to_text"], "texts to images": made.metrics["text_to_image"]}
+    shown = "; ".join(f"{side} R@1 {of['r1']:.1%}, median rank {of['median_rank']:g}" for side, of in both.items())
+    images = made.metrics["images"]
+    guessing = f"{made.chance['r1']:.1%}, rank {made.chance['median_rank']:g}"
+    return f"On {images} held-out images: {shown} (guessing: {guessing})."

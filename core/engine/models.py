@@ -1,0 +1,36 @@
+"""A model of the Hugging Face hub that a domain can use as it is: by the run that the domain makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..backbones.hub import cached_revision
+from ..errors import CapabilityError
+from ..registry import catalogue, load_domain
+from ..runs.places import HUB, NEEDED
+
+
+def place_of(run: str | Path) -> str | Path:
+    """Where the run of a place lies: the place itself, or the run that a domain makes of the model that it names.
+
+    Raises:
+        DataError: the place names neither a run nor a model that a domain has a use for.
+    """
+    if not str(run).startswith(HUB) or _is_run(str(run).removeprefix(HUB)):
+        return run
+    for name in catalogue.domains():
+        try:
+            made = load_domain(name).run_of_model(str(run))
+        except CapabilityError:  # its packages are missing
+            continue
+        if made is not None:
+            return made
+    return run
+
+
+def _is_run(rest: str) -> bool:
+    folder = Path(rest).expanduser()
+    if folder.is_dir():
+        return (folder / NEEDED[0]).is_file() or not (folder / "config.json").is_file()
+    repository, _, revision = rest.partition("@")
+    return repository.count("/") == 1 and cached_revision(repository, NEEDED, revision or None) is not None

@@ -1,0 +1,97 @@
+"""`vladapt join`: towers put together on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """30 images of one colour with a caption each; the test split too has each colour."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pairs")
+    generator = torch.Generator().manual_seed(0)
+    lines = ["image,caption,split"]
+    for number in range(30):
+        name, colour = list(COLOURS.items())[number % 3]
+        pixels = torch.tensor(colour) * 200 + 50 * torch.rand(16, 16, 3, generator=generator)
+        Image.fromarray(pixels.clamp(0, 255).byte().numpy()).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,a {name} thing number {number},{'test' if number >= 24 else 'train'}")
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    return folder / "pairs.csv"
+
+
+def test_pairs_make_a_backbone_that_searches(vladapt, pairs, small_clip_spec, tmp_path):
+    out = tmp_path / "joined"
+    outcome = vladapt("join", "--image", small_clip_spec, "--text", small_clip_spec, "--pairs", pairs, "--out", out)
+    assert outcome.code == 0, outcome.err
+    for said in (
+        "Maps, by cross-validation",
+        "fitted on 24 pairs of an image and a text; on data like these it is not zero-shot",
+        "On 6 held-out images",
+        "(guessing: 16.7%, rank 3.5)",
+    ):
+        assert said in " ".join(outcome.out.split())
+    named = json.loads((out / "joined.json").read_text())
+    assert named["made"]["pairs"] == "pairs.csv" and str(pairs.parent) not in json.dumps(named["made"]["held_out"])
+    assert "| procrustes |" in (out / "README.md").read_text()
+    found = vladapt("embed", pairs.parent / "0.png", "--backbone", out, "--out", tmp_path / "f.npz")
+    assert found.code == 0 and "feature width 24" in found.out, found.err
+
+
+def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_clip, tmp_path):
+    base = ["join", "--image", small_clip_spec, "--text", write_clip(width=16), "--pairs", pairs, "--json"]
+
+    def weights(*options):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        outcome = vladapt(*base, "--out", out, *options)
+        assert outcome.code == 0, outcome.err
+        made = json.loads(outcome.out)
+        assert made["folder"] == str(out)
+        return made["map"], made["scale"], (out / "space.safetensors").read_bytes()
+
+    named = weights("--map", "procrustes")
+    assert named[0] == "procrustes"
+    penalised, published = weights("--ridge", "50"), weights("--map", "ridge")
+    assert (penalised[0], published[0]) == ("ridge 50", "ridge 1") and penalised[2] != published[2]
+    assert weights("--map", "procrustes", "--prefix", "the old ")[2] != named[2]
+    assert weights("--map", "procrustes", "--seed", "5")[1] != named[1]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("--pairs {pairs} --names names.txt", "--pairs and --names: the space is made of either; omit one"),
+        ("--pairs {pairs} --keep-image 80", "--keep-image: is of a space made of names; omit it with --pairs"),
+        ("--map ridge", "--map: is of a map from pairs; give --pairs DATA, or omit it"),
+        ("--ridge 3", "--ridge: is of a map from pairs; give --pairs DATA, or omit it"),
+        ("--pairs {pairs} --map spline", "map 'spline' is not known; give auto, least-squares"),
+        ("--pairs {pairs} --map procrustes --ridge 2", "ridge=2: the map procrustes has no penalty"),
+        ("--pairs {pairs} --pooling mean", "is a backbone, which pools its texts itself; omit it"),
+        ("--pairs nowhere", "nowhere"),
+        ("--names nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_bad_input_is_one_line(vladapt, pairs, small_clip_spec, tmp_path, options, said):
+    given = options.format(pairs=pairs).split()
+    outcome = vladapt("join", "--image", small_clip_spec, "--text", small_clip_spec, "--out", tmp_path / "out", *given)
+    assert outcome.code != 0 and said in outcome.err and len(outcome.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_pairs_are_told(vladapt, pairs, small_clip_spec, tmp_path):
+    lines = pairs.read_text().splitlines()
+    few = pairs.with_name("few.csv")
+    few.write_text("\n".join([lines[0], *lines[1:8], lines[-1]]))
+    base = ["join", "--image", small_clip_spec, "--text", small_clip_spec, "--out", tmp_path / "out", "--pairs"]
+    for more in ([], ["--map", "procrustes"]):
+        assert (
+            "7 pairs are too few: the map and its logit scale are chosen on pairs that"
+            in vladapt(*base, few, *more).err
+        )
