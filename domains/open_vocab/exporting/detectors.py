@@ -61,8 +61,9 @@ class Boxes(Form):
             )
         usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
         if not usual or not _decodes_as_usual(head):
+            named = name if head is None else f"{name} with {type(head).__name__}"
             raise CapabilityError(
-                f"{name} with {type(head).__name__} finds boxes in its own way, which is not a fixed graph (only "
+                f"{named} finds boxes in its own way, which is not a fixed graph (only "
                 "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict "
                 "with the run"
             )

@@ -93,6 +93,8 @@ def test_a_second_stage_and_other_heads_are_refused_in_a_line():
     model = MODELS.build(Config({**RETINANET, "type": "FCOS", "bbox_head": fcos})._cfg_dict)
     with pytest.raises(CapabilityError, match=r"^FCOS with FCOSHead finds boxes in its own way"):
         Boxes(model).check()
+    with pytest.raises(CapabilityError, match=r"^Linear finds boxes in its own way"):
+        Boxes(torch.nn.Linear(1, 1)).check()
 
 
 def test_another_way_to_suppress_is_refused_in_a_line():
