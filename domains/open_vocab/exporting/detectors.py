@@ -15,6 +15,7 @@ from ....core.errors import CapabilityError
 from ....core.export import Graph, boxes
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
+from ..modules.detectors.denseclip import DenseCLIPDetector
 from .run import Form
 
 SAME_PLACE, SAME_SCORE = 0.5, 1e-3
@@ -23,11 +24,16 @@ SAME_PLACE, SAME_SCORE = 0.5, 1e-3
 
 class Levels(nn.Module):
     """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is
-    suppressed."""
+    suppressed.
 
-    def __init__(self, model: SingleStageDetector):
+    Args:
+        model: gives the maps.
+        head: of a detector with one stage.
+    """
+
+    def __init__(self, model: nn.Module, head: BaseDenseHead):
         super().__init__()
-        self.model, self.head = model, model.bbox_head
+        self.model, self.head = model, head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         logits, deltas = self.head(self.model.extract_feat(pixels))
@@ -52,14 +58,19 @@ class Boxes(Form):
     values = "output"
     answers = "boxes"
 
+    @property
+    def detector(self) -> nn.Module:
+        """What finds boxes in the model's maps: itself, or the detector that it is built around."""
+        return self.model.detector if isinstance(self.model, DenseCLIPDetector) else self.model
+
     def check(self) -> None:
-        name, head = type(self.model).__name__, getattr(self.model, "bbox_head", None)
-        if isinstance(self.model, TwoStageDetector):
+        name, head = type(self.model).__name__, getattr(self.detector, "bbox_head", None)
+        if isinstance(self.detector, TwoStageDetector):
             raise CapabilityError(
                 f"{name} has a second stage over regions that it chooses, which is not a fixed graph; fit with "
                 "--recipe open-vocab/retinanet, or predict with the run"
             )
-        usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
+        usual = isinstance(self.detector, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
         if not usual or not _decodes_as_usual(head):
             named = name if head is None else f"{name} with {type(head).__name__}"
             raise CapabilityError(
@@ -70,15 +81,16 @@ class Boxes(Form):
         _ = self.facts
 
     def graph(self, pixels: Tensor) -> Graph:
-        levels = range(self.model.bbox_head.prior_generator.num_levels)
+        head = self.detector.bbox_head
+        levels = range(head.prior_generator.num_levels)
         names = [f"{name}_{level}" for level in levels for name in ("scores", "boxes")]
-        return Graph(Levels(self.model), {"pixels": pixels}, names, {"pixels": (2, 3)})
+        return Graph(Levels(self.model, head), {"pixels": pixels}, names, {"pixels": (2, 3)})
 
     @property
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         alone = apart.sum(axis=1) == len(apart) - 1
-        return {"boxes": {**_rule(self.model.test_cfg), "learned_together": (~alone).tolist()}}
+        return {"boxes": {**_rule(self.detector.test_cfg), "learned_together": (~alone).tolist()}}
 
     def answer(self, outputs, size, whole, facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return boxes.boxes_of(outputs, size, whole, facts["boxes"])

@@ -18,7 +18,8 @@ from mmengine.registry import init_default_scope
 from vladapt.core.errors import CapabilityError
 from vladapt.core.export.folder import Session
 from vladapt.core.export.scripts import boxes
-from vladapt.domains.open_vocab.exporting.detectors import Boxes, _rule
+from vladapt.domains.open_vocab.exporting.detectors import Boxes, Levels, _rule
+from vladapt.domains.open_vocab.modules.detectors.denseclip import DenseCLIPDetector
 
 NMS = {"type": "nms", "iou_threshold": 0.5}
 RETINANET = {
@@ -101,3 +102,18 @@ def test_another_way_to_suppress_is_refused_in_a_line():
     config = {"nms": {"type": "soft_nms", "iou_threshold": 0.5}, "max_per_img": 10}
     with pytest.raises(CapabilityError, match="its config suppresses boxes by soft_nms"):
         _rule(config)
+
+
+def test_a_detector_inside_another_is_what_finds_boxes_in_its_maps():
+    whole = DenseCLIPDetector.__new__(DenseCLIPDetector)
+    torch.nn.Module.__init__(whole)
+    whole.detector = _built(RETINANET)
+    whole.cfg, whole.extract_feat = whole.detector.cfg, lambda pixels: whole.detector.extract_feat(pixels.flip(3))
+    form = Boxes(whole)
+    form.check()
+    pixels = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        graph = form.graph(pixels).module
+        pairs = zip(graph(pixels), Levels(whole.detector, whole.detector.bbox_head)(pixels.flip(3)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert form.facts["boxes"]["max_per_img"] == 40
