@@ -13,6 +13,10 @@ batches of `--batch`; its time grows with both. `metaclip` has 5,000 entries.
 cosines and their order for `clip-score`; for `s-cliploss` the whole matrix of each batch; for `sem-dedup` the matrix of
 each cluster, without the clusters (`semantic_dedup.py` compares that step alone); for `metaclip` each entry looked for
 in each of 1,000 texts.
+
+With `--data-juicer PYTHON`, an interpreter of an environment with py-data-juicer, its filters by the number of words
+and of characters run on the same texts with one process, from the loaded set to a Parquet file, beside `caption`, which
+asks the same of a caption. Its other filters of pairs run a model in the same step, or have no counterpart here.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +62,7 @@ class Pairs:
 
 OPTIONS: dict[str, Callable[[Pairs], dict[str, object]]] = {
     "random": lambda pairs: {},
+    "caption": lambda pairs: {"language": "any"},
     "clip-score": lambda pairs: {},
     "s-cliploss": lambda pairs: {"passes": 1, "batch": pairs.batch},
     "sem-dedup": lambda pairs: {},
@@ -84,6 +90,34 @@ def main() -> None:
         beside = f"{literal[stage]:,.0f}" if literal and stage in literal else ""
         rate = pairs.rows / got["seconds"]
         print(f"| `{stage}` | {got['seconds']:.1f} | {rate:,.0f} | {beside} | {got['memory']:,.0f} |", flush=True)
+    if asked.data_juicer:
+        seconds = of_data_juicer(asked.data_juicer, pairs)
+        print(f"| Data-Juicer, words and characters | {seconds:.1f} | {pairs.rows / seconds:,.0f} |  |  |")
+
+
+DATA_JUICER = """
+import os, sys
+from datasets import load_dataset
+from data_juicer.core.data import NestedDataset
+from data_juicer.ops.filter.text_length_filter import TextLengthFilter
+from data_juicer.ops.filter.words_num_filter import WordsNumFilter
+texts, folder = sys.argv[1:]
+data = NestedDataset(load_dataset("parquet", data_files=texts, split="train", cache_dir=folder))
+start = os.times()
+filters = [WordsNumFilter(min_num=2, max_num=10**6, num_proc=1), TextLengthFilter(min_len=6, max_len=10**6, num_proc=1)]
+data.process(filters).to_parquet(os.path.join(folder, "filtered.parquet"))
+print("\\n", sum(os.times()[:4]) - sum(start[:4]))
+"""
+
+
+def of_data_juicer(python: str, pairs: Pairs) -> float:
+    """CPU seconds of its two filters, and of its processes."""
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone.pop("PYTHONPATH", None)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, "-c", DATA_JUICER, str(pairs.texts.absolute()), folder]
+        ended = subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True, cwd=folder)
+    return float(ended.stdout.split()[-1])
 
 
 def in_a_process(pairs: Pairs, stage: str) -> dict[str, float]:
@@ -289,6 +323,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8192, help="of s-cliploss")
     parser.add_argument("--no-literal", dest="literal", action="store_false")
     parser.add_argument("--one", choices=[TABLE, *OPTIONS], help="measure this stage alone, of pairs that are there")
+    parser.add_argument("--data-juicer", metavar="PYTHON", help="of an environment with py-data-juicer")
     asked = parser.parse_args(words)
     asked.stages = asked.stages or list(OPTIONS)
     return asked

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--start", help="a run on the old names of the set, in place of a new one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # two wait for each other more than they gain, where others compute
-    _keep_maps()
+    keep_maps()
     print(_line(HEADER))
     print(_line(("---", "---:", "---", *("---:",) * (len(HEADER) - 3))), flush=True)
     for name in arguments.data.split(","):
@@ -161,7 +161,7 @@ def _fitted(case: Case, classes: Sequence[str], stage: int, **flags):
     return fit(recipe if case.scale is None else recipe.with_(plan=_scaled(recipe.plan, case.scale)))
 
 
-def _keep_maps() -> None:
+def keep_maps() -> None:
     """Let a frozen tower see each image, as it comes out of the transforms, once."""
     computed, kept = CLIPVisionBackbone._maps, {}
 

@@ -64,7 +64,7 @@ def lexical_space(
     if header is not None:
         fitted = {name.removeprefix("alignment."): value for name, value in state.items()}
         return _built(classes, **fitted, phi=phi), header
-    texts = F.normalize(_encoded(side, classes.names), dim=-1)
+    texts = F.normalize(encoded_texts(side, classes.names), dim=-1)
     fitted, held_out = fit_alignment(classes.rows, texts), _held_out(classes, texts, phi)
     scale = best_scale(held_out.seen, held_out.read)
     about = {"scale": scale, "found": held_out.found, "held_out": len(held_out.read)}
@@ -144,9 +144,9 @@ def _held_out(classes: _Classes, texts: Tensor, phi: float) -> HeldOut:
 
 
 @torch.no_grad()
-def _encoded(side: TextSide, names: Sequence[str]) -> Tensor:
-    """(C, T) on the CPU."""
-    module, tokens = side.module().eval(), side.tokenizer()(list(names))
+def encoded_texts(side: TextSide, texts: Sequence[str]) -> Tensor:
+    """(N, T) features of texts, not normalised, on the CPU."""
+    module, tokens = side.module().eval(), side.tokenizer()(list(texts))
     lengths = side.token_mask(tokens).sum(dim=1)
     order = lengths.argsort(stable=True)
     rows = []

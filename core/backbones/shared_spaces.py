@@ -73,6 +73,19 @@ class LinearSpace(SharedSpace):
             space.of_text.bias.copy_(-fitted.target.mean / fitted.target.std)
         return space
 
+    @classmethod
+    def of_texts(cls, fitted: TowerMap) -> LinearSpace:
+        """The space of the target, in which images are as they are: the map brings texts of another tower into it."""
+        source, target = fitted.matrix.shape
+        space = cls(target, source, target)
+        with torch.no_grad():
+            scaled = fitted.matrix / fitted.source.std[:, None] * fitted.target.std
+            space.of_text.weight.copy_(scaled.T)
+            space.of_text.bias.copy_(fitted.target.mean - fitted.source.mean @ scaled)
+            space.of_image.weight.copy_(torch.eye(target))
+            space.of_image.bias.zero_()
+        return space
+
     def image(self, features: Tensor) -> Tensor:
         return self.of_image(F.normalize(features, dim=-1))
 

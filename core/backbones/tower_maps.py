@@ -72,6 +72,11 @@ class TowerMap:
     kind: str
     penalty: float | None = None
 
+    @property
+    def in_words(self) -> str:
+        """Its kind, with its penalty."""
+        return self.kind if self.penalty is None else f"{self.kind} {self.penalty:g}"
+
     def __call__(self, rows: Tensor) -> Tensor:
         """(N, S) source rows -> (N, T), to be compared by cosine with `target` of the other tower's rows."""
         return self.source(rows) @ self.matrix
@@ -190,17 +195,35 @@ def choose_map(
 
 
 def mean_reciprocal_rank(mapped: Tensor, partners: Tensor, groups: np.ndarray) -> float:
-    """Of the true partner by cosine, both ways; partners of the same group count as true, and ties against it.
+    """Of the true partner by cosine, both ways; partners of the same group, and equal ones, count as true, and ties
+    against it.
 
     Args:
         mapped, partners: (N, T), in the same order.
         groups: (N,).
     """
     similarity = F.normalize(mapped, dim=1) @ F.normalize(partners, dim=1).T
-    numbers = torch.from_numpy(groups)
-    true = numbers[:, None] == numbers[None]
+    number, alike = torch.from_numpy(groups), torch.from_numpy(_alike(partners))
+    true = (number[:, None] == number[None]) | (alike[:, None] == alike[None])
     both = (_reciprocal_ranks(similarity, true), _reciprocal_ranks(similarity.T, true))
     return float(torch.cat(both).mean())
+
+
+def nearest_share(mapped: Tensor, partners: Tensor) -> float:
+    """Share of the rows whose nearest of all partners, by cosine, is their own or equal to it."""
+    nearest = (F.normalize(mapped, dim=1) @ F.normalize(partners, dim=1).T).argmax(dim=1).numpy()
+    numbers = _alike(partners)
+    return float((numbers[nearest] == numbers).mean())
+
+
+def split_groups(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and rows to measure on, a fifth of the groups; ConfigError of fewer than `LEAST_ROWS`."""
+    return next(_folds(groups, seed))
+
+
+def _alike(rows: Tensor) -> np.ndarray:
+    """(N,) numbers, one for equal rows."""
+    return np.unique(rows.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _reciprocal_ranks(similarity: Tensor, true: Tensor) -> Tensor:
@@ -246,8 +269,9 @@ def held_out_scale(source: Tensor, target: Tensor, fitted: TowerMap, groups: np.
     source, target = source.double(), target.double()
     taught, left = next(_folds(np.asarray(groups), seed))
     other = fit_map(source[taught], target[taught], fitted.kind, fitted.penalty)
-    _, firsts = np.unique(np.asarray(groups)[left], return_index=True)  # captions of one image are no rivals
-    rows = left[firsts]
+    rows = left
+    for numbers in (np.asarray(groups), _alike(target)):  # captions of one image are no rivals, nor equal ones
+        rows = rows[np.unique(numbers[rows], return_index=True)[1]]
     return best_scale(other(source[rows]), other.target(target[rows]))
 
 

@@ -222,7 +222,7 @@ def _kept_by(decisions: Place) -> Kept:
     import pyarrow.compute as pc
 
     kind = pa.large_string()
-    ids, captions, weights = [], [], [np.empty(0, np.float32)]
+    ids, captions, weights = list[Any](), list[Any](), [np.empty(0, np.float32)]
     for name in parts_of(decisions):
         table = read_part(decisions, name, ("id", "keep", "weight"), (CAPTION,))
         chosen = table.filter(table["keep"])

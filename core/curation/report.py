@@ -93,7 +93,7 @@ def _headline(stages: Sequence[StageDone]) -> HeadlineSection:
 
 
 def _funnel(stages: Sequence[StageDone]) -> TableSection:
-    rows = []
+    rows: list[Row] = []
     for stage in stages:
         notes = stage.notes
         if stage.rewritten:
@@ -106,7 +106,7 @@ def _funnel(stages: Sequence[StageDone]) -> TableSection:
 
 
 def _rules(stage: StageDone) -> TableSection:
-    rows = [[rule, count, Cell(_percent(count, stage.pairs))] for rule, count in stage.rules]
+    rows: list[Row] = [[rule, count, Cell(_percent(count, stage.pairs))] for rule, count in stage.rules]
     return TableSection(f"Why {stage.name} dropped pairs", ["Rule", "Pairs", "of those before it"], rows, sub=True)
 
 

@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -211,16 +211,19 @@ def _header(name: str, content: bytes) -> tarfile.TarInfo:
 
 
 def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Row]]:
-    """(place in the list, sample) of images of their own, or of a Parquet file."""
+    """(place in the list, sample) of images of their own, or of a Parquet file, with the texts of the list; its columns
+    are the text that it had before, if curation changed it."""
     if not source:
         for place, row in rows:
             yield place, Row(row["id"], row["source"], text=row["caption"])
         return
-    places = {row["row"]: place for place, row in rows}
-    first = min(places)
-    for number, sample in enumerate(parquet_source(source, "").read(first, max(places) + 1), first):
-        if number in places:
-            yield places[number], sample
+    listed = {row["row"]: (place, row["caption"]) for place, row in rows}
+    first = min(listed)
+    for number, sample in enumerate(parquet_source(source, "").read(first, max(listed) + 1), first):
+        if number in listed:
+            place, text = listed[number]
+            original = {"original.txt": sample.text} if sample.text not in (None, text) else {}
+            yield place, replace(sample, text=text, columns=original)
 
 
 def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:
@@ -228,6 +231,7 @@ def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:
     contents = {_extension(image): image}
     if row.text is not None:
         contents["txt"] = row.text.encode()
+    contents |= {name: text.encode() for name, text in row.columns.items()}
     contents["json"] = json.dumps({"id": row.id}).encode()
     for extension, content in contents.items():
         yield _header(f"{key}.{extension}", content), io.BytesIO(content)

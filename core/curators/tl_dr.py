@@ -21,7 +21,8 @@ class TlDr(Curator):
     released: of each cluster every 5th member, in the order of ids, and of those the ones that are among the half of
     all pairs whose image and caption match better.
 
-    The match is a column, such as the score of an ITM head, or the cosine of the features. The clusters are those of
+    The match is a column, such as `itm` of `curate score`, or the cosine of the features; a pair without one is not
+    among the better half. The clusters are those of
     the features that the pairs come with: the paper's codebook, a captioner with a quantiser, is not trained here, nor
     does it write second captions; `curate caption` does.
 
@@ -48,7 +49,7 @@ class TlDr(Curator):
         match = np.concatenate([self._match(pairs.among(rows)) for rows in pairs.blocks()])
         clusters = cluster(pairs, self.features, self.clusters, self.seed, progress)
         turn = every_nth(clusters.nearest[:, 0], self.every)
-        fits = best(match, count_of(len(pairs), self.better))
+        fits = best(np.nan_to_num(match, nan=-np.inf), count_of(len(pairs), self.better)) & ~np.isnan(match)
         some = f"{turn.sum()} pairs are one in {self.every} of each of {len(clusters.sizes)} clusters"
         note = f"{some}; {(turn & fits).sum()} of them are in the better part"
         return Survey({"pairs": clusters.sizes}, {"turn": turn, "fits": fits, "match": match}, (note,))
@@ -63,7 +64,7 @@ class TlDr(Curator):
             images, captions = (unit_rows(pairs, each, slice(None)) for each in (IMAGE_FEATURES, CAPTION_FEATURES))
             return np.einsum("nd,nd->n", images, captions)
         match = pairs.numbers(self.score).astype(np.float32)
-        if match.ndim != 1 or not np.isfinite(match).all():
+        if match.ndim != 1 or np.isinf(match).any():
             raise DataError(f"column '{self.score}': not a finite number per pair; fill in what is missing")
         return match
 

@@ -135,8 +135,8 @@ def curate(
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
     made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
     folder, notes = _decide(made, place, asked, reporter)
-    facts = {**vars(tally(folder)), "unreadable": reading.unreadable, "examples": reading.examples}
-    curated = Curated(folder, curator, notes=notes, without_features=without, **facts)
+    outcome = {**vars(tally(folder)), "unreadable": reading.unreadable, "examples": reading.examples}
+    curated = Curated(folder, curator, notes=notes, without_features=without, **outcome)
     write_record(folder, _record(curated, built, sources, asked, Path(made.table), reading.inputs))
     return curated
 

@@ -11,15 +11,25 @@ import numpy as np
 import torch
 
 from ..backbones.join import JoinedBackbone
-from ..backbones.lexical import lexical_space
+from ..backbones.lexical import encoded_texts, lexical_space
 from ..backbones.load import load_backbone
 from ..backbones.shared_spaces import LinearSpace, SideBySide
-from ..backbones.text_towers import text_side
-from ..backbones.tower_maps import AUTO, Choice, TowerMap, choose_map, fit_map, held_out_scale
+from ..backbones.text_towers import TextSide, text_side
+from ..backbones.tower_maps import (
+    AUTO,
+    Choice,
+    TowerMap,
+    choose_map,
+    fit_map,
+    held_out_scale,
+    nearest_share,
+    split_groups,
+)
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
-from ..errors import ConfigError, DataError
+from ..data.tables import read_table
+from ..errors import ConfigError, DataError, did_you_mean
 from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.files import place_of, write_whole
@@ -31,7 +41,8 @@ from ..tasks.retrieval.scoring import evaluate_retrieval
 from .joined_card import joined_card
 from .options import JoinOptions
 
-LINEAR, LEXICAL = "linear", "lexical"
+LINEAR, LEXICAL, TEXTS = "linear", "lexical", "texts"
+"""How a space is made: of pairs, of names, of sentences."""
 OF_NAMES = "procrustes and ConSE"
 TAKEN = frozenset({"domain", "task", "data", "device", "amp", "batch_size", "workers", "tolerate", "split_seed"})
 """Recipe keys that are used."""
@@ -43,13 +54,13 @@ class Joined:
 
     Attributes:
         folder: a backbone's spec.
-        kind: of the space: "linear" or "lexical".
+        kind: how the space was made: `LINEAR`, `LEXICAL` or `TEXTS`.
         map: the kind of the map, and its penalty where it has one.
         choices: what cross-validation said of each candidate, the best first; none where the map was named.
         scale: the logit scale.
-        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names.
+        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names or sentences.
         chance: what guessing would score there, by the name of a metric.
-        fitted_on: pairs or names that the space was made of.
+        fitted_on: pairs, names or sentences that the space was made of.
         notes: sentences for the user.
     """
 
@@ -89,10 +100,12 @@ def join(
     device = recipe.device
     towers = load_backbone(image, device)
     side = text_side(text, lambda spec: load_backbone(spec, device), asked.pooling, asked.prefix)
-    if asked.pairs is None:
-        made, backbone = _by_names(towers, side, asked, out)
-    else:
+    if asked.pairs is not None:
         made, backbone = _by_pairs(towers, side, asked, recipe, out, reporter)
+    elif asked.sentences is not None:
+        made, backbone = _by_sentences(towers, side, asked, out)
+    else:
+        made, backbone = _by_names(towers, side, asked, out)
     facts = _facts(made, image, text, asked)
     out.mkdir(parents=True, exist_ok=True)
     backbone.save(out, facts)
@@ -101,14 +114,17 @@ def join(
 
 
 def _check(asked: JoinOptions) -> None:
-    if asked.pairs is not None and asked.names is not None:
-        raise ConfigError("--pairs and --names: the space is made of either; omit one")
-    if asked.pairs is None:
+    made_of = [name for name in ("pairs", "sentences", "names") if getattr(asked, name) is not None]
+    if len(made_of) > 1:
+        raise ConfigError(f"--{made_of[0]} and --{made_of[1]}: the space is made of either; omit one")
+    if asked.translated is not None and asked.sentences is None:
+        raise ConfigError("--translated: names columns of --sentences; give these, or omit it")
+    if made_of in ([], ["names"]):
         for name in ("map", "ridge"):
             if getattr(asked, name) not in (None, AUTO):
-                raise ConfigError(f"--{name}: is of a map from pairs; give --pairs DATA, or omit it")
+                raise ConfigError(f"--{name}: is of a map from pairs or sentences; give --pairs DATA, or omit it")
     elif asked.keep_image is not None:
-        raise ConfigError("--keep-image: is of a space made of names; omit it with --pairs")
+        raise ConfigError(f"--keep-image: is of a space made of names; omit it with --{made_of[0]}")
 
 
 def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, reporter: Reporter):
@@ -134,11 +150,49 @@ def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, repor
         store=FeatureStore(),
         tolerate=recipe.tolerate,
     )
-    notes = [*data.notes, *_on_numbers(len(np.unique(groups)), source.shape[1], fitted)]
+    notes = [*data.notes, *_on_numbers(len(np.unique(groups)), "images", source.shape[1])]
     metrics = dict(scores.metrics.json)
     chance = {"r1": 1 / max(1, scores.metrics.images), "median_rank": (scores.metrics.images + 1) / 2}
-    of_map = fitted.kind if fitted.penalty is None else f"{fitted.kind} {fitted.penalty:g}"
-    return Joined(out, LINEAR, of_map, choices, scale, metrics, chance, len(source), notes), backbone
+    return Joined(out, LINEAR, fitted.in_words, choices, scale, metrics, chance, len(source), notes), backbone
+
+
+def _by_sentences(towers, side, asked: JoinOptions, out: Path):
+    """Into the space of the image tower's own texts: translations are mapped to what these make of the sentences."""
+    towers.need_texts()
+    assert asked.sentences is not None
+    read, translated = _read_sentences(Path(asked.sentences), asked.translated)
+    target = _features(text_side(towers.spec, lambda spec: towers), read)
+    source = _features(side, translated)
+    groups = np.unique(np.array(read), return_inverse=True)[1]
+    taught, left = split_groups(groups, asked.seed)
+    fitted, choices = _fitted(source[taught], target[taught], groups[taught], asked)
+    mapped = LinearSpace.of_texts(fitted).text(source[left].float())
+    found = nearest_share(mapped.double(), target[left].double())
+    backbone = JoinedBackbone(towers, side, LinearSpace.of_texts(fitted), float(towers.logit_scale), str(out))
+    distinct = len(np.unique(groups[left]))
+    metrics, chance = {"sentences": len(left), "found": found}, {"found": 1 / distinct}
+    notes = _on_numbers(len(np.unique(groups[taught])), "sentences", source.shape[1])
+    scale = float(towers.logit_scale)
+    return Joined(out, TEXTS, fitted.in_words, choices, scale, metrics, chance, len(taught), notes), backbone
+
+
+def _features(side: TextSide, texts: list[str]) -> torch.Tensor:
+    """(N, T) unit rows in float64."""
+    return torch.nn.functional.normalize(encoded_texts(side, texts).double(), dim=1)
+
+
+def _read_sentences(file: Path, translated: str | None) -> tuple[list[str], list[str]]:
+    table = read_table(file)
+    names = [name.strip() for name in translated.split(",")] if translated else list(table.columns[:2])
+    if len(names) != 2:
+        raise ConfigError(f"--translated {translated}: give two columns, FROM,TO ({', '.join(table.columns)})")
+    if unknown := next((name for name in names if name not in table.columns), None):
+        raise DataError(f"{file}: no column '{unknown}'; {did_you_mean(unknown, list(table.columns))}")
+    rows = [[str(row.values.get(name) or "").strip() for name in names] for row in table.rows]
+    whole = [row for row in rows if all(row)]
+    if not whole:
+        raise DataError(f"{file}: no line has both '{names[0]}' and '{names[1]}'; write a sentence and its translation")
+    return [row[0] for row in whole], [row[1] for row in whole]
 
 
 def _fitted(source, target, groups, asked: JoinOptions) -> tuple[TowerMap, list[Choice]]:
@@ -155,11 +209,11 @@ def _numbers(groups, image_of_text: torch.Tensor) -> np.ndarray:
     return np.array([number[keys[image]] for image in image_of_text.tolist()])
 
 
-def _on_numbers(pairs: int, width: int, fitted: TowerMap) -> list[str]:
+def _on_numbers(pairs: int, what: str, width: int) -> list[str]:
     if pairs >= width:
         return []
     return [
-        f"{pairs} images for a map from {width} dimensions: of directions that they do not show it knows nothing; more "
+        f"{pairs} {what} for a map from {width} dimensions: of directions that they do not show it knows nothing; more "
         "pairs help most."
     ]
 

@@ -37,6 +37,11 @@ def origin(made: Joined) -> str:
             f"The space was made of {made.fitted_on} names that both towers know ({made.map}); no image was seen with "
             "a text."
         )
+    if made.kind == "texts":
+        return (
+            f"The space is that of the image tower's own texts; a linear map ({made.map}) fitted on {made.fitted_on} "
+            "sentences and their translations brings the other text tower into it. No image was seen."
+        )
     return (
         f"The space is a linear map ({made.map}) fitted on {made.fitted_on} pairs of an image and a text; on data like "
         "these it is not zero-shot."
@@ -50,6 +55,12 @@ def measured(made: Joined) -> str:
         return (
             f"Of {names} names that were left out for it, {found:.1%} are found by what they look like to the image "
             f"tower (guessing: {chance:.1%})."
+        )
+    if made.kind == "texts":
+        sentences, guessing = made.metrics["sentences"], f"{made.chance['found']:.1%}"
+        return (
+            f"Of {sentences} translations that were left out, {made.metrics['found']:.1%} are nearest to what the "
+            f"image tower's own texts make of their sentence (guessing: {guessing})."
         )
     both = {"images to texts": made.metrics["image_to_text"], "texts to images": made.metrics["text_to_image"]}
     shown = "; ".join(f"{side} R@1 {of['r1']:.1%}, median rank {of['median_rank']:g}" for side, of in both.items())

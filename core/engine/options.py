@@ -154,6 +154,15 @@ class JoinOptions:
         "images with texts that the space is fitted on: a folder or file as `fit --task retrieval` reads it",
         metavar="DATA",
     )
+    sentences: str | None = option(
+        None,
+        "a .csv, .tsv or .jsonl of sentences: a column that the image tower's own texts read, and their translations "
+        "for --text; no image is needed",
+        metavar="FILE",
+    )
+    translated: str | None = option(
+        None, "columns of --sentences: FROM,TO (caption,caption_de); by default the first two", metavar="FROM,TO"
+    )
     names: str | None = option(
         None,
         "a file of names, one on each line, that the image tower knows by texts of its own; added to ImageNet's",

@@ -1,15 +1,19 @@
 """`vladapt curate STAGE`: decisions as files, the same whoever makes them, and one line for what is wrong."""
 
+import hashlib
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny_blip import write_blip
 
 from vladapt.core.commands.curate import EXAMPLES, SENTENCES
 from vladapt.core.contracts.curator import STAGES, Curator, Decision, Survey
 from vladapt.core.curation import DecisionStage
 from vladapt.core.engine.curate import curate
-from vladapt.core.testing.curation import write_pairs
+from vladapt.core.retrieval import Entry, IndexBuilder
+from vladapt.core.testing.curation import jpeg, write_pairs
 
 
 def rows(folder):
@@ -120,6 +124,32 @@ def test_what_is_removed_leaves_the_decisions(random_subset, vladapt, pairs, tmp
     assert "give --ids FILE, --hashes FILE, or both" in vladapt("curate", "remove", "--out", "out").err
 
 
+def test_known_images_are_removed_from_decisions_and_indices(vladapt, pairs, tmp_path):
+    with IndexBuilder(tmp_path / "pairs.index", dims=4, kind="flat") as builder:
+        builder.add(np.eye(4, dtype=np.float32)[np.arange(30) % 4], [Entry(id_, None) for id_ in pairs["ids"]])
+        backbone = {"spec": "drawn", "fingerprint": "0"}
+        builder.finish({"holds": "images", "backbone": backbone, "made_of": [], "skipped": []})
+    (tmp_path / "known.txt").write_text(f"{hashlib.md5(jpeg(7, (27, 10))).hexdigest()}\n{'0' * 64}\n")
+    (tmp_path / "ids.txt").write_text("b:003\nnowhere\n")
+    what = ("--ids", "ids.txt", "--hashes", "known.txt", "--index", "pairs.index")
+    told = vladapt("curate", "remove", pairs["root"] / "shards", *what, "--out", "out")
+    assert told.code == 0, told.err
+    assert "removal: 28 of 30 pairs kept" in told.out and "known image" in told.out
+    assert "vladapt curate write" in told.out and "pairs.index: 2 entries deleted" in told.out
+    made = json.loads(vladapt("curate", "remove", pairs["root"] / "shards", *what, "--out", "out", "--json").out)
+    assert made["decisions"]["kept"] == 28 and made["indices"] == {"pairs.index": 0}
+    gone = [row["id"] for row in rows(tmp_path / made["decisions"]["folder"]) if not row["keep"]]
+    assert gone == ["b:003", "b:007"]
+    for wrong, message in (
+        (("--ids", "none.txt"), "none.txt"),
+        (("--hashes", "ids.txt"), "ids.txt"),
+        (("--ids", "ids.txt", "--index", "nowhere"), "nowhere"),
+    ):
+        refused = vladapt("curate", "remove", pairs["root"] / "shards", *wrong, "--out", "out")
+        assert refused.code == 1 and message in refused.err and refused.err.count("\n") == 1
+    assert "give --out and the pairs, or --index" in vladapt("curate", "remove", "--ids", "ids.txt").err
+
+
 def test_what_is_kept_is_written_with_a_card(random_subset, vladapt, tmp_path):
     random_subset()
     told = vladapt("curate", "write", "out", "--out", "chosen", "--write", "tars", "--json")
@@ -141,6 +171,23 @@ def test_a_recipe_runs_from_the_command_line(vladapt, pairs):
     assert report.code == 0 and "Report: run/report.html" in report.out
     assert "small-domain" in vladapt("list", "curations").out
     assert "s-cliploss: keep_first 0.9" in vladapt("show", "small-domain").out
+
+
+def test_a_model_that_reads_pixels_scores_pairs_and_a_filter_reads_its_column(vladapt, pairs, tmp_path):
+    pytest.importorskip("transformers", reason="extra hf is not installed")
+    (tmp_path / "blip").mkdir()
+    write_blip(tmp_path / "blip", "BlipForImageTextRetrieval")
+    shards = pairs["root"] / "shards"
+    told = vladapt("curate", "score", shards, "--model", "blip", "--out", "scores", "--batch-size", "8")
+    assert told.code == 0, told.err
+    assert "Scores: of 30 pairs in " in told.out
+    made = json.loads(vladapt("curate", "score", shards, "--model", "blip", "--out", "scores", "--json").out)
+    assert made["pairs"] == 30 and (tmp_path / made["folder"]).is_dir()
+    how = ("--method", "blip", "--columns", made["folder"], "--out", "out", "--json")
+    decided = json.loads(vladapt("curate", "filter", shards, *how).out)
+    assert decided["dropped"]["no score"] == 6 and decided["pairs"] == 30, "every fifth has no text"
+    told = vladapt("curate", "score", shards, "--model", "nowhere", "--out", "scores")
+    assert told.code == 1 and "nowhere: no such folder" in told.err and told.err.count("\n") == 1
 
 
 def test_attributes_of_a_report_are_two_with_words(random_subset, vladapt, tmp_path):

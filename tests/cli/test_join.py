@@ -69,13 +69,17 @@ def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_cli
     [
         ("--pairs {pairs} --names names.txt", "--pairs and --names: the space is made of either; omit one"),
         ("--pairs {pairs} --keep-image 80", "--keep-image: is of a space made of names; omit it with --pairs"),
-        ("--map ridge", "--map: is of a map from pairs; give --pairs DATA, or omit it"),
-        ("--ridge 3", "--ridge: is of a map from pairs; give --pairs DATA, or omit it"),
+        ("--map ridge", "--map: is of a map from pairs or sentences; give --pairs DATA, or omit it"),
+        ("--ridge 3", "--ridge: is of a map from pairs or sentences; give"),
         ("--pairs {pairs} --map spline", "map 'spline' is not known; give auto, least-squares"),
         ("--pairs {pairs} --map procrustes --ridge 2", "ridge=2: the map procrustes has no penalty"),
         ("--pairs {pairs} --pooling mean", "is a backbone, which pools its texts itself; omit it"),
         ("--pairs nowhere", "nowhere"),
         ("--names nowhere.txt", "nowhere.txt"),
+        ("--translated a,b", "--translated: names columns of --sentences"),
+        ("--sentences {pairs} --translated image", "give two columns, FROM,TO (image, caption, split)"),
+        ("--sentences {pairs} --translated image,capton", "no column 'capton'; did you mean caption"),
+        ("--sentences {pairs} --names n.txt", "--sentences and --names: the space is made of either; omit one"),
     ],
 )
 def test_bad_input_is_one_line(vladapt, pairs, small_clip_spec, tmp_path, options, said):
@@ -95,3 +99,32 @@ def test_too_few_pairs_are_told(vladapt, pairs, small_clip_spec, tmp_path):
             "7 pairs are too few: the map and its logit scale are chosen on pairs that"
             in vladapt(*base, few, *more).err
         )
+
+
+def test_sentences_and_their_translations_bring_another_text_tower_into_the_space(
+    vladapt, small_clip, small_clip_spec, write_clip, tmp_path
+):
+    things, colours = ("cat", "dog", "car", "sea", "bus", "tree"), ("red", "green", "blue", "big", "old", "wet")
+    lines = ["english,german,note"]
+    lines += [f"a {colour} {thing},{colour} {thing},x" for colour in colours for thing in things]
+    (tmp_path / "s.csv").write_text("\n".join(lines))
+    base = ["join", "--image", small_clip_spec, "--text", write_clip(width=16), "--sentences", "s.csv", "--out"]
+    outcome = vladapt(*base, "out")
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "fitted on 28 sentences and their translations" in said and "No image was seen" in said
+    assert "Of 8 translations that were left out" in said and "(guessing: 12.5%)" in said
+    from vladapt.core.backbones.load import load_backbone
+
+    joined, pixels = load_backbone("out", "cpu"), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(joined.encode_image(pixels), small_clip.encode_image(pixels), atol=1e-5)
+        read = joined.encode_text([f"{colour} {thing}" for colour in colours for thing in things])
+        own = small_clip.encode_text([f"a {colour} {thing}" for colour in colours for thing in things])
+    nearest = (read @ own.T).argmax(dim=1)
+    assert (nearest == torch.arange(36)).float().mean() > 0.5
+    swapped = vladapt(*base, "other", "--translated", "german,english")
+    assert (
+        swapped.code == 0
+        and (tmp_path / "other/space.safetensors").read_bytes() != (tmp_path / "out/space.safetensors").read_bytes()
+    )

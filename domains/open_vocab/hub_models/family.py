@@ -66,6 +66,7 @@ class Family(ABC):
         model_class: name of the model in transformers; `model_class_of` decides where a type has several.
         processors: names of image processors of transformers that the type is used with, the usual first.
         gives: "boxes", "masks" (boxes and masks) or "map".
+        gives_maps: whether a type of boxes or masks gives maps too.
         asked_by: "head" or "texts".
         recipe: the packaged recipe; "" for the one of all types that give the same.
         why_not: why it is not trained here, one clause; "" where it is.
@@ -73,6 +74,7 @@ class Family(ABC):
         per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
             none where transformers counts those of all processes itself.
         rates: how it is fine-tuned.
+        hooks: of mmengine, that its training needs.
 
     Args:
         config: transformers' configuration as plain data, without names of classes.
@@ -82,12 +84,16 @@ class Family(ABC):
     model_class: ClassVar[str]
     processors: ClassVar[tuple[str, ...]]
     gives: ClassVar[str] = BOXES
+    gives_maps: ClassVar[bool] = False
     asked_by: ClassVar[str] = HEAD
     recipe: ClassVar[str] = ""
     why_not: ClassVar[str] = ""
     head: ClassVar[tuple[str, ...]] = ()
     per_box: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[Rates]
+    hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
+    padding: tuple[float, ...] | None = None
+    """What padded pixels are, which whoever prepares the images says; None for 0."""
 
     def __init__(self, config: Mapping[str, Any], classes: int):
         self.config, self.classes = dict(config), classes
@@ -165,6 +171,10 @@ class Family(ABC):
             margins = (0, shape[1] - masks.shape[-1], 0, shape[0] - masks.shape[-2])
             target["masks"] = nn.functional.pad(masks, margins)[usable]
         return target
+
+    def truth(self, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+        """Keywords of the model's `forward` that make it compute its loss."""
+        return {"labels": targets}
 
     def losses(self, outputs: Any, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The weighted parts of the loss; on one process their sum is transformers' `outputs.loss`.
@@ -250,6 +260,13 @@ def plain_config(stated: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in stated.items()
         if key not in NOT_KEPT
     }
+
+
+def plain(value: Any) -> Any:
+    """mmengine's dicts as plain ones."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:

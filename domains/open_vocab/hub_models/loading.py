@@ -20,6 +20,9 @@ WEIGHTS, TOKENIZER = "adapter.safetensors", "tokenizer.file"
 INSIDE = "model."
 """Before the names of transformers' weights in a detector or segmentor of mm."""
 
+COMPUTED = "criterion."
+"""Where names of buffers begin that follow from the configuration."""
+
 
 def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The weights for a new model of the type.
@@ -79,7 +82,7 @@ def _loaded(source: HubModel, family: Family) -> nn.Module:
     except Exception as error:  # transformers and torch raise of many kinds
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{source.folder}: its weights cannot be read ({reason}); copy or download it again") from error
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(name for name in told["missing_keys"] if not name.startswith(COMPUTED)):
         raise DataError(
             f"{source.folder}: its weights lack {len(missing)} of the model's, for instance {missing[0]}; copy or "
             "download it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,12 +17,18 @@ KIND = "kind"
 KINDS = frozenset(
     {"RTDetrImageProcessor", "RfDetrImageProcessor", "DetrImageProcessor", "DeformableDetrImageProcessor"}
     | {"ConditionalDetrImageProcessor", "YolosImageProcessor"}
+    | {"SegformerImageProcessor", "DPTImageProcessor", "EomtImageProcessor", "ViTImageProcessor"}
+    | {"Mask2FormerImageProcessor", "MaskFormerImageProcessor"}
     | {"SamImageProcessor", "Sam2ImageProcessor", "Sam3ImageProcessor"}
     | {"GroundingDinoImageProcessor", "Owlv2ImageProcessor", "OwlViTImageProcessor"}
 )
 """Those that may be built; other families add theirs."""
 FLOATS = frozenset({"RfDetrImageProcessor"})
 """They resize values in 0..1, and without smoothing what becomes smaller."""
+PADDED_TO_SIZE = frozenset({"EomtImageProcessor"})
+"""They pad to the size that they resize to, with black pixels."""
+SIZING = ("size_divisor", "ensure_multiple_of", "keep_aspect_ratio")
+"""Options besides the size by which some of them choose one."""
 
 
 SQUARES = frozenset({"Owlv2ImageProcessor"})
@@ -63,6 +70,8 @@ class ImageProcessor:
         how = {"size": _sized(own.size), "resample": own.resample}
         if self.kind in FLOATS:
             return own.resize(pixels.float()[None], **how, antialias=False)[0]
+        takes = inspect.signature(own.resize).parameters
+        how |= {name: value for name in SIZING if name in takes and (value := getattr(own, name, None)) is not None}
         return own.resize(pixels[None], **how)[0]
 
     @property
@@ -81,9 +90,30 @@ class ImageProcessor:
     @property
     def padded_size(self) -> tuple[int, int] | None:
         """To which every image is padded; None: to the largest of a batch."""
-        size = getattr(self.processor, "pad_size", None)
-        size = _sized(size) if self.processor.do_pad and size else None
-        return None if size is None else (size.height, size.width)
+        own = self.processor
+        if not getattr(own, "do_pad", False):
+            return None
+        size = own.size if self.kind in PADDED_TO_SIZE else getattr(own, "pad_size", None)
+        if not size:
+            return None
+        size = _sized(size)
+        shortest = size.shortest_edge
+        return (size.height, size.width) if shortest is None else (shortest, size.longest_edge or shortest)
+
+    @property
+    def padding(self) -> tuple[float, ...] | None:
+        """What padded pixels are after mean and std, where they are padded before; None for 0."""
+        if self.kind not in PADDED_TO_SIZE:
+            return None
+        mean, std = self.pixel_statistics()
+        return tuple(-middle / spread for middle, spread in zip(mean, std, strict=True))
+
+    @property
+    def side(self) -> int:
+        """The shorter side of what it resizes to."""
+        size = _sized(self.processor.size)
+        sides = [size.shortest_edge, size.height, size.width, size.max_height, size.max_width]
+        return int(min(side for side in sides if side))
 
 
 def image_processor(stated: Mapping[str, Any]) -> ImageProcessor:

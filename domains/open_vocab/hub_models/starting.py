@@ -14,7 +14,7 @@ from .family import HEAD, MAP, MASKS, TEXTS, Rates, family_of
 from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
 RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
-RESIZE = "ProcessorResize"
+PREPARE = ("ProcessorResize", "ProcessorCrop")
 TEXT_DETECTOR = "vladapt.HFTextDetector"
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
@@ -29,8 +29,11 @@ def source_at(place: Any) -> HubModel | None:
 
 
 def task_of_source(source: HubModel) -> str:
-    """Name of the task whose models a type's are."""
-    return "segmentation" if source.family_class.gives == MAP else "detection"
+    """Name of the task whose models a type's are; of a type that gives objects and maps, maps where its name or its
+    preprocessing says so."""
+    family, called = source.family_class, (source.repository or source.folder.name).lower()
+    semantic = "semantic" in called or source.processor.get("do_split_image")
+    return "segmentation" if family.gives == MAP or (family.gives_maps and semantic) else "detection"
 
 
 def recipe_for(source: HubModel, task: str) -> str:
@@ -39,7 +42,10 @@ def recipe_for(source: HubModel, task: str) -> str:
     Raises:
         ConfigError: the type is not one of the task.
     """
-    if (other := task_of_source(source)) != task:
+    family = source.family_class
+    fitting = family.gives == MAP or family.gives_maps if task == "segmentation" else family.gives != MAP
+    if not fitting:
+        other = task_of_source(source)
         raise ConfigError(f"--start {source.place}: {source.model_type} is of another task; give --task {other}")
     return source.family_class.recipe or RECIPES[task]
 
@@ -70,7 +76,7 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     else:
         config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
-        if str(node.get("type", "")).endswith(RESIZE):
+        if str(node.get("type", "")).endswith(PREPARE):
             node["processor"] = config["model"]["processor"]
     family = source.family_class
     of_config = family_of(config["model"]["config"], len(source.known_names), source.place)
@@ -83,7 +89,8 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
                 f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
                 "--epochs 0"
             )
-        schedule = _schedule(family.rates)
+        schedule = _schedule(of_config.rates)
+        schedule["custom_hooks"] += map(dict, of_config.hooks)
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
@@ -130,18 +137,18 @@ def _schedule(rates: Rates) -> dict[str, Any]:
         "param_scheduler": [
             {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": 1, "convert_to_iter_based": True}
         ],
-        "custom_hooks": []
-        if rates.ema is None
-        else [
-            {
-                "type": "EMAHook",
-                "ema_type": AVERAGE,
-                "momentum": 1 - rates.ema,
-                "gamma": AVERAGED_SOON,
-                "update_buffers": True,
-                "priority": 49,
-            }
-        ],
+        "custom_hooks": [] if rates.ema is None else [_average(rates.ema)],
+    }
+
+
+def _average(decay: float) -> dict[str, Any]:
+    return {
+        "type": "EMAHook",
+        "ema_type": AVERAGE,
+        "momentum": 1 - decay,
+        "gamma": AVERAGED_SOON,
+        "update_buffers": True,
+        "priority": 49,
     }
 
 

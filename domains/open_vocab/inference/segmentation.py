@@ -34,7 +34,7 @@ def evaluate_segmentation(
         further: what is scored besides.
     """
     items = data.split("test")
-    numbers = as_in_data(model, data.class_names)
+    numbers = np.append(as_in_data(model, data.class_names), -1)  # -1 stays what it is: no class
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
     shown = set(range(0, len(items), max(1, len(items) // SHOWN))[:SHOWN])
     matrix, counts, seen, pictures = 0, [], [], []

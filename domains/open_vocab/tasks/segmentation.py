@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Use
+from ....core.contracts import DomainData, Evaluation, LabelMap, OutputKind, Recipe, Use, option, settle
+from ....core.errors import ConfigError
 from ..plans.kinds import SEGMENTATION
-from ._by_names import ByNames
+from ._by_names import ByNames, NovelOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(NovelOptions):
+    """What a segmentor starts from."""
+
+    start: str | None = option(
+        None, "model of transformers, hf:OWNER/NAME or hf:FOLDER, or a run of one, to start from"
+    )
+
+    def __post_init__(self):
+        settle(self, "the task segmentation")
 
 
 class Segmentation(ByNames):
@@ -20,6 +34,24 @@ class Segmentation(ByNames):
     configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
     gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.MASKS, OutputKind.BOXES})
+    options: ClassVar = SegmentationOptions
+
+    def check(self, recipe: Recipe) -> None:
+        """And that the start is a model of transformers."""
+        super().check(recipe)
+        from ..hub_models.source import is_hub_node
+        from ..hub_models.starting import source_at
+
+        start = recipe.task_options.get("start")
+        if start is not None and source_at(start) is None:
+            raise ConfigError(
+                f"--start {start}: no model of transformers; give hf:OWNER/NAME, hf:FOLDER, or the run of one"
+            )
+        model = self._config(recipe)["model"]
+        if is_hub_node(model) and not model.get("config"):
+            raise ConfigError(
+                "the recipe hf-segmentor: no model was named; give one to start from, --start hf:OWNER/NAME"
+            )
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin, and what the domain scores besides."""

@@ -92,9 +92,11 @@ def test_rows_of_one_image_are_never_on_both_sides_of_a_fold():
 def test_partners_of_one_group_count_as_true_and_ties_as_wrong():
     mapped = torch.eye(3, dtype=torch.float64)
     assert mean_reciprocal_rank(mapped, mapped, np.arange(3)) == 1
-    assert mean_reciprocal_rank(torch.ones(2, 3), torch.ones(2, 3), np.arange(2)) == 0.5
+    assert mean_reciprocal_rank(torch.ones(2, 3), torch.tensor([[1.0, 1, 1], [2, 2, 2]]), np.arange(2)) == 0.5
     swapped = mapped[[1, 0, 2]]
     assert mean_reciprocal_rank(mapped, swapped, np.array([0, 0, 1])) == 1
+    equal = mapped[[0, 0, 2]]
+    assert mean_reciprocal_rank(equal, equal, np.arange(3)) == 1
 
 
 def test_the_space_of_a_map_is_the_map():

@@ -10,6 +10,7 @@ from tar_shards import png, shard
 
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curation.lists import Kept, write_list
+from vladapt.core.curation.tars import write_tars
 from vladapt.core.data.pairs.pair_list import list_rows, listed_shards
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.shard_reader import members_of
@@ -120,6 +121,13 @@ def test_of_several_changes_the_last_counts_and_rows_of_parquet_files_have_their
     write_list(Kept.of([first, second]), sources, Place(str(tmp_path / "out")))
     rows = list(list_rows(tmp_path / "out" / "LIST.parquet"))
     assert [row["caption"] for row in rows] == ["one", "second", "own c"]
+    write_tars(tmp_path / "out" / "LIST.parquet", Place(str(tmp_path / "tars")))
+    made = [
+        {name: text for name, text in each.items() if "txt" in name}
+        for each in contents(tmp_path / "tars" / "00000.tar").values()
+    ]
+    changed = [{"txt": new, "original.txt": old} for new, old in ((b"one", b"own a"), (b"second", b"own b"))]
+    assert made == [*changed, {"txt": b"own c"}]
 
 
 MATCHES = {"good": (0.9, 0.9), "saved": (0.2, 0.7), "lost": (0.2, 0.4), "bare": (np.nan, 0.8), "none": (np.nan, np.nan)}

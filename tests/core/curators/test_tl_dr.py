@@ -41,9 +41,13 @@ def test_every_option_changes_the_choice():
 
 def test_a_score_is_read_in_place_of_captions():
     assert build_curator("tl-dr", score="width").reads == ("image_features", "width")
+    features, options = np.eye(4, dtype=np.float32), {"score": "itm", "every": 1, "clusters": 1}
+    table = PairTable.of(list("abcd"), image_features=features, itm=[0.1, np.nan, 0.5, 0.4])
+    assert build_curator("tl-dr", **options).decide_all(table).keep.tolist() == [False, False, True, True]
+    assert build_curator("tl-dr", **options, better=1.0).decide_all(table).keep.tolist() == [True, False, True, True]
     with pytest.raises(DataError, match="not a finite number"):
-        table = PairTable.of(["a", "b"], image_features=np.eye(2, dtype=np.float32), itm=[0.5, np.nan])
-        build_curator("tl-dr", score="itm").decide_all(table)
+        table = PairTable.of(["a", "b"], image_features=features[:2], itm=[0.5, np.inf])
+        build_curator("tl-dr", **options).decide_all(table)
 
 
 def test_what_is_kept_is_told():

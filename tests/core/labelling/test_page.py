@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from vladapt.core.data.label_files import Source, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.labelling.serve import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, build_app, open_labelling, serve
+from vladapt.core.labelling.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
+from vladapt.core.labelling.serve import open_labelling, serve
 
 TOKEN = "token-of-the-test"
 ADDRESS = "http://127.0.0.1:5000"
@@ -30,7 +31,7 @@ def labelling(todo):
 
 @pytest.fixture
 def client(labelling):
-    return TestClient(build_app(labelling, TOKEN), base_url=ADDRESS, headers={"X-Token": TOKEN})
+    return TestClient(app_of(labelling, TOKEN), base_url=ADDRESS, headers={"X-Token": TOKEN})
 
 
 def post(client, path, page="one", **body):
@@ -38,7 +39,7 @@ def post(client, path, page="one", **body):
 
 
 def test_nothing_is_shown_without_the_token(labelling):
-    plain = TestClient(build_app(labelling, TOKEN), base_url=ADDRESS)
+    plain = TestClient(app_of(labelling, TOKEN), base_url=ADDRESS)
     for path in ("/", "/page.js", "/stills/0", "/still/0/0", "/guess/0", "/?token=", "/?token=wrong"):
         answer = plain.get(path)
         assert answer.status_code == 403 and answer.text == NO_TOKEN
@@ -50,8 +51,7 @@ def test_nothing_is_shown_without_the_token(labelling):
 
 def test_other_hosts_are_refused(labelling):
     assert (
-        TestClient(build_app(labelling, TOKEN), base_url="http://evil.example").get(f"/?token={TOKEN}").status_code
-        == 400
+        TestClient(app_of(labelling, TOKEN), base_url="http://evil.example").get(f"/?token={TOKEN}").status_code == 400
     )
 
 

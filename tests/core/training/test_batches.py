@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vladapt.core.errors import ConfigError
 from vladapt.core.training.batches import GlobalBatches, drawn_rows, epoch_batches, minibatches
 from vladapt.core.training.loading import planned_batches, shuffled_batches
+from vladapt.core.training.parts import Task
 from vladapt.core.training.sources import PairSource
 
 
@@ -119,3 +120,26 @@ def test_a_set_with_weights_has_one_number_of_steps_and_tells_of_batches_that_ar
     asked.batch_size = 4
     assert len(planned_batches(Weighted(), asked, 0, messages.append)) == len(shuffled_batches(Weighted(), 4, 0)) == 3
     assert "less than a batch" not in messages[1]
+
+
+def test_an_epoch_of_a_fit_has_as_many_steps_as_the_weights_of_its_pairs_make(monkeypatch):
+    """50 pairs of a quarter each are 12 per epoch: 3 steps of 4, or 6 of 2."""
+    from vladapt import build_adapter
+    from vladapt.core.training import tower_adapter
+
+    asked = []
+
+    def trained(self, towers, task, place, *, epochs, steps, seed):
+        asked.append((len(task.source), steps))
+        raise InterruptedError
+
+    monkeypatch.setattr(tower_adapter.TowerAdapter, "_train_in_place", trained)
+    monkeypatch.setattr(tower_adapter.TowerAdapter, "_teachers_for", lambda *args: ())
+    monkeypatch.setattr(tower_adapter, "copy_of", lambda backbone: backbone)
+    backbone = SimpleNamespace(fingerprint="drawn")
+    for batch_size in (4, 2):
+        adapter = build_adapter("lit", batch_size=batch_size)
+        adapter._teachers = {}
+        with pytest.raises(InterruptedError):
+            adapter._train(Task(Weighted(), {"clip": 1.0}), 1, backbone, None, None, 0)
+    assert asked == [(50, 3), (50, 6)]

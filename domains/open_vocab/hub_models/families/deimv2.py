@@ -18,7 +18,7 @@ class Model(DFine):
     rates = Rates(
         lr=5e-4,
         weight_decay=1.25e-4,
-        parts={"backbone": {"lr_mult": 0.05}},
+        parts={"conv_encoder": {"lr_mult": 0.05}},
         norm_decay=0.0,
         ema=0.9999,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of
+from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...vocabulary import ClosedNames
@@ -57,7 +57,7 @@ class HFDetector(BaseDetector, ClosedNames):
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
         self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr
-        self.padded_size = prepared.padded_size
+        self.padded_size, family.padding = prepared.padded_size, prepared.padding
         self.model = family.build()
         if pretrained is not None:
             self.model.load_state_dict(pretrained_weights(pretrained, family, self.model, self.names))
@@ -85,7 +85,7 @@ class HFDetector(BaseDetector, ClosedNames):
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
         inputs = self._inputs(batch_inputs, batch_data_samples)
         targets = self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:]))
-        outputs = self.model(**inputs, labels=targets)
+        outputs = self.model(**inputs, **self.family.truth(targets))
         parts = self.family.losses(outputs, targets)
         return {name if "loss" in name else f"loss_{name}": part for name, part in parts.items()}
 
@@ -129,10 +129,3 @@ def preprocessor_of(prepared, gives: str) -> dict[str, Any]:
         "bgr_to_rgb": True,
         "pad_mask": gives == MASKS,
     }
-
-
-def plain(value: Any) -> Any:
-    """mmengine's dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Commands of the open-vocab domain, one per file."""

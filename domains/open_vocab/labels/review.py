@@ -1,0 +1,204 @@
+"""A person's look at the boxes that a model made: accepted, corrected, dropped or added, image by image.
+
+Each decision holds the boxes of its image as they are then, and is appended to `review.jsonl` at once; `apply` writes
+them into the labels, as a person's. So a killed page loses nothing, and what is applied twice is the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ....core.data import Box, ListedImage
+from ....core.errors import ConfigError, DataError, shortened
+from ....core.labelling import DecisionFile, LocalPage
+from ..data.items_file import to_uint8
+from ..data.outlines import valid_outline
+from ..data.polygons import polygons_of
+from ..outputs.coco import POLYGONS, RLE, Coco
+from ..outputs.voc import Voc
+from ..outputs.yolo import Yolo
+from .label_set import LabelSet
+from .reading import kinds_in, read_labels
+
+DECISIONS = "review.jsonl"
+MOST_BOXES = 2000
+SAME = 0.01
+"""Pixels by which a box that was not moved may differ."""
+
+
+class Review(LocalPage):
+    """A folder of labels with the images that nobody has reviewed.
+
+    Args:
+        folder_of_labels: the folder.
+        clock: seconds, for what pages are open.
+
+    Raises:
+        As `read_labels` and `DecisionFile`.
+    """
+
+    command: ClassVar = "vladapt review"
+    folder: ClassVar = Path(__file__).with_name("page")
+    most_body: ClassVar = 1 << 20
+
+    def __init__(self, folder_of_labels: Path, clock: Callable[[], float] = time.monotonic):
+        super().__init__(clock)
+        self.place = folder_of_labels
+        self.labels = read_labels(folder_of_labels)
+        self.decisions = DecisionFile(folder_of_labels / DECISIONS)
+        decided = self.decisions.decisions()
+        self.images = [image for image in self.labels.images if image.unreviewed or image.name in decided]
+        try:
+            for image in self.images:
+                self._check(image, decided.get(image.name))
+        except BaseException:
+            self.close()
+            raise
+
+    def gets(self) -> Mapping[str, Callable[..., Any]]:
+        return {"/picture/{image:int}": self.picture, "/boxes/{image:int}": self.boxes}
+
+    def posts(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+        return {"/open": lambda body: self.state(), "/decide": self.decide, "/undo": lambda body: self.undo()}
+
+    def state(self) -> dict[str, Any]:
+        """What a page needs to begin."""
+        decided = self.decisions.decisions()
+        images = [
+            {"name": image.name, "width": image.size[0], "height": image.size[1], "done": image.name in decided}
+            for image in self.images
+        ]
+        return {"classes": list(self.labels.class_names), "images": images}
+
+    def picture(self, image: int) -> np.ndarray:
+        """The pixels of an image."""
+        return to_uint8(self.labels.load(self.labels.pictures[self._image(image).name]))
+
+    def boxes(self, image: int) -> dict[str, Any]:
+        """The boxes of an image as they stand, with polygons to draw."""
+        return {"boxes": [_shown(box, self._image(image).size) for box in self._standing(image)]}
+
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the boxes of an image as a person's: {"image", "boxes": [{"name", "corners", "of": the place of the box
+        that it was, or null}]}.
+
+        Raises:
+            ConfigError: an unknown image or class, or a box that is none. DataError: nothing can be written.
+        """
+        number, listed = body.get("image"), body.get("boxes")
+        if type(number) is not int or not isinstance(listed, list) or len(listed) > MOST_BOXES:
+            raise ConfigError(f"a decision has an image and its boxes, at most {MOST_BOXES}")
+        image, before = self._image(number), self._standing(number)
+        counts: Counter[str] = Counter(dropped=len(before))
+        decided = []
+        for entry in listed:
+            box, of = self._box(entry, image, before)
+            counts[of] += 1
+            counts["dropped"] -= of != "added"
+            decided.append({"name": box.name, "corners": list(box.corners), "outline": box.outline})
+        self.decisions.add(image.name, {"boxes": decided, **counts})
+        return dict(counts)
+
+    def undo(self) -> dict[str, Any]:
+        """Withdraw the latest decision; says of which image."""
+        name = self.decisions.undo()
+        places = [place for place, image in enumerate(self.images) if image.name == name]
+        return {"image": places[0] if places else None}
+
+    def apply(self) -> dict[str, int]:
+        """Write what was decided into all kinds of labels of the folder; returns how many images, and boxes by what
+        became of them."""
+        decided = {name: row for name, row in self.decisions.decisions().items() if name in self.labels.pictures}
+        counts = Counter(images=len(decided))
+        for row in decided.values():
+            counts.update({key: value for key, value in row.items() if key in BECAME and type(value) is int})
+        if decided:
+            images = [_as_decided(image, decided.get(image.name)) for image in self.labels.images]
+            _write(replace(self.labels, images=images), self.place)
+        return dict(counts)
+
+    def close(self) -> None:
+        """Let others review."""
+        self.decisions.close()
+
+    def _check(self, image: ListedImage, row: Mapping[str, Any] | None) -> None:
+        """Raise the DataError of a decision that cannot be one of this image: the file is anybody's."""
+        try:
+            for entry in () if row is None else row["boxes"]:
+                self._box({"name": entry["name"], "corners": entry["corners"], "of": None}, image, ())
+                if entry["outline"] is not None and valid_outline(entry["outline"], image.size) != entry["outline"]:
+                    raise ConfigError("an outline cannot be drawn")
+        except (ConfigError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.decisions.path}: its line on {image.name} cannot be used ({shortened(error)}); remove it"
+            ) from error
+
+    def _image(self, number: int) -> ListedImage:
+        if not 0 <= number < len(self.images):
+            raise ConfigError(f"image {number}: there are {len(self.images)}")
+        return self.images[number]
+
+    def _standing(self, number: int) -> tuple[Box, ...]:
+        image = self._image(number)
+        return _as_decided(image, self.decisions.decisions().get(image.name)).boxes
+
+    def _box(self, entry: Any, image: ListedImage, before: tuple[Box, ...]) -> tuple[Box, str]:
+        """A box that was sent, and what became of the one that it was."""
+        entry = entry if isinstance(entry, dict) else {}
+        name, corners, of = (entry.get(key) for key in ("name", "corners", "of"))
+        if name not in self.labels.class_names:
+            raise ConfigError(f"class '{shortened(name)}': there are {', '.join(self.labels.class_names)}")
+        corners = _checked(corners, image.size)
+        if of is None:
+            return Box(name, corners), "added"
+        if type(of) is not int or not 0 <= of < len(before):
+            raise ConfigError(f"box {shortened(of)}: there are {len(before)}")
+        moved = max(abs(a - b) for a, b in zip(corners, before[of].corners)) > SAME
+        if moved:
+            return Box(name, corners), "corrected"  # an outline that the model drew is none of this box
+        return replace(before[of], name=name), "accepted" if name == before[of].name else "corrected"
+
+
+BECAME = ("accepted", "corrected", "dropped", "added")
+"""What a person made of the boxes."""
+
+
+def _checked(corners: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Corners inside the image."""
+    numbers = isinstance(corners, list) and len(corners) == 4 and all(type(v) in (int, float) for v in corners)
+    if not numbers or not all(map(math.isfinite, corners)):
+        raise ConfigError("a box has four corners x0, y0, x1, y1 in pixels")
+    x0, y0, x1, y1 = (round(float(min(max(value, 0), size[place % 2])), 2) for place, value in enumerate(corners))
+    if x1 <= x0 or y1 <= y0:
+        raise ConfigError("a box has an area inside its image")
+    return x0, y0, x1, y1
+
+
+def _as_decided(image: ListedImage, row: Mapping[str, Any] | None) -> ListedImage:
+    """An image with the boxes of a decision, a person's."""
+    if row is None:
+        return image
+    boxes = (
+        Box(entry["name"], tuple(entry["corners"]), entry["outline"], made_by=Box.PERSON) for entry in row["boxes"]
+    )
+    return replace(image, boxes=tuple(boxes), made_by=Box.PERSON)
+
+
+def _shown(box: Box, size: tuple[int, int]) -> dict[str, Any]:
+    polygons = polygons_of(box.outline, size) if box.outline else []
+    return {"name": box.name, "corners": list(box.corners), "score": box.score, "polygons": polygons}
+
+
+def _write(labels: LabelSet, folder: Path) -> None:
+    drawn = any(isinstance(box.outline, list) for image in labels.images for box in image.boxes)
+    kinds = {"coco": Coco(outline=POLYGONS if drawn else RLE), "voc": Voc(), "yolo": Yolo()}
+    for kind in kinds_in(folder):
+        kinds[kind].write_labels(labels, folder)
