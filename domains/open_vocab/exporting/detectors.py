@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mmdet.models.dense_heads import RetinaHead, RTMDetHead
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, RetinaHead, RTMDetHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.denseclip import DenseCLIPDetector
 from .run import Form
 
+CENTRED = (FCOSHead, ATSSHead)
+HEADS = (RetinaHead, RTMDetHead, *CENTRED)
 SAME_PLACE, SAME_SCORE = 0.5, 1e-3
 """Up to which a side's place, in pixels, and the score of one box may differ from those of the same box."""
 
 
 class Levels(nn.Module):
-    """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is
-    suppressed.
+    """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is suppressed;
+    of heads that say how near the middle of its thing a place is, (B, N) factors too.
 
     Args:
         model: gives the maps.
@@ -36,19 +38,20 @@ class Levels(nn.Module):
         self.model, self.head = model, head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        logits, deltas = self.head(self.model.extract_feat(pixels))
+        logits, deltas, *centred = self.head(self.model.extract_feat(pixels))
         sizes = [each.shape[-2:] for each in logits]
         priors = self.head.prior_generator.grid_priors(sizes, dtype=pixels.dtype, device=pixels.device)
-        levels = [self._level(*level) for level in zip(logits, deltas, priors, strict=True)]
+        levels = [self._level(*level) for level in zip(priors, logits, deltas, *centred, strict=True)]
         return tuple(each for level in levels for each in level)
 
-    def _level(self, logits: Tensor, deltas: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(self, priors: Tensor, logits: Tensor, deltas: Tensor, *centred: Tensor) -> tuple[Tensor, ...]:
         head, images = self.head, logits.shape[0]
         logits = logits.permute(0, 2, 3, 1).reshape(images, -1, head.cls_out_channels)
         scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(dim=-1)[..., :-1]
         deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)
         found = head.bbox_coder.decode(priors.repeat(images, 1), deltas)
-        return scores, found.view(images, -1, 4)
+        factors = (each.permute(0, 2, 3, 1).reshape(images, -1).sigmoid() for each in centred)
+        return scores, found.view(images, -1, 4), *factors
 
 
 class Boxes(Form):
@@ -70,20 +73,20 @@ class Boxes(Form):
                 f"{name} has a second stage over regions that it chooses, which is not a fixed graph; fit with "
                 "--recipe open-vocab/retinanet, or predict with the run"
             )
-        usual = isinstance(self.detector, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
+        usual = isinstance(self.detector, SingleStageDetector) and isinstance(head, HEADS)
         if not usual or not _decodes_as_usual(head):
             named = name if head is None else f"{name} with {type(head).__name__}"
             raise CapabilityError(
-                f"{named} finds boxes in its own way, which is not a fixed graph (only "
-                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict "
-                "with the run"
+                f"{named} finds boxes in its own way, which is not a fixed graph (only heads of RetinaNet, RTMDet, FCOS "
+                "and ATSS are exported); fit with --recipe open-vocab/retinanet, or predict with the run"
             )
         _ = self.facts
 
     def graph(self, pixels: Tensor) -> Graph:
         head = self.detector.bbox_head
         levels = range(head.prior_generator.num_levels)
-        names = [f"{name}_{level}" for level in levels for name in ("scores", "boxes")]
+        kinds = ("scores", "boxes", "factors") if isinstance(head, CENTRED) else ("scores", "boxes")
+        names = [f"{name}_{level}" for level in levels for name in kinds]
         return Graph(Levels(self.model, head), {"pixels": pixels}, names, {"pixels": (2, 3)})
 
     @property
