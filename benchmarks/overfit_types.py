@@ -1,5 +1,5 @@
-"""Each type of detectors of transformers learns eight drawn images by heart, by `fit`: tiny random models, as no weights
-are fetched.
+"""Each type of detectors of transformers learns eight drawn images by heart, by `fit`: tiny random models, as no
+weights are fetched.
 
     python benchmarks/overfit_types.py [TYPE ...]
 

@@ -70,6 +70,15 @@ class Form(ABC):
     def graph(self, pixels: Tensor) -> Graph:
         """Of an example (B, 3, H, W), for images of any size."""
 
+    def noise(self) -> list[Tensor]:
+        """Pixels that the graph is traced with, the first, and compared on: of several sizes."""
+        return _noise(self.model)
+
+    @property
+    def sizes(self) -> str:
+        """What sizes of images the graph takes."""
+        return f"height and width in multiples of {_multiple(self.model)}"
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -103,7 +112,7 @@ def export_run(
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
         with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
-            noise = _noise(model)
+            noise = form.noise()
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
@@ -260,7 +269,7 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "script": form.script,
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}",
+        "sizes": form.sizes,
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }

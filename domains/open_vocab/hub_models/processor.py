@@ -88,6 +88,12 @@ class ImageProcessor:
         return [value * gain for value in own.image_mean], [value * gain for value in own.image_std]
 
     @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) to which every image is resized; None where that depends on the image."""
+        size = _sized(self.processor.size) if self.processor.do_resize else None
+        return (size.height, size.width) if size is not None and size.height and size.width else None
+
+    @property
     def padded_size(self) -> tuple[int, int] | None:
         """To which every image is padded; None: to the largest of a batch."""
         own = self.processor

@@ -102,13 +102,13 @@ def test_a_model_is_used_as_it_is_and_asked_for_some_of_its_names(source, data, 
     assert set(found["labels"]) <= set(NAMES) - {"N/A"}
     chosen = vladapt.predict(place, picture, device="cpu", classes="Green Star, red circle").rows()[0]
     assert set(chosen["labels"]) <= {"green star", "red circle"} and len(chosen["boxes"]) == 12
-    with pytest.raises(ConfigError, match="does not know 'gren star'; .*green star"):
+    with pytest.raises(ConfigError, match=r"does not know 'gren star'; .*green star"):
         vladapt.predict(place, picture, device="cpu", classes="gren star")
 
 
 def test_names_that_an_untrained_head_lacks_are_refused(source, data, tmp_path):
     how = {"epochs": 0, "workers": 0, "device": "cpu", "out": str(tmp_path)}
-    with pytest.raises(ConfigError, match="--epochs 0: .* does not know 'pink ring', and nothing is trained"):
+    with pytest.raises(ConfigError, match=r"--epochs 0: .* does not know 'pink ring', and nothing is trained"):
         vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", **how)
     run = vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", classes="blue square", **how).run
     weights, before = load_file(run / "adapter.safetensors"), load_file(source / "model.safetensors")
@@ -142,7 +142,7 @@ def test_what_is_no_listed_detector_is_refused_in_one_line(source, data, tmp_pat
 
 def test_a_missing_processor_and_a_place_of_nothing_are_said(source, tmp_path):
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    with pytest.raises(DataError, match="has no preprocessor_config.json"):
+    with pytest.raises(DataError, match=r"has no preprocessor_config.json"):
         hub_model(f"hf:{tmp_path}")
     with pytest.raises(DataError, match="no such folder, and no repository of the hub"):
         hub_model(f"hf:{tmp_path / 'nothing'}")
