@@ -16,7 +16,7 @@ try:
     from .pictures import asked, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, pixels
+    from pictures import asked, decoded, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
 """Boxes scored below this are not counted in a summary."""

@@ -112,6 +112,8 @@ class ServedConfig(Served):
         ConfigError: labelled images are to be named.
     """
 
+    facts: FinderFacts
+
     def __init__(
         self,
         use: Use,

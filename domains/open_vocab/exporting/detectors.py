@@ -77,8 +77,8 @@ class Boxes(Form):
         if not usual or not _decodes_as_usual(head):
             named = name if head is None else f"{name} with {type(head).__name__}"
             raise CapabilityError(
-                f"{named} finds boxes in its own way, which is not a fixed graph (only heads of RetinaNet, RTMDet, FCOS "
-                "and ATSS are exported); fit with --recipe open-vocab/retinanet, or predict with the run"
+                f"{named} finds boxes in its own way, which is not a fixed graph (only heads of RetinaNet, RTMDet, "
+                "FCOS and ATSS are exported); fit with --recipe open-vocab/retinanet, or predict with the run"
             )
         _ = self.facts
 
