@@ -22,7 +22,7 @@ from tiny_sam import TINY, saved
 from vladapt.core.engine.fit import fit
 
 SIDE = 128
-LR = 3e-3
+LR = 4e-3
 
 
 def scores(place: str, seed: int, epochs: int, out: Path, **options) -> tuple[float, float, float]:
