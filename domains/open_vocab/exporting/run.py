@@ -75,6 +75,11 @@ class Form(ABC):
         return _noise(self.model)
 
     @property
+    def sizes(self) -> str:
+        """What sizes of images the graph takes."""
+        return f"height and width in multiples of {_multiple(self.model)}"
+
+    @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What predict.py needs to know besides names and preprocessing."""
@@ -264,7 +269,7 @@ def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
         "script": form.script,
         **form.facts,
         "opset": new.opset,
-        "sizes": f"height and width in multiples of {_multiple(model)}",
+        "sizes": form.sizes,
         "preprocessing": _preprocessing(model),
         **new.last_facts,
     }

@@ -31,6 +31,7 @@ class GroundingFamily(TextFamily):
     """
 
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
+    no_graph = "torch's exporter cannot express how it reads its caption"
     _read: tuple[Vocabulary, Any, list[Phrase]] | None = None
     untrained = ("encoder_output_bbox_embed", "model.enc_output", "swin.layernorm")
 
@@ -90,7 +91,7 @@ class GroundingFamily(TextFamily):
     def inputs(self, pixels: Tensor, pixel_mask: Tensor, prompt: Caption | None = None) -> dict[str, Any]:
         if prompt is None:
             raise ConfigError("a model with texts is asked by a prompt; name classes")
-        numbers = torch.tensor(prompt.numbers, device=pixels.device).expand(len(pixels), -1)
+        numbers = torch.tensor(prompt.numbers, device=pixels.device).expand(pixels.shape[0], -1)
         return {
             **super().inputs(pixels, pixel_mask),
             "input_ids": numbers,

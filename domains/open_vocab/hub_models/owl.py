@@ -105,7 +105,7 @@ class OWLFamily(TextFamily):
             best = objectness.topk(math.ceil(KEPT * objectness.shape[1]), dim=1).indices
             patches, boxes = (_rows(each, best) for each in (patches, boxes))
             objectness = objectness.gather(1, best)
-        logits, _ = model.class_predictor(patches, queries.expand(len(pixels), -1, -1))
+        logits, _ = model.class_predictor(patches, queries.expand(pixels.shape[0], -1, -1))
         return SimpleNamespace(logits=logits, pred_boxes=boxes, objectness_logits=objectness)
 
     def losses(self, outputs, targets):

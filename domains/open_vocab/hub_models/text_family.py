@@ -31,10 +31,12 @@ class TextFamily(Family):
 
     Class attributes:
         templates: what names are put into when asked, as of `Vocabulary.of`.
+        no_graph: why it cannot be exported, one clause; "" where it can.
     """
 
     asked_by = TEXTS
     templates: ClassVar[str] = "name"
+    no_graph: ClassVar[str] = ""
 
     def check_tokenizer(self, model: nn.Module, tokenizer: HeldTokenizer) -> None:
         """Raise DataError for a tokenizer that cannot be this model's."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ....core.backbones import quiet
 from ....core.errors import DataError
 
+FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 MOST_BYTES = 64 << 20
 
 
@@ -91,6 +92,8 @@ def _read(folder: Path) -> str:
     """The tokenizer of a folder in one file, whatever files it is written in."""
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in FILES):  # transformers would make an empty one
+        raise DataError(f"{folder}: has no tokenizer ({', '.join(FILES)}); copy or download the whole folder")
     try:
         with quiet():
             read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -241,9 +241,12 @@ class Detection(ByNames):
         """The graph of a detector."""
         from ..exporting.detectors import Boxes
         from ..exporting.queries import QueryBoxes
+        from ..exporting.texts import TextBoxes
         from ..modules.detectors.hf_detector import HFDetector
+        from ..modules.detectors.hf_text_detector import HFTextDetector
 
-        return QueryBoxes(model) if isinstance(model, HFDetector) else Boxes(model)
+        forms = {HFDetector: QueryBoxes, HFTextDetector: TextBoxes}
+        return forms.get(type(model), Boxes)(model)
 
 
 def _changes_of_model(recipe: Recipe) -> dict[str, Any]:

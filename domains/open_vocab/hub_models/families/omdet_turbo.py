@@ -30,6 +30,7 @@ class Model(TextFamily):
 
     model_class = "OmDetTurboForObjectDetection"
     processors = ("DetrImageProcessor",)
+    no_graph = "torch's exporter cannot express how it reads its names"
     why_not = "transformers has no loss for it"
     rates = Rates(lr=1e-4)
 
@@ -48,7 +49,7 @@ class Model(TextFamily):
         """Nothing: transformers' model keeps what it made of texts itself."""
 
     def inputs(self, pixels, pixel_mask, prompt=None):
-        count = len(pixels)
+        count = pixels.shape[0]
         (sentence, sentence_mask), (names, names_mask) = prompt.sentence, prompt.names
         return {
             "pixel_values": pixels,

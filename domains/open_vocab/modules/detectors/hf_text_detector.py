@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .....core.errors import ConfigError
@@ -19,6 +20,9 @@ from ...hub_models.text_family import TextFamily, asked
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
 from .hf_detector import plain, preprocessor_of
+
+LEAST_SIDE = 0.01
+"""Of a box, in pixels: what is left of one that lies outside the image has less."""
 
 
 @MODELS.register_module()
@@ -34,7 +38,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
         pretrained: folder with the weights to begin with, and the tokenizer; None for random ones.
         templates: what names are put into when asked, as for `Vocabulary.of`; by default the type's own.
         max_per_img: detections per image, the best pairs of a box and a class.
-        score_thr: least score of a detection.
+        score_thr: what detections score more than.
         data_preprocessor: by default the processor's mean and std.
 
     Raises:
@@ -64,7 +68,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
             raise ConfigError(f"HFTextDetector: {config['model_type']} has a closed head; use vladapt.HFDetector")
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
-        self.family = family
+        self.family, self.prepared = family, prepared
         self.templates = family.templates if templates is None else templates
         self.max_per_img, self.score_thr = max_per_img, score_thr
         self.model = family.build()
@@ -118,7 +122,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample], rescale: bool = True
     ) -> Sequence[DetDataSample]:
         """Samples with `pred_instances`: boxes x1, y1, x2, y2 in pixels of the original image (of the input without
-        `rescale`), scores in 0..1, labels, the surest first."""
+        `rescale`), scores in 0..1, labels, the surest first. Boxes end with the image, and
+        those outside it are left out."""
         answers = [
             (*self.family.answers(outputs, prompt), prompt)
             for outputs, (prompt, _) in zip(
@@ -127,8 +132,15 @@ class HFTextDetector(BaseDetector, NamedClasses):
         ]
         sizes = [tuple(sample.ori_shape[:2] if rescale else sample.img_shape[:2]) for sample in batch_data_samples]
         best = self.family.best_of_prompts(answers, sizes, self.max_per_img)
-        best = [instances[instances.scores >= self.score_thr] for instances in best]
+        best = [self._inside(instances, size) for instances, size in zip(best, sizes, strict=True)]
         return self.add_pred_to_datasample(batch_data_samples, best)
+
+    def _inside(self, instances: InstanceData, size: tuple[int, int]) -> InstanceData:
+        """Boxes cut to the image, without those that have no part of it."""
+        height, width = size
+        instances.bboxes = instances.bboxes.clamp(min=0).minimum(instances.bboxes.new_tensor([width, height] * 2))
+        has_area = (instances.bboxes[:, 2:] - instances.bboxes[:, :2] > LEAST_SIDE).all(dim=1)
+        return instances[has_area & (instances.scores > self.score_thr)]
 
     def train(self, mode: bool = True) -> HFTextDetector:
         """Weights that have trained, or been averaged, make other things of texts."""
