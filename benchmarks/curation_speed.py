@@ -116,7 +116,9 @@ def of_data_juicer(python: str, pairs: Pairs) -> float:
     alone.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory() as folder:
         command = [python, "-c", DATA_JUICER, str(pairs.texts.absolute()), folder]
-        ended = subprocess.run(command, env=alone, stdout=subprocess.PIPE, text=True, check=True, cwd=folder)
+        ended = subprocess.run(command, env=alone, capture_output=True, text=True, cwd=folder)
+    if ended.returncode:
+        raise SystemExit(ended.stderr[-2000:])
     return float(ended.stdout.split()[-1])
 
 

@@ -124,7 +124,7 @@ class CocoFile:
     @staticmethod
     def made_by(entry: dict[str, Any]) -> str:
         """Who made an annotation, or looked at an image: the `source` that labels of ours name, "" of others."""
-        return entry.get("source") if entry.get("source") in (Box.MODEL, Box.PERSON) else ""
+        return next((maker for maker in (Box.MODEL, Box.PERSON) if entry.get("source") == maker), "")
 
     @staticmethod
     def in_order(ids: Iterable[Id]) -> list[Id]:

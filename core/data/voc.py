@@ -112,8 +112,8 @@ def _made_by(entry: ElementTree.Element, place: str) -> str:
 
 def _score(entry: ElementTree.Element) -> float | None:
     try:
-        score = float(entry.findtext("score"))
-    except (TypeError, ValueError):
+        score = float(entry.findtext("score") or "")
+    except ValueError:
         return None
     return score if 0 <= score <= 1 else None
 

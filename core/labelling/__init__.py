@@ -1,5 +1,1 @@
-"""Which images to label, the pages on which they are labelled, and which labels look wrong."""
-
-from ..lazy import lazy_exports
-
-__getattr__, __dir__ = lazy_exports(__name__, {"decisions": "DecisionFile", "local_page": "LocalPage"})
+"""Which images to label, the page on which they are labelled, and which labels look wrong."""

@@ -15,8 +15,8 @@ from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
 from ..errors import ConfigError, DataError
 from ..registry import load_domain
+from ..runtime.local_page import LocalPage, user_name
 from .answer_file import AnswerFile
-from .local_page import LocalPage, user_name
 
 KEPT_STILLS = 8
 
@@ -71,7 +71,7 @@ class Labelling(LocalPage):
         texts = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
         if type(image) is not int or not texts or not isinstance(said, str):
             raise ConfigError("an answer has an image, labels and an answer")
-        self.answers.answer(image, labels, said)
+        self.answers.answer(image, list(labels or ()), said)
         return {}
 
     def guess(self, image: int) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "decisions": "DecisionFile",
         "files": "WorkFolder cached_folder caching file_stem replacing write_cached write_whole",
+        "local_page": "LocalPage",
         "process": "installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",

@@ -7,7 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ from .report import (
     summaries_table,
     write_evaluation,
 )
+from .results import ConfigPredictions, FittedConfig
 from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
 from .serving import Finder, ServedConfig, by_picture
 
@@ -57,58 +58,6 @@ Progress = Callable[[int, int], None]
 SEEDS = (1, 2, 3)
 ADAPTER = "own"
 """What run.json has as the adapter of a run that fitted none."""
-
-
-@dataclass
-class ConfigPredictions:
-    """What a trained model says of some images: the task's own rows, one per image.
-
-    Attributes:
-        sources: id -> the items that it was found in, windows of one picture.
-        label_map: id -> what was outlined; None of tasks that outline nothing.
-        labels: what was found as a data set of labels, where a kind of output is made of it.
-    """
-
-    task_rows: list[dict[str, Any]]
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    sources: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
-    label_map: Callable[[str], LabelMap] | None = field(default=None, repr=False)
-    labels: Any = field(default=None, repr=False)
-
-    @property
-    def ids(self) -> list[str]:
-        """Of the rows."""
-        return [row["id"] for row in self.task_rows]
-
-    def rows(self, top: int = 3) -> list[dict[str, Any]]:
-        """The task's rows, each with its `id`."""
-        return self.task_rows
-
-
-@dataclass
-class FittedConfig:
-    """A training and its scores.
-
-    Args:
-        data: the chosen ones; their notes are of the data that the training saw.
-        plan, model: None where there was nothing to train.
-        history: a row for some of the steps.
-        scores: on the test part.
-    """
-
-    data: DomainData
-    backbone: Backbone
-    plan: Config | None
-    model: nn.Module | None
-    history: list[dict[str, float]]
-    scores: Evaluation
-
-    @property
-    def taught_by(self) -> tuple[str, ...]:
-        """Splits that the training saw."""
-        return ("train", "val") if self.plan is not None and self.plan.get("train_cfg") else ()
 
 
 class ConfigTask(Task):
@@ -174,11 +123,8 @@ class ConfigTask(Task):
     def labels(
         self, model: nn.Module, rows: list[dict[str, Any]], data: DomainData, use: Use, own: DomainData | None
     ) -> Any:
-        """What `look` gave as a data set of labels, for kinds of output; of a task whose `gives` has `BOXES`.
-
-        Args:
-            own: what the run was fitted and tested on, where that is to be among them.
-        """
+        """What `look` gave as a data set of labels, for kinds of output, of a task whose `gives` has `BOXES`; `own` is
+        what the run was fitted and tested on, where that is to be among them."""
         raise CapabilityError(self._refusal("predict"))
 
     def sure(self, rows: list[dict[str, Any]], threshold: float | None) -> list[dict[str, Any]]:
@@ -190,11 +136,7 @@ class ConfigTask(Task):
         return data
 
     def check_model(self, model: nn.Module, data: DomainData, use: Use, own: DomainData | None) -> None:
-        """Raise the error of what is asked of a model that it does not give.
-
-        Args:
-            own: as of `labels`.
-        """
+        """Raise the error of what is asked of a model that it does not give; `own` as of `labels`."""
 
     def settle_on_val(self, plan: Config, model: nn.Module, data: DomainData, progress: Progress) -> None:
         """What is chosen on the val split for a trained model, into its plan, which the run keeps."""

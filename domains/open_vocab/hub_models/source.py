@@ -16,7 +16,7 @@ from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
 from ....core.tasks import plan_of
-from .family import TEXTS, Family, family_class, plain_config
+from .family import HEAD, Family, family_class, plain_config
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -66,8 +66,8 @@ class HubModel:
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Without rows that stand for nothing; none of a model that is asked by texts and not trained here."""
-        if self.family_class.asked_by == TEXTS and not self.is_run:
+        """Without rows that stand for nothing; none of a model that has no head and was not trained here."""
+        if self.family_class.asked_by != HEAD and not self.is_run:
             return ()
         return tuple(name for name in self.names if name is not None)
 

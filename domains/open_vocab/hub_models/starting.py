@@ -71,9 +71,9 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     changes = dict(config["model"])
     model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
-    if source.family_class.asked_by == TEXTS:
+    if source.family_class.asked_by == TEXTS and not source.family_class.recipe:
         config["model"]["type"] = TEXT_DETECTOR
-    else:
+    elif source.known_names:
         config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):
         if str(node.get("type", "")).endswith(PREPARE):
@@ -83,12 +83,12 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     for node in nodes(config):
         if str(node.get("type", "")).endswith("LoadAnnotations") and of_config.gives == MASKS:
             node["with_mask"] = True
+    if trains and family.why_not:
+        raise ConfigError(
+            f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
+            "--epochs 0"
+        )
     if config.get("train_cfg"):
-        if family.why_not:
-            raise ConfigError(
-                f"--start {source.place}: {source.model_type} is not trained here ({family.why_not}); use it as it is: "
-                "--epochs 0"
-            )
         schedule = _schedule(of_config.rates)
         schedule["custom_hooks"] += map(dict, of_config.hooks)
         own = config.get("optim_wrapper") or {}

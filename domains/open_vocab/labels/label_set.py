@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ....core.contracts import Boxes, Decoded, DomainData, Item
-from ....core.data import IMAGE, Box, FileHashes, Format, ListedImage
+from ....core.data import IMAGE, Box, FileHashes, Format, ListedImage, loader
 from ..data.boxes import annotated_boxes
 from ..data.outlines import corners_of
 from ..inference.joined import whole_pictures
@@ -41,7 +42,7 @@ class LabelSet:
     class_names: tuple[str, ...]
     images: list[ListedImage]
     pictures: Mapping[str, Item] = field(default_factory=dict, repr=False)
-    load: Callable[[Item], Decoded] | None = field(default=None, repr=False)
+    load: Callable[[Item], Decoded] = field(default=loader((IMAGE,)), repr=False)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -77,8 +78,9 @@ def labels_of_rows(
         theirs = _contents(own.items)
         shown = {name: item for name, item in shown.items() if not _contents([item]) & theirs}
         rows = [row for row in rows if row["id"] in shown]
-    items = [*(own.items if own is not None else ()), *(shown[row["id"]] for row in rows)]
-    names = [f"{stem}{_ending(item)}" for stem, item in zip(file_names([item.id for item in items]), items)]
+    theirs_first = [] if own is None else list(own.items)
+    items = [*theirs_first, *(shown[row["id"]] for row in rows)]
+    names = _names(theirs_first, items[len(theirs_first) :])
     labels = LabelSet(tuple(class_names), [], dict(zip(names, items)), data.load)
     if own is not None:
         labels.class_names = tuple(dict.fromkeys((*own.class_names, *class_names)))
@@ -90,6 +92,19 @@ def labels_of_rows(
         boxes = _of_maps(row, size) if "shares" in row else _of_boxes(row, size, least, masks)
         labels.images.append(_listed(name, boxes, size, made_by=Box.MODEL))
     return labels
+
+
+def _names(own: Sequence[Item], new: Sequence[Item]) -> list[str]:
+    """A file name for each image, as it is called in its own set; a new one that is called as another gets a number."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for items in (own, new):
+        for stem, item in zip(file_names([item.id for item in items]), items, strict=True):
+            numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+            name = next(name for name in numbered if name.casefold() not in taken)
+            taken.add(name.casefold())
+            names.append(f"{name}{_ending(item)}")
+    return names
 
 
 def _of_boxes(row: Mapping[str, Any], size: tuple[int, int], least: float, masks: bool) -> Iterable[Box]:

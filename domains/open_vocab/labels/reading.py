@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ....core.contracts import Item
-from ....core.data import IMAGE, Box, ListedImage, VocSet, decode_image
+from ....core.data import IMAGE, Box, ListedImage, VocSet
 from ....core.errors import DataError
 from ..data.boxes import BoxSet
 from ..data.coco_boxes import read_coco_boxes
@@ -45,7 +45,7 @@ def read_labels(folder: Path) -> LabelSet:
         images.append(_in_pixels(replace(image, name=name), path))
     if not any(image.made_by for image in images):
         raise DataError(f"{folder}: its {kinds[0]} labels do not say who made them, so there is nothing to review")
-    return LabelSet(tuple(read.class_names), images, pictures, lambda item: decode_image(item.source, item.decode))
+    return LabelSet(tuple(read.class_names), images, pictures)
 
 
 def _read_voc(folder: Path) -> BoxSet:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ....core.data import Box, ListedImage
 from ....core.errors import ConfigError, DataError, shortened
-from ....core.labelling import DecisionFile, LocalPage
+from ....core.runtime import DecisionFile, LocalPage
 from ..data.items_file import to_uint8
 from ..data.outlines import valid_outline
 from ..data.polygons import polygons_of

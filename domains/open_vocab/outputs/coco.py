@@ -36,7 +36,8 @@ class Coco(LabelOutput):
 
     def _content(self, labels: LabelSet, images: list[ListedImage]) -> dict[str, Any]:
         numbers = {name: number for number, name in enumerate(labels.class_names, start=1)}
-        listed, annotations = [], []
+        listed: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, image in enumerate(images, start=1):
             listed.append(_image(number, image, numbers))
             for box in image.boxes:

@@ -12,7 +12,7 @@ default_scope = "mmdet"
 
 data = "sample"
 epochs = 12
-model = dict(type="vladapt.SAMSegmenter", config=dict(), classes=["object"], processor=dict(), single_mask=True)
+model = dict(type="vladapt.SAMSegmenter", config=dict(), classes=["object"], processor=dict())
 
 kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 load = [dict(type="vladapt.LoadItemImage"), dict(type="LoadAnnotations", with_bbox=True, with_mask=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,10 @@ class DetectionOptions(NovelOptions):
     dets_per_class: int = option(
         10_000, "LVIS: detections per class, in all test images, that count in fixed AP", low=1, high=10**6
     )
-    start: str | None = option(None, "run, or checkpoint of the config's model, from which training starts")
+    start: str | None = option(
+        None,
+        "run, checkpoint of the config's model, or model of transformers (hf:ID or hf:FOLDER) to start from",
+    )
     remember: tuple[str, ...] | None = option(
         None, "names, or a file of names, that the start knows and must not forget"
     )
@@ -172,8 +175,9 @@ class Detection(ByNames):
     def settle_on_val(self, plan: Config, model, data: DomainData, progress) -> None:
         """The score from which on its boxes are labels."""
         from ..inference.detection import confidence_on_val
+        from ..inference.running import shown_regions
 
-        chosen = confidence_on_val(model, data, progress)
+        chosen = None if shown_regions(model) else confidence_on_val(model, data, progress)
         if chosen is not None:
             plan.vladapt["confidence"] = vars(chosen)
 
@@ -182,6 +186,33 @@ class Detection(ByNames):
         from ..labels.asked_for import labels_of_detector
 
         return labels_of_detector(model, rows, data, use, own)
+
+    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Of outlines, where boxes were shown."""
+        return self.deciding if any(self.deciding in row for row in rows) else f"mask_{self.deciding}"
+
+    def check_use(self, use: Use, command: str) -> None:
+        """And that what is to outline boxes does."""
+        super().check_use(use, command)
+        if use.masks_by is not None:
+            from ..inference.outlining import check_segmenter
+
+            check_segmenter(use.masks_by)
+
+    def predict(self, use: Use, reporter):
+        """With the names of what is shown."""
+        from ..inference.outlining import with_prompt_names
+
+        return super().predict(with_prompt_names(use), reporter)
+
+    def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
+        """Of what is shown, where something is; with outlines of the boxes, where a model for them is named."""
+        from ..inference.outlining import segmenter_of, with_outlines, with_prompts
+
+        data = with_prompts(model, data, use.prompts)
+        segmenter = None if use.masks_by is None else segmenter_of(use.masks_by, backbone.device)
+        rows = self.look(model, data, backbone, progress)
+        return rows if segmenter is None else with_outlines(rows, data, segmenter, progress)
 
     def notes_on(self, model) -> list[str]:
         """Where it was trained on too few names to tell others."""
@@ -200,7 +231,13 @@ class Detection(ByNames):
     def finder(self, model):
         """Boxes of each image of a request."""
         from ..inference.finding import BoxFinder
+        from ..inference.running import shown_regions
 
+        if shown_regions(model):
+            raise CapabilityError(
+                "this model outlines boxes and finds none itself, so it is not served alone; use vladapt predict with "
+                "--prompts FILE.json"
+            )
         return BoxFinder(model)
 
     def form(self, model):

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from vladapt.core.data.label_files import Source, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.labelling.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
 from vladapt.core.labelling.serve import open_labelling, serve
+from vladapt.core.runtime.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
 
 TOKEN = "token-of-the-test"
 ADDRESS = "http://127.0.0.1:5000"

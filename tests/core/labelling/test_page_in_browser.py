@@ -13,7 +13,7 @@ if not INSTALLED:
 from forked import start
 
 from vladapt.core.data.label_files import read_answers
-from vladapt.core.labelling.local_page import NO_TOKEN, TWO_PAGES
+from vladapt.core.runtime.local_page import NO_TOKEN, TWO_PAGES
 
 SERVE = """
 import sys

@@ -27,10 +27,15 @@ from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...hub_models.prompted import PROMPTS, Prompt
 from ...vocabulary import NamedClasses, Vocabulary
+from .hf_detector import plain, preprocessor_of
 from .region_labeller import given_regions
 
 AT_ONCE = 32
 """Prompts that go through the decoder together."""
+STABLE = "dynamic_multimask_via_stability"
+"""Of SAM 2's decoder: whether it answers by the best of three masks where the single one is not stable."""
+FINE_TUNED = "fine_tuned"
+"""A weight that says whether the single mask was trained."""
 LARGEST_JITTER = 20.0
 """Pixels of the model's input."""
 
@@ -40,9 +45,11 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     """A mask for each box of an image, or for points on it; what it shows is called as the box is.
 
     Trained from annotated boxes to annotated outlines: the mask decoder alone (or matrices of low rank in it), by
-    binary cross-entropy and Dice on the single mask of a box. The image encoder is frozen, and its maps are computed
-    once per image and kept in the cache. Boxes are shaken as in SAM's training (2304.02643, appendix A): by noise whose
-    standard deviation is a tenth of the side, 20 pixels at most; a detector's boxes are no better.
+    binary cross-entropy and Dice on the single mask of a box. Once it has trained, it always answers by that mask, also
+    where the released model would choose among three: of a single point, and in SAM 2 where the single mask is not
+    stable. The image encoder is frozen, and its maps are computed once per image and kept in the cache. Boxes are
+    shaken as in SAM's training (2304.02643, appendix A): by noise whose standard deviation is a tenth of the side, 20
+    pixels at most; a detector's boxes are no better.
 
     Args:
         config: transformers' configuration of a `sam`, `sam2` or `sam3_tracker` as plain data.
@@ -52,8 +59,6 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         jitter: standard deviation of the noise on boxes in training, of their sides; 0 for none.
         most_objects: objects of an image that a training step sees, drawn at random where there are more.
         loss_bce, loss_dice: weights of the two terms.
-        single_mask: always answer by the mask that is trained, also where the released model would choose among three
-            (a single point, and SAM 2 where the single mask is not stable).
         keep_embeddings: keep the encoder's maps of training images in the cache.
 
     Raises:
@@ -70,7 +75,6 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         most_objects: int = 64,
         loss_bce: float = 1.0,
         loss_dice: float = 1.0,
-        single_mask: bool = False,
         keep_embeddings: bool = True,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -80,25 +84,22 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         require(0 <= jitter <= 1, "jitter", jitter, "give 0 to 1")
         require(most_objects >= 1, "most_objects", most_objects, "give 1 or more")
         require(loss_bce >= 0 and loss_dice >= 0, "loss_bce, loss_dice", (loss_bce, loss_dice), "give 0 or more")
-        family = family_of(_plain(config), 0)
+        family = family_of(plain(config), 0)
         if family.asked_by != PROMPTS:
             raise ConfigError(
                 f"SAMSegmenter: {config['model_type']} is no SAM, so it outlines no boxes; give a sam, sam2 or sam3"
             )
-        prepared = image_processor(_plain(processor))
-        mean, std = prepared.pixel_statistics()
-        usual = {"type": "mmdet.DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": True}
-        super().__init__(data_preprocessor or usual, init_cfg)
+        prepared = image_processor(plain(processor))
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.padded_size = family, prepared.padded_size
         self.jitter, self.most_objects, self.keep_embeddings = jitter, most_objects, keep_embeddings
         self.weights = {"loss_bce": loss_bce, "loss_dice": loss_dice}
-        self.single_mask = single_mask
-        self.sam = family.build()
+        self.model = family.build()
+        self.model.register_buffer(FINE_TUNED, torch.tensor(False))
         if pretrained is not None:
-            self.sam.load_state_dict(pretrained_weights(pretrained, family, self.sam, ()))
-        if single_mask:
-            self.sam.mask_decoder.dynamic_multimask_via_stability = False
-        for name, parameter in self.sam.named_parameters():
+            weights = pretrained_weights(pretrained, family, self.model, ())
+            self.model.load_state_dict({FINE_TUNED: torch.tensor(False), **weights})
+        for name, parameter in self.model.named_parameters():
             inside = name.startswith(family.trained) and not any(part in name for part in family.idle)
             parameter.requires_grad_(inside)
 
@@ -111,7 +112,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.sam.vision_encoder.eval()
+        self.model.vision_encoder.eval()
         return self
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
@@ -120,7 +121,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
             batch_inputs = filled(batch_inputs, self.padded_size)
         with torch.no_grad():
             if not (self.training and self.keep_embeddings):
-                return self.family.features(self.sam, batch_inputs)
+                return self.family.features(self.model, batch_inputs)
             each = [self._kept(pixels) for pixels in batch_inputs]
             return tuple(torch.cat(maps) for maps in zip(*each, strict=True))
 
@@ -135,6 +136,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
+        self.model.fine_tuned.fill_(True)
         features = self.extract_feat(batch_inputs)
         terms = [
             self._of_image([maps[place : place + 1] for maps in features], sample, tuple(batch_inputs.shape[-2:]))
@@ -154,7 +156,9 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     ) -> list[DetDataSample]:
         """Samples with `pred_instances`, one for each region in its order: its box (of points alone the box around the
         mask), its class, the mask at the size of the original image, as score the overlap that the model expects."""
-        features = self.extract_feat(batch_inputs)
+        features, decoder = self.extract_feat(batch_inputs), self.model.mask_decoder
+        if self.model.fine_tuned and hasattr(decoder, STABLE):
+            setattr(decoder, STABLE, False)
         outlined = [
             self._outlined([maps[place : place + 1] for maps in features], sample)
             for place, sample in enumerate(batch_data_samples)
@@ -174,7 +178,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         if not len(usable):
             return None
         boxes = self._shaken(boxes[usable])
-        logits, _ = self.family.masks(self.sam, features, [_box_prompt(box) for box in boxes])
+        logits, _ = self.family.masks(self.model, features, [_box_prompt(box) for box in boxes])
         inside = sample.img_shape[:2]
         targets = shares_of_pixels(masks[usable], self.padded_size or shape, tuple(logits.shape[-2:]), inside)
         logits = logits[:, 0, : targets.shape[1], : targets.shape[2]].float()
@@ -196,7 +200,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         if path.is_file():
             stored = load(path.read_bytes())
             return [stored[key].to(pixels.device) for key in sorted(stored)]
-        maps = [each.contiguous() for each in self.family.features(self.sam, pixels[None])]
+        maps = [each.contiguous() for each in self.family.features(self.model, pixels[None])]
         write_cached(path, save({f"{place:02d}": each.cpu() for place, each in enumerate(maps)}))
         return maps
 
@@ -204,7 +208,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
     def _encoder(self) -> str:
         """A digest of the frozen encoder, taken when training begins."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(self.sam.vision_encoder.state_dict().items()):
+        for name, value in sorted(self.model.vision_encoder.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -217,8 +221,8 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         prompts = prompts_of(sample, boxes, scale)
         masks, scores = [torch.zeros(0, *size, dtype=torch.bool)] * len(prompts), boxes.new_zeros(len(prompts))
         for group in _alike(prompts):
-            three = not self.single_mask and prompts[group[0]].ambiguous
-            logits, overlaps = self.family.masks(self.sam, features, [prompts[place] for place in group], three)
+            three = not self.model.fine_tuned and prompts[group[0]].ambiguous
+            logits, overlaps = self.family.masks(self.model, features, [prompts[place] for place in group], three)
             best = overlaps.argmax(dim=1)
             for row, place in enumerate(group):
                 masks[place] = self._at_size(logits[row, best[row]], sample.img_shape[:2], size)
@@ -303,10 +307,3 @@ def _around(mask: Tensor) -> Tensor:
     if not len(rows):
         return torch.zeros(4)
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
-
-
-def _plain(value: Any) -> Any:
-    """mmengine's dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -134,7 +134,7 @@ def truth(sizes, counts=(2, 1)):
 def trained(made, kind, **options):
     _, _, place, _ = made(kind)
     source = hub_model(place)
-    how = {"jitter": 0.0, "keep_embeddings": False, "single_mask": True, **options}
+    how = {"jitter": 0.0, "keep_embeddings": False, **options}
     return SAMSegmenter(source.config, source.processor, pretrained=str(source.folder), **how).train()
 
 
@@ -181,7 +181,7 @@ def test_each_term_alone_teaches_the_mask_decoder_and_nothing_else(made, term):
     weights = {"loss_bce": 0.0, "loss_dice": 0.0, term: 1.0}
     model = trained(made, "sam", **weights)
     sum(model.loss(torch.randn(2, 3, 64, 64), truth([(64, 64)] * 2)).values()).backward()
-    reached = {name for name, weight in model.sam.named_parameters() if weight.grad is not None and weight.grad.any()}
+    reached = {name for name, weight in model.model.named_parameters() if weight.grad is not None and weight.grad.any()}
     assert reached and all(name.startswith("mask_decoder.") and "iou" not in name for name in reached)
 
 
@@ -204,11 +204,30 @@ def test_steps_lower_the_loss_with_and_without_matrices_of_low_rank(made, kind):
             sum(model.loss(pixels, samples).values()).backward()
             optimizer.step()
         last = model.loss(pixels, samples)
-        assert sum(last.values()) < 0.95 * sum(first.values()), rank
+        assert sum(last.values()) < 0.99 * sum(first.values()), rank
         if rank:
             merge_low_rank(model)
         changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
-        assert changed and all(name.startswith("sam.mask_decoder.") for name in changed)
+        assert len(changed) > 1 and "model.fine_tuned" in changed
+        assert all(name.startswith("model.mask_decoder.") for name in changed - {"model.fine_tuned"})
+
+
+def test_once_trained_the_trained_mask_answers_also_to_a_single_point(made, outlined):
+    told = {PROMPTS: [{"box": False, "points": [[20.0, 30.0]], "positive": [1]}]}
+    model, asked = trained(made, "sam2"), []
+    model.cfg = made("sam2")[3].cfg
+    masks = model.family.masks
+    model.family.masks = lambda *args: asked.append(args[3]) or masks(*args)
+    outlined(model.eval(), [(20.0, 30.0, 20.0, 30.0)], told)
+    assert asked == [True] and model.model.mask_decoder.dynamic_multimask_via_stability
+    model.family.masks = masks
+    model.train().loss(torch.randn(1, 3, 64, 64), truth([(64, 64)], (1,)))
+    again = trained(made, "sam2")
+    again.load_state_dict(model.state_dict())  # a run keeps that it was trained
+    again.cfg, masks = model.cfg, again.family.masks
+    again.family.masks = lambda *args: asked.append(args[3]) or masks(*args)
+    outlined(again.eval(), [(20.0, 30.0, 20.0, 30.0)], told)
+    assert asked == [True, False] and not again.model.mask_decoder.dynamic_multimask_via_stability
 
 
 def test_images_without_objects_teach_nothing_and_do_not_count(made):
@@ -246,21 +265,21 @@ def test_the_encoder_sees_each_image_once_and_the_losses_are_the_same(made, tmp_
     pixels, samples = torch.randn(2, 3, 64, 64), truth([(64, 64)] * 2)
     plain = trained(made, "sam2").loss(pixels, samples)
     model, seen = trained(made, "sam2", keep_embeddings=True), []
-    model.sam.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
+    model.model.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
     for _ in range(3):
         kept = model.loss(pixels, samples)
     assert len(seen) == 2  # two images, one pass each
     again = trained(made, "sam2", keep_embeddings=True)
-    again.sam.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
+    again.model.vision_encoder.register_forward_hook(lambda *_: seen.append(1))
     once_more = again.loss(pixels, samples)
     assert len(seen) == 2
     for name in plain:
         torch.testing.assert_close(kept[name], plain[name])
         assert torch.equal(once_more[name], kept[name])
     with torch.no_grad():
-        next(again.sam.vision_encoder.parameters()).add_(1)
+        next(again.model.vision_encoder.parameters()).add_(1)
     other = trained(made, "sam2", keep_embeddings=True)
-    other.sam.load_state_dict(again.sam.state_dict())
+    other.model.load_state_dict(again.model.state_dict())
     assert not torch.allclose(other.loss(pixels, samples)["loss_bce"], kept["loss_bce"])  # another encoder's maps
 
 
@@ -268,7 +287,7 @@ def test_the_decoder_s_convolutions_of_larger_maps_are_trained(made):
     """They are the decoder's, though transformers runs them with the encoder."""
     model = trained(made, "sam2", keep_embeddings=False)
     sum(model.loss(torch.randn(1, 3, 64, 64), truth([(64, 64)], (2,))).values()).backward()
-    assert all(getattr(model.sam.mask_decoder, name).weight.grad.any() for name in ("conv_s0", "conv_s1"))
+    assert all(getattr(model.model.mask_decoder, name).weight.grad.any() for name in ("conv_s0", "conv_s1"))
 
 
 def test_shares_are_of_the_pixels_of_the_decoder():

@@ -79,3 +79,51 @@ def saved(folder, model, processor) -> str:
     model.save_pretrained(folder)
     getattr(processor, "image_processor", processor).save_pretrained(folder)
     return f"hf:{folder}"
+
+
+WORDS = ("[PAD]", "[UNK]", "<start>", "<end>", "red", "blue", "star", "square", "visual", "object", "thing")
+
+
+def sam3_config(side: int = 56):
+    """Of SAM 3's detector."""
+    from transformers import Sam3Config
+
+    text = {"model_type": "clip_text_model", "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 32}
+    text |= {"projection_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+    part = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "dropout": 0.0}
+    return Sam3Config(
+        vision_config=sam3_vision(side),
+        text_config={**text, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
+        geometry_encoder_config={**part, "roi_size": 3},
+        detr_encoder_config=part,
+        detr_decoder_config={**part, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+
+
+def tiny_sam3(side: int = 56, seed: int = 0):
+    """SAM 3's detector and its processor, with a tokenizer of a few words."""
+    from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
+
+    processor = Sam3Processor(Sam3ImageProcessor(size={"height": side, "width": side}), words())
+    return _seeded(Sam3Model, sam3_config(side), seed), processor
+
+
+def words():
+    """A tokenizer of transformers that knows `WORDS`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    own = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("<start>", 2), ("<end>", 3)]
+    own.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=own, pad_token="[PAD]", unk_token="[UNK]", bos_token="<start>", eos_token="<end>"
+    )
+
+
+def saved_sam3(folder, model, processor) -> str:
+    """A folder as the hub holds one; as a place, hf:FOLDER."""
+    processor.tokenizer.save_pretrained(folder)
+    return saved(folder, model, processor)

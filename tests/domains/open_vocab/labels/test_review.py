@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from vladapt.core.contracts.items import Item
 from vladapt.core.data.crops import Box, ListedImage
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.labelling.local_page import app_of
+from vladapt.core.runtime.local_page import app_of
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.data.outlines import encode
 from vladapt.domains.open_vocab.labels.label_set import LabelSet
@@ -50,7 +50,7 @@ def _made(folder: Path, kinds=("coco",)) -> Path:
             Box("rust", (20.0, 5.0, 30.0, 25.0), None, False, who, score),
         ]
         listed.append(ListedImage(f"{number}.png", Path(), (), tuple(boxes), "", SIZE, made_by=who))
-    labels = LabelSet(NAMES, listed, pictures, None)
+    labels = LabelSet(NAMES, listed, pictures)
     place_images(labels, folder / "set")
     for kind in kinds:
         KINDS[kind]().write_labels(labels, folder / "set")

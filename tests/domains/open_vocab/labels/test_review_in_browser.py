@@ -52,7 +52,7 @@ def folder(tmp_path):
             Box("rust", (70.0, 40.0, 100.0, 70.0), made_by=Box.MODEL, score=0.5),
         )
         listed.append(ListedImage(name, Path(), (), boxes, "", SIZE, made_by=Box.MODEL))
-    labels = LabelSet(("crack", "rust"), listed, pictures, None)
+    labels = LabelSet(("crack", "rust"), listed, pictures)
     place_images(labels, tmp_path / "set")
     Coco().write_labels(labels, tmp_path / "set")
     return tmp_path / "set"

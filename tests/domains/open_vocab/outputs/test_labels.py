@@ -126,7 +126,7 @@ def test_pycocotools_reads_boxes_outlines_scores_and_sources(tmp_path, capsys):
         assert (seen == mask).all() if asked == "coco" else (seen ^ mask).sum() == 1  # the hole is filled
     back = read_detection(tmp_path / "oco").items[0].target
     assert (decode(back.segments[0]) == mask).all()
-    assert len(read_segmentation(tmp_path / "oco").items) == 1
+    assert [item.unreviewed for item in read_segmentation(tmp_path / "oco").items] == [True]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -267,7 +267,18 @@ def test_the_labels_of_people_stand_beside_and_win(tmp_path):
         ("", "model"),
     ]
     assert labels.class_names == ("rust spot", "crack", NAMES[2])
+    assert list(labels.pictures) == ["1.png", "0.png", "2.png"]
     _written(labels, tmp_path / "out", "coco")
     files = sorted(file.name for file in (tmp_path / "out").glob("*.json"))
     assert files == ["instances_test.json", "instances_train.json", "instances_val.json"]
     assert len(json.loads((tmp_path / "out" / "instances_train.json").read_text())["images"]) == 2
+
+
+def test_new_images_of_other_folders_keep_their_names_and_alike_ones_get_a_number(tmp_path):
+    mine, others = _pictures(tmp_path / "mine", 1), _pictures(tmp_path / "deep" / "others", 2)
+    Image.fromarray(np.zeros((SIZE[1], SIZE[0], 3), np.uint8)).save(tmp_path / "mine" / "0.png")
+    own = replace(_data({"0.png": mine["0.png"].with_(id="images/0.png", split="train")}), class_names=NAMES)
+    new = {f"{tmp_path}/deep/others/{name}": item for name, item in others.items()}
+    data = _data({id_: item.with_(id=id_) for id_, item in new.items()})
+    labels = labels_of_rows([_row(id_, [], [], []) for id_ in new], data, NAMES, own=own)
+    assert list(labels.pictures) == ["0.png", "0-2.png", "1.png"]

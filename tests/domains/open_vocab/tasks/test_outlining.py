@@ -57,7 +57,7 @@ def test_each_box_of_a_detector_gets_its_outline_and_stays_as_it_was(data, sam, 
 
     rows = predict_detection(answering(answer, NAMES), data, _silent)
     seen = []
-    hook = sam.sam.vision_encoder.register_forward_hook(lambda part, given, made: seen.append(len(given[0])))
+    hook = sam.model.vision_encoder.register_forward_hook(lambda part, given, made: seen.append(len(given[0])))
     outlined = with_outlines(rows, data, sam, _silent)
     hook.remove()
     assert sum(seen) == 2  # the picture without a box is not looked at

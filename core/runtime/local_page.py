@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError, VladaptError
-from ..runtime.process import need_package
-from ..runtime.web_page import FILES, WebPage
+from .process import need_package
+from .web_page import FILES, WebPage
 
 HOST = "127.0.0.1"
 NO_TOKEN = "Open the address that vladapt printed: it ends with a token."
@@ -176,7 +176,7 @@ async def _body(request: Any, most: int) -> dict[str, Any]:
     Raises:
         ConfigError: it is none.
     """
-    from ..runtime.reading import json_values
+    from .reading import json_values
 
     content = b""
     async for chunk in request.stream():

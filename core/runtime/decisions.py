@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, shortened
-from ..runtime.files import claimed
-from ..runtime.reading import json_values, read_bytes
+from .files import claimed
 from .local_page import user_name
+from .reading import json_values, read_bytes
 
 IMAGE, WITHDRAWN = "image", "withdrawn"
 
