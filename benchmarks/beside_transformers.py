@@ -36,7 +36,7 @@ def prepare(kind: str, folder: Path, side: int) -> None:
     model, processor = getattr(tiny, kind)(COLOURS, **(PLAIN if kind.startswith("rt_detr") else {}))
     tiny.saved(folder / "model", model, {**processor, "size": {"height": side, "width": side}})
     (folder / "data").mkdir()
-    for split, numbers in (("train", range(STEPS * BATCH)), ("test", [STEPS * BATCH])):
+    for split, numbers in _splits():
         listed, annotations = [], []
         for number in numbers:
             picture, things = draw(number)
@@ -52,6 +52,12 @@ def prepare(kind: str, folder: Path, side: int) -> None:
         categories = [{"id": place, "name": name} for place, name in enumerate(COLOURS)]
         content = {"images": listed, "annotations": annotations, "categories": categories}
         (folder / "data" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _splits():
+    """Which images each has; a fit without val would take it from train."""
+    images = STEPS * BATCH
+    return ("train", range(images)), ("val", [images]), ("test", [images + 1])
 
 
 def theirs(folder: Path) -> dict:
