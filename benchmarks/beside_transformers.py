@@ -65,6 +65,7 @@ def theirs(folder: Path) -> dict:
     import torch
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    from transformers.loss import loss_rt_detr  # noqa: F401
 
     start = peak()
     content = json.loads((folder / "data" / "instances_train.json").read_text())
@@ -94,7 +95,8 @@ def ours(folder: Path) -> dict:
     import torch
     from mmengine.hooks import Hook
 
-    import vladapt.domains.open_vocab  # noqa: F401
+    import vladapt.domains.open_vocab.inference.detection
+    import vladapt.domains.open_vocab.modules  # noqa: F401
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.runtime import Reporter
     from vladapt.registry import HOOKS
