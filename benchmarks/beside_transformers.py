@@ -36,7 +36,7 @@ def prepare(kind: str, folder: Path, side: int) -> None:
     model, processor = getattr(tiny, kind)(COLOURS, **(PLAIN if kind.startswith("rt_detr") else {}))
     tiny.saved(folder / "model", model, {**processor, "size": {"height": side, "width": side}})
     (folder / "data").mkdir()
-    for split, numbers in (("train", range(STEPS * BATCH)), ("test", [STEPS * BATCH])):
+    for split, numbers in _splits():
         listed, annotations = [], []
         for number in numbers:
             picture, things = draw(number)
@@ -54,11 +54,18 @@ def prepare(kind: str, folder: Path, side: int) -> None:
         (folder / "data" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def _splits():
+    """Which images each has; a fit without val would take it from train."""
+    images = STEPS * BATCH
+    return ("train", range(images)), ("val", [images]), ("test", [images + 1])
+
+
 def theirs(folder: Path) -> dict:
     """The loop."""
     import torch
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    from transformers.loss import loss_rt_detr  # noqa: F401
 
     start = peak()
     content = json.loads((folder / "data" / "instances_train.json").read_text())
@@ -88,7 +95,8 @@ def ours(folder: Path) -> dict:
     import torch
     from mmengine.hooks import Hook
 
-    import vladapt.domains.open_vocab  # noqa: F401
+    import vladapt.domains.open_vocab.inference.detection
+    import vladapt.domains.open_vocab.modules  # noqa: F401
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.runtime import Reporter
     from vladapt.registry import HOOKS
