@@ -40,10 +40,10 @@ class Maps(Form):
     answers = "pixels"
 
     def check(self) -> None:
-        if type(self.model) is not EncoderDecoder:
+        if not _maps_as_usual(type(self.model)):
             raise CapabilityError(
                 f"{type(self.model).__name__} cuts and compares images in its own way, which is not a fixed graph "
-                "(fpn is exported); predict with the run"
+                "(fpn, mask2former and denseclip are exported); predict with the run"
             )
         if self.model.test_cfg.get("mode", "whole") != "whole":
             raise CapabilityError(
@@ -112,6 +112,14 @@ class HubMaps(Maps):
     def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts) -> np.ndarray:
         scores = outputs["logits"][0]
         return maps.map_of(scores, scores.shape[1:], whole, facts["threshold"])
+
+
+def _maps_as_usual(model: type) -> bool:
+    """Whether a segmentor makes maps of its logits as mmseg's `EncoderDecoder` does; how it makes these is its own."""
+    steps = ("predict", "inference", "whole_inference", "postprocess_result")
+    return issubclass(model, EncoderDecoder) and all(
+        getattr(model, step) is getattr(EncoderDecoder, step) for step in steps
+    )
 
 
 def _upsampled(self: Upsample, x: Tensor) -> Tensor:
