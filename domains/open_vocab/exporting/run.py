@@ -59,8 +59,6 @@ class Form(ABC):
     script: ClassVar[str]
     values: ClassVar[str]
     answers: ClassVar[str]
-    size: tuple[int, int] | None = None
-    """Height and width of the only images that the graph takes; None for any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -76,6 +74,11 @@ class Form(ABC):
     def noise(self) -> list[Tensor]:
         """Pixels that the graph is traced with, the first, and compared on: of several sizes."""
         return _noise(self.model)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the only images that the graph takes; None for any."""
+        return None
 
     @property
     def sizes(self) -> str:

@@ -37,6 +37,8 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
     """
 
     align_corners = False
+    family: Any
+    """Its type: one of those that give maps."""
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class HFTextSegmentor(BaseSegmentor, NamedClasses):
     ):
         if not config:
             raise ConfigError("HFTextSegmentor: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(plain(config), 0)
+        family: Any = family_of(plain(config), 0)
         if family.asked_by != TEXTS or family.gives != MAP:
             raise ConfigError(f"HFTextSegmentor: {config['model_type']} gives no map of texts; use vladapt.HFSegmentor")
         prepared = image_processor(plain(processor))
@@ -77,7 +77,7 @@ class HFTextSegmentor(BaseSegmentor, NamedClasses):
         self.vocabulary, self.names, self._conditions = vocabulary, vocabulary.names, None
         place = vocabulary.position(BACKGROUND)
         self.background_place = place if len(vocabulary) > 1 else None
-        self.background_class = None if self.background_place is None else vocabulary.names[place]
+        self.background_class = None if self.background_place is None else vocabulary.names[self.background_place]
 
     def extract_feat(self, inputs: Tensor):
         """Not used: transformers' model takes pixels."""
