@@ -131,7 +131,7 @@ def _shown(entry: Any, where: str) -> Shown:
     if not isinstance(entry, dict) or not entry.keys() <= KEYS:
         raise DataError(f"{where}: not an object of {', '.join(sorted(KEYS))}; {FORM}")
     box = None if entry.get("box") is None else _box(entry["box"], where)
-    points = tuple(_numbers(point, 2, f"{where}: a point") for point in _list(entry, "points", where))
+    points = tuple((x, y) for x, y in (_numbers(p, 2, f"{where}: a point") for p in _list(entry, "points", where)))
     positive = tuple(_list(entry, "labels", where)) or (1,) * len(points)
     if len(positive) != len(points) or any(label not in (0, 1) for label in positive):
         raise DataError(f"{where}: labels are not one per point, 1 on the object or 0 beside it; correct them")
@@ -161,7 +161,7 @@ def _box(value: Any, where: str) -> Corners:
     box = _numbers(value, 4, f"{where}: its box")
     if box[2] <= box[0] or box[3] <= box[1]:
         raise DataError(f"{where}: its box has no area; give x0, y0, x1, y1")
-    return box
+    return box[0], box[1], box[2], box[3]
 
 
 def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
+from ..hub_models.processor import image_processor
 from ..inference.running import known_names, outcomes
 
 MOST_CHECKED = 64
@@ -58,6 +59,8 @@ class Form(ABC):
     script: ClassVar[str]
     values: ClassVar[str]
     answers: ClassVar[str]
+    size: tuple[int, int] | None = None
+    """Height and width of the only images that the graph takes; None for any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -77,6 +80,8 @@ class Form(ABC):
     @property
     def sizes(self) -> str:
         """What sizes of images the graph takes."""
+        if self.size is not None:
+            return "height {} and width {}".format(*self.size)
         return f"height and width in multiples of {_multiple(self.model)}"
 
     @property
@@ -217,6 +222,15 @@ def _picture(item: Item, data: DomainData) -> np.ndarray:
     if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
         return pictures.decoded(item.source)
     return to_uint8(data.load(item))
+
+
+def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the pixels that the processor of a model of transformers gives; None where it differs from
+    image to image."""
+    for transform in model.cfg.vladapt.test_pipeline:
+        if _type(transform) == "ProcessorResize":
+            return image_processor(transform["processor"]).fixed_size
+    return None
 
 
 def _multiple(model: nn.Module) -> int:

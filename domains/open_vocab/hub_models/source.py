@@ -21,7 +21,7 @@ from .family import HEAD, Family, family_class, plain_config
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 RUN, CONFIG = "run.json", "config.json"
-NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "SAMSegmenter", "SAM3")
+NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "HFTextSegmentor", "SAMSegmenter", "SAM3")
 LOCAL_WAY = "give a folder with the same files: hf:FOLDER"
 UNNAMED = re.compile(r"LABEL_\d+")
 NOTHING = "N/A"

@@ -85,7 +85,11 @@ def evaluate_detection(
 
 
 def _of_outlines(
-    data: DomainData, items: Sequence[Item], predicted: list[PredictedBoxes], masks: DetectionScores | None, images: int
+    data: DomainData,
+    items: Sequence[Item],
+    predicted: list[PredictedBoxes],
+    masks: DetectionScores | None,
+    images: int | None,
 ) -> Evaluation:
     """Of a model that is shown the annotated boxes: the scores of its outlines alone.
 

@@ -79,7 +79,7 @@ def with_prompt_names(use: Use) -> Use:
     if use.prompts is None:
         return use
     given = {} if use.classes is None else described_classes(use.classes)
-    shown = {name: [] for name in read_prompts(use.prompts).names if name not in given}
+    shown: dict[str, Any] = {name: [] for name in read_prompts(use.prompts).names if name not in given}
     return replace(use, classes={**{name: texts or [] for name, texts in given.items()}, **shown})
 
 
@@ -121,7 +121,7 @@ def with_outlines(
     masks: dict[str, list[dict[str, Any]]] = {}
     for item, sample in outcomes(segmenter, replace(data, class_names=("",)), boxed, progress):
         size = tuple(sample.ori_shape[:2])
-        if sizes[item.id] and tuple(sizes[item.id]) != size:
+        if tuple(sizes[item.id] or size) != size:
             raise DataError(f"{item.id}: too large to be outlined as a whole; omit --masks-by, or cut it into pictures")
         masks[item.id] = [encode(mask) for mask in sample.pred_instances.masks.numpy()]
     outlined = []

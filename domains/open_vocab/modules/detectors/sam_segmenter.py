@@ -21,11 +21,11 @@ from .....core.errors import ConfigError, DataError
 from .....core.features import FeatureStore
 from .....core.runtime import write_cached
 from .....registry import MODELS
-from ...data.prompts import PROMPTS as SHOWN
+from ...data.prompts import PROMPTS
 from ...hub_models.family import family_of
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
-from ...hub_models.prompted import PROMPTS, Prompt
+from ...hub_models.prompted import Prompt, PromptedFamily
 from ...vocabulary import NamedClasses, Vocabulary
 from .hf_detector import plain, preprocessor_of
 from .region_labeller import given_regions
@@ -85,7 +85,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         require(most_objects >= 1, "most_objects", most_objects, "give 1 or more")
         require(loss_bce >= 0 and loss_dice >= 0, "loss_bce, loss_dice", (loss_bce, loss_dice), "give 0 or more")
         family = family_of(plain(config), 0)
-        if family.asked_by != PROMPTS:
+        if not isinstance(family, PromptedFamily):
             raise ConfigError(
                 f"SAMSegmenter: {config['model_type']} is no SAM, so it outlines no boxes; give a sam, sam2 or sam3"
             )
@@ -276,7 +276,7 @@ def prompts_of(sample: DetDataSample, boxes: Tensor, scale: Tensor) -> list[Prom
     Raises:
         DataError: prompts of another number than boxes.
     """
-    told = (sample.get("facts") or {}).get(SHOWN)
+    told = (sample.get("facts") or {}).get(PROMPTS)
     if told is None:
         return [_box_prompt(box) for box in boxes]
     if len(told) != len(boxes):

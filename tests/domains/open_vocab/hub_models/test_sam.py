@@ -21,6 +21,7 @@ from vladapt.domains.open_vocab.data.prompts import PROMPTS
 from vladapt.domains.open_vocab.hub_models.source import hub_model
 from vladapt.domains.open_vocab.inference.outlining import segmenter_of
 from vladapt.domains.open_vocab.inference.running import outcomes
+from vladapt.domains.open_vocab.modules.detectors import sam_segmenter
 from vladapt.domains.open_vocab.modules.detectors.sam_segmenter import SAMSegmenter, dice, shares_of_pixels
 from vladapt.domains.open_vocab.remembering.low_rank import add_low_rank, merge_low_rank
 
@@ -238,6 +239,19 @@ def test_images_without_objects_teach_nothing_and_do_not_count(made):
     one, both = model.loss(pixels[:1], truth([(64, 64)], (2,))), model.loss(pixels, truth([(64, 64)] * 2, (2, 0)))
     for name in one:
         torch.testing.assert_close(both[name], one[name])
+
+
+def test_terms_are_divided_by_the_mean_number_of_objects_of_all_processes(made, monkeypatch):
+    """Of two processes with 2 and 0 objects the mean of the gradients is that of one process with both images."""
+    pixels = torch.randn(2, 3, 64, 64)
+    both = trained(made, "sam").loss(pixels, truth([(64, 64)] * 2, (2, 0)))
+    monkeypatch.setattr(sam_segmenter, "reduce_mean", lambda count: torch.tensor(1.0))
+    parts = [
+        trained(made, "sam").loss(pixels[place : place + 1], truth([(64, 64)], (count,)))
+        for place, count in enumerate((2, 0))
+    ]
+    for name in both:
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, both[name])
 
 
 def test_boxes_are_shaken_by_a_tenth_of_their_sides_and_no_more_than_twenty_pixels(made):
