@@ -1,6 +1,6 @@
 """A fit of a detector of transformers beside a loop of thirty lines around transformers' model, processor and AdamW.
 
-    python benchmarks/beside_transformers.py [--type rt_detr_v2] [--rounds 5]
+    python benchmarks/beside_transformers.py [--type rt_detr_v2] [--rounds 5] [--side 640]
 
 Both train the same tiny random model on the same images at 640 px in the same order, in float32, without augmentation,
 each in a process of its own, one after the other. Prints the largest relative difference of the losses of 20 steps, and
@@ -21,12 +21,12 @@ from pathlib import Path
 
 from overfit_types import COLOURS, tiny_models
 
-STEPS, BATCH, FIRST, RATE, SIDE = 20, 2, 5, 1e-4, 640
+STEPS, BATCH, FIRST, RATE = 20, 2, 5, 1e-4
 PLAIN = {"num_denoising": 0}
 """What is drawn by chance differs between any two loops."""
 
 
-def prepare(kind: str, folder: Path) -> None:
+def prepare(kind: str, folder: Path, side: int) -> None:
     """The model's folder, and images with their boxes as one COCO file."""
     from PIL import Image
 
@@ -34,16 +34,16 @@ def prepare(kind: str, folder: Path) -> None:
 
     tiny = tiny_models()
     model, processor = getattr(tiny, kind)(COLOURS, **(PLAIN if kind.startswith("rt_detr") else {}))
-    tiny.saved(folder / "model", model, {**processor, "size": {"height": SIDE, "width": SIDE}})
+    tiny.saved(folder / "model", model, {**processor, "size": {"height": side, "width": side}})
     (folder / "data").mkdir()
-    for split, numbers in (("train", range(STEPS * BATCH)), ("test", [STEPS * BATCH])):
+    for split, numbers in _splits():
         listed, annotations = [], []
         for number in numbers:
             picture, things = draw(number)
             name = f"{number:03d}.png"
-            Image.fromarray(picture).resize((SIDE, SIDE)).save(folder / "data" / name)
-            listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-            scale = SIDE / picture.shape[0]
+            Image.fromarray(picture).resize((side, side)).save(folder / "data" / name)
+            listed.append({"id": number, "file_name": name, "width": side, "height": side})
+            scale = side / picture.shape[0]
             for label, outline in things:
                 xs, ys = ([point[axis] * scale for point in outline] for axis in (0, 1))
                 box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -54,11 +54,18 @@ def prepare(kind: str, folder: Path) -> None:
         (folder / "data" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def _splits():
+    """Which images each has; a fit without val would take it from train."""
+    images = STEPS * BATCH
+    return ("train", range(images)), ("val", [images]), ("test", [images + 1])
+
+
 def theirs(folder: Path) -> dict:
     """The loop."""
     import torch
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    from transformers.loss import loss_rt_detr  # noqa: F401
 
     start = peak()
     content = json.loads((folder / "data" / "instances_train.json").read_text())
@@ -88,7 +95,8 @@ def ours(folder: Path) -> dict:
     import torch
     from mmengine.hooks import Hook
 
-    import vladapt.domains.open_vocab  # noqa: F401
+    import vladapt.domains.open_vocab.inference.detection
+    import vladapt.domains.open_vocab.modules  # noqa: F401
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.runtime import Reporter
     from vladapt.registry import HOOKS
@@ -132,13 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--type", default="rt_detr_v2")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", type=int, default=640, help="of the images, in pixels")
     parser.add_argument("--one", nargs=2, help="of the processes: ours or theirs, and the folder")
     given = parser.parse_args()
     if given.one:
         print("RESULT" + json.dumps({"ours": ours, "theirs": theirs}[given.one[0]](Path(given.one[1]))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare(given.type, Path(folder))
+        prepare(given.type, Path(folder), given.side)
         results: dict[str, list[dict]] = {"theirs": [], "ours": []}
         for _ in range(given.rounds):
             for who, listed in results.items():

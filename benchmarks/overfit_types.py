@@ -73,6 +73,8 @@ def learn(kind: str, folder: Path, data: Path, epochs: int = EPOCHS, rate: float
     source = tiny.saved(folder / kind, model, processor)
     rate = rate or RATES.get(kind, RATE)
     how = {"epochs": epochs, "lr": rate, "batch_size": IMAGES, "workers": 0, "device": "cpu", "seed": 1}
+    plan = {"optim_wrapper": {"paramwise_cfg": {"custom_keys": {"backbone": {"lr_mult": 1.0}}}}}  # it knows nothing yet
+    how["plan"] = plan
     fit = vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", out=str(folder / "runs"), **how)
     return vladapt.evaluate(fit.run, split="train", device="cpu")["adapted"], fit.run
 

@@ -129,6 +129,8 @@ class Alignment(nn.Module):
             taught on top of it.
     """
 
+    beside: Tensor | None
+
     def __init__(
         self, rotation: Tensor, names: Tensor, centre: Tensor, phi: float, temperature: float = CONSE_TEMPERATURE
     ):

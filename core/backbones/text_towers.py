@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -195,10 +195,9 @@ class EncoderOfTexts(TextSide):
         pooling, prefix: as of `text_side`.
     """
 
-    capabilities: ClassVar = frozenset({"prompt", "trim"})
-
     def __init__(self, spec: str, folder: Path, pooling: str | None, prefix: str):
         self.spec, self.folder, self.prefix = spec, folder, prefix
+        self.capabilities = frozenset({"prompt", "trim"})
         self.pooling = _agreed(spec, published_pooling(folder), pooling)
         stated = read_config(folder)
         self.weights = weight_files(folder)
@@ -344,7 +343,7 @@ class _SentenceTower(TextTower):
 class TextsOfBackbone(TextSide):
     """The text tower of a backbone."""
 
-    def __init__(self, backbone: Backbone, prefix: str):
+    def __init__(self, backbone: Any, prefix: str):
         self.backbone, self.prefix, self.spec = backbone, prefix, backbone.spec
         self.width, self.context_length = backbone.embed_dim, backbone.context_length
         self.capabilities, self.licence = backbone.capabilities & OF_TEXTS, backbone.licence

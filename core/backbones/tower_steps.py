@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ class ImageTower:
         appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
     """
 
-    opens: ClassVar[frozenset[str]] = MAPS
+    opens: frozenset[str] = MAPS
     blocks: Sequence[Block] = ()
     prefix: int = 0
     cell: int = 32

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError, DataError, LimitError, did_you_mean, one_line
 
+MOST_NAMES = 1500
+"""That a request may look for: all wait while their texts are encoded."""
 PATIENT = "patient"
 """The one that all images of a request are of, where that is asked for."""
 
@@ -217,10 +219,14 @@ def check_finding(wishes: Wishes, facts: FinderFacts) -> None:
     """Raise the ConfigError of a least score that is none, and of names that a model with names of its own lacks."""
     if wishes.score is not None and not 0 <= wishes.score <= 1:
         raise ConfigError(f"--score {wishes.score}: give a number between 0 and 1")
-    if wishes.classes is None or facts.any_names:
+    if wishes.classes is None:
         return
     if not wishes.classes:
         raise ConfigError("--classes names no class; give names, comma-separated")
+    if len(wishes.classes) > MOST_NAMES:
+        raise ConfigError(f"--classes: {len(wishes.classes)} names; give {MOST_NAMES} at most")
+    if facts.any_names:
+        return
     if unknown := next((name for name in wishes.classes if name not in facts.class_names), None):
         raise ConfigError(
             f"--classes '{unknown}': not a class of this model; {did_you_mean(unknown, facts.class_names)}"

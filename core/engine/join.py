@@ -129,7 +129,8 @@ def _check(asked: JoinOptions) -> None:
 
 def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, reporter: Reporter):
     recipe = recipe.with_source(data=asked.pairs).with_(task="retrieval")
-    data: RetrievalData = task_of(recipe).read(recipe)
+    task: Any = task_of(recipe)
+    data: RetrievalData = task.read(recipe)
     running = recipe.batch_size, recipe.workers, recipe.amp, reporter, FeatureStore(), recipe.tolerate
     how = PairEncoding(towers.preprocess(False), *running)
     beside = JoinedBackbone(towers, side, SideBySide(towers.embed_dim, side.width), 1.0, "join")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from ..backbones.hub import cached_revision
+from ..backbones.hub import REPOSITORY, cached_revision
 from ..errors import CapabilityError
 from ..registry import catalogue, load_domain
-from ..runs.places import HUB, NEEDED
+from ..runs.places import HUB, NEEDED, REVISION
 
 
 def place_of(run: str | Path) -> str | Path:
@@ -29,8 +30,12 @@ def place_of(run: str | Path) -> str | Path:
 
 
 def _is_run(rest: str) -> bool:
+    """Whether a place of the hub is left to those who open runs."""
     folder = Path(rest).expanduser()
     if folder.is_dir():
         return (folder / NEEDED[0]).is_file() or not (folder / "config.json").is_file()
-    repository, _, revision = rest.partition("@")
-    return repository.count("/") == 1 and cached_revision(repository, NEEDED, revision or None) is not None
+    repository, at, revision = rest.partition("@")
+    named = REPOSITORY.fullmatch(repository) and not repository.startswith(".")
+    if not named or (at and not REVISION.fullmatch(revision)) or find_spec("huggingface_hub") is None:
+        return True  # which says what is wrong
+    return cached_revision(repository, NEEDED, revision or None) is not None

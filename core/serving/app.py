@@ -140,7 +140,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-WISHES = {"top": int, "threshold": float, "coverage": float, "set_method": str, "max_error": float}
+WISHES: dict[str, Callable[[str], Any]] = {
+    "top": int,
+    "threshold": float,
+    "coverage": float,
+    "set_method": str,
+    "max_error": float,
+}
 WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int, "score": float, "classes": _names}
 """Option of /predict -> what its text stands for."""
 

@@ -116,6 +116,7 @@ class ServedFinder(Served):
             gives is made to answers in another way than these, or onnxruntime is missing.
     """
 
+    facts: FinderFacts
     sizes = SIZES
 
     def __init__(self, folder: Path, serving: Serving):
@@ -207,14 +208,14 @@ def _is_preparation(how: Any) -> bool:
     """Whether `pictures.pixels` can work by it."""
     if not isinstance(how, dict):
         return False
-    largest, mean, std = (how.get(key) for key in ("largest", "mean", "std"))
+    largest, mean, std = how.get("largest"), how.get("mean"), how.get("std")
     sides = [] if largest is None else largest if isinstance(largest, list) and len(largest) == 2 else [None]
     return (
         all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
         and isinstance(how.get("enlarge"), bool)
         and how.get("channels") in ("rgb", "bgr")
         and all(isinstance(each, list) and len(each) == 3 and all(map(is_number, each)) for each in (mean, std))
-        and 0 not in std
+        and 0 not in (std or ())
         and type(how.get("multiple")) is int
         and 1 <= how["multiple"] <= MOST_SIDE
         and is_number(how.get("padding"))

@@ -202,4 +202,7 @@ def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
     if settings.parallel == "ddp":
         return GlobalBatchParallel(model)
     held = {parameter for loss in model.objective.losses.values() for parameter in loss.held_parameters()}
+    if model.objective.teacher == "ema" and model.teacher_towers is not None:  # what follows a whole one is whole too
+        names = {name for name, parameter in model.towers.named_parameters() if parameter in held}
+        held |= {parameter for name, parameter in model.teacher_towers.named_parameters() if name in names}
     return shard(model, model.backbones, held, settings.amp)

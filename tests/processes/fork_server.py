@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -31,7 +32,7 @@ from shared_plots import share_plots
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
 LIBRARIES += ("torch._dynamo", "torch.distributed.fsdp", "sklearn.linear_model", "matplotlib.backends.backend_agg")
-LIBRARIES += ("pydantic.main", "pydantic.json_schema")
+LIBRARIES += ("pydantic.main", "pydantic.json_schema", "albumentations")
 OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.store", "vladapt.core.engine.fit")
 OURS += ("vladapt.core.backbones.open_clip", "vladapt.core.tasks.classification.task", "vladapt.core.forgetting.probe")
 OURS += ("vladapt.core.runs.run_sections", "vladapt.core.losses.clip", "vladapt.adapters.head.linear_probe")
@@ -42,6 +43,7 @@ OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 def main(listener: socket.socket, folder: str, plots: str | None = None) -> None:
     gc.set_threshold(20_000, 20, 20)  # of the children, too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the same of albumentations
     # Where pandas is installed (cleanlab brings it) scikit-learn imports it, and that pyarrow, which starts a thread.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in (*LIBRARIES, *OURS):
@@ -57,7 +59,8 @@ def main(listener: socket.socket, folder: str, plots: str | None = None) -> None
 
 
 def _prepare(plots: str | None) -> None:
-    """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer."""
+    """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer, and
+    the versions of compilers that mmengine asks a shell for."""
     importlib.import_module("PIL.Image").init()
     ours = sys.modules
     ours["vladapt.cli"].build_app([])
@@ -70,6 +73,10 @@ def _prepare(plots: str | None) -> None:
     probe = ours["vladapt.core.forgetting.probe"].GenericProbe.drawn()
     for item in probe.data.items:
         probe.data.load(item)
+    if runner := ours.get("mmengine.runner.runner"):
+        runner.collect_env = functools.cache(runner.collect_env)
+        with ours["vladapt.core.training.runner"].unheard_shell():
+            runner.collect_env()
     if "open_clip" in ours:
         ours["vladapt.core.backbones.open_clip"]._simple_tokenizer(77, 8192, "{}")
 

@@ -16,7 +16,7 @@ try:
     from .pictures import asked, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, pixels
+    from pictures import asked, decoded, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
 """Boxes scored below this are not counted in a summary."""
@@ -34,11 +34,14 @@ def boxes_of(outputs, size, whole, rule):
     """Boxes (n, 4) in the pixels of a picture of `whole` (height, width) that has `size` in the graph's input, scores
     and numbers of classes (n,), the surest first; `rule` is "boxes" of export.json."""
     parts = []
-    for level in range(len(outputs) // 2):
+    for level in range(sum(name.startswith("scores") for name in outputs)):
         scores, boxes = outputs[f"scores_{level}"][0], outputs[f"boxes_{level}"][0]
         rows, labels = np.nonzero(scores > rule["score_thr"])
         order = np.argsort(-scores[rows, labels], kind="stable")[: rule["nms_pre"]]
-        parts.append((boxes[rows[order]], scores[rows, labels][order], labels[order]))
+        sure = scores[rows, labels][order]
+        if f"factors_{level}" in outputs:  # how near the middle of its thing each place is
+            sure = sure * outputs[f"factors_{level}"][0][rows[order]]
+        parts.append((boxes[rows[order]], sure, labels[order]))
     boxes, scores, labels = map(np.concatenate, zip(*parts))
     boxes = boxes.clip(0, np.float32([size[1], size[0]] * 2)) / np.float32([size[1] / whole[1], size[0] / whole[0]] * 2)
     left, kept = np.argsort(-scores, kind="stable"), []

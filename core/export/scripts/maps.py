@@ -16,7 +16,7 @@ try:
     from .pictures import asked, between, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, between, decoded, pixels
+    from pictures import asked, between, decoded, pixels  # type: ignore[no-redef]
 
 TRACE = 0.005
 """Classes with a smaller share of an image are left out of its summary."""

@@ -26,15 +26,17 @@ function runsOf(text) {
 
 /* Calls `inside(place)` for each pixel of a canvas of that size, counted row by row, that a mask covers. */
 function eachInside(mask, width, height, inside) {
-  const [rows, columns] = mask.size, runs = runsOf(mask.counts);
-  let run = 0, end = runs[0];
+  const [rows, columns] = mask.size, runs = runsOf(mask.counts), covered = new Uint8Array(height);
+  let run = 0, end = runs[0], last = -1;
   for (let x = 0; x < width; x++) {
-    const start = Math.floor(((x + 0.5) * columns) / width) * rows;
-    for (let y = 0; y < height; y++) {
-      const pixel = start + Math.floor(((y + 0.5) * rows) / height);
+    const column = Math.floor(((x + 0.5) * columns) / width);
+    for (let y = 0; y < height && column !== last; y++) { // runs are read once, whatever is drawn larger
+      const pixel = column * rows + Math.floor(((y + 0.5) * rows) / height);
       while (end <= pixel && run < runs.length - 1) end += runs[++run];
-      if (run % 2) inside(y * width + x);
+      covered[y] = run % 2;
     }
+    last = column;
+    for (let y = 0; y < height; y++) if (covered[y]) inside(y * width + x);
   }
 }
 
@@ -57,7 +59,7 @@ function drawThings(canvas, picture, things, names) {
   const width = Math.max(1, Math.round(across * scale)), height = Math.max(1, Math.round(down * scale));
   canvas.width = width;
   canvas.height = height;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(picture, 0, 0, width, height);
   paintMasks(context, things, names, width, height);
   const unit = width / Math.max(1, canvas.clientWidth);
@@ -78,6 +80,8 @@ function paintMasks(context, things, names, width, height) {
   }
   context.putImageData(image, 0, 0);
 }
+
+const isLight = (hue) => hue > 35 && hue < 200; // yellow to cyan, on which white is hard to read
 
 /* Red, green and blue of `colourOf`. */
 function channelsOf(hue) {
@@ -103,6 +107,6 @@ function outline(context, thing, names, alongX, alongY, unit) {
   const y = top - high >= 0 ? top - high : top;
   context.fillStyle = colour;
   context.fillRect(x, y, wide, high);
-  context.fillStyle = "#fff";
+  context.fillStyle = isLight(hueOf(thing.name, names)) ? "#111" : "#fff";
   context.fillText(text, x + 4 * unit, y + 2 * unit);
 }

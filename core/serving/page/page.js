@@ -150,6 +150,7 @@ function fillFound(card, picture, answer, rows) {
     redraw();
   };
   canvas.tabIndex = 0;
+  canvas.title = "Larger, or smaller";
   canvas.setAttribute("role", "img");
   canvas.addEventListener("click", turn);
   canvas.addEventListener("keydown", (event) => {
@@ -180,12 +181,11 @@ function showFound(canvas, picture, answer, rows) {
 
 /* A line for each name: how often and how sure, or which share of the picture. */
 function tableOf(row, things, names) {
-  const lines = new Map();
-  for (const { name, score } of [...things].reverse()) {
+  const lines = new Map(Object.entries(row.shares ?? {}).map(([name, share]) => [name, [1, share]]));
+  for (const { name, score } of row.shares ? [] : [...things].reverse()) {
     const [count, best] = lines.get(name) ?? [0, score];
     lines.set(name, [count + 1, best]);
   }
-  if (row.shares) for (const [name, share] of Object.entries(row.shares)) lines.set(name, [0, share]);
   if (!lines.size) return made("p", "label", "nothing found");
   const table = made("table", "classes");
   for (const [name, [count, value]] of lines) {

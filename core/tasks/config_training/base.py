@@ -310,6 +310,7 @@ class ConfigTask(Task):
 
     def served(self, use: Use, serving: Serving) -> ServedConfig:
         self.check_use(use, "predict")
+        assert self.domain is not None
         return ServedConfig(use, self.domain, self.used_again(use).reading, self.finder, serving)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:

@@ -109,7 +109,10 @@ class ServedConfig(Served):
 
     Raises:
         CapabilityError: nothing was trained, or the task's models are not served. DataError: the run is damaged.
+        ConfigError: labelled images are to be named.
     """
+
+    facts: FinderFacts
 
     def __init__(
         self,
@@ -119,6 +122,8 @@ class ServedConfig(Served):
         finder: Callable[[nn.Module], Finder],
         serving: Serving,
     ):
+        if serving.training_ids:
+            raise ConfigError("--training-ids: this run names no images that it learned from; omit it")
         if serving.threads is not None:
             torch.set_num_threads(serving.threads)
         device = load_backbone(use.run.info.backbone.spec, device=use.device).device

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mmdet.models.dense_heads import RetinaHead, RTMDetHead
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, RetinaHead, RTMDetHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
@@ -15,34 +15,43 @@ from ....core.errors import CapabilityError
 from ....core.export import Graph, boxes
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
+from ..modules.detectors.denseclip import DenseCLIPDetector
 from .run import Form
 
+CENTRED = (FCOSHead, ATSSHead)
+HEADS = (RetinaHead, RTMDetHead, *CENTRED)
 SAME_PLACE, SAME_SCORE = 0.5, 1e-3
 """Up to which a side's place, in pixels, and the score of one box may differ from those of the same box."""
 
 
 class Levels(nn.Module):
-    """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is
-    suppressed."""
+    """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is suppressed;
+    of heads that say how near the middle of its thing a place is, (B, N) factors too.
 
-    def __init__(self, model: SingleStageDetector):
+    Args:
+        model: gives the maps.
+        head: of a detector with one stage.
+    """
+
+    def __init__(self, model: nn.Module, head: BaseDenseHead):
         super().__init__()
-        self.model, self.head = model, model.bbox_head
+        self.model, self.head = model, head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        logits, deltas = self.head(self.model.extract_feat(pixels))
+        logits, deltas, *centred = self.head(self.model.extract_feat(pixels))
         sizes = [each.shape[-2:] for each in logits]
         priors = self.head.prior_generator.grid_priors(sizes, dtype=pixels.dtype, device=pixels.device)
-        levels = [self._level(*level) for level in zip(logits, deltas, priors, strict=True)]
+        levels = [self._level(*level) for level in zip(priors, logits, deltas, *centred, strict=True)]
         return tuple(each for level in levels for each in level)
 
-    def _level(self, logits: Tensor, deltas: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(self, priors: Tensor, logits: Tensor, deltas: Tensor, *centred: Tensor) -> tuple[Tensor, ...]:
         head, images = self.head, logits.shape[0]
         logits = logits.permute(0, 2, 3, 1).reshape(images, -1, head.cls_out_channels)
         scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(dim=-1)[..., :-1]
         deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)
         found = head.bbox_coder.decode(priors.repeat(images, 1), deltas)
-        return scores, found.view(images, -1, 4)
+        factors = (each.permute(0, 2, 3, 1).reshape(images, -1).sigmoid() for each in centred)
+        return scores, found.view(images, -1, 4), *factors
 
 
 class Boxes(Form):
@@ -52,32 +61,39 @@ class Boxes(Form):
     values = "output"
     answers = "boxes"
 
+    @property
+    def detector(self) -> nn.Module:
+        """What finds boxes in the model's maps: itself, or the detector that it is built around."""
+        return self.model.detector if isinstance(self.model, DenseCLIPDetector) else self.model
+
     def check(self) -> None:
-        name, head = type(self.model).__name__, getattr(self.model, "bbox_head", None)
-        if isinstance(self.model, TwoStageDetector):
+        name, head = type(self.model).__name__, getattr(self.detector, "bbox_head", None)
+        if isinstance(self.detector, TwoStageDetector):
             raise CapabilityError(
                 f"{name} has a second stage over regions that it chooses, which is not a fixed graph; fit with "
                 "--recipe open-vocab/retinanet, or predict with the run"
             )
-        usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
+        usual = isinstance(self.detector, SingleStageDetector) and isinstance(head, HEADS)
         if not usual or not _decodes_as_usual(head):
+            named = name if head is None else f"{name} with {type(head).__name__}"
             raise CapabilityError(
-                f"{name} with {type(head).__name__} finds boxes in its own way, which is not a fixed graph (only "
-                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict "
-                "with the run"
+                f"{named} finds boxes in its own way, which is not a fixed graph (only heads of RetinaNet, RTMDet, "
+                "FCOS and ATSS are exported); fit with --recipe open-vocab/retinanet, or predict with the run"
             )
         _ = self.facts
 
     def graph(self, pixels: Tensor) -> Graph:
-        levels = range(self.model.bbox_head.prior_generator.num_levels)
-        names = [f"{name}_{level}" for level in levels for name in ("scores", "boxes")]
-        return Graph(Levels(self.model), {"pixels": pixels}, names, {"pixels": (2, 3)})
+        head = self.detector.bbox_head
+        levels = range(head.prior_generator.num_levels)
+        kinds = ("scores", "boxes", "factors") if isinstance(head, CENTRED) else ("scores", "boxes")
+        names = [f"{name}_{level}" for level in levels for name in kinds]
+        return Graph(Levels(self.model, head), {"pixels": pixels}, names, {"pixels": (2, 3)})
 
     @property
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         alone = apart.sum(axis=1) == len(apart) - 1
-        return {"boxes": {**_rule(self.model.test_cfg), "learned_together": (~alone).tolist()}}
+        return {"boxes": {**_rule(self.detector.test_cfg), "learned_together": (~alone).tolist()}}
 
     def answer(self, outputs, size, whole, facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return boxes.boxes_of(outputs, size, whole, facts["boxes"])

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from ....core.errors import CapabilityError
 from ....core.export import Graph
 from ..hub_models.family import BOXES, HEAD
-from ..hub_models.processor import image_processor
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.hf_detector import HFDetector
 from .detectors import SAME_PLACE, SAME_SCORE
-from .run import Form
+from .run import Form, size_of_processor
 
 POSITIONS = "interpolate_pos_encoding"
 """Of a vision transformer: its positions for a size of images, which one graph has one of."""
@@ -56,10 +55,7 @@ class QueryBoxes(Form):
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) of the pixels that the processor gives; None where it differs from image to image."""
-        for transform in self.model.cfg.vladapt.test_pipeline:
-            if str(transform["type"]).endswith("ProcessorResize"):
-                return image_processor(transform["processor"]).fixed_size
-        return None
+        return size_of_processor(self.model)
 
     def noise(self) -> list[Tensor]:
         """Pixels of several batches."""

@@ -27,6 +27,7 @@ from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
+from ..hub_models.processor import image_processor
 from ..inference.running import known_names, outcomes
 
 MOST_CHECKED = 64
@@ -75,8 +76,15 @@ class Form(ABC):
         return _noise(self.model)
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the only images that the graph takes; None for any."""
+        return None
+
+    @property
     def sizes(self) -> str:
         """What sizes of images the graph takes."""
+        if self.size is not None:
+            return "height {} and width {}".format(*self.size)
         return f"height and width in multiples of {_multiple(self.model)}"
 
     @property
@@ -217,6 +225,15 @@ def _picture(item: Item, data: DomainData) -> np.ndarray:
     if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
         return pictures.decoded(item.source)
     return to_uint8(data.load(item))
+
+
+def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the pixels that the processor of a model of transformers gives; None where it differs from
+    image to image."""
+    for transform in model.cfg.vladapt.test_pipeline:
+        if _type(transform) == "ProcessorResize":
+            return image_processor(transform["processor"]).fixed_size
+    return None
 
 
 def _multiple(model: nn.Module) -> int:

@@ -31,13 +31,14 @@ class MaskQueries(Family):
     Class attributes:
         raster: height and width to which masks are enlarged before they are looked at; None looks at them as they are.
         best_only: whether a query gives one object, of its best class, or is asked with every class.
-        idle: as of `PixelLogits`.
+        any_size, idle: as of `PixelLogits`.
     """
 
     gives: ClassVar[str] = MASKS
     gives_maps: ClassVar[bool] = True
     head: ClassVar = (r"class_predictor\.(weight|bias)", r"criterion\.empty_weight")
     best_only: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
     idle: ClassVar[tuple[str, ...]] = ()
 
     @property

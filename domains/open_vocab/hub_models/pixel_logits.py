@@ -27,11 +27,13 @@ class PixelLogits(Family):
 
     Class attributes:
         heads: names of the modules that give logits -> the configuration's key of their weight, None for 1.
+        any_size: whether torch's exporter makes a graph for images of any size.
         idle: beginnings of the names of weights that take no part in the logits, and so are not trained.
     """
 
     gives: ClassVar[str] = MAP
     heads: ClassVar[Mapping[str, str | None]]
+    any_size: ClassVar[bool] = False
     idle: ClassVar[tuple[str, ...]] = ()
 
     def build(self) -> nn.Module:

@@ -90,7 +90,8 @@ class ImageProcessor:
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) to which every image is resized; None where that depends on the image."""
-        size = _sized(self.processor.size) if self.processor.do_resize else None
+        own = self.processor
+        size = _sized(own.size) if own.do_resize and not getattr(own, "keep_aspect_ratio", False) else None
         return (size.height, size.width) if size is not None and size.height and size.width else None
 
     @property

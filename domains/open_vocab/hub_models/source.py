@@ -21,8 +21,9 @@ from .family import HEAD, Family, family_class, plain_config
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 RUN, CONFIG = "run.json", "config.json"
-NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "SAMSegmenter", "SAM3")
+NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "HFTextSegmentor", "SAMSegmenter", "SAM3")
 LOCAL_WAY = "give a folder with the same files: hf:FOLDER"
+REPOSITORY, REVISION = re.compile(r"[\w.-]+/[\w.-]+"), re.compile(r"\w[\w./-]*")
 UNNAMED = re.compile(r"LABEL_\d+")
 NOTHING = "N/A"
 """What a row of a head is called that no object of the data set has."""
@@ -149,8 +150,9 @@ def _folder(rest: str) -> tuple[Path, str, str]:
     path = Path(rest).expanduser()
     if path.is_dir():
         return path, "", ""
-    repository, _, revision = rest.partition("@")
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+    repository, at, revision = rest.partition("@")
+    named = REPOSITORY.fullmatch(repository) and not repository.startswith(".")
+    if not named or (at and not REVISION.fullmatch(revision)):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (OWNER/NAME)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
     folder = hub_folder(repository, LOCAL_WAY, revision or None, Reporter().info)

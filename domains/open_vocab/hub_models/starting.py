@@ -15,7 +15,7 @@ from .source import RUN, HubModel, hub_model, is_hub_node, is_hub_place
 
 RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 PREPARE = ("ProcessorResize", "ProcessorCrop")
-TEXT_DETECTOR = "vladapt.HFTextDetector"
+TEXT_MODELS = {"segmentation": "vladapt.HFTextSegmentor", "detection": "vladapt.HFTextDetector"}
 PRETRAINED = "pretrained"
 AVERAGE = "ExpMomentumEMA"
 AVERAGED_SOON = 2000
@@ -72,7 +72,7 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
     if source.family_class.asked_by == TEXTS and not source.family_class.recipe:
-        config["model"]["type"] = TEXT_DETECTOR
+        config["model"]["type"] = TEXT_MODELS[task_of_source(source)]
     elif source.known_names:
         config["model"]["classes"] = list(source.known_names)
     for node in nodes(config):

@@ -99,7 +99,7 @@ class BoxFinder(ModelFinder):
             for place, (name, sure) in enumerate(zip(row["labels"], row["scores"], strict=True))
             if (names is None or name in names) and (score is None or sure >= score)
         ]
-        lists = {
+        lists: dict[str, Any] = {
             key: [row[key][place] for place in places] for key in ("boxes", "scores", "labels", "masks") if key in row
         }
         labels = np.array([self.names.index(name) for name in lists["labels"]], dtype=int)

@@ -30,7 +30,10 @@ class DetectionOptions(NovelOptions):
     dets_per_class: int = option(
         10_000, "LVIS: detections per class, in all test images, that count in fixed AP", low=1, high=10**6
     )
-    start: str | None = option(None, "run, or checkpoint of the config's model, from which training starts")
+    start: str | None = option(
+        None,
+        "run, checkpoint of the config's model, or model of transformers (hf:ID or hf:FOLDER) to start from",
+    )
     remember: tuple[str, ...] | None = option(
         None, "names, or a file of names, that the start knows and must not forget"
     )

@@ -93,6 +93,6 @@ class Segmentation(ByNames):
 
     def form(self, model):
         """The graph of a segmentor."""
-        from ..exporting.segmentors import Maps
+        from ..exporting.segmentors import HFSegmentor, HubMaps, Maps
 
-        return Maps(model)
+        return HubMaps(model) if isinstance(model, HFSegmentor) else Maps(model)

@@ -341,7 +341,9 @@ def test_the_default_takes_part_in_a_thousand_classes():
     labels = torch.arange(1000).repeat_interleave(4)
     rows = centres[labels] + 0.05 * torch.randn(4000, 32, generator=generator)
     names = tuple(map(str, range(1000)))
-    adapter = build_adapter("auto")
+    adapter = build_adapter(
+        "auto", settings={"tip-adapter": {"search_step": (40, 10)}}
+    )  # of 1,000 classes a long search
     report = adapter.fit(FeatureSet(rows, labels, names), TextClassifier(centres, class_names=names))
     assert {row["method"] for row in report.judged} >= {"zero-shot", "gda", "ridge"}
     assert float((adapter.logits(FeatureSet(rows, labels, names)).argmax(dim=1) == labels).double().mean()) > 0.95

@@ -21,6 +21,8 @@ from vladapt.domains.open_vocab.vocabulary import NamedClasses
 
 FILES = OpenVocab().recipes
 RECIPES = sorted(FILES)
+BY_ID = ("hf-detector", "hf-segmentor", "sam")
+"""Their models are named by --start, and built in tests/domains/open_vocab/hub_models."""
 
 
 def test_every_recipe_is_listed_with_a_line_on_it(command):
@@ -40,7 +42,7 @@ def test_a_shown_recipe_is_a_config_that_says_the_same(command, place, name):
     assert read.vladapt.domain == "open-vocab" and read.vladapt.task in ("detection", "segmentation")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BY_ID])
 def test_a_recipe_builds_its_model_for_the_names_and_the_backbone_that_are_given(place, small_clip_spec, name):
     recipe = resolve(recipe=f"open-vocab/{name}", flags={"backbone": small_clip_spec})
     boxes = Boxes(((0.0, 0.0, 9.0, 9.0),), (0,))

@@ -14,7 +14,7 @@ from vladapt.core.training import tower_outputs
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
-SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "optimizer": "sgd", "warmup": 0.0, "seed": 3}
+SETTINGS = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "optimizer": "sgd", "warmup": 0.0, "seed": 3}
 PROMPTS = [[f"a {colour} area", colour] for colour in ("red", "green", "blue", "yellow")]
 
 

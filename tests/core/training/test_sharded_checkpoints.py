@@ -21,19 +21,20 @@ SETTINGS = {
     "eps": 1e-3,
     "clip_grad": 5.0,
     "ema": 0.5,
-    "save_every": 3,
+    "save_every": 2,
     "keep": 9,
     "seed": 3,
     "parallel": "fsdp",
 }
-FIRST, LAST = "step-00000003", "step-00000006"
+FIRST, LAST = "step-00000002", "step-00000004"
 
 
 @pytest.fixture(scope="module")
 def job(small_clip_spec):
     heads = {"slip": {"mlp_dim": 32, "emb_dim": 16}, "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16}}
     losses = {"slip": 1.0, "silc": 0.5}
-    return {"spec": small_clip_spec, "losses": losses, "loss_options": heads, "settings": SETTINGS, "validate": True}
+    of_losses = {"losses": losses, "loss_options": heads}
+    return {"spec": small_clip_spec, **of_losses, "settings": SETTINGS, "validate": True, "count": 16}
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +63,16 @@ def stopped(folder: Path, to: Path, step: int) -> Path:
 @pytest.mark.parametrize(("saved", "resumed"), [(4, 2), (1, 2)])
 def test_other_numbers_of_processes_go_on(job, on, tmp_path, saved, resumed):
     folder, end = on(saved)
-    place = stopped(folder, tmp_path / "resumed", step=3)
+    place = stopped(folder, tmp_path / "resumed", step=2)
     again = run({**job, "folder": str(place), "resume": True}, resumed)
-    assert "Resumed at step 3 of 6" in again["said"][0]
+    assert "Resumed at step 2 of 4" in again["said"][0]
     assert_same(end, again, tolerance=2e-6)
     assert again["history"][:1] == end["history"][:1]
 
 
 def test_it_goes_on_with_whole_weights_too(job, on, tmp_path):
     folder, end = on(2)
-    place = stopped(folder, tmp_path / "resumed", step=3)
+    place = stopped(folder, tmp_path / "resumed", step=2)
     settings = {**SETTINGS, "parallel": "ddp"}
     assert_same(end, run({**job, "settings": settings, "folder": str(place), "resume": True}, 2), tolerance=2e-6)
 
@@ -106,7 +107,7 @@ def test_each_process_writes_its_part_and_nothing_is_a_pickle(on):
     for path in folder.iterdir():
         assert path.read_bytes()[:1] != b"\x80" and path.read_bytes()[:2] != b"PK"
     index = json.loads((folder / "index.json").read_text())
-    assert index["facts"]["step"] == 6
+    assert index["facts"]["step"] == 4
 
 
 def test_the_training_goes_on_while_a_checkpoint_is_written(job, on, tmp_path):
@@ -124,7 +125,7 @@ def test_a_full_disk_on_one_process_ends_all_with_one_line_and_loses_nothing(job
     assert "cannot be written there (No space left on device); free some space or give another --out" in lines[0]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [FIRST]
     again = run({**place, "resume": True}, 2)
-    assert "Resumed at step 3 of 6" in again["said"][0]
+    assert "Resumed at step 2 of 4" in again["said"][0]
     assert_same(on(2)[1], again)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
@@ -134,7 +135,7 @@ def test_a_damaged_one_is_passed_over(on, tmp_path, change):
     shutil.copytree(on(2)[0] / "checkpoints", tmp_path / "checkpoints")
     damage(tmp_path / "checkpoints" / LAST, change)
     state, path, notes = newest_checkpoint(tmp_path / "checkpoints")
-    assert (state["facts"]["step"], path.name) == (3, FIRST) and f"{LAST}: damaged" in notes[0]
+    assert (state["facts"]["step"], path.name) == (2, FIRST) and f"{LAST}: damaged" in notes[0]
 
 
 def test_a_training_goes_on_from_the_one_before_a_damaged_one(job, on, tmp_path):
@@ -143,10 +144,10 @@ def test_a_training_goes_on_from_the_one_before_a_damaged_one(job, on, tmp_path)
     shutil.copytree(folder, place)
     damage(place / "checkpoints" / LAST, "part")
     again = run({**job, "folder": str(place), "resume": True}, 2)
-    assert f"{LAST}: damaged" in again["said"][0] and "Resumed at step 3 of 6" in again["said"][1]
+    assert f"{LAST}: damaged" in again["said"][0] and "Resumed at step 2 of 4" in again["said"][1]
     assert_same(end, again)
     state, path, notes = newest_checkpoint(place / "checkpoints")
-    assert (state["facts"]["step"], path.name, notes) == (6, LAST, [])
+    assert (state["facts"]["step"], path.name, notes) == (4, LAST, [])
 
 
 def damage(newest: Path, change: str) -> None:

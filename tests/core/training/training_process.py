@@ -91,7 +91,7 @@ def after_the_next_step(stepped: threading.Event, messages: list) -> None:
 
     def write(path: Path, tensors: dict) -> str:
         stepped.clear()
-        if not path.parent.name.endswith("6.partial"):  # after the last step there is none
+        if not path.parent.name.endswith("4.partial"):  # after the last step there is none
             messages.append(f"{path.parent.name}: {stepped.wait(20)}")
         return original(path, tensors)
 

@@ -32,7 +32,7 @@ class Model(MaskQueries):
     hooks = ({"type": "vladapt.MaskAnnealing"},)
 
     @property
-    def rates(self) -> Rates:
+    def rates(self) -> Rates:  # type: ignore[override]
         blocks = int(self._config.num_hidden_layers)
         parts = {f"layers.{block}.": {"lr_mult": 0.8 ** (blocks - 1 - block)} for block in range(blocks)}
         parts["embeddings."] = {"lr_mult": 0.8 ** (blocks - 1)}

@@ -57,7 +57,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
         pretrained: str | None = None,
         templates: str | Sequence[str] | None = None,
         max_per_img: int = 300,
-        score_thr: float = 0.0,
+        score_thr: float = 1e-6,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):

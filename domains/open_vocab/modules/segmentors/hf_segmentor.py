@@ -37,6 +37,8 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
     """
 
     align_corners = False
+    family: Any
+    """Its type: one of those that give maps."""
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         if family.gives != MAP and not family.gives_maps:
             raise ConfigError(f"HFSegmentor: {config['model_type']} gives boxes, not maps; use vladapt.HFDetector")
         prepared = image_processor(plain(processor))
-        super().__init__(data_preprocessor or _preprocessor(prepared, family), init_cfg)
+        super().__init__(data_preprocessor or preprocessor_of(prepared, family), init_cfg)
         self.family, self.names, family.padding = family, tuple(classes), prepared.padding
         self.model = family.build()
         if pretrained is not None:
@@ -116,7 +118,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         return samples
 
 
-def _preprocessor(prepared, family) -> dict[str, Any]:
+def preprocessor_of(prepared, family) -> dict[str, Any]:
     """Images of a batch are padded to the largest, or to the only size that the model takes."""
     mean, std = prepared.pixel_statistics()
     sides = getattr(family, "sides", None)

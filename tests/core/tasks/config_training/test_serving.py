@@ -153,7 +153,12 @@ def test_names_that_the_model_cannot_take_are_the_requests_own_fault(served, pic
     assert model.rows(right, [], Wishes())["predictions"][0]["names"] == ["cat", "dog"]
     with pytest.raises(ConfigError, match="names no class"):
         model.check(Wishes(classes=()))
-    for wishes, words in ((Wishes(score=1.5), "--score 1.5: give a number"), (Wishes(top=2), "--top: not an option")):
+    many = tuple(map(str, range(1501)))
+    for wishes, words in (
+        (Wishes(score=1.5), "--score 1.5: give a number"),
+        (Wishes(top=2), "--top: not an option"),
+        (Wishes(classes=many), "1501 names; give 1500 at most"),
+    ):
         with pytest.raises(ConfigError, match=words):
             model.check(wishes)
 
@@ -174,6 +179,12 @@ def test_a_client_is_told_what_it_may_ask_for(served):
     assert facts["task"] == "detection" and list(facts["options"]) == ["score", "classes"]
     assert facts["class_names"] == ["cat", "dog"] and facts["any_names"] and facts["score"] == 0.4
     assert len(model.examples(3)) == 3 and model.examples(1)[0].prepared == 127.0
+
+
+def test_a_run_has_no_labelled_images_to_name(served):
+    model, _ = served
+    with pytest.raises(ConfigError, match="--training-ids: this run names no images"):
+        ServedConfig(None, model._domain, {}, lambda model: None, Serving(training_ids=True))
 
 
 def test_nothing_readable_is_told_of_each_image(served, picture):

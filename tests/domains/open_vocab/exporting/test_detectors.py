@@ -18,7 +18,8 @@ from mmengine.registry import init_default_scope
 from vladapt.core.errors import CapabilityError
 from vladapt.core.export.folder import Session
 from vladapt.core.export.scripts import boxes
-from vladapt.domains.open_vocab.exporting.detectors import Boxes, _rule
+from vladapt.domains.open_vocab.exporting.detectors import Boxes, Levels, _rule
+from vladapt.domains.open_vocab.modules.detectors.denseclip import DenseCLIPDetector
 
 NMS = {"type": "nms", "iou_threshold": 0.5}
 RETINANET = {
@@ -43,6 +44,25 @@ RETINANET = {
 }  # fmt: skip
 
 
+FCOS = {
+    **RETINANET, "type": "FCOS",
+    "bbox_head": {
+        "type": "FCOSHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": 1,
+        "strides": [16, 32], "regress_ranges": ((-1, 64), (64, 1e8)), "norm_cfg": {"type": "GN", "num_groups": 2},
+    },
+}  # fmt: skip
+ATSS = {
+    **RETINANET, "type": "ATSS",
+    "bbox_head": {
+        **RETINANET["bbox_head"], "type": "ATSSHead",
+        "anchor_generator": {"type": "AnchorGenerator", "ratios": [1.0], "strides": [16, 32], "octave_base_scale": 4,
+                             "scales_per_octave": 1},
+        "norm_cfg": {"type": "GN", "num_groups": 2},
+    },
+    "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": 9}},
+}  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _mmdet():
     init_default_scope("mmdet")
@@ -52,14 +72,19 @@ def _built(config: dict):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MODELS.build(Config(config)._cfg_dict).eval()
-        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)  # scores that differ, none of them 0 or 1
-        torch.nn.init.zeros_(model.bbox_head.retina_cls.bias)
+        last = {"RetinaHead": "retina_cls", "FCOSHead": "conv_cls", "ATSSHead": "atss_cls"}
+        layer = getattr(model.bbox_head, last[config["bbox_head"]["type"]])
+        torch.nn.init.normal_(layer.weight, std=0.02)  # scores that differ, none of them 0 or 1
+        torch.nn.init.zeros_(layer.bias)
+        if config["type"] == "FCOS":
+            torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.5)  # boxes of some pixels, at first of two
     model.cfg = Config({"vladapt": {"classes": ["a", "b", "c"], "suppress": "none"}})
     return model
 
 
-def test_graph_and_script_find_what_mmdet_finds_in_any_size(tmp_path):
-    form = Boxes(_built(RETINANET))
+@pytest.mark.parametrize("config", [RETINANET, FCOS, ATSS], ids=["RetinaNet", "FCOS", "ATSS"])
+def test_graph_and_script_find_what_mmdet_finds_in_any_size(config, tmp_path):
+    form = Boxes(_built(config))
     form.check()
     form.graph(torch.randn(1, 3, 64, 96)).write(tmp_path / "model.onnx", 18, {})
     ask = Session(tmp_path / "model.onnx")
@@ -89,13 +114,31 @@ def test_of_names_that_were_not_learned_together_the_surest_has_a_thing_alone():
 
 
 def test_a_second_stage_and_other_heads_are_refused_in_a_line():
-    fcos = {"type": "FCOSHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": 0}
-    model = MODELS.build(Config({**RETINANET, "type": "FCOS", "bbox_head": fcos})._cfg_dict)
-    with pytest.raises(CapabilityError, match=r"^FCOS with FCOSHead finds boxes in its own way"):
+    gfl = {**ATSS["bbox_head"], "type": "GFLHead", "reg_max": 4, "loss_cls": {"type": "QualityFocalLoss"}}
+    gfl.pop("bbox_coder")
+    model = MODELS.build(Config({**ATSS, "type": "GFL", "bbox_head": gfl})._cfg_dict)
+    with pytest.raises(CapabilityError, match=r"^GFL with GFLHead finds boxes in its own way"):
         Boxes(model).check()
+    with pytest.raises(CapabilityError, match=r"^Linear finds boxes in its own way"):
+        Boxes(torch.nn.Linear(1, 1)).check()
 
 
 def test_another_way_to_suppress_is_refused_in_a_line():
     config = {"nms": {"type": "soft_nms", "iou_threshold": 0.5}, "max_per_img": 10}
     with pytest.raises(CapabilityError, match="its config suppresses boxes by soft_nms"):
         _rule(config)
+
+
+def test_a_detector_inside_another_is_what_finds_boxes_in_its_maps():
+    whole = DenseCLIPDetector.__new__(DenseCLIPDetector)
+    torch.nn.Module.__init__(whole)
+    whole.detector = _built(RETINANET)
+    whole.cfg, whole.extract_feat = whole.detector.cfg, lambda pixels: whole.detector.extract_feat(pixels.flip(3))
+    form = Boxes(whole)
+    form.check()
+    pixels = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        graph = form.graph(pixels).module
+        pairs = zip(graph(pixels), Levels(whole.detector, whole.detector.bbox_head)(pixels.flip(3)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert form.facts["boxes"]["max_per_img"] == 40

@@ -20,6 +20,7 @@ from mmengine.structures import InstanceData, PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
 from vladapt.core.errors import ConfigError  # noqa: E402
+from vladapt.domains.open_vocab.hub_models import mask_queries, pixel_logits  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.families.eomt import mask_shares  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.family import family_of  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.pixel_logits import enlarged  # noqa: E402
@@ -247,6 +248,51 @@ def test_eomt_pads_a_small_image_and_leaves_out_what_it_padded(built):
     with torch.no_grad():
         padded = family.scores(ours.eval(), torch.nn.functional.pad(image, (0, 0, 0, 24)))
         assert torch.equal(family.scores(ours, image), padded[:, :, :40])
+
+
+def in_two_processes(monkeypatch, counts):
+    """Counts are averaged over two processes, of which each is computed in turn: those of the other come from a first
+    round."""
+    seen = []
+
+    def mean(count):
+        seen.append(count.clone())
+        if len(counts) < 2:
+            return count
+        return torch.stack([each[len(seen) - 1] for each in counts]).mean()
+
+    monkeypatch.setattr(pixel_logits, "mean_over_processes", mean)
+    monkeypatch.setattr(mask_queries, "mean_over_processes", mean)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["segformer", "maskformer"])
+def test_two_processes_have_the_loss_of_one_with_all_images(built, pixels, monkeypatch, name):
+    """Though one has more pixels, or masks, that count: MaskFormer draws no points, so that both see the same."""
+    family, ours, _ = built(name)
+    ours.eval()
+    targets = family.targets(maps_of(), (SIDE, SIDE))
+    assert name == "segformer" or len(targets[0]["class_labels"]) == 3
+    if name == "maskformer":  # one class alone in the second image
+        targets[1] = {key: value[:1] for key, value in targets[1].items()}
+
+    def loss(of):
+        chosen = [targets[image] for image in of]
+        outputs = ours(**family.inputs(pixels[of], torch.ones(len(of), SIDE, SIDE)), **family.truth(chosen))
+        return sum(family.losses(outputs, chosen).values())
+
+    together, alone = loss([0, 1]), (loss([0]) + loss([1])) / 2
+    counts = []
+    for image in (0, 1):
+        seen = in_two_processes(monkeypatch, [])
+        loss([image])
+        counts.append(list(seen))
+    shared = []
+    for image in (0, 1):
+        in_two_processes(monkeypatch, counts)
+        shared.append(loss([image]))
+    away = abs(sum(shared) / 2 - together)
+    assert away < 1e-5 * together and abs(alone - together) > 10 * away
 
 
 def processor_of(family):

@@ -17,12 +17,14 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("mmseg")
 sys.path.insert(0, str(Path(__file__).parent))  # `import tiny_maps`
 import tiny_maps  # noqa: E402
+from mmengine import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
-from vladapt import ConfigError  # noqa: E402
+from vladapt import CapabilityError, ConfigError  # noqa: E402
 from vladapt.cli import app  # noqa: E402
+from vladapt.domains.open_vocab.exporting.segmentors import HubMaps  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.source import hub_model  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.starting import recipe_for, task_of_source  # noqa: E402
 from vladapt.registry import MODELS  # noqa: E402
@@ -49,7 +51,9 @@ def segmentor(folder: Path, names=NAMES):
     node = {"config": source.config, "processor": source.processor, "classes": list(names), "pretrained": str(folder)}
     steps = [{"type": "vladapt.LoadItemImage"}, {"type": "vladapt.ProcessorResize", "processor": source.processor}]
     init_default_scope("mmseg")
-    return MODELS.build({"type": "vladapt.HFSegmentor", **node}).eval(), Compose([*steps, {"type": "PackSegInputs"}])
+    model = MODELS.build({"type": "vladapt.HFSegmentor", **node}).eval()
+    model.cfg = Config({"vladapt": {"test_pipeline": steps, "classes": list(names)}})
+    return model, Compose([*steps, {"type": "PackSegInputs"}])
 
 
 @pytest.mark.parametrize("name", tiny_maps.CLOSED)
@@ -145,6 +149,28 @@ def test_a_segmentor_is_used_as_it_is(folders, tmp_path, monkeypatch):
     image = tiny_maps.scenes(tmp_path / "data", 1) / "test_0.png"
     row = vladapt("predict", f"hf:{folders('segformer')}", image, "--json")["predictions"][0]
     assert set(row["masks"]) <= set(NAMES) and sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_segmentor_is_exported_with_the_answers_of_its_run(folders, tmp_path):
+    pytest.importorskip("onnxruntime")
+    data = tiny_maps.scenes(tmp_path / "data", 1)
+    classes = ("--classes", "background,red disc,blue square")
+    start = ("--start", f"hf:{folders('segformer')}", "--epochs", 0, *classes, "--out", tmp_path, "--json")
+    run = vladapt("fit", "--domain", "open-vocab", "--task", "segmentation", "--data", data, *start)["run"]
+    vladapt("export", run, "--out", tmp_path / "export", "--json")
+    facts = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert facts["model"] == "HFSegmentor" and facts["class_names"] == ["background", "red disc", "blue square"]
+    assert (tmp_path / "export" / "model.onnx").is_file()
+
+
+def test_a_type_whose_graph_has_one_size_is_refused_by_name_where_its_processor_keeps_the_ratio(folders):
+    for name in ("mask2former", "eomt"):
+        with pytest.raises(CapabilityError, match=f"a graph of {name} takes images of one size"):
+            HubMaps(segmentor(folders(name))[0]).check()
+    for name, size in (("segformer", (64, 64)), ("dpt", (64, 64))):
+        form = HubMaps(segmentor(folders(name))[0])
+        form.check()
+        assert form.size == size
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""What the page draws of masks and boxes, by its own script in Node: a process, since nothing else here runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vladapt.core.export.scripts import maps
+from vladapt.core.serving import app
+
+NODE = shutil.which("node")
+if NODE is None:
+    pytest.skip("Node is not installed", allow_module_level=True)
+
+ASKED = """
+const { masks, rows } = JSON.parse(require("fs").readFileSync(0));
+const drawn = masks.map(({ mask, size: [height, width] }) => {
+  const places = [];
+  eachInside(mask, width, height, (place) => places.push(place));
+  return places.sort((one, other) => one - other);
+});
+console.log(JSON.stringify({ drawn, things: rows.map(([row, least]) => thingsOf(row, least)) }));
+"""
+
+
+def drawn(**asked) -> dict:
+    script = Path(app.__file__).with_name("page") / "drawing.js"
+    command = [NODE, "-e", script.read_text(encoding="utf-8") + ASKED]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_masks_are_drawn_at_any_size_and_the_surest_last():
+    random, masks, wanted = np.random.default_rng(0), [], []
+    for _ in range(30):
+        rows, columns, height, width = random.integers(1, 60, 4)
+        mask = random.random((rows, columns)) > random.random()
+        masks.append({"mask": maps.encoded(mask), "size": [int(height), int(width)]})
+        down, across = (((np.arange(n) + 0.5) * old / n).astype(int) for n, old in ((height, rows), (width, columns)))
+        wanted.append(np.flatnonzero(mask[down][:, across]).tolist())
+    boxes = {"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]], "scores": [0.9, 0.2], "labels": ["cat", "dog"]}
+    classes = {"shares": {"background": 0.5, "sky": 0.5}, "masks": {"background": 1, "sky": 2}}
+    answer = drawn(masks=masks, rows=[[boxes, 0.1], [boxes, 0.5], [classes, 0]])
+    assert answer["drawn"] == wanted
+    both, sure, maps_of = answer["things"]
+    assert [thing["name"] for thing in both] == ["dog", "cat"] and both[1]["box"] == [1, 2, 3, 4]
+    assert [thing["name"] for thing in sure] == ["cat"] and maps_of == [{"name": "sky", "mask": 2}]

@@ -1,0 +1,66 @@
+"""A detector of transformers as a graph of its queries, compared before the folder appears."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmdet")
+pytest.importorskip("transformers")
+pytest.importorskip("onnxruntime")
+
+import onnxruntime
+import torch
+from PIL import Image
+
+import vladapt
+from vladapt.core.errors import CapabilityError
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for split, count, seed in (("train", 2, 0), ("test", 2, 9)):
+        random, listed, annotations = np.random.default_rng(seed), [], []
+        for number in range(count):
+            name = f"{split}{number}.png"
+            Image.fromarray(random.integers(0, 255, (48, 80, 3), dtype=np.uint8)).save(folder / name)
+            listed.append({"id": number, "file_name": name, "width": 80, "height": 48})
+            box = {"bbox": [8, 8, 24, 24], "area": 576, "iscrowd": 0, "category_id": 1}
+            annotations.append({"id": number + 1, "image_id": number, **box})
+        content = {"images": listed, "annotations": annotations, "categories": [{"id": 1, "name": tiny.NAMES[0]}]}
+        (folder / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def run_of(folder, data, size):
+    """Of a tiny YOLOS as it is, whose processor resizes to a size."""
+    model, processor = tiny.yolos()
+    source = tiny.saved(folder / "yolos", model, {**processor, "size": size})
+    how = {"epochs": 0, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
+    return vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", **how).run, model
+
+
+def test_the_graph_gives_what_the_model_gives(tmp_path, data):
+    run, model = run_of(tmp_path, data, {"height": 48, "width": 64})
+    folder = tmp_path / "exported"
+    vladapt.export(run, out=str(folder))
+    facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    assert facts["queries"]["size"] == [48, 64] and facts["queries"]["model_type"] == "yolos"
+    assert not (folder / "predict.py").exists()
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    pixels = np.random.default_rng(1).normal(size=(3, 3, 48, 64)).astype(np.float32)
+    logits, boxes = session.run(["logits", "boxes"], {"pixels": pixels})
+    with torch.no_grad():
+        outputs = model.eval()(pixel_values=torch.from_numpy(pixels))
+    np.testing.assert_allclose(boxes, outputs.pred_boxes.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logits, outputs.logits.numpy()[..., [0, 3]], atol=1e-4)  # the name of the data
+
+
+def test_a_processor_that_keeps_proportions_has_no_one_size(tmp_path, data):
+    run, _ = run_of(tmp_path, data, {"shortest_edge": 48, "longest_edge": 80})
+    with pytest.raises(CapabilityError, match="yolos: its processor keeps the proportions of images"):
+        vladapt.export(run, out=str(tmp_path / "exported"))
+    assert not (tmp_path / "exported").exists()
