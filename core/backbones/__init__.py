@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoints": "file_digests fit_weights read_checkpoint",
+        "checkpoints": "fit_weights read_checkpoint",
         "finders": "built_loss loss_in_words searched weights_of_loss",
         "heads": "HeadBackbone",
         "hf_source": "quiet read_config",

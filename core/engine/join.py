@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,41 +36,12 @@ from ..runtime.reading import read_bytes
 from ..tasks.retrieval.encoding import PairEncoding, features_of
 from ..tasks.retrieval.fitting import RetrievalData
 from ..tasks.retrieval.scoring import evaluate_retrieval
-from .joined_card import joined_card
+from .joined_card import LEXICAL, LINEAR, TEXTS, Joined, joined_card
 from .options import JoinOptions
 
-LINEAR, LEXICAL, TEXTS = "linear", "lexical", "texts"
-"""How a space is made: of pairs, of names, of sentences."""
 OF_NAMES = "procrustes and ConSE"
 TAKEN = frozenset({"domain", "task", "data", "device", "amp", "batch_size", "workers", "tolerate", "split_seed"})
 """Recipe keys that are used."""
-
-
-@dataclass
-class Joined:
-    """What was made.
-
-    Attributes:
-        folder: a backbone's spec.
-        kind: how the space was made: `LINEAR`, `LEXICAL` or `TEXTS`.
-        map: the kind of the map, and its penalty where it has one.
-        choices: what cross-validation said of each candidate, the best first; none where the map was named.
-        scale: the logit scale.
-        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names or sentences.
-        chance: what guessing would score there, by the name of a metric.
-        fitted_on: pairs, names or sentences that the space was made of.
-        notes: sentences for the user.
-    """
-
-    folder: Path
-    kind: str
-    map: str
-    choices: list[Choice]
-    scale: float
-    metrics: Mapping[str, Any]
-    chance: Mapping[str, float]
-    fitted_on: int
-    notes: list[str]
 
 
 @keywords(JoinOptions)

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..backbones.join import JoinedBackbone
-    from .join import Joined
+    from ..backbones.tower_maps import Choice
+
+LINEAR, LEXICAL, TEXTS = "linear", "lexical", "texts"
+"""How a space is made: of pairs, of names, of sentences."""
+
+
+@dataclass
+class Joined:
+    """What was made.
+
+    Attributes:
+        folder: a backbone's spec.
+        kind: how the space was made: `LINEAR`, `LEXICAL` or `TEXTS`.
+        map: the kind of the map, and its penalty where it has one.
+        choices: what cross-validation said of each candidate, the best first; none where the map was named.
+        scale: the logit scale.
+        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names or sentences.
+        chance: what guessing would score there, by the name of a metric.
+        fitted_on: pairs, names or sentences that the space was made of.
+        notes: sentences for the user.
+    """
+
+    folder: Path
+    kind: str
+    map: str
+    choices: list[Choice]
+    scale: float
+    metrics: Mapping[str, Any]
+    chance: Mapping[str, float]
+    fitted_on: int
+    notes: list[str]
 
 
 def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]) -> str:
@@ -32,12 +64,12 @@ def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]
 
 def origin(made: Joined) -> str:
     """Of what the space was made."""
-    if made.kind == "lexical":
+    if made.kind == LEXICAL:
         return (
             f"The space was made of {made.fitted_on} names that both towers know ({made.map}); no image was seen with "
             "a text."
         )
-    if made.kind == "texts":
+    if made.kind == TEXTS:
         return (
             f"The space is that of the image tower's own texts; a linear map ({made.map}) fitted on {made.fitted_on} "
             "sentences and their translations brings the other text tower into it. No image was seen."
@@ -50,13 +82,13 @@ def origin(made: Joined) -> str:
 
 def measured(made: Joined) -> str:
     """How well it works where it was not fitted."""
-    if made.kind == "lexical":
+    if made.kind == LEXICAL:
         found, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
         return (
             f"Of {names} names that were left out for it, {found:.1%} are found by what they look like to the image "
             f"tower (guessing: {chance:.1%})."
         )
-    if made.kind == "texts":
+    if made.kind == TEXTS:
         sentences, guessing = made.metrics["sentences"], f"{made.chance['found']:.1%}"
         return (
             f"Of {sentences} translations that were left out, {made.metrics['found']:.1%} are nearest to what the "

@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "classification.task": "Classification",
         "config_training.kept_plan": "kept_of plan_of",
         "config_training.registered": "running",
-        "config_training.runner": "build_model load_model named_faults quiet weights_of",
+        "config_training.runner": "build_model load_model named_faults quiet",
         "config_training.base": "ConfigTask",
         "config_training.serving": "Finder",
         "retrieval.encoding": "PairEncoding",

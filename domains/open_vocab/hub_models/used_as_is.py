@@ -6,9 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....core.backbones import file_digests
 from ....core.contracts import DomainData, Recipe
-from ....core.data import IMAGE, loader
+from ....core.data import IMAGE, FileHashes, loader
 from ....core.features import FeatureStore
 from ....core.runtime import Reporter
 from .source import HubModel, as_text
@@ -43,5 +42,6 @@ def usable(place: str) -> HubModel | None:
 
 def _key(source: HubModel) -> str:
     weights = sorted([*source.folder.glob("*.safetensors"), *source.folder.glob("pytorch_model*.bin")])
-    told = [source.config, source.processor, list(source.names), source.facts(), file_digests(weights)]
+    hashes = list(map(FileHashes().sha256, weights))
+    told = [source.config, source.processor, list(source.names), source.facts(), hashes]
     return hashlib.sha256(as_text(told).encode()).hexdigest()[:24]

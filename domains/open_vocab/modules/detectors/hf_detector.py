@@ -120,7 +120,7 @@ class HFDetector(BaseDetector, ClosedNames):
         return None if self.family.asked_by == HEAD else self.family.prompt(self.names)
 
 
-def preprocessor_of(prepared, gives: str) -> dict[str, Any]:
+def preprocessor_of(prepared: ImageProcessor, gives: str) -> dict[str, Any]:
     mean, std = prepared.pixel_statistics()
     return {
         "type": "mmdet.DetDataPreprocessor",

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import MAP, family_of, plain
+from ...hub_models.family import MAP, Family, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.pixel_logits import IGNORED, enlarged
-from ...hub_models.processor import image_processor
+from ...hub_models.processor import ImageProcessor, image_processor
 from ...vocabulary import ClosedNames
 
 
@@ -118,7 +118,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         return samples
 
 
-def preprocessor_of(prepared, family) -> dict[str, Any]:
+def preprocessor_of(prepared: ImageProcessor, family: Family) -> dict[str, Any]:
     """Images of a batch are padded to the largest, or to the only size that the model takes."""
     mean, std = prepared.pixel_statistics()
     sides = getattr(family, "sides", None)
