@@ -14,7 +14,7 @@ from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain
 from ...hub_models.loading import pretrained_weights
-from ...hub_models.processor import filled, image_processor
+from ...hub_models.processor import ImageProcessor, filled, image_processor
 from ...vocabulary import ClosedNames
 
 LEAST_SCORE = {BOXES: 0.0, MASKS: 0.01}
