@@ -64,6 +64,7 @@ def apply_schedule(plan: Node, schedule: Schedule, images: int) -> list[str]:
         _set_epochs(plan, schedule.epochs, steps)
     else:
         notes = _train_long_enough(plan, steps)
+    _drop_short_warm_ups(plan, steps)
     if schedule.lr is not None:
         _optimizer(plan)["lr"] = _positive("--lr", schedule.lr)
     if schedule.amp is not None:
@@ -111,6 +112,20 @@ def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
 def _schedulers(plan: Node) -> list[Node]:
     schedulers = plan.get("param_scheduler") or []
     return [schedulers] if isinstance(schedulers, dict) else [each for each in schedulers if isinstance(each, dict)]
+
+
+def _drop_short_warm_ups(plan: Node, steps_an_epoch: int) -> None:
+    """A warm-up over epochs of one step in all never leaves its first rate in mmengine."""
+    if isinstance(plan.get("param_scheduler"), list):
+        plan["param_scheduler"] = [
+            each for each in plan["param_scheduler"] if not (_is_warmup(each) and _steps_of(each, steps_an_epoch) < 2)
+        ]
+
+
+def _steps_of(scheduler: Node, steps_an_epoch: int) -> float:
+    """Of a scheduler that counts epochs and is applied in each step; infinitely many of any other."""
+    epochs = scheduler.get("end", math.inf) - scheduler.get("begin", 0)
+    return epochs * steps_an_epoch if scheduler.get("convert_to_iter_based") else math.inf
 
 
 def _is_warmup(scheduler: Node) -> bool:

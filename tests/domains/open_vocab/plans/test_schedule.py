@@ -106,3 +106,11 @@ def test_batches_are_shared_by_processes(options, monkeypatch):
     assert plan["train_dataloader"]["batch_size"] == 2 and plan["train_cfg"]["max_iters"] == 3 * 4
     with pytest.raises(ConfigError, match="--batch-size 3: 2 processes share a step; give a multiple of 2"):
         applied(by_steps(), options, batch_size=3)
+
+
+def test_a_warm_up_of_an_epoch_of_one_step_is_left_out(options):
+    """mmengine never raises the rate of one: it would stay at a hundredth."""
+    for images, kept in ((2, 0), (3, 1)):
+        plan = by_epochs()
+        plan["param_scheduler"] = [{"type": "LinearLR", "begin": 0, "end": 1, "convert_to_iter_based": True}]
+        assert len(applied(plan, options, images=images)["param_scheduler"]) == kept
