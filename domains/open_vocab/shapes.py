@@ -61,7 +61,8 @@ def _draw_into(folder: Path) -> None:
 
 
 def _coco(images: Path, numbers: Sequence[int]) -> dict:
-    listed, annotations = [], []
+    listed: list[dict] = []
+    annotations: list[dict] = []
     for number in numbers:
         picture, things = draw(number)
         name = f"shapes-{number:04d}.png"

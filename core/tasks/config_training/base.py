@@ -6,7 +6,7 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -213,12 +213,13 @@ class ConfigTask(Task):
         data = self._data(recipe, reporter)
         backbone, plan, notes = self._planned(recipe, data, reporter)
         data = replace(data, notes=notes)
-        keep = nullcontext()
+        keep: AbstractContextManager[Path | None] = nullcontext()
         if plan is not None:
             runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
             keep = kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint)
         with keep as folder:
-            model, history = None, []
+            model: Any = None
+            history: list[dict[str, float]] = []
             if plan is not None:
                 model, history = self.train(plan, folder, recipe, data, backbone.device, reporter)
 
@@ -354,8 +355,7 @@ class ConfigTask(Task):
         """The recipe with the config, and the keys, of a packaged recipe or of a file."""
         if not name:
             return recipe
-        named = {"config": name} if Path(name).suffix else {"recipe": name}
-        other = resolve(**named)
+        other = resolve(config=name) if Path(name).suffix else resolve(recipe=name)
         kept = {key.partition(".")[0] for key in recipe.given}
         changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - kept}
         return self.settled(recipe.with_(**changes, given=recipe.given | other.given))
@@ -436,7 +436,7 @@ class ConfigTask(Task):
         keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
         facts = {**{key: info[key] for key in keys}, "backbone": done.backbone.spec}
         report = FitReport(ADAPTER, chosen_on="the config" if done.taught_by else "nothing to train")
-        skipped = [tuple(pair) for pair in info.skipped]
+        skipped = [(name, reason) for name, reason in info.skipped]
         summary = {"run": str(run.path), **facts, **run.metrics}
         return FitResult(run.path, None, report, run.metrics, summary, list(info.notes), skipped)
 

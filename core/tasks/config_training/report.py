@@ -139,7 +139,7 @@ def _course(history: Sequence[Mapping[str, float]]) -> CurveSection | None:
 
 def _facts(info: RunInfo):
     counted = ", ".join(f"{len(ids)} {split}" for split, ids in info.splits.items() if ids)
-    of_task = {
+    of_task: dict[str, Sequence[Any]] = {
         "Classes": [len(info.class_names), ", ".join(info.class_names)],
         "Images": [counted, info.shots and f"up to {info.shots} examples per class in training"],
         "Model": [((info.plan or {}).get("model") or {}).get("type")],

@@ -129,7 +129,7 @@ class _Reading:
             self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
             return
         try:
-            decode = next(iter(fmt.expand(path)), {})
+            decode: dict[str, Any] = next(iter(fmt.expand(path)), {})
             self.by_place[path, image.split] = (image, self._size(path, image, fmt, decode), decode)
         except DataError as error:
             self.skipped.append((shown(path, self.folder), str(error)))

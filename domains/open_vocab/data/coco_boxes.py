@@ -76,7 +76,7 @@ def _has_boxes(file: Path) -> bool:
         return False
     if not CocoFile.is_shape_of(content) or not isinstance(content.get("categories"), list):
         return False
-    first = next(iter(content["annotations"]), {})
+    first: Any = next(iter(content["annotations"]), {})
     return isinstance(first, dict) and "segments_info" not in first  # panoptic files have these
 
 
@@ -250,8 +250,9 @@ def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:
 
 def _listed_size(image: dict[str, Any]) -> tuple[int, int] | None:
     width, height = image.get("width"), image.get("height")
-    whole = isinstance(width, int) and isinstance(height, int)
-    return (width, height) if whole and min(width, height) > 0 and max(width, height) < 1 << 31 else None
+    if not (isinstance(width, int) and isinstance(height, int)):
+        return None
+    return (width, height) if min(width, height) > 0 and max(width, height) < 1 << 31 else None
 
 
 def _roots(coco: CocoFile) -> tuple[Path, ...]:

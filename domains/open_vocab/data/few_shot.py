@@ -52,7 +52,7 @@ def draw_shots(
 
 def _drawn(pool: Sequence[Item], shots: int, num_classes: int, counted) -> list[Item]:
     counts = {item.id: counted(item) for item in pool}
-    totals = sum(counts.values(), Counter())
+    totals: Counter = sum(counts.values(), Counter())
     have: Counter = Counter()
     chosen: dict[str, Item] = {}
     for label in sorted(range(num_classes), key=lambda label: (totals[label], label)):

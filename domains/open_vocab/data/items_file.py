@@ -30,7 +30,7 @@ STORED_VALUES = 256
 """Numbers that a mask may store."""
 MOST_PIXELS = 10**11
 """Of an image; the option max_pixels has the same bound."""
-EMPTY = (None, "", {})
+EMPTY: tuple[Any, ...] = (None, "", {})
 
 
 def write_items(path: str | Path, data: DomainData, *, images: str | Path | None = None) -> Path:

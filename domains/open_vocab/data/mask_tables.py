@@ -55,12 +55,16 @@ class MaskTable:
     def of(cls, pairs: Iterable[tuple[int | Colour, str]]) -> MaskTable:
         """From (number or colour, name), in the order classes shall have; one name may have several."""
         names: dict[str, int] = {}
-        values, colours = {}, {}
+        values: dict[int, int] = {}
+        colours: dict[Colour, int] = {}
         for key, name in pairs:
             if name.strip().casefold() in NOT_CLASSES:
                 continue
             position = names.setdefault(name.strip(), len(names))
-            (colours if isinstance(key, tuple) else values)[key] = position
+            if isinstance(key, tuple):
+                colours[key] = position
+            else:
+                values[key] = position
         return cls(tuple(names), values, colours)
 
     def without_zero(self) -> MaskTable:
@@ -99,7 +103,8 @@ def voc_colour(number: int) -> Colour:
     for bit in range(8):
         for channel in range(3):
             channels[channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
-    return tuple(channels)
+    red, green, blue = channels
+    return red, green, blue
 
 
 def cityscapes_table(train_ids: bool) -> MaskTable:
@@ -159,9 +164,10 @@ def _entry(entry: dict[str, Any]) -> tuple[int | Colour, str]:
 
 def _number_or_colour(value: Any) -> int | Colour:
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        return tuple(bytes.fromhex(value[1:]))
+        value = list(bytes.fromhex(value[1:]))
     if isinstance(value, list) and len(value) >= 3:
-        return tuple(int(channel) for channel in value[:3])
+        red, green, blue = map(int, value[:3])
+        return red, green, blue
     return int(value)
 
 
@@ -179,11 +185,12 @@ def _read_lines(file: Path) -> MaskTable | None:
 
 def _read_csv(file: Path) -> MaskTable | None:
     rows = [row for row in csv.reader(read_text(file).splitlines()) if row]
-    pairs = []
+    pairs: list[tuple[int | Colour, str]] = []
     for row in rows:
         cells = [cell.strip() for cell in row]
         if len(cells) >= 4 and all(cell.isdigit() for cell in cells[1:4]):
-            pairs.append((tuple(int(cell) for cell in cells[1:4]), cells[0]))
+            red, green, blue = map(int, cells[1:4])
+            pairs.append(((red, green, blue), cells[0]))
         elif len(cells) == 2 and any(cell.isdigit() for cell in cells):
             pairs.append((int(cells[0]), cells[1]) if cells[0].isdigit() else (int(cells[1]), cells[0]))
     return _checked(file, pairs) if pairs else None  # a table of something else
@@ -192,8 +199,7 @@ def _read_csv(file: Path) -> MaskTable | None:
 def check_keys(pairs: Iterable[tuple[int | Colour, str]]) -> None:
     """Raises ValueError for a number or a colour that no mask can store."""
     for key, name in pairs:
-        channels = key if isinstance(key, tuple) else ()
-        if not all(0 <= channel <= 255 for channel in channels) or not (channels or 0 <= key < MOST_STORED):
+        if not (all(0 <= channel <= 255 for channel in key) if isinstance(key, tuple) else 0 <= key < MOST_STORED):
             raise ValueError(f"class '{shortened(name)}' has the number {shortened(key)}")
 
 

@@ -59,6 +59,7 @@ class QueryBoxes(Form):
 
     def noise(self) -> list[Tensor]:
         """Pixels of several batches."""
+        assert self.size is not None  # see `check`
         made = torch.Generator().manual_seed(0)
         return [torch.randn(rows, 3, *self.size, generator=made) for rows in (2, 1, 3)]
 
@@ -68,6 +69,7 @@ class QueryBoxes(Form):
 
     @property
     def facts(self) -> dict[str, Any]:
+        assert self.size is not None
         mean, std = self.model.data_preprocessor.mean, self.model.data_preprocessor.std
         return {
             "queries": {

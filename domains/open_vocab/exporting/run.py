@@ -42,7 +42,7 @@ UNDECODED = frozenset({"max_pixels"})
 """Keys of `Item.decode` that change no pixel."""
 UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "PackSegInputs"})
 """Transforms that leave an image as it is."""
-RESIZED = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
+RESIZED: tuple[tuple[str, dict[str, Any]], ...] = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
 """Transforms that predict.py knows, with their options besides the scale; the second enlarges too."""
 Progress = Callable[[int, int], None]
 Answers = Callable[..., Mapping[str, np.ndarray]]
@@ -207,8 +207,8 @@ def _checks(
         counts["pixels"] += form.same(sample, form.answer(ask(pixels=pixels.numpy()), size, whole, facts))
         if facts["preprocessing"] is not None:
             seen, size = pictures.pixels(_picture(item, data), facts["preprocessing"])
-            same = form.same(sample, form.answer(ask(pixels=seen), size, whole, facts))
-            counts["files"] = counts.get("files", 0) + np.array(same)
+            of_file = form.same(sample, form.answer(ask(pixels=seen), size, whole, facts))
+            counts["files"] = counts.get("files", 0) + np.array(of_file)
     most, lows, highs = np.array(away).transpose(2, 0, 1)  # (N, outputs) each
     shares = most.max(axis=0) / (highs.max(axis=0) - lows.min(axis=0)).clip(1e-12)
     worst = int(shares.argmax())

@@ -62,7 +62,7 @@ class Rates:
 class Family(ABC):
     """Base of model types. An instance is of one configuration.
 
-    Class attributes:
+    Class attributes; `model_class`, `gives` and `head` may be an instance's own, where its configuration decides:
         model_class: name of the model in transformers; `model_class_of` decides where a type has several.
         processors: names of image processors of transformers that the type is used with, the usual first.
         gives: "boxes", "masks" (boxes and masks) or "map".
@@ -81,14 +81,14 @@ class Family(ABC):
         classes: number of rows of a closed head.
     """
 
-    model_class: ClassVar[str]
+    model_class: str
     processors: ClassVar[tuple[str, ...]]
-    gives: ClassVar[str] = BOXES
+    gives: str = BOXES
     gives_maps: ClassVar[bool] = False
     asked_by: ClassVar[str] = HEAD
     recipe: ClassVar[str] = ""
     why_not: ClassVar[str] = ""
-    head: ClassVar[tuple[str, ...]] = ()
+    head: tuple[str, ...] = ()
     per_box: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()

@@ -34,7 +34,7 @@ def pretrained_weights(folder: str | Path, family: Family, new: nn.Module, names
     Raises:
         DataError: the weights cannot be read, or are not those of the model.
     """
-    source = hub_model(f"hf:{folder}")
+    source = _source(folder)
     before = _of_run(source) if source.is_run else _loaded(source, family).state_dict()
     if family.asked_by != HEAD:
         return before
@@ -47,7 +47,7 @@ def pretrained_tokenizer(folder: str | Path) -> HeldTokenizer:
     Raises:
         DataError: there is none that can be read.
     """
-    source = hub_model(f"hf:{folder}")
+    source = _source(folder)
     if not source.is_run:
         return HeldTokenizer(folder)
     from safetensors import safe_open
@@ -56,6 +56,13 @@ def pretrained_tokenizer(folder: str | Path) -> HeldTokenizer:
     with safe_open(str(source.folder / WEIGHTS), framework="pt") as weights:
         held.load_state_dict({"file": weights.get_tensor(TOKENIZER)})
     return held
+
+
+def _source(folder: str | Path) -> HubModel:
+    source = hub_model(f"hf:{folder}")
+    if source is None:
+        raise DataError(f"{folder}: a run of another model, not of one of transformers; give such a run, or hf:FOLDER")
+    return source
 
 
 def _of_run(source: HubModel) -> dict[str, Tensor]:

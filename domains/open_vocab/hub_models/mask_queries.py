@@ -34,9 +34,9 @@ class MaskQueries(Family):
         any_size, idle: as of `PixelLogits`.
     """
 
-    gives: ClassVar[str] = MASKS
+    gives = MASKS
     gives_maps: ClassVar[bool] = True
-    head: ClassVar = (r"class_predictor\.(weight|bias)", r"criterion\.empty_weight")
+    head: tuple[str, ...] = (r"class_predictor\.(weight|bias)", r"criterion\.empty_weight")
     best_only: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     idle: ClassVar[tuple[str, ...]] = ()

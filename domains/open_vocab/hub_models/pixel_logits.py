@@ -31,7 +31,7 @@ class PixelLogits(Family):
         idle: beginnings of the names of weights that take no part in the logits, and so are not trained.
     """
 
-    gives: ClassVar[str] = MAP
+    gives = MAP
     heads: ClassVar[Mapping[str, str | None]]
     any_size: ClassVar[bool] = False
     idle: ClassVar[tuple[str, ...]] = ()

@@ -50,8 +50,8 @@ def recipe_for(source: HubModel, task: str) -> str:
     return source.family_class.recipe or RECIPES[task]
 
 
-def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
-    """The config with the model of a source, its preprocessing, and the rates of its type where it has none.
+def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
+    """A config with the model of a source, its preprocessing, and the rates of its type where it has none.
 
     Args:
         trains: False leaves the training out.
@@ -59,7 +59,7 @@ def on_source(config: Mapping[str, Any], source: HubModel, trains: bool = True) 
     Raises:
         ConfigError: the config trains another model.
     """
-    config = deepcopy(dict(config))
+    config = deepcopy(dict(base))
     kind = str(config["model"].get("type", ""))
     if not is_hub_node(config["model"]):
         raise ConfigError(

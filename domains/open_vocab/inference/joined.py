@@ -45,7 +45,7 @@ def picture_id(item: Item) -> str:
 
 def whole_pictures(data: DomainData) -> dict[str, Item]:
     """Id of each picture -> the item that shows it whole."""
-    pictures = {}
+    pictures: dict[str, Item] = {}
     for item in data.items:
         parts = ("window", "box", Item.WHOLE) if Item.WHOLE in item.decode else ()
         decode = {key: value for key, value in item.decode.items() if key not in parts}
@@ -89,7 +89,7 @@ def join_boxes(parts: list[tuple[Window, PredictedBoxes]], size: tuple[int, int]
     order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]
     outlines = None
     if all(found.outlines is not None for _, found in parts):
-        every = [moved_outline(outline, window, size) for window, found in parts for outline in found.outlines]
+        every = [moved_outline(outline, window, size) for window, found in parts for outline in found.outlines or ()]
         outlines = [every[place] for place in order]
     return PredictedBoxes(boxes[order], scores[order], np.concatenate(labels)[order], outlines)
 
@@ -122,7 +122,7 @@ class JoinedMap:
     def __init__(self, size: tuple[int, int], choose: Callable[[torch.Tensor], torch.Tensor]):
         self.classes, self.choose = np.full(size, -1, np.int32), choose
         self.top = 0
-        self.total: torch.Tensor | None = None
+        self.total = torch.zeros(0, 0, size[1])  # (C, rows, width), of which C is known from the first window on
         self.weight = torch.zeros(0, size[1])
 
     def add(self, window: Window, scores: torch.Tensor) -> None:
@@ -157,7 +157,7 @@ class JoinedMap:
 
     def _reach(self, bottom: int, count: int) -> None:
         more = bottom - self.top - len(self.weight)
-        if self.total is None:
+        if not len(self.total):
             self.total = torch.zeros(count, 0, self.weight.shape[1])
         if more > 0:
             self.total = torch.cat([self.total, self.total.new_zeros(count, more, self.total.shape[2])], dim=1)

@@ -57,7 +57,7 @@ class ByNames(ConfigTask):
     at_prediction: ClassVar = ConfigTask.at_prediction | {"masks", "own_data", "tile"}
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = NovelOptions
-    refusals: ClassVar = {}
+    refusals: ClassVar[Mapping[str, str]] = {}
     default_recipe: ClassVar[str]
     configs: ClassVar[ConfigKind]
 
@@ -104,8 +104,8 @@ class ByNames(ConfigTask):
 
         source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
-        described = described if any(described.values()) else None
-        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, described)
+        stated = described if any(described.values()) else None
+        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
         if plan.model.get(UPSAMPLER) == BICUBIC:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..boxes import best_of_query
 from ..family import Family, Rates
 from ..weighing import of_detr, weighed
@@ -17,7 +19,7 @@ class Model(Family):
     model_class = "DetrForObjectDetection"
     processors = ("DetrImageProcessor",)
     head = (r"class_labels_classifier\.(weight|bias)",)
-    per_box = ("loss_bbox", "loss_giou")
+    per_box: ClassVar[tuple[str, ...]] = ("loss_bbox", "loss_giou")
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}})
 
     def weighted(self, outputs):

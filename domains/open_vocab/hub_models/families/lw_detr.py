@@ -18,7 +18,7 @@ class Model(Family):
 
     model_class = "LwDetrForObjectDetection"
     processors = ("DeformableDetrImageProcessor",)
-    head = (r"class_embed\.(weight|bias)", r"model\.enc_out_class_embed\.\d+\.(weight|bias)")
+    head: tuple[str, ...] = (r"class_embed\.(weight|bias)", r"model\.enc_out_class_embed\.\d+\.(weight|bias)")
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 1.5}}, ema=0.997)
 
     def weighted(self, outputs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..boxes import best_of_all
 from ..family import Family, Rates
 
@@ -22,7 +24,7 @@ class Model(Family):
         r"model\.enc_score_head\.(weight|bias)",
         r"model\.denoising_class_embed\.weight",
     )
-    per_box = ("loss_vfl", "loss_bbox", "loss_giou")
+    per_box: ClassVar[tuple[str, ...]] = ("loss_vfl", "loss_bbox", "loss_giou")
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}}, norm_decay=0.0, ema=0.9999, warm_up=2000)
 
     def found(self, outputs, sizes, chosen=None):

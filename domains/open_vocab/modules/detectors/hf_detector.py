@@ -26,7 +26,7 @@ class HFDetector(BaseDetector, ClosedNames):
 
     Args:
         config: transformers' configuration as plain data; `model_type` says the type.
-        classes: names of the rows of a closed head, or what a model with texts is asked for.
+        classes: names of the rows of the head.
         processor: options of its image processor as plain data.
         pretrained: folder with the weights to begin with; None for random ones. A run has its weights itself.
         score_thr: least score of a detection; by default 0, and 0.01 of types with masks, each of which is as large as
@@ -34,9 +34,12 @@ class HFDetector(BaseDetector, ClosedNames):
         data_preprocessor: by default the processor's mean and std.
 
     Raises:
-        ConfigError: no model was named, or the type gives no boxes. DataError: a type that is not listed, or weights
-            that do not fit.
+        ConfigError: no model was named, or the type gives no boxes or has no closed head. DataError: a type that is not
+            listed, or weights that do not fit.
     """
+
+    family: Any
+    """Its type: one with a closed head that gives boxes, or boxes and masks."""
 
     def __init__(
         self,
@@ -53,6 +56,11 @@ class HFDetector(BaseDetector, ClosedNames):
         family = family_of(plain(config), len(classes))
         if family.gives == MAP:
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
+        if family.asked_by != HEAD:
+            raise ConfigError(
+                f"HFDetector: {config['model_type']} has no closed head; give the model as --start hf:OWNER/NAME, "
+                "which chooses its detector"
+            )
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
@@ -113,11 +121,7 @@ class HFDetector(BaseDetector, ClosedNames):
         mask = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
         for row, (height, width) in enumerate(shapes):
             mask[row, :height, :width] = 1
-        return self.family.inputs(pixels, mask, self.prompt())
-
-    def prompt(self) -> Any:
-        """What the classes become for a model with texts; None of a closed head."""
-        return None if self.family.asked_by == HEAD else self.family.prompt(self.names)
+        return self.family.inputs(pixels, mask)
 
 
 def preprocessor_of(prepared: ImageProcessor, gives: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
     ):
         if not config:
             raise ConfigError("HFTextDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(plain(config), 0)
+        family: Any = family_of(plain(config), 0)
         if family.asked_by != TEXTS:
             raise ConfigError(f"HFTextDetector: {config['model_type']} has a closed head; use vladapt.HFDetector")
         prepared = image_processor(plain(processor))

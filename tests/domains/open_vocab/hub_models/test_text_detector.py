@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from vladapt.domains.open_vocab.hub_models import loading
 from vladapt.domains.open_vocab.hub_models.source import hub_model
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS, TRANSFORMS
@@ -148,6 +149,17 @@ def test_models_that_are_not_asked_by_texts_are_refused(folders):
         MODELS.build(node(folders["owlv2"], config={}))
     with pytest.raises(ConfigError, match="has a closed head"):
         MODELS.build(node(folders["owlv2"], config={"model_type": "rt_detr_v2"}))
+
+
+def test_a_detector_with_a_closed_head_takes_no_model_that_is_asked_by_texts(folders):
+    with pytest.raises(ConfigError, match="owlv2 has no closed head"):
+        MODELS.build(node(folders["owlv2"], type="vladapt.HFDetector"))
+
+
+def test_the_run_of_another_model_gives_no_weights(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "hub_model", lambda place: None)  # as it says of such a run
+    with pytest.raises(DataError, match="a run of another model"):
+        MODELS.build(node(folders["owlv2"], pretrained=str(tmp_path)))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folders, tmp_path):
