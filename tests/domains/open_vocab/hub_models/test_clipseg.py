@@ -116,6 +116,15 @@ def test_loss_and_gradient_are_transformers_own_and_clip_stays(ours, theirs, pix
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_texts_are_read_anew_after_training_in_low_precision(ours, pixels):
+    with torch.no_grad():
+        wanted = ours.encode_decode(pixels)
+        ours.take_classes(ours.vocabulary)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours.train().loss(pixels, samples(torch.zeros(2, SIDE, SIDE)))
+        assert torch.equal(ours.eval().encode_decode(pixels), wanted)
+
+
 def test_ignored_pixels_teach_nothing(ours, pixels):
     labels = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     labels[:, :32] = 255
