@@ -14,6 +14,8 @@ import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from usage import print_help
+
 TINY = Path(__file__).resolve().parents[1] / "tests" / "domains" / "open_vocab" / "hub_models" / "tiny_maps.py"
 NAMES = ("background", "red disc")
 """Known before; the third class of the data, "blue square", is a new row."""
@@ -44,4 +46,5 @@ def main(kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main(sys.argv[1:])

@@ -15,6 +15,8 @@ import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from usage import print_help
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "domains" / "open_vocab" / "hub_models" / "tiny.py"
 COLOURS = ("red", "green", "blue", "yellow")
@@ -91,4 +93,5 @@ def main(kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main(sys.argv[1:])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..contracts.backbone import OF_TEXTS, Backbone
@@ -160,8 +159,9 @@ class JoinedBackbone(TwoTower):
 
     @property
     def origins(self) -> dict[str, Any]:
-        """What tells its two towers from any others."""
-        return {"image": self.towers.fingerprint, "text": fingerprint("text", self.side.identity, "", {})}
+        """What tells its two towers and their space from any others."""
+        text = fingerprint("text", self.side.identity, "", {})
+        return {"image": self.towers.fingerprint, "text": text, "space": digest(self.space)}
 
 
 class JoinedTowers(nn.Module):
@@ -264,10 +264,13 @@ def _of_folder(folder: Path, spec: str, device: torch.device, image_size: ImageS
         raise DataError(f"{folder / FILE}: damaged ({error}); join the towers again") from None
     towers, side = _loaded(image, device, image_size), text_side(text, lambda each: _loaded(each, device), **reading)
     space = built_space(kind, settings)
-    fit_weights(space, load_file(folder / SPACE), folder / SPACE, f"a space of the kind {kind}")
+    fit_weights(space, read_checkpoint(folder / SPACE), folder / SPACE, f"a space of the kind {kind}")
+    if digest(space) != origins.get("space"):
+        raise DataError(f"{folder}: {SPACE} is not the space that {FILE} tells of; join the towers again")
     backbone = JoinedBackbone(towers, side, space, float(scale), spec)
     for tower, place in (("image", image), ("text", text)):
-        if image_size is None and backbone.origins[tower] != origins.get(tower):
+        sized = tower == "image" and image_size is not None  # of another size it has another fingerprint
+        if not sized and backbone.origins[tower] != origins.get(tower):
             raise DataError(
                 f"{folder}: was made with another {tower} tower than {place} is now; join them again, or bring back "
                 "the one that it was made with"

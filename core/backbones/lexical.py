@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CapabilityError, DataError
+from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import read_tensors, write_tensors
 from .shared_spaces import CONSE_TEMPERATURE, Alignment, LexicalSpace, fit_alignment
 from .text_towers import TextSide
@@ -92,6 +92,10 @@ class _Classes:
         from .embedded import class_names
 
         head = towers.classifier_of_names()
+        if head is not None and names:
+            raise ConfigError(
+                f"--names: --image {towers.spec} tells apart the classes of its own classifier, and no others; omit it"
+            )
         if head is not None:
             return cls(*head, unit=False)
         if not towers.has_text:

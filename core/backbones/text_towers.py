@@ -230,7 +230,8 @@ class EncoderOfTexts(TextSide):
         words = self._tokenizer.tokenizer
         if words.pad_token_id != words.eos_token_id:
             return tokens != words.pad_token_id
-        ends = (tokens == words.eos_token_id).int().argmax(dim=1, keepdim=True)  # padded by what ends it
+        ended = tokens == words.eos_token_id  # padded by what ends it; a text that was cut has no end
+        ends = torch.where(ended.any(dim=1), ended.int().argmax(dim=1), tokens.shape[1])[:, None]
         return torch.arange(tokens.shape[1], device=tokens.device) <= ends
 
     def encode(self, module: nn.Module, tokens: Tensor) -> Tensor:
@@ -238,12 +239,12 @@ class EncoderOfTexts(TextSide):
 
 
 def _agreed(spec: str, published: Pooling | None, pooling: str | None) -> Pooling:
-    if pooling is not None and pooling not in POOLINGS:
-        raise ConfigError(f"--pooling {pooling}: is not known; give {', '.join(POOLINGS)}")
     if published is not None:
         if pooling not in (None, published.mode):
             raise ConfigError(f"--pooling {pooling}: {spec} was published with {published.mode}; omit it")
         return published
+    if pooling is not None and pooling not in POOLINGS:
+        raise ConfigError(f"--pooling {pooling}: is not known; give {', '.join(POOLINGS)}")
     if pooling is None:
         raise ConfigError(
             f"--text {spec}: does not say how its tokens become one vector (it has no {MODULES}); give --pooling "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backbones.join import JoinedBackbone
+from ..backbones.join import FILE, JoinedBackbone
 from ..backbones.lexical import encoded_texts, lexical_space
 from ..backbones.load import load_backbone
 from ..backbones.shared_spaces import LinearSpace, SideBySide
@@ -32,13 +32,15 @@ from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
-from ..runtime.reading import read_bytes
+from ..runtime.reading import read_text
 from ..tasks.retrieval.encoding import PairEncoding, features_of
 from ..tasks.retrieval.fitting import RetrievalData
 from ..tasks.retrieval.scoring import evaluate_retrieval
 from .joined_card import LEXICAL, LINEAR, TEXTS, Joined, joined_card
 from .options import JoinOptions
 
+LEAST_SENTENCES = 13
+"""Of which a fifth is held out, and the others are as many as the choice of a map takes."""
 OF_NAMES = "procrustes and ConSE"
 TAKEN = frozenset({"domain", "task", "data", "device", "amp", "batch_size", "workers", "tolerate", "split_seed"})
 """Recipe keys that are used."""
@@ -65,7 +67,9 @@ def join(
     refuse_unused(recipe, TAKEN, lambda key: "join does not use it; omit it")
     _check(asked)
     out = Path(out)
-    place_of(out / "joined.json", "--out")
+    place_of(out / FILE, "--out")
+    if (out / "README.md").exists() and not (out / FILE).exists():
+        raise ConfigError(f"--out {out}: holds a README.md of something else; give a new folder")
     device = recipe.device
     towers = load_backbone(image, device)
     side = text_side(text, lambda spec: load_backbone(spec, device), asked.pooling, asked.prefix)
@@ -131,6 +135,11 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
     towers.need_texts()
     assert asked.sentences is not None
     read, translated = _read_sentences(Path(asked.sentences), asked.translated)
+    if (distinct := len(set(read))) < LEAST_SENTENCES:
+        raise ConfigError(
+            f"--sentences {asked.sentences}: {distinct} sentences are too few, of which a fifth is held out; give "
+            f"{LEAST_SENTENCES} or more"
+        )
     target = _features(text_side(towers.spec, lambda spec: towers), read)
     source = _features(side, translated)
     groups = np.unique(np.array(read), return_inverse=True)[1]
@@ -139,8 +148,7 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
     mapped = LinearSpace.of_texts(fitted).text(source[left].float())
     found = nearest_share(mapped.double(), target[left].double())
     backbone = JoinedBackbone(towers, side, LinearSpace.of_texts(fitted), float(towers.logit_scale), str(out))
-    distinct = len(np.unique(groups[left]))
-    metrics, chance = {"sentences": len(left), "found": found}, {"found": 1 / distinct}
+    metrics, chance = {"sentences": len(left), "found": found}, {"found": 1 / len(np.unique(groups[left]))}
     notes = _on_numbers(len(np.unique(groups[taught])), "sentences", source.shape[1])
     scale = float(towers.logit_scale)
     return Joined(out, TEXTS, fitted.in_words, choices, scale, metrics, chance, len(taught), notes), backbone
@@ -199,7 +207,7 @@ def _by_names(towers, side, asked: JoinOptions, out: Path):
 
 
 def _read_names(file: Path) -> list[str]:
-    names = [line.strip() for line in read_bytes(file).decode("utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not names:
         raise DataError(f"--names {file}: holds no name; write one on each line")
     return names

@@ -46,7 +46,7 @@ def test_what_is_given_of_epochs_and_alpha_counts_in_the_second_training(bench, 
 
     monkeypatch.setattr(bench, "_fitted", fitted)
     monkeypatch.setattr(bench, "_scores", lambda case, run, split, learned: (0.5, 0.25))
-    monkeypatch.setattr(bench, "_keep_maps", lambda: None)
+    monkeypatch.setattr(bench, "keep_maps", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     given = ["--data", "shapes", "--seeds", "4", "--epochs", "3", "--wise-alpha", "0.7"]
     monkeypatch.setattr(sys, "argv", ["open_vocab_remembering.py", *given])
@@ -65,7 +65,7 @@ def test_a_frozen_tower_sees_an_image_once(bench, monkeypatch, frozen, computed)
             return [pixels * 2, pixels.mean((2, 3), keepdim=True)]
 
     monkeypatch.setattr(bench, "CLIPVisionBackbone", Tower)
-    bench._keep_maps()
+    bench.keep_maps()
     tower = Tower(1, 1).requires_grad_(not frozen)
     first, other = torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 4)
     tower._maps(first)

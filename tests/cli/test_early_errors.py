@@ -53,9 +53,9 @@ CASES = (
     ("", "fit --recipe medical/chest", 2, "unknown recipe 'medical/chest'; did you mean medical/chest-xray"),
     (
         "",
-        "fit --backbone nothing:bar",
+        "fit --backbone zzzzzzz:bar",
         2,
-        "unknown backbone 'nothing:bar'; there are: embedded, hf, module, open_clip, projected, timm, torchvision",
+        "unknown backbone 'zzzzzzz:bar'; there are: embedded, hf, join, module, open_clip, projected, timm, torch",
     ),
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
     ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),

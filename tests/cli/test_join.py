@@ -79,11 +79,16 @@ def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_cli
         ("--translated a,b", "--translated: names columns of --sentences"),
         ("--sentences {pairs} --translated image", "give two columns, FROM,TO (image, caption, split)"),
         ("--sentences {pairs} --translated image,capton", "no column 'capton'; did you mean caption"),
+        ("--sentences {few} --translated caption,image", "few.csv: 7 sentences are too few, of which a fifth is held"),
+        ("--names {latin}", "latin.txt: "),
         ("--sentences {pairs} --names n.txt", "--sentences and --names: the space is made of either; omit one"),
     ],
 )
 def test_bad_input_is_one_line(vladapt, pairs, small_clip_spec, tmp_path, options, said):
-    given = options.format(pairs=pairs).split()
+    few, latin = pairs.with_name("few.csv"), pairs.with_name("latin.txt")
+    few.write_text("\n".join(pairs.read_text().splitlines()[:8]))
+    latin.write_bytes("Käse".encode("latin-1"))
+    given = options.format(pairs=pairs, few=few, latin=latin).split()
     outcome = vladapt("join", "--image", small_clip_spec, "--text", small_clip_spec, "--out", tmp_path / "out", *given)
     assert outcome.code != 0 and said in outcome.err and len(outcome.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -128,3 +133,10 @@ def test_sentences_and_their_translations_bring_another_text_tower_into_the_spac
         swapped.code == 0
         and (tmp_path / "other/space.safetensors").read_bytes() != (tmp_path / "out/space.safetensors").read_bytes()
     )
+
+
+def test_a_readme_of_something_else_stays(vladapt, pairs, small_clip_spec, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    outcome = vladapt("join", "--image", small_clip_spec, "--text", small_clip_spec, "--pairs", pairs, "--out", ".")
+    assert outcome.code == 2 and "holds a README.md of something else; give a new folder" in outcome.err
+    assert (tmp_path / "README.md").read_text() == "mine"

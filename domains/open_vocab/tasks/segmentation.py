@@ -39,7 +39,6 @@ class Segmentation(ByNames):
     def check(self, recipe: Recipe) -> None:
         """And that the start is a model of transformers."""
         super().check(recipe)
-        from ..hub_models.source import is_hub_node
         from ..hub_models.starting import source_at
 
         start = recipe.task_options.get("start")
@@ -47,6 +46,12 @@ class Segmentation(ByNames):
             raise ConfigError(
                 f"--start {start}: no model of transformers; give hf:OWNER/NAME, hf:FOLDER, or the run of one"
             )
+
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """And that there is a model."""
+        super().check_data(recipe, data)
+        from ..hub_models.source import is_hub_node
+
         model = self._config(recipe)["model"]
         if is_hub_node(model) and not model.get("config"):
             raise ConfigError(

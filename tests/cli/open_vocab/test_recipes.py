@@ -21,7 +21,7 @@ from vladapt.domains.open_vocab.vocabulary import NamedClasses
 
 FILES = OpenVocab().recipes
 RECIPES = sorted(FILES)
-BY_ID = ("hf-detector", "hf-segmentor", "sam")
+BY_ID = ("hf-detector", "hf-segmentor", "sam", "sam3")
 """Their models are named by --start, and built in tests/domains/open_vocab/hub_models."""
 
 

@@ -119,6 +119,7 @@ def test_a_folder_whose_towers_changed_is_refused(backbone, tmp_path):
     named = json.loads((tmp_path / "joined.json").read_text())
     for change, said in [
         ({"of": {**named["of"], "text": "0"}}, "was made with another text tower than hf:"),
+        ({"of": {**named["of"], "space": "0"}}, "is not the space that joined.json tells of"),
         ({"space": "spline"}, "no space of the kind 'spline'"),
         ({"settings": {"width": 3}}, "the settings of their space are damaged"),
         ({"text": None, "of": None}, "damaged"),
@@ -162,6 +163,18 @@ def test_what_was_made_of_names_is_kept_and_made_again_where_it_is_damaged(small
     assert lexical.lexical_space(towers, side, ["new"])[0].alignment.names.shape == (6, 24)
     flat = lexical.lexical_space(towers, side, phi=0.0)[0].image(torch.ones(1, 24))
     assert not flat[:, 24:].any() and space.image(torch.ones(1, 24))[:, 24:].all()
+
+
+def test_a_damaged_space_is_one_line(backbone, tmp_path):
+    backbone.save(tmp_path, {})
+    (tmp_path / "space.safetensors").write_bytes(b"no")
+    with pytest.raises(DataError, match="truncated or damaged"):
+        load_backbone(str(tmp_path), "cpu")
+
+
+def test_a_classifier_takes_no_further_names(text_spec):
+    with pytest.raises(ConfigError, match="tells apart the classes of its own classifier, and no others; omit it"):
+        lexical.lexical_space(load_backbone("embedded", "cpu"), text_side(text_spec, load_backbone), ["new"])
 
 
 def test_an_image_tower_without_names_asks_for_pairs(text_spec):

@@ -99,7 +99,9 @@ def test_a_named_pooling_is_that_of_the_encoder(encoder, pooling):
 def test_a_published_pooling_is_taken(published, config, wanted):
     folder = published({"word_embedding_dimension": 32, **config})
     hidden, _, mask = by_transformers(folder)
-    assert torch.allclose(encoded(text_side(f"hf:{folder}", load_backbone)), wanted(hidden, mask), atol=1e-5)
+    side = text_side(f"hf:{folder}", load_backbone)
+    assert torch.allclose(encoded(side), wanted(hidden, mask), atol=1e-5)
+    assert text_side(side.spec, load_backbone, **side.settings).identity == side.identity  # as a folder reads it again
 
 
 def test_dense_layers_and_unit_length_of_a_published_encoder(published):
@@ -137,6 +139,8 @@ def test_padding_by_the_token_that_ends_a_text_is_not_read(encoder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**stated, "pad_token": None}))
     side = text_side(f"hf:{tmp_path}", load_backbone, "mean")
     assert side.token_mask(side.tokenizer()(["dog", "a cat"])).sum(dim=1).tolist() == [3, 4]
+    without_end = torch.tensor([[2, 5, 6, 7]])
+    assert side.token_mask(without_end).all()
 
 
 def test_the_text_tower_of_a_backbone(small_clip_spec, small_clip):

@@ -67,7 +67,7 @@ def test_classes_of_one_group_cannot_be_judged():
 
 
 @pytest.mark.parametrize(
-    ("check", "words"), [(wrong_labels.require_cleanlab, "'cleanlab'"), (serve.require_server, "'starlette'")]
+    ("check", "words"), [(wrong_labels.require_cleanlab, "'cleanlab'"), (serve.Labelling.require_server, "'starlette'")]
 )
 def test_what_is_not_installed_is_one_line(monkeypatch, check, words):
     monkeypatch.setattr(process, "find_spec", lambda name: None)
