@@ -52,8 +52,7 @@ class PixelLogits(Family):
         return {"pixel_values": pixels}
 
     def targets(self, samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
-        """labels (H, W) of each image, `IGNORED` where it was padded."""
-        return [{"labels": padded(sample.gt_sem_seg.data[0].long(), shape)} for sample in samples]
+        return pixel_labels(samples, shape)
 
     def truth(self, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """Nothing: transformers' own loss lacks the parts."""
@@ -90,6 +89,11 @@ def padded(labels: Tensor, shape: tuple[int, int]) -> Tensor:
     """(h, w) -> (H, W), `IGNORED` to the right and below."""
     margins = (0, shape[1] - labels.shape[1], 0, shape[0] - labels.shape[0])
     return F.pad(labels, margins, value=IGNORED)
+
+
+def pixel_labels(samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
+    """labels (H, W) of each image of mmseg, `IGNORED` where it was padded."""
+    return [{"labels": padded(sample.gt_sem_seg.data[0].long(), shape)} for sample in samples]
 
 
 def without_idle(model: nn.Module, idle: Sequence[str]) -> nn.Module:

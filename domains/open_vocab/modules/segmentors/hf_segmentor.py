@@ -16,7 +16,7 @@ from .....registry import MODELS
 from ...hub_models.family import HEAD, MAP, Family, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.pixel_logits import IGNORED, enlarged
-from ...hub_models.processor import ImageProcessor, image_processor
+from ...hub_models.processor import ImageProcessor, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
 
 
@@ -99,9 +99,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        mask = torch.zeros_like(inputs[:, 0], dtype=torch.long)
-        for row, sample in enumerate(data_samples):
-            mask[row, : sample.img_shape[0], : sample.img_shape[1]] = 1
+        mask = pixel_mask(inputs, data_samples)
         targets = self.family.targets(data_samples, tuple(inputs.shape[-2:]))
         outputs = self.model(**self.family.inputs(inputs, mask), **self.family.truth(targets))
         return self.family.losses(outputs, targets)
