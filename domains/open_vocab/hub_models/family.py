@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,6 +150,11 @@ class Family(ABC):
             f"config.json of the model ({self.config['model_type']}): its values are not usable ({reason}); copy or "
             "download it again"
         )
+
+    @cached_property
+    def stated(self):
+        """The same, made once; to be read, not to be given to a model, which may change it."""
+        return self.transformers_config()
 
     def settings(self) -> dict[str, Any]:
         """Keys of the configuration that differ from the checkpoint's: losses of all layers, as the authors train."""

@@ -89,7 +89,7 @@ class MaskQueries(Family):
     @property
     def _no_object(self) -> float:
         """The weight of the class of no object."""
-        return float(self.transformers_config().no_object_weight)
+        return float(self.stated.no_object_weight)
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """(B, C, h, w) of images without padding: each query's mask times its probability of the class, summed. Where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -68,14 +68,9 @@ class PixelLogits(Family):
             if name in outputs.head_logits:
                 logits = enlarged(outputs.head_logits[name], labels.shape[-2:])
                 total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-                weight = 1.0 if key is None else self._stated[key]
+                weight = 1.0 if key is None else getattr(self.stated, key)
                 parts[f"loss_{name}"] = weight * total / pixels
         return parts
-
-    @cached_property
-    def _stated(self) -> dict[str, Any]:
-        """The whole configuration, with transformers' defaults."""
-        return self.transformers_config().to_dict()
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """(B, C, h, w) logits of images without padding. Where they are enlarged to an image, the largest is the class,

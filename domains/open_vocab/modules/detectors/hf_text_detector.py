@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,9 +109,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        present = torch.cat([sample.gt_instances.labels for sample in batch_data_samples]).unique().tolist()
         absent = [one for each in batch_data_samples for one in (each.metainfo.get("facts") or {}).get("absent", ())]
-        prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, present, absent)
+        prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, _present(batch_data_samples), absent)
         targets = asked(self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:])), prompt)
         mask = _mask(batch_inputs, batch_data_samples)
         outputs = self.family.outputs(self.model, batch_inputs, mask, prompt, labels=targets)
@@ -154,6 +153,11 @@ class HFTextDetector(BaseDetector, NamedClasses):
     def _apply(self, fn, recurse: bool = True):
         self._prompts = None
         return super()._apply(fn, recurse)
+
+
+def _present(samples: Sequence[DetDataSample]) -> Iterator[int]:
+    """Classes that a batch shows; a device is waited for when the first is asked for, not before."""
+    yield from torch.cat([sample.gt_instances.labels for sample in samples]).unique().tolist()
 
 
 def _mask(pixels: Tensor, samples: Sequence[DetDataSample]) -> Tensor:

@@ -117,6 +117,15 @@ def test_loss_and_gradient_are_those_of_transformers(pairs, kind):
         assert part.abs() > 1e-7 or "ddf" in dropped or ("box" in dropped and "dn" in dropped), dropped
 
 
+@pytest.mark.parametrize("kind", ("detr", "lw_detr", "rf_detr_masks"))
+def test_the_configuration_is_made_once_and_not_in_every_step(pairs, kind, monkeypatch):
+    pair = pairs(kind)
+    pair.ours.eval()  # batch norms stay as they are for the tests that follow
+    first = pair.ours.loss(pair.pixels, pair.samples())
+    monkeypatch.setattr(pair.ours.family, "transformers_config", lambda: pytest.fail("made again"))
+    assert pair.ours.loss(pair.pixels, pair.samples()).keys() == first.keys()
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_boxes_and_masks_are_those_of_the_processor(pairs, kind):
     pair = pairs(kind)

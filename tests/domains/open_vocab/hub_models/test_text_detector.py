@@ -72,6 +72,11 @@ def test_it_learns_and_detects(detectors, kind):
         assert set(found.labels.tolist()) <= {0, 1}
 
 
+def test_what_a_batch_shows_is_not_fetched_from_its_device_where_all_classes_are_asked_for(detectors, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "unique", lambda *_: pytest.fail("the device is waited for"))
+    detectors["owlv2"].train().loss(torch.randn(2, 3, 64, 64), samples())
+
+
 @pytest.mark.parametrize("kind", ["mm-grounding-dino", "owlv2"])
 def test_a_run_needs_no_source(folders, detectors, kind):
     """Built from the plan alone, with the weights of a run, it reads new names as the first does."""
