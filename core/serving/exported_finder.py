@@ -157,7 +157,8 @@ class ServedFinder(Served):
                 own = {name: values[place : place + 1] for name, values in outputs.items()}
                 finite = all(np.isfinite(values).all() for values in own.values())
                 sample.answer = self._script.answer(own, *sample.prepared[1:]) if finite else DataError(NOT_FINITE)
-                sample.prepared = None
+        for sample in samples:  # not before, since what fails is asked again, one by one
+            sample.prepared = None
 
     def check(self, wishes: Wishes) -> None:
         super().check(wishes)
