@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-onnx = pytest.importorskip("onnx", reason="extra export is not installed")
+pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
+
+import onnx
 
 from vladapt.core.export.scripts import pictures
 

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
 
 from vladapt.core.contracts.serving import Sample
+from vladapt.core.export.scripts import boxes
 from vladapt.core.serving.batching import answer_each
 from vladapt.core.serving.exported_finder import BoxScript, ServedFinder
 
@@ -37,3 +38,10 @@ def test_pictures_of_a_shape_that_fails_cost_those_of_others_no_answer():
     sure = [sample.answer[1].tolist() for sample in samples if sample.id != "wide"]
     np.testing.assert_allclose(sure, [[0.9], [0.7], [0.6]], rtol=1e-6)
     assert all(sample.prepared is None for sample in samples if sample.id != "wide")
+
+
+def test_the_score_offered_is_that_of_the_export():
+    assert BoxScript(FACTS).score == boxes.UNSURE
+    chosen = BoxScript({**FACTS, "score": 0.45})
+    assert chosen.score == 0.45 and chosen.is_usable()
+    assert not any(BoxScript({**FACTS, "score": wrong}).is_usable() for wrong in (None, "0.4", 1.5, -0.1, True))
