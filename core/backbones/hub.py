@@ -65,11 +65,11 @@ def card_licence(folder: Path) -> str:
     if not card.is_file():
         return "unknown"
     head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    named = re.search(r"^license_name:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    if stated is None or (stated.group(1) == "other" and named is not None):
+    line = r"^%s:[ \t]*([\"']?)([\w.-]+)\1[ \t]*(?:#.*)?$"
+    stated, named = (re.search(line % key, head, flags=re.MULTILINE) for key in ("license", "license_name"))
+    if stated is None or (stated.group(2) == "other" and named is not None):
         stated = named
-    return stated.group(1) if stated else "unknown"
+    return stated.group(2) if stated else "unknown"
 
 
 def hub_folder(
@@ -82,7 +82,7 @@ def hub_folder(
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
     Args:
-        tell: is told the licence of what is going to be downloaded where it forbids commercial use.
+        tell: is told the licence, before anything is downloaded, where it forbids commercial use.
         subfolders: patterns of files in folders of it that are wanted too; others are not.
 
     Raises:
@@ -90,6 +90,7 @@ def hub_folder(
     """
     config = cached_revision(repo, ["config.json"], revision)
     if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.iterdir()):
+        _tell_licence(repo, card_licence(config), tell)
         return config
     from huggingface_hub import HfApi
 
@@ -99,8 +100,7 @@ def hub_folder(
         if about.gated:
             HfApi().auth_check(repo)
     licence = str(getattr(about.card_data, "license_name", None) or getattr(about.card_data, "license", None) or "")
-    if tell is not None and NON_COMMERCIAL.search(licence):
-        tell(f"The licence of {repo} is {licence}, which forbids commercial use.")
+    _tell_licence(repo, licence, tell)
     files = [file.rfilename for file in about.siblings or ()]
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
@@ -110,6 +110,11 @@ def hub_folder(
         return _download(repo, wanted, local_way, revision)
     outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)]
     return _download(repo, [*outer, *inner], local_way, revision, ignored=[])
+
+
+def _tell_licence(repo: str, licence: str, tell: Callable[[str], None] | None) -> None:
+    if tell is not None and NON_COMMERCIAL.search(licence):
+        tell(f"The licence of {repo} is {licence}, which forbids commercial use.")
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:

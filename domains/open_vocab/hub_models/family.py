@@ -102,7 +102,19 @@ class Family(ABC):
 
     def build(self) -> nn.Module:
         """transformers' model with random weights, from the configuration alone."""
-        return self.class_of_model()(self.transformers_config())
+        return self.built(self.class_of_model())
+
+    def built(self, model_class: type[nn.Module]) -> nn.Module:
+        """A model of a class with random weights.
+
+        Raises:
+            DataError: a value of the configuration that is not usable.
+        """
+        config = self.transformers_config()
+        try:
+            return model_class(config)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise self._unusable(error) from error
 
     def class_of_model(self) -> type[nn.Module]:
         """The class of transformers.
@@ -120,13 +132,27 @@ class Family(ABC):
         return getattr(transformers, self.model_class)
 
     def transformers_config(self):
-        """The configuration as transformers' object."""
+        """The configuration as transformers' object.
+
+        Raises:
+            DataError: a value that transformers refuses.
+        """
         from transformers import CONFIG_MAPPING
 
         stated = dict(self.config)
         kind = CONFIG_MAPPING[stated.pop("model_type")]
         names = {"num_labels": self.classes} if self.asked_by == HEAD else {}
-        return kind.from_dict({**stated, **self.settings(), **names})
+        try:
+            return kind.from_dict({**stated, **self.settings(), **names})
+        except Exception as error:  # transformers and huggingface_hub raise of many kinds
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())[:200]
+        return DataError(
+            f"config.json of the model ({self.config['model_type']}): its values are not usable ({reason}); copy or "
+            "download it again"
+        )
 
     def settings(self) -> dict[str, Any]:
         """Keys of the configuration that differ from the checkpoint's: losses of all layers, as the authors train."""

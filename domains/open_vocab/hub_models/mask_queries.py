@@ -47,7 +47,7 @@ class MaskQueries(Family):
 
     def build(self) -> nn.Module:
         """With masks counted over all processes; transformers asks accelerate, which is not used here."""
-        model = _with_parts(self.class_of_model())(self.transformers_config())
+        model = self.built(_with_parts(self.class_of_model()))
         model.criterion.get_num_masks = MethodType(_masks_per_process, model.criterion)
         return without_idle(model, self.idle)
 

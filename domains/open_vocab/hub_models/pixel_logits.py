@@ -42,7 +42,7 @@ class PixelLogits(Family):
                 f"{self.model_class}: it chooses a class for every pixel, so it needs two or more; give the rest of "
                 'the image a class too, "background"'
             )
-        model = _with_heads(self.class_of_model(), tuple(self.heads))(self.transformers_config())
+        model = self.built(_with_heads(self.class_of_model(), tuple(self.heads)))
         return without_idle(model, self.idle)
 
     def settings(self) -> dict[str, Any]:

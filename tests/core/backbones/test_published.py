@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from vladapt.core.backbones import card_licence
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
 from vladapt.core.backbones.specs import TABLE, find_published, licence_line, models_folder, published
@@ -137,6 +138,21 @@ def test_licences_that_forbid_commercial_use_are_known_by_name(licence, forbids)
     line = licence_line(licence, "dfn-vit-b-16")
     assert (line is not None) == forbids
     assert line is None or (licence in line and "non-commercial" in line and "\n" not in line)
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("license: mit", "mit"),
+        ('license: "cc-by-nc-4.0"', "cc-by-nc-4.0"),
+        ("license: 'apache-2.0'  # as before", "apache-2.0"),
+        ('license: other\nlicense_name: "a-b"', "a-b"),
+        ("license:\n- mit", "unknown"),
+    ],
+)
+def test_the_licence_of_a_card_is_read_quoted_or_not(tmp_path, head, licence):
+    (tmp_path / "README.md").write_text(f"---\n{head}\ntags: []\n---\n# A model\n", encoding="utf-8")
+    assert card_licence(tmp_path) == licence
 
 
 class _Hub(BaseHTTPRequestHandler):
