@@ -43,8 +43,6 @@ class Rates:
         norm_decay: factor of the weight decay of norms; `bias_decay` of biases.
         clip: largest norm of the gradient; None clips none.
         ema: decay of the averaged weights; None averages none.
-        warm_up: steps of a linear warm-up.
-        batch: images per step.
         betas: of AdamW.
     """
 
@@ -55,8 +53,6 @@ class Rates:
     bias_decay: float = 1.0
     clip: float | None = 0.1
     ema: float | None = None
-    warm_up: int = 0
-    batch: int = 4
     betas: tuple[float, float] = (0.9, 0.999)
 
 

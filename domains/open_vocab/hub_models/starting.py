@@ -105,8 +105,8 @@ def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) ->
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
-        for key in ("param_scheduler", "custom_hooks"):
-            config.setdefault(key, schedule[key])
+        config.setdefault("param_scheduler", schedule["param_scheduler"])
+        config["custom_hooks"] = [*(config.get("custom_hooks") or ()), *schedule["custom_hooks"]]
     config.setdefault("vladapt", {})["source"] = source.facts()
     return config
 

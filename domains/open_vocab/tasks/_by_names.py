@@ -83,6 +83,15 @@ class ByNames(ConfigTask):
             data = hold_out(data, parts, images=recipe.task_options.get("novel_images", KEEP))
         return draw_shots(data, recipe.shots, recipe.seed)
 
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """And that a recipe of models by id has one."""
+        super().check_data(recipe, data)
+        from ..hub_models.source import is_hub_node
+
+        model = self._config(recipe)["model"]
+        if is_hub_node(model) and not model.get("config"):
+            raise ConfigError("no model was named, whose type says what is trained; give one, --start hf:OWNER/NAME")
+
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """The set with the classes that a recipe asks for."""
         return choose_classes(data, self.asked_for(recipe, data))

@@ -91,6 +91,7 @@ class Detection(ByNames):
 
     def check_data(self, recipe: Recipe, data: DomainData) -> None:
         """Outlines, for a config that learns them."""
+        super().check_data(recipe, data)
         from ..plans.plan import check_outlines
 
         check_outlines(super()._config(recipe), self.configs, data)

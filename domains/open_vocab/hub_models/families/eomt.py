@@ -36,7 +36,7 @@ class Model(MaskQueries):
         blocks = int(self.stated.num_hidden_layers)
         parts = {f"layers.{block}.": {"lr_mult": 0.8 ** (blocks - 1 - block)} for block in range(blocks)}
         parts["embeddings."] = {"lr_mult": 0.8 ** (blocks - 1)}
-        return Rates(lr=1e-4, weight_decay=0.05, parts=parts, clip=0.01, warm_up=500)
+        return Rates(lr=1e-4, weight_decay=0.05, parts=parts, clip=0.01)
 
     @property
     def raster(self):
