@@ -1,15 +1,19 @@
 """A person's look at the boxes that a model made: accepted, corrected, dropped or added, image by image.
 
 Each decision holds the boxes of its image as they are then, and is appended to `review.jsonl` at once; `apply` writes
-them into the labels, as a person's. So a killed page loses nothing, and what is applied twice is the same.
+them into the labels, as a person's. So a killed page loses nothing. A decision is of the labels that were shown, told
+by their digest: once it is written, or where the labels were changed or made anew since, it is not written again. It
+also holds the boxes of the model, which an undo brings back.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +62,7 @@ class Review(LocalPage):
         self.images = [image for image in self.labels.images if image.unreviewed or image.name in decided]
         try:
             for image in self.images:
-                self._check(image, decided.get(image.name))
+                self._check(image, self._pending(image))
         except BaseException:
             self.close()
             raise
@@ -71,9 +75,8 @@ class Review(LocalPage):
 
     def state(self) -> dict[str, Any]:
         """What a page needs to begin."""
-        decided = self.decisions.decisions()
         images = [
-            {"name": image.name, "width": image.size[0], "height": image.size[1], "done": image.name in decided}
+            {"name": image.name, "width": image.size[0], "height": image.size[1], "done": self._is_done(image)}
             for image in self.images
         ]
         return {"classes": list(self.labels.class_names), "images": images}
@@ -103,31 +106,64 @@ class Review(LocalPage):
             box, of = self._box(entry, image, before)
             counts[of] += 1
             counts["dropped"] -= of != "added"
-            decided.append({"name": box.name, "corners": list(box.corners), "outline": box.outline})
-        self.decisions.add(image.name, {"boxes": decided, **counts})
+            decided.append(_row(box))
+        earlier = self.decisions.decisions().get(image.name, {}) if self._is_done(image) else {}
+        by_model = [_model_row(box) for box in image.boxes] if image.unreviewed else earlier.get(BY_MODEL)
+        self.decisions.add(image.name, {"boxes": decided, SHOWN: _digest(image), BY_MODEL: by_model, **counts})
         return dict(counts)
 
     def undo(self) -> dict[str, Any]:
-        """Withdraw the latest decision; says of which image."""
-        name = self.decisions.undo()
-        places = [place for place, image in enumerate(self.images) if image.name == name]
-        return {"image": places[0] if places else None}
+        """Withdraw the latest decision; says of which image. The boxes of the model are written back at once where the
+        decision is in the labels already."""
+        name, row = next(reversed(self.decisions.decisions().items()), (None, {}))
+        places = [place for place, image in enumerate(self.images) if image.name == name and self._is_done(image)]
+        if not places:
+            return {"image": None}
+        image = self.images[places[0]]
+        if not image.unreviewed and row.get(BY_MODEL) is not None:
+            self._check(image, {"boxes": row[BY_MODEL]})
+            self._rewrite({name: _with_boxes(image, row[BY_MODEL], Box.MODEL)})
+        self.decisions.undo()
+        return {"image": places[0]}
 
     def apply(self) -> dict[str, int]:
-        """Write what was decided into all kinds of labels of the folder; returns how many images, and boxes by what
-        became of them."""
-        decided = {name: row for name, row in self.decisions.decisions().items() if name in self.labels.pictures}
-        counts = Counter(images=len(decided))
-        for row in decided.values():
+        """Write what was decided and is not in the labels yet into all kinds of labels of the folder; returns how many
+        images are decided, and boxes by what became of them."""
+        decided = self.decisions.decisions()
+        done = [image for image in self.images if self._is_done(image)]
+        counts = Counter(images=len(done))
+        for image in done:
+            row = decided[image.name]
             counts.update({key: value for key, value in row.items() if key in BECAME and type(value) is int})
-        if decided:
-            images = [_as_decided(image, decided.get(image.name)) for image in self.labels.images]
-            _write(replace(self.labels, images=images), self.place)
+        pending = {image.name: _as_decided(image, row) for image in done if (row := self._pending(image))}
+        if pending:
+            self._rewrite(pending)
         return dict(counts)
 
     def close(self) -> None:
         """Let others review."""
         self.decisions.close()
+
+    def _pending(self, image: ListedImage) -> Mapping[str, Any] | None:
+        """What was decided of an image and is not in its labels, which are still those that were shown."""
+        row = self.decisions.decisions().get(image.name)
+        if row is None:
+            return None
+        same = row[SHOWN] == _digest(image) if SHOWN in row else image.unreviewed
+        return row if same else None
+
+    def _is_done(self, image: ListedImage) -> bool:
+        """Whether somebody decided of the labels that the image has; labels that a model made anew are others."""
+        decided = image.name in self.decisions.decisions()
+        return decided and (not image.unreviewed or self._pending(image) is not None)
+
+    def _rewrite(self, changed: Mapping[str, ListedImage]) -> None:
+        """Write the labels with some images changed, and take them as they are read back."""
+        images = [changed.get(image.name, image) for image in self.labels.images]
+        _write(replace(self.labels, images=images), self.place)
+        self.labels = read_labels(self.place)
+        of_name = {image.name: image for image in self.labels.images}
+        self.images = [of_name[image.name] for image in self.images]
 
     def _check(self, image: ListedImage, row: Mapping[str, Any] | None) -> None:
         """Raise the DataError of a decision that cannot be one of this image: the file is anybody's."""
@@ -148,7 +184,7 @@ class Review(LocalPage):
 
     def _standing(self, number: int) -> tuple[Box, ...]:
         image = self._image(number)
-        return _as_decided(image, self.decisions.decisions().get(image.name)).boxes
+        return _as_decided(image, self._pending(image)).boxes
 
     def _box(self, entry: Any, image: ListedImage, before: tuple[Box, ...]) -> tuple[Box, str]:
         """A box that was sent, and what became of the one that it was."""
@@ -163,12 +199,15 @@ class Review(LocalPage):
             raise ConfigError(f"box {shortened(of)}: there are {len(before)}")
         moved = max(abs(a - b) for a, b in zip(corners, before[of].corners)) > SAME
         if moved:
-            return Box(name, corners), "corrected"  # an outline that the model drew is none of this box
+            moved_box = Box(name, corners, ignored=before[of].ignored)
+            return moved_box, "corrected"  # an outline that the model drew is none of this box
         return replace(before[of], name=name), "accepted" if name == before[of].name else "corrected"
 
 
 BECAME = ("accepted", "corrected", "dropped", "added")
 """What a person made of the boxes."""
+SHOWN, BY_MODEL = "shown", "by_model"
+"""In a decision: the digest of the labels that it was made of, and the boxes of the model."""
 
 
 def _checked(corners: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -186,10 +225,36 @@ def _as_decided(image: ListedImage, row: Mapping[str, Any] | None) -> ListedImag
     """An image with the boxes of a decision, a person's."""
     if row is None:
         return image
-    boxes = (
-        Box(entry["name"], tuple(entry["corners"]), entry["outline"], made_by=Box.PERSON) for entry in row["boxes"]
+    return _with_boxes(image, row["boxes"], Box.PERSON)
+
+
+def _with_boxes(image: ListedImage, rows: Iterable[Mapping[str, Any]], made_by: str) -> ListedImage:
+    boxes = tuple(
+        Box(
+            entry["name"],
+            tuple(entry["corners"]),
+            entry["outline"],
+            bool(entry.get("ignored")),
+            made_by if made_by == Box.PERSON else entry.get("made_by", made_by),
+            None if made_by == Box.PERSON else entry.get("score"),
+        )
+        for entry in rows
     )
-    return replace(image, boxes=tuple(boxes), made_by=Box.PERSON)
+    return replace(image, boxes=boxes, made_by=made_by)
+
+
+def _row(box: Box) -> dict[str, Any]:
+    return {"name": box.name, "corners": list(box.corners), "outline": box.outline, "ignored": box.ignored}
+
+
+def _model_row(box: Box) -> dict[str, Any]:
+    return {**_row(box), "made_by": box.made_by, "score": box.score}
+
+
+def _digest(image: ListedImage) -> str:
+    """Of what the labels say of an image."""
+    boxes = [[box.name, box.corners, box.outline, box.ignored, box.made_by, box.score] for box in image.boxes]
+    return hashlib.sha256(json.dumps([image.size, image.made_by, boxes]).encode()).hexdigest()[:16]
 
 
 def _shown(box: Box, size: tuple[int, int]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ const canvas = at("picture");
 const pen = canvas.getContext("2d");
 const REACH = 9; // display pixels around a corner in which it is taken
 const LEAST = 2; // sides of a box, in pixels of the image
-let state = null; // classes, images: [{name, width, height, done}]
-let current = 0;
+let state = null; // classes, images: [{name, width, height, done, unshown}]
+let current = -1; // the image whose picture and boxes are on the page; -1: none yet
 let boxes = []; // {name, corners, of, score, polygons}
 let before = "[]"; // boxes as they came
 let chosen = -1;
@@ -20,6 +20,7 @@ let drag = null; // {kind, box, from, corners}
 let lastName = 0; // class of a new box
 let typed = "";
 let work = Promise.resolve(); // keys are handled one after the other, none is lost while a decision is written
+let turning = 1; // steps to another image that are not yet done, the first image among them
 let ended = false;
 
 async function ask(path, body) {
@@ -69,33 +70,48 @@ async function start() {
     button.addEventListener("click", () => then(() => nameChosen(index)));
     at("classes").append(button);
   });
-  await go(firstOpen(0));
+  then(begin);
   setInterval(() => then(() => ask("here", {})), 2000);
 }
 
 function firstOpen(from) {
   const order = state.images.map((_, index) => (from + index) % state.images.length);
-  const open = order.find((index) => !state.images[index].done);
-  return open === undefined ? Math.min(from, state.images.length - 1) : open;
+  const shown = order.filter((index) => !state.images[index].unshown);
+  return shown.find((index) => !state.images[index].done) ?? shown[0] ?? from;
 }
 
+async function begin() {
+  for (let tries = state.images.length; tries && current < 0; tries -= 1) {
+    await go(firstOpen(0)).catch(show);
+  }
+  turning -= 1;
+  ended = current < 0; // no image can be shown
+}
+
+// The page shows one image or another, never the boxes of one on another: an image that cannot be loaded changes nothing.
 async function go(index) {
-  current = (index + state.images.length) % state.images.length;
-  zoom = 1;
-  typed = "";
-  const [answer] = await Promise.all([ask(`boxes/${current}`), load(current)]);
+  const next = (index + state.images.length) % state.images.length;
+  const [answer, loaded] = await Promise.all([ask(`boxes/${next}`), load(next)]);
+  [current, picture, zoom, typed, drag] = [next, loaded, 1, "", null];
+  take(answer);
+  draw();
+}
+
+function take(answer) {
   boxes = answer.boxes.map((box, of) => ({ ...box, of }));
   before = JSON.stringify(boxes);
   chosen = boxes.length ? 0 : -1;
-  draw();
 }
 
 function load(index) {
   return new Promise((resolve, reject) => {
-    picture = new Image();
-    picture.onload = resolve;
-    picture.onerror = () => reject(new Error(`The image ${state.images[index].name} cannot be shown.`));
-    picture.src = `picture/${index}?token=${encodeURIComponent(token)}`;
+    const loaded = new Image();
+    loaded.onload = () => resolve(loaded);
+    loaded.onerror = () => {
+      state.images[index].unshown = true;
+      reject(new Error(`The image ${state.images[index].name} cannot be shown and is passed over.`));
+    };
+    loaded.src = `picture/${index}?token=${encodeURIComponent(token)}`;
   });
 }
 
@@ -190,6 +206,8 @@ async function accept() {
   const listed = boxes.map(({ name, corners: of4, of }) => ({ name, corners: of4, of }));
   await ask("decide", { image: current, boxes: listed });
   state.images[current].done = true;
+  take(await ask(`boxes/${current}`)); // they stay on the page where the next image cannot be shown
+  tell();
   await go(firstOpen((current + 1) % state.images.length));
 }
 
@@ -204,7 +222,9 @@ function leaf(step) {
   if (JSON.stringify(boxes) !== before) {
     throw new Error("This image has changes: Enter keeps them, z discards them.");
   }
-  return go(current + step);
+  const total = state.images.length;
+  const order = state.images.map((_, index) => (current + step * (index + 1) + total) % total);
+  return go(order.find((index) => !state.images[index].unshown) ?? current);
 }
 
 function startOver() {
@@ -305,7 +325,7 @@ function taken([x, y]) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (state === null || ended) return;
+  if (current < 0 || ended) return;
   event.preventDefault();
   canvas.focus();
   canvas.setPointerCapture(event.pointerId);
@@ -383,29 +403,41 @@ function then(step) {
   );
 }
 
+const TURNS = ["Enter", "Backspace", "n", "p"];
+
+// Enter counts for the image that is seen when it is pressed: held down, or while the next one loads, it is none.
+function press(key, step) {
+  if (key === "Enter" && turning) return;
+  const turns = TURNS.includes(key) ? 1 : 0;
+  turning += turns;
+  then(async () => {
+    try {
+      await step();
+      show(null);
+    } finally {
+      turning -= turns;
+    }
+  });
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || state === null) return;
   let step = /^[0-9]$/.test(event.key) ? () => digit(event.key) : KEYS[event.key];
   if (ARROWS[event.key]) step = () => move(...ARROWS[event.key], event.shiftKey);
   if (!step) return;
   event.preventDefault(); // Enter on a button would press it too
-  then(async () => {
-    await step();
-    show(null);
-  });
+  if (event.repeat && (event.key === "Enter" || event.key === "Backspace")) return;
+  press(event.key, step);
 });
 
 document.querySelectorAll("[data-key]").forEach((button) => {
   button.addEventListener("click", () => {
     button.blur();
-    then(async () => {
-      await KEYS[button.dataset.key]();
-      show(null);
-    });
+    press(button.dataset.key, KEYS[button.dataset.key]);
   });
 });
 
-addEventListener("resize", () => state !== null && picture.complete && draw());
+addEventListener("resize", () => current >= 0 && draw());
 
 addEventListener("pagehide", () => {
   const gone = new Blob([JSON.stringify({ page })], { type: "application/json" });

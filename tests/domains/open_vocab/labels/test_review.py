@@ -168,6 +168,67 @@ def test_applied_twice_is_the_same_and_an_empty_image_is_reviewed_too(folder, cl
     assert _read(folder)["2.png"] == ([], False)
 
 
+def _labels_of(folder, name):
+    [image] = [image for image in read_labels(folder).images if image.name == name]
+    return image.made_by, image.boxes
+
+
+def test_undo_after_an_apply_brings_the_boxes_of_the_model_back(folder, client, review):
+    before = _labels_of(folder, "0.png")
+    post(client, "/decide", image=0, boxes=[CRACK])
+    review.apply()
+    assert _labels_of(folder, "0.png") != before
+    post(client, "/decide", image=0, boxes=[])  # a second look, at labels of a person
+    review.apply()
+    assert post(client, "/undo").json() == {"image": 0}
+    assert len(client.get("/boxes/0").json()["boxes"]) == 2 and _labels_of(folder, "0.png") == before
+    review.close()
+    again = Review(folder)
+    assert again.apply() == {"images": 0} and len(again.images) == 3 and _labels_of(folder, "0.png") == before
+    again.close()
+
+
+def test_what_was_applied_is_not_written_over_labels_that_were_changed_since(folder, client, review):
+    post(client, "/decide", image=0, boxes=[CRACK, RUST])
+    review.apply()
+    review.close()
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][1]["bbox"] = [21, 6, 5, 5]
+    (folder / "instances.json").write_text(json.dumps(content))
+    again = Review(folder)
+    assert again.apply()["images"] == 1 and again.state()["images"][0]["done"]
+    assert _labels_of(folder, "0.png")[1][1].corners == (21, 6, 26, 11) == tuple(again.boxes(0)["boxes"][1]["corners"])
+    again.decide({"image": 0, "boxes": [_kept("rust", [21, 6, 26, 11], 1)]})
+    again.close()
+    killed = Review(folder)  # a decision of labels that a person made is not lost
+    killed.apply()
+    killed.close()
+    assert [box.corners for box in _labels_of(folder, "0.png")[1]] == [(21, 6, 26, 11)]
+
+
+def test_decisions_are_not_those_of_labels_made_anew(folder, client, review):
+    post(client, "/decide", image=0, boxes=[])
+    review.close()
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][0]["bbox"] = [3, 3, 9, 7]
+    (folder / "instances.json").write_text(json.dumps(content))
+    again = Review(folder)
+    assert again.apply() == {"images": 0} and not again.state()["images"][0]["done"]
+    assert len(again.boxes(0)["boxes"]) == 2 and again.undo() == {"image": None}
+    again.close()
+
+
+def test_a_crowd_stays_one(folder):
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][0]["iscrowd"] = content["annotations"][1]["iscrowd"] = 1
+    (folder / "instances.json").write_text(json.dumps(content))
+    review = Review(folder)
+    review.decide({"image": 0, "boxes": [CRACK, _kept("rust", [21, 5, 30, 25], 1)]})
+    review.apply()
+    review.close()
+    assert [box.ignored for box in _labels_of(folder, "0.png")[1]] == [True, True]
+
+
 def test_a_line_that_was_cut_short_is_left_out(folder, client, review):
     post(client, "/decide", image=0, boxes=[CRACK])
     post(client, "/decide", image=1, boxes=[CRACK])

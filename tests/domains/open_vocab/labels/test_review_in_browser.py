@@ -121,11 +121,41 @@ def test_boxes_are_corrected_drawn_dropped_and_named_and_a_kill_loses_none(folde
         assert np.allclose(second["boxes"][0]["corners"], [20, 20, 60, 60], atol=0.5)
         browser.type("\ue003")  # undone, and accepted as it was
         until(lambda: "Image 2 of 3, 1 done" in browser.text("progress"))
-        browser.type("\ue007", "\ue007")
+        browser.type("\ue007")
+        until(lambda: "Image 3 of 3, 2 done" in browser.text("progress"))
+        browser.type("\ue007")
         until(lambda: "3 done. All images are reviewed" in browser.text("progress"))
         assert [row.get("accepted") for row in _decided(folder)[2:]] == [None, 2, 2]
         loaded = browser.run('performance.getEntriesByType("resource").map((each) => new URL(each.name).host)')
         assert set(loaded) == {address.split("/")[2]}
+    finally:
+        browser.quit()
+        for process in processes:
+            process.kill()
+
+
+PRESSED = "{}.forEach((repeat) => document.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter', repeat}})))"
+HELD, TWICE = PRESSED.format("[false, true, true]"), PRESSED.format("[false, false]")
+
+
+def test_an_image_is_accepted_only_where_its_boxes_are_seen(folder, tmp_path):
+    """Enter held down, pressed while the next image loads, or pressed beside a picture that cannot be loaded."""
+    told, processes = tmp_path / "address", []
+    browser = Browser(tmp_path / "profile")
+    try:
+        processes.append(start(["-c", SERVE, folder, told], cwd=tmp_path))
+        until(lambda: told.exists() and told.read_text().startswith("http"))
+        (folder / "images" / "1.png").unlink()
+        browser.open(told.read_text())
+        until(lambda: "box 1 of 2: crack" in browser.text("box"))
+        browser.run(HELD)
+        until(lambda: "1.png cannot be shown" in browser.text("message"))
+        assert "0.png" in browser.text("box") and [row["image"] for row in _decided(folder)] == ["0.png"]
+        browser.run(TWICE)  # still image 0, accepted again: not the boxes of 0 for 1
+        until(lambda: "2.png, box 1 of 2" in browser.text("box"))
+        assert [row["image"] for row in _decided(folder)] == ["0.png", "0.png"]
+        browser.type("p")
+        until(lambda: "0.png, box 1 of 2" in browser.text("box"))
     finally:
         browser.quit()
         for process in processes:
