@@ -64,10 +64,15 @@ class TextBoxes(Boxes):
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         most = self.model.max_per_img
-        rule = {"score_thr": self.model.score_thr, "nms_pre": most, "min_bbox_size": LEAST_SIDE, "iou_threshold": NONE}
+        rule: dict[str, Any] = {
+            "score_thr": self.model.score_thr,
+            "nms_pre": most,
+            "min_bbox_size": LEAST_SIDE,
+            "iou_threshold": NONE,
+        }
         together = (apart.sum(axis=1) != len(apart) - 1).tolist()
         square = self.model.prepared.pads_to_square
-        rule = {**rule, "max_per_img": most, "learned_together": together, "padded_to_square": square}
+        rule |= {"max_per_img": most, "learned_together": together, "padded_to_square": square}
         return {"boxes": rule, "score": believed_from(self.model)}
 
     def answer(self, outputs, size, whole, facts):
