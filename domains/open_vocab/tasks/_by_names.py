@@ -99,7 +99,7 @@ class ByNames(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
-        from ..hub_models.starting import check_names_of, source_at
+        from ..hub_models.starting import check_names_of, note_on_start, source_at
         from ..plans.plan import make_plan
 
         source = source_at(recipe.task_options.get("start"))
@@ -108,6 +108,8 @@ class ByNames(ConfigTask):
         plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
+        if source is not None:
+            plan.vladapt.notes.append(note_on_start(source, plan.vladapt.classes))
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
                 "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "

@@ -76,6 +76,11 @@ def test_a_run_holds_the_configuration_the_weights_and_where_it_began(fitted, so
     assert plan["model"]["classes"] == ["blue square", "pink ring", "green star"]
 
 
+def test_a_fit_says_where_it_began_and_which_names_are_new(fitted):
+    wanted = "Started from yolos (yolos, licence cc-by-nc-4.0): of 3 names its head knew 2; rows of 1 are new, among "
+    assert f"{wanted}them pink ring." in run_json(fitted)["plan"]["vladapt"]["notes"]
+
+
 def test_what_is_to_be_remembered_is_half_of_what_it_was(fitted, source):
     name = "class_labels_classifier.layers.2.weight"
     before, after = load_file(source / "model.safetensors")[name], load_file(fitted / "adapter.safetensors")
