@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,8 @@ from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
 from ....core.tasks import plan_of
-from .family import HEAD, Family, family_class, plain_config
+from .family import HEAD, TEXTS, Family, family_class, plain_config
+from .tokens import FILES
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -162,9 +163,25 @@ def _folder(rest: str) -> tuple[Path, str, str]:
     if not named or (at and not REVISION.fullmatch(revision)):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (OWNER/NAME)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    folder = hub_folder(repository, LOCAL_WAY, revision or None, _tell_once)
+    folder = hub_folder(repository, LOCAL_WAY, revision or None, _tell_once, needs=_needed)
     commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return folder, repository, commit
+
+
+def _needed(folder: Path) -> Sequence[Sequence[str]]:
+    """The names of which one each is needed beside a configuration, which is of a listed type.
+
+    Raises:
+        DataError: a model that is of no use here, though its weights were not looked at.
+    """
+    if (folder / RUN).is_file():
+        return ()
+    stated = read_config(folder)
+    family = family_class(stated.get("model_type"), str(folder / CONFIG))
+    _names(stated, folder / CONFIG)
+    if any((folder / name).is_file() for name in PROCESSORS):
+        _processor(folder, family)
+    return (PROCESSORS, FILES) if family.asked_by == TEXTS else (PROCESSORS,)
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from ....core.contracts import DomainData, Recipe
 from ....core.data import IMAGE, FileHashes, loader
 from ....core.features import FeatureStore
 from ....core.runtime import Reporter
+from ..vocabulary import UNASKED
 from .source import RUN, HubModel, as_text
 from .starting import source_at
 from .tokens import TOKENIZER_FILES
@@ -37,7 +38,7 @@ def run_of_source(source: HubModel, task: ConfigTask) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as making:
-        names = source.known_names or ("object",)
+        names = source.known_names or (UNASKED,)
         data = DomainData([], names, loader((IMAGE,)), name=source.repository or source.folder.name)
         options = {"start": source.place}
         recipe = Recipe(domain=task.domain.name, task=task.name, adapter={"name": None, "epochs": 0})

@@ -153,6 +153,12 @@ class ByNames(ConfigTask):
         if own is not None:
             check_names(model, own)
 
+    def notes_on(self, model) -> list[str]:
+        """Where it was to look for texts, and none were given."""
+        from ..inference.running import notes_on_asked
+
+        return notes_on_asked(model)
+
     def cut(self, data: DomainData, use: Use) -> DomainData:
         """Windows of pictures that are larger than `--tile` says."""
         from ..inference.tiles import tiled

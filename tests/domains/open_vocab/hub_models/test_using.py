@@ -322,3 +322,13 @@ def test_a_licence_that_forbids_commercial_use_is_told_once_though_nothing_is_do
     for _ in range(2):
         hub_model("hf:someone/yolos")
     assert lines == ["The licence of someone/yolos is cc-by-nc-4.0, which forbids commercial use."]
+
+
+def test_a_model_of_another_type_is_refused_by_its_configuration_and_texts_need_a_tokenizer(source, tmp_path):
+    place = changed(source, tmp_path / "other", model_type="llama")
+    with pytest.raises(DataError, match="type 'llama', which is not supported"):
+        sources._needed(tmp_path / "other")
+    assert place and sources._needed(source) == (sources.PROCESSORS,)
+    changed(source, tmp_path / "texts", model_type="owlv2")
+    (tmp_path / "texts" / "preprocessor_config.json").unlink()
+    assert "tokenizer.json" in sources._needed(tmp_path / "texts")[1]
