@@ -93,17 +93,17 @@ def hub_folder(
         DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
     """
     cached = cached_revision(repo, ["config.json"], revision)
-    weights_cached = cached is not None and _has_weights(cached)
-    if weights_cached and not (needs and _missing(cached, needs)):
-        _tell_licence(repo, card_licence(cached), tell)
-        return cached
+    usable = cached if cached is not None and _has_weights(cached) else None
+    if usable is not None and not (needs and _missing(usable, needs)):
+        _tell_licence(repo, card_licence(usable), tell)
+        return usable
     from huggingface_hub import HfApi
 
     try:
         require_hub(repo, local_way)
     except DataError:
-        if weights_cached:  # whoever reads the folder says which file it lacks
-            return cached
+        if usable is not None:  # whoever reads the folder says which file it lacks
+            return usable
         raise
     with _one_line(repo, local_way):
         about = HfApi().model_info(repo, revision=revision)

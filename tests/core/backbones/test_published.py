@@ -219,7 +219,7 @@ def test_weights_that_would_be_of_no_use_are_not_downloaded(remote):
     remote.files.update(SHARDS)
     with pytest.raises(DataError, match=r"\{\} is not supported"):
         hub_folder("someone/model", "go", needs=refuses)
-    with pytest.raises(DataError, match="'someone/model' has none of tokenizer.json, vocab.txt; go"):
+    with pytest.raises(DataError, match=r"'someone/model' has none of tokenizer\.json, vocab\.txt; go"):
         hub_folder("someone/model", "go", needs=lambda _: [("config.json",), ("tokenizer.json", "vocab.txt")])
     assert not [name for name in remote.fetched if name.endswith(".safetensors")]
 
