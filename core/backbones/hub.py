@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -65,11 +66,11 @@ def card_licence(folder: Path) -> str:
     if not card.is_file():
         return "unknown"
     head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    named = re.search(r"^license_name:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    if stated is None or (stated.group(1) == "other" and named is not None):
+    line = r"^%s:[ \t]*([\"']?)([\w.-]+)\1[ \t]*(?:#.*)?$"
+    stated, named = (re.search(line % key, head, flags=re.MULTILINE) for key in ("license", "license_name"))
+    if stated is None or (stated.group(2) == "other" and named is not None):
         stated = named
-    return stated.group(1) if stated else "unknown"
+    return stated.group(2) if stated else "unknown"
 
 
 def hub_folder(
@@ -78,29 +79,42 @@ def hub_folder(
     revision: str | None = None,
     tell: Callable[[str], None] | None = None,
     subfolders: Sequence[str] = (),
+    needs: Callable[[Path], Sequence[Sequence[str]]] | None = None,
 ) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
     Args:
-        tell: is told the licence of what is going to be downloaded where it forbids commercial use.
+        tell: is told the licence, before anything is downloaded, where it forbids commercial use.
         subfolders: patterns of files in folders of it that are wanted too; others are not.
+        needs: is called with a folder of the small files before weights are downloaded; raises DataError where they
+            are of no use, and says of which names one each is needed.
 
     Raises:
         DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
     """
-    config = cached_revision(repo, ["config.json"], revision)
-    if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.iterdir()):
-        return config
+    cached = cached_revision(repo, ["config.json"], revision)
+    weights_cached = cached is not None and _has_weights(cached)
+    if weights_cached and not (needs and _missing(cached, needs)):
+        _tell_licence(repo, card_licence(cached), tell)
+        return cached
     from huggingface_hub import HfApi
 
-    require_hub(repo, local_way)
+    try:
+        require_hub(repo, local_way)
+    except DataError:
+        if weights_cached:  # whoever reads the folder says which file it lacks
+            return cached
+        raise
     with _one_line(repo, local_way):
         about = HfApi().model_info(repo, revision=revision)
         if about.gated:
             HfApi().auth_check(repo)
     licence = str(getattr(about.card_data, "license_name", None) or getattr(about.card_data, "license", None) or "")
-    if tell is not None and NON_COMMERCIAL.search(licence):
-        tell(f"The licence of {repo} is {licence}, which forbids commercial use.")
+    _tell_licence(repo, licence, tell)
+    if needs is not None:
+        small = _download(repo, ["*.json", "*.txt", "README.md"], local_way, revision)
+        if missing := _missing(small, needs):
+            raise DataError(f"hub repository '{repo}' has none of {', '.join(missing)}; {local_way}")
     files = [file.rfilename for file in about.siblings or ()]
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
@@ -110,6 +124,33 @@ def hub_folder(
         return _download(repo, wanted, local_way, revision)
     outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)]
     return _download(repo, [*outer, *inner], local_way, revision, ignored=[])
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether weights lie there, and all parts of those that are in several files."""
+    for suffix in (".safetensors", ".bin"):
+        indices = sorted(folder.glob(f"*{suffix}.index.json"))
+        if any(_has_parts(index) for index in indices) or (not indices and any(folder.glob(f"*{suffix}"))):
+            return True
+    return False
+
+
+def _has_parts(index: Path) -> bool:
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return all((index.parent / part).is_file() for part in parts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # damaged: downloaded again
+
+
+def _missing(folder: Path, needs: Callable[[Path], Sequence[Sequence[str]]]) -> Sequence[str]:
+    """The names of which one is needed and none lies there."""
+    return next((names for names in needs(folder) if not any((folder / name).is_file() for name in names)), ())
+
+
+def _tell_licence(repo: str, licence: str, tell: Callable[[str], None] | None) -> None:
+    if tell is not None and NON_COMMERCIAL.search(licence):
+        tell(f"The licence of {repo} is {licence}, which forbids commercial use.")
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:

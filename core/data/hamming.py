@@ -46,24 +46,37 @@ def hashes_within(
         yield rows, columns, apart.astype(np.int64)
 
 
-def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def near_pairs(
+    hashes: np.ndarray, distance: int, small: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs of positions whose hashes are at most so many bits apart, some at a time: positions, other positions,
-    distances. Positions of one hash are a chain, and of every two hashes one pair stands for all of theirs.
+    distances. Many positions of one hash are a chain, and of every two such hashes one pair stands for all of theirs.
 
     Args:
         hashes: (N,) uint64.
         distance: as of `hashes_within`.
+        small: number of positions of one hash up to which all pairs are given.
 
     Raises:
         CapabilityError: faiss is not installed.
     """
     order = np.argsort(hashes, kind="stable")
-    same = hashes[order[1:]] == hashes[order[:-1]]
-    yield order[:-1][same], order[1:][same], np.zeros(same.sum(), np.int64)
-    first = np.sort(order[np.concatenate([[True], ~same])] if len(order) else order)
+    _, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
+    few = np.repeat(counts <= small, counts)
+    for lag in range(1, max(2, small)):
+        same = (hashes[order[lag:]] == hashes[order[:-lag]]) & (few[lag:] | (lag == 1))
+        yield order[:-lag][same], order[lag:][same], np.zeros(same.sum(), np.int64)
+    by_first = np.argsort(order[starts])
+    starts, members = starts[by_first], np.where(counts <= small, counts, 1)[by_first]
+    first = order[starts]
     for rows, columns, apart in hashes_within(hashes[first], hashes[first], distance):
         once = rows < columns
-        yield first[rows[once]], first[columns[once]], apart[once]
+        rows, columns, apart = rows[once], columns[once], apart[once]
+        times = members[rows] * members[columns]
+        number = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        rows, columns = np.repeat(rows, times), np.repeat(columns, times)
+        one, other = np.divmod(number, members[columns])
+        yield order[starts[rows] + one], order[starts[columns] + other], np.repeat(apart, times)
 
 
 def _as_bytes(hashes: np.ndarray) -> np.ndarray:

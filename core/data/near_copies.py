@@ -33,7 +33,7 @@ from .registration import (
 )
 from .thumbnails import Pictures
 
-VERSION = 4
+VERSION = 5
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
@@ -52,8 +52,9 @@ LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.25, 2.6), (2.5, 2.5, 3.0)
 """Of copies, in each of the numbers of `agreements`, whatever the set."""
 NEIGHBOURS_UP_TO = 200_000
 """Images in a set whose nearest neighbours are looked for; those of larger ones are told by their hashes."""
-HASH_BITS, MOST_CANDIDATES = 4, 2_000_000
-"""In which hashes of copies differ at most; pairs that are held."""
+HASH_BITS, SMALL, MOST_CANDIDATES = 4, 8, 2_000_000
+"""In which hashes of copies differ at most; images of one hash up to which each is compared with each; pairs that are
+held."""
 MISTAKEN = 0.01
 """How many pairs of different images may be expected to agree by chance."""
 
@@ -129,7 +130,7 @@ def _of_near_hashes(hashes: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """(M, 2) rows whose hashes differ in a few bits, those that differ least where there are too many; the smaller row
     first."""
     chosen, bits = np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
-    for one, other, distance in near_pairs(hashes, HASH_BITS):
+    for one, other, distance in near_pairs(hashes, HASH_BITS, SMALL):
         pairs = np.sort(np.stack([one, other], axis=1), axis=1)
         open_ = apart[pairs[:, 0]] != apart[pairs[:, 1]]
         chosen, bits = np.concatenate([chosen, pairs[open_]]), np.concatenate([bits, distance[open_]])

@@ -359,6 +359,11 @@ class _Merged:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
                 near = f"give --{key}" if key in TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
+                if key not in TRAINING and (others := _tasks_with(key, recipe, self.domain)):
+                    own = task_of(recipe, self.domain).name
+                    raise UnknownNameError(
+                        f"{place}: '{key}' is an option of {', '.join(others)}, not of {own}; omit it"
+                    )
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
             of_reader[key] = value
         of_task = {key: value for key, (value, _) in self.task_options.items() if key not in of_reader}
@@ -371,6 +376,13 @@ def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
     task = task_of(recipe, domain)
     own = [] if task.options is None else [each.name for each in options_of(task.options)]
     return [*own, *judging_options(task, FIT)]
+
+
+def _tasks_with(key: str, recipe: Recipe, domain: Domain | None) -> list[str]:
+    """Names of the other tasks of the recipe's domain that have such an option."""
+    domain = task_of(recipe, domain).domain
+    names = () if domain is None else domain.task_names
+    return [name for name in names if key in _option_names(recipe.with_(task=name), domain)]
 
 
 def _reading_names(recipe: Recipe, domain: Domain | None) -> list[str]:

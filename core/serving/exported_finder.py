@@ -28,14 +28,14 @@ Size = tuple[int, int]
 
 
 class Script(ABC):
-    """What a predict.py makes of the outputs of a graph.
+    """What a predict.py makes of the outputs of a graph; `score` as in `FinderFacts`.
 
     Args:
         facts: of the export.
     """
 
     options: ClassVar[tuple[str, ...]]
-    score: ClassVar[float | None] = None
+    score: float | None = None
 
     def __init__(self, facts: Mapping[str, Any]):
         self.names, self._facts = list(facts["class_names"]), facts
@@ -57,7 +57,10 @@ class BoxScript(Script):
     """Of boxes.py."""
 
     options = ("score", "classes")
-    score = boxes.UNSURE
+
+    def __init__(self, facts: Mapping[str, Any]):
+        super().__init__(facts)
+        self.score = facts.get("score", boxes.UNSURE)  # exports of earlier versions do not say it
 
     def is_usable(self) -> bool:
         rule = self._facts.get("boxes")
@@ -65,7 +68,9 @@ class BoxScript(Script):
             return False
         together = rule.get("learned_together")
         return (
-            all(is_number(rule.get(key)) for key in ("score_thr", "min_bbox_size", "iou_threshold"))
+            is_number(self.score)
+            and 0 <= self.score <= 1
+            and all(is_number(rule.get(key)) for key in ("score_thr", "min_bbox_size", "iou_threshold"))
             and _is_count(rule.get("max_per_img"))
             and (rule.get("nms_pre") is None or _is_count(rule["nms_pre"]))
             and isinstance(together, list)
@@ -157,7 +162,8 @@ class ServedFinder(Served):
                 own = {name: values[place : place + 1] for name, values in outputs.items()}
                 finite = all(np.isfinite(values).all() for values in own.values())
                 sample.answer = self._script.answer(own, *sample.prepared[1:]) if finite else DataError(NOT_FINITE)
-                sample.prepared = None
+        for sample in samples:  # not before, since what fails is asked again, one by one
+            sample.prepared = None
 
     def check(self, wishes: Wishes) -> None:
         super().check(wishes)

@@ -117,6 +117,10 @@ class NamedClasses(ABC):
         """Replace the classes by these."""
 
 
+UNASKED = "object"
+"""What a model is asked for that is asked by texts, where none are given."""
+
+
 class ClosedNames(ABC):
     """Base of models whose classes are the rows of a head, some of which can be asked for alone."""
 

@@ -95,11 +95,12 @@ if __name__ == "__main__":
     for path in given.images:
         try:
             picture = decoded(path)
+            planes, size = pixels(picture, facts["preprocessing"])
+            outputs = ask({"pixels": planes})
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: {' '.join(str(error).split())}; replace or remove it", file=sys.stderr)
             failed = True
             continue
-        planes, size = pixels(picture, facts["preprocessing"])
-        found = boxes_of(ask({"pixels": planes}), size, picture.shape[:2], facts["boxes"])
+        found = boxes_of(outputs, size, picture.shape[:2], facts["boxes"])
         print(json.dumps(row_of(path, found, facts["class_names"], given.score)))
     sys.exit(int(failed))

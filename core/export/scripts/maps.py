@@ -69,11 +69,20 @@ def row_of(name, classes, class_names, masks=False):
     return {**row, **where, "summary": summary_of(row["shares"])}
 
 
+def free_file(folder, stem):
+    """Where a map is written: under the name of its image, numbered where a file has that already."""
+    place, number = folder / f"{stem}.png", 1
+    while place.exists():
+        number += 1
+        place = folder / f"{stem}-{number}.png"
+    return place
+
+
 if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
+    parser.add_argument("--out", type=Path, help="folder for maps: PNG, grey values are classes; none replaces a file")
     parser.add_argument("--masks", action="store_true", help="print where each class is, as COCO's compressed runs")
     given = parser.parse_args()
     ask = asked(HERE, facts)
@@ -81,17 +90,17 @@ if __name__ == "__main__":
     for path in given.images:
         try:
             picture = decoded(path)
+            planes, size = pixels(picture, facts["preprocessing"])
+            logits = ask({"pixels": planes})["logits"][0]
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: {' '.join(str(error).split())}; replace or remove it", file=sys.stderr)
             failed = True
             continue
-        planes, size = pixels(picture, facts["preprocessing"])
-        logits = ask({"pixels": planes})["logits"][0]
         classes = map_of(logits, size, picture.shape[:2], facts["threshold"])
         row = row_of(path, classes, facts["class_names"], given.masks)
         if given.out is not None:
             given.out.mkdir(parents=True, exist_ok=True)
-            row["map"] = str(given.out / f"{path.stem}.png")
+            row["map"] = str(free_file(given.out, path.stem))
             Image.fromarray(classes.astype(np.uint8 if classes.max() < 256 else np.uint16)).save(row["map"])
         print(json.dumps(row))
     sys.exit(int(failed))

@@ -45,7 +45,7 @@ def pixels(image, how):
     """(1, 3, H, W) as the graph takes them, and the (height, width) of the picture in them; `how`: "preprocessing"."""
     size, largest = np.array(image.shape[:2]), how["largest"] or image.shape[:2]
     scale = min(max(largest) / size.max(), min(largest) / size.min())
-    height, width = size if scale >= 1 and not how["enlarge"] else (size * scale + 0.5).astype(int)
+    height, width = size if scale >= 1 and not how["enlarge"] else np.maximum(1, size * scale + 0.5).astype(int)
     planes = resized(image, height, width).astype(np.float32)
     planes = planes if how["channels"] == "rgb" else planes[..., ::-1]
     planes = (planes - np.float32(how["mean"])) / np.float32(how["std"])
@@ -55,7 +55,8 @@ def pixels(image, how):
 
 
 def asked(folder, facts):
-    """The graph of an export whose files are as they were written, as a function from inputs to outputs by name."""
+    """The graph of an export whose files are as they were written, as a function from inputs to outputs by name, which
+    raises the ValueError of inputs that it cannot take."""
     import onnxruntime
 
     for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
@@ -66,4 +67,11 @@ def asked(folder, facts):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     graph = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in graph.get_outputs()]
-    return lambda inputs: dict(zip(names, graph.run(None, inputs)))
+
+    def ask(inputs):
+        try:
+            return dict(zip(names, graph.run(None, inputs)))
+        except Exception as error:  # those of onnxruntime have no other class in common
+            raise ValueError(f"the graph does not take it: {error}") from error
+
+    return ask

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
 from ....core.export import Graph, boxes
-from ..inference.detection import rivals
+from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.denseclip import DenseCLIPDetector
 from .run import Form
@@ -93,7 +93,8 @@ class Boxes(Form):
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         alone = apart.sum(axis=1) == len(apart) - 1
-        return {"boxes": {**_rule(self.detector.test_cfg), "learned_together": (~alone).tolist()}}
+        rule = {**_rule(self.detector.test_cfg), "learned_together": (~alone).tolist()}
+        return {"boxes": rule, "score": believed_from(self.model)}
 
     def answer(self, outputs, size, whole, facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return boxes.boxes_of(outputs, size, whole, facts["boxes"])

@@ -10,7 +10,7 @@ from torchvision.ops import box_convert
 
 from ....core.errors import CapabilityError
 from ....core.export import Graph
-from ..inference.detection import rivals
+from ..inference.detection import believed_from, rivals
 from ..modules.detectors.hf_text_detector import LEAST_SIDE, HFTextDetector
 from .detectors import Boxes
 
@@ -64,10 +64,16 @@ class TextBoxes(Boxes):
     def facts(self) -> dict[str, Any]:
         apart = rivals(self.model)
         most = self.model.max_per_img
-        rule = {"score_thr": self.model.score_thr, "nms_pre": most, "min_bbox_size": LEAST_SIDE, "iou_threshold": NONE}
+        rule: dict[str, Any] = {
+            "score_thr": self.model.score_thr,
+            "nms_pre": most,
+            "min_bbox_size": LEAST_SIDE,
+            "iou_threshold": NONE,
+        }
         together = (apart.sum(axis=1) != len(apart) - 1).tolist()
         square = self.model.prepared.pads_to_square
-        return {"boxes": {**rule, "max_per_img": most, "learned_together": together, "padded_to_square": square}}
+        rule |= {"max_per_img": most, "learned_together": together, "padded_to_square": square}
+        return {"boxes": rule, "score": believed_from(self.model)}
 
     def answer(self, outputs, size, whole, facts):
         """Where images are padded to a square, they have a part of it."""

@@ -9,7 +9,7 @@ attention, so it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,18 +64,19 @@ class Caption:
 
     def label_map(self, length: int, device: torch.device | None = None) -> Tensor:
         """(P, `length`) of 0 and 1: which tokens are each phrase's name."""
-        rows = torch.zeros(len(self.spans), length, dtype=torch.long, device=device)
-        for row, (start, stop) in zip(rows, self.spans):
-            row[start:stop] = 1
-        return rows
+        starts, stops = torch.tensor(self.spans, device=device).reshape(-1, 2, 1).unbind(dim=1)  # (P, 1) each
+        places = torch.arange(length, device=device)
+        return ((places >= starts) & (places < stops)).long()
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits (B, Q, at least L) of tokens -> scores (B, Q, C) of `classes`: of each class the best of its phrases,
         of each phrase the mean of its name's tokens."""
         weights = self.label_map(logits.shape[-1], logits.device).to(logits.dtype)
         phrases = logits.sigmoid() @ (weights / weights.sum(dim=1, keepdim=True)).T  # (B, Q, P)
-        rows = {owner: [row for row, each in enumerate(self.owners) if each == owner] for owner in self.classes}
-        return torch.stack([phrases[..., rows[owner]].amax(dim=-1) for owner in self.classes], dim=-1)
+        classes = {owner: place for place, owner in enumerate(self.classes)}
+        places = torch.tensor([classes[owner] for owner in self.owners], device=logits.device).expand_as(phrases)
+        best = phrases.new_zeros(*phrases.shape[:-1], len(classes))
+        return best.scatter_reduce(-1, places, phrases, "amax", include_self=False)
 
 
 def phrases_of(vocabulary: Vocabulary, tokenizer: HeldTokenizer, longest: int) -> list[Phrase]:
@@ -127,7 +128,7 @@ def caption_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer) -> Caption:
     return Caption((*numbers, tokenizer.number(END)), tuple(spans), owners)
 
 
-def drawn(lengths: Sequence[int], present: Sequence[int], absent: Sequence[int], room: int) -> list[int]:
+def drawn(lengths: Sequence[int], present: Iterable[int], absent: Sequence[int], room: int) -> list[int]:
     """Which classes a training batch is asked for, as indices in the order of the caption.
 
     All in their order where they fit. Else those that the batch shows, then those known to be absent from its images,
@@ -136,6 +137,7 @@ def drawn(lengths: Sequence[int], present: Sequence[int], absent: Sequence[int],
 
     Args:
         lengths: tokens of each class.
+        present: classes that are shown; not looked at where all classes fit.
         room: tokens of all.
     """
     if sum(lengths) <= room:

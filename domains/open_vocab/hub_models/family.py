@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,8 +43,6 @@ class Rates:
         norm_decay: factor of the weight decay of norms; `bias_decay` of biases.
         clip: largest norm of the gradient; None clips none.
         ema: decay of the averaged weights; None averages none.
-        warm_up: steps of a linear warm-up.
-        batch: images per step.
         betas: of AdamW.
     """
 
@@ -54,8 +53,6 @@ class Rates:
     bias_decay: float = 1.0
     clip: float | None = 0.1
     ema: float | None = None
-    warm_up: int = 0
-    batch: int = 4
     betas: tuple[float, float] = (0.9, 0.999)
 
 
@@ -102,7 +99,19 @@ class Family(ABC):
 
     def build(self) -> nn.Module:
         """transformers' model with random weights, from the configuration alone."""
-        return self.class_of_model()(self.transformers_config())
+        return self.built(self.class_of_model())
+
+    def built(self, model_class: type[nn.Module]) -> nn.Module:
+        """A model of a class with random weights.
+
+        Raises:
+            DataError: a value of the configuration that is not usable.
+        """
+        config = self.transformers_config()
+        try:
+            return model_class(config)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise self._unusable(error) from error
 
     def class_of_model(self) -> type[nn.Module]:
         """The class of transformers.
@@ -120,13 +129,32 @@ class Family(ABC):
         return getattr(transformers, self.model_class)
 
     def transformers_config(self):
-        """The configuration as transformers' object."""
+        """The configuration as transformers' object.
+
+        Raises:
+            DataError: a value that transformers refuses.
+        """
         from transformers import CONFIG_MAPPING
 
         stated = dict(self.config)
         kind = CONFIG_MAPPING[stated.pop("model_type")]
         names = {"num_labels": self.classes} if self.asked_by == HEAD else {}
-        return kind.from_dict({**stated, **self.settings(), **names})
+        try:
+            return kind.from_dict({**stated, **self.settings(), **names})
+        except Exception as error:  # transformers and huggingface_hub raise of many kinds
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())[:200]
+        return DataError(
+            f"config.json of the model ({self.config['model_type']}): its values are not usable ({reason}); copy or "
+            "download it again"
+        )
+
+    @cached_property
+    def stated(self):
+        """The same, made once; to be read, not to be given to a model, which may change it."""
+        return self.transformers_config()
 
     def settings(self) -> dict[str, Any]:
         """Keys of the configuration that differ from the checkpoint's: losses of all layers, as the authors train."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,13 +38,13 @@ class GroundingFamily(TextFamily):
     @cached_property
     def longest(self) -> int:
         """Tokens of a caption."""
-        config = self.transformers_config()
+        config = self.stated
         return min(config.max_text_len, config.text_config.max_position_embeddings)
 
     @cached_property
     def weights(self) -> dict[str, float]:
         """Of the parts of the loss."""
-        config = self.transformers_config()
+        config = self.stated
         boxes = {"loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
         return {"loss_ce": CLASS_WEIGHT, **boxes}
 
@@ -72,7 +72,7 @@ class GroundingFamily(TextFamily):
         return captions_of(self._phrases(vocabulary, tokenizer), tokenizer, self.longest)
 
     def training_prompt(
-        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Sequence[int], absent: Sequence[int]
+        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Iterable[int], absent: Sequence[int]
     ) -> Caption:
         phrases = _first_of_each(self._phrases(vocabulary, tokenizer))
         chosen = drawn([len(phrase) for phrase in phrases], present, absent, self.longest - ENDS)

@@ -47,7 +47,7 @@ class MaskQueries(Family):
 
     def build(self) -> nn.Module:
         """With masks counted over all processes; transformers asks accelerate, which is not used here."""
-        model = _with_parts(self.class_of_model())(self.transformers_config())
+        model = self.built(_with_parts(self.class_of_model()))
         model.criterion.get_num_masks = MethodType(_masks_per_process, model.criterion)
         return without_idle(model, self.idle)
 
@@ -89,7 +89,7 @@ class MaskQueries(Family):
     @property
     def _no_object(self) -> float:
         """The weight of the class of no object."""
-        return float(self.transformers_config().no_object_weight)
+        return float(self.stated.no_object_weight)
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """(B, C, h, w) of images without padding: each query's mask times its probability of the class, summed. Where

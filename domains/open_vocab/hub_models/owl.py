@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,7 +75,7 @@ class OWLFamily(TextFamily):
         return [Queries(tuple(range(len(texts))), tuple(map(tuple, texts)), tokenizer)]
 
     def training_prompt(
-        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Sequence[int], absent: Sequence[int]
+        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Iterable[int], absent: Sequence[int]
     ) -> Queries:
         chosen = drawn([1] * len(vocabulary), present, absent, MOST_QUERIES)
         pools = [_pool(vocabulary, index) for index in chosen]
@@ -88,9 +89,11 @@ class OWLFamily(TextFamily):
         towers = getattr(model, self.tower)
         numbers, mask = prompt.tokenizer.padded(distinct, towers.config.text_config.max_position_embeddings)
         encoded = towers.get_text_features(input_ids=numbers, attention_mask=mask).pooler_output
-        encoded = F.normalize(encoded, dim=-1)  # (T, D)
-        rows = [[_unit_mean(encoded[[place[text] for text in query]]) for query in queries] for queries in prompt.texts]
-        return torch.stack([_unit_mean(torch.stack(queries)) for queries in rows])
+        encoded = F.normalize(encoded.float(), dim=-1)  # (T, D)
+        queries = [[place[text] for text in query] for queries in prompt.texts for query in queries]
+        rows = _unit_means(encoded, queries)  # (Q, D)
+        first = list(accumulate(map(len, prompt.texts), initial=0))
+        return _unit_means(rows, [range(*ends) for ends in pairwise(first)])
 
     def outputs(self, model, pixels, pixel_mask, prompt, embedded=None, labels=None):
         """Logits (B, N, C), pred_boxes (B, N, 4), and objectness_logits (B, N) of OWLv2; in training of the patches
@@ -139,8 +142,11 @@ def _pool(vocabulary: Vocabulary, index: int) -> list[str]:
     return list(dict.fromkeys(map(canonical_text, texts)))
 
 
-def _unit_mean(rows: Tensor) -> Tensor:
-    return F.normalize(rows.mean(dim=0), dim=-1)
+def _unit_means(rows: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """(N, D) and places of rows in each of G groups -> (G, D)."""
+    places = torch.tensor([place for group in groups for place in group], device=rows.device)
+    first = torch.tensor(list(accumulate(map(len, groups), initial=0))[:-1], device=rows.device)
+    return F.normalize(F.embedding_bag(places, rows, first, mode="mean"), dim=-1)
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +42,7 @@ class PixelLogits(Family):
                 f"{self.model_class}: it chooses a class for every pixel, so it needs two or more; give the rest of "
                 'the image a class too, "background"'
             )
-        model = _with_heads(self.class_of_model(), tuple(self.heads))(self.transformers_config())
+        model = self.built(_with_heads(self.class_of_model(), tuple(self.heads)))
         return without_idle(model, self.idle)
 
     def settings(self) -> dict[str, Any]:
@@ -52,8 +52,7 @@ class PixelLogits(Family):
         return {"pixel_values": pixels}
 
     def targets(self, samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
-        """labels (H, W) of each image, `IGNORED` where it was padded."""
-        return [{"labels": padded(sample.gt_sem_seg.data[0].long(), shape)} for sample in samples]
+        return pixel_labels(samples, shape)
 
     def truth(self, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """Nothing: transformers' own loss lacks the parts."""
@@ -68,14 +67,9 @@ class PixelLogits(Family):
             if name in outputs.head_logits:
                 logits = enlarged(outputs.head_logits[name], labels.shape[-2:])
                 total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-                weight = 1.0 if key is None else self._stated[key]
+                weight = 1.0 if key is None else getattr(self.stated, key)
                 parts[f"loss_{name}"] = weight * total / pixels
         return parts
-
-    @cached_property
-    def _stated(self) -> dict[str, Any]:
-        """The whole configuration, with transformers' defaults."""
-        return self.transformers_config().to_dict()
 
     def scores(self, model: nn.Module, pixels: Tensor) -> Tensor:
         """(B, C, h, w) logits of images without padding. Where they are enlarged to an image, the largest is the class,
@@ -95,6 +89,11 @@ def padded(labels: Tensor, shape: tuple[int, int]) -> Tensor:
     """(h, w) -> (H, W), `IGNORED` to the right and below."""
     margins = (0, shape[1] - labels.shape[1], 0, shape[0] - labels.shape[0])
     return F.pad(labels, margins, value=IGNORED)
+
+
+def pixel_labels(samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
+    """labels (H, W) of each image of mmseg, `IGNORED` where it was padded."""
+    return [{"labels": padded(sample.gt_sem_seg.data[0].long(), shape)} for sample in samples]
 
 
 def without_idle(model: nn.Module, idle: Sequence[str]) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -142,5 +142,18 @@ def _sized(size: Any):
 
 
 def filled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 3, h, w) padded with zeros to a size, right and below."""
+    """(..., h, w) padded with zeros to a size, right and below."""
     return torch.nn.functional.pad(pixels, (0, size[1] - pixels.shape[-1], 0, size[0] - pixels.shape[-2]))
+
+
+def pixel_mask(pixels: Tensor, samples: Sequence[Any]) -> Tensor:
+    """(B, H, W) long, 1 where an image is and 0 where it was padded; 1 everywhere without samples.
+
+    Args:
+        samples: of mmdet or mmseg, whose `img_shape` is the image's size.
+    """
+    mask = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
+    shapes = [sample.img_shape[:2] for sample in samples] or [pixels.shape[-2:]] * len(pixels)
+    for row, (height, width) in enumerate(shapes):
+        mask[row, :height, :width] = 1
+    return mask

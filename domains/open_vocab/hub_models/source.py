@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,8 @@ from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
 from ....core.tasks import plan_of
-from .family import HEAD, Family, family_class, plain_config
+from .family import HEAD, TEXTS, Family, family_class, plain_config
+from .tokens import FILES
 
 HUB = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -25,8 +26,15 @@ NODES = ("HFDetector", "HFSegmentor", "HFTextDetector", "HFTextSegmentor", "SAMS
 LOCAL_WAY = "give a folder with the same files: hf:FOLDER"
 REPOSITORY, REVISION = re.compile(r"[\w.-]+/[\w.-]+"), re.compile(r"\w[\w./-]*")
 UNNAMED = re.compile(r"LABEL_\d+")
+MOST_ROWS = 100_000
 NOTHING = "N/A"
 """What a row of a head is called that no object of the data set has."""
+ALIKE = (
+    frozenset({"DetrImageProcessor", "ConditionalDetrImageProcessor", "DeformableDetrImageProcessor"})
+    | {"YolosImageProcessor"},
+    frozenset({"MaskFormerImageProcessor", "Mask2FormerImageProcessor"}),
+)
+"""Processors that prepare an image in the same way."""
 TEXT_KEYS = frozenset({"image_processor_type", "feature_extractor_type", "processor_class"})
 
 
@@ -118,7 +126,7 @@ def _of_folder(place: str, folder: Path, repository: str, revision: str, changed
         revision=revision,
         config=plain_config(stated),
         processor=_processor(folder, family),
-        names=_names(stated),
+        names=_names(stated, folder / CONFIG),
         licence=card_licence(folder),
     )
 
@@ -155,9 +163,30 @@ def _folder(rest: str) -> tuple[Path, str, str]:
     if not named or (at and not REVISION.fullmatch(revision)):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (OWNER/NAME)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    folder = hub_folder(repository, LOCAL_WAY, revision or None, Reporter().info)
+    folder = hub_folder(repository, LOCAL_WAY, revision or None, _tell_once, needs=_needed)
     commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return folder, repository, commit
+
+
+def _needed(folder: Path) -> Sequence[Sequence[str]]:
+    """The names of which one each is needed beside a configuration, which is of a listed type.
+
+    Raises:
+        DataError: a model that is of no use here, though its weights were not looked at.
+    """
+    if (folder / RUN).is_file():
+        return ()
+    stated = read_config(folder)
+    family = family_class(stated.get("model_type"), str(folder / CONFIG))
+    _names(stated, folder / CONFIG)
+    if any((folder / name).is_file() for name in PROCESSORS):
+        _processor(folder, family)
+    return (PROCESSORS, FILES) if family.asked_by == TEXTS else (PROCESSORS,)
+
+
+@lru_cache(maxsize=64)
+def _tell_once(line: str) -> None:
+    Reporter().info(line)
 
 
 def _processor(folder: Path, family: type[Family]) -> dict[str, Any]:
@@ -173,19 +202,44 @@ def _processor(folder: Path, family: type[Family]) -> dict[str, Any]:
         named = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "")
         kind = re.sub(r"Fast$|Pil$", "", named).replace("FeatureExtractor", "ImageProcessor")
         kept = {key: value for key, value in plain_config(stated).items() if key not in TEXT_KEYS}
-        return {**kept, "kind": kind if kind in family.processors else family.processors[0]}
+        return {**kept, "kind": _kind(kind, family, file)}
     raise DataError(
         f"{folder}: has no {PROCESSORS[0]}, so nobody knows how its images are prepared; copy or download the whole "
         "repository"
     )
 
 
-def _names(stated: dict[str, Any]) -> tuple[str | None, ...]:
+def _kind(stated: str, family: type[Family], file: Path) -> str:
+    """The processor that is used for a stated one, "" where none is stated."""
+    usual = family.processors[0]
+    if stated in family.processors:
+        return stated
+    if not stated or any({stated, usual} <= group for group in ALIKE):
+        return usual
+    raise DataError(
+        f"{file}: its images are prepared by {stated[:60]}, but a model of this type by {usual}; copy or download the "
+        "file again"
+    )
+
+
+def _names(stated: dict[str, Any], file: Path) -> tuple[str | None, ...]:
     labels = stated.get("id2label")
     if not isinstance(labels, dict):
-        return tuple(f"LABEL_{row}" for row in range(int(stated.get("num_labels") or 2)))
+        count = stated.get("num_labels") or 2
+        if not isinstance(count, int) or not 0 < count <= MOST_ROWS:
+            raise DataError(f"{file}: num_labels is {str(count)[:40]!r}; give a whole number from 1 to {MOST_ROWS}")
+        return tuple(f"LABEL_{row}" for row in range(count))
+    if wrong := [row for row in labels if not (re.fullmatch(r"[0-9]{1,6}", row) and int(row) <= MOST_ROWS)]:
+        raise DataError(
+            f"{file}: id2label has the key '{wrong[0][:40]}'; its keys are numbers of rows, from 0 to {MOST_ROWS}"
+        )
     rows = {int(row): str(name) for row, name in labels.items()}
-    listed = [rows.get(row, NOTHING) for row in range(max(rows, default=-1) + 1)]
+    if missing := set(range(len(labels))) - set(rows):
+        raise DataError(
+            f"{file}: id2label names {len(labels)} rows but not row {min(missing)}; number them from 0 without gaps, "
+            f"'{NOTHING}' for rows that stand for nothing"
+        )
+    listed = [rows[row] for row in range(len(rows))]
     counts, all_unnamed = Counter(listed), all(UNNAMED.fullmatch(name) for name in listed)
     return tuple(
         None if name == NOTHING or counts[name] > 1 or (UNNAMED.fullmatch(name) and not all_unnamed) else name

@@ -50,6 +50,17 @@ def recipe_for(source: HubModel, task: str) -> str:
     return source.family_class.recipe or RECIPES[task]
 
 
+def note_on_start(source: HubModel, names: Sequence[str]) -> str:
+    """Where a training began, under which licence, and which of its names a closed head knew."""
+    began = f"Started from {source.repository or source.folder.name} ({source.model_type}, licence {source.licence})"
+    if source.family_class.asked_by != HEAD:
+        return f"{began}."
+    before = {alike(name) for name in source.known_names}
+    new = [name for name in names if alike(name) not in before]
+    told = f"rows of {len(new)} are new, among them {new[0]}" if new else "no row is new"
+    return f"{began}: of {len(names)} names its head knew {len(names) - len(new)}; {told}."
+
+
 def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
     """A config with the model of a source, its preprocessing, and the rates of its type where it has none.
 
@@ -94,8 +105,8 @@ def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) ->
         own = config.get("optim_wrapper") or {}
         whole = "type" in (own.get("optimizer") or {})
         config["optim_wrapper"] = own if whole else _merged(schedule.pop("optim_wrapper"), own)
-        for key in ("param_scheduler", "custom_hooks"):
-            config.setdefault(key, schedule[key])
+        config.setdefault("param_scheduler", schedule["param_scheduler"])
+        config["custom_hooks"] = [*(config.get("custom_hooks") or ()), *schedule["custom_hooks"]]
     config.setdefault("vladapt", {})["source"] = source.facts()
     return config
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -47,12 +47,12 @@ class TextFamily(Family):
 
     @abstractmethod
     def training_prompt(
-        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Sequence[int], absent: Sequence[int]
+        self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Iterable[int], absent: Sequence[int]
     ) -> Any:
         """What a batch is asked in training: one prompt for all its images.
 
         Args:
-            present: classes that the batch shows.
+            present: classes that the batch shows; read only where not all classes are asked for.
             absent: classes that are known not to be in one of its images.
         """
 

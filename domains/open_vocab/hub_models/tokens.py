@@ -12,6 +12,8 @@ from ....core.backbones import quiet
 from ....core.errors import DataError
 
 FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = (*FILES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""All that a tokenizer is read from."""
 MOST_BYTES = 64 << 20
 
 

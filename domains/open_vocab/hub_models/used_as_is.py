@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ....core.contracts import DomainData, Recipe
 from ....core.data import IMAGE, FileHashes, loader
 from ....core.features import FeatureStore
 from ....core.runtime import Reporter
-from .source import HubModel, as_text
+from ..vocabulary import UNASKED
+from .source import RUN, HubModel, as_text
 from .starting import source_at
+from .tokens import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from ....core.tasks import ConfigTask
 
 
+FORMAT = 1
+"""Of the runs in the cache: raised where the same model would be written otherwise."""
+
+
 def run_of_source(source: HubModel, task: ConfigTask) -> Path:
-    """The folder that holds the run of a source.
+    """The folder of the run of a source; whole or not there, however many make it at once.
 
     Args:
         task: that the source's type is of.
     """
     folder = FeatureStore.default_root().parent / "models" / _key(source)
-    if not any(folder.glob("*/run.json")):
-        names = source.known_names or ("object",)
+    if (folder / RUN).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as making:
+        names = source.known_names or (UNASKED,)
         data = DomainData([], names, loader((IMAGE,)), name=source.repository or source.folder.name)
         options = {"start": source.place}
         recipe = Recipe(domain=task.domain.name, task=task.name, adapter={"name": None, "epochs": 0})
-        recipe = recipe.with_(task_options=options, out=str(folder), given=frozenset({"adapter.epochs"}))
-        task.used_as_it_is(task.settled(recipe), data, Reporter(quiet=True))
+        recipe = recipe.with_(task_options=options, out=making, given=frozenset({"adapter.epochs"}))
+        made = task.used_as_it_is(task.settled(recipe), data, Reporter(quiet=True))
+        with suppress(OSError):  # another process was first
+            os.rename(made, folder)
     return folder
 
 
@@ -43,5 +58,8 @@ def usable(place: str) -> HubModel | None:
 def _key(source: HubModel) -> str:
     weights = sorted([*source.folder.glob("*.safetensors"), *source.folder.glob("pytorch_model*.bin")])
     hashes = list(map(FileHashes().sha256, weights))
-    told = [source.config, source.processor, list(source.names), source.facts(), hashes]
+    tokenizer = [source.folder / name for name in TOKENIZER_FILES]
+    texts = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in tokenizer]
+    made_by = [FORMAT, version("vladapt"), version("transformers")]
+    told = [source.config, source.processor, list(source.names), source.facts(), hashes, texts, made_by]
     return hashlib.sha256(as_text(told).encode()).hexdigest()[:24]

@@ -153,6 +153,12 @@ def rivals(model) -> np.ndarray:
     return np.full((len(names), len(names)), apart) & ~np.eye(len(names), dtype=bool)
 
 
+def believed_from(model) -> float:
+    """Score from which on what a model finds is to be believed: as chosen on val, where there was one."""
+    chosen = (model.cfg.vladapt.get("confidence") or {}).get("score")
+    return float(chosen) if isinstance(chosen, (int, float)) and 0 <= chosen <= 1 else UNSURE
+
+
 def notes_on_names(model) -> list[str]:
     """A sentence where a model is asked for names that it was trained on too few others to tell from anything."""
     if model.cfg.vladapt.get("source"):  # it began as one that knows many names

@@ -17,8 +17,8 @@ from ....core.errors import CapabilityError
 from ....core.export import boxes, maps
 from ....core.tasks import Finder
 from ..vocabulary import Vocabulary, texts_kept_in
-from .detection import notes_on_names, predict_detection, rivals
-from .predictions import UNSURE, PredictedBoxes, PredictedMap
+from .detection import believed_from, notes_on_names, predict_detection, rivals
+from .predictions import PredictedBoxes, PredictedMap
 from .running import Looking, ask_for, known_names, names_given_regions, takes_names, with_background
 from .segmentation import predict_segmentation
 
@@ -80,8 +80,7 @@ class BoxFinder(ModelFinder):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self._rivals = rivals(model)
-        chosen = (model.cfg.vladapt.get("confidence") or {}).get("score")  # on val, where there was one
-        self.score = float(chosen) if isinstance(chosen, (int, float)) and 0 <= chosen <= 1 else UNSURE
+        self.score = believed_from(model)
 
     def find_in_windows(self, data: DomainData) -> dict[str, Any]:
         (row,) = predict_detection(self.model, data, lambda done, total: None)

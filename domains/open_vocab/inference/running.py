@@ -21,7 +21,7 @@ from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes
-from ..vocabulary import ClosedNames, NamedClasses, Vocabulary, alike, described_classes
+from ..vocabulary import UNASKED, ClosedNames, NamedClasses, Vocabulary, alike, described_classes
 
 AT_ONCE = 8
 """Images of one shape that go through the model together."""
@@ -205,6 +205,15 @@ def ask_for(model: nn.Module, classes: Any) -> tuple[str, ...]:
     vocabulary: Vocabulary = set_classes(model, classes)
     model.asked_for = vocabulary.names
     return vocabulary.names
+
+
+def notes_on_asked(model: nn.Module) -> list[str]:
+    """A sentence where a model that is asked by texts was used as it is, and no text was given."""
+    plan, texts = model.cfg, not (isinstance(model, ClosedNames) or names_given_regions(model))
+    as_it_is = plan.vladapt.get("source") and not plan.get("train_cfg")
+    if not (texts and as_it_is and known_names(model) == (UNASKED,)) or getattr(model, "asked_for", None):
+        return []
+    return [f"the names of this model are texts, and without any it looked for '{UNASKED}': give --classes"]
 
 
 def choose_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:

@@ -118,10 +118,11 @@ def check_outlines(config: Mapping[str, Any], kind: ConfigKind, data: DomainData
     pipeline = training_pipeline(plain(dict(config)), kind)
     outlined = (outline for item in data.split("train") for outline in annotated_boxes(item).segments or ())
     if any(node.get("with_mask") for node in nodes(pipeline)) and not any(outlined):
+        of_start = (config.get("vladapt") or {}).get("source")
+        boxes = "start from a model of boxes" if of_start else "a recipe for boxes, --recipe open-vocab/faster-rcnn"
         raise DataError(
             f"{data.name}: no training image has outlines, from which the config learns (with_mask=True); give "
-            "polygons or encoded masks ('segmentation' in COCO JSON), or a recipe for boxes, --recipe "
-            "open-vocab/faster-rcnn"
+            f"polygons or encoded masks ('segmentation' in COCO JSON), or {boxes}"
         )
 
 

@@ -44,9 +44,3 @@ test_evaluator = dict(type="vladapt.OpenVocabDetectionMetric")
 test_cfg = dict(type="TestLoop")
 
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs)
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4),
-    clip_grad=dict(max_norm=0.1),
-    paramwise_cfg=dict(bypass_duplicate=True),
-)

@@ -3,12 +3,13 @@
 LoRA: Low-Rank Adaptation of Large Language Models, 2021, arXiv 2106.09685: a weight W becomes W + B A, B begins at
 zero; of a convolution W is taken as (outputs, inputs times kernel). They are torch's parametrizations, so a layer stays
 the layer that it is to whatever reads its options. What projects features to the space of the texts trains whole, as a
-new head does.
+new head does, and so do the rows of a closed head.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ....core.errors import ConfigError
+from ..hub_models.family import Family
 from ..modules.classifiers.cosine import CosineTextClassifier
 
 WEIGHT = "weight"
@@ -56,18 +58,17 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
     Raises:
         ConfigError: no layer is larger than the rank.
     """
-    whole = [each for each in model.modules() if isinstance(each, CosineTextClassifier)]
-    inside = {id(part) for each in whole for part in each.modules()}
-    layers = [layer for layer in _layers(model, rank) if id(layer) not in inside]
+    whole = [parameter for parameter in _of_head(model) if parameter.requires_grad]
+    inside = {id(parameter) for parameter in whole}
+    layers = [layer for layer in _layers(model, rank) if id(layer.weight) not in inside]
     if not layers:
         raise ConfigError(
             f"--lora-rank {rank}: {type(model).__name__} has no layer with more inputs and outputs; give a lower rank"
         )
     if isinstance(model, BaseModule):  # mmengine's go by the name `weight`, which the matrices' folder has, too
         model.init_weights()
-    trained = [parameter for each in whole for parameter in each.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
-    for parameter in trained:
+    for parameter in whole:
         parameter.requires_grad_(True)
     for layer in layers:
         parametrize.register_parametrization(layer, WEIGHT, LowRank(layer.weight, rank))
@@ -80,6 +81,18 @@ def merge_low_rank(model: nn.Module) -> None:
     for layer in [each for each in model.modules() if _has_matrices(each)]:
         parametrize.remove_parametrizations(layer, WEIGHT, leave_parametrized=True)
         layer._load_state_dict_pre_hooks.clear()
+
+
+def _of_head(model: nn.Module) -> Iterator[nn.Parameter]:
+    """What projects features to the space of the texts, and the rows of a closed head, of which some are new."""
+    for each in model.modules():
+        if isinstance(each, CosineTextClassifier):
+            yield from each.parameters()
+    family = getattr(model, "family", None)
+    if isinstance(family, Family):
+        for name, parameter in model.model.named_parameters():
+            if any(re.fullmatch(pattern, name) for pattern in family.head):
+                yield parameter
 
 
 def _layers(model: nn.Module, rank: int) -> Iterator[nn.Module]:

@@ -83,6 +83,15 @@ class ByNames(ConfigTask):
             data = hold_out(data, parts, images=recipe.task_options.get("novel_images", KEEP))
         return draw_shots(data, recipe.shots, recipe.seed)
 
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """And that a recipe of models by id has one."""
+        super().check_data(recipe, data)
+        from ..hub_models.source import is_hub_node
+
+        model = self._config(recipe)["model"]
+        if is_hub_node(model) and not model.get("config"):
+            raise ConfigError("no model was named, whose type says what is trained; give one, --start hf:OWNER/NAME")
+
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """The set with the classes that a recipe asks for."""
         return choose_classes(data, self.asked_for(recipe, data))
@@ -99,7 +108,7 @@ class ByNames(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
-        from ..hub_models.starting import check_names_of, source_at
+        from ..hub_models.starting import check_names_of, note_on_start, source_at
         from ..plans.plan import make_plan
 
         source = source_at(recipe.task_options.get("start"))
@@ -108,6 +117,8 @@ class ByNames(ConfigTask):
         plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
+        if source is not None:
+            plan.vladapt.notes.append(note_on_start(source, plan.vladapt.classes))
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
                 "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "
@@ -141,6 +152,12 @@ class ByNames(ConfigTask):
 
         if own is not None:
             check_names(model, own)
+
+    def notes_on(self, model) -> list[str]:
+        """Where it was to look for texts, and none were given."""
+        from ..inference.running import notes_on_asked
+
+        return notes_on_asked(model)
 
     def cut(self, data: DomainData, use: Use) -> DomainData:
         """Windows of pictures that are larger than `--tile` says."""

@@ -91,6 +91,7 @@ class Detection(ByNames):
 
     def check_data(self, recipe: Recipe, data: DomainData) -> None:
         """Outlines, for a config that learns them."""
+        super().check_data(recipe, data)
         from ..plans.plan import check_outlines
 
         check_outlines(super()._config(recipe), self.configs, data)
@@ -218,7 +219,7 @@ class Detection(ByNames):
         """Where it was trained on too few names to tell others."""
         from ..inference.detection import notes_on_names
 
-        return notes_on_names(model)
+        return [*super().notes_on(model), *notes_on_names(model)]
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path

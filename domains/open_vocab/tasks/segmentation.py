@@ -47,17 +47,6 @@ class Segmentation(ByNames):
                 f"--start {start}: no model of transformers; give hf:OWNER/NAME, hf:FOLDER, or the run of one"
             )
 
-    def check_data(self, recipe: Recipe, data: DomainData) -> None:
-        """And that there is a model."""
-        super().check_data(recipe, data)
-        from ..hub_models.source import is_hub_node
-
-        model = self._config(recipe)["model"]
-        if is_hub_node(model) and not model.get("config"):
-            raise ConfigError(
-                "the recipe hf-segmentor: no model was named; give one to start from, --start hf:OWNER/NAME"
-            )
-
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """mIoU and its kin, and what the domain scores besides."""
         from ..inference.segmentation import evaluate_segmentation

@@ -230,6 +230,8 @@ def test_a_served_export_answers_as_its_script_does(task, made, data, serving, t
         np.testing.assert_allclose(row["boxes"], other["boxes"], atol=0.02)
         np.testing.assert_allclose(row["scores"], other["scores"], atol=2e-5)
     assert chosen["boxes"] == [box for box, name in zip(found[0]["boxes"], found[0]["labels"]) if name == one] != []
+    with serving(made(task).run) as client:
+        assert client.get("/model").json()["score"] == facts["score"]
     least = sorted(found[0]["scores"])[4]
     with serving(folder) as client:
         assert _rows(client, images[0], score=least)[0]["scores"] == [s for s in found[0]["scores"] if s >= least]
@@ -245,6 +247,7 @@ def test_exports_that_cannot_be_asked_are_refused_in_a_line(made, tmp_path):
         ("detection", {"class_names": ["a"]}, "damaged, boxes is not usable"),
         ("detection", {"class_names": []}, "damaged, class_names is not usable"),
         ("detection", {"graphs": {"model": "../model.onnx"}}, "damaged, graphs is not usable"),
+        ("detection", {"score": 2}, "damaged, boxes is not usable"),
         ("detection", {"script": "../boxes.py"}, "made to answers in a way that serve does not know"),
         ("segmentation", {"preprocessing": {"largest": [0, 4]}}, "damaged, preprocessing is not usable"),
         ("segmentation", {"threshold": "0.5"}, "damaged, maps is not usable"),

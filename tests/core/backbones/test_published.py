@@ -2,10 +2,13 @@
 
 import json
 import threading
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
+from vladapt.core.backbones import card_licence, hub_folder
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
 from vladapt.core.backbones.specs import TABLE, find_published, licence_line, models_folder, published
@@ -137,6 +140,88 @@ def test_licences_that_forbid_commercial_use_are_known_by_name(licence, forbids)
     line = licence_line(licence, "dfn-vit-b-16")
     assert (line is not None) == forbids
     assert line is None or (licence in line and "non-commercial" in line and "\n" not in line)
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("license: mit", "mit"),
+        ('license: "cc-by-nc-4.0"', "cc-by-nc-4.0"),
+        ("license: 'apache-2.0'  # as before", "apache-2.0"),
+        ('license: other\nlicense_name: "a-b"', "a-b"),
+        ("license:\n- mit", "unknown"),
+    ],
+)
+def test_the_licence_of_a_card_is_read_quoted_or_not(tmp_path, head, licence):
+    (tmp_path / "README.md").write_text(f"---\n{head}\ntags: []\n---\n# A model\n", encoding="utf-8")
+    assert card_licence(tmp_path) == licence
+
+
+@pytest.fixture
+def remote(hub, monkeypatch):
+    """A repository of a hub that answers, given as file names with their content; the names of what was fetched."""
+    import huggingface_hub
+
+    from vladapt.core.backbones import hub as module
+
+    files, fetched = {}, []
+
+    def download(repo, revision=None, allow_patterns=(), ignore_patterns=None):
+        wanted = {name: files[name] for name in files if any(fnmatch(name, each) for each in allow_patterns)}
+        fetched.extend(wanted)
+        return str(hub(repo, wanted))
+
+    class Api:
+        def model_info(self, repo, revision=None):
+            siblings = [SimpleNamespace(rfilename=name) for name in files]
+            return SimpleNamespace(gated=False, card_data=None, siblings=siblings)
+
+    monkeypatch.setattr(module, "require_hub", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return SimpleNamespace(files=files, fetched=fetched)
+
+
+SHARDS = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}',
+    "model-1.safetensors": b"1",
+    "model-2.safetensors": b"2",
+}
+
+
+@pytest.mark.parametrize("lacking", ["model-2.safetensors", "preprocessor_config.json"])
+def test_what_a_cached_folder_lacks_is_fetched(hub, remote, lacking):
+    remote.files.update(SHARDS, **{"preprocessor_config.json": b"{}"})
+    hub("someone/model", {name: content for name, content in remote.files.items() if name != lacking})
+    folder = hub_folder("someone/model", "go", needs=lambda _: [("preprocessor_config.json",)])
+    assert (folder / lacking).is_file() and lacking in remote.fetched
+
+
+def test_a_whole_cached_folder_asks_for_nothing(hub, remote):
+    cached = hub("someone/model", SHARDS)
+    assert hub_folder("someone/model", "go", needs=lambda _: [("config.json", "other.json")]) == cached
+    assert not remote.fetched
+
+
+def test_without_a_network_one_shard_of_two_is_refused_and_whole_weights_are_left_to_the_reader(hub):
+    cached = hub("someone/whole", SHARDS)
+    assert hub_folder("someone/whole", "go", needs=lambda _: [("preprocessor_config.json",)]) == cached
+    hub("someone/half", {name: content for name, content in SHARDS.items() if name != "model-2.safetensors"})
+    with pytest.raises(DataError, match=r"'someone/half' is not in the hub's cache"):
+        hub_folder("someone/half", "go")
+
+
+def test_weights_that_would_be_of_no_use_are_not_downloaded(remote):
+    def refuses(folder):
+        raise DataError(f"{(folder / 'config.json').read_text()} is not supported")
+
+    remote.files.update(SHARDS)
+    with pytest.raises(DataError, match=r"\{\} is not supported"):
+        hub_folder("someone/model", "go", needs=refuses)
+    with pytest.raises(DataError, match="'someone/model' has none of tokenizer.json, vocab.txt; go"):
+        hub_folder("someone/model", "go", needs=lambda _: [("config.json",), ("tokenizer.json", "vocab.txt")])
+    assert not [name for name in remote.fetched if name.endswith(".safetensors")]
 
 
 class _Hub(BaseHTTPRequestHandler):

@@ -119,6 +119,12 @@ def test_hashes_tell_copies_that_are_neither_turned_nor_cut(tmp_path, draw):
     assert len(mirrored) < BASES / 2
 
 
+def test_of_some_images_of_one_hash_each_is_compared_with_each():
+    hashes = np.array([5, 5, 5, 7, 7], np.uint64)
+    pairs = module._of_near_hashes(hashes, np.arange(5))
+    assert pairs.tolist() == np.stack(np.triu_indices(5, 1), axis=1).tolist()
+
+
 def test_what_hashes_suggest_is_bounded(tmp_path, monkeypatch):
     bases = [drawn(number) for number in range(6)]
     images = [*bases, *(COPIES["JPEG 20"](image) for image in bases), *(COPIES["JPEG 95"](image) for image in bases)]

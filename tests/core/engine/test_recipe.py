@@ -92,3 +92,13 @@ def test_an_option_of_the_reader_is_a_key_of_its_own_where_the_task_has_none():
     assert not made.task_options
     with pytest.raises(UnknownNameError, match="a recipe has no key 'modalty'"):
         resolve(flags={"domain": "medical", "modalty": "histology"})
+
+
+def test_an_option_of_another_task_of_the_domain_is_named_as_such():
+    """And of no other domain's."""
+    asked = {"domain": "open-vocab", "task": "segmentation"}
+    for more in ({"flags": {**asked, "remember": ["cat"]}}, {"flags": asked, "sets": ["lora_rank=4"]}):
+        with pytest.raises(UnknownNameError, match=r"'\w+' is an option of detection, not of segmentation; omit it$"):
+            resolve(**more)
+    with pytest.raises(UnknownNameError, match="a recipe has no key 'remember'"):
+        resolve(flags={"domain": "medical", "remember": ["cat"]})

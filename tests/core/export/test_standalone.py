@@ -16,7 +16,7 @@ from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.confidence.calibration import Calibration, Scaling
 from vladapt.core.confidence.patients import Pooling
 from vladapt.core.contracts.run_info import FittedRun, RunInfo
-from vladapt.core.contracts.serving import Sample, Wishes
+from vladapt.core.contracts.serving import ClassifierFacts, Sample, Wishes
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.images import decode_image
 from vladapt.core.errors import ConfigError
@@ -196,6 +196,7 @@ def test_a_served_export_names_labels_from_the_threshold_of_a_request_on():
     served = ServedExport.__new__(ServedExport)
     served._script, served._coverages, served.name = standalone, {}, "export"
     served._facts = {"multilabel": True, "class_names": ["a", "b"], "thresholds": [0.5, 0.5], "coverage": {}}
+    served.facts = ClassifierFacts("classification", "export", ["a", "b"], ["threshold"], True, [], False)
     sample = Sample("x", None, answer=(np.array([1.0, -1.0]), None))
     plain, low = (served.rows([sample], [], wishes)["predictions"] for wishes in (Wishes(), Wishes(threshold=0.2)))
     assert (plain[0]["labels"], low[0]["labels"]) == (["a"], ["a", "b"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...vocabulary import Vocabulary
 from ..family import MAP, TEXTS, Family, Rates
-from ..pixel_logits import IGNORED, mean_over_processes, padded
+from ..pixel_logits import IGNORED, mean_over_processes, pixel_labels
 from ..tokens import HeldTokenizer
 
 
@@ -68,8 +68,7 @@ class Model(Family):
         return torch.stack(maps, dim=1)
 
     def targets(self, samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:
-        """labels (H, W) of each image, `IGNORED` where it was padded."""
-        return [{"labels": padded(sample.gt_sem_seg.data[0].long(), shape)} for sample in samples]
+        return pixel_labels(samples, shape)
 
     def losses(self, outputs: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The binary cross entropy of every class, over the pixels that are not ignored.

@@ -24,7 +24,7 @@ class Model(Family):
 
     def weighted(self, outputs):
         """With the weights of the configuration; the error in the number of boxes is none of the loss."""
-        return weighed(outputs.loss_dict, of_detr(self.transformers_config()))
+        return weighed(outputs.loss_dict, of_detr(self.stated))
 
     def found(self, outputs, sizes, chosen=None):
         """The best class of each query."""

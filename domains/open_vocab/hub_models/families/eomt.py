@@ -33,10 +33,10 @@ class Model(MaskQueries):
 
     @property
     def rates(self) -> Rates:  # type: ignore[override]
-        blocks = int(self._config.num_hidden_layers)
+        blocks = int(self.stated.num_hidden_layers)
         parts = {f"layers.{block}.": {"lr_mult": 0.8 ** (blocks - 1 - block)} for block in range(blocks)}
         parts["embeddings."] = {"lr_mult": 0.8 ** (blocks - 1)}
-        return Rates(lr=1e-4, weight_decay=0.05, parts=parts, clip=0.01, warm_up=500)
+        return Rates(lr=1e-4, weight_decay=0.05, parts=parts, clip=0.01)
 
     @property
     def raster(self):
@@ -45,12 +45,8 @@ class Model(MaskQueries):
     @property
     def sides(self) -> tuple[int, int]:
         """Of the only images that the model takes."""
-        size = self._config.image_size
+        size = self.stated.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
-
-    @property
-    def _config(self):
-        return self.transformers_config()
 
     def inputs(self, pixels, pixel_mask, prompt=None):
         if self.padding is not None:

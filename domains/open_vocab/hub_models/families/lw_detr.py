@@ -23,7 +23,7 @@ class Model(Family):
 
     def weighted(self, outputs):
         """With the weights of the configuration; the error in the number of boxes is none of the loss."""
-        config = self.transformers_config()
+        config = self.stated
         return weighed(outputs.loss_dict, {**of_detr(config), "loss_ce": config.class_loss_coefficient})
 
     def found(self, outputs, sizes, chosen=None):

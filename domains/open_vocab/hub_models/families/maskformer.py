@@ -16,7 +16,7 @@ class Model(MaskQueries):
     model_class = "MaskFormerForInstanceSegmentation"
     processors = ("MaskFormerImageProcessor",)
     idle = ("model.pixel_level_module.encoder.model.layernorm",)
-    rates = Rates(lr=6e-5, weight_decay=0.01, norm_decay=0.0, clip=0.01, warm_up=1500)
+    rates = Rates(lr=6e-5, weight_decay=0.01, norm_decay=0.0, clip=0.01)
 
     def settings(self):
         return {"use_auxiliary_loss": True}

@@ -15,7 +15,7 @@ class Model(OWLFamily):
     model_class = "Owlv2ForObjectDetection"
     processors = ("Owlv2ImageProcessor",)
     tower = "owlv2"
-    rates = Rates(lr=5e-5, weight_decay=0.0, parts={"text": {"lr_mult": 0.04}}, clip=1.0, warm_up=1000)
+    rates = Rates(lr=5e-5, weight_decay=0.0, parts={"text": {"lr_mult": 0.04}}, clip=1.0)
 
     def pixels_of_boxes(self, size):
         return max(size), max(size)

@@ -15,4 +15,4 @@ class Model(OWLFamily):
     model_class = "OwlViTForObjectDetection"
     processors = ("OwlViTImageProcessor",)
     tower = "owlvit"
-    rates = Rates(lr=5e-5, weight_decay=0.0, parts={"text": {"lr_mult": 0.04}}, clip=1.0, warm_up=1000)
+    rates = Rates(lr=5e-5, weight_decay=0.0, parts={"text": {"lr_mult": 0.04}}, clip=1.0)

@@ -40,7 +40,7 @@ class Model(LwDetr):
         no number: here they are zero."""
         parts = super().weighted(outputs)
         if self.gives == MASKS:
-            config = self.transformers_config()
+            config = self.stated
             of_masks = {
                 "loss_mask_ce": config.mask_class_loss_coefficient,
                 "loss_mask_dice": config.mask_dice_loss_coefficient,

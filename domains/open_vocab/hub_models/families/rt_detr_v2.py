@@ -25,7 +25,7 @@ class Model(Family):
         r"model\.denoising_class_embed\.weight",
     )
     per_box: ClassVar[tuple[str, ...]] = ("loss_vfl", "loss_bbox", "loss_giou")
-    rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}}, norm_decay=0.0, ema=0.9999, warm_up=2000)
+    rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}}, norm_decay=0.0, ema=0.9999)
 
     def found(self, outputs, sizes, chosen=None):
         """The best of all queries and classes, as many as there are queries."""

@@ -19,6 +19,4 @@ class Model(PixelLogits):
     heads: ClassVar = {"decode_head": None}
     any_size = True
     head = (r"decode_head\.classifier\.(weight|bias)",)
-    rates = Rates(
-        lr=6e-5, weight_decay=0.01, parts={"decode_head": {"lr_mult": 10.0}}, norm_decay=0.0, clip=None, warm_up=1500
-    )
+    rates = Rates(lr=6e-5, weight_decay=0.01, parts={"decode_head": {"lr_mult": 10.0}}, norm_decay=0.0, clip=None)

@@ -19,4 +19,4 @@ class Model(PixelLogits):
     processors = ("SegformerImageProcessor",)
     heads: ClassVar = {"decode_head": None, "auxiliary_head": "auxiliary_loss_weight"}
     head = (r"(decode|auxiliary)_head\.classifier\.(weight|bias)",)
-    rates = Rates(lr=6e-5, weight_decay=0.01, norm_decay=0.0, clip=None, warm_up=1500)
+    rates = Rates(lr=6e-5, weight_decay=0.01, norm_decay=0.0, clip=None)

@@ -14,7 +14,7 @@ from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain
 from ...hub_models.loading import pretrained_weights
-from ...hub_models.processor import ImageProcessor, filled, image_processor
+from ...hub_models.processor import ImageProcessor, filled, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
 
 LEAST_SCORE = {BOXES: 0.0, MASKS: 0.01}
@@ -115,12 +115,9 @@ class HFDetector(BaseDetector, ClosedNames):
 
     def _inputs(self, pixels: Tensor, samples: Sequence[DetDataSample]) -> dict[str, Any]:
         """Keywords of the model: pixels, and where in them images are."""
-        shapes = [sample.img_shape[:2] for sample in samples] or [pixels.shape[-2:]] * len(pixels)
+        mask = pixel_mask(pixels, samples)
         if self.padded_size is not None:
-            pixels = filled(pixels, self.padded_size)
-        mask = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
-        for row, (height, width) in enumerate(shapes):
-            mask[row, :height, :width] = 1
+            pixels, mask = filled(pixels, self.padded_size), filled(mask, self.padded_size)
         return self.family.inputs(pixels, mask)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...hub_models.family import TEXTS, family_of
 from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
-from ...hub_models.processor import image_processor
+from ...hub_models.processor import image_processor, pixel_mask
 from ...hub_models.text_family import TextFamily, asked
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
@@ -95,7 +95,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample] | None = None):
         """transformers' outputs per prompt."""
-        mask = _mask(batch_inputs, batch_data_samples or ())
+        mask = pixel_mask(batch_inputs, batch_data_samples or ())
         return [self.family.outputs(self.model, batch_inputs, mask, *prompt) for prompt in self.prompts()]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
@@ -109,11 +109,10 @@ class HFTextDetector(BaseDetector, NamedClasses):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        present = torch.cat([sample.gt_instances.labels for sample in batch_data_samples]).unique().tolist()
         absent = [one for each in batch_data_samples for one in (each.metainfo.get("facts") or {}).get("absent", ())]
-        prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, present, absent)
+        prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, _present(batch_data_samples), absent)
         targets = asked(self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:])), prompt)
-        mask = _mask(batch_inputs, batch_data_samples)
+        mask = pixel_mask(batch_inputs, batch_data_samples)
         outputs = self.family.outputs(self.model, batch_inputs, mask, prompt, labels=targets)
         return self.family.losses(outputs, targets)
 
@@ -156,10 +155,6 @@ class HFTextDetector(BaseDetector, NamedClasses):
         return super()._apply(fn, recurse)
 
 
-def _mask(pixels: Tensor, samples: Sequence[DetDataSample]) -> Tensor:
-    """(B, H, W) long, 1 where an image is and 0 where it was padded."""
-    mask = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
-    shapes = [sample.img_shape[:2] for sample in samples] or [pixels.shape[-2:]] * len(pixels)
-    for row, (height, width) in enumerate(shapes):
-        mask[row, :height, :width] = 1
-    return mask
+def _present(samples: Sequence[DetDataSample]) -> Iterator[int]:
+    """Classes that a batch shows; a device is waited for when the first is asked for, not before."""
+    yield from torch.cat([sample.gt_instances.labels for sample in samples]).unique().tolist()

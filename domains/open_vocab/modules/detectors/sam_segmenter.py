@@ -194,8 +194,11 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         return torch.cat([low, high], dim=1)
 
     def _kept(self, pixels: Tensor) -> list[Tensor]:
-        """The maps (1, C, h, w) of one image, named in the cache by its pixels and by the encoder's weights."""
-        name = hashlib.blake2b(self._encoder.encode() + pixels.cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        """The maps (1, C, h, w) of one image, named in the cache by its pixels, the encoder, and the precision."""
+        kind = pixels.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else pixels.dtype
+        about = f"{self._encoder} {precision} {tuple(pixels.shape)}".encode()
+        name = hashlib.blake2b(about + _bytes(pixels), digest_size=16).hexdigest()
         path = FeatureStore.default_root().parent / "embeddings" / name[:2] / f"{name}.safetensors"
         if path.is_file():
             stored = load(path.read_bytes())
@@ -206,10 +209,11 @@ class SAMSegmenter(BaseDetector, NamedClasses):
 
     @cached_property
     def _encoder(self) -> str:
-        """A digest of the frozen encoder, taken when training begins."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(self.model.vision_encoder.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        """A digest of the frozen encoder, its configuration and its weights, taken when training begins."""
+        encoder = self.model.vision_encoder
+        digest = hashlib.blake2b(encoder.config.to_json_string(use_diff=False).encode(), digest_size=16)
+        for name, value in sorted(encoder.state_dict().items()):
+            digest.update(f"{name} {value.dtype}".encode() + _bytes(value))
         return digest.hexdigest()
 
     # prediction -------------------------------------------------------------------------------------------------------
@@ -241,6 +245,11 @@ class SAMSegmenter(BaseDetector, NamedClasses):
             logits = F.interpolate(logits, self.padded_size, mode="bilinear", align_corners=False)
             logits = logits[..., : inside[0], : inside[1]]
         return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu()
+
+
+def _bytes(values: Tensor) -> bytes:
+    """Of any number type; numpy has no bfloat16."""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import MAP, Family, family_of, plain
+from ...hub_models.family import HEAD, MAP, Family, family_of, plain
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.pixel_logits import IGNORED, enlarged
-from ...hub_models.processor import ImageProcessor, image_processor
+from ...hub_models.processor import ImageProcessor, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
 
 
@@ -32,8 +32,8 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         data_preprocessor: by default the processor's mean and std.
 
     Raises:
-        ConfigError: no model was named, or the type gives no maps. DataError: a type that is not listed, or weights
-            that do not fit.
+        ConfigError: no model was named, or the type gives no maps or has no closed head. DataError: a type that is not
+            listed, or weights that do not fit.
     """
 
     align_corners = False
@@ -54,6 +54,11 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         family = family_of(plain(config), len(classes))
         if family.gives != MAP and not family.gives_maps:
             raise ConfigError(f"HFSegmentor: {config['model_type']} gives boxes, not maps; use vladapt.HFDetector")
+        if family.asked_by != HEAD:
+            raise ConfigError(
+                f"HFSegmentor: {config['model_type']} has no closed head; give the model as --start hf:OWNER/NAME, "
+                "which chooses its segmentor"
+            )
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family), init_cfg)
         self.family, self.names, family.padding = family, tuple(classes), prepared.padding
@@ -94,9 +99,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
         """
         if self.family.why_not:
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
-        mask = torch.zeros_like(inputs[:, 0], dtype=torch.long)
-        for row, sample in enumerate(data_samples):
-            mask[row, : sample.img_shape[0], : sample.img_shape[1]] = 1
+        mask = pixel_mask(inputs, data_samples)
         targets = self.family.targets(data_samples, tuple(inputs.shape[-2:]))
         outputs = self.model(**self.family.inputs(inputs, mask), **self.family.truth(targets))
         return self.family.losses(outputs, targets)

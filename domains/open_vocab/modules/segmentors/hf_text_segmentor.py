@@ -121,6 +121,11 @@ class HFTextSegmentor(BaseSegmentor, NamedClasses):
             sample.set_data({"seg_logits": PixelData(data=whole), "pred_sem_seg": PixelData(data=self.choose(whole))})
         return samples
 
+    def train(self, mode: bool = True) -> HFTextSegmentor:
+        """What training made of texts, perhaps in low precision, is made anew to be asked, and the other way round."""
+        self._conditions = None
+        return super().train(mode)
+
     def _load_from_state_dict(self, *args, **kwargs):
         self._conditions = None
         super()._load_from_state_dict(*args, **kwargs)

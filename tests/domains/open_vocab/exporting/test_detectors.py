@@ -142,3 +142,10 @@ def test_a_detector_inside_another_is_what_finds_boxes_in_its_maps():
         pairs = zip(graph(pixels), Levels(whole.detector, whole.detector.bbox_head)(pixels.flip(3)), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     assert form.facts["boxes"]["max_per_img"] == 40
+
+
+def test_an_export_says_the_score_that_was_chosen_on_val():
+    model = _built(RETINANET)
+    assert Boxes(model).facts["score"] == boxes.UNSURE
+    model.cfg.vladapt["confidence"] = {"score": 0.45}
+    assert Boxes(model).facts["score"] == 0.45

@@ -16,6 +16,7 @@ import tiny_texts  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
+from vladapt import ConfigError  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.source import hub_model  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.starting import task_of_source  # noqa: E402
 from vladapt.domains.open_vocab.vocabulary import Vocabulary  # noqa: E402
@@ -60,7 +61,8 @@ def folder(tmp_path_factory) -> Path:
 def built(folder, names=NAMES, **more):
     source = hub_model(f"hf:{folder}")
     node = {"config": source.config, "processor": source.processor, "classes": list(names), **more}
-    return MODELS.build({"type": "vladapt.HFTextSegmentor", "templates": ["a photo of a {}."], **node})
+    own = {"type": "vladapt.HFTextSegmentor", "templates": ["a photo of a {}."], **node}
+    return MODELS.build({name: value for name, value in own.items() if value is not None})
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,20 @@ def test_loss_and_gradient_are_transformers_own_and_clip_stays(ours, theirs, pix
     assert gradients.keys() == wanted.keys() and not any(name.startswith("clip.") for name in gradients)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_texts_are_read_anew_after_training_in_low_precision(ours, pixels):
+    with torch.no_grad():
+        wanted = ours.encode_decode(pixels)
+        ours.take_classes(ours.vocabulary)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours.train().loss(pixels, samples(torch.zeros(2, SIDE, SIDE)))
+        assert torch.equal(ours.eval().encode_decode(pixels), wanted)
+
+
+def test_a_segmentor_with_a_closed_head_takes_no_model_that_is_asked_by_texts(folder):
+    with pytest.raises(ConfigError, match="HFSegmentor: clipseg has no closed head"):
+        built(folder, type="vladapt.HFSegmentor", templates=None)
 
 
 def test_ignored_pixels_teach_nothing(ours, pixels):

@@ -1,5 +1,8 @@
 """Closed detectors of transformers inside mmdet: their losses, gradients and boxes are transformers' own."""
 
+import copy
+import re
+
 import pytest
 
 pytest.importorskip("mmdet")
@@ -9,13 +12,17 @@ import torch
 import transformers
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
 from vladapt.domains.open_vocab.hub_models.family import Family, family_class, model_types, plain_config
 from vladapt.domains.open_vocab.hub_models.growing import grown
-from vladapt.domains.open_vocab.hub_models.starting import _schedule
+from vladapt.domains.open_vocab.hub_models.source import hub_model
+from vladapt.domains.open_vocab.hub_models.starting import _schedule, on_source
 from vladapt.domains.open_vocab.modules.detectors.hf_detector import HFDetector
+from vladapt.domains.open_vocab.remembering.low_rank import add_low_rank
+from vladapt.domains.open_vocab.tasks._by_names import RECIPES
 
 from . import tiny
 
@@ -110,6 +117,15 @@ def test_loss_and_gradient_are_those_of_transformers(pairs, kind):
         assert part.abs() > 1e-7 or "ddf" in dropped or ("box" in dropped and "dn" in dropped), dropped
 
 
+@pytest.mark.parametrize("kind", ("detr", "lw_detr", "rf_detr_masks"))
+def test_the_configuration_is_made_once_and_not_in_every_step(pairs, kind, monkeypatch):
+    pair = pairs(kind)
+    pair.ours.eval()  # batch norms stay as they are for the tests that follow
+    first = pair.ours.loss(pair.pixels, pair.samples())
+    monkeypatch.setattr(pair.ours.family, "transformers_config", lambda: pytest.fail("made again"))
+    assert pair.ours.loss(pair.pixels, pair.samples()).keys() == first.keys()
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_boxes_and_masks_are_those_of_the_processor(pairs, kind):
     pair = pairs(kind)
@@ -183,6 +199,30 @@ def test_every_weight_is_in_the_optimizer_once(pairs, kind):
     assert len(groups) == len(wanted) and {id(weight) for weight in groups} == wanted
     rates = {group["lr"] for group in wrapper.optimizer.param_groups}
     assert len(rates) == (1 if kind in ONE_RATE else 2)
+
+
+@pytest.mark.parametrize("kind", ("d_fine", "yolos", "rf_detr"))
+def test_a_training_has_the_rates_of_its_type(kind, tmp_path):
+    source = hub_model(f"hf:{tiny.saved(tmp_path / kind, *getattr(tiny, kind)())}")
+    recipe = Config.fromfile(str(RECIPES / "hf_detector.py")).to_dict()
+    plan, rates = on_source({**recipe, "custom_hooks": [{"type": "Own"}]}, source), source.family_class.rates
+    how = plan["optim_wrapper"]
+    assert (how["optimizer"]["lr"], how["optimizer"]["weight_decay"]) == (rates.lr, rates.weight_decay)
+    assert how["paramwise_cfg"]["custom_keys"] == rates.parts and how["clip_grad"] == {"max_norm": rates.clip}
+    assert [hook["type"] for hook in plan["custom_hooks"]] == ["Own", *["EMAHook"] * (rates.ema is not None)]
+
+
+@pytest.mark.parametrize("kind", ("yolos", "rt_detr_v2"))
+def test_rows_of_a_closed_head_train_whole_beside_matrices_of_low_rank(pairs, kind):
+    model = copy.deepcopy(pairs(kind).ours)
+    add_low_rank(model, 4)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    rows = {
+        f"model.{name}"
+        for name, _ in model.model.named_parameters()
+        if any(re.fullmatch(pattern, name) for pattern in model.family.head)
+    }
+    assert rows and rows <= trained and all("parametrizations" in name for name in trained - rows)
 
 
 @pytest.mark.parametrize("kind", ("detr", "deformable_detr", "conditional_detr", "rt_detr_v2"))

@@ -297,6 +297,26 @@ def test_the_encoder_sees_each_image_once_and_the_losses_are_the_same(made, tmp_
     assert not torch.allclose(other.loss(pixels, samples)["loss_bce"], kept["loss_bce"])  # another encoder's maps
 
 
+def test_maps_in_low_precision_or_of_another_configuration_are_others(made, tmp_path, monkeypatch):
+    """Of the same pixels and weights; what one training keeps, another may not read."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    pixels = torch.randn(1, 3, 64, 64)
+    model = trained(made, "sam", keep_embeddings=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model.extract_feat(pixels)[0]
+    full = trained(made, "sam", keep_embeddings=True).extract_feat(pixels)[0]
+    wanted = trained(made, "sam").extract_feat(pixels)[0]
+    assert torch.equal(full, wanted) and not torch.equal(low.float(), full)
+    source = hub_model(made("sam")[2])
+    vision = {**source.config["vision_config"], "layer_norm_eps": 0.5}
+    config = {**source.config, "vision_config": vision}
+    other, plain = (SAMSegmenter(config, source.processor, keep_embeddings=keep).train() for keep in (True, False))
+    for changed in (other, plain):
+        changed.load_state_dict(model.state_dict())
+    assert torch.equal(other.extract_feat(pixels)[0], plain.extract_feat(pixels)[0])
+    assert not torch.equal(other.extract_feat(pixels)[0], full)
+
+
 def test_the_decoder_s_convolutions_of_larger_maps_are_trained(made):
     """They are the decoder's, though transformers runs them with the encoder."""
     model = trained(made, "sam2", keep_embeddings=False)

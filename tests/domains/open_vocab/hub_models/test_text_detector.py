@@ -72,6 +72,11 @@ def test_it_learns_and_detects(detectors, kind):
         assert set(found.labels.tolist()) <= {0, 1}
 
 
+def test_what_a_batch_shows_is_not_fetched_from_its_device_where_all_classes_are_asked_for(detectors, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "unique", lambda *_: pytest.fail("the device is waited for"))
+    detectors["owlv2"].train().loss(torch.randn(2, 3, 64, 64), samples())
+
+
 @pytest.mark.parametrize("kind", ["mm-grounding-dino", "owlv2"])
 def test_a_run_needs_no_source(folders, detectors, kind):
     """Built from the plan alone, with the weights of a run, it reads new names as the first does."""
@@ -205,3 +210,18 @@ def test_a_type_that_is_no_graph_is_refused_by_name(detectors):
 
     with pytest.raises(CapabilityError, match=r"^mm-grounding-dino: torch.s exporter"):
         TextBoxes(detectors["mm-grounding-dino"]).check()
+
+
+def test_who_names_no_text_is_told_so_and_who_does_is_not(folders, tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    import vladapt
+
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    place, picture = f"hf:{folders['owlv2']}", [str(tmp_path / "a.png")]
+    notes = vladapt.predict(place, picture, device="cpu").notes
+    assert [note for note in notes if "names of this model are texts" in note and "give --classes" in note]
+    notes = vladapt.predict(place, picture, device="cpu", classes="red circle").notes
+    assert not [note for note in notes if "--classes" in note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,6 +130,28 @@ def test_the_score_of_a_name_is_the_mean_of_its_own_tokens():
     caption = Caption((101, 5, 6, 1012, 7, 1012, 102), ((1, 3), (4, 5)), (0, 1))
     logits = torch.tensor([[[9.0, 0.0, -50.0, 9.0, 1.0, 9.0, 9.0, -torch.inf]]])
     assert torch.allclose(caption.scores(logits), torch.tensor([[[0.25, torch.tensor(1.0).sigmoid()]]]))
+
+
+def test_the_score_of_a_class_is_the_best_of_its_phrases_which_may_lie_apart():
+    caption = Caption(tuple(range(9)), ((1, 2), (3, 5), (6, 8)), (7, 2, 7))
+    assert caption.label_map(9).nonzero().tolist() == [[0, 1], [1, 3], [1, 4], [2, 6], [2, 7]]
+    logits = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    tokens = logits.sigmoid()
+    of_seven = torch.maximum(tokens[..., 1], tokens[..., 6:8].mean(dim=-1))
+    wanted = torch.stack([tokens[..., 3:5].mean(dim=-1), of_seven], dim=-1)  # 2 comes before 7
+    torch.testing.assert_close(caption.scores(logits), wanted)
+
+
+def test_what_a_batch_shows_is_not_asked_for_where_all_classes_fit():
+    """It lies on the device, which would be waited for in every step."""
+
+    def shown():
+        read.append(1)
+        yield 1
+
+    read = []
+    assert drawn([1, 1], shown(), [], 2) == [0, 1] and not read
+    assert drawn([1, 1], shown(), [], 1) == [1] and read
 
 
 def test_what_is_drawn_fits_and_holds_what_is_shown_first():
@@ -312,6 +335,26 @@ def test_an_owl_class_is_the_mean_of_its_texts(models, tokenizers):
             for each in ("{}", "a photo of a {}")
         ]
     assert torch.allclose(both, torch.nn.functional.normalize(sum(single), dim=-1), atol=1e-6)
+
+
+def test_an_owl_class_is_the_mean_of_its_queries_and_a_query_of_its_texts(models, tokenizers):
+    _, family, own = models("owlv2")
+    vocabulary = words({"red": {"synonyms": ["blue"], "descriptions": ["circle"]}, "square": []})
+    (prompt,) = family.prompts(vocabulary, tokenizers["clip"])
+    assert [len(queries) for queries in prompt.texts] == [2, 1] and len(prompt.texts[0][0]) > 1
+    rows = family.embedded(own, prompt)
+    each = [
+        [
+            [family.embedded(own, replace(prompt, classes=(0,), texts=(((text,),),)))[0] for text in query]
+            for query in own_queries
+        ]
+        for own_queries in prompt.texts
+    ]
+    unit = torch.nn.functional.normalize
+    queries = [[unit(torch.stack(texts).mean(0), dim=0) for texts in own_queries] for own_queries in each]
+    wanted = torch.stack([unit(torch.stack(own_queries).mean(0), dim=0) for own_queries in queries])
+    torch.testing.assert_close(rows, wanted, rtol=1e-4, atol=1e-6)
+    assert rows.requires_grad
 
 
 @pytest.mark.parametrize("model_type", OWLS)

@@ -1,6 +1,8 @@
 """A closed detector of transformers by its place: started from, used as it is, remembered, refused in one line."""
 
 import json
+import shutil
+import threading
 
 import pytest
 
@@ -14,7 +16,10 @@ from torch import nn
 import vladapt
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
+from vladapt.domains.open_vocab.hub_models import source as sources
+from vladapt.domains.open_vocab.hub_models.family import family_of
 from vladapt.domains.open_vocab.hub_models.source import hub_model
+from vladapt.domains.open_vocab.hub_models.used_as_is import run_of_source
 from vladapt.domains.open_vocab.inference.running import choose_names
 from vladapt.domains.open_vocab.remembering.weights import put_between, state_of
 
@@ -69,6 +74,11 @@ def test_a_run_holds_the_configuration_the_weights_and_where_it_began(fitted, so
     assert "pretrained" not in plan["model"] and str(source) not in json.dumps(plan["model"])
     assert plan["vladapt"]["source"] == {"id": str(source), "revision": "", "licence": "cc-by-nc-4.0"}
     assert plan["model"]["classes"] == ["blue square", "pink ring", "green star"]
+
+
+def test_a_fit_says_where_it_began_and_which_names_are_new(fitted):
+    wanted = "Started from yolos (yolos, licence cc-by-nc-4.0): of 3 names its head knew 2; rows of 1 are new, among "
+    assert f"{wanted}them pink ring." in run_json(fitted)["plan"]["vladapt"]["notes"]
 
 
 def test_what_is_to_be_remembered_is_half_of_what_it_was(fitted, source):
@@ -171,3 +181,154 @@ def test_weights_of_one_shape_are_mixed_and_others_are_those_after():
     put_between(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(5)}, after, 0.5)
     torch.testing.assert_close(model.weight.detach(), after["weight"] / 2)
     torch.testing.assert_close(model.bias.detach(), after["bias"])
+
+
+def changed(source, folder, file="config.json", **change):
+    """A copy of a model's folder with other values in a file; a value of None takes the key away."""
+    shutil.copytree(source, folder)
+    stated = {**json.loads((folder / file).read_text(encoding="utf-8")), **change}
+    stated = {key: value for key, value in stated.items() if value is not None}
+    (folder / file).write_text(json.dumps(stated), encoding="utf-8")
+    return f"hf:{folder}"
+
+
+class Writes:
+    """A task that writes the run of a model, at the same time as another where `together` says so."""
+
+    def __init__(self, together=None, fails=False):
+        self.domain, self.name, self.together, self.fails = self, "detection", together, fails
+        self.names = 0
+
+    def settled(self, recipe):
+        return recipe
+
+    def used_as_it_is(self, recipe, data, reporter):
+        from pathlib import Path
+
+        run = Path(recipe.out) / "run"
+        run.mkdir()
+        self.names += 1
+        if self.together is not None:
+            self.together.wait(timeout=20)
+        if self.fails:
+            raise DataError("no room")
+        (run / "run.json").write_text(json.dumps(list(data.class_names)), encoding="utf-8")
+        return run
+
+
+def test_a_model_that_two_use_first_at_once_has_one_run(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    model, task, runs = hub_model(f"hf:{source}"), Writes(threading.Barrier(2)), []
+    threads = [threading.Thread(target=lambda: runs.append(run_of_source(model, task))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert task.names == 2 and runs[0] == runs[1] and (runs[0] / "run.json").is_file()
+    assert [path.name for path in runs[0].parent.iterdir()] == [runs[0].name]  # nothing else is left
+    assert run_of_source(model, task) == runs[0] and task.names == 2
+
+
+def test_a_run_of_a_model_that_was_not_written_whole_is_written_again(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    model = hub_model(f"hf:{source}")
+    with pytest.raises(DataError, match="no room"):
+        run_of_source(model, Writes(fails=True))
+    assert (run_of_source(model, Writes()) / "run.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "tokenizer_config.json"])
+def test_another_tokenizer_is_another_run(source, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    place = changed(source, tmp_path / "model")
+    runs = [run_of_source(hub_model(place), Writes())]
+    for content in ("{}", "{ }"):
+        (tmp_path / "model" / name).write_text(content, encoding="utf-8")
+        runs.append(run_of_source(hub_model(place), Writes()))
+    assert len(set(runs)) == 3
+
+
+def test_a_run_is_made_again_by_another_transformers(source, tmp_path, monkeypatch):
+    from vladapt.domains.open_vocab.hub_models import used_as_is
+
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    before = run_of_source(hub_model(f"hf:{source}"), Writes())
+    monkeypatch.setattr(used_as_is, "version", lambda name: f"{name} 0")
+    assert run_of_source(hub_model(f"hf:{source}"), Writes()) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id2label": {"a": "b"}}, r"config\.json: id2label has the key 'a'; .* from 0 to 100000"),
+        ({"id2label": {"99999999": "b"}}, "id2label has the key '99999999'"),
+        ({"id2label": {"-1": "b"}}, "id2label has the key '-1'"),
+        ({"id2label": {"1": "a", "3": "b"}}, "id2label names 2 rows but not row 0; number them from 0 without gaps"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label names 2 rows but not row 1"),
+        ({"id2label": None, "num_labels": "many"}, "num_labels is 'many'; give a whole number from 1 to 100000"),
+        ({"id2label": None, "num_labels": 10**9}, "num_labels is '1000000000'"),
+    ],
+)
+def test_rows_that_are_not_numbered_are_refused_in_one_line(source, tmp_path, change, words):
+    with pytest.raises(DataError, match=words) as caught:
+        hub_model(changed(source, tmp_path / "model", **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_numbered_in_any_order_are_those_of_the_head(source, tmp_path):
+    place = changed(source, tmp_path / "model", id2label={"1": "b", "0": "a"})
+    assert hub_model(place).names == ("a", "b")
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "x"}, {"hidden_size": -4}, {"image_size": None, "patch_size": 0}])
+def test_values_that_make_no_model_are_refused_in_one_line(source, change):
+    config = {**hub_model(f"hf:{source}").config, **change}
+    with pytest.raises(DataError, match=r"config\.json of the model \(yolos\): its values are not usable") as caught:
+        family_of(config, 3).build()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind"),
+    [
+        ("YolosFeatureExtractor", "YolosImageProcessor"),
+        ("YolosImageProcessorFast", "YolosImageProcessor"),
+        ("DetrImageProcessor", "YolosImageProcessor"),
+        (None, "YolosImageProcessor"),
+        ("CLIPImageProcessor", None),
+        ("RTDetrImageProcessor", None),
+    ],
+)
+def test_a_processor_is_that_of_the_type_or_refused(source, tmp_path, stated, kind):
+    place = changed(source, tmp_path / "model", "preprocessor_config.json", image_processor_type=stated)
+    if kind is not None:
+        assert hub_model(place).processor["kind"] == kind
+        return
+    with pytest.raises(DataError, match=f"prepared by {stated}, but a model of this type by YolosImageProcessor"):
+        hub_model(place)
+
+
+def test_a_licence_that_forbids_commercial_use_is_told_once_though_nothing_is_downloaded(source, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    lines = []
+    monkeypatch.setattr(sources.Reporter, "info", lambda _, line: lines.append(line))
+    sources._tell_once.cache_clear()
+    repository = tmp_path / "models--someone--yolos"
+    shutil.copytree(source, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    for _ in range(2):
+        hub_model("hf:someone/yolos")
+    assert lines == ["The licence of someone/yolos is cc-by-nc-4.0, which forbids commercial use."]
+
+
+def test_a_model_of_another_type_is_refused_by_its_configuration_and_texts_need_a_tokenizer(source, tmp_path):
+    place = changed(source, tmp_path / "other", model_type="llama")
+    with pytest.raises(DataError, match="type 'llama', which is not supported"):
+        sources._needed(tmp_path / "other")
+    assert place and sources._needed(source) == (sources.PROCESSORS,)
+    changed(source, tmp_path / "texts", model_type="owlv2")
+    (tmp_path / "texts" / "preprocessor_config.json").unlink()
+    assert "tokenizer.json" in sources._needed(tmp_path / "texts")[1]

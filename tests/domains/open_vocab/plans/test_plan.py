@@ -224,5 +224,11 @@ def test_a_config_that_learns_outlines_refuses_data_without_any_for_training(nam
     check_outlines(config, DETECTION, outlined(boxes, ("train",)))
 
 
+def test_a_start_that_learns_outlines_is_told_of_no_recipe_which_it_would_refuse(boxes):
+    config = {**packaged("mask_rcnn"), "vladapt": {"source": {"id": "owner/mask2former"}}}
+    with pytest.raises(DataError, match=r"or start from a model of boxes$"):
+        check_outlines(config, DETECTION, boxes)
+
+
 def test_a_config_of_boxes_takes_data_without_outlines(boxes):
     check_outlines(packaged("retinanet"), DETECTION, boxes)
