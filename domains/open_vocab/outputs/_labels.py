@@ -58,7 +58,7 @@ def refuse_blank(kind: str, class_names: Sequence[str]) -> None:
     for name in class_names:
         if not name or name != name.strip():
             raise ConfigError(
-                f"--as {kind}: the class name {name!r} is empty or has blanks at its ends; rename the class"
+                f"{kind} labels: the class name {name!r} is empty or has blanks at its ends; rename the class"
             )
 
 

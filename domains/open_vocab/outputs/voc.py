@@ -28,8 +28,8 @@ class Voc(LabelOutput):
     def check_names(self, class_names: Sequence[str]) -> None:
         for name in class_names:
             if not name.isprintable():
-                raise ConfigError(f"--as {self.name}: XML cannot hold the name {name!r}; rename the class")
-        refuse_blank(self.name, class_names)
+                raise ConfigError(f"VOC labels: XML cannot hold the name {name!r}; rename the class")
+        refuse_blank("VOC", class_names)
 
     def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         files = [folder / "Annotations" / f"{Path(image.name).stem}.xml" for image in labels.images]

@@ -23,7 +23,7 @@ class Yolo(LabelOutput):
     """A data set of labels as a YOLO folder, which `fit --data` reads: boxes, or one polygon per object."""
 
     def check_names(self, class_names: Sequence[str]) -> None:
-        refuse_blank(self.name, class_names)
+        refuse_blank("YOLO", class_names)
 
     def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         import yaml

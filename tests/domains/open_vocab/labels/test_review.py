@@ -233,7 +233,7 @@ def test_a_class_name_that_one_kind_cannot_hold_is_refused_before_the_review(tmp
     folder = _made(tmp_path, ("coco", "voc"))
     file = folder / "instances.json"
     file.write_text(file.read_text().replace('"crack"', '" crack"'))
-    with pytest.raises(ConfigError, match="--as voc: the class name ' crack'"):
+    with pytest.raises(ConfigError, match="VOC labels: the class name ' crack'"):
         Review(folder)
 
 
