@@ -68,16 +68,16 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     """
     links = links or links_of(data, hashes)
     notes = _notes_on_copies(data.items, links)
+    given = sorted({item.split for item in data.items if item.split})
     if unreviewed := sum(item.unreviewed for item in data.items):
         data = replace(data, items=[_trained(item) for item in data.items])
         notes.append(f"{UNREVIEWED}: {unreviewed}.")
-    given = sorted({item.split for item in data.items if item.split})
     if len(given) < 2:
         if given:
             notes.append(f"The data name no split but {given[0]}: {MADE_ANEW}.")
         splits = _fresh(data, links.near_parts, seed)
     else:
-        splits = _repair(data, links, seed, notes)
+        splits = _repair(data, given, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
     _check_both_sides(items, data.name or "the data", unreviewed)
     if data.class_names and data.kind != CAPTIONS:
@@ -129,9 +129,13 @@ def _balanced(item: Item, kind: str) -> tuple[int, ...]:
     return classes if kind in ("labels", "clips") else (*(classes or (NO_LABEL,)), ALL)
 
 
-def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list[str]:
-    """Given splits without straddling; "" for what is left out. Adds to `notes` what was changed."""
-    splits = _complete([item.split for item in data.items], notes)
+def _repair(data: DomainData, given: Sequence[str], links: Links, seed: int, notes: list[str]) -> list[str]:
+    """Given splits without straddling; "" for what is left out. Adds to `notes` what was changed.
+
+    Args:
+        given: the splits that the data name, those among them of which no image is reviewed.
+    """
+    splits = _complete([item.split for item in data.items], given, notes)
     left_out = moved = 0
     for part in links.parts:
         present = {splits[position] for position in part}
@@ -155,13 +159,13 @@ def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list
     return splits
 
 
-def _complete(splits: list[str], notes: list[str]) -> list[str]:
-    """Given splits with train and test among them."""
+def _complete(splits: list[str], given: Sequence[str], notes: list[str]) -> list[str]:
+    """Given splits with train and test among them; a test split that the data name is never another one."""
     blank = splits.count("")
     if blank:
         notes.append(f"Images without a split, used for training: {blank}.")
         splits = [split or "train" for split in splits]
-    if "test" not in splits:
+    if "test" not in given:
         notes.append("The data name no test split: val is the test set, and a new val was taken from train.")
         return ["test" if split == "val" else split for split in splits]
     if "train" not in splits:

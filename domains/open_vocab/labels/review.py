@@ -26,6 +26,7 @@ from ....core.runtime import DecisionFile, LocalPage
 from ..data.items_file import to_uint8
 from ..data.outlines import valid_outline
 from ..data.polygons import polygons_of
+from ..outputs._labels import LabelOutput
 from ..outputs.coco import POLYGONS, RLE, Coco
 from ..outputs.voc import Voc
 from ..outputs.yolo import Yolo
@@ -61,6 +62,8 @@ class Review(LocalPage):
         decided = self.decisions.decisions()
         self.images = [image for image in self.labels.images if image.unreviewed or image.name in decided]
         try:
+            for output in _outputs(self.labels, folder_of_labels):
+                output.check_names(self.labels.class_names)
             for image in self.images:
                 self._check(image, self._pending(image))
         except BaseException:
@@ -263,7 +266,12 @@ def _shown(box: Box, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _write(labels: LabelSet, folder: Path) -> None:
+    for output in _outputs(labels, folder):
+        output.write_labels(labels, folder)
+
+
+def _outputs(labels: LabelSet, folder: Path) -> list[LabelOutput]:
+    """What writes the kinds of labels that a folder holds."""
     drawn = any(isinstance(box.outline, list) for image in labels.images for box in image.boxes)
     kinds = {"coco": Coco(outline=POLYGONS if drawn else RLE), "voc": Voc(), "yolo": Yolo()}
-    for kind in kinds_in(folder):
-        kinds[kind].write_labels(labels, folder)
+    return [kinds[kind] for kind in kinds_in(folder)]

@@ -11,11 +11,12 @@ import os
 import secrets
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from PIL import Image
 
 from ....core.contracts import OutputKind, Task, Use
@@ -41,11 +42,24 @@ class LabelOutput(OutputKind):
 
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
         labels: LabelSet = predicted.labels
+        self.check_names(labels.class_names)
         return [*place_images(labels, folder), *self.write_labels(labels, folder)]
+
+    def check_names(self, class_names: Sequence[str]) -> None:
+        """Raise the ConfigError of a class name that would not be read back as it is."""
 
     @abstractmethod
     def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         """Write the labels beside the images, in place of those that are there; returns the files."""
+
+
+def refuse_blank(kind: str, class_names: Sequence[str]) -> None:
+    """Raise the ConfigError of a class name that readers of text strip to another one."""
+    for name in class_names:
+        if not name or name != name.strip():
+            raise ConfigError(
+                f"{kind} labels: the class name {name!r} is empty or has blanks at its ends; rename the class"
+            )
 
 
 def labels_in(folder: Path) -> Path | None:
@@ -80,7 +94,7 @@ def place_images(labels: LabelSet, folder: Path) -> list[Path]:
 def _placed(labels: LabelSet, name: str, path: Path) -> Path:
     source = labels.file_of(name)
     if path.exists():
-        if source is not None and not (os.path.samefile(source, path) or filecmp.cmp(source, path, shallow=False)):
+        if not (_shows(path, labels, name) if source is None else _is_copy(source, path)):
             raise DataError(f"{path}: another image of that name is there; give a new folder")
         return path
     try:
@@ -95,6 +109,20 @@ def _placed(labels: LabelSet, name: str, path: Path) -> Path:
         else:
             Image.fromarray(to_uint8(labels.load(labels.pictures[name]))).save(partial, "PNG")
     return path
+
+
+def _is_copy(source: Path, path: Path) -> bool:
+    return os.path.samefile(source, path) or filecmp.cmp(source, path, shallow=False)
+
+
+def _shows(path: Path, labels: LabelSet, name: str) -> bool:
+    """Whether a file that is there has the pixels of an image."""
+    try:
+        with Image.open(path) as there:
+            pixels = np.asarray(there)
+    except (OSError, ValueError):
+        return False
+    return np.array_equal(pixels, to_uint8(labels.load(labels.pictures[name])))
 
 
 @contextmanager

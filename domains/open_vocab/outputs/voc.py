@@ -6,6 +6,7 @@ Who looked at an image stands in VOC's own `source/annotation`, "model" or "pers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from ....core.data import Box, ListedImage
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ..labels.label_set import IMAGES, LabelSet
-from ._labels import LabelOutput, of_split, split_names, whole_folder
+from ._labels import LabelOutput, of_split, refuse_blank, split_names, whole_folder
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -24,10 +25,13 @@ class Voc(LabelOutput):
 
     outlines: ClassVar = False
 
-    def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
-        for name in labels.class_names:
+    def check_names(self, class_names: Sequence[str]) -> None:
+        for name in class_names:
             if not name.isprintable():
-                raise ConfigError(f"--as {self.name}: XML cannot hold the name {name!r}; rename the class")
+                raise ConfigError(f"VOC labels: XML cannot hold the name {name!r}; rename the class")
+        refuse_blank("VOC", class_names)
+
+    def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         files = [folder / "Annotations" / f"{Path(image.name).stem}.xml" for image in labels.images]
         with whole_folder(folder / "Annotations") as partial:
             for image, file in zip(labels.images, files):

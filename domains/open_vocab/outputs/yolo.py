@@ -5,6 +5,7 @@ Who made each object, which such files cannot say, stands in `sources.json` besi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ....core.data import Box, ListedImage
@@ -12,7 +13,7 @@ from ....core.runtime import json_text, write_whole
 from ..data.polygons import one_polygon
 from ..data.yolo import SOURCES, SOURCES_FORMAT, SOURCES_VERSION
 from ..labels.label_set import IMAGES, LabelSet
-from ._labels import LabelOutput, of_split, split_names, whole_folder
+from ._labels import LabelOutput, of_split, refuse_blank, split_names, whole_folder
 
 DIGITS = 9
 """Of a share, behind the point."""
@@ -20,6 +21,9 @@ DIGITS = 9
 
 class Yolo(LabelOutput):
     """A data set of labels as a YOLO folder, which `fit --data` reads: boxes, or one polygon per object."""
+
+    def check_names(self, class_names: Sequence[str]) -> None:
+        refuse_blank("YOLO", class_names)
 
     def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         import yaml

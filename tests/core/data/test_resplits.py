@@ -100,3 +100,12 @@ def test_val_is_not_taken_from_what_nobody_has_reviewed(data, hashes):
 def test_where_all_is_unreviewed_nothing_can_be_tested(data, hashes):
     with pytest.raises(DataError, match="a model made the labels of 60 images and nobody has reviewed them"):
         assign_splits(_unreviewed(data, range(60)), seed=0, hashes=hashes)
+
+
+def test_a_declared_test_split_that_nobody_reviewed_is_not_made_anew(data, hashes):
+    declared = [item.with_(split="test" if n < 12 else "train") for n, item in enumerate(data.items)]
+    with pytest.raises(DataError, match="nobody has reviewed them"):
+        assign_splits(_unreviewed(data.with_items(declared), range(12)), seed=0, hashes=hashes)
+    declared[12:24] = [item.with_(split="val") for item in declared[12:24]]
+    with pytest.raises(DataError, match="nobody has reviewed them"):
+        assign_splits(_unreviewed(data.with_items(declared), range(12)), seed=0, hashes=hashes)

@@ -229,6 +229,14 @@ def test_a_crowd_stays_one(folder):
     assert [box.ignored for box in _labels_of(folder, "0.png")[1]] == [True, True]
 
 
+def test_a_class_name_that_one_kind_cannot_hold_is_refused_before_the_review(tmp_path):
+    folder = _made(tmp_path, ("coco", "voc"))
+    file = folder / "instances.json"
+    file.write_text(file.read_text().replace('"crack"', '" crack"'))
+    with pytest.raises(ConfigError, match="VOC labels: the class name ' crack'"):
+        Review(folder)
+
+
 def test_a_line_that_was_cut_short_is_left_out(folder, client, review):
     post(client, "/decide", image=0, boxes=[CRACK])
     post(client, "/decide", image=1, boxes=[CRACK])

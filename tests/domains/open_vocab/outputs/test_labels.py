@@ -203,6 +203,41 @@ def test_images_are_second_names_of_their_files_and_parts_become_png(tmp_path):
         _written(other, tmp_path / "out", "coco")
 
 
+def test_another_part_of_that_name_is_refused(tmp_path):
+    pictures = _pictures(tmp_path / "pool", 1)
+    of_part = {n: pictures["0.png"].with_(decode={"box": [n, 0, n + 9, 8]}) for n in range(2)}
+    for _ in range(2):  # the same one may be there
+        _written(_label_set({"0.png": of_part[0]}, [[]]), tmp_path / "out", "coco")
+    with pytest.raises(DataError, match="another image of that name"):
+        _written(_label_set({"0.png": of_part[1]}, [[]]), tmp_path / "out", "coco")
+    (tmp_path / "out" / IMAGES / "0.png").write_bytes(b"none")
+    with pytest.raises(DataError, match="another image of that name"):
+        _written(_label_set({"0.png": of_part[0]}, [[]]), tmp_path / "out", "coco")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_names_that_no_text_can_hold_are_written_otherwise(tmp_path, kind):
+    [path] = [item.source for item in _pictures(tmp_path / "pool", 1).values()]
+    data = _data({})
+    for name in ("caf\udce9.png", "a\x01b.png", " c .png"):
+        source = path.with_name(name)
+        source.write_bytes(path.read_bytes())
+        data.items.append(Item(id=name, source=source))
+    labels = labels_of_rows([_row(item.id, [[1, 2, 9, 8]], [0.5], ["crack"]) for item in data.items], data, NAMES)
+    _written(labels, tmp_path / "out", kind)
+    assert sorted(_read(tmp_path / "out")[1]) == ["a_b.png", "c.png", "caf_.png"]
+
+
+@pytest.mark.parametrize("name", ["", " cat", "cat "])
+@pytest.mark.parametrize("kind", ["voc", "yolo"])
+def test_class_names_that_would_be_read_as_others_are_refused(tmp_path, kind, name):
+    labels = _label_set(_pictures(tmp_path / "pool", 1), [[]])
+    labels.class_names = (*NAMES, name)
+    with pytest.raises(ConfigError, match="is empty or has blanks at its ends; rename the class"):
+        _written(labels, tmp_path / "out", kind)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_folder_with_other_labels_is_refused_before_anything_is_read(tmp_path):
     labels = _label_set(_pictures(tmp_path / "pool", 1), [[]])
     for asked in KINDS:
