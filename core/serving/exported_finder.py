@@ -68,8 +68,7 @@ class BoxScript(Script):
             return False
         together = rule.get("learned_together")
         return (
-            is_number(self.score)
-            and 0 <= self.score <= 1
+            _is_share(self.score)
             and all(is_number(rule.get(key)) for key in ("score_thr", "min_bbox_size", "iou_threshold"))
             and _is_count(rule.get("max_per_img"))
             and (rule.get("nms_pre") is None or _is_count(rule["nms_pre"]))
@@ -234,6 +233,10 @@ def _in_8_bits(picture: Image.Image | np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8:
         pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 def _is_count(value: Any) -> bool:
