@@ -12,8 +12,8 @@ class Model(Family):
     """A hybrid encoder over three levels, and a decoder whose queries begin at the encoder's best places.
 
     Fine-tuned as published: AdamW at 1e-4, the backbone at a tenth, norms without decay, gradients clipped at 0.1,
-    averaged weights (0.9999 after 2,000 steps; here mmengine's average, 0.9999 from the beginning with its momentum
-    warmed up), contrastive denoising queries, the backbone's batch norms frozen.
+    averaged weights, contrastive denoising queries, the backbone's batch norms frozen. The authors' average is of
+    0.9999 after 2,000 steps; here it follows the weights closely at first, and slows to 0.9999 over some thousands.
     """
 
     model_class = "RTDetrV2ForObjectDetection"
