@@ -23,7 +23,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 SIDE, IMAGES = 64, 8
 RATES = {"rt_detr": 4e-3, "rt_detr_v2": 4e-3, "d_fine": 4e-3, "deimv2": 4e-3}
 RATE, EPOCHS = 2e-3, 400
-OPTIONS = dict.fromkeys(("rt_detr_v2", "d_fine"), {"num_denoising": 0, "num_queries": 12})
+OPTIONS = {name: {"num_denoising": 0, "num_queries": 12} for name in ("rt_detr_v2", "d_fine")}
 TYPES = ("rt_detr_v2", "d_fine", "rf_detr", "rf_detr_masks")
 
 
