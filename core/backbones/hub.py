@@ -118,11 +118,11 @@ def hub_folder(
     files = [file.rfilename for file in about.siblings or ()]
     safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
     weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-    wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
+    patterns = ["*.json", "*.txt", "*.model", "README.md", *weights]
     inner = [name for name in files if any(fnmatch(name, pattern) for pattern in subfolders)]
     if not inner:
-        return _download(repo, wanted, local_way, revision)
-    outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in wanted)]
+        return _download(repo, patterns, local_way, revision)
+    outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
     return _download(repo, [*outer, *inner], local_way, revision, ignored=[])
 
 

@@ -115,8 +115,8 @@ def procrustes(source: Tensor, target: Tensor) -> Tensor:
     released code maps them to whatever a library's decomposition ends with.
     """
     left, values, right = torch.linalg.svd(source.T @ target, full_matrices=False)
-    told = values > NOTHING * values.max()
-    return left[:, told] @ right[told]
+    significant = values > NOTHING * values.max()
+    return left[:, significant] @ right[significant]
 
 
 def robust_procrustes(source: Tensor, target: Tensor, rounds: int = ROBUST_ROUNDS, eps: float = ROBUST_EPS) -> Tensor:

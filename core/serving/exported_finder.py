@@ -81,8 +81,8 @@ class BoxScript(Script):
 
     def row(self, name: str, answer: Any, wishes: Wishes) -> dict[str, Any]:
         if wishes.classes is not None:
-            wanted = [self.names.index(each) for each in wishes.classes]
-            chosen = np.isin(answer[2], wanted)
+            chosen_labels = [self.names.index(each) for each in wishes.classes]
+            chosen = np.isin(answer[2], chosen_labels)
             answer = tuple(each[chosen] for each in answer)
         return boxes.row_of(name, answer, self.names, wishes.score or 0.0)
 

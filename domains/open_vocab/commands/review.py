@@ -53,5 +53,5 @@ def review(
     if apply and as_json:
         print_json({"unreviewed": images - counts["images"], **counts})
     elif not as_json:
-        told = ", ".join(f"{name} {counts.get(name, 0)}" for name in ("accepted", "corrected", "dropped", "added"))
-        echo(f"{counts['images']} of {images} images reviewed; boxes: {told}. Fit: vladapt fit --data {folder}")
+        summary = ", ".join(f"{name} {counts.get(name, 0)}" for name in ("accepted", "corrected", "dropped", "added"))
+        echo(f"{counts['images']} of {images} images reviewed; boxes: {summary}. Fit: vladapt fit --data {folder}")

@@ -28,13 +28,13 @@ class Answers(nn.Module):
             self.prompts = model.prompts()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        family, told = self.model.family, []
+        family, answers = self.model.family, []
         mask = torch.ones(pixels.shape[0], *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
         for prompt, embedded in self.prompts:
             outputs = family.outputs(self.model.model, pixels, mask, prompt, embedded)
             scores, boxes = family.answers(outputs, prompt)
-            told += [scores, box_convert(boxes, "cxcywh", "xyxy") * pixels.shape[-1]]
-        return tuple(told)
+            answers += [scores, box_convert(boxes, "cxcywh", "xyxy") * pixels.shape[-1]]
+        return tuple(answers)
 
 
 class TextBoxes(Boxes):

@@ -79,7 +79,7 @@ def _loaded(source: HubModel, family: Family) -> nn.Module:
     was = type(family)({**source.config}, len(source.names))
     try:
         with quiet():
-            model, told = was.class_of_model().from_pretrained(
+            model, loading_info = was.class_of_model().from_pretrained(
                 source.folder,
                 config=was.transformers_config(),
                 local_files_only=True,
@@ -90,7 +90,7 @@ def _loaded(source: HubModel, family: Family) -> nn.Module:
     except Exception as error:  # transformers and torch raise of many kinds
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{source.folder}: its weights cannot be read ({reason}); copy or download it again") from error
-    if missing := sorted(name for name in told["missing_keys"] if not name.startswith(COMPUTED)):
+    if missing := sorted(name for name in loading_info["missing_keys"] if not name.startswith(COMPUTED)):
         raise DataError(
             f"{source.folder}: its weights lack {len(missing)} of the model's, for instance {missing[0]}; copy or "
             "download it again"

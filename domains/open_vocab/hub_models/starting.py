@@ -57,8 +57,8 @@ def note_on_start(source: HubModel, names: Sequence[str]) -> str:
         return f"{began}."
     before = {alike(name) for name in source.known_names}
     new = [name for name in names if alike(name) not in before]
-    told = f"rows of {len(new)} are new, among them {new[0]}" if new else "no row is new"
-    return f"{began}: of {len(names)} names its head knew {len(names) - len(new)}; {told}."
+    growth = f"rows of {len(new)} are new, among them {new[0]}" if new else "no row is new"
+    return f"{began}: of {len(names)} names its head knew {len(names) - len(new)}; {growth}."
 
 
 def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:

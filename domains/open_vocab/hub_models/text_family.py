@@ -75,8 +75,8 @@ class TextFamily(Family):
             embedded: of the prompt; None makes it.
             labels: in training, of the classes of the prompt.
         """
-        told = {} if labels is None else {"labels": labels}
-        return model(**self.inputs(pixels, pixel_mask, prompt), **told)
+        truth = {} if labels is None else {"labels": labels}
+        return model(**self.inputs(pixels, pixel_mask, prompt), **truth)
 
     @abstractmethod
     def answers(self, outputs: Any, prompt: Any) -> tuple[Tensor, Tensor]:

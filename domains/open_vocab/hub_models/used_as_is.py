@@ -61,5 +61,5 @@ def _key(source: HubModel) -> str:
     tokenizer = [source.folder / name for name in TOKENIZER_FILES]
     texts = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in tokenizer]
     made_by = [FORMAT, version("vladapt"), version("transformers")]
-    told = [source.config, source.processor, list(source.names), source.facts(), hashes, texts, made_by]
-    return hashlib.sha256(as_text(told).encode()).hexdigest()[:24]
+    identity = [source.config, source.processor, list(source.names), source.facts(), hashes, texts, made_by]
+    return hashlib.sha256(as_text(identity).encode()).hexdigest()[:24]

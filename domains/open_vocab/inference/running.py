@@ -64,7 +64,7 @@ class Looking:
     def __init__(self, model: nn.Module, class_names: Sequence[str] = ()):
         init_default_scope(model.cfg.default_scope)
         self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
-        self._told = _told(model, class_names)
+        self._region_labels = _region_labels(model, class_names)
         self._transforms = Compose(_with_regions(pipeline) if self._given else pipeline)
         self._per_thread = local()
 
@@ -72,7 +72,7 @@ class Looking:
         """An image as the model takes it; in any thread."""
         if not hasattr(self._per_thread, "transforms"):  # some of mm's note in themselves what they do next
             self._per_thread.transforms = deepcopy(self._transforms)
-        return self._per_thread.transforms(_sample(item, self._given, self._told))
+        return self._per_thread.transforms(_sample(item, self._given, self._region_labels))
 
     def tested(self, pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, Any]]]:
         """Items that are ready, each with the data sample that the model made of it, in order: runs of neighbours that
@@ -90,7 +90,7 @@ def shown_regions(model: nn.Module) -> bool:
     return names_given_regions(model) and bool(getattr(model, "keeps_names", False))
 
 
-def _told(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
+def _region_labels(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
     """Of each class of the data the model's number, where the model is told what regions show; None where it is not."""
     if not getattr(model, "keeps_names", False):
         return None
@@ -169,11 +169,11 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
         yield group
 
 
-def _sample(item: Item, with_regions: bool, told: Sequence[int] | None) -> dict[str, Any]:
+def _sample(item: Item, with_regions: bool, region_labels: Sequence[int] | None) -> dict[str, Any]:
     """What transforms of mmdet and mmseg start from; regions without what they show, unless the model is told."""
     boxes = annotated_boxes(item)
     regions = boxes.boxes if with_regions else ()
-    labels = [0] * len(regions) if told is None else [told[label] for label in boxes.labels]
+    labels = [0] * len(regions) if region_labels is None else [region_labels[label] for label in boxes.labels]
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),

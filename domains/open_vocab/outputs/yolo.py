@@ -34,8 +34,8 @@ class Yolo(LabelOutput):
             for image, file in zip(labels.images, files):
                 lines = [_line(box, numbers[box.name], image.size) for box in _written(image)]
                 (partial / file.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        told = {f"{IMAGES}/{image.name}": _told(image) for image in labels.images}
-        content = {"format": SOURCES_FORMAT, "version": SOURCES_VERSION, "images": told}
+        entries = {f"{IMAGES}/{image.name}": _entry(image) for image in labels.images}
+        content = {"format": SOURCES_FORMAT, "version": SOURCES_VERSION, "images": entries}
         write_whole(folder / SOURCES, json_text(content))
         config = {"path": ".", **self._places(labels, folder), "names": list(labels.class_names)}
         write_whole(folder / "data.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
@@ -57,7 +57,7 @@ def _written(image: ListedImage) -> list[Box]:
     return [box for box in image.boxes if not box.ignored]
 
 
-def _told(image: ListedImage) -> dict:
+def _entry(image: ListedImage) -> dict:
     boxes = [{"source": box.made_by, **({} if box.score is None else {"score": box.score})} for box in _written(image)]
     return {"source": image.made_by, "boxes": boxes}
 

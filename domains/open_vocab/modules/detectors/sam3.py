@@ -170,11 +170,11 @@ def _part(vision: Any, places: Sequence[int]) -> Any:
 def _examples(sample: DetDataSample, label: int) -> tuple[Tensor, Tensor] | None:
     """The boxes of a class on an image, (1, n, 4) as centre and size in shares of it, and which are meant, (1, n)."""
     regions = given_regions(sample)
-    told = (sample.get("facts") or {}).get(PROMPTS) or [{"example": True}] * len(regions)
+    prompts = (sample.get("facts") or {}).get(PROMPTS) or [{"example": True}] * len(regions)
     of_class = (regions.labels == label).nonzero()[:, 0].tolist()
     if not of_class:
         return None
     height, width = sample.img_shape[:2]
     boxes = regions.bboxes[of_class] / regions.bboxes.new_tensor([width, height, width, height])
-    meant = [int(told[place]["example"]) for place in of_class]
+    meant = [int(prompts[place]["example"]) for place in of_class]
     return box_convert(boxes, "xyxy", "cxcywh")[None], torch.tensor([meant], device=boxes.device)

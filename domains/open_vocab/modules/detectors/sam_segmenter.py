@@ -285,13 +285,13 @@ def prompts_of(sample: DetDataSample, boxes: Tensor, scale: Tensor) -> list[Prom
     Raises:
         DataError: prompts of another number than boxes.
     """
-    told = (sample.get("facts") or {}).get(PROMPTS)
-    if told is None:
+    of_boxes = (sample.get("facts") or {}).get(PROMPTS)
+    if of_boxes is None:
         return [_box_prompt(box) for box in boxes]
-    if len(told) != len(boxes):
-        raise DataError(f"{sample.get('img_path')}: {len(told)} prompts for {len(boxes)} boxes; give one for each")
+    if len(of_boxes) != len(boxes):
+        raise DataError(f"{sample.get('img_path')}: {len(of_boxes)} prompts for {len(boxes)} boxes; give one for each")
     prompts = []
-    for box, about in zip(boxes, told, strict=True):
+    for box, about in zip(boxes, of_boxes, strict=True):
         points = boxes.new_tensor(about["points"]).reshape(-1, 2) * scale
         positive = torch.tensor(about["positive"], dtype=torch.long, device=boxes.device)
         prompts.append(Prompt(box if about["box"] else None, points, positive))
