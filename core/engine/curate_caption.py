@@ -10,11 +10,9 @@ from typing import Any
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation.caption import CaptionStage, Writing
-from ..runtime.distributed import together
 from ..runtime.progress import Reporter
-from ..shards import Summary
 from .options import ShardOptions
-from .shard_jobs import job_of, manifest_of, place_of_shards, run_job
+from .shard_jobs import run_over_shards
 
 BATCH = 16
 
@@ -75,11 +73,7 @@ def caption_pairs(
     asked, reporter = options_from(ShardOptions, given, "caption_pairs"), reporter or Reporter(quiet=True)
     executor = asked.executor(device, reporter.info)
     stage = CaptionStage.of(model, writing, device, precision, matcher)
-
-    def on_this_rank() -> tuple[Summary, str]:
-        place = place_of_shards(out)
-        job = job_of(stage, manifest_of(sources, place), place, asked, batch_size)
-        return run_job(job, executor, tolerate, reporter, "Writing captions"), job.work.place.root
-
-    summary, folder = together(on_this_rank)
+    summary, folder = run_over_shards(
+        stage, sources, out, asked, executor, batch_size, tolerate, reporter, "Writing captions"
+    )
     return Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

@@ -10,11 +10,9 @@ from typing import Any
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation.match import TOKENS, MatchStage
-from ..runtime.distributed import together
 from ..runtime.progress import Reporter
-from ..shards import Summary
 from .options import ShardOptions
-from .shard_jobs import job_of, manifest_of, place_of_shards, run_job
+from .shard_jobs import run_over_shards
 
 BATCH = 16
 
@@ -72,11 +70,7 @@ def score_pairs(
     asked, reporter = options_from(ShardOptions, given, "score_pairs"), reporter or Reporter(quiet=True)
     executor = asked.executor(device, reporter.info)
     stage = MatchStage.of(model, tokens, device, precision)
-
-    def on_this_rank() -> tuple[Summary, str]:
-        place = place_of_shards(out)
-        job = job_of(stage, manifest_of(sources, place), place, asked, batch_size)
-        return run_job(job, executor, tolerate, reporter, "Matching images and texts"), job.work.place.root
-
-    summary, folder = together(on_this_rank)
+    summary, folder = run_over_shards(
+        stage, sources, out, asked, executor, batch_size, tolerate, reporter, "Matching images and texts"
+    )
     return Scored(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

@@ -61,11 +61,26 @@ def run_stage(
     executor = asked.executor("auto", reporter.info)
     stage = function if isinstance(function, Stage) else function_stage(function, columns or {}, settings)
 
-    def on_this_rank() -> Summary:
+    return run_over_shards(stage, sources, out, asked, executor, batch_size, tolerate, reporter, stage.name)[0]
+
+
+def run_over_shards(
+    stage: Stage,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    asked: ShardOptions,
+    executor: Executor,
+    batch_size: int,
+    tolerate: float,
+    reporter: Reporter,
+    title: str,
+) -> tuple[Summary, str]:
+    """Run a stage on all ranks; returns what became of the shards of all of them, and the folder that they are in."""
+
+    def on_this_rank() -> tuple[Summary, str]:
         place = place_of_shards(out)
-        manifest = manifest_of(sources, place)
-        job = job_of(stage, manifest, place, asked, batch_size)
-        return run_job(job, executor, tolerate, reporter, stage.name)
+        job = job_of(stage, manifest_of(sources, place), place, asked, batch_size)
+        return run_job(job, executor, tolerate, reporter, title), job.work.place.root
 
     return together(on_this_rank)
 
