@@ -237,7 +237,7 @@ def only_answered(samples: Sequence[Sample], skipped: Sequence[Refused]) -> tupl
     """The samples with an answer, and all others.
 
     Raises:
-        NoneReadable: there is none. ConfigError: what the request asks for is not to be had.
+        NoneReadable: there is none. ConfigError: what the request asks for cannot be given.
     """
     for sample in samples:
         if isinstance(sample.answer, ConfigError):  # of what was asked for
