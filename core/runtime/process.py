@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ SELDOM = 50_000
 FEW = 2**28
 """Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+AGAIN_S = 0.02
+"""After a destructor swallowed a stop, until it is raised again: the destructor is left by then, or swallows that too."""
 WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
 
@@ -45,7 +47,14 @@ class Stops:
         elif not self.arrived:
             self.arrived = True
             _hush_workers()
+            sys.unraisablehook = partial(self._again, number)
             raise KeyboardInterrupt
+
+    def _again(self, number: int, unraisable: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a destructor, such as that of a loader which waits for its workers."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self.arrived = False
+            threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number]).start()
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
@@ -86,7 +95,6 @@ def _hush_workers() -> None:
     """This process ends: that those which load samples for it ended before, torch need not tell any more."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sys.unraisablehook = lambda unraisable: None
 
 
 @contextmanager

@@ -52,6 +52,23 @@ main(sys.argv[1:])
 """
 """The command line with a comparison that waits after three rows."""
 
+IN_A_DESTRUCTOR = """
+import os, signal, time
+from vladapt.core.runtime.process import stops_like_ctrl_c
+
+class Loader:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+with stops_like_ctrl_c() as stops:
+    try:
+        Loader()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopped", stops.arrived)
+"""
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
@@ -163,6 +180,12 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     assert "this continues from there: vladapt pretrain" in line and line.endswith(" --resume")
     assert "Traceback" not in err and "DataLoader" not in err
     assert list(tmp_path.rglob("step-*.pt"))
+
+
+def test_a_stop_in_a_destructor_is_not_lost():
+    """Python drops it there, and a training of many short epochs spends much of its time in those of its loaders."""
+    process = start(["-c", IN_A_DESTRUCTOR])
+    assert process.communicate() == ("stopped True\n", "") and process.returncode == 0
 
 
 def test_torchrun_embeds_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
