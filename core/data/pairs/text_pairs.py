@@ -33,10 +33,8 @@ class TextReading:
         (), "columns: the sentence, then a translation each (caption,caption_de,caption_ja); by default all in order"
     )
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
-    val: float = option(
-        0.1, "share of the sentences held out to validate, where the data has no splits", low=0, below=1
-    )
-    test: float = option(0.1, "share of the sentences held out to test, where the data has no splits", low=0, below=1)
+    val: float = option(0.1, "share of sentences held out to validate, where the data has no splits", low=0, below=1)
+    test: float = option(0.1, "share of sentences held out to test, where the data has no splits", low=0, below=1)
 
     def __post_init__(self):
         settle(self)
@@ -101,8 +99,8 @@ def read_text_pairs(
 ) -> TextPairs:
     """The sentences of a table with their translations; rows are read one at a time.
 
-    A column `split` is kept. Where there is none, sentences are divided by their words and the seed alone, so that equal
-    ones are in one split, whatever their order.
+    A column `split` is kept. Where there is none, sentences are divided by their words and the seed alone: equal ones
+    are in one split, whatever their order.
 
     Args:
         path: a .csv, .tsv or .jsonl.
