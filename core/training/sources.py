@@ -13,6 +13,7 @@ import numpy as np
 
 from ..contracts.items import Decoded, Item
 from ..data.pairs.pair_set import PairSet
+from ..data.pairs.text_pairs import TextPairs
 from ..errors import DataError
 from .mixing import Mixture
 
@@ -144,6 +145,37 @@ class StreamedSource(PairSource):
     def part(self, samples: Mapping[int, Any]) -> PairSource:
         """Row -> sample as a source of its own."""
         return PairSource(self.pairs.block_of(samples), self.choose)
+
+
+@dataclass
+class TextSource:
+    """Translations and the sentences that they are of, without an image: the text of a sample is the translation.
+
+    Args:
+        pairs: a TextPairs.
+    """
+
+    pairs: TextPairs
+
+    texts: ClassVar[frozenset[str]] = frozenset({"caption", "sentence"})
+    columns: ClassVar[Mapping[str, str]] = {}
+    labelled: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, row: int) -> str:
+        return self.pairs.id(row)
+
+    def image(self, row: int) -> Decoded:
+        raise DataError(f"{self.pairs.name}: holds sentences and their translations, no images")
+
+    def text(self, kind: str, row: int, epoch: int) -> str:
+        sentence, translation = self.pairs[row]
+        return sentence if kind == "sentence" else translation
+
+    def image_id(self, row: int) -> int:
+        return int(self.pairs.sentence_of[row])
 
 
 @dataclass(frozen=True)
