@@ -71,7 +71,7 @@ class Remembering:
     @property
     def average(self) -> Estimate | None:
         """Mean score of all sets at the end."""
-        return self._mean(range(self.sets), lambda number: self._at(self.last, number))
+        return _as_share(self._mean(range(self.sets), lambda number: self._at(self.last, number)))
 
     @property
     def backward_transfer(self) -> Estimate | None:
@@ -81,8 +81,8 @@ class Remembering:
 
     @property
     def forgetting(self) -> Estimate | None:
-        """Mean, over all sets but the last, of the best score since the set was trained on, before the end, less that at
-        the end."""
+        """Mean, over all sets but the last, of the best score since the set was trained on, before the end, less that
+        at the end."""
         return self._mean(range(self.sets - 1), self._forgotten)
 
     @property
@@ -92,7 +92,7 @@ class Remembering:
 
     def score(self, stage: int, number: int) -> Estimate | None:
         """Of one set after one stage."""
-        return self._mean([number], lambda one: self._at(stage, one))
+        return _as_share(self._mean([number], lambda one: self._at(stage, one)))
 
     def transfer(self, number: int) -> Estimate | None:
         """Backward transfer of one set; None of the last one."""
@@ -154,6 +154,14 @@ class Remembering:
             queries = zeros.index_add(0, own, torch.ones(len(own), dtype=torch.float64))
             shares.append(weights @ hits / (weights @ queries))
         return torch.stack(shares).mean(dim=0)
+
+
+def _as_share(estimate: Estimate | None) -> Estimate | None:
+    """With an interval that ends at 0 and 1."""
+    if estimate is None or estimate.interval is None:
+        return estimate
+    low, high = estimate.interval
+    return Estimate(estimate.value, (max(0.0, low), min(1.0, high)))
 
 
 @dataclass(frozen=True)
