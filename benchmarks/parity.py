@@ -24,6 +24,7 @@ from parity_checks import (
     crops,
     deduplication,
     detectors,
+    distillation,
     filters,
     from_above,
     head,
@@ -60,7 +61,10 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses, knowledge_losses)
+LOSSES = (
+    *(losses, caption_losses, self_supervised, distillation, person, person_search),
+    *(video_losses, query_losses, knowledge_losses),
+)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
