@@ -44,10 +44,10 @@ class MobileClip(RowLoss):
     Example:
         >>> import torch, vladapt
         >>> same, scale = torch.eye(4), torch.tensor(10.0)
-        >>> out = {"image_features": same, "text_features": same, "logit_scale": scale, "teacher.image": same, "teacher.text": same}
+        >>> names = ("image_features", "text_features", "teacher.image", "teacher.text")
         >>> loss = vladapt.build_loss("mobile-clip", synthetic=0, contrastive=0.25, distill=0.75)
-        >>> {name: round(part.item(), 6) for name, part in loss(out).items()}
-        {'loss': 0.000136, 'contrastive': 0.000136, 'distill': 0.000136}
+        >>> round(loss({**dict.fromkeys(names, same), "logit_scale": scale})["loss"].item(), 6)
+        0.000136
     """
 
     differs: ClassVar[str] = (
