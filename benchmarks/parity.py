@@ -32,6 +32,7 @@ from parity_checks import (
     knowledge_losses,
     losses,
     metrics,
+    mixing,
     person,
     person_search,
     prompt,
@@ -74,7 +75,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined,),
+    "Towers joined": (joined, mixing),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",
