@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone
 from ....core.errors import ConfigError, DataError
-from ....core.losses import mixed
 from ..reports.mentions import SUFFIXES, read_triples, words_of_entities
 from ._co_attention import PADDING
+from ._query_decoder import mixed
 
 LONGEST = 16
 """Tokens of a mention."""

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from parity_checks.query_losses import medklip, medslip
 
 from vladapt import ConfigError, DataError, UnknownNameError, build_loss
-from vladapt.core.losses import Draws
 from vladapt.core.registry import loss_class
-from vladapt.domains.medical.losses._query_decoder import described, drawn
+from vladapt.domains.medical.losses._query_decoder import Draws, described, drawn
 
 FINDINGS = {"Edema": "water in the lung", "Mass": "a large shadow", "Hernia": "bowel in the chest"}
 POSITIONS = {"left": "left lung", "right": "right lung", "base": "at the bottom", "apex": "at the top"}
