@@ -149,7 +149,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    splits = _read(plan, reporter)
+    splits = read_splits(plan, reporter)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe)
@@ -171,7 +171,12 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    """The pairs of a plan, in their splits.
+
+    Raises:
+        DataError, ConfigError: as of the readers in `pairs.py`.
+    """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
         return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
