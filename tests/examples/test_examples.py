@@ -19,7 +19,7 @@ fit = vladapt.fit
 vladapt.fit = lambda **given: fit(**given, backbone=backbone)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""A script whose fits take the backbone that is named before it: to train the one it takes costs twenty times as much."""
+"""A script whose fits take the backbone that is named before it; its own one costs twenty times as much."""
 
 
 def run(name: str, *arguments: str, cwd: Path) -> str:
