@@ -16,7 +16,9 @@ from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
+from ...contracts.sources import NamedSource, sources_in
 from ...contracts.use import Exported, ExportWishes, Use
+from ...data.pairs.source_list import check_sources
 from ...errors import CapabilityError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
@@ -30,7 +32,7 @@ from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from .comparison import RetrievalComparison
 from .exporting import export_towers
-from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
+from .fitting import RetrievalData, divided_pairs, fitted_retrieval, joined, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
@@ -59,7 +61,7 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
-        | {"custom_hooks"}
+        | {"custom_hooks", "sources"}
     )
     comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
@@ -95,7 +97,15 @@ class Retrieval(TowerTraining):
         return recipe
 
     def read(self, recipe: Recipe) -> RetrievalData:
-        """The pairs that a recipe names; errors as of `read_files` and `divided_pairs`."""
+        """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""
+        if not recipe.sources:
+            return self._read_one(recipe)
+        sources, options = sources_in(recipe.sources)
+        sources = sources or [NamedSource(recipe.data_path)]
+        check_sources(sources)
+        return joined(sources, options, [self._read_one(recipe.with_source(data=each.path)) for each in sources])
+
+    def _read_one(self, recipe: Recipe) -> RetrievalData:
         if self.domain is None:
             loss = adapter_options(recipe).get("loss")
             columns = columns_of(parse_losses(str(loss).split(","))) if loss else {}
