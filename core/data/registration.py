@@ -149,8 +149,12 @@ def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarr
 
 
 def same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) whether colours (N, 8, 8, 2) agree but for their strength, or one image of the two is grey."""
-    first, second = (each.reshape(len(each), -1).astype(np.float32) - 128 for each in (one, other))  # (N, 128)
+    """(N,) whether colours (N, 8, 8, 2) agree but for their strength, or one image of the two is grey: in the places
+    that are left without those that differ most, which a mark may have coloured.
+    """
+    first, second = (each.reshape(len(each), -1, 2).astype(np.float32) - 128 for each in (one, other))  # (N, 64, 2)
+    nearest = np.argsort(np.square(first - second).sum(axis=2), axis=1)[:, : round((1 - SPOILT) * first.shape[1]), None]
+    first, second = (np.take_along_axis(each, nearest, axis=1).reshape(len(each), -1) for each in (first, second))
     is_grey = np.minimum(np.abs(first).mean(axis=1), np.abs(second).mean(axis=1)) <= GREY_TOLERANCE
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return is_grey | ((first * second).sum(axis=1) >= COLOUR_COSINE * norms)
