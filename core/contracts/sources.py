@@ -60,7 +60,7 @@ class SourceOptions:
     batch: str = option(MIXED, "a batch is mixed, or of one source drawn by the shares", choices=(MIXED, ONE))
     replacement: bool = option(False, "draw samples anew each time, so that some come again before all were seen")
     samples: int | None = option(
-        None, "samples of an epoch; by default those of all sources together", low=1, high=10**12, metavar="N"
+        None, "samples of an epoch; by default those of all sources together", low=1, high=10**11, metavar="N"
     )
     stages: str | None = option(None, "JSON file: until which step sources have which weights", metavar="FILE")
 

@@ -116,8 +116,7 @@ class TrainingSettings:
     lora_dropout: float = option(0.25, "dropout on LoRA's inputs in training", low=0, below=1)
     captions: str = option(
         "uniform",
-        "which texts of an image an epoch uses: uniform (any caption or rewrite), captions, first, shear, sentences, a "
-        "column, or shares as in raw:.5,rewritten:.3,caption_de:.2",
+        "texts of an image: uniform, captions, first, shear, sentences, or shares (raw:.5,caption_de:.5)",
         parse=_captions,
     )
     code_switch: str | None = option(

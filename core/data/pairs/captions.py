@@ -49,7 +49,7 @@ class CaptionSampler:
     is the original, "rewritten" one of the rewrites) and of further columns of texts ("caption_de"). One of them is
     drawn by its share, then a text of it; an image that has none gives the original. Recaptioned data keep a share of
     the originals: What If We Recaption Billions of Web Images with LLaMA-3 (Li et al., 2024, arXiv 2406.08478). One
-    kind or column may stand alone.
+    kind, or a column whose name begins with "caption_", may stand alone.
 
     Args:
         mode: one of these, or shares.
@@ -58,7 +58,7 @@ class CaptionSampler:
         switch: switches words of what is chosen into other languages; None: leaves them.
 
     Raises:
-        ConfigError: shares that are not numbers above 0.
+        ConfigError: there is no such mode, or shares are not numbers above 0.
     """
 
     mode: str = "uniform"
@@ -156,7 +156,7 @@ def shares_of_captions(mode: str) -> dict[str, float]:
     """Kind or column -> its share; nothing where it is a mode.
 
     Raises:
-        ConfigError: one is named twice, or a share is not a number above 0.
+        ConfigError: there is no such mode, one is named twice, or a share is not a number above 0.
     """
     if mode in MODES:
         return {}
@@ -168,7 +168,9 @@ def shares_of_captions(mode: str) -> dict[str, float]:
             number = float(share) if colon else 1.0
         except ValueError:
             number = math.nan
-        require(bool(name) and number > 0, "captions", mode, f"give one of {', '.join(MODES)}, or shares: {EXAMPLE}")
+        named = bool(colon) or name in SHARES or name.startswith("caption_")  # else it may be a slip of a mode
+        usable = bool(name) and named and number > 0
+        require(usable, "captions", mode, f"give one of {', '.join(MODES)}, or shares: {EXAMPLE},caption_de:.5")
         require(name not in shares, "captions", mode, f"'{name}' has two shares; give one")
         shares[name] = number
     return shares

@@ -29,11 +29,15 @@ from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
+from ...training.log import FILE as LOG
+from ...training.log import read_log
 from ...training.mixing import Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
 from .encoding import PairEncoding, parts_of
-from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval
+from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
+from .source_scores import KEY as SOURCES
+from .source_scores import source_rows
 
 
 @dataclass(frozen=True)
@@ -251,9 +255,29 @@ def fitted_retrieval(
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)
-    metrics, notes = before_and_after(before, after), [*data.notes, *backbone.notes_on_channels(), *report.notes]
+    metrics = before_and_after(before, after)
+    if data.mixture is not None:
+        log = [] if folder is None else [line for file in folder.rglob(LOG) for line in read_log(file)]
+        metrics[SOURCES] = _source_rows(data, backbone, before, after, log)
+    notes = [*data.notes, *backbone.notes_on_channels(), *report.notes]
     seconds = time.monotonic() - started
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
+
+
+def _source_rows(
+    data: RetrievalData, backbone: Backbone, before: RetrievalScores, after: RetrievalScores, log: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """As of `source_rows`."""
+    assert data.mixture is not None
+    names = data.mixture.names
+    scores = [scores_of_sources(each, backbone, names) for each in (before, after)]
+    compared = {name: before_and_after(scores[0].get(name), each) for name, each in scores[1].items()}
+    shares = zip(*(stage.shares for stage in data.mixture.stages))
+    sizes = [len(part) for part in data.part("train").parts]
+    sources = [
+        {"name": name, "shares": list(of), "splits": {"train": size}} for name, of, size in zip(names, shares, sizes)
+    ]
+    return source_rows(sources, log, compared)
 
 
 def _plain(backbone: Backbone, train: bool) -> Callable:

@@ -39,7 +39,7 @@ def source_rows(
         rows.append(
             {
                 "name": source["name"],
-                "path": source["path"],
+                "path": source.get("path"),
                 "shares": list(source["shares"]),
                 "train": source["splits"].get("train", 0),
                 "samples": of["samples"][-1] if of["samples"] else None,

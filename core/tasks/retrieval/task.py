@@ -37,6 +37,8 @@ from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import DUAL, sentence_table
+from .source_scores import KEY as SOURCES
+from .source_scores import source_section, source_table
 from .tables import retrieval_table
 
 NO_CLASSES = "retrieval has no classes; omit it"
@@ -173,6 +175,7 @@ class Retrieval(TowerTraining):
 
     def table(self, metrics: Mapping[str, Any]):
         further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
+        further += [] if (sources := source_table(metrics.get(SOURCES, ()))) is None else [sources]
         further += Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
@@ -180,7 +183,7 @@ class Retrieval(TowerTraining):
         raise CapabilityError("a retrieval run names no classes")
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
-        abilities = done.findings.sections(Place.ABILITIES)
+        abilities = [*done.findings.sections(Place.ABILITIES), source_section(done.metrics.get(SOURCES, ()))]
         return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
     def report_again(self, folder: Path, info: RunInfo, result: RetrievalComparison, after, data, hidden):
