@@ -214,7 +214,7 @@ class _Chain:
         """All sets, each under a name of its own."""
         splits = []
         for path in self.plan.sets:
-            read = read_splits(replace(self.plan.first, data=path), self.reporter)
+            read = read_splits(self.plan.first, path, self.reporter)
             taken = {each.name for each in splits}
             name = read.name if read.name not in taken else shown(path)
             splits.append(replace(read, name=name))
