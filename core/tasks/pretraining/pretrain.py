@@ -197,7 +197,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     shown = (measures.examples, before.examples, after.examples, abilities)
     curves, compared = (trained.history, log), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
+    card = distilled_card(info, backbone, teachers) if teachers else ""
     folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
 
@@ -478,11 +478,13 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(
-        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
-    ) -> None:
-        """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, text in {"log.txt": f"{log}\n", **further}.items():
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, card: str = "") -> None:
+        """Write what belongs beside the model, run.json last; checkpoints are removed.
+
+        Args:
+            card: text of its README; "" for none.
+        """
+        for name, text in {"log.txt": f"{log}\n", **({CARD: card} if card else {})}.items():
             write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))
