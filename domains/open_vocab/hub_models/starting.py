@@ -131,6 +131,7 @@ def _schedule(rates: Rates) -> dict[str, Any]:
     return {
         "optim_wrapper": {
             "type": "OptimWrapper",
+            "constructor": "vladapt.PartRatesOptimWrapperConstructor",
             "optimizer": {
                 "type": "AdamW",
                 "lr": rates.lr,
