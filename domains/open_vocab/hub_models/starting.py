@@ -17,7 +17,7 @@ RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 PREPARE = ("ProcessorResize", "ProcessorCrop")
 TEXT_MODELS = {"segmentation": "vladapt.HFTextSegmentor", "detection": "vladapt.HFTextDetector"}
 PRETRAINED = "pretrained"
-AVERAGE = "ExpMomentumEMA"
+AVERAGE = "vladapt.AveragedOnce"
 AVERAGED_SOON = 2000
 """Steps after which averaged weights change as slowly as they are to."""
 
