@@ -66,7 +66,7 @@ def tiny_models(name: str = "tiny") -> ModuleType:
 
 def written(kind: str, folder: Path, options: Mapping[str, Any]) -> Path:
     """The folder of a tiny model of a type, as the hub has it."""
-    if kind in ("mm-grounding-dino", "owlv2"):
+    if kind in ("mm-grounding-dino", "owlv2", "owlvit"):
         return tiny_models("tiny_texts").write_folder(kind, folder, **options)
     if kind in ("mask2former", "eomt"):
         return tiny_models("tiny_maps").written(folder, kind, COLOURS, **options)
