@@ -101,7 +101,7 @@ class HfBackbone(TwoTower):
         self.source, self.spec, self.device = source, spec, device
         self.transform, self.licence, self.has_text = source.transform, source.licence, source.has_text
         self.embed_dim, self.context_length = source.embed_dim, source.context_length
-        self.capabilities = _capabilities(source.kind)
+        self.capabilities, self.turned = _capabilities(source.kind), TOWERS[source.kind][0].turned
         self.fingerprint = fingerprint("hf", source.stated, source.digests, source.transform.spec)
 
     @property

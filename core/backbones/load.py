@@ -31,6 +31,7 @@ from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
+from .spec_options import MERGE, Reduction, split_options
 from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
@@ -44,7 +45,8 @@ def load_backbone(
 
     Args:
         spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
-            open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
+            open_clip or transformers publish it, or of a `model.safetensors` that a training wrote. With "#merge=R" at
+            the end its image tower merges R tokens in each block (`Reduction`).
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, or (height, width), where it is to differ from the
             model's own.
@@ -56,7 +58,10 @@ def load_backbone(
         DataError: a file is missing or damaged, or a remote model cannot be reached.
         CapabilityError: the family's library is not installed, or the tower takes other channels.
     """
-    spec, image_size = str(spec), as_image_size(image_size)
+    spec, reduction = split_options(str(spec))
+    if reduction is not None:
+        return _merging(spec, reduction, device, image_size, channels)
+    image_size = as_image_size(image_size)
     if image_size is not None and min(height_and_width(image_size)) < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     if spec in OFFERED:
@@ -87,6 +92,19 @@ def load_backbone(
         if error.name and error.name.startswith(__package__):
             raise
         raise missing_package(spec, family, error.name) from None
+
+
+def _merging(spec: str, reduction: Reduction, device, image_size, channels) -> Backbone:
+    """The backbone of a spec whose image tower merges tokens, in place of what its training merged."""
+    backbone = load_backbone(spec, device, image_size, channels)
+    if getattr(backbone, "reduction", None) is None:
+        backbone.merge_tokens(reduction)
+        backbone.spec = f"{spec}#{MERGE}={reduction}"
+        return backbone
+    raise ConfigError(
+        f"backbone '{spec}#{MERGE}={reduction}': was trained with #{MERGE}={getattr(backbone, 'reduction', '')}, which "
+        f"it always merges; omit #{MERGE}"
+    )
 
 
 def _projected(spec: str, towers: Backbone) -> Backbone:
@@ -182,6 +200,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
         **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
+        **({} if (reduction := getattr(backbone, "reduction", None)) is None else {MERGE: str(reduction)}),
         **({} if backbone.finder is None else {"finder": loss_in_words(backbone.finder)}),
         **({"answers": answers, "compares": backbone.compares} if answers else {}),
     }
@@ -231,6 +250,8 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         kept = {name: f.get_tensor(name) for name in names if name.startswith((FINDER, ANSWERS))}
     _with_kept_losses(backbone, header, kept, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
+    if MERGE in header and backbone.reduction is None:  # of joined towers the image tower's spec may say it
+        backbone.merge_tokens(Reduction.of(header[MERGE]))
     return backbone
 
 
