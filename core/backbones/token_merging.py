@@ -69,9 +69,9 @@ class TokenMerge:
         best, chosen = similar.max(dim=-1)
         if together:
             best, chosen = (each.mode(dim=-2, keepdim=True).values.expand_as(each) for each in (best, chosen))
-        order = best.argsort(dim=-1, descending=True, stable=True)[..., None]
+        order = best.topk(best.shape[-1]).indices[..., None]  # ONNX has no stable sort
         joined, kept = order[..., :count, :], order[..., count:, :]
-        kept = kept.sort(dim=-2).values if ordered else kept
+        kept = kept.neg().topk(kept.shape[-2], dim=-2).values.neg() if ordered else kept
         return cls(kept, joined, chosen[..., None].gather(-2, joined), protected)
 
     def __call__(self, x: Tensor, reduce: str = "sum") -> Tensor:
@@ -108,7 +108,7 @@ class TokenMerge:
         if self.protected < 2:
             return made
         places = torch.arange(stay.shape[-1] + odds, device=device)
-        return self._in_front(places[:, None])[:, 0].argsort()[made]
+        return torch.zeros_like(places).scatter(0, self._in_front(places[:, None])[:, 0], places)[made]
 
     def _in_front(self, x: Tensor) -> Tensor:
         """(..., n - r, C): even tokens, then odd ones -> the protected ones of both first, in their order."""

@@ -17,6 +17,7 @@ from vladapt.core.backbones.spec_options import Reduction, bare, split_options
 from vladapt.core.backbones.specs import check_spec, find_published
 from vladapt.core.backbones.split_attention import split_attention
 from vladapt.core.backbones.token_merging import TokenMerge
+from vladapt.core.contracts.backbone import offered
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.training.layers import TowerLayers
 
@@ -31,7 +32,7 @@ def drawn(*shape, seed=0):
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory, hf_folder, small):
     """name -> spec of a small tower, made once."""
-    made, alive = {}, []
+    made = {}
 
     def of(name: str) -> str:
         if name not in made or name == "torchvision":  # of this process, and forgotten after each test
@@ -47,8 +48,7 @@ def specs(tmp_path_factory, hf_folder, small):
             torch.manual_seed(2)
             own = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
             own.heads = torch.nn.Identity()
-            alive.append(Backbone.from_module(own, image_size=32, embed_dim=16))
-            return alive[-1].spec
+            return offered(Backbone.from_module(own, image_size=32, embed_dim=16))
         timm = {"timm": "test_vit", "no class token": "test_vit2"}
         if name in timm:
             return f"timm:{timm[name]}@random:1"
