@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vladapt import Backbone, load_backbone
+from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens
 from vladapt.core.data.pairs.scenes import SCENES, SHAPES, draw_scene, scene
 from vladapt.core.engine.front import flops_of
@@ -51,8 +53,10 @@ def main() -> None:
 
 def speed(spec: str, batch: int) -> str:
     """A table of what one image costs."""
-    towers = {count: load_backbone(_with(spec, str(count or "")), "cpu") for count in (0, *REDUCTIONS)}
-    pixels = torch.randn(batch, 3, *towers[0].transform.sides, generator=torch.Generator().manual_seed(0))
+    plain = load_backbone(spec, "cpu")
+    assert plain.model is not None  # built, for all of them
+    towers = {0: plain} | {count: merging(plain, str(count)) for count in REDUCTIONS}
+    pixels = torch.randn(batch, 3, *plain.transform.sides, generator=torch.Generator().manual_seed(0))
     seconds = in_alternation(towers, pixels)
     lines = ["| R | tokens left | GFLOP | CPU seconds | of those without |", "|---:|---:|---:|---:|---:|"]
     for count, tower in towers.items():
@@ -97,8 +101,8 @@ def scenes(images: int, epochs: int, seeds: int) -> str:
             (config := Path(folder) / "vit.json").write_text(json.dumps({"embed_dim": 48, "vision_cfg": VIT}))
             spec = f"open_clip:{config}@random:{seed}"
             plain, head = trained(spec, *taught, epochs, seed)
-            towers = {"": (plain, head)} | {r: (with_weights_of(plain, _with(spec, r)), head) for r in OF_SCENES}
-            towers["8, trained with it"] = trained(_with(spec, "8"), *taught, epochs, seed)
+            towers = {"": (plain, head)} | {r: (merging(plain, r), head) for r in OF_SCENES}
+            towers["8, trained with it"] = trained(f"{spec}#merge=8", *taught, epochs, seed)
             for name, (tower, classifier) in towers.items():
                 right.setdefault(name, []).append(classified(tower, classifier, tested[0]) == tested[1])
                 left[name] = tokens_left(tower, tested[0][:1])
@@ -149,10 +153,10 @@ def trained(spec: str, pixels: Tensor, classes: Tensor, epochs: int, seed: int) 
     return backbone, head
 
 
-def with_weights_of(backbone: Backbone, spec: str) -> Backbone:
-    """The tower of a spec with the weights of another."""
-    made = load_backbone(spec, "cpu")
-    made.model.load_state_dict(backbone.model.state_dict())
+def merging(backbone: Backbone, reduction: str) -> Backbone:
+    """The same towers, whose images have tokens merged."""
+    made = copy(backbone)
+    made.merge_tokens(Reduction.of(reduction))
     return made
 
 
@@ -160,10 +164,6 @@ def with_weights_of(backbone: Backbone, spec: str) -> Backbone:
 def classified(backbone: Backbone, head: nn.Linear, pixels: Tensor) -> Tensor:
     """(N,) classes."""
     return torch.cat([head(backbone.encode_image(each, normalize=False)).argmax(dim=1) for each in pixels.split(250)])
-
-
-def _with(spec: str, reduction: str) -> str:
-    return f"{spec}#merge={reduction}" if reduction else spec
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.backbones import TokenMerge
+from ....core.backbones import TokenMerge, attend
 from ....core.contracts import Block
 
 
@@ -41,9 +40,7 @@ class TemporalAttention(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T, W) -> what is added to it, and (N, T, W / heads), the keys."""
         qkv = self.qkv(self.temporal_norm1(x))
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (N, H, T, W / H)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.temporal_fc(self.proj(mixed)), mean_keys(qkv, self.heads)
+        return self.temporal_fc(self.proj(attend(qkv, self.heads))), mean_keys(qkv, self.heads)
 
 
 def mean_keys(qkv: Tensor, heads: int) -> Tensor:
