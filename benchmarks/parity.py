@@ -24,6 +24,7 @@ from parity_checks import (
     crops,
     deduplication,
     detectors,
+    faster_towers,
     filters,
     from_above,
     head,
@@ -71,7 +72,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined, mixing),
+    "Towers joined": (joined, mixing, faster_towers),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

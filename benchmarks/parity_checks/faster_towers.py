@@ -1,4 +1,4 @@
-"""Image towers that merge tokens."""
+"""Image towers that merge tokens, and those that take images of any aspect ratio."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from vladapt.core.backbones.image_only import Visual
+from vladapt.core.backbones.native_aspect import fitting_grid, packed, unpacked
 from vladapt.core.backbones.open_clip_timm import TimmVitTower
 from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens, TokenMerge
@@ -58,6 +60,23 @@ def tower(ref: Reference, f: Fixtures) -> Iterator[Check]:
             yield ref.check(torch.tensor(tokens.sizes.shape[1]), "vit.decreasing_tokens")
 
 
+@compares("native-aspect", "naflex")
+def native_aspect(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """How many patches images become, where these are, and what they hold; positions are those of the installed
+    transformers."""
+    patch, most = ref.setting("patch"), ref.setting("max_num_patches")
+    grids = torch.tensor([fitting_grid(*size, patch, most) for size in ref["sizes"].tolist()])
+    yield ref.check(grids, "spatial_shapes")
+    yield ref.check(grids * patch, "target_size")
+    made = Siglip2VisionEmbeddings.resize_positional_embeddings(ref["position_table"], grids, max_length=most)
+    yield ref.check(made, "positions")
+    row = packed(ref["image"][0], patch, most)[None]
+    patches, mask, _ = unpacked(row, patch)
+    yield ref.check(patches[0], "padded")
+    yield ref.check(mask[0], "pad_mask")
+    yield ref.check(patches[0, : len(ref["patches"])], "patches")
+
+
 def _tower(ref: Reference) -> TimmVitTower:
     weights = {name: ref[key] for key, name in ref.keys(r"w\.vit\.(.+)")}
     model = VisionTransformer(
@@ -83,7 +102,7 @@ def _spelt(words: str) -> str:
     return ":".join(numbers) if words.startswith("(") else numbers[-1]
 
 
-GROUPS = (matchings, schedules, tower)
+GROUPS = (matchings, schedules, tower, native_aspect)
 DEVIATIONS = {
     "token-merging": "attention pooling and the mean over tokens weigh each token by its size, and registers are "
     "protected as a class token is, neither of which the released code has; with a distillation token its unmerging "

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 
-MERGE, PLAIN = "merge", "plain"
+MERGE, PATCHES, PLAIN = "merge", "patches", "plain"
+MOST_PATCHES = 65_536
 USAGE = (
     f"give #{MERGE}=R, for instance #{MERGE}=13; #{MERGE}=R:INFLECTION (-1 to 1), or #{MERGE}=R/R/R of single blocks; "
     f"and :{PLAIN} at the end for attention that does not weigh tokens by their sizes"
@@ -68,7 +69,36 @@ class Reduction:
         return [int(first + step * block) for block in range(blocks)]
 
 
-def split_options(spec: str) -> tuple[str, Reduction | None]:
+@dataclass(frozen=True)
+class Patches:
+    """Images keep their aspect ratio, and become no more than so many patches.
+
+    Args:
+        most: published of SigLIP 2's NaFlex towers: 256.
+    """
+
+    most: int
+
+    @classmethod
+    def of(cls, text: str) -> Patches:
+        """What "256" says.
+
+        Raises:
+            ConfigError: no such number.
+        """
+        if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) <= MOST_PATCHES:
+            raise ConfigError(f"#{PATCHES}={text}: is not usable; give #{PATCHES}=N, for instance #{PATCHES}=256")
+        return cls(int(text))
+
+    def __str__(self) -> str:
+        """As it stands in a spec."""
+        return str(self.most)
+
+
+OPTIONS: dict[str, type[Reduction] | type[Patches]] = {MERGE: Reduction, PATCHES: Patches}
+
+
+def split_options(spec: str) -> tuple[str, Reduction | Patches | None]:
     """A spec without what stands behind "#", and what that says. A path that exists is never split.
 
     Raises:
@@ -77,12 +107,12 @@ def split_options(spec: str) -> tuple[str, Reduction | None]:
     parts = _OPTION.fullmatch(spec)
     if parts is None or _exists(spec):
         return spec, None
-    if parts["name"] != MERGE:
-        near = did_you_mean(parts["name"], [MERGE])
+    if parts["name"] not in OPTIONS:
+        near = did_you_mean(parts["name"], [*OPTIONS])
         raise UnknownNameError(f"backbone '{spec}': has no option '{parts['name']}'; {near}")
-    if "#" in parts["spec"] and _OPTION.fullmatch(parts["spec"]) and not _exists(parts["spec"]):
-        raise ConfigError(f"backbone '{spec}': has #{MERGE} twice; give it once")
-    return parts["spec"], Reduction.of(parts["value"])
+    if _OPTION.fullmatch(parts["spec"]) and not _exists(parts["spec"]):
+        raise ConfigError(f"backbone '{spec}': has two options; give one of {', '.join(OPTIONS)}")
+    return parts["spec"], OPTIONS[parts["name"]].of(parts["value"])
 
 
 def bare(spec: str) -> str:

@@ -197,13 +197,13 @@ class TwoTower(Backbone):
         return self._tokenizer([texts] if isinstance(texts, str) else list(texts)).long()
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
-        pixels = pixels.to(self.device)
+        pixels = self.transform.trimmed(pixels).to(self.device)
         if self.joint is not None:
             samples = pixels if pixels.ndim == 5 else pixels[:, None]  # (B, T, 3, H, W)
             return normalized(self.joint(self, samples), normalize)
         if self.reduction is not None:
             return normalized(self._image.project(self._image.hidden(pixels)), normalize)
-        of_its_size = tuple(pixels.shape[-2:]) == height_and_width(self.image_size)
+        of_its_size = self.transform.takes((pixels.shape[-2], pixels.shape[-1]))
         if of_its_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
         if "image_blocks" not in self.capabilities:

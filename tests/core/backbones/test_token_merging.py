@@ -117,7 +117,7 @@ def _merged(x, keys, groups, sizes, count, prefix):
     return (x / sums[:, None])[order], [groups[place] for place in order]
 
 
-@pytest.mark.parametrize("comparison", faster_towers.GROUPS)
+@pytest.mark.parametrize("comparison", [each for each in faster_towers.GROUPS if each.method == "token-merging"])
 def test_the_public_code_gives_the_same(agrees, comparison):
     agrees(comparison)
 
@@ -182,7 +182,7 @@ def test_what_stands_behind_a_spec_is_told_from_the_spec(tmp_path):
     assert bare(str(tmp_path / "a#merge=3")) == str(tmp_path / "a#merge=3")  # a folder that is there wins
     with pytest.raises(UnknownNameError, match="no option 'marge'; did you mean merge"):
         bare("a#marge=3")
-    with pytest.raises(ConfigError, match="twice"):
+    with pytest.raises(ConfigError, match="has two options"):
         bare("a#merge=3#merge=4")
 
 
