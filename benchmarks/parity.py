@@ -21,9 +21,11 @@ from parity_checks import (
     caption_losses,
     chest_xrays,
     confidence,
+    continual,
     crops,
     deduplication,
     detectors,
+    distillation,
     faster_towers,
     filters,
     from_above,
@@ -62,7 +64,10 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses, knowledge_losses)
+LOSSES = (
+    *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
+    *(video_losses, query_losses, knowledge_losses),
+)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,

@@ -3,7 +3,6 @@ means for a backbone: its fingerprint, what is open of it, what is trained and s
 
 from __future__ import annotations
 
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +19,6 @@ from vladapt.core.backbones.split_attention import split_attention
 from vladapt.core.backbones.token_merging import TokenMerge
 from vladapt.core.contracts.backbone import offered
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
-from vladapt.core.export.graph import Graph
 from vladapt.core.training.layers import TowerLayers
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -237,25 +235,6 @@ def test_what_was_trained_with_merging_merges_when_it_is_loaded_again(specs, tmp
     assert again.reduction == Reduction((3,), proportional=False) and "image_blocks" not in again.capabilities
     with pytest.raises(ConfigError, match="was trained with #merge=3:plain"):
         load_backbone(f"{tmp_path / 'model.safetensors'}#merge=2", "cpu")
-
-
-@torch.no_grad()
-def test_an_exported_graph_merges_too(specs, tmp_path):
-    backbone = load_backbone(f"{specs('mean')}#merge=3", "cpu")
-    images = pixels(backbone, 3)
-    Graph(_Images(backbone), {"pixels": images[:2]}, ["features"]).write(tmp_path / "m.onnx", 18, {})
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
-    (features,) = session.run(None, {"pixels": images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(features), backbone.encode_image(images), **CLOSE)
-
-
-class _Images(torch.nn.Module):
-    def __init__(self, backbone):
-        super().__init__()
-        self.model, self.backbone = backbone.model, backbone
-
-    def forward(self, images):
-        return self.backbone.encode_image(images)
 
 
 @settings(max_examples=25, deadline=None)
