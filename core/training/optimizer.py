@@ -202,6 +202,18 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
 
 
+def merge_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer that has made no step have one group per set of options, in place."""
+    merged: list[tuple[dict[str, Any], list[Tensor]]] = []
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name != "params"}
+        same = next((parameters for others, parameters in merged if others == options), None)
+        if same is None:
+            merged.append((options, same := []))
+        same += group["params"]
+    optimizer.param_groups = [{"params": parameters, **options} for options, parameters in merged]
+
+
 def _start_momentum(optimizer: torch.optim.SGD) -> None:
     """Zeros, from which the first step is the same: a fused kernel would leave them unwritten in a step left out."""
     for group in optimizer.param_groups:
