@@ -88,7 +88,7 @@ class BoxScript(Script):
         rows, raster = rule.get("rows"), rule.get("raster")
         return (
             all(isinstance(rule.get(key), bool) for key in ("softmax", "per_query"))
-            and _is_count(rule.get("most"))
+            and (rule.get("most") is None or _is_count(rule["most"]))
             and (rows is None or (_are_counts(rows, 0) and len(rows) == len(self.names)))
             and (raster is None or (_are_counts(raster, 1) and len(raster) == 2 and max(raster) <= MOST_SIDE))
         )

@@ -78,7 +78,7 @@ def boxes_of_queries(outputs, whole, rule):
     if rule["per_query"]:
         queries, labels = np.arange(len(shares)), shares.argmax(axis=1)
     else:
-        places = np.argsort(-shares.ravel(), kind="stable")[: rule["most"]]
+        places = np.argsort(-shares.ravel(), kind="stable")[: rule["most"] or len(shares)]
         queries, labels = np.divmod(places, shares.shape[1])
     scores = shares[queries, labels]
     height, width = whole

@@ -81,7 +81,6 @@ class QueryBoxes(Form):
         alone = apart.sum(axis=1) == len(apart) - 1
         of_masks = isinstance(family, MaskQueries)
         ranking = Ranking(per_query=family.best_only) if of_masks else family.ranking
-        queries = family.stated.num_queries if ranking.most is None else ranking.most
         return {
             "queries": {
                 "size": list(self.size),
@@ -94,7 +93,7 @@ class QueryBoxes(Form):
                 "model_type": family.config["model_type"],
                 "softmax": of_masks or ranking.per_query,
                 "per_query": ranking.per_query,
-                "most": queries,
+                "most": ranking.most,
                 "rows": None if self.model.chosen is None else list(self.model.chosen),
                 "raster": list(family.raster) if of_masks and family.raster is not None else None,
                 "score_thr": self.model.score_thr,
