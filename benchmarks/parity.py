@@ -21,9 +21,11 @@ from parity_checks import (
     caption_losses,
     chest_xrays,
     confidence,
+    continual,
     crops,
     deduplication,
     detectors,
+    distillation,
     filters,
     from_above,
     head,
@@ -31,6 +33,7 @@ from parity_checks import (
     knowledge_losses,
     losses,
     metrics,
+    mixing,
     person,
     person_search,
     prompt,
@@ -60,7 +63,10 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses, knowledge_losses)
+LOSSES = (
+    *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
+    *(video_losses, query_losses, knowledge_losses),
+)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
@@ -70,7 +76,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined,),
+    "Towers joined": (joined, mixing),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

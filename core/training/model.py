@@ -138,6 +138,9 @@ class PairModel(nn.Module):
             keeps = [
                 loss.teacher_momentum(self.progress) for loss in self.objective.losses.values() if loss.teacher == "ema"
             ]
+            for loss in self.objective.losses.values():
+                if (anchor := loss.teacher_anchor(self.progress)) is not None:
+                    follow(weights_of(self.teacher_towers), weights_of(anchor[0]), anchor[1])
             follow(weights_of(self.teacher_towers), weights_of(self.towers), keeps[0])
 
     def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
@@ -278,6 +281,8 @@ def dims_of(
         dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
         dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
+        if len(teachers) > 1:
+            dims |= {f"teacher_dim_{number}": each.embed_dim for number, each in enumerate(teachers, start=1)}
         if all("hidden" in teacher.capabilities for teacher in teachers):
             dims["teacher_width"] = sum(teacher.hidden(teacher.blank_image()).shape[-1] for teacher in teachers)
     return dims

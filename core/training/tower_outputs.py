@@ -19,7 +19,7 @@ from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
-from .teachers import side_by_side, teacher_images, teacher_texts
+from .teachers import OF_CAPTIONS, side_by_side, teacher_images, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
@@ -33,6 +33,7 @@ CAPABILITY = {
     "hidden_view2": "hidden",
     "hidden_local": "hidden",
     "teacher.image_hidden": "hidden",
+    "teacher.masked_tokens": "text_blocks",
     "image_log_variance": "image_blocks",
     "image_masked": "image_blocks",
     "image_masked_log_variance": "image_blocks",
@@ -100,7 +101,8 @@ class Outputs(nn.Module):
         for name, values in (("pixel_mean", backbone.image_mean), ("pixel_std", backbone.image_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
-        self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
+        masked = self.wanted & {"masked_tokens", "teacher.masked_tokens"}
+        self.masked_words = MaskedWords(backbone) if masked else None
 
     @property
     def backbone(self) -> Backbone:
@@ -259,8 +261,11 @@ class Outputs(nn.Module):
             if "teacher.image_hidden" in self.wanted:
                 seen = [each.hidden(seen_by(each, self.backbone, batch["pixels"])) for each in teachers]
                 out["teacher.image_hidden"] = side_by_side(seen)
-            if "teacher.text" in self.wanted:
-                out["teacher.text"] = teacher_texts(teachers, batch)
+            for name in OF_CAPTIONS.keys() & self.wanted:
+                out[name] = teacher_texts(teachers, batch, OF_CAPTIONS[name])
+            if "teacher.masked_tokens" in self.wanted:
+                seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
+                out["teacher.masked_tokens"] = seen["masked_tokens"]
         return out
 
     def _text(self, field: str, batch: Mapping[str, Any], normalize: bool = True) -> Tensor:

@@ -19,7 +19,6 @@ from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from ..runtime.liveness import failing_alone
-from .batches import StreamBatches
 from .checkpoints import FOLDER
 from .class_scores import CosineHead
 from .hooks import (
@@ -29,6 +28,7 @@ from .hooks import (
     EpochRateHook,
     History,
     StepHook,
+    StepRateHook,
     ValidationHook,
     built_hooks,
 )
@@ -46,7 +46,7 @@ from .log import FILE, SCORE, WORK, read_interval
 from .log_hook import LogHook
 from .lora import LowRank
 from .model import PairModel
-from .optimizer import build_optimizer, epoch_rates, rate_schedulers
+from .optimizer import build_optimizer, epoch_rates, rate_schedulers, step_rates
 from .parts import Parts, Task, Trained
 from .resume import ResumeHook
 from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
@@ -54,7 +54,7 @@ from .samples import BrokenSamples, seed_everything
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
 from .sharding import load_plain, make_whole, plain
-from .sources import StreamedSource
+from .sources import in_sequence
 from .tower_outputs import extract_outputs
 from .tower_weights import copied_weights
 
@@ -104,7 +104,7 @@ def train(
         on_message(sentence)
     notes += model.not_deterministic
     # Which samples each step sees, and who makes them.
-    workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
+    workers = worker_count(settings.workers, backbone.device, in_sequence(task.source))
     batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
@@ -130,6 +130,8 @@ def train(
         ours.append(checkpoints)
     if (rates := epoch_rates(settings)) is not None:
         ours.append(EpochRateHook(rates))
+    if (rates := step_rates(settings, steps)) is not None:
+        ours.append(StepRateHook(rates))
     if settings.ema is not None:
         ours.append(AverageHook(model.average, settings.ema))
     if settings.epoch_average is not None:
@@ -196,13 +198,13 @@ def _further_states(model: PairModel, batches) -> dict[str, tuple[Callable[[], A
     states: dict[str, tuple[Callable[[], Any], Callable]] = {}
     if model.average is not None:
         states["average"] = (lambda: model.average, lambda saved: load_plain(model.average, saved))
-    if isinstance(batches, StreamBatches):
+    if batches.streams is not None:
         states["streams"] = (lambda: batches.streams, batches.set_streams)
     return states
 
 
 def _extract(model: PairModel, made: Parts, batches) -> Callable[[list[str]], dict[str, Tensor]]:
-    if isinstance(batches, StreamBatches):
+    if batches.streams is not None:
         return refuse_whole_passes(made.task.source, " + ".join(made.objective.losses))
     return lambda names: extract_outputs(model, made.samples(), batches, names)
 
@@ -247,6 +249,6 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options += ("log_every", "log_to", "tolerate")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
-    later |= {"average_from": 1, "end_weight_decay": None}
+    later |= {"average_from": 1, "end_weight_decay": None, "constant_lr": None, "cooldown": 0.6, "anneal": 0.15}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -53,7 +53,7 @@ def assign_pair_splits(
     images = _images(pairs, free, [*copies, *_rows_of_groups(pairs, free)], by_class)
     ranked = sorted(images, key=lambda key: hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogatepass")).digest())
     codes = pairs.split_codes.copy()
-    ends = _ends(len(ranked), val, test)
+    ends = ends_of_ranks(len(ranked), val, test)
     for rank, key in enumerate(ranked):
         name = "test" if rank < ends[0] else "val" if rank < ends[1] else "train"
         codes[images[key]] = SPLIT_CODES[name]
@@ -136,7 +136,7 @@ def _ends_of(pairs: PairSet, rows: list[int], threads: ThreadPoolExecutor) -> li
     return [end for ends in threads.map(read, parts) for end in ends]
 
 
-def _ends(count: int, val: float, test: float) -> tuple[int, int]:
+def ends_of_ranks(count: int, val: float, test: float) -> tuple[int, int]:
     """Ranks where test and val end."""
     least = 1 if count >= 3 else 0
     of_test = max(round(count * test), least if test else 0)

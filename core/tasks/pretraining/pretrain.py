@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.finders import searched
+from ...backbones.inheritance import inherit
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -38,6 +39,7 @@ from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
+from .distilled_card import distilled_card, taught_by
 from .examples import RetrievalExamples
 from .pairs import (
     PairSplits,
@@ -51,6 +53,7 @@ from .pairs import (
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
 STAGES = "stage-*"
+CARD = "README.md"
 CAPTIONED = "retrieval"
 """The task of a domain whose data are pairs."""
 
@@ -66,6 +69,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
         image_size: where it is to differ from the backbone's.
@@ -83,6 +87,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    inherit: bool = False
     generic: str | None = None
     device: str = "auto"
     image_size: ImageSize | None = None
@@ -149,7 +154,13 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    splits = _read(plan, reporter)
+    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    if inherited:
+        reporter.info(inherited)
+    for teacher in teachers:
+        announced(teacher, reporter.info)
+    splits = read_splits(plan, reporter)
+    splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe)
@@ -167,11 +178,23 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     shown = (measures.examples, before.examples, after.examples, measures.abilities)
     curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    folder.finish(info, metrics, trained.history, _log(info, metrics))
+    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
+    folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
 
 
-def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+def _first_of(teachers: list[Backbone]) -> Backbone:
+    if not teachers:
+        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+    return teachers[0]
+
+
+def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    """The pairs of a plan, in their splits.
+
+    Raises:
+        DataError, ConfigError: as of the readers in `pairs.py`.
+    """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
         return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
@@ -188,8 +211,12 @@ def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits
         teachers=teachers,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
     )
+
+
+def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
+    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
 
 
 def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
@@ -382,9 +409,12 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
+    def finish(
+        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
+    ) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        write_whole(self.path / "log.txt", without_place(f"{log}\n"))
+        for name, text in {"log.txt": f"{log}\n", **further}.items():
+            write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))
             if name == "run.json":

@@ -50,8 +50,8 @@ def assert_predicts_as(run, folder, pictures):
     facts, script = json.loads((folder / "export.json").read_text(encoding="utf-8")), boxes
     ask = pictures_of_graphs.asked(folder, facts)
     wanted = vladapt.predict(str(run), [str(each) for each in pictures])
-    assert wanted
-    for picture, row in zip(pictures, wanted, strict=True):
+    assert wanted.task_rows
+    for picture, row in zip(pictures, wanted.task_rows, strict=True):
         decoded = pictures_of_graphs.decoded(picture)
         planes, size = pictures_of_graphs.pixels(decoded, facts["preprocessing"])
         answer = script.answer_of(ask({"pixels": planes}), size, decoded.shape[:2], facts)
