@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +192,19 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
-        return read_several(plan.sources, plan.mixing, lambda path: _read_one(plan, path, reporter))
-    return _read_one(plan, plan.data, reporter)
+        return read_several(
+            plan.sources, plan.mixing, lambda path: read_splits(replace(plan, data=path, sources=()), reporter)
+        )
+    return read_splits(plan, reporter)
 
 
-def _read_one(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
+def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    """The pairs of a plan of one set, in their splits.
+
+    Raises:
+        DataError, ConfigError: as of the readers in `pairs.py`.
+    """
+    path = plan.data
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
