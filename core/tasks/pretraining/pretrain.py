@@ -198,7 +198,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     shown = (measures.examples, before.examples, after.examples, abilities)
     curves, compared = (trained.history, log), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
+    card = distilled_card(info, backbone, teachers) if teachers else ""
     folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
 
@@ -211,19 +211,16 @@ def _first_of(teachers: list[Backbone]) -> Backbone:
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
-        return read_several(
-            plan.sources, plan.mixing, lambda path: read_splits(replace(plan, data=path, sources=()), reporter)
-        )
-    return read_splits(plan, reporter)
+        return read_several(plan.sources, plan.mixing, lambda path: read_splits(plan, path, reporter))
+    return read_splits(plan, plan.data, reporter)
 
 
-def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
-    """The pairs of a plan of one set, in their splits.
+def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
+    """The pairs of one source of a plan, in their splits.
 
     Raises:
         DataError, ConfigError: as of the readers in `pairs.py`.
     """
-    path = plan.data
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
@@ -482,11 +479,13 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(
-        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
-    ) -> None:
-        """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, text in {"log.txt": f"{log}\n", **further}.items():
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, card: str = "") -> None:
+        """Write what belongs beside the model, run.json last; checkpoints are removed.
+
+        Args:
+            card: text of its README; "" for none.
+        """
+        for name, text in {"log.txt": f"{log}\n", **({CARD: card} if card else {})}.items():
             write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))
