@@ -35,6 +35,8 @@ from ...training.log import read_log
 from ...training.objective import columns_of, need_images_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
+from ...training.sources import StreamedSource
+from ...training.stored_teachers import StoredTeacher, stored_teachers
 from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
@@ -69,6 +71,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        teacher_features: folders of shards that hold features of the teachers.
         inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
@@ -87,6 +90,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    teacher_features: Sequence[str] = ()
     inherit: bool = False
     generic: str | None = None
     device: str = "auto"
@@ -154,7 +158,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    inherited = ""
+    if plan.inherit:
+        inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
     if inherited:
         reporter.info(inherited)
     for teacher in teachers:
@@ -183,9 +189,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _first_of(teachers: list[Backbone]) -> Backbone:
+def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Backbone:
     if not teachers:
-        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+        raise ConfigError(f"option {option}: {why}; give --teacher SPEC, or {cure}")
     return teachers[0]
 
 
@@ -204,6 +210,7 @@ def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
+        stored=_stored(plan, teachers, splits),
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
@@ -211,7 +218,26 @@ def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits
 
 
 def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
-    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    return start | ({"teacher_features": len(plan.teacher_features)} if plan.teacher_features else {})
+
+
+def _stored(plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits) -> list[StoredTeacher]:
+    """What is stored of the teachers' features, checked against what is trained on."""
+    if not plan.teacher_features:
+        return []
+
+    def transform(teacher: Backbone, augmented: bool):
+        view = splits.view(teacher, augmented) or teacher.preprocess(train=augmented)
+        return view.with_crop(plan.settings.crop_scale) if augmented and splits.transform is None else view
+
+    _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
+    stored = stored_teachers(plan.teacher_features, teachers, transform)
+    source = splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed))
+    if not isinstance(source, StreamedSource):
+        for teacher in stored:
+            teacher.check(source)
+    return stored
 
 
 def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
