@@ -21,6 +21,7 @@ from parity_checks import (
     caption_losses,
     chest_xrays,
     confidence,
+    continual,
     crops,
     deduplication,
     detectors,
@@ -63,7 +64,7 @@ METHODS = (
     *(video, video_patches, video_towers),
 )
 LOSSES = (
-    *(losses, caption_losses, self_supervised, distillation, person, person_search),
+    *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
     *(video_losses, query_losses, knowledge_losses),
 )
 ROOMS = {

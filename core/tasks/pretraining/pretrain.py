@@ -165,7 +165,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         reporter.info(inherited)
     for teacher in teachers:
         announced(teacher, reporter.info)
-    splits = _read(plan, reporter)
+    splits = read_splits(plan, reporter)
     splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
@@ -195,7 +195,12 @@ def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Bac
     return teachers[0]
 
 
-def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    """The pairs of a plan, in their splits.
+
+    Raises:
+        DataError, ConfigError: as of the readers in `pairs.py`.
+    """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
         return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
