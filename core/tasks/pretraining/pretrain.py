@@ -184,8 +184,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     shown = (measures.examples, before.examples, after.examples, measures.abilities)
     curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
-    folder.finish(info, metrics, trained.history, _log(info, metrics), card)
+    if teachers:
+        write_whole(folder.path / CARD, without_place(distilled_card(info, backbone, teachers)))
+    folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 
 
@@ -210,21 +211,23 @@ def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
 
 
 def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures: _Measures) -> Task:
+    stored = _stored(plan, teachers, splits)
     return Task(
         source=splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed)),
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
-        stored=_stored(plan, teachers, splits),
+        stored=stored,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
 
 
-def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
+def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeacher]) -> dict[str, Any]:
     start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
-    return start | ({"teacher_features": len(plan.teacher_features)} if plan.teacher_features else {})
+    folders = [view.folder.name for teacher in stored for view in teacher.views]
+    return start | ({"teacher_features": folders} if stored else {})
 
 
 def _stored(plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits) -> list[StoredTeacher]:
@@ -435,12 +438,9 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(
-        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
-    ) -> None:
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, text in {"log.txt": f"{log}\n", **further}.items():
-            write_whole(self.path / name, without_place(text))
+        write_whole(self.path / "log.txt", without_place(f"{log}\n"))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))
             if name == "run.json":
