@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.families import BOTH
 from ..contracts.images import height_and_width
 from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
-from .fields import fields_of
+from .fields import SENTENCE, fields_of
 from .layers import TowerLayers
 from .lora import LowRank
 from .model import PairModel, dims_of
@@ -206,9 +208,11 @@ class Parts:
         for loss in self.objective.losses.values():
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
-        further = {}
-        if self.objective.teacher == "frozen" and "teacher.text" in self.needs:
-            further = {token_field(place): each.tokenize for place, each in enumerate(self.outputs.teachers)}
+        further, frozen = {}, self.objective.teacher == "frozen"
+        for kind, need in (("caption", "teacher.text"), (SENTENCE, "teacher.sentence")):
+            if frozen and need in self.needs:
+                teachers = enumerate(self.outputs.teachers)
+                further |= {token_field(place, kind): (kind, each.tokenize) for place, each in teachers}
         return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
 
     @property
@@ -224,14 +228,27 @@ class Parts:
             task.select(backbone)
             TowerLayers(backbone).freeze(self._wanted_frozen())
         elif settings.lora:
+            if BOTH in settings.lock:
+                raise ConfigError(f"--lora {settings.lora}: changes the towers, which lock={BOTH} keeps; omit one")
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             alpha, dropout = settings.lora_alpha, settings.lora_dropout
             LowRank.add(backbone, r=settings.lora, alpha=alpha, dropout=dropout, towers=towers)
         else:
             TowerLayers(backbone).set_trainable(lock=self._locked(), last=self.settings.train_last)
+        if settings.logit_scale is not None:
+            self._hold_scale(settings.logit_scale)
         head = [] if task.class_scores is None else task.class_scores.parameters()
         if not any(p.requires_grad for p in (*backbone.model.parameters(), *head)):
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
+
+    def _hold_scale(self, scale: float) -> None:
+        """The logit scale, kept as its logarithm, as a constant."""
+        parameter = getattr(self.backbone.model, "logit_scale", None)
+        if not isinstance(parameter, nn.Parameter):
+            spec = self.backbone.spec
+            raise ConfigError(f"option logit_scale={scale:g}: backbone '{spec}' has no scale of its own; omit it")
+        parameter.data.fill_(math.log(scale))
+        parameter.requires_grad_(False)
 
     def _locked(self) -> tuple[str, ...]:
         return tuple(sorted(self._wanted_frozen() | set(self.settings.lock)))

@@ -19,7 +19,7 @@ from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
-from .teachers import side_by_side, teacher_images, teacher_texts
+from .teachers import side_by_side, teacher_images, teacher_sentences, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
@@ -261,6 +261,8 @@ class Outputs(nn.Module):
                 out["teacher.image_hidden"] = side_by_side(seen)
             if "teacher.text" in self.wanted:
                 out["teacher.text"] = teacher_texts(teachers, batch)
+            if "teacher.sentence" in self.wanted:
+                out["teacher.sentence"] = teacher_sentences(teachers, batch)
         return out
 
     def _text(self, field: str, batch: Mapping[str, Any], normalize: bool = True) -> Tensor:

@@ -247,6 +247,6 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options += ("log_every", "log_to", "tolerate")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
-    later |= {"average_from": 1, "end_weight_decay": None}
+    later |= {"average_from": 1, "end_weight_decay": None, "clip_units": None, "logit_scale": None}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

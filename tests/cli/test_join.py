@@ -77,7 +77,7 @@ def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_cli
         ("--pairs nowhere", "nowhere"),
         ("--names nowhere.txt", "nowhere.txt"),
         ("--translated a,b", "--translated: names columns of --sentences"),
-        ("--sentences {pairs} --translated image", "give two columns, FROM,TO (image, caption, split)"),
+        ("--sentences {pairs} --translated image", "give two columns or more, FROM,TO (image, caption, split)"),
         ("--sentences {pairs} --translated image,capton", "no column 'capton'; did you mean caption"),
         ("--sentences {few} --translated caption,image", "few.csv: 7 sentences are too few, of which a fifth is held"),
         ("--names {latin}", "latin.txt: "),

@@ -121,6 +121,18 @@ def evaluate_retrieval(
     said, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
     options = PairEncoding(view, batch_size, workers, amp, said, store, tolerate)
     features = features_of(searched(backbone), _part(pairs, split), options)
+    return scores_of_features(features, backbone, by_label, sentences, dual_softmax, questions)
+
+
+def scores_of_features(
+    features: PairFeatures,
+    backbone: Backbone,
+    by_label: bool = False,
+    sentences: bool = False,
+    dual_softmax: bool = False,
+    questions: Questions | None = None,
+) -> RetrievalScores:
+    """The scores of features; options as of `evaluate_retrieval`."""
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None
     if features.scores is None:
