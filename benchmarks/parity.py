@@ -31,6 +31,7 @@ from parity_checks import (
     knowledge_losses,
     losses,
     metrics,
+    mixing,
     person,
     person_search,
     prompt,
@@ -70,7 +71,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined,),
+    "Towers joined": (joined, mixing),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -28,12 +28,13 @@ from .registration import (
     agreements,
     cut_spectra,
     low_spectra,
+    same_colours,
     shows_enough,
     spectral_likeness,
 )
 from .thumbnails import Pictures
 
-VERSION = 5
+VERSION = 6
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
@@ -86,7 +87,7 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
     some = sample[_neighbours(points[sample], apart[sample])]
     turns, likeness = _turns(some, low)
-    of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, least=-1)
+    of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
     least = _least_agreements(of_sample, len(place))
     return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least)
 
@@ -116,7 +117,7 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     pictures = _pictures([keys[n] for n in sample], thumbnails)
     low, every = low_spectra(pictures.grey), np.arange(len(sample))
     some = _neighbours(_discriminants(low, every, pictures), apart[sample])
-    agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, least=-1)
+    agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
     low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
     row_of = {keys[place]: row for row, place in enumerate(members)}
@@ -299,12 +300,13 @@ def _agreements_of(
     likeness: np.ndarray,
     keys: Sequence[str],
     thumbnails: ThumbnailStore,
-    least: float = LEAST_LIKENESS,
+    of_sample: bool = False,
 ) -> np.ndarray:
-    """(3, M) the best of each pair's symmetries.
+    """(3, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
+    colours differ.
 
     Args:
-        least: likeness by a symmetry from which on it is tried.
+        of_sample: neither counts: of neighbours whose colours agree, those that are copies would be the most.
     """
     if not len(pairs):
         return np.zeros((3, 0))
@@ -315,11 +317,14 @@ def _agreements_of(
         used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
         prepared, own = Prepared.of(every.take(used)), own.reshape(-1, 2)
         for turn in range(TURNS):
-            some = np.flatnonzero(likeness[start : start + AT_ONCE, turn] >= least)
+            some = np.flatnonzero(of_sample | (likeness[start : start + AT_ONCE, turn] >= LEAST_LIKENESS))
             if len(some):
                 at, (first, second) = start + some, own[some].T
                 one, other = prepared.take(first).turned(turns[at, turn]), prepared.take(second)
-                best[:, at] = np.maximum(best[:, at], agreements(one, other, likeness[at, turn]))
+                agreed = agreements(one, other, likeness[at, turn])
+                if not of_sample:
+                    agreed[:, ~same_colours(one.colour, other.colour)] = NO_AGREEMENT
+                best[:, at] = np.maximum(best[:, at], agreed)
     return best
 
 

@@ -134,7 +134,7 @@ class Prepared:
 def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarray:
     """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
 
-    `NO_AGREEMENT` where they show too little, or their colours differ; in the spectra, where the detail differs.
+    `NO_AGREEMENT` where they show too little; in the spectra, where the detail differs. Colours do not count.
 
     Args:
         likeness: (N,) cosines of the low spectra, as they lie.
@@ -145,9 +145,19 @@ def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarr
     mass = np.maximum(_block_sums(inside), 1)
     registered = _agreement(_correlations(_detail(moved), other.detail, inside, mass), shown & (mass > BLOCK**2 / 4))
     spectral = np.where(in_place < LEAST_DETAIL, NO_AGREEMENT, _fisher_z(likeness))
-    found = np.stack([in_place, registered, spectral])
-    found[:, ~_same_colours(one.colour, other.colour)] = NO_AGREEMENT
-    return found
+    return np.stack([in_place, registered, spectral])
+
+
+def same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) whether colours (N, 8, 8, 2) agree but for their strength, or one image of the two is grey: in the places
+    that are left without those that differ most, which a mark may have coloured.
+    """
+    first, second = (each.reshape(len(each), -1, 2).astype(np.float32) - 128 for each in (one, other))  # (N, 64, 2)
+    nearest = np.argsort(np.square(first - second).sum(axis=2), axis=1)[:, : round((1 - SPOILT) * first.shape[1]), None]
+    first, second = (np.take_along_axis(each, nearest, axis=1).reshape(len(each), -1) for each in (first, second))
+    is_grey = np.minimum(np.abs(first).mean(axis=1), np.abs(second).mean(axis=1)) <= GREY_TOLERANCE
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return is_grey | ((first * second).sum(axis=1) >= COLOUR_COSINE * norms)
 
 
 def _fisher_z(correlations: np.ndarray) -> np.ndarray:
@@ -216,14 +226,6 @@ def _agreement(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
     doubtful = (worst < LEAST_DETAIL) & (value < UNTOUCHED)
     agreed = np.where(doubtful, np.minimum(value, DOUBTFUL), value)
     return np.where(counted >= LEAST_BLOCKS, agreed, NO_AGREEMENT)
-
-
-def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) whether colours agree but for their strength, or one image of the two is grey."""
-    first, second = (each.reshape(len(each), -1).astype(np.float32) - 128 for each in (one, other))  # (N, 128)
-    is_grey = np.minimum(np.abs(first).mean(axis=1), np.abs(second).mean(axis=1)) <= GREY_TOLERANCE
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return is_grey | ((first * second).sum(axis=1) >= COLOUR_COSINE * norms)
 
 
 def _coarse(images: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ FEW = 2**28
 """Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 AGAIN_S = 0.02
-"""After a destructor swallowed a stop, until it is raised again: the destructor is left by then, or swallows that too."""
+"""From when a destructor swallowed a stop until it is raised again; it is left by then, or swallows that too."""
 WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
 

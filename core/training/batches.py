@@ -32,10 +32,13 @@ class GlobalBatches(Sampler):
     Attributes:
         epoch: of the next pass.
         start: steps of it that are left out, done before a resume.
+        streams: that samples come in; None: each is asked for by number.
 
     Raises:
         ConfigError: the batch cannot be cut into equal parts, or there are fewer samples than processes.
     """
+
+    streams: int | None = None
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from ..errors import CapabilityError
 from ..features.extract import cores
 from ..runtime.distributed import run_on_all, world_size
 from .batches import BatchPlan, GlobalBatches, PlannedBatches, StreamBatches, streams_for
+from .mixing import MixedBatches
 from .samples import TRIES, Samples, collate
 from .settings import TrainingSettings
-from .sources import PairSource, Source, StreamedSource
+from .sources import MixedSource, PairSource, Source, StreamedSource, in_sequence
 
 PIECE = 32
 """Samples that a worker makes at once: a batch of any size is made of such pieces by all of them."""
@@ -65,9 +67,11 @@ def planned_batches(
     """
     size, how = len(source), (settings.drop_last, settings.steps)
     if plan is not None:
-        if isinstance(source, StreamedSource):
+        if in_sequence(source):
             raise CapabilityError("batches of a plan need samples in any order; omit data.order")
         return PlannedBatches(size, plan, settings.seed, settings.steps)
+    if isinstance(source, MixedSource):
+        return _mixed_batches(source, settings, workers, on_message)
     if not isinstance(source, StreamedSource):
         batches = shuffled_batches(source, settings.batch_size, settings.seed, *how)
         if batches.weights is not None:
@@ -84,6 +88,36 @@ def planned_batches(
         f"streams, shuffled by shard and among {pairs.block:,} samples; an epoch leaves {batches.left_out:,} samples "
         "out"
     )
+    return batches
+
+
+def _mixed_batches(
+    source: MixedSource, settings: TrainingSettings, workers: int, on_message: Callable[[str], None]
+) -> MixedBatches:
+    streamed: list[Any] = [part.pairs for part in source.parts if isinstance(part, StreamedSource)]
+    streams = None
+    if streamed:
+        smallest = min(len(pairs) for pairs in streamed)
+        asked = [pairs.streams for pairs in streamed if pairs.streams]
+        streams = asked[0] if asked else streams_for(settings.batch_size, workers, smallest)
+    sizes = [len(part) for part in source.parts]
+    batches = MixedBatches(
+        source.mixture,
+        sizes,
+        settings.batch_size,
+        settings.seed,
+        settings.steps,
+        weights=source.weights,
+        streams=streams,
+        streamed=source.streamed,
+        drop_last=settings.drop_last,
+    )
+    shares = ", ".join(
+        f"{name} {share:.1%} ({size:,} samples)"
+        for name, share, size in zip(source.mixture.names, source.mixture.stages[0].shares, sizes)
+    )
+    kind = "each batch of one of them" if source.mixture.one else "each batch of all of them"
+    on_message(f"Sources: {shares}; {kind}, an epoch of {len(batches):,} batches")
     return batches
 
 
@@ -130,10 +164,11 @@ class BatchLoader:
 
     def _pieces(self) -> DataLoader:
         """(place in the batch, piece), in the order of batches. Its own generator keeps torch's where it is."""
-        streamed, batches = isinstance(self.batch_sampler, StreamBatches), self.batch_sampler
+        batches = self.batch_sampler
         workers, kwargs = self.workers, {}
-        if streamed:
-            data: Dataset = StreamedPieces(self.dataset, batches)
+        if batches.streams is not None:
+            kind = MixedPieces if isinstance(batches, MixedBatches) else StreamedPieces
+            data: Dataset = kind(self.dataset, batches)
             workers = _sharing(len(batches.mine()), workers)
         else:
             data = IndexedPieces(self.dataset)
@@ -209,19 +244,94 @@ class StreamedPieces(IterableDataset):
                     yield (stream - mine[0]) * part + i, collate(piece, self.samples.token_mask)
 
     def _samples(self, stream: int) -> Iterator[dict[str, Any]]:
-        source, epoch = self.samples.source, self.batches.epoch
-        pairs: Any = source.pairs
-        reader, order = pairs.reader(), pairs.order(self.samples.seed)
-        for runs, chosen in order.blocks(epoch, *self.batches.stretch(stream)):
-            rows = [row for run in runs for row in pairs.rows(run)]
-            block = dict(zip(rows, (sample for run in runs for sample in reader.read(run)), strict=True))
-            samples = replace(self.samples, source=source.part(block))
-            for at in chosen.tolist():
-                tried = (rows[(at + attempt) % len(rows)] for attempt in range(min(TRIES, len(rows))))
-                yield samples.first_readable(epoch, tried)
+        source: Any = self.samples.source
+        stretch = self.batches.stretch(stream)
+        return stretch_of(self.samples, source.pairs, source.part, self.batches.epoch, *stretch)
 
 
-def refuse_whole_passes(source: StreamedSource, asking: str) -> Callable[..., Any]:
+class MixedPieces(IterableDataset):
+    """Pieces of several sources, some of which are read in a row: each worker makes units of its own.
+
+    Args:
+        samples: their source is a `MixedSource`.
+        batches: which units this rank makes, and how far their streams are.
+    """
+
+    def __init__(self, samples: Samples, batches: MixedBatches):
+        self.samples, self.batches = samples, batches
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        info, batches = get_worker_info(), self.batches
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        mine, planned = batches.mine(), batches.planned()
+        source: Any = self.samples.source
+        in_rows = [number for number, streamed in enumerate(source.streamed) if streamed]
+        before = batches.counts.before(batches.number(planned.start))[-1]
+        streams = {
+            (unit, number): self._stream(number, unit, int(before[number]) // batches.streams)
+            for unit in mine[worker::workers]
+            for number in in_rows
+        }
+        for step in planned:
+            step = batches.number(step)
+            parts, rows = batches.parts(step).tolist(), batches.rows(step)
+            for unit in mine[worker::workers]:
+                made = (
+                    sample
+                    for number, part in enumerate(parts)
+                    for sample in (
+                        islice(streams[unit, number], part)
+                        if source.streamed[number]
+                        else (self.samples[row] for row in rows[number][unit * part : (unit + 1) * part])
+                    )
+                )
+                place = (unit - mine[0]) * sum(parts)
+                while piece := list(islice(made, PIECE)):
+                    yield place, collate(piece, self.samples.token_mask)
+                    place += len(piece)
+
+    def _stream(self, number: int, stream: int, done: int) -> Iterator[dict[str, Any]]:
+        """Of a source that is read in a row all that a stream gives after its first samples, pass by pass."""
+        source: Any = self.samples.source
+        pairs, offset = source.parts[number].pairs, int(source.offsets[number])
+        length = len(pairs) // self.batches.streams
+        first, start = divmod(done, length)
+        for epoch in count(first):
+            part = partial(source.with_block, number)
+            stretch = stream * length, (stream + 1) * length, start
+            yield from stretch_of(self.samples, pairs, part, epoch, *stretch, offset=offset)
+            start = 0
+
+
+def stretch_of(
+    samples: Samples,
+    pairs: Any,
+    part: Callable[[dict[int, Any]], Source],
+    epoch: int,
+    begin: int,
+    end: int,
+    start: int,
+    offset: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The samples of a stretch of shards, in their order of an epoch.
+
+    Args:
+        pairs: the shards.
+        part: makes a source of samples in memory, row in the shards -> sample.
+        begin, end, start: as of `ShardOrder.blocks`.
+        offset: of the rows in that source.
+    """
+    reader, order = pairs.reader(), pairs.order(samples.seed)
+    for runs, chosen in order.blocks(epoch, begin, end, start):
+        rows = [row for run in runs for row in pairs.rows(run)]
+        block = dict(zip(rows, (sample for run in runs for sample in reader.read(run)), strict=True))
+        of_block = replace(samples, source=part(block))
+        for at in chosen.tolist():
+            tried = (offset + rows[(at + attempt) % len(rows)] for attempt in range(min(TRIES, len(rows))))
+            yield of_block.first_readable(epoch, tried)
+
+
+def refuse_whole_passes(source: Source, asking: str) -> Callable[..., Any]:
     """In place of what extracts outputs of a whole set: there is no pass over one that is read in a row.
 
     Raises:

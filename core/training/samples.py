@@ -17,7 +17,7 @@ from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
 from .fields import column_of, text_kind
-from .sources import Source
+from .sources import MixedSource, Source
 
 LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
@@ -56,9 +56,16 @@ class Samples(Dataset):
         return len(self.source)
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        """The sample of (epoch, row). A row that cannot be read is replaced by one after it, and named in "broken"."""
+        """The sample of (epoch, row). A row that cannot be read is replaced by one after it, of the same source, and
+        named in "broken"."""
         epoch, row = place
-        return self.first_readable(epoch, ((row + attempt) % len(self) for attempt in range(min(TRIES, len(self)))))
+        if isinstance(self.source, MixedSource):
+            own = self.source.number(row)
+            first, last = self.source.offsets[own : own + 2].tolist()
+        else:
+            first, last = 0, len(self)
+        tried = range(min(TRIES, last - first))
+        return self.first_readable(epoch, (first + (row - first + attempt) % (last - first) for attempt in tried))
 
     def first_readable(self, epoch: int, rows: Iterable[int]) -> dict[str, Any]:
         """The sample of the first of some rows that can be read; those before it are named in "broken"."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -14,6 +15,7 @@ from ..contracts.items import Decoded, Item
 from ..data.pairs.pair_set import PairSet
 from ..data.pairs.text_pairs import TextPairs
 from ..errors import DataError
+from .mixing import Mixture
 
 REMEMBERED_BYTES = 256 << 20
 SUB_CAPTIONS = 3
@@ -81,6 +83,11 @@ class PairSource:
     @property
     def labelled(self) -> bool:
         return "label" in self.pairs.fields
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels index."""
+        return tuple(self.pairs.class_names)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -306,10 +313,104 @@ class ImageSource(_Images):
         return {item.id: row for row, item in enumerate(self.items)}
 
 
+class MixedSource:
+    """Several sources as one, their rows one source after the other; it has what all of them have. Classes of sources
+    whose sets name them are one where their names are.
+
+    Args:
+        parts: the sources.
+        mixture: how samples are drawn from them.
+    """
+
+    def __init__(self, parts: Sequence[Source], mixture: Mixture):
+        self.parts, self.mixture = tuple(parts), mixture
+        self.offsets = np.cumsum([0, *(len(part) for part in parts)])
+        self.columns = {
+            name: kind
+            for name, kind in parts[0].columns.items()
+            if all(part.columns.get(name) == kind for part in parts[1:])
+        }
+        other = {name for part in parts for name in part.columns} - self.columns.keys()
+        self.texts = frozenset.intersection(*(part.texts for part in parts)) - other
+        names = [part.class_names if isinstance(part, PairSource) and part.labelled else () for part in parts]
+        self.labelled = all(names)
+        merged = {name: place for place, name in enumerate(dict.fromkeys(each for of in names for each in of))}
+        self._labels = [{label: merged[name] for label, name in enumerate(of)} for of in names]
+        self.num_labels = len(merged)
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def streamed(self) -> tuple[bool, ...]:
+        """Which of the sources are read in a row."""
+        return tuple(isinstance(part, StreamedSource) for part in self.parts)
+
+    @property
+    def weights(self) -> list[np.ndarray | None]:
+        """Of each source (N,) how often each of its samples should be seen in a pass, on average; None for once."""
+        return [part.weights if isinstance(part, PairSource) else None for part in self.parts]
+
+    def number(self, row: int) -> int:
+        """Which of the sources a row is of."""
+        return int(np.searchsorted(self.offsets, row, side="right")) - 1
+
+    def with_block(self, number: int, samples: Mapping[int, Any]) -> MixedSource:
+        """The same where of a source that is read in a row so many samples, row -> sample, are in memory."""
+        changed = copy(self)
+        part: Any = self.parts[number]
+        changed.parts = (*self.parts[:number], part.part(samples), *self.parts[number + 1 :])
+        return changed
+
+    def name(self, row: int) -> str:
+        part, own = self._place(row)
+        return part.name(own)
+
+    def image(self, row: int) -> Decoded:
+        part, own = self._place(row)
+        return part.image(own)
+
+    def negative_image(self, row: int) -> Decoded:
+        part, own = self._place(row)
+        return part.negative_image(own)
+
+    def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
+        part, own = self._place(row)
+        return part.text(kind, own, epoch)
+
+    def label(self, row: int) -> int | tuple[float, ...]:
+        part, own = self._place(row)
+        label = part.label(own)
+        return self._labels[self.number(row)].get(label, label) if isinstance(label, int) else label
+
+    def image_id(self, row: int) -> int:
+        part, own = self._place(row)
+        return int(self.offsets[self.number(row)]) + part.image_id(own)
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        part, own = self._place(row)
+        return part.numbers(column, own)
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        part, own = self._place(row)
+        return part.column_image(column, own)
+
+    def _place(self, row: int) -> tuple[Source, int]:
+        number = self.number(row)
+        return self.parts[number], row - int(self.offsets[number])
+
+
+def in_sequence(source: Source) -> bool:
+    """Whether samples, or some of them, are read in a row."""
+    return any(source.streamed) if isinstance(source, MixedSource) else isinstance(source, StreamedSource)
+
+
 def num_labels_of(source: Source) -> int:
     """One more than the highest label; 0 where samples have no label, or several, or are read in a row."""
-    if not (source.labelled and len(source)) or isinstance(source, StreamedSource):
+    if not (source.labelled and len(source)) or in_sequence(source):
         return 0
+    if isinstance(source, MixedSource):
+        return source.num_labels
     if isinstance(source, PairSource):
         return 1 + int(source.pairs.labels.max(initial=-1))
     if isinstance(source.label(0), tuple):

@@ -19,7 +19,6 @@ from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from ..runtime.liveness import failing_alone
-from .batches import StreamBatches
 from .checkpoints import FOLDER
 from .class_scores import CosineHead
 from .hooks import (
@@ -54,7 +53,7 @@ from .samples import BrokenSamples, seed_everything
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
 from .sharding import load_plain, make_whole, plain
-from .sources import StreamedSource
+from .sources import in_sequence
 from .tower_outputs import extract_outputs
 from .tower_weights import copied_weights
 
@@ -104,7 +103,7 @@ def train(
         on_message(sentence)
     notes += model.not_deterministic
     # Which samples each step sees, and who makes them.
-    workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
+    workers = worker_count(settings.workers, backbone.device, in_sequence(task.source))
     batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
@@ -196,13 +195,13 @@ def _further_states(model: PairModel, batches) -> dict[str, tuple[Callable[[], A
     states: dict[str, tuple[Callable[[], Any], Callable]] = {}
     if model.average is not None:
         states["average"] = (lambda: model.average, lambda saved: load_plain(model.average, saved))
-    if isinstance(batches, StreamBatches):
+    if batches.streams is not None:
         states["streams"] = (lambda: batches.streams, batches.set_streams)
     return states
 
 
 def _extract(model: PairModel, made: Parts, batches) -> Callable[[list[str]], dict[str, Tensor]]:
-    if isinstance(batches, StreamBatches):
+    if batches.streams is not None:
         return refuse_whole_passes(made.task.source, " + ".join(made.objective.losses))
     return lambda names: extract_outputs(model, made.samples(), batches, names)
 

@@ -282,6 +282,10 @@ class DomainPairs:
         return frozenset({"label"} if labelled else ()) | self.further_columns.keys()
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.data.class_names)
+
+    @property
     def labels(self) -> np.ndarray:
         """(N,) classes, -1 for none."""
         return np.array([-1 if (label := self.label(item)) is None else label for item in self.items], np.int64)

@@ -104,6 +104,20 @@ def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
     assert len(found & true) >= 0.95 * BASES and found <= true
 
 
+def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_colour(tmp_path):
+    """Neighbours of one colour are nearly all copies there, and say nothing of how far different images agree."""
+    count, generator = 2 * BASES, np.random.default_rng(0)
+    tints = generator.choice([0.2, 1.0], (count, 3)) + generator.uniform(0, 0.4, (count, 3))
+    bases = [
+        Image.fromarray((np.asarray(drawn(number).convert("L"))[:, :, None] * tint).clip(0, 255).astype(np.uint8))
+        for number, tint in enumerate(tints)
+    ]
+    copies = [saved(marked(image.resize((70, 70)).resize(image.size)), "JPEG", quality=20) for image in bases]
+    found = pairs_among(tmp_path, [*bases, *copies])
+    true = {(number, count + number) for number in range(count)}
+    assert len(found & true) >= 0.95 * count and found <= true
+
+
 @pytest.mark.parametrize("draw", [drawn, looking_alike])
 def test_hashes_tell_copies_that_are_neither_turned_nor_cut(tmp_path, draw):
     """Of large sets; what the hashes of images that look alike suggest is confirmed, too."""

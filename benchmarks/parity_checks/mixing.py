@@ -1,0 +1,34 @@
+"""Several sources in one training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from vladapt.core.training.mixing import Counts, Mixture, Stage, shares_of
+
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
+
+STEPS, BATCH = 400, 1000
+
+
+@compares("sources", "mixing_sources")
+def mixing_sources(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    of_shard = ref["source_of_shard"]
+    sizes = of_shard.bincount().tolist()
+    factors = [float(each) for each in ref.setting("upsampling_factors").split("::")]
+    shares = shares_of(factors, sizes, factors=True)
+    yield ref.check(torch.tensor(factors)[of_shard], "weights")
+    yield ref.check(torch.tensor(shares), "expected_share")
+    names = tuple(map(str, range(len(sizes))))
+    taken = torch.from_numpy(Counts(Mixture(names, (Stage(None, shares),)), BATCH, seed=0).before(STEPS)[-1])
+    yield ref.check(taken / (STEPS * BATCH), "expected_share", "drawn", atol=1e-5)
+
+
+GROUPS = (mixing_sources,)
+DEVIATIONS = {
+    "sources": "samples are drawn, not shards, evenly over the steps, and none of a source again before all of it were "
+    "seen; the released code draws shards with replacement, whose order is not compared",
+}

@@ -1,0 +1,202 @@
+"""Several sources in one training: their shares, their passes, and the same draws however the work is divided."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity_checks import mixing as checks
+from tar_shards import png, shard
+from training_process import streamed
+
+from vladapt import ConfigError
+from vladapt.core.training import batches as batches_module
+from vladapt.core.training import mixing
+from vladapt.core.training.loading import BatchLoader
+from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, shares_of
+from vladapt.core.training.samples import Samples
+from vladapt.core.training.sources import MixedSource
+
+SIZES = (40, 23, 64)
+weights_of_sources = st.lists(st.floats(0.0625, 9, width=32), min_size=2, max_size=4)
+
+
+def mixture(*shares, names="abcd", **options) -> Mixture:
+    total = sum(shares)
+    stages = (Stage(None, tuple(share / total for share in shares)),)
+    return Mixture(tuple(names[: len(shares)]), stages, **options)
+
+
+def as_ranks(monkeypatch, ranks, me):
+    for module in (batches_module, mixing):
+        monkeypatch.setattr(module, "world_size", lambda: ranks)
+        monkeypatch.setattr(module, "rank", lambda: me)
+
+
+def drawn(batches: MixedBatches, epochs: int) -> list[list[tuple[int, int]]]:
+    """The (pass, row) of each step."""
+    steps = []
+    for epoch in range(epochs):
+        batches.epoch, batches.start = epoch, 0
+        steps += list(batches)
+    return steps
+
+
+def source_of(row: int, sizes=SIZES) -> int:
+    return int(np.searchsorted(np.cumsum(sizes), row, side="right"))
+
+
+# shares --------------------------------------------------------------------------------------------------------------
+
+
+def test_factors_are_relative_to_sampling_in_proportion_to_size(agrees):
+    agrees(checks.mixing_sources)
+
+
+def test_a_share_is_one_whatever_the_sizes():
+    assert shares_of([1, 3], [1000, 10], factors=False) == (0.25, 0.75)
+
+
+@settings(max_examples=40)
+@given(weights_of_sources, st.integers(2, 70), st.integers(0, 99), st.booleans())
+def test_each_batch_is_full_and_as_near_to_its_shares_as_whole_samples_are(weights, batch_size, seed, one):
+    of = mixture(*weights, one=one)
+    counts = Counts(of, batch_size, seed)
+    each = counts.of(np.arange(500))
+    wanted = batch_size * np.array(of.stages[0].shares)
+    assert (each.sum(axis=1) == batch_size).all() and (each >= 0).all() and (each <= counts.most).all()
+    if one:
+        assert (np.sort(each, axis=1)[:, :-1] == 0).all()
+    else:
+        assert (np.abs(each - wanted) < 1 + 1e-6).all()
+    drift = np.abs(counts.before(500)[1:] - wanted * np.arange(1, 501)[:, None])
+    assert drift.max() < 6 * (batch_size if one else 1)
+
+
+def test_stages_have_shares_of_their_own():
+    of = Mixture(("a", "b"), (Stage(10, (1.0, 0.0)), Stage(30, (0.5, 0.5)), Stage(None, (0.0, 1.0))))
+    before = Counts(of, 8, seed=0).before(50)
+    assert before[10].tolist() == [80, 0]
+    assert abs(before[30, 0] - 160) <= 3 and (before[50] - before[30]).tolist() == [0, 160]
+
+
+# passes --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(17, 70), min_size=2, max_size=3),
+    st.integers(0, 50),
+    st.integers(2, 17),
+    st.sampled_from([0, 1]),
+)
+def test_no_sample_comes_again_before_all_were_seen_nor_twice_in_a_batch(sizes, seed, batch_size, one):
+    of = mixture(*[1.0, 2.5, 0.7][: len(sizes)], one=one)
+    batches = MixedBatches(of, sizes, batch_size, seed)
+    steps = drawn(batches, 6)
+    assert all(len({row for _, row in step}) == batch_size for step in steps)
+    for number in range(len(sizes)):
+        seen = [pair for step in steps for pair in sorted(step) if source_of(pair[1], sizes) == number]
+        assert len(set(seen)) == len(seen)
+        passes = [each for each, _ in seen]
+        assert passes == sorted(passes)
+        complete = [[row for number, row in seen if number == each] for each in range(max(passes, default=0))]
+        assert all(len(rows) == sizes[number] for rows in complete)
+
+
+def test_with_replacement_some_come_again_before_all_were_seen():
+    batches = MixedBatches(mixture(1, 1, 1, replacement=True), SIZES, 12, seed=2)
+    rows = [row for step in drawn(batches, 1) for _, row in step]
+    assert len(set(rows)) < len(rows) and {source_of(row) for row in rows} == {0, 1, 2}
+
+
+def test_samples_set_the_length_of_an_epoch_and_by_default_it_is_all():
+    assert len(MixedBatches(mixture(1, 1, 1), SIZES, 12, seed=0)) == sum(SIZES) // 12
+    assert len(MixedBatches(mixture(1, 1, 1, samples=240), SIZES, 12, seed=0)) == 20
+    assert len(MixedBatches(mixture(1, 1, 1, samples=250), SIZES, 12, seed=0, drop_last=False)) == 21
+
+
+def test_weights_inside_a_source_say_how_often_each_of_its_samples_is_seen():
+    weights = [np.array([0.0, 3.0, *[1.0] * 21], np.float32), None]
+    batches = MixedBatches(mixture(1, 1), (23, 40), 8, seed=0, weights=weights)
+    rows = [row for step in drawn(batches, 8) for _, row in step]
+    counted = np.bincount(rows, minlength=63)
+    assert counted[0] == 0 and counted[1] > 2 * counted[2:23].mean()
+
+
+def test_a_source_smaller_than_its_weight_needs_is_refused():
+    with pytest.raises(ConfigError, match=r"source b: has 5 samples .* asks for 8 in each batch of 16"):
+        MixedBatches(mixture(1, 1), (100, 5), 16, seed=0)
+    MixedBatches(mixture(1, 1, replacement=True), (100, 5), 16, seed=0)
+
+
+# the same draws ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_draws_are_the_same_on_any_number_of_ranks(monkeypatch, ranks, one):
+    alone = drawn(MixedBatches(mixture(2, 1, 4, one=one), SIZES, 16, seed=3), 3)
+    parts = []
+    for me in range(ranks):
+        as_ranks(monkeypatch, ranks, me)
+        parts.append(drawn(MixedBatches(mixture(2, 1, 4, one=one), SIZES, 16, seed=3), 3))
+    assert [[pair for part in step for pair in part] for step in zip(*parts)] == alone
+    assert drawn(MixedBatches(mixture(2, 1, 4, one=one), SIZES, 16, seed=4), 1) != alone
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 4), st.integers(0, 6), st.integers(0, 9))
+def test_a_resume_draws_what_was_not_seen(epoch, start, seed):
+    whole, rest = (MixedBatches(mixture(2, 1, 4), (40, 17, 64), 16, seed) for _ in range(2))
+    steps = drawn(whole, 5)
+    rest.epoch, rest.start = epoch, start
+    assert list(rest) == steps[epoch * len(whole) + start : (epoch + 1) * len(whole)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Three shards -> their counts."""
+    folder, counts = tmp_path_factory.mktemp("shards"), {}
+    for i, count in enumerate((30, 7, 23)):
+        named = ((n, f"{n:04d}") for n in range(count))
+        members = {k: v for n, key in named for k, v in ((f"{key}.png", png(n)), (f"{key}.txt", f"shard {i} {n}"))}
+        counts[str(shard(folder / f"{i}.tar", members))] = count
+    return counts
+
+
+def loaded(monkeypatch, source, ranks=1, workers=0, epoch=0, start=0) -> list[list[list[int]]]:
+    """For each step (row, text, seed of the view) of the whole batch."""
+    parts = []
+    for me in range(ranks):
+        as_ranks(monkeypatch, ranks, me)
+        streams = {"streams": 4, "streamed": source.streamed}
+        batches = MixedBatches(source.mixture, [len(p) for p in source.parts], 16, seed=3, **streams)
+        batches.epoch, batches.start = epoch, start
+        views = {"light": lambda decoded, seed: torch.tensor([seed % 1000])}
+        samples = Samples(source, frozenset({"pixels", "tokens"}), views, number_of, seed=3)
+        made = list(BatchLoader(samples, batches, workers, pin=False))
+        assert len(made) == len(batches) - start
+        parts.append([torch.cat([b["index"][:, None], b["tokens"], b["pixels"]], dim=1) for b in made])
+    return [torch.cat(step).tolist() for step in zip(*parts)]
+
+
+def number_of(texts):
+    return torch.tensor([[sum(map(ord, text))] for text in texts])
+
+
+def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_and_after_a_stop(
+    monkeypatch, shards, toy_pairs
+):
+    source = MixedSource([streamed(shards, block=20), toy_pairs(24)], mixture(1, 1))
+    alone = loaded(monkeypatch, source)
+    assert all(sum(row < 60 for row, *_ in step) % 4 == 0 for step in alone)
+    assert {row < 60 for step in alone for row, *_ in step} == {True, False}
+    of_shards = [row for step in alone for row, *_ in step if row < 60]
+    assert len(set(of_shards)) == len(of_shards) and max(row for step in alone for row, *_ in step) > 60
+    for ranks, workers in ((2, 0), (1, 3), (2, 2)):
+        assert loaded(monkeypatch, source, ranks, workers) == alone
+    second = loaded(monkeypatch, source, epoch=1)
+    assert second != alone and loaded(monkeypatch, source, epoch=1, start=2, ranks=2) == second[2:]
