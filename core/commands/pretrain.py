@@ -21,7 +21,7 @@ def pretrain(
         str,
         typer.Option(
             help="Pairs: CSV, TSV, JSONL, COCO or Karpathy JSON, WebDataset tars, a folder of images with texts, "
-            "or `sample`."
+            "or `sample`; for loss m-clip a table of sentences and their translations."
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],

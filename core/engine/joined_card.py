@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LINEAR, LEXICAL, TEXTS, UNTRAINED = "linear", "lexical", "texts", "untrained"
 """How a space is made: of pairs, of names, of sentences, or of nothing yet."""
+TO_USE = "Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`"
+TO_TRAIN = "Train: `vladapt pretrain --backbone FOLDER --recipe m-clip --data SENTENCES`, or `--recipe lit` with pairs"
 
 
 @dataclass
@@ -50,8 +52,8 @@ def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]
         f"* Images: `{facts['image']}`. Texts: `{facts['text']}`. Licences: {backbone.licence}.",
         f"* {origin(made)}",
         "* " + measured(made),
-        "* Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`; both towers are found by "
-        "their names above, and refused if they are others than they were.",
+        f"* {TO_TRAIN if made.kind == UNTRAINED else TO_USE}; both towers are found by their names above, and refused "
+        "if they are others than they were.",
     ]
     if made.choices:
         lines += ["", "| map | ridge | mean reciprocal rank in cross-validation |", "|---|---|---|"]
