@@ -14,7 +14,8 @@ from ..runtime.ranks import Ranks
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class MClip(RowLoss):
-    """Cross-lingual and Multilingual CLIP (M-CLIP; Carlsson et al., 2022, LREC).
+    """Cross-lingual and Multilingual CLIP (M-CLIP; Carlsson et al., LREC 2022), which learns as in Making Monolingual
+    Sentence Embeddings Multilingual using Knowledge Distillation (Reimers and Gurevych, 2020, arXiv 2004.09813).
 
     The text features of a translation, not normalised, are brought to those that the teacher gives the sentence, not
     normalised either: the mean of their squared differences. No image is needed, and the image tower stays as it is.

@@ -129,9 +129,13 @@ def state(backbone):
 
 def assert_same(ours, loop):
     for name, value in loop.items():
-        if name.endswith("key.bias"):  # a softmax does not see it: its gradient is rounding alone, which Adam makes large
+        if name.endswith(
+            "key.bias"
+        ):  # a softmax does not see it: its gradient is rounding alone, which Adam makes large
             continue
-        torch.testing.assert_close(ours[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_lit_trains_the_text_tower_under_a_locked_image_tower(small_clip_spec, bert, tmp_path):
@@ -187,7 +191,11 @@ def test_clip_italian_warms_up_its_projections_and_then_trains_all(small_clip_sp
     for stage in stages_of(settings):
         losses_of_ours += [row["loss"] for row in train(ours, Pictures().task(losses), stage, None).history]
         after.append(state(ours))
-    assert moved(start, after[0]) == {"space.of_image.weight", "space.of_text.weight", "logit_scale"}  # 20, from then on
+    assert moved(start, after[0]) == {
+        "space.of_image.weight",
+        "space.of_text.weight",
+        "logit_scale",
+    }  # 20, from then on
     changed = moved(after[0], after[1])
     assert {name.partition(".")[0] for name in changed} == {"image", "text", "space"}
     assert float(ours.logit_scale) == pytest.approx(20.0)
