@@ -171,7 +171,7 @@ def written_tower(folder: Path, texts: list[str], seed: int) -> Path:
     torch.manual_seed(1000 + seed)
     tokenizer = written_tokenizer(folder, texts)
     how = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS}
-    config = BertConfig(len(tokenizer), num_attention_heads=HEADS, max_position_embeddings=LONGEST, **how)
+    config = BertConfig(vocab_size=len(tokenizer), num_attention_heads=HEADS, max_position_embeddings=LONGEST, **how)
     BertModel(config).save_pretrained(folder)
     (folder / "modules.json").write_text(json.dumps([{"type": "models.Transformer", "path": ""}]))
     return folder
