@@ -286,6 +286,8 @@ def evaluate(
     coverage: float | None = ...,
     coverage_per: str = ...,
     finding: str | None = ...,
+    holistic: bool = ...,
+    holistic_images: str | None = ...,
     max_error: float | None = ...,
     operating_point: str | None = ...,
     precision_of: str = ...,

@@ -21,6 +21,7 @@ from parity_checks import (
     caption_losses,
     chest_xrays,
     confidence,
+    continual,
     crops,
     deduplication,
     detectors,
@@ -61,7 +62,10 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-LOSSES = (losses, caption_losses, self_supervised, person, person_search, video_losses, query_losses, knowledge_losses)
+LOSSES = (
+    *(losses, caption_losses, self_supervised, continual, person, person_search, video_losses, query_losses),
+    knowledge_losses,
+)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,

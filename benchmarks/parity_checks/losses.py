@@ -22,7 +22,6 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
 PAIR = {"image_features": "image", "text_features": "text"}
-WITHOUT = "binary-cross-entropy, cross-entropy, matryoshka, momentum-queue, ranking-hinge, ro-vit, silc, unicl"
 
 
 @compares("clip", "loss_open_clip")

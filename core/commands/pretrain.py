@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,21 @@ def pretrain(
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME", help="A recipe of pre-training, for instance medical/gloria.")
     ] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATA", help="A further set of pairs, trained on after the ones before it. Repeatable."),
+    ] = None,
+    continual: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="What keeps earlier sets from being forgotten: ctp, lwf, self-distill or none, which is the default.",
+        ),
+    ] = None,
+    wise_ft: Annotated[
+        float | None,
+        typer.Option(help="Share of the trained weights in the model at the end, the rest those of the start."),
+    ] = None,
     backbone: Backbone = None,
     generic: Generic = None,
     device: Device = None,
@@ -51,25 +67,34 @@ def pretrain(
     """Train a backbone on image-text pairs, from its weights or from scratch; use the model as --backbone.
 
     With --set any other choice: a setting (`--set layer_decay=0.7`), an option of a loss
-    (`--set loss.silc.momentum=0.99`) or of the reader (`--set data.root=images`).
+    (`--set loss.silc.momentum=0.99`) or of the reader (`--set data.root=images`). With --then one set follows the
+    other, and a table says what was forgotten of each.
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
-    from ..tasks.pretraining.options import plan_of, plan_of_recipe
+    from ..tasks.pretraining.continuing import ContinualFolder, continue_pretraining
+    from ..tasks.pretraining.options import continual_plan_of, plan_of, plan_of_recipe
     from ..tasks.pretraining.pretrain import PretrainFolder
     from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
     asked |= {"teacher": teacher, "generic": generic, "device": device}
-    if domain or recipe:
-        plan = plan_of_recipe(recipe, **{"domain": domain, "data.path": data, **asked})
+    if then or continual or wise_ft is not None:
+        chain = continual_plan_of(
+            then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=data, **asked
+        )
+        plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:
-        plan = plan_of(data=data, **asked)
+        if domain or recipe:
+            plan = plan_of_recipe(recipe, **{"domain": domain, "data.path": data, **asked})
+        else:
+            plan = plan_of(data=data, **asked)
+        folder, run = PretrainFolder(Path(plan.out)), partial(engine_pretrain, plan)
     words = {} if plan.domain is None else plan.domain.words
     try:
-        result = engine_pretrain(plan, resume=resume, reporter=reporter(words))
+        result = run(resume=resume, reporter=reporter(words))
     except KeyboardInterrupt as stop:
-        if PretrainFolder(Path(plan.out)).stages:
+        if folder.stages:
             raise Stopped({"--resume": ""}) from stop
         raise
     if result is None:
@@ -83,12 +108,15 @@ def pretrain(
 def _show(result, words: Mapping[str, str]) -> None:
     """What the training changed, and where it lies."""
     from ..runs.sections import worded
+    from ..tasks.pretraining.remembered import SetsRemembered
     from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
         echo("This training had already finished; these are its results.")
     if result.metrics.get("adapted"):
         show_table(retrieval_table(result.metrics), words)
+    if result.metrics.get("remembered"):
+        show_table(SetsRemembered.from_json(result.metrics["remembered"]).table(), words)
     for note in result.notes:
         echo(worded(note, words))
     echo_skipped(result.skipped)

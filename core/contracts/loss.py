@@ -177,6 +177,11 @@ class Loss(nn.Module, ABC):
         """As `further_outputs`, what an "ema" teacher gives, by names that begin with "teacher."; without gradients."""
         return {}
 
+    def teacher_anchor(self, progress: float) -> tuple[nn.Module, float] | None:
+        """Towers that an "ema" teacher is drawn to in each step, before it follows the student, and the share of itself
+        that it keeps then; None: it follows the student alone."""
+        return None
+
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
         in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""

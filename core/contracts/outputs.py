@@ -95,6 +95,9 @@ OUTPUTS: dict[str, Output] = {
     "teacher.image_hidden": Output(
         "the teacher's image features before its projection", ("B", "W"), "raw", fields=PIXELS
     ),
+    "teacher.masked_tokens": Output(
+        "the teacher's tokens of the caption with the same words hidden", ("B", "L", "T"), "raw", fields=HIDDEN_WORDS
+    ),
     # classifiers
     "logits": Output("scores of all classes", ("B", "C"), "raw", fields=("pixels", "labels")),
     "class_features": Output("text features of all classes", ("C", "D")),

@@ -246,6 +246,17 @@ class EpochRateHook(Hook):
             group["lr"] = group["initial_lr"] * self.shares[runner.epoch]
 
 
+class StepRateHook(EpochRateHook):
+    """The same, one rate per step."""
+
+    def before_train_epoch(self, runner) -> None:
+        pass
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.shares[runner.iter]
+
+
 class EpochAverageHook(Hook):
     """The weights at the ends of epochs, averaged by a Gaussian over the epochs: after the last one, sum_e g_e w_e with
     g_e = N(e; mean, deviation) and sum_e g_e = 1, e from 1.

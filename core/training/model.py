@@ -152,6 +152,9 @@ class PairModel(nn.Module):
             keeps = [
                 loss.teacher_momentum(self.progress) for loss in self.objective.losses.values() if loss.teacher == "ema"
             ]
+            for loss in self.objective.losses.values():
+                if (anchor := loss.teacher_anchor(self.progress)) is not None:
+                    follow(weights_of(self.teacher_towers), weights_of(anchor[0]), anchor[1])
             follow(weights_of(self.teacher_towers), weights_of(self.towers), keeps[0])
 
     def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from ..runtime.process import need_package
 from .adabelief import AdaBelief
 from .layers import TowerLayers
 from .objective import Objective
-from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates
-from .settings import BY_EPOCH, TrainingSettings, warmup_steps
+from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
+from .settings import BY_EPOCH, BY_STEP, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
 KERNELS = ("fused", "foreach")
@@ -188,13 +188,14 @@ def is_fast(device: torch.device) -> bool:
 
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
     """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, a line, or nothing after it, and
-    a cosine of the weight decay. A schedule of epochs is not theirs: see `epoch_rates`."""
+    a cosine of the weight decay. Schedules of epochs and of continued trainings are not theirs: see `epoch_rates` and
+    `step_rates`."""
     schedulers: list[dict] = []
     if settings.end_weight_decay is not None:  # as a ratio, so that what has no decay gets none
         cosine = {"type": "CosineAnnealingParamScheduler", "param_name": "weight_decay", "by_epoch": False}
         ratio = settings.end_weight_decay / settings.weight_decay
         schedulers.append({**cosine, "eta_min_ratio": ratio, "T_max": steps, "begin": 0, "end": steps})
-    if settings.schedule in BY_EPOCH:
+    if settings.schedule in (*BY_EPOCH, *BY_STEP):
         return schedulers
     rise = warmup_steps(settings.warmup, steps)
     if rise > 1:
@@ -222,6 +223,26 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
         return [rate / settings.lr for rate in epoch_step_rates(settings.lr, settings.epochs, **rise, **falls)]
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
+
+
+def step_rates(settings: TrainingSettings, steps: int) -> list[float] | None:
+    """The rate of each step of a continued training, as a share of the peak; None where another schedule says it."""
+    if settings.schedule not in BY_STEP:
+        return None
+    rise, lr = warmup_steps(settings.warmup, steps), settings.lr
+    if settings.schedule == "rewarm":
+        rates = rewarmed_rates(lr, steps, warmup=rise, end_lr=settings.end_lr)
+    else:
+        rates = infinite_rates(
+            lr,
+            steps,
+            warmup=rise,
+            cooldown=round(settings.cooldown * steps),
+            constant_lr=lr / 2 if settings.constant_lr is None else settings.constant_lr,
+            annealed_from=steps - round(settings.anneal * steps),
+            end_lr=settings.end_lr,
+        )
+    return [rate / lr for rate in rates]
 
 
 def _start_momentum(optimizer: torch.optim.SGD) -> None:

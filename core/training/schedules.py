@@ -91,6 +91,40 @@ def cosine_rates(lr: float, steps: int, rise: float = 0) -> list[float]:
     return up + [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
 
 
+def rewarmed_rates(lr: float, steps: int, *, warmup: int, end_lr: float) -> list[float]:
+    """The rate of each step t = 0 .. steps: lr * max(1, t) / warmup up to t = warmup, then a cosine that reaches
+    `end_lr` at t = steps. The same again for each further set re-warms and re-decays.
+
+    "Simple and Scalable Strategies to Continually Pre-train Large Language Models" (Ibrahim et al., 2024,
+    arXiv 2403.08763).
+    """
+    up = [lr * max(1, step) / warmup for step in range(min(warmup, steps) + 1)] if warmup else []
+    span = max(1, steps - warmup)
+    down = [end_lr + (lr - end_lr) * _cosine(step - warmup, span) for step in range(len(up), steps + 1)]
+    return up + down
+
+
+def infinite_rates(
+    lr: float, steps: int, *, warmup: int, cooldown: int, constant_lr: float, annealed_from: int, end_lr: float
+) -> list[float]:
+    """The rate of each step t = 0 .. steps of the infinite schedule of the same paper, from whose constant part a
+    training goes on with further data, without another warm-up: a linear rise, a cosine down to `constant_lr` in
+    `cooldown` steps, constant up to t = annealed_from, and constant_lr * (end_lr / constant_lr)^share down to `end_lr`.
+    """
+    rates = []
+    for step in range(steps + 1):
+        if step < warmup:
+            rate = lr * max(1, step) / warmup
+        elif step < warmup + cooldown:
+            rate = constant_lr + (lr - constant_lr) * _cosine(step - warmup, cooldown)
+        elif step <= annealed_from:
+            rate = constant_lr
+        else:
+            rate = constant_lr * (end_lr / constant_lr) ** ((step - annealed_from) / (steps - annealed_from))
+        rates.append(rate)
+    return rates
+
+
 def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
     """The rate of each step -> those of each epoch of so many steps; the last epoch may have fewer."""
     return [rates[start : start + steps] for start in range(0, len(rates), steps)]

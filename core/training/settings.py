@@ -11,9 +11,11 @@ from ..contracts.options import TOLERATED, option, settle, tolerate_option
 from ..contracts.shown import in_short
 from .log import check_backends
 
-SCHEDULES = ("cosine", "linear", "constant", "epochs", "epoch-cosine", "epoch-steps")
+SCHEDULES = ("cosine", "linear", "constant", "epochs", "epoch-cosine", "epoch-steps", "rewarm", "infinite")
 BY_EPOCH = ("epochs", "epoch-cosine", "epoch-steps")
 """Schedules of one rate per epoch."""
+BY_STEP = ("rewarm", "infinite")
+"""Schedules of a closed form per step."""
 PRECISIONS = ("bf16", "fp16")
 TOWERS = ("image", "text", BOTH)
 PARALLEL = ("ddp", "fsdp")
@@ -29,13 +31,14 @@ class TrainingSettings:
 
     Micro-batches (GradCache) cost a second forward pass and change no result. CLIP publishes betas of (0.9, 0.98).
     Biases, norms and the logit scale have no weight decay unless "all" that trains has, as in Dassl. The schedule
-    "cosine" falls to `end_lr`, a value for each step; "epochs" is Dassl's, one rate per epoch: `warmup` epochs at
-    `warmup_lr`, then a cosine that starts after them; "epoch-cosine" is IRRA's: it rises from `warmup_lr` in `warmup`
-    epochs, and the cosine ends with the epochs; "epoch-steps" rises alike and falls at `milestones`. `epoch_average` is
-    PromptSRC's: the weights at the ends of epochs, counted from 1, averaged by a Gaussian. With `unlock_after`,
-    Chinese-CLIP's two stages, locked towers are trained from that epoch on. Captions are drawn as by `CaptionSampler`.
-    Two checkpoints at least are kept, so that a damaged one has one before it. On a GPU products are made in TF32, by
-    kernels chosen by trial; with `deterministic` in float32, by kernels that repeat themselves.
+    "cosine" falls to `end_lr`, a value for each step; "rewarm" and "infinite" are those of continued training
+    (`schedules.py`); "epochs" is Dassl's, one rate per epoch: `warmup` epochs at `warmup_lr`, then a cosine that starts
+    after them; "epoch-cosine" is IRRA's: it rises from `warmup_lr` in `warmup` epochs, and the cosine ends with the
+    epochs; "epoch-steps" rises alike and falls at `milestones`. `epoch_average` is PromptSRC's: the weights at the ends
+    of epochs, counted from 1, averaged by a Gaussian. With `unlock_after`, Chinese-CLIP's two stages, locked towers are
+    trained from that epoch on. Captions are drawn as by `CaptionSampler`. Two checkpoints at least are kept, so that a
+    damaged one has one before it. On a GPU products are made in TF32, by kernels chosen by trial; with `deterministic`
+    in float32, by kernels that repeat themselves.
 
     Raises:
         ConfigError: a value that is not usable, or values that do not go together.
@@ -71,7 +74,10 @@ class TrainingSettings:
     )
     decayed: str = option("matrices", "what weight decay applies to; weights: all but biases", choices=DECAYED)
     schedule: str = option(
-        "cosine", "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's", choices=SCHEDULES
+        "cosine",
+        "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's, rewarm and infinite those of continued "
+        "training",
+        choices=SCHEDULES,
     )
     milestones: tuple[int, ...] = option((40, 70), "epochs at which schedule epoch-steps falls", low=1, high=10**6)
     step_factor: float = option(0.1, "factor of schedule epoch-steps at each milestone", above=0, high=1)
@@ -84,7 +90,14 @@ class TrainingSettings:
     warmup_lr: float = option(
         1e-5, "rate of the warm-up epochs of schedule epochs; others of epochs rise from it", low=0, high=MOST_RATE
     )
-    end_lr: float = option(0.0, "learning rate at the end of the cosine", low=0, high=MOST_RATE)
+    end_lr: float = option(0.0, "learning rate at the end of the schedule", low=0, high=MOST_RATE)
+    constant_lr: float | None = option(
+        None, "rate of the constant part of schedule infinite; none: half the peak", above=0, high=MOST_RATE
+    )
+    cooldown: float = option(
+        0.6, "share of the steps in which schedule infinite falls to it, after the warm-up", low=0, high=1
+    )
+    anneal: float = option(0.15, "share of the steps, at the end, in which schedule infinite ends", low=0, high=1)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
     clip_units: float | None = option(
@@ -161,6 +174,11 @@ class TrainingSettings:
         require(whole, "warmup", self.warmup, "give a whole number of epochs")
         decays = self.end_weight_decay is None or self.weight_decay > 0
         require(decays, "end_weight_decay", self.end_weight_decay, "give a weight_decay above 0 to start from")
+        endless = self.schedule != "infinite"
+        require(endless or self.end_lr > 0, "end_lr", self.end_lr, "schedule infinite ends at a rate above 0")
+        rise = self.warmup if self.warmup < 1 else 0
+        phases = endless or rise + self.cooldown + self.anneal <= 1
+        require(phases, "anneal", self.anneal, "warmup, cooldown and anneal are shares: give 1 in all at most")
         low, high = self.crop_scale
         require(low <= high, "crop_scale", list(self.crop_scale), "give the smaller share first")
         self._check_averages()

@@ -33,6 +33,7 @@ CAPABILITY = {
     "hidden_view2": "hidden",
     "hidden_local": "hidden",
     "teacher.image_hidden": "hidden",
+    "teacher.masked_tokens": "text_blocks",
     "image_log_variance": "image_blocks",
     "image_masked": "image_blocks",
     "image_masked_log_variance": "image_blocks",
@@ -100,7 +101,8 @@ class Outputs(nn.Module):
         for name, values in (("pixel_mean", backbone.image_mean), ("pixel_std", backbone.image_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
-        self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
+        masked = self.wanted & {"masked_tokens", "teacher.masked_tokens"}
+        self.masked_words = MaskedWords(backbone) if masked else None
 
     @property
     def backbone(self) -> Backbone:
@@ -263,6 +265,9 @@ class Outputs(nn.Module):
                 out["teacher.text"] = teacher_texts(teachers, batch)
             if "teacher.sentence" in self.wanted:
                 out["teacher.sentence"] = teacher_sentences(teachers, batch)
+            if "teacher.masked_tokens" in self.wanted:
+                seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
+                out["teacher.masked_tokens"] = seen["masked_tokens"]
         return out
 
     def _text(self, field: str, batch: Mapping[str, Any], normalize: bool = True) -> Tensor:

@@ -76,10 +76,10 @@ class MaskedWords(nn.Module):
         width = backbone.embed_tokens(backbone.tokenize(["a"])).shape[-1]
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
 
-    def forward(self, tokens: Tensor, draws: Tensor) -> dict[str, Tensor]:
+    def forward(self, tokens: Tensor, draws: Tensor, backbone: Backbone | None = None) -> dict[str, Tensor]:
         """Tokens (B, L) and draws (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
-        nothing is asked."""
-        backbone = self._held[0]
+        nothing is asked; of another backbone of the same width, if given."""
+        backbone = backbone or self._held[0]
         chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
         asked = backbone.word_mask(tokens) & (chosen < MASKED_SHARE)
         others = (other * backbone.vocab_size).long()

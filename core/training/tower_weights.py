@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from .sharding import local_parts
+from .sharding import local_parts, shards_like
 
 
 def copy_of(backbone: Backbone) -> Backbone:
@@ -37,7 +37,8 @@ def follow(followers: Mapping[str, Tensor], leaders: Mapping[str, Tensor], keep:
     """follower = keep * follower + (1 - keep) * leader, of all weights; counts and tables are copied. Of sharded
     weights each process moves its own shards."""
     moving = [name for name, value in followers.items() if value.is_floating_point()]
-    ours, theirs = (local_parts([weights[name].data for name in moving]) for weights in (followers, leaders))
+    leading = [shards_like(followers[name].data, leaders[name].data) for name in moving]
+    ours, theirs = local_parts([followers[name].data for name in moving]), local_parts(leading)
     torch._foreach_lerp_(ours, theirs, 1 - keep)
     for name in followers.keys() - set(moving):
         followers[name].data.copy_(leaders[name].data)

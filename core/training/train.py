@@ -28,6 +28,7 @@ from .hooks import (
     EpochRateHook,
     History,
     StepHook,
+    StepRateHook,
     ValidationHook,
     built_hooks,
 )
@@ -45,7 +46,7 @@ from .log import FILE, SCORE, WORK, read_interval
 from .log_hook import LogHook
 from .lora import LowRank
 from .model import PairModel
-from .optimizer import build_optimizer, epoch_rates, rate_schedulers
+from .optimizer import build_optimizer, epoch_rates, rate_schedulers, step_rates
 from .parts import Parts, Task, Trained
 from .resume import ResumeHook
 from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
@@ -129,6 +130,8 @@ def train(
         ours.append(checkpoints)
     if (rates := epoch_rates(settings)) is not None:
         ours.append(EpochRateHook(rates))
+    if (rates := step_rates(settings, steps)) is not None:
+        ours.append(StepRateHook(rates))
     if settings.ema is not None:
         ours.append(AverageHook(model.average, settings.ema))
     if settings.epoch_average is not None:
@@ -246,6 +249,7 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options += ("log_every", "log_to", "tolerate")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
-    later |= {"average_from": 1, "end_weight_decay": None, "clip_units": None, "logit_scale": None}
+    later |= {"average_from": 1, "end_weight_decay": None, "constant_lr": None, "cooldown": 0.6, "anneal": 0.15}
+    later |= {"clip_units": None, "logit_scale": None}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

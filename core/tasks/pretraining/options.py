@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
 from ...training.objective import need_sentences_alone, parse_losses
 from ...training.settings import TrainingSettings
+from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
 from .translations import READER as OF_SENTENCES
 
@@ -22,7 +23,7 @@ PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
 SET_EXAMPLE = "layer_decay=0.7"
-OF_LOSSES = "loss."
+OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 
 
 def plan_of(
@@ -103,6 +104,66 @@ def plan_of_recipe(
     plan = task.plan(task.settled(made))
     of_recipe = {name: options for name, options in plan.loss_options.items() if name in plan.losses}
     return replace(plan, loss_options=_of_losses(plan.losses, of_recipe, of_losses))
+
+
+def continual_plan_of(
+    *,
+    then: Sequence[str],
+    losses: Sequence[str] | None,
+    settings: Mapping[str, Any],
+    sets: Sequence[str] = (),
+    recipe: str | None = None,
+    domain: str | None = None,
+    data: str,
+    **rest: Any,
+) -> ContinualPlan:
+    """The plan of sets that follow each other. Where nothing else is said, rates are warmed up again with each set, in
+    1 % of its steps, and fall to a tenth of the peak.
+
+    Args:
+        then: the sets after the first.
+        losses, settings, sets: as of `plan_of`; of `sets` also "continual.OPTION".
+        recipe, domain: as of `plan_of_recipe`.
+        rest: "continual", "wise_ft", and further arguments of the two.
+
+    Raises:
+        As `plan_of`, and ConfigError: the method and the losses do not go together.
+    """
+    own = dict(parse_set(text, SET_EXAMPLE) for text in sets if text.startswith(OF_CONTINUAL))
+    asked = {"method": rest.pop("continual", None), "wise_ft": rest.pop("wise_ft", None)}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked |= {key.removeprefix(OF_CONTINUAL): value for key, value in own.items()}
+    options = ContinualOptions(**chosen(ContinualOptions, asked, "--continual"))
+    others = [text for text in sets if not text.startswith(OF_CONTINUAL)]
+    if not (recipe or domain):
+        settings = {**settings, **_rewarmed(settings, others)}
+    how = {"settings": settings, **rest}
+
+    def plan(losses: Sequence[str] | None, sets: Sequence[str]) -> PretrainPlan:
+        if recipe or domain:
+            return plan_of_recipe(recipe, losses=losses, sets=sets, domain=domain, **{"data.path": data}, **how)
+        return plan_of(data=data, losses=losses, sets=sets, **how)
+
+    method, of_method = options.method, f"{OF_LOSSES}{options.method}."
+    if method == "ctp":
+        losses = losses or ["ctp"]
+    elif method in WITH_TEACHER:
+        plain = plan(losses, [text for text in others if not text.startswith(of_method)])
+        losses = [f"{name}={weight!r}" for name, weight in {method: 1.0, **plain.losses}.items()]
+    made = plan(losses, others)
+    if method == "ctp" and "ctp" not in made.losses:
+        raise ConfigError(f"--loss {', '.join(made.losses)}: --continual ctp has a contrast of its own; omit --loss")
+    if method in WITH_TEACHER and made.teachers:
+        raise ConfigError(f"--teacher: --continual {method} learns from the towers before each set; omit it")
+    return ContinualPlan(made, tuple(then), options)
+
+
+def _rewarmed(settings: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+    """Settings of continued training, where they are not given."""
+    asked = {**{key: value for key, value in settings.items() if value is not None}, **_parsed(sets)[0]}
+    peak = TrainingSettings(lr=asked["lr"]).lr if "lr" in asked else TrainingSettings.lr
+    defaults = {"schedule": "rewarm", "warmup": 0.01, "end_lr": peak / 10}
+    return {name: value for name, value in defaults.items() if name not in asked}
 
 
 def _parsed(sets: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:

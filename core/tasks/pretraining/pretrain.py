@@ -152,7 +152,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         )
     # Teachers that cannot be are refused before anything is computed.
     teachers = load_teachers(plan.teachers, backbone) or own_texts(backbone, plan.losses)
-    splits = _read(plan, reporter)
+    splits = read_splits(plan, reporter)
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
@@ -174,7 +174,12 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
+    """The pairs of a plan, in their splits.
+
+    Raises:
+        DataError, ConfigError: as of the readers in `pairs.py`.
+    """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_sentences_alone(plan.losses):
         return read_sentence_splits(plan.data, seed, plan.data_options)

@@ -73,7 +73,7 @@ def settings_of(recipe, tmp_path, **given):
 class Pictures:
     """As many pictures as captions, read as they are."""
 
-    texts, labelled, columns = frozenset({"caption"}), False, {}  # noqa: RUF012 (of a source)
+    texts, labelled, columns = frozenset({"caption"}), False, {}
     pixels = torch.randn(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(5))
     captions = [f"a {COLOURS[row % 4]} {THINGS[row // 4]}" for row in range(COUNT)]  # noqa: RUF012
 

@@ -4,22 +4,29 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_checks.continual import schedules
 from parity_checks.prompt import rates as rates_told_by
 from parity_checks.prompt import schedule
 
 from vladapt.core.errors import ConfigError
+from vladapt.core.training.hooks import StepRateHook
+from vladapt.core.training.optimizer import rate_schedulers, step_rates
 from vladapt.core.training.schedules import (
     by_epoch,
     cosine_rates,
     dassl_learning_rates,
     epoch_cosine_rates,
+    infinite_rates,
+    rewarmed_rates,
     set_learning_rate,
 )
+from vladapt.core.training.settings import TrainingSettings
 
 KINDS = json.loads((Path(__file__).parent / "dassl_schedule.json").read_text())["kinds"]
 """Numbers that Dassl itself gave: base 0.0035, 10 epochs."""
@@ -119,3 +126,40 @@ def test_one_rate_per_epoch_rises_and_falls_down_a_cosine_that_ends_with_the_epo
 
 def test_rates_of_epochs():
     assert by_epoch([1.0, 2.0, 3.0, 4.0, 5.0], 2) == [[1.0, 2.0], [3.0, 4.0], [5.0]]
+
+
+def test_rates_of_continued_trainings_are_those_of_the_reference(agrees):
+    agrees(schedules)
+
+
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({"schedule": "rewarm", "warmup": 2}, rewarmed_rates(0.1, 8, warmup=2, end_lr=0.01)),
+        (
+            {"schedule": "infinite", "warmup": 2, "cooldown": 0.25, "anneal": 0.25, "constant_lr": 0.04},
+            infinite_rates(0.1, 8, warmup=2, cooldown=2, constant_lr=0.04, annealed_from=6, end_lr=0.01),
+        ),
+    ],
+    ids=["rewarm", "infinite"],
+)
+def test_each_step_of_a_continued_training_has_its_rate(options, rates):
+    settings = TrainingSettings(lr=0.1, end_lr=0.01, **options)
+    assert [0.1 * share for share in step_rates(settings, 8)] == pytest.approx(rates)
+    assert rate_schedulers(settings, 8) == []
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [weight], "lr": 0.05}], lr=0.1)  # a group at half the rate
+    hook, seen = StepRateHook(step_rates(settings, 8)), []
+    runner = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=optimizer), epoch=0, iter=0)
+    hook.before_run(runner)
+    for runner.iter in range(8):
+        hook.before_train_epoch(runner)
+        hook.before_train_iter(runner, runner.iter)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([rate / 2 for rate in rates[:8]])
+
+
+@pytest.mark.parametrize("bad", [{"end_lr": 0.0}, {"end_lr": 1e-6, "cooldown": 0.8, "anneal": 0.3}])
+def test_an_infinite_schedule_says_what_it_lacks(bad):
+    with pytest.raises(ConfigError, match=r"option (end_lr|anneal)="):
+        TrainingSettings(schedule="infinite", **bad)

@@ -1,0 +1,348 @@
+"""A backbone trained on one set of pairs after the other, without forgetting the earlier ones.
+
+Each set is a training of its own, in a folder of its own; all sets are measured before the first and after each. So a
+chain that was killed goes on with the training that was under way, and what was measured is read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...backbones.load import announced, load_backbone, save_fine_tuned
+from ...contracts.backbone import Backbone
+from ...contracts.options import option, settle
+from ...contracts.run_info import RunInfo
+from ...contracts.shown import in_short
+from ...errors import ConfigError, DataError
+from ...forgetting.probe import GenericProbe, probe_of
+from ...runs.folder import now, versions
+from ...runs.run_sections import write_report
+from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
+from ...runtime.files import write_whole
+from ...runtime.progress import Reporter
+from ...runtime.reading import json_text
+from ...runtime.remote import shown
+from ...training.settings import TrainingSettings
+from ...training.tower_weights import follow, weights_of
+from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
+from .continuing_report import continuing_report
+from .pairs import PairSplits
+from .pretrain import PretrainFolder, PretrainPlan, PretrainResult, read_splits, run_plan
+from .remembered import BEFORE, SetsRemembered, StageScores
+
+METHODS = ("none", "ctp", "lwf", "self-distill")
+WITH_TEACHER = ("lwf", "self-distill")
+"""Methods whose loss goes beside the losses of the training."""
+AFTER = "after-"
+WISE_FT = "wise-ft"
+COST = ("workers", "log_every", "log_to", "keep", "save_every", "micro_batch_size", "tolerate")
+"""Settings that may differ when a chain is resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualOptions:
+    """How earlier sets are kept in mind.
+
+    Raises:
+        ConfigError: a value is not usable.
+    """
+
+    method: str = option("none", "what keeps a training on a further set from forgetting", choices=METHODS)
+    preserve: bool = option(False, "the first set, too, is not to change what the backbone knows")
+    wise_ft: float | None = option(
+        None, "share of the trained weights in the model at the end, the rest those of the start", low=0, high=1
+    )
+
+    def __post_init__(self):
+        settle(self, "--continual")
+
+
+@dataclass(frozen=True)
+class ContinualPlan:
+    """Which sets follow, and how.
+
+    Args:
+        first: the plan of the first set; the others share all but the data.
+        then: further sets, in their order.
+        options: of the method.
+    """
+
+    __repr__ = in_short
+
+    first: PretrainPlan
+    then: Sequence[str] = ()
+    options: ContinualOptions = field(default_factory=ContinualOptions)
+
+    def __post_init__(self):
+        twice = next((path for place, path in enumerate(self.sets) if path in self.sets[:place]), None)
+        if twice is not None:
+            raise ConfigError(f"--then {twice}: named twice; give each set once")
+        if not self.then and self.options.method != "none" and not self.options.preserve:
+            raise ConfigError(
+                f"--continual {self.options.method}: there is no further set; give --then, or --set "
+                "continual.preserve=yes to keep what the backbone knows"
+            )
+
+    @property
+    def sets(self) -> list[str]:
+        """Paths of all sets."""
+        return [self.first.data, *self.then]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a chain that is resumed must share with the one that was stopped."""
+        settings = {name: value for name, value in self.first.settings.to_dict().items() if name not in COST}
+        told = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
+        told |= {"loss_options": self.first.loss_options, "backbone": self.first.backbone}
+        return json.loads(json_text(told, default=str))
+
+    def stage(self, number: int, backbone: str, out: Path) -> PretrainPlan:
+        """The training on one set.
+
+        Args:
+            number: of the set, from 0.
+            backbone: where it starts.
+            out: its folder.
+        """
+        first, method = self.first, self.options.method
+        losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
+        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone)
+        preserves = number > 0 or self.options.preserve
+        if method == "ctp":
+            options["ctp"] = {**options.get("ctp", {}), "first": not preserves}
+        elif method in WITH_TEACHER:
+            if preserves:
+                plan = replace(plan, teacher=backbone)
+            else:
+                del losses[method]
+                options.pop(method, None)
+        settings = _stage_settings(first.settings, number, len(self.sets))
+        return replace(plan, losses=losses, loss_options=options, settings=settings)
+
+
+def continue_pretraining(
+    plan: ContinualPlan, *, resume: bool = False, reporter: Reporter | None = None
+) -> PretrainResult | None:
+    """Train on all sets, measure all of them after each, and write the model with its report.
+
+    Args:
+        resume: go on where an earlier call with the same plan was stopped.
+
+    Returns:
+        The result; None on every rank but the first under torchrun.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each.
+    """
+    return together(lambda: _Chain(plan, resume, reporter or Reporter(quiet=True)).run())
+
+
+@dataclass(frozen=True)
+class ContinualFolder(PretrainFolder):
+    """The same, with a folder per set and what was measured after it; `plan.json` while it is under way."""
+
+    def begin(self, plan: ContinualPlan, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
+        """As `open`; also refuses another plan than the one that was begun."""
+        done, told = self.open(resume), self.path / "plan.json"
+        if done is None and resume and told.is_file():
+            begun, asked = self._read(told.name), plan.identity
+            if other := sorted(name for name in asked if begun.get(name) != asked[name]):
+                raise ConfigError(
+                    f"--out {self.path}: was begun with other {', '.join(other)}; give the same, or another folder"
+                )
+        elif done is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(told, json_text(plan.identity, indent=1))
+        return done
+
+    @property
+    def stages(self) -> list[Path]:
+        return sorted(self.path.glob("plan.json"))
+
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
+        (self.path / "plan.json").unlink(missing_ok=True)
+        super().finish(info, metrics, history, log)
+
+    def of_set(self, number: int, further: str = "") -> Path:
+        """The folder of the training on a set, counted from 1."""
+        return self.path / f"{AFTER}{number}{further}"
+
+    def scores(self, stage: str) -> Path:
+        """Where what was measured at a stage is kept."""
+        return self.path / f"scores-{stage}.safetensors"
+
+
+class _Chain:
+    """One call, step by step."""
+
+    def __init__(self, plan: ContinualPlan, resume: bool, reporter: Reporter):
+        self.plan, self.resume, self.reporter = plan, resume, reporter
+        self.folder = ContinualFolder(Path(plan.first.out))
+        self.started = time.monotonic()
+        self.stages: dict[str, StageScores] = {}
+        self.notes: list[str] = []
+        self.skipped: list[tuple[str, str]] = []
+
+    def run(self) -> PretrainResult | None:
+        plan = self.plan
+        splits = self._read()  # all sets, before anything is computed
+        done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
+        if all_gather_json(done is not None)[0]:
+            return _result(self.folder.model, *done, finished_before=True) if is_main() else None
+        self.probe: GenericProbe | None = run_on_all(lambda: probe_of(plan.first.generic) if is_main() else None)
+        self._measure(BEFORE, splits, lambda: self._load(plan.first.backbone))
+        spec, results = plan.first.backbone, []
+        for number, path in enumerate(plan.sets, start=1):
+            self.reporter.info(f"Set {number} of {len(plan.sets)}: {shown(path)}")
+            results.append(self._train(number, spec))
+            spec = str(self.folder.of_set(number) / self.folder.model.name)
+            self._measure(splits[number - 1].name, splits, lambda spec=spec: self._load(spec), f"{AFTER}{number}")
+        backbone = self._load(spec)
+        if (share := plan.options.wise_ft) is not None:
+            start = self._load(plan.first.backbone)
+            check_between(backbone, start)
+            follow(weights_of(backbone.model), weights_of(start.model), share)
+            self._measure(f"{WISE_FT} {share:g}", splits, lambda: backbone, WISE_FT)
+        return self._write(backbone, splits, results) if is_main() else None
+
+    def _read(self) -> list[PairSplits]:
+        """All sets, each under a name of its own."""
+        splits = []
+        for path in self.plan.sets:
+            read = read_splits(replace(self.plan.first, data=path), self.reporter)
+            taken = {each.name for each in splits}
+            name = read.name if read.name not in taken else shown(path)
+            splits.append(replace(read, name=name))
+            self.notes += [note for note in read.notes if note not in self.notes]
+            if read.test is None:
+                self.notes.append(f"{name}: has no test pairs, so what is forgotten of it is not known.")
+        if not any(read.test for read in splits):
+            raise DataError(
+                f"--data {self.plan.first.data}: no set has test pairs, so nothing says what is forgotten; mark rows "
+                "as test"
+            )
+        return splits
+
+    def _load(self, spec: str) -> Backbone:
+        backbone = load_backbone(spec, device=self.plan.first.device, image_size=self.plan.first.image_size)
+        announced(backbone, self.reporter.info)
+        return backbone
+
+    def _train(self, number: int, spec: str) -> PretrainResult | None:
+        """On one set, in two passes where the method learns from a model of its own."""
+        plan = self.plan.stage(number - 1, spec, self.folder.of_set(number))
+        if self.plan.options.method == "self-distill" and "self-distill" in plan.losses:
+            losses = {name: weight for name, weight in plan.losses.items() if name != "self-distill"}
+            options = {name: of for name, of in plan.loss_options.items() if name in losses}
+            further = self.folder.of_set(number, "-teacher")
+            first = replace(plan, losses=losses, loss_options=options, teacher=None, out=str(further))
+            self.reporter.info("The model that is learned from")
+            run_plan(first, self.resume, self.reporter)
+            plan = replace(plan, teacher=str(further / self.folder.model.name))
+        return run_plan(plan, self.resume, self.reporter)
+
+    def _measure(
+        self, name: str, splits: Sequence[PairSplits], towers: Callable[[], Backbone], stage: str = BEFORE
+    ) -> None:
+        """All sets at one stage, or what was measured before a stop."""
+        path = self.folder.scores(stage)
+        if not all_gather_json(is_main() and path.is_file())[0]:
+            self.reporter.info(f"Measuring all sets {BEFORE if stage == BEFORE else f'after {name}'}")
+            backbone = towers()
+            scores = [None if read.test is None else self._retrieval(backbone, read) for read in splits]
+            self.skipped += [pair for of in scores if of is not None for pair in of.skipped]
+            generic = run_on_all(lambda: self._generic(backbone))
+            if is_main():
+                StageScores.of(scores, generic).save(path)
+        if is_main():
+            self.stages[name] = StageScores.load(path)
+
+    def _retrieval(self, backbone: Backbone, read: PairSplits) -> RetrievalScores:
+        settings = self.plan.first.settings
+        how = {"amp": settings.amp, "workers": settings.workers or None, "tolerate": settings.tolerate}
+        return evaluate_retrieval(backbone, read.test, split=None, transform=read.view(backbone, False), **how)
+
+    def _generic(self, backbone: Backbone) -> Mapping[str, Any]:
+        if self.probe is None or not backbone.has_text:
+            return {}
+        return self.probe.accuracy(backbone, amp=self.plan.first.settings.amp).shares
+
+    def _write(self, backbone: Backbone, splits: Sequence[PairSplits], results: Sequence[Any]) -> PretrainResult:
+        plan, seconds = self.plan, time.monotonic() - self.started
+        remembered = SetsRemembered.of_stages(
+            [read.name for read in splits], list(self.stages), list(self.stages.values()), plan.first.settings.seed
+        )
+        model = save_fine_tuned(backbone, self.folder.path)
+        skipped = [pair for result in results for pair in result.skipped] + self.skipped
+        told = {
+            "created": now(),
+            "data": {
+                "name": " then ".join(read.name for read in splits),
+                "path": " ".join(shown(path) for path in plan.sets),
+                "licence": " · ".join(dict.fromkeys(filter(None, (read.licence for read in splits)))),
+                "splits": {f"{read.name}, {part}": n for read in splits for part, n in _sizes(read).items()},
+            },
+            "backbone": _backbone_facts(self._load(plan.first.backbone), plan.first.backbone),
+            "model": str(model),
+            "losses": dict(plan.first.losses),
+            "loss_options": {name: dict(options) for name, options in plan.first.loss_options.items()},
+            "teacher": ", ".join(plan.first.teachers) or None,
+            "settings": plan.first.settings.to_dict(),
+            "continual": asdict(plan.options),
+            "stages": [{"set": shown(path), "folder": f"{AFTER}{n + 1}"} for n, path in enumerate(plan.sets)],
+            "seed": plan.first.settings.seed,
+            "steps": sum(result.summary["steps"] for result in results),
+            "seconds": round(seconds, 3),
+            "verdict": "\n".join(remembered.sentences),
+            "notes": self.notes,
+            "skipped": [list(pair) for pair in dict.fromkeys(map(tuple, skipped))],
+            "versions": versions(),
+        }
+        info, metrics = RunInfo.from_json(told), {"remembered": dict(remembered)}
+        write_report(self.folder.path, continuing_report(self.folder.path, info, remembered))
+        history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
+        lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
+        self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
+        return _result(model, info, metrics)
+
+    def _history(self, number: int) -> list[dict[str, float]]:
+        return json.loads((self.folder.of_set(number) / "history.json").read_text(encoding="utf-8"))
+
+
+def check_between(trained: Backbone, start: Backbone) -> None:
+    """Raise the ConfigError of weights that cannot be mixed with those of the start."""
+    before = weights_of(start.model)
+    for name, value in weights_of(trained.model).items():
+        if name not in before or before[name].shape != value.shape:
+            raise ConfigError(f"--wise-ft: the training changed the shape of {name}, which cannot be mixed; omit it")
+
+
+def _stage_settings(settings: TrainingSettings, number: int, count: int) -> TrainingSettings:
+    """An infinite schedule rises and falls with the first set, stays constant, and ends with the last; all others are
+    the same curve again, which warms up and decays anew."""
+    if settings.schedule != "infinite":
+        return settings
+    begins = {} if number == 0 else {"warmup": 0.0, "cooldown": 0.0}
+    return replace(settings, **begins, **({} if number == count - 1 else {"anneal": 0.0}))
+
+
+def _sizes(read: PairSplits) -> dict[str, int]:
+    parts = {"train": read.train, "val": read.val, "test": read.test}
+    return {name: len(part) for name, part in parts.items() if part is not None}
+
+
+def _backbone_facts(backbone: Backbone, spec: str) -> dict[str, Any]:
+    return {"spec": spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence}
+
+
+def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before: bool = False) -> PretrainResult:
+    summary = {"model": str(model), "data": info.data.name, "backbone": info.backbone.spec}
+    summary |= {key: info[key] for key in ("continual", "losses", "seed", "steps", "seconds")}
+    skipped = [tuple(pair) for pair in info.skipped]
+    notes = [*info.notes, *info.verdict.splitlines()]
+    return PretrainResult(model, metrics, {**summary, **metrics}, notes, skipped, finished_before)

@@ -1,0 +1,202 @@
+"""What each set scores after each stage of a training on one after the other: measured, stored, and told in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from ...contracts.run_info import JsonObject
+from ...errors import DataError
+from ...metrics.continual import Estimate, Remembering, SetRanks
+from ...metrics.retrieval import Ranking
+from ...runs.sections import Cell, TableSection, VerdictSection
+from ...runtime.files import read_tensors, write_tensors
+from ..retrieval.scoring import RetrievalScores
+from ..tower_training.comparison import table_of
+
+SUMMARIES = {
+    "average": "Mean R@1 of all sets, at the end",
+    "backward_transfer": "Backward transfer: the end less right after each set",
+    "forgetting": "Forgetting: the best since each set less the end",
+    "forward_transfer": "Forward transfer: right before each set less the start",
+}
+BEFORE = "before"
+MEASURE_AGAIN = "remove it and add --resume, and it is measured again"
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """What all sets score at one stage.
+
+    Args:
+        sets: of each set, its ranks; None where it was not measured.
+        metrics: of each set, as `RetrievalMetrics.flat`; empty where it was not measured.
+        generic: of the generic probe, {"top1", "top5", "interval"}; empty of towers without words.
+    """
+
+    sets: Sequence[SetRanks | None]
+    metrics: Sequence[Mapping[str, float]]
+    generic: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scores: Sequence[RetrievalScores | None], generic: Mapping[str, Any]) -> StageScores:
+        """Of what `evaluate_retrieval` gave for each set."""
+        ranks = [
+            None if of is None else SetRanks({side: each.best.cpu() for side, each in of.rankings.items()}, of.units)
+            for of in scores
+        ]
+        return cls(ranks, [{} if of is None else of.metrics.flat for of in scores], generic)
+
+    def save(self, path: Path) -> None:
+        """Whole, or not at all."""
+        tensors = {
+            f"{number}/{kind}/{side}": rows.contiguous()
+            for number, of in enumerate(self.sets)
+            if of is not None
+            for kind, sides in (("ranks", of.ranks), ("units", of.units))
+            for side, rows in sides.items()
+        }
+        facts = {"metrics": self.metrics, "generic": self.generic, "sets": len(self.sets)}
+        write_tensors(path, tensors, facts)
+
+    @classmethod
+    def load(cls, path: Path) -> StageScores:
+        """As `save` wrote it.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        facts, tensors = read_tensors(path, MEASURE_AGAIN)
+        try:
+            sets: list[dict[str, dict[str, Tensor]]] = [{"ranks": {}, "units": {}} for _ in range(facts["sets"])]
+            for key, rows in tensors.items():
+                number, kind, side = key.split("/")
+                sets[int(number)][kind][side] = rows
+            metrics, generic = facts["metrics"], facts["generic"]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DataError(f"{path}: damaged ({error}); {MEASURE_AGAIN}") from error
+        return cls([SetRanks(**of) if of["ranks"] else None for of in sets], metrics, generic)
+
+
+@dataclass(frozen=True, eq=False)
+class SetsRemembered(JsonObject):
+    """Scores of sets that were trained on one after the other.
+
+    Attributes:
+        sets: their names.
+        stages: {"after", "sets": per set its scores and "interval" of "r1", the mean of both directions; "generic"}.
+        average, backward_transfer, forgetting, forward_transfer: {"value", "interval"}, of R@1, or None.
+        transfer: per set its backward transfer, or None.
+    """
+
+    sets: Sequence[str] = ()
+    stages: Sequence[Mapping[str, Any]] = ()
+    average: Mapping[str, Any] | None = None
+    backward_transfer: Mapping[str, Any] | None = None
+    forgetting: Mapping[str, Any] | None = None
+    forward_transfer: Mapping[str, Any] | None = None
+    transfer: Sequence[Mapping[str, Any] | None] = ()
+
+    @classmethod
+    def of_stages(cls, sets: Sequence[str], after: Sequence[str], stages: Sequence[StageScores], seed: int):
+        """Of all stages.
+
+        Args:
+            sets: names.
+            after: what each stage comes after: "before", the sets, and further ones.
+            seed: of the draws of test images.
+        """
+        table = Remembering([stage.sets for stage in stages], seed=seed)
+        rows = [
+            {"after": name, "sets": [_scores(table, stages, i, n) for n in range(len(sets))], "generic": stage.generic}
+            for i, (name, stage) in enumerate(zip(after, stages))
+        ]
+        told = {name: _json(getattr(table, name)) for name in SUMMARIES}
+        told["transfer"] = [_json(table.transfer(number)) for number in range(len(sets))]
+        return cls.from_json({"sets": list(sets), "stages": rows, **told})
+
+    def table(self) -> Table:
+        """For a terminal."""
+        rows = {
+            f"{'' if stage['after'] == BEFORE else 'after '}{stage['after']}": {
+                **{name: _words(of.get("r1"), of.get("interval")) for name, of in zip(self.sets, stage["sets"])},
+                "generic": _words(stage["generic"].get("top1"), stage["generic"].get("interval")),
+            }
+            for stage in self.stages
+        }
+        last = list(rows)[-1]
+        rows["backward transfer"] = {name: _change(of) for name, of in zip(self.sets, self.transfer)}
+        caption = "R@1, mean of both directions; 95 % intervals in brackets; generic: zero-shot top 1"
+        return table_of("Each set after each stage", caption, rows, [last])
+
+    @property
+    def sentences(self) -> list[str]:
+        """A line for each summary."""
+        known = {name: of for name in SUMMARIES if (of := self[name])}
+        return [f"{SUMMARIES[name]}: {_change(of, name != 'average')}." for name, of in known.items()]
+
+    def sections(self) -> list[Any]:
+        """Of the report."""
+        return [self._verdict(), self._table("r1"), *map(self._table, ("r5", "r10")), self._summaries()]
+
+    def _verdict(self) -> VerdictSection | None:
+        of = self.backward_transfer
+        if of is None:
+            return None
+        low, high = of["interval"] or (-1.0, 1.0)
+        tone, title = ("bad", "Earlier sets were forgotten, by more than chance") if high < 0 else ("open", "")
+        tone, title = ("good", "Earlier sets gained from later ones") if low > 0 else (tone, title)
+        return VerdictSection(tone, title or "No loss on earlier sets beyond chance", "\n".join(self.sentences))
+
+    def _table(self, key: str) -> TableSection:
+        header = ["After", *self.sets, *(["Generic, top 1"] if key == "r1" else [])]
+        rows = []
+        for stage in self.stages:
+            cells = [_cell(of.get(key), of.get("interval") if key == "r1" else None) for of in stage["sets"]]
+            generic = [_cell(stage["generic"].get("top1"), stage["generic"].get("interval"))] if key == "r1" else []
+            rows.append([stage["after"], *cells, *generic])
+        note = "The mean of both directions on the test pairs of each set, which no stage trained on."
+        return TableSection(f"{key.upper().replace('R', 'R@')} of each set after each stage", header, rows, note)
+
+    def _summaries(self) -> TableSection:
+        rows = [[title, _change(of, name != "average")] for name, title in SUMMARIES.items() if (of := self[name])]
+        note = "Intervals are of differences between stages on the same test images, drawn with replacement."
+        return TableSection("What was kept", ("Of R@1", "Value, 95% interval"), rows, note)
+
+
+def _scores(table: Remembering, stages: Sequence[StageScores], stage: int, number: int) -> dict[str, Any]:
+    of = stages[stage].sets[number]
+    if of is None:
+        return {}
+    means = {f"r{k}": of.score(k) for k in Ranking.RECALL_AT}
+    return {**means, "interval": table.score(stage, number).interval, **stages[stage].metrics[number]}
+
+
+def _json(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else asdict(estimate)
+
+
+def _words(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
+
+
+def _cell(value: float | None, interval: Sequence[float] | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(f"{value:.1%}", "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}")
+
+
+def _change(of: Mapping[str, Any] | None, signed: bool = True) -> str:
+    """In points, with its interval."""
+    if of is None:
+        return "–"
+    sign = "+" if signed else ""
+    low, high = (100 * bound for bound in of["interval"] or (float("nan"),) * 2)
+    return f"{100 * of['value']:{sign}.1f} points ({low:{sign}.1f} to {high:{sign}.1f})"
