@@ -99,8 +99,8 @@ def _check(asked: JoinOptions) -> None:
         raise ConfigError(f"--{made_of[0]} and --{made_of[1]}: the space is made of either; omit one")
     if asked.translated is not None and asked.sentences is None:
         raise ConfigError("--translated: names columns of --sentences; give these, or omit it")
-    if asked.width is not None and asked.untrained != PROJECTIONS:
-        raise ConfigError(f"--width {asked.width}: is of --untrained {PROJECTIONS}; omit it")
+    if asked.space_width is not None and asked.untrained != PROJECTIONS:
+        raise ConfigError(f"--space-width {asked.space_width}: is of --untrained {PROJECTIONS}; omit it")
     if made_of in ([], ["names"], ["untrained"]):
         for name in ("map", "ridge"):
             if getattr(asked, name) not in (None, AUTO):
@@ -219,7 +219,7 @@ def _untrained(towers, side, asked: JoinOptions, out: Path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         if asked.untrained == PROJECTIONS:
-            space = LinearSpace(towers.embed_dim, side.width, asked.width or WIDTH, bias=False, unit=False)
+            space = LinearSpace(towers.embed_dim, side.width, asked.space_width or WIDTH, bias=False, unit=False)
         else:
             space = TextHead(towers.embed_dim, side.width)
     own = asked.untrained != PROJECTIONS and towers.has_text

@@ -185,8 +185,8 @@ class JoinOptions:
         "(recipes lit, m-clip), or projections of both into a new one (recipe clip-italian)",
         choices=("text-head", "projections"),
     )
-    width: int | None = option(
-        None, "of the space of --untrained projections; 512 by default", low=1, high=65_536, metavar="N"
+    space_width: int | None = option(
+        None, "width of the space of --untrained projections; 512 by default", low=1, high=65_536, metavar="N"
     )
     pooling: str | None = option(
         None,
