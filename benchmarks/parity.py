@@ -25,6 +25,8 @@ from parity_checks import (
     crops,
     deduplication,
     detectors,
+    distillation,
+    faster_towers,
     filters,
     from_above,
     head,
@@ -63,8 +65,8 @@ METHODS = (
     *(video, video_patches, video_towers),
 )
 LOSSES = (
-    *(losses, caption_losses, self_supervised, continual, person, person_search, video_losses, query_losses),
-    knowledge_losses,
+    *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
+    *(video_losses, query_losses, knowledge_losses),
 )
 ROOMS = {
     "Methods": METHODS,
@@ -75,7 +77,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined, mixing),
+    "Towers joined": (joined, mixing, faster_towers),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

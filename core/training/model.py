@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .sharding import average_replicated, is_sharded, whole
 from .tower_outputs import Outputs
 from .tower_weights import BetweenWeights, follow, swapped, weights_of
 
+T = TypeVar("T")
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -123,8 +124,8 @@ class PairModel(nn.Module):
         """One optimiser step; see `global_step`."""
         return global_step(self, self, data, optim_wrapper)
 
-    def val_step(self, validate: Callable[[], float]) -> float:
-        """The score of the towers, whole and in eval mode; random states stay as they were."""
+    def val_step(self, validate: Callable[[], T]) -> T:
+        """The score, or scores, of the towers, whole and in eval mode; random states stay as they were."""
         training = self.towers.training
         self.towers.eval()
         with torch.random.fork_rng(), swapped(self.towers, self.average), whole(self):
@@ -295,6 +296,8 @@ def dims_of(
         dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
         dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
+        if len(teachers) > 1:
+            dims |= {f"teacher_dim_{number}": each.embed_dim for number, each in enumerate(teachers, start=1)}
         if all("hidden" in teacher.capabilities for teacher in teachers):
             dims["teacher_width"] = sum(teacher.hidden(teacher.blank_image()).shape[-1] for teacher in teachers)
     return dims

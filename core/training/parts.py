@@ -19,15 +19,16 @@ from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
-from .fields import SENTENCE, fields_of
+from .fields import fields_of
 from .layers import TowerLayers
 from .lora import LowRank
 from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source, num_labels_of
-from .teachers import need_teacher_texts, side_by_side, token_field
+from .source_losses import SourceLosses
+from .sources import MixedSource, Source, num_labels_of
+from .teachers import OF_TEACHERS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, seeded_view, strong_view
@@ -57,7 +58,7 @@ class Task:
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
-        validate: () -> score on val, the higher the better; or None.
+        validate: () -> score on val, the higher the better, or that as "val" and parts of it by further names; or None.
         mix: changes a batch before the towers see it, on its device: (batch, generator, the same on all processes) ->
             batch. Each process mixes its own samples, whole, however they are then split.
         between: a second pass in each step, at weights between those of the start and of now; None: there is none.
@@ -78,7 +79,7 @@ class Task:
     view: View | None = None
     strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
-    validate: Callable[[], float] | None = None
+    validate: Callable[[], float | Mapping[str, float]] | None = None
     mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     between: BetweenWeights | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -174,6 +175,9 @@ class Parts:
         backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
+        if isinstance(task.source, MixedSource):
+            self.needs.add("index")
+            self.objective.sources = SourceLosses(task.source.mixture.names, task.source.offsets.tolist())
         asking = f"loss {' + '.join(self.objective.losses)}"
         self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
         self.outputs = self._outputs().to(backbone.device)
@@ -208,11 +212,10 @@ class Parts:
         for loss in self.objective.losses.values():
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
-        further, frozen = {}, self.objective.teacher == "frozen"
-        for kind, need in (("caption", "teacher.text"), (SENTENCE, "teacher.sentence")):
-            if frozen and need in self.needs:
-                teachers = enumerate(self.outputs.teachers)
-                further |= {token_field(place, kind): (kind, each.tokenize) for place, each in teachers}
+        further, needs = {}, self.needs & OF_TEACHERS.keys()
+        for tokens in (OF_TEACHERS[name] for name in needs if self.objective.teacher == "frozen"):
+            teachers = enumerate(self.outputs.teachers)
+            further |= {token_field(place, tokens): (tokens, each.tokenize) for place, each in teachers}
         return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
 
     @property

@@ -124,6 +124,17 @@ def evaluate_retrieval(
     return scores_of_features(features, backbone, by_label, sentences, dual_softmax, questions)
 
 
+def scores_of_sources(scores: RetrievalScores, backbone: Backbone, names: Sequence[str]) -> dict[str, RetrievalScores]:
+    """Retrieval within each of several sources, by the features of a `JoinedPairs` of them.
+
+    Args:
+        names: of the sources; one of which nothing could be read has no scores.
+    """
+    assert scores.features is not None
+    parts = {name: scores.features.part([each.startswith(f"{name}/") for each in scores.ids]) for name in names}
+    return {name: scores_of_features(part, backbone) for name, part in parts.items() if len(part.texts)}
+
+
 def scores_of_features(
     features: PairFeatures,
     backbone: Backbone,
