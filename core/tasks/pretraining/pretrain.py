@@ -22,6 +22,7 @@ from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from ...data.pairs.code_switch import CodeSwitch, read_dictionary
 from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
@@ -250,7 +251,7 @@ def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
     """Which texts a step sees; columns and words that are asked for and not there are refused."""
     parts = splits.parts if isinstance(splits, SeveralSplits) else [splits]
-    paired = [part.train for part in parts if not isinstance(part.train, ImageSet)]
+    paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
     for pairs in paired:
         check_columns(settings.captions, pairs)
     switch = None
