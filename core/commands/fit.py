@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,7 +176,7 @@ def evaluate(
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.folder import Run, evaluation_folder
-    from ..runs.limits import parse_limits, unmet
+    from ..runs.limits import check_limits, parse_limits
     from ..runs.sections import worded
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
@@ -189,7 +189,7 @@ def evaluate(
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
-        _fail_under(unmet(result, limits))
+        check_limits(result, limits)
         return
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
@@ -198,13 +198,7 @@ def evaluate(
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
-    _fail_under(unmet(result, limits))
-
-
-def _fail_under(sentences: Sequence[str]) -> None:
-    """End with exit code 1 where limits are not reached."""
-    if sentences:
-        raise ConfigError(f"--fail-under: {'; '.join(sentences)}")
+    check_limits(result, limits)
 
 
 def predict(

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
+from ..errors import ConfigError, UnknownNameError, VladaptError, did_you_mean, shortened
 
 WORST_GROUP, CORRUPTED, POINT = "worst_group", "corruptions", ".point"
 USAGE = "give NAME=SHARE, as in accuracy=0.8,worst_group=0.6; NAME.point=SHARE compares the score itself"
+
+
+class ScoreTooLow(VladaptError):
+    """A limit of `--fail-under` is not reached."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
             raise ConfigError(f"--fail-under {shortened(part.strip())}: is not usable; {USAGE}")
         limits.append(Limit(name.removesuffix(POINT), least, name.endswith(POINT)))
     return tuple(limits)
+
+
+def check_limits(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> None:
+    """Raise a ScoreTooLow that names the limits that an evaluation does not reach; otherwise as `unmet`."""
+    if sentences := unmet(metrics, limits):
+        raise ScoreTooLow(f"--fail-under: {'; '.join(sentences)}")
 
 
 def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
