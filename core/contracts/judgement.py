@@ -310,6 +310,21 @@ class JudgedClassifier(JudgedFit):
             beside: whether zero-shot is scored too, and both are compared as on the test images.
         """
 
+    @abstractmethod
+    def answers_seen_through(
+        self, ids: Sequence[str], change: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> tuple[Tensor | None, Tensor]:
+        """Logits (n, C) of zero-shot, or None where it means nothing, and of the fit, on test images that a transform
+        changes before the towers see them.
+
+        Args:
+            ids: of n test images.
+            change: as of `PreparedData.seen_through`.
+
+        Raises:
+            DataError: an image has no features then.
+        """
+
 
 @dataclass(eq=False, kw_only=True)
 class Judgement(ABC):

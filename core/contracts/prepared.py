@@ -153,6 +153,10 @@ class PreparedData(Protocol):
     def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
         """Rows of this data, with all that the adapter needs to predict."""
 
+    def seen_through(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> PreparedData:
+        """The same images, changed by a transform before the towers see them: `change` makes it of the one that there
+        is. Nothing is stored of them. A features file has none."""
+
     def on(self, backbone: Backbone) -> PreparedData:
         """The same data on towers that a fit changed."""
 

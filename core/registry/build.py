@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -301,17 +302,22 @@ def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
     return found | {name: of for name, of in others.items() if any(issubclass(each, of.judges) for each in task.judges)}
 
 
-def judging_options(task: type[Task] | Task, at: str) -> dict[str, str]:
-    """Option -> the judgement whose it is, of all that a task makes in a command.
+def judging_options(task: type[Task] | Task, at: str) -> dict[str, tuple[str, ...]]:
+    """Option -> the judgements whose it is, of all that a task makes in a command: one, or those of a common base that
+    declares it.
 
     Raises:
         ConfigError: two judgements have an option of one name.
     """
-    owners: dict[str, str] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    bases: dict[str, type] = {}
     for name, of in judgements_of(task).items():
         for each in options_of(of) if at in of.at else ():
-            if owners.setdefault(each.name, name) != name:
-                raise ConfigError(f"judgements '{owners[each.name]}' and '{name}' both have an option '{each.name}'")
+            base = next(cls for cls in of.__mro__ if each.name in vars(cls).get("__annotations__", {}))
+            if bases.setdefault(each.name, base) is not base or (each.name in owners and not isabstract(base)):
+                other = owners[each.name][0]
+                raise ConfigError(f"judgements '{other}' and '{name}' both have an option '{each.name}'")
+            owners[each.name] = (*owners.get(each.name, ()), name)
     return owners
 
 
@@ -327,7 +333,7 @@ def judges_at(task: Task, at: str, given: Mapping[str, Any] | None = None) -> li
     owners = judging_options(task, at)
     values = {key: value for key, value in (given or {}).items() if key in owners and value is not None}
     return [
-        build_judgement(name, **{key: value for key, value in values.items() if owners[key] == name})
+        build_judgement(name, **{key: value for key, value in values.items() if name in owners[key]})
         for name, of in judgements_of(task).items()
         if at in of.at
     ]
@@ -337,7 +343,8 @@ def check_fit(
     task: Task, given: Mapping[str, Any], adapter: Adapter, prepared: PreparedData, shots: int | None
 ) -> None:
     """Raise what judgements whose options are given can tell before a fit; see `Judgement.check_fit`."""
-    asked = {owner for key, owner in judging_options(task, FIT).items() if key in given} if given else ()
+    owners = judging_options(task, FIT) if given else {}
+    asked = {name for key, names in owners.items() if key in given for name in names}
     for judgement in judges_at(task, FIT, given) if asked else ():
         if judgement.name in asked:
             judgement.check_fit(adapter, prepared, shots, given)
@@ -346,7 +353,7 @@ def check_fit(
 def lasting(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a fit that hold in evaluations of its run."""
     owners = judging_options(task, FIT) if given else {}
-    return {key: given[key] for key, owner in owners.items() if key in given and judgement_class(owner).lasts}
+    return {key: given[key] for key, names in owners.items() if key in given and judgement_class(names[0]).lasts}
 
 
 def check_judging(task: Task, at: str, given: Mapping[str, Any]) -> None:
@@ -369,7 +376,7 @@ def divided(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     judging = {key: value for key, value in given.items() if key in owners}
     made = {judgement.name: judgement for judgement in judges_at(task, FIT, judging)} if judging else {}
     own = {key: value for key, value in given.items() if key not in owners}
-    return own, {key: getattr(made[owners[key]], key) for key in judging}
+    return own, {key: getattr(made[owners[key][0]], key) for key in judging}
 
 
 def _class(name: str, entries: dict[str, Entry], base: type) -> Any:

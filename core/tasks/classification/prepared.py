@@ -66,6 +66,7 @@ class Prepared:
         counts: how many images the backbone ran on and how many came from the store.
         skipped: (id, reason) of images found unreadable while encoding.
         had_splits: whether the data itself says which images are for testing.
+        through: the transform that the domain has for predicting -> that which images go through; None for the same.
     """
 
     domain: Domain
@@ -82,6 +83,7 @@ class Prepared:
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     had_splits: bool = False
+    through: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     _test: FeatureSet | None = field(default=None, init=False, repr=False)
 
     @property
@@ -236,7 +238,7 @@ class Prepared:
             items=shots.items,
             load=self.data.load,
             train_transform=shots.augment or self.domain.transforms(self.backbone, True, self.task),
-            eval_transform=self.domain.transforms(self.backbone, False, self.task),
+            eval_transform=self.transform,
             prompts=self.classifier.texts or ((),) * len(self.class_names),
             negative=negative,
             templates=self.templates,
@@ -244,6 +246,12 @@ class Prepared:
             workers=self.encoding.workers,
             amp=self.encoding.amp,
         )
+
+    @property
+    def transform(self) -> Callable[..., Any]:
+        """Decoded image -> pixels, for predicting."""
+        transform = self.domain.transforms(self.backbone, False, self.task)
+        return transform if self.through is None else self.through(transform)
 
     @property
     def device(self) -> torch.device:
@@ -257,7 +265,7 @@ class Prepared:
     def _of_images(self, adapter: Adapter) -> dict[str, Any]:
         return {
             "load": self.data.load,
-            "transform": self.domain.transforms(self.backbone, False, self.task),
+            "transform": self.transform,
             "encode": self.encode_items,
             "boxes": self.resources.boxes if "boxes" in adapter.at_predict else None,
             "parts": lambda items: self.encode_items(items, PROJECTED, parts=True),
@@ -267,7 +275,7 @@ class Prepared:
     @property
     def patch_tokens(self) -> PatchTokenReader:
         """Features of the patches, stored as well."""
-        transform = self.domain.transforms(self.backbone, False, self.task)
+        transform = self.transform
         return PatchTokenReader(self.data, self.backbone, transform, self.store, **asdict(self.encoding))
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
@@ -282,6 +290,11 @@ class Prepared:
     def again(self, data: DomainData, reporter: Reporter | None = None) -> Prepared:
         """Other data, encoded in the same way, of which what is read is counted apart."""
         return replace(self, data=data, reporter=reporter or self.reporter, counts=Counts(), skipped=[])
+
+    def seen_through(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Prepared:
+        """The same data, whose images a further transform changes; nothing is stored, shown or counted of them."""
+        quiet, store = Reporter(quiet=True), self.store.unkept
+        return replace(self, through=change, store=store, reporter=quiet, counts=Counts(), skipped=[])
 
     def on(self, backbone: Backbone) -> Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""
@@ -334,7 +347,7 @@ class Prepared:
 
     def extracted(self, items: Sequence[Item], **how: Any) -> Extraction:
         """Features of some items, and which could not be read; `how` as `FeatureStore.get_or_compute` has it."""
-        transform, encoding = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
+        transform, encoding = self.transform, asdict(self.encoding)
         return self.store.get_or_compute(self.data, list(items), self.backbone, transform, **encoding, **how)
 
     def thumbnail(self, index: int):

@@ -183,6 +183,18 @@ class ClassificationFit(JudgedClassifier):
             Findings({}).add([build_judgement("baselines")], again)
         return scores
 
+    def answers_seen_through(
+        self, ids: Sequence[str], change: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> tuple[Tensor | None, Tensor]:
+        changed = self.prepared.seen_through(change)
+        seen = changed.of_ids(ids, parts="parts" in self.adapter.at_predict)
+        if seen.ids != tuple(ids):
+            raise DataError(f"{len(ids) - len(seen)} of {len(ids)} changed test images have no features; see above")
+        zero_shot = fitted_zero_shot(seen, self.prepared.classifier_of(self.class_names))
+        of = (seen, self.class_names, zero_shot, changed.reporter)
+        scores = score_on(changed, self.adapter, *of, columns=self.columns)
+        return scores.zero_shot_logits, scores.adapted_logits
+
 
 @dataclass
 class Fitted:

@@ -140,6 +140,7 @@ class Classification(ComparedClassification):
         "unlike-images",
         "base-run",
         "wrong-labels",
+        "corruptions",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS

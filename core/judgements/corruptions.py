@@ -1,0 +1,290 @@
+"""`--holistic`: what noise, blur, weather and compression cost a run, by the corruptions of ImageNet-C.
+
+"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", Hendrycks and Dietterich, 2019, arXiv
+1903.12261: the mean error over kinds and severities. Their mCE divides each kind's error by AlexNet's on ImageNet-1k,
+and is given for that set alone; intervals, the paired rise above clean images, and from which severity on a kind costs
+more than `MARGIN` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from ..contracts.images import height_and_width
+from ..contracts.judgement import JudgedClassifier
+from ..contracts.run_info import Record
+from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_intervals, paired_shares
+from ..metrics.significance import holm
+from ..robustness.corruption import CHANNELS, SEVERITIES, Corrupted, Corruption
+from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
+from ..runs.sections import Cell, Measure, TableSection, plural
+from ._holistic import HolisticJudgement, worst_rows
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+    from typing_extensions import Self
+
+MARGIN = 0.05
+"""Drop in accuracy below which a corruption does not count."""
+IMAGENET_CLASSES = 1000
+IMAGENET = "imagenet"
+SHARE = Measure("")
+HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {MARGIN:.0%} from")
+
+
+@dataclass(frozen=True)
+class KindScores:
+    """What one kind of corruption does.
+
+    Attributes:
+        accuracy: of the run at each severity.
+        zero_shot: of zero-shot, or None.
+        interval: of the run's mean over severities.
+        rise: of the mean error above that of clean images.
+        rise_interval: of it, over images or groups of them; None of a single one.
+        p_values: at each severity, of a drop of at most `MARGIN`, one-sided, adjusted for all of them (Holm).
+        costs_from: the lowest severity at which more is lost; None for none.
+    """
+
+    accuracy: Sequence[float]
+    zero_shot: Sequence[float] | None
+    interval: Sequence[float]
+    rise: float
+    rise_interval: Sequence[float] | None
+    p_values: Sequence[float]
+    costs_from: int | None
+
+    @property
+    def mean(self) -> float:
+        return sum(self.accuracy) / len(self.accuracy)
+
+    @property
+    def mean_zero_shot(self) -> float | None:
+        return None if self.zero_shot is None else sum(self.zero_shot) / len(self.zero_shot)
+
+
+@dataclass(frozen=True, eq=False)
+class CorruptionScores(Record):
+    """Accuracy on corrupted test images.
+
+    Attributes:
+        images: test images that were corrupted.
+        lacking: why there are no scores; "" where there are.
+        clean, clean_zero_shot: accuracy on these images as they are, at the size that they are corrupted at.
+        kinds: kind -> scores.
+        error, error_interval: mean over kinds and severities.
+        zero_shot_error: of zero-shot, or None.
+        rise, rise_interval: of the error above that of clean images, of the same images.
+        mce: divided by AlexNet's, of ImageNet-1k alone; else None.
+        worst: (test row, how often it was wrong) of the images that were wrong most often, of `times` each.
+    """
+
+    key: ClassVar[str] = "corruptions"
+    images: int
+    lacking: str = ""
+    clean: float = 0.0
+    clean_zero_shot: float | None = None
+    kinds: Mapping[str, KindScores] | None = None
+    error: float = 0.0
+    error_interval: Sequence[float] = ()
+    zero_shot_error: float | None = None
+    rise: float = 0.0
+    rise_interval: Sequence[float] | None = None
+    mce: float | None = None
+    worst: Sequence[Sequence[int]] = ()
+    times: int = 0
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        values = dict(metrics[cls.key])
+        kinds = values.pop("kinds")
+        return cls(kinds=kinds and {name: KindScores(**of) for name, of in kinds.items()}, **values)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Of a table, the costliest kind first."""
+        for name, of in sorted((self.kinds or {}).items(), key=lambda each: -each[1].rise):
+            before = of.mean_zero_shot
+            shift = None if before is None else (before, of.mean)
+            yield (
+                name,
+                Cell(SHARE.text(before)),
+                Cell(SHARE.text(of.mean), SHARE.between(of.interval), shift=shift),
+                _points(of.rise, of.rise_interval),
+                "–" if of.costs_from is None else f"severity {of.costs_from}",
+            )
+
+    def section(self) -> TableSection:
+        title = "Corrupted images"
+        if self.kinds is None:
+            return TableSection(title, (), [], self.lacking)
+        total = [
+            f"Mean over kinds: error {SHARE.text(self.error)} ({SHARE.between(self.error_interval)}), "
+            f"{SHARE.text(1 - self.clean)} on the same images as they are."
+        ]
+        if self.mce is not None:
+            total.append(f"Divided by AlexNet’s, as published (mCE): {self.mce:.1%}.")
+        note = (
+            f"{plural(self.images, 'test image')}, each corrupted in {len(self.kinds)} ways at 5 severities, the mean "
+            f"of which is shown. {' '.join(total)} Rises and tests are paired with the images as they are; the "
+            f"severity from which a kind costs more than {100 * MARGIN:.0f} points is adjusted for all tests (Holm)."
+        )
+        return TableSection(title, HEADER, list(self.rows()), note)
+
+    def table(self) -> Table | None:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        if self.kinds is None:
+            return None
+        table = Table(title="Corrupted images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for number, name in enumerate(HEADER):
+            table.add_column(name.lower(), justify="right" if number else "left")
+        for name, before, after, rise, first in self.rows():
+            table.add_row(name, before.text, after.text, f"{rise.text} ({rise.small})", first)
+        return table
+
+    def note(self) -> str:
+        if self.kinds is None:
+            return self.lacking
+        costly = [name for name, of in self.kinds.items() if of.costs_from is not None]
+        worst = max(self.kinds, key=lambda name: self.kinds[name].rise)
+        which = f"{len(costly)} of {len(self.kinds)} kinds cost more than {100 * MARGIN:.0f} points" if costly else ""
+        none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
+        rise = _points(self.rise, self.rise_interval)
+        return (
+            f"on corrupted images the error is {SHARE.text(self.error)}, {rise.text} points above that of the same "
+            f"images as they are ({rise.small}); {which or none}, {worst} the most"
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Corruptions(HolisticJudgement):
+    """Scores on test images that are corrupted in each of fifteen ways at five severities."""
+
+    record: ClassVar = CorruptionScores
+
+    def compute(self, fit: JudgedClassifier) -> CorruptionScores:
+        if lacking := _lacking(fit):
+            return CorruptionScores(0, lacking)
+        kinds, rows = corruptions(), self.rows_of(fit)
+        labels, groups = fit.labels[rows], None if fit.scores.groups is None else [fit.scores.groups[n] for n in rows]
+        right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
+        return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
+
+
+def _lacking(fit: JudgedClassifier) -> str:
+    """Why a run cannot be judged so; "" where it can."""
+    if fit.before is None:
+        return "corrupted images: not tested, since a features file holds no images"
+    if fit.several_labels:
+        return "corrupted images: not tested, since images may have several labels"
+    channels = fit.before.channels
+    if channels is not None and len(channels) != CHANNELS:
+        return f"corrupted images: not tested, since they have {len(channels)} channels and these kinds are for three"
+    if min(height_and_width(fit.before.image_size)) < LEAST_SIDE:
+        return f"corrupted images: not tested, since the tower's images are smaller than {LEAST_SIDE} pixels"
+    return ""
+
+
+def _right_of(
+    fit: JudgedClassifier, kinds: Sequence[Corruption], ids: Sequence[str], labels: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(1 + 5 K, n) which images the run has right, as they are and then of each kind at each severity; and zero-shot,
+    or None."""
+    conditions: list[tuple[Corruption | None, int]] = [(None, 0)]
+    conditions += [(kind, severity) for kind in kinds for severity in SEVERITIES]
+    size, after, before = fit.before.image_size, [], []
+    with fit.reporter.task("Corrupting test images") as progress:
+        for done, (kind, severity) in enumerate(conditions, start=1):
+            change = partial(Corrupted, size=size, corruption=kind, severity=severity, seed=fit.seed)
+            zero_shot, adapted = fit.answers_seen_through(ids, change)
+            after.append(adapted.argmax(dim=1) == labels)
+            if zero_shot is not None:
+                before.append(zero_shot.argmax(dim=1) == labels)
+            progress(done * len(ids), len(conditions) * len(ids))
+    return torch.stack(after), torch.stack(before) if before else None
+
+
+def _scores(
+    rows: Sequence[int],
+    kinds: Sequence[Corruption],
+    right: Tensor,
+    before: Tensor | None,
+    groups: Sequence[str] | None,
+    of_imagenet: bool,
+) -> CorruptionScores:
+    clean, shape = right[0], (len(kinds), len(SEVERITIES), right.shape[1])
+    of = right[1:].reshape(shape)  # (K, 5, n)
+    zero_shot = None if before is None else before[1:].reshape(shape).double().mean(dim=2).tolist()
+    p_values = holm([_p_of_drop(clean, each, groups) for kind in of for each in kind])
+    scores, levels = {}, len(SEVERITIES)
+    for at, (kind, each) in enumerate(zip(kinds, of)):
+        of_kind = p_values[levels * at : levels * (at + 1)]
+        scores[kind.name] = _kind_scores(clean, each, None if zero_shot is None else zero_shot[at], groups, of_kind)
+    wrong = (~of).flatten(0, 1).T  # (n, 5 K)
+    share, errors = wrong.double().mean(dim=1), {name: 1 - each.mean for name, each in scores.items()}
+    published = of_imagenet and len(kinds) == len(PUBLISHED)
+    return CorruptionScores(
+        images=len(rows),
+        clean=float(clean.double().mean()),
+        clean_zero_shot=None if before is None else float(before[0].double().mean()),
+        kinds=scores,
+        error=float(share.mean()),
+        error_interval=mean_interval(share, groups),
+        zero_shot_error=None if before is None else float(1 - before[1:].double().mean()),
+        rise=float((share - (~clean).double()).mean()),
+        rise_interval=_difference_interval(share - (~clean).double(), groups),
+        mce=mean_corruption_error(errors) if published else None,
+        worst=worst_rows(rows, wrong),
+        times=wrong.shape[1],
+    )
+
+
+def _kind_scores(
+    clean: Tensor,
+    right: Tensor,
+    zero_shot: Sequence[float] | None,
+    groups: Sequence[str] | None,
+    p_values: Sequence[float],
+) -> KindScores:
+    """Of one kind, (5, n)."""
+    share = right.double().mean(dim=0)
+    lost = clean.double() - share
+    shown = [severity for severity, p in zip(SEVERITIES, p_values) if p < SIGNIFICANT]
+    return KindScores(
+        accuracy=right.double().mean(dim=1).tolist(),
+        zero_shot=zero_shot,
+        interval=mean_interval(share, groups),
+        rise=float(lost.mean()),
+        rise_interval=_difference_interval(lost, groups),
+        p_values=list(p_values),
+        costs_from=min(shown, default=None),
+    )
+
+
+def _p_of_drop(clean: Tensor, right: Tensor, groups: Sequence[str] | None) -> float:
+    """That at most `MARGIN` is lost, by Tango's interval, one-sided."""
+    gain = paired_shares(clean, right, groups)
+    two_sided = p_of_intervals(gain.interval, -MARGIN)
+    return two_sided / 2 if gain.value < -MARGIN else 1 - two_sided / 2
+
+
+def _difference_interval(differences: Tensor, groups: Sequence[str] | None) -> list[float]:
+    """Of the mean of differences from -1 to 1: of shares, stretched."""
+    return [2 * limit - 1 for limit in mean_interval((differences + 1) / 2, groups)]
+
+
+def _of_imagenet(fit: JudgedClassifier) -> bool:
+    return len(fit.class_names) == IMAGENET_CLASSES and (fit.prepared.data.published or "").startswith(IMAGENET)
+
+
+def _points(value: float, interval: Sequence[float] | None) -> Cell:
+    """A rise in points."""
+    texts = [f"{100 * each:+.1f}".replace("-", "−") for each in (value, *(interval or ()))]
+    return Cell(texts[0], " to ".join(texts[1:]))
