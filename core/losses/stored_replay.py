@@ -32,14 +32,14 @@ DRAW = 3
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class StoredReplay(Loss):
-    """A baseline of ours, which goes beside the loss on new pairs: replay of earlier pairs (as in "Simple and Scalable
-    Strategies to Continually Pre-train Large Language Models", Ibrahim et al., 2024, arXiv 2403.08763) of which the
-    images are gone.
+    """A baseline of ours, which goes beside the loss on new pairs: replay of earlier pairs, of which the images are
+    gone. "Simple and Scalable Strategies to Continually Pre-train Large Language Models" (Ibrahim et al., 2024,
+    arXiv 2403.08763) replays the data themselves.
 
     With each new sample comes a stored pair, drawn at random: the feature that its image had after the earlier
-    training, and its caption, which goes through the text tower as it is now. InfoNCE, where stored images pick their caption
-    among stored and new ones, and stored captions their image likewise. What the same stored pair gave twice is no
-    wrong answer. New pairs are drawn into the same space by this, and gradients reach both towers.
+    training, and its caption, which goes through the text tower as it is now. InfoNCE, where stored images pick their
+    caption among stored and new ones, and stored captions their image likewise. What the same stored pair gave twice
+    is no wrong answer. New pairs are drawn into the same space by this, and gradients reach both towers.
 
     Raises:
         ConfigError: no file, or one that holds no pairs. DataError: a file is damaged.
