@@ -1,6 +1,6 @@
-"""How much of earlier sets do towers keep that are trained on one set after the other? The table of docs/continuing.md.
+"""What is kept of earlier sets by towers that are trained on one set after the other? The table of docs/continuing.md.
 
-    python benchmarks/continuing.py [--seeds 1,2,3] [--methods none,ctp,lwf,self-distill,replay] [--epochs 10] [--kept F]
+    python benchmarks/continuing.py [--seeds 1,2,3] [--methods none,ctp,...] [--epochs 10] [--kept FILE]
 
 Three drawn sets in turn (`curation_pool.py`: pictures of 32 pixels and captions with number, colour, shape, place and
 time), each of two of six shapes: 192 pairs to train on and 192 test pairs, all with captions of their own. The same
