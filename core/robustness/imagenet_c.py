@@ -30,23 +30,23 @@ FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 NOT_RISING = frozenset({"frost", "glass_blur"})
 """Whose images do not differ the more from the clean ones, the higher the severity."""
 ALEXNET: Mapping[str, float] = MappingProxyType(
-    dict(  # noqa: C408
-        gaussian_noise=0.886428,
-        shot_noise=0.894468,
-        impulse_noise=0.922640,
-        defocus_blur=0.819880,
-        glass_blur=0.826268,
-        motion_blur=0.785948,
-        zoom_blur=0.798360,
-        snow=0.866816,
-        frost=0.826572,
-        fog=0.819324,
-        brightness=0.564592,
-        contrast=0.853204,
-        elastic_transform=0.646056,
-        pixelate=0.717840,
-        jpeg_compression=0.606500,
-    )
+    {
+        "gaussian_noise": 0.886428,
+        "shot_noise": 0.894468,
+        "impulse_noise": 0.922640,
+        "defocus_blur": 0.819880,
+        "glass_blur": 0.826268,
+        "motion_blur": 0.785948,
+        "zoom_blur": 0.798360,
+        "snow": 0.866816,
+        "frost": 0.826572,
+        "fog": 0.819324,
+        "brightness": 0.564592,
+        "contrast": 0.853204,
+        "elastic_transform": 0.646056,
+        "pixelate": 0.717840,
+        "jpeg_compression": 0.606500,
+    }
 )
 """AlexNet's error on ImageNet-1k under each, the mean over severities, by which the published mean is scaled."""
 SEEDED = frozenset({"glass_blur", "impulse_noise"})

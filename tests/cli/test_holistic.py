@@ -1,0 +1,27 @@
+"""`eval --holistic`, as a user runs it."""
+
+from vladapt.core.judgements import corruptions as module
+from vladapt.core.robustness.corruption import Corruption
+
+
+def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_clip_spec, monkeypatch):
+    """Two cheap kinds in place of fifteen; the images go through a tower again."""
+    dark = Corruption("dark", lambda image, severity, seed: image // (1 + severity))
+    swapped = Corruption("swapped", lambda image, severity, seed: image[..., ::-1].copy())
+    monkeypatch.setattr(module, "corruptions", lambda: (dark, swapped))
+    run = ["fit", "--domain", "medical", "--data", str(colours), "--backbone", small_clip_spec, "--shots", "2"]
+    run += ["--adapter", "tip-adapter", "--out", "run", "--json"]
+    folder = vladapt(*run).json["run"]
+    plain = vladapt("eval", folder, "--json").json
+    assert "corruptions" not in plain
+    lacking = vladapt("eval", folder, "--holistic", "--json").json["corruptions"]
+    assert lacking["kinds"] is None and "the tower's images are smaller than 32 pixels" in lacking["lacking"]
+    monkeypatch.setattr(module, "LEAST_SIDE", 8)
+    made = vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json["corruptions"]
+    assert made["images"] == 9 and set(made["kinds"]) == {"dark", "swapped"}
+    assert made["kinds"]["swapped"]["accuracy"] == made["kinds"]["swapped"]["accuracy"][:1] * 5
+    assert made == vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json["corruptions"]
+    every = vladapt("eval", folder, "--holistic", "--holistic-images", "all", "--out", "seen", "--json").json
+    assert every["corruptions"]["images"] == every["test_images"] > 9
+    refused = vladapt("eval", folder, "--holistic-images", "9").err
+    assert "--holistic-images: only with --holistic; give both, or omit it" in refused
