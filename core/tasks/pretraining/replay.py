@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...contracts.backbone import Backbone
+from ...contracts.sources import SHARE, NamedSource, SourceOptions
 from ...data.pairs.shard_set import ShardPairs
 from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
@@ -17,23 +18,37 @@ from ..retrieval.encoding import PairEncoding, features_of
 from .pairs import PairSplits
 from .pretrain import PretrainPlan
 
-FILE = "replay.safetensors"
-STORED = "stored-replay"
-"""The loss on stored features."""
+STORED = "replay.safetensors"
+LOSS = "stored-replay"
+"""On stored features."""
 
 
-def stored_plan(plan: PretrainPlan, files: Sequence[str], share: float) -> PretrainPlan:
-    """The training on a set, with stored pairs of earlier ones beside its own.
+def with_earlier(plan: PretrainPlan, earlier: Sequence[tuple[str, int]], share: float, own_size: int) -> PretrainPlan:
+    """The training on a set, with a share of earlier ones in each batch. There are as many steps as without them.
+
+    "Simple and Scalable Strategies to Continually Pre-train Large Language Models" (Ibrahim et al., 2024,
+    arXiv 2403.08763): replay at equal compute.
+
+    Args:
+        earlier: (path, pairs to train on) of each.
+        share: of all earlier sets together.
+        own_size: pairs of the set itself.
+    """
+    whole = sum(size for _, size in earlier)
+    sources = [NamedSource(plan.data, 1 - share), *(NamedSource(path, share * n / whole) for path, n in earlier)]
+    return replace(plan, sources=sources, mixing=SourceOptions(weights=SHARE, samples=own_size))
+
+
+def with_stored(plan: PretrainPlan, files: Sequence[str], share: float) -> PretrainPlan:
+    """The same with stored pairs, which have their share in the loss.
 
     Args:
         files: as `store_pairs` writes them.
-        share: of stored pairs in the loss.
     """
     if not files:
         return plan
-    total = sum(plan.losses.values())
-    losses = {**plan.losses, STORED: total * share / (1 - share)}
-    return replace(plan, losses=losses, loss_options={**plan.loss_options, STORED: {"files": tuple(files)}})
+    losses = {**plan.losses, LOSS: sum(plan.losses.values()) * share / (1 - share)}
+    return replace(plan, losses=losses, loss_options={**plan.loss_options, LOSS: {"files": tuple(files)}})
 
 
 def store_pairs(
