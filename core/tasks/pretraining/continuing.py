@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...backbones.load import announced, load_backbone, save_fine_tuned
 from ...contracts.adapter import require
@@ -168,9 +168,11 @@ def continue_pretraining(
 class ContinualFolder(PretrainFolder):
     """The same, with a folder per set and what was measured after it; `plan.json` while it is under way."""
 
+    PLAN: ClassVar[str] = "plan.json"
+
     def begin(self, plan: ContinualPlan, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
         """As `open`; also refuses another plan than the one that was begun."""
-        done, told = self.open(resume), self.path / "plan.json"
+        done, told = self.open(resume), self.path / self.PLAN
         if done is None and resume and told.is_file():
             begun, asked = self._read(told.name), plan.identity
             if other := sorted(name for name in asked if begun.get(name) != asked[name]):
@@ -184,11 +186,7 @@ class ContinualFolder(PretrainFolder):
 
     @property
     def stages(self) -> list[Path]:
-        return sorted(self.path.glob("plan.json"))
-
-    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
-        (self.path / "plan.json").unlink(missing_ok=True)
-        super().finish(info, metrics, history, log)
+        return sorted(self.path.glob(self.PLAN))
 
     def of_set(self, number: int, further: str = "") -> Path:
         """The folder of the training on a set, counted from 1."""
@@ -353,6 +351,7 @@ class _Chain:
         write_report(self.folder.path, continuing_report(self.folder.path, info, remembered))
         history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
+        (self.folder.path / self.folder.PLAN).unlink(missing_ok=True)
         self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
         return _result(model, info, metrics)
 
