@@ -25,6 +25,7 @@ from parity_checks import (
     crops,
     deduplication,
     detectors,
+    distillation,
     filters,
     from_above,
     head,
@@ -63,8 +64,8 @@ METHODS = (
     *(video, video_patches, video_towers),
 )
 LOSSES = (
-    *(losses, caption_losses, self_supervised, continual, person, person_search, video_losses, query_losses),
-    knowledge_losses,
+    *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
+    *(video_losses, query_losses, knowledge_losses),
 )
 ROOMS = {
     "Methods": METHODS,

@@ -24,7 +24,7 @@ TINY = 1e-12  # keeps the shares of an entropy of nothing finite
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Distill(RowLoss):
-    """Three ways to learn from a frozen teacher, summed by weight.
+    """Four ways to learn from a frozen teacher, summed by weight.
 
     feature: the squared difference of unit features from the teacher's, mean over samples and over their width D, image
     and text summed, with the weight of 2000 that CLIP-KD's released code has (CLIP-KD: An Empirical Study of CLIP
@@ -34,7 +34,11 @@ class Distill(RowLoss):
 
     similarity: cross-entropy of each image's distribution over texts with the teacher's as target, and of each text's
     over images, mean of both: open_clip's distillation (Reproducible scaling laws for contrastive language-image
-    learning, 2023, arXiv 2212.07143, has the library).
+    learning, 2023, arXiv 2212.07143, has the library). It is the affinity mimicking of TinyCLIP (TinyCLIP: CLIP
+    Distillation via Affinity Mimicking and Weight Inheritance, 2023, arXiv 2309.12314) too.
+
+    interactive: CLIP-KD's interactive contrastive learning. Each image picks its text among the teacher's texts, each
+    text its image among the teacher's images: the mean of both cross-entropies, with the student's logit scale.
 
     dynamic: Dynamic Contrastive Distillation for Image-Text Retrieval (2022, arXiv 2207.01426). Each image is scored
     with its text and with the `negatives` texts that the teacher finds most alike. With e the share that an image has
@@ -62,8 +66,8 @@ class Distill(RowLoss):
 
     differs: ClassVar[str] = (
         "the similarity term has open_clip's fixture, and does not differ. CLIP-KD's feature term is checked against "
-        "the mean of squares in its code, DCD's term against its equations. DCD's released code averages before it "
-        "applies weights, and leaves the teacher's scores in another order; ours does neither"
+        "the mean of squares in its code, its interactive term and DCD's term against their equations. DCD's released "
+        "code averages before it applies weights, and leaves the teacher's scores in another order; ours does neither"
     )
     needs: ClassVar[frozenset[str]] = SCORES
     teacher: ClassVar[str | None] = "frozen"
@@ -73,6 +77,9 @@ class Distill(RowLoss):
         "mean", "whether the feature term is a mean or a sum over the features' width", choices=REDUCTIONS
     )
     similarity: float = option(1.0, "weight of the teacher's similarities as targets, 0 for none", low=0, high=10_000)
+    interactive: float = option(
+        0.0, "weight of the contrast with the teacher's features, 0 for none", low=0, high=10_000
+    )
     dynamic: float = option(0.0, "weight of the dynamic term, 0 for none", low=0, high=10_000)
     negatives: int = option(7, "number of hardest texts per image, in the dynamic term", low=1, high=1_000_000)
     alpha: float = option(0.2, "weight of the teacher in the dynamic term; the labels have the rest", low=0, high=1)
@@ -80,31 +87,43 @@ class Distill(RowLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        self.weights = self.weights_of(("feature", "similarity", "dynamic"))
-        self.needs = SCORES if self.similarity or self.dynamic else FEATURES
+        self.weights = self.weights_of(("feature", "similarity", "interactive", "dynamic"))
+        self.needs = FEATURES | ({"logit_scale"} if self.interactive else frozenset())
+        self.needs = SCORES if self.similarity or self.dynamic else self.needs
         self.image_map, self.text_map = nn.Identity(), nn.Identity()  # unit features as they come
         width, teacher_width = self.dims.get("embed_dim"), self.dims.get("teacher_dim")
-        if self.feature and teacher_width not in (None, width):
+        if (self.feature or self.interactive) and teacher_width not in (None, width):
             width = self.dim("embed_dim", "its maps to the teacher's width")
             self.image_map, self.text_map = (_UnitLinear(width, teacher_width) for _ in range(2))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        terms = {"feature": self._feature, "similarity": self._similarity, "dynamic": self._dynamic}
+        terms = {"feature": self._feature, "similarity": self._similarity}
+        terms |= {"interactive": self._interactive, "dynamic": self._dynamic}
         given = {name: value.detach() if name.startswith("teacher.") else value for name, value in out.items()}
         parts = {name: terms[name](given, ranks) for name in self.weights}
         return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
 
     def _feature(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-        image = self.image_map(out["image_features"])  # (n, D')
-        text = self.text_map(out["text_features"])
+        pairs = zip(self._mapped(out), (out["teacher.image"], out["teacher.text"]))
+        return ranks.average(sum(_distance(student, teacher, self.reduction) for student, teacher in pairs))
+
+    def _interactive(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        picked = []
+        for student, name in zip(self._mapped(out), ("teacher.text", "teacher.image")):
+            scores = with_all(out["logit_scale"] * student, out[name], ranks, self.products)  # (n, N)
+            picked.append(F.cross_entropy(scores, ranks.own_pairs(scores)))
+        return ranks.average(sum(picked) / 2)
+
+    def _mapped(self, out: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Images and texts, as wide as the teacher's."""
+        image, text = self.image_map(out["image_features"]), self.text_map(out["text_features"])  # (n, D')
         widths = image.shape[-1], out["teacher.image"].shape[-1]
         if widths[0] != widths[1]:
             raise CapabilityError(
                 f"{self.title} compares features of width {widths[0]} with a teacher's of {widths[1]}; "
-                "give dims['teacher_dim'], or feature=0"
+                "give dims['teacher_dim'], or feature=0 and interactive=0"
             )
-        pairs = ((image, out["teacher.image"]), (text, out["teacher.text"]))
-        return ranks.average(sum(_distance(student, teacher, self.reduction) for student, teacher in pairs))
+        return image, text
 
     def _similarity(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         student, teacher = self._scores(out, ranks)  # (n, N)

@@ -131,8 +131,8 @@ def backbones() -> dict[str, Entry]:
 
 
 def recipes() -> dict[str, Path]:
-    """ "domain/recipe" -> file, of this package's own domains."""
-    files = sorted((PACKAGE_ROOT / "domains").glob("*/recipes/*.py"))
+    """ "domain/recipe" -> file, of this package's own domains; "task/recipe" of tasks that need no domain."""
+    files = sorted([*PACKAGE_ROOT.glob("domains/*/recipes/*.py"), *PACKAGE_ROOT.glob("core/tasks/*/recipes/*.py")])
     return {f"{kebab(f.parents[1].name)}/{kebab(f.stem)}": f for f in files if not f.stem.startswith("_")}
 
 

@@ -282,6 +282,8 @@ def dims_of(
         dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
         dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
+        if len(teachers) > 1:
+            dims |= {f"teacher_dim_{number}": each.embed_dim for number, each in enumerate(teachers, start=1)}
         if all("hidden" in teacher.capabilities for teacher in teachers):
             dims["teacher_width"] = sum(teacher.hidden(teacher.blank_image()).shape[-1] for teacher in teachers)
     return dims

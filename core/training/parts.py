@@ -26,7 +26,7 @@ from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .source_losses import SourceLosses
 from .sources import MixedSource, Source, num_labels_of
-from .teachers import need_teacher_texts, side_by_side, token_field
+from .teachers import OF_CAPTIONS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, seeded_view, strong_view
@@ -211,8 +211,10 @@ class Parts:
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
         further = {}
-        if self.objective.teacher == "frozen" and "teacher.text" in self.needs:
-            further = {token_field(place): each.tokenize for place, each in enumerate(self.outputs.teachers)}
+        for tokens in (OF_CAPTIONS[name] for name in self.needs & OF_CAPTIONS.keys()):
+            if self.objective.teacher == "frozen":
+                teachers = enumerate(self.outputs.teachers)
+                further |= {token_field(place, tokens): (tokens, each.tokenize) for place, each in teachers}
         return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
 
     @property

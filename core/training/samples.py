@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .fields import column_of, text_kind
+from .fields import TEXT_KINDS, column_of, text_kind
 from .sources import MixedSource, Source
 
 LOCAL_CROPS = 8
@@ -39,7 +39,8 @@ class Samples(Dataset):
         tokenize: N texts -> (N, L) int64.
         seed: with the epoch and the row it fixes every view and every drawn text.
         token_mask: (N, L) tokens -> (N, L) bool, where texts are cut to the longest; None: nobody asks for lengths.
-        tokenize_further: field -> how another text tower, that of a teacher, reads the caption.
+        tokenize_further: field -> of which field it is the text, and how another text tower, that of a teacher, reads
+            it.
     """
 
     source: Source
@@ -48,7 +49,7 @@ class Samples(Dataset):
     tokenize: Callable[[list[str]], Tensor]
     seed: int
     token_mask: Callable[[Tensor], Tensor] | None = None
-    tokenize_further: Mapping[str, Callable[[list[str]], Tensor]] = field(default_factory=dict)
+    tokenize_further: Mapping[str, tuple[str, Callable[[list[str]], Tensor]]] = field(default_factory=dict)
 
     metainfo: dict = field(default_factory=dict)
 
@@ -93,8 +94,8 @@ class Samples(Dataset):
             text = self.source.text(kind, row, epoch)
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
-        for name, tokenize in self.tokenize_further.items():
-            made[name] = tokenize([self.source.text("caption", row, epoch)])[0]
+        for name, (read, tokenize) in self.tokenize_further.items():
+            made[name] = tokenize([self.source.text(TEXT_KINDS[read], row, epoch)])[0]
         for name, column in columns.items():
             if name.startswith("numbers."):
                 made[name] = torch.tensor(tuple(self.source.numbers(column, row)), dtype=torch.float64)  # (n,)

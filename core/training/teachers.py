@@ -13,7 +13,9 @@ from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
 from .tower_passes import image_features, seen_by
 
-OF_TEXTS = frozenset({"teacher.text", "teacher.class_features"})
+OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
+"""Output -> field of the batch that holds the caption in the student's tokens."""
+OF_TEXTS = frozenset({*OF_CAPTIONS, "teacher.class_features"})
 
 
 def load_teachers(specs: Sequence[str], student: Backbone) -> list[Backbone]:
@@ -43,9 +45,9 @@ def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], aski
             )
 
 
-def token_field(place: int) -> str:
-    """Where a batch has the captions as the teacher in this place reads them."""
-    return f"teacher_tokens_{place}"
+def token_field(place: int, field: str = "tokens") -> str:
+    """Where a batch has the captions of a field as the teacher in this place reads them."""
+    return f"teacher_{field}_{place}"
 
 
 def teacher_images(teachers: Sequence[Backbone], student: Backbone, pixels: Tensor) -> Tensor:
@@ -53,9 +55,9 @@ def teacher_images(teachers: Sequence[Backbone], student: Backbone, pixels: Tens
     return side_by_side([image_features(each, seen_by(each, student, pixels)) for each in teachers])
 
 
-def teacher_texts(teachers: Sequence[Backbone], batch: Mapping[str, Any]) -> Tensor:
+def teacher_texts(teachers: Sequence[Backbone], batch: Mapping[str, Any], field: str = "tokens") -> Tensor:
     """Captions -> (B, D) unit. A mean of the student over time reads the student's tokens."""
-    tokens = [batch.get(token_field(place), batch["tokens"]) for place in range(len(teachers))]
+    tokens = [batch.get(token_field(place, field), batch[field]) for place in range(len(teachers))]
     return side_by_side([teacher.encode_text(each) for teacher, each in zip(teachers, tokens)])
 
 

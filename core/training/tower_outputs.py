@@ -19,7 +19,7 @@ from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
-from .teachers import side_by_side, teacher_images, teacher_texts
+from .teachers import OF_CAPTIONS, side_by_side, teacher_images, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
@@ -261,8 +261,8 @@ class Outputs(nn.Module):
             if "teacher.image_hidden" in self.wanted:
                 seen = [each.hidden(seen_by(each, self.backbone, batch["pixels"])) for each in teachers]
                 out["teacher.image_hidden"] = side_by_side(seen)
-            if "teacher.text" in self.wanted:
-                out["teacher.text"] = teacher_texts(teachers, batch)
+            for name in OF_CAPTIONS.keys() & self.wanted:
+                out[name] = teacher_texts(teachers, batch, OF_CAPTIONS[name])
             if "teacher.masked_tokens" in self.wanted:
                 seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
                 out["teacher.masked_tokens"] = seen["masked_tokens"]

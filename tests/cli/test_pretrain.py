@@ -228,6 +228,27 @@ def test_several_teachers_teach_together(vladapt, options, small_clip_spec, tmp_
     assert distance("one", "two") > 1e-6
 
 
+def test_a_distilled_model_is_a_backbone_like_any_other(vladapt, pairs_csv, generic, small_clip_spec, tmp_path):
+    config = json.loads(Path(small_clip_spec.partition(":")[2].partition("@")[0]).read_text())
+    config["text_cfg"] |= {"width": 16, "heads": 1, "layers": 1}
+    (tmp_path / "student.json").write_text(json.dumps(config))
+    data = ["--data", pairs_csv, "--generic", generic, "--device", "cpu", "--epochs", 1, "--batch-size", 16]
+    towers = ["--backbone", "open_clip:student.json@random", "--teacher", small_clip_spec]
+    done = vladapt("pretrain", "--recipe", "tiny-clip", *data, *towers, "--out", "small")
+    assert done.code == 0, done.err
+    ran = json.loads((tmp_path / "small" / "run.json").read_text())
+    assert ran["losses"] == {"clip": 1.0, "distill": 1.0} and ran["settings"]["clip_grad"] == 5.0
+    assert any("of the weights start as the teacher's" in note for note in ran["notes"])
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "| teacher |" in card and "licence" in card and "README.md" in ran["sha256"]
+    done = vladapt("fit", "--data", generic, "--backbone", "small", "--shots", 1, "--adapter", "tip-adapter")
+    assert done.code == 0, done.err
+    done = vladapt("index", generic, "--backbone", "small", "--out", "index")
+    assert done.code == 0, done.err
+    other = vladapt("pretrain", *data, *towers[:2], "--set", "inherit=yes", "--out", "none")
+    assert other.code == 2 and "there is no teacher to start from; give --teacher SPEC" in other.err
+
+
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [

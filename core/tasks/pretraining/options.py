@@ -17,10 +17,12 @@ from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
+from .task import PretrainingOptions
 
 PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
+OF_TASK = ("inherit",)
 SET_EXAMPLE = "layer_decay=0.7"
 OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 
@@ -60,10 +62,12 @@ def plan_of(
             mixing[rest] = value
         elif key in OTHERS:
             places[key] = value_of(key, value)
+        elif key in OF_TASK:
+            places |= chosen(PretrainingOptions, {key: value}, "pre-training")
         elif key in SETTINGS:
             given[key] = value
         else:
-            known = [*SETTINGS, *OTHERS, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
+            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
     weights = parse_losses(losses or ("clip",))
     sources, options = sources_in({"data": data, **mixing})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.finders import searched
+from ...backbones.inheritance import inherit
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -44,6 +45,7 @@ from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
 from ..retrieval.source_scores import KEY as SOURCES
 from ..retrieval.source_scores import source_rows, source_section
+from .distilled_card import distilled_card, taught_by
 from .examples import RetrievalExamples
 from .pairs import (
     ImageSet,
@@ -61,6 +63,7 @@ MOST_VALIDATED = 2000
 LOOKED_UP = 1000
 """Pairs of a source whose words are looked up in a dictionary before a training."""
 STAGES = "stage-*"
+CARD = "README.md"
 CAPTIONED = "retrieval"
 """The task of a domain whose data are pairs."""
 
@@ -76,6 +79,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
         image_size: where it is to differ from the backbone's.
@@ -95,6 +99,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    inherit: bool = False
     generic: str | None = None
     device: str = "auto"
     image_size: ImageSize | None = None
@@ -163,7 +168,13 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
+    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    if inherited:
+        reporter.info(inherited)
+    for teacher in teachers:
+        announced(teacher, reporter.info)
     splits = _read(plan, reporter)
+    splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe)
@@ -186,8 +197,15 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     shown = (measures.examples, before.examples, after.examples, abilities)
     curves, compared = (trained.history, log), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    folder.finish(info, metrics, trained.history, _log(info, metrics))
+    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
+    folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
+
+
+def _first_of(teachers: list[Backbone]) -> Backbone:
+    if not teachers:
+        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+    return teachers[0]
 
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
@@ -224,8 +242,12 @@ def _task(
         teachers=teachers,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
     )
+
+
+def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
+    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
 
 
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
@@ -459,9 +481,12 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
+    def finish(
+        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
+    ) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        write_whole(self.path / "log.txt", without_place(f"{log}\n"))
+        for name, text in {"log.txt": f"{log}\n", **further}.items():
+            write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))
             if name == "run.json":

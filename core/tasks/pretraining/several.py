@@ -48,7 +48,7 @@ class SeveralSplits:
     def skipped(self) -> list[tuple[str, str]]:
         return [(f"{name}/{what}", why) for name, part in zip(self.names, self.parts) for what, why in part.skipped]
 
-    @property
+    @cached_property
     def notes(self) -> list[str]:
         return [f"{name}: {note}" for name, part in zip(self.names, self.parts) for note in part.notes]
 

@@ -30,6 +30,7 @@ class PretrainingOptions(TrainingSettings):
     loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
     loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
     teacher: tuple[str, ...] = option((), "teacher backbones, for losses that distil")
+    inherit: bool = option(False, "start from the part of the first teacher's weights that there is room for")
 
 
 class Pretraining(Task):
@@ -87,6 +88,7 @@ class Pretraining(Task):
             loss_options=recipe.task_options["loss_options"],
             backbone=recipe.backbone,
             teacher=recipe.task_options["teacher"],
+            inherit=recipe.task_options["inherit"],
             generic=recipe.generic,
             device=recipe.device,
             image_size=recipe.image_size,

@@ -23,6 +23,7 @@ NARROW = {
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
     "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
+    "r2d2": {"layers": 1, "heads": 2},
     "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "irra": {"depth": 1, "width": 8},
