@@ -22,6 +22,7 @@ from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
+from ...losses.stored_replay import read_stored
 from ...runs.folder import now, versions
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
@@ -211,6 +212,8 @@ class _Chain:
 
     def run(self) -> PretrainResult | None:
         plan = self.plan
+        for file in plan.options.stored:
+            read_stored(Path(file))
         splits = self._read()  # all sets, before anything is computed; None of one that is gone
         done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
         if all_gather_json(done is not None)[0]:
@@ -352,7 +355,7 @@ class _Chain:
         history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
         (self.folder.path / self.folder.PLAN).unlink(missing_ok=True)
-        self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
+        self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]), {})
         return _result(model, info, metrics)
 
     def _history(self, number: int) -> list[dict[str, float]]:

@@ -296,6 +296,8 @@ def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to,
     plan = plan_to(then="")
     with pytest.raises(DataError, match="no set has test pairs"):
         continue_pretraining(replace(plan, first=replace(plan.first, data=str(table))))
+    with pytest.raises(DataError, match=r"gone\.safetensors"):
+        continue_pretraining(plan_to("replay", then="", options=[f"continual.stored={tmp_path}/gone.safetensors"]))
     with pytest.raises(DataError, match="nowhere"):
         continue_pretraining(replace(plan, then=[str(tmp_path / "nowhere.csv")]))
     assert not Path(plan.first.out).exists()
