@@ -24,7 +24,8 @@ def pretrain(
         typer.Option(
             metavar="PATH[=WEIGHT]",
             help="Pairs: CSV, TSV, JSONL, COCO or Karpathy JSON, WebDataset tars, a folder of images with texts, "
-            "or `sample`. Repeatable: samples of several sources are mixed by their weights.",
+            "or `sample`; for loss m-clip a table of sentences and their translations. Repeatable: samples of several "
+            "sources are mixed by their weights.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
@@ -84,7 +85,7 @@ def pretrain(
     asked |= {"teacher": teacher, "generic": generic, "device": device}
     if then or continual or wise_ft is not None:
         if len(data) > 1 or mixing:
-            raise ConfigError("--then, --continual and --wise-ft: train on one set after the other; give one --data")
+            raise ConfigError("--then: one set follows another, each of one source; give --data once")
         chain = continual_plan_of(
             then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=data[0], **asked
         )
@@ -125,10 +126,10 @@ def _show(result, words: Mapping[str, str]) -> None:
         echo("This training had already finished; these are its results.")
     if result.metrics.get("adapted"):
         show_table(retrieval_table(result.metrics), words)
-    if (sources := source_table(result.metrics.get(SOURCES, ()))) is not None:
-        show_table(sources, words)
     if result.metrics.get("remembered"):
         show_table(SetsRemembered.from_json(result.metrics["remembered"]).table(), words)
+    if (sources := source_table(result.metrics.get(SOURCES, ()))) is not None:
+        show_table(sources, words)
     for note in result.notes:
         echo(worded(note, words))
     echo_skipped(result.skipped)

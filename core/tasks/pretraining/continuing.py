@@ -125,7 +125,8 @@ class ContinualPlan:
         """
         first, method = self.first, self.options.method
         losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
-        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone)
+        inherits = first.inherit and number == 0
+        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone, inherit=inherits)
         preserves = number > 0 or self.options.preserve
         if method == "ctp":
             options["ctp"] = {**options.get("ctp", {}), "first": not preserves}
@@ -244,7 +245,7 @@ class _Chain:
                 splits.append(None)
                 self.names.append(Path(path).stem)
                 continue
-            read = read_splits(replace(self.plan.first, data=path), self.reporter)
+            read = read_splits(self.plan.first, path, self.reporter)
             self.names.append(read.name if read.name not in self.names else shown(path))
             splits.append(read)
             self.notes += [note for note in read.notes if note not in self.notes]
@@ -355,7 +356,7 @@ class _Chain:
         history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
         (self.folder.path / self.folder.PLAN).unlink(missing_ok=True)
-        self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]), {})
+        self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
         return _result(model, info, metrics)
 
     def _history(self, number: int) -> list[dict[str, float]]:
