@@ -54,7 +54,7 @@ def pretrain(
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="What keeps earlier sets from being forgotten: ctp, lwf, self-distill or none, which is the default.",
+            help="What keeps earlier sets from being forgotten: replay, ctp, lwf, self-distill, or none by default.",
         ),
     ] = None,
     wise_ft: Annotated[
