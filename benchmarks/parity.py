@@ -26,6 +26,7 @@ from parity_checks import (
     deduplication,
     detectors,
     distillation,
+    faster_towers,
     filters,
     from_above,
     head,
@@ -76,7 +77,7 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined, mixing),
+    "Towers joined": (joined, mixing, faster_towers),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -21,6 +21,7 @@ from ..runtime.reading import read_json
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .lexical import lexical_space
 from .shared_spaces import SharedSpace, built_space
+from .spec_options import Reduction
 from .text_towers import TextSide, text_side
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
@@ -97,6 +98,7 @@ class JoinedBackbone(TwoTower):
             raise CapabilityError(f"--image {towers.spec}: gives no features of its own; give the towers themselves")
         self.towers, self.side, self.space, self.scale, self.spec = towers, side, space, scale, spec
         self.device, self.transform, self.channels = towers.device, towers.transform, towers.channels
+        self.reduction = towers.reduction
         self.embed_dim, self.context_length = space.dim, side.context_length
         self.capabilities = (towers.capabilities - OF_TEXTS) | side.capabilities
         self.licence = " + ".join(dict.fromkeys([towers.licence, side.licence]))
@@ -140,6 +142,11 @@ class JoinedBackbone(TwoTower):
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         return self.model.space.text(self.side.encode(self.model.text, tokens))
+
+    def merge_tokens(self, reduction: Reduction) -> None:
+        """In the image tower."""
+        self.towers.merge_tokens(reduction)
+        super().merge_tokens(reduction)
 
     widen = Backbone.widen  # of the image tower, it would have to be joined anew
 

@@ -83,6 +83,7 @@ class TimmBackbone(NamedEncoder):
         self.classifiers = _names(config.get("classifier"))
         self.tower = tower_class(timm.models.model_entrypoint(name.partition(".")[0]).__module__, skeleton)
         self.capabilities, self.is_resnet = self.tower.opens, is_timm_resnet(name)
+        self.turned = self.tower.turned
         self.fingerprint = fingerprint("timm", name, weights.identity, self.transform.spec)
 
     @property

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..contracts.corruption import SEVERITIES, Corruption
 from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import Record
 from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_intervals, paired_shares
 from ..metrics.significance import holm
-from ..robustness.corruption import CHANNELS, SEVERITIES, Corrupted, Corruption
+from ..robustness.corruption import CHANNELS, Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
 from ..runs.sections import Cell, Measure, TableSection, plural
 from ._holistic import HolisticJudgement, worst_rows
@@ -172,7 +173,8 @@ class Corruptions(HolisticJudgement):
     def compute(self, fit: JudgedClassifier) -> CorruptionScores:
         if lacking := _lacking(fit):
             return CorruptionScores(0, lacking)
-        kinds, rows = corruptions(), self.rows_of(fit)
+        domain, rows = fit.prepared.domain, self.rows_of(fit)
+        kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
         labels, groups = fit.labels[rows], None if fit.scores.groups is None else [fit.scores.groups[n] for n in rows]
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
@@ -229,7 +231,7 @@ def _scores(
         scores[kind.name] = _kind_scores(clean, each, None if zero_shot is None else zero_shot[at], groups, of_kind)
     wrong = (~of).flatten(0, 1).T  # (n, 5 K)
     share, errors = wrong.double().mean(dim=1), {name: 1 - each.mean for name, each in scores.items()}
-    published = of_imagenet and len(kinds) == len(PUBLISHED)
+    published = of_imagenet and len(kinds) >= len(PUBLISHED)
     return CorruptionScores(
         images=len(rows),
         clean=float(clean.double().mean()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .sharding import average_replicated, is_sharded, whole
 from .tower_outputs import Outputs
 from .tower_weights import BetweenWeights, follow, swapped, weights_of
 
+T = TypeVar("T")
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -111,8 +112,8 @@ class PairModel(nn.Module):
         """One optimiser step; see `global_step`."""
         return global_step(self, self, data, optim_wrapper)
 
-    def val_step(self, validate: Callable[[], float]) -> float:
-        """The score of the towers, whole and in eval mode; random states stay as they were."""
+    def val_step(self, validate: Callable[[], T]) -> T:
+        """The score, or scores, of the towers, whole and in eval mode; random states stay as they were."""
         training = self.towers.training
         self.towers.eval()
         with torch.random.fork_rng(), swapped(self.towers, self.average), whole(self):

@@ -24,7 +24,8 @@ from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source, num_labels_of
+from .source_losses import SourceLosses
+from .sources import MixedSource, Source, num_labels_of
 from .teachers import OF_CAPTIONS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
@@ -55,7 +56,7 @@ class Task:
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
-        validate: () -> score on val, the higher the better; or None.
+        validate: () -> score on val, the higher the better, or that as "val" and parts of it by further names; or None.
         mix: changes a batch before the towers see it, on its device: (batch, generator, the same on all processes) ->
             batch. Each process mixes its own samples, whole, however they are then split.
         between: a second pass in each step, at weights between those of the start and of now; None: there is none.
@@ -76,7 +77,7 @@ class Task:
     view: View | None = None
     strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
-    validate: Callable[[], float] | None = None
+    validate: Callable[[], float | Mapping[str, float]] | None = None
     mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     between: BetweenWeights | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -172,6 +173,9 @@ class Parts:
         backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
+        if isinstance(task.source, MixedSource):
+            self.needs.add("index")
+            self.objective.sources = SourceLosses(task.source.mixture.names, task.source.offsets.tolist())
         asking = f"loss {' + '.join(self.objective.losses)}"
         self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
         self.outputs = self._outputs().to(backbone.device)

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from vladapt.core.robustness.corruption import SEVERITIES, Corrupted, Corruption
+from vladapt.core.contracts.corruption import SEVERITIES, Corruption
+from vladapt.core.robustness.corruption import Corrupted
 from vladapt.core.robustness.imagenet_c import (
     ALEXNET,
     FURTHER,

@@ -55,6 +55,10 @@ def test_factors_are_relative_to_sampling_in_proportion_to_size(agrees):
     agrees(checks.mixing_sources)
 
 
+def test_words_are_switched_as_by_the_reference_code(agrees):
+    agrees(checks.code_switching)
+
+
 def test_a_share_is_one_whatever_the_sizes():
     assert shares_of([1, 3], [1000, 10], factors=False) == (0.25, 0.75)
 
