@@ -35,7 +35,7 @@ APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "worke
 
 
 def fit(
-    given: Annotated[Given, FromRecipe(judged=FIT)],
+    given: Annotated[Given, FromRecipe(judged=FIT, several=True)],
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),

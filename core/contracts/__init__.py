@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
+        "corruption": "Corruption",
         "curator": "CAPTION_FEATURES Curator Decision IMAGE_FEATURES PairTable Survey TEXT",
         "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runtime.progress import Reporter
+    from .corruption import Corruption
     from .images import InputChannels
     from .use import Use
 
@@ -388,6 +389,11 @@ class Domain(ABC):
         if name == self.NO_PRESET:
             return None
         raise UnknownNameError(f"--preset {name}: domain '{self.name}' knows no published sets; omit it")
+
+    @property
+    def corruptions(self) -> Sequence[Corruption]:
+        """Ways in which its images go wrong that photographs do not know, for `eval --holistic`; by default none."""
+        return ()
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
         """Decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample with parts: frames of a clip (T, H, W, 3),

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..contracts.corruption import SEVERITIES, Corruption
 from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import Record
 from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_intervals, paired_shares
 from ..metrics.significance import holm
-from ..robustness.corruption import CHANNELS, SEVERITIES, Corrupted, Corruption
+from ..robustness.corruption import CHANNELS, Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
 from ..runs.sections import Cell, Measure, TableSection, plural
 from ._holistic import HolisticJudgement, worst_rows
@@ -35,7 +36,9 @@ MARGIN = 0.05
 IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
 SHARE = Measure("")
-HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {MARGIN:.0%} from")
+HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {100 * MARGIN:.0f} points from")
+SHOWN = (*HEADER[:3], "Accuracy, 0 to 100%", *HEADER[3:])
+"""In the report."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,10 @@ class CorruptionScores(Record):
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Of a table, the costliest kind first."""
         for name, of in sorted((self.kinds or {}).items(), key=lambda each: -each[1].rise):
-            before = of.mean_zero_shot
-            shift = None if before is None else (before, of.mean)
             yield (
                 name,
-                Cell(SHARE.text(before)),
-                Cell(SHARE.text(of.mean), SHARE.between(of.interval), shift=shift),
+                Cell(SHARE.text(of.mean_zero_shot)),
+                Cell(SHARE.text(of.mean), SHARE.between(of.interval)),
                 _points(of.rise, of.rise_interval),
                 "–" if of.costs_from is None else f"severity {of.costs_from}",
             )
@@ -134,7 +135,12 @@ class CorruptionScores(Record):
             f"of which is shown. {' '.join(total)} Rises and tests are paired with the images as they are; the "
             f"severity from which a kind costs more than {100 * MARGIN:.0f} points is adjusted for all tests (Holm)."
         )
-        return TableSection(title, HEADER, list(self.rows()), note)
+        shown = []
+        for row in self.rows():
+            of = (self.kinds or {})[row[0]]
+            shift = None if of.mean_zero_shot is None else Cell("", shift=(of.mean_zero_shot, of.mean))
+            shown.append((*row[:3], shift, *row[3:]))
+        return TableSection(title, SHOWN, shown, note)
 
     def table(self) -> Table | None:
         from rich.box import SIMPLE_HEAD
@@ -158,8 +164,9 @@ class CorruptionScores(Record):
         none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
         rise = _points(self.rise, self.rise_interval)
         return (
-            f"on corrupted images the error is {SHARE.text(self.error)}, {rise.text} points above that of the same "
-            f"images as they are ({rise.small}); {which or none}, {worst} the most"
+            f"on corrupted images the error is {SHARE.text(self.error)}, on the same images as they are "
+            f"{SHARE.text(1 - self.clean)} ({rise.text} points, 95% interval {rise.small}); {which or none}, {worst} "
+            "the most"
         )
 
 
@@ -172,7 +179,8 @@ class Corruptions(HolisticJudgement):
     def compute(self, fit: JudgedClassifier) -> CorruptionScores:
         if lacking := _lacking(fit):
             return CorruptionScores(0, lacking)
-        kinds, rows = corruptions(), self.rows_of(fit)
+        domain, rows = fit.prepared.domain, self.rows_of(fit)
+        kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
         labels, groups = fit.labels[rows], None if fit.scores.groups is None else [fit.scores.groups[n] for n in rows]
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
@@ -229,7 +237,7 @@ def _scores(
         scores[kind.name] = _kind_scores(clean, each, None if zero_shot is None else zero_shot[at], groups, of_kind)
     wrong = (~of).flatten(0, 1).T  # (n, 5 K)
     share, errors = wrong.double().mean(dim=1), {name: 1 - each.mean for name, each in scores.items()}
-    published = of_imagenet and len(kinds) == len(PUBLISHED)
+    published = of_imagenet and len(kinds) >= len(PUBLISHED)
     return CorruptionScores(
         images=len(rows),
         clean=float(clean.double().mean()),

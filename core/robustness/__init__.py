@@ -2,4 +2,4 @@
 
 from ..lazy import lazy_exports
 
-__getattr__, __dir__ = lazy_exports(__name__, {"corruption": "Corruption"})
+__getattr__, __dir__ = lazy_exports(__name__, {"smooth_fields": "smooth_field"})

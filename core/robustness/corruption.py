@@ -1,35 +1,19 @@
-"""A corruption of images, and a transform that corrupts them before a tower sees them."""
+"""A transform that corrupts images before a tower sees them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..contracts.corruption import Corruption
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.items import Decoded
 
-SEVERITIES = (1, 2, 3, 4, 5)
 CHANNELS = 3
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """One way in which images go wrong.
-
-    Args:
-        name: of the kind, in words.
-        change: (image (H, W, 3) uint8, severity 1 to 5, seed) -> another of that shape; a function of these three.
-        rises: whether it changes images the more, the higher the severity.
-    """
-
-    name: str
-    change: Callable[[np.ndarray, int, int], np.ndarray]
-    rises: bool = True
 
 
 class Corrupted:
@@ -64,23 +48,33 @@ class Corrupted:
 
     def __call__(self, decoded: Decoded, seed: int | None = None) -> Any:
         frames = decoded if decoded.ndim == 4 else decoded[None]
-        changed = np.stack([self._changed(frame) for frame in frames])
+        changed = self._changed(_levels(frames))
+        changed = changed if decoded.dtype == np.uint8 else (changed / 255).astype(decoded.dtype)
         return self.transform(changed if decoded.ndim == 4 else changed[0])
 
-    def _changed(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) in its own type, at the size that the tower sees."""
-        levels = image if image.dtype == np.uint8 else np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype("u1")
-        resized = _shorter_side(np.ascontiguousarray(levels), self.side)
-        if self.corruption is not None and self.severity:
-            resized = self.corruption.change(resized, self.severity, self._seed_of(levels))
-        return resized if image.dtype == np.uint8 else (resized / 255).astype(image.dtype)
+    def _changed(self, frames: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8, at the size that the tower sees."""
+        resized = np.stack([_shorter_side(frame, self.side) for frame in frames])
+        if self.corruption is None or not self.severity:
+            return resized
+        change, seed = self.corruption.change, self._seed_of(frames)
+        if self.corruption.of_clips:
+            return change(resized, self.severity, seed)
+        return np.stack([change(frame, self.severity, seed) for frame in resized])
 
-    def _seed_of(self, levels: np.ndarray) -> int:
+    def _seed_of(self, frames: np.ndarray) -> int:
         """32 bits."""
         kind = "" if self.corruption is None else self.corruption.name
-        digest = hashlib.blake2b(f"{self.seed} {kind} {self.severity} {levels.shape}".encode(), digest_size=4)
-        digest.update(np.ascontiguousarray(levels).tobytes())
+        digest = hashlib.blake2b(f"{self.seed} {kind} {self.severity} {frames.shape}".encode(), digest_size=4)
+        digest.update(np.ascontiguousarray(frames).tobytes())
         return int.from_bytes(digest.digest(), "big")
+
+
+def _levels(frames: np.ndarray) -> np.ndarray:
+    """As contiguous uint8."""
+    if frames.dtype != np.uint8:
+        frames = np.rint(np.clip(np.nan_to_num(frames), 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(frames)
 
 
 def _shorter_side(image: np.ndarray, side: int) -> np.ndarray:

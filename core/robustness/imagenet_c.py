@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..contracts.corruption import Corruption
 from ..runtime.process import need_package
-from .corruption import Corruption
 
 PUBLISHED = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),

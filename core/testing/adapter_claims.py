@@ -244,7 +244,7 @@ def every_option_counts(method: Method) -> Iterator[str]:
     results = _Results(method)
     for option in options_of(method.cls):
         name = option.name
-        if name in method.claims.cost_options | method.claims.of_pairs:
+        if name in method.claims.cost_options | method.claims.of_pairs | method.shown:
             continue
         if name in method.counts:
             one, other = method.counts[name]

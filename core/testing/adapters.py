@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,7 @@ def adapter_checks(
     options: Mapping[str, Any] | None = None,
     counts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     backbone: Backbone | None = None,
+    shown: Collection[str] = (),
 ) -> Iterator[Check]:
     """The same rule by rule: (name, call), for `pytest.mark.parametrize` and its like. A call raises `ContractError`.
 
@@ -59,8 +60,9 @@ def adapter_checks(
         counts: option -> two settings that differ in it and in their results, where no value of it alone shows that it
             counts. "also" in both names resources that it counts with, of `world.REPLACING`, or "no_labels".
         backbone: towers to run on, which `load_backbone` can load again by their `spec`; by default small ones.
+        shown: options that a test of your own shows to count, which no fit is spent on.
     """
-    method = Method(cls, options, counts, backbone)
+    method = Method(cls, options, counts, backbone, shown)
     yield from checks_of(Options(cls, method.title), OPTION_RULES)
     yield from checks_of(method, [*_rules(method), *claims.rules_of(method)])
 

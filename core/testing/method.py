@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Method(OwnFolder):
     """A class to check, and what its rules share: a fit on three classes of three images, and its file.
 
     Args:
-        cls, options, counts, backbone: as for `adapter_checks`.
+        cls, options, counts, backbone, shown: as for `adapter_checks`.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Method(OwnFolder):
         options: Mapping[str, Any] | None = None,
         counts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
         backbone: Backbone | None = None,
+        shown: Collection[str] = (),
     ):
-        self.cls, self.counts = cls, counts or {}
+        self.cls, self.counts, self.shown = cls, counts or {}, frozenset(shown)
         self.options = {**_quick(cls), **(options or {})}
         self._backbone = backbone
 

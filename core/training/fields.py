@@ -22,6 +22,11 @@ TEXT_KINDS = {
 }
 """Field -> kind of text that the source is asked for."""
 
+SENTENCE = "tokens_sentence"
+"""What a batch of pairs of texts has in the place of pixels."""
+OF_TEXT_PAIRS = frozenset({"pixels", "tokens", "index"})
+"""Fields of losses that pairs of texts can be trained by."""
+
 CURES = {
     "tokens": "captions, or one label per image",
     "tokens_view2": "captions, or one label per image",
@@ -74,6 +79,20 @@ def field_of_column(output: Output) -> str:
 def column_of(field: str) -> str:
     """The column that a field is made of, "" for the usual fields."""
     return field.partition(".")[2]
+
+
+def check_text_pairs(fields: Iterable[str], asking: str) -> None:
+    """Raise the CapabilityError of fields that pairs of texts, in which a sentence is in the place of the image, cannot
+    give.
+
+    Args:
+        asking: as of `fields_of`.
+    """
+    if lacking := sorted(set(fields) - OF_TEXT_PAIRS):
+        raise CapabilityError(
+            f"{asking} needs {lacking[0]} of every sample, which sources of texts without images do not have; use clip "
+            "or siglip, or leave those sources out"
+        )
 
 
 def text_kind(field: str) -> str | None:

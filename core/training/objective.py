@@ -14,6 +14,7 @@ from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
 from ..runtime.gather import compared_once, rank_batch
 from .fields import TEXT_KINDS
+from .source_losses import SourceLosses
 
 NOT_OF_IMAGES = frozenset({*TEXT_KINDS, "pixels_negative", "labels", "image_ids"})
 """Fields of a batch that images alone do not have."""
@@ -25,6 +26,9 @@ class Objective(nn.Module):
     Args:
         losses: name -> loss.
         weights: name -> factor; by default 1 each.
+
+    Attributes:
+        sources: what tells the loss of each of several sources, or None.
 
     Raises:
         ConfigError: no loss, a weight that is not a positive number, two losses that want different teachers, or that
@@ -46,6 +50,7 @@ class Objective(nn.Module):
             )
         self.teacher = next(iter(teachers), None)
         self.outputs = outputs_of(losses)
+        self.sources: SourceLosses | None = None
         self._agreed: set[int] = set()  # shapes of outputs that all ranks have
 
     @property
@@ -71,6 +76,8 @@ class Objective(nn.Module):
             total = weighted if total is None else total + weighted
             values[name] = parts["loss"].detach()
             values.update({f"{name}.{part}": value.detach() for part, value in parts.items() if part != "loss"})
+        if self.sources is not None:
+            values.update(self.sources(batch))
         return {"loss": total, **values}
 
     def rate_of(self, name: str, head: float, bias: float | None) -> float:

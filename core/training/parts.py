@@ -17,14 +17,15 @@ from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
-from .fields import fields_of
+from .fields import check_text_pairs, fields_of
 from .layers import TowerLayers
 from .lora import LowRank
 from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source, num_labels_of
+from .source_losses import SourceLosses
+from .sources import MixedSource, Source, num_labels_of
 from .teachers import OF_CAPTIONS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
@@ -55,7 +56,7 @@ class Task:
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
-        validate: () -> score on val, the higher the better; or None.
+        validate: () -> score on val, the higher the better, or that as "val" and parts of it by further names; or None.
         mix: changes a batch before the towers see it, on its device: (batch, generator, the same on all processes) ->
             batch. Each process mixes its own samples, whole, however they are then split.
         between: a second pass in each step, at weights between those of the start and of now; None: there is none.
@@ -76,7 +77,7 @@ class Task:
     view: View | None = None
     strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
-    validate: Callable[[], float] | None = None
+    validate: Callable[[], float | Mapping[str, float]] | None = None
     mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     between: BetweenWeights | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +87,11 @@ class Task:
     def weights(self) -> dict[str, float]:
         """Of all losses, by name."""
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
+
+    @property
+    def has_text_pairs(self) -> bool:
+        """Whether some sources hold pairs of texts, without images."""
+        return isinstance(self.source, MixedSource) and any(self.source.of_texts)
 
     @property
     def frozen_teachers(self) -> Sequence[Backbone]:
@@ -126,7 +132,10 @@ def check_task(backbone: Backbone, task: Task) -> None:
         CapabilityError: a loss needs what backbone or data do not have. ConfigError: a teacher that no loss asks for.
     """
     objective = objective_of(backbone, task)
-    fields_of(objective.needs, task.source, f"loss {' + '.join(objective.losses)}", objective.outputs)
+    asking = f"loss {' + '.join(objective.losses)}"
+    fields = fields_of(objective.needs, task.source, asking, objective.outputs)
+    if task.has_text_pairs:
+        check_text_pairs(fields, asking)
     for name in sorted(objective.needs & CAPABILITY.keys()):
         backbone.need(CAPABILITY[name])
     teachers_of(objective, task)
@@ -172,8 +181,13 @@ class Parts:
         backbone.compares = not all(loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
+        if isinstance(task.source, MixedSource):
+            self.needs.add("index")
+            self.objective.sources = SourceLosses(task.source.mixture.names, task.source.offsets.tolist())
         asking = f"loss {' + '.join(self.objective.losses)}"
         self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
+        if task.has_text_pairs:
+            check_text_pairs(self.fields, asking)
         self.outputs = self._outputs().to(backbone.device)
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
@@ -189,7 +203,8 @@ class Parts:
         if self.settings.compile:
             self._check_compiles()
             self.outputs.compile_per_sample()
-        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+        made = self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between
+        return PairModel(*made, graph_changes=self.task.has_text_pairs)
 
     def _check_compiles(self) -> None:
         for name, loss in self.objective.losses.items():

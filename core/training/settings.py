@@ -8,6 +8,7 @@ from typing import Any
 from ..contracts.adapter import require
 from ..contracts.options import TOLERATED, option, settle, tolerate_option
 from ..contracts.shown import in_short
+from ..data.pairs.captions import shares_of_captions
 from .log import check_backends
 
 SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps", "rewarm", "infinite")
@@ -20,8 +21,13 @@ TOWERS = ("image", "text")
 PARALLEL = ("ddp", "fsdp")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 DECAYED = ("matrices", "weights", "all")
-CAPTIONS = ("uniform", "captions", "first", "shear", "sentences")
 MOST_RATE = 10**9
+
+
+def _captions(value: Any) -> Any:
+    """As it is, once its shares are read."""
+    shares_of_captions(str(value))
+    return value
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,17 @@ class TrainingSettings:
     lora: int = option(0, "rank of LoRA on the attention of both towers, instead of their weights", low=0, high=65_536)
     lora_alpha: float = option(1.0, "scale of LoRA", above=0, high=1_000_000)
     lora_dropout: float = option(0.25, "dropout on LoRA's inputs in training", low=0, below=1)
-    captions: str = option("uniform", "which of several captions and rewrites an epoch uses", choices=CAPTIONS)
+    captions: str = option(
+        "uniform",
+        "texts of an image: uniform, captions, first, shear, sentences, or shares (raw:.5,caption_de:.5)",
+        parse=_captions,
+    )
+    code_switch: str | None = option(
+        None, "JSON dictionary by which words of captions are switched into other languages", metavar="FILE"
+    )
+    code_switch_language: str = option("en", "language of the captions in that dictionary")
+    code_switch_sentences: float = option(0.8, "probability that a caption is switched", low=0, high=1)
+    code_switch_words: float = option(0.8, "probability that a word of it that is known is", low=0, high=1)
     crop_scale: tuple[float, float] = option(
         (0.5, 1.0), "smallest and largest share of an image's area that the random crop keeps", above=0, high=1
     )

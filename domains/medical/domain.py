@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 from .reports.sections import PARTS, SEEN
 from .targets import GROUNDING
+
+if TYPE_CHECKING:
+    from ...core.contracts import Corruption
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -356,6 +359,12 @@ class Medical(Domain):
         flips = {"flip": 0.0} if sided else {}
         augment = MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
         return EachPart(augment)
+
+    @property
+    def corruptions(self) -> Sequence[Corruption]:
+        from .corruptions import CORRUPTIONS
+
+        return CORRUPTIONS
 
     def part_names(self, item: Item, count: int) -> Sequence[str]:
         """The views of a study, and the slices of a volume by their number along the axis."""

@@ -27,7 +27,7 @@ from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
-    from ...core.contracts import OwnFiles, Scorer, Use
+    from ...core.contracts import Corruption, OwnFiles, Scorer, Use
     from ...core.runtime import Reporter
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
@@ -298,6 +298,12 @@ class RemoteSensing(Domain):
         """A scene set in any usual spelling ("UC-Merced", "eurosat"), or "none"."""
         self.known = None if name == self.NO_PRESET else scene_set(name)
         return None if self.known is None else self.known.name
+
+    @property
+    def corruptions(self) -> Sequence[Corruption]:
+        from .corruptions import CORRUPTIONS
+
+        return CORRUPTIONS
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, Item
 from .directions import hold_a_direction, with_mirrored
 from .reading import FRAMES, Reading
+
+if TYPE_CHECKING:
+    from ...core.contracts import Corruption
 
 OF_CLASSES = ("action-recognition", "classification")
 """Tasks that are told by classes; the others by captions."""
@@ -131,6 +134,12 @@ class Video(Domain):
     def templates(self, task: str | None = None) -> list[str]:
         """Of clips; their features are averaged."""
         return list(TEMPLATES)
+
+    @property
+    def corruptions(self) -> Sequence[Corruption]:
+        from .corruptions import CORRUPTIONS
+
+        return CORRUPTIONS
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip, as

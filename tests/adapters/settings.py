@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vladapt.core.registry import adapter_class
+from vladapt.core.training.tower_adapter import TowerAdapter
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "action-clip": {"layers": 1},
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
@@ -28,6 +31,20 @@ augmented views, which make others fast, are refused."""
 
 QUICKER: dict[str, dict[str, Any]] = {"open-vclip": {"patching_ratio": 0.0}}
 """Besides, where options are checked: without a search over eleven ratios in each of some sixty fits."""
+
+SHOWN_BY_FULL = frozenset(
+    {"weight_decay", "warmup", "loss", "loss_options", "teacher", "training", "layer_decay", "clip_grad", "amp", "ema"}
+    | {"select", "patience"}
+)
+"""Options of `TowerAdapter` that `full` shows to change a result; of others `test_training_options.py` shows that they
+reach the same training."""
+TOGETHER = {"amp": "bf16", "ema": 0.5, "layer_decay": 0.5, "clip_grad": 1.0, "select": "best_val", "patience": 2}
+TOGETHER["gpa"] = False  # prompt-src's own average
+
+
+def trains_towers(name: str) -> bool:
+    """As `full` does, whose training shows what the options of a training do."""
+    return name != "full" and issubclass(adapter_class(name), TowerAdapter)
 
 
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ import json
 from functools import cache, partial
 
 import pytest
-from settings import COUNTS, OPTIONS, QUICKER
+from settings import COUNTS, OPTIONS, QUICKER, SHOWN_BY_FULL, trains_towers
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.options import options_of, typed
@@ -29,8 +29,11 @@ def _teachers_of_few_pixels():
         yield
 
 
-def quick(name: str) -> dict:
-    return {**OPTIONS.get(name, {}), **QUICKER.get(name, {})}
+def checks_of(name: str):
+    """Of options that only a training reads, `test_training_options.py` shows the rest."""
+    options = {**OPTIONS.get(name, {}), **QUICKER.get(name, {})}
+    shown = SHOWN_BY_FULL if trains_towers(name) else ()
+    return adapter_checks(adapter_class(name), options=options, counts=COUNTS.get(name), shown=shown)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ def quick(name: str) -> dict:
     [
         pytest.param(check, id=f"{name}-{rule}")
         for name in ALL
-        for rule, check in adapter_checks(adapter_class(name), options=quick(name), counts=COUNTS.get(name))
+        for rule, check in checks_of(name)
         if rule in OF_OPTIONS or rule.startswith("options_")
     ],
 )

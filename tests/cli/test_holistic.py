@@ -1,7 +1,8 @@
 """`eval --holistic`, as a user runs it."""
 
+from vladapt import load_domain
+from vladapt.core.contracts.corruption import Corruption
 from vladapt.core.judgements import corruptions as module
-from vladapt.core.robustness.corruption import Corruption
 
 
 def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_clip_spec, monkeypatch):
@@ -9,6 +10,7 @@ def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_cli
     dark = Corruption("dark", lambda image, severity, seed: image // (1 + severity))
     swapped = Corruption("swapped", lambda image, severity, seed: image[..., ::-1].copy())
     monkeypatch.setattr(module, "corruptions", lambda: (dark, swapped))
+    monkeypatch.setattr(load_domain("medical").__class__, "corruptions", ())
     run = ["fit", "--domain", "medical", "--data", str(colours), "--backbone", small_clip_spec, "--shots", "2"]
     run += ["--adapter", "tip-adapter", "--out", "run", "--json"]
     folder = vladapt(*run).json["run"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
+from ...contracts.sources import sources_in
 from ...data.pairs.reading import READER, Reading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
@@ -28,7 +29,7 @@ OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 
 def plan_of(
     *,
-    data: str,
+    data: str | Sequence[str],
     out: str,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
@@ -39,10 +40,11 @@ def plan_of(
     read.
 
     Args:
+        data: "PATH" or "PATH=WEIGHT", one or several.
         losses: "NAME" or "NAME=WEIGHT"; None is clip.
         settings: fields of TrainingSettings; None leaves the default.
-        sets: "key=value": a setting, "image_size", "loss.NAME.OPTION" or "data.OPTION".
-        places: further fields of PretrainPlan; None leaves the default.
+        sets: "key=value": a setting, "image_size", "loss.NAME.OPTION", "data.OPTION" or "sources.OPTION".
+        places: further fields of PretrainPlan, "mixing" as a mapping; None leaves the default.
 
     Raises:
         ConfigError: a value is not usable. UnknownNameError: no such key.
@@ -51,10 +53,13 @@ def plan_of(
     places = {name: value for name, value in places.items() if value is not None}
     asked, of_losses = _parsed(sets)
     data_options: dict[str, Any] = {}
+    mixing = dict(places.pop("mixing", {}))
     for key, value in asked.items():
         head, _, rest = key.partition(".")
         if head == "data" and rest:
             data_options[rest] = value
+        elif head == "sources" and rest:
+            mixing[rest] = value
         elif key in OTHERS:
             places[key] = value_of(key, value)
         elif key in OF_TASK:
@@ -62,11 +67,14 @@ def plan_of(
         elif key in SETTINGS:
             given[key] = value
         else:
-            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION"]
+            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
     weights = parse_losses(losses or ("clip",))
+    sources, options = sources_in({"data": data, **mixing})
     return PretrainPlan(
-        data=data,
+        data=sources[0].path,
+        sources=sources if len(sources) > 1 or mixing else (),
+        mixing=options,
         out=out,
         losses=weights,
         loss_options=_of_losses(weights, {}, of_losses),

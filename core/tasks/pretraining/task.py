@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ...contracts.adapter import FitReport
 from ...contracts.options import option
 from ...contracts.recipe import KEYS, Recipe
+from ...contracts.sources import NamedSource, sources_in
 from ...contracts.task import FitResult, Task
 from ...errors import ConfigError
 from ...runtime.progress import Reporter
@@ -37,6 +38,7 @@ class Pretraining(Task):
 
     takes: ClassVar = frozenset(
         {"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter", "custom_hooks"}
+        | {"sources"}
     )
     options: ClassVar = PretrainingOptions
     needs_domain: ClassVar = False
@@ -74,8 +76,13 @@ class Pretraining(Task):
         flags = {key: value for key, value in recipe.adapter.items() if key in SETTINGS}
         chosen = {**{key: value for key, value in recipe.task_options.items() if key in SETTINGS}, **shared, **flags}
         losses = recipe.adapter.get("loss") or recipe.task_options["loss"]
+        sources, mixing = sources_in(recipe.sources)
+        if recipe.sources and not sources:
+            sources = [NamedSource(recipe.data_path)]
         return PretrainPlan(
             data=recipe.data_path,
+            sources=sources,
+            mixing=mixing,
             out=str(Path(recipe.out or "")),
             losses=parse_losses(losses.split(",") if isinstance(losses, str) else losses),
             loss_options=recipe.task_options["loss_options"],

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from vladapt.core.contracts.corruption import Corruption
 from vladapt.core.errors import ConfigError
 from vladapt.core.judgements import corruptions as module
 from vladapt.core.judgements.corruptions import Corruptions, CorruptionScores
 from vladapt.core.metrics.intervals import paired_shares
-from vladapt.core.robustness.corruption import Corruption
 
 KINDS = (
     Corruption("haze", lambda image, severity, seed: image),
