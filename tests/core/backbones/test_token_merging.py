@@ -14,11 +14,12 @@ from transformers import AutoModel, Dinov2Config, Dinov2WithRegistersConfig
 from vladapt import Backbone
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.spec_options import Reduction, bare, split_options
-from vladapt.core.backbones.specs import check_spec, find_published
+from vladapt.core.backbones.specs import check_spec, find_published, with_own_code
 from vladapt.core.backbones.split_attention import split_attention
 from vladapt.core.backbones.token_merging import TokenMerge
 from vladapt.core.contracts.backbone import offered
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
+from vladapt.core.sharing.card import base_model
 from vladapt.core.training.layers import TowerLayers
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -185,6 +186,30 @@ def test_what_stands_behind_a_spec_is_told_from_the_spec(tmp_path):
         bare("a#marge=3")
     with pytest.raises(ConfigError, match="has two options"):
         bare("a#merge=3#merge=4")
+
+
+OWN_CODE = """
+import torch
+from torchvision.models import VisionTransformer
+from vladapt import Backbone
+
+def make():
+    torch.manual_seed(0)
+    own = VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=24)
+    own.heads = torch.nn.Identity()
+    return Backbone.from_module(own, image_size=32, embed_dim=16)
+"""
+
+
+def test_code_of_the_users_own_takes_the_option_too(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    spec = with_own_code(f"{tmp_path / 'own.py'}:make#merge=3, embedded")
+    assert spec == "own.py:make#merge=3,embedded"
+    assert load_backbone(spec.partition(",")[0], "cpu").reduction == Reduction((3,))
+
+
+def test_a_card_names_the_published_model_that_merges():
+    assert base_model("openai-vit-b-16#merge=13") == base_model("openai-vit-b-16") is not None
 
 
 @settings(max_examples=30, deadline=None)
