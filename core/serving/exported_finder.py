@@ -63,27 +63,44 @@ class BoxScript(Script):
         self.score = facts.get("score", boxes.UNSURE)  # exports of earlier versions do not say it
 
     def is_usable(self) -> bool:
-        rule = self._facts.get("boxes")
+        queries = "queries" in self._facts
+        rule = self._facts.get("queries" if queries else "boxes")
         if not isinstance(rule, dict):
             return False
         together = rule.get("learned_together")
         return (
             _is_share(self.score)
-            and all(is_number(rule.get(key)) for key in ("score_thr", "min_bbox_size", "iou_threshold"))
-            and _is_count(rule.get("max_per_img"))
-            and (rule.get("nms_pre") is None or _is_count(rule["nms_pre"]))
+            and is_number(rule.get("score_thr"))
             and isinstance(together, list)
             and [type(each) for each in together] == [bool] * len(self.names)
+            and (self._ranks_queries(rule) if queries else self._suppresses(rule))
         )
 
-    def answer(self, outputs: Outputs, size: Size, whole: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return boxes.boxes_of(outputs, size, whole, self._facts["boxes"])
+    @staticmethod
+    def _suppresses(rule: Mapping[str, Any]) -> bool:
+        return (
+            all(is_number(rule.get(key)) for key in ("min_bbox_size", "iou_threshold"))
+            and _is_count(rule.get("max_per_img"))
+            and (rule.get("nms_pre") is None or _is_count(rule["nms_pre"]))
+        )
+
+    def _ranks_queries(self, rule: Mapping[str, Any]) -> bool:
+        rows, raster = rule.get("rows"), rule.get("raster")
+        return (
+            all(isinstance(rule.get(key), bool) for key in ("softmax", "per_query"))
+            and (rule.get("most") is None or _is_count(rule["most"]))
+            and (rows is None or (_are_counts(rows, 0) and len(rows) == len(self.names)))
+            and (raster is None or (_are_counts(raster, 1) and len(raster) == 2 and max(raster) <= MOST_SIDE))
+        )
+
+    def answer(self, outputs: Outputs, size: Size, whole: Size) -> tuple[np.ndarray | None, ...]:
+        return boxes.answer_of(outputs, size, whole, self._facts)
 
     def row(self, name: str, answer: Any, wishes: Wishes) -> dict[str, Any]:
         if wishes.classes is not None:
             chosen_labels = [self.names.index(each) for each in wishes.classes]
             chosen = np.isin(answer[2], chosen_labels)
-            answer = tuple(each[chosen] for each in answer)
+            answer = tuple(None if each is None else each[chosen] for each in answer)
         return boxes.row_of(name, answer, self.names, wishes.score or 0.0)
 
 
@@ -215,6 +232,10 @@ def _is_preparation(how: Any) -> bool:
         return False
     largest, mean, std = how.get("largest"), how.get("mean"), how.get("std")
     sides = [] if largest is None else largest if isinstance(largest, list) and len(largest) == 2 else [None]
+    if (size := how.get("size")) is not None:
+        sides = [*sides, *(size if isinstance(size, list) and len(size) == 2 else [None])]
+        if how.get("filter") != "between" and str(how.get("filter")).upper() not in Image.Resampling.__members__:
+            return False
     return (
         all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
         and isinstance(how.get("enlarge"), bool)
@@ -241,3 +262,7 @@ def _is_share(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def _are_counts(values: Any, least: int) -> bool:
+    return isinstance(values, list) and all(type(each) is int and each >= least for each in values)

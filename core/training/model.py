@@ -38,6 +38,7 @@ class PairModel(nn.Module):
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
         mix, between: as of `Task`.
+        graph_changes: whether some steps reach other parameters than others.
 
     Attributes:
         progress: share of the training that is done.
@@ -53,9 +54,10 @@ class PairModel(nn.Module):
         settings: TrainingSettings,
         mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
         between: BetweenWeights | None = None,
+        graph_changes: bool = False,
     ):
         super().__init__()
-        self.mix, self.between = mix, between
+        self.mix, self.between, self.graph_changes = mix, between, graph_changes
         self.towers = backbone.model
         self.objective, self.outputs, self.settings = objective, outputs, settings
         of_teachers = [teacher.model for teacher in outputs.teachers]
@@ -94,9 +96,8 @@ class PairModel(nn.Module):
         """Whether each backward pass reaches the same parameters: not with micro-batches, where heads and towers have
         passes of their own, nor with losses that say so."""
         micro, rows = self.settings.micro_batch_size, self.settings.batch_size // world_size()
-        return (micro is None or micro >= rows) and not any(
-            loss.graph_changes for loss in self.objective.losses.values()
-        )
+        changes = self.graph_changes or any(loss.graph_changes for loss in self.objective.losses.values())
+        return (micro is None or micro >= rows) and not changes
 
     def train(self, mode: bool = True) -> PairModel:
         super().train(mode)

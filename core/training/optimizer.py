@@ -225,6 +225,18 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
 
 
+def merge_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer that has made no step have one group per set of options, in place."""
+    merged: list[tuple[dict[str, Any], list[Tensor]]] = []
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name != "params"}
+        same = next((parameters for others, parameters in merged if others == options), None)
+        if same is None:
+            merged.append((options, same := []))
+        same += group["params"]
+    optimizer.param_groups = [{"params": parameters, **options} for options, parameters in merged]
+
+
 def step_rates(settings: TrainingSettings, steps: int) -> list[float] | None:
     """The rate of each step of a continued training, as a share of the peak; None where another schedule says it."""
     if settings.schedule not in BY_STEP:

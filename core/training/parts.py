@@ -19,7 +19,7 @@ from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
-from .fields import fields_of
+from .fields import check_text_pairs, fields_of
 from .layers import TowerLayers
 from .lora import LowRank
 from .model import PairModel, dims_of
@@ -91,6 +91,11 @@ class Task:
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
 
     @property
+    def has_text_pairs(self) -> bool:
+        """Whether some sources hold pairs of texts, without images."""
+        return isinstance(self.source, MixedSource) and any(self.source.of_texts)
+
+    @property
     def frozen_teachers(self) -> Sequence[Backbone]:
         """Those given, or else the towers before the training."""
         return self.teachers or ([] if self.start is None else [self.start])
@@ -129,7 +134,10 @@ def check_task(backbone: Backbone, task: Task) -> None:
         CapabilityError: a loss needs what backbone or data do not have. ConfigError: a teacher that no loss asks for.
     """
     objective = objective_of(backbone, task)
-    fields_of(objective.needs, task.source, f"loss {' + '.join(objective.losses)}", objective.outputs)
+    asking = f"loss {' + '.join(objective.losses)}"
+    fields = fields_of(objective.needs, task.source, asking, objective.outputs)
+    if task.has_text_pairs:
+        check_text_pairs(fields, asking)
     for name in sorted(objective.needs & CAPABILITY.keys()):
         backbone.need(CAPABILITY[name])
     teachers_of(objective, task)
@@ -180,6 +188,8 @@ class Parts:
             self.objective.sources = SourceLosses(task.source.mixture.names, task.source.offsets.tolist())
         asking = f"loss {' + '.join(self.objective.losses)}"
         self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
+        if task.has_text_pairs:
+            check_text_pairs(self.fields, asking)
         self.outputs = self._outputs().to(backbone.device)
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
@@ -195,7 +205,8 @@ class Parts:
         if self.settings.compile:
             self._check_compiles()
             self.outputs.compile_per_sample()
-        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+        made = self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between
+        return PairModel(*made, graph_changes=self.task.has_text_pairs)
 
     def _check_compiles(self) -> None:
         for name, loss in self.objective.losses.items():

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .fields import TEXT_KINDS, column_of, text_kind
+from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
 from .sources import MixedSource, Source
 
 LOCAL_CROPS = 8
@@ -79,6 +79,8 @@ class Samples(Dataset):
         raise DataError(f"{len(broken)} samples in a row cannot be read; {broken[0][0]}: {broken[0][1]}")
 
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
+        if isinstance(self.source, MixedSource) and self.source.of_texts[self.source.number(row)]:
+            return self._texts_alone(epoch, row)
         made: dict[str, Any] = {}
         columns = {name: column for name in self.fields if (column := column_of(name))}
         of_losses = self.fields & self.views.keys()
@@ -109,6 +111,11 @@ class Samples(Dataset):
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
             made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
+
+    def _texts_alone(self, epoch: int, row: int) -> dict[str, Any]:
+        """Of a pair of texts: the sentence in the place of the image."""
+        texts = {"tokens": "caption", SENTENCE: "sentence"}
+        return {name: self.tokenize([str(self.source.text(kind, row, epoch))])[0] for name, kind in texts.items()}
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:
         makers = {

@@ -172,3 +172,15 @@ def test_two_processes_killed_and_resumed_end_bit_for_bit_as_if_never_stopped(tw
 def untimed(line: str) -> dict:
     timed = ("images_per_second", "data_wait", "memory_gib")
     return {key: value for key, value in json.loads(line).items() if key not in timed}
+
+
+def test_pairs_of_texts_stand_beside_those_of_images(vladapt, two, options, tmp_path):
+    (tmp_path / "words.csv").write_text("en,de\n" + "".join(f"area {n},Feld {n}\n" for n in range(16)))
+    data = ["--data", two[0], "--data", "words.csv=1", "--samples", 32]
+    mixed = vladapt("pretrain", *options, *data, "--out", "m")
+    assert mixed.code == 2 and "source words: holds texts without images" in mixed.err
+    done = vladapt("pretrain", *options, *data, "--set", "sources.batch=one", "--out", "m", "--json")
+    assert done.code == 0, done.err
+    images, texts = done.json["sources"]
+    assert images["samples"] == texts["samples"] == 16 and texts["loss"] is not None
+    assert images["metrics"]["test_images"] == 10 and not texts["metrics"]

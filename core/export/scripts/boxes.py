@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, decoded, pixels
+    from .pictures import asked, decoded, encoded, enlarged, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, pixels  # type: ignore[no-redef]
+    from pictures import asked, decoded, encoded, enlarged, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
 """Boxes scored below this are not counted in a summary."""
@@ -51,13 +51,83 @@ def boxes_of(outputs, size, whole, rule):
         kept.append(first)
         near = overlaps(boxes[first], boxes[left]) > rule["iou_threshold"]
         left = left[(labels[left] != labels[first]) | ~near]
-    sure, together = [], np.array(rule["learned_together"])
-    for each in kept:  # of names that were not learned together one thing has the surest alone
+    sure = without_rivals(kept, boxes, labels, rule["learned_together"])
+    return boxes[sure], scores[sure], labels[sure]
+
+
+def without_rivals(places, boxes, labels, together):
+    """Of some boxes, the surest first, those that stay: of names that were not learned together one thing has one."""
+    sure, together = [], np.array(together)
+    for each in places:
         rivals = [other for other in sure if labels[other] != labels[each]]
         rivals = [other for other in rivals if not (together[labels[other]] and together[labels[each]])]
         if not (overlaps(boxes[each], boxes[rivals]) >= 0.5).any():
             sure.append(each)
-    return boxes[sure], scores[sure], labels[sure]
+    return sure
+
+
+def boxes_of_queries(outputs, whole, rule):
+    """Boxes, scores, numbers of classes as of `boxes_of`, and masks: an array of encoded ones, or None without any;
+    `rule` is "queries" of export.json."""
+    logits = outputs["logits"][0]  # (Q, C)
+    if rule["softmax"]:  # the last class is no object
+        shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[:, :-1]
+    else:
+        shares = 1 / (1 + np.exp(-logits))
+    shares = shares if rule["rows"] is None else shares[:, rule["rows"]]
+    if rule["per_query"]:
+        queries, labels = np.arange(len(shares)), shares.argmax(axis=1)
+    else:
+        places = np.argsort(-shares.ravel(), kind="stable")[: rule["most"] or len(shares)]
+        queries, labels = np.divmod(places, shares.shape[1])
+    scores = shares[queries, labels]
+    height, width = whole
+    if "boxes" in outputs:
+        centres, sizes = np.split(outputs["boxes"][0][queries], 2, axis=1)
+        boxes = np.hstack([centres - sizes / 2, centres + sizes / 2]) * np.float32([width, height, width, height])
+        seen = np.full(len(scores), True)
+    else:  # those of the masks, which tell how sure they are too
+        outlines = {query: outlined(outputs["masks"][0, query], whole, rule["raster"]) for query in np.unique(queries)}
+        edges = {query: edges_of(mask) for query, (mask, _) in outlines.items()}
+        boxes = np.float32([edges[query] for query in queries]).reshape(-1, 4)
+        scores = scores * np.float32([outlines[query][1] for query in queries])
+        seen = boxes[:, 2] > boxes[:, 0]
+    order = np.argsort(-scores, kind="stable")
+    order = order[seen[order] & (scores[order] >= rule["score_thr"])]
+    sure = without_rivals(order, boxes, labels, rule["learned_together"])
+    masks = None
+    if "masks" in outputs:
+        masks = np.empty(len(sure), object)
+        for place, each in enumerate(sure):
+            mask = outputs["masks"][0, queries[each]]
+            mask = enlarged(mask[..., None], *whole)[..., 0] > 0 if "boxes" in outputs else outlines[queries[each]][0]
+            masks[place] = encoded(mask)
+    return boxes[sure], scores[sure], labels[sure], masks
+
+
+def outlined(logits, whole, raster):
+    """A mask (H, W) of `whole` of logits (h, w), cut in the raster, and its mean probability there."""
+    logits = logits if raster is None else enlarged(logits[..., None], *raster)[..., 0]
+    inside = logits > 0
+    sureness = (inside / (1 + np.exp(-logits))).sum() / (inside.sum() + 1e-6)
+    rows, columns = (
+        (np.arange(new, dtype=np.float32) * np.float32(old / new)).astype(int).clip(0, old - 1)
+        for old, new in zip(inside.shape, whole)
+    )
+    return inside[rows][:, columns], sureness
+
+
+def edges_of(mask):
+    """x0, y0, x1, y1 of the pixels that a mask covers; zeros where it covers none."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)
+
+
+def answer_of(outputs, size, whole, facts):
+    """What the outputs for a picture say; see `boxes_of` and `boxes_of_queries`."""
+    if "queries" in facts:
+        return boxes_of_queries(outputs, whole, facts["queries"])
+    return *boxes_of(outputs, size, whole, facts["boxes"]), None
 
 
 def summary_of(scores, labels, class_names):
@@ -71,15 +141,17 @@ def summary_of(scores, labels, class_names):
     return ", ".join(f"{count} {name} ({best:.2f})" for best, count, name in sorted(rows, key=lambda row: -row[0]))
 
 
-def row_of(name, found, class_names, least):
-    """What is said of an image: boxes x0, y0, x1, y1 in its own pixels, the surest first."""
-    boxes, scores, labels = found[0], found[1].astype(float).round(5), found[2]
+def row_of(name, answer, class_names, least):
+    """What is said of an image: boxes x0, y0, x1, y1 in its own pixels, the surest first, and masks as COCO compresses
+    them."""
+    boxes, scores, labels, masks = answer[0], answer[1].astype(float).round(5), *answer[2:]
     sure = scores >= least
     return {
         "id": str(name),
         "boxes": boxes[sure].astype(float).round(2).tolist(),
         "scores": scores[sure].tolist(),
         "labels": [class_names[each] for each in labels[sure]],
+        **({} if masks is None else {"masks": masks[sure].tolist()}),
         "summary": summary_of(scores[sure], labels[sure], class_names),
     }
 
@@ -101,6 +173,6 @@ if __name__ == "__main__":
             print(f"{path}: {' '.join(str(error).split())}; replace or remove it", file=sys.stderr)
             failed = True
             continue
-        found = boxes_of(outputs, size, picture.shape[:2], facts["boxes"])
-        print(json.dumps(row_of(path, found, facts["class_names"], given.score)))
+        answer = answer_of(outputs, size, picture.shape[:2], facts)
+        print(json.dumps(row_of(path, answer, facts["class_names"], given.score)))
     sys.exit(int(failed))

@@ -13,46 +13,19 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, between, decoded, pixels
+    from .pictures import asked, decoded, encoded, enlarged, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, between, decoded, pixels  # type: ignore[no-redef]
+    from pictures import asked, decoded, encoded, enlarged, pixels  # type: ignore[no-redef]
 
 TRACE = 0.005
 """Classes with a smaller share of an image are left out of its summary."""
 
 
-def resized(values, height, width):
-    """(h, w, C) float32 -> (height, width, C), linear between the middles of pixels."""
-    for axis, (old, new) in enumerate(zip(values.shape, (height, width))):
-        if old != new:
-            low, high, share = between(old, new)
-            share = share.reshape(-1, *[1] * (2 - axis))
-            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
-    return values
-
-
 def map_of(logits, size, whole, threshold):
     """(H, W) numbers of classes; `logits` (C, h, w) are those of a picture that has `size` in them."""
-    logits = resized(logits[:, : size[0], : size[1]].transpose(1, 2, 0), *whole)
+    logits = enlarged(logits[:, : size[0], : size[1]].transpose(1, 2, 0), *whole)
     return logits.argmax(axis=2) if logits.shape[2] > 1 else (1 / (1 + np.exp(-logits[..., 0])) > threshold).astype(int)
-
-
-def encoded(mask):
-    """(H, W) bool -> its lengths of runs, column by column, as COCO compresses them."""
-    flat = mask.ravel(order="F")
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, len(flat))
-    runs = np.diff(ends, prepend=0).tolist()
-    runs = [0, *runs] if flat[0] else runs
-    text = []
-    for place, run in enumerate(runs):  # from the third on the difference to the one two before, in groups of 5 bits
-        rest = run - runs[place - 2] if place > 2 else run
-        more = True
-        while more:
-            bits, rest = rest & 31, rest >> 5
-            more = rest != (-1 if bits & 16 else 0)
-            text.append(chr(bits + 32 * more + 48))
-    return {"size": list(mask.shape), "counts": "".join(text)}
 
 
 def summary_of(shares):

@@ -41,17 +41,56 @@ def resized(image, height, width):
     return (((above * (rows[low] >> 4)) >> 16) + ((below * (rows[high] >> 4)) >> 16) + 2) >> 2
 
 
+def enlarged(values, height, width):
+    """(h, w, C) float32 -> (height, width, C), linear between the middles of pixels."""
+    for axis, (old, new) in enumerate(zip(values.shape, (height, width))):
+        if old != new:
+            low, high, share = between(old, new)
+            share = share.reshape(-1, *[1] * (2 - axis))
+            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
+
+
 def pixels(image, how):
     """(1, 3, H, W) as the graph takes them, and the (height, width) of the picture in them; `how`: "preprocessing"."""
-    size, largest = np.array(image.shape[:2]), how["largest"] or image.shape[:2]
-    scale = min(max(largest) / size.max(), min(largest) / size.min())
-    height, width = size if scale >= 1 and not how["enlarge"] else np.maximum(1, size * scale + 0.5).astype(int)
-    planes = resized(image, height, width).astype(np.float32)
+    if how.get("size"):  # of every picture
+        height, width = how["size"]
+        planes = squashed(image, height, width, how["filter"])
+    else:
+        size, largest = np.array(image.shape[:2]), how["largest"] or image.shape[:2]
+        scale = min(max(largest) / size.max(), min(largest) / size.min())
+        height, width = size if scale >= 1 and not how["enlarge"] else np.maximum(1, size * scale + 0.5).astype(int)
+        planes = resized(image, height, width).astype(np.float32)
     planes = planes if how["channels"] == "rgb" else planes[..., ::-1]
     planes = (planes - np.float32(how["mean"])) / np.float32(how["std"])
     margins = ((0, -height % how["multiple"]), (0, -width % how["multiple"]), (0, 0))
     planes = np.pad(planes, margins, constant_values=how["padding"]).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(planes, dtype=np.float32), (int(height), int(width))
+
+
+def squashed(image, height, width, filter):
+    """(h, w, 3) uint8 -> (height, width, 3) float32, by a filter of Pillow's, or between pixels without smoothing."""
+    if filter == "between":
+        return enlarged(image.astype(np.float32), height, width)
+    how = Image.Resampling[filter.upper()]
+    return np.asarray(Image.fromarray(image).resize((width, height), how), np.float32)
+
+
+def encoded(mask):
+    """(H, W) bool -> its lengths of runs, column by column, as COCO compresses them."""
+    flat = mask.ravel(order="F")
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, len(flat))
+    runs = np.diff(ends, prepend=0).tolist()
+    runs = [0, *runs] if flat[0] else runs
+    text = []
+    for place, run in enumerate(runs):  # from the third on the difference to the one two before, in groups of 5 bits
+        rest = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            text.append(chr(bits + 32 * more + 48))
+    return {"size": list(mask.shape), "counts": "".join(text)}
 
 
 def asked(folder, facts):

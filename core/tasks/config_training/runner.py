@@ -22,6 +22,7 @@ from mmengine import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from safetensors import SafetensorError
@@ -36,6 +37,7 @@ from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
+from ...training.optimizer import merge_groups
 from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
 from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
@@ -48,6 +50,8 @@ CHECKPOINTS_A_TRAINING = 20
 KEPT_CHECKPOINTS = 2
 """At least, so that one is whole while the next is written."""
 STATELESS = ("work_dir", "launcher", "log_level", "resume")
+GROUPED = 1
+"""Rises where an optimizer's state of before does not fit any more."""
 SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
 """Of a loader: what changes no number."""
 OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
@@ -189,7 +193,8 @@ def plan_key(plan: Config, seed: int) -> str:
     identity = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
     if isinstance(loader := identity.get("train_dataloader"), dict):
         identity["train_dataloader"] = {key: value for key, value in loader.items() if key not in SPEED}
-    return hashlib.sha256(f"{json.dumps(identity, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
+    text = f"{json.dumps(identity, sort_keys=True, default=str)}\n{seed}\n{GROUPED}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def newest_checkpoint(folder: Path) -> str:
@@ -228,6 +233,13 @@ class _PlanRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.find_unused_parameters,
         )
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """With one group per set of options: mmengine makes one per weight, and torch steps each by itself."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(built, OptimWrapper) and type(built.optimizer).__module__.startswith("torch.optim"):
+            merge_groups(built.optimizer)
+        return built
 
     def load_checkpoint(self, *args: Any, **options: Any):
         """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to

@@ -255,7 +255,7 @@ def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
     """Which texts a step sees; columns and words that are asked for and not there are refused."""
     parts = splits.parts if isinstance(splits, SeveralSplits) else [splits]
-    paired = [part.train for part in parts if not isinstance(part.train, ImageSet)]
+    paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
     for pairs in paired:
         check_columns(settings.captions, pairs)
     switch = None

@@ -6,31 +6,39 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
-from ....core.export import Graph
-from ..hub_models.family import BOXES, HEAD
-from ..inference.detection import rivals
+from ....core.export import Graph, boxes
+from ..data.outlines import coco_masks
+from ..hub_models.boxes import Ranking
+from ..hub_models.mask_queries import MaskQueries
+from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.hf_detector import HFDetector
 from .detectors import SAME_PLACE, SAME_SCORE
 from .run import Form, size_of_processor
 
+SAME_OUTLINE = 0.98
+"""Intersection over union from which on two outlines are the same."""
 POSITIONS = "interpolate_pos_encoding"
 """Of a vision transformer: its positions for a size of images, which one graph has one of."""
 
 
 class Queries(nn.Module):
-    """Pixels (B, 3, H, W) -> logits (B, Q, C) and boxes (B, Q, 4), centre and size in shares of the image."""
+    """Pixels (B, 3, H, W) -> logits (B, Q, C), and of the types that have them boxes (B, Q, 4), centre and size in
+    shares of the image, and masks (B, Q, h, w)."""
 
     def __init__(self, model: HFDetector):
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.model._forward(pixels)
-        return outputs.logits, outputs.pred_boxes
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        mask = torch.ones_like(pixels[:, 0], dtype=torch.long)  # not of a number of images that a trace would keep
+        outputs = self.model.model(**self.model.family.inputs(pixels, mask))
+        return tuple(self.model.family.raw(outputs).values())
 
 
 class QueryBoxes(Form):
@@ -44,9 +52,7 @@ class QueryBoxes(Form):
     def check(self) -> None:
         family = self.model.family
         kind = family.config["model_type"]
-        if family.asked_by != HEAD or family.gives != BOXES:
-            raise CapabilityError(f"{kind} with texts or masks is not exported; predict with the run")
-        if self.size is None:
+        if self.size is None or self.model.padded_size not in (None, self.size):
             raise CapabilityError(
                 f"{kind}: its processor keeps the proportions of images, and the graph is for one size; predict with "
                 "the run, or give its processor a square, --set plan.model.processor.size"
@@ -64,51 +70,76 @@ class QueryBoxes(Form):
         return [torch.randn(rows, 3, *self.size, generator=made) for rows in (2, 1, 3)]
 
     def graph(self, pixels: Tensor) -> Graph:
-        positions_as_constants(self.model, pixels)
-        return Graph(Queries(self.model), {"pixels": pixels}, ("logits", "boxes"), {"pixels": ()})
+        names = list(self.model.family.raw(positions_as_constants(self.model, pixels)))
+        return Graph(Queries(self.model), {"pixels": pixels}, names, {"pixels": ()})
 
     @property
     def facts(self) -> dict[str, Any]:
         assert self.size is not None
-        mean, std = self.model.data_preprocessor.mean, self.model.data_preprocessor.std
+        family, prepared = self.model.family, self.model.data_preprocessor
+        apart = rivals(self.model)
+        alone = apart.sum(axis=1) == len(apart) - 1
+        of_masks = isinstance(family, MaskQueries)
+        ranking = Ranking(per_query=family.best_only) if of_masks else family.ranking
         return {
             "queries": {
                 "size": list(self.size),
-                "mean": mean.flatten().tolist(),
-                "std": std.flatten().tolist(),
+                "mean": prepared.mean.flatten().tolist(),
+                "std": prepared.std.flatten().tolist(),
                 "channels": "rgb",
-                "boxes": "centre x, centre y, width, height, in shares of the image",
-                "model_type": self.model.family.config["model_type"],
-            }
+                "boxes": "those of the masks"
+                if of_masks
+                else "centre x, centre y, width, height, in shares of the image",
+                "model_type": family.config["model_type"],
+                "softmax": of_masks or ranking.per_query,
+                "per_query": ranking.per_query,
+                "most": ranking.most,
+                "rows": None if self.model.chosen is None else list(self.model.chosen),
+                "raster": list(family.raster) if of_masks and family.raster is not None else None,
+                "score_thr": self.model.score_thr,
+                "learned_together": (~alone).tolist(),
+            },
+            "score": believed_from(self.model),
         }
 
-    def answer(self, outputs, size, whole, facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        logits, boxes = (torch.from_numpy(np.array(outputs[name])) for name in ("logits", "boxes"))
-        raw = type("Outputs", (), {"logits": logits, "pred_boxes": boxes})
-        chosen = None if self.model.chosen is None else torch.tensor(self.model.chosen)
-        (found,) = self.model.family.found(raw, [whole], chosen)
-        kept = PredictedBoxes(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy())
-        kept = kept.without_rivals(rivals(self.model))
-        return kept.boxes, kept.scores, kept.labels
+    def aligned(self, wanted, outputs):
+        """Queries that begin at the best places of an encoder come in the order of these: of places that score nearly
+        the same, either may be the first."""
+        if isinstance(self.model.family, MaskQueries):
+            return outputs
+        aligned = [np.empty_like(each) for each in outputs]
+        for image in range(len(outputs[0])):
+            of_model, of_graph = (np.concatenate([each[image] for each in of[:2]], axis=1) for of in (wanted, outputs))
+            _, places = linear_sum_assignment(cdist(of_model, of_graph, "chebyshev"))
+            for new, each in zip(aligned, outputs, strict=True):
+                new[image] = each[image][places]
+        return aligned
+
+    def answer(self, outputs, size, whole, facts):
+        return boxes.boxes_of_queries(outputs, whole, facts["queries"])
 
     def same(self, sample: Any, answer) -> tuple[float, float]:
-        """Boxes of either that have one of the other of their name, in its place and with its score."""
+        """Boxes of either that have one of the other of their name, in its place, with its score and its outline."""
         model = PredictedBoxes.of(sample).without_rivals(rivals(self.model))
-        found, scores, labels = answer
-        near = np.abs(model.boxes[:, None] - found[None]).max(axis=2, initial=0) <= SAME_PLACE
+        corners, scores, labels, masks = answer
+        near = np.abs(model.boxes[:, None] - corners[None]).max(axis=2, initial=0) <= SAME_PLACE
         near &= np.abs(model.scores[:, None] - scores[None]) <= SAME_SCORE
         near &= model.labels[:, None] == labels[None]
+        if masks is not None and near.any():
+            of_model, of_graph = model.outlines or [], masks.tolist()
+            alike = coco_masks().iou(of_model, of_graph, [False] * len(masks)) >= SAME_OUTLINE
+            near &= alike | np.array([[one == other for other in of_graph] for one in of_model])  # empty ones too
         return float(near.any(axis=0).sum() + near.any(axis=1).sum()), float(sum(near.shape))
 
 
 @torch.no_grad()
-def positions_as_constants(model: nn.Module, pixels: Tensor) -> None:
+def positions_as_constants(model: nn.Module, pixels: Tensor) -> Any:
     """Let the positions of vision transformers be those for pixels of this size from now on, in place: ONNX has no
-    operator for how they are resized."""
+    operator for how they are resized. Returns what the model gives of the pixels."""
     for part in model.modules():
         if hasattr(part, POSITIONS):
             setattr(part, POSITIONS, _Held(getattr(part, POSITIONS)))
-    model.eval()._forward(pixels)
+    return model.eval()._forward(pixels)
 
 
 class _Held:

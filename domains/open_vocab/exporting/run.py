@@ -44,6 +44,7 @@ UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "
 """Transforms that leave an image as it is."""
 RESIZED: tuple[tuple[str, dict[str, Any]], ...] = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
 """Transforms that predict.py knows, with their options besides the scale; the second enlarges too."""
+PROCESSOR = "ProcessorResize"
 Progress = Callable[[int, int], None]
 Answers = Callable[..., Mapping[str, np.ndarray]]
 """A graph that is asked: inputs by name -> outputs by name."""
@@ -97,6 +98,10 @@ class Form(ABC):
         """What predict.py makes of the outputs for a picture of `size` in the pixels, and of `whole` itself; both are
         (height, width)."""
 
+    def aligned(self, wanted: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """The graph's outputs in the order of the model's, where their order says nothing."""
+        return outputs
+
     @abstractmethod
     def same(self, sample: Any, answer: Any) -> tuple[float, float]:
         """How many answers of the model and of the graph are the same, and of how many."""
@@ -124,7 +129,7 @@ def export_run(
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
                 ask = new.write(graph, folder / FILE, facts)
-            away = [_away(graph.module, ask, pixels) for pixels in noise]
+            away = [_away(form, graph.module, ask, pixels) for pixels in noise]
             with reporter.task("Comparing answers") as progress:
                 checks = _checks(form, graph.module, ask, _answered(model, data, items, progress), data, facts, away)
             worst = checks["pixels"]
@@ -184,13 +189,12 @@ def _answered(
         hook.remove()
 
 
-def _away(module: nn.Module, ask: Answers, pixels: Tensor) -> list[tuple[float, float, float]]:
+def _away(form: Form, module: nn.Module, ask: Answers, pixels: Tensor) -> list[tuple[float, float, float]]:
     """Of each output the largest difference, and what the module gives at least and at most."""
     with torch.no_grad():
         wanted = module(pixels)
     wanted = [each.numpy() for each in (wanted if isinstance(wanted, tuple) else (wanted,))]
-    found = ask(pixels=pixels.numpy()).values()
-    pairs = zip(wanted, found, strict=True)
+    pairs = zip(wanted, form.aligned(wanted, list(ask(pixels=pixels.numpy()).values())), strict=True)
     return [(float(np.abs(one - other).max()), float(one.min()), float(one.max())) for one, other in pairs]
 
 
@@ -202,7 +206,7 @@ def _checks(
     counts: dict[str, np.ndarray] = {"pixels": np.zeros(2)}
     first = len(away)
     for item, pixels, sample in answered:
-        away = [*away, _away(module, ask, pixels)]
+        away = [*away, _away(form, module, ask, pixels)]
         size, whole = tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2])
         counts["pixels"] += form.same(sample, form.answer(ask(pixels=pixels.numpy()), size, whole, facts))
         if facts["preprocessing"] is not None:
@@ -230,10 +234,8 @@ def _picture(item: Item, data: DomainData) -> np.ndarray:
 def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
     """(height, width) of the pixels that the processor of a model of transformers gives; None where it differs from
     image to image."""
-    for transform in model.cfg.vladapt.test_pipeline:
-        if _type(transform) == "ProcessorResize":
-            return image_processor(transform["processor"]).fixed_size
-    return None
+    resize = next((each for each in model.cfg.vladapt.test_pipeline if _type(each) == PROCESSOR), None)
+    return None if resize is None else image_processor(resize["processor"]).fixed_size
 
 
 def _multiple(model: nn.Module) -> int:
@@ -249,12 +251,13 @@ def _preprocessing(model: nn.Module) -> dict[str, Any] | None:
     """What predict.py does to a picture; None where a config transforms it in another way."""
     first, *others = [each for each in model.cfg.vladapt.test_pipeline if _type(each) not in UNCHANGED]
     resize = others[0] if others else {}
-    how = {key: value for key, value in resize.items() if key not in ("type", "scale")}
+    how = {key: value for key, value in resize.items() if key not in ("type", "scale", "processor")}
+    squashed = _squashed(resize) if _type(resize or {"type": ""}) == PROCESSOR else {}
     given = model.data_preprocessor
     usual = (
         _type(first) == "LoadItemImage"
         and not first.get("to_float32")
-        and (not resize or (_type(resize), how) in RESIZED)
+        and (not resize or squashed or (_type(resize), how) in RESIZED)
         and len(others) < 2
         and getattr(given, "_enable_normalize", False)
     )
@@ -263,14 +266,21 @@ def _preprocessing(model: nn.Module) -> dict[str, Any] | None:
     swapped = bool(getattr(given, "_channel_conversion", False) or getattr(given, "channel_conversion", False))
     is_rgb = (first.get("channels", "bgr") == "rgb") != swapped
     return {
-        "largest": [int(side) for side in resize["scale"]] if resize else None,
+        "largest": [int(side) for side in resize["scale"]] if resize and not squashed else None,
         "enlarge": bool(how),
+        **squashed,
         "channels": "rgb" if is_rgb else "bgr",
         "mean": given.mean.flatten().tolist(),
         "std": given.std.flatten().tolist(),
         "multiple": _multiple(model),
         "padding": float(given.pad_val if hasattr(given, "pad_val") else given.pad_value),
     }
+
+
+def _squashed(resize: Mapping[str, Any]) -> dict[str, Any]:
+    """The only size of a processor of transformers and its filter; empty where it has none, or another way."""
+    processor = image_processor(resize["processor"])
+    return {} if processor.filter is None else {"size": list(processor.fixed_size), "filter": processor.filter}
 
 
 def _type(transform: Mapping[str, Any]) -> str:

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import box_convert
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which boxes a type gives of its queries.
+
+    Args:
+        per_query: a softmax per query, whose last class is no object, and the best class of each; otherwise a sigmoid
+            per query and class, and the best of all these.
+        most: boxes per image; None for as many as there are queries.
+    """
+
+    per_query: bool = False
+    most: int | None = None
+
+    def best(
+        self, logits: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]], chosen: Tensor | None = None
+    ) -> list[InstanceData]:
+        """Args, returns: as of `best_of_all`."""
+        if self.per_query:
+            return best_of_query(logits, boxes, sizes, chosen)
+        return best_of_all(logits, boxes, sizes, self.most or logits.shape[1], chosen)
 
 
 def best_of_all(

@@ -6,7 +6,7 @@ A type is one file of `families`, named after transformers' `model_type` ("-" be
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ....core.backbones import check_transformers_config
 from ....core.errors import ConfigError, DataError, did_you_mean
+from .boxes import Ranking
 
 FOLDER = Path(__file__).with_name("families")
 HEAD, TEXTS = "head", "texts"
@@ -70,6 +71,7 @@ class Family(ABC):
         head: patterns of the names of tensors whose first axis counts classes; rows past these are of no object.
         per_box: names of losses that are divided by the number of boxes of one process, without what tells their layer;
             none where transformers counts those of all processes itself.
+        ranking: which boxes it gives of its queries; None where `found` is its own, or it gives none.
         rates: how it is fine-tuned.
         hooks: of mmengine, that its training needs.
 
@@ -87,6 +89,7 @@ class Family(ABC):
     why_not: ClassVar[str] = ""
     head: tuple[str, ...] = ()
     per_box: ClassVar[tuple[str, ...]] = ()
+    ranking: ClassVar[Ranking | None] = None
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
     padding: tuple[float, ...] | None = None
@@ -229,7 +232,6 @@ class Family(ABC):
         all_reduce(mean, "mean")
         return max(boxes, 1) / mean.clamp(min=1.0)
 
-    @abstractmethod
     def found(self, outputs: Any, sizes: Sequence[tuple[int, int]], chosen: Tensor | None = None) -> list[InstanceData]:
         """What the model finds in each image, as the type's own post-processing gives it at threshold 0: bboxes in
         pixels, scores, labels, and the queries that they are of.
@@ -237,7 +239,18 @@ class Family(ABC):
         Args:
             sizes: (height, width) of each image.
             chosen: rows of the head that are asked for, whose places are the labels; None for all.
+
+        Raises:
+            NotImplementedError: the type gives no boxes, or is asked in another way.
         """
+        if self.ranking is None:
+            raise NotImplementedError(f"{self.model_class} gives no boxes by itself")
+        return self.ranking.best(outputs.logits, outputs.pred_boxes, sizes, chosen)
+
+    def raw(self, outputs: Any) -> dict[str, Tensor]:
+        """What a graph gives: logits (B, Q, C), and boxes (B, Q, 4) or masks (B, Q, h, w) or both of the queries."""
+        masks = {"masks": outputs.pred_masks} if self.gives == MASKS else {}
+        return {"logits": outputs.logits, "boxes": outputs.pred_boxes, **masks}
 
 
 def model_types() -> tuple[str, ...]:

@@ -108,6 +108,9 @@ class MaskQueries(Family):
         rows = zip(of_classes, self._masks(outputs), sizes, strict=True)
         return [self._objects(scores, masks, tuple(size)) for scores, masks, size in rows]
 
+    def raw(self, outputs):
+        return {"logits": outputs.class_queries_logits, "masks": outputs.masks_queries_logits}
+
     def masks(self, outputs: Any, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
         """(n, H, W) bool of some queries of one image, at its size."""
         return self._outlined(self._masks(outputs)[image, queries], size)[0]

@@ -76,9 +76,6 @@ class PixelLogits(Family):
         as the processors choose it."""
         return model(**self.inputs(pixels, None)).logits
 
-    def found(self, outputs, sizes, chosen=None):
-        raise NotImplementedError(f"{type(self).__name__} finds no objects")
-
 
 def enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), bilinear."""

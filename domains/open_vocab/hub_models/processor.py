@@ -95,6 +95,22 @@ class ImageProcessor:
         return (size.height, size.width) if size is not None and size.height and size.width else None
 
     @property
+    def filter(self) -> str | None:
+        """By which images become `fixed_size`: Pillow's name of it, or "between" for the floats between pixels; None
+        where they become it in another way."""
+        from PIL import Image
+
+        own, name = self.processor, Image.Resampling(int(self.processor.resample)).name.lower()
+        if self.fixed_size is None or self.kind in SQUARES:
+            return None
+        steps = [getattr(own, option, None) or 1 for option in ("size_divisor", "ensure_multiple_of")]
+        if any(side % step for side in self.fixed_size for step in steps):
+            return None
+        if self.kind in FLOATS:
+            return "between" if name == "bilinear" else None
+        return name
+
+    @property
     def padded_size(self) -> tuple[int, int] | None:
         """To which every image is padded; None: to the largest of a batch."""
         own = self.processor

@@ -60,14 +60,6 @@ class PromptedFamily(Family):
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def found(self, outputs, sizes, chosen=None):
-        """Nothing is found without prompts.
-
-        Raises:
-            NotImplementedError: always; `masks` answers prompts.
-        """
-        raise NotImplementedError(f"{self.model_class} outlines prompts; call `masks`")
-
     @abstractmethod
     def features(self, model: nn.Module, pixels: Tensor) -> tuple[Tensor, ...]:
         """Maps of the image encoder, (B, C, h, w) each."""

@@ -86,10 +86,6 @@ class TextFamily(Family):
         """Height and width that boxes are shares of, of an image of this height and width."""
         return size
 
-    def found(self, outputs, sizes, chosen=None):
-        """Of one prompt of all classes."""
-        raise NotImplementedError("models with texts are asked by several prompts; see best_of_prompts")
-
     def best_of_prompts(
         self, answers: Sequence[tuple[Tensor, Tensor, Prompt]], sizes: Sequence[tuple[int, int]], most: int
     ) -> list[InstanceData]:

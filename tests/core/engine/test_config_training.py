@@ -271,6 +271,19 @@ def test_what_changes_speed_alone_is_the_same_training():
     assert key not in [*others, plan_key(toy_plan(optim_wrapper={"optimizer": {"lr": 1.0}}), 1)]
 
 
+@pytest.mark.parametrize("factor, rates", [(1.0, [0.01]), (3.0, [0.01, 0.03])])
+def test_weights_of_the_same_options_are_one_group_and_learn_the_same(tmp_path, monkeypatch, factor, rates):
+    options = {"optim_wrapper": {"paramwise_cfg": {"bias_lr_mult": factor}}}
+    merge, seen = config_runner.merge_groups, []
+    monkeypatch.setattr(config_runner, "merge_groups", lambda optimizer: (merge(optimizer), seen.append(optimizer)))
+    merged, _ = trained(tmp_path / "merged", **options)
+    assert [group["lr"] for group in seen[0].param_groups] == rates
+    monkeypatch.setattr(config_runner, "merge_groups", seen.append)
+    apart, _ = trained(tmp_path / "apart", **options)
+    assert len(seen[1].param_groups) == 2
+    assert_equal(merged.state_dict(), apart.state_dict())
+
+
 # what is kept of a plan ----------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,3 @@ class Model(Family):
         known = labels != IGNORED
         count = mean_over_processes(known.sum().float()).clamp(min=1) * outputs.shape[1]
         return {"loss_mask": (each * known).sum() / count}
-
-    def found(self, outputs, sizes, chosen=None):
-        raise NotImplementedError("CLIPSeg finds no objects")

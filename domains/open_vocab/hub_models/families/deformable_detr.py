@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..boxes import best_of_all
+from ..boxes import Ranking
 from ..family import Rates
 from .detr import Model as Detr
 
@@ -21,11 +21,8 @@ class Model(Detr):
     processors = ("DeformableDetrImageProcessor",)
     head = (r"(model\.decoder\.)?class_embed\.\d+\.(weight|bias)",)
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
+    ranking = Ranking(most=MOST)
     rates = Rates(
         lr=2e-4,
         parts={name: {"lr_mult": 0.1} for name in ("backbone", "reference_points", "sampling_offsets")},
     )
-
-    def found(self, outputs, sizes, chosen=None):
-        """The best hundred of all queries and classes."""
-        return best_of_all(outputs.logits, outputs.pred_boxes, sizes, MOST, chosen)

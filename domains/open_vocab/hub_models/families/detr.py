@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..boxes import best_of_query
+from ..boxes import Ranking
 from ..family import Family, Rates
 from ..weighing import of_detr, weighed
 
@@ -20,12 +20,9 @@ class Model(Family):
     processors = ("DetrImageProcessor",)
     head = (r"class_labels_classifier\.(weight|bias)",)
     per_box: ClassVar[tuple[str, ...]] = ("loss_bbox", "loss_giou")
+    ranking = Ranking(per_query=True)
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}})
 
     def weighted(self, outputs):
         """With the weights of the configuration; the error in the number of boxes is none of the loss."""
         return weighed(outputs.loss_dict, of_detr(self.stated))
-
-    def found(self, outputs, sizes, chosen=None):
-        """The best class of each query."""
-        return best_of_query(outputs.logits, outputs.pred_boxes, sizes, chosen)

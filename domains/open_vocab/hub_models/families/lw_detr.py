@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..boxes import best_of_all
+from ..boxes import Ranking
 from ..family import Family, Rates
 from ..weighing import of_detr, weighed
 
@@ -19,13 +19,10 @@ class Model(Family):
     model_class = "LwDetrForObjectDetection"
     processors = ("DeformableDetrImageProcessor",)
     head: tuple[str, ...] = (r"class_embed\.(weight|bias)", r"model\.enc_out_class_embed\.\d+\.(weight|bias)")
+    ranking = Ranking()
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 1.5}}, ema=0.997)
 
     def weighted(self, outputs):
         """With the weights of the configuration; the error in the number of boxes is none of the loss."""
         config = self.stated
         return weighed(outputs.loss_dict, {**of_detr(config), "loss_ce": config.class_loss_coefficient})
-
-    def found(self, outputs, sizes, chosen=None):
-        """The best of all queries and classes, as many as there are queries."""
-        return best_of_all(outputs.logits, outputs.pred_boxes, sizes, outputs.logits.shape[1], chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..boxes import best_of_all
+from ..boxes import Ranking
 from ..family import Family, Rates
 
 
@@ -25,8 +25,5 @@ class Model(Family):
         r"model\.denoising_class_embed\.weight",
     )
     per_box: ClassVar[tuple[str, ...]] = ("loss_vfl", "loss_bbox", "loss_giou")
+    ranking = Ranking()
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}}, norm_decay=0.0, ema=0.9999)
-
-    def found(self, outputs, sizes, chosen=None):
-        """The best of all queries and classes, as many as there are queries."""
-        return best_of_all(outputs.logits, outputs.pred_boxes, sizes, outputs.logits.shape[1], chosen)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.image import imrescale
 
-from vladapt.core.export.scripts import maps, pictures
+from vladapt.core.export.scripts import pictures
 from vladapt.core.runtime.reading import sha256_in
 from vladapt.domains.open_vocab.exporting.run import sizes_by_strides
 
@@ -43,7 +43,7 @@ def test_what_fits_is_not_enlarged():
 def test_logits_are_resized_as_torch_does():
     logits = np.random.default_rng(0).normal(size=(7, 9, 3)).astype(np.float32)
     wanted = F.interpolate(torch.from_numpy(logits).permute(2, 0, 1)[None], size=(20, 13), mode="bilinear")
-    np.testing.assert_allclose(maps.resized(logits, 20, 13), wanted[0].permute(1, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(pictures.enlarged(logits, 20, 13), wanted[0].permute(1, 2, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2)])

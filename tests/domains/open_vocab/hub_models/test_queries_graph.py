@@ -15,6 +15,8 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.errors import CapabilityError
+from vladapt.core.export.scripts import boxes
+from vladapt.core.export.scripts import pictures as pictures_of_graphs
 
 from . import tiny
 
@@ -43,13 +45,30 @@ def run_of(folder, data, size):
     return vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", **how).run, model
 
 
+def assert_predicts_as(run, folder, pictures):
+    """predict.py answers as the run does."""
+    facts, script = json.loads((folder / "export.json").read_text(encoding="utf-8")), boxes
+    ask = pictures_of_graphs.asked(folder, facts)
+    wanted = vladapt.predict(str(run), [str(each) for each in pictures])
+    assert wanted.task_rows
+    for picture, row in zip(pictures, wanted.task_rows, strict=True):
+        decoded = pictures_of_graphs.decoded(picture)
+        planes, size = pictures_of_graphs.pixels(decoded, facts["preprocessing"])
+        answer = script.answer_of(ask({"pixels": planes}), size, decoded.shape[:2], facts)
+        own = script.row_of(row["id"], answer, facts["class_names"], 0.0)
+        assert own["labels"] == row["labels"] and len(own["boxes"]) > 0
+        np.testing.assert_allclose(own["scores"], row["scores"], atol=1e-3)
+        np.testing.assert_allclose(own["boxes"], row["boxes"], atol=0.5)
+        assert own.get("masks") == row.get("masks")
+
+
 def test_the_graph_gives_what_the_model_gives(tmp_path, data):
     run, model = run_of(tmp_path, data, {"height": 48, "width": 64})
     folder = tmp_path / "exported"
     vladapt.export(run, out=str(folder))
     facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     assert facts["queries"]["size"] == [48, 64] and facts["queries"]["model_type"] == "yolos"
-    assert not (folder / "predict.py").exists()
+    assert_predicts_as(run, folder, sorted(data.glob("test*.png")))
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(1).normal(size=(3, 3, 48, 64)).astype(np.float32)
     logits, boxes = session.run(["logits", "boxes"], {"pixels": pixels})
