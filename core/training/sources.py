@@ -359,7 +359,7 @@ class MixedSource:
         if not self.mixture.one:
             raise ConfigError(
                 f"source {name}: holds texts without images, which share no batch with images; add "
-                "--set sources.batch=one"
+                "--set sources.batch=one, or name its column of images as data.image_column"
             )
 
     @property
