@@ -91,7 +91,7 @@ def pretrain(
         plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:
         if domain or recipe:
-            flags = {"domain": domain, "data.path": data[0]}
+            flags: dict[str, Any] = {"domain": domain, "data.path": data[0]}
             flags |= {f"sources.{key}": value for key, value in mixing.items()}
             flags |= {"sources.data": data} if len(data) > 1 else {}
             plan = plan_of_recipe(recipe, **flags, **asked)

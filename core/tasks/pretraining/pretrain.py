@@ -335,8 +335,8 @@ class _Measures:
         if self.test is not None:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
-        alone = run_on_all(self._generic_and_examples)
-        return _Measured(retrieval, *alone, self._of_sources(retrieval))
+        generic, examples = run_on_all(self._generic_and_examples)
+        return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
 
     def validate(self) -> float | dict[str, float]:
         """Mean R@1 of both directions on val; of several sources within each, and the mean over them."""
