@@ -141,6 +141,14 @@ class EmbedOptions(ShardOptions, DecodeOptions):
     dtype: str = option(
         "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")
     )
+    view: int | None = option(
+        None,
+        "in shards, of an augmented view of each image in place of the image: its number, from 0, fixes it. "
+        "Teachers of pretrain are stored so",
+        low=0,
+        high=1_000_000,
+        metavar="N",
+    )
     parts: bool = option(False, "also write the features of each frame, slice or window of a sample")
     patch_tokens: bool = option(False, "also store the features of all patches, for methods that use them")
 

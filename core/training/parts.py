@@ -26,6 +26,7 @@ from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .source_losses import SourceLosses
 from .sources import MixedSource, Source, num_labels_of
+from .stored_teachers import StoredTeacher
 from .teachers import OF_CAPTIONS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
@@ -48,6 +49,7 @@ class Task:
         class_scores: (B, D) unit image features -> (B, C) "logits", in place of the prompts: a module that is trained
             with the towers; or `PixelScores`.
         teachers: backbones, where a loss has a frozen teacher; features of several stand side by side.
+        stored: what is stored of the features of these.
         start: the towers before the training, which are the teacher where no other is given; or None.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
@@ -70,6 +72,7 @@ class Task:
     negative_prompts: Sequence[Sequence[str]] | None = None
     class_scores: nn.Module | None = None
     teachers: Sequence[Backbone] = ()
+    stored: Sequence[StoredTeacher] = ()
     start: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
@@ -226,7 +229,8 @@ class Parts:
             if self.objective.teacher == "frozen":
                 teachers = enumerate(self.outputs.teachers)
                 further |= {token_field(place, tokens): (tokens, each.tokenize) for place, each in teachers}
-        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
+        seed, stored = self.settings.seed, task.stored if "teacher.image" in self.needs else ()
+        return Samples(task.source, self.fields, views, backbone.tokenize, seed, token_mask, further, stored)
 
     @property
     def sample_bytes(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
+from .stored_teachers import stored_field
 from .tower_passes import image_features, seen_by
 
 OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
@@ -50,9 +51,14 @@ def token_field(place: int, field: str = "tokens") -> str:
     return f"teacher_{field}_{place}"
 
 
-def teacher_images(teachers: Sequence[Backbone], student: Backbone, pixels: Tensor) -> Tensor:
-    """Pixels made for the student, of images (B, 3, H, W) or clips (B, T, 3, H, W) -> (B, D) unit."""
-    return side_by_side([image_features(each, seen_by(each, student, pixels)) for each in teachers])
+def teacher_images(teachers: Sequence[Backbone], student: Backbone, batch: Mapping[str, Any]) -> Tensor:
+    """Pixels made for the student, of images (B, 3, H, W) or clips (B, T, 3, H, W) -> (B, D) unit; features that are
+    stored are taken as they are."""
+    made = []
+    for place, each in enumerate(teachers):
+        stored = batch.get(stored_field(place))
+        made.append(image_features(each, seen_by(each, student, batch["pixels"])) if stored is None else stored)
+    return side_by_side(made)
 
 
 def teacher_texts(teachers: Sequence[Backbone], batch: Mapping[str, Any], field: str = "tokens") -> Tensor:

@@ -259,7 +259,7 @@ class Outputs(nn.Module):
             return out
         with torch.no_grad():
             if "teacher.image" in self.wanted:
-                out["teacher.image"] = teacher_images(teachers, self.backbone, batch["pixels"])
+                out["teacher.image"] = teacher_images(teachers, self.backbone, batch)
             if "teacher.image_hidden" in self.wanted:
                 seen = [each.hidden(seen_by(each, self.backbone, batch["pixels"])) for each in teachers]
                 out["teacher.image_hidden"] = side_by_side(seen)

@@ -22,7 +22,7 @@ from .task import PretrainingOptions
 PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
-OF_TASK = ("inherit",)
+OF_TASK = ("inherit", "teacher_features")
 SET_EXAMPLE = "layer_decay=0.7"
 OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 

@@ -41,6 +41,8 @@ from ...training.objective import columns_of, need_images_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
+from ...training.sources import PairSource, Source, StreamedSource
+from ...training.stored_teachers import StoredTeacher, stored_teachers
 from ...training.teachers import load_teachers
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
@@ -81,6 +83,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        teacher_features: folders of shards that hold features of the teachers.
         inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
@@ -101,6 +104,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    teacher_features: Sequence[str] = ()
     inherit: bool = False
     generic: str | None = None
     device: str = "auto"
@@ -170,7 +174,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
     teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    inherited = ""
+    if plan.inherit:
+        inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
     if inherited:
         reporter.info(inherited)
     for teacher in teachers:
@@ -204,9 +210,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _first_of(teachers: list[Backbone]) -> Backbone:
+def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Backbone:
     if not teachers:
-        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+        raise ConfigError(f"option {option}: {why}; give --teacher SPEC, or {cure}")
     return teachers[0]
 
 
@@ -240,19 +246,45 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
 def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
 ) -> Task:
+    source = splits.source(_captions(plan.settings, splits))
+    stored = _stored(plan, teachers, splits, source)
     return Task(
-        source=splits.source(_captions(plan.settings, splits)),
+        source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
+        stored=stored,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
 
 
-def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
-    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeacher]) -> dict[str, Any]:
+    start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    folders = [view.folder.name for teacher in stored for view in teacher.views]
+    return start | ({"teacher_features": folders} if stored else {})
+
+
+def _stored(
+    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: Source
+) -> list[StoredTeacher]:
+    """What is stored of the teachers' features, checked against what is trained on."""
+    if not plan.teacher_features:
+        return []
+
+    def transform(teacher: Backbone, augmented: bool):
+        if (of_domain := splits.view(teacher, augmented)) is not None:
+            return of_domain
+        own = teacher.preprocess(train=augmented)
+        return own.with_crop(plan.settings.crop_scale) if augmented else own
+
+    _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
+    stored = stored_teachers(plan.teacher_features, teachers, transform)
+    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
+        for teacher in stored:
+            teacher.check(source)
+    return stored
 
 
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
