@@ -11,7 +11,7 @@ import typer
 
 from ..contracts.sources import SourceOptions
 from ..errors import ConfigError, Stopped
-from .options import Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
+from .options import MIXING, Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers tolerate lock lora deterministic"
@@ -29,7 +29,7 @@ def pretrain(
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
     settings: Annotated[dict[str, Any], FromTask("pretraining", SETTINGS)],
-    mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, "samples stages")],
+    mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, " ".join(MIXING))],
     loss: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
