@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
+from .fields import SENTENCE_TOKENS, TEXT_KINDS, column_of, text_kind
 from .sources import MixedSource, Source
 from .stored_teachers import StoredTeacher, stored_field
 
@@ -100,7 +100,7 @@ class Samples(Dataset):
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
         for name, (read, tokenize) in self.tokenize_further.items():
-            made[name] = tokenize([self.source.text(TEXT_KINDS[read], row, epoch)])[0]
+            made[name] = tokenize([str(self.source.text(TEXT_KINDS.get(read, read), row, epoch))])[0]
         for teacher in self.stored:
             made[stored_field(teacher.place)] = teacher.of(self.source, row, epoch)
         for name, column in columns.items():
@@ -119,7 +119,7 @@ class Samples(Dataset):
 
     def _texts_alone(self, epoch: int, row: int) -> dict[str, Any]:
         """Of a pair of texts: the sentence in the place of the image."""
-        texts = {"tokens": "caption", SENTENCE: "sentence"}
+        texts = {"tokens": "caption", SENTENCE_TOKENS: "sentence"}
         return {name: self.tokenize([str(self.source.text(kind, row, epoch))])[0] for name, kind in texts.items()}
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:

@@ -37,13 +37,13 @@ from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
-from ...training.objective import columns_of, need_images_alone
+from ...training.objective import columns_of, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
 from ...training.sources import PairSource, Source, StreamedSource
 from ...training.stored_teachers import StoredTeacher, stored_teachers
-from ...training.teachers import load_teachers
+from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
@@ -61,6 +61,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, TextSplits, read_several
+from .translations import evaluate_translations, found_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -173,7 +174,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         raise ConfigError(
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
-    teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
+    # Teachers that cannot be are refused before anything is computed.
+    teachers = load_teachers(plan.teachers, backbone) or own_texts(backbone, plan.losses)
     inherited = ""
     if plan.inherit:
         inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
@@ -185,7 +187,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter, probe)
+    measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
     check_task(backbone, task)
     built_hooks(plan.custom_hooks)
@@ -235,6 +237,8 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
         DataError, ConfigError: as of the readers in `pairs.py`.
     """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if need_sentences_alone(plan.losses):
+        return read_sentence_splits(path, seed, plan.data_options)
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
@@ -352,11 +356,14 @@ class _Measures:
         splits: PairSplits | SeveralSplits,
         reporter: Reporter,
         probe: GenericProbe | None,
+        teachers: Sequence[Backbone] = (),
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
+        self.teachers, self.by_language = teachers, ""
         self.compares = not all(loss_class(name).answers for name in plan.losses)
         self.test = splits.test if self.compares else None
-        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
+        shown = self.test is not None and not isinstance(self.test, TextPairs)
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if shown else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -367,6 +374,8 @@ class _Measures:
         if self.test is not None:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
+            if isinstance(self.test, TextPairs):
+                self.by_language = found_by_language(retrieval, self.test)
         generic, examples = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
 
@@ -406,6 +415,8 @@ class _Measures:
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
+        if isinstance(pairs, TextPairs):
+            return evaluate_translations(self.backbone, self.teachers[0], pairs, settings.amp)
         return evaluate_retrieval(
             self.backbone,
             pairs,
@@ -435,7 +446,7 @@ def _info(
     plan, backbone, splits: PairSplits | SeveralSplits, trained: Trained, model, measures, metrics, seconds
 ) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
-    notes = [*splits.notes, *trained.notes]
+    notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
         notes.append(
