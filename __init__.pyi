@@ -104,6 +104,7 @@ def fit(
     reporter: Reporter | None = ...,
     task: str | None = ...,
     data: str | Path | Mapping[str, Any] | None = ...,
+    sources: Mapping[str, Any] | None = ...,
     features: str | Path | None = ...,
     adapter: str | Path | Mapping[str, Any] | None = ...,
     adapters: Mapping[str, Any] | None = ...,

@@ -26,6 +26,7 @@ from parity_checks import (
     deduplication,
     detectors,
     distillation,
+    faster_towers,
     filters,
     from_above,
     head,
@@ -41,6 +42,7 @@ from parity_checks import (
     query_losses,
     radiographs,
     re_identification,
+    robustness,
     sampling,
     segmentors,
     self_supervised,
@@ -76,7 +78,8 @@ ROOMS = {
     "People": (re_identification,),
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
-    "Towers joined": (joined, mixing),
+    "Towers joined": (joined, mixing, faster_towers),
+    "Robustness": (robustness,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -245,6 +245,18 @@ def one_cache(_own_cache, _cache_of_the_file, monkeypatch):
     monkeypatch.setenv("VLADAPT_CACHE", str(_cache_of_the_file))
 
 
+@pytest.fixture(scope="module")
+def few_drawings(request):
+    """A training of towers names 30 generic drawings before and after, not 150. Rooms that train by commands ask
+    for it, and a file that counts them has ALL_DRAWINGS."""
+    from vladapt.core.forgetting.probe import GenericProbe
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "ALL_DRAWINGS", False):
+            patch.setattr(GenericProbe.drawn.__func__, "__defaults__", (1,))
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_clip(tmp_path_factory):
     """`write_clip(width=8)` -> `open_clip:<json>@<safetensors>`, with such a text tower. Embeddings are scaled up so

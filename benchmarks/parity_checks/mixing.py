@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import torch
 
+from vladapt.core.data.pairs.code_switch import CodeSwitch
 from vladapt.core.training.mixing import Counts, Mixture, Stage, shares_of
 
 from .comparison import compares
@@ -27,8 +29,22 @@ def mixing_sources(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(taken / (STEPS * BATCH), "expected_share", "drawn", atol=1e-5)
 
 
-GROUPS = (mixing_sources,)
+@compares("code-switching", "multilingual")
+def code_switching(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    dictionary, switched = ref.setting("dictionary"), ref.given["code_switch"]
+    for settings, texts in switched.items():
+        if "," not in settings:  # sentences of a language that the dictionary lacks
+            continue
+        switch = CodeSwitch(dictionary["en"], *map(float, settings.split(",")))
+        draws = random.Random(ref.setting("seed"))
+        ours = [switch(text, draws) for text in ref.given["sentences"] for _ in range(ref.setting("repeats"))]
+        wrong = sum(one != other for one, other in zip(ours, texts, strict=True))
+        yield Check("code-switching", ref.name, f"sentences at {settings}", float(wrong), float(wrong))
+
+
+GROUPS = (mixing_sources, code_switching)
 DEVIATIONS = {
+    "code-switching": "none",
     "sources": "samples are drawn, not shards, evenly over the steps, and none of a source again before all of it were "
     "seen; the released code draws shards with replacement, whose order is not compared",
 }

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from vladapt.core.backbones.token_merging import TokenMerge
 from vladapt.core.backbones.tower_steps import pre_norm_block
 from vladapt.domains.video.adapters._divided_attention import TemporalAttention, divided
-from vladapt.domains.video.adapters._token_merging import matching, merged, schedule
 from vladapt.domains.video.adapters.pllava_pool import PoolingProjector
+from vladapt.domains.video.adapters.testa import schedule
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -36,21 +37,21 @@ def pllava_pool(ref: Reference, f: Fixtures) -> Iterator[Check]:
 @compares("testa", "testa")
 def testa_merging(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """Patches of each frame, and frames by the votes of their patches, with and without a class token's place."""
-    merge = matching(ref["patch.metric"], ref.setting("r_patch"), first=True)
+    merge = TokenMerge.matching(ref["patch.metric"], ref.setting("r_patch"), protected=1)
     for suffix, sizes in (("_first", None), ("", ref["patch.size"])):
-        x, sizes = merged(merge, ref["patch.x"], sizes)
+        x, sizes = merge.means(ref["patch.x"], sizes)
         yield ref.check(x, f"patch.merged{suffix}")
         yield ref.check(sizes, f"patch.sizes{suffix}")
     yield ref.check(merge(_identity(ref["patch.x"]), "amax"), "patch.source")
     for name, left, spared in (("ct1", "cap_tokens", 1), ("ct0", "cap_tokens_ct0", 0)):
         how = {"together": True, "spared": spared}
-        merge = matching(ref["frame.metric"], ref.setting("r_frame"), **how)
-        x, sizes = merged(merge, ref["frame.x"], ref["frame.size"])
+        merge = TokenMerge.matching(ref["frame.metric"], ref.setting("r_frame"), **how)
+        x, sizes = merge.means(ref["frame.x"], ref["frame.size"])
         yield ref.check(x, f"frame.merged_{name}")
         yield ref.check(sizes, f"frame.sizes_{name}")
         yield ref.check(merge(_identity(ref["frame.x"]), "amax"), f"frame.source_{name}")
-        most = matching(ref["frame.metric"], ref["frame.x"].shape[2], **how)
-        yield ref.check(torch.tensor(merged(most, ref["frame.x"], None)[0].shape[2]), f"frame.{left}")
+        most = TokenMerge.matching(ref["frame.metric"], ref["frame.x"].shape[2], **how)
+        yield ref.check(torch.tensor(most(ref["frame.x"]).shape[2]), f"frame.{left}")
     for key, count, inflection in ref.keys(r"schedule_r(\d+)_i(-?[\d.]+)"):
         yield ref.check(torch.tensor(schedule(int(count), float(inflection), len(ref[key]))), key)
 

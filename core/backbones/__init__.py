@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "positions": "insert_after_start",
         "preprocessing": "EachPart SeededAugment",
         "prompted": "CoupledTokens PromptTokens TowerPrompts",
+        "token_merging": "TokenMerge",
         "tower_steps": "attend unsized",
     },
 )

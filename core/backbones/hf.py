@@ -11,17 +11,19 @@ Code that comes with a repository is never run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from ..contracts.images import ImageSize, as_image_size
-from ..errors import DataError
+from ..contracts.images import ImageSize, InputChannels, as_image_size
+from ..errors import CapabilityError, DataError
 from .checkpoints import copy_files
+from .classifiers import Classifier, named_classifier, named_labels
 from .hf_image_only import ClipVisionTower, Dinov2Tower, Dinov3Tower, StagesTower, VitTower
-from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet
+from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet, weight_files
 from .hf_towers import (
     AlignImageTower,
     BertTextTower,
@@ -34,6 +36,8 @@ from .hf_towers import (
     SiglipTextTower,
 )
 from .image_only import SCALE
+from .native_aspect import NativeAspect
+from .spec_options import Patches
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
 
@@ -68,6 +72,8 @@ COMPANIONS = (
 )
 UNPOOLED = frozenset({"vit", "deit"})
 """Kinds whose feature is the class token itself."""
+OF_CLASSES = ("classifier", "classifier.1")
+"""What the classifiers of images are called; a ResNet's stands behind a layer that flattens."""
 # Before transformers 4.31 CLIP's configurations named this end-of-text token, which no text has.
 LEGACY_EOS = 2
 
@@ -95,13 +101,15 @@ class HfBackbone(TwoTower):
     """
 
     family = "hf"
+    native: Patches | None = None
+    """How many patches images become that keep their aspect ratio; None: they are squares."""
 
     def __init__(self, source: Source, spec: str, device: torch.device):
         super().__init__()
         self.source, self.spec, self.device = source, spec, device
         self.transform, self.licence, self.has_text = source.transform, source.licence, source.has_text
         self.embed_dim, self.context_length = source.embed_dim, source.context_length
-        self.capabilities = _capabilities(source.kind)
+        self.capabilities, self.turned = _capabilities(source.kind), TOWERS[source.kind][0].turned
         self.fingerprint = fingerprint("hf", source.stated, source.digests, source.transform.spec)
 
     @property
@@ -121,6 +129,19 @@ class HfBackbone(TwoTower):
         """The configuration and the files of tokenizer and preprocessing."""
         self.model.config.save_pretrained(folder)
         copy_files(self.source.folder, folder, COMPANIONS)
+
+    def keep_aspect(self, patches: Patches) -> None:
+        if self.source.kind != "siglip2" or self.channels is not None:
+            super().keep_aspect(patches)
+        self.native, self._towers = patches, None
+        self.transform = NativeAspect.of(self.transform, self.source.config.vision_config.patch_size, patches.most)
+        self.fingerprint = fingerprint("hf", ["native aspect"], self.fingerprint, self.transform.spec)
+        self.capabilities = self.capabilities - {"image_blocks", "image_tokens", "feature_maps"}
+
+    def widen(self, channels: InputChannels) -> None:
+        if self.native is not None:
+            raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels alone; omit #patches")
+        super().widen(channels)
 
     def build_model(self) -> nn.Module:
         folder = self.source.folder
@@ -147,8 +168,16 @@ class HfBackbone(TwoTower):
             )
         return model
 
+    def classifier_of_names(self) -> Classifier | None:
+        if self.has_text:
+            return None
+        names = named_labels(self.source.stated.get("id2label") or {})
+        return named_classifier(weight_files(self.source.folder), OF_CLASSES, names, self.embed_dim)
+
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower | None]:
         image, text = TOWERS[self.source.kind]
+        if image is NaflexImageTower:
+            image = partial(NaflexImageTower, native=self.native is not None)
         return image(model), None if text is None else text(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:

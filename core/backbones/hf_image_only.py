@@ -47,6 +47,8 @@ class Dinov2Tower(ImageTower):
 class Dinov3Tower(ImageTower):
     """DINOv3: queries and keys of the patches are turned by where they lie, in every block."""
 
+    turned = True
+
     def __init__(self, model: nn.Module):
         self.model, self.embeddings = model, model.embeddings
         self.prefix = 1 + self.embeddings.register_tokens.shape[1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Block
 from .checkpoints import resize_positions
+from .native_aspect import unpacked
 from .positions import ImagePositions, ProjectionMatrix
 from .tower_steps import ImageTower, TextTower, at_last_valid, post_norm_block, pre_norm_block
 
@@ -120,7 +121,24 @@ class SiglipImageTower(ImageTower):
 
 
 class NaflexImageTower(SiglipImageTower):
-    """SigLIP 2's vision transformer for any aspect ratio, given squares."""
+    """SigLIP 2's vision transformer for any aspect ratio.
+
+    Args:
+        model: of both towers.
+        native: whether it is given rows of patches (`native_aspect.py`), not squares.
+    """
+
+    def __init__(self, model: nn.Module, native: bool = False):
+        super().__init__(model)
+        self.native = native
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        if not self._is_row(pixels):
+            return super().hidden(pixels)
+        return self.vision(*self.patches(pixels)).pooler_output
+
+    def _is_row(self, pixels: Tensor) -> bool:
+        return self.native and self.grid(pixels)[0] == 1
 
     def positions(self) -> None:
         """None: the patches come as rows."""
@@ -130,8 +148,10 @@ class NaflexImageTower(SiglipImageTower):
         return self.vision.embeddings(*self.patches(pixels)[::2])
 
     def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) -> patches (B, P, p * p * 3), a mask (B, P) of ones, the grid (B, 2)."""
+        """(B, 3, H, W) -> patches (B, P, p * p * 3), a mask (B, P), the grid (B, 2)."""
         patch, (rows, columns) = self.vision.embeddings.patch_size, self.grid(pixels)
+        if self._is_row(pixels):
+            return unpacked(pixels, patch)
         pixels = pixels[..., : rows * patch, : columns * patch]
         cut = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))  # (B, 3, h, p, w, p)
         flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(pixels.shape[0], rows * columns, -1)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import OF_TEXTS, Backbone
+from ..contracts.families import SPACE as CHILD
 from ..contracts.images import ImageSize
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import write_tensors, write_whole
@@ -21,6 +23,7 @@ from ..runtime.reading import read_json
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .lexical import lexical_space
 from .shared_spaces import SharedSpace, built_space
+from .spec_options import Reduction
 from .text_towers import TextSide, text_side
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
@@ -28,6 +31,8 @@ from .two_tower import TwoTower, fingerprint
 FILE, SPACE = "joined.json", "space.safetensors"
 FORMAT = 1
 SCALE = 100.0
+OF_SIDES = {f"{CHILD}.of_image.": "image", f"{CHILD}.of_text.": "text"}
+"""Where a space has a layer for one side -> its tower."""
 
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> JoinedBackbone:
@@ -97,6 +102,7 @@ class JoinedBackbone(TwoTower):
             raise CapabilityError(f"--image {towers.spec}: gives no features of its own; give the towers themselves")
         self.towers, self.side, self.space, self.scale, self.spec = towers, side, space, scale, spec
         self.device, self.transform, self.channels = towers.device, towers.transform, towers.channels
+        self.reduction = towers.reduction
         self.embed_dim, self.context_length = space.dim, side.context_length
         self.capabilities = (towers.capabilities - OF_TEXTS) | side.capabilities
         self.licence = " + ".join(dict.fromkeys([towers.licence, side.licence]))
@@ -141,7 +147,29 @@ class JoinedBackbone(TwoTower):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         return self.model.space.text(self.side.encode(self.model.text, tokens))
 
+    def merge_tokens(self, reduction: Reduction) -> None:
+        """In the image tower."""
+        self.towers.merge_tokens(reduction)
+        super().merge_tokens(reduction)
+
     widen = Backbone.widen  # of the image tower, it would have to be joined anew
+
+    def tower_of(self, name: str) -> str:
+        """A layer of the space that is of one side belongs to that side's tower."""
+        return next((tower for part, tower in OF_SIDES.items() if f"{name}.".startswith(part)), super().tower_of(name))
+
+    def own_texts(self) -> Backbone | None:
+        if not self.towers.has_text:
+            return None
+        if not self.space.keeps_images:
+            raise CapabilityError(
+                f"backbone '{self.spec}': its images were moved into another space, which the texts of "
+                f"{self.towers.spec} know nothing of; make it by `vladapt join --sentences FILE`, or by --untrained "
+                "text-head"
+            )
+        own = deepcopy(self.towers)
+        own.model.requires_grad_(False).eval()
+        return own
 
     def to(self, device) -> Backbone:
         self.towers.device = torch.device(device)

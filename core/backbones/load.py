@@ -31,6 +31,7 @@ from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
+from .spec_options import MERGE, PATCHES, Patches, Reduction, split_options
 from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
@@ -44,7 +45,9 @@ def load_backbone(
 
     Args:
         spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
-            open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
+            open_clip or transformers publish it, or of a `model.safetensors` that a training wrote. With "#merge=R" at
+            the end its image tower merges R tokens in each block (`Reduction`); with "#patches=N" images keep their
+            aspect ratio, of towers that take any (`Patches`).
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, or (height, width), where it is to differ from the
             model's own.
@@ -56,7 +59,10 @@ def load_backbone(
         DataError: a file is missing or damaged, or a remote model cannot be reached.
         CapabilityError: the family's library is not installed, or the tower takes other channels.
     """
-    spec, image_size = str(spec), as_image_size(image_size)
+    spec, option = split_options(str(spec))
+    if option is not None:
+        return _with_option(spec, option, device, image_size, channels)
+    image_size = as_image_size(image_size)
     if image_size is not None and min(height_and_width(image_size)) < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     if spec in OFFERED:
@@ -87,6 +93,24 @@ def load_backbone(
         if error.name and error.name.startswith(__package__):
             raise
         raise missing_package(spec, family, error.name) from None
+
+
+def _with_option(spec: str, option: Reduction | Patches, device, image_size, channels) -> Backbone:
+    """The backbone of a spec whose image tower merges tokens, or takes images of any aspect ratio."""
+    name = MERGE if isinstance(option, Reduction) else PATCHES
+    whole = f"{spec}#{name}={option}"
+    backbone = load_backbone(spec, device, image_size if isinstance(option, Reduction) else None, channels)
+    for other, trained in ((MERGE, getattr(backbone, "reduction", None)), (PATCHES, getattr(backbone, "native", None))):
+        if trained is not None:
+            raise ConfigError(f"backbone '{whole}': was trained with #{other}={trained}, which stays; omit #{name}")
+    if isinstance(option, Reduction):
+        backbone.merge_tokens(option)
+    else:
+        backbone.keep_aspect(option)
+        if image_size not in (None, backbone.image_size):
+            raise ConfigError(f"image_size={image_size}: backbone '{whole}' takes images of any; omit image_size")
+    backbone.spec = whole
+    return backbone
 
 
 def _projected(spec: str, towers: Backbone) -> Backbone:
@@ -182,6 +206,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
         **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
+        **({} if (reduction := getattr(backbone, "reduction", None)) is None else {MERGE: str(reduction)}),
+        **({} if (native := getattr(backbone, "native", None)) is None else {PATCHES: str(native)}),
         **({} if backbone.finder is None else {"finder": loss_in_words(backbone.finder)}),
         **({"answers": answers, "compares": backbone.compares} if answers else {}),
     }
@@ -231,6 +257,10 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         kept = {name: f.get_tensor(name) for name in names if name.startswith((FINDER, ANSWERS))}
     _with_kept_losses(backbone, header, kept, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
+    if MERGE in header and backbone.reduction is None:  # of joined towers the image tower's spec may say it
+        backbone.merge_tokens(Reduction.of(header[MERGE]))
+    if PATCHES in header:
+        backbone.keep_aspect(Patches.of(header[PATCHES]))
     return backbone
 
 

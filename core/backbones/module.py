@@ -156,6 +156,7 @@ class ModuleBackbone(ImageBackbone):
         outputs = _outputs(trunk, pixels, name, embed_dim)
         self.tower = opened = _tower_class(trunk, pixels)
         self.device, self.embed_dim, self.capabilities = torch.device("cpu"), embed_dim, opened.opens
+        self.turned = opened.turned
         self.fingerprint = fingerprint("module", name, _digest(outputs), self.transform.spec)
         self.mark_learned(trunk.state_dict())
         self.spec = f"module:{name}-{self.fingerprint[:8]}"

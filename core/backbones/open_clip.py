@@ -104,6 +104,8 @@ class OpenClipBackbone(TwoTower):
             # Aligning for Text-to-Image Person Retrieval" (Jiang and Ye 2023, arXiv 2303.12501). Id 0 is padding, too.
             self.mask_token = _bpe_words(text) - MARKS - 1
             self.word_ids = range(1, self.mask_token)
+        opened = _image_tower_class(source.config["vision_cfg"])
+        self.turned = opened is not None and opened.turned
         self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
         self.context_length = text.get("context_length", 77) if text else 0
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()

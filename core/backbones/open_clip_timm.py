@@ -112,6 +112,7 @@ class TimmVitTower(_TimmHead, ImageTower):
         return ImagePositions(trunk.patch_embed.proj, trunk, "pos_embed", 0 if trunk.no_embed_class else self.prefix)
 
     def pool(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 1 + self.prefix, -1) if x.shape[1] == 1 else x  # one alone, in the places that are averaged
         return self.trunk.forward_head(self.trunk.norm(x), pre_logits=True)
 
 
@@ -134,6 +135,7 @@ class TimmRotaryTower(_TimmHead, ImageTower):
     """timm's EVA: queries and keys of the patches are turned by where they lie, in every block."""
 
     opens = WITH_BLOCKS
+    turned = True
 
     def __init__(self, visual: nn.Module):
         self.visual, self.trunk = visual, visual.trunk
@@ -165,6 +167,7 @@ class TimmRotaryTower(_TimmHead, ImageTower):
         return None
 
     def pool(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 1 + self.prefix, -1) if x.shape[1] == 1 else x  # one alone, in the places that are averaged
         return self.trunk.forward_head(self.trunk.norm(x), pre_logits=True)
 
     def _block(self, block: nn.Module) -> Block:

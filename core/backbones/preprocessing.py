@@ -90,6 +90,14 @@ class Preprocess(CropTransform):
         """(H, W)."""
         return height_and_width(self.image_size)
 
+    def takes(self, sides: tuple[int, int]) -> bool:
+        """Whether pixels (..., H, W) are of the size that it makes."""
+        return sides == self.sides
+
+    def trimmed(self, pixels: Tensor) -> Tensor:
+        """Pixels of a batch without what they need not have."""
+        return pixels
+
     @property
     def spec(self) -> dict[str, Any]:
         """What it does, JSON-able: part of the feature store's key."""
@@ -154,7 +162,7 @@ class Preprocess(CropTransform):
     def _augmented(self, picture, seed: int | None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         height, width = size_of(picture)
-        top, left, rows, columns = _random_box(height, width, self.scale, generator)
+        top, left, rows, columns = random_box(height, width, self.scale, generator)
         picture = self._resize(crop(picture, top, left, rows, columns), self.sides)
         picture = hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
         return randaugment(in_8_bits(picture), generator) if self.randaugment else picture
@@ -198,7 +206,7 @@ def _without_long_ends(picture):
     return center_crop(picture, (min(height, most), min(width, most)))
 
 
-def _random_box(height: int, width: int, scale, generator) -> tuple[int, int, int, int]:
+def random_box(height: int, width: int, scale, generator) -> tuple[int, int, int, int]:
     """Top, left, height, width of a crop with a random share of the area and a random aspect ratio."""
     low, high = np.log(ASPECT_RATIOS[0]), np.log(ASPECT_RATIOS[1])
     for _ in range(10):

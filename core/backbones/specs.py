@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue
+from .spec_options import bare
 
 TABLE = Path(__file__).with_name("published.json")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -44,6 +45,7 @@ def check_spec(spec: str) -> None:
         UnknownNameError: no family or alias has that name; the message has the nearest ones.
         CapabilityError: a package of the family is missing.
     """
+    spec = bare(spec)
     if spec not in OFFERED and not is_fine_tuned(spec):
         check_packages(spec, family_of(spec)[0])
 
@@ -271,7 +273,8 @@ def published() -> tuple[Published, ...]:
 
 def find_published(alias: str) -> Published | None:
     """The model of an alias; None where nothing is called so."""
-    return next((entry for entry in published() if entry.alias == alias.lower()), None)
+    alias = bare(alias).lower()
+    return next((entry for entry in published() if entry.alias == alias), None)
 
 
 def alias_of(spec: str) -> str | None:

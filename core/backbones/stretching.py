@@ -76,6 +76,10 @@ def stretch_context(backbone: Backbone, keep: int = 20, factor: int = 4) -> None
         _adjust_open_clip(backbone, holder, length, [keep, factor])
     else:
         _adjust_hf(backbone, holder, length, [keep, factor])
+    if backbone.reduction is not None:
+        backbone.fingerprint = fingerprint(
+            backbone.family, ["merge", str(backbone.reduction)], backbone.fingerprint, {}
+        )
     backbone.context_length = length
     backbone._tokenizer = None  # made again, of the new length
 

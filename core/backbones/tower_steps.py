@@ -22,6 +22,8 @@ from ..contracts.backbone import Block
 from ..errors import DataError
 from ..runtime.process import holding
 from .positions import ImagePositions, ProjectionMatrix
+from .spec_options import Reduction
+from .token_merging import MergedTokens
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 MAPS = frozenset({"hidden", "image_tokens", "feature_maps"})
@@ -39,6 +41,8 @@ class ImageTower:
         prefix: how many tokens stand before the patches.
         cell: pixels from one cell to the next, in a tower without blocks.
         appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
+        turned: whether queries and keys are turned by where patches lie, in every block.
+        reduction: how many tokens are merged in each block; None: none.
     """
 
     opens: frozenset[str] = MAPS
@@ -46,6 +50,8 @@ class ImageTower:
     prefix: int = 0
     cell: int = 32
     appended: Callable[[Tensor], Tensor] | None = None
+    turned: bool = False
+    reduction: Reduction | None = None
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """(h, w) of the patches of (B, 3, H, W)."""
@@ -98,11 +104,25 @@ class ImageTower:
         alone = patches.reshape(-1, 1, patches.shape[-1])  # (B * P, 1, W)
         return self.project(self.pool(alone)).view(*patches.shape[:2], -1)
 
+    def after(self, pixels: Tensor, stops: Sequence[int]) -> list[Tensor]:
+        """(B, 3, H, W) -> (B, T, W) after each of so many blocks, in rising order."""
+        x, start, made = self.embed(pixels), 0, []
+        if self.reduction is not None:
+            return MergedTokens(self.reduction, self.prefix).through(self.blocks, x, stops)
+        for stop in stops:
+            x, start = run(self.blocks[start:stop], x), stop
+            made.append(x)
+        return made
+
+    def last(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, W) after the last block."""
+        return self.after(pixels, [len(self.blocks)])[0]
+
     def hidden(self, pixels: Tensor) -> Tensor:
-        return self.pool(run(self.blocks, self.embed(pixels)))
+        return self.pool(self.last(pixels))
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return self.project_patches(run(self.blocks, self.embed(pixels))), self.grid(pixels)
+        return self.project_patches(self.last(pixels)), self.grid(pixels)
 
     def tokens_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """`tokens` and, (B, P, W), what the pooling compares them by; None where it compares nothing."""
@@ -127,7 +147,7 @@ class ImageTower:
             hidden = self.hidden(pixels)
             made = {"image_tokens": self.tokens(pixels)[0]} if "image_tokens" in names else {}
         else:
-            x = run(self.blocks, self.embed(pixels))
+            x = self.last(pixels)
             hidden = self.pool(x)
             made = {"image_tokens": self.project_patches(x)} if "image_tokens" in names else {}
         if "image_hidden" in names:
@@ -141,12 +161,8 @@ class ImageTower:
         depth = len(self.blocks)
         stops = sorted({max(1, round(share * depth)) for share in FEATURE_MAP_DEPTHS})
         height, width = self.grid(pixels)
-        x, start, maps = self.embed(pixels), 0, []
-        for stop in stops:
-            x, start = run(self.blocks[start:stop], x), stop
-            patches = x[:, self.prefix : self.prefix + height * width]
-            maps.append(patches.transpose(1, 2).reshape(x.shape[0], -1, height, width))
-        return maps
+        maps = [x[:, self.prefix : self.prefix + height * width] for x in self.after(pixels, stops)]
+        return [patches.transpose(1, 2).reshape(len(patches), -1, height, width) for patches in maps]
 
 
 class TextTower(ABC):
@@ -189,7 +205,7 @@ def attend(qkv: Tensor, num_heads: int, mask: Tensor | None = None, causal: bool
     """(B, T, 3W) stacked queries, keys and values -> (B, T, W), without the weight matrix in memory.
 
     Args:
-        mask: (B, T) bool, keys that may be looked at.
+        mask: (B, T), bool: keys that may be looked at; of numbers: what is added to the scores of each key.
         causal: each position looks at itself and those before it; `mask` must then be None.
     """
     batch, length, width = qkv.shape
@@ -218,14 +234,20 @@ def pre_norm_block(
     of: Callable[[nn.Module], Block] | None = None,
 ) -> Block:
     """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales, `mix`
-    is attention over stacked queries, keys and values, where it is more than `attend`."""
+    is attention over stacked queries, keys and values, where it is more than `attend`. `between(x, stacked)` of a call
+    is what becomes of the tokens between attention and MLP."""
 
     def attended(stacked, mask=None, causal=False):
         return scale_1(out(mix(stacked, num_heads, mask, causal)))
 
-    def forward(x, *, mask=None, causal=False, attention=None):
+    def forward(x, *, mask=None, causal=False, attention=None, between=None):
         normal = ln_1(x)
-        x = x + (attended(qkv(normal), mask, causal) if attention is None else scale_1(attention(normal)))
+        if attention is not None:
+            x = x + scale_1(attention(normal))
+        else:
+            stacked = qkv(normal)
+            x = x + attended(stacked, mask, causal)
+            x = x if between is None else between(x, stacked)
         return x + scale_2(mlp(ln_2(x)))
 
     parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}

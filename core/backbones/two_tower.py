@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone, Block, normalized
+from ..contracts.backbone import CAPABILITIES, Backbone, Block, normalized
 from ..contracts.families import JOINT
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
@@ -25,8 +25,11 @@ from .joint_parts import JointParts
 from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .prompted import CoupledTokens, PromptTokens, TowerPrompts
+from .spec_options import Reduction
 from .tower_steps import ImageTower, TextTower, run, unsized
 
+OPEN_INSIDE = frozenset({"image_blocks", "feature_maps"})
+"""What an image tower that merges tokens does not have."""
 LEAST_TEXT = 4
 """Places that stay for the start, the end and words where learned tokens go into a text."""
 
@@ -43,9 +46,13 @@ class TwoTower(Backbone):
         prompts: learned tokens inside the towers (`attach_prompts`), a child of `model`, or None. Every pass goes with
             them.
         further: (W, C - 3, k, k) trained weights of channels beyond the third, or None.
+        turned: whether the image tower turns queries and keys by where patches lie, in every block.
+        reduction: how many tokens the image tower merges in its blocks; None: none.
     """
 
     transform: Preprocess
+    turned: bool = False
+    reduction: Reduction | None = None
 
     def __init__(self):
         self._model: nn.Module | None = None
@@ -147,6 +154,31 @@ class TwoTower(Backbone):
         self.transform = replace(self.transform, fast_decode=True)
         self.fingerprint = fingerprint(self.family, "fast-decode", self.fingerprint, self.transform.spec)
 
+    def merge_tokens(self, reduction: Reduction) -> None:
+        if "image_blocks" not in self.capabilities:
+            super().merge_tokens(reduction)
+        if self.turned:
+            raise CapabilityError(
+                f"backbone '{self.spec}' turns queries and keys by where patches lie, and merged tokens lie nowhere; "
+                "omit #merge, or give a vision transformer with learned positions"
+            )
+        if self.prompts is not None and self.prompts.image is not None:
+            raise CapabilityError(
+                f"backbone '{self.spec}' has learned tokens among those of its images, which cannot be merged; omit "
+                "#merge"
+            )
+        self.reduction, self._towers = reduction, None
+        self.fingerprint = fingerprint(self.family, ["merge", str(reduction)], self.fingerprint, {})
+        self.capabilities = self.capabilities - OPEN_INSIDE
+
+    def lacking(self, capability: str) -> CapabilityError | AssertionError:
+        if self.reduction is None or capability not in OPEN_INSIDE:
+            return super().lacking(capability)
+        return CapabilityError(
+            f"backbone '{self.spec}' merges tokens from block to block, so it has no {CAPABILITIES[capability]} to "
+            "work on; give it without #merge"
+        )
+
     def input_layer(self) -> nn.Module | None:
         return None if self.channels is None else input_layer(self.model, self.spec, len(self.channels))[1]
 
@@ -165,11 +197,13 @@ class TwoTower(Backbone):
         return self._tokenizer([texts] if isinstance(texts, str) else list(texts)).long()
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
-        pixels = pixels.to(self.device)
+        pixels = self.transform.trimmed(pixels).to(self.device)
         if self.joint is not None:
             samples = pixels if pixels.ndim == 5 else pixels[:, None]  # (B, T, 3, H, W)
             return normalized(self.joint(self, samples), normalize)
-        of_its_size = tuple(pixels.shape[-2:]) == height_and_width(self.image_size)
+        if self.reduction is not None:
+            return normalized(self._image.project(self._image.hidden(pixels)), normalize)
+        of_its_size = self.transform.takes((pixels.shape[-2], pixels.shape[-1]))
         if of_its_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
         if "image_blocks" not in self.capabilities:
@@ -447,6 +481,8 @@ class TwoTower(Backbone):
     def _opened(self):
         if self._towers is None:
             towers = self.build_towers(self.model)
+            if self.reduction is not None:
+                towers[0].reduction = self.reduction
             self._towers = towers if self.prompts is None else self.prompts.inside(*towers, self.context_length)
         return self._towers
 

@@ -47,7 +47,14 @@ def compare(
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..recipes.resolve import check_names, check_places
-    from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
+    from .tables import (
+        comparison_markdown,
+        comparison_table,
+        comparison_tests,
+        front_markdown,
+        front_table,
+        published_lines,
+    )
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
@@ -70,13 +77,20 @@ def compare(
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}
         skipped = {"skipped": result.skipped} if result.skipped else {}
+        front = {"front": shown} if (shown := result.front()) else {}
         content = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
+        content |= front
         print_json({**content, **skipped})
         return
     if markdown:
         echo(comparison_markdown(result.summary(), result.published()))
     else:
         show_table(comparison_table(result.summary(), result.published()), words)
+    if shown := result.front():
+        if markdown:
+            echo(f"\n{front_markdown(shown, result.method)}")
+        else:
+            show_table(front_table(shown, result.method), words)
     for line in published_lines(result.published(), result.method):
         echo(line)
     for line in comparison_tests(result.tests(), result.method):
@@ -87,6 +101,8 @@ def compare(
     echo_skipped(result.skipped)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")
+    if result.costs:
+        echo(f"Front: {result.plot.parent / 'front.png'}")
 
 
 COMMANDS = {"compare": compare}

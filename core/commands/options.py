@@ -42,17 +42,19 @@ KINDS = {"int": int, "float": float, "bool": bool, "list[str]": list[str]}
 """Types that Typer reads; a value of another comes as text."""
 
 
-def flag(each: Option, help: str = "", name: str = "", hidden: bool = False) -> Any:
+def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, many: bool = False) -> Any:
     """A field as an annotation for Typer. What is not given is None: the help says what then holds.
 
     Args:
         help: in place of the field's own.
         name: of the flag, in place of the field's.
         hidden: not shown in a command's help.
+        many: may be given several times.
     """
     bounds = each.bounds
     worded = bounds.parse is not None or bounds.metavar == METAVARS["bool"]  # yes or no, not a switch
     kind = str if worded else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
+    kind = list[str] if many else kind
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
@@ -174,11 +176,13 @@ class FromRecipe(Source):
         keys: names of the recipe's keys that are flags here, of `TRAINED` and of `BESIDE`; by default all.
         helps: key -> help, where it is not that of the field.
         judged: when judgements are made whose options are flags too, as `Judgement.at` says; None: never.
+        several: whether `--data` may be given several times, as sources of one training.
     """
 
     keys: str = ""
     helps: Mapping[str, str] = field(default_factory=dict)
     judged: str | None = None
+    several: bool = False
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
@@ -189,15 +193,20 @@ class FromRecipe(Source):
             name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, ""), hidden=name in hidden)
             for name in listed
         }
+        if self.several:
+            own["data"] = flag(known["data"], many=True)
         of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:
+            sources = given.get("data") if self.several else None
+            given |= {"data": sources[0]} if sources else {}
             beside = {name: given.pop(name, None) for name in BESIDE}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
             flags = {_key(name, declared): value for name, value in given.items()}
             joined = {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
             flags |= {key: value for key, value in joined.items() if key not in declared}
             flags |= resource_flags(beside["resource"])
+            flags |= {"sources.data": sources} if sources and len(sources) > 1 else {}
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)
@@ -232,12 +241,18 @@ class FromUse(Source):
 
 @dataclass(frozen=True)
 class FromOptions(Source):
-    """Flags of a dataclass of options, which become keywords of the function that takes them."""
+    """Flags of a dataclass of options, which become keywords of the function that takes them.
+
+    Args:
+        keys: names of those that are flags; by default all.
+    """
 
     options: type
+    keys: str = ""
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {each.name: each for each in options_of(self.options)}
+        known = {name: known[name] for name in self.keys.split() or known}
 
         def made(given: dict[str, Any]) -> dict[str, Any]:
             return {name: _listed(known[name], value) for name, value in given.items()}

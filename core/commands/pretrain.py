@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Stopped
-from .options import Backbone, Device, FromTask, Generic, Json, Sets
+from ..contracts.sources import SourceOptions
+from ..errors import ConfigError, Stopped
+from .options import Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers tolerate lock lora deterministic"
@@ -19,14 +20,17 @@ SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers tolerate lock
 
 def pretrain(
     data: Annotated[
-        str,
+        list[str],
         typer.Option(
+            metavar="PATH[=WEIGHT]",
             help="Pairs: CSV, TSV, JSONL, COCO or Karpathy JSON, WebDataset tars, a folder of images with texts, "
-            "or `sample`."
+            "or `sample`; for loss m-clip a table of sentences and their translations. Repeatable: samples of several "
+            "sources are mixed by their weights.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
     settings: Annotated[dict[str, Any], FromTask("pretraining", SETTINGS)],
+    mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, "samples stages")],
     loss: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
@@ -67,8 +71,8 @@ def pretrain(
     """Train a backbone on image-text pairs, from its weights or from scratch; use the model as --backbone.
 
     With --set any other choice: a setting (`--set layer_decay=0.7`), an option of a loss
-    (`--set loss.silc.momentum=0.99`) or of the reader (`--set data.root=images`). With --then one set follows the
-    other, and a table says what was forgotten of each.
+    (`--set loss.silc.momentum=0.99`), of the reader (`--set data.root=images`) or of the mixing of several sources
+    (`--set sources.batch=one`). With --then one set follows the other, and a table says what was forgotten of each.
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
@@ -80,15 +84,20 @@ def pretrain(
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
     asked |= {"teacher": teacher, "generic": generic, "device": device}
     if then or continual or wise_ft is not None:
+        if len(data) > 1 or mixing:
+            raise ConfigError("--then: one set follows another, each of one source; give --data once")
         chain = continual_plan_of(
-            then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=data, **asked
+            then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=data[0], **asked
         )
         plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:
         if domain or recipe:
-            plan = plan_of_recipe(recipe, **{"domain": domain, "data.path": data, **asked})
+            flags = {"domain": domain, "data.path": data[0]}
+            flags |= {f"sources.{key}": value for key, value in mixing.items()}
+            flags |= {"sources.data": data} if len(data) > 1 else {}
+            plan = plan_of_recipe(recipe, **flags, **asked)
         else:
-            plan = plan_of(data=data, **asked)
+            plan = plan_of(data=data, mixing=mixing, **asked)
         folder, run = PretrainFolder(Path(plan.out)), partial(engine_pretrain, plan)
     words = {} if plan.domain is None else plan.domain.words
     try:
@@ -109,6 +118,8 @@ def _show(result, words: Mapping[str, str]) -> None:
     """What the training changed, and where it lies."""
     from ..runs.sections import worded
     from ..tasks.pretraining.remembered import SetsRemembered
+    from ..tasks.retrieval.source_scores import KEY as SOURCES
+    from ..tasks.retrieval.source_scores import source_table
     from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
@@ -117,6 +128,8 @@ def _show(result, words: Mapping[str, str]) -> None:
         show_table(retrieval_table(result.metrics), words)
     if result.metrics.get("remembered"):
         show_table(SetsRemembered.from_json(result.metrics["remembered"]).table(), words)
+    if (sources := source_table(result.metrics.get(SOURCES, ()))) is not None:
+        show_table(sources, words)
     for note in result.notes:
         echo(worded(note, words))
     echo_skipped(result.skipped)

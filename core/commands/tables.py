@@ -59,6 +59,43 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequenc
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
 
 
+def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
+    """What the image towers of compared backbones cost, beside what is reached with them."""
+    title = "Image towers, one image at a time in milliseconds; * no faster one is as good"
+    table = Table(title=title, title_justify="left")
+    header, *rows = front_cells(front, method)
+    for name in header:
+        table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def front_markdown(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> str:
+    """The same table for a document."""
+    header, *rows = front_cells(front, method)
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+
+
+def front_cells(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[list[str]]:
+    """Rows of text of `Comparison.front`, the header first."""
+    metric = front[0]["metric"] if front else "accuracy"
+    name = WORDS.get(metric, metric.replace("_", " "))
+    rows = [
+        [
+            f"{row['backbone']}{' *' if row['on_front'] else ''}",
+            f"{row['milliseconds']:.3g}",
+            f"{row['gflop']:.3g}",
+            f"{row['parameters']:.3g}",
+            _mean_and_std(metric, row["score"], None),
+            row[method],
+        ]
+        for row in front
+    ]
+    return [["backbone", "ms / image", "GFLOP", "M parameters", name, method], *rows]
+
+
 def comparison_cells(
     summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
 ) -> list[list[str]]:

@@ -291,6 +291,35 @@ class Backbone(ABC):
             "or give a ResNet of open_clip or timm (openai-rn50)"
         )
 
+    def merge_tokens(self, reduction: Any) -> None:
+        """Let the image tower merge tokens in its blocks, in place ("SPEC#merge=13"). Its blocks are then open no more.
+
+        Args:
+            reduction: a `Reduction` of `core/backbones/spec_options.py`.
+
+        Raises:
+            CapabilityError: the image tower is none whose tokens can be merged.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' is no vision transformer whose tokens can be merged; omit #merge, or give another "
+            "backbone (`vladapt list backbones --can image_blocks`)"
+        )
+
+    def keep_aspect(self, patches: Any) -> None:
+        """Let images keep their aspect ratio, in place ("SPEC#patches=256"): `preprocess` then gives a row of patches,
+        and what lies inside the image tower is not open.
+
+        Args:
+            patches: `Patches` of `core/backbones/spec_options.py`.
+
+        Raises:
+            CapabilityError: the image tower takes images of one size.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' takes images of one size, not of any aspect ratio; omit #patches, or give SigLIP "
+            "2's NaFlex towers (hf:google/siglip2-base-patch16-naflex)"
+        )
+
     def input_layer(self) -> nn.Module | None:
         """The layer that takes the channels of an image, where it was widened; None where it was not."""
         return None
@@ -548,6 +577,15 @@ class Backbone(ABC):
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> maps (B, W_i, h_i, w_i) from shallow to deep."""
         raise self.lacking("feature_maps")
+
+    def own_texts(self) -> Backbone | None:
+        """Of joined towers, the image tower with the texts that it was trained with, frozen and apart from these; None
+        where there are none.
+
+        Raises:
+            CapabilityError: images were moved to where those texts are not.
+        """
+        return None
 
     def need_texts(self, method: str = "") -> None:
         """Raise CapabilityError unless there is a text tower.

@@ -98,6 +98,9 @@ class Recipe:
         metavar="PATH",
         group=DATA,
     )
+    sources: dict[str, Any] = option(
+        help="all data sets, where there are several, and how they are mixed", factory=dict
+    )
     features: str | None = option(None, FEATURES, metavar="FILE", group=DATA)
     adapter: dict[str, Any] = option(
         help="method (`vladapt list adapters`); by default the task's, for classes auto",
@@ -266,10 +269,10 @@ class Recipe:
         return self if name == self.adapter_name else self.with_(adapter={"name": name})
 
     def with_source(self, *, data: str | None = None, features: str | None = None) -> Recipe:
-        """A copy on another data set; its reader keeps its options."""
+        """A copy on another data set, alone; its reader keeps its options."""
         if features is not None:
             return self.with_(features=str(features))
-        return self.with_(features=None, data={**self.data, "path": str(data)})
+        return self.with_(features=None, data={**self.data, "path": str(data)}, sources={})
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for run.json, without hooks; `Recipe.of` reads it."""
@@ -277,6 +280,8 @@ class Recipe:
         plain = {name: deepcopy(getattr(self, name)) for name in names}
         if self.tolerate == TOLERATED:  # runs of earlier versions do not say it
             del plain["tolerate"]
+        if not self.sources:
+            del plain["sources"]
         of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
         return {**plain, **of_task, "given": sorted(self.given - {HOOKS})}
 
@@ -346,6 +351,8 @@ def as_flag(key: str) -> str:
     head, _, rest = key.partition(".")
     if head == "resources" and rest:
         return f"--resource {rest.replace('_', '-')}"
+    if key == "sources.data":
+        return "--data"
     if rest and GROUPS.get(head) != rest:
         return f"--set {key}"
     if head == "plan":

@@ -370,6 +370,8 @@ class Task(ABC):
         return {} if options is None else {**vars(options()), **chosen(options, given, what)}
 
     def _why_unused(self, key: str) -> str:
+        if key.startswith("sources."):
+            return f"{self.title} takes one data set; give one (retrieval and pretrain take several)"
         return self.unused.get(key, self.unused.get(key.partition(".")[0])) or f"{self.title} does not use it; omit it"
 
     def _refusal(self, command: str) -> str:

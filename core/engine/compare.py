@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
@@ -21,7 +22,7 @@ from ..data.tables import csv_text
 from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.asked_for import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
-from ..runs.plots import accuracy_over_shots
+from ..runs.plots import accuracy_over_shots, score_over_time
 from ..runs.redaction import NO_NAME, Redaction, hide
 from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
@@ -29,8 +30,9 @@ from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
 from ..runtime.reading import json_text
 from .comparison import Comparison
+from .front import ImageCost, cost_of
 
-TABLE = "compare.csv"
+TABLE, FRONT = "compare.csv", "front"
 STATE = "compare.json"
 """What is compared, while it is: a stopped comparison goes on from the rows beside it."""
 
@@ -230,7 +232,24 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     tested = (task.method, metric, baselines, test_over_train, paired)
     means = task.published_means(settings, rows.sorted())
     told = _told(refused, rows, sets)
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], told, notes, *tested, means, list(skipped.items()))
+    costs = _costs(sets, reporter) if len(axes.backbones or ()) > 1 and is_main() else {}
+    files = (folder / TABLE, plots[0], told, notes)
+    made = Comparison(rows.sorted(), *files, *tested, means, list(skipped.items()), costs)
+    if shown := made.front():
+        with all_or_none(folder, [f"{FRONT}{suffix}" for suffix in (".png", ".svg")]):
+            score_over_time(shown, folder / FRONT, metric)
+    return made
+
+
+def _costs(sets: Sequence[_Set], reporter: Reporter) -> dict[str, ImageCost]:
+    """Backbone -> what its image tower costs."""
+    recipes = {each.backbone: each.recipe for each in sets if each.backbone is not None and not each.recipe.features}
+    costs: dict[str, ImageCost] = {}
+    with reporter.task("Timing image towers", unit="backbones") as progress:
+        for number, (spec, recipe) in enumerate(recipes.items(), 1):
+            costs[spec] = cost_of(load_backbone(spec, recipe.device, recipe.image_size))
+            progress(number, len(recipes))
+    return costs
 
 
 def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

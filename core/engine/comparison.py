@@ -10,6 +10,7 @@ from typing import Any
 
 from ..contracts.shown import in_short
 from ..metrics.significance import adjusted_level, corrected_interval, corrected_t_test, holm
+from .front import ImageCost, front
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Comparison:
         paired: of data sets with one test set, what `Contest.judged` gives.
         published_means: over these data sets, what `Task.published_means` gives.
         skipped: (name, reason) of what could not be read.
+        costs: backbone -> what its image tower costs, where several are compared.
     """
 
     __repr__ = in_short
@@ -45,6 +47,7 @@ class Comparison:
     paired: list[dict[str, Any]] = field(default_factory=list)
     published_means: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    costs: dict[str, ImageCost] = field(default_factory=dict)
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict per method, shots and data set, or kind of tasks.
@@ -77,6 +80,12 @@ class Comparison:
             }
             for (method, shots, data, backbone, tasks), rows in groups.items()
         ]
+
+    def front(self) -> list[dict[str, Any]]:
+        """One dict per backbone where several are compared, the fastest first: "backbone", "milliseconds" and "gflop"
+        of one image, "parameters" of the image tower in millions, "metric" and "score", the method that reaches it, and
+        "on_front": whether no faster backbone is as good."""
+        return front(self.costs, self.summary(), self.method)
 
     def published(self) -> list[dict[str, Any]]:
         """The rows of `summary` with a published accuracy, and the means over data sets with one, whose "data" is

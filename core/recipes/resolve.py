@@ -268,7 +268,7 @@ class _Merged:
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
-        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: [], "tolerate": TOLERATED}
+        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: [], "sources": {}, "tolerate": TOLERATED}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
         self._sources: dict[str, str] = {}

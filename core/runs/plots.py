@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ MOST_MARKED = 40
 """Points up to which each has a dot."""
 MOST_IN_STRIP = 6
 """Parts of a sample that are shown next to each other."""
+LONGEST = 60
+"""Characters of a backbone's name in a plot."""
 MOST_NAMED = 12
 """Curves up to which each has a name in the plot."""
 
@@ -170,6 +172,51 @@ def accuracy_over_shots(
         splits = len({row.get("split", 0) for row in rows}) > 1
         figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, kinds=bool(kinds))
         # `savefig` would draw it four times: once to lay it out, for each of the files
+        png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
+        figure.canvas.print_png(png, metadata={"Software": None})
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    first, second = Path(f"{path_stem}.png"), Path(f"{path_stem}.svg")
+    write_whole(first, png.getvalue())
+    write_whole(second, svg.getvalue())
+    return first, second
+
+
+def score_over_time(
+    front: Sequence[Mapping[str, Any]], path_stem: str | Path, metric: str = "accuracy"
+) -> tuple[Path, Path]:
+    """Draw what is reached with each backbone over the time of one image through its image tower; those that no faster
+    one equals are joined by a line.
+
+    Args:
+        front: rows of `Comparison.front`.
+        path_stem: where to write, without an ending.
+
+    Returns:
+        The PNG and the SVG.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    scale = 100 if metric in ("accuracy", "balanced_accuracy") else 1
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
+        figure, axes = _figure((7.6, 4.6))
+        ahead = [row for row in front if row["on_front"]]
+        axes.plot([row["milliseconds"] for row in ahead], [scale * row["score"] for row in ahead], color=GREY, zorder=1)
+        for place, row in enumerate(front):
+            at = (row["milliseconds"], scale * row["score"])
+            name = row["backbone"] if len(row["backbone"]) <= LONGEST else f"…{row['backbone'][-LONGEST:]}"
+            words = f"{name}: {row['gflop']:.3g} GFLOP, {row['parameters']:.3g} M parameters"
+            style = {"color": COLOURS[place % len(COLOURS)], "markersize": 7, "label": words}
+            axes.plot(*at, MARKERS[place % len(MARKERS)], **style)
+        figure.legend(loc="outside lower center", fontsize=9, frameon=False)
+        axes.margins(0.1)
+        axes.set_xlabel("milliseconds per image")
+        axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
+        axes.grid(color=GRID, linewidth=0.8)
         png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
         figure.canvas.print_png(png, metadata={"Software": None})
         figure.set_layout_engine("none")

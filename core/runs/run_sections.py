@@ -274,7 +274,8 @@ def training_curves(
         name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
         name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts), logged)
         line = {name: ([at for at, _ in points], values)}
-        plot = CurveSection(name, line, "epoch", name, note, False, kept, key == "val", starts)
+        shown = kept if any(at == kept for at, _ in points) else None  # a source may have no sample in that step
+        plot = CurveSection(name, line, "epoch", name, note, False, shown, key == "val", starts)
         (main if key in FIRST or key in losses else minor).append(plot)
     return main, minor
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -156,8 +156,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
 def installed_version(name: str) -> str | None:
-    """The version of a distribution, None where it is not installed."""
+    """The version of a distribution, None where it is not installed; looked up once per process."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -17,6 +17,7 @@ from .log import SCORE, read_together
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
+from .source_losses import PREFIX as SOURCES
 from .tower_weights import follow, weights_of
 
 EXPLODED = 30.0
@@ -130,7 +131,7 @@ class StepHook(Hook):
         for step, values in zip(steps, read_together([step.values for step in steps])):
             values["lr"] = step.lr
             watch(values, runner, step)
-            self.history.add(values)
+            self.history.add({name: value for name, value in values.items() if not name.startswith(SOURCES)})
             self.on_step(step.number, runner.max_iters, values)
 
 

@@ -13,6 +13,7 @@ since a resume; the learning rate, the logit scale and the memory are those of i
 | `data_wait` | share of the time that rank 0 waited for its samples, 0 to 1 |
 | `memory_gib` | peak of rank 0 so far: allocated on the GPU, on a CPU of the whole process |
 | `val` | score on val, at the last step of an epoch that was scored |
+| `source.NAME.loss`, `.samples`, `.val` | of several sources: loss of its rows (`SourceLosses`), seen so far, score |
 """
 
 from __future__ import annotations

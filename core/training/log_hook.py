@@ -13,7 +13,8 @@ from mmengine.visualization import Visualizer
 
 from ..contracts.images import LogPlace
 from ..runtime.distributed import is_main, run_on_all
-from .log import SCORE, LogFile, Visualisers, log_interval, read_together
+from .log import LogFile, Visualisers, log_interval, read_together
+from .source_losses import SourceLog
 
 
 class LogHook(Hook):
@@ -27,6 +28,7 @@ class LogHook(Hook):
         batch_size: samples of a step, of all processes.
         scored: whether the last step of each epoch has a line, which the score on val joins.
         on_message: called with a sentence for each line, where `every` is given.
+        sources: what is told of each of several sources, or None.
     """
 
     priority = "NORMAL"
@@ -40,9 +42,10 @@ class LogHook(Hook):
         batch_size: int,
         scored: bool,
         on_message: Callable[[str], None],
+        sources: SourceLog | None = None,
     ):
         self.place, self.every, self.backends, self.settings = place or LogPlace(None), every, backends, settings
-        self.batch_size, self.scored, self.on_message = batch_size, scored, on_message
+        self.batch_size, self.scored, self.on_message, self.sources = batch_size, scored, on_message, sources
         self.file = LogFile(self.place.path if is_main() else None, on_message)
         self.visualisers: Visualisers | None = None
         self._started = False
@@ -83,7 +86,7 @@ class LogHook(Hook):
 
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         """The score joins the line of the epoch's last step."""
-        row = {**self._place(runner.iter, runner.train_loop.steps_an_epoch), SCORE: metrics[SCORE]}
+        row = {**self._place(runner.iter, runner.train_loop.steps_an_epoch), **metrics}
         self.file.amend(row)
         if self.visualisers is not None:
             self.visualisers.add(row)
@@ -114,11 +117,15 @@ class LogHook(Hook):
         """Reads from the device, on every rank: a value may be cut over them."""
         model = getattr(runner.model, "module", runner.model)
         sums, scale = read_together([self._sums, {"logit_scale": model.backbone.logit_scale.detach()}])
+        done, of_sources = runner.iter + 1, {}
+        if self.sources is not None:
+            of_sources = self.sources.keys(self.sources.taken_out(sums), done - self._steps, done)
         return {
             **self._place(runner.iter + 1, runner.train_loop.steps_an_epoch),
             **{name: total / self._steps for name, total in sums.items()},
             "lr": max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups),
             **scale,
+            **of_sources,
         }
 
     def _speed(self, runner) -> dict[str, Any]:

@@ -12,13 +12,17 @@ sample comes again before all were seen, and none twice in a batch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..contracts.sources import FACTOR, ONE, NamedSource, SourceOptions, weights_of
+from ..data.pairs.source_list import read_stages
 from ..errors import ConfigError
 from ..runtime.distributed import rank, world_size
+from ..runtime.remote import shown
 from .batches import GlobalBatches, check_shares, drawn_rows, epoch_order, spread_rows
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -74,6 +78,41 @@ def shares_of(weights: Sequence[float], sizes: Sequence[int], factors: bool) -> 
     """
     parts = np.array(weights, np.float64) * (sizes if factors else 1)
     return tuple((parts / parts.sum()).tolist())
+
+
+def mixture_of(
+    sources: Sequence[NamedSource], options: SourceOptions, names: Sequence[str], sizes: Sequence[int]
+) -> Mixture:
+    """The mixture that a user asks for.
+
+    Args:
+        sources: as named.
+        names: of them, from `names_of`.
+        sizes: samples of each, by their weights where a set has some.
+
+    Raises:
+        DataError: the file of stages cannot be used.
+    """
+    factors, stages = options.weights == FACTOR, []
+    if options.stages is None:
+        stages.append(Stage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
+    else:
+        known = {source.path: number for number, source in enumerate(sources)}
+        known |= {name: number for number, name in enumerate(names)}
+        for until, weights in read_stages(options.stages, known):
+            stages.append(Stage(until, shares_of(weights, sizes, factors)))
+    return Mixture(tuple(names), tuple(stages), options.batch == ONE, options.replacement, options.samples)
+
+
+def names_of(sources: Sequence[NamedSource]) -> list[str]:
+    """What sources are called: letters, digits, "_" and "-" of the last part of each path without its suffix, with a
+    number where two are alike."""
+    names: list[str] = []
+    for number, source in enumerate(sources, start=1):
+        last = shown(source.path).rstrip("/").rpartition("/")[2]
+        short = re.sub(r"[^\w-]+", "-", last.partition(".")[0] or last).strip("-") or f"source-{number}"
+        names.append(short if short not in names else f"{short}-{number}")
+    return names
 
 
 class Counts:
@@ -202,6 +241,9 @@ class MixedBatches(GlobalBatches):
         streamed: whether each source is read in a row.
         drop_last: whether an epoch ends with the last batch that its samples fill; else with the one after it.
 
+    Attributes:
+        done_before: steps of earlier trainings, after which this one goes on in its sources.
+
     Raises:
         ConfigError: the batch cannot be cut into equal parts, or a source has less than a batch takes of it.
     """
@@ -229,7 +271,7 @@ class MixedBatches(GlobalBatches):
             for size, each in zip(sizes, self.within)
         )
         self.weights, self.rest = None, 0
-        self.epoch = self.start = 0
+        self.epoch = self.start = self.done_before = 0
         check_shares(batch_size, world_size())
         self.set_streams(streams)
 
@@ -272,7 +314,7 @@ class MixedBatches(GlobalBatches):
 
     def number(self, step: int) -> int:
         """A step of the epoch, counted from the begin of the training."""
-        return self.epoch * len(self) + step
+        return self.done_before + self.epoch * len(self) + step
 
     def share(self, step: int) -> int:
         """Samples of a step on each rank."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,11 +150,12 @@ class ScoreLoop(BaseLoop):
     """Validation after each epoch: hooks are told the score by its name.
 
     Args:
-        dataloader: holds one function, which goes through val by itself: () -> score, the higher the better.
+        dataloader: holds one function, which goes through val by itself: () -> score, the higher the better, or scores
+            by name, that by the name of the evaluator among them.
         evaluator: what the score is called, which mmengine asks for together with the others.
     """
 
-    def __init__(self, runner: Runner, dataloader: list[Callable[[], float]], evaluator: str):
+    def __init__(self, runner: Runner, dataloader: list[Callable[[], float | Mapping[str, float]]], evaluator: str):
         super().__init__(runner, dataloader)
         self.evaluator = evaluator
 
@@ -162,7 +163,8 @@ class ScoreLoop(BaseLoop):
         self.runner.call_hook("before_val")
         self.runner.call_hook("before_val_epoch")
         (validate,) = self.dataloader
-        metrics = {self.evaluator: inner_model(self.runner.model).val_step(validate)}
+        score = inner_model(self.runner.model).val_step(validate)
+        metrics = dict(score) if isinstance(score, Mapping) else {self.evaluator: score}
         self.runner.call_hook("after_val_epoch", metrics=metrics)
         self.runner.call_hook("after_val")
         return metrics

@@ -7,6 +7,7 @@ space back removes that folder.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,10 +33,9 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
     from ...core.data import digest_of_file
-    from ...core.features import canonical_json
     from ...core.runtime import caching
 
-    shown = canonical_json([digest_of_file(path), dict(decode), seed])
+    shown = json.dumps([digest_of_file(path), dict(decode), seed], sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
     root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
     target = root / FOLDER / key[:2] / f"{key}.npy"

@@ -152,3 +152,8 @@ def refused(tmp_path):
         assert not [p for p in tmp_path.rglob("*") if "partial" in p.name or p.name == ".unfinished"]
 
     return check
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_drawings(few_drawings):
+    """Of the generic probe."""

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from vladapt.core.confidence import CALIBRATION
 
+ALL_DRAWINGS = True
+
 KILLED = """
 import os, signal, sys
 from vladapt.core.training import resume

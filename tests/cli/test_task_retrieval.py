@@ -91,6 +91,28 @@ def test_what_it_prints(vladapt, options):
     assert "Fitting lit on 32 pairs" in done.err
 
 
+def test_a_fit_takes_several_sources_and_is_scored_on_each(vladapt, options, pairs_csv, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = list(csv.reader(pairs_csv.read_text().splitlines()))
+    chosen = [[f"{pairs_csv.parent / row[0]}", *row[1:]] for row in (rows[1:5] + rows[9:13] + rows[17:41])]
+    for row in chosen:
+        Image.open(row[0]).rotate(90).save(other / Path(row[0]).name)
+    with (other / "other.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([rows[0], *([Path(row[0]).name, *row[1:]] for row in chosen)])
+    more = ["--data", f"{other / 'other.csv'}=2", "--set", "sources.samples=32", "--epochs", 1]
+    done = vladapt("fit", *options, *more, "--adapter", "full", "--json")
+    assert done.code == 0, done.err
+    sources = done.json["sources"]
+    assert [row["name"] for row in sources] == ["pairs", "other"] and sources[1]["shares"] == pytest.approx([2 / 3])
+    assert [row["metrics"]["test_images"] for row in sources] == [8, 4] and done.json["test_images"] == 12
+    assert sum(row["samples"] for row in sources) == 32 and sources[0]["loss"] is not None
+    again = vladapt("eval", done.json["run"], "--json")
+    assert again.code == 0 and again.json["adapted"] == pytest.approx(done.json["adapted"])
+    one = vladapt("fit", "--data", pairs_csv, "--data", other, "--adapter", "zero-shot")
+    assert one.code == 2 and "takes one data set; give one" in one.error
+
+
 @pytest.mark.parametrize("change", [["--loss", "siglip"], ["--seed", 5], ["--adapter", "lora"]], ids=str)
 def test_each_option_changes_the_scores(vladapt, options, change):
     plain = vladapt("fit", *options, "--adapter", "full", "--epochs", 2, "--json").json["adapted"]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ...contracts.adapter import require
+from ...errors import DataError
 from .augment_text import TextAugment
+from .code_switch import CodeSwitch
 from .negatives import swap_negative
 from .pair_set import Pair
 
 MODES = ("first", "captions", "uniform", "shear", "sentences")
+SHARES = ("raw", "rewritten", "sheared", "captions", "sentences", "short")
+"""Kinds of texts that may have a share, besides further columns."""
+EXAMPLE = "raw:.5,rewritten:.3,sheared:.2"
 SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+|</s>")
 
 
@@ -33,23 +42,39 @@ class CaptionSampler:
           its end away. MLLMs-Augmented Visual-Language Representation Learning (Liu et al., 2023, arXiv 2311.18765);
           one text per step, as in LaCLIP.
 
-    As in LaCLIP a text of fewer than two words gives way to the original; a sentence does not.
+    As in LaCLIP a text of fewer than two words gives way to the original; a sentence does not, and neither does one of
+    another column, which may be in a language without blanks.
+
+    In place of a mode there may be shares, "raw:.5,rewritten:.3,sheared:.2": of the kinds of texts in `SHARES` ("raw"
+    is the original, "rewritten" one of the rewrites) and of further columns of texts ("caption_de"). One of them is
+    drawn by its share, then a text of it; an image that has none gives the original. Recaptioned data keep a share of
+    the originals: What If We Recaption Billions of Web Images with LLaMA-3 (Li et al., 2024, arXiv 2406.08478). One
+    kind, or a column whose name begins with "caption_", may stand alone.
 
     Args:
-        mode: one of these.
+        mode: one of these, or shares.
         seed: fixes every draw.
         augment: how `second` changes a text.
+        switch: switches words of what is chosen into other languages; None: leaves them.
 
     Raises:
-        ConfigError: there is no such mode.
+        ConfigError: there is no such mode, or shares are not numbers above 0.
     """
 
     mode: str = "uniform"
     seed: int = 0
     augment: TextAugment = field(default_factory=TextAugment)
+    switch: CodeSwitch | None = None
 
     def __post_init__(self) -> None:
-        require(self.mode in MODES, "captions", self.mode, f"give one of {', '.join(MODES)}")
+        shares_of_captions(self.mode)
+
+    @cached_property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """(kind or column, cumulative share); nothing where there is a mode."""
+        shares = shares_of_captions(self.mode)
+        ends = np.cumsum([*shares.values()]) / (sum(shares.values()) or 1)
+        return tuple(zip(shares, ends.tolist()))
 
     def choose(self, pair: Pair, epoch: int, index: int, view: int = 0) -> str:
         """The text of an image in an epoch.
@@ -60,7 +85,15 @@ class CaptionSampler:
             index: the row of the pair.
             view: another number, another draw.
         """
+        text = self._chosen(pair, epoch, index, view)
+        if self.switch is None:
+            return text
+        return self.switch(text, random.Random(repr((self.seed, "switch", epoch, index, view))))
+
+    def _chosen(self, pair: Pair, epoch: int, index: int, view: int) -> str:
         original = pair.captions[0]
+        if self.shares:
+            return self._by_share(pair, self._generator("share", epoch, index, view))
         if self.mode == "first":
             return original
         pool = [*pair.captions]
@@ -72,6 +105,21 @@ class CaptionSampler:
             pool = [sentence for text in pool for sentence in sentences_of(text)]
         chosen = pool[int(self._generator("choose", epoch, index, view).integers(len(pool)))]
         return chosen if self.mode == "sentences" or len(chosen.split()) > 1 else original
+
+    def _by_share(self, pair: Pair, generator: np.random.Generator) -> str:
+        drawn, original = generator.random(), pair.captions[0]
+        kind = next((name for name, end in self.shares if drawn < end), self.shares[-1][0])
+        if kind in ("rewritten", "sheared"):
+            pool = list(pair.texts.get("synthetic", ()))
+        elif kind in ("raw", "captions", "sentences"):
+            pool = [original] if kind == "raw" else list(pair.captions)
+        else:
+            pool = list(pair.texts.get(kind, ()))
+        if kind == "sentences":
+            pool = [sentence for text in pool for sentence in sentences_of(text)]
+        chosen = pool[int(generator.integers(len(pool)))] if pool else original
+        chosen = sheared(chosen, original) if kind == "sheared" else chosen
+        return original if kind in ("rewritten", "sheared") and len(chosen.split()) < 2 else chosen
 
     def second(self, pair: Pair, epoch: int, index: int) -> str:
         """The text of a second view: another draw, augmented (DeCLIP, Li et al., 2021, arXiv 2110.05208)."""
@@ -102,6 +150,49 @@ class CaptionSampler:
 
     def _generator(self, purpose: str, *numbers: int) -> np.random.Generator:
         return generator_of(self.seed, purpose, *numbers)
+
+
+def shares_of_captions(mode: str) -> dict[str, float]:
+    """Kind or column -> its share; nothing where it is a mode.
+
+    Raises:
+        ConfigError: there is no such mode, one is named twice, or a share is not a number above 0.
+    """
+    if mode in MODES:
+        return {}
+    shares: dict[str, float] = {}
+    for part in mode.split(","):
+        name, colon, share = part.partition(":")
+        name = name.strip()
+        try:
+            number = float(share) if colon else 1.0
+        except ValueError:
+            number = math.nan
+        named = bool(colon) or name in SHARES or name.startswith("caption_")  # else it may be a slip of a mode
+        usable = bool(name) and named and number > 0
+        require(usable, "captions", mode, f"give one of {', '.join(MODES)}, or shares: {EXAMPLE},caption_de:.5")
+        require(name not in shares, "captions", mode, f"'{name}' has two shares; give one")
+        shares[name] = number
+    return shares
+
+
+def columns_of_captions(mode: str) -> dict[str, str]:
+    """The further columns of texts that captions are drawn from, as `read_pairs` takes them."""
+    return {name: "text" for name in shares_of_captions(mode) if name not in SHARES}
+
+
+def check_columns(mode: str, pairs: Any) -> None:
+    """Raise the DataError of a column of captions, of a language for instance, that pairs do not have.
+
+    Args:
+        pairs: a `PairSet`, or pairs that tell their `further_columns`.
+    """
+    for column in columns_of_captions(mode):
+        if pairs.further_columns.get(column) != "text":
+            raise DataError(
+                f"--set captions={mode}: {pairs.name or 'the data'} has no texts in a column '{column}', or in under "
+                f"95 % of its rows; give one of {', '.join(MODES)}, a column, or shares: {EXAMPLE}"
+            )
 
 
 def sheared(text: str, original: str) -> str:

@@ -28,6 +28,7 @@ from .coco_captions import (
     read_karpathy,
     read_person_search,
 )
+from .multilingual import MultilingualSet, multilingual_set
 from .pair_list import read_pair_list
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
@@ -42,7 +43,8 @@ PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 WHAT_IS_READ = (
     "a table with an image and a caption column (.csv, .tsv, .jsonl), COCO captions*.json, Karpathy's dataset_*.json, "
     "a CUHK-PEDES-like .json, WebDataset .tar shards (a file, a folder, or shard-{000..012}.tar), "
-    "a folder of images with a .txt next to each, a LIST.parquet of `vladapt curate`, or 'sample'"
+    "a folder of images with a .txt next to each, XTD10, XM3600, xFlickr&CO or Multi30k, a LIST.parquet of "
+    "`vladapt curate`, or 'sample'"
 )
 JSON_NAMES = (
     *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
@@ -69,6 +71,9 @@ class Reading:
     root: str | None = option(None, "tables and annotation files: folder of the images")
     split: str | None = option(
         None, "only rows of this split; all rows where the data has no splits", choices=Item.SPLITS
+    )
+    language: str | None = option(
+        None, "sets of several languages: whose captions are read; by default English, or the first"
     )
     rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
@@ -131,7 +136,7 @@ def read_pairs(
     if is_url(str(path)):
         raise DataError(f"{shown(str(path))}: URLs are read by `vladapt pretrain` alone; give a path on a disk")
     source = _source(str(path), hashes)
-    named = ("image_column", "caption_column", "group_column", "root", "rewrites")
+    named = ("image_column", "caption_column", "group_column", "root", "language", "rewrites")
     values = {name: getattr(reading, name) for name in named}
     asked = {name: _as_paths(name, value) for name, value in values.items() if value and value != AUTO}
     for name in asked:
@@ -186,6 +191,8 @@ def _source(name: str, hashes: FileHashes | None) -> _Source:
 
 
 def _source_of_folder(folder: Path, hashes: FileHashes | None) -> _Source:
+    if several := multilingual_set(folder):
+        return _multilingual(several)
     entries = visible(folder)
     if shards := shards_in(folder):
         return _shards(shards, hashes, folder)
@@ -212,6 +219,8 @@ def _source_of_lists(folder: Path, files: list[Path]) -> _Source:
 
 
 def _source_of_file(path: Path, hashes: FileHashes | None) -> _Source:
+    if several := multilingual_set(path):
+        return _multilingual(several)
     suffix = path.suffix.lower()
     if suffix == ".tar":
         return _shards([path], hashes)
@@ -238,6 +247,10 @@ def _source_of_json(path: Path) -> _Source:
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
         return _table(path, content)
     raise DataError(f"{path}: JSON of another kind (boxes only?); give {WHAT_IS_READ}")
+
+
+def _multilingual(several: MultilingualSet) -> _Source:
+    return _Source(several.kind, frozenset({"root", "language"}), several.read, keeps_columns=True)
 
 
 def _coco(files: list[Path]) -> _Source:

@@ -19,6 +19,7 @@ from ...contracts.judgement import JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
+from ...contracts.sources import sources_in
 from ...contracts.use import Use
 from ...data.file_hashes import FileHashes
 from ...data.sampling import class_counts, short_classes
@@ -56,6 +57,8 @@ def recipe_again(use: Use) -> Recipe:
     recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
     if use.images:
         return recipe
+    if recipe.sources and not (use.data or use.features):
+        return recipe.with_(sources={**recipe.sources, "data": _located_sources(use.run, recipe)})
     if use.data or use.features:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
     place = use.run.info.data.path or recipe.data_path
@@ -67,6 +70,12 @@ def recipe_again(use: Use) -> Recipe:
         where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
         raise DataError(f"{where}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
+
+
+def _located_sources(run: FittedRun, recipe: Recipe) -> list[str]:
+    """The run's own data sets where they are found from here, with their weights."""
+    sources, _ = sources_in(recipe.sources)
+    return [replace(source, path=located(run, source.path)).text for source in sources]
 
 
 def _recipe_of(run: FittedRun) -> Recipe:

@@ -81,6 +81,7 @@ class Grounding(Retrieval):
     retrieval does, and is scored before and after.
     """
 
+    takes: ClassVar = Retrieval.takes - {"sources"}
     judgements: ClassVar = ()
     places: ClassVar[frozenset] = frozenset()
     needs_domain: ClassVar = True

@@ -111,7 +111,8 @@ class ContinualPlan:
         """
         first, method = self.first, self.options.method
         losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
-        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone)
+        inherits = first.inherit and number == 0
+        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone, inherit=inherits)
         preserves = number > 0 or self.options.preserve
         if method == "ctp":
             options["ctp"] = {**options.get("ctp", {}), "first": not preserves}
@@ -164,9 +165,9 @@ class ContinualFolder(PretrainFolder):
     def stages(self) -> list[Path]:
         return sorted(self.path.glob("plan.json"))
 
-    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, card: str = "") -> None:
         (self.path / "plan.json").unlink(missing_ok=True)
-        super().finish(info, metrics, history, log)
+        super().finish(info, metrics, history, log, card)
 
     def of_set(self, number: int, further: str = "") -> Path:
         """The folder of the training on a set, counted from 1."""
@@ -214,7 +215,7 @@ class _Chain:
         """All sets, each under a name of its own."""
         splits = []
         for path in self.plan.sets:
-            read = read_splits(replace(self.plan.first, data=path), self.reporter)
+            read = read_splits(self.plan.first, path, self.reporter)
             taken = {each.name for each in splits}
             name = read.name if read.name not in taken else shown(path)
             splits.append(replace(read, name=name))

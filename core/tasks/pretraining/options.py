@@ -8,27 +8,30 @@ from typing import Any
 
 from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
+from ...contracts.sources import sources_in
 from ...data.pairs.reading import READER, Reading
+from ...data.pairs.text_pairs import TextReading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
-from ...training.objective import parse_losses
+from ...training.objective import need_sentences_alone, parse_losses
 from ...training.settings import TrainingSettings
 from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
 from .task import PretrainingOptions
+from .translations import READER as OF_SENTENCES
 
 PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
-OF_TASK = ("inherit",)
+OF_TASK = ("inherit", "teacher_features")
 SET_EXAMPLE = "layer_decay=0.7"
 OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 
 
 def plan_of(
     *,
-    data: str,
+    data: str | Sequence[str],
     out: str,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
@@ -39,10 +42,11 @@ def plan_of(
     read.
 
     Args:
+        data: "PATH" or "PATH=WEIGHT", one or several.
         losses: "NAME" or "NAME=WEIGHT"; None is clip.
         settings: fields of TrainingSettings; None leaves the default.
-        sets: "key=value": a setting, "image_size", "loss.NAME.OPTION" or "data.OPTION".
-        places: further fields of PretrainPlan; None leaves the default.
+        sets: "key=value": a setting, "image_size", "loss.NAME.OPTION", "data.OPTION" or "sources.OPTION".
+        places: further fields of PretrainPlan, "mixing" as a mapping; None leaves the default.
 
     Raises:
         ConfigError: a value is not usable. UnknownNameError: no such key.
@@ -51,10 +55,13 @@ def plan_of(
     places = {name: value for name, value in places.items() if value is not None}
     asked, of_losses = _parsed(sets)
     data_options: dict[str, Any] = {}
+    mixing = dict(places.pop("mixing", {}))
     for key, value in asked.items():
         head, _, rest = key.partition(".")
         if head == "data" and rest:
             data_options[rest] = value
+        elif head == "sources" and rest:
+            mixing[rest] = value
         elif key in OTHERS:
             places[key] = value_of(key, value)
         elif key in OF_TASK:
@@ -62,15 +69,19 @@ def plan_of(
         elif key in SETTINGS:
             given[key] = value
         else:
-            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION"]
+            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
     weights = parse_losses(losses or ("clip",))
+    reading, reader = (TextReading, OF_SENTENCES) if need_sentences_alone(weights) else (Reading, READER)
+    sources, options = sources_in({"data": data, **mixing})
     return PretrainPlan(
-        data=data,
+        data=sources[0].path,
+        sources=sources if len(sources) > 1 or mixing else (),
+        mixing=options,
         out=out,
         losses=weights,
         loss_options=_of_losses(weights, {}, of_losses),
-        data_options=chosen(Reading, data_options, READER),
+        data_options=chosen(reading, data_options, reader),
         settings=TrainingSettings(**given),
         **places,
     )

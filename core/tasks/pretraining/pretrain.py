@@ -18,7 +18,11 @@ from ...contracts.domain import Domain
 from ...contracts.images import ImageSize
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
-from ...data.pairs.captions import CaptionSampler
+from ...contracts.sources import NamedSource, SourceOptions
+from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
+from ...data.pairs.code_switch import CodeSwitch, read_dictionary
+from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
@@ -31,17 +35,23 @@ from ...runtime.progress import Reporter
 from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
-from ...training.log import read_log
-from ...training.objective import columns_of, need_images_alone
+from ...training.log import SCORE, read_log
+from ...training.objective import columns_of, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
-from ...training.teachers import load_teachers
+from ...training.source_losses import PREFIX as SOURCE
+from ...training.sources import PairSource, Source, StreamedSource
+from ...training.stored_teachers import StoredTeacher, stored_teachers
+from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
-from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
+from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
+from ..retrieval.source_scores import KEY as SOURCES
+from ..retrieval.source_scores import source_rows, source_section
 from .distilled_card import distilled_card, taught_by
 from .examples import RetrievalExamples
 from .pairs import (
+    ImageSet,
     PairSplits,
     has_images_alone,
     read_domain_splits,
@@ -49,9 +59,13 @@ from .pairs import (
     read_pair_splits,
     train_in_stages,
 )
+from .several import SeveralSplits, read_several
+from .translations import evaluate_translations, found_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
+LOOKED_UP = 1000
+"""Pairs of a source whose words are looked up in a dictionary before a training."""
 STAGES = "stage-*"
 CARD = "README.md"
 CAPTIONED = "retrieval"
@@ -69,6 +83,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        teacher_features: folders of shards that hold features of the teachers.
         inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
@@ -76,6 +91,8 @@ class PretrainPlan:
         data_options: for the reader of the pairs.
         settings: of the training.
         custom_hooks: further hooks of mmengine's Runner, as its configs name them.
+        sources: several data sets with their weights, in place of `data`; or one, where `mixing` says something.
+        mixing: how their samples are mixed.
         domain: that reads the pairs, as its task `CAPTIONED` does; None: whatever `read_pairs` reads.
     """
 
@@ -87,6 +104,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    teacher_features: Sequence[str] = ()
     inherit: bool = False
     generic: str | None = None
     device: str = "auto"
@@ -94,6 +112,8 @@ class PretrainPlan:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     custom_hooks: Sequence[Mapping[str, Any]] = ()
+    sources: Sequence[NamedSource] = ()
+    mixing: SourceOptions = field(default_factory=SourceOptions)
     domain: Domain | None = None
 
     @property
@@ -153,17 +173,20 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         raise ConfigError(
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
-    teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    # Teachers that cannot be are refused before anything is computed.
+    teachers = load_teachers(plan.teachers, backbone) or own_texts(backbone, plan.losses)
+    inherited = ""
+    if plan.inherit:
+        inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
     if inherited:
         reporter.info(inherited)
     for teacher in teachers:
         announced(teacher, reporter.info)
-    splits = read_splits(plan, reporter)
+    splits = _read(plan, reporter)
     splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter, probe)
+    measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
     check_task(backbone, task)
     built_hooks(plan.custom_hooks)
@@ -175,48 +198,107 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    shown = (measures.examples, before.examples, after.examples, measures.abilities)
-    curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
+    log = read_log(folder.path / FILE_OF_LOG)
+    rows = source_rows(info.data.get("sources", ()), log, metrics.get(SOURCES, {}))
+    if rows:
+        metrics[SOURCES] = rows
+    abilities = [*measures.abilities, source_section(rows)]
+    shown = (measures.examples, before.examples, after.examples, abilities)
+    curves, compared = (trained.history, log), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    card = {CARD: distilled_card(info, backbone, teachers)} if teachers else {}
+    card = distilled_card(info, backbone, teachers) if teachers else ""
     folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
 
 
-def _first_of(teachers: list[Backbone]) -> Backbone:
+def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Backbone:
     if not teachers:
-        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+        raise ConfigError(f"option {option}: {why}; give --teacher SPEC, or {cure}")
     return teachers[0]
 
 
-def read_splits(plan: PretrainPlan, reporter: Reporter) -> PairSplits:
-    """The pairs of a plan, in their splits.
+def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
+    if plan.sources:
+        return read_several(plan.sources, plan.mixing, lambda path: read_splits(plan, path, reporter))
+    return read_splits(plan, plan.data, reporter)
+
+
+def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
+    """The pairs of one source of a plan, in their splits.
 
     Raises:
         DataError, ConfigError: as of the readers in `pairs.py`.
     """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
-    if need_images_alone(plan.losses) and has_images_alone(plan.domain, plan.data):
-        return read_image_set(plan.domain, plan.data, plan.data_options, tolerate)
+    if need_sentences_alone(plan.losses):
+        return read_sentence_splits(path, seed, plan.data_options)
+    if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
+        return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
-        return read_domain_splits(plan.domain, CAPTIONED, plan.data, seed, plan.data_options, tolerate)
-    return read_pair_splits(plan.data, seed, plan.data_options, columns_of(plan.losses), reporter.info, tolerate)
+        return read_domain_splits(plan.domain, CAPTIONED, path, seed, plan.data_options, tolerate)
+    columns = columns_of(plan.losses) | columns_of_captions(plan.settings.captions)
+    return read_pair_splits(path, seed, plan.data_options, columns, reporter.info, tolerate)
 
 
-def _task(plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits, measures: _Measures) -> Task:
+def _task(
+    plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
+) -> Task:
+    source = splits.source(_captions(plan.settings, splits))
+    stored = _stored(plan, teachers, splits, source)
     return Task(
-        source=splits.source(CaptionSampler(mode=plan.settings.captions, seed=plan.settings.seed)),
+        source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
+        stored=stored,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
 
 
-def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
-    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeacher]) -> dict[str, Any]:
+    start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    folders = [view.folder.name for teacher in stored for view in teacher.views]
+    return start | ({"teacher_features": folders} if stored else {})
+
+
+def _stored(
+    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: Source
+) -> list[StoredTeacher]:
+    """What is stored of the teachers' features, checked against what is trained on."""
+    if not plan.teacher_features:
+        return []
+
+    def transform(teacher: Backbone, augmented: bool):
+        if (of_domain := splits.view(teacher, augmented)) is not None:
+            return of_domain
+        own = teacher.preprocess(train=augmented)
+        return own.with_crop(plan.settings.crop_scale) if augmented else own
+
+    _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
+    stored = stored_teachers(plan.teacher_features, teachers, transform)
+    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
+        for teacher in stored:
+            teacher.check(source)
+    return stored
+
+
+def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
+    """Which texts a step sees; columns and words that are asked for and not there are refused."""
+    parts = splits.parts if isinstance(splits, SeveralSplits) else [splits]
+    paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
+    for pairs in paired:
+        check_columns(settings.captions, pairs)
+    switch = None
+    if settings.code_switch is not None:
+        dictionary = read_dictionary(settings.code_switch, settings.code_switch_language)
+        switch = CodeSwitch(dictionary, settings.code_switch_sentences, settings.code_switch_words)
+        indexed = [pairs for pairs in paired if not isinstance(pairs, ShardPairs)]
+        some = [pairs[row].captions for pairs in indexed for row in range(min(LOOKED_UP, len(pairs)))]
+        if len(indexed) == len(paired):
+            switch.check_known((text for texts in some for text in texts), settings.code_switch)
+    return CaptionSampler(settings.captions, settings.seed, switch=switch)
 
 
 def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
@@ -254,18 +336,27 @@ class _Measured:
     retrieval: RetrievalScores | None
     generic: Any
     examples: Any
+    sources: Mapping[str, RetrievalScores] = field(default_factory=dict)
 
 
 class _Measures:
     """What is measured before and after, on the same images."""
 
     def __init__(
-        self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter, probe: GenericProbe | None
+        self,
+        plan: PretrainPlan,
+        backbone: Backbone,
+        splits: PairSplits | SeveralSplits,
+        reporter: Reporter,
+        probe: GenericProbe | None,
+        teachers: Sequence[Backbone] = (),
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
+        self.teachers, self.by_language = teachers, ""
         self.compares = not all(loss_class(name).answers for name in plan.losses)
         self.test = splits.test if self.compares else None
-        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
+        shown = self.test is not None and not isinstance(self.test, TextPairs)
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if shown else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -276,21 +367,29 @@ class _Measures:
         if self.test is not None:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
+            if isinstance(self.test, TextPairs):
+                self.by_language = found_by_language(retrieval, self.test)
         alone = run_on_all(self._generic_and_examples)
-        return _Measured(retrieval, *alone)
+        return _Measured(retrieval, *alone, self._of_sources(retrieval))
 
-    def validate(self) -> float:
-        """Mean R@1 of both directions on val."""
-        metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
-        score = (metrics.image_to_text["r1"] + metrics.text_to_image["r1"]) / 2
-        self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}")
-        return score
+    def validate(self) -> float | dict[str, float]:
+        """Mean R@1 of both directions on val; of several sources within each, and the mean over them."""
+        scores = self._retrieval(self.splits.val_part(MOST_VALIDATED))
+        of_sources = {name: _mean_r1(each) for name, each in self._of_sources(scores).items()}
+        score = sum(of_sources.values()) / len(of_sources) if of_sources else _mean_r1(scores)
+        words = "".join(f", {name} {value:.1%}" for name, value in of_sources.items())
+        self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}{words}")
+        return {SCORE: score, **{f"{SOURCE}{name}.{SCORE}": value for name, value in of_sources.items()}}
 
     def compared(self, before: _Measured, after: _Measured) -> dict[str, Any]:
         """The shape of metrics.json."""
         metrics: dict[str, Any] = {"zero_shot": None, "adapted": None, "mcnemar": None}
         if after.retrieval is not None:
             metrics = before_and_after(before.retrieval, after.retrieval)
+        if after.sources:
+            metrics[SOURCES] = {
+                name: before_and_after(before.sources.get(name), scores) for name, scores in after.sources.items()
+            }
         if before.generic is None:
             return metrics
         self.forgotten = Forgotten.of_scores(before.generic, after.generic)
@@ -301,8 +400,16 @@ class _Measures:
         """Sections on what else the towers can do."""
         return [] if self.forgotten is None else self.forgotten.section()
 
+    def _of_sources(self, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:
+        """Within each of several sources; nothing of one."""
+        if scores is None or not isinstance(self.splits, SeveralSplits):
+            return {}
+        return scores_of_sources(scores, self.backbone, self.splits.names)
+
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
+        if isinstance(pairs, TextPairs):
+            return evaluate_translations(self.backbone, self.teachers[0], pairs, settings.amp)
         return evaluate_retrieval(
             self.backbone,
             pairs,
@@ -324,9 +431,15 @@ class _Measures:
         return self.probe.accuracy(self.backbone, amp=amp), examples
 
 
-def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
+def _mean_r1(scores: RetrievalScores) -> float:
+    return (scores.metrics.image_to_text["r1"] + scores.metrics.text_to_image["r1"]) / 2
+
+
+def _info(
+    plan, backbone, splits: PairSplits | SeveralSplits, trained: Trained, model, measures, metrics, seconds
+) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
-    notes = [*splits.notes, *trained.notes]
+    notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
         notes.append(
@@ -409,11 +522,13 @@ class PretrainFolder:
             return None
         return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(
-        self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, further: Mapping[str, str]
-    ) -> None:
-        """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, text in {"log.txt": f"{log}\n", **further}.items():
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, card: str = "") -> None:
+        """Write what belongs beside the model, run.json last; checkpoints are removed.
+
+        Args:
+            card: text of its README; "" for none.
+        """
+        for name, text in {"log.txt": f"{log}\n", **({CARD: card} if card else {})}.items():
             write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json_text(value, default=str)))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ...contracts.adapter import FitReport
 from ...contracts.options import option
 from ...contracts.recipe import KEYS, Recipe
+from ...contracts.sources import NamedSource, sources_in
 from ...contracts.task import FitResult, Task
 from ...errors import ConfigError
 from ...runtime.progress import Reporter
@@ -29,6 +30,9 @@ class PretrainingOptions(TrainingSettings):
     loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
     loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
     teacher: tuple[str, ...] = option((), "teacher backbones, for losses that distil")
+    teacher_features: tuple[str, ...] = option(
+        (), "folders of features that `embed --as parquet` wrote for teachers, one for each stored view"
+    )
     inherit: bool = option(False, "start from the part of the first teacher's weights that there is room for")
 
 
@@ -37,6 +41,7 @@ class Pretraining(Task):
 
     takes: ClassVar = frozenset(
         {"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter", "custom_hooks"}
+        | {"sources"}
     )
     options: ClassVar = PretrainingOptions
     needs_domain: ClassVar = False
@@ -74,13 +79,19 @@ class Pretraining(Task):
         flags = {key: value for key, value in recipe.adapter.items() if key in SETTINGS}
         chosen = {**{key: value for key, value in recipe.task_options.items() if key in SETTINGS}, **shared, **flags}
         losses = recipe.adapter.get("loss") or recipe.task_options["loss"]
+        sources, mixing = sources_in(recipe.sources)
+        if recipe.sources and not sources:
+            sources = [NamedSource(recipe.data_path)]
         return PretrainPlan(
             data=recipe.data_path,
+            sources=sources,
+            mixing=mixing,
             out=str(Path(recipe.out or "")),
             losses=parse_losses(losses.split(",") if isinstance(losses, str) else losses),
             loss_options=recipe.task_options["loss_options"],
             backbone=recipe.backbone,
             teacher=recipe.task_options["teacher"],
+            teacher_features=recipe.task_options["teacher_features"],
             inherit=recipe.task_options["inherit"],
             generic=recipe.generic,
             device=recipe.device,

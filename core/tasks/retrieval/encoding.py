@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -111,6 +111,26 @@ class PairFeatures:
     groups: tuple[str | None, ...] = ()
     captions: tuple[str, ...] = ()
     scores: PairScores | None = None
+
+    def part(self, chosen: Sequence[bool]) -> PairFeatures:
+        """Some of the images, N flags, with their texts."""
+        of_images = torch.tensor(chosen)
+        of_texts = of_images[self.image_of_text]
+        rows, columns = of_images.nonzero().flatten(), of_texts.nonzero().flatten()
+        place, scores = of_images.cumsum(dim=0) - 1, self.scores
+        if scores is not None:
+            scores = replace(scores, images=scores.images[rows], texts=scores.texts[columns])
+        return PairFeatures(
+            images=self.images[rows],
+            texts=self.texts[columns],
+            image_of_text=place[self.image_of_text[columns]],
+            ids=tuple(self.ids[row] for row in rows.tolist()),
+            labels=None if self.labels is None else self.labels[rows],
+            skipped=self.skipped,
+            groups=tuple(self.groups[row] for row in rows.tolist()),
+            captions=tuple(self.captions[column] for column in columns.tolist()),
+            scores=scores,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones.finders import FinderBackbone, searched
+from ...backbones.native_aspect import NATIVE
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.task import Use
@@ -80,6 +81,10 @@ def export_towers(
     if pixels[0].ndim != 3:
         raise CapabilityError(
             f"{use.run.shown}: a sample has several pictures, which no graph can take; index with the run"
+        )
+    if transform.spec.get("transform") == NATIVE:
+        raise CapabilityError(
+            f"{use.run.shown}: its images keep their aspect ratio, which no graph can take; index with the run"
         )
     tokens = towers.tokenize([text for _, pair in rows for text in pair.captions])
     facts = _facts(new, towers, transform)

@@ -6,8 +6,8 @@ Pairs come from the domain, where it has the task, else from whatever `read_pair
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,28 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.items import DomainData, Questions
 from ...contracts.pair_head import PairHead, PairParts
+from ...contracts.sources import NamedSource, SourceOptions
 from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
+from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, check_tolerated
-from ...errors import DataError
+from ...errors import CapabilityError, DataError
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
-from ...training.sources import PairSource
+from ...training.log import FILE as LOG
+from ...training.log import read_log
+from ...training.mixing import Mixture, mixture_of, names_of
+from ...training.sources import MixedSource, PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
 from .encoding import PairEncoding, parts_of
-from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval
+from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
+from .source_scores import KEY as SOURCES
+from .source_scores import source_rows
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class RetrievalData:
         questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
         dual_softmax: also score with a dual softmax.
+        mixture: how samples are drawn where the pairs are `JoinedPairs`, of several sources.
     """
 
     pairs: Any
@@ -70,6 +78,7 @@ class RetrievalData:
     questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
     dual_softmax: bool = False
+    mixture: Mixture | None = None
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -132,7 +141,7 @@ def train_on_pairs(
     adapter, seed = training.adapter, training.seed
     if adapter is None:
         return None, FitReport(ZERO_SHOT), backbone
-    source = PairSource(data.teaching(data.part("train")), data.captions(seed))
+    source = _source(data, adapter, seed)
     plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
     has_val = bool(len(data.pairs.split("val")))
 
@@ -141,6 +150,7 @@ def train_on_pairs(
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
     def features(towers: Backbone) -> PairParts:
+        assert isinstance(source, PairSource)
         how = PairEncoding(
             data.transform(towers, False), None, training.workers, training.amp, reporter, FeatureStore()
         )
@@ -159,6 +169,38 @@ def train_on_pairs(
         **({"features": features} if on_parts(adapter) else {}),
     )
     return adapter, report, adapter.adapted(backbone)
+
+
+def _source(data: RetrievalData, adapter: Adapter, seed: int) -> PairSource | MixedSource:
+    if data.mixture is None:
+        return PairSource(data.teaching(data.part("train")), data.captions(seed))
+    if on_parts(adapter):
+        raise CapabilityError(f"adapter '{adapter.name}' learns from one data set; give one --data")
+    return MixedSource([PairSource(part, data.captions(seed)) for part in data.part("train").parts], data.mixture)
+
+
+def joined(sources: Sequence[NamedSource], options: SourceOptions, sets: Sequence[RetrievalData]) -> RetrievalData:
+    """Several data sets as one.
+
+    Args:
+        sources: as the user names them.
+        sets: what was read of each.
+
+    Raises:
+        DataError: one has no pairs to train on, or the file of stages cannot be used.
+    """
+    trained = [each.part("train") for each in sets]
+    names = names_of(sources)
+    weights = [PairSource(part, CaptionSampler()).weights for part in trained]
+    sizes = [len(part) if own is None else max(1, round(float(own.sum()))) for part, own in zip(trained, weights)]
+    pairs = JoinedPairs(tuple(names), tuple(each.pairs for each in sets))
+    licences = ", ".join(dict.fromkeys(each.licence for each in sets))
+    skipped = [(f"{name}/{what}", why) for name, each in zip(names, sets) for what, why in each.skipped]
+    notes = [f"{name}: {note}" for name, each in zip(names, sets) for note in each.notes]
+    mixture = mixture_of(sources, options, names, sizes)
+    return replace(
+        sets[0], pairs=pairs, name=pairs.name, licence=licences, skipped=skipped, notes=notes, mixture=mixture
+    )
 
 
 def scored(
@@ -213,9 +255,29 @@ def fitted_retrieval(
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)
-    metrics, notes = before_and_after(before, after), [*data.notes, *backbone.notes_on_channels(), *report.notes]
+    metrics = before_and_after(before, after)
+    if data.mixture is not None:
+        log = [] if folder is None else [line for file in folder.rglob(LOG) for line in read_log(file)]
+        metrics[SOURCES] = _source_rows(data, backbone, before, after, log)
+    notes = [*data.notes, *backbone.notes_on_channels(), *report.notes]
     seconds = time.monotonic() - started
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
+
+
+def _source_rows(
+    data: RetrievalData, backbone: Backbone, before: RetrievalScores, after: RetrievalScores, log: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """As of `source_rows`."""
+    assert data.mixture is not None
+    names = data.mixture.names
+    scores = [scores_of_sources(each, backbone, names) for each in (before, after)]
+    compared = {name: before_and_after(scores[0].get(name), each) for name, each in scores[1].items()}
+    shares = zip(*(stage.shares for stage in data.mixture.stages))
+    sizes = [len(part) for part in data.part("train").parts]
+    sources = [
+        {"name": name, "shares": list(of), "splits": {"train": size}} for name, of, size in zip(names, shares, sizes)
+    ]
+    return source_rows(sources, log, compared)
 
 
 def _plain(backbone: Backbone, train: bool) -> Callable:

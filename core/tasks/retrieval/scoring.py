@@ -121,6 +121,29 @@ def evaluate_retrieval(
     said, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
     options = PairEncoding(view, batch_size, workers, amp, said, store, tolerate)
     features = features_of(searched(backbone), _part(pairs, split), options)
+    return scores_of_features(features, backbone, by_label, sentences, dual_softmax, questions)
+
+
+def scores_of_sources(scores: RetrievalScores, backbone: Backbone, names: Sequence[str]) -> dict[str, RetrievalScores]:
+    """Retrieval within each of several sources, by the features of a `JoinedPairs` of them.
+
+    Args:
+        names: of the sources; one of which nothing could be read has no scores.
+    """
+    assert scores.features is not None
+    parts = {name: scores.features.part([each.startswith(f"{name}/") for each in scores.ids]) for name in names}
+    return {name: scores_of_features(part, backbone) for name, part in parts.items() if len(part.texts)}
+
+
+def scores_of_features(
+    features: PairFeatures,
+    backbone: Backbone,
+    by_label: bool = False,
+    sentences: bool = False,
+    dual_softmax: bool = False,
+    questions: Questions | None = None,
+) -> RetrievalScores:
+    """The scores of features; options as of `evaluate_retrieval`."""
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None
     if features.scores is None:

@@ -16,7 +16,9 @@ from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
+from ...contracts.sources import NamedSource, sources_in
 from ...contracts.use import Exported, ExportWishes, Use
+from ...data.pairs.source_list import check_sources
 from ...errors import CapabilityError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
@@ -30,11 +32,13 @@ from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from .comparison import RetrievalComparison
 from .exporting import export_towers
-from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
+from .fitting import RetrievalData, divided_pairs, fitted_retrieval, joined, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import DUAL, sentence_table
+from .source_scores import KEY as SOURCES
+from .source_scores import source_section, source_table
 from .tables import retrieval_table
 
 NO_CLASSES = "retrieval has no classes; omit it"
@@ -59,7 +63,7 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
-        | {"custom_hooks"}
+        | {"custom_hooks", "sources"}
     )
     comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
@@ -95,7 +99,15 @@ class Retrieval(TowerTraining):
         return recipe
 
     def read(self, recipe: Recipe) -> RetrievalData:
-        """The pairs that a recipe names; errors as of `read_files` and `divided_pairs`."""
+        """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""
+        if not recipe.sources:
+            return self._read_one(recipe)
+        sources, options = sources_in(recipe.sources)
+        sources = sources or [NamedSource(recipe.data_path)]
+        check_sources(sources)
+        return joined(sources, options, [self._read_one(recipe.with_source(data=each.path)) for each in sources])
+
+    def _read_one(self, recipe: Recipe) -> RetrievalData:
         if self.domain is None:
             loss = adapter_options(recipe).get("loss")
             columns = columns_of(parse_losses(str(loss).split(","))) if loss else {}
@@ -163,6 +175,7 @@ class Retrieval(TowerTraining):
 
     def table(self, metrics: Mapping[str, Any]):
         further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
+        further += [] if (sources := source_table(metrics.get(SOURCES, ()))) is None else [sources]
         further += Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
@@ -170,7 +183,7 @@ class Retrieval(TowerTraining):
         raise CapabilityError("a retrieval run names no classes")
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
-        abilities = done.findings.sections(Place.ABILITIES)
+        abilities = [*done.findings.sections(Place.ABILITIES), source_section(done.metrics.get(SOURCES, ()))]
         return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
     def report_again(self, folder: Path, info: RunInfo, result: RetrievalComparison, after, data, hidden):

@@ -17,7 +17,7 @@ RECIPES = {"segmentation": "hf-segmentor", "detection": "hf-detector"}
 PREPARE = ("ProcessorResize", "ProcessorCrop")
 TEXT_MODELS = {"segmentation": "vladapt.HFTextSegmentor", "detection": "vladapt.HFTextDetector"}
 PRETRAINED = "pretrained"
-AVERAGE = "ExpMomentumEMA"
+AVERAGE = "vladapt.AveragedOnce"
 AVERAGED_SOON = 2000
 """Steps after which averaged weights change as slowly as they are to."""
 
@@ -131,6 +131,7 @@ def _schedule(rates: Rates) -> dict[str, Any]:
     return {
         "optim_wrapper": {
             "type": "OptimWrapper",
+            "constructor": "vladapt.PartRatesOptimWrapperConstructor",
             "optimizer": {
                 "type": "AdamW",
                 "lr": rates.lr,

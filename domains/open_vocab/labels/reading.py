@@ -19,8 +19,16 @@ FILES = {"coco": "instances*.json", "voc": "Annotations", "yolo": "data.yaml"}
 
 
 def kinds_in(folder: Path) -> list[str]:
-    """The kinds of labels that a folder holds."""
-    return [kind for kind, pattern in FILES.items() if any(folder.glob(pattern))]
+    """The kinds of labels that a folder holds.
+
+    Raises:
+        DataError: none.
+    """
+    kinds = [kind for kind, pattern in FILES.items() if folder.is_dir() and any(folder.glob(pattern))]
+    if not kinds:
+        cure = f"vladapt predict RUN IMAGES --out {folder} --as coco"
+        raise DataError(f"{folder}: holds no labels; write some: {cure}")
+    return kinds
 
 
 def read_labels(folder: Path) -> LabelSet:
@@ -29,10 +37,7 @@ def read_labels(folder: Path) -> LabelSet:
     Raises:
         DataError: no labels there, labels that no model made, or as of the reader.
     """
-    kinds = kinds_in(folder) if folder.is_dir() else []
-    if not kinds:
-        cure = f"vladapt predict RUN IMAGES --out {folder} --as coco"
-        raise DataError(f"{folder}: holds no labels; write some: {cure}")
+    kinds = kinds_in(folder)
     readers: dict[str, Callable[[Path], BoxSet]] = {"coco": read_coco_boxes, "voc": _read_voc, "yolo": read_yolo}
     read = readers[kinds[0]](folder)
     pictures, images = {}, []

@@ -1,7 +1,8 @@
 """A person's look at the boxes that a model made: accepted, corrected, dropped or added, image by image.
 
 Each decision holds the boxes of its image as they are then, and is appended to `review.jsonl` at once; `apply` writes
-them into the labels, as a person's. So a killed page loses nothing. A decision is of the labels that were shown, told
+them into the labels, as a person's. So a killed page loses nothing; where it was killed while it wrote the labels, the
+next one finishes that. A decision is of the labels that were shown, told
 by their digest: once it is written, or where the labels were changed or made anew since, it is not written again. It
 also holds the boxes of the model, which an undo brings back.
 """
@@ -11,6 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -22,11 +26,11 @@ import numpy as np
 
 from ....core.data import Box, ListedImage
 from ....core.errors import ConfigError, DataError, shortened
-from ....core.runtime import DecisionFile, LocalPage
+from ....core.runtime import DecisionFile, LocalPage, replacing
 from ..data.items_file import to_uint8
 from ..data.outlines import valid_outline
 from ..data.polygons import polygons_of
-from ..outputs._labels import LabelOutput
+from ..outputs._labels import LabelOutput, whole_folder
 from ..outputs.coco import POLYGONS, RLE, Coco
 from ..outputs.voc import Voc
 from ..outputs.yolo import Yolo
@@ -34,6 +38,8 @@ from .label_set import LabelSet
 from .reading import kinds_in, read_labels
 
 DECISIONS = "review.jsonl"
+READY = ".review-ready"
+"""In a folder of labels: new ones, written whole and not all in their places yet."""
 MOST_BOXES = 2000
 SAME = 0.01
 """Pixels by which a box that was not moved may differ."""
@@ -57,11 +63,13 @@ class Review(LocalPage):
     def __init__(self, folder_of_labels: Path, clock: Callable[[], float] = time.monotonic):
         super().__init__(clock)
         self.place = folder_of_labels
-        self.labels = read_labels(folder_of_labels)
+        kinds_in(folder_of_labels)
         self.decisions = DecisionFile(folder_of_labels / DECISIONS)
-        decided = self.decisions.decisions()
-        self.images = [image for image in self.labels.images if image.unreviewed or image.name in decided]
         try:
+            _put_in_place(folder_of_labels)
+            self.labels = read_labels(folder_of_labels)
+            decided = self.decisions.decisions()
+            self.images = [image for image in self.labels.images if image.unreviewed or image.name in decided]
             for output in _outputs(self.labels, folder_of_labels):
                 output.check_names(self.labels.class_names)
             for image in self.images:
@@ -266,8 +274,27 @@ def _shown(box: Box, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _write(labels: LabelSet, folder: Path) -> None:
-    for output in _outputs(labels, folder):
-        output.write_labels(labels, folder)
+    """All kinds of labels of a folder, first beside those that are there."""
+    with whole_folder(folder / READY) as ready:
+        for output in _outputs(labels, folder):
+            output.write_labels(labels, ready)
+    _put_in_place(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Replace labels by new ones that are written whole, also those of a process that was killed."""
+    ready, done = folder / READY, folder / f".partial-{secrets.token_hex(8)}"
+    if not ready.is_dir():
+        return
+    for path in sorted(ready.rglob("*")):
+        target = folder / path.relative_to(ready)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            with replacing(target) as partial:
+                shutil.copyfile(path, partial)
+    os.replace(ready, done)
+    shutil.rmtree(done, ignore_errors=True)
 
 
 def _outputs(labels: LabelSet, folder: Path) -> list[LabelOutput]:

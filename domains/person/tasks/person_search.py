@@ -51,6 +51,7 @@ class PersonSearch(Retrieval):
     show no pictures unless `--show-people` says so (`care.py`).
     """
 
+    takes: ClassVar = Retrieval.takes - {"sources"}
     needs_domain: ClassVar = True
     options: ClassVar = SearchOptions
 

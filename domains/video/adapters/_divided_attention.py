@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....core.backbones import attend
+from ....core.backbones import TokenMerge, attend
 from ....core.contracts import Block
-from ._token_merging import matching, merged
 
 
 class TemporalAttention(nn.Module):
@@ -74,9 +73,9 @@ def divided(
     added, keys = temporal(of_patches.flatten(0, 1))
     of_patches = of_patches + added.unflatten(0, (-1, length))
     if frames_merged:
-        merge = matching(keys.unflatten(0, (-1, length)), frames_merged, together=True)
+        merge = TokenMerge.matching(keys.unflatten(0, (-1, length)), frames_merged, together=True, spared=1)
         own = None if sizes is None else sizes[:, :, 1:].transpose(1, 2)
-        of_patches, own = merged(merge, of_patches, own)
+        of_patches, own = (of_patches, own) if merge is None else merge.means(of_patches, own)
         sizes = None if own is None else torch.cat([torch.ones_like(own[:, :1]), own], dim=1).transpose(1, 2)
     x = with_first(first, of_patches.transpose(1, 2))  # (B, T, 1 + L, W)
     qkv = block.qkv(block.ln_1(x.flatten(0, 1)))
@@ -85,7 +84,8 @@ def divided(
     x = with_first(first, (x + added)[:, :, 1:])
     if patches_merged:
         keys = mean_keys(qkv, block.num_heads).unflatten(0, x.shape[:2])
-        x, sizes = merged(matching(keys, patches_merged, first=True), x, sizes)
+        merge = TokenMerge.matching(keys, patches_merged, protected=1)
+        x, sizes = (x, sizes) if merge is None else merge.means(x, sizes)
     patches = x[:, :, 1:]
     out = block(torch.cat([first[:, None], patches.flatten(1, 2)], dim=1), attention=torch.zeros_like)
     return out[:, 0], out[:, 1:].unflatten(1, patches.shape[1:3]), sizes

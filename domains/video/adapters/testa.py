@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
@@ -16,10 +17,26 @@ from ....core.errors import CapabilityError, DataError
 from ....core.training import Trained, TrainingSettings
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._divided_attention import TemporalAttention, divided
-from ._token_merging import schedule, spread
 
 FRAME_SHARE, PATCH_SHARE = 1 / 32, 12 / 196
 """Published: how many of the frames and of the patches that a clip has at first are merged in a block."""
+
+
+def schedule(count: int, inflection: float, blocks: int) -> list[int]:
+    """How many tokens are merged in each block, `count` on average: alike in all at 0, from 2 `count` falling to 0 at
+    -1, rising from 0 at 1; rounded down."""
+    return [int(value) for value in _ramp(int(count * (1 - inflection)), count, blocks)]
+
+
+def spread(mean: float, inflection: float, blocks: int) -> list[int]:
+    """The same of a mean that is no whole number: rounded so that the sums up to each block are as near as can be."""
+    gone = [round(value) for value in accumulate(_ramp(mean * (1 - inflection), mean, blocks), initial=0.0)]
+    return [after - before for before, after in pairwise(gone)]
+
+
+def _ramp(first: float, mean: float, blocks: int) -> list[float]:
+    step = 2 * (mean - first) / max(1, blocks - 1)
+    return [first + step * block for block in range(blocks)] if blocks > 1 else [mean]
 
 
 class AggregatingFrames(JointParts):

@@ -12,6 +12,7 @@ import pytest
 from vladapt import build_loss, load_domain
 from vladapt.core.contracts.domain import Reading
 from vladapt.core.contracts.options import options_from
+from vladapt.core.contracts.sources import SourceOptions
 from vladapt.core.data.pairs import reading as pairs
 from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.registry import loss_class
@@ -19,7 +20,12 @@ from vladapt.core.testing.contract import checks_of
 from vladapt.core.testing.options import OPTION_RULES, Options
 from vladapt.core.training.settings import TrainingSettings
 
-OWNERS = {"training": TrainingSettings, "labelled images": Reading, "pairs": pairs.Reading}
+OWNERS = {
+    "training": TrainingSettings,
+    "labelled images": Reading,
+    "pairs": pairs.Reading,
+    "sources": SourceOptions,
+}
 
 
 @pytest.mark.parametrize(

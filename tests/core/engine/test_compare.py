@@ -264,3 +264,18 @@ def test_a_method_that_one_set_refuses_runs_on_the_next(rows, tmp_path, monkeypa
     }
     assert asked == [3, 6], "once at each number of shots"
     assert found.refused == {"ape": "these rows are not for ape (other at 1 shot, other at 2 shots)"}
+
+
+def test_several_backbones_show_what_their_image_towers_cost(small_clip_spec):
+    merging = f"{small_clip_spec}#merge=1"
+    how = {"splits": 1, "out": "c"}
+    made = compare(
+        resolve(flags={"domain": "toy-labels"}), ["linear-probe"], [1], [1], backbones=[small_clip_spec, merging], **how
+    )
+    front = {row["backbone"]: row for row in made.front()}
+    assert front.keys() == {small_clip_spec, merging}
+    assert front[merging]["gflop"] < front[small_clip_spec]["gflop"]
+    assert front[merging]["parameters"] == front[small_clip_spec]["parameters"] > 0
+    best = max(row["mean"] for row in made.summary() if row["backbone"] == merging and row["shots"] == 1)
+    assert front[merging]["score"] == best
+    assert made.front()[0]["on_front"] and (made.plot.parent / "front.svg").is_file()

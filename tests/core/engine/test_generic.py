@@ -12,6 +12,8 @@ from vladapt.core.forgetting.probe import GenericProbe, generic_sentence
 from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics import wilson_interval
 
+ALL_DRAWINGS = True
+
 WORDS = tuple(f"word{i}" for i in range(10))
 
 

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from vladapt.adapters.blocks import in_blocks
+from vladapt.core.backbones.spec_options import Reduction
+from vladapt.core.backbones.token_merging import MergedTokens
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.export.agreement import Agreement, words_of
 from vladapt.core.export.folder import Session
 from vladapt.core.export.graph import Graph, check_opset, write_in_8_bits
+from vladapt.core.testing.towers import small_clip
 
 onnx = pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -112,6 +115,26 @@ def test_rows_in_blocks_are_whole_while_they_are_traced(tmp_path):
     Graph(Whole(), {"rows": rows[:2]}, ["some"]).write(tmp_path / "m.onnx", 18, {})
     torch.testing.assert_close(torch.from_numpy(Session(tmp_path / "m.onnx")(rows=rows.numpy())["some"]), 2 * rows)
     assert [len(block) for block in in_blocks(rows, 8)] == [8, 8, 4]
+
+
+@torch.no_grad()
+def test_an_image_tower_that_merges_tokens_merges_in_its_graph_too(tmp_path):
+    class First(nn.Module):
+        """Its first block, which merges."""
+
+        def __init__(self):
+            super().__init__()
+            towers = small_clip()
+            self.model, self.blocks, self.prefix = towers.model.visual, towers.blocks("image")[:1], towers.image_prefix
+
+        def forward(self, x):
+            return MergedTokens(Reduction((2,)), self.prefix).through(self.blocks, x, [1])[0]
+
+    module, x = First(), torch.randn(5, 5, small_clip().blocks("image")[0].ln_1.weight.shape[0])
+    Graph(module, {"x": x[:2]}, ["tokens"]).write(tmp_path / "m.onnx", 18, {})
+    made = torch.from_numpy(Session(tmp_path / "m.onnx")(x=x.numpy())["tokens"])
+    torch.testing.assert_close(made, module(x), atol=1e-5, rtol=1e-5)
+    assert len({tuple(token.tolist()) for token in made[0]}) == 3  # of five
 
 
 @pytest.mark.parametrize("opset", [11, 17, 999])

@@ -11,13 +11,16 @@ from parity_checks import mixing as checks
 from tar_shards import png, shard
 from training_process import streamed
 
-from vladapt import ConfigError
+from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.data.pairs.text_pairs import read_text_pairs
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
 from vladapt.core.training.loading import BatchLoader
 from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, shares_of
 from vladapt.core.training.samples import Samples
-from vladapt.core.training.sources import MixedSource
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import MixedSource, TextSource
+from vladapt.core.training.train import Task, train
 
 SIZES = (40, 23, 64)
 weights_of_sources = st.lists(st.floats(0.0625, 9, width=32), min_size=2, max_size=4)
@@ -53,6 +56,10 @@ def source_of(row: int, sizes=SIZES) -> int:
 
 def test_factors_are_relative_to_sampling_in_proportion_to_size(agrees):
     agrees(checks.mixing_sources)
+
+
+def test_words_are_switched_as_by_the_reference_code(agrees):
+    agrees(checks.code_switching)
 
 
 def test_a_share_is_one_whatever_the_sizes():
@@ -200,3 +207,43 @@ def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_a
         assert loaded(monkeypatch, source, ranks, workers) == alone
     second = loaded(monkeypatch, source, epoch=1)
     assert second != alone and loaded(monkeypatch, source, epoch=1, start=2, ranks=2) == second[2:]
+
+
+# texts beside images --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text_source(tmp_path_factory):
+    table = tmp_path_factory.mktemp("texts") / "texts.csv"
+    table.write_text("en,de\n" + "".join(f"a red area {n},ein rotes Feld {n}\n" for n in range(24)))
+    return TextSource(read_text_pairs(table, val=0, test=0))
+
+
+def one_step(towers, source, losses=("clip",)):
+    settings = TrainingSettings(epochs=1, steps=1, batch_size=8, lr=1e-3, warmup=0.0, seed=3)
+    return train(towers, Task(source, dict.fromkeys(losses, 1.0)), settings, None)
+
+
+def test_a_batch_of_texts_has_a_sentence_in_the_place_of_the_image(fresh_clip, toy_pairs, text_source):
+    only = Mixture(("images", "texts"), (Stage(None, (0.0, 1.0)),), one=True)
+    source = MixedSource([toy_pairs(24), text_source], only)
+    rows = next(iter(MixedBatches(only, (24, 24), 8, seed=3)))
+    pairs = [text_source.pairs[row - 24] for _, row in rows]
+    sides = [fresh_clip.encode_text([pair[side] for pair in pairs]).detach() for side in (0, 1)]
+    expected = build_loss("clip")(
+        {"image_features": sides[0], "text_features": sides[1], "logit_scale": fresh_clip.logit_scale.detach()}
+    )["loss"]
+    before = {name: value.clone() for name, value in fresh_clip.model.state_dict().items()}
+    history = one_step(fresh_clip, source).history
+    assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    moved = {name for name, value in fresh_clip.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and not any(name.startswith("visual.") for name in moved)
+
+
+def test_texts_share_no_batch_with_images_and_train_no_loss_that_looks_at_more(fresh_clip, toy_pairs, text_source):
+    with pytest.raises(ConfigError, match=r"source b: holds texts without images.*sources.batch=one"):
+        MixedSource([toy_pairs(24), text_source], mixture(1, 1))
+    with pytest.raises(ConfigError, match="as all sources"):
+        MixedSource([text_source], mixture(1, one=True))
+    with pytest.raises(CapabilityError, match=r"loss silc needs .* of every sample"):
+        one_step(fresh_clip, MixedSource([toy_pairs(24), text_source], mixture(1, 1, one=True)), ("silc",))

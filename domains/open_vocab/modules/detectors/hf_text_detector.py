@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import TEXTS, family_of
+from ...hub_models.family import HEAD, family_of
 from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor, pixel_mask
 from ...hub_models.text_family import TextFamily, asked
@@ -42,8 +42,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
         data_preprocessor: by default the processor's mean and std.
 
     Raises:
-        ConfigError: no model was named, or one with a closed head. DataError: a type that is not listed, or weights or
-            a tokenizer that do not fit.
+        ConfigError: no model was named, or one that is not asked for boxes by texts. DataError: a type that is not
+            listed, or weights or a tokenizer that do not fit.
     """
 
     family: TextFamily
@@ -64,8 +64,13 @@ class HFTextDetector(BaseDetector, NamedClasses):
         if not config:
             raise ConfigError("HFTextDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
         family: Any = family_of(plain(config), 0)
-        if family.asked_by != TEXTS:
+        if family.asked_by == HEAD:
             raise ConfigError(f"HFTextDetector: {config['model_type']} has a closed head; use vladapt.HFDetector")
+        if not isinstance(family, TextFamily):
+            raise ConfigError(
+                f"HFTextDetector: {config['model_type']} has a class of its own; give the model as --start "
+                "hf:OWNER/NAME, which chooses it"
+            )
         prepared = image_processor(plain(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.prepared = family, prepared

@@ -98,7 +98,7 @@ def test_all_sets_are_measured_after_each(plain, sets):
     for stage, spec in enumerate([plan.first.backbone, *trained]):
         backbone = load_backbone(spec, device="cpu")
         for number, name in enumerate(("a", "b")):
-            read = continuing.read_splits(replace(plan.first, data=sets[name]), continuing.Reporter(quiet=True))
+            read = continuing.read_splits(plan.first, sets[name], continuing.Reporter(quiet=True))
             scores = evaluate_retrieval(backbone, read.test, split=None).metrics
             told = remembered["stages"][stage]["sets"][number]
             for k in (1, 5, 10):

@@ -156,6 +156,12 @@ def test_models_that_are_not_asked_by_texts_are_refused(folders):
         MODELS.build(node(folders["owlv2"], config={"model_type": "rt_detr_v2"}))
 
 
+@pytest.mark.parametrize("kind", ["clipseg", "sam3", "sam2"])
+def test_models_of_other_classes_are_refused(folders, kind):
+    with pytest.raises(ConfigError, match=f"^HFTextDetector: {kind} has a class of its own; give the model as"):
+        MODELS.build(node(folders["owlv2"], config={"model_type": kind}))
+
+
 def test_a_detector_with_a_closed_head_takes_no_model_that_is_asked_by_texts(folders):
     with pytest.raises(ConfigError, match="owlv2 has no closed head"):
         MODELS.build(node(folders["owlv2"], type="vladapt.HFDetector"))

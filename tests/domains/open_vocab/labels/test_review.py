@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,37 @@ def test_decisions_become_a_persons_labels_in_every_kind(tmp_path, kinds):
         assert read["0.png"] == ([("crack", 2, 2, 12, 10), ("rust", 20, 5, 30, 25)], False)
         assert read["1.png"] == ([("crack", 30, 20, 40, 28), ("rust", 2, 2, 12, 10)], False)
         assert read["2.png"][1] and not read["3.png"][1]
+
+
+@pytest.mark.parametrize("kinds", [("yolo",), ("coco", "yolo", "voc")], ids="+".join)
+def test_a_page_killed_while_it_writes_the_labels_leaves_them_old_or_for_the_next_one_to_finish(
+    tmp_path, kinds, monkeypatch
+):
+    folder, states, replace = _made(tmp_path, kinds), [], os.replace
+    review = Review(folder)
+    review.decide({"image": 0, "boxes": [CRACK]})
+    review.decide({"image": 1, "boxes": [CRACK, RUST]})
+
+    def replaced(*paths):
+        states.append(shutil.copytree(folder, tmp_path / f"state-{len(states)}"))
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    review.apply()
+    review.close()
+    monkeypatch.undo()
+    assert len(states) > 4 + 4 * (len(kinds) > 1)
+    for state in states:
+        after = Review(state)
+        assert after.apply()["images"] == 2
+        after.close()
+        assert _files(state) == _files(folder)
+
+
+def _files(folder):
+    """The labels of a set; neither hidden files nor images."""
+    paths = [path for path in folder.rglob("*") if path.suffix in (".json", ".txt", ".xml", ".yaml")]
+    return {str(name): path.read_text() for path in paths if not str(name := path.relative_to(folder)).startswith(".")}
 
 
 def test_outlines_stay_with_boxes_that_were_not_moved(folder, client, review):

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from parity_checks import video_patches
 
 from vladapt import build_adapter, load_backbone
@@ -17,8 +15,14 @@ from vladapt.core.testing.method import Method
 from vladapt.core.testing.towers import small_clip
 from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video.adapters._divided_attention import TemporalAttention, divided, mean_keys
-from vladapt.domains.video.adapters._token_merging import matching, merged, schedule, spread
-from vladapt.domains.video.adapters.testa import FRAME_SHARE, PATCH_SHARE, AggregatingFrames, cost_of
+from vladapt.domains.video.adapters.testa import (
+    FRAME_SHARE,
+    PATCH_SHARE,
+    AggregatingFrames,
+    cost_of,
+    schedule,
+    spread,
+)
 
 
 def drawn(*shape, seed=0):
@@ -48,35 +52,6 @@ def aggregating(towers, frames, **merges):
 @pytest.mark.parametrize("comparison", [each for each in video_patches.GROUPS if each.method == "testa"])
 def test_the_public_code_gives_the_same(agrees, comparison):
     agrees(comparison)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    tokens=st.integers(1, 9), count=st.integers(0, 9), sets=st.integers(1, 4), seed=st.integers(0, 99),
-    first=st.booleans(), together=st.booleans(),
-)  # fmt: skip
-def test_merging_keeps_the_weighted_sum_and_what_is_protected(tokens, count, sets, seed, first, together):
-    x, sizes = drawn(2, sets, tokens, 3, seed=seed), torch.arange(1.0, tokens + 1).expand(2, sets, -1)[..., None]
-    merge = matching(drawn(2, sets, tokens, 5, seed=seed + 1), count, first=first, together=together)
-    made, total = merged(merge, x, sizes)
-    assert made.shape[2] == tokens - min(count, max(0, (tokens - 1) // 2))
-    torch.testing.assert_close((made * total).sum(dim=2), (x * sizes).sum(dim=2))
-    assert float(total.sum()) == float(sizes.sum())
-    if first:
-        assert torch.equal(made[:, :, 0], x[:, :, 0]) and bool((total[:, :, 0] == 1).all())
-    if together and merge is not None:
-        assert all(torch.equal(each, each[:, :1].expand_as(each)) for each in (merge.kept, merge.joined, merge.into))
-
-
-def test_the_most_similar_are_merged():
-    """Three tokens of one kind and three of another, two of which point the same way exactly."""
-    metric = torch.eye(3)[torch.tensor([0, 1, 2, 0, 1, 2])][None, None]
-    metric = metric + 0.01 * drawn(1, 1, 6, 3)
-    metric[..., 3, :] = 2 * metric[..., 0, :]
-    merge = matching(metric, 1)
-    assert merge.joined.item() == 0 and merge.into.item() == 1  # the tokens 0 and 3, of the even and of the odd ones
-    made, sizes = merged(merge, torch.arange(6.0).view(1, 1, 6, 1), None)
-    assert made.flatten().tolist() == [2, 4, 1, 1.5, 5] and sizes.flatten().tolist() == [1, 1, 1, 2, 1]
 
 
 def test_published_shares_are_the_published_numbers():

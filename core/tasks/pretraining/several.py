@@ -1,0 +1,184 @@
+"""The pairs of several sources, in their splits, as those of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ...contracts.backbone import Backbone
+from ...contracts.sources import NamedSource, SourceOptions
+from ...data.pairs.captions import CaptionSampler
+from ...data.pairs.joined_pairs import JoinedPairs
+from ...data.pairs.source_list import check_sources, holds_text_pairs
+from ...data.pairs.text_pairs import TextPairs, read_text_pairs
+from ...runtime.remote import shown
+from ...training.mixing import Mixture, mixture_of, names_of
+from ...training.sources import MixedSource, PairSource, TextSource
+from .pairs import PairSplits
+
+
+@dataclass(frozen=True)
+class TextSplits:
+    """Pairs of texts to train on; nothing is measured on them, so that all are.
+
+    Args:
+        train: a sentence and its translation each, or two texts that mean the same.
+    """
+
+    train: TextPairs
+    val: ClassVar[None] = None
+    test: ClassVar[None] = None
+    number_names: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        return self.train.skipped
+
+    @property
+    def notes(self) -> list[str]:
+        languages = ", ".join(self.train.languages)
+        return [f"{len(self.train):,} pairs of texts ({languages}), all of which are trained on; they are not scored."]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"texts": self.train.name, "pairs": len(self.train), "first": self.train.id(0)}
+
+    def source(self, choose: CaptionSampler) -> TextSource:
+        """To train from."""
+        return TextSource(self.train)
+
+    def view(self, backbone: Backbone, train: bool) -> Callable | None:
+        return None
+
+    def facts(self, path: str) -> dict[str, Any]:
+        sizes = {"images": 0, "texts": len(self.train), "splits": {"train": len(self.train)}}
+        return {"name": self.train.name, "path": shown(path), "licence": "unknown", **sizes}
+
+
+@dataclass(frozen=True)
+class SeveralSplits:
+    """Pairs of several sources to train on, and those held out; what is asked of `PairSplits`.
+
+    Args:
+        sources: as the user names them.
+        parts: the splits of each.
+        mixture: how samples are drawn.
+    """
+
+    sources: Sequence[NamedSource]
+    parts: Sequence[PairSplits | TextSplits]
+    mixture: Mixture
+
+    order = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.mixture.names
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.names)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        return [(f"{name}/{what}", why) for name, part in zip(self.names, self.parts) for what, why in part.skipped]
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return [f"{name}: {note}" for name, part in zip(self.names, self.parts) for note in part.notes]
+
+    @property
+    def number_names(self) -> Mapping[str, Sequence[str]]:
+        return {key: names for part in reversed(self.parts) for key, names in part.number_names.items()}
+
+    @cached_property
+    def val(self) -> JoinedPairs | None:
+        return self._joined("val")
+
+    @cached_property
+    def test(self) -> JoinedPairs | None:
+        return self._joined("test")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share."""
+        stages = json.dumps(asdict(self.mixture))
+        parts = {name: part.identity for name, part in zip(self.names, self.parts)}
+        return {"sources": parts, "mixture": hashlib.sha256(stages.encode()).hexdigest()[:16]}
+
+    def source(self, choose: CaptionSampler) -> MixedSource:
+        """To train from.
+
+        Raises:
+            ConfigError: as of `MixedSource`.
+        """
+        return MixedSource([part.source(choose) for part in self.parts], self.mixture)
+
+    def view(self, backbone: Backbone, train: bool) -> Callable | None:
+        """How an image becomes pixels, where that is not the backbone's own: all are read by one domain."""
+        return next(part for part in self.parts if not isinstance(part, TextSplits)).view(backbone, train)
+
+    def val_part(self, most: int) -> JoinedPairs:
+        """Val, or so many of its pairs, equally many of each source."""
+        assert self.val is not None
+        return self.val.spread(most)
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """For run.json and the report."""
+        own = [part.facts(source.path) for source, part in zip(self.sources, self.parts)]
+        licences = list(dict.fromkeys(each["licence"] for each in own))
+        texts = [each.get("texts") for each in own]
+        shares = zip(*(stage.shares for stage in self.mixture.stages))
+        return {
+            "name": self.name,
+            "path": ", ".join(shown(source.path) for source in self.sources),
+            "licence": licences[0] if len(licences) == 1 else ", ".join(licences),
+            "images": sum(each["images"] for each in own),
+            **({} if None in texts else {"texts": sum(texts)}),
+            "splits": {
+                split: sum(each["splits"].get(split, 0) for each in own)
+                for split in dict.fromkeys(name for each in own for name in each["splits"])
+            },
+            "sources": [
+                {**each, "name": name, "weight": source.weight, "shares": [round(share, 6) for share in of]}
+                for name, source, each, of in zip(self.names, self.sources, own, shares)
+            ],
+        }
+
+    def _joined(self, split: str) -> JoinedPairs | None:
+        parts = {name: getattr(part, split) for name, part in zip(self.names, self.parts)}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        return JoinedPairs(tuple(parts), tuple(parts.values())) if parts else None
+
+
+def read_several(
+    sources: Sequence[NamedSource], options: SourceOptions, read: Callable[[str], PairSplits]
+) -> SeveralSplits:
+    """Read each source, and say how they are mixed.
+
+    Args:
+        read: the path of a source -> its pairs.
+
+    Raises:
+        DataError: a source is missing, or nothing in it can be used; or the file of stages.
+    """
+    check_sources(sources)
+    names = names_of(sources)
+    mixture_of(sources, options, names, [1] * len(sources))  # what is wrong with the file of stages comes before all
+    parts = [_texts(source.path) if holds_text_pairs(source.path) else read(source.path) for source in sources]
+    return SeveralSplits(sources, parts, mixture_of(sources, options, names, [_size(part) for part in parts]))
+
+
+def _texts(path: str) -> TextSplits:
+    return TextSplits(read_text_pairs(path, val=0, test=0))
+
+
+def _size(part: PairSplits | TextSplits) -> int:
+    """Samples of a pass."""
+    source = part.source(CaptionSampler())
+    weights = source.weights if isinstance(source, PairSource) else None
+    return len(source) if weights is None else max(1, round(float(weights.sum())))
