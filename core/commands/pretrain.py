@@ -24,7 +24,8 @@ def pretrain(
         typer.Option(
             metavar="PATH[=WEIGHT]",
             help="Pairs: CSV, TSV, JSONL, COCO or Karpathy JSON, WebDataset tars, a folder of images with texts, "
-            "or `sample`. Repeatable: samples of several sources are mixed by their weights.",
+            "or `sample`; for loss m-clip a table of sentences and their translations. Repeatable: samples of several "
+            "sources are mixed by their weights.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],

@@ -86,6 +86,11 @@ OUTPUTS: dict[str, Output] = {
     # teachers; no gradient reaches them
     "teacher.image": Output("image features of the teacher", fields=PIXELS),
     "teacher.text": Output("text features of the teacher", fields=CAPTION),
+    "teacher.sentence": Output(
+        "the teacher's text features of the sentence that the text translates, not normalised to length 1",
+        kind="raw",
+        fields=("sentence",),
+    ),
     "teacher.text_synthetic": Output(
         "the teacher's text features of the synthetic caption", fields=("tokens_synthetic",)
     ),

@@ -77,6 +77,16 @@ class PairModel(nn.Module):
         return self._held[0]
 
     @property
+    def locked(self) -> list[nn.Module]:
+        """Towers that are kept as they are, which see each sample as after the training: without dropout."""
+        of_losses = any(loss.frozen_towers for loss in self.objective.losses.values())
+        if not (self.settings.lock or of_losses):
+            return []
+        named = [(name, part) for name, part in self.towers.named_children() if any(True for _ in part.parameters())]
+        frozen = [(name, part) for name, part in named if not any(p.requires_grad for p in part.parameters())]
+        return [part for name, part in frozen if self.backbone.tower_of(name) != "shared"]
+
+    @property
     def backbones(self) -> list[Backbone]:
         """Those whose towers run: the one that is trained, and its teachers."""
         return [*self._held, *self.outputs.teachers]
@@ -93,6 +103,8 @@ class PairModel(nn.Module):
         super().train(mode)
         if self.teacher_towers is not None:
             self.teacher_towers.eval()
+        for part in self.locked:
+            part.eval()
         return self
 
     def forward(self, batch: Mapping[str, Any], mode: str, gradients: Mapping[str, Tensor] | None = None) -> Any:
@@ -120,6 +132,8 @@ class PairModel(nn.Module):
         with torch.random.fork_rng(), swapped(self.towers, self.average), whole(self):
             score = validate()
         self.towers.train(training)
+        for part in self.locked:
+            part.eval()
         return score
 
     def mixed(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,8 @@ class ContinualPlan:
         """
         first, method = self.first, self.options.method
         losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
-        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone)
+        inherits = first.inherit and number == 0
+        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone, inherit=inherits)
         preserves = number > 0 or self.options.preserve
         if method == "ctp":
             options["ctp"] = {**options.get("ctp", {}), "first": not preserves}

@@ -36,11 +36,13 @@ from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
-from ...training.objective import columns_of, need_images_alone
+from ...training.objective import columns_of, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
-from ...training.teachers import load_teachers
+from ...training.sources import PairSource, Source, StreamedSource
+from ...training.stored_teachers import StoredTeacher, stored_teachers
+from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
@@ -58,6 +60,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, read_several
+from .translations import evaluate_translations, found_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -80,6 +83,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        teacher_features: folders of shards that hold features of the teachers.
         inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
@@ -100,6 +104,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    teacher_features: Sequence[str] = ()
     inherit: bool = False
     generic: str | None = None
     device: str = "auto"
@@ -168,8 +173,11 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         raise ConfigError(
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
-    teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    # Teachers that cannot be are refused before anything is computed.
+    teachers = load_teachers(plan.teachers, backbone) or own_texts(backbone, plan.losses)
+    inherited = ""
+    if plan.inherit:
+        inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
     if inherited:
         reporter.info(inherited)
     for teacher in teachers:
@@ -178,7 +186,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter, probe)
+    measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
     check_task(backbone, task)
     built_hooks(plan.custom_hooks)
@@ -203,9 +211,9 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _first_of(teachers: list[Backbone]) -> Backbone:
+def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Backbone:
     if not teachers:
-        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+        raise ConfigError(f"option {option}: {why}; give --teacher SPEC, or {cure}")
     return teachers[0]
 
 
@@ -222,6 +230,8 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
         DataError, ConfigError: as of the readers in `pairs.py`.
     """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if need_sentences_alone(plan.losses):
+        return read_sentence_splits(path, seed, plan.data_options)
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
@@ -233,19 +243,45 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
 def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
 ) -> Task:
+    source = splits.source(_captions(plan.settings, splits))
+    stored = _stored(plan, teachers, splits, source)
     return Task(
-        source=splits.source(_captions(plan.settings, splits)),
+        source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
+        stored=stored,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
 
 
-def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
-    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeacher]) -> dict[str, Any]:
+    start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    folders = [view.folder.name for teacher in stored for view in teacher.views]
+    return start | ({"teacher_features": folders} if stored else {})
+
+
+def _stored(
+    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: Source
+) -> list[StoredTeacher]:
+    """What is stored of the teachers' features, checked against what is trained on."""
+    if not plan.teacher_features:
+        return []
+
+    def transform(teacher: Backbone, augmented: bool):
+        if (of_domain := splits.view(teacher, augmented)) is not None:
+            return of_domain
+        own = teacher.preprocess(train=augmented)
+        return own.with_crop(plan.settings.crop_scale) if augmented else own
+
+    _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
+    stored = stored_teachers(plan.teacher_features, teachers, transform)
+    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
+        for teacher in stored:
+            teacher.check(source)
+    return stored
 
 
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
@@ -313,11 +349,14 @@ class _Measures:
         splits: PairSplits | SeveralSplits,
         reporter: Reporter,
         probe: GenericProbe | None,
+        teachers: Sequence[Backbone] = (),
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
+        self.teachers, self.by_language = teachers, ""
         self.compares = not all(loss_class(name).answers for name in plan.losses)
         self.test = splits.test if self.compares else None
-        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
+        shown = self.test is not None and not isinstance(self.test, TextPairs)
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if shown else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -328,6 +367,8 @@ class _Measures:
         if self.test is not None:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
+            if isinstance(self.test, TextPairs):
+                self.by_language = found_by_language(retrieval, self.test)
         alone = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, *alone, self._of_sources(retrieval))
 
@@ -367,6 +408,8 @@ class _Measures:
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
+        if isinstance(pairs, TextPairs):
+            return evaluate_translations(self.backbone, self.teachers[0], pairs, settings.amp)
         return evaluate_retrieval(
             self.backbone,
             pairs,
@@ -396,7 +439,7 @@ def _info(
     plan, backbone, splits: PairSplits | SeveralSplits, trained: Trained, model, measures, metrics, seconds
 ) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
-    notes = [*splits.notes, *trained.notes]
+    notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
         notes.append(
