@@ -16,6 +16,7 @@ from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.spec_options import Reduction, bare, split_options
 from vladapt.core.backbones.specs import check_spec, find_published, with_own_code
 from vladapt.core.backbones.split_attention import split_attention
+from vladapt.core.backbones.stretching import stretch_context
 from vladapt.core.backbones.token_merging import TokenMerge
 from vladapt.core.contracts.backbone import offered
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
@@ -294,3 +295,18 @@ def test_the_most_similar_are_merged():
     assert merge.joined.item() == 0 and merge.into.item() == 1  # the tokens 0 and 3, of the even and of the odd ones
     made, sizes = merge.means(torch.arange(6.0).view(1, 1, 6, 1), None)
     assert made.flatten().tolist() == [2, 4, 1, 1.5, 5] and sizes.flatten().tolist() == [1, 1, 1, 2, 1]
+
+
+@torch.no_grad()
+def test_half_precision_merges_too(specs):
+    backbone = load_backbone(f"{specs('mean')}#merge=3", "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        half = backbone.encode_image(pixels(backbone))
+    torch.testing.assert_close(half, backbone.encode_image(pixels(backbone)), atol=0.1, rtol=0.1)
+
+
+def test_a_longer_context_leaves_merging_in_the_fingerprint(specs):
+    plain, merging = (load_backbone(f"{specs('clip')}{option}", "cpu") for option in ("", "#merge=3"))
+    for backbone in (plain, merging):
+        stretch_context(backbone, keep=4, factor=2)
+    assert plain.fingerprint != merging.fingerprint
