@@ -87,7 +87,13 @@ def pretrain(
         if len(data) > 1 or mixing:
             raise ConfigError("--then: one set follows another, each of one source; give --data once")
         chain = continual_plan_of(
-            then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=parse_sources(data)[0].path, **asked
+            then=then or (),
+            continual=continual,
+            wise_ft=wise_ft,
+            recipe=recipe,
+            domain=domain,
+            data=parse_sources(data)[0].path,
+            **asked,
         )
         plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:

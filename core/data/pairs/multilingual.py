@@ -205,7 +205,9 @@ def _multi30k(place: Path) -> MultilingualSet:
 
     def rows() -> Iterator[Captioned]:
         for split, of in files.items():
-            for number, several in enumerate(zip(*(_parallel(lists[split], group, split) for group in _groups(of)), strict=True)):
+            for number, several in enumerate(
+                zip(*(_parallel(lists[split], group, split) for group in _groups(of)), strict=True)
+            ):
                 merged = {code: [text for row in several for text in row.captions.get(code, ())] for code in of}
                 yield Captioned(several[0].image, merged, split.partition("_")[0], f"{lists[split]} line {number + 1}")
 

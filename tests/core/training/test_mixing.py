@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,16 @@ from vladapt.core.contracts.sources import NamedSource, SourceOptions
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.text_pairs import read_text_pairs
+from vladapt.core.runtime.gather import rank_batch
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
-from vladapt.core.training.loading import BatchLoader
-from vladapt.core.runtime.gather import rank_batch
+from vladapt.core.training.loading import BatchLoader, check_mixture
 from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, mixture_of, names_of, shares_of
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.source_losses import SourceLosses
 from vladapt.core.training.sources import MixedSource, PairSource, TextSource, num_labels_of
+from vladapt.core.training.stored_teachers import check_stored
 from vladapt.core.training.train import Task, train
 
 SIZES = (40, 23, 64)
@@ -236,6 +239,25 @@ def test_weights_beside_those_of_stages_are_refused(tmp_path):
 def test_samples_of_shards_are_not_drawn_anew():
     with pytest.raises(ConfigError, match=r"source b: is read in sequence, so its samples cannot be drawn anew"):
         MixedBatches(mixture(1, 1, replacement=True), (40, 40), 8, seed=1, streams=2, streamed=(False, True))
+
+
+def test_a_stage_that_never_begins_is_refused_before_the_training(toy_pairs):
+    stages = Stage(6, (1.0, 0.0)), Stage(None, (0.5, 0.5))
+    source = MixedSource([toy_pairs(24), toy_pairs(24)], Mixture(("a", "b"), stages))
+    check_mixture(source, TrainingSettings(epochs=2, batch_size=8), torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"--stages: a stage ends after 6 steps, and the training has 6"):
+        check_mixture(source, TrainingSettings(epochs=1, batch_size=8), torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"source a: has 24 samples"):
+        check_mixture(source, TrainingSettings(epochs=9, batch_size=32), torch.device("cpu"))
+
+
+def test_stored_features_are_looked_up_for_each_source_and_names_in_two_of_them_are_refused(tmp_path):
+    first, second = labelled_table(tmp_path / "a", "cat"), labelled_table(tmp_path / "b", "dog")
+    looked_up = []
+    teacher = SimpleNamespace(check=looked_up.append)
+    with pytest.raises(ConfigError, match=r"two sources have an image called 0.png"):
+        check_stored([teacher], MixedSource([first, second], mixture(1, 1)))
+    assert looked_up == [first, second]
 
 
 def test_the_loss_of_a_source_is_that_of_its_rows():
