@@ -1,6 +1,6 @@
 """How good are joined towers by the number of pairs? The tables of docs/joined-towers.md.
 
-    python benchmarks/joined_towers.py --features FOLDER [--seeds 5]
+    python benchmarks/joined_towers.py --features FOLDER [--seeds 5] [--table coco|drawn|classes]
 
 FOLDER holds `coco500_clip` and `whurs19_clip`. Three questions:
 
@@ -9,10 +9,10 @@ FOLDER holds `coco500_clip` and `whurs19_clip`. Three questions:
    ways among these (guessing: 1 %), over draws, plus or minus half of its 95 % interval by Student's t.
 2. Drawn pictures and captions (`curation_pool.py`, right pairs only): a small image tower that learned by InfoNCE with
    a text tower of its own, and MiniLM, which never saw a picture. R@1 both ways among 300 held-out pairs; captions
-   that say the same count as right.
+   that say the same count as right (guessing: the mean share of captions that say the same as one of them).
 3. Image features of one tower on the class texts of another, of the 19 classes of WHU-RS19 (1,005 images): the map is
    fitted on images of so many per class with the text of their class, and names the classes of the others. It was made
-   from labelled images, so this is no zero-shot; the image tower's own texts are.
+   from labelled images, so this is no zero-shot; the image tower's own texts are. Guessing: 5.3 %.
 """
 
 from __future__ import annotations
@@ -48,11 +48,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--table", choices=("coco", "drawn", "classes"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print(table("pairs", _by_number(OF_COCO, asked.seeds, lambda count, seed: of_coco(asked.features, count, seed))))
-    print(table("pairs", _by_number(OF_DRAWN, asked.seeds, _drawn())))
-    print(table("images per class", dict(_by_tower(asked.features, asked.seeds))))
+    if asked.table in (None, "coco"):
+        by_pairs = _by_number(OF_COCO, asked.seeds, lambda count, seed: of_coco(asked.features, count, seed))
+        print(table("pairs", by_pairs))
+    if asked.table in (None, "drawn"):
+        print(f"Guessing: {np.mean([100 * _guessed(seed) for seed in range(asked.seeds)]):.1f} %\n")
+        print(table("pairs", _by_number(OF_DRAWN, asked.seeds, _drawn())))
+    if asked.table in (None, "classes"):
+        print(table("images per class", dict(_by_tower(asked.features, asked.seeds))))
 
 
 def of_coco(folder: Path, count: int, seed: int) -> dict[str, float]:
@@ -93,6 +99,13 @@ def _drawn_features(seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
     images = torch.from_numpy(features_of(tower, pool)[0]).double()
     texts, place = np.unique(np.array(pool.texts), return_inverse=True)
     return images, _read(list(texts))[place].double(), place
+
+
+def _guessed(seed: int) -> float:
+    """Share of the held-out captions that say the same as one of them, in the mean."""
+    pool = drawn_pool(DRAWN_HELD_OUT + max(OF_DRAWN), 3000 + seed, {})
+    _, counts = np.unique(np.array(pool.texts[:DRAWN_HELD_OUT]), return_counts=True)
+    return float((counts**2).sum() / DRAWN_HELD_OUT**2)
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from parity_checks import (
     query_losses,
     radiographs,
     re_identification,
+    robustness,
     sampling,
     segmentors,
     self_supervised,
@@ -78,6 +79,7 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
+    "Robustness": (robustness,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -11,7 +11,6 @@ Code that comes with a repository is never run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 from ..contracts.images import ImageSize, InputChannels, as_image_size
 from ..errors import CapabilityError, DataError
 from .checkpoints import copy_files
+from .classifiers import Classifier, named_classifier, named_labels
 from .hf_image_only import ClipVisionTower, Dinov2Tower, Dinov3Tower, StagesTower, VitTower
-from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet
+from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet, weight_files
 from .hf_towers import (
     AlignImageTower,
     BertTextTower,
@@ -71,6 +71,8 @@ COMPANIONS = (
 )
 UNPOOLED = frozenset({"vit", "deit"})
 """Kinds whose feature is the class token itself."""
+OF_CLASSES = ("classifier", "classifier.1")
+"""What the classifiers of images are called; a ResNet's stands behind a layer that flattens."""
 # Before transformers 4.31 CLIP's configurations named this end-of-text token, which no text has.
 LEGACY_EOS = 2
 
@@ -165,11 +167,18 @@ class HfBackbone(TwoTower):
             )
         return model
 
+    def classifier_of_names(self) -> Classifier | None:
+        if self.has_text:
+            return None
+        names = named_labels(self.source.stated.get("id2label") or {})
+        return named_classifier(weight_files(self.source.folder), OF_CLASSES, names, self.embed_dim)
+
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower | None]:
         image, text = TOWERS[self.source.kind]
-        if image is NaflexImageTower:
-            image = partial(NaflexImageTower, native=self.native is not None)
-        return image(model), None if text is None else text(model)
+        opened = image(model)
+        if isinstance(opened, NaflexImageTower):
+            opened.native = self.native is not None
+        return opened, None if text is None else text(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
         return hf_tokenizer(self.source.folder, self.context_length)

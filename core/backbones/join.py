@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import OF_TEXTS, Backbone
+from ..contracts.families import SPACE as CHILD
 from ..contracts.images import ImageSize
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import write_tensors, write_whole
@@ -29,6 +31,8 @@ from .two_tower import TwoTower, fingerprint
 FILE, SPACE = "joined.json", "space.safetensors"
 FORMAT = 1
 SCALE = 100.0
+OF_SIDES = {f"{CHILD}.of_image.": "image", f"{CHILD}.of_text.": "text"}
+"""Where a space has a layer for one side -> its tower."""
 
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> JoinedBackbone:
@@ -149,6 +153,23 @@ class JoinedBackbone(TwoTower):
         super().merge_tokens(reduction)
 
     widen = Backbone.widen  # of the image tower, it would have to be joined anew
+
+    def tower_of(self, name: str) -> str:
+        """A layer of the space that is of one side belongs to that side's tower."""
+        return next((tower for part, tower in OF_SIDES.items() if f"{name}.".startswith(part)), super().tower_of(name))
+
+    def own_texts(self) -> Backbone | None:
+        if not self.towers.has_text:
+            return None
+        if not self.space.keeps_images:
+            raise CapabilityError(
+                f"backbone '{self.spec}': its images were moved into another space, which the texts of "
+                f"{self.towers.spec} know nothing of; make it by `vladapt join --sentences FILE`, or by --untrained "
+                "text-head"
+            )
+        own = deepcopy(self.towers)
+        own.model.requires_grad_(False).eval()
+        return own
 
     def to(self, device) -> Backbone:
         self.towers.device = torch.device(device)

@@ -28,6 +28,11 @@ class SharedSpace(nn.Module):
     kind: ClassVar[str]
     dim: int
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether image features are in it as the tower gives them, up to their length."""
+        return False
+
     @abstractmethod
     def image(self, features: Tensor) -> Tensor:
         """(..., S) image features as the tower gives them -> (..., D)."""
@@ -43,7 +48,7 @@ class SharedSpace(nn.Module):
 
 
 class LinearSpace(SharedSpace):
-    """A linear layer for either side, of unit features: (x P + b) and (t Q + c), compared by cosine.
+    """A linear layer for either side: (x P + b) and (t Q + c), compared by cosine.
 
     Made of a `TowerMap`, P and b have the standardisation of images and the map in them, Q and c that of texts.
 
@@ -51,13 +56,14 @@ class LinearSpace(SharedSpace):
         image_width, text_width: S and T, of the towers' features.
         dim: D, of the space.
         bias: whether the layers add one; CLIP-Italian's projections do not.
+        unit: whether features are brought to unit length first; CLIP-Italian's are not.
     """
 
     kind = "linear"
 
-    def __init__(self, image_width: int, text_width: int, dim: int, bias: bool = True):
+    def __init__(self, image_width: int, text_width: int, dim: int, bias: bool = True, unit: bool = True):
         super().__init__()
-        self.dim, self.bias = dim, bias
+        self.dim, self.bias, self.unit = dim, bias, unit
         self.of_image, self.of_text = nn.Linear(image_width, dim, bias=bias), nn.Linear(text_width, dim, bias=bias)
 
     @classmethod
@@ -86,11 +92,17 @@ class LinearSpace(SharedSpace):
             space.of_image.bias.zero_()
         return space
 
+    @property
+    def keeps_images(self) -> bool:
+        weight = self.of_image.weight
+        same = weight.shape[0] == weight.shape[1] and bool((weight == torch.eye(len(weight)).to(weight)).all())
+        return same and (not self.bias or not self.of_image.bias.any())
+
     def image(self, features: Tensor) -> Tensor:
-        return self.of_image(F.normalize(features, dim=-1))
+        return self.of_image(F.normalize(features, dim=-1) if self.unit else features)
 
     def text(self, features: Tensor) -> Tensor:
-        return self.of_text(F.normalize(features, dim=-1))
+        return self.of_text(F.normalize(features, dim=-1) if self.unit else features)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,7 +111,34 @@ class LinearSpace(SharedSpace):
             "text_width": self.of_text.in_features,
             "dim": self.dim,
             "bias": self.bias,
+            **({} if self.unit else {"unit": False}),
         }
+
+
+class TextHead(SharedSpace):
+    """The image tower's own space: images are in it as they are, texts by a linear layer on what their tower gives, as
+    in M-CLIP and LiT.
+
+    Args:
+        image_width, text_width: S and T, of the towers' features.
+    """
+
+    kind = "text-head"
+    keeps_images = True
+
+    def __init__(self, image_width: int, text_width: int):
+        super().__init__()
+        self.dim, self.of_text = image_width, nn.Linear(text_width, image_width)
+
+    def image(self, features: Tensor) -> Tensor:
+        return features
+
+    def text(self, features: Tensor) -> Tensor:
+        return self.of_text(features)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"image_width": self.dim, "text_width": self.of_text.in_features}
 
 
 # Of classes that both towers know, one by a visual prototype and one by their names, two maps from image features x (S)
@@ -230,6 +269,8 @@ def built_space(kind: str, settings: Mapping[str, Any]) -> SharedSpace:
     try:
         if kind == LinearSpace.kind:
             return LinearSpace(**settings)
+        if kind == TextHead.kind:
+            return TextHead(**settings)
         if kind == LexicalSpace.kind:
             return _empty_lexical(**settings)
     except (TypeError, ValueError, RuntimeError) as error:

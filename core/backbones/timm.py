@@ -8,13 +8,14 @@ pixels are made by timm's own data configuration of the weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from timm.layers import RotaryEmbeddingCat
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
@@ -22,6 +23,7 @@ from torch import nn
 
 from ..contracts.images import ImageSize, as_image_size, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from .classifiers import Classifier, named_classifier
 from .hub import hub_file
 from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one, is_timm_resnet
@@ -80,7 +82,7 @@ class TimmBackbone(NamedEncoder):
         self.embed_dim = getattr(skeleton, "head_hidden_size", None) or skeleton.num_features
         self.transform = _transform(name, config, image_size)
         self.native_size = as_image_size(tuple(config["input_size"][1:]))
-        self.classifiers = _names(config.get("classifier"))
+        self.classifiers, self.config = _names(config.get("classifier")), config
         self.tower = tower_class(timm.models.model_entrypoint(name.partition(".")[0]).__module__, skeleton)
         self.capabilities, self.is_resnet = self.tower.opens, is_timm_resnet(name)
         self.turned = self.tower.turned
@@ -89,6 +91,11 @@ class TimmBackbone(NamedEncoder):
     @property
     def description(self) -> dict:
         return {"name": self.name, "image_size": self.image_size, "last_stride": self.last_stride}
+
+    def classifier_of_names(self) -> Classifier | None:
+        if self.weights.file is None or len(self.classifiers) != 1:
+            return None
+        return named_classifier([self.weights.file], self.classifiers, _class_names(self.config), self.embed_dim)
 
     def build_model(self) -> nn.Module:
         trunk = self.weights.load(partial(_encoder, self.name), self.name, self.classifiers)
@@ -104,6 +111,17 @@ class TimmBackbone(NamedEncoder):
             at_stride_one(trunk, self.spec)
             trunk.feature_info[-1]["reduction"] //= 2
         return ImageModel(trunk)
+
+
+def _class_names(config: dict[str, Any]) -> Sequence[str]:
+    """Names of the classes of the published classifier, as timm's own lists have them; none where they do not."""
+    if config.get("label_names"):
+        return config["label_names"]
+    subset = infer_imagenet_subset(config)
+    if subset is None:
+        return ()
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(each) for each in range(info.num_classes())]
 
 
 def _encoder(name: str) -> nn.Module:

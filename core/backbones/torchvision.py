@@ -19,6 +19,7 @@ from ..contracts.backbone import Block
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import resize_positions
+from .classifiers import Classifier, named_classifier
 from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spec
 from .last_stride import at_stride_one
 from .preprocessing import Preprocess
@@ -75,6 +76,12 @@ class TorchvisionBackbone(NamedEncoder):
     @property
     def description(self) -> dict:
         return {"name": self.name, "pixels": asdict(self.transform), "last_stride": self.last_stride}
+
+    def classifier_of_names(self) -> Classifier | None:
+        if self.weights.file is None:
+            return None
+        names = _stated(models.get_model_weights(self.name), self.weights).meta.get("categories", ())
+        return named_classifier([self.weights.file], (self.classifier,), names, self.embed_dim)
 
     def build_model(self) -> nn.Module:
         trunk = self.weights.load(self._encoder, self.name, (self.classifier,))
@@ -194,10 +201,15 @@ def _kept(name: str, weights: models.WeightsEnum) -> Path:
     return file
 
 
+def _stated(published: type[models.WeightsEnum], weights: Weights) -> models.WeightsEnum:
+    """The published weights that a file is named as, else the present ones."""
+    name = "" if weights.file is None else weights.file.name
+    return next((each for each in published if Path(each.url).name == name), published.DEFAULT)
+
+
 def _transform(published: type[models.WeightsEnum], weights: Weights, image_size: ImageSize | None) -> Preprocess:
     """As torchvision prepares images for the weights that a file is named as, else for its present ones."""
-    name = "" if weights.file is None else weights.file.name
-    stated = next((each for each in published if Path(each.url).name == name), published.DEFAULT).transforms()
+    stated = _stated(published, weights).transforms()
     crop, resize = stated.crop_size[0], stated.resize_size[0]
     pixels = Preprocess(
         image_size=crop,

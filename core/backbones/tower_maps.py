@@ -221,6 +221,15 @@ def split_groups(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     return next(_folds(groups, seed))
 
 
+def check_enough(groups: int) -> None:
+    """Raise the ConfigError of fewer than `LEAST_ROWS` groups."""
+    if groups < LEAST_ROWS:
+        raise ConfigError(
+            f"{groups} pairs are too few: the map and its logit scale are chosen on pairs that are left out; give "
+            f"{LEAST_ROWS} or more"
+        )
+
+
 def _alike(rows: Tensor) -> np.ndarray:
     """(N,) numbers, one for equal rows."""
     return np.unique(rows.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
@@ -234,11 +243,7 @@ def _reciprocal_ranks(similarity: Tensor, true: Tensor) -> Tensor:
 def _folds(groups: np.ndarray, seed: int):
     """(rows to learn from, rows held out) of each fold."""
     numbers, place = np.unique(groups, return_inverse=True)
-    if len(numbers) < LEAST_ROWS:
-        raise ConfigError(
-            f"{len(numbers)} pairs are too few: the map and its logit scale are chosen on pairs that are left out; "
-            f"give {LEAST_ROWS} or more"
-        )
+    check_enough(len(numbers))
     drawn = np.random.default_rng(seed).permutation(len(numbers))
     fold = np.empty(len(numbers), dtype=int)
     fold[drawn] = np.arange(len(numbers)) % FOLDS

@@ -112,7 +112,7 @@ def _evaluate_on(place: str, recipe: Recipe, as_json: bool) -> None:
     named |= {"resources": recipe.resources} if recipe.resources else {}
     named |= {"reading": recipe.reading} if recipe.reading else {}
     backbone = recipe.backbone if recipe.gave("backbone") else None
-    evaluate(place, named, backbone, recipe.out, as_json)
+    evaluate(place, named, backbone, recipe.out, as_json=as_json)
 
 
 def _show(result) -> None:
@@ -152,6 +152,15 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    fail_under: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE",
+            help="End with exit code 1 where the 95% interval of a score begins lower: accuracy=0.8,worst_group=0.6; "
+            "accuracy.point=0.8 compares the score itself.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run again, on its own test images or on other data of the same classes; with --protocol cross-dataset
@@ -167,8 +176,10 @@ def evaluate(
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.folder import Run, evaluation_folder
+    from ..runs.limits import check_limits, parse_limits
     from ..runs.sections import worded
 
+    limits = parse_limits(fail_under) if fail_under is not None else ()
     opened = Run.open(run)
     task = task_of_run(opened)
     if out is None and "out" in task.at_evaluation:
@@ -178,6 +189,7 @@ def evaluate(
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
+        check_limits(result, limits)
         return
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
@@ -186,6 +198,7 @@ def evaluate(
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
+    check_limits(result, limits)
 
 
 def predict(

@@ -36,7 +36,7 @@ def join(
     Example: vladapt join --image openai-vit-b-16 --text hf:sentence-transformers/LaBSE --pairs captions.csv --out de
     """
     from ..engine.join import join as engine_join
-    from ..engine.joined_card import measured, origin
+    from ..engine.joined_card import UNTRAINED, measured, origin
 
     made = engine_join(given.recipe(), image, text, out, reporter=reporter(), **how)
     if as_json:
@@ -48,7 +48,8 @@ def join(
 
         show_table(retrieval_table(made.metrics))
     echo_notes(made.notes)
-    for line in (origin(made), measured(made), f"Written: {made.folder}. Use it as --backbone {made.folder}"):
+    use = "Train it by `vladapt pretrain`" if made.kind == UNTRAINED else "Use it"
+    for line in (origin(made), measured(made), f"Written: {made.folder}. {use} as --backbone {made.folder}"):
         echo(line)
 
 

@@ -578,6 +578,15 @@ class Backbone(ABC):
         """(B, 3, S, S) -> maps (B, W_i, h_i, w_i) from shallow to deep."""
         raise self.lacking("feature_maps")
 
+    def own_texts(self) -> Backbone | None:
+        """Of joined towers, the image tower with the texts that it was trained with, frozen and apart from these; None
+        where there are none.
+
+        Raises:
+            CapabilityError: images were moved to where those texts are not.
+        """
+        return None
+
     def need_texts(self, method: str = "") -> None:
         """Raise CapabilityError unless there is a text tower.
 

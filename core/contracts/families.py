@@ -83,6 +83,10 @@ def families_with(capability: str) -> list[str]:
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
 # "prompts.text"; what sees the parts of a sample together is of the image tower.
 JOINT = "joint"
+SPACE = "space"
+"""The child of joined towers that has their projections into the space that they share."""
+BOTH = "towers"
+"""Both towers but their projections into the shared space, where towers are locked."""
 ROOTS = {
     "image": frozenset(
         {"visual", "vision_model", "visual_projection", "image", JOINT}

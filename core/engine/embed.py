@@ -88,7 +88,7 @@ def embed(
     if asked.as_ == PARQUET:
         refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
         return together(lambda: _as_shards(recipe, str(out), images, asked, reporter or Reporter(quiet=True)))
-    refuse_of_shards(given, "captions", "dtype", "fast_decode")
+    refuse_of_shards(given, "captions", "dtype", "view", "fast_decode")
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")

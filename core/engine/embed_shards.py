@@ -35,7 +35,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
 from ..features.on_cores import OnCores
-from ..features.table import transform_spec
+from ..features.table import transform_spec, view_seed
 from ..recipes.resolve import task_of
 from ..retrieval import Entry, ImageReader
 from ..retrieval.sharded import ENTRY, entry_line
@@ -89,6 +89,7 @@ class EmbedStage(Stage):
         classes: digest of the names and text features of the classes, "" where there are none.
         index: how an index reads its images: each row then says what it is of (`ENTRY`); None without an index.
         fast_decode: whether the decoder may reduce photographs.
+        view: number of the augmented view that is encoded in place of the image; None: the image.
     """
 
     recipe: Recipe
@@ -102,6 +103,7 @@ class EmbedStage(Stage):
     classes: str = ""
     index: ImageReader | None = None
     fast_decode: bool = False
+    view: int | None = None
     name: str = field(default="embed", init=False)
 
     @property
@@ -125,6 +127,7 @@ class EmbedStage(Stage):
             "dtype": self.dtype,
             "labels": self.labels,
             "classes": self.classes,
+            **({} if self.view is None else {"view": self.view}),
         }
 
     @property
@@ -172,7 +175,8 @@ class _Towers:
         domain = domain_of(task, data)
         self.transforms: list[Any]
         if stage.index is None:
-            self.transforms = [domain.transforms(backbone, False, task.name) for backbone in backbones]
+            augmented = stage.view is not None
+            self.transforms = [domain.transforms(backbone, augmented, task.name) for backbone in backbones]
         else:
             self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
@@ -197,8 +201,10 @@ class _Towers:
                 yield Job(Item(row.id, Path(row.path)), (key,), (None,))
 
         def render(job: Job) -> list[Tensor]:
-            decoded = self.reader.load(held[job.keys[0]])
-            first, *further = [transform(decoded) for transform in self.transforms]
+            row, view = held[job.keys[0]], self.stage.view
+            decoded = self.reader.load(row)
+            drawn = {} if view is None else {"seed": view_seed(0, row.id, view)}
+            first, *further = [transform(decoded, **drawn) for transform in self.transforms]
             if further:
                 pixels[job.keys[0]] = further
             return [first]
@@ -356,7 +362,8 @@ def _planned(
         further = {"labels": lambda item: json.dumps(item.class_label())} if labels else {}
         manifest = manifest_of_items(data, place, further)
     domain = domain_of(task, data)
-    transforms = tuple(transform_spec(domain.transforms(backbone, False, task.name)) for backbone in backbones)
+    augmented = asked.view is not None
+    transforms = tuple(transform_spec(domain.transforms(backbone, augmented, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
@@ -372,6 +379,7 @@ def _planned(
         listed,
         digest,
         fast_decode=asked.fast_decode,
+        view=asked.view,
     )
     return stage, manifest, classes
 

@@ -11,12 +11,14 @@ import torch
 from ..backbones.join import FILE, JoinedBackbone
 from ..backbones.lexical import encoded_texts, lexical_space
 from ..backbones.load import load_backbone
-from ..backbones.shared_spaces import LinearSpace, SideBySide
+from ..backbones.shared_spaces import LinearSpace, SideBySide, TextHead
 from ..backbones.text_towers import TextSide, text_side
 from ..backbones.tower_maps import (
     AUTO,
+    LEAST_ROWS,
     Choice,
     TowerMap,
+    check_enough,
     choose_map,
     fit_map,
     held_out_scale,
@@ -26,8 +28,8 @@ from ..backbones.tower_maps import (
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
-from ..data.tables import read_table
-from ..errors import ConfigError, DataError, did_you_mean
+from ..data.pairs.text_pairs import read_text_pairs
+from ..errors import ConfigError, DataError
 from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.files import place_of, write_whole
@@ -36,12 +38,15 @@ from ..runtime.reading import read_text
 from ..tasks.retrieval.encoding import PairEncoding, features_of
 from ..tasks.retrieval.fitting import RetrievalData
 from ..tasks.retrieval.scoring import evaluate_retrieval
-from .joined_card import LEXICAL, LINEAR, TEXTS, Joined, joined_card
+from .joined_card import LEXICAL, LINEAR, TEXTS, UNTRAINED, Joined, joined_card
 from .options import JoinOptions
 
 LEAST_SENTENCES = 13
 """Of which a fifth is held out, and the others are as many as the choice of a map takes."""
 OF_NAMES = "procrustes and ConSE"
+PROJECTIONS, WIDTH = "projections", 512
+FIRST_SCALE = 1 / 0.07
+"""As CLIP's training begins."""
 TAKEN = frozenset({"domain", "task", "data", "device", "amp", "batch_size", "workers", "tolerate", "split_seed"})
 """Recipe keys that are used."""
 
@@ -77,6 +82,8 @@ def join(
         made, backbone = _by_pairs(towers, side, asked, recipe, out, reporter)
     elif asked.sentences is not None:
         made, backbone = _by_sentences(towers, side, asked, out)
+    elif asked.untrained is not None:
+        made, backbone = _untrained(towers, side, asked, out)
     else:
         made, backbone = _by_names(towers, side, asked, out)
     facts = _facts(made, image, text, asked)
@@ -87,16 +94,18 @@ def join(
 
 
 def _check(asked: JoinOptions) -> None:
-    made_of = [name for name in ("pairs", "sentences", "names") if getattr(asked, name) is not None]
+    made_of = [name for name in ("pairs", "sentences", "names", "untrained") if getattr(asked, name) is not None]
     if len(made_of) > 1:
         raise ConfigError(f"--{made_of[0]} and --{made_of[1]}: the space is made of either; omit one")
     if asked.translated is not None and asked.sentences is None:
         raise ConfigError("--translated: names columns of --sentences; give these, or omit it")
-    if made_of in ([], ["names"]):
+    if asked.space_width is not None and asked.untrained != PROJECTIONS:
+        raise ConfigError(f"--space-width {asked.space_width}: is of --untrained {PROJECTIONS}; omit it")
+    if made_of in ([], ["names"], ["untrained"]):
         for name in ("map", "ridge"):
             if getattr(asked, name) not in (None, AUTO):
                 raise ConfigError(f"--{name}: is of a map from pairs or sentences; give --pairs DATA, or omit it")
-    elif asked.keep_image is not None:
+    if made_of not in ([], ["names"]) and asked.keep_image is not None:
         raise ConfigError(f"--keep-image: is of a space made of names; omit it with --{made_of[0]}")
 
 
@@ -104,6 +113,7 @@ def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, repor
     recipe = recipe.with_source(data=asked.pairs).with_(task="retrieval")
     task: Any = task_of(recipe)
     data: RetrievalData = task.read(recipe)
+    check_enough(_few_groups(data.part("train")))
     running = recipe.batch_size, recipe.workers, recipe.amp, reporter, FeatureStore(), recipe.tolerate
     how = PairEncoding(towers.preprocess(False), *running)
     beside = JoinedBackbone(towers, side, SideBySide(towers.embed_dim, side.width), 1.0, "join")
@@ -134,7 +144,9 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
     """Into the space of the image tower's own texts: translations are mapped to what these make of the sentences."""
     towers.need_texts()
     assert asked.sentences is not None
-    read, translated = _read_sentences(Path(asked.sentences), asked.translated)
+    columns = [name.strip() for name in asked.translated.split(",")] if asked.translated else []
+    pairs = read_text_pairs(asked.sentences, columns)
+    read, translated = (list(some) for some in zip(*(pairs[row] for row in range(len(pairs))), strict=True))
     if (distinct := len(set(read))) < LEAST_SENTENCES:
         raise ConfigError(
             f"--sentences {asked.sentences}: {distinct} sentences are too few, of which a fifth is held out; give "
@@ -159,25 +171,21 @@ def _features(side: TextSide, texts: list[str]) -> torch.Tensor:
     return torch.nn.functional.normalize(encoded_texts(side, texts).double(), dim=1)
 
 
-def _read_sentences(file: Path, translated: str | None) -> tuple[list[str], list[str]]:
-    table = read_table(file)
-    names = [name.strip() for name in translated.split(",")] if translated else list(table.columns[:2])
-    if len(names) != 2:
-        raise ConfigError(f"--translated {translated}: give two columns, FROM,TO ({', '.join(table.columns)})")
-    if unknown := next((name for name in names if name not in table.columns), None):
-        raise DataError(f"{file}: no column '{unknown}'; {did_you_mean(unknown, list(table.columns))}")
-    rows = [[str(row.values.get(name) or "").strip() for name in names] for row in table.rows]
-    whole = [row for row in rows if all(row)]
-    if not whole:
-        raise DataError(f"{file}: no line has both '{names[0]}' and '{names[1]}'; write a sentence and its translation")
-    return [row[0] for row in whole], [row[1] for row in whole]
-
-
 def _fitted(source, target, groups, asked: JoinOptions) -> tuple[TowerMap, list[Choice]]:
     if asked.map == AUTO and asked.ridge is None:
         return choose_map(source, target, groups, asked.seed)
     kind = "ridge" if asked.map == AUTO else asked.map
     return fit_map(source, target, kind, asked.ridge), []
+
+
+def _few_groups(pairs) -> int:
+    """How many groups, or images that belong to none, there are; no more than are asked for are counted."""
+    seen: set[Any] = set()
+    for pair in pairs:
+        seen.add(pair.image if pair.group is None else pair.group)
+        if len(seen) == LEAST_ROWS:
+            break
+    return len(seen)
 
 
 def _numbers(groups, image_of_text: torch.Tensor) -> np.ndarray:
@@ -204,6 +212,20 @@ def _by_names(towers, side, asked: JoinOptions, out: Path):
     metrics = {"names": about["held_out"], "found": about["found"]}
     fitted_on, chance = len(space.alignment.names), {"found": 1 / about["held_out"]}
     return Joined(out, LEXICAL, OF_NAMES, [], about["scale"], metrics, chance, fitted_on, []), backbone
+
+
+def _untrained(towers, side, asked: JoinOptions, out: Path):
+    """Layers as torch starts them. A text head keeps the image tower's own scale, where it has texts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(asked.seed)
+        if asked.untrained == PROJECTIONS:
+            space = LinearSpace(towers.embed_dim, side.width, asked.space_width or WIDTH, bias=False, unit=False)
+        else:
+            space = TextHead(towers.embed_dim, side.width)
+    own = asked.untrained != PROJECTIONS and towers.has_text
+    scale = float(towers.logit_scale) if own else FIRST_SCALE
+    backbone = JoinedBackbone(towers, side, space, scale, str(out))
+    return Joined(out, UNTRAINED, asked.untrained, [], scale, {}, {}, 0, []), backbone
 
 
 def _read_names(file: Path) -> list[str]:

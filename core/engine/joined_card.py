@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from ..backbones.join import JoinedBackbone
     from ..backbones.tower_maps import Choice
 
-LINEAR, LEXICAL, TEXTS = "linear", "lexical", "texts"
-"""How a space is made: of pairs, of names, of sentences."""
+LINEAR, LEXICAL, TEXTS, UNTRAINED = "linear", "lexical", "texts", "untrained"
+"""How a space is made: of pairs, of names, of sentences, or of nothing yet."""
+TO_USE = "Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`"
+TO_TRAIN = "Train: `vladapt pretrain --backbone FOLDER --recipe m-clip --data SENTENCES`, or `--recipe lit` with pairs"
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Joined:
 
     Attributes:
         folder: a backbone's spec.
-        kind: how the space was made: `LINEAR`, `LEXICAL` or `TEXTS`.
+        kind: how the space was made: `LINEAR`, `LEXICAL`, `TEXTS` or `UNTRAINED`.
         map: the kind of the map, and its penalty where it has one.
         choices: what cross-validation said of each candidate, the best first; none where the map was named.
         scale: the logit scale.
@@ -50,8 +52,8 @@ def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]
         f"* Images: `{facts['image']}`. Texts: `{facts['text']}`. Licences: {backbone.licence}.",
         f"* {origin(made)}",
         "* " + measured(made),
-        "* Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`; both towers are found by "
-        "their names above, and refused if they are others than they were.",
+        f"* {TO_TRAIN if made.kind == UNTRAINED else TO_USE}; both towers are found by their names above, and refused "
+        "if they are others than they were.",
     ]
     if made.choices:
         lines += ["", "| map | ridge | mean reciprocal rank in cross-validation |", "|---|---|---|"]
@@ -64,6 +66,8 @@ def joined_card(backbone: JoinedBackbone, made: Joined, facts: Mapping[str, Any]
 
 def origin(made: Joined) -> str:
     """Of what the space was made."""
+    if made.kind == UNTRAINED:
+        return f"The space is made of layers that nothing has trained ({made.map}): `vladapt pretrain` learns them."
     if made.kind == LEXICAL:
         return (
             f"The space was made of {made.fitted_on} names that both towers know ({made.map}); no image was seen with "
@@ -82,6 +86,8 @@ def origin(made: Joined) -> str:
 
 def measured(made: Joined) -> str:
     """How well it works where it was not fitted."""
+    if made.kind == UNTRAINED:
+        return "Until then texts and images are not comparable, so nothing was measured."
     if made.kind == LEXICAL:
         found, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
         return (

@@ -141,6 +141,14 @@ class EmbedOptions(ShardOptions, DecodeOptions):
     dtype: str = option(
         "float16", "numbers in shards: float16 (the default) or float32", choices=("float16", "float32")
     )
+    view: int | None = option(
+        None,
+        "in shards, of an augmented view of each image in place of the image: its number, from 0, fixes it. "
+        "Teachers of pretrain are stored so",
+        low=0,
+        high=1_000_000,
+        metavar="N",
+    )
     parts: bool = option(False, "also write the features of each frame, slice or window of a sample")
     patch_tokens: bool = option(False, "also store the features of all patches, for methods that use them")
 
@@ -161,7 +169,9 @@ class JoinOptions:
         metavar="FILE",
     )
     translated: str | None = option(
-        None, "columns of --sentences: FROM,TO (caption,caption_de); by default the first two", metavar="FROM,TO"
+        None,
+        "columns of --sentences: FROM,TO,... (caption,caption_de); by default the first and those of its languages",
+        metavar="FROM,TO",
     )
     names: str | None = option(
         None,
@@ -177,6 +187,15 @@ class JoinOptions:
     ridge: float | None = option(
         None, "penalty of the map ridge; by cross-validation by default, 1 in what was published", low=0.0
     )
+    untrained: str | None = option(
+        None,
+        "no map, but layers for `vladapt pretrain` to learn: text-head, from texts into the image tower's own space "
+        "(recipes lit, m-clip), or projections of both into a new one (recipe clip-italian)",
+        choices=("text-head", "projections"),
+    )
+    space_width: int | None = option(
+        None, "width of the space of --untrained projections; 512 by default", low=1, high=65_536, metavar="N"
+    )
     pooling: str | None = option(
         None,
         "how the tokens of --text become one vector, if nothing published says it: mean, cls or pooler",
@@ -190,7 +209,9 @@ class JoinOptions:
         low=0.0,
         high=89.0,
     )
-    seed: int = option(1, "of the division of pairs in cross-validation", low=0, high=2**31 - 1)
+    seed: int = option(
+        1, "of the division of pairs in cross-validation, and of layers that are not trained yet", low=0, high=2**31 - 1
+    )
 
     def __post_init__(self):
         settle(self, "join")

@@ -36,7 +36,9 @@ MARGIN = 0.05
 IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
 SHARE = Measure("")
-HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {MARGIN:.0%} from")
+HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {100 * MARGIN:.0f} points from")
+SHOWN = (*HEADER[:3], "Accuracy, 0 to 100%", *HEADER[3:])
+"""In the report."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,10 @@ class CorruptionScores(Record):
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Of a table, the costliest kind first."""
         for name, of in sorted((self.kinds or {}).items(), key=lambda each: -each[1].rise):
-            before = of.mean_zero_shot
-            shift = None if before is None else (before, of.mean)
             yield (
                 name,
-                Cell(SHARE.text(before)),
-                Cell(SHARE.text(of.mean), SHARE.between(of.interval), shift=shift),
+                Cell(SHARE.text(of.mean_zero_shot)),
+                Cell(SHARE.text(of.mean), SHARE.between(of.interval)),
                 _points(of.rise, of.rise_interval),
                 "–" if of.costs_from is None else f"severity {of.costs_from}",
             )
@@ -135,7 +135,12 @@ class CorruptionScores(Record):
             f"of which is shown. {' '.join(total)} Rises and tests are paired with the images as they are; the "
             f"severity from which a kind costs more than {100 * MARGIN:.0f} points is adjusted for all tests (Holm)."
         )
-        return TableSection(title, HEADER, list(self.rows()), note)
+        shown = []
+        for row in self.rows():
+            of = (self.kinds or {})[row[0]]
+            shift = None if of.mean_zero_shot is None else Cell("", shift=(of.mean_zero_shot, of.mean))
+            shown.append((*row[:3], shift, *row[3:]))
+        return TableSection(title, SHOWN, shown, note)
 
     def table(self) -> Table | None:
         from rich.box import SIMPLE_HEAD
@@ -159,8 +164,9 @@ class CorruptionScores(Record):
         none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
         rise = _points(self.rise, self.rise_interval)
         return (
-            f"on corrupted images the error is {SHARE.text(self.error)}, {rise.text} points above that of the same "
-            f"images as they are ({rise.small}); {which or none}, {worst} the most"
+            f"on corrupted images the error is {SHARE.text(self.error)}, on the same images as they are "
+            f"{SHARE.text(1 - self.clean)} ({rise.text} points, 95% interval {rise.small}); {which or none}, {worst} "
+            "the most"
         )
 
 

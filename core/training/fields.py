@@ -22,7 +22,15 @@ TEXT_KINDS = {
 }
 """Field -> kind of text that the source is asked for."""
 
+TRANSLATED = "sentence"
+"""The kind of text, and the field, of what a text translates: a teacher reads it, the towers do not."""
+SENTENCE = "tokens_sentence"
+"""What a batch of pairs of texts has in the place of pixels."""
+OF_TEXT_PAIRS = frozenset({"pixels", "tokens", "index"})
+"""Fields of losses that pairs of texts can be trained by."""
+
 CURES = {
+    TRANSLATED: "a table of sentences and their translations",
     "tokens": "captions, or one label per image",
     "tokens_view2": "captions, or one label per image",
     "tokens_synthetic": "a column 'synthetic', or rewrites",
@@ -76,6 +84,20 @@ def column_of(field: str) -> str:
     return field.partition(".")[2]
 
 
+def check_text_pairs(fields: Iterable[str], asking: str) -> None:
+    """Raise the CapabilityError of fields that pairs of texts, in which a sentence is in the place of the image, cannot
+    give.
+
+    Args:
+        asking: as of `fields_of`.
+    """
+    if lacking := sorted(set(fields) - OF_TEXT_PAIRS):
+        raise CapabilityError(
+            f"{asking} needs {lacking[0]} of every sample, which sources of texts without images do not have; use clip "
+            "or siglip, or leave those sources out"
+        )
+
+
 def text_kind(field: str) -> str | None:
     """The kind of text that the source is asked for, where a field is one of texts."""
     return TEXT_KINDS.get(field) or (column_of(field) if field.startswith("tokens.") else None)
@@ -85,6 +107,8 @@ def is_given(field: str, source: Source) -> bool:
     """Whether the data can make a field."""
     if (kind := text_kind(field)) is not None:
         return kind in source.texts
+    if field == TRANSLATED:
+        return field in source.texts
     if column := column_of(field):
         return PREFIX.get(source.columns.get(column, "")) == field.partition(".")[0]
     if field == "labels":

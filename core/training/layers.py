@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
-from ..contracts.families import JOINT, ROOTS
+from ..contracts.families import BOTH, JOINT, ROOTS, SPACE
 from ..errors import CapabilityError, ConfigError
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
@@ -74,7 +74,8 @@ class TowerLayers:
         move their statistics in train mode: see `freeze_batch_norm`.
 
         Args:
-            lock: towers that stay as they are, of "image" and "text".
+            lock: towers that stay as they are, of "image" and "text"; "towers": both but their projections into the
+                shared space.
             last: of each other tower only this many last layers train: 1 is what comes after the blocks, 2 also the
                 last block, and so on. What the towers share trains in any case.
 
@@ -82,16 +83,19 @@ class TowerLayers:
             The names of the parameters that train.
 
         Raises:
-            ConfigError: an unknown tower, or `last` below 1.
+            ConfigError: an unknown tower, `last` below 1, or no projections that could be trained alone.
         """
         lock = {lock} if isinstance(lock, str) else set(lock)
-        require(lock <= set(ROOTS), "lock", sorted(lock), "give image, text or both")
+        require(lock <= {*ROOTS, BOTH}, "lock", sorted(lock), f"give image, text or both, or {BOTH}")
+        if BOTH in lock and not any(self.projects(name) for name, _ in self.backbone.model.named_parameters()):
+            spec = self.backbone.spec
+            raise ConfigError(f"lock={BOTH}: backbone '{spec}' has no projections to train; lock one tower")
         require(last is None or last >= 1, "last", last, "give 1 or more layers, or lock the tower")
         layouts: dict[str, _Layout] = {}
         chosen = []
         for name, parameter in self.backbone.model.named_parameters():
             tower = self.backbone.tower_of(name)
-            trains = tower not in lock
+            trains = tower not in lock and (BOTH not in lock or tower == "shared" or self.projects(name))
             if trains and last is not None and tower != "shared":
                 layout = layouts.setdefault(tower, _layout(self.backbone, tower))
                 trains = layout.depth(name) > layout.count + 1 - last
@@ -149,7 +153,7 @@ class TowerLayers:
             is_bias = "bias" in name
             if is_bias and bias_rate is not None:
                 rate = rate * bias_rate
-            if self.is_projection(name):
+            if self.projects(name):
                 rate = rate * projection_rate
             spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
             decay = 0.0 if spared else weight_decay
@@ -189,6 +193,12 @@ class TowerLayers:
             block.forward = partial(_recomputed, block, block.forward)
         self.backbone.wrap_blocks(partial(_recomputed_block, self.backbone.model))
         return len(blocks)
+
+    def projects(self, name: str) -> bool:
+        """Whether a parameter of this name is of a projection into the shared space: of joined towers, that of their
+        own."""
+        joined = isinstance(getattr(self.backbone.model, SPACE, None), nn.Module)
+        return name.startswith(f"{SPACE}.") if joined else self.is_projection(name)
 
     @staticmethod
     def is_projection(name: str) -> bool:

@@ -38,6 +38,7 @@ class PairModel(nn.Module):
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
         mix, between: as of `Task`.
+        graph_changes: whether some steps reach other parameters than others.
 
     Attributes:
         progress: share of the training that is done.
@@ -53,9 +54,10 @@ class PairModel(nn.Module):
         settings: TrainingSettings,
         mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
         between: BetweenWeights | None = None,
+        graph_changes: bool = False,
     ):
         super().__init__()
-        self.mix, self.between = mix, between
+        self.mix, self.between, self.graph_changes = mix, between, graph_changes
         self.towers = backbone.model
         self.objective, self.outputs, self.settings = objective, outputs, settings
         of_teachers = [teacher.model for teacher in outputs.teachers]
@@ -75,6 +77,16 @@ class PairModel(nn.Module):
         return self._held[0]
 
     @property
+    def locked(self) -> list[nn.Module]:
+        """Towers that are kept as they are, which see each sample as after the training: without dropout."""
+        of_losses = any(loss.frozen_towers for loss in self.objective.losses.values())
+        if not (self.settings.lock or of_losses):
+            return []
+        named = [(name, part) for name, part in self.towers.named_children() if any(True for _ in part.parameters())]
+        frozen = [(name, part) for name, part in named if not any(p.requires_grad for p in part.parameters())]
+        return [part for name, part in frozen if self.backbone.tower_of(name) != "shared"]
+
+    @property
     def backbones(self) -> list[Backbone]:
         """Those whose towers run: the one that is trained, and its teachers."""
         return [*self._held, *self.outputs.teachers]
@@ -84,14 +96,15 @@ class PairModel(nn.Module):
         """Whether each backward pass reaches the same parameters: not with micro-batches, where heads and towers have
         passes of their own, nor with losses that say so."""
         micro, rows = self.settings.micro_batch_size, self.settings.batch_size // world_size()
-        return (micro is None or micro >= rows) and not any(
-            loss.graph_changes for loss in self.objective.losses.values()
-        )
+        changes = self.graph_changes or any(loss.graph_changes for loss in self.objective.losses.values())
+        return (micro is None or micro >= rows) and not changes
 
     def train(self, mode: bool = True) -> PairModel:
         super().train(mode)
         if self.teacher_towers is not None:
             self.teacher_towers.eval()
+        for part in self.locked:
+            part.eval()
         return self
 
     def forward(self, batch: Mapping[str, Any], mode: str, gradients: Mapping[str, Tensor] | None = None) -> Any:
@@ -119,6 +132,8 @@ class PairModel(nn.Module):
         with torch.random.fork_rng(), swapped(self.towers, self.average), whole(self):
             score = validate()
         self.towers.train(training)
+        for part in self.locked:
+            part.eval()
         return score
 
     def mixed(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.distributed import ReduceOp
 
 from ..contracts.backbone import Backbone
 from ..errors import DataError
+from ..runtime.process import need_package
+from .adabelief import AdaBelief
 from .layers import TowerLayers
 from .objective import Objective
 from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
@@ -18,6 +21,11 @@ from .settings import BY_EPOCH, BY_STEP, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
 KERNELS = ("fused", "foreach")
+ADAPTIVE: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adabelief": AdaBelief,
+}
 
 
 class StepOptimWrapper(OptimWrapper):
@@ -33,6 +41,9 @@ class StepOptimWrapper(OptimWrapper):
         device: type of device the gradients lie on.
         fp16: scale the loss, so that small gradients do not vanish; steps with infinite ones are left out.
         clip_norm: largest norm, or None.
+        clip_units: largest norm of the gradient of a unit's weights (a row of a matrix, a vector), as a share of the
+            norm of these: "High-Performance Large-Scale Image Recognition Without Normalization", 2021, arXiv
+            2102.06171. None: any.
     """
 
     def __init__(
@@ -42,11 +53,14 @@ class StepOptimWrapper(OptimWrapper):
         device: str,
         fp16: bool,
         clip_norm: float | None,
+        clip_units: float | None = None,
     ):
         super().__init__(optimizer)
         self.parameters, self.device = parameters, device
         self.scaler = _ShardedScaler(device, enabled=fp16)
-        self.clip_norm = clip_norm
+        self.clip_norm, self.clip_units = clip_norm, clip_units
+        if clip_units is not None:
+            need_package("option clip_units", "timm", "timm")
 
     @property
     def fused(self) -> bool:
@@ -66,6 +80,10 @@ class StepOptimWrapper(OptimWrapper):
         if self.clip_norm is not None:
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(local_parts(gradients), factor)
+        if self.clip_units is not None:
+            from timm.utils.agc import adaptive_clip_grad
+
+            adaptive_clip_grad(self.parameters, self.clip_units)
         return norm
 
     def step(self, is_usable: Tensor | None = None, **kwargs) -> None:
@@ -157,9 +175,10 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
         optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, **kernels)
         _start_momentum(optimizer)
     else:
-        kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        kind = ADAPTIVE[settings.optimizer]
         optimizer = kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernels)
-    return StepOptimWrapper(optimizer, parameters, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
+    clipped = settings.clip_grad, settings.clip_units
+    return StepOptimWrapper(optimizer, parameters, backbone.device.type, settings.amp == "fp16", *clipped)
 
 
 def is_fast(device: torch.device) -> bool:
@@ -168,8 +187,8 @@ def is_fast(device: torch.device) -> bool:
 
 
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
-    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it, and a cosine
-    of the weight decay. Schedules of epochs and of continued trainings are not theirs: see `epoch_rates` and
+    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, a line, or nothing after it, and
+    a cosine of the weight decay. Schedules of epochs and of continued trainings are not theirs: see `epoch_rates` and
     `step_rates`."""
     schedulers: list[dict] = []
     if settings.end_weight_decay is not None:  # as a ratio, so that what has no decay gets none
@@ -182,6 +201,9 @@ def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
     if rise > 1:
         linear = {"type": "LinearLR", "start_factor": 1 / rise, "by_epoch": False}
         schedulers.append({**linear, "begin": 0, "end": rise})
+    if settings.schedule == "linear" and steps > rise:
+        linear = {"type": "LinearLR", "start_factor": 1.0, "end_factor": settings.end_lr / settings.lr}
+        schedulers.append({**linear, "by_epoch": False, "begin": rise, "end": steps + 1})
     if settings.schedule == "cosine" and steps > rise:
         cosine = {"type": "CosineAnnealingLR", "eta_min": settings.end_lr, "by_epoch": False}
         schedulers.append({**cosine, "T_max": steps - rise, "begin": rise, "end": steps})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.families import BOTH
 from ..contracts.images import height_and_width
 from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
-from .fields import fields_of
+from .fields import check_text_pairs, fields_of
 from .layers import TowerLayers
 from .lora import LowRank
 from .model import PairModel, dims_of
@@ -26,7 +28,8 @@ from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .source_losses import SourceLosses
 from .sources import MixedSource, Source, num_labels_of
-from .teachers import OF_CAPTIONS, need_teacher_texts, side_by_side, token_field
+from .stored_teachers import StoredTeacher
+from .teachers import OF_TEACHERS, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, seeded_view, strong_view
@@ -48,6 +51,7 @@ class Task:
         class_scores: (B, D) unit image features -> (B, C) "logits", in place of the prompts: a module that is trained
             with the towers; or `PixelScores`.
         teachers: backbones, where a loss has a frozen teacher; features of several stand side by side.
+        stored: what is stored of the features of these.
         start: the towers before the training, which are the teacher where no other is given; or None.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
@@ -70,6 +74,7 @@ class Task:
     negative_prompts: Sequence[Sequence[str]] | None = None
     class_scores: nn.Module | None = None
     teachers: Sequence[Backbone] = ()
+    stored: Sequence[StoredTeacher] = ()
     start: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
@@ -87,6 +92,11 @@ class Task:
     def weights(self) -> dict[str, float]:
         """Of all losses, by name."""
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
+
+    @property
+    def has_text_pairs(self) -> bool:
+        """Whether some sources hold pairs of texts, without images."""
+        return isinstance(self.source, MixedSource) and any(self.source.of_texts)
 
     @property
     def frozen_teachers(self) -> Sequence[Backbone]:
@@ -127,7 +137,10 @@ def check_task(backbone: Backbone, task: Task) -> None:
         CapabilityError: a loss needs what backbone or data do not have. ConfigError: a teacher that no loss asks for.
     """
     objective = objective_of(backbone, task)
-    fields_of(objective.needs, task.source, f"loss {' + '.join(objective.losses)}", objective.outputs)
+    asking = f"loss {' + '.join(objective.losses)}"
+    fields = fields_of(objective.needs, task.source, asking, objective.outputs)
+    if task.has_text_pairs:
+        check_text_pairs(fields, asking)
     for name in sorted(objective.needs & CAPABILITY.keys()):
         backbone.need(CAPABILITY[name])
     teachers_of(objective, task)
@@ -178,6 +191,8 @@ class Parts:
             self.objective.sources = SourceLosses(task.source.mixture.names, task.source.offsets.tolist())
         asking = f"loss {' + '.join(self.objective.losses)}"
         self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
+        if task.has_text_pairs:
+            check_text_pairs(self.fields, asking)
         self.outputs = self._outputs().to(backbone.device)
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
@@ -193,7 +208,8 @@ class Parts:
         if self.settings.compile:
             self._check_compiles()
             self.outputs.compile_per_sample()
-        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
+        made = self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between
+        return PairModel(*made, graph_changes=self.task.has_text_pairs)
 
     def _check_compiles(self) -> None:
         for name, loss in self.objective.losses.items():
@@ -210,12 +226,12 @@ class Parts:
         for loss in self.objective.losses.values():
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
-        further = {}
-        for tokens in (OF_CAPTIONS[name] for name in self.needs & OF_CAPTIONS.keys()):
-            if self.objective.teacher == "frozen":
-                teachers = enumerate(self.outputs.teachers)
-                further |= {token_field(place, tokens): (tokens, each.tokenize) for place, each in teachers}
-        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask, further)
+        further, needs = {}, self.needs & OF_TEACHERS.keys()
+        for tokens in (OF_TEACHERS[name] for name in needs if self.objective.teacher == "frozen"):
+            teachers = enumerate(self.outputs.teachers)
+            further |= {token_field(place, tokens): (tokens, each.tokenize) for place, each in teachers}
+        seed, stored = self.settings.seed, task.stored if "teacher.image" in self.needs else ()
+        return Samples(task.source, self.fields, views, backbone.tokenize, seed, token_mask, further, stored)
 
     @property
     def sample_bytes(self) -> int:
@@ -230,14 +246,27 @@ class Parts:
             task.select(backbone)
             TowerLayers(backbone).freeze(self._wanted_frozen())
         elif settings.lora:
+            if BOTH in settings.lock:
+                raise ConfigError(f"--lora {settings.lora}: changes the towers, which lock={BOTH} keeps; omit one")
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             alpha, dropout = settings.lora_alpha, settings.lora_dropout
             LowRank.add(backbone, r=settings.lora, alpha=alpha, dropout=dropout, towers=towers)
         else:
             TowerLayers(backbone).set_trainable(lock=self._locked(), last=self.settings.train_last)
+        if settings.logit_scale is not None:
+            self._hold_scale(settings.logit_scale)
         head = [] if task.class_scores is None else task.class_scores.parameters()
         if not any(p.requires_grad for p in (*backbone.model.parameters(), *head)):
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
+
+    def _hold_scale(self, scale: float) -> None:
+        """The logit scale, kept as its logarithm, as a constant."""
+        parameter = getattr(self.backbone.model, "logit_scale", None)
+        if not isinstance(parameter, nn.Parameter):
+            spec = self.backbone.spec
+            raise ConfigError(f"option logit_scale={scale:g}: backbone '{spec}' has no scale of its own; omit it")
+        parameter.data.fill_(math.log(scale))
+        parameter.requires_grad_(False)
 
     def _locked(self) -> tuple[str, ...]:
         return tuple(sorted(self._wanted_frozen() | set(self.settings.lock)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .fields import TEXT_KINDS, column_of, text_kind
+from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
 from .sources import MixedSource, Source
+from .stored_teachers import StoredTeacher, stored_field
 
 LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
@@ -41,6 +42,7 @@ class Samples(Dataset):
         token_mask: (N, L) tokens -> (N, L) bool, where texts are cut to the longest; None: nobody asks for lengths.
         tokenize_further: field -> of which field it is the text, and how another text tower, that of a teacher, reads
             it.
+        stored: teachers whose features of the images are stored; with them the main view is the stored one.
     """
 
     source: Source
@@ -50,6 +52,7 @@ class Samples(Dataset):
     seed: int
     token_mask: Callable[[Tensor], Tensor] | None = None
     tokenize_further: Mapping[str, tuple[str, Callable[[list[str]], Tensor]]] = field(default_factory=dict)
+    stored: Sequence[StoredTeacher] = ()
 
     metainfo: dict = field(default_factory=dict)
 
@@ -79,6 +82,8 @@ class Samples(Dataset):
         raise DataError(f"{len(broken)} samples in a row cannot be read; {broken[0][0]}: {broken[0][1]}")
 
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
+        if isinstance(self.source, MixedSource) and self.source.of_texts[self.source.number(row)]:
+            return self._texts_alone(epoch, row)
         made: dict[str, Any] = {}
         columns = {name: column for name in self.fields if (column := column_of(name))}
         of_losses = self.fields & self.views.keys()
@@ -95,7 +100,9 @@ class Samples(Dataset):
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
         for name, (read, tokenize) in self.tokenize_further.items():
-            made[name] = tokenize([self.source.text(TEXT_KINDS[read], row, epoch)])[0]
+            made[name] = tokenize([str(self.source.text(TEXT_KINDS.get(read, read), row, epoch))])[0]
+        for teacher in self.stored:
+            made[stored_field(teacher.place)] = teacher.of(self.source, row, epoch)
         for name, column in columns.items():
             if name.startswith("numbers."):
                 made[name] = torch.tensor(tuple(self.source.numbers(column, row)), dtype=torch.float64)  # (n,)
@@ -110,9 +117,14 @@ class Samples(Dataset):
             made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
 
+    def _texts_alone(self, epoch: int, row: int) -> dict[str, Any]:
+        """Of a pair of texts: the sentence in the place of the image."""
+        texts = {"tokens": "caption", SENTENCE: "sentence"}
+        return {name: self.tokenize([str(self.source.text(kind, row, epoch))])[0] for name, kind in texts.items()}
+
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:
         makers = {
-            "pixels": lambda: self._view("light", decoded, epoch, row, 0),
+            "pixels": lambda: self._main_view(decoded, epoch, row),
             "pixels_view2": lambda: self._view("light", decoded, epoch, row, 1),
             "pixels_strong1": lambda: self._view("strong", decoded, epoch, row, 2),
             "pixels_strong2": lambda: self._view("strong", decoded, epoch, row, 3),
@@ -121,6 +133,10 @@ class Samples(Dataset):
             ),
         }
         return {name: make() for name, make in makers.items() if name in self.fields}
+
+    def _main_view(self, decoded: Any, epoch: int, row: int) -> Tensor:
+        seed = self.stored[0].seed(self.source, row, epoch) if self.stored else None
+        return self._view("light", decoded, epoch, row, 0) if seed is None else self.views["light"](decoded, seed)
 
     def _view(self, kind: str, decoded: Any, epoch: int, row: int, number: int | str) -> Tensor:
         return self.views[kind](decoded, seed_of(self.seed, epoch, row, number))

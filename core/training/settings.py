@@ -6,20 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..contracts.adapter import require
+from ..contracts.families import BOTH
 from ..contracts.options import TOLERATED, option, settle, tolerate_option
 from ..contracts.shown import in_short
 from ..data.pairs.captions import shares_of_captions
 from .log import check_backends
 
-SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps", "rewarm", "infinite")
+SCHEDULES = ("cosine", "linear", "constant", "epochs", "epoch-cosine", "epoch-steps", "rewarm", "infinite")
 BY_EPOCH = ("epochs", "epoch-cosine", "epoch-steps")
 """Schedules of one rate per epoch."""
 BY_STEP = ("rewarm", "infinite")
 """Schedules of a closed form per step."""
 PRECISIONS = ("bf16", "fp16")
-TOWERS = ("image", "text")
+TOWERS = ("image", "text", BOTH)
 PARALLEL = ("ddp", "fsdp")
-OPTIMIZERS = ("adamw", "adam", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd", "adabelief")
 DECAYED = ("matrices", "weights", "all")
 MOST_RATE = 10**9
 
@@ -70,9 +71,9 @@ class TrainingSettings:
     projection_rate: float = option(
         1.0, "factor on the rate of the towers' projections into the shared space", above=0, high=1e6
     )
-    optimizer: str = option("adamw", "AdamW, Adam, or SGD with momentum 0.9", choices=OPTIMIZERS)
-    betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW and Adam", low=0, below=1)
-    eps: float = option(1e-6, "eps of AdamW and Adam", above=0, high=1)
+    optimizer: str = option("adamw", "AdamW, Adam, SGD with momentum 0.9, or AdaBelief", choices=OPTIMIZERS)
+    betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW, Adam and AdaBelief", low=0, below=1)
+    eps: float = option(1e-6, "eps of AdamW, Adam and AdaBelief", above=0, high=1)
     weight_decay: float = option(0.2, "weight decay", low=0, high=MOST_RATE)
     end_weight_decay: float | None = option(
         None, "weight decay at the last step, reached along a cosine; none: constant", low=0, high=MOST_RATE
@@ -105,6 +106,12 @@ class TrainingSettings:
     anneal: float = option(0.15, "share of the steps, at the end, in which schedule infinite ends", low=0, high=1)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
+    clip_units: float | None = option(
+        None, "largest norm of the gradient of a unit's weights, as a share of theirs (AGC)", above=0, high=10**9
+    )
+    logit_scale: float | None = option(
+        None, "constant that cosines are multiplied by; by default the backbone's, which is learned", above=0, high=1e4
+    )
     tolerate: float = tolerate_option(TOLERATED)
     amp: str | None = option(None, "mixed precision: bf16 or fp16; none: full precision", choices=PRECISIONS)
     ema: float | None = option(
@@ -119,7 +126,9 @@ class TrainingSettings:
     average_from: int = option(1, "epoch from which `epoch_average` counts", low=1, high=1_000_000)
     checkpointing: bool = option(False, "recompute activations in the backward pass instead of holding them")
     compile: bool = option(False, "compile the towers with torch.compile")
-    lock: tuple[str, ...] = option((), "towers to keep frozen: image (as LiT does) or text", choices=TOWERS)
+    lock: tuple[str, ...] = option(
+        (), "towers to keep frozen: image (as LiT does), text, or towers: both but their projections", choices=TOWERS
+    )
     unlock_after: int = option(
         0, "epochs after which the locked towers are trained too; 0: never", low=0, high=1_000_000
     )
@@ -169,7 +178,12 @@ class TrainingSettings:
 
     def __post_init__(self):
         settle(self, "the training")
-        require(set(self.lock) < set(TOWERS), "lock", list(self.lock), "lock image or text, not both")
+        cure = "lock image or text, or towers, which leaves their projections"
+        require(len(set(self.lock)) < 2, "lock", list(self.lock), cure)
+        whole = self.clip_units is None or self.parallel != "fsdp"
+        require(whole, "clip_units", self.clip_units, "units need whole weights; give parallel=ddp")
+        whole = self.optimizer != "adabelief" or self.parallel != "fsdp"
+        require(whole, "optimizer", self.optimizer, "adabelief needs whole weights; give parallel=ddp")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")
         whole = self.schedule not in BY_EPOCH or self.warmup == int(self.warmup)

@@ -14,7 +14,7 @@ import numpy as np
 from ..contracts.items import Decoded, Item
 from ..data.pairs.pair_set import PairSet
 from ..data.pairs.text_pairs import TextPairs
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .mixing import Mixture
 
 REMEMBERED_BYTES = 256 << 20
@@ -317,14 +317,24 @@ class MixedSource:
     """Several sources as one, their rows one source after the other; it has what all of them have. Classes of sources
     whose sets name them are one where their names are.
 
+    Pairs of texts may stand beside those of images: in their batches a sentence is in the place of the image. Joint
+    contrastive training on both: Jina CLIP: Your CLIP Model Is Also Your Text Retriever, 2024, arXiv 2405.20204.
+
     Args:
-        parts: the sources.
+        parts: the sources, each a `Source` or a `TextSource`.
         mixture: how samples are drawn from them.
+
+    Raises:
+        ConfigError: pairs of texts are mixed with others in one batch, or are all that there is.
     """
 
-    def __init__(self, parts: Sequence[Source], mixture: Mixture):
+    def __init__(self, parts: Sequence[Any], mixture: Mixture):
         self.parts, self.mixture = tuple(parts), mixture
         self.offsets = np.cumsum([0, *(len(part) for part in parts)])
+        self.of_texts = tuple(isinstance(part, TextSource) for part in parts)
+        if any(self.of_texts):
+            self._check_texts()
+            parts = [part for part in parts if not isinstance(part, TextSource)]
         self.columns = {
             name: kind
             for name, kind in parts[0].columns.items()
@@ -340,6 +350,16 @@ class MixedSource:
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
+
+    def _check_texts(self) -> None:
+        name = self.mixture.names[self.of_texts.index(True)]
+        if all(self.of_texts):
+            raise ConfigError(f"source {name}: holds texts without images, as all sources; add pairs of images")
+        if not self.mixture.one:
+            raise ConfigError(
+                f"source {name}: holds texts without images, which share no batch with images; add "
+                "--set sources.batch=one, or name its column of images as data.image_column"
+            )
 
     @property
     def streamed(self) -> tuple[bool, ...]:
@@ -395,7 +415,7 @@ class MixedSource:
         part, own = self._place(row)
         return part.column_image(column, own)
 
-    def _place(self, row: int) -> tuple[Source, int]:
+    def _place(self, row: int) -> tuple[Any, int]:
         number = self.number(row)
         return self.parts[number], row - int(self.offsets[number])
 

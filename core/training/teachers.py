@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,16 @@ from torch import Tensor
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
+from ..registry.build import loss_class
+from .fields import TRANSLATED
+from .stored_teachers import stored_field
 from .tower_passes import image_features, seen_by
 
 OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
 """Output -> field of the batch that holds the caption in the student's tokens."""
-OF_TEXTS = frozenset({*OF_CAPTIONS, "teacher.class_features"})
+OF_TEACHERS = {**OF_CAPTIONS, "teacher.sentence": TRANSLATED}
+"""The same with what no student reads."""
+OF_TEXTS = frozenset({*OF_TEACHERS, "teacher.class_features"})
 
 
 def load_teachers(specs: Sequence[str], student: Backbone) -> list[Backbone]:
@@ -50,15 +55,37 @@ def token_field(place: int, field: str = "tokens") -> str:
     return f"teacher_{field}_{place}"
 
 
-def teacher_images(teachers: Sequence[Backbone], student: Backbone, pixels: Tensor) -> Tensor:
-    """Pixels made for the student, of images (B, 3, H, W) or clips (B, T, 3, H, W) -> (B, D) unit."""
-    return side_by_side([image_features(each, seen_by(each, student, pixels)) for each in teachers])
+def teacher_images(teachers: Sequence[Backbone], student: Backbone, batch: Mapping[str, Any]) -> Tensor:
+    """Pixels made for the student, of images (B, 3, H, W) or clips (B, T, 3, H, W) -> (B, D) unit; features that are
+    stored are taken as they are."""
+    made = []
+    for place, each in enumerate(teachers):
+        stored = batch.get(stored_field(place))
+        made.append(image_features(each, seen_by(each, student, batch["pixels"])) if stored is None else stored)
+    return side_by_side(made)
 
 
 def teacher_texts(teachers: Sequence[Backbone], batch: Mapping[str, Any], field: str = "tokens") -> Tensor:
     """Captions -> (B, D) unit. A mean of the student over time reads the student's tokens."""
     tokens = [batch.get(token_field(place, field), batch[field]) for place in range(len(teachers))]
     return side_by_side([teacher.encode_text(each) for teacher, each in zip(teachers, tokens)])
+
+
+def teacher_sentences(teachers: Sequence[Backbone], batch: Mapping[str, Any]) -> Tensor:
+    """What texts translate -> (B, D), not normalised."""
+    if len(teachers) > 1:
+        raise CapabilityError("--teacher: features that are not normalised are learned from one teacher; give one")
+    tokens = batch[token_field(0, TRANSLATED)]
+    if tokens.device.type == "cpu":
+        return teachers[0].encode_text(tokens, normalize=False)
+    return teachers[0].encode_measured(tokens, tokens.shape[1], normalize=False)  # else the host would wait for lengths
+
+
+def own_texts(backbone: Backbone, losses: Iterable[str]) -> list[Backbone]:
+    """The teacher of losses on sentences, where towers were joined and none is given: the image tower's own texts."""
+    asked = any("teacher.sentence" in loss_class(name).needs for name in losses)
+    made = backbone.own_texts() if asked else None
+    return [] if made is None else [made]
 
 
 def side_by_side(features: Sequence[Tensor]) -> Tensor:

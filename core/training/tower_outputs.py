@@ -17,9 +17,9 @@ from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
-from .fields import field_of_column
+from .fields import SENTENCE, field_of_column
 from .samples import Samples, collate, length_field
-from .teachers import OF_CAPTIONS, side_by_side, teacher_images, teacher_texts
+from .teachers import OF_CAPTIONS, side_by_side, teacher_images, teacher_sentences, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
@@ -179,6 +179,8 @@ class Outputs(nn.Module):
         names = self.wanted & {"image_features", "image_embedding", "image_hidden", "image_tokens"}
         if "logits" in self.wanted and not isinstance(self.class_scores, PixelScores):
             names = names | {"image_features"}
+        if SENTENCE in batch:  # a batch of pairs of texts
+            return {"image_features": self._encoded(batch[SENTENCE], None)}
         return image_outputs(self.backbone, batch["pixels"], names) if names else {}
 
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -257,12 +259,14 @@ class Outputs(nn.Module):
             return out
         with torch.no_grad():
             if "teacher.image" in self.wanted:
-                out["teacher.image"] = teacher_images(teachers, self.backbone, batch["pixels"])
+                out["teacher.image"] = teacher_images(teachers, self.backbone, batch)
             if "teacher.image_hidden" in self.wanted:
                 seen = [each.hidden(seen_by(each, self.backbone, batch["pixels"])) for each in teachers]
                 out["teacher.image_hidden"] = side_by_side(seen)
             for name in OF_CAPTIONS.keys() & self.wanted:
                 out[name] = teacher_texts(teachers, batch, OF_CAPTIONS[name])
+            if "teacher.sentence" in self.wanted:
+                out["teacher.sentence"] = teacher_sentences(teachers, batch)
             if "teacher.masked_tokens" in self.wanted:
                 seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
                 out["teacher.masked_tokens"] = seen["masked_tokens"]

@@ -77,10 +77,13 @@ def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_cli
         ("--pairs nowhere", "nowhere"),
         ("--names nowhere.txt", "nowhere.txt"),
         ("--translated a,b", "--translated: names columns of --sentences"),
-        ("--sentences {pairs} --translated image", "give two columns, FROM,TO (image, caption, split)"),
+        ("--sentences {pairs} --translated image", "give two columns or more, FROM,TO (image, caption, split)"),
         ("--sentences {pairs} --translated image,capton", "no column 'capton'; did you mean caption"),
         ("--sentences {few} --translated caption,image", "few.csv: 7 sentences are too few, of which a fifth is held"),
         ("--names {latin}", "latin.txt: "),
+        ("--untrained text-head --space-width 8", "--space-width 8: is of --untrained projections; omit it"),
+        ("--untrained text-head --map ridge", "--map: is of a map from pairs or sentences"),
+        ("--untrained text-head --sentences {pairs}", "--sentences and --untrained: the space is made of either"),
         ("--sentences {pairs} --names n.txt", "--sentences and --names: the space is made of either; omit one"),
     ],
 )
@@ -140,3 +143,22 @@ def test_a_readme_of_something_else_stays(vladapt, pairs, small_clip_spec, tmp_p
     outcome = vladapt("join", "--image", small_clip_spec, "--text", small_clip_spec, "--pairs", pairs, "--out", ".")
     assert outcome.code == 2 and "holds a README.md of something else; give a new folder" in outcome.err
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_layers_that_a_training_learns(vladapt, small_clip_spec, write_clip, tmp_path):
+    base = ["join", "--image", small_clip_spec, "--text", write_clip(width=16), "--untrained"]
+    outcome = vladapt(*base, "projections", "--space-width", "10", "--out", "out")
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "layers that nothing has trained (projections)" in said and "Train it by `vladapt pretrain` as" in said
+    assert "Train: `vladapt pretrain" in (tmp_path / "out/README.md").read_text()
+    from vladapt.core.backbones.load import load_backbone
+
+    made = load_backbone("out", "cpu")
+    assert (made.embed_dim, made.space.settings["unit"], made.space.of_text.bias) == (10, False, None)
+    assert float(made.logit_scale) == pytest.approx(1 / 0.07)
+    weights = [(tmp_path / "out/space.safetensors").read_bytes()]
+    for number, more in enumerate((["--seed", "2"], [])):
+        assert vladapt(*base, "projections", "--space-width", "10", "--out", f"o{number}", *more).code == 0
+        weights.append((tmp_path / f"o{number}/space.safetensors").read_bytes())
+    assert weights[0] == weights[2] != weights[1]

@@ -143,14 +143,6 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(vladapt, two, options, tmp_
     assert not (tmp_path / "m" / "model.safetensors").exists()
 
 
-def test_a_path_that_holds_an_equals_sign_wins(vladapt, two, options, tmp_path):
-    folder = tmp_path / "a=2"
-    table(folder, 10)
-    done = vladapt("pretrain", *options, "--data", folder, "--data", f"{two[0]}", "--out", "m", "--json")
-    assert done.code == 0, done.err
-    assert [row["name"] for row in done.json["sources"]] == ["a-2", "web"]
-
-
 def test_two_processes_killed_and_resumed_end_bit_for_bit_as_if_never_stopped(two, options, tmp_path):
     """Two processes, since draws must not depend on them; killed by a signal that no handler sees."""
     data = ["--data", f"{two[0]}=2", "--data", f"{two[1]}=1"]
@@ -172,3 +164,15 @@ def test_two_processes_killed_and_resumed_end_bit_for_bit_as_if_never_stopped(tw
 def untimed(line: str) -> dict:
     timed = ("images_per_second", "data_wait", "memory_gib")
     return {key: value for key, value in json.loads(line).items() if key not in timed}
+
+
+def test_pairs_of_texts_stand_beside_those_of_images(vladapt, two, options, tmp_path):
+    (tmp_path / "words.csv").write_text("en,de\n" + "".join(f"area {n},Feld {n}\n" for n in range(16)))
+    data = ["--data", two[0], "--data", "words.csv=1", "--samples", 32]
+    mixed = vladapt("pretrain", *options, *data, "--out", "m")
+    assert mixed.code == 2 and "source words: holds texts without images" in mixed.err
+    done = vladapt("pretrain", *options, *data, "--set", "sources.batch=one", "--out", "m", "--json")
+    assert done.code == 0, done.err
+    images, texts = done.json["sources"]
+    assert images["samples"] == texts["samples"] == 16 and texts["loss"] is not None
+    assert images["metrics"]["test_images"] == 10 and not texts["metrics"]

@@ -21,6 +21,7 @@ TITLES = (
     "Medical images",
     "Curation",
     "Towers joined",
+    "Robustness",
 )
 PARTS = dict(zip(TITLES, re.split(rf"^## (?:{'|'.join(TITLES)}|Fixtures).*$", PAGE, flags=re.M)[1:]))
 ROW = re.compile(r"^\| (?P<method>[^|]+) \| (?P<fixture>\w+) \| \d+ \| \S+ \| (?P<share>\S+)% \| .+ \|$", re.M)

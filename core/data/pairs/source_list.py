@@ -12,7 +12,10 @@ from ...contracts.sources import NamedSource
 from ...errors import DataError
 from ...runtime.reading import read_json
 from ...runtime.remote import is_url
+from .record_fields import Columns
 from .shards import BRACES
+from .table_pairs import table_rows
+from .text_pairs import SUFFIXES
 
 STAGES_EXAMPLE = '[{"until": 1000, "weights": [1, 0]}, {"weights": [1, 1]}]'
 
@@ -23,6 +26,19 @@ def check_sources(sources: Sequence[NamedSource]) -> None:
         path = source.path
         if path != SAMPLE and not is_url(path) and not BRACES.search(path) and not Path(path).exists():
             raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or '{SAMPLE}'")
+
+
+def holds_text_pairs(path: str) -> bool:
+    """Whether a table has no column of images, and two of texts besides its splits: a sentence and its translation."""
+    place = Path(path)
+    if place.suffix.lower() not in SUFFIXES or not place.is_file():
+        return False
+    _, row = next(table_rows(place), (0, {}))
+    columns = Columns(row)
+    return (
+        not {"image/key", "img_path", columns.of.get("image")} & row.keys()
+        and len(row.keys() - {columns.of.get("split")}) > 1
+    )
 
 
 def read_stages(path: str, names: Mapping[str, int]) -> list[tuple[int | None, list[float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from .table_pairs import table_rows
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 MOST_LANGUAGES = 256
 OPTION = "translated"
+CODE = "[a-z]{2,3}([-_][a-z]{2,4})?"
+LANGUAGE = re.compile(f"(?P<before>|.*[-_]){CODE}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class TextReading:
     """Options of `read_text_pairs`, given as `data.NAME` in a recipe."""
 
     translated: tuple[str, ...] = option(
-        (), "columns: the sentence, then a translation each (caption,caption_de,caption_ja); by default all in order"
+        (), "columns: the sentence, then its translations; by default the first column, and those of its languages"
     )
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
     val: float = option(0.1, "share of sentences held out to validate, where the data has no splits", low=0, below=1)
@@ -71,6 +74,16 @@ class TextPairs:
         """A sentence and its translation."""
         return self.sentences[int(self.sentence_of[row])], self.translations[row]
 
+    @property
+    def digest(self) -> str:
+        """Of its sentences and translations, in their order."""
+        made = hashlib.sha256()
+        for texts in (self.sentences, self.translations):
+            for part in (texts.blob, texts.starts, texts.lengths):
+                made.update(np.ascontiguousarray(part).tobytes())
+        made.update(np.ascontiguousarray(self.sentence_of).tobytes())
+        return made.hexdigest()[:16]
+
     def id(self, row: int) -> str:
         """For messages: which sentence, in which language."""
         return f"sentence {int(self.sentence_of[row]) + 1}, {self.languages[int(self.language_of[row])]}"
@@ -104,7 +117,9 @@ def read_text_pairs(
 
     Args:
         path: a .csv, .tsv or .jsonl.
-        translated: names of columns, that of the sentence first; by default all but a column of splits, in order.
+        translated: names of columns, that of the sentence first; by default the first column, and those that are
+            called like it with the code of a language (`caption`, `caption_de`, `caption_ja`; `en`, `de`), or else the
+            second one.
         seed, val, test: as of `TextReading`.
 
     Raises:
@@ -116,7 +131,7 @@ def read_text_pairs(
         if path.exists():
             check_regular(path)
         raise DataError(f"{path}: no such file; give a .csv, .tsv or .jsonl of sentences and their translations")
-    if Path(path.name.removesuffix(".gz")).suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: not a table; give a .csv, .tsv or .jsonl of sentences and their translations")
     names, of_splits = None, None
     sentences, translations = StringsBuilder(), StringsBuilder()
@@ -167,17 +182,24 @@ def _columns(table: Table, translated: Sequence[str], of_splits: str | None) -> 
                 f"{table.path}: no column '{name}'; {did_you_mean(name, [str(each) for each in table.columns])}"
             )
     names = tuple(table.column_named(name, OPTION) for name in translated)
-    names = names or tuple(name for name in table.columns if name != of_splits)
+    names = names or _of_languages([str(name) for name in table.columns if name != of_splits])
     if len(names) < 2 or len(set(names)) < len(names):
         raise ConfigError(
-            f"{table.path}: a sentence and its translations are two columns or more, named {', '.join(names)} here; "
-            f"give FROM,TO of {listed}"
+            f"{table.path}: translations named {','.join(names)}: give two columns or more, FROM,TO ({listed})"
         )
     if len(names) > MOST_LANGUAGES:
         raise ConfigError(
             f"{table.path}: {len(names)} columns; name those of the translations, at most {MOST_LANGUAGES}"
         )
     return names
+
+
+def _of_languages(columns: list[str]) -> tuple[str, ...]:
+    first = columns[0]
+    stem = LANGUAGE.fullmatch(first)
+    before = re.escape(f"{first}_" if stem is None else stem["before"])
+    further = [name for name in columns[1:] if re.fullmatch(f"{before}{CODE}", name, re.IGNORECASE)]
+    return first, *(further or columns[1:2])
 
 
 def _divided(pairs: TextPairs, seed: int, val: float, test: float) -> TextPairs:

@@ -11,22 +11,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...backbones.load import announced, load_backbone, save_fine_tuned
+from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
 from ...contracts.options import option, settle
+from ...contracts.recipe import SAMPLE
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
+from ...losses.stored_replay import read_stored
 from ...runs.folder import now, versions
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
-from ...runtime.remote import shown
+from ...runtime.remote import is_url, shown
 from ...training.settings import TrainingSettings
 from ...training.tower_weights import follow, weights_of
 from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
@@ -34,8 +37,9 @@ from .continuing_report import continuing_report
 from .pairs import PairSplits
 from .pretrain import PretrainFolder, PretrainPlan, PretrainResult, read_splits, run_plan
 from .remembered import BEFORE, SetsRemembered, StageScores
+from .replay import STORED, store_pairs, with_earlier, with_stored
 
-METHODS = ("none", "ctp", "lwf", "self-distill")
+METHODS = ("none", "replay", "ctp", "lwf", "self-distill")
 WITH_TEACHER = ("lwf", "self-distill")
 """Methods whose loss goes beside the losses of the training."""
 AFTER = "after-"
@@ -53,6 +57,13 @@ class ContinualOptions:
     """
 
     method: str = option("none", "what keeps a training on a further set from forgetting", choices=METHODS)
+    share: float = option(0.25, "share of earlier sets in the batches of a later one, of replay", above=0, below=1)
+    memory: int = option(
+        10_000, "pairs of each set whose features are stored for replay, 0 for none", low=0, high=10**9
+    )
+    stored: tuple[str, ...] = option(
+        (), "files of stored features of still earlier sets, replay.safetensors in the folders of their trainings"
+    )
     preserve: bool = option(False, "the first set, too, is not to change what the backbone knows")
     wise_ft: float | None = option(
         None, "share of the trained weights in the model at the end, the rest those of the start", low=0, high=1
@@ -60,6 +71,8 @@ class ContinualOptions:
 
     def __post_init__(self):
         settle(self, "--continual")
+        of_replay = self.method == "replay" or not self.stored
+        require(of_replay, "stored", list(self.stored), f"--continual {self.method} replays nothing; give replay")
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class ContinualPlan:
         twice = next((path for place, path in enumerate(self.sets) if path in self.sets[:place]), None)
         if twice is not None:
             raise ConfigError(f"--then {twice}: named twice; give each set once")
-        if not self.then and self.options.method != "none" and not self.options.preserve:
+        if not (self.then or self.options.method == "none" or self.options.preserve or self.options.stored):
             raise ConfigError(
                 f"--continual {self.options.method}: there is no further set; give --then, or --set "
                 "continual.preserve=yes to keep what the backbone knows"
@@ -101,17 +114,19 @@ class ContinualPlan:
         told |= {"loss_options": self.first.loss_options, "backbone": self.first.backbone}
         return json.loads(json_text(told, default=str))
 
-    def stage(self, number: int, backbone: str, out: Path) -> PretrainPlan:
+    def stage(self, number: int, backbone: str, out: Path, sizes: Sequence[int] = ()) -> PretrainPlan:
         """The training on one set.
 
         Args:
             number: of the set, from 0.
             backbone: where it starts.
             out: its folder.
+            sizes: pairs to train on of this set and of those before it, for replay; 0 of a set that is gone.
         """
         first, method = self.first, self.options.method
         losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
-        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone)
+        inherits = first.inherit and number == 0
+        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone, inherit=inherits)
         preserves = number > 0 or self.options.preserve
         if method == "ctp":
             options["ctp"] = {**options.get("ctp", {}), "first": not preserves}
@@ -122,7 +137,16 @@ class ContinualPlan:
                 del losses[method]
                 options.pop(method, None)
         settings = _stage_settings(first.settings, number, len(self.sets))
-        return replace(plan, losses=losses, loss_options=options, settings=settings)
+        plan = replace(plan, losses=losses, loss_options=options, settings=settings)
+        return plan if method != "replay" else self._with_replay(plan, number, out, sizes)
+
+    def _with_replay(self, plan: PretrainPlan, number: int, out: Path, sizes: Sequence[int]) -> PretrainPlan:
+        """Earlier sets, each as often as its size says; those that are gone by what was stored of them."""
+        share, before = self.options.share, list(zip(self.sets[:number], sizes))
+        there = [(path, size) for path, size in before if size]
+        gone = [str(out.parent / f"{AFTER}{n}" / STORED) for n, (_, size) in enumerate(before, 1) if not size]
+        plan = with_stored(plan, [*self.options.stored, *gone], share)
+        return with_earlier(plan, there, share, sizes[number]) if there else plan
 
 
 def continue_pretraining(
@@ -146,9 +170,11 @@ def continue_pretraining(
 class ContinualFolder(PretrainFolder):
     """The same, with a folder per set and what was measured after it; `plan.json` while it is under way."""
 
+    PLAN: ClassVar[str] = "plan.json"
+
     def begin(self, plan: ContinualPlan, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
         """As `open`; also refuses another plan than the one that was begun."""
-        done, told = self.open(resume), self.path / "plan.json"
+        done, told = self.open(resume), self.path / self.PLAN
         if done is None and resume and told.is_file():
             begun, asked = self._read(told.name), plan.identity
             if other := sorted(name for name in asked if begun.get(name) != asked[name]):
@@ -162,11 +188,7 @@ class ContinualFolder(PretrainFolder):
 
     @property
     def stages(self) -> list[Path]:
-        return sorted(self.path.glob("plan.json"))
-
-    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str, card: str = "") -> None:
-        (self.path / "plan.json").unlink(missing_ok=True)
-        super().finish(info, metrics, history, log, card)
+        return sorted(self.path.glob(self.PLAN))
 
     def of_set(self, number: int, further: str = "") -> Path:
         """The folder of the training on a set, counted from 1."""
@@ -185,12 +207,15 @@ class _Chain:
         self.folder = ContinualFolder(Path(plan.first.out))
         self.started = time.monotonic()
         self.stages: dict[str, StageScores] = {}
+        self.names: list[str] = []
         self.notes: list[str] = []
         self.skipped: list[tuple[str, str]] = []
 
     def run(self) -> PretrainResult | None:
         plan = self.plan
-        splits = self._read()  # all sets, before anything is computed
+        for file in plan.options.stored:
+            read_stored(Path(file))
+        splits = self._read()  # all sets, before anything is computed; None of one that is gone
         done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
         if all_gather_json(done is not None)[0]:
             return _result(self.folder.model, *done, finished_before=True) if is_main() else None
@@ -199,9 +224,10 @@ class _Chain:
         spec, results = plan.first.backbone, []
         for number, path in enumerate(plan.sets, start=1):
             self.reporter.info(f"Set {number} of {len(plan.sets)}: {shown(path)}")
-            results.append(self._train(number, spec))
+            results.append(self._train(number, spec, splits))
             spec = str(self.folder.of_set(number) / self.folder.model.name)
-            self._measure(splits[number - 1].name, splits, lambda spec=spec: self._load(spec), f"{AFTER}{number}")
+            self._measure(self.names[number - 1], splits, lambda spec=spec: self._load(spec), f"{AFTER}{number}")
+            self._store(number, spec, splits[number - 1])
         backbone = self._load(spec)
         if (share := plan.options.wise_ft) is not None:
             start = self._load(plan.first.backbone)
@@ -210,32 +236,43 @@ class _Chain:
             self._measure(f"{WISE_FT} {share:g}", splits, lambda: backbone, WISE_FT)
         return self._write(backbone, splits, results) if is_main() else None
 
-    def _read(self) -> list[PairSplits]:
-        """All sets, each under a name of its own."""
-        splits = []
-        for path in self.plan.sets:
+    def _read(self) -> list[PairSplits | None]:
+        """All sets, each with a name of its own."""
+        splits: list[PairSplits | None] = []
+        for number, path in enumerate(self.plan.sets, start=1):
+            if self._is_gone(number, path):
+                self.notes.append(f"{shown(path)}: is gone; what was stored of it is replayed, and it is not measured.")
+                splits.append(None)
+                self.names.append(Path(path).stem)
+                continue
             read = read_splits(self.plan.first, path, self.reporter)
-            taken = {each.name for each in splits}
-            name = read.name if read.name not in taken else shown(path)
-            splits.append(replace(read, name=name))
+            self.names.append(read.name if read.name not in self.names else shown(path))
+            splits.append(read)
             self.notes += [note for note in read.notes if note not in self.notes]
             if read.test is None:
-                self.notes.append(f"{name}: has no test pairs, so what is forgotten of it is not known.")
-        if not any(read.test for read in splits):
+                self.notes.append(f"{self.names[-1]}: has no test pairs, so what is forgotten of it is not known.")
+        if not any(read is not None and read.test is not None for read in splits):
             raise DataError(
                 f"--data {self.plan.first.data}: no set has test pairs, so nothing says what is forgotten; mark rows "
                 "as test"
             )
         return splits
 
+    def _is_gone(self, number: int, path: str) -> bool:
+        """Whether a set that was trained on is no longer there, and has been stored."""
+        folder = self.folder.of_set(number)
+        done = self.resume and (folder / "run.json").is_file() and (folder / STORED).is_file()
+        return done and path != SAMPLE and not is_url(path) and not Path(path).exists()
+
     def _load(self, spec: str) -> Backbone:
         backbone = load_backbone(spec, device=self.plan.first.device, image_size=self.plan.first.image_size)
         announced(backbone, self.reporter.info)
         return backbone
 
-    def _train(self, number: int, spec: str) -> PretrainResult | None:
+    def _train(self, number: int, spec: str, splits: Sequence[PairSplits | None]) -> PretrainResult | None:
         """On one set, in two passes where the method learns from a model of its own."""
-        plan = self.plan.stage(number - 1, spec, self.folder.of_set(number))
+        sizes = [0 if read is None else len(read.train) for read in splits[:number]]
+        plan = self.plan.stage(number - 1, spec, self.folder.of_set(number), sizes)
         if self.plan.options.method == "self-distill" and "self-distill" in plan.losses:
             losses = {name: weight for name, weight in plan.losses.items() if name != "self-distill"}
             options = {name: of for name, of in plan.loss_options.items() if name in losses}
@@ -246,15 +283,25 @@ class _Chain:
             plan = replace(plan, teacher=str(further / self.folder.model.name))
         return run_plan(plan, self.resume, self.reporter)
 
+    def _store(self, number: int, spec: str, read: PairSplits | None) -> None:
+        """For replay in a later training, when the set may be gone."""
+        path, options = self.folder.of_set(number) / STORED, self.plan.options
+        wanted = options.method == "replay" and options.memory > 0 and read is not None
+        if not wanted or all_gather_json(is_main() and path.is_file())[0]:
+            return
+        note = store_pairs(self._load(spec), read, options.memory, self.plan.first, path, self.reporter)
+        self.notes += filter(None, [note])
+
     def _measure(
-        self, name: str, splits: Sequence[PairSplits], towers: Callable[[], Backbone], stage: str = BEFORE
+        self, name: str, splits: Sequence[PairSplits | None], towers: Callable[[], Backbone], stage: str = BEFORE
     ) -> None:
         """All sets at one stage, or what was measured before a stop."""
         path = self.folder.scores(stage)
         if not all_gather_json(is_main() and path.is_file())[0]:
             self.reporter.info(f"Measuring all sets {BEFORE if stage == BEFORE else f'after {name}'}")
             backbone = towers()
-            scores = [None if read.test is None else self._retrieval(backbone, read) for read in splits]
+            held_out = [None if read is None or read.test is None else read for read in splits]
+            scores = [None if read is None else self._retrieval(backbone, read) for read in held_out]
             self.skipped += [pair for of in scores if of is not None for pair in of.skipped]
             generic = run_on_all(lambda: self._generic(backbone))
             if is_main():
@@ -272,20 +319,21 @@ class _Chain:
             return {}
         return self.probe.accuracy(backbone, amp=self.plan.first.settings.amp).shares
 
-    def _write(self, backbone: Backbone, splits: Sequence[PairSplits], results: Sequence[Any]) -> PretrainResult:
+    def _write(self, backbone: Backbone, splits: Sequence[PairSplits | None], results: Sequence[Any]) -> PretrainResult:
         plan, seconds = self.plan, time.monotonic() - self.started
         remembered = SetsRemembered.of_stages(
-            [read.name for read in splits], list(self.stages), list(self.stages.values()), plan.first.settings.seed
+            self.names, list(self.stages), list(self.stages.values()), plan.first.settings.seed
         )
         model = save_fine_tuned(backbone, self.folder.path)
+        sizes = [{} if read is None else _sizes(read) for read in splits]
         skipped = [pair for result in results for pair in result.skipped] + self.skipped
         told = {
             "created": now(),
             "data": {
-                "name": " then ".join(read.name for read in splits),
+                "name": " then ".join(self.names),
                 "path": " ".join(shown(path) for path in plan.sets),
-                "licence": " · ".join(dict.fromkeys(filter(None, (read.licence for read in splits)))),
-                "splits": {f"{read.name}, {part}": n for read in splits for part, n in _sizes(read).items()},
+                "licence": " · ".join(dict.fromkeys(read.licence for read in splits if read and read.licence)),
+                "splits": {f"{name}, {part}": n for name, of in zip(self.names, sizes) for part, n in of.items()},
             },
             "backbone": _backbone_facts(self._load(plan.first.backbone), plan.first.backbone),
             "model": str(model),
@@ -307,6 +355,7 @@ class _Chain:
         write_report(self.folder.path, continuing_report(self.folder.path, info, remembered))
         history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
+        (self.folder.path / self.folder.PLAN).unlink(missing_ok=True)
         self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
         return _result(model, info, metrics)
 

@@ -10,19 +10,21 @@ from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
 from ...contracts.sources import sources_in
 from ...data.pairs.reading import READER, Reading
+from ...data.pairs.text_pairs import TextReading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
-from ...training.objective import parse_losses
+from ...training.objective import need_sentences_alone, parse_losses
 from ...training.settings import TrainingSettings
 from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
 from .task import PretrainingOptions
+from .translations import READER as OF_SENTENCES
 
 PRETRAINING = "pretraining"
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size", "custom_hooks")
-OF_TASK = ("inherit",)
+OF_TASK = ("inherit", "teacher_features")
 SET_EXAMPLE = "layer_decay=0.7"
 OF_LOSSES, OF_CONTINUAL = "loss.", "continual."
 
@@ -70,6 +72,7 @@ def plan_of(
             known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
     weights = parse_losses(losses or ("clip",))
+    reading, reader = (TextReading, OF_SENTENCES) if need_sentences_alone(weights) else (Reading, READER)
     sources, options = sources_in({"data": data, **mixing})
     return PretrainPlan(
         data=sources[0].path,
@@ -78,7 +81,7 @@ def plan_of(
         out=out,
         losses=weights,
         loss_options=_of_losses(weights, {}, of_losses),
-        data_options=chosen(Reading, data_options, READER),
+        data_options=chosen(reading, data_options, reader),
         settings=TrainingSettings(**given),
         **places,
     )

@@ -23,6 +23,7 @@ from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
 from ...data.pairs.shard_list import check_alike, reads_in_a_row
 from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
+from ...data.pairs.text_pairs import TextPairs
 from ...data.unlabelled import images_of, read_unlabelled
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
@@ -31,13 +32,13 @@ from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
-from ...training.sources import ImageSource, PairSource, StreamedSource
+from ...training.sources import ImageSource, PairSource, StreamedSource, TextSource
 from ...training.train import train
 from ..retrieval.fitting import divided_pairs
 from ..retrieval.scoring import DomainPairs
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
-T = TypeVar("T", PairSet, DomainPairs)
+T = TypeVar("T", PairSet, DomainPairs, TextPairs)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class PairSplits:
 
     name: str
     licence: str
-    train: PairSet | ShardPairs | DomainPairs | ImageSet
-    val: PairSet | DomainPairs | None
-    test: PairSet | DomainPairs | None
+    train: PairSet | ShardPairs | DomainPairs | ImageSet | TextPairs
+    val: PairSet | DomainPairs | TextPairs | None
+    test: PairSet | DomainPairs | TextPairs | None
     order: str
     images: int
     texts: int | None = None
@@ -94,13 +95,17 @@ class PairSplits:
         """What a checkpoint must share."""
         if isinstance(self.train, ShardPairs):
             return {"pairs": self.name, "shards": self.train.digest}
+        if isinstance(self.train, TextPairs):
+            return {"pairs": self.name, "texts": self.train.digest}
         identity = {"pairs": self.name, "first": self.train[0].id}
         if isinstance(self.train, PairSet) and (weights := self.train.weights) is not None:
             identity["weights"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
         return identity
 
-    def source(self, choose: CaptionSampler) -> PairSource | ImageSource:
+    def source(self, choose: CaptionSampler) -> PairSource | ImageSource | TextSource:
         """To train from."""
+        if isinstance(self.train, TextPairs):
+            return TextSource(self.train)
         if isinstance(self.train, ImageSet):
             return ImageSource(self.train.data.items, self.train.data.load)
         return (StreamedSource if isinstance(self.train, ShardPairs) else PairSource)(self.train, choose)
@@ -109,7 +114,7 @@ class PairSplits:
         """How an image becomes pixels, where that is not the backbone's own."""
         return None if self.transform is None else self.transform(backbone, train)
 
-    def val_part(self, most: int) -> PairSet | DomainPairs:
+    def val_part(self, most: int) -> PairSet | DomainPairs | TextPairs:
         """Val, or so many of its pairs spread evenly."""
         assert self.val is not None
         rows = np.linspace(0, len(self.val) - 1, most).round().astype(int)
@@ -172,15 +177,15 @@ def read_domain_splits(
     data = read_data(recipe, domain, task)
     read = divided_pairs(data, domain, task, seed)
     train, val, test = (read.pairs.split(name) for name in Item.SPLITS)
-    _check_enough(path, len(train))
+    check_enough(path, len(train))
     texts = sum(len(item.captions()) for item in read.pairs.items)
     return PairSplits(
         read.name,
         read.licence,
         train,
-        _some(val),
-        _some(test),
-        _global_order(len(train)),
+        some(val),
+        some(test),
+        global_order(len(train)),
         len(read.pairs),
         texts,
         read.skipped,
@@ -215,9 +220,9 @@ def read_image_set(domain: Domain | None, path: str, options: Mapping[str, Any],
     else:
         data = read_unlabelled([path]) if domain is None else images_of(domain, [path], options)
     check_skipped(data.skipped, len(data.items) + len(data.skipped), tolerate)
-    _check_enough(path, len(data.items), "images")
+    check_enough(path, len(data.items), "images")
     notes = ["All images are trained on: none of them is held out, and nothing is measured on them.", *data.notes]
-    order = _global_order(len(data.items), "images")
+    order = global_order(len(data.items), "images")
     name = Path(path).name or data.name
     whole, skipped = ImageSet(data), list(data.skipped)
     return PairSplits(name, data.licence, whole, None, None, order, len(whole), 0, skipped, notes)
@@ -231,15 +236,15 @@ def _read_by_index(
     check_skipped(whole.skipped, whole.total, tolerate)
     whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
-    _check_enough(path, len(train))
+    check_enough(path, len(train))
     check_alike([len(train), train.id(0), train.id(len(train) - 1)], "pairs to train on")
     return PairSplits(
         whole.name,
         whole.licence,
         train,
-        _some(whole.split("val")),
-        _some(whole.split("test")),
-        order="" if train.weights is not None else _global_order(len(train)),
+        some(whole.split("val")),
+        some(whole.split("test")),
+        order="" if train.weights is not None else global_order(len(train)),
         images=len(whole),
         texts=int(whole.columns.captions.counts[whole.rows].sum()),
         skipped=list(whole.skipped),
@@ -269,17 +274,17 @@ def _read_in_a_row(
     return PairSplits(train.name, train.licence, train, val, test, "", images, notes=list(train.notes))
 
 
-def _check_enough(path: str, count: int, what: str = "pairs") -> None:
+def check_enough(path: str, count: int, what: str = "pairs") -> None:
     if count < 2:
         cure = "give more, or mark more rows as train" if what == "pairs" else "give more"
         raise DataError(f"--data {path}: {count} {what} to train on; {cure}")
 
 
-def _global_order(count: int, what: str = "pairs") -> str:
+def global_order(count: int, what: str = "pairs") -> str:
     return f"Order: global. Each epoch shuffles all {count:,} {what} to train on"
 
 
-def _some(pairs: T) -> T | None:
+def some(pairs: T) -> T | None:
     return pairs if len(pairs) > 1 else None
 
 

@@ -22,6 +22,8 @@ from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from ...data.pairs.code_switch import CodeSwitch, read_dictionary
 from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.source_list import holds_text_pairs
+from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
@@ -35,11 +37,13 @@ from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
-from ...training.objective import columns_of, need_images_alone
+from ...training.objective import columns_of, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
-from ...training.teachers import load_teachers
+from ...training.sources import PairSource, Source, StreamedSource
+from ...training.stored_teachers import StoredTeacher, stored_teachers
+from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
@@ -56,7 +60,8 @@ from .pairs import (
     read_pair_splits,
     train_in_stages,
 )
-from .several import SeveralSplits, read_several
+from .several import SeveralSplits, TextSplits, read_several
+from .translations import evaluate_translations, found_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -79,6 +84,7 @@ class PretrainPlan:
         loss_options: name -> keyword arguments.
         backbone: spec of where to start.
         teacher: spec of a frozen teacher, for losses that distil, or several.
+        teacher_features: folders of shards that hold features of the teachers.
         inherit: whether the towers start from weights of the first teacher.
         generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
         device: "auto", "cpu", "cuda", ...
@@ -99,6 +105,7 @@ class PretrainPlan:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     backbone: str = "embedded"
     teacher: str | Sequence[str] | None = None
+    teacher_features: Sequence[str] = ()
     inherit: bool = False
     generic: str | None = None
     device: str = "auto"
@@ -167,8 +174,11 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         raise ConfigError(
             f"--generic {plan.generic}: backbone '{plan.backbone}' has no words to name images by; omit it"
         )
-    teachers = load_teachers(plan.teachers, backbone)  # those that cannot be are refused before anything is computed
-    inherited = inherit(backbone, _first_of(teachers)) if plan.inherit else ""
+    # Teachers that cannot be are refused before anything is computed.
+    teachers = load_teachers(plan.teachers, backbone) or own_texts(backbone, plan.losses)
+    inherited = ""
+    if plan.inherit:
+        inherited = inherit(backbone, _first_of(teachers, "inherit", "there is no teacher to start from", "inherit=no"))
     if inherited:
         reporter.info(inherited)
     for teacher in teachers:
@@ -177,7 +187,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
     if splits.order:
         reporter.info(splits.order)
-    measures = _Measures(plan, backbone, splits, reporter, probe)
+    measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
     check_task(backbone, task)
     built_hooks(plan.custom_hooks)
@@ -202,16 +212,22 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     return _result(model, info, metrics)
 
 
-def _first_of(teachers: list[Backbone]) -> Backbone:
+def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Backbone:
     if not teachers:
-        raise ConfigError("option inherit: there is no teacher to start from; give --teacher SPEC, or inherit=no")
+        raise ConfigError(f"option {option}: {why}; give --teacher SPEC, or {cure}")
     return teachers[0]
 
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
-        return read_several(plan.sources, plan.mixing, lambda path: read_splits(plan, path, reporter))
+        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
     return read_splits(plan, plan.data, reporter)
+
+
+def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
+    """One of several, which may be pairs of texts."""
+    plain = plan.domain is None and not plan.data_options.get("image_column")
+    return TextSplits.read(path) if plain and holds_text_pairs(path) else read_splits(plan, path, reporter)
 
 
 def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
@@ -221,6 +237,8 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
         DataError, ConfigError: as of the readers in `pairs.py`.
     """
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
+    if need_sentences_alone(plan.losses):
+        return read_sentence_splits(path, seed, plan.data_options)
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
@@ -232,25 +250,51 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
 def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
 ) -> Task:
+    source = splits.source(_captions(plan.settings, splits))
+    stored = _stored(plan, teachers, splits, source)
     return Task(
-        source=splits.source(_captions(plan.settings, splits)),
+        source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
         teachers=teachers,
+        stored=stored,
         view=splits.view(backbone, True),
         validate=measures.validate if splits.val is not None and measures.compares else None,
-        identity={"backbone": backbone.fingerprint, **_start(plan, teachers), **splits.identity},
+        identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
 
 
-def _start(plan: PretrainPlan, teachers: list[Backbone]) -> dict[str, Any]:
-    return {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeacher]) -> dict[str, Any]:
+    start = {"inherits": teachers[0].fingerprint} if plan.inherit else {}
+    folders = [view.folder.name for teacher in stored for view in teacher.views]
+    return start | ({"teacher_features": folders} if stored else {})
+
+
+def _stored(
+    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: Source
+) -> list[StoredTeacher]:
+    """What is stored of the teachers' features, checked against what is trained on."""
+    if not plan.teacher_features:
+        return []
+
+    def transform(teacher: Backbone, augmented: bool):
+        if (of_domain := splits.view(teacher, augmented)) is not None:
+            return of_domain
+        own = teacher.preprocess(train=augmented)
+        return own.with_crop(plan.settings.crop_scale) if augmented else own
+
+    _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
+    stored = stored_teachers(plan.teacher_features, teachers, transform)
+    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
+        for teacher in stored:
+            teacher.check(source)
+    return stored
 
 
 def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) -> CaptionSampler:
     """Which texts a step sees; columns and words that are asked for and not there are refused."""
     parts = splits.parts if isinstance(splits, SeveralSplits) else [splits]
-    paired = [part.train for part in parts if not isinstance(part.train, ImageSet)]
+    paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
     for pairs in paired:
         check_columns(settings.captions, pairs)
     switch = None
@@ -312,11 +356,14 @@ class _Measures:
         splits: PairSplits | SeveralSplits,
         reporter: Reporter,
         probe: GenericProbe | None,
+        teachers: Sequence[Backbone] = (),
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
+        self.teachers, self.by_language = teachers, ""
         self.compares = not all(loss_class(name).answers for name in plan.losses)
         self.test = splits.test if self.compares else None
-        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if self.test is not None else None
+        shown = self.test is not None and not isinstance(self.test, TextPairs)
+        self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if shown else None
         self.skipped: list[tuple[str, str]] = []
         self.forgotten: Forgotten | None = None
 
@@ -327,8 +374,10 @@ class _Measures:
         if self.test is not None:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
-        alone = run_on_all(self._generic_and_examples)
-        return _Measured(retrieval, *alone, self._of_sources(retrieval))
+            if isinstance(self.test, TextPairs):
+                self.by_language = found_by_language(retrieval, self.test)
+        generic, examples = run_on_all(self._generic_and_examples)
+        return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
 
     def validate(self) -> float | dict[str, float]:
         """Mean R@1 of both directions on val; of several sources within each, and the mean over them."""
@@ -366,6 +415,8 @@ class _Measures:
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
+        if isinstance(pairs, TextPairs):
+            return evaluate_translations(self.backbone, self.teachers[0], pairs, settings.amp)
         return evaluate_retrieval(
             self.backbone,
             pairs,
@@ -395,7 +446,7 @@ def _info(
     plan, backbone, splits: PairSplits | SeveralSplits, trained: Trained, model, measures, metrics, seconds
 ) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
-    notes = [*splits.notes, *trained.notes]
+    notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
         notes.append(

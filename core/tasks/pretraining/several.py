@@ -7,17 +7,61 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from ...contracts.backbone import Backbone
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.source_list import check_sources
+from ...data.pairs.text_pairs import TextPairs, read_text_pairs
 from ...runtime.remote import shown
 from ...training.mixing import Mixture, mixture_of, names_of
-from ...training.sources import MixedSource, PairSource
+from ...training.sources import MixedSource, PairSource, TextSource
 from .pairs import PairSplits
+
+
+@dataclass(frozen=True)
+class TextSplits:
+    """Pairs of texts to train on; nothing is measured on them, so that all are.
+
+    Args:
+        train: a sentence and its translation each, or two texts that mean the same.
+    """
+
+    train: TextPairs
+    val: ClassVar[None] = None
+    test: ClassVar[None] = None
+    number_names: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    @classmethod
+    def read(cls, path: str) -> TextSplits:
+        """Of a table; errors as of `read_text_pairs`."""
+        return cls(read_text_pairs(path, val=0, test=0))
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        return self.train.skipped
+
+    @property
+    def notes(self) -> list[str]:
+        languages = ", ".join(self.train.languages)
+        return [f"{len(self.train):,} pairs of texts ({languages}), all of which are trained on; they are not scored."]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"texts": self.train.name, "pairs": len(self.train), "first": self.train.id(0)}
+
+    def source(self, choose: CaptionSampler) -> TextSource:
+        """To train from."""
+        return TextSource(self.train)
+
+    def view(self, backbone: Backbone, train: bool) -> Callable | None:
+        return None
+
+    def facts(self, path: str) -> dict[str, Any]:
+        sizes = {"images": 0, "texts": len(self.train), "splits": {"train": len(self.train)}}
+        return {"name": self.train.name, "path": shown(path), "licence": "unknown", **sizes}
 
 
 @dataclass(frozen=True)
@@ -31,7 +75,7 @@ class SeveralSplits:
     """
 
     sources: Sequence[NamedSource]
-    parts: Sequence[PairSplits]
+    parts: Sequence[PairSplits | TextSplits]
     mixture: Mixture
 
     order = ""
@@ -48,7 +92,7 @@ class SeveralSplits:
     def skipped(self) -> list[tuple[str, str]]:
         return [(f"{name}/{what}", why) for name, part in zip(self.names, self.parts) for what, why in part.skipped]
 
-    @property
+    @cached_property
     def notes(self) -> list[str]:
         return [f"{name}: {note}" for name, part in zip(self.names, self.parts) for note in part.notes]
 
@@ -72,12 +116,16 @@ class SeveralSplits:
         return {"sources": parts, "mixture": hashlib.sha256(stages.encode()).hexdigest()[:16]}
 
     def source(self, choose: CaptionSampler) -> MixedSource:
-        """To train from."""
+        """To train from.
+
+        Raises:
+            ConfigError: as of `MixedSource`.
+        """
         return MixedSource([part.source(choose) for part in self.parts], self.mixture)
 
     def view(self, backbone: Backbone, train: bool) -> Callable | None:
         """How an image becomes pixels, where that is not the backbone's own: all are read by one domain."""
-        return self.parts[0].view(backbone, train)
+        return next(part for part in self.parts if not isinstance(part, TextSplits)).view(backbone, train)
 
     def val_part(self, most: int) -> JoinedPairs:
         """Val, or so many of its pairs, equally many of each source."""
@@ -113,7 +161,7 @@ class SeveralSplits:
 
 
 def read_several(
-    sources: Sequence[NamedSource], options: SourceOptions, read: Callable[[str], PairSplits]
+    sources: Sequence[NamedSource], options: SourceOptions, read: Callable[[str], PairSplits | TextSplits]
 ) -> SeveralSplits:
     """Read each source, and say how they are mixed.
 
@@ -130,7 +178,7 @@ def read_several(
     return SeveralSplits(sources, parts, mixture_of(sources, options, names, [_size(part) for part in parts]))
 
 
-def _size(part: PairSplits) -> int:
+def _size(part: PairSplits | TextSplits) -> int:
     """Samples of a pass."""
     source = part.source(CaptionSampler())
     weights = source.weights if isinstance(source, PairSource) else None

@@ -30,6 +30,9 @@ class PretrainingOptions(TrainingSettings):
     loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
     loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
     teacher: tuple[str, ...] = option((), "teacher backbones, for losses that distil")
+    teacher_features: tuple[str, ...] = option(
+        (), "folders of features that `embed --as parquet` wrote for teachers, one for each stored view"
+    )
     inherit: bool = option(False, "start from the part of the first teacher's weights that there is room for")
 
 
@@ -88,6 +91,7 @@ class Pretraining(Task):
             loss_options=recipe.task_options["loss_options"],
             backbone=recipe.backbone,
             teacher=recipe.task_options["teacher"],
+            teacher_features=recipe.task_options["teacher_features"],
             inherit=recipe.task_options["inherit"],
             generic=recipe.generic,
             device=recipe.device,

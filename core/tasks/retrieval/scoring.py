@@ -121,7 +121,7 @@ def evaluate_retrieval(
     said, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
     options = PairEncoding(view, batch_size, workers, amp, said, store, tolerate)
     features = features_of(searched(backbone), _part(pairs, split), options)
-    return _scored(features, backbone, by_label, sentences, dual_softmax, questions)
+    return scores_of_features(features, backbone, by_label, sentences, dual_softmax, questions)
 
 
 def scores_of_sources(scores: RetrievalScores, backbone: Backbone, names: Sequence[str]) -> dict[str, RetrievalScores]:
@@ -132,10 +132,10 @@ def scores_of_sources(scores: RetrievalScores, backbone: Backbone, names: Sequen
     """
     assert scores.features is not None
     parts = {name: scores.features.part([each.startswith(f"{name}/") for each in scores.ids]) for name in names}
-    return {name: _scored(part, backbone) for name, part in parts.items() if len(part.texts)}
+    return {name: scores_of_features(part, backbone) for name, part in parts.items() if len(part.texts)}
 
 
-def _scored(
+def scores_of_features(
     features: PairFeatures,
     backbone: Backbone,
     by_label: bool = False,
@@ -143,6 +143,7 @@ def _scored(
     dual_softmax: bool = False,
     questions: Questions | None = None,
 ) -> RetrievalScores:
+    """The scores of features; options as of `evaluate_retrieval`."""
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None
     if features.scores is None:

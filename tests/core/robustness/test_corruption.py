@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from parity_checks import robustness
 
 from vladapt.core.contracts.corruption import SEVERITIES, Corruption
 from vladapt.core.robustness.corruption import Corrupted
@@ -98,3 +99,7 @@ def test_noise_depends_on_the_image_the_kind_the_severity_and_the_seed_alone(pic
     assert once not in others
     specs = [Corrupted(Seen(), 48, *how).spec for how in ((), (seeds, 1), (seeds, 2), (other, 1), (seeds, 1, 1))]
     assert all(specs.count(spec) == 1 for spec in specs) and specs[0]["then"] == {"own": 1}
+
+
+def test_images_agree_with_the_released_code(agrees):
+    agrees(robustness.corrupted_images)

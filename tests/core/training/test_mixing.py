@@ -8,16 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks import mixing as checks
+from PIL import Image
 from tar_shards import png, shard
 from training_process import streamed
 
-from vladapt import ConfigError
+from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.data.pairs.captions import CaptionSampler
+from vladapt.core.data.pairs.reading import read_pairs
+from vladapt.core.data.pairs.text_pairs import read_text_pairs
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
 from vladapt.core.training.loading import BatchLoader
 from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, shares_of
 from vladapt.core.training.samples import Samples
-from vladapt.core.training.sources import MixedSource
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import MixedSource, PairSource, TextSource, num_labels_of
+from vladapt.core.training.train import Task, train
 
 SIZES = (40, 23, 64)
 weights_of_sources = st.lists(st.floats(0.0625, 9, width=32), min_size=2, max_size=4)
@@ -204,3 +210,81 @@ def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_a
         assert loaded(monkeypatch, source, ranks, workers) == alone
     second = loaded(monkeypatch, source, epoch=1)
     assert second != alone and loaded(monkeypatch, source, epoch=1, start=2, ranks=2) == second[2:]
+
+
+# several sources as one -----------------------------------------------------------------------------------------------
+
+
+def labelled_table(folder, *labels, further="") -> PairSource:
+    """One pair per label; a further column of texts, if any."""
+    folder.mkdir()
+    rows = [f"image,caption,label{further and ',' + further}"]
+    for n, label in enumerate(labels):
+        Image.new("RGB", (8, 8), (40 * n, 10, 10)).save(folder / f"{n}.png")
+        rows.append(f"{n}.png,{label} {n},{label}{further and ',x'}")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    columns = {further: "text"} if further else {}
+    return PairSource(read_pairs(folder / "pairs.csv", split="train", columns=columns), CaptionSampler("first"))
+
+
+def test_rows_images_and_classes_of_sources_are_told_apart(tmp_path):
+    parts = [
+        labelled_table(tmp_path / "a", "cat", "dog", further="caption_de"),
+        labelled_table(tmp_path / "b", "bird", "dog"),
+    ]
+    source = MixedSource(parts, mixture(1, 1))
+    assert len(source) == 4 and source.labelled and num_labels_of(source) == 3
+    labels = [source.label(row) for row in range(4)]
+    assert labels[1] == labels[3] and len(set(labels)) == 3
+    assert len({source.image_id(row) for row in range(4)}) == 4
+    assert [source.text("caption", row, 0) for row in range(4)] == ["cat 0", "dog 1", "bird 0", "dog 1"]
+    assert "caption_de" not in source.texts and not source.columns  # the other source has none
+    assert MixedSource(parts[:1], mixture(1)).columns == {"caption_de": "text"}
+
+
+def test_a_sample_that_cannot_be_read_is_replaced_by_one_of_its_source(toy_pairs):
+    source = MixedSource([toy_pairs(8, frozenset({7})), toy_pairs(8)], mixture(1, 1))
+    made = Samples(source, frozenset({"pixels"}), {"light": lambda decoded, seed: torch.zeros(1)}, number_of, seed=1)[
+        0, 7
+    ]
+    assert made["index"] == 0 and made["broken"][0][0] == "toy-7"
+
+
+# texts beside images --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text_source(tmp_path_factory):
+    table = tmp_path_factory.mktemp("texts") / "texts.csv"
+    table.write_text("en,de\n" + "".join(f"a red area {n},ein rotes Feld {n}\n" for n in range(24)))
+    return TextSource(read_text_pairs(table, val=0, test=0))
+
+
+def one_step(towers, source, losses=("clip",)):
+    settings = TrainingSettings(epochs=1, steps=1, batch_size=8, lr=1e-3, warmup=0.0, seed=3)
+    return train(towers, Task(source, dict.fromkeys(losses, 1.0)), settings, None)
+
+
+def test_a_batch_of_texts_has_a_sentence_in_the_place_of_the_image(fresh_clip, toy_pairs, text_source):
+    only = Mixture(("images", "texts"), (Stage(None, (0.0, 1.0)),), one=True)
+    source = MixedSource([toy_pairs(24), text_source], only)
+    rows = next(iter(MixedBatches(only, (24, 24), 8, seed=3)))
+    pairs = [text_source.pairs[row - 24] for _, row in rows]
+    sides = [fresh_clip.encode_text([pair[side] for pair in pairs]).detach() for side in (0, 1)]
+    expected = build_loss("clip")(
+        {"image_features": sides[0], "text_features": sides[1], "logit_scale": fresh_clip.logit_scale.detach()}
+    )["loss"]
+    before = {name: value.clone() for name, value in fresh_clip.model.state_dict().items()}
+    history = one_step(fresh_clip, source).history
+    assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    moved = {name for name, value in fresh_clip.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and not any(name.startswith("visual.") for name in moved)
+
+
+def test_texts_share_no_batch_with_images_and_train_no_loss_that_looks_at_more(fresh_clip, toy_pairs, text_source):
+    with pytest.raises(ConfigError, match=r"source b: holds texts without images.*sources.batch=one"):
+        MixedSource([toy_pairs(24), text_source], mixture(1, 1))
+    with pytest.raises(ConfigError, match="as all sources"):
+        MixedSource([text_source], mixture(1, one=True))
+    with pytest.raises(CapabilityError, match=r"loss silc needs .* of every sample"):
+        one_step(fresh_clip, MixedSource([toy_pairs(24), text_source], mixture(1, 1, one=True)), ("silc",))

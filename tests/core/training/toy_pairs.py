@@ -14,7 +14,7 @@ class ToyPairs:
     """`count` images 24 x 24, each a coloured half; captions name colour and side."""
 
     texts = frozenset(
-        {"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image", "moment_text"}
+        {"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image", "moment_text", "sentence"}
     )
     labelled = True
     columns: ClassVar = {

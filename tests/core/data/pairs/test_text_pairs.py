@@ -45,6 +45,20 @@ def test_columns_are_named_in_their_order(tmp_path):
     assert read_text_pairs(tmp_path / "words.jsonl")[1] == ("a dog", "ein Hund")
 
 
+@pytest.mark.parametrize(
+    "header, read",
+    [
+        ("caption,caption_de,note,caption_pt-br", ("caption_de", "caption_pt-br")),
+        ("en,de,ja,note", ("de", "ja")),
+        ("caption_en,caption_de,note,other_ja", ("caption_de",)),
+        ("english,german,note", ("german",)),
+    ],
+)
+def test_columns_of_languages_are_told_by_their_names(tmp_path, header, read):
+    rows = [[f"{name} {row}" for name in header.split(",")] for row in range(3)]
+    assert read_text_pairs(table(tmp_path, rows, header)).languages == read
+
+
 def test_equal_sentences_are_in_one_split_whatever_their_order(tmp_path):
     rows = [(f"a {n % 40}", f"ein {n}", f"ja {n}") for n in range(120)]
     pairs = read_text_pairs(table(tmp_path, rows), seed=3, val=0.1, test=0.2)
@@ -71,7 +85,7 @@ def test_bad_input_is_one_line(tmp_path):
     file = table(tmp_path, ROWS)
     for error, said, columns in [
         (UnknownNameError, "no column 'caption_fr'; did you mean", ["caption", "caption_fr"]),
-        (ConfigError, "two columns or more, named caption here", ["caption"]),
+        (ConfigError, "translations named caption: give two columns or more, FROM,TO", ["caption"]),
     ]:
         with pytest.raises(error, match=said):
             read_text_pairs(file, columns)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from vladapt import ConfigError
+from vladapt import ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.errors import UnknownNameError
 from vladapt.core.tasks.pretraining import continuing
 from vladapt.core.tasks.pretraining.continuing import (
     ContinualFolder,
@@ -21,6 +24,7 @@ from vladapt.core.tasks.pretraining.continuing import (
 )
 from vladapt.core.tasks.pretraining.options import continual_plan_of
 from vladapt.core.tasks.pretraining.pretrain import run_plan
+from vladapt.core.tasks.pretraining.replay import STORED
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220)}
@@ -79,9 +83,9 @@ def plan_to(sets, generic, small_clip_spec, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(plan_to):
-    """Sets a and b by plain fine-tuning, with weights between start and end."""
-    plan = plan_to("none", wise_ft=0.25)
+def whole(plan_to):
+    """Sets a and b with ctp, and weights between start and end."""
+    plan = plan_to("ctp", wise_ft=0.25)
     return plan, continue_pretraining(plan)
 
 
@@ -89,8 +93,8 @@ def weights(path):
     return load_file(path)
 
 
-def test_all_sets_are_measured_after_each(plain, sets):
-    plan, done = plain
+def test_all_sets_are_measured_after_each(whole, sets):
+    plan, done = whole
     remembered = done.metrics["remembered"]
     assert remembered["sets"] == ["a", "b"]
     assert [stage["after"] for stage in remembered["stages"]] == ["before", "a", "b", "wise-ft 0.25"]
@@ -110,9 +114,9 @@ def test_all_sets_are_measured_after_each(plain, sets):
     assert remembered["backward_transfer"]["value"] == pytest.approx(r1[3][0] - r1[1][0])
 
 
-def test_each_set_starts_where_the_last_ended(plain):
+def test_each_set_starts_where_the_last_ended(whole):
     """The stages are those of `pretrain`, one after the other."""
-    plan, done = plain
+    plan, done = whole
     out = ContinualFolder(done.model.parent)
     alone = replace(plan.stage(1, str(out.of_set(1) / "model.safetensors"), out.path.parent / "alone"))
     again = run_plan(alone, False, continuing.Reporter(quiet=True))
@@ -120,19 +124,19 @@ def test_each_set_starts_where_the_last_ended(plain):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_wise_ft_lies_between_start_and_end(plain, small_clip_spec):
-    _, done = plain
+def test_wise_ft_lies_between_start_and_end(whole, small_clip_spec):
+    _, done = whole
     start = load_backbone(small_clip_spec, device="cpu").model.state_dict()
     end, ours = weights(done.model.parent / "after-2" / "model.safetensors"), weights(done.model)
     for name, value in ours.items():
         torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * end[name], atol=1e-6, rtol=1e-5)
 
 
-def test_the_folder_says_what_was_done(plain):
-    _, done = plain
+def test_the_folder_says_what_was_done(whole):
+    _, done = whole
     folder = done.model.parent
     info = json.loads((folder / "run.json").read_text())
-    assert info["continual"]["method"] == "none" and info["data"]["name"] == "a then b" and info["steps"] == 4
+    assert info["continual"]["method"] == "ctp" and info["data"]["name"] == "a then b" and info["steps"] == 4
     assert info["data"]["splits"] == {"a, train": 10, "a, test": 6, "b, train": 10, "b, test": 6}
     page = (folder / "report.html").read_text()
     assert "Backward transfer" in page and "R@5 of each set after each stage" in page
@@ -154,11 +158,11 @@ class Stop(Exception):
     """In place of a kill."""
 
 
-def test_killed_in_the_second_set_it_goes_on_bit_for_bit(plan_to, monkeypatch):
+def test_killed_in_the_second_set_it_goes_on_bit_for_bit(whole, plan_to, monkeypatch):
     from vladapt.core.training.resume import ResumeHook
 
-    whole = continue_pretraining(plan_to("ctp"))
-    plan, save, begun = plan_to("ctp", options=["save_every=1"]), ResumeHook.after_train_iter, []
+    _, done = whole
+    plan, save, begun = plan_to("ctp", wise_ft=0.25, options=["save_every=1"]), ResumeHook.after_train_iter, []
 
     def save_and_stop(self, runner, *rest, **named):
         save(self, runner, *rest, **named)
@@ -174,8 +178,126 @@ def test_killed_in_the_second_set_it_goes_on_bit_for_bit(plan_to, monkeypatch):
     with pytest.raises(ConfigError, match="begun with other settings"):
         other = replace(plan.first, settings=replace(plan.first.settings, lr=1e-4))
         continue_pretraining(replace(plan, first=other), resume=True)
-    done = continue_pretraining(plan, resume=True)
-    ours, theirs = weights(done.model), weights(whole.model)
+    again = continue_pretraining(plan, resume=True)
+    ours, theirs = weights(again.model), weights(done.model)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert done.metrics == whole.metrics
+    assert again.metrics == done.metrics
     assert continue_pretraining(plan, resume=True).finished_before
+
+
+def test_a_share_of_each_batch_is_of_earlier_sets(whole, plan_to, sets, tmp_path):
+    """At as many steps; each earlier set by its size."""
+    plan = plan_to("replay", then="bc", options=["continual.share=0.4"])
+    third = plan.stage(2, "x", tmp_path / "after-3", [30, 10, 10])
+    assert [(source.path, source.weight) for source in third.sources] == [
+        (sets["c"], 0.6),
+        (sets["a"], pytest.approx(0.3)),
+        (sets["b"], pytest.approx(0.1)),
+    ]
+    assert not plan.stage(0, "x", tmp_path, [10]).sources
+    second = plan.stage(1, str(whole[1].model), tmp_path / "after-2", [10, 10])
+    done = run_plan(
+        replace(second, settings=replace(second.settings, epochs=2)), False, continuing.Reporter(quiet=True)
+    )
+    sources = json.loads((tmp_path / "after-2" / "run.json").read_text())["data"]["sources"]
+    assert [(each["name"], each["shares"]) for each in sources] == [("b", [0.6]), ("a", [0.4])]
+    assert done.summary["steps"] == 2 * 10 // 5
+
+
+def test_a_set_that_is_gone_is_replayed_from_what_was_stored(plan_to, sets, tmp_path, monkeypatch):
+    copy = tmp_path / "a"
+    shutil.copytree(Path(sets["a"]).parent, copy)
+    plan = plan_to("replay", options=["continual.memory=7"])
+    plan, train, trained = replace(plan, first=replace(plan.first, data=str(copy / "a.csv"))), continuing.run_plan, []
+
+    def stop_before_the_second(of, *rest):
+        if trained:
+            raise Stop
+        trained.append(of)
+        return train(of, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(continuing, "run_plan", stop_before_the_second)
+        continue_pretraining(plan)
+    shutil.rmtree(copy)
+    done = continue_pretraining(plan, resume=True)
+    stages = done.metrics["remembered"]["stages"]
+    assert stages[1]["sets"][0]["r1"] is not None and stages[2]["sets"][0] == {}
+    assert done.metrics["remembered"]["backward_transfer"] is None and any("is gone" in note for note in done.notes)
+    folder = ContinualFolder(done.model.parent)
+    assert load_file(folder.of_set(1) / STORED)["images"].shape == (7, 24)
+    losses = json.loads((folder.of_set(2) / "run.json").read_text())["losses"]
+    assert losses == {"clip": 1.0, "stored-replay": pytest.approx(1 / 3)}
+
+
+def test_self_distillation_learns_from_a_model_of_its_own(plan_to):
+    plan = plan_to("self-distill", then="", options=["continual.preserve=yes"])
+    done = continue_pretraining(plan)
+    folder = ContinualFolder(done.model.parent)
+    first, second = (json.loads((folder.of_set(1, part) / "run.json").read_text()) for part in ("-teacher", ""))
+    assert (first["losses"], second["losses"]) == ({"clip": 1.0}, {"self-distill": 1.0, "clip": 1.0})
+    assert second["teacher"].endswith("after-1-teacher/model.safetensors")
+    assert first["backbone"]["fingerprint"] == second["backbone"]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [
+        ("none", ({"clip": 1.0}, {}, None), ({"clip": 1.0}, {}, None)),
+        ("lwf", ({"clip": 1.0}, {}, None), ({"lwf": 1.0, "clip": 1.0}, {}, "earlier")),
+        ("ctp", ({"ctp": 1.0}, {"ctp": {"first": True}}, None), ({"ctp": 1.0}, {"ctp": {"first": False}}, None)),
+    ],
+)
+def test_each_method_has_its_losses(plan_to, tmp_path, method, first, second):
+    plan = plan_to(method)
+    for number, wanted in enumerate((first, second)):
+        stage = plan.stage(number, "earlier", tmp_path)
+        of_method = {name: dict(of) for name, of in stage.loss_options.items() if of}
+        assert (stage.losses, of_method, stage.teacher) == wanted and stage.backbone == "earlier"
+    preserving = replace(plan, options=replace(plan.options, preserve=True)).stage(0, "earlier", tmp_path)
+    assert (dict(preserving.losses), preserving.teacher) == (second[0], second[2])
+
+
+def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
+    settings = plan_to().first.settings
+    assert (settings.schedule, settings.warmup, settings.end_lr) == ("rewarm", 0.01, 1e-4)
+    told = plan_to(options=["schedule=cosine", "warmup=0.2", "end_lr=0"]).first.settings
+    assert (told.schedule, told.warmup, told.end_lr) == ("cosine", 0.2, 0.0)
+    endless = plan_to(then="bc", options=["schedule=infinite"])
+    phases = [endless.stage(number, "x", tmp_path).settings for number in range(3)]
+    assert [(each.warmup, each.cooldown, each.anneal) for each in phases] == [
+        (0.01, 0.6, 0.0),
+        (0.0, 0.0, 0.0),
+        (0.0, 0.0, 0.15),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"then": "a"}, "--then .*a.csv: named twice"),
+        ({"method": "lwf", "then": ""}, "there is no further set; give --then"),
+        ({"method": "ctp", "losses": ["clip"]}, "--continual ctp has a contrast of its own"),
+        ({"method": "lwf", "teacher": ["embedded"]}, "--continual lwf learns from the towers before each set"),
+        ({"method": "ewc"}, "method"),
+        ({"wise_ft": 1.5}, "wise_ft"),
+        ({"options": ["continual.shares=0.2"]}, "shares"),
+        ({"method": "lwf", "options": ["continual.stored=x"]}, "replays nothing; give replay"),
+    ],
+)
+def test_what_cannot_be_is_one_line(plan_to, asked, line):
+    with pytest.raises((ConfigError, UnknownNameError), match=line):
+        plan_to(asked.pop("method", "none"), **asked)
+
+
+def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to, sets, tmp_path):
+    table = Path(sets["a"]).parent / "untested.csv"
+    table.write_text(Path(sets["a"]).read_text().replace(",test", ",train"))
+    plan = plan_to(then="")
+    with pytest.raises(DataError, match="no set has test pairs"):
+        continue_pretraining(replace(plan, first=replace(plan.first, data=str(table))))
+    with pytest.raises(DataError, match=r"gone\.safetensors"):
+        continue_pretraining(plan_to("replay", then="", options=[f"continual.stored={tmp_path}/gone.safetensors"]))
+    with pytest.raises(DataError, match="nowhere"):
+        continue_pretraining(replace(plan, then=[str(tmp_path / "nowhere.csv")]))
+    assert not Path(plan.first.out).exists()

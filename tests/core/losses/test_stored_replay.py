@@ -1,0 +1,71 @@
+"""Replay of stored pairs: which are drawn, and their loss beside a loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vladapt import CapabilityError, ConfigError, DataError, build_loss
+from vladapt.core.runtime.files import write_tensors
+
+
+@pytest.fixture
+def out(example_out):
+    loss = build_loss("stored-replay")
+    made = example_out(loss.needs, 3, loss.outputs)
+    return {**made, "stored.row": torch.tensor([0, 1, 2, 3, 4, 1, 6, 7])}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    images = F.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    return str(
+        write_tensors(tmp_path / "replay.safetensors", {"images": images, "tokens": torch.arange(15).view(5, 3)}, {})
+    )
+
+
+class Towers:
+    """A text tower that gives the tokens themselves."""
+
+    def encode_text(self, tokens):
+        return tokens.float()
+
+
+def test_the_loss_by_a_loop(out):
+    """Stored pairs 1 and 5 are one."""
+    values, scale, rows = build_loss("stored-replay")(out), out["logit_scale"], out["stored.row"].tolist()
+    for name, queries, own, new in (
+        ("image_to_text", out["stored.image"], out["stored.text"], out["text_features"]),
+        ("text_to_image", out["stored.text"], out["stored.image"], out["image_features"]),
+    ):
+        total = 0.0
+        for i in range(8):
+            wrong = [own[j] for j in range(8) if rows[j] != rows[i]] + list(new)
+            scores = torch.stack([scale * queries[i] @ key for key in (own[i], *wrong)])
+            total = total - scores.log_softmax(0)[0] / 8
+        torch.testing.assert_close(values[name], total)
+    torch.testing.assert_close(values["loss"], (values["image_to_text"] + values["text_to_image"]) / 2)
+
+
+def test_stored_pairs_are_drawn_by_the_samples_own_numbers(stored):
+    loss = build_loss("stored-replay", {"embed_dim": 6}, files=(stored, stored))
+    draws = torch.zeros(4, 4, 2)
+    draws[:, 3, 0] = torch.tensor([0.0, 0.45, 0.55, 0.999999])
+    made = loss.further_outputs({"draws": draws}, Towers())
+    assert made["stored.row"].tolist() == [0, 4, 5, 9]
+    assert made["stored.text"].tolist() == torch.arange(15).view(5, 3)[[0, 4, 0, 4]].float().tolist()
+    torch.testing.assert_close(made["stored.image"].norm(dim=1), torch.ones(4))
+    assert not loss.state_dict()
+
+
+def test_files_that_do_not_fit_are_refused(stored, tmp_path):
+    with pytest.raises(CapabilityError, match="width 6, and these towers have 8"):
+        build_loss("stored-replay", {"embed_dim": 8}, files=(stored,))
+    other = str(write_tensors(tmp_path / "other.safetensors", {"images": torch.ones(3, 6)}, {}))
+    with pytest.raises(ConfigError, match=r"give replay\.safetensors"):
+        build_loss("stored-replay", {"embed_dim": 6}, files=(other,))
+    with pytest.raises(DataError, match="not a readable"):
+        build_loss("stored-replay", {"embed_dim": 6}, files=(str(tmp_path / "none"),))
+    with pytest.raises(CapabilityError, match="needs stored pairs"):
+        build_loss("stored-replay").further_outputs({"draws": torch.zeros(1, 4, 1)}, Towers())
