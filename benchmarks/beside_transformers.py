@@ -149,6 +149,10 @@ def run_one(who: str, folder: Path) -> dict:
     return result
 
 
+def _seconds(result: dict) -> float:
+    return result["clock"][-1] - result["clock"][FIRST - 1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--type", default="rt_detr_v2")
@@ -170,9 +174,11 @@ def main() -> None:
                     sys.exit(done.stderr[-2000:])
                 if number:
                     listed.append(json.loads(lines[0].removeprefix("RESULT")))
+                    seconds, most = _seconds(listed[-1]), listed[-1]["peak"]
+                    print(f"round {number}, {who}: {seconds:.2f} s, {most:.0f} MiB", file=sys.stderr, flush=True)
     pairs = zip(results["ours"][0]["losses"], results["theirs"][0]["losses"], strict=True)
     print(f"largest relative difference of {STEPS} losses: {max(abs(a - b) / abs(b) for a, b in pairs):.1e}")
-    seconds = {who: [each["clock"][-1] - each["clock"][FIRST - 1] for each in of] for who, of in results.items()}
+    seconds = {who: [_seconds(each) for each in of] for who, of in results.items()}
     for what, of in (("CPU", seconds), ("peak", {who: [each["peak"] for each in r] for who, r in results.items()})):
         own, other = statistics.median(of["ours"]), statistics.median(of["theirs"])
         print(f"{what}: {own:.2f} beside {other:.2f}, {own / other:.2f} x (median of {given.rounds})")

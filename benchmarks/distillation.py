@@ -1,4 +1,4 @@
-"""What distillation brings to a smaller model at equal steps? The table of docs/distilling.md.
+"""What distillation brings to a smaller model at equal steps? The table of docs/faster-towers.md.
 
     python benchmarks/distillation.py [--seeds 3] [--steps 200]
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vladapt import Backbone, load_backbone
 from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens
-from vladapt.core.data.pairs.scenes import SCENES, SHAPES, draw_scene, scene
+from vladapt.core.data.pairs.scenes import COLOURS, SCENES, draw_scene, scene
 from vladapt.core.engine.front import flops_of
 from vladapt.core.metrics.intervals import paired_shares
 
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "scenes"))
     parser.add_argument("--batch", type=int, default=4, help="images of a batch whose time is taken")
     parser.add_argument("--arch", default="ViT-B-16", help="of open_clip, whose time is taken")
-    parser.add_argument("--images", type=int, default=4000, help="drawn scenes to learn from")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=2000, help="drawn scenes to learn from, and as many to test on")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
     if asked.what == "speed":
         print(speed(f"open_clip:{asked.arch}@random", asked.batch))
@@ -125,10 +125,10 @@ def _table(right: Mapping[str, Sequence[Tensor]], left: Mapping[str, int]) -> st
 
 
 def drawn(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(N, 3, 96, 96) normalised drawings, no two of one scene, and (N,) the shape of the things above or left."""
+    """(N, 3, 96, 96) normalised drawings, no two of one scene, and (N,) the colour of the things above or left."""
     numbers = np.random.default_rng(seed).permutation(SCENES)[:count]
     pixels = np.stack([draw_scene(int(number), seed) for number in numbers])
-    classes = [SHAPES.index(scene(int(number)).main.shape) for number in numbers]
+    classes = [list(COLOURS).index(scene(int(number)).main.colour) for number in numbers]
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.tensor(classes)
 
 
@@ -136,7 +136,7 @@ def trained(spec: str, pixels: Tensor, classes: Tensor, epochs: int, seed: int) 
     """The image tower and a linear classifier on it."""
     torch.manual_seed(seed)
     backbone = load_backbone(spec, "cpu")
-    head = nn.Linear(backbone.embed_dim, len(SHAPES))
+    head = nn.Linear(backbone.embed_dim, len(COLOURS))
     model = backbone.model.train().requires_grad_(True)
     weights = [*model.parameters(), *head.parameters()]
     steps = epochs * -(-len(pixels) // 64)

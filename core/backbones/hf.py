@@ -11,7 +11,6 @@ Code that comes with a repository is never run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -176,9 +175,10 @@ class HfBackbone(TwoTower):
 
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower | None]:
         image, text = TOWERS[self.source.kind]
-        if image is NaflexImageTower:
-            image = partial(NaflexImageTower, native=self.native is not None)
-        return image(model), None if text is None else text(model)
+        opened = image(model)
+        if isinstance(opened, NaflexImageTower):
+            opened.native = self.native is not None
+        return opened, None if text is None else text(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
         return hf_tokenizer(self.source.folder, self.context_length)

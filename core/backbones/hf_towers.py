@@ -123,14 +123,11 @@ class SiglipImageTower(ImageTower):
 class NaflexImageTower(SiglipImageTower):
     """SigLIP 2's vision transformer for any aspect ratio.
 
-    Args:
-        model: of both towers.
+    Attributes:
         native: whether it is given rows of patches (`native_aspect.py`), not squares.
     """
 
-    def __init__(self, model: nn.Module, native: bool = False):
-        super().__init__(model)
-        self.native = native
+    native = False
 
     def hidden(self, pixels: Tensor) -> Tensor:
         if not self._is_row(pixels):

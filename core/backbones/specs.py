@@ -57,12 +57,15 @@ def with_own_code(spec: str | None) -> str | None:
     Raises:
         DataError, ConfigError: as `from_own_code`.
     """
-    if spec is None or not any(OWN_CODE.fullmatch(each.strip()) for each in spec.split(",")):
+    if spec is None or not any(OWN_CODE.fullmatch(bare(each.strip())) for each in spec.split(",")):
         return spec
     from .module import from_own_code
 
-    each_made = (from_own_code(each) if OWN_CODE.fullmatch(each) else each for each in map(str.strip, spec.split(",")))
-    return ",".join(each_made)
+    made = []
+    for each in map(str.strip, spec.split(",")):
+        plain = bare(each)
+        made.append(from_own_code(plain) + each.removeprefix(plain) if OWN_CODE.fullmatch(plain) else each)
+    return ",".join(made)
 
 
 def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:

@@ -181,8 +181,8 @@ class _Between:
         """(B, T, W) after attention and its (B, T, 3 W) -> (B, T - r, W)."""
         keys = qkv.chunk(3, dim=-1)[1].unflatten(-1, (self.num_heads, -1)).mean(dim=-2)  # (B, T, W / H)
         self.tokens = x.shape[1]
-        how = {"protected": self.prefix, "ordered": self.prefix > 0}
-        self.merge = TokenMerge.matching(keys.float(), self.count, **how)
+        ordered = self.prefix > 0  # as published
+        self.merge = TokenMerge.matching(keys.float(), self.count, protected=self.prefix, ordered=ordered)
         if self.merge is None:
             return x
         sizes = torch.ones_like(x[..., :1], dtype=torch.float32) if self.before is None else self.before

@@ -22,6 +22,7 @@ import typer
 from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
+from ..contracts.sources import SourceOptions
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError, check_given
@@ -107,6 +108,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
 """Flags of a recipe that are no keys of it."""
+MIXING = ("samples", "stages")
+"""Options of several sources that are flags."""
 PLACES = ("out", "html")
 """Flags that name what a command writes."""
 OPTIONAL_VALUES = {"--novel": "rest"}
@@ -195,18 +198,20 @@ class FromRecipe(Source):
         }
         if self.several:
             own["data"] = flag(known["data"], many=True)
+            own |= {each.name: flag(each, hidden=True) for each in options_of(SourceOptions) if each.name in MIXING}
         of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:
             sources = given.get("data") if self.several else None
             given |= {"data": sources[0]} if sources else {}
             beside = {name: given.pop(name, None) for name in BESIDE}
+            mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
             flags = {_key(name, declared): value for name, value in given.items()}
             joined = {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
             flags |= {key: value for key, value in joined.items() if key not in declared}
             flags |= resource_flags(beside["resource"])
-            flags |= {"sources.data": sources} if sources and len(sources) > 1 else {}
+            flags |= {**mixing, **({"sources.data": sources} if sources and len(sources) > 1 else {})}
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)

@@ -11,7 +11,7 @@ import typer
 
 from ..contracts.sources import SourceOptions
 from ..errors import ConfigError, Stopped
-from .options import Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
+from .options import MIXING, Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers tolerate lock lora deterministic"
@@ -30,7 +30,7 @@ def pretrain(
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
     settings: Annotated[dict[str, Any], FromTask("pretraining", SETTINGS)],
-    mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, "samples stages")],
+    mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, " ".join(MIXING))],
     loss: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
@@ -92,7 +92,7 @@ def pretrain(
         plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:
         if domain or recipe:
-            flags = {"domain": domain, "data.path": data[0]}
+            flags: dict[str, Any] = {"domain": domain, "data.path": data[0]}
             flags |= {f"sources.{key}": value for key, value in mixing.items()}
             flags |= {"sources.data": data} if len(data) > 1 else {}
             plan = plan_of_recipe(recipe, **flags, **asked)

@@ -61,7 +61,7 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequenc
 
 def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
     """What the image towers of compared backbones cost, beside what is reached with them."""
-    title = "Image towers, one image at a time in milliseconds; * no faster one is as good"
+    title = "Cost of an image in its tower; * no faster one is as good"
     table = Table(title=title, title_justify="left")
     header, *rows = front_cells(front, method)
     for name in header:
@@ -93,7 +93,7 @@ def front_cells(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> 
         ]
         for row in front
     ]
-    return [["backbone", "ms / image", "GFLOP", "M parameters", name, method], *rows]
+    return [["backbone", "ms", "GFLOP", "params (M)", name, method], *rows]
 
 
 def comparison_cells(

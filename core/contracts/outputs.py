@@ -13,7 +13,7 @@ class Output:
         meaning: in words, for messages.
         shape: symbols of its axes: B batch, D embed_dim, W image_width, T text_width, P patches, L text tokens,
             N sub-captions of an image, V local views, G global crops, E findings,
-            C classes, K words of the vocabulary. What does not begin with B is one value for the whole batch.
+            C classes, X words of the vocabulary. What does not begin with B is one value for the whole batch.
         kind: "unit" (rows of length 1), "raw", "mask" (bool), "positive" (one number above 0), "number", "class",
             "row" (of the training set), "token" (-100 where nothing is asked) or "finding" (-1, 0, 1).
         column: of an output that a loss brings: the column of the data that it is made of.

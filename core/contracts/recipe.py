@@ -351,8 +351,8 @@ def as_flag(key: str) -> str:
     head, _, rest = key.partition(".")
     if head == "resources" and rest:
         return f"--resource {rest.replace('_', '-')}"
-    if key == "sources.data":
-        return "--data"
+    if key in ("sources.data", "sources.samples", "sources.stages"):
+        return f"--{rest}"
     if rest and GROUPS.get(head) != rest:
         return f"--set {key}"
     if head == "plan":

@@ -64,11 +64,11 @@ class DistilBert(RowLoss):
     experimental: ClassVar[str] = "what scores the words: the towers' word embeddings, without a head of their own"
     outputs: ClassVar[Mapping[str, Output]] = {
         "word_logits": Output(
-            "the student's scores of all words, at each token", ("B", "L", "K"), "raw", fields=FIELDS
+            "the student's scores of all words, at each token", ("B", "L", "X"), "raw", fields=FIELDS
         ),
         "word_states": Output("the student's last hidden states", ("B", "L", "T"), "raw", fields=FIELDS),
         "word_labels": Output("the words that are asked for", ("B", "L"), "token", fields=FIELDS),
-        "teacher.word_logits": Output("the teacher's scores of all words", ("B", "L", "K"), "raw", fields=FIELDS),
+        "teacher.word_logits": Output("the teacher's scores of all words", ("B", "L", "X"), "raw", fields=FIELDS),
         "teacher.word_states": Output("the teacher's last hidden states", ("B", "L", "T"), "raw", fields=FIELDS),
     }
     needs: ClassVar[frozenset[str]] = WORDS | STATES | {"teacher.word_logits", "text_mask"}

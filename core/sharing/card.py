@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..backbones.spec_options import bare
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
 from ..contracts.run_info import BeforeAfter, RunInfo
@@ -284,6 +285,7 @@ def check_licence(option: str, licence: str | None) -> None:
 
 def base_model(spec: str) -> str | None:
     """The hub's id of a backbone, where it is of the hub."""
+    spec = bare(spec)
     alias = alias_of(spec)
     if alias is not None:
         return find_published(alias).id or None

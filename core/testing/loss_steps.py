@@ -15,13 +15,13 @@ from ..contracts.loss import Loss, shared_of
 from ..contracts.outputs import OUTPUTS, Output
 from .processes import class_at
 
-SIZES = {"B": 8, "D": 24, "W": 20, "T": 16, "P": 6, "L": 7, "N": 3, "V": 2, "G": 2, "E": 5, "C": 5, "S": 4, "K": 50}
+SIZES = {"B": 8, "D": 24, "W": 20, "T": 16, "P": 6, "L": 7, "N": 3, "V": 2, "G": 2, "E": 5, "C": 5, "S": 4, "X": 50}
 DIMS = {
     "embed_dim": SIZES["D"],
     "image_width": SIZES["W"],
     "text_width": SIZES["T"],
     "context_length": SIZES["L"],
-    "vocab_size": SIZES["K"],
+    "vocab_size": SIZES["X"],
     "num_classes": SIZES["C"],
     "num_labels": SIZES["C"],
     "num_samples": 32,

@@ -22,15 +22,15 @@ TEXT_KINDS = {
 }
 """Field -> kind of text that the source is asked for."""
 
-SENTENCE_TOKENS = "tokens_sentence"
+TRANSLATED = "sentence"
+"""The kind of text, and the field, of what a text translates: a teacher reads it, the towers do not."""
+SENTENCE = "tokens_sentence"
 """What a batch of pairs of texts has in the place of pixels."""
 OF_TEXT_PAIRS = frozenset({"pixels", "tokens", "index"})
 """Fields of losses that pairs of texts can be trained by."""
-SENTENCE = "sentence"
-"""The kind of text, and the field, of what a text translates: a teacher reads it, the towers do not."""
 
 CURES = {
-    SENTENCE: "a table of sentences and their translations",
+    TRANSLATED: "a table of sentences and their translations",
     "tokens": "captions, or one label per image",
     "tokens_view2": "captions, or one label per image",
     "tokens_synthetic": "a column 'synthetic', or rewrites",
@@ -107,7 +107,7 @@ def is_given(field: str, source: Source) -> bool:
     """Whether the data can make a field."""
     if (kind := text_kind(field)) is not None:
         return kind in source.texts
-    if field == SENTENCE:
+    if field == TRANSLATED:
         return field in source.texts
     if column := column_of(field):
         return PREFIX.get(source.columns.get(column, "")) == field.partition(".")[0]

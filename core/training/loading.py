@@ -167,8 +167,8 @@ class BatchLoader:
         batches = self.batch_sampler
         workers, kwargs = self.workers, {}
         if batches.streams is not None:
-            kind = MixedPieces if isinstance(batches, MixedBatches) else StreamedPieces
-            data: Dataset = kind(self.dataset, batches)
+            mixed = isinstance(batches, MixedBatches)
+            data: Dataset = MixedPieces(self.dataset, batches) if mixed else StreamedPieces(self.dataset, batches)
             workers = _sharing(len(batches.mine()), workers)
         else:
             data = IndexedPieces(self.dataset)
@@ -265,6 +265,7 @@ class MixedPieces(IterableDataset):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         mine, planned = batches.mine(), batches.planned()
         source: Any = self.samples.source
+        assert batches.streams is not None
         in_rows = [number for number, streamed in enumerate(source.streamed) if streamed]
         before = batches.counts.before(batches.number(planned.start))[-1]
         streams = {
@@ -294,6 +295,7 @@ class MixedPieces(IterableDataset):
         """Of a source that is read in a row all that a stream gives after its first samples, pass by pass."""
         source: Any = self.samples.source
         pairs, offset = source.parts[number].pairs, int(source.offsets[number])
+        assert self.batches.streams is not None
         length = len(pairs) // self.batches.streams
         first, start = divmod(done, length)
         for epoch in count(first):

@@ -13,10 +13,10 @@ from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
 from ..runtime.gather import compared_once, rank_batch
-from .fields import SENTENCE, TEXT_KINDS
+from .fields import TEXT_KINDS, TRANSLATED
 from .source_losses import SourceLosses
 
-NOT_OF_IMAGES = frozenset({*TEXT_KINDS, SENTENCE, "pixels_negative", "labels", "image_ids"})
+NOT_OF_IMAGES = frozenset({*TEXT_KINDS, TRANSLATED, "pixels_negative", "labels", "image_ids"})
 """Fields of a batch that images alone do not have."""
 
 
@@ -176,7 +176,7 @@ def need_sentences_alone(names: Iterable[str]) -> bool:
         known = {**OUTPUTS, **cls.outputs}
         fields.update(field for need in cls.needs if need in known for field in known[need].fields)
         fields.update(known[need].column for need in cls.needs if need in known and known[need].column)
-    return SENTENCE in fields and fields <= {SENTENCE, "tokens"}
+    return TRANSLATED in fields and fields <= {TRANSLATED, "tokens"}
 
 
 def parse_losses(named: Iterable[str]) -> dict[str, float]:

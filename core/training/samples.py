@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..contracts.options import TOLERATED
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .fields import SENTENCE_TOKENS, TEXT_KINDS, column_of, text_kind
+from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
 from .sources import MixedSource, Source
 from .stored_teachers import StoredTeacher, stored_field
 
@@ -119,7 +119,7 @@ class Samples(Dataset):
 
     def _texts_alone(self, epoch: int, row: int) -> dict[str, Any]:
         """Of a pair of texts: the sentence in the place of the image."""
-        texts = {"tokens": "caption", SENTENCE_TOKENS: "sentence"}
+        texts = {"tokens": "caption", SENTENCE: "sentence"}
         return {name: self.tokenize([str(self.source.text(kind, row, epoch))])[0] for name, kind in texts.items()}
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:

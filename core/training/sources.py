@@ -321,16 +321,15 @@ class MixedSource:
     contrastive training on both: Jina CLIP: Your CLIP Model Is Also Your Text Retriever, 2024, arXiv 2405.20204.
 
     Args:
-        parts: the sources.
+        parts: the sources, each a `Source` or a `TextSource`.
         mixture: how samples are drawn from them.
 
     Raises:
         ConfigError: pairs of texts are mixed with others in one batch, or are all that there is.
     """
 
-    def __init__(self, parts: Sequence[Source | TextSource], mixture: Mixture):
-        self.parts: tuple[Any, ...] = tuple(parts)
-        self.mixture = mixture
+    def __init__(self, parts: Sequence[Any], mixture: Mixture):
+        self.parts, self.mixture = tuple(parts), mixture
         self.offsets = np.cumsum([0, *(len(part) for part in parts)])
         self.of_texts = tuple(isinstance(part, TextSource) for part in parts)
         if any(self.of_texts):
@@ -359,7 +358,7 @@ class MixedSource:
         if not self.mixture.one:
             raise ConfigError(
                 f"source {name}: holds texts without images, which share no batch with images; add "
-                "--set sources.batch=one"
+                "--set sources.batch=one, or name its column of images as data.image_column"
             )
 
     @property

@@ -12,13 +12,13 @@ from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
 from ..registry.build import loss_class
-from .fields import SENTENCE
+from .fields import TRANSLATED
 from .stored_teachers import stored_field
 from .tower_passes import image_features, seen_by
 
 OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
 """Output -> field of the batch that holds the caption in the student's tokens."""
-OF_TEACHERS = {**OF_CAPTIONS, "teacher.sentence": SENTENCE}
+OF_TEACHERS = {**OF_CAPTIONS, "teacher.sentence": TRANSLATED}
 """The same with what no student reads."""
 OF_TEXTS = frozenset({*OF_TEACHERS, "teacher.class_features"})
 
@@ -75,7 +75,7 @@ def teacher_sentences(teachers: Sequence[Backbone], batch: Mapping[str, Any]) ->
     """What texts translate -> (B, D), not normalised."""
     if len(teachers) > 1:
         raise CapabilityError("--teacher: features that are not normalised are learned from one teacher; give one")
-    tokens = batch[token_field(0, SENTENCE)]
+    tokens = batch[token_field(0, TRANSLATED)]
     if tokens.device.type == "cpu":
         return teachers[0].encode_text(tokens, normalize=False)
     return teachers[0].encode_measured(tokens, tokens.shape[1], normalize=False)  # else the host would wait for lengths

@@ -17,7 +17,7 @@ from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
-from .fields import SENTENCE_TOKENS, field_of_column
+from .fields import SENTENCE, field_of_column
 from .samples import Samples, collate, length_field
 from .teachers import OF_CAPTIONS, side_by_side, teacher_images, teacher_sentences, teacher_texts
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
@@ -179,8 +179,8 @@ class Outputs(nn.Module):
         names = self.wanted & {"image_features", "image_embedding", "image_hidden", "image_tokens"}
         if "logits" in self.wanted and not isinstance(self.class_scores, PixelScores):
             names = names | {"image_features"}
-        if SENTENCE_TOKENS in batch:  # a batch of pairs of texts
-            return {"image_features": self._encoded(batch[SENTENCE_TOKENS], None)}
+        if SENTENCE in batch:  # a batch of pairs of texts
+            return {"image_features": self._encoded(batch[SENTENCE], None)}
         return image_outputs(self.backbone, batch["pixels"], names) if names else {}
 
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -108,8 +108,8 @@ def train(
     # Which samples each step sees, and who makes them.
     workers = worker_count(settings.workers, backbone.device, in_sequence(task.source))
     batches = planned_batches(task.source, settings, workers, on_message, task.plan)
-    several = isinstance(batches, MixedBatches)
-    if several and log is not None:
+    told_of_sources = SourceLog(batches) if isinstance(batches, MixedBatches) else None
+    if isinstance(batches, MixedBatches) and log is not None:
         batches.done_before = log.steps
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
@@ -142,7 +142,7 @@ def train(
     if settings.epoch_average is not None:
         ours.append(EpochAverageHook(model.average, settings.epoch_average, settings.average_from))
     told = settings.log_every, settings.log_to, settings.to_dict(), settings.batch_size
-    log_hook = LogHook(log, *told, task.validate is not None, on_message, SourceLog(batches) if several else None)
+    log_hook = LogHook(log, *told, task.validate is not None, on_message, told_of_sources)
     ours.append(log_hook)
     if task.validate is not None:
         ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average, head)))

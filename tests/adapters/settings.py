@@ -22,11 +22,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lafter": {"lr": 0.02, "batch_size": 4, "n_ctx": 2, "text_steps": 5},
     "linear-probe": {"steps": 2},
     "lp-plus-plus": {"views": 1},
+    "tip-x": {"search_step": (20, 8, 5)},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
-"""Where a training of 20 steps is all warm-up, 20 steps per shot, per test image or of a search are slow, or two
-augmented views, which make others fast, are refused."""
+"""Where a training of 20 steps is all warm-up, 20 steps per shot, per test image or of a search are slow, a grid has
+thousands of settings, or two augmented views, which make others fast, are refused."""
 
 
 QUICKER: dict[str, dict[str, Any]] = {"open-vclip": {"patching_ratio": 0.0}}

@@ -33,7 +33,6 @@ main(sys.argv[2:])
 """
 EPOCHS = "4"
 OPTIONS = {
-    "full": ["--lr", "2e-3"],
     "lora": ["--lr", "2e-2"],
     "lit": ["--lr", "2e-3"],
 }

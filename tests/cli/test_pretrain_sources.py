@@ -143,14 +143,6 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(vladapt, two, options, tmp_
     assert not (tmp_path / "m" / "model.safetensors").exists()
 
 
-def test_a_path_that_holds_an_equals_sign_wins(vladapt, two, options, tmp_path):
-    folder = tmp_path / "a=2"
-    table(folder, 10)
-    done = vladapt("pretrain", *options, "--data", folder, "--data", f"{two[0]}", "--out", "m", "--json")
-    assert done.code == 0, done.err
-    assert [row["name"] for row in done.json["sources"]] == ["a-2", "web"]
-
-
 def test_two_processes_killed_and_resumed_end_bit_for_bit_as_if_never_stopped(two, options, tmp_path):
     """Two processes, since draws must not depend on them; killed by a signal that no handler sees."""
     data = ["--data", f"{two[0]}=2", "--data", f"{two[1]}=1"]

@@ -100,7 +100,7 @@ def test_a_fit_takes_several_sources_and_is_scored_on_each(vladapt, options, pai
         Image.open(row[0]).rotate(90).save(other / Path(row[0]).name)
     with (other / "other.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([rows[0], *([Path(row[0]).name, *row[1:]] for row in chosen)])
-    more = ["--data", f"{other / 'other.csv'}=2", "--set", "sources.samples=32", "--epochs", 1]
+    more = ["--data", f"{other / 'other.csv'}=2", "--samples", 32, "--epochs", 1]
     done = vladapt("fit", *options, *more, "--adapter", "full", "--json")
     assert done.code == 0, done.err
     sources = done.json["sources"]

@@ -65,9 +65,12 @@ def test_few_shot_features_from_a_file(tmp_path):
     assert "tip-adapter    100.0%" in run("few_shot_features.py", "f.npz", cwd=tmp_path)
 
 
+def run_on(backbone: str, name: str, cwd: Path) -> str:
+    return forked.run(["-c", ON_SMALL_TOWERS, backbone, EXAMPLES / name], cwd=cwd, check=True).stdout
+
+
 def test_own_hook(tmp_path, small_clip_spec):
-    command = ["-c", ON_SMALL_TOWERS, small_clip_spec, EXAMPLES / "own_hook.py"]
-    *told, last = forked.run(command, cwd=tmp_path, check=True).stdout.splitlines()
+    *told, last = run_on(small_clip_spec, "own_hook.py", tmp_path).splitlines()
     assert 3 <= len(told) < 6, "mmengine's hook ends the training early"
     assert all(line.startswith(f"epoch {n}: gradient norms up to ") for n, line in enumerate(told, start=1))
     assert last.startswith(f"{len(told)} epochs, see runs")
@@ -75,9 +78,8 @@ def test_own_hook(tmp_path, small_clip_spec):
     assert scalars.read_text().count("largest_grad_norm") == len(told)
 
 
-def test_own_domain(tmp_path):
-    pytest.importorskip("efficientnet_lite_pytorch")
-    words = run("own_domain.py", cwd=tmp_path).split()
+def test_own_domain(tmp_path, small_clip_spec):
+    words = run_on(small_clip_spec, "own_domain.py", tmp_path).split()
     zero_shot, adapted = (float(word.rstrip(",%")) for word in words if "%" in word)
     assert adapted > zero_shot + 40
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, Item
+from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.pair_set import PairSet
 from ...errors import DataError
 from ...features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, plain_encoder
@@ -80,7 +81,7 @@ class RetrievalExamples:
         after = examples.top(backbone)
     """
 
-    def __init__(self, pairs: PairSet, count: int = 6, among: int = 200, seed: int = 0):
+    def __init__(self, pairs: PairSet | JoinedPairs, count: int = 6, among: int = 200, seed: int = 0):
         require(count >= 1, "count", count, "give 1 or more")
         require(among >= count, "among", among, f"give {count} or more: the images of the queries are among them")
         if not len(pairs):
@@ -185,7 +186,9 @@ class RetrievalExamples:
         return Match(row, float(score), right, int(rank), same_words)
 
 
-def _drawn_queries(pairs: PairSet, rows: list[int], count: int, rng: np.random.Generator) -> tuple[Query, ...]:
+def _drawn_queries(
+    pairs: PairSet | JoinedPairs, rows: list[int], count: int, rng: np.random.Generator
+) -> tuple[Query, ...]:
     """One caption of each row in turn, unless it was taken, until there are enough."""
     taken: dict[str, int] = {}
     for row in rows:

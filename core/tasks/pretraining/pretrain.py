@@ -22,6 +22,7 @@ from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from ...data.pairs.code_switch import CodeSwitch, read_dictionary
 from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.source_list import holds_text_pairs
 from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
@@ -59,7 +60,7 @@ from .pairs import (
     read_pair_splits,
     train_in_stages,
 )
-from .several import SeveralSplits, read_several
+from .several import SeveralSplits, TextSplits, read_several
 from .translations import evaluate_translations, found_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
@@ -219,8 +220,14 @@ def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Bac
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
-        return read_several(plan.sources, plan.mixing, lambda path: read_splits(plan, path, reporter))
+        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
     return read_splits(plan, plan.data, reporter)
+
+
+def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
+    """One of several, which may be pairs of texts."""
+    plain = plan.domain is None and not plan.data_options.get("image_column")
+    return TextSplits.read(path) if plain and holds_text_pairs(path) else read_splits(plan, path, reporter)
 
 
 def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
@@ -369,8 +376,8 @@ class _Measures:
             self.skipped = retrieval.skipped
             if isinstance(self.test, TextPairs):
                 self.by_language = found_by_language(retrieval, self.test)
-        alone = run_on_all(self._generic_and_examples)
-        return _Measured(retrieval, *alone, self._of_sources(retrieval))
+        generic, examples = run_on_all(self._generic_and_examples)
+        return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
 
     def validate(self) -> float | dict[str, float]:
         """Mean R@1 of both directions on val; of several sources within each, and the mean over them."""

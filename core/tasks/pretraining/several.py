@@ -13,7 +13,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.joined_pairs import JoinedPairs
-from ...data.pairs.source_list import check_sources, holds_text_pairs
+from ...data.pairs.source_list import check_sources
 from ...data.pairs.text_pairs import TextPairs, read_text_pairs
 from ...runtime.remote import shown
 from ...training.mixing import Mixture, mixture_of, names_of
@@ -33,6 +33,11 @@ class TextSplits:
     val: ClassVar[None] = None
     test: ClassVar[None] = None
     number_names: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    @classmethod
+    def read(cls, path: str) -> TextSplits:
+        """Of a table; errors as of `read_text_pairs`."""
+        return cls(read_text_pairs(path, val=0, test=0))
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -156,7 +161,7 @@ class SeveralSplits:
 
 
 def read_several(
-    sources: Sequence[NamedSource], options: SourceOptions, read: Callable[[str], PairSplits]
+    sources: Sequence[NamedSource], options: SourceOptions, read: Callable[[str], PairSplits | TextSplits]
 ) -> SeveralSplits:
     """Read each source, and say how they are mixed.
 
@@ -169,12 +174,8 @@ def read_several(
     check_sources(sources)
     names = names_of(sources)
     mixture_of(sources, options, names, [1] * len(sources))  # what is wrong with the file of stages comes before all
-    parts = [_texts(source.path) if holds_text_pairs(source.path) else read(source.path) for source in sources]
+    parts = [read(source.path) for source in sources]
     return SeveralSplits(sources, parts, mixture_of(sources, options, names, [_size(part) for part in parts]))
-
-
-def _texts(path: str) -> TextSplits:
-    return TextSplits(read_text_pairs(path, val=0, test=0))
 
 
 def _size(part: PairSplits | TextSplits) -> int:

@@ -142,7 +142,11 @@ def train_on_pairs(
     if adapter is None:
         return None, FitReport(ZERO_SHOT), backbone
     source = _source(data, adapter, seed)
-    plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
+    plan = (
+        None
+        if data.plan is None or isinstance(source, MixedSource)
+        else data.plan(source.pairs, adapter.options["batch_size"], seed)
+    )
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:

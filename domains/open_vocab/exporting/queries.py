@@ -19,12 +19,10 @@ from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.hf_detector import HFDetector
 from .detectors import SAME_PLACE, SAME_SCORE
-from .run import Form, size_of_processor
+from .run import Form, positions_as_constants, size_of_processor
 
 SAME_OUTLINE = 0.98
 """Intersection over union from which on two outlines are the same."""
-POSITIONS = "interpolate_pos_encoding"
-"""Of a vision transformer: its positions for a size of images, which one graph has one of."""
 
 
 class Queries(nn.Module):
@@ -130,25 +128,3 @@ class QueryBoxes(Form):
             alike = coco_masks().iou(of_model, of_graph, [False] * len(masks)) >= SAME_OUTLINE
             near &= alike | np.array([[one == other for other in of_graph] for one in of_model])  # empty ones too
         return float(near.any(axis=0).sum() + near.any(axis=1).sum()), float(sum(near.shape))
-
-
-@torch.no_grad()
-def positions_as_constants(model: nn.Module, pixels: Tensor) -> Any:
-    """Let the positions of vision transformers be those for pixels of this size from now on, in place: ONNX has no
-    operator for how they are resized. Returns what the model gives of the pixels."""
-    for part in model.modules():
-        if hasattr(part, POSITIONS):
-            setattr(part, POSITIONS, _Held(getattr(part, POSITIONS)))
-    return model.eval()._forward(pixels)
-
-
-class _Held:
-    """What a function gave the first time."""
-
-    def __init__(self, function):
-        self.function, self.value = function, None
-
-    def __call__(self, *args: Any) -> Tensor:
-        if self.value is None:
-            self.value = self.function(*args).detach()
-        return self.value

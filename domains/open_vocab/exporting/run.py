@@ -45,6 +45,8 @@ UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "
 RESIZED: tuple[tuple[str, dict[str, Any]], ...] = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
 """Transforms that predict.py knows, with their options besides the scale; the second enlarges too."""
 PROCESSOR = "ProcessorResize"
+POSITIONS = "interpolate_pos_encoding"
+"""Of a vision transformer: its positions for a size of images, which one graph has one of."""
 Progress = Callable[[int, int], None]
 Answers = Callable[..., Mapping[str, np.ndarray]]
 """A graph that is asked: inputs by name -> outputs by name."""
@@ -229,6 +231,28 @@ def _picture(item: Item, data: DomainData) -> np.ndarray:
     if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
         return pictures.decoded(item.source)
     return to_uint8(data.load(item))
+
+
+@torch.no_grad()
+def positions_as_constants(model: nn.Module, pixels: Tensor) -> Any:
+    """Let the positions of vision transformers be those for pixels of this size from now on, in place: ONNX has no
+    operator for how they are resized. Returns what the model gives of the pixels."""
+    for part in model.modules():
+        if hasattr(part, POSITIONS):
+            setattr(part, POSITIONS, _Held(getattr(part, POSITIONS)))
+    return model.eval()._forward(pixels)
+
+
+class _Held:
+    """What a function gave the first time."""
+
+    def __init__(self, function):
+        self.function, self.value = function, None
+
+    def __call__(self, *args: Any) -> Tensor:
+        if self.value is None:
+            self.value = self.function(*args).detach()
+        return self.value
 
 
 def size_of_processor(model: nn.Module) -> tuple[int, int] | None:

@@ -17,7 +17,8 @@ from ....core.errors import CapabilityError
 from ....core.export import Graph, maps
 from ..inference.predictions import PredictedMap
 from ..modules.segmentors.hf_segmentor import HFSegmentor
-from .run import Form, size_of_processor
+from ..modules.segmentors.hf_text_segmentor import HFTextSegmentor
+from .run import Form, positions_as_constants, size_of_processor
 
 
 class Logits(nn.Module):
@@ -112,6 +113,35 @@ class HubMaps(Maps):
     def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts) -> np.ndarray:
         scores = outputs["logits"][0]
         return maps.map_of(scores, scores.shape[1:], whole, facts["threshold"])
+
+
+class NamedScores(nn.Module):
+    """Pixels (B, 3, H, W) -> logits (B, C, H, W) of texts that the graph has learned by heart."""
+
+    def __init__(self, model: HFTextSegmentor):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_decode(pixels)
+
+
+class TextMaps(HubMaps):
+    """A class of each pixel, by a model of transformers that is asked by texts."""
+
+    values = "logit"
+
+    def check(self) -> None:
+        if len(self.model.names) < 2:
+            raise CapabilityError(
+                "pixels without its only class have none, which a map of classes cannot say; fit with a class "
+                '"background" too, or predict with the run'
+            )
+        super().check()
+
+    def graph(self, pixels: Tensor) -> Graph:
+        positions_as_constants(self.model, pixels)
+        return Graph(NamedScores(self.model), {"pixels": pixels}, ["logits"], {"pixels": ()})
 
 
 def _maps_as_usual(model: type) -> bool:

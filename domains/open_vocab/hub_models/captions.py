@@ -76,7 +76,7 @@ class Caption:
         classes = {owner: place for place, owner in enumerate(self.classes)}
         places = torch.tensor([classes[owner] for owner in self.owners], device=logits.device).expand_as(phrases)
         best = phrases.new_zeros(*phrases.shape[:-1], len(classes))
-        return best.scatter_reduce(-1, places, phrases, "amax", include_self=False)
+        return best.scatter_reduce(-1, places, phrases, "amax")  # none is below 0
 
 
 def phrases_of(vocabulary: Vocabulary, tokenizer: HeldTokenizer, longest: int) -> list[Phrase]:

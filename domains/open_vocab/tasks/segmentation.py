@@ -87,6 +87,6 @@ class Segmentation(ByNames):
 
     def form(self, model):
         """The graph of a segmentor."""
-        from ..exporting.segmentors import HFSegmentor, HubMaps, Maps
+        from ..exporting.segmentors import HFSegmentor, HFTextSegmentor, HubMaps, Maps, TextMaps
 
-        return HubMaps(model) if isinstance(model, HFSegmentor) else Maps(model)
+        return {HFSegmentor: HubMaps, HFTextSegmentor: TextMaps}.get(type(model), Maps)(model)

@@ -14,11 +14,13 @@ from transformers import AutoModel, Dinov2Config, Dinov2WithRegistersConfig
 from vladapt import Backbone
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.spec_options import Reduction, bare, split_options
-from vladapt.core.backbones.specs import check_spec, find_published
+from vladapt.core.backbones.specs import check_spec, find_published, with_own_code
 from vladapt.core.backbones.split_attention import split_attention
+from vladapt.core.backbones.stretching import stretch_context
 from vladapt.core.backbones.token_merging import TokenMerge
 from vladapt.core.contracts.backbone import offered
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
+from vladapt.core.sharing.card import base_model
 from vladapt.core.training.layers import TowerLayers
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -187,6 +189,30 @@ def test_what_stands_behind_a_spec_is_told_from_the_spec(tmp_path):
         bare("a#merge=3#merge=4")
 
 
+OWN_CODE = """
+import torch
+from torchvision.models import VisionTransformer
+from vladapt import Backbone
+
+def make():
+    torch.manual_seed(0)
+    own = VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=24)
+    own.heads = torch.nn.Identity()
+    return Backbone.from_module(own, image_size=32, embed_dim=16)
+"""
+
+
+def test_code_of_the_users_own_takes_the_option_too(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    spec = with_own_code(f"{tmp_path / 'own.py'}:make#merge=3, embedded")
+    assert spec == "own.py:make#merge=3,embedded"
+    assert load_backbone(spec.partition(",")[0], "cpu").reduction == Reduction((3,))
+
+
+def test_a_card_names_the_published_model_that_merges():
+    assert base_model("openai-vit-b-16#merge=13") == base_model("openai-vit-b-16") is not None
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 99), min_size=1, max_size=4).filter(lambda counts: sum(counts) > 0),
@@ -269,3 +295,18 @@ def test_the_most_similar_are_merged():
     assert merge.joined.item() == 0 and merge.into.item() == 1  # the tokens 0 and 3, of the even and of the odd ones
     made, sizes = merge.means(torch.arange(6.0).view(1, 1, 6, 1), None)
     assert made.flatten().tolist() == [2, 4, 1, 1.5, 5] and sizes.flatten().tolist() == [1, 1, 1, 2, 1]
+
+
+@torch.no_grad()
+def test_half_precision_merges_too(specs):
+    backbone = load_backbone(f"{specs('mean')}#merge=3", "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        half = backbone.encode_image(pixels(backbone))
+    torch.testing.assert_close(half, backbone.encode_image(pixels(backbone)), atol=0.1, rtol=0.1)
+
+
+def test_a_longer_context_leaves_merging_in_the_fingerprint(specs):
+    plain, merging = (load_backbone(f"{specs('clip')}{option}", "cpu") for option in ("", "#merge=3"))
+    for backbone in (plain, merging):
+        stretch_context(backbone, keep=4, factor=2)
+    assert plain.fingerprint != merging.fingerprint

@@ -51,6 +51,13 @@ def test_a_package_that_is_imported_unsaid_is_named(tmp_path, monkeypatch):
         checks["packages_are_declared"]()
 
 
+def test_an_option_that_another_test_shows_to_count_is_left_to_it():
+    idle = next(cls for cls, _ in BROKEN if cls.__name__ == "Idle")
+    dict(adapter_checks(idle, shown={"idle"}))["every_option_counts"]()
+    with pytest.raises(ContractError, match="option 'idle' changes no result"):
+        dict(adapter_checks(idle))["every_option_counts"]()
+
+
 def test_an_option_counts_in_the_settings_that_are_given():
     """By itself `idle` counts for nothing; no setting changes that, and settings that differ in more are refused."""
     idle = next(cls for cls, _ in BROKEN if cls.__name__ == "Idle")

@@ -8,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks import mixing as checks
+from PIL import Image
 from tar_shards import png, shard
 from training_process import streamed
 
 from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.data.pairs.captions import CaptionSampler
+from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.text_pairs import read_text_pairs
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
@@ -19,7 +22,7 @@ from vladapt.core.training.loading import BatchLoader
 from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, shares_of
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.sources import MixedSource, TextSource
+from vladapt.core.training.sources import MixedSource, PairSource, TextSource, num_labels_of
 from vladapt.core.training.train import Task, train
 
 SIZES = (40, 23, 64)
@@ -207,6 +210,44 @@ def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_a
         assert loaded(monkeypatch, source, ranks, workers) == alone
     second = loaded(monkeypatch, source, epoch=1)
     assert second != alone and loaded(monkeypatch, source, epoch=1, start=2, ranks=2) == second[2:]
+
+
+# several sources as one -----------------------------------------------------------------------------------------------
+
+
+def labelled_table(folder, *labels, further="") -> PairSource:
+    """One pair per label; a further column of texts, if any."""
+    folder.mkdir()
+    rows = [f"image,caption,label{further and ',' + further}"]
+    for n, label in enumerate(labels):
+        Image.new("RGB", (8, 8), (40 * n, 10, 10)).save(folder / f"{n}.png")
+        rows.append(f"{n}.png,{label} {n},{label}{further and ',x'}")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    columns = {further: "text"} if further else {}
+    return PairSource(read_pairs(folder / "pairs.csv", split="train", columns=columns), CaptionSampler("first"))
+
+
+def test_rows_images_and_classes_of_sources_are_told_apart(tmp_path):
+    parts = [
+        labelled_table(tmp_path / "a", "cat", "dog", further="caption_de"),
+        labelled_table(tmp_path / "b", "bird", "dog"),
+    ]
+    source = MixedSource(parts, mixture(1, 1))
+    assert len(source) == 4 and source.labelled and num_labels_of(source) == 3
+    labels = [source.label(row) for row in range(4)]
+    assert labels[1] == labels[3] and len(set(labels)) == 3
+    assert len({source.image_id(row) for row in range(4)}) == 4
+    assert [source.text("caption", row, 0) for row in range(4)] == ["cat 0", "dog 1", "bird 0", "dog 1"]
+    assert "caption_de" not in source.texts and not source.columns  # the other source has none
+    assert MixedSource(parts[:1], mixture(1)).columns == {"caption_de": "text"}
+
+
+def test_a_sample_that_cannot_be_read_is_replaced_by_one_of_its_source(toy_pairs):
+    source = MixedSource([toy_pairs(8, frozenset({7})), toy_pairs(8)], mixture(1, 1))
+    made = Samples(source, frozenset({"pixels"}), {"light": lambda decoded, seed: torch.zeros(1)}, number_of, seed=1)[
+        0, 7
+    ]
+    assert made["index"] == 0 and made["broken"][0][0] == "toy-7"
 
 
 # texts beside images --------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Model(Family):
                 pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True
             )
             layers = [seen.hidden_states[layer + 1] for layer in model.extract_layers]
-        maps = [model.decoder(layers, each.expand(len(pixels), -1)).logits for each in conditions]
+        maps = [model.decoder(layers, each.expand(pixels.shape[0], -1)).logits for each in conditions]
         return torch.stack(maps, dim=1)
 
     def targets(self, samples: Sequence[Any], shape: tuple[int, int]) -> list[dict[str, Tensor]]:

@@ -13,10 +13,14 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("mmseg")
 sys.path.insert(0, str(Path(__file__).parent))  # `import tiny_texts`
 import tiny_texts  # noqa: E402
+from mmengine import Config  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
 from vladapt import ConfigError  # noqa: E402
+from vladapt.core.errors import CapabilityError  # noqa: E402
+from vladapt.core.export.folder import Session  # noqa: E402
+from vladapt.domains.open_vocab.exporting.segmentors import TextMaps  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.source import hub_model  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.starting import task_of_source  # noqa: E402
 from vladapt.domains.open_vocab.vocabulary import Vocabulary  # noqa: E402
@@ -165,3 +169,28 @@ def test_a_run_reads_names_by_itself(folder, ours, pixels):
         assert torch.equal(fresh.eval().encode_decode(pixels), ours.encode_decode(pixels))
         fresh.take_classes(Vocabulary.of(["blue square", "red circle"], ["a photo of a {}."]))
         assert torch.equal(fresh.encode_decode(pixels), ours.encode_decode(pixels).flip(1))
+
+
+def test_a_graph_knows_its_names_by_heart(folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    names = (*NAMES, "background")
+    form = TextMaps(resizing(built(folder, names, pretrained=str(folder)).eval(), folder))
+    form.check()
+    noise = form.noise()
+    form.graph(noise[0]).write(tmp_path / "model.onnx", 18, {})
+    ask = Session(tmp_path / "model.onnx")
+    for images in (*noise, torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))):
+        with torch.no_grad():
+            wanted = form.model.encode_decode(images)
+        torch.testing.assert_close(torch.from_numpy(ask(pixels=images.numpy())["logits"]), wanted, atol=1e-4, rtol=0)
+    other = built(folder, ("a lamp", *names[1:]), pretrained=str(folder)).eval().encode_decode(images)
+    assert not torch.allclose(other[:, 0], wanted[:, 0], atol=1e-3)
+    with pytest.raises(CapabilityError, match='fit with a class "background" too'):
+        TextMaps(resizing(built(folder, NAMES[:1], pretrained=str(folder)), folder)).check()
+
+
+def resizing(model, folder):
+    """With the pipeline of a run."""
+    resize = {"type": "vladapt.ProcessorResize", "processor": hub_model(f"hf:{folder}").processor}
+    model.cfg = Config({"vladapt": {"test_pipeline": [resize]}})
+    return model
