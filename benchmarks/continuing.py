@@ -1,6 +1,6 @@
-"""What is kept of earlier sets by towers that are trained on one set after the other? The table of docs/continuing.md.
+"""What is kept of earlier sets by towers that are trained on one set after the other, with each method and without?
 
-    python benchmarks/continuing.py [--seeds 1,2,3] [--methods none,ctp,...] [--epochs 12] [--kept FILE]
+    python benchmarks/continuing.py [--seeds 1,2,3] [--methods none,ctp,...] [--epochs 30] [--kept FILE]
 
 Three drawn sets in turn: pictures of three coloured stripes and captions that name them from top to bottom, with four
 colours of its own in each set: 72 pairs to train on and 36 test pairs, all with captions of their own (guessing:
@@ -54,7 +54,8 @@ COLUMNS = {
     "forgetting": "forgetting",
     "forward_transfer": "forward transfer",
 }
-SETTINGS = {"batch_size": 24, "lr": 3e-3, "workers": 0}
+SETTINGS = {"batch_size": 24, "lr": 5e-3, "workers": 0}
+SETS = ("crop_scale=(0.95,1.0)",)
 CTP_OPTIONS = ("loss.ctp.queue_size=72",)
 """No more keys than a set has pairs."""
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--kept", type=Path, help="a file of chains that were measured before, which grows")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,7 +101,7 @@ def measured(folder: Path, method: str, seed: int, epochs: int) -> dict[str, Any
         wise_ft=WISE,
         losses=None,
         settings={"epochs": epochs, "seed": seed, **SETTINGS},
-        sets=CTP_OPTIONS if method == "ctp" else (),
+        sets=[*SETS, *(CTP_OPTIONS if method == "ctp" else ())],
         out=str(place),
         backbone=towers(folder / f"towers-{seed}", seed),
         generic=str(generic(folder / "generic")),
