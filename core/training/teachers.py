@@ -18,8 +18,8 @@ from .tower_passes import image_features, seen_by
 
 OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
 """Output -> field of the batch that holds the caption in the student's tokens."""
-OF_TEACHERS = {**OF_CAPTIONS, "teacher.sentence": TRANSLATED}
-"""The same with what no student reads."""
+OF_TEACHERS = {**OF_CAPTIONS, "teacher.text_embedding": "tokens", "teacher.sentence": TRANSLATED}
+"""The same with what a loss makes itself of the teacher's tokens, and with what no student reads."""
 OF_TEXTS = frozenset({*OF_TEACHERS, "teacher.class_features"})
 
 
