@@ -18,6 +18,7 @@ from ..contracts.options import option
 from ..contracts.outputs import Output
 from ..errors import CapabilityError
 from ..runtime.files import read_tensors
+from ._texts import encode_without_waiting
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 FIELDS = ("tokens", "draws")
@@ -99,7 +100,8 @@ class StoredReplay(Loss):
         if images.device != drawn.device:
             self._stored = {name: value.to(drawn.device) for name, value in self._stored.items()}
             images, tokens = self._stored["images"], self._stored["tokens"]
-        return {"stored.image": images[rows], "stored.text": backbone.encode_text(tokens[rows]), "stored.row": rows}
+        texts = encode_without_waiting(backbone, tokens[rows])
+        return {"stored.image": images[rows], "stored.text": texts, "stored.row": rows}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         images, texts, rows = out["stored.image"], out["stored.text"], out["stored.row"]

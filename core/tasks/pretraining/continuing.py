@@ -7,6 +7,7 @@ chain that was killed goes on with the training that was under way, and what was
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -102,14 +103,15 @@ class ContinualPlan:
     options: ContinualOptions = field(default_factory=ContinualOptions)
 
     def __post_init__(self):
-        twice = next((path for place, path in enumerate(self.sets) if path in self.sets[:place]), None)
+        places = [path if is_url(path) else os.path.abspath(path) for path in self.sets]
+        twice = next((path for n, path in enumerate(self.sets) if places[n] in places[:n]), None)
         if twice is not None:
             raise ConfigError(f"--then {twice}: named twice; give each set once")
         if self.first.sources:
             raise ConfigError(
                 "--set sources: one set follows another, each of one source; omit sources, or give all sets as --data"
             )
-        if need_sentences_alone(self.first.losses):
+        if need_sentences_alone([name for name in self.first.losses if name != self.options.method]):
             raise ConfigError(
                 f"--loss {', '.join(self.first.losses)}: learns from sentences, and --then, --continual and --wise-ft "
                 "are for pairs with images; train on one set, then on the next with the model as --backbone"

@@ -168,7 +168,7 @@ def continual_plan_of(
     made = plan(losses, others)
     if method == "ctp" and "ctp" not in made.losses:
         raise ConfigError(f"--loss {', '.join(made.losses)}: --continual ctp has a contrast of its own; omit --loss")
-    if method in WITH_TEACHER and made.teachers:
+    if method in ("ctp", *WITH_TEACHER) and made.teachers:
         raise ConfigError(f"--teacher: --continual {method} learns from the towers before each set; omit it")
     return ContinualPlan(made, tuple(then), options)
 

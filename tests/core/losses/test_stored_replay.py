@@ -32,7 +32,7 @@ class Towers:
     def __init__(self, number=0, spec="towers"):
         self.number, self.spec = number, spec
 
-    def encode_text(self, tokens):
+    def encode_text(self, tokens, normalize=True):
         return tokens.float()
 
     def tokenize(self, texts):
@@ -89,3 +89,13 @@ def test_captions_that_another_tokenizer_read_are_refused(stored, tmp_path):
         loss.prepare(Towers(2, "others"))
     with pytest.raises(ConfigError, match="read by different tokenizers"):
         build_loss("stored-replay", {"embed_dim": 6}, files=(written("long", torch.ones(3, 4).long()), stored))
+
+
+def test_stored_captions_are_encoded_without_waiting_for_a_device(stored, monkeypatch):
+    """On a device that has no values, so that reading a length would raise."""
+    loss = build_loss("stored-replay", {"embed_dim": 6}, files=(stored,))
+    towers = Towers()
+    monkeypatch.setattr(towers, "encode_text", lambda *rest: pytest.fail("this looks at lengths"))
+    towers.encode_measured = lambda tokens, lengths, normalize: tokens.float() * lengths
+    made = loss.further_outputs({"draws": torch.zeros(4, 4, 2, device="meta")}, towers)
+    assert made["stored.text"].shape == (4, 3) and made["stored.image"].device.type == "meta"

@@ -319,6 +319,7 @@ def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
         ({"method": "lwf", "then": ""}, "there is no further set; give --then"),
         ({"method": "ctp", "losses": ["clip"]}, "--continual ctp has a contrast of its own"),
         ({"method": "lwf", "teacher": ["embedded"]}, "--continual lwf learns from the towers before each set"),
+        ({"method": "ctp", "teacher": ["embedded"]}, "--continual ctp learns from the towers before each set"),
         ({"method": "ewc"}, "method"),
         ({"wise_ft": 1.5}, "wise_ft"),
         ({"options": ["continual.shares=0.2"]}, "shares"),
@@ -328,11 +329,18 @@ def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
         ({"method": "replay", "options": ["continual.preserve=yes"]}, "give ctp, lwf or self-distill"),
         ({"options": ["sources.batch=one"]}, "each of one source; omit sources"),
         ({"losses": ["m-clip"]}, "--loss m-clip: learns from sentences"),
+        ({"method": "lwf", "losses": ["m-clip"]}, "m-clip: learns from sentences"),
     ],
 )
 def test_what_cannot_be_is_one_line(plan_to, asked, line):
     with pytest.raises((ConfigError, UnknownNameError), match=line):
         plan_to(asked.pop("method", "none"), **asked)
+
+
+def test_a_set_under_another_spelling_is_the_same_set(plan_to, sets):
+    again = Path(sets["a"]).parent / "." / ".." / Path(sets["a"]).parent.name / "a.csv"
+    with pytest.raises(ConfigError, match=r"named twice"):
+        replace(plan_to(), then=[str(again)])
 
 
 def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to, sets, tmp_path):
