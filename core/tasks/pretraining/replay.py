@@ -11,6 +11,7 @@ import numpy as np
 from ...contracts.backbone import Backbone
 from ...contracts.sources import SHARE, NamedSource, SourceOptions
 from ...data.pairs.shard_set import ShardPairs
+from ...losses.stored_replay import PROBE
 from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
 from ...runtime.progress import Reporter
@@ -76,6 +77,7 @@ def store_pairs(
         tensors = {
             "images": features.images[list(captions)],
             "tokens": backbone.tokenize(list(captions.values())).cpu(),
+            "probe": backbone.tokenize([PROBE]).cpu(),
         }
         write_tensors(path, tensors, {"backbone": backbone.fingerprint})
     return ""
