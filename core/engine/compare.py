@@ -193,7 +193,10 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     notes: list[str] = []
     skipped: dict[str, str] = {}
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train, paired, settings = set(), (), {}, [], []
+    deciding, settings = set(), []
+    baselines: tuple[str, ...] = ()
+    test_over_train: dict[str, float] = {}
+    paired: list[dict[str, Any]] = []
     contests = task.contests([each.recipe for each in sets], axes, reporter)
     for place, (each, contest) in enumerate(zip(sets, contests)):
         settings.append(contest.setting)  # not the contest, which holds a backbone

@@ -73,11 +73,11 @@ def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
             near = asked or did_you_mean(limit.name, [*scores, WORST_GROUP, CORRUPTED])
             raise UnknownNameError(f"--fail-under {shortened(limit.name)}: this evaluation has no such score; {near}")
         value, low = scores[limit.name]
-        if not limit.point and low is None:
+        compared = value if limit.point else low
+        if compared is None:
             raise ConfigError(
                 f"--fail-under {limit.name}: has no interval here; give {limit.name}{POINT}={limit.least:g}"
             )
-        compared = value if limit.point else low
         if compared < limit.least:
             what = f"is {value:.3f}" if limit.point else f"is {value:.3f}, and its 95% interval begins at {low:.3f}"
             sentences.append(f"{limit.name.replace('_', ' ')} {what}, below {limit.least:g}")

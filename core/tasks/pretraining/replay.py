@@ -11,6 +11,7 @@ import numpy as np
 from ...contracts.backbone import Backbone
 from ...contracts.sources import SHARE, NamedSource, SourceOptions
 from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.text_pairs import TextPairs
 from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
 from ...runtime.progress import Reporter
@@ -64,6 +65,8 @@ def store_pairs(
     """
     if isinstance(read.train, ShardPairs):
         return f"{read.name}: is read in sequence, so no pairs of it are stored for replay."
+    if isinstance(read.train, ImageSet | TextPairs):
+        return f"{read.name}: holds no images with texts, so no pairs of it are stored for replay."
     count, settings = len(read.train), plan.settings
     rows = np.sort(np.random.default_rng(settings.seed).permutation(count)[:most])
     view = read.view(backbone, False) or backbone.preprocess(False)
