@@ -183,7 +183,7 @@ class Corruptions(HolisticJudgement):
         kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
         assert fit.labels is not None
         labels, of_images = fit.labels[rows], fit.scores.groups
-        groups = None if of_images is None else [of_images[n] for n in rows]
+        groups = None if of_images is None else list(map(of_images.__getitem__, rows))
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
 

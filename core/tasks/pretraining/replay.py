@@ -16,7 +16,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
 from ...runtime.progress import Reporter
 from ..retrieval.encoding import PairEncoding, features_of
-from .pairs import PairSplits
+from .pairs import ImageSet, PairSplits
 from .pretrain import PretrainPlan
 
 STORED = "replay.safetensors"
