@@ -86,6 +86,7 @@ def pretrain(
 
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
     asked |= {"teacher": teacher, "generic": generic, "device": device}
+    folder: PretrainFolder
     if then or continual or wise_ft is not None:
         if len(data) > 1 or mixing:
             raise ConfigError("--then: one set follows another, each of one source; give --data once")

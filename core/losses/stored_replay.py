@@ -126,10 +126,7 @@ def read_stored(path: Path) -> dict[str, Tensor]:
     """
     _, tensors = read_tensors(path, "store it again")
     images, tokens = tensors.get("images"), tensors.get("tokens")
-    require(
-        images is not None and tokens is not None and images.ndim == tokens.ndim == 2 and len(images) == len(tokens),
-        "files",
-        str(path),
-        "give replay.safetensors of an earlier training",
-    )
+    pairs = images is not None and tokens is not None and images.ndim == tokens.ndim == 2 and len(images) == len(tokens)
+    require(pairs, "files", str(path), "give replay.safetensors of an earlier training")
+    assert images is not None and tokens is not None
     return {**tensors, "images": F.normalize(images.float(), dim=-1)}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backbones.finders import built_loss, loss_in_words, weights_of_loss
+from ..backbones.finders import built_loss, described_loss
 from ..contracts.adapter import FitReport, require
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
@@ -357,8 +357,7 @@ class TowerAdapter(Augmented):
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
         found, towers.answers = towers.finder, {}
-        self.finder = None if found is None else loss_in_words(found)
-        self.finder_weights = {} if found is None else weights_of_loss(found)
+        self.finder, self.finder_weights = (None, {}) if found is None else described_loss(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 

@@ -271,6 +271,7 @@ class Outputs(nn.Module):
             if "teacher.sentence" in self.wanted:
                 out["teacher.sentence"] = teacher_sentences(teachers, batch)
             if "teacher.masked_tokens" in self.wanted:
+                assert self.masked_words is not None
                 seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
                 out["teacher.masked_tokens"] = seen["masked_tokens"]
         return out

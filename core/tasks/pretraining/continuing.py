@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from ...contracts.options import option, settle
 from ...contracts.recipe import SAMPLE
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
+from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...losses.stored_replay import read_stored
@@ -240,7 +242,7 @@ class _Chain:
         splits = self._read()  # all sets, before anything is computed; None of one that is gone
         done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
         if all_gather_json(done is not None)[0]:
-            return _result(self.folder.model, *done, finished_before=True) if is_main() else None
+            return None if done is None else _result(self.folder.model, *done, True)
         self.probe: GenericProbe | None = run_on_all(lambda: probe_of(plan.first.generic) if is_main() else None)
         self._measure(BEFORE, splits, lambda: self._load(plan.first.backbone))
         spec, results = plan.first.backbone, []
@@ -248,7 +250,7 @@ class _Chain:
             self.reporter.info(f"Set {number} of {len(plan.sets)}: {shown(path)}")
             results.append(self._train(number, spec, splits))
             spec = str(self.folder.of_set(number) / self.folder.model.name)
-            self._measure(self.names[number - 1], splits, lambda spec=spec: self._load(spec), f"{AFTER}{number}")
+            self._measure(self.names[number - 1], splits, partial(self._load, spec), f"{AFTER}{number}")
             self._store(number, spec, splits[number - 1])
         backbone = self._load(spec)
         if (share := plan.options.wise_ft) is not None:
@@ -268,6 +270,11 @@ class _Chain:
                 self.names.append(Path(path).stem)
                 continue
             read = read_splits(self.plan.first, path, self.reporter)
+            if isinstance(read.train, TextPairs):
+                raise ConfigError(
+                    f"--data {shown(path)}: sets of sentences cannot follow one another; give images with texts, or "
+                    "train on each set by itself"
+                )
             self.names.append(read.name if read.name not in self.names else shown(path))
             splits.append(read)
             self.notes += [note for note in read.notes if note not in self.notes]
@@ -308,8 +315,8 @@ class _Chain:
     def _store(self, number: int, spec: str, read: PairSplits | None) -> None:
         """For replay in a later training, when the set may be gone."""
         path, options = self.folder.of_set(number) / STORED, self.plan.options
-        wanted = options.method == "replay" and options.memory > 0 and read is not None
-        if not wanted or all_gather_json(is_main() and path.is_file())[0]:
+        wanted = options.method == "replay" and options.memory > 0
+        if read is None or not wanted or all_gather_json(is_main() and path.is_file())[0]:
             return
         note = store_pairs(self._load(spec), read, options.memory, self.plan.first, path, self.reporter)
         self.notes += filter(None, [note])
@@ -333,9 +340,17 @@ class _Chain:
             self.stages[name].check_same_pairs(self.stages[BEFORE], path)
 
     def _retrieval(self, backbone: Backbone, read: PairSplits) -> RetrievalScores:
-        settings = self.plan.first.settings
-        how = {"amp": settings.amp, "workers": settings.workers or None, "tolerate": settings.tolerate}
-        return evaluate_retrieval(backbone, read.test, split=None, transform=read.view(backbone, False), **how)
+        settings, pairs = self.plan.first.settings, read.test
+        assert pairs is not None and not isinstance(pairs, TextPairs)
+        return evaluate_retrieval(
+            backbone,
+            pairs,
+            split=None,
+            workers=settings.workers or None,
+            amp=settings.amp,
+            transform=read.view(backbone, False),
+            tolerate=settings.tolerate,
+        )
 
     def _generic(self, backbone: Backbone) -> Mapping[str, Any]:
         if self.probe is None or not backbone.has_text:
@@ -399,8 +414,8 @@ def _stage_settings(settings: TrainingSettings, number: int, count: int) -> Trai
     the same curve again, which warms up and decays anew."""
     if settings.schedule != "infinite":
         return settings
-    begins = {} if number == 0 else {"warmup": 0.0, "cooldown": 0.0}
-    return replace(settings, **begins, **({} if number == count - 1 else {"anneal": 0.0}))
+    warmup, cooldown = (settings.warmup, settings.cooldown) if number == 0 else (0.0, 0.0)
+    return replace(settings, warmup=warmup, cooldown=cooldown, anneal=settings.anneal if number == count - 1 else 0.0)
 
 
 def _sizes(read: PairSplits) -> dict[str, int]:
@@ -415,6 +430,6 @@ def _backbone_facts(backbone: Backbone, spec: str) -> dict[str, Any]:
 def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before: bool = False) -> PretrainResult:
     summary = {"model": str(model), "data": info.data.name, "backbone": info.backbone.spec}
     summary |= {key: info[key] for key in ("continual", "losses", "seed", "steps", "seconds")}
-    skipped = [tuple(pair) for pair in info.skipped]
+    skipped = [(name, reason) for name, reason in info.skipped]
     notes = [*info.notes, *info.verdict.splitlines()]
     return PretrainResult(model, metrics, {**summary, **metrics}, notes, skipped, finished_before)

@@ -149,11 +149,11 @@ def continual_plan_of(
     others = [text for text in sets if not text.startswith(OF_CONTINUAL)]
     if not (recipe or domain):
         settings = {**settings, **_rewarmed(settings, others)}
-    how = {"settings": settings, **rest}
+    how: dict[str, Any] = {"settings": settings, **rest}
 
     def plan(losses: Sequence[str] | None, sets: Sequence[str]) -> PretrainPlan:
         if recipe or domain:
-            return plan_of_recipe(recipe, losses=losses, sets=sets, domain=domain, **{"data.path": data}, **how)
+            return plan_of_recipe(recipe, losses=losses, sets=sets, domain=domain, **{"data.path": data, **how})
         return plan_of(data=data, losses=losses, sets=sets, **how)
 
     method, of_method = options.method, f"{OF_LOSSES}{options.method}."

@@ -166,7 +166,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     folder = PretrainFolder(Path(plan.out))
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
-        return _result(folder.model, *done, finished_before=True) if is_main() else None
+        return None if done is None else _result(folder.model, *done, True)
     probe = run_on_all(lambda: probe_of(plan.generic) if is_main() else None)
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     backbone.answers = {}  # what another training left there
@@ -498,7 +498,7 @@ def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before
         **{key: info[key] for key in ("losses", "seed", "steps", "best_epoch", "samples_per_second", "seconds")},
         **metrics,
     }
-    skipped = [tuple(pair) for pair in info.skipped]
+    skipped = [(name, reason) for name, reason in info.skipped]
     notes = [*info.notes, *filter(None, [info.verdict, info["generic"]])]
     return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
 

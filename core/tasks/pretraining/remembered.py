@@ -125,9 +125,9 @@ class SetsRemembered(JsonObject):
             {"after": name, "sets": [_scores(table, stages, i, n) for n in range(len(sets))], "generic": stage.generic}
             for i, (name, stage) in enumerate(zip(after, stages))
         ]
-        told = {name: _json(getattr(table, name)) for name in SUMMARIES}
-        told["transfer"] = [_json(table.transfer(number)) for number in range(len(sets))]
-        return cls.from_json({"sets": list(sets), "stages": rows, **told})
+        summaries = {name: _json(getattr(table, name)) for name in SUMMARIES}
+        transfer = [_json(table.transfer(number)) for number in range(len(sets))]
+        return cls.from_json({"sets": list(sets), "stages": rows, **summaries, "transfer": transfer})
 
     def table(self) -> Table:
         """For a terminal."""
@@ -182,8 +182,9 @@ def _scores(table: Remembering, stages: Sequence[StageScores], stage: int, numbe
     of = stages[stage].sets[number]
     if of is None:
         return {}
-    means = {f"r{k}": of.score(k) for k in Ranking.RECALL_AT}
-    return {**means, "interval": table.score(stage, number).interval, **stages[stage].metrics[number]}
+    means, estimate = {f"r{k}": of.score(k) for k in Ranking.RECALL_AT}, table.score(stage, number)
+    assert estimate is not None  # of what was measured there is a score
+    return {**means, "interval": estimate.interval, **stages[stage].metrics[number]}
 
 
 def _json(estimate: Estimate | None) -> dict[str, Any] | None:
