@@ -41,7 +41,7 @@ from ...training.objective import columns_of, need_images_alone, need_sentences_
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
-from ...training.sources import PairSource, Source, StreamedSource
+from ...training.sources import MixedSource, PairSource, Source, StreamedSource
 from ...training.stored_teachers import StoredTeacher, stored_teachers
 from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
@@ -285,9 +285,10 @@ def _stored(
 
     _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
     stored = stored_teachers(plan.teacher_features, teachers, transform)
-    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
-        for teacher in stored:
-            teacher.check(source)
+    for part in source.parts if isinstance(source, MixedSource) else [source]:
+        if isinstance(part, PairSource) and not isinstance(part, StreamedSource):
+            for teacher in stored:
+                teacher.check(part)
     return stored
 
 
