@@ -218,7 +218,8 @@ def test_a_card_names_the_published_model_that_merges():
 @settings(max_examples=30, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 99), min_size=1, max_size=4).filter(lambda counts: sum(counts) > 0),
-    inflection=st.sampled_from([-1.0, -0.5, 0.0, 0.123456789, 1.0]), proportional=st.booleans(), blocks=st.integers(1, 24),
+    inflection=st.sampled_from([-1.0, -0.5, 0.0, 0.123456789, 1.0]),
+    proportional=st.booleans(), blocks=st.integers(1, 24),
 )  # fmt: skip
 def test_an_option_is_read_as_it_is_written(counts, inflection, proportional, blocks):
     reduction = Reduction(tuple(counts), inflection if len(counts) == 1 else 0.0, proportional)
