@@ -21,6 +21,10 @@ OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synth
 """Output -> field of the batch that holds the caption in the student's tokens."""
 OF_TEACHERS = {**OF_CAPTIONS, "teacher.text_embedding": "tokens", "teacher.sentence": TRANSLATED}
 """The same with what a loss makes itself of the teacher's tokens, and with what no student reads."""
+OF_TOKENS = frozenset({"teacher.word_logits", "teacher.word_states"})
+"""What a teacher says of each of the student's tokens."""
+PROBE = ["A photo of 2 small zebras, seen from above.", "overcast"]
+"""Texts by which tokenizers are told apart."""
 OF_TEXTS = frozenset({*OF_TEACHERS, "teacher.class_features"})
 
 
@@ -48,6 +52,19 @@ def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], aski
             raise CapabilityError(
                 f"{asking} needs the texts of its teacher, and '{teacher.spec}' has no text tower; give a teacher that "
                 "has one"
+            )
+
+
+def need_same_words(teachers: Sequence[Backbone], student: Backbone, needs: frozenset[str], asking: str) -> None:
+    """Raise the CapabilityError of a teacher that would read the student's tokens as other words."""
+    if not needs & OF_TOKENS:
+        return
+    for teacher in teachers:
+        own, theirs = student.tokenize(PROBE), teacher.tokenize(PROBE)
+        if student.vocab_size != teacher.vocab_size or not torch.equal(own, theirs):
+            raise CapabilityError(
+                f"{asking} gives its teacher the student's tokens, and '{teacher.spec}' reads other words than "
+                f"'{student.spec}'; give a teacher with the same tokenizer"
             )
 
 

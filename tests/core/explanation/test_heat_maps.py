@@ -37,6 +37,7 @@ def corner_tower(**more):
         return torch.stack([own, 0.5 * own], dim=1)
 
     facts = {"spec": "corner", "device": torch.device("cpu"), "joint": None, "capabilities": frozenset()}
+    facts["preprocess"] = lambda train=False: None
     return SimpleNamespace(encode_image=encode_image, **facts, **more)
 
 
@@ -133,6 +134,12 @@ def test_grad_cam_is_that_of_captum():
 def test_a_score_that_is_not_of_one_picture_is_not_explained(claims, why):
     with pytest.raises(CapabilityError, match=f"'mine' .*{why}"):
         check_method(OCCLUSION, Seen(corner_tower(), method(**claims)))
+
+
+def test_rows_of_patches_have_no_heat_map(hf_folder):
+    towers = load_backbone(f"hf:{hf_folder('siglip2')}#patches=12", "cpu")
+    with pytest.raises(CapabilityError, match="rows of patches, so there is no heat map"):
+        check_method(OCCLUSION, Seen(towers, method()))
 
 
 def test_a_method_that_does_not_suit_the_tower_says_which_does(small_clip_spec):
