@@ -26,7 +26,7 @@ from .class_scores import ClassScores, CosineHead
 from .loading import shuffled_batches
 from .parts import Task, Trained
 from .settings import TrainingSettings
-from .sources import LabelledSource, Remembered, Source
+from .sources import LabelledSource, MixedSource, Remembered, Source
 from .teachers import load_teachers
 from .tower_passes import image_features
 from .tower_settings import (
@@ -222,6 +222,9 @@ class TowerAdapter(Augmented):
         """
         self.class_names_, self.multilabel_ = (), False
         self.backbone_, self.dim_ = backbone.fingerprint, backbone.embed_dim
+        identity = {"pairs": self._digest([source.name(row) for row in range(len(source))])}
+        if isinstance(source, MixedSource):
+            identity["mixture"] = self._digest(source.mixture)
         task = Task(
             source=source,
             losses=losses_of(self.loss, "clip"),
@@ -229,7 +232,7 @@ class TowerAdapter(Augmented):
             view=self._view(view or backbone.preprocess(True), backbone),
             plan=plan,
             strong_view=strong_view,
-            identity={"pairs": self._digest([source.name(row) for row in range(len(source))])},
+            identity=identity,
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)

@@ -242,8 +242,11 @@ class Outputs(nn.Module):
         if any(not name.startswith(OF_TEACHER) for name in further):
             made |= loss.further_outputs(batch, self.backbone)
         if any(name.startswith(OF_TEACHER) for name in further):
+            teacher, seen = self.teachers[0], dict(batch)
+            if "pixels" in batch:
+                seen["pixels"] = seen_by(teacher, self.backbone, batch["pixels"])
             with torch.no_grad():
-                made |= loss.teacher_outputs(batch, self.teachers[0])
+                made |= loss.teacher_outputs(seen, teacher)
         return {**out, **{name: made[name] for name in further & made.keys()}}
 
     def _of_column(self, output: Output, batch: Mapping[str, Any]) -> Tensor:

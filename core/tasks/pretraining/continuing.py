@@ -7,9 +7,10 @@ chain that was killed goes on with the training that was under way, and what was
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
 from ...runtime.remote import is_url, shown
+from ...training.objective import need_sentences_alone
 from ...training.settings import TrainingSettings
 from ...training.tower_weights import follow, weights_of
 from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
@@ -44,8 +46,12 @@ from .replay import STORED, store_pairs, with_earlier, with_stored
 METHODS = ("none", "replay", "ctp", "lwf", "self-distill")
 WITH_TEACHER = ("lwf", "self-distill")
 """Methods whose loss goes beside the losses of the training."""
+OF_REPLAY = ("share", "memory", "stored")
+"""Options of `replay` alone."""
 AFTER = "after-"
 WISE_FT = "wise-ft"
+OF_PLAN = ("loss_options", "backbone", "teacher", "inherit", "generic", "image_size", "data_options")
+"""What else of a plan a chain that is resumed must share with the one that was stopped."""
 COST = ("workers", "log_every", "log_to", "keep", "save_every", "micro_batch_size", "tolerate")
 """Settings that may differ when a chain is resumed."""
 
@@ -73,8 +79,13 @@ class ContinualOptions:
 
     def __post_init__(self):
         settle(self, "--continual")
-        of_replay = self.method == "replay" or not self.stored
-        require(of_replay, "stored", list(self.stored), f"--continual {self.method} replays nothing; give replay")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            usable = self.method == "replay" or each.name not in OF_REPLAY or value == each.default
+            require(usable, each.name, value, f"--continual {self.method} replays nothing; give replay")
+        preserves = not self.preserve or self.method in ("ctp", *WITH_TEACHER)
+        cure = f"--continual {self.method} keeps nothing of the backbone itself; give ctp, lwf or self-distill"
+        require(preserves, "preserve", "yes", cure)
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,19 @@ class ContinualPlan:
     options: ContinualOptions = field(default_factory=ContinualOptions)
 
     def __post_init__(self):
-        twice = next((path for place, path in enumerate(self.sets) if path in self.sets[:place]), None)
+        places = [path if is_url(path) else os.path.abspath(path) for path in self.sets]
+        twice = next((path for n, path in enumerate(self.sets) if places[n] in places[:n]), None)
         if twice is not None:
             raise ConfigError(f"--then {twice}: named twice; give each set once")
+        if self.first.sources:
+            raise ConfigError(
+                "--set sources: one set follows another, each of one source; omit sources, or give all sets as --data"
+            )
+        if need_sentences_alone([name for name in self.first.losses if name != self.options.method]):
+            raise ConfigError(
+                f"--loss {', '.join(self.first.losses)}: learns from sentences, and --then, --continual and --wise-ft "
+                "are for pairs with images; train on one set, then on the next with the model as --backbone"
+            )
         if not (self.then or self.options.method == "none" or self.options.preserve or self.options.stored):
             raise ConfigError(
                 f"--continual {self.options.method}: there is no further set; give --then, or --set "
@@ -113,7 +134,8 @@ class ContinualPlan:
         """What a chain that is resumed must share with the one that was stopped."""
         settings = {name: value for name, value in self.first.settings.to_dict().items() if name not in COST}
         told = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
-        told |= {"loss_options": self.first.loss_options, "backbone": self.first.backbone}
+        told |= {name: getattr(self.first, name) for name in OF_PLAN}
+        told["domain"] = None if self.first.domain is None else self.first.domain.name
         return json.loads(json_text(told, default=str))
 
     def stage(self, number: int, backbone: str, out: Path, sizes: Sequence[int] = ()) -> PretrainPlan:
@@ -315,6 +337,7 @@ class _Chain:
                 StageScores.of(scores, generic).save(path)
         if is_main():
             self.stages[name] = StageScores.load(path)
+            self.stages[name].check_same_pairs(self.stages[BEFORE], path)
 
     def _retrieval(self, backbone: Backbone, read: PairSplits) -> RetrievalScores:
         settings, pairs = self.plan.first.settings, read.test

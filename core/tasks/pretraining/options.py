@@ -15,7 +15,7 @@ from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
 from ...training.objective import need_sentences_alone, parse_losses
-from ...training.settings import TrainingSettings
+from ...training.settings import BY_STEP, TrainingSettings
 from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
 from .task import PretrainingOptions
@@ -160,19 +160,24 @@ def continual_plan_of(
     if method == "ctp":
         losses = losses or ["ctp"]
     elif method in WITH_TEACHER:
-        plain = plan(losses, [text for text in others if not text.startswith(of_method)])
-        losses = [f"{name}={weight!r}" for name, weight in {method: 1.0, **plain.losses}.items()]
+        asked_for = parse_losses(losses or ())
+        weight = asked_for.pop(method, 1.0)
+        beside = [f"{name}={each!r}" for name, each in asked_for.items()]
+        plain = plan(beside or None, [text for text in others if not text.startswith(of_method)])
+        losses = [f"{name}={each!r}" for name, each in {method: weight, **plain.losses}.items()]
     made = plan(losses, others)
     if method == "ctp" and "ctp" not in made.losses:
         raise ConfigError(f"--loss {', '.join(made.losses)}: --continual ctp has a contrast of its own; omit --loss")
-    if method in WITH_TEACHER and made.teachers:
+    if method in ("ctp", *WITH_TEACHER) and made.teachers:
         raise ConfigError(f"--teacher: --continual {method} learns from the towers before each set; omit it")
     return ContinualPlan(made, tuple(then), options)
 
 
 def _rewarmed(settings: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
-    """Settings of continued training, where they are not given."""
+    """Settings of continued training, where they are not given; none of another schedule."""
     asked = {**{key: value for key, value in settings.items() if value is not None}, **_parsed(sets)[0]}
+    if asked.get("schedule", BY_STEP[0]) not in BY_STEP:
+        return {}
     peak = TrainingSettings(lr=asked["lr"]).lr if "lr" in asked else TrainingSettings.lr
     defaults = {"schedule": "rewarm", "warmup": 0.01, "end_lr": peak / 10}
     return {name: value for name, value in defaults.items() if name not in asked}

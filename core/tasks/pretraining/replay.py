@@ -12,6 +12,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.sources import SHARE, NamedSource, SourceOptions
 from ...data.pairs.shard_set import ShardPairs
 from ...data.pairs.text_pairs import TextPairs
+from ...losses.stored_replay import PROBE
 from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
 from ...runtime.progress import Reporter
@@ -79,6 +80,7 @@ def store_pairs(
         tensors = {
             "images": features.images[list(captions)],
             "tokens": backbone.tokenize(list(captions.values())).cpu(),
+            "probe": backbone.tokenize([PROBE]).cpu(),
         }
         write_tensors(path, tensors, {"backbone": backbone.fingerprint})
     return ""
