@@ -33,7 +33,10 @@ def pretrain(
     mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, " ".join(MIXING))],
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="Loss (`vladapt list losses`); clip by default. Several are summed. Repeatable.",
+        ),
     ] = None,
     teacher: Annotated[
         list[str] | None,
