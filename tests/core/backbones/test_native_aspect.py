@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from parity_checks import faster_towers
 from toy_pairs import ToyPairs
 from transformers import Siglip2ImageProcessorPil
 
+from vladapt import build_adapter
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.native_aspect import fitting_grid, packed, unpacked
 from vladapt.core.backbones.spec_options import Patches
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.explanation.evidence import OCCLUSION, check_method
 from vladapt.core.training.parts import Parts, Task
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.tower_passes import seen_by
@@ -166,3 +169,9 @@ def test_packing_and_unpacking_lose_nothing(rows, columns, patch, more):
         row, column = divmod(place, columns)
         block = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
         assert torch.equal(patches[0, place], block.permute(1, 2, 0).flatten())
+
+
+def test_rows_of_patches_have_no_heat_map(hf_folder):
+    towers = load_backbone(f"hf:{hf_folder('siglip2')}#patches=12", "cpu")
+    with pytest.raises(CapabilityError, match="rows of patches, so there is no heat map"):
+        check_method(OCCLUSION, SimpleNamespace(towers=towers, adapter=build_adapter("zero-shot")))

@@ -136,12 +136,6 @@ def test_a_score_that_is_not_of_one_picture_is_not_explained(claims, why):
         check_method(OCCLUSION, Seen(corner_tower(), method(**claims)))
 
 
-def test_rows_of_patches_have_no_heat_map(hf_folder):
-    towers = load_backbone(f"hf:{hf_folder('siglip2')}#patches=12", "cpu")
-    with pytest.raises(CapabilityError, match="rows of patches, so there is no heat map"):
-        check_method(OCCLUSION, Seen(towers, method()))
-
-
 def test_a_method_that_does_not_suit_the_tower_says_which_does(small_clip_spec):
     clip = load_backbone(small_clip_spec, "cpu")
     for name, towers in ((ROLLOUT, corner_tower()), (GRAD_CAM, clip), (GRAD_CAM, corner_tower())):
