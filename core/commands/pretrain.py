@@ -94,7 +94,7 @@ def pretrain(
             then=then or (),
             continual=continual,
             wise_ft=wise_ft,
-            recipe=recipe,
+            named=recipe,
             domain=domain,
             data=parse_sources(data)[0].path,
             **asked,

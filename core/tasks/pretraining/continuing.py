@@ -270,11 +270,6 @@ class _Chain:
                 self.names.append(Path(path).stem)
                 continue
             read = read_splits(self.plan.first, path, self.reporter)
-            if isinstance(read.train, TextPairs):
-                raise ConfigError(
-                    f"--data {shown(path)}: sets of sentences cannot follow one another; give images with texts, or "
-                    "train on each set by itself"
-                )
             self.names.append(read.name if read.name not in self.names else shown(path))
             splits.append(read)
             self.notes += [note for note in read.notes if note not in self.notes]

@@ -124,7 +124,7 @@ def continual_plan_of(
     losses: Sequence[str] | None,
     settings: Mapping[str, Any],
     sets: Sequence[str] = (),
-    recipe: str | None = None,
+    named: str | None = None,
     domain: str | None = None,
     data: str,
     **rest: Any,
@@ -135,7 +135,7 @@ def continual_plan_of(
     Args:
         then: the sets after the first.
         losses, settings, sets: as of `plan_of`; of `sets` also "continual.OPTION".
-        recipe, domain: as of `plan_of_recipe`.
+        named, domain: as of `plan_of_recipe`.
         rest: "continual", "wise_ft", and further arguments of the two.
 
     Raises:
@@ -147,13 +147,13 @@ def continual_plan_of(
     asked |= {key.removeprefix(OF_CONTINUAL): value for key, value in own.items()}
     options = ContinualOptions(**chosen(ContinualOptions, asked, "--continual"))
     others = [text for text in sets if not text.startswith(OF_CONTINUAL)]
-    if not (recipe or domain):
+    if not (named or domain):
         settings = {**settings, **_rewarmed(settings, others)}
     how: dict[str, Any] = {"settings": settings, **rest}
 
     def plan(losses: Sequence[str] | None, sets: Sequence[str]) -> PretrainPlan:
-        if recipe or domain:
-            return plan_of_recipe(recipe, losses=losses, sets=sets, domain=domain, **{"data.path": data, **how})
+        if named or domain:
+            return plan_of_recipe(named, losses=losses, sets=sets, domain=domain, **{"data.path": data, **how})
         return plan_of(data=data, losses=losses, sets=sets, **how)
 
     method, of_method = options.method, f"{OF_LOSSES}{options.method}."
@@ -162,9 +162,9 @@ def continual_plan_of(
     elif method in WITH_TEACHER:
         asked_for = parse_losses(losses or ())
         weight = asked_for.pop(method, 1.0)
-        beside = [f"{name}={each!r}" for name, each in asked_for.items()]
+        beside = [f"{loss}={each!r}" for loss, each in asked_for.items()]
         plain = plan(beside or None, [text for text in others if not text.startswith(of_method)])
-        losses = [f"{name}={each!r}" for name, each in {method: weight, **plain.losses}.items()]
+        losses = [f"{loss}={each!r}" for loss, each in {method: weight, **plain.losses}.items()]
     made = plan(losses, others)
     if method == "ctp" and "ctp" not in made.losses:
         raise ConfigError(f"--loss {', '.join(made.losses)}: --continual ctp has a contrast of its own; omit --loss")
