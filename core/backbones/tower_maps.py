@@ -103,9 +103,10 @@ def least_squares(source: Tensor, target: Tensor) -> Tensor:
 
 def ridge(source: Tensor, target: Tensor, penalty: float = PUBLISHED_PENALTY) -> Tensor:
     """(N, S) and (N, T) -> (S, T) of least squared error plus `penalty` times its squared norm."""
-    gram = source.T @ source
+    few = len(source) < source.shape[1]  # then the same by products of rows: (X'X + p)^-1 X' = X' (XX' + p)^-1
+    gram = source @ source.T if few else source.T @ source
     gram.diagonal().add_(penalty)
-    return torch.linalg.solve(gram, source.T @ target)
+    return source.T @ torch.linalg.solve(gram, target) if few else torch.linalg.solve(gram, source.T @ target)
 
 
 def procrustes(source: Tensor, target: Tensor) -> Tensor:
@@ -114,6 +115,9 @@ def procrustes(source: Tensor, target: Tensor) -> Tensor:
     Fewer rows than dimensions leave directions of which they say nothing; these are mapped to nothing, where the
     released code maps them to whatever a library's decomposition ends with.
     """
+    if len(source) < min(source.shape[1], target.shape[1]):  # all happens within the rows: (N, N) instead of (S, T)
+        (left, of_source), (right, of_target) = torch.linalg.qr(source.T), torch.linalg.qr(target.T)
+        return left @ procrustes(of_source.T, of_target.T) @ right.T
     left, values, right = torch.linalg.svd(source.T @ target, full_matrices=False)
     significant = values > NOTHING * values.max()
     return left[:, significant] @ right[significant]
@@ -255,8 +259,13 @@ def _folds(groups: np.ndarray, seed: int):
 def _candidates(source: Tensor, target: Tensor):
     """((kind, penalty), matrix) of all candidates. Robust Procrustes, which takes six decompositions and was nowhere
     better than the plain one in what was published, is taken by name only."""
-    values, vectors = torch.linalg.eigh(source.T @ source)  # one for least squares and all ridges
-    turned, values = vectors.T @ (source.T @ target), values.clamp(min=0)
+    if len(source) < source.shape[1]:  # one decomposition for least squares and all ridges
+        values, vectors = torch.linalg.eigh(source @ source.T)
+        turned, vectors = vectors.T @ target, source.T @ vectors
+    else:
+        values, vectors = torch.linalg.eigh(source.T @ source)
+        turned = vectors.T @ (source.T @ target)
+    values = values.clamp(min=0)
     inverse = torch.where(values > NOTHING * values.max(), 1 / values, 0)
     yield (LEAST_SQUARES, None), vectors @ (turned * inverse[:, None])
     for penalty in PENALTIES:

@@ -176,10 +176,11 @@ def evaluate(
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.folder import Run, evaluation_folder
-    from ..runs.limits import check_limits, parse_limits
+    from ..runs.limits import check_asked, check_limits, parse_limits
     from ..runs.sections import worded
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
+    check_asked(limits, how)
     opened = Run.open(run)
     task = task_of_run(opened)
     if out is None and "out" in task.at_evaluation:

@@ -35,10 +35,10 @@ class HolisticJudgement(Judgement):
     needs: ClassVar = frozenset({"labelled"})
     place: ClassVar = Place.DETAILS
     images: ClassVar[int] = 100
-    holistic: bool = option(False, "also test the run on changed images, unlike ones and attacks")
+    holistic: bool = option(False, "also test the run on corrupted images: noise, blur, weather, compression")
     holistic_images: str | None = option(
         None,
-        "test images for each part of --holistic, or all; by default 100, and 64 for attacks",
+        "test images for each part of --holistic, or all; by default 100",
         parse=_images,
         metavar="N",
     )

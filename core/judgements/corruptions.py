@@ -19,7 +19,7 @@ from ..contracts.corruption import SEVERITIES, Corruption
 from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import Record
-from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_intervals, paired_shares
+from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_loss, paired_shares, units_of
 from ..metrics.significance import holm
 from ..robustness.corruption import CHANNELS, Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
     from typing_extensions import Self
+
+    from ..contracts.items import DomainData
 
 MARGIN = 0.05
 """Drop in accuracy below which a corruption does not count."""
@@ -159,7 +161,7 @@ class CorruptionScores(Record):
         if self.kinds is None:
             return self.lacking
         costly = [name for name, of in self.kinds.items() if of.costs_from is not None]
-        worst = max(self.kinds, key=lambda name: self.kinds[name].rise)
+        worst, _ = max(self.kinds.items(), key=lambda each: each[1].rise)
         which = f"{len(costly)} of {len(self.kinds)} kinds cost more than {100 * MARGIN:.0f} points" if costly else ""
         none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
         rise = _points(self.rise, self.rise_interval)
@@ -176,12 +178,19 @@ class Corruptions(HolisticJudgement):
 
     record: ClassVar = CorruptionScores
 
+    def check_read(self, data: DomainData) -> None:
+        """Refuse to begin without the package that corrupts."""
+        if data.kind == "labels":
+            corruptions()
+
     def compute(self, fit: JudgedClassifier) -> CorruptionScores:
         if lacking := _lacking(fit):
             return CorruptionScores(0, lacking)
         domain, rows = fit.prepared.domain, self.rows_of(fit)
         kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
-        labels, groups = fit.labels[rows], None if fit.scores.groups is None else [fit.scores.groups[n] for n in rows]
+        assert fit.labels is not None
+        labels, of_images = fit.labels[rows], fit.scores.groups
+        groups = None if of_images is None else list(map(of_images.__getitem__, rows))
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
 
@@ -207,6 +216,7 @@ def _right_of(
     or None."""
     conditions: list[tuple[Corruption | None, int]] = [(None, 0)]
     conditions += [(kind, severity) for kind in kinds for severity in SEVERITIES]
+    assert fit.before is not None
     size, after, before = fit.before.image_size, [], []
     with fit.reporter.task("Corrupting test images") as progress:
         for done, (kind, severity) in enumerate(conditions, start=1):
@@ -230,7 +240,7 @@ def _scores(
     clean, shape = right[0], (len(kinds), len(SEVERITIES), right.shape[1])
     of = right[1:].reshape(shape)  # (K, 5, n)
     zero_shot = None if before is None else before[1:].reshape(shape).double().mean(dim=2).tolist()
-    p_values = holm([_p_of_drop(clean, each, groups) for kind in of for each in kind])
+    p_values = holm([p_of_loss(clean, each, MARGIN, groups) for kind in of for each in kind])
     scores, levels = {}, len(SEVERITIES)
     for at, (kind, each) in enumerate(zip(kinds, of)):
         of_kind = p_values[levels * at : levels * (at + 1)]
@@ -247,7 +257,7 @@ def _scores(
         error_interval=mean_interval(share, groups),
         zero_shot_error=None if before is None else float(1 - before[1:].double().mean()),
         rise=float((share - (~clean).double()).mean()),
-        rise_interval=_difference_interval(share - (~clean).double(), groups),
+        rise_interval=_rise_interval(clean, of.flatten(0, 1), groups),
         mce=mean_corruption_error(errors) if published else None,
         worst=worst_rows(rows, wrong),
         times=wrong.shape[1],
@@ -270,26 +280,24 @@ def _kind_scores(
         zero_shot=zero_shot,
         interval=mean_interval(share, groups),
         rise=float(lost.mean()),
-        rise_interval=_difference_interval(lost, groups),
+        rise_interval=_rise_interval(clean, right, groups),
         p_values=list(p_values),
         costs_from=min(shown, default=None),
     )
 
 
-def _p_of_drop(clean: Tensor, right: Tensor, groups: Sequence[str] | None) -> float:
-    """That at most `MARGIN` is lost, by Tango's interval, one-sided."""
-    gain = paired_shares(clean, right, groups)
-    two_sided = p_of_intervals(gain.interval, -MARGIN)
-    return two_sided / 2 if gain.value < -MARGIN else 1 - two_sided / 2
-
-
-def _difference_interval(differences: Tensor, groups: Sequence[str] | None) -> list[float]:
-    """Of the mean of differences from -1 to 1: of shares, stretched."""
-    return [2 * limit - 1 for limit in mean_interval((differences + 1) / 2, groups)]
+def _rise_interval(clean: Tensor, right: Tensor, groups: Sequence[str] | None) -> list[float] | None:
+    """Of the mean loss over S conditions (S, n), each by Tango's interval; those of an image go together."""
+    conditions, images = right.shape
+    units = units_of(groups, images)[0].repeat(conditions)
+    of = torch.arange(conditions).repeat_interleave(images)
+    bounds = paired_shares(clean.repeat(conditions), right.flatten(), units, of).bounds
+    return None if bounds is None else [-bounds[1], -bounds[0]]
 
 
 def _of_imagenet(fit: JudgedClassifier) -> bool:
-    return len(fit.class_names) == IMAGENET_CLASSES and (fit.prepared.data.published or "").startswith(IMAGENET)
+    """ImageNet-1k itself: its further sets of 1000 classes have no mCE."""
+    return len(fit.class_names) == IMAGENET_CLASSES and fit.prepared.data.published == IMAGENET
 
 
 def _points(value: float, interval: Sequence[float] | None) -> Cell:

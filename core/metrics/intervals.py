@@ -98,11 +98,8 @@ def tango(gained: ArrayLike, lost: ArrayLike, total: ArrayLike, quantile: ArrayL
     gained, lost, total, quantile = np.broadcast_arrays(*arrays)
 
     def held(difference: Array) -> Array:
-        linear = (2 * total - gained + lost) * difference - gained - lost
-        root = np.sqrt(np.maximum(linear**2 + 8 * total * lost * difference * (1 - difference), 0))
-        loses = (root - linear) / (4 * total)  # the likeliest share that only the first has right
-        variance = total * (2 * loses + difference * (1 - difference))
-        return np.square(gained - lost - total * difference) <= quantile**2 * np.maximum(variance, 0)
+        distance, variance = _from_difference(gained, lost, total, difference)
+        return np.square(distance) <= quantile**2 * variance
 
     inside = np.stack([(gained - lost) / total] * 2)  # (2, ...), of both limits
     outside = np.stack([np.full_like(total, -1), np.ones_like(total)])
@@ -113,6 +110,16 @@ def tango(gained: ArrayLike, lost: ArrayLike, total: ArrayLike, quantile: ArrayL
         inside, outside = np.where(holds, middle, inside), np.where(holds, outside, middle)
     low, high = np.where(at_ends, ends, inside)
     return low, high
+
+
+def _from_difference(gained: ArrayLike, lost: ArrayLike, total: ArrayLike, difference: ArrayLike) -> Limits:
+    """How far gained - lost is from n times a difference, and its variance if that were the true one (Tango)."""
+    gained, lost, total, difference = (np.asarray(each, dtype=np.float64) for each in (gained, lost, total, difference))
+    linear = (2 * total - gained + lost) * difference - gained - lost
+    root = np.sqrt(np.maximum(linear**2 + 8 * total * lost * difference * (1 - difference), 0))
+    loses = (root - linear) / (4 * total)  # the likeliest share that only the first has right
+    variance = total * (2 * loses + difference * (1 - difference))
+    return gained - lost - total * difference, np.maximum(variance, 0)
 
 
 def mover(values: ArrayLike, limits: Limits, together: Together | None = None) -> tuple[Any, Any]:
@@ -327,14 +334,38 @@ def paired_shares(
     return Difference(value, interval, test, int(gained.sum()), int(lost.sum()))
 
 
+def p_of_loss(before: Tensor, after: Tensor, margin: float, groups: Sequence[str] | Tensor | None = None) -> float:
+    """One-sided p value of a loss of at most `margin`, by the test that the interval of `paired_shares` inverts.
+
+    Args:
+        before, after: (N,) bool, which images are right.
+        margin: above 0, a share of the images.
+        groups: N keys of images that belong together, or None.
+    """
+    gains = after.double() - before.double()
+    clusters = Clusters.of(gains, torch.zeros(len(gains), dtype=torch.int64), 1, groups)
+    if not clusters.independent and clusters.units[0] < 2:
+        return 1.0
+    gained, lost, total = (each / clusters.design[0] for each in (*_gained_and_lost(gains), clusters.total[0]))
+    distance, variance = _from_difference(gained, lost, total, -margin)
+    freedom = None if clusters.independent else clusters.units[0] - 1
+    return float(_below(distance / np.sqrt(variance), freedom))
+
+
+def _gained_and_lost(gains: Tensor) -> tuple[int, int]:
+    return int((gains > 0).sum()), int((gains < 0).sum())
+
+
 def _score_test(gained: float, lost: float, freedom: float | None) -> float:
     """Two-sided p value of McNemar's test, of the normal distribution or of Student's."""
+    return float(2 * _below(-abs(gained - lost) / np.sqrt(gained + lost), freedom)) if gained + lost else 1.0
+
+
+def _below(statistic: float, freedom: float | None) -> float:
+    """Chance of less, by the normal distribution or by Student's."""
     from scipy.special import ndtr, stdtr
 
-    if gained + lost == 0:
-        return 1.0
-    statistic = -abs(gained - lost) / np.sqrt(gained + lost)
-    return float(2 * (ndtr(statistic) if freedom is None else stdtr(freedom, statistic)))
+    return ndtr(statistic) if freedom is None else stdtr(freedom, statistic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -399,10 +430,10 @@ class Clusters:
         if self.independent:
             return np.square(errors).sum(axis=-1)
         residuals = self._residuals(self.share)
-        length = np.sqrt(self._per_class(residuals**2))
-        scale = np.divide(errors, length, out=np.zeros_like(length), where=length > 0)
-        of_units = np.bincount(self.unit, scale[self.label] * residuals)
-        return np.square(of_units).sum() + np.square(errors[length == 0]).sum()
+        alike = self._per_class(residuals**2) == 0
+        residuals = np.where(alike[self.label], self.sizes, residuals)  # where it errs, it errs in units as they are
+        scale = errors / np.sqrt(self._per_class(residuals**2))
+        return np.square(np.bincount(self.unit, scale[self.label] * residuals)).sum()
 
     @cached_property
     def design(self) -> Array:

@@ -63,7 +63,7 @@ def corruptions(further: bool = False) -> tuple[Corruption, ...]:
     Raises:
         CapabilityError: the package is not installed.
     """
-    need_package("corruptions of images", "imagecorruptions", "robustness", PACKAGE)
+    need_package("--holistic", "imagecorruptions", "robustness", PACKAGE)
     names = (*PUBLISHED, *FURTHER) if further else PUBLISHED
     return tuple(Corruption(name.replace("_", " "), partial(_changed, name), name not in NOT_RISING) for name in names)
 

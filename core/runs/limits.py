@@ -13,6 +13,10 @@ WORST_GROUP, CORRUPTED, POINT = "worst_group", "corruptions", ".point"
 USAGE = "give NAME=SHARE, as in accuracy=0.8,worst_group=0.6; NAME.point=SHARE compares the score itself"
 
 
+ASKED_FOR = ((WORST_GROUP, "by", "give --by COLUMN"), (CORRUPTED, "holistic", "give --holistic"))
+"""Scores that an evaluation has where an option asks for them."""
+
+
 class ScoreTooLow(VladaptError):
     """A limit of `--fail-under` is not reached."""
 
@@ -51,6 +55,17 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
+def check_asked(limits: Sequence[Limit], options: Mapping[str, Any]) -> None:
+    """Raise the ConfigError of limits of what is made where it is asked for, and is not.
+
+    Args:
+        options: of the evaluation, by name.
+    """
+    for name, option, cure in ASKED_FOR:
+        if not options.get(option) and any(limit.name == name for limit in limits):
+            raise ConfigError(f"--fail-under {name}: {cure} too, or omit it")
+
+
 def check_limits(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> None:
     """Raise a ScoreTooLow that names the limits that an evaluation does not reach; otherwise as `unmet`."""
     if sentences := unmet(metrics, limits):
@@ -69,19 +84,28 @@ def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
     scores, sentences = _scores(metrics), []
     for limit in limits:
         if limit.name not in scores:
-            asked = {WORST_GROUP: "give --by COLUMN", CORRUPTED: "give --holistic"}.get(limit.name)
-            near = asked or did_you_mean(limit.name, [*scores, WORST_GROUP, CORRUPTED])
-            raise UnknownNameError(f"--fail-under {shortened(limit.name)}: this evaluation has no such score; {near}")
+            reason = _lacking(limit.name, metrics) or did_you_mean(limit.name, [*scores, WORST_GROUP, CORRUPTED])
+            raise UnknownNameError(f"--fail-under {shortened(limit.name)}: this evaluation has no such score; {reason}")
         value, low = scores[limit.name]
-        if not limit.point and low is None:
+        compared = value if limit.point else low
+        if compared is None:
             raise ConfigError(
                 f"--fail-under {limit.name}: has no interval here; give {limit.name}{POINT}={limit.least:g}"
             )
-        compared = value if limit.point else low
-        if compared < limit.least:
-            what = f"is {value:.3f}" if limit.point else f"is {value:.3f}, and its 95% interval begins at {low:.3f}"
+        if not compared >= limit.least:  # one that is no number too
+            begins = "the lowest of the 95% intervals" if limit.name == WORST_GROUP else "its 95% interval"
+            what = f"is {value:.3f}" if limit.point else f"is {value:.3f}, and {begins} begins at {low:.3f}"
             sentences.append(f"{limit.name.replace('_', ' ')} {what}, below {limit.least:g}")
     return sentences
+
+
+def _lacking(name: str, metrics: Mapping[str, Any]) -> str:
+    """Why one of `ASKED_FOR` is not there; "" of another."""
+    if name == WORST_GROUP and metrics.get("subgroups"):
+        return "no value of --by has enough images"
+    if name == CORRUPTED and metrics.get("corruptions"):
+        return metrics["corruptions"]["lacking"]
+    return next((cure for asked, _, cure in ASKED_FOR if asked == name), "")
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:

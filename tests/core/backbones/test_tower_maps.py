@@ -13,14 +13,17 @@ from vladapt import ConfigError
 from vladapt.core.backbones.shared_spaces import LinearSpace
 from vladapt.core.backbones.tower_maps import (
     FITS,
+    PENALTIES,
     RIDGE,
     Standard,
+    _candidates,
     best_scale,
     choose_map,
     fit_map,
     held_out_scale,
     mean_reciprocal_rank,
     procrustes,
+    ridge,
 )
 
 
@@ -51,6 +54,21 @@ def test_few_rows_leave_the_directions_that_they_do_not_show_at_zero():
     matrix = procrustes(source, target)
     unseen = torch.linalg.svd(source, full_matrices=True)[2][3:]
     assert torch.linalg.matrix_rank(matrix) == 3 and (unseen @ matrix).abs().max() < 1e-9
+
+
+@given(st.integers(3, 7), st.integers(8, 11), st.integers(8, 11), st.integers(0, 99))
+def test_few_rows_are_fitted_by_their_products_to_the_same_map(count, source_width, target_width, seed):
+    source, target = (Standard.of(each)(each) for each in (rows(count, source_width, seed), rows(count, target_width)))
+    gram, crossed = source.T @ source, source.T @ target
+    left, values, right = torch.linalg.svd(crossed, full_matrices=False)
+    by_width = {("procrustes", None): left[:, values > 1e-9] @ right[values > 1e-9]}
+    by_width["least-squares", None] = torch.linalg.pinv(gram, rtol=1e-10) @ crossed
+    for penalty in PENALTIES:
+        by_width[RIDGE, penalty] = torch.linalg.solve(gram + penalty * torch.eye(source_width), crossed)
+    for (kind, penalty), matrix in _candidates(source, target):
+        assert torch.allclose(matrix, by_width[kind, penalty], atol=1e-8), (kind, penalty)
+        alone = ridge(source, target, penalty) if penalty else FITS[kind](source, target)
+        assert torch.allclose(alone, matrix, atol=1e-8), (kind, penalty)
 
 
 def test_least_squares_is_ridge_without_a_penalty_and_a_penalty_makes_it_smaller():

@@ -1,15 +1,18 @@
 """`eval --holistic`: corruptions, from which images are right under each."""
 
 import json
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vladapt.core.contracts.corruption import Corruption
-from vladapt.core.errors import ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.judgements import corruptions as module
 from vladapt.core.judgements.corruptions import Corruptions, CorruptionScores
 from vladapt.core.metrics.intervals import paired_shares
+from vladapt.core.runtime import process
 
 KINDS = (
     Corruption("haze", lambda image, severity, seed: image),
@@ -58,6 +61,29 @@ def test_patients_count_and_not_their_images(right):
     assert together.kinds["rain"].costs_from is None
 
 
+@pytest.mark.parametrize("groups", [None, [f"patient {n // 4}" for n in range(IMAGES)]])
+def test_a_kind_that_costs_almost_nothing_leaves_as_much_open_as_one_that_costs_nothing(groups):
+    """Where no image differs the interval is that of so many images, and no leap follows with the first."""
+    made = []
+    for wrong in range(3):
+        of = torch.ones(11, IMAGES, dtype=torch.bool)
+        of[1, :wrong] = False
+        made.append(scored(of, groups).kinds["haze"])
+    for one, other in pairwise(made):
+        assert all(abs(a - b) < 0.02 for a, b in zip(one.rise_interval, other.rise_interval))
+    units = IMAGES if groups is None else IMAGES // 4
+    low, high = made[0].rise_interval
+    assert low == pytest.approx(-high) and 3 / units < high < 6 / units
+    for each in made:
+        assert each.rise_interval[0] < each.rise < each.rise_interval[1]
+
+
+def test_images_of_a_single_patient_have_no_interval_of_a_rise(right):
+    made = scored(right, ["patient"] * IMAGES)
+    assert made.rise_interval is None and made.kinds["rain"].rise_interval is None
+    assert set(made.kinds["rain"].p_values) == {1.0} and made.note() and len(list(made.rows())) == 2
+
+
 def test_the_images_that_are_wrong_most_often_come_first(right):
     worst = scored(right).worst
     assert worst == [(n, 10) for n in range(10)] and scored(right).times == 10
@@ -80,6 +106,24 @@ def test_mce_is_given_for_imagenet_with_all_its_kinds_alone(right, monkeypatch):
     monkeypatch.setattr(module, "PUBLISHED", KINDS)
     monkeypatch.setattr(module, "mean_corruption_error", lambda errors: sum(errors.values()))
     assert scored(right, imagenet=True).mce == pytest.approx(0.1 + 0.22) and scored(right).mce is None
+
+
+@pytest.mark.parametrize(
+    ("published", "classes", "is_it"),
+    [("imagenet", 1000, True), ("imagenet_sketch", 1000, False), ("imagenet_v2", 1000, False), ("imagenet", 9, False)],
+)
+def test_other_sets_of_imagenets_classes_have_no_mce(published, classes, is_it):
+    data = SimpleNamespace(published=published)
+    assert (
+        module._of_imagenet(SimpleNamespace(class_names=[""] * classes, prepared=SimpleNamespace(data=data))) == is_it
+    )
+
+
+def test_a_package_that_lacks_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(process, "find_spec", lambda name: None)
+    with pytest.raises(CapabilityError, match="--holistic needs the package 'imagecorruptions-imaug'; install"):
+        Corruptions(holistic=True).check_read(SimpleNamespace(kind="labels"))
+    Corruptions(holistic=True).check_read(SimpleNamespace(kind="multilabel"))
 
 
 @pytest.mark.parametrize("value", ["none of them", "0", "-3", "1.5"])

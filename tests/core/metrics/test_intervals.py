@@ -20,6 +20,7 @@ from vladapt.core.metrics.intervals import (
     normal_level,
     normal_quantile,
     p_of_intervals,
+    p_of_loss,
     paired_shares,
     share_interval,
     t_quantile,
@@ -204,6 +205,33 @@ def test_the_p_value_of_an_interval_is_where_it_reaches_the_value():
     assert p_of_intervals(of_mean) == pytest.approx(math.erfc(2 / math.sqrt(2)), rel=1e-6)
     assert p_of_intervals(of_mean, 2.0) == pytest.approx(1)
     assert p_of_intervals(lambda level: (5.0, 6.0)) == pytest.approx(0, abs=1e-11)
+
+
+@pytest.mark.parametrize("images_of_a_group", [1, 3])
+@pytest.mark.parametrize("lost", [0, 4, 9, 20])
+def test_the_test_of_a_loss_is_the_one_that_tangos_interval_inverts(lost, images_of_a_group):
+    before = torch.arange(90) >= 10
+    after = before.clone()
+    after[40 : 40 + lost], after[:2] = False, True
+    groups = None if images_of_a_group == 1 else torch.arange(90) // images_of_a_group
+    gain, p = paired_shares(before, after, groups), p_of_loss(before, after, 0.05, groups)
+    two_sided = p_of_intervals(gain.interval, -0.05)
+    assert p == pytest.approx(two_sided / 2 if gain.value < -0.05 else 1 - two_sided / 2, rel=1e-4)
+
+
+def test_no_loss_is_shown_by_a_single_group():
+    assert p_of_loss(bits(0, 1.0), bits(0, 0.0), 0.05, torch.zeros(60).long()) == 1
+
+
+def test_classes_that_err_in_no_unit_may_err_in_the_same_ones():
+    """Five answers on each image that never change leave as much open as one."""
+    right = torch.ones(60, dtype=torch.bool)
+    once = paired_shares(right, right).bounds
+    image, of = torch.arange(60).repeat(5), torch.arange(5).repeat_interleave(60)
+    five = paired_shares(right.repeat(5), right.repeat(5), image, of).bounds
+    pair = torch.arange(300) // 2
+    apart, of_one = paired_shares(right.repeat(5), right.repeat(5), pair, of), paired_shares(right, right, pair[:60])
+    assert once[1] < five[1] < 1.1 * once[1] and apart.bounds[1] < 0.6 * of_one.bounds[1]
 
 
 def test_paired_shares_need_the_same_images():

@@ -1,9 +1,11 @@
 """`--fail-under`: what an evaluation must reach."""
 
+import math
+
 import pytest
 
 from vladapt.core.errors import ConfigError, UnknownNameError
-from vladapt.core.runs.limits import Limit, parse_limits, unmet
+from vladapt.core.runs.limits import Limit, check_asked, parse_limits, unmet
 
 PARTS = [{"share": 0.9, "interval": [0.7, 0.95]}, {"share": 0.6, "interval": [0.5, 0.7]}]
 METRICS = {
@@ -50,6 +52,30 @@ def test_the_lower_limit_is_compared_unless_the_score_is_asked_for(text, names):
 def test_a_sentence_names_score_interval_and_limit():
     [sentence] = unmet(METRICS, parse_limits("accuracy=0.8"))
     assert sentence == "accuracy is 0.850, and its 95% interval begins at 0.790, below 0.8"
+
+
+def test_a_score_that_is_no_number_reaches_no_limit():
+    metrics = {"adapted": {"accuracy": math.nan}, "metric_intervals": {"adapted": {"accuracy": [math.nan, math.nan]}}}
+    assert len(unmet(metrics, parse_limits("accuracy=0.1,accuracy.point=0.1"))) == 2
+
+
+def test_what_was_not_asked_for_is_refused_before_anything_is_computed():
+    for name, option, cure in (("worst_group", "by", "--by COLUMN"), ("corruptions", "holistic", "--holistic")):
+        for limit in (name, f"{name}.point"):
+            with pytest.raises(ConfigError, match=f"--fail-under {name}: give {cure} too, or omit it"):
+                check_asked(parse_limits(f"accuracy=0.5,{limit}=0.5"), {option: None})
+        check_asked(parse_limits(f"{name}=0.5"), {option: True})
+    check_asked(parse_limits("accuracy=0.5"), {})
+
+
+def test_what_was_asked_for_and_could_not_be_made_says_why():
+    nothing = {
+        "subgroups": {"columns": []},
+        "corruptions": {"kinds": None, "lacking": "images may have several labels"},
+    }
+    for name, reason in (("worst_group", "no value of --by has enough images"), ("corruptions", "several labels")):
+        with pytest.raises(UnknownNameError, match=f"{name}: this evaluation has no such score; .*{reason}"):
+            unmet(nothing, [Limit(name, 0.5)])
 
 
 def test_scores_that_are_not_there_are_refused_with_what_to_give():
