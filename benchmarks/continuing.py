@@ -158,11 +158,8 @@ def summaries(remembered: Mapping[str, Any]) -> dict[str, Any]:
     """`COLUMNS`, and {"r1", "accuracy"} of each set at each stage."""
     stages = [[{key: of[key] for key in SCORES} for of in stage["sets"]] for stage in remembered["stages"]]
     accuracy = statistics.mean(of["accuracy"] for of in stages[-1])
-    return {
-        **{key: remembered[key] for key in COLUMNS if key != "accuracy"},
-        "accuracy": {"value": accuracy},
-        "stages": stages,
-    }
+    of_sets = {key: remembered[key] for key in COLUMNS if key != "accuracy"}
+    return {**of_sets, "accuracy": {"value": accuracy}, "stages": stages}
 
 
 def stages_table(chains: Sequence[Mapping]) -> str:
@@ -179,14 +176,19 @@ def stages_table(chains: Sequence[Mapping]) -> str:
 
 def table(rows: Mapping[str, Sequence[Mapping]]) -> str:
     """Markdown, a row per method, and one with weights in between."""
-    lines = [["method", *COLUMNS.values(), "backward transfer, over test pairs", "CPU seconds"]]
+    head = ["R@1 right after each set", *COLUMNS.values(), "backward transfer, over test pairs", "CPU seconds"]
+    lines = [["method", *head]]
     for method, chains in rows.items():
         for kind in ("", WISE_FT):
+            stages = [each[kind]["stages"] for each in chains]
+            learnt = [statistics.mean(of[n + 1][n]["r1"] for n in range(len(SETS))) for of in stages]
             cells = [over_seeds([each[kind][key]["value"] for each in chains]) for key in COLUMNS]
             low, high = chains[0][kind]["backward_transfer"]["interval"]
             seconds = "" if kind else f"{statistics.mean(each['seconds'] for each in chains):.0f}"
             name = "plain fine-tuning" if method == "none" else f"`{method}`"
-            lines.append([f"{name}{kind}", *cells, f"{100 * low:+.1f} to {100 * high:+.1f}", seconds])
+            lines.append(
+                [f"{name}{kind}", over_seeds(learnt), *cells, f"{100 * low:+.1f} to {100 * high:+.1f}", seconds]
+            )
     return markdown(lines)
 
 
