@@ -151,7 +151,7 @@ def planned(recipe: str | None) -> Planned:
     """What is a packaged recipe's own; without one, CLIP's loss."""
     if recipe is None:
         return Planned({"clip": 1.0}, {}, False)
-    made = resolve(recipe=f"pretraining/{recipe}", flags={"data.path": "drawn", "out": "none"})
+    made = resolve(recipe=f"pretraining/{recipe}", flags={"data.path": "drawn", "out": "out"})
     task = task_of(made)
     plan = task.plan(task.settled(made))
     return Planned(plan.losses, dict(plan.loss_options), plan.inherit, plan.settings.lock)
@@ -180,7 +180,7 @@ def learned(
     lock: tuple[str, ...] = (),
 ) -> None:
     """So many steps."""
-    source = DrawnPairs(drawn_pool(PAIRS, drawn, {}))
+    source = pairs(drawn)
     look = lru_cache(maxsize=None)(lambda row: backbone.preprocess(train=False)(source.pool.images[row]))
     task = Task(
         source, losses, loss_options=dict(options or {}), teachers=list(teachers), view=lambda row, _: look(row)
@@ -197,6 +197,11 @@ def learned(
         workers=0,
     )
     train(backbone, task, settings, None)
+
+
+@lru_cache(maxsize=2)
+def pairs(drawn: int) -> DrawnPairs:
+    return DrawnPairs(drawn_pool(PAIRS, drawn, {}))
 
 
 def measure(name: str, seed: int, backbone: Backbone, tests: Pool, started: float) -> Measured:
