@@ -52,7 +52,7 @@ from vladapt.core.training.teachers import own_texts
 from vladapt.core.training.train import Task, train
 
 TAUGHT, HELD_OUT = 4000, 300
-BATCH, STEPS_OF_CLIP, RATE = 128, 600, 2e-3
+BATCH, STEPS_OF_CLIP, RATE = 128, 300, 2e-3
 STEPS, BATCH_OF_SENTENCES, RATE_OF_SENTENCES = 200, 64, 2e-3
 SAID = 0.8
 LONGEST = 16
