@@ -51,6 +51,7 @@ HOLDS = {
     "features": "computed once, kept by content",
     "shards": "plans of idempotent tasks",
     "data": "readers, splits, shots, pairs",
+    "robustness": "corruptions",
     "registry": "from a name to the thing",
     "contracts": "the nouns: Adapter, Domain, Task, Judgement, FeatureSet, ...",
     "outputs": "kinds of output: files of rows",

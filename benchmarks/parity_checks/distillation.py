@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vladapt import build_loss
-from vladapt.core.losses.r2d2 import negative_weights
+from vladapt.core.losses.r2d2 import log_negative_weights
 from vladapt.core.runtime.ranks import ONE
 
 from .comparison import compares
@@ -78,8 +78,8 @@ def r2d2(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield from _gradients(ref, out, PAIR, "gcpr.")
     yield ref.check(temperature.grad, "gcpr.grad.temp")
     scores, same = ref["image"] @ ref["text"].T / ref["w.temp"], ids[:, None] == ids
-    yield ref.check(negative_weights(scores, same), "negatives.i2t")
-    yield ref.check(negative_weights(scores.T, same), "negatives.t2i")
+    yield ref.check(log_negative_weights(scores, same).exp(), "negatives.i2t")
+    yield ref.check(log_negative_weights(scores.T, same).exp(), "negatives.t2i")
     width, (negative, positive) = ref["w.itm_head.weight"].shape[1], ref.setting("class_weights")
     dims = {"embed_dim": width, "text_width": width}
     loss = build_loss("r2d2", dims, positive=positive / negative, layers=1, heads=1)

@@ -118,6 +118,11 @@ def weights_of_loss(loss: Loss) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in loss.state_dict().items()}
 
 
+def described_loss(loss: Loss) -> tuple[str, dict[str, Tensor]]:
+    """A loss as `built_loss` takes it: `loss_in_words`, `weights_of_loss`."""
+    return loss_in_words(loss), weights_of_loss(loss)
+
+
 def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, place: str, claim: str) -> Loss:
     """The loss that `loss_in_words` told, with its weights.
 

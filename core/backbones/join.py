@@ -236,6 +236,8 @@ class JoinedImageTower(ImageTower):
         return self.space.image(self.tower.project_patches(x))
 
     def hidden(self, pixels: Tensor) -> Tensor:
+        if type(self.tower).hidden is ImageTower.hidden:
+            return super().hidden(pixels)  # through its own blocks, which may be wrapped or take learned tokens
         return self.tower.hidden(pixels)
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:

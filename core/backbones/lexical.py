@@ -32,6 +32,8 @@ PROMPTS = ("a photo of a {}.", "a {} in the wild.", "a drawing of a {}.", "a clo
 """By which an image tower with texts is asked for a name; the text tower that it is joined with reads the name."""
 HELD_OUT = 5
 """Every so manieth name is left out where the logit scale is measured."""
+LEAST_CLASSES = 2 * HELD_OUT
+"""Of a classifier, for a space of its names."""
 AT_ONCE = 256
 KNOWN = {"scale", "found", "held_out"}
 VERSION = 1  # raised when the space changes, so that what was kept of an older one no longer matches
@@ -95,6 +97,11 @@ class _Classes:
         if head is not None and names:
             raise ConfigError(
                 f"--names: --image {towers.spec} tells apart the classes of its own classifier, and no others; omit it"
+            )
+        if head is not None and len(head[0]) < LEAST_CLASSES:
+            raise CapabilityError(
+                f"--image {towers.spec}: its classifier tells {len(head[0])} classes apart, and a space of names takes "
+                f"{LEAST_CLASSES} or more; give images with texts, --pairs DATA"
             )
         if head is not None:
             return cls(*head, unit=False)

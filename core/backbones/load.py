@@ -107,10 +107,15 @@ def _with_option(spec: str, option: Reduction | Patches, device, image_size, cha
         backbone.merge_tokens(option)
     else:
         backbone.keep_aspect(option)
-        if image_size not in (None, backbone.image_size):
-            raise ConfigError(f"image_size={image_size}: backbone '{whole}' takes images of any; omit image_size")
+        _check_size(image_size, backbone)
     backbone.spec = whole
     return backbone
+
+
+def _check_size(image_size: ImageSize | None, backbone: Backbone) -> None:
+    """Raise the ConfigError of a size that is asked of images of any aspect ratio."""
+    if image_size not in (None, backbone.image_size):
+        raise ConfigError(f"image_size={image_size}: backbone '{backbone.spec}' takes images of any; omit image_size")
 
 
 def _projected(spec: str, towers: Backbone) -> Backbone:
@@ -261,6 +266,7 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.merge_tokens(Reduction.of(header[MERGE]))
     if PATCHES in header:
         backbone.keep_aspect(Patches.of(header[PATCHES]))
+        _check_size(image_size, backbone)
     return backbone
 
 

@@ -57,7 +57,8 @@ class Reduction:
 
     def __str__(self) -> str:
         """As it stands in a spec."""
-        parts = ["/".join(map(str, self.counts)), *([f"{self.inflection:g}"] if self.inflection else [])]
+        inflection = [str(self.inflection).removesuffix(".0")] if self.inflection else []
+        parts = ["/".join(map(str, self.counts)), *inflection]
         return ":".join([*parts, *([] if self.proportional else [PLAIN])])
 
     def per_block(self, blocks: int) -> list[int]:
@@ -121,7 +122,9 @@ def bare(spec: str) -> str:
 
 
 def _exists(spec: str) -> bool:
+    """Whether a spec, or what follows its family or "@", is a path that is there."""
     try:
-        return Path(spec.rpartition("@")[2] or spec).expanduser().exists()
+        places = spec.rpartition("@")[2] or spec, spec.partition(":")[2] or spec
+        return any(Path(place).expanduser().exists() for place in places)
     except (OSError, RuntimeError, ValueError):
         return False

@@ -143,13 +143,13 @@ class ImageTower:
 
     def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""
-        if not self.blocks:
-            hidden = self.hidden(pixels)
-            made = {"image_tokens": self.tokens(pixels)[0]} if "image_tokens" in names else {}
-        else:
+        if "image_tokens" not in names:
+            hidden, made = self.hidden(pixels), {}
+        elif self.blocks:
             x = self.last(pixels)
-            hidden = self.pool(x)
-            made = {"image_tokens": self.project_patches(x)} if "image_tokens" in names else {}
+            hidden, made = self.pool(x), {"image_tokens": self.project_patches(x)}
+        else:
+            hidden, made = self.hidden(pixels), {"image_tokens": self.tokens(pixels)[0]}
         if "image_hidden" in names:
             made["image_hidden"] = hidden
         if "image_features" in names:

@@ -404,7 +404,7 @@ class TwoTower(Backbone):
 
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """In one pass."""
-        self.need("hidden")
+        self.need("image_tokens" if "image_tokens" in names else "hidden")
         asked = names | {"image_features"} if "image_embedding" in names else names
         made = self._image.several(pixels.to(self.device), asked - {"image_embedding"})
         if "image_embedding" in names:

@@ -22,7 +22,7 @@ import typer
 from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
-from ..contracts.sources import SourceOptions
+from ..contracts.sources import SourceOptions, parse_sources
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError, check_given
@@ -203,7 +203,7 @@ class FromRecipe(Source):
 
         def made(given: dict[str, Any]) -> Given:
             sources = given.get("data") if self.several else None
-            given |= {"data": sources[0]} if sources else {}
+            given |= {"data": parse_sources(sources)[0].path} if sources else {}
             beside = {name: given.pop(name, None) for name in BESIDE}
             mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.sources import SourceOptions
+from ..contracts.sources import SourceOptions, parse_sources
 from ..errors import ConfigError, Stopped
 from .options import MIXING, Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
@@ -86,16 +86,23 @@ def pretrain(
 
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
     asked |= {"teacher": teacher, "generic": generic, "device": device}
+    folder: PretrainFolder
     if then or continual or wise_ft is not None:
         if len(data) > 1 or mixing:
             raise ConfigError("--then: one set follows another, each of one source; give --data once")
         chain = continual_plan_of(
-            then=then or (), continual=continual, wise_ft=wise_ft, recipe=recipe, domain=domain, data=data[0], **asked
+            then=then or (),
+            continual=continual,
+            wise_ft=wise_ft,
+            named=recipe,
+            domain=domain,
+            data=parse_sources(data)[0].path,
+            **asked,
         )
         plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
     else:
         if domain or recipe:
-            flags: dict[str, Any] = {"domain": domain, "data.path": data[0]}
+            flags: dict[str, Any] = {"domain": domain, "data.path": parse_sources(data)[0].path}
             flags |= {f"sources.{key}": value for key, value in mixing.items()}
             flags |= {"sources.data": data} if len(data) > 1 else {}
             plan = plan_of_recipe(recipe, **flags, **asked)

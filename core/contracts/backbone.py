@@ -74,6 +74,7 @@ class Backbone(ABC):
         notes: sentences a user should read, which go into a run's notes.
         mask_token: id of the token that stands for a hidden word, None where the text tower knows none.
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
+        reduction: of the tokens that its blocks merge (`merge_tokens`); None: they keep all.
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
         answers: name -> loss of a training by which an adapter of that name answers (`Loss.answers`).
@@ -101,6 +102,7 @@ class Backbone(ABC):
     mask_token: int | None = None
     word_ids: range = range(0)
     channels: InputChannels | None = None
+    reduction: Any = None
     finder: Any = None
     answers: Mapping[str, Any] = MappingProxyType({})
     compares: bool = True
@@ -357,6 +359,11 @@ class Backbone(ABC):
         )
 
     # prompts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Words of the text tower."""
+        raise self.lacking("prompt")
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(N, L) tokens -> (N, L, W) word embeddings, before positions."""

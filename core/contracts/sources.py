@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -93,7 +92,7 @@ def weights_of(sources: Sequence[NamedSource], sizes: Sequence[int], options: So
 def _parsed(text: str) -> NamedSource:
     path, equals, weight = text.rpartition("=")
     query = is_url(path) and "?" in path  # whose own values may be numbers
-    if not equals or not path or query or Path(text).exists():
+    if not equals or not path or query or os.path.exists(text):
         return NamedSource(text)
     try:
         number = float(weight)

@@ -193,7 +193,10 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     notes: list[str] = []
     skipped: dict[str, str] = {}
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train, paired, settings = set(), (), {}, [], []
+    deciding, settings = set(), []
+    baselines: tuple[str, ...] = ()
+    test_over_train: dict[str, float] = {}
+    paired: list[dict[str, Any]] = []
     contests = task.contests([each.recipe for each in sets], axes, reporter)
     for place, (each, contest) in enumerate(zip(sets, contests)):
         settings.append(contest.setting)  # not the contest, which holds a backbone
@@ -229,12 +232,21 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     metric = task.deciding_of(rows.sorted())
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
-    tested = (task.method, metric, baselines, test_over_train, paired)
-    means = task.published_means(settings, rows.sorted())
-    told = _told(refused, rows, sets)
+    means, told = task.published_means(settings, rows.sorted()), _told(refused, rows, sets)
     costs = _costs(sets, reporter) if len(axes.backbones or ()) > 1 and is_main() else {}
     files = (folder / TABLE, plots[0], told, notes)
-    made = Comparison(rows.sorted(), *files, *tested, means, list(skipped.items()), costs)
+    made = Comparison(
+        rows.sorted(),
+        *files,
+        method=task.method,
+        metric=metric,
+        baselines=baselines,
+        test_over_train=test_over_train,
+        paired=paired,
+        published_means=means,
+        skipped=list(skipped.items()),
+        costs=costs,
+    )
     if shown := made.front():
         with all_or_none(folder, [f"{FRONT}{suffix}" for suffix in (".png", ".svg")]):
             score_over_time(shown, folder / FRONT, metric)

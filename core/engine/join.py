@@ -216,6 +216,7 @@ def _by_names(towers, side, asked: JoinOptions, out: Path):
 
 def _untrained(towers, side, asked: JoinOptions, out: Path):
     """Layers as torch starts them. A text head keeps the image tower's own scale, where it has texts."""
+    assert asked.untrained is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         if asked.untrained == PROJECTIONS:

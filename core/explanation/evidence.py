@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbones.native_aspect import takes_rows
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import ByAttention
@@ -324,6 +325,10 @@ def check_method(method: str, seen: Seen) -> None:
     if towers.joint is not None:
         raise CapabilityError(
             f"backbone '{towers.spec}' encodes the parts of a sample together, so there is no heat map"
+        )
+    if takes_rows(towers):
+        raise CapabilityError(
+            f"backbone '{towers.spec}' takes images as rows of patches, so there is no heat map; omit #patches"
         )
     blocks, maps = ("image_blocks" in towers.capabilities, "feature_maps" in towers.capabilities)
     other = f"give --explain-method {OCCLUSION}"

@@ -161,7 +161,7 @@ class CorruptionScores(Record):
         if self.kinds is None:
             return self.lacking
         costly = [name for name, of in self.kinds.items() if of.costs_from is not None]
-        worst = max(self.kinds, key=lambda name: self.kinds[name].rise)
+        worst, _ = max(self.kinds.items(), key=lambda each: each[1].rise)
         which = f"{len(costly)} of {len(self.kinds)} kinds cost more than {100 * MARGIN:.0f} points" if costly else ""
         none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
         rise = _points(self.rise, self.rise_interval)
@@ -188,7 +188,9 @@ class Corruptions(HolisticJudgement):
             return CorruptionScores(0, lacking)
         domain, rows = fit.prepared.domain, self.rows_of(fit)
         kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
-        labels, groups = fit.labels[rows], None if fit.scores.groups is None else [fit.scores.groups[n] for n in rows]
+        assert fit.labels is not None
+        labels, of_images = fit.labels[rows], fit.scores.groups
+        groups = None if of_images is None else list(map(of_images.__getitem__, rows))
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
 
@@ -214,6 +216,7 @@ def _right_of(
     or None."""
     conditions: list[tuple[Corruption | None, int]] = [(None, 0)]
     conditions += [(kind, severity) for kind in kinds for severity in SEVERITIES]
+    assert fit.before is not None
     size, after, before = fit.before.image_size, [], []
     with fit.reporter.task("Corrupting test images") as progress:
         for done, (kind, severity) in enumerate(conditions, start=1):

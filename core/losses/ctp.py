@@ -17,6 +17,7 @@ from ..contracts.options import option
 from ..contracts.outputs import Output
 from ._hidden_words import HiddenWords
 from ._info_nce import info_nce
+from ._texts import encode_without_waiting
 from .momentum_queue import FeatureQueue
 
 PAIRS = frozenset({"image_features", "text_features"})
@@ -134,7 +135,8 @@ class Ctp(Loss):
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         (reference,) = self._reference
         with torch.no_grad():
-            images, texts = reference.encode_image(batch["pixels"]), reference.encode_text(batch["tokens"])
+            images = reference.encode_image(batch["pixels"])
+            texts = encode_without_waiting(reference, batch["tokens"])
         return {"reference.image": images, "reference.text": texts}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.loss import Loss
 from ..contracts.options import option
 from ..contracts.outputs import Output
+from ._texts import encode_without_waiting
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 TEACHER = frozenset({"teacher.image", "teacher.text", "teacher.logit_scale"})
@@ -71,7 +72,7 @@ class Lwf(Loss):
         tokens = batch.get("teacher_tokens_0", batch["tokens"])
         return {
             "teacher.image_embedding": teacher.encode_image(batch["pixels"], normalize=False),
-            "teacher.text_embedding": teacher.encode_text(tokens, normalize=False),
+            "teacher.text_embedding": encode_without_waiting(teacher, tokens, normalize=False),
         }
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

@@ -132,15 +132,16 @@ class R2d2(RowLoss):
         same = (ids[:, None] == all_ids) | ranks.is_own_pair(texts.new_empty(len(ids), len(all_ids)))  # (n, N)
         drawn = []
         for own, others, kind in ((texts, images, 0), (images, texts, 1)):
-            weights = negative_weights(out["logit_scale"] * with_all(own, others, ranks, "fp32"), same)
+            weights = log_negative_weights(out["logit_scale"] * with_all(own, others, ranks, "fp32"), same)
             noise = self.draws.of_pairs(2 * index + kind, ranks.gather(index))
-            drawn.append((weights.log() - (-noise.log()).log()).argmax(dim=1))  # Gumbel: as weights.multinomial(1)
+            drawn.append((weights - (-noise.log()).log()).argmax(dim=1))  # Gumbel: as weights.exp().multinomial(1)
         return drawn[0], drawn[1], ~same.all(dim=1)
 
 
-def negative_weights(scores: Tensor, same: Tensor) -> Tensor:
-    """(n, N) with what weight each column is drawn as a negative of a row: its share in the softmax, 0 of positives."""
-    return scores.softmax(dim=1).masked_fill(same, 0.0)
+def log_negative_weights(scores: Tensor, same: Tensor) -> Tensor:
+    """(n, N) with what weight each column is drawn as a negative of a row: the logarithm of its share in the softmax,
+    -inf of positives. The share itself may be too small for a float."""
+    return scores.log_softmax(dim=1).masked_fill(same, -torch.inf)
 
 
 def _encoder(width: int, heads: int, layers: int) -> nn.ModuleList:

@@ -18,6 +18,7 @@ from ..contracts.options import option
 from ..contracts.outputs import Output
 from ..errors import CapabilityError
 from ..runtime.files import read_tensors
+from ._texts import encode_without_waiting
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 FIELDS = ("tokens", "draws")
@@ -26,6 +27,8 @@ STORED = {
     "stored.text": Output("text features of its caption", fields=FIELDS),
     "stored.row": Output("which of the stored pairs it is", ("B",), "row", fields=FIELDS),
 }
+PROBE = "A photo of 2 red kites, taken in 1987."
+"""Read by the tokenizer of a file and by that of a training, which are to agree."""
 DRAW = 3
 """Row of a sample's own draws by which its stored pair is chosen; masked words take the first three."""
 
@@ -64,6 +67,7 @@ class StoredReplay(Loss):
     def __post_init__(self):
         super().__post_init__()
         self._stored: dict[str, Tensor] = {}  # no buffers: checkpoints need not hold them
+        self._probes: list[Tensor] = []
         if not self.files:
             return
         parts = [read_stored(Path(file)) for file in self.files]
@@ -73,8 +77,19 @@ class StoredReplay(Loss):
                 f"{self.title}: {', '.join(self.files)} hold features of width {', '.join(map(str, sorted(widths)))}, "
                 f"and these towers have {self.dims.get('embed_dim')}; store them anew with these towers"
             )
+        lengths = {part["tokens"].shape[1] for part in parts}
+        require(len(lengths) == 1, "files", list(self.files), "their captions were read by different tokenizers")
+        self._probes = [part["probe"] for part in parts if "probe" in part]
         self._stored = {name: torch.cat([part[name] for part in parts]) for name in ("images", "tokens")}
         require(len(self._stored["images"]) > 1, "files", list(self.files), "they hold no pairs")
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Raises the CapabilityError of captions that another tokenizer read."""
+        if self._probes and not all(torch.equal(backbone.tokenize([PROBE]).cpu(), probe) for probe in self._probes):
+            raise CapabilityError(
+                f"{self.title}: the captions in {', '.join(self.files)} were read by another tokenizer than that of "
+                f"'{backbone.spec}'; store them anew with these towers"
+            )
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         if not self._stored:
@@ -85,7 +100,8 @@ class StoredReplay(Loss):
         if images.device != drawn.device:
             self._stored = {name: value.to(drawn.device) for name, value in self._stored.items()}
             images, tokens = self._stored["images"], self._stored["tokens"]
-        return {"stored.image": images[rows], "stored.text": backbone.encode_text(tokens[rows]), "stored.row": rows}
+        texts = encode_without_waiting(backbone, tokens[rows])
+        return {"stored.image": images[rows], "stored.text": texts, "stored.row": rows}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         images, texts, rows = out["stored.image"], out["stored.text"], out["stored.row"]
@@ -103,17 +119,14 @@ class StoredReplay(Loss):
 
 
 def read_stored(path: Path) -> dict[str, Tensor]:
-    """ "images" (M, D) unit float32 and "tokens" (M, L) of a file that a training wrote for replay.
+    """ "images" (M, D) unit float32, "tokens" (M, L) and "probe" (1, L) of a file that a training wrote for replay.
 
     Raises:
         DataError: it is damaged, or no such file.
     """
     _, tensors = read_tensors(path, "store it again")
     images, tokens = tensors.get("images"), tensors.get("tokens")
-    require(
-        images is not None and tokens is not None and images.ndim == tokens.ndim == 2 and len(images) == len(tokens),
-        "files",
-        str(path),
-        "give replay.safetensors of an earlier training",
-    )
-    return {"images": F.normalize(images.float(), dim=-1), "tokens": tokens}
+    pairs = images is not None and tokens is not None and images.ndim == tokens.ndim == 2 and len(images) == len(tokens)
+    require(pairs, "files", str(path), "give replay.safetensors of an earlier training")
+    assert images is not None
+    return {**tensors, "images": F.normalize(images.float(), dim=-1)}

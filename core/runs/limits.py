@@ -87,11 +87,11 @@ def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
             reason = _lacking(limit.name, metrics) or did_you_mean(limit.name, [*scores, WORST_GROUP, CORRUPTED])
             raise UnknownNameError(f"--fail-under {shortened(limit.name)}: this evaluation has no such score; {reason}")
         value, low = scores[limit.name]
-        if not limit.point and low is None:
+        compared = value if limit.point else low
+        if compared is None:
             raise ConfigError(
                 f"--fail-under {limit.name}: has no interval here; give {limit.name}{POINT}={limit.least:g}"
             )
-        compared = value if limit.point else low
         if not compared >= limit.least:  # one that is no number too
             begins = "the lowest of the 95% intervals" if limit.name == WORST_GROUP else "its 95% interval"
             what = f"is {value:.3f}" if limit.point else f"is {value:.3f}, and {begins} begins at {low:.3f}"

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backbones.spec_options import bare
 from ..contracts.families import FAMILIES
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
@@ -196,9 +197,9 @@ def shared_spec(spec: str) -> str:
     """A backbone's spec; of files and folders of this machine their last names, marked as not published."""
     if spec.startswith(UNPUBLISHED) or not _is_local(spec):
         return spec
-    family = _family(spec)
-    parts = [part.rstrip("/\\") for part in spec.removeprefix(family).split("@")]
-    return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts)
+    plain = bare(spec)
+    parts = [part.rstrip("/\\") for part in plain.removeprefix(_family(plain)).split("@")]
+    return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts) + spec.removeprefix(plain)
 
 
 def check_backbone(info: RunInfo, place: str) -> None:
@@ -222,6 +223,7 @@ def leaks(texts: Iterable[tuple[str, str]], info: RunInfo) -> str | None:
 
 
 def _is_local(spec: str) -> bool:
+    spec = bare(spec)
     rest = spec.removeprefix(_family(spec))
     slashes = 0 if rest == spec else 2 if "hf-hub:" in rest else 1
     if rest.partition("@")[0].count("/") > slashes:  # deeper than any name of a model

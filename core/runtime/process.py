@@ -38,6 +38,7 @@ class Stops:
     def __init__(self):
         self.arrived = False
         self._process = os.getpid()
+        self._timer: threading.Timer | None = None
 
     def __call__(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
@@ -54,7 +55,13 @@ class Stops:
         """Python drops what is raised in a destructor, such as that of a loader which waits for its workers."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             self.arrived = False
-            threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number]).start()
+            self._timer = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
+            self._timer.start()
+
+    def end(self) -> None:
+        """The command is over: no stop is raised again."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
@@ -87,6 +94,7 @@ def stops_like_ctrl_c() -> Iterator[Stops]:
     try:
         yield stops
     finally:
+        stops.end()
         for number, handler in before.items():
             signal.signal(number, handler)
 

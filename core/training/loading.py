@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from ..errors import CapabilityError
+from ..errors import CapabilityError, ConfigError
 from ..features.extract import cores
 from ..runtime.distributed import run_on_all, world_size
 from .batches import BatchPlan, GlobalBatches, PlannedBatches, StreamBatches, streams_for
@@ -119,6 +120,22 @@ def _mixed_batches(
     kind = "each batch of one of them" if source.mixture.one else "each batch of all of them"
     on_message(f"Sources: {shares}; {kind}, an epoch of {len(batches):,} batches")
     return batches
+
+
+def check_mixture(source: Source, settings: TrainingSettings, device: torch.device) -> None:
+    """Raise the ConfigError of several sources whose batches cannot be made, or of a stage that never begins, before
+    anything is computed."""
+    if not isinstance(source, MixedSource):
+        return
+    workers = worker_count(settings.workers, device, in_sequence(source))
+    batches = _mixed_batches(source, settings, workers, lambda line: None)
+    steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
+    late = [stage.until for stage in source.mixture.stages if stage.until is not None and stage.until >= steps]
+    if late:
+        raise ConfigError(
+            f"--stages: a stage ends after {late[0]:,} steps, and the training has {steps:,}, so that the next one "
+            "never begins; give earlier ends, or more --epochs"
+        )
 
 
 def shuffled_batches(

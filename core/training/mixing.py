@@ -76,7 +76,7 @@ def shares_of(weights: Sequence[float], sizes: Sequence[int], factors: bool) -> 
         factors: whether weights are relative to sampling in proportion to size, as open_clip's upsampling factors are;
             else they are the shares themselves, but for their sum.
     """
-    parts = np.array(weights, np.float64) * (sizes if factors else 1)
+    parts = np.array(weights, np.float64) / max(weights) * (sizes if factors else 1)
     return tuple((parts / parts.sum()).tolist())
 
 
@@ -91,9 +91,12 @@ def mixture_of(
         sizes: samples of each, by their weights where a set has some.
 
     Raises:
-        DataError: the file of stages cannot be used.
+        DataError: the file of stages cannot be used. ConfigError: sources have weights besides those of the stages.
     """
     factors, stages = options.weights == FACTOR, []
+    weighted = next((source for source in sources if source.weight is not None), None)
+    if options.stages is not None and weighted is not None:
+        raise ConfigError(f"--data {shown(weighted.text)}: the weights are those of --stages; omit one of the two")
     if options.stages is None:
         stages.append(Stage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
     else:
@@ -111,7 +114,9 @@ def names_of(sources: Sequence[NamedSource]) -> list[str]:
     for number, source in enumerate(sources, start=1):
         last = shown(source.path).rstrip("/").rpartition("/")[2]
         short = re.sub(r"[^\w-]+", "-", last.partition(".")[0] or last).strip("-") or f"source-{number}"
-        names.append(short if short not in names else f"{short}-{number}")
+        while short in names:
+            short = f"{short}-{number}"
+        names.append(short)
     return names
 
 
@@ -245,7 +250,8 @@ class MixedBatches(GlobalBatches):
         done_before: steps of earlier trainings, after which this one goes on in its sources.
 
     Raises:
-        ConfigError: the batch cannot be cut into equal parts, or a source has less than a batch takes of it.
+        ConfigError: the batch cannot be cut into equal parts, a source has less than a batch takes of it, or samples of
+            one that is read in a row are to be drawn anew.
     """
 
     def __init__(
@@ -360,12 +366,17 @@ class MixedBatches(GlobalBatches):
         return [(step, row) for row in rows.tolist()]
 
     def _check_sizes(self, most: Sequence[int]) -> None:
-        for name, passes_over, size, streamed in zip(self.mixture.names, most, self.sizes, self.streamed):
-            if passes_over > size and not (self.mixture.replacement and not streamed):
+        for name, in_batch, size, streamed in zip(self.mixture.names, most, self.sizes, self.streamed):
+            if streamed and self.mixture.replacement:
                 raise ConfigError(
-                    f"source {name}: has {size:,} samples to train on, and its weight asks for {passes_over:,} in each "
-                    f"batch of {self.batch_size:,}; give it less weight, a smaller --batch-size, or "
-                    "--set sources.replacement=yes"
+                    f"source {name}: is read in sequence, so its samples cannot be drawn anew; omit "
+                    "sources.replacement, or add --set data.order=global where the shards are on a disk"
+                )
+            if in_batch > size and not self.mixture.replacement:
+                further = "" if streamed else ", or --set sources.replacement=yes"
+                raise ConfigError(
+                    f"source {name}: has {size:,} samples to train on, and its weight asks for {in_batch:,} in each "
+                    f"batch of {self.batch_size:,}; give it less weight or a smaller --batch-size{further}"
                 )
             if streamed and size < (self.streams or 1):
                 raise ConfigError(

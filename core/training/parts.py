@@ -29,8 +29,9 @@ from .settings import TrainingSettings
 from .source_losses import SourceLosses
 from .sources import MixedSource, Source, num_labels_of
 from .stored_teachers import StoredTeacher
-from .teachers import OF_TEACHERS, need_teacher_texts, side_by_side, token_field
+from .teachers import OF_TEACHERS, need_same_words, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
+from .tower_passes import check_seen
 from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, seeded_view, strong_view
 
@@ -143,7 +144,7 @@ def check_task(backbone: Backbone, task: Task) -> None:
         check_text_pairs(fields, asking)
     for name in sorted(objective.needs & CAPABILITY.keys()):
         backbone.need(CAPABILITY[name])
-    teachers_of(objective, task)
+    teachers_of(objective, backbone, task)
 
 
 def objective_of(backbone: Backbone, task: Task) -> Objective:
@@ -153,13 +154,20 @@ def objective_of(backbone: Backbone, task: Task) -> Objective:
     return build_objective(task.losses, dims, task.loss_options)
 
 
-def teachers_of(objective: Objective, task: Task) -> Sequence[Backbone]:
+def teachers_of(objective: Objective, backbone: Backbone, task: Task) -> Sequence[Backbone]:
     """The frozen ones."""
     asking = f"loss {', '.join(objective.losses)}"
     if objective.teacher == "frozen":
         if not task.frozen_teachers:
             raise CapabilityError(f"{asking} needs a teacher; give --teacher SPEC")
         need_teacher_texts(task.frozen_teachers, objective.needs, asking)
+        need_same_words(task.frozen_teachers, backbone, objective.needs, asking)
+        if task.stored and "teacher.image" not in objective.needs:
+            raise ConfigError(f"option teacher_features: {asking} asks for no teacher's features of images; omit it")
+        of_stored = {stored.place for stored in task.stored}
+        for place, teacher in enumerate(task.frozen_teachers):
+            if place not in of_stored:
+                check_seen(teacher, backbone)
         return task.frozen_teachers
     if task.teachers:
         raise ConfigError(f"--teacher {task.teachers[0].spec}: {asking} has no frozen teacher; omit it")
@@ -292,7 +300,7 @@ class Parts:
         )
 
     def _teachers(self) -> Sequence[Backbone]:
-        frozen = teachers_of(self.objective, self.task)
+        frozen = teachers_of(self.objective, self.backbone, self.task)
         return [copy_of(self.backbone)] if self.objective.teacher == "ema" else frozen
 
     def _class_scores(self) -> nn.Module | None:

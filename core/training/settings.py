@@ -81,8 +81,7 @@ class TrainingSettings:
     decayed: str = option("matrices", "what weight decay applies to; weights: all but biases", choices=DECAYED)
     schedule: str = option(
         "cosine",
-        "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's, rewarm and infinite those of continued "
-        "training",
+        "of the learning rate: epochs is Dassl's, epoch-cosine IRRA's, rewarm and infinite for further sets",
         choices=SCHEDULES,
     )
     milestones: tuple[int, ...] = option((40, 70), "epochs at which schedule epoch-steps falls", low=1, high=10**6)

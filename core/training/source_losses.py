@@ -48,8 +48,10 @@ class SourceLosses:
                 scores = scale * queries[at : at + ROWS] @ answers.T  # (n, N)
                 right = torch.arange(own.start + at, own.start + at + len(scores), device=scores.device)
                 entropies[at : at + ROWS] += F.cross_entropy(scores, right, reduction="none") / 2
-        inner = torch.tensor(self.offsets[1:-1], device=image.device)
-        source = torch.bucketize(out["index"].long(), inner, right=True)  # (n,)
+        index = out["index"]
+        source = torch.zeros_like(index, dtype=torch.long)  # (n,)
+        for first in self.offsets[1:-1]:  # numbers go to the device with the kernel, a tensor of them would wait for it
+            source += index >= first
         sums = torch.zeros(len(self.names), device=image.device).index_add(0, source, entropies)
         sums = ranks.sum(sums) / (ranks.size * len(image))
         return {f"{PREFIX}{name}": value for name, value in zip(self.names, sums)}

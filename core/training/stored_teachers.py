@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..features.table import transform_spec, view_seed
 from ..runtime.files import write_whole
 from ..runtime.reading import json_text, read_json
-from .sources import Source
+from .sources import MixedSource, PairSource, Source, StreamedSource
 
 PLAN = "_state/plan.json"
 ROWS = 8192
@@ -115,6 +115,28 @@ class StoredTeacher:
                     f"{view.folder}: has no features of {len(lacking)} of {len(names)} training images "
                     f"({lacking[0]}); embed the same images, by the same paths"
                 )
+
+
+def check_stored(stored: Sequence[StoredTeacher], source: Source) -> None:
+    """Raise what is wrong with stored features of the images that are trained on, as far as these can be listed.
+
+    Raises:
+        DataError: some have no features. ConfigError: two sources use one id, by which features are told.
+    """
+    parts = source.parts if isinstance(source, MixedSource) else (source,)
+    seen: set[str] = set()
+    for part in parts if stored else ():
+        if not isinstance(part, PairSource) or isinstance(part, StreamedSource):
+            continue
+        for teacher in stored:
+            teacher.check(part)
+        ids = {part.name(row) for row in range(len(part))}
+        if both := sorted(seen & ids):
+            raise ConfigError(
+                f"option teacher_features: two sources have an image called {both[0]}, and features are told by this "
+                "name; rename the images of one, or give one --data"
+            )
+        seen |= ids
 
 
 def plain_id(name: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
+from ..losses._texts import encode_without_waiting
 from ..registry.build import loss_class
 from .fields import TRANSLATED
 from .stored_teachers import stored_field
@@ -18,8 +19,12 @@ from .tower_passes import image_features, seen_by
 
 OF_CAPTIONS = {"teacher.text": "tokens", "teacher.text_synthetic": "tokens_synthetic"}
 """Output -> field of the batch that holds the caption in the student's tokens."""
-OF_TEACHERS = {**OF_CAPTIONS, "teacher.sentence": TRANSLATED}
-"""The same with what no student reads."""
+OF_TEACHERS = {**OF_CAPTIONS, "teacher.text_embedding": "tokens", "teacher.sentence": TRANSLATED}
+"""The same with what a loss makes itself of the teacher's tokens, and with what no student reads."""
+OF_TOKENS = frozenset({"teacher.word_logits", "teacher.word_states"})
+"""What a teacher says of each of the student's tokens."""
+PROBE = ["A photo of 2 small zebras, seen from above.", "overcast"]
+"""Texts by which tokenizers are told apart."""
 OF_TEXTS = frozenset({*OF_TEACHERS, "teacher.class_features"})
 
 
@@ -50,6 +55,19 @@ def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], aski
             )
 
 
+def need_same_words(teachers: Sequence[Backbone], student: Backbone, needs: frozenset[str], asking: str) -> None:
+    """Raise the CapabilityError of a teacher that would read the student's tokens as other words."""
+    if not needs & OF_TOKENS:
+        return
+    for teacher in teachers:
+        own, theirs = student.tokenize(PROBE), teacher.tokenize(PROBE)
+        if student.vocab_size != teacher.vocab_size or not torch.equal(own, theirs):
+            raise CapabilityError(
+                f"{asking} gives its teacher the student's tokens, and '{teacher.spec}' reads other words than "
+                f"'{student.spec}'; give a teacher with the same tokenizer"
+            )
+
+
 def token_field(place: int, field: str = "tokens") -> str:
     """Where a batch has the captions of a field as the teacher in this place reads them."""
     return f"teacher_{field}_{place}"
@@ -75,10 +93,7 @@ def teacher_sentences(teachers: Sequence[Backbone], batch: Mapping[str, Any]) ->
     """What texts translate -> (B, D), not normalised."""
     if len(teachers) > 1:
         raise CapabilityError("--teacher: features that are not normalised are learned from one teacher; give one")
-    tokens = batch[token_field(0, TRANSLATED)]
-    if tokens.device.type == "cpu":
-        return teachers[0].encode_text(tokens, normalize=False)
-    return teachers[0].encode_measured(tokens, tokens.shape[1], normalize=False)  # else the host would wait for lengths
+    return encode_without_waiting(teachers[0], batch[token_field(0, TRANSLATED)], normalize=False)
 
 
 def own_texts(backbone: Backbone, losses: Iterable[str]) -> list[Backbone]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backbones.finders import built_loss, loss_in_words, weights_of_loss
+from ..backbones.finders import built_loss, described_loss
 from ..contracts.adapter import FitReport, require
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
@@ -26,7 +26,7 @@ from .class_scores import ClassScores, CosineHead
 from .loading import shuffled_batches
 from .parts import Task, Trained
 from .settings import TrainingSettings
-from .sources import LabelledSource, Remembered, Source
+from .sources import LabelledSource, MixedSource, Remembered, Source
 from .teachers import load_teachers
 from .tower_passes import image_features
 from .tower_settings import (
@@ -222,6 +222,9 @@ class TowerAdapter(Augmented):
         """
         self.class_names_, self.multilabel_ = (), False
         self.backbone_, self.dim_ = backbone.fingerprint, backbone.embed_dim
+        identity = {"pairs": self._digest([source.name(row) for row in range(len(source))])}
+        if isinstance(source, MixedSource):
+            identity["mixture"] = self._digest(source.mixture)
         task = Task(
             source=source,
             losses=losses_of(self.loss, "clip"),
@@ -229,7 +232,7 @@ class TowerAdapter(Augmented):
             view=self._view(view or backbone.preprocess(True), backbone),
             plan=plan,
             strong_view=strong_view,
-            identity={"pairs": self._digest([source.name(row) for row in range(len(source))])},
+            identity=identity,
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)
@@ -354,8 +357,7 @@ class TowerAdapter(Augmented):
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
         found, towers.answers = towers.finder, {}
-        self.finder = None if found is None else loss_in_words(found)
-        self.finder_weights = {} if found is None else weights_of_loss(found)
+        self.finder, self.finder_weights = (None, {}) if found is None else described_loss(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 

@@ -242,8 +242,11 @@ class Outputs(nn.Module):
         if any(not name.startswith(OF_TEACHER) for name in further):
             made |= loss.further_outputs(batch, self.backbone)
         if any(name.startswith(OF_TEACHER) for name in further):
+            teacher, seen = self.teachers[0], dict(batch)
+            if "pixels" in batch:
+                seen["pixels"] = seen_by(teacher, self.backbone, batch["pixels"])
             with torch.no_grad():
-                made |= loss.teacher_outputs(batch, self.teachers[0])
+                made |= loss.teacher_outputs(seen, teacher)
         return {**out, **{name: made[name] for name in further & made.keys()}}
 
     def _of_column(self, output: Output, batch: Mapping[str, Any]) -> Tensor:
@@ -268,6 +271,7 @@ class Outputs(nn.Module):
             if "teacher.sentence" in self.wanted:
                 out["teacher.sentence"] = teacher_sentences(teachers, batch)
             if "teacher.masked_tokens" in self.wanted:
+                assert self.masked_words is not None
                 seen = self.masked_words(batch["tokens"], batch["draws"], teachers[0])
                 out["teacher.masked_tokens"] = seen["masked_tokens"]
         return out

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backbones.native_aspect import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE
@@ -45,7 +46,14 @@ def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> 
 
 
 def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
-    """Pixels (..., 3, H, W) made for the student as the teacher wants them: its mean, its deviation, its size."""
+    """Pixels (..., 3, H, W) made for the student as the teacher wants them: its mean, its deviation, its size.
+
+    Raises:
+        CapabilityError: as `check_seen`.
+    """
+    if takes_rows(student):
+        check_seen(teacher, student)
+        return pixels
     same = (teacher.image_mean, teacher.image_std) == (student.image_mean, student.image_std)
     if not same:
 
@@ -59,6 +67,15 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
         return pixels
     resized = F.interpolate(pixels.flatten(0, -4), size=size, mode="bicubic", antialias=True, align_corners=False)
     return resized.unflatten(0, pixels.shape[:-3])
+
+
+def check_seen(teacher: Backbone, student: Backbone) -> None:
+    """Raise the CapabilityError of a teacher that cannot take the rows of patches that its student's images become."""
+    if takes_rows(student) and teacher.preprocess().spec != student.preprocess().spec:
+        raise CapabilityError(
+            f"teacher '{teacher.spec}' cannot take the images of '{student.spec}', which keep their aspect ratio; omit "
+            "#patches, or give the teacher's features (--set teacher_features=FOLDER)"
+        )
 
 
 # As in BERT, of the words that are asked for 80 % are hidden, 10 % are another word, 10 % stay. CLIP's vocabulary has

@@ -252,7 +252,8 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to", "tolerate")
-    later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
+    later: dict[str, object] = {}  # which older checkpoints do not name
+    later |= {"steps": None, "drop_last": True, "deterministic": False}
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
     later |= {"average_from": 1, "end_weight_decay": None, "constant_lr": None, "cooldown": 0.6, "anneal": 0.15}
     later |= {"clip_units": None, "logit_scale": None}

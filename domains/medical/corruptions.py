@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.contracts import Corruption
-from ...core.robustness import smooth_field
+from ..smooth_fields import smooth_field
 
 SHIFTS = (0.04, 0.08, 0.12, 0.16, 0.2)
 """Of the window's centre, up or down, as a share of all grey levels."""

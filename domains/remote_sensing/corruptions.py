@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.contracts import Corruption
-from ...core.robustness import smooth_field
+from ..smooth_fields import smooth_field
 
 HAZE = (0.15, 0.3, 0.45, 0.6, 0.75)
 """Share of the light that comes from the haze, on average."""

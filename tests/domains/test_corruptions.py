@@ -6,7 +6,7 @@ import pytest
 from vladapt import load_domain
 from vladapt.core.contracts.corruption import SEVERITIES
 from vladapt.core.registry import catalogue
-from vladapt.core.robustness.smooth_fields import smooth_field
+from vladapt.domains.smooth_fields import smooth_field
 
 OWN = {
     f"{name}: {kind.name}": kind

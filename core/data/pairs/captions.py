@@ -85,10 +85,13 @@ class CaptionSampler:
             index: the row of the pair.
             view: another number, another draw.
         """
-        text = self._chosen(pair, epoch, index, view)
+        return self._switched(self._chosen(pair, epoch, index, view), epoch, index, view)
+
+    def _switched(self, text: str, *numbers: int | str) -> str:
+        """With words in other languages, where there is a dictionary."""
         if self.switch is None:
             return text
-        return self.switch(text, random.Random(repr((self.seed, "switch", epoch, index, view))))
+        return self.switch(text, random.Random(repr((self.seed, "switch", *numbers))))
 
     def _chosen(self, pair: Pair, epoch: int, index: int, view: int) -> str:
         original = pair.captions[0]
@@ -132,12 +135,16 @@ class CaptionSampler:
         """
         texts = (*pair.captions[1:], *pair.texts.get("synthetic", ())) or pair.captions
         pool = [sentence for text in texts for sentence in sentences_of(text)]
-        return [pair.captions[0], *draw(pool, count, self._generator("several", epoch, index))]
+        chosen = [pair.captions[0], *draw(pool, count, self._generator("several", epoch, index))]
+        return [self._switched(text, "several", place, epoch, index) for place, text in enumerate(chosen)]
 
     def short(self, pair: Pair, epoch: int, index: int) -> str:
         """One of the short captions; where there are none, the first sentence of the chosen one (Long-CLIP)."""
-        texts = pair.texts.get("short") or (first_sentence(self.choose(pair, epoch, index)),)
-        return texts[int(self._generator("short", epoch, index).integers(len(texts)))]
+        texts = pair.texts.get("short", ())
+        if not texts:
+            return first_sentence(self.choose(pair, epoch, index))
+        chosen = texts[int(self._generator("short", epoch, index).integers(len(texts)))]
+        return self._switched(chosen, "short", epoch, index)
 
     def other(self, pair: Pair, kind: str, epoch: int, index: int) -> str:
         """One of the texts "synthetic" or "negative"; where an image lacks them, a caption, or a made negative."""

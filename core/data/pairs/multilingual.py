@@ -190,6 +190,8 @@ def _multi30k(place: Path) -> MultilingualSet:
     """Task 1: a translation per image; task 2: five captions in each language, written independently."""
     files: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted((place / "raw").iterdir()):
+        if file.suffix == ".gz" and file.with_suffix("").is_file():
+            continue  # it lies there unpacked, too
         if match := re.fullmatch(r"(train|val|test_2016(?:_flickr)?)(?:\.(\d))?\.([a-z]{2})(?:\.gz)?", file.name):
             files[match[1]][match[3]].append(file)
     lists = {}
@@ -203,7 +205,9 @@ def _multi30k(place: Path) -> MultilingualSet:
 
     def rows() -> Iterator[Captioned]:
         for split, of in files.items():
-            for number, several in enumerate(zip(*(_parallel(lists[split], group, split) for group in _groups(of)))):
+            for number, several in enumerate(
+                zip(*(_parallel(lists[split], group, split) for group in _groups(of)), strict=True)
+            ):
                 merged = {code: [text for row in several for text in row.captions.get(code, ())] for code in of}
                 yield Captioned(several[0].image, merged, split.partition("_")[0], f"{lists[split]} line {number + 1}")
 
@@ -264,7 +268,9 @@ def _by_image(rows: Any) -> Iterable[Captioned]:
     joined: dict[str, Captioned] = {}
     for row in rows():
         known = joined.get(row.image)
-        captions = {**(known.captions if known else {}), **row.captions}
+        captions = dict(known.captions if known else {})
+        for code, texts in row.captions.items():
+            captions[code] = [*captions.get(code, ()), *texts]
         joined[row.image] = Captioned(row.image, captions, row.split, known.place if known else row.place)
     return joined.values()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def check_sources(sources: Sequence[NamedSource]) -> None:
     """Raise the DataError of a source that is missing, before any of them is read."""
     for source in sources:
         path = source.path
-        if path != SAMPLE and not is_url(path) and not BRACES.search(path) and not Path(path).exists():
+        if path != SAMPLE and not is_url(path) and not BRACES.search(path) and not os.path.exists(path):
             raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or '{SAMPLE}'")
 
 
@@ -66,6 +67,9 @@ def read_stages(path: str, names: Mapping[str, int]) -> list[tuple[int | None, l
         if until is not None and (type(until) is not int or until <= (before or 0)):
             raise DataError(f"{where}: until={until!r}; give whole steps that rise from stage to stage")
         stages.append((until, _weights_of_stage(stage.get("weights"), names, count, where)))
+    for name, number in names.items():
+        if not any(weights[number] for _, weights in stages):
+            raise DataError(f"{path}: source '{name}' has no weight in any stage; give it one, or omit its --data")
     return stages
 
 

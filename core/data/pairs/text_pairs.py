@@ -112,8 +112,8 @@ def read_text_pairs(
 ) -> TextPairs:
     """The sentences of a table with their translations; rows are read one at a time.
 
-    A column `split` is kept. Where there is none, sentences are divided by their words and the seed alone: equal ones
-    are in one split, whatever their order.
+    A column `split` is kept; lines without one are train where others have one. Where there is none, sentences are
+    divided by their words and the seed alone: equal ones are in one split, whatever their order.
 
     Args:
         path: a .csv, .tsv or .jsonl.
@@ -171,7 +171,9 @@ def read_text_pairs(
         np.frombuffer(splits, dtype=np.uint8),
         skipped,
     )
-    return read if read.split_codes.any() else _divided(read, seed, val, test)
+    if not read.split_codes.any():
+        return _divided(read, seed, val, test)
+    return replace(read, split_codes=np.where(read.split_codes == 0, SPLIT_CODES["train"], read.split_codes))
 
 
 def _columns(table: Table, translated: Sequence[str], of_splits: str | None) -> tuple[str, ...]:

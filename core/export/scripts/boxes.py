@@ -144,7 +144,8 @@ def summary_of(scores, labels, class_names):
 def row_of(name, answer, class_names, least):
     """What is said of an image: boxes x0, y0, x1, y1 in its own pixels, the surest first, and masks as COCO compresses
     them."""
-    boxes, scores, labels, masks = answer[0], answer[1].astype(float).round(5), *answer[2:]
+    boxes, scores, labels, masks = answer
+    scores = scores.astype(float).round(5)
     sure = scores >= least
     return {
         "id": str(name),

@@ -58,7 +58,7 @@ def recipe_again(use: Use) -> Recipe:
     if use.images:
         return recipe
     if recipe.sources and not (use.data or use.features):
-        return recipe.with_(sources={**recipe.sources, "data": _located_sources(use.run, recipe)})
+        return recipe.with_(sources={**recipe.sources, "data": _located_sources(use.run, recipe.sources)})
     if use.data or use.features:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
     place = use.run.info.data.path or recipe.data_path
@@ -72,9 +72,9 @@ def recipe_again(use: Use) -> Recipe:
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
 
 
-def _located_sources(run: FittedRun, recipe: Recipe) -> list[str]:
+def _located_sources(run: FittedRun, own: Mapping[str, Any]) -> list[str]:
     """The run's own data sets where they are found from here, with their weights."""
-    sources, _ = sources_in(recipe.sources)
+    sources, _ = sources_in(own)
     return [replace(source, path=located(run, source.path)).text for source in sources]
 
 

@@ -7,9 +7,11 @@ chain that was killed goes on with the training that was under way, and what was
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +22,7 @@ from ...contracts.options import option, settle
 from ...contracts.recipe import SAMPLE
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
+from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...losses.stored_replay import read_stored
@@ -30,6 +33,7 @@ from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
 from ...runtime.remote import is_url, shown
+from ...training.objective import need_sentences_alone
 from ...training.settings import TrainingSettings
 from ...training.tower_weights import follow, weights_of
 from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
@@ -42,8 +46,12 @@ from .replay import STORED, store_pairs, with_earlier, with_stored
 METHODS = ("none", "replay", "ctp", "lwf", "self-distill")
 WITH_TEACHER = ("lwf", "self-distill")
 """Methods whose loss goes beside the losses of the training."""
+OF_REPLAY = ("share", "memory", "stored")
+"""Options of `replay` alone."""
 AFTER = "after-"
 WISE_FT = "wise-ft"
+OF_PLAN = ("loss_options", "backbone", "teacher", "inherit", "generic", "image_size", "data_options")
+"""What else of a plan a chain that is resumed must share with the one that was stopped."""
 COST = ("workers", "log_every", "log_to", "keep", "save_every", "micro_batch_size", "tolerate")
 """Settings that may differ when a chain is resumed."""
 
@@ -71,8 +79,13 @@ class ContinualOptions:
 
     def __post_init__(self):
         settle(self, "--continual")
-        of_replay = self.method == "replay" or not self.stored
-        require(of_replay, "stored", list(self.stored), f"--continual {self.method} replays nothing; give replay")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            usable = self.method == "replay" or each.name not in OF_REPLAY or value == each.default
+            require(usable, each.name, value, f"--continual {self.method} replays nothing; give replay")
+        preserves = not self.preserve or self.method in ("ctp", *WITH_TEACHER)
+        cure = f"--continual {self.method} keeps nothing of the backbone itself; give ctp, lwf or self-distill"
+        require(preserves, "preserve", "yes", cure)
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,19 @@ class ContinualPlan:
     options: ContinualOptions = field(default_factory=ContinualOptions)
 
     def __post_init__(self):
-        twice = next((path for place, path in enumerate(self.sets) if path in self.sets[:place]), None)
+        places = [path if is_url(path) else os.path.abspath(path) for path in self.sets]
+        twice = next((path for n, path in enumerate(self.sets) if places[n] in places[:n]), None)
         if twice is not None:
             raise ConfigError(f"--then {twice}: named twice; give each set once")
+        if self.first.sources:
+            raise ConfigError(
+                "--set sources: one set follows another, each of one source; omit sources, or give all sets as --data"
+            )
+        if need_sentences_alone([name for name in self.first.losses if name != self.options.method]):
+            raise ConfigError(
+                f"--loss {', '.join(self.first.losses)}: learns from sentences, and --then, --continual and --wise-ft "
+                "are for pairs with images; train on one set, then on the next with the model as --backbone"
+            )
         if not (self.then or self.options.method == "none" or self.options.preserve or self.options.stored):
             raise ConfigError(
                 f"--continual {self.options.method}: there is no further set; give --then, or --set "
@@ -111,7 +134,8 @@ class ContinualPlan:
         """What a chain that is resumed must share with the one that was stopped."""
         settings = {name: value for name, value in self.first.settings.to_dict().items() if name not in COST}
         told = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
-        told |= {"loss_options": self.first.loss_options, "backbone": self.first.backbone}
+        told |= {name: getattr(self.first, name) for name in OF_PLAN}
+        told["domain"] = None if self.first.domain is None else self.first.domain.name
         return json.loads(json_text(told, default=str))
 
     def stage(self, number: int, backbone: str, out: Path, sizes: Sequence[int] = ()) -> PretrainPlan:
@@ -218,7 +242,7 @@ class _Chain:
         splits = self._read()  # all sets, before anything is computed; None of one that is gone
         done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
         if all_gather_json(done is not None)[0]:
-            return _result(self.folder.model, *done, finished_before=True) if is_main() else None
+            return None if done is None else _result(self.folder.model, *done, True)
         self.probe: GenericProbe | None = run_on_all(lambda: probe_of(plan.first.generic) if is_main() else None)
         self._measure(BEFORE, splits, lambda: self._load(plan.first.backbone))
         spec, results = plan.first.backbone, []
@@ -226,7 +250,7 @@ class _Chain:
             self.reporter.info(f"Set {number} of {len(plan.sets)}: {shown(path)}")
             results.append(self._train(number, spec, splits))
             spec = str(self.folder.of_set(number) / self.folder.model.name)
-            self._measure(self.names[number - 1], splits, lambda spec=spec: self._load(spec), f"{AFTER}{number}")
+            self._measure(self.names[number - 1], splits, partial(self._load, spec), f"{AFTER}{number}")
             self._store(number, spec, splits[number - 1])
         backbone = self._load(spec)
         if (share := plan.options.wise_ft) is not None:
@@ -286,8 +310,8 @@ class _Chain:
     def _store(self, number: int, spec: str, read: PairSplits | None) -> None:
         """For replay in a later training, when the set may be gone."""
         path, options = self.folder.of_set(number) / STORED, self.plan.options
-        wanted = options.method == "replay" and options.memory > 0 and read is not None
-        if not wanted or all_gather_json(is_main() and path.is_file())[0]:
+        wanted = options.method == "replay" and options.memory > 0
+        if read is None or not wanted or all_gather_json(is_main() and path.is_file())[0]:
             return
         note = store_pairs(self._load(spec), read, options.memory, self.plan.first, path, self.reporter)
         self.notes += filter(None, [note])
@@ -308,11 +332,20 @@ class _Chain:
                 StageScores.of(scores, generic).save(path)
         if is_main():
             self.stages[name] = StageScores.load(path)
+            self.stages[name].check_same_pairs(self.stages[BEFORE], path)
 
     def _retrieval(self, backbone: Backbone, read: PairSplits) -> RetrievalScores:
-        settings = self.plan.first.settings
-        how = {"amp": settings.amp, "workers": settings.workers or None, "tolerate": settings.tolerate}
-        return evaluate_retrieval(backbone, read.test, split=None, transform=read.view(backbone, False), **how)
+        settings, pairs = self.plan.first.settings, read.test
+        assert pairs is not None and not isinstance(pairs, TextPairs)
+        return evaluate_retrieval(
+            backbone,
+            pairs,
+            split=None,
+            workers=settings.workers or None,
+            amp=settings.amp,
+            transform=read.view(backbone, False),
+            tolerate=settings.tolerate,
+        )
 
     def _generic(self, backbone: Backbone) -> Mapping[str, Any]:
         if self.probe is None or not backbone.has_text:
@@ -376,8 +409,8 @@ def _stage_settings(settings: TrainingSettings, number: int, count: int) -> Trai
     the same curve again, which warms up and decays anew."""
     if settings.schedule != "infinite":
         return settings
-    begins = {} if number == 0 else {"warmup": 0.0, "cooldown": 0.0}
-    return replace(settings, **begins, **({} if number == count - 1 else {"anneal": 0.0}))
+    warmup, cooldown = (settings.warmup, settings.cooldown) if number == 0 else (0.0, 0.0)
+    return replace(settings, warmup=warmup, cooldown=cooldown, anneal=settings.anneal if number == count - 1 else 0.0)
 
 
 def _sizes(read: PairSplits) -> dict[str, int]:
@@ -392,6 +425,6 @@ def _backbone_facts(backbone: Backbone, spec: str) -> dict[str, Any]:
 def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before: bool = False) -> PretrainResult:
     summary = {"model": str(model), "data": info.data.name, "backbone": info.backbone.spec}
     summary |= {key: info[key] for key in ("continual", "losses", "seed", "steps", "seconds")}
-    skipped = [tuple(pair) for pair in info.skipped]
+    skipped = [(name, reason) for name, reason in info.skipped]
     notes = [*info.notes, *info.verdict.splitlines()]
     return PretrainResult(model, metrics, {**summary, **metrics}, notes, skipped, finished_before)

@@ -15,7 +15,7 @@ from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
 from ...registry import loss_class
 from ...training.objective import need_sentences_alone, parse_losses
-from ...training.settings import TrainingSettings
+from ...training.settings import BY_STEP, TrainingSettings
 from .continuing import WITH_TEACHER, ContinualOptions, ContinualPlan
 from .pretrain import PretrainPlan
 from .task import PretrainingOptions
@@ -124,7 +124,7 @@ def continual_plan_of(
     losses: Sequence[str] | None,
     settings: Mapping[str, Any],
     sets: Sequence[str] = (),
-    recipe: str | None = None,
+    named: str | None = None,
     domain: str | None = None,
     data: str,
     **rest: Any,
@@ -135,7 +135,7 @@ def continual_plan_of(
     Args:
         then: the sets after the first.
         losses, settings, sets: as of `plan_of`; of `sets` also "continual.OPTION".
-        recipe, domain: as of `plan_of_recipe`.
+        named, domain: as of `plan_of_recipe`.
         rest: "continual", "wise_ft", and further arguments of the two.
 
     Raises:
@@ -147,32 +147,37 @@ def continual_plan_of(
     asked |= {key.removeprefix(OF_CONTINUAL): value for key, value in own.items()}
     options = ContinualOptions(**chosen(ContinualOptions, asked, "--continual"))
     others = [text for text in sets if not text.startswith(OF_CONTINUAL)]
-    if not (recipe or domain):
+    if not (named or domain):
         settings = {**settings, **_rewarmed(settings, others)}
-    how = {"settings": settings, **rest}
+    how: dict[str, Any] = {"settings": settings, **rest}
 
     def plan(losses: Sequence[str] | None, sets: Sequence[str]) -> PretrainPlan:
-        if recipe or domain:
-            return plan_of_recipe(recipe, losses=losses, sets=sets, domain=domain, **{"data.path": data}, **how)
+        if named or domain:
+            return plan_of_recipe(named, losses=losses, sets=sets, domain=domain, **{"data.path": data, **how})
         return plan_of(data=data, losses=losses, sets=sets, **how)
 
     method, of_method = options.method, f"{OF_LOSSES}{options.method}."
     if method == "ctp":
         losses = losses or ["ctp"]
     elif method in WITH_TEACHER:
-        plain = plan(losses, [text for text in others if not text.startswith(of_method)])
-        losses = [f"{name}={weight!r}" for name, weight in {method: 1.0, **plain.losses}.items()]
+        asked_for = parse_losses(losses or ())
+        weight = asked_for.pop(method, 1.0)
+        beside = [f"{loss}={each!r}" for loss, each in asked_for.items()]
+        plain = plan(beside or None, [text for text in others if not text.startswith(of_method)])
+        losses = [f"{loss}={each!r}" for loss, each in {method: weight, **plain.losses}.items()]
     made = plan(losses, others)
     if method == "ctp" and "ctp" not in made.losses:
         raise ConfigError(f"--loss {', '.join(made.losses)}: --continual ctp has a contrast of its own; omit --loss")
-    if method in WITH_TEACHER and made.teachers:
+    if method in ("ctp", *WITH_TEACHER) and made.teachers:
         raise ConfigError(f"--teacher: --continual {method} learns from the towers before each set; omit it")
     return ContinualPlan(made, tuple(then), options)
 
 
 def _rewarmed(settings: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
-    """Settings of continued training, where they are not given."""
+    """Settings of continued training, where they are not given; none of another schedule."""
     asked = {**{key: value for key, value in settings.items() if value is not None}, **_parsed(sets)[0]}
+    if asked.get("schedule", BY_STEP[0]) not in BY_STEP:
+        return {}
     peak = TrainingSettings(lr=asked["lr"]).lr if "lr" in asked else TrainingSettings.lr
     defaults = {"schedule": "rewarm", "warmup": 0.01, "end_lr": peak / 10}
     return {name: value for name, value in defaults.items() if name not in asked}

@@ -35,14 +35,15 @@ from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text, sha256_in
 from ...training.hooks import built_hooks
+from ...training.loading import check_mixture
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
 from ...training.objective import columns_of, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
-from ...training.sources import PairSource, Source, StreamedSource
-from ...training.stored_teachers import StoredTeacher, stored_teachers
+from ...training.sources import Source
+from ...training.stored_teachers import StoredTeacher, check_stored, stored_teachers
 from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
@@ -165,7 +166,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     folder = PretrainFolder(Path(plan.out))
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
-        return _result(folder.model, *done, finished_before=True) if is_main() else None
+        return None if done is None else _result(folder.model, *done, True)
     probe = run_on_all(lambda: probe_of(plan.generic) if is_main() else None)
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     backbone.answers = {}  # what another training left there
@@ -190,6 +191,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
     check_task(backbone, task)
+    check_mixture(task.source, plan.settings, backbone.device)
     built_hooks(plan.custom_hooks)
     before = measures.take("before")
     trained = _train(plan, backbone, task, folder, resume, reporter)
@@ -220,6 +222,11 @@ def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Bac
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
+        if need_sentences_alone(plan.losses):
+            raise ConfigError(
+                f"loss {' + '.join(plan.losses)}: learns from one table of sentences; give one --data with a column "
+                "for each language, and omit --samples, --stages and sources.*"
+            )
         return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
     return read_splits(plan, plan.data, reporter)
 
@@ -285,9 +292,7 @@ def _stored(
 
     _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
     stored = stored_teachers(plan.teacher_features, teachers, transform)
-    if isinstance(source, PairSource) and not isinstance(source, StreamedSource):
-        for teacher in stored:
-            teacher.check(source)
+    check_stored(stored, source)
     return stored
 
 
@@ -493,7 +498,7 @@ def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before
         **{key: info[key] for key in ("losses", "seed", "steps", "best_epoch", "samples_per_second", "seconds")},
         **metrics,
     }
-    skipped = [tuple(pair) for pair in info.skipped]
+    skipped = [(name, reason) for name, reason in info.skipped]
     notes = [*info.notes, *filter(None, [info.verdict, info["generic"]])]
     return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
 

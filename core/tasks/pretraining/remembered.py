@@ -52,6 +52,15 @@ class StageScores:
         ]
         return cls(ranks, [{} if of is None else of.metrics.flat for of in scores], generic)
 
+    def check_same_pairs(self, other: StageScores, path: Path) -> None:
+        """Raise the DataError of a stage at `path` that was measured on other test pairs than another one."""
+        for one, two in zip(self.sets, other.sets):
+            if one and two and not all(units.equal(two.units[side]) for side, units in one.units.items()):
+                raise DataError(
+                    f"{path}: is of other test pairs than an earlier stage, so the data have changed since; train "
+                    "again in another --out"
+                )
+
     def save(self, path: Path) -> None:
         """Whole, or not at all."""
         tensors = {
@@ -116,9 +125,9 @@ class SetsRemembered(JsonObject):
             {"after": name, "sets": [_scores(table, stages, i, n) for n in range(len(sets))], "generic": stage.generic}
             for i, (name, stage) in enumerate(zip(after, stages))
         ]
-        told = {name: _json(getattr(table, name)) for name in SUMMARIES}
-        told["transfer"] = [_json(table.transfer(number)) for number in range(len(sets))]
-        return cls.from_json({"sets": list(sets), "stages": rows, **told})
+        summaries = {name: _json(getattr(table, name)) for name in SUMMARIES}
+        transfer = [_json(table.transfer(number)) for number in range(len(sets))]
+        return cls.from_json({"sets": list(sets), "stages": rows, **summaries, "transfer": transfer})
 
     def table(self) -> Table:
         """For a terminal."""
@@ -138,7 +147,7 @@ class SetsRemembered(JsonObject):
     def sentences(self) -> list[str]:
         """A line for each summary."""
         known = {name: of for name in SUMMARIES if (of := self[name])}
-        return [f"{SUMMARIES[name]}: {_change(of, name != 'average')}." for name, of in known.items()]
+        return [f"{SUMMARIES[name]}: {_summary(name, of)}." for name, of in known.items()]
 
     def sections(self) -> list[Any]:
         """Of the report."""
@@ -160,11 +169,11 @@ class SetsRemembered(JsonObject):
             cells = [_cell(of.get(key), of.get("interval") if key == "r1" else None) for of in stage["sets"]]
             generic = [_cell(stage["generic"].get("top1"), stage["generic"].get("interval"))] if key == "r1" else []
             rows.append([stage["after"], *cells, *generic])
-        note = "The mean of both directions on the test pairs of each set, which no stage trained on."
+        note = "The mean of both directions on the test pairs of each set. Whether sets share images is not checked."
         return TableSection(f"{key.upper().replace('R', 'R@')} of each set after each stage", header, rows, note)
 
     def _summaries(self) -> TableSection:
-        rows = [[title, _change(of, name != "average")] for name, title in SUMMARIES.items() if (of := self[name])]
+        rows = [[title, _summary(name, of)] for name, title in SUMMARIES.items() if (of := self[name])]
         note = "Intervals are of differences between stages on the same test images, drawn with replacement."
         return TableSection("What was kept", ("Of R@1", "Value, 95% interval"), rows, note)
 
@@ -173,8 +182,9 @@ def _scores(table: Remembering, stages: Sequence[StageScores], stage: int, numbe
     of = stages[stage].sets[number]
     if of is None:
         return {}
-    means = {f"r{k}": of.score(k) for k in Ranking.RECALL_AT}
-    return {**means, "interval": table.score(stage, number).interval, **stages[stage].metrics[number]}
+    means, estimate = {f"r{k}": of.score(k) for k in Ranking.RECALL_AT}, table.score(stage, number)
+    assert estimate is not None  # of what was measured there is a score
+    return {**means, "interval": estimate.interval, **stages[stage].metrics[number]}
 
 
 def _json(estimate: Estimate | None) -> dict[str, Any] | None:
@@ -193,10 +203,15 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> Cell:
     return Cell(f"{value:.1%}", "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}")
 
 
-def _change(of: Mapping[str, Any] | None, signed: bool = True) -> str:
+def _summary(name: str, of: Mapping[str, Any]) -> str:
+    return _words(of["value"], of["interval"]) if name == "average" else _change(of)
+
+
+def _change(of: Mapping[str, Any] | None) -> str:
     """In points, with its interval."""
     if of is None:
         return "–"
-    sign = "+" if signed else ""
-    low, high = (100 * bound for bound in of["interval"] or (float("nan"),) * 2)
-    return f"{100 * of['value']:{sign}.1f} points ({low:{sign}.1f} to {high:{sign}.1f})"
+    interval = of["interval"]
+    return f"{100 * of['value']:+.1f} points" + (
+        f" ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})" if interval else ""
+    )

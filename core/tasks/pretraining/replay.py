@@ -11,11 +11,13 @@ import numpy as np
 from ...contracts.backbone import Backbone
 from ...contracts.sources import SHARE, NamedSource, SourceOptions
 from ...data.pairs.shard_set import ShardPairs
+from ...data.pairs.text_pairs import TextPairs
+from ...losses.stored_replay import PROBE
 from ...runtime.distributed import is_main
 from ...runtime.files import write_tensors
 from ...runtime.progress import Reporter
 from ..retrieval.encoding import PairEncoding, features_of
-from .pairs import PairSplits
+from .pairs import ImageSet, PairSplits
 from .pretrain import PretrainPlan
 
 STORED = "replay.safetensors"
@@ -64,6 +66,8 @@ def store_pairs(
     """
     if isinstance(read.train, ShardPairs):
         return f"{read.name}: is read in sequence, so no pairs of it are stored for replay."
+    if isinstance(read.train, ImageSet | TextPairs):
+        return f"{read.name}: holds no images with texts, so no pairs of it are stored for replay."
     count, settings = len(read.train), plan.settings
     rows = np.sort(np.random.default_rng(settings.seed).permutation(count)[:most])
     view = read.view(backbone, False) or backbone.preprocess(False)
@@ -76,6 +80,7 @@ def store_pairs(
         tensors = {
             "images": features.images[list(captions)],
             "tokens": backbone.tokenize(list(captions.values())).cpu(),
+            "probe": backbone.tokenize([PROBE]).cpu(),
         }
         write_tensors(path, tensors, {"backbone": backbone.fingerprint})
     return ""

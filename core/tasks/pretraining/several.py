@@ -18,26 +18,31 @@ from ...data.pairs.text_pairs import TextPairs, read_text_pairs
 from ...runtime.remote import shown
 from ...training.mixing import Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource, TextSource
-from .pairs import PairSplits
+from .pairs import PairSplits, check_enough
 
 
 @dataclass(frozen=True)
 class TextSplits:
-    """Pairs of texts to train on; nothing is measured on them, so that all are.
+    """Pairs of texts to train on; nothing is measured on them, so that all are that are not marked as val or test.
 
     Args:
         train: a sentence and its translation each, or two texts that mean the same.
+        held_out: how many are marked so.
     """
 
     train: TextPairs
+    held_out: int = 0
     val: ClassVar[None] = None
     test: ClassVar[None] = None
     number_names: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     @classmethod
     def read(cls, path: str) -> TextSplits:
-        """Of a table; errors as of `read_text_pairs`."""
-        return cls(read_text_pairs(path, val=0, test=0))
+        """Of a table; errors as of `read_text_pairs`, and DataError: nothing to train on."""
+        read = read_text_pairs(path, val=0, test=0)
+        train = read.split("train")
+        check_enough(path, len(train), "pairs of texts")
+        return cls(train, len(read) - len(train))
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -46,11 +51,12 @@ class TextSplits:
     @property
     def notes(self) -> list[str]:
         languages = ", ".join(self.train.languages)
-        return [f"{len(self.train):,} pairs of texts ({languages}), all of which are trained on; they are not scored."]
+        rest = f"; {self.held_out:,} marked as val or test are left out" if self.held_out else ""
+        return [f"{len(self.train):,} pairs of texts ({languages}) are trained on; nothing is measured on them{rest}."]
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"texts": self.train.name, "pairs": len(self.train), "first": self.train.id(0)}
+        return {"pairs": self.train.name, "texts": self.train.digest}
 
     def source(self, choose: CaptionSampler) -> TextSource:
         """To train from."""

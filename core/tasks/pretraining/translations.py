@@ -40,19 +40,17 @@ def read_sentence_splits(path: str, seed: int, options: Mapping[str, Any]) -> Pa
         f"Read: {len(read.sentences):,} sentences with {len(read):,} translations ({', '.join(read.languages)}). In "
         "the scores a sentence, as the teacher reads it, stands in the place of an image."
     ]
-    parts = {"train": train, "val": some(val), "test": some(test)}
-    order = global_order(len(train), "translations")
-    return PairSplits(
-        read.name, "unknown", **parts, order=order, images=0, texts=len(read), skipped=read.skipped, notes=notes
-    )
+    parts, order = (train, some(val), some(test)), global_order(len(train), "translations")
+    return PairSplits(read.name, "unknown", *parts, order, 0, len(read), read.skipped, notes)
 
 
 def evaluate_translations(
     backbone: Backbone, teacher: Backbone, pairs: TextPairs, amp: str | None = None
 ) -> RetrievalScores:
     """How well translations find their sentences and sentences their translations, by what two towers make of them."""
-    sentences, place = pairs.sentence_of, {}
-    number = torch.tensor([place.setdefault(pairs.sentences[int(row)], len(place)) for row in sentences.tolist()])
+    place: dict[str, int] = {}
+    rows = pairs.sentence_of.tolist()
+    number = torch.tensor([place.setdefault(pairs.sentences[int(row)], len(place)) for row in rows])
     translations = [pairs.translations[row] for row in range(len(pairs))]
     features = PairFeatures(
         images=_encoded(teacher, list(place), amp),

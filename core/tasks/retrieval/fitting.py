@@ -31,7 +31,7 @@ from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
 from ...training.log import FILE as LOG
 from ...training.log import read_log
-from ...training.mixing import Mixture, mixture_of, names_of
+from ...training.mixing import MixedBatches, Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
 from .encoding import PairEncoding, parts_of
@@ -183,6 +183,15 @@ def _source(data: RetrievalData, adapter: Adapter, seed: int) -> PairSource | Mi
     return MixedSource([PairSource(part, data.captions(seed)) for part in data.part("train").parts], data.mixture)
 
 
+def _check_mixture(data: RetrievalData, adapter: Adapter | None, seed: int) -> None:
+    """Raise the ConfigError of several sources whose batches cannot be made, before anything is computed."""
+    if adapter is None or data.mixture is None:
+        return
+    source: Any = _source(data, adapter, seed)
+    sizes = [len(part) for part in source.parts]
+    MixedBatches(data.mixture, sizes, adapter.options["batch_size"], seed, weights=source.weights)
+
+
 def joined(sources: Sequence[NamedSource], options: SourceOptions, sets: Sequence[RetrievalData]) -> RetrievalData:
     """Several data sets as one.
 
@@ -255,6 +264,7 @@ def fitted_retrieval(
         load: gives the backbone.
     """
     started = time.monotonic()
+    _check_mixture(data, training.adapter, training.seed)
     backbone = load()
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)

@@ -27,6 +27,7 @@ from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
+from ...training.mixing import mixture_of, names_of
 from ...training.objective import columns_of, parse_losses
 from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
@@ -105,6 +106,7 @@ class Retrieval(TowerTraining):
         sources, options = sources_in(recipe.sources)
         sources = sources or [NamedSource(recipe.data_path)]
         check_sources(sources)
+        mixture_of(sources, options, names_of(sources), [1] * len(sources))  # what is wrong with it comes before all
         return joined(sources, options, [self._read_one(recipe.with_source(data=each.path)) for each in sources])
 
     def _read_one(self, recipe: Recipe) -> RetrievalData:

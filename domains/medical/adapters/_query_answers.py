@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.backbones import built_loss, loss_in_words, weights_of_loss
+from ....core.backbones import built_loss, described_loss
 from ....core.contracts import Batch, ByAttention, FitReport, TextClassifier
 from ....core.errors import CapabilityError
 
@@ -34,7 +34,7 @@ class QueryAnswers(ByAttention):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         loss = backbone.answers[self.answers_by]
-        self.words, self.weights = loss_in_words(loss), weights_of_loss(loss)
+        self.words, self.weights = described_loss(loss)
         self._built: Any = None
         self.grid = list(resources["patch_tokens"].grid)
         known = self._ask(classifier, tuple(loss.findings))

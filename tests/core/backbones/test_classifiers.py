@@ -95,6 +95,9 @@ def test_a_space_of_names_is_made_of_a_classifier(timm_file, small_clip_spec, mo
     monkeypatch.setattr(type(towers), "classifier_of_names", lambda self: (names[:20], rows[:20], biases[:20]))
     space, about = lexical.lexical_space(towers, side)
     assert not space.unit and torch.equal(space.classifier.weight, rows[:20]) and about["held_out"] == 4
+    monkeypatch.setattr(type(towers), "classifier_of_names", lambda self: (names[:2], rows[:2], biases[:2]))
+    with pytest.raises(CapabilityError, match="tells 2 classes apart, and a space of names takes 10 or more"):
+        lexical.lexical_space(towers, side)
     monkeypatch.setattr(type(towers), "classifier_of_names", lambda self: None)
     with pytest.raises(CapabilityError, match="knows no names, by texts or by a classifier"):
         lexical.lexical_space(towers, side)

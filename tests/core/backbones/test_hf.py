@@ -1,14 +1,17 @@
 import json
 import shutil
 import socket
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vladapt import build_loss
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.errors import DataError
+from vladapt.core.errors import CapabilityError, DataError
+from vladapt.core.training.teachers import need_same_words
 
 TEXTS = ["a photo of a cat", "the small green sea lake .", "dog"]
 KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align", "owlvit", "owlv2")
@@ -247,3 +250,12 @@ def test_a_damaged_folder_is_one_clear_line(clip_copy, damage, said):
         backbone.tokenize(["dog"])
     assert str(clip_copy) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_distillation_of_words_refuses_a_teacher_with_another_tokenizer_before_a_step(small_clip, hf_folder):
+    teacher = load_backbone(f"hf:{hf_folder('siglip')}", "cpu")
+    asking, needs = "loss distilbert", build_loss("distilbert", ce=0, mlm=0).needs
+    need_same_words([deepcopy(small_clip)], small_clip, needs, asking)
+    need_same_words([teacher], small_clip, frozenset({"teacher.text"}), asking)
+    with pytest.raises(CapabilityError, match="reads other words than"):
+        need_same_words([teacher], small_clip, needs, asking)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks import faster_towers
+from toy_pairs import ToyPairs
 from transformers import Siglip2ImageProcessorPil
 
+from vladapt import build_adapter
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.native_aspect import fitting_grid, packed, unpacked
 from vladapt.core.backbones.spec_options import Patches
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.explanation.evidence import OCCLUSION, check_method
+from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.tower_passes import seen_by
 
 MOST = 12
 SIZES = ((32, 32), (20, 90), (100, 9), (8, 8), (64, 48))
@@ -45,6 +54,28 @@ def test_features_are_those_of_transformers_in_any_batch(backbone):
     for place in range(len(images)):  # alone, with no padding or less of it
         alone = backbone.encode_image(pixels[place : place + 1], False)
         torch.testing.assert_close(alone, expected[place : place + 1], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_a_loss_asks_for_sees_no_padding_either(backbone):
+    pixels = torch.stack([backbone.preprocess()(picture(*size)) for size in ((8, 80), (32, 32))])
+    made = backbone.image_outputs(pixels, frozenset({"image_features", "image_hidden"}))
+    torch.testing.assert_close(made["image_hidden"], backbone.hidden(pixels))
+    torch.testing.assert_close(made["image_features"], backbone.encode_image(pixels))
+    with pytest.raises(CapabilityError, match="patch"):
+        backbone.image_outputs(pixels, frozenset({"image_features", "image_tokens"}))
+
+
+def test_rows_of_patches_go_to_a_teacher_that_takes_them_and_to_no_other(backbone, hf_folder):
+    pixels = torch.stack([backbone.preprocess()(picture(*size)) for size in ((8, 80), (32, 32))])
+    assert seen_by(deepcopy(backbone), backbone, pixels) is pixels
+    squares = load_backbone(f"hf:{hf_folder('siglip2')}", "cpu")
+    for other in (squares, load_backbone(f"hf:{hf_folder('siglip2')}#patches=9", "cpu")):
+        with pytest.raises(CapabilityError, match="keep their aspect ratio; omit #patches"):
+            Parts(backbone, Task(ToyPairs(4), {"distill": 1.0}, teachers=[other]), TrainingSettings(batch_size=2))
+        with pytest.raises(CapabilityError, match="keep their aspect ratio; omit #patches"):
+            seen_by(other, backbone, pixels)
+    assert seen_by(backbone, squares, torch.zeros(1, 3, 24, 24)).shape == (1, 3, 24, 24)
 
 
 def test_a_batch_is_as_long_as_its_longest_image(backbone, monkeypatch):
@@ -95,6 +126,8 @@ def test_what_was_trained_keeps_the_aspect_when_it_is_loaded_again(backbone, tmp
     assert again.native == Patches(MOST)
     pixels = again.preprocess()(picture(20, 90))[None]
     torch.testing.assert_close(again.encode_image(pixels), backbone.encode_image(pixels))
+    with pytest.raises(ConfigError, match="image_size=64"):
+        load_backbone(str(tmp_path / "model.safetensors"), "cpu", image_size=64)
 
 
 def test_what_does_not_go_together_is_one_line(hf_folder):
@@ -136,3 +169,9 @@ def test_packing_and_unpacking_lose_nothing(rows, columns, patch, more):
         row, column = divmod(place, columns)
         block = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
         assert torch.equal(patches[0, place], block.permute(1, 2, 0).flatten())
+
+
+def test_rows_of_patches_have_no_heat_map(hf_folder):
+    towers = load_backbone(f"hf:{hf_folder('siglip2')}#patches=12", "cpu")
+    with pytest.raises(CapabilityError, match="rows of patches, so there is no heat map"):
+        check_method(OCCLUSION, SimpleNamespace(towers=towers, adapter=build_adapter("zero-shot")))

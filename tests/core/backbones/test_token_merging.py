@@ -183,6 +183,8 @@ def test_what_stands_behind_a_spec_is_told_from_the_spec(tmp_path):
     assert find_published("openai-b-32#merge=13") == find_published("openai-b-32")
     (tmp_path / "a#merge=3").mkdir()
     assert bare(str(tmp_path / "a#merge=3")) == str(tmp_path / "a#merge=3")  # a folder that is there wins
+    (tmp_path / "b#lr=3").mkdir()
+    assert bare(f"hf:{tmp_path / 'b#lr=3'}") == f"hf:{tmp_path / 'b#lr=3'}"
     with pytest.raises(UnknownNameError, match="no option 'marge'; did you mean merge"):
         bare("a#marge=3")
     with pytest.raises(ConfigError, match="has two options"):
@@ -216,7 +218,8 @@ def test_a_card_names_the_published_model_that_merges():
 @settings(max_examples=30, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 99), min_size=1, max_size=4).filter(lambda counts: sum(counts) > 0),
-    inflection=st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), proportional=st.booleans(), blocks=st.integers(1, 24),
+    inflection=st.sampled_from([-1.0, -0.5, 0.0, 0.123456789, 1.0]),
+    proportional=st.booleans(), blocks=st.integers(1, 24),
 )  # fmt: skip
 def test_an_option_is_read_as_it_is_written(counts, inflection, proportional, blocks):
     reduction = Reduction(tuple(counts), inflection if len(counts) == 1 else 0.0, proportional)

@@ -37,6 +37,7 @@ def corner_tower(**more):
         return torch.stack([own, 0.5 * own], dim=1)
 
     facts = {"spec": "corner", "device": torch.device("cpu"), "joint": None, "capabilities": frozenset()}
+    facts["preprocess"] = lambda train=False: None
     return SimpleNamespace(encode_image=encode_image, **facts, **more)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from parity_checks.distillation import distilbert, mobile_clip, r2d2, tiny_clip
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.losses.r2d2 import negative_weights
+from vladapt.core.losses.r2d2 import log_negative_weights
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import DIMS, example_outputs
 from vladapt.core.training.model import dims_of
@@ -139,7 +139,7 @@ def test_negatives_are_drawn_by_their_similarity_and_never_a_positive():
     images, texts = (F.normalize(torch.randn(4, 24, generator=generator), dim=1) for _ in range(2))
     ids = torch.tensor([0, 1, 2, 0])
     out = {"image_features": images, "text_features": texts, "image_ids": ids, "logit_scale": torch.tensor(4.0)}
-    wanted = negative_weights(4 * images @ texts.T, ids[:, None] == ids)
+    wanted = log_negative_weights(4 * images @ texts.T, ids[:, None] == ids).exp()
     counts = torch.zeros(4, 4)
     for _ in range(400):
         _, of_texts, has_other = loss._negatives({**out, "index": torch.arange(4)}, ranks())
@@ -147,6 +147,16 @@ def test_negatives_are_drawn_by_their_similarity_and_never_a_positive():
         loss.after_step(None)
     assert has_other.all()
     torch.testing.assert_close(counts / 400, wanted / wanted.sum(1, keepdim=True), atol=0.09, rtol=0)
+
+
+def test_a_negative_is_drawn_where_its_share_is_too_small_for_a_float():
+    loss = build_loss("r2d2", DIMS, layers=1, heads=2)
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    out = {"image_features": images, "text_features": images, "image_ids": torch.tensor([0, 0, 1])}
+    out |= {"logit_scale": torch.tensor(1000.0), "index": torch.arange(3)}
+    of_images, of_texts, has_other = loss._negatives(out, ranks())
+    assert has_other.all() and of_images[:2].tolist() == of_texts[:2].tolist() == [2, 2]
+    assert of_images[2] < 2 and of_texts[2] < 2
 
 
 def test_one_image_alone_has_no_negatives_and_a_finite_loss():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import CapabilityError, ConfigError, DataError, build_loss
+from vladapt.core.losses.stored_replay import PROBE
 from vladapt.core.runtime.files import write_tensors
 
 
@@ -26,10 +27,16 @@ def stored(tmp_path):
 
 
 class Towers:
-    """A text tower that gives the tokens themselves."""
+    """A text tower that gives the tokens themselves, and reads a text as its length and a number."""
 
-    def encode_text(self, tokens):
+    def __init__(self, number=0, spec="towers"):
+        self.number, self.spec = number, spec
+
+    def encode_text(self, tokens, normalize=True):
         return tokens.float()
+
+    def tokenize(self, texts):
+        return torch.tensor([[len(text), self.number, 0] for text in texts])
 
 
 def test_the_loss_by_a_loop(out):
@@ -69,3 +76,26 @@ def test_files_that_do_not_fit_are_refused(stored, tmp_path):
         build_loss("stored-replay", {"embed_dim": 6}, files=(str(tmp_path / "none"),))
     with pytest.raises(CapabilityError, match="needs stored pairs"):
         build_loss("stored-replay").further_outputs({"draws": torch.zeros(1, 4, 1)}, Towers())
+
+
+def test_captions_that_another_tokenizer_read_are_refused(stored, tmp_path):
+    def written(name, tokens):
+        tensors = {"images": torch.ones(3, 6), "tokens": tokens, "probe": Towers(1).tokenize([PROBE])}
+        return str(write_tensors(tmp_path / name, tensors, {}))
+
+    loss = build_loss("stored-replay", {"embed_dim": 6}, files=(written("own", torch.ones(3, 3).long()), stored))
+    loss.prepare(Towers(1))
+    with pytest.raises(CapabilityError, match="read by another tokenizer than that of 'others'"):
+        loss.prepare(Towers(2, "others"))
+    with pytest.raises(ConfigError, match="read by different tokenizers"):
+        build_loss("stored-replay", {"embed_dim": 6}, files=(written("long", torch.ones(3, 4).long()), stored))
+
+
+def test_stored_captions_are_encoded_without_waiting_for_a_device(stored, monkeypatch):
+    """On a device that has no values, so that reading a length would raise."""
+    loss = build_loss("stored-replay", {"embed_dim": 6}, files=(stored,))
+    towers = Towers()
+    monkeypatch.setattr(towers, "encode_text", lambda *rest: pytest.fail("this looks at lengths"))
+    towers.encode_measured = lambda tokens, lengths, normalize: tokens.float() * lengths
+    made = loss.further_outputs({"draws": torch.zeros(4, 4, 2, device="meta")}, towers)
+    assert made["stored.text"].shape == (4, 3) and made["stored.image"].device.type == "meta"

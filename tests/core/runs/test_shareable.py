@@ -22,6 +22,8 @@ from vladapt.core.sharing.card import base_model
         ("hf:models/anna/mine", "unpublished:mine"),
         ("runs/20260101-120000-anna-full-1a2b", "unpublished:20260101-120000-anna-full-1a2b"),
         ("open_clip:ViT-B-32@../anna/w.safetensors", "unpublished:ViT-B-32@w.safetensors"),
+        ("open_clip:ViT-B-32@w.pt#merge=20/10/5", "unpublished:ViT-B-32@w.pt#merge=20/10/5"),
+        ("hf:openai/clip-vit-base-patch32#merge=20/10/5", "hf:openai/clip-vit-base-patch32#merge=20/10/5"),
         ("open_clip:C:\\anna\\c.json@C:\\anna\\w.pt", "unpublished:c.json@w.pt"),
     ],
 )

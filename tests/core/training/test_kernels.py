@@ -90,8 +90,8 @@ def test_it_is_told_before_the_training(fresh_clip, toy_pairs, monkeypatch):
 
     original = PairModel.__init__
 
-    def on_a_gpu(self, *arguments):
-        original(self, *arguments)
+    def on_a_gpu(self, *arguments, **further):
+        original(self, *arguments, **further)
         self.not_deterministic = kernels.not_deterministic(self.backbone, self.outputs.wanted)
 
     monkeypatch.setattr(PairModel, "__init__", on_a_gpu)

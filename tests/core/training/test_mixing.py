@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,16 +15,20 @@ from tar_shards import png, shard
 from training_process import streamed
 
 from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.contracts.sources import NamedSource, SourceOptions
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.text_pairs import read_text_pairs
+from vladapt.core.runtime.gather import rank_batch
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
-from vladapt.core.training.loading import BatchLoader
-from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, shares_of
+from vladapt.core.training.loading import BatchLoader, check_mixture
+from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, mixture_of, names_of, shares_of
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.source_losses import SourceLosses
 from vladapt.core.training.sources import MixedSource, PairSource, TextSource, num_labels_of
+from vladapt.core.training.stored_teachers import check_stored
 from vladapt.core.training.train import Task, train
 
 SIZES = (40, 23, 64)
@@ -210,6 +216,60 @@ def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_a
         assert loaded(monkeypatch, source, ranks, workers) == alone
     second = loaded(monkeypatch, source, epoch=1)
     assert second != alone and loaded(monkeypatch, source, epoch=1, start=2, ranks=2) == second[2:]
+
+
+def test_names_of_sources_are_never_alike():
+    names = names_of([NamedSource("a-3.csv"), NamedSource("a.csv"), NamedSource("other/a.csv")])
+    assert names[:2] == ["a-3", "a"] and len(set(names)) == 3
+
+
+def test_weights_of_any_size_are_shares():
+    assert shares_of([1e308, 1e308], [1, 1], False) == (0.5, 0.5)
+
+
+def test_weights_beside_those_of_stages_are_refused(tmp_path):
+    place = tmp_path / "stages.json"
+    place.write_text('[{"weights": [1, 1]}]')
+    sources, asked = [NamedSource("a.csv", 2.0), NamedSource("b.csv")], SourceOptions(stages=str(place))
+    with pytest.raises(ConfigError, match=r"--data a.csv=2.0: the weights are those of --stages"):
+        mixture_of(sources, asked, ["a", "b"], [1, 1])
+    assert mixture_of([NamedSource("a.csv"), sources[1]], asked, ["a", "b"], [9, 1]).stages[0].shares == (0.5, 0.5)
+
+
+def test_samples_of_shards_are_not_drawn_anew():
+    with pytest.raises(ConfigError, match=r"source b: is read in sequence, so its samples cannot be drawn anew"):
+        MixedBatches(mixture(1, 1, replacement=True), (40, 40), 8, seed=1, streams=2, streamed=(False, True))
+
+
+def test_a_stage_that_never_begins_is_refused_before_the_training(toy_pairs):
+    stages = Stage(6, (1.0, 0.0)), Stage(None, (0.5, 0.5))
+    source = MixedSource([toy_pairs(24), toy_pairs(24)], Mixture(("a", "b"), stages))
+    check_mixture(source, TrainingSettings(epochs=2, batch_size=8), torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"--stages: a stage ends after 6 steps, and the training has 6"):
+        check_mixture(source, TrainingSettings(epochs=1, batch_size=8), torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"source a: has 24 samples"):
+        check_mixture(source, TrainingSettings(epochs=9, batch_size=32), torch.device("cpu"))
+
+
+def test_stored_features_are_looked_up_for_each_source_and_names_in_two_of_them_are_refused(tmp_path):
+    first, second = labelled_table(tmp_path / "a", "cat"), labelled_table(tmp_path / "b", "dog")
+    looked_up = []
+    teacher = SimpleNamespace(check=looked_up.append)
+    with pytest.raises(ConfigError, match=r"two sources have an image called 0.png"):
+        check_stored([teacher], MixedSource([first, second], mixture(1, 1)))
+    assert looked_up == [first, second]
+
+
+def test_the_loss_of_a_source_is_that_of_its_rows():
+    torch.manual_seed(2)
+    image, text = (torch.nn.functional.normalize(torch.randn(7, 5), dim=1) for _ in range(2))
+    out = {"image_features": image, "text_features": text, "logit_scale": torch.tensor(9.0)}
+    out["index"] = torch.tensor([0, 3, 9, 4, 3, 8, 2])  # the second source has no row, the first those below 4
+    told = SourceLosses(("a", "b", "c"), (0, 4, 4, 10))(rank_batch(out, frozenset({"logit_scale"})))
+    scores = 9 * image @ text.T
+    of_rows = -(scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal()) / 2 / 7
+    expected = of_rows[out["index"] < 4].sum(), 0.0, of_rows[out["index"] >= 4].sum()
+    assert [value.item() for value in told.values()] == pytest.approx([float(each) for each in expected], rel=1e-5)
 
 
 # several sources as one -----------------------------------------------------------------------------------------------

@@ -121,6 +121,13 @@ def test_another_teacher_another_crop_and_other_views_are_refused(shards, small_
         stored_teachers([str(shards.parent)], [small_clip], ways())
 
 
+def test_features_that_no_loss_asks_for_are_refused(pictures, shards, small_clip):
+    stored = stored_teachers([str(shards / "0")], [small_clip], ways())
+    task = Task(Pictures(pictures), {"distilbert": 1.0}, teachers=[small_clip], stored=stored)
+    with pytest.raises(ConfigError, match="teacher_features: loss distilbert asks for no teacher's features of images"):
+        Parts(small_clip, task, TrainingSettings(batch_size=4))
+
+
 def test_shards_of_other_images_and_unfinished_ones_are_refused(shards, small_clip, pictures, tmp_path):
     import shutil
 

@@ -15,6 +15,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.samples import collate
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.teachers import load_teachers, side_by_side
 from vladapt.core.training.tower_passes import image_features, seen_by
@@ -93,6 +94,24 @@ def test_a_step_of_teach_text_equals_the_loop_written_out(fresh_clip, small_clip
     assert len(wanted) > 20
     for name, value in wanted.items():
         torch.testing.assert_close(learned[name].detach(), value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_what_a_loss_makes_of_its_teacher_is_of_pixels_and_tokens_as_the_teacher_wants_them(fresh_clip, teachers):
+    pairs, teacher = ToyPairs(4), teachers[1]  # as wide as the student, with images of another size
+    options = {"lwf": {"distils": "embeddings"}}
+    made = Parts(
+        fresh_clip, Task(pairs, {"lwf": 1.0}, loss_options=options, teachers=[teacher], view=pixels_of), ONE_STEP
+    )
+    batch = collate([made.samples()[(0, row)] for row in range(4)])
+    assert "teacher_tokens_0" in batch
+    with torch.no_grad():
+        out = made.outputs.per_sample(batch)
+        seen = seen_by(teacher, fresh_clip, made.outputs.normalised(batch)["pixels"])
+        assert seen.shape[-1] == 64
+        images = teacher.encode_image(seen, normalize=False)
+        texts = teacher.encode_text([pairs.text("caption", row, 0) for row in range(4)], normalize=False)
+    torch.testing.assert_close(out["teacher.image_embedding"], images)
+    torch.testing.assert_close(out["teacher.text_embedding"], texts)
 
 
 def test_micro_batches_cut_the_teachers_captions_too(small_clip_spec, teachers):

@@ -290,7 +290,7 @@ def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
         ("batch_size", 1),
         ("micro_batch_size", 0),
         ("lr", 0.0),
-        ("schedule", "linear"),
+        ("schedule", "exponential"),
         ("amp", "int8"),
         ("lock", ("image", "text")),
         ("ema", 1.0),

@@ -40,6 +40,8 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     compared = SimpleNamespace(
         summary=list,
         published=list,
+        front=list,
+        costs={},
         tests=lambda: [{**test, "p_holm": 0.5, "interval": (0.0, 0.2), "test_images": 4}],
         method="adapter",
         refused={},

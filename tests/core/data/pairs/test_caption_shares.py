@@ -85,3 +85,10 @@ def test_a_dictionary_without_the_words_or_the_language_is_refused(tmp_path):
     place.write_text(json.dumps({"en": {"dog": ["Hund"]}}))
     with pytest.raises(DataError, match=r"'dog' has no lists of translations"):
         read_dictionary(place, "en")
+
+
+def test_words_are_switched_in_whatever_a_loss_reads_of_the_captions():
+    pair = Pair("1", "1.png", None, None, ("a dog", "a red dog"), {"short": ("dog",)})
+    sampler = CaptionSampler("first", seed=1, switch=CodeSwitch({"dog": {"de": ["Hund"]}}, 1.0, 1.0))
+    assert sampler.several(pair, 0, 0, 1) == ["a Hund", "a red Hund"]
+    assert sampler.short(pair, 0, 0) == "Hund" and sampler.other(pair, "synthetic", 0, 0) == "a Hund"

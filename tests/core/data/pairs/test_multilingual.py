@@ -127,3 +127,22 @@ def test_what_is_wrong_is_said_in_one_line(xtd, tmp_path):
     images(tmp_path / "t", "a.png")
     with pytest.raises(ConfigError, match="option language does not apply to a table"):
         read_pairs(table, language="de")
+
+
+def test_an_image_on_several_lines_of_a_language_keeps_the_captions_of_all(tmp_path):
+    rows = [{"sentences": [text], "id": "7", "img_path": "7.jpg"} for text in ("a cat", "a black cat")]
+    write(tmp_path / "annotations" / "en" / "test.jsonl", *map(json.dumps, rows))
+    images(tmp_path / "flickr30k-images", "7.jpg")
+    assert captions(read_pairs(tmp_path)) == [("a cat", "a black cat")]
+
+
+def test_files_of_multi30k_that_lie_there_twice_or_are_too_long_are_told(tmp_path):
+    write(tmp_path / "image_splits" / "train_images.txt", "0.jpg", "1.jpg")
+    images(tmp_path, "0.jpg", "1.jpg")
+    for number in (1, 2):
+        write(tmp_path / "raw" / f"train.{number}.en", f"first {number}", f"second {number}")
+    write(tmp_path / "raw" / "train.1.en.gz", "first 1", "second 1")
+    assert captions(read_pairs(tmp_path, split="train")) == [("first 1", "first 2"), ("second 1", "second 2")]
+    write(tmp_path / "raw" / "train.2.en", "first 2", "second 2", "third 2")
+    with pytest.raises(DataError, match=r"train.2.en: more lines than the 2 images"):
+        read_pairs(tmp_path)

@@ -107,3 +107,15 @@ def test_a_table_of_texts_alone_is_told_by_its_columns(tmp_path):
     lines = tmp_path / "test.jsonl"
     lines.write_text('{"img_path": "1.jpg", "sentences": ["a"], "id": "1"}\n')
     assert not holds_text_pairs(str(lines)) and not holds_text_pairs(str(tmp_path))
+
+
+def test_a_name_that_no_file_can_have_is_a_path_without_a_weight():
+    long = "a" * 300
+    assert parse_sources([f"{long}=3"])[0] == NamedSource(long, 3.0)
+    with pytest.raises(DataError, match="no such file"):
+        check_sources([NamedSource(long)])
+
+
+def test_a_source_that_no_stage_draws_from_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"source 'b.csv' has no weight in any stage"):
+        stages(tmp_path, [{"until": 5, "weights": {"a": 1}}, {"weights": {"a": 2}}])

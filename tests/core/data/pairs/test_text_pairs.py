@@ -8,6 +8,7 @@ import pytest
 
 from vladapt import ConfigError, DataError, UnknownNameError
 from vladapt.core.data.pairs.text_pairs import read_text_pairs
+from vladapt.core.tasks.pretraining.several import TextSplits
 
 ROWS = [
     ("a red bus", "ein roter Bus", "akai basu"),
@@ -96,3 +97,20 @@ def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "words.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match="not a table"):
         read_text_pairs(tmp_path / "words.parquet")
+
+
+def test_lines_without_a_split_are_train_where_others_have_one(tmp_path):
+    rows = [(f"sentence {n}", f"Satz {n}", "test" if n < 2 else "" if n < 5 else "train") for n in range(8)]
+    place = table(tmp_path, rows, "en,de,split")
+    pairs = read_text_pairs(place)
+    assert [len(pairs.split(name)) for name in ("train", "val", "test")] == [6, 0, 2]
+    beside = TextSplits.read(str(place))  # beside pairs of images
+    assert len(beside.train) == 6 and "2 marked as val or test are left out" in beside.notes[0]
+
+
+def test_a_checkpoint_of_pairs_of_texts_knows_their_words(tmp_path):
+    rows = [(f"sentence {n}", f"Satz {n}") for n in range(4)]
+    before = TextSplits.read(str(table(tmp_path, rows, "en,de"))).identity
+    assert TextSplits.read(str(table(tmp_path, rows, "en,de"))).identity == before
+    rows[2] = ("sentence 2", "ein anderer Satz")
+    assert TextSplits.read(str(table(tmp_path, rows, "en,de"))).identity != before

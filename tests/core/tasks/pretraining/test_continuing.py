@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from vladapt import ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import UnknownNameError
+from vladapt.core.metrics.continual import SetRanks
 from vladapt.core.tasks.pretraining import continuing
 from vladapt.core.tasks.pretraining.continuing import (
     ContinualFolder,
@@ -24,8 +25,10 @@ from vladapt.core.tasks.pretraining.continuing import (
 )
 from vladapt.core.tasks.pretraining.options import continual_plan_of
 from vladapt.core.tasks.pretraining.pretrain import run_plan
+from vladapt.core.tasks.pretraining.remembered import BEFORE, StageScores
 from vladapt.core.tasks.pretraining.replay import STORED
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
+from vladapt.core.training.settings import TrainingSettings
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220)}
 SETS = "abc"
@@ -185,6 +188,17 @@ def test_killed_in_the_second_set_it_goes_on_bit_for_bit(whole, plan_to, monkeyp
     assert continue_pretraining(plan, resume=True).finished_before
 
 
+def test_stages_on_other_test_pairs_are_refused(whole):
+    stage = StageScores.load(ContinualFolder(whole[1].model.parent).scores(BEFORE))
+    stage.check_same_pairs(stage, Path("x"))
+    ranks = stage.sets[0]
+    fewer = SetRanks(
+        {side: rows[1:] for side, rows in ranks.ranks.items()}, {s: rows[1:] for s, rows in ranks.units.items()}
+    )
+    with pytest.raises(DataError, match="x: is of other test pairs than an earlier stage"):
+        replace(stage, sets=[fewer, None]).check_same_pairs(stage, Path("x"))
+
+
 def test_a_share_of_each_batch_is_of_earlier_sets(whole, plan_to, sets, tmp_path):
     """At as many steps; each earlier set by its size."""
     plan = plan_to("replay", then="bc", options=["continual.share=0.4"])
@@ -254,8 +268,34 @@ def test_each_method_has_its_losses(plan_to, tmp_path, method, first, second):
         stage = plan.stage(number, "earlier", tmp_path)
         of_method = {name: dict(of) for name, of in stage.loss_options.items() if of}
         assert (stage.losses, of_method, stage.teacher) == wanted and stage.backbone == "earlier"
-    preserving = replace(plan, options=replace(plan.options, preserve=True)).stage(0, "earlier", tmp_path)
-    assert (dict(preserving.losses), preserving.teacher) == (second[0], second[2])
+    if method != "none":
+        preserving = replace(plan, options=replace(plan.options, preserve=True)).stage(0, "earlier", tmp_path)
+        assert (dict(preserving.losses), preserving.teacher) == (second[0], second[2])
+
+
+@pytest.mark.parametrize(
+    ("named", "losses"),
+    [
+        (["lwf=0.5"], {"lwf": 0.5, "clip": 1.0}),
+        (["silc", "lwf=2"], {"lwf": 2.0, "silc": 1.0}),
+    ],
+)
+def test_the_weight_of_a_method_keeps_the_losses_beside_it(plan_to, tmp_path, named, losses):
+    plan = plan_to("lwf", losses=named)
+    assert dict(plan.stage(1, "earlier", tmp_path).losses) == losses
+    assert dict(plan.stage(0, "earlier", tmp_path).losses) == {name: losses[name] for name in losses if name != "lwf"}
+
+
+def test_another_schedule_keeps_its_own_defaults(plan_to):
+    settings, plain = plan_to(options=["schedule=cosine"]).first.settings, TrainingSettings()
+    assert (settings.schedule, settings.warmup, settings.end_lr) == ("cosine", plain.warmup, plain.end_lr)
+    assert plan_to(options=["schedule=epoch-steps", "warmup=1"]).first.settings.end_lr == plain.end_lr
+
+
+@pytest.mark.parametrize("other", [{"generic": None}, {"image_size": 32}, {"data_options": {"val": 0.2}}])
+def test_a_chain_is_resumed_with_what_it_was_begun_with(plan_to, other):
+    plan = plan_to()
+    assert replace(plan, first=replace(plan.first, **other)).identity != plan.identity
 
 
 def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
@@ -279,15 +319,28 @@ def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
         ({"method": "lwf", "then": ""}, "there is no further set; give --then"),
         ({"method": "ctp", "losses": ["clip"]}, "--continual ctp has a contrast of its own"),
         ({"method": "lwf", "teacher": ["embedded"]}, "--continual lwf learns from the towers before each set"),
+        ({"method": "ctp", "teacher": ["embedded"]}, "--continual ctp learns from the towers before each set"),
         ({"method": "ewc"}, "method"),
         ({"wise_ft": 1.5}, "wise_ft"),
         ({"options": ["continual.shares=0.2"]}, "shares"),
         ({"method": "lwf", "options": ["continual.stored=x"]}, "replays nothing; give replay"),
+        ({"method": "ctp", "options": ["continual.share=0.5"]}, "share=0.5.*replays nothing; give replay"),
+        ({"options": ["continual.memory=5"]}, "memory=5.*replays nothing; give replay"),
+        ({"method": "replay", "options": ["continual.preserve=yes"]}, "give ctp, lwf or self-distill"),
+        ({"options": ["sources.batch=one"]}, "each of one source; omit sources"),
+        ({"losses": ["m-clip"]}, "--loss m-clip: learns from sentences"),
+        ({"method": "lwf", "losses": ["m-clip"]}, "m-clip: learns from sentences"),
     ],
 )
 def test_what_cannot_be_is_one_line(plan_to, asked, line):
     with pytest.raises((ConfigError, UnknownNameError), match=line):
         plan_to(asked.pop("method", "none"), **asked)
+
+
+def test_a_set_under_another_spelling_is_the_same_set(plan_to, sets):
+    again = Path(sets["a"]).parent / "." / ".." / Path(sets["a"]).parent.name / "a.csv"
+    with pytest.raises(ConfigError, match=r"named twice"):
+        replace(plan_to(), then=[str(again)])
 
 
 def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to, sets, tmp_path):

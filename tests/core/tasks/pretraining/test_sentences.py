@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from vladapt import CapabilityError, DataError, UnknownNameError
+from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.engine.join import join
-from vladapt.core.tasks.pretraining.options import plan_of, plan_of_recipe
+from vladapt.core.tasks.pretraining.options import continual_plan_of, plan_of, plan_of_recipe
 from vladapt.core.tasks.pretraining.pretrain import pretrain
 from vladapt.core.tasks.pretraining.translations import read_sentence_splits
 
@@ -65,6 +65,13 @@ def test_translations_find_their_sentences_after_the_training(trained, folder, s
         assert torch.allclose(made.encode_image(pixels), own.encode_image(pixels), atol=1e-6)
     assert made.fingerprint != load_backbone(str(folder / "joined"), "cpu").fingerprint
     assert float(made.logit_scale) == pytest.approx(float(own.logit_scale))
+
+
+def test_sets_of_sentences_one_after_the_other_are_refused_before_all(folder, tmp_path):
+    how = {"losses": ["m-clip"], "settings": {}, "out": str(tmp_path / "out"), "backbone": str(folder / "joined")}
+    with pytest.raises(ConfigError, match="--loss m-clip: learns from sentences, and --then"):
+        continual_plan_of(data=str(folder / "s.csv"), then=[str(folder / "t.csv")], device="cpu", **how)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_columns_and_the_split_are_options(folder, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vladapt.core.errors import CapabilityError
+from vladapt.core.runtime.process import installed_version
 
 pytest.importorskip("mmdet")
 
@@ -33,8 +34,10 @@ def say_versions(monkeypatch):
             return changed[name]
 
         monkeypatch.setattr(importlib.metadata, "version", version)
+        installed_version.cache_clear()
 
-    return say
+    yield say
+    installed_version.cache_clear()
 
 
 def doctor():
