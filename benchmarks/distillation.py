@@ -121,7 +121,7 @@ def of_seed(folder: Path, seed: int, steps: int, before: set[str]) -> Iterator[M
     models = ("teacher", ALONE, INHERITED, *RECIPES, HALF_TEXT, DISTILBERT)
     if before.issuperset(models):
         return
-    tests = test_pairs(5000 + seed, 1)
+    tests, plans = test_pairs(5000 + seed, 1), {recipe: planned(recipe) for recipe in (None, *RECIPES, "distilbert")}
     started = time.process_time()
     teacher = built(folder, (WIDTH, DEPTH), (WIDTH, DEPTH), seed)
     learned(teacher, 1000 + seed, {"clip": 1.0}, TEACHER_STEPS, seed)
@@ -129,7 +129,7 @@ def of_seed(folder: Path, seed: int, steps: int, before: set[str]) -> Iterator[M
         yield measure("teacher", seed, teacher, tests, started)
     for name in [each for each in models[1:] if each not in before]:
         started = time.process_time()
-        plan = planned("distilbert" if name == DISTILBERT else name if name in RECIPES else None)
+        plan = plans["distilbert" if name == DISTILBERT else name if name in RECIPES else None]
         if name in (HALF_TEXT, DISTILBERT):
             student = built(folder, (WIDTH, DEPTH), (WIDTH, DEPTH // 2), 100 + seed)
             plan = replace(plan, inherit=True, lock=("image",))
