@@ -1,6 +1,6 @@
 """Do translated sentences bring a text tower of another language to the images? The proof in docs/joined-towers.md.
 
-    python benchmarks/taught_towers.py [--seeds 3] [--sentences 100,1000]
+    python benchmarks/taught_towers.py [--seeds 0,1,2] [--sentences 100,1000] [--scores FILE]
 
 Drawn pictures of 32 pixels show one to three things of a colour and a shape at a border, by night or by day, and
 sentences say it in English, German and Japanese, of drawn words that have nothing in common. A small CLIP of its own
@@ -13,7 +13,8 @@ tokenizers of their own, then see so many sentences with their translations, and
   trained yet, in 200 steps of 64.
 
 R@1 in per cent, the mean of both ways, among 300 pictures that nobody saw and a sentence for each; sentences that say
-the same count as right. Mean over draws, plus or minus half of its 95 % interval by Student's t.
+the same count as right. Mean over draws, plus or minus half of its 95 % interval by Student's t. What FILE holds of an
+earlier call is not measured again.
 """
 
 from __future__ import annotations
@@ -69,18 +70,30 @@ ENGLISH = (*COLOURS, *SHAPES, *NUMBERS, *PLACES, *TIMES)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--sentences", default="100,1000")
+    parser.add_argument("--scores", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows: dict[str, dict[str, list[float]]] = {}
-    for seed in range(asked.seeds):
+    lines = asked.scores.read_text(encoding="utf-8").splitlines() if asked.scores and asked.scores.is_file() else []
+    draws = {draw["seed"]: draw["rows"] for draw in map(json.loads, lines)}
+    seeds = [int(seed) for seed in asked.seeds.split(",")]
+    for seed in [seed for seed in seeds if seed not in draws]:
         with tempfile.TemporaryDirectory() as folder:
-            for row, scores in measured(Path(folder), seed, [int(count) for count in asked.sentences.split(",")]):
-                print(f"seed {seed}: {row}: {scores}", flush=True)
-                for name, value in scores.items():
-                    rows.setdefault(row, {}).setdefault(name, []).append(value)
-    print(table("sentences", rows))
+            counts = [int(count) for count in asked.sentences.split(",")]
+            draws[seed] = dict(measured(Path(folder), seed, counts))
+        line = json.dumps({"seed": seed, "rows": draws[seed]})
+        print(line, flush=True)
+        if asked.scores:
+            with asked.scores.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+    scores = [draws[seed] for seed in seeds]
+    print(
+        table(
+            "sentences",
+            {row: {name: [draw[row][name] for draw in scores] for name in scores[0][row]} for row in scores[0]},
+        )
+    )
 
 
 def measured(folder: Path, seed: int, counts: list[int]):
