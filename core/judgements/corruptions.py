@@ -188,7 +188,7 @@ class Corruptions(HolisticJudgement):
             return CorruptionScores(0, lacking)
         domain, rows = fit.prepared.domain, self.rows_of(fit)
         kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
-        assert fit.labels is not None
+        assert fit.labels is not None and fit.test.ids is not None
         labels, of_images = fit.labels[rows], fit.scores.groups
         groups = None if of_images is None else list(map(of_images.__getitem__, rows))
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)

@@ -25,7 +25,8 @@ def window_shift(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
 
 def bias_field(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
     """The image times a smooth field, as an uneven coil leaves it."""
-    field = np.exp(FIELDS[severity - 1] * smooth_field(*image.shape[:2], seed))
+    height, width = image.shape[:2]
+    field = np.exp(FIELDS[severity - 1] * smooth_field(height, width, seed))
     return np.rint(np.clip(image * field[..., None], 0, 255)).astype(np.uint8)
 
 

@@ -17,7 +17,8 @@ FAILING = (0.5, 0.7, 0.85, 0.95, 1.0)
 
 def haze(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
     """J t + A (1 - t), of an air that is thinner here and thicker there (Koschmieder, 1924)."""
-    lost = HAZE[severity - 1] * (1 + smooth_field(*image.shape[:2], seed) / 4)
+    height, width = image.shape[:2]
+    lost = HAZE[severity - 1] * (1 + smooth_field(height, width, seed) / 4)
     lost = np.clip(lost, 0, 1)[..., None]
     return np.rint(image * (1 - lost) + 255 * AIRLIGHT * lost).astype(np.uint8)
 
