@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # toy_pairs, sources of trainings
 
 OPEN_CLIP = {
     "embed_dim": 24,
