@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import TextClassifier, build_loss
-from vladapt.core.metrics import precision_at
+from vladapt.core.metrics import Ranking
 from vladapt.domains.medical.grounding import maps, scores
 
 from .comparison import compares
@@ -67,10 +67,10 @@ def precision_by_finding(ref: Reference, f: Fixtures) -> Iterator[Check]:
     labels, of = ref["retrieval.query_class"], ref["retrieval.candidate_class"]
     for key, numbers in ref.keys(r"OWN\.retrieval\.precision_at_(\d+(?:_\d+)*)"):
         ks = list(map(int, numbers.split("_")))
-        values = precision_at(query @ gallery.T, labels, of, ks)
+        values = Ranking.precision_at(query @ gallery.T, labels, of, ks)
         yield ref.check(torch.stack([values[k].mean() for k in ks]), key)
     for key, k in ref.keys(r"OWN\.retrieval\.precision_at_(\d+)_per_class"):
-        values = precision_at(query @ gallery.T, labels, of, [int(k)])[int(k)]
+        values = Ranking.precision_at(query @ gallery.T, labels, of, [int(k)])[int(k)]
         yield ref.check(torch.stack([values[labels == name].mean() for name in labels.unique()]), key)
 
 

@@ -24,13 +24,13 @@ class TokenMerge:
     """Which of the n tokens of an axis join which, those at even places others at odd ones.
 
     Args:
-        kept: (..., n / 2 - r, 1) even tokens that stay, each counted among the even ones.
+        staying: (..., n / 2 - r, 1) even tokens that stay, each counted among the even ones.
         joined: (..., r, 1) even tokens that join another.
         into: (..., r, 1) which odd tokens these are, counted among the odd ones.
         protected: tokens at the front that stay there, in their order.
     """
 
-    kept: Tensor
+    staying: Tensor
     joined: Tensor
     into: Tensor
     protected: int = 0
@@ -70,9 +70,9 @@ class TokenMerge:
         if together:
             best, chosen = (each.mode(dim=-2, keepdim=True).values.expand_as(each) for each in (best, chosen))
         order = best.topk(best.shape[-1]).indices[..., None]  # ONNX has no stable sort
-        joined, kept = order[..., :count, :], order[..., count:, :]
-        kept = kept.neg().topk(kept.shape[-2], dim=-2).values.neg() if ordered else kept
-        return cls(kept, joined, chosen[..., None].gather(-2, joined), protected)
+        joined, staying = order[..., :count, :], order[..., count:, :]
+        staying = staying.neg().topk(staying.shape[-2], dim=-2).values.neg() if ordered else staying
+        return cls(staying, joined, chosen[..., None].gather(-2, joined), protected)
 
     def __call__(self, x: Tensor, reduce: str = "sum") -> Tensor:
         """(..., n, C) -> (..., n - r, C): the protected tokens, the even tokens that stay, then the odd ones with what
@@ -82,7 +82,7 @@ class TokenMerge:
             reduce: how a token is made of those that join, as of `Tensor.scatter_reduce`.
         """
         even, odd = x[..., ::2, :], x[..., 1::2, :]
-        wide = [index.expand(*index.shape[:-1], x.shape[-1]) for index in (self.kept, self.joined, self.into)]
+        wide = [index.expand(*index.shape[:-1], x.shape[-1]) for index in (self.staying, self.joined, self.into)]
         rest, moved = even.gather(-2, wide[0]), even.gather(-2, wide[1])
         return self._in_front(torch.cat([rest, odd.scatter_reduce(-2, wide[2], moved, reduce)], dim=-2))
 
@@ -98,7 +98,7 @@ class TokenMerge:
 
     def source(self, count: int) -> Tensor:
         """(..., n) of the n = `count` tokens: which token of the output holds each."""
-        stay, moved, into = (index[..., 0] for index in (self.kept, self.joined, self.into))
+        stay, moved, into = (index[..., 0] for index in (self.staying, self.joined, self.into))
         evens, odds, device = (count + 1) // 2, count // 2, stay.device
         of_odd = (stay.shape[-1] + torch.arange(odds, device=device)).expand(*stay.shape[:-1], odds)
         of_stay = torch.arange(stay.shape[-1], device=device).expand_as(stay)
@@ -114,11 +114,11 @@ class TokenMerge:
         """(..., n - r, C): even tokens, then odd ones -> the protected ones of both first, in their order."""
         if self.protected < 2:
             return x
-        kept = self.kept.shape[-2]
-        first = [number // 2 + (kept if number % 2 else 0) for number in range(self.protected)]
+        staying = self.staying.shape[-2]
+        first = [number // 2 + (staying if number % 2 else 0) for number in range(self.protected)]
         front = [x[..., place : place + 1, :] for place in first]
-        even, odd = (self.protected + 1) // 2, kept + self.protected // 2
-        return torch.cat([*front, x[..., even:kept, :], x[..., odd:, :]], dim=-2)
+        even, odd = (self.protected + 1) // 2, staying + self.protected // 2
+        return torch.cat([*front, x[..., even:staying, :], x[..., odd:, :]], dim=-2)
 
 
 class MergedTokens:

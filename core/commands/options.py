@@ -256,13 +256,13 @@ class FromOptions(Source):
     keys: str = ""
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
-        known = {each.name: each for each in options_of(self.options)}
-        known = {name: known[name] for name in self.keys.split() or known}
+        options = {each.name: each for each in options_of(self.options)}
+        options = {name: options[name] for name in self.keys.split() or options}
 
         def made(given: dict[str, Any]) -> dict[str, Any]:
-            return {name: _listed(known[name], value) for name, value in given.items()}
+            return {name: _listed(options[name], value) for name, value in given.items()}
 
-        return Flags({name: flag(each) for name, each in known.items()}, made)
+        return Flags({name: flag(each) for name, each in options.items()}, made)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,18 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     means = "mean ± std over " if any(row["std"] is not None for row in summary) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, {means}{spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
+    return _table_of(title, comparison_cells(summary, published))
+
+
+def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The same table for a document."""
+    return _markdown_of(comparison_cells(summary, published))
+
+
+def _table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
+    """Names on the left, values on the right, below a header."""
     table = Table(title=title, title_justify="left")
-    header, *rows = comparison_cells(summary, published)
+    header, *rows = cells
     for name in header:
         table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
     for row in rows:
@@ -52,9 +62,8 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     return table
 
 
-def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The same table for a document."""
-    header, *rows = comparison_cells(summary, published)
+def _markdown_of(cells: Sequence[Sequence[str]]) -> str:
+    header, *rows = cells
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
 
@@ -62,20 +71,12 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequenc
 def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
     """What the image towers of compared backbones cost, beside what is reached with them."""
     title = "Cost of an image in its tower; * no faster one is as good"
-    table = Table(title=title, title_justify="left")
-    header, *rows = front_cells(front, method)
-    for name in header:
-        table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return _table_of(title, front_cells(front, method))
 
 
 def front_markdown(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> str:
     """The same table for a document."""
-    header, *rows = front_cells(front, method)
-    ruler = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+    return _markdown_of(front_cells(front, method))
 
 
 def front_cells(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[list[str]]:

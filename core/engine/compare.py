@@ -232,9 +232,9 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     metric = task.deciding_of(rows.sorted())
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
-    means, told = task.published_means(settings, rows.sorted()), _told(refused, rows, sets)
+    means, refusals = task.published_means(settings, rows.sorted()), _told(refused, rows, sets)
     costs = _costs(sets, reporter) if len(axes.backbones or ()) > 1 and is_main() else {}
-    files = (folder / TABLE, plots[0], told, notes)
+    files = (folder / TABLE, plots[0], refusals, notes)
     made = Comparison(
         rows.sorted(),
         *files,

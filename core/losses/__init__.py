@@ -5,6 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "_draws": "Draws",
         "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",

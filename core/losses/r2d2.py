@@ -14,7 +14,7 @@ from ..contracts.adapter import require
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
-from ._draws import PairDraws
+from ._draws import Draws
 from ._info_nce import info_nce
 from ._products import with_all
 
@@ -78,7 +78,7 @@ class R2d2(RowLoss):
         self.image_map, self.text_map = nn.Linear(embed_dim, width), nn.Linear(self.dim("text_width", "them"), width)
         self.text_encoder, self.image_encoder = (_encoder(width, heads, self.layers) for _ in range(2))
         self.text_head, self.image_head = nn.Linear(width, 2), nn.Linear(width, 2)
-        self.draws = PairDraws()
+        self.draws = Draws()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         terms = {"gcpr": self._gcpr, "fgr": self._fgr}

@@ -11,7 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "intervals": "Difference SIGNIFICANT class_intervals mean_interval paired_shares share_interval units_of "
         "wilson_interval",
         "score_intervals": "auroc_interval",
-        "retrieval": "Ranking image_text_rankings precision_at rankings retrieval_metrics",
+        "retrieval": "Ranking image_text_rankings rankings retrieval_metrics",
         "significance": "CalibrationBin McNemar calibration_curve drawn_weights exchange_test intervals_of mcnemar "
         "p_words",
     },

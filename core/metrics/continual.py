@@ -131,10 +131,10 @@ class Remembering:
     def _column(self, number: int) -> _Column:
         """Each stage is scored on the same draws of test images."""
         measured = [row[number] for row in self.stages]
-        known = next((each for each in measured if each is not None), None)
-        if known is None:
+        first = next((each for each in measured if each is not None), None)
+        if first is None:
             return _Column(measured, 0)
-        units = torch.cat([known.units[direction] for direction in known.ranks])
+        units = torch.cat([first.units[direction] for direction in first.ranks])
         unit, count = units_of(units, len(units))
         scores: list[list[Tensor]] = [[] for _ in measured]
         draws = drawn_weights(count, samples=self.samples, seed=self.seed + number)

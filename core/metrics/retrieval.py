@@ -58,6 +58,27 @@ class Ranking:
         """R@K: the share of queries with a relevant item among the first K, in 0..1."""
         return float((self.best <= k).double().mean())
 
+    @staticmethod
+    def precision_at(
+        scores: Tensor, query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int], own: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """K -> (Q,) float64, the share of the K best items whose label is the query's. Of equal scores the others come
+        first; where the gallery has fewer than K items, all count.
+
+        Args:
+            scores: (Q, G).
+            query_labels: (Q,) int64. gallery_labels: (G,) int64.
+            own: (Q,) position of the query itself in the gallery, which it does not find; None: it is not there.
+        """
+        scores, relevant = scores.double(), query_labels[:, None] == gallery_labels  # (Q, G)
+        if own is not None:
+            scores = scores.scatter(1, own[:, None], -torch.inf)
+        last = relevant.long().argsort(dim=1, stable=True)  # what is not relevant comes first
+        order = last.gather(1, scores.gather(1, last).argsort(dim=1, descending=True, stable=True))
+        hits = relevant.gather(1, order).double()
+        size = hits.shape[1] - (own is not None)
+        return {k: hits[:, : min(k, size)].mean(dim=1) for k in ks}
+
     def cmc(self, ranks: int) -> list[float]:
         """The cumulative matching curve: R@1 to R@`ranks`, in 0..1."""
         return [self.recall(k) for k in range(1, ranks + 1)]
@@ -121,27 +142,6 @@ def retrieval_metrics(
     """
     ranked = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
     return {direction: ranking.metrics() for direction, ranking in ranked.items()}
-
-
-def precision_at(
-    scores: Tensor, query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int], own: Tensor | None = None
-) -> dict[int, Tensor]:
-    """K -> (Q,) float64, the share of the K best items whose label is the query's. Of equal scores the others come
-    first; where the gallery has fewer than K items, all count.
-
-    Args:
-        scores: (Q, G).
-        query_labels: (Q,) int64. gallery_labels: (G,) int64.
-        own: (Q,) position of the query itself in the gallery, which it does not find; None: it is not there.
-    """
-    scores, relevant = scores.double(), query_labels[:, None] == gallery_labels  # (Q, G)
-    if own is not None:
-        scores = scores.scatter(1, own[:, None], -torch.inf)
-    last = relevant.long().argsort(dim=1, stable=True)  # what is not relevant comes first
-    order = last.gather(1, scores.gather(1, last).argsort(dim=1, descending=True, stable=True))
-    found = relevant.gather(1, order).double()
-    size = found.shape[1] - (own is not None)
-    return {k: found[:, : min(k, size)].mean(dim=1) for k in ks}
 
 
 def mean_recall(metrics: Mapping[str, Mapping[str, float]]) -> float:

@@ -161,7 +161,6 @@ def accuracy_over_shots(
         DataError: nothing can be written there.
     """
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     metric = metric or ("auroc" if any(key.startswith("auroc/") for row in rows for key in row) else "accuracy")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
@@ -171,15 +170,7 @@ def accuracy_over_shots(
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
         splits = len({row.get("split", 0) for row in rows}) > 1
         figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, kinds=bool(kinds))
-        # `savefig` would draw it four times: once to lay it out, for each of the files
-        png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
-        figure.canvas.print_png(png, metadata={"Software": None})
-        figure.set_layout_engine("none")
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    first, second = Path(f"{path_stem}.png"), Path(f"{path_stem}.svg")
-    write_whole(first, png.getvalue())
-    write_whole(second, svg.getvalue())
-    return first, second
+        return _written(figure, path_stem)
 
 
 def score_over_time(
@@ -199,7 +190,6 @@ def score_over_time(
         DataError: nothing can be written there.
     """
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     scale = 100 if metric in ("accuracy", "balanced_accuracy") else 1
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
@@ -217,10 +207,17 @@ def score_over_time(
         axes.set_xlabel("milliseconds per image")
         axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
         axes.grid(color=GRID, linewidth=0.8)
-        png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
-        figure.canvas.print_png(png, metadata={"Software": None})
-        figure.set_layout_engine("none")
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+        return _written(figure, path_stem)
+
+
+def _written(figure, path_stem: str | Path) -> tuple[Path, Path]:
+    """The PNG and the SVG of a figure, laid out once; `savefig` would draw it twice for each."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    png, svg, figure.dpi = io.BytesIO(), io.BytesIO(), 160
+    figure.canvas.print_png(png, metadata={"Software": None})
+    figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     first, second = Path(f"{path_stem}.png"), Path(f"{path_stem}.svg")
     write_whole(first, png.getvalue())
     write_whole(second, svg.getvalue())

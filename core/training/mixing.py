@@ -100,9 +100,9 @@ def mixture_of(
     if options.stages is None:
         stages.append(Stage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
     else:
-        known = {source.path: number for number, source in enumerate(sources)}
-        known |= {name: number for number, name in enumerate(names)}
-        for until, weights in read_stages(options.stages, known):
+        numbers = {source.path: number for number, source in enumerate(sources)}
+        numbers |= {name: number for number, name in enumerate(names)}
+        for until, weights in read_stages(options.stages, numbers):
             stages.append(Stage(until, shares_of(weights, sizes, factors)))
     return Mixture(tuple(names), tuple(stages), options.batch == ONE, options.replacement, options.samples)
 
@@ -201,7 +201,7 @@ class Passes:
             follows = newest + 1 if self.length < 2 * self.most else number
             for each in range(follows, number + 1):
                 self._orders[each] = self._without_repeats(each, before)
-                for old in [known for known in self._orders if known < each - 1]:
+                for old in [earlier for earlier in self._orders if earlier < each - 1]:
                     del self._orders[old]
         return self._orders[number]
 

@@ -153,10 +153,11 @@ def need_images_alone(names: Iterable[str]) -> bool:
     """
     for name in names:
         cls = loss_class(name)
-        known = {**OUTPUTS, **cls.outputs}
-        if any(known[need].column or set(known[need].fields) & NOT_OF_IMAGES for need in cls.needs if need in known):
+        outputs = {**OUTPUTS, **cls.outputs}
+        needed = [outputs[need] for need in cls.needs if need in outputs]
+        if any(each.column or set(each.fields) & NOT_OF_IMAGES for each in needed):
             return False
-        if any(need in known and not known[need].fields for need in cls.needs):
+        if any(not each.fields for each in needed):
             return False
     return True
 
@@ -173,9 +174,10 @@ def need_sentences_alone(names: Iterable[str]) -> bool:
     fields: set[str] = set()
     for name in names:
         cls = loss_class(name)
-        known = {**OUTPUTS, **cls.outputs}
-        fields.update(field for need in cls.needs if need in known for field in known[need].fields)
-        fields.update(known[need].column for need in cls.needs if need in known and known[need].column)
+        outputs = {**OUTPUTS, **cls.outputs}
+        needed = [outputs[need] for need in cls.needs if need in outputs]
+        fields.update(field for each in needed for field in each.fields)
+        fields.update(each.column for each in needed if each.column)
     return TRANSLATED in fields and fields <= {TRANSLATED, "tokens"}
 
 

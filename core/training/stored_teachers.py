@@ -171,12 +171,12 @@ def stored_teachers(
         view = settings.get("view")
         for place in matching:
             number = encoders[teachers[place].fingerprint]
-            stored, wanted = (
+            stored, of_training = (
                 settings["transforms"][number],
                 transform_spec(transform(teachers[place], view is not None)),
             )
-            if stored != wanted:
-                differing = _differing(json.loads(stored), json.loads(wanted))
+            if stored != of_training:
+                differing = _differing(json.loads(stored), json.loads(of_training))
                 raise DataError(
                     f"{folder}: its images became pixels in another way than in this training ({differing}); embed "
                     "them again, or give the same settings"
@@ -220,9 +220,9 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     return plan["settings"]
 
 
-def _differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    return ", ".join(f"{name}: {stored.get(name)} instead of {wanted.get(name)}" for name in names[:3])
+def _differing(stored: Mapping[str, Any], of_training: Mapping[str, Any]) -> str:
+    names = [name for name in {**stored, **of_training} if stored.get(name) != of_training.get(name)]
+    return ", ".join(f"{name}: {stored.get(name)} instead of {of_training.get(name)}" for name in names[:3])
 
 
 def _opened(folder: Path, suffix: str, view: int | None) -> StoredView:

@@ -82,7 +82,7 @@ def _translations(translated: Any) -> dict[str, list[str]] | None:
     """Language -> translations, languages without one left out; None for another form."""
     if not isinstance(translated, dict):
         return None
-    given = translated.items()
-    if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for _, texts in given):
+    by_language = translated.items()
+    if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for _, texts in by_language):
         return None
-    return {language: [text for text in texts if text] for language, texts in given if any(texts)}
+    return {language: [text for text in texts if text] for language, texts in by_language if any(texts)}

@@ -237,14 +237,19 @@ def _parallel(names: Path, files: Mapping[str, Path], split: str) -> Iterator[Ca
             raise DataError(f"{files[code]}: more lines than the {number} images of {names.name}; give one per image")
 
 
-def _crossmodal(file: Path) -> Iterator[Captioned]:
+def _objects(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each line, which has a name of an image under a key."""
     for number, line in enumerate(text_lines(file), start=1):
-        if not line.strip():
-            continue
-        place = f"{file} line {number}"
-        row = parse_json(place, line)
-        if not isinstance(row, dict) or not isinstance(row.get("image/key"), str):
-            raise DataError(f"{place}: has no image/key; give one object per image")
+        if line.strip():
+            place = f"{file} line {number}"
+            row = parse_json(place, line)
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                raise DataError(f"{place}: has no {key}; give one object per image")
+            yield place, row
+
+
+def _crossmodal(file: Path) -> Iterator[Captioned]:
+    for place, row in _objects(file, "image/key"):
         of = {code: each["caption"] for code, each in row.items() if isinstance(each, dict) and "caption" in each}
         captions = {NAMES.get(code, code): _texts(texts, place) for code, texts in of.items()}
         yield Captioned(f"{row['image/key']}.jpg", captions, "test", place)
@@ -252,13 +257,7 @@ def _crossmodal(file: Path) -> Iterator[Captioned]:
 
 def _sentences(files: Mapping[str, Path], split: str) -> Iterator[Captioned]:
     for code, file in files.items():
-        for number, line in enumerate(text_lines(file), start=1):
-            if not line.strip():
-                continue
-            place = f"{file} line {number}"
-            row = parse_json(place, line)
-            if not isinstance(row, dict) or not isinstance(row.get("img_path"), str):
-                raise DataError(f"{place}: has no img_path; give one object per image")
+        for place, row in _objects(file, "img_path"):
             captions = {NAMES.get(code, code): _texts(row.get("sentences"), place)}
             yield Captioned(row["img_path"], captions, split, place)
 
@@ -267,11 +266,11 @@ def _by_image(rows: Any) -> Iterable[Captioned]:
     """One row per image, with the captions of all languages."""
     joined: dict[str, Captioned] = {}
     for row in rows():
-        known = joined.get(row.image)
-        captions = dict(known.captions if known else {})
+        earlier = joined.get(row.image)
+        captions = dict(earlier.captions if earlier else {})
         for code, texts in row.captions.items():
             captions[code] = [*captions.get(code, ()), *texts]
-        joined[row.image] = Captioned(row.image, captions, row.split, known.place if known else row.place)
+        joined[row.image] = Captioned(row.image, captions, row.split, earlier.place if earlier else row.place)
     return joined.values()
 
 

@@ -73,14 +73,16 @@ def read_stages(path: str, names: Mapping[str, int]) -> list[tuple[int | None, l
     return stages
 
 
-def _weights_of_stage(given: Any, names: Mapping[str, int], count: int, where: str) -> list[float]:
-    if isinstance(given, dict):
-        if unknown := [name for name in given if name not in names]:
+def _weights_of_stage(weights: Any, names: Mapping[str, int], count: int, where: str) -> list[float]:
+    if isinstance(weights, dict):
+        if unknown := [name for name in weights if name not in names]:
             raise DataError(f"{where}: there is no source '{unknown[0]}'; give {', '.join(names)}")
-        by_number = {names[name]: weight for name, weight in given.items()}
-        given = [by_number.get(number, 0) for number in range(count)]
-    if not isinstance(given, list) or len(given) != count:
-        raise DataError(f"{where}: weights={given!r}; give one for each of the {count} sources, in the order of --data")
-    if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in given) or not any(given):
-        raise DataError(f"{where}: weights={given!r}; give numbers, none below 0 and one above")
-    return [float(each) for each in given]
+        by_number = {names[name]: weight for name, weight in weights.items()}
+        weights = [by_number.get(number, 0) for number in range(count)]
+    if not isinstance(weights, list) or len(weights) != count:
+        cure = f"give one for each of the {count} sources, in the order of --data"
+        raise DataError(f"{where}: weights={weights!r}; {cure}")
+    numbers = all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in weights)
+    if not numbers or not any(weights):
+        raise DataError(f"{where}: weights={weights!r}; give numbers, none below 0 and one above")
+    return [float(each) for each in weights]

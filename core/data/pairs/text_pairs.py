@@ -159,8 +159,8 @@ def read_text_pairs(
         sentences.add(sentence)
         splits.append(SPLIT_CODES[split])
     if names is None or not len(translations):
-        wanted = "a sentence and its translation" if names is None else f"both '{names[0]}' and '{names[1]}'"
-        raise DataError(f"{path}: no line has {wanted}; write a sentence and its translation on each line")
+        pair = "a sentence and its translation" if names is None else f"both '{names[0]}' and '{names[1]}'"
+        raise DataError(f"{path}: no line has {pair}; write a sentence and its translation on each line")
     read = TextPairs(
         path.stem,
         sentences.build(),

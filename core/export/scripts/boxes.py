@@ -86,7 +86,9 @@ def boxes_of_queries(outputs, whole, rule):
         centres, sizes = np.split(outputs["boxes"][0][queries], 2, axis=1)
         boxes = np.hstack([centres - sizes / 2, centres + sizes / 2]) * np.float32([width, height, width, height])
         seen = np.full(len(scores), True)
-    else:  # those of the masks, which tell how sure they are too
+    else:  # those of the masks, which tell how sure they are too, never surer than the score says
+        likely = scores >= rule["score_thr"]
+        queries, labels, scores = queries[likely], labels[likely], scores[likely]
         outlines = {query: outlined(outputs["masks"][0, query], whole, rule["raster"]) for query in np.unique(queries)}
         edges = {query: edges_of(mask) for query, (mask, _) in outlines.items()}
         boxes = np.float32([edges[query] for query in queries]).reshape(-1, 4)

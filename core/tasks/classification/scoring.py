@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -183,6 +184,10 @@ class ClassificationFit(JudgedClassifier):
             Findings({}).add([build_judgement("baselines")], again)
         return scores
 
+    @cached_property
+    def _classifier(self) -> TextClassifier:
+        return self.prepared.classifier_of(self.class_names)
+
     def answers_seen_through(
         self, ids: Sequence[str], change: Callable[[Callable[..., Any]], Callable[..., Any]]
     ) -> tuple[Tensor | None, Tensor]:
@@ -190,7 +195,7 @@ class ClassificationFit(JudgedClassifier):
         seen = changed.of_ids(ids, parts="parts" in self.adapter.at_predict)
         if seen.ids != tuple(ids):
             raise DataError(f"{len(ids) - len(seen)} of {len(ids)} changed test images have no features; see above")
-        zero_shot = fitted_zero_shot(seen, self.prepared.classifier_of(self.class_names))
+        zero_shot = fitted_zero_shot(seen, self._classifier)
         of = (seen, self.class_names, zero_shot, changed.reporter)
         scores = score_on(changed, self.adapter, *of, columns=self.columns)
         return scores.zero_shot_logits, scores.adapted_logits

@@ -133,10 +133,10 @@ class ContinualPlan:
     def identity(self) -> dict[str, Any]:
         """What a chain that is resumed must share with the one that was stopped."""
         settings = {name: value for name, value in self.first.settings.to_dict().items() if name not in COST}
-        told = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
-        told |= {name: getattr(self.first, name) for name in OF_PLAN}
-        told["domain"] = None if self.first.domain is None else self.first.domain.name
-        return json.loads(json_text(told, default=str))
+        identity = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
+        identity |= {name: getattr(self.first, name) for name in OF_PLAN}
+        identity["domain"] = None if self.first.domain is None else self.first.domain.name
+        return json.loads(json_text(identity, default=str))
 
     def stage(self, number: int, backbone: str, out: Path, sizes: Sequence[int] = ()) -> PretrainPlan:
         """The training on one set.
@@ -198,16 +198,16 @@ class ContinualFolder(PretrainFolder):
 
     def begin(self, plan: ContinualPlan, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
         """As `open`; also refuses another plan than the one that was begun."""
-        done, told = self.open(resume), self.path / self.PLAN
-        if done is None and resume and told.is_file():
-            begun, asked = self._read(told.name), plan.identity
+        done, place = self.open(resume), self.path / self.PLAN
+        if done is None and resume and place.is_file():
+            begun, asked = self._read(place.name), plan.identity
             if other := sorted(name for name in asked if begun.get(name) != asked[name]):
                 raise ConfigError(
                     f"--out {self.path}: was begun with other {', '.join(other)}; give the same, or another folder"
                 )
         elif done is None:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(told, json_text(plan.identity, indent=1))
+            write_whole(place, json_text(plan.identity, indent=1))
         return done
 
     @property
@@ -310,8 +310,8 @@ class _Chain:
     def _store(self, number: int, spec: str, read: PairSplits | None) -> None:
         """For replay in a later training, when the set may be gone."""
         path, options = self.folder.of_set(number) / STORED, self.plan.options
-        wanted = options.method == "replay" and options.memory > 0
-        if read is None or not wanted or all_gather_json(is_main() and path.is_file())[0]:
+        stores = options.method == "replay" and options.memory > 0
+        if read is None or not stores or all_gather_json(is_main() and path.is_file())[0]:
             return
         note = store_pairs(self._load(spec), read, options.memory, self.plan.first, path, self.reporter)
         self.notes += filter(None, [note])
@@ -360,7 +360,7 @@ class _Chain:
         model = save_fine_tuned(backbone, self.folder.path)
         sizes = [{} if read is None else _sizes(read) for read in splits]
         skipped = [pair for result in results for pair in result.skipped] + self.skipped
-        told = {
+        facts = {
             "created": now(),
             "data": {
                 "name": " then ".join(self.names),
@@ -384,7 +384,7 @@ class _Chain:
             "skipped": [list(pair) for pair in dict.fromkeys(map(tuple, skipped))],
             "versions": versions(),
         }
-        info, metrics = RunInfo.from_json(told), {"remembered": dict(remembered)}
+        info, metrics = RunInfo.from_json(facts), {"remembered": dict(remembered)}
         write_report(self.folder.path, continuing_report(self.folder.path, info, remembered))
         history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]

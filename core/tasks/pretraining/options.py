@@ -69,8 +69,8 @@ def plan_of(
         elif key in SETTINGS:
             given[key] = value
         else:
-            known = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
-            raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
+            settable = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
+            raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, settable)}")
     weights = parse_losses(losses or ("clip",))
     reading, reader = (TextReading, OF_SENTENCES) if need_sentences_alone(weights) else (Reading, READER)
     sources, options = sources_in({"data": data, **mixing})

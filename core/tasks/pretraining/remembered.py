@@ -146,8 +146,8 @@ class SetsRemembered(JsonObject):
     @property
     def sentences(self) -> list[str]:
         """A line for each summary."""
-        known = {name: of for name in SUMMARIES if (of := self[name])}
-        return [f"{SUMMARIES[name]}: {_summary(name, of)}." for name, of in known.items()]
+        summaries = {name: of for name in SUMMARIES if (of := self[name])}
+        return [f"{SUMMARIES[name]}: {_summary(name, of)}." for name, of in summaries.items()]
 
     def sections(self) -> list[Any]:
         """Of the report."""

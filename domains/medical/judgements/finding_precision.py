@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....core.contracts import Item, JudgedTowers, Judgement, Place, Record, option
 from ....core.errors import ConfigError
-from ....core.metrics import mean_interval, precision_at
+from ....core.metrics import Ranking, mean_interval
 from ....core.runs import Measure, TableSection, plural
 from ....core.tasks import DomainPairs
 from ..targets import Reported, Viewed
@@ -211,7 +211,7 @@ class FindingPrecision(Judgement):
             if direction == IMAGE_TO_IMAGE and rows[0] in place_of:
                 own = torch.tensor([place_of[row] for row in rows])
             gallery = torch.tensor([label[row] for row in answered.tolist()])
-            for k, of in precision_at(scores, labels[-1], gallery, ks, own).items():
+            for k, of in Ranking.precision_at(scores, labels[-1], gallery, ks, own).items():
                 parts[k].append(of)
         values, query_labels = {f"p{k}": torch.cat(of) for k, of in parts.items()}, torch.cat(labels)
         several = len(set(patients)) > 1

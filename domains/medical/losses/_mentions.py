@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone
 from ....core.errors import ConfigError, DataError
+from ....core.losses import Draws
 from ..reports.mentions import SUFFIXES, read_triples, words_of_entities
 from ._co_attention import PADDING
-from ._query_decoder import mixed
 
 LONGEST = 16
 """Tokens of a mention."""
@@ -134,7 +134,7 @@ def _rolled(tokens: Tensor, longest: int) -> Iterator[Tensor]:
     """(B, L) -> (B, L), (B, L - 1), ...: a number for each run of 1, 2, ... tokens, by where it starts."""
     runs = torch.zeros_like(tokens)
     for length in range(1, min(longest, tokens.shape[1]) + 1):
-        runs = mixed(runs[:, : tokens.shape[1] - length + 1] + tokens[:, length - 1 :])
+        runs = Draws.mixed(runs[:, : tokens.shape[1] - length + 1] + tokens[:, length - 1 :])
         yield runs
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ....core.losses import Draws
 from ....core.runtime import Ranks, read_json
 
 DESCRIBED = Path(__file__).parents[1] / "reports" / "descriptions.json"
@@ -100,34 +101,6 @@ class Stream(nn.Module):
     def products(self, answers: Tensor, book: Tensor) -> Tensor:
         """(B, Q, W) answers and (A, T) texts -> (B, Q, A)."""
         return self.contrast(answers) @ book.T
-
-
-class Draws(nn.Module):
-    """Random numbers that depend on the training's seed, the step, the sample and the place: a batch in another order,
-    in parts or on several processes draws the same for a sample.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("salt", torch.randint(2**62, ()))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-
-    def keys(self, rows: Tensor, shape: tuple[int, int]) -> Tensor:
-        """(B,) rows of the training set -> (B, Q, A) int64, shape (Q, A)."""
-        places = torch.arange(shape[0] * shape[1], device=rows.device).view(shape)
-        of_rows = mixed(mixed(self.salt + self.step) + rows.long())
-        return mixed(of_rows[:, None, None] + places)
-
-    def move(self) -> None:
-        self.step += 1
-
-
-def mixed(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., 2014, doi 10.1145/2660193.2660195), on int64 that wrap around."""
-    x = x * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def drawn(keys: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:

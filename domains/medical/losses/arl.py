@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
-from ....core.losses import HiddenWords, draws_for, visible_tokens
+from ....core.losses import Draws, HiddenWords, draws_for, visible_tokens
 from ....core.runtime import Ranks
 from ._co_attention import NOT_SEEN, PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
 from ._mentions import Mentions, Words, covered, triples_in, words_in
 from ._patch_decoder import PatchDecoder, patch_errors, patches_of
-from ._query_decoder import Draws, as_bert, described, mean_where
+from ._query_decoder import as_bert, described, mean_where
 
 TERMS = ("align", "mlm", "mim", "itm")
 SIDES = ("image", "text")

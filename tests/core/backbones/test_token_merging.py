@@ -286,7 +286,7 @@ def test_merging_keeps_the_weighted_sum_and_what_is_protected(tokens, count, see
     spread = made.gather(2, merge.source(tokens)[..., None].expand_as(x))
     torch.testing.assert_close(spread.mul(sizes).sum(dim=2), x.mul(sizes).sum(dim=2))
     if together:
-        assert all(torch.equal(each, each[:, :1].expand_as(each)) for each in (merge.kept, merge.joined, merge.into))
+        assert all(torch.equal(each, each[:, :1].expand_as(each)) for each in (merge.staying, merge.joined, merge.into))
 
 
 def test_the_most_similar_are_merged():

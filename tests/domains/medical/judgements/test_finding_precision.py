@@ -16,7 +16,7 @@ from parity_checks import chest_xrays
 import vladapt
 from vladapt.core.contracts import DomainData, Item, Label, Labels
 from vladapt.core.errors import ConfigError
-from vladapt.core.metrics import precision_at
+from vladapt.core.metrics import Ranking
 from vladapt.core.registry.build import judgements_of, task_class
 from vladapt.core.tasks import DomainPairs, Retrieval
 from vladapt.domains.medical import Medical
@@ -44,11 +44,11 @@ def test_scores_are_those_of_the_released_code(agrees, comparison):
 
 def test_precision_counts_the_first_and_of_equal_scores_the_others_first():
     scores = torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.5, 0.5, 0.5, 0.5]])
-    found = precision_at(scores, torch.tensor([0, 0]), torch.tensor([0, 1, 0, 1]), [1, 2, 3, 9])
+    found = Ranking.precision_at(scores, torch.tensor([0, 0]), torch.tensor([0, 1, 0, 1]), [1, 2, 3, 9])
     assert {k: of.tolist() for k, of in found.items()} == {
         1: [1, 0], 2: [0.5, 0], 3: [pytest.approx(2 / 3), pytest.approx(1 / 3)], 9: [0.5, 0.5],
     }  # fmt: skip
-    own = precision_at(scores[:1], torch.tensor([0]), torch.tensor([0, 1, 0, 1]), [1, 3, 4], torch.tensor([0]))
+    own = Ranking.precision_at(scores[:1], torch.tensor([0]), torch.tensor([0, 1, 0, 1]), [1, 3, 4], torch.tensor([0]))
     assert {k: of.tolist() for k, of in own.items()} == {1: [0], 3: [pytest.approx(1 / 3)], 4: [pytest.approx(1 / 3)]}
 
 
@@ -58,7 +58,7 @@ def test_precision_is_that_of_a_sorted_list(seed, k):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(5, 12, generator=generator)
     asked, gallery = torch.randint(3, (5,), generator=generator), torch.randint(3, (12,), generator=generator)
-    for row, value in enumerate(precision_at(scores, asked, gallery, [k])[k].tolist()):
+    for row, value in enumerate(Ranking.precision_at(scores, asked, gallery, [k])[k].tolist()):
         order = sorted(range(12), key=lambda place, row=row: -float(scores[row, place]))
         assert value == pytest.approx(sum(int(gallery[place] == asked[row]) for place in order[:k]) / k)
 
