@@ -473,6 +473,11 @@ class Findings(dict[str, Record]):
         return [section for each in made for section in (each if isinstance(each, list) else [each]) if section]
 
     @property
+    def pictured(self) -> list[tuple[str, Sequence[tuple[int, str]]]]:
+        """Titles and (test row, words), for a report that may show single images."""
+        return [rows for record in self.values() if (rows := record.pictured()) is not None]
+
+    @property
     def tables(self) -> list[Any]:
         """For the terminal."""
         made = [self[name].table() for name in self.classes if name in self]

@@ -314,6 +314,10 @@ class Record(Keyed):
         """
         return None
 
+    def pictured(self) -> tuple[str, Sequence[tuple[int, str]]] | None:
+        """A title and (test row, words), for a report that may show single images; None for none."""
+        return None
+
     def among(self, others: Mapping[str, Record]) -> Record:
         """The record as its section shows it beside those of other judgements, by their names."""
         return self

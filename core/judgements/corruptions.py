@@ -144,6 +144,10 @@ class CorruptionScores(Record):
             shown.append((*row[:3], shift, *row[3:]))
         return TableSection(title, SHOWN, shown, note)
 
+    def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
+        rows = [(row, f"wrong {count} of {self.times} times") for row, count in self.worst]
+        return ("Wrong most often when corrupted", rows) if rows else None
+
     def table(self) -> Table | None:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table

@@ -1,5 +1,7 @@
 """`eval --holistic`, as a user runs it."""
 
+from pathlib import Path
+
 from vladapt import load_domain
 from vladapt.core.contracts.corruption import Corruption
 from vladapt.core.judgements import corruptions as module
@@ -25,6 +27,9 @@ def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_cli
     assert made == vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json["corruptions"]
     every = vladapt("eval", folder, "--holistic", "--holistic-images", "all", "--out", "seen", "--json").json
     assert every["corruptions"]["images"] == every["test_images"] > 9
+    page, worst = Path("seen/report.html").read_text(encoding="utf-8"), every["corruptions"]["worst"]
+    assert page.count(f" of {every['corruptions']['times']} times") >= len(worst)
+    assert ("Wrong most often when corrupted" in page) == bool(worst)
     refused = vladapt("eval", folder, "--holistic-images", "9").err
     assert "--holistic-images: only with --holistic; give both, or omit it" in refused
     failing = vladapt("eval", folder, "--fail-under", "accuracy=1.1,accuracy.point=-1")

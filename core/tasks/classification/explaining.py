@@ -368,11 +368,20 @@ class SamplePictures:
 
     def of(self, row: int) -> tuple[str | None, str]:
         """A sample as a data: address, None where it can no longer be read; and its name."""
-        name = self.ids[row] if row < len(self.ids) else f"test image {row + 1}"
-        image = self._decoded(row)
+        image, name = self._decoded(row), self._name(row)
         if image is None:
             return None, name
         return (data_uri(strip(image), STRIP) if image.ndim == 4 else data_uri(image)), name
+
+    def section(self, title: str, rows: Sequence[tuple[int, str]]) -> PictureSection | None:
+        """Some samples, each with its name and some words below; None where none can be shown.
+
+        Args:
+            rows: (row, words).
+        """
+        pictures = [(self._decoded(row), f"{self._name(row)}: {words}") for row, words in rows]
+        shown = [(strip(each if each.ndim == 4 else each[None]), text) for each, text in pictures if each is not None]
+        return PictureSection(title, shown, side=SIDE) if shown else None
 
     def contact_sheet(self, labels: Tensor, class_names: Sequence[str]) -> PictureSection | None:
         """The first test sample of each class as a strip; None of images without parts.
@@ -389,6 +398,9 @@ class SamplePictures:
             f", of the first {MOST_ON_A_SHEET} classes." if len(first) > MOST_ON_A_SHEET else "."
         )
         return PictureSection("What the samples look like", shown, note, SHEET, columns=2) if shown else None
+
+    def _name(self, row: int) -> str:
+        return self.ids[row] if row < len(self.ids) else f"test image {row + 1}"
 
     def _decoded(self, row: int) -> np.ndarray | None:
         try:

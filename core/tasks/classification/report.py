@@ -172,6 +172,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *findings.sections(Place.DETAILS),
             *findings.sections(Place.TRUST),
             mistakes_section(results),
+            *(results.pictures.section(*each) for each in findings.pictured),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),

@@ -89,6 +89,9 @@ def test_the_images_that_are_wrong_most_often_come_first(right):
     assert worst == [(n, 10) for n in range(10)] and scored(right).times == 10
     only = right.clone()
     only[:, :20] = True
+    assert scored(only).pictured()[1][0] == (20, "wrong 5 of 10 times")
+    none = scored(torch.ones_like(right))
+    assert none.worst == [] and none.pictured() is None
     assert scored(only).worst == [*((n, 5) for n in range(20, 28)), (28, 4), (29, 4)]
 
 
