@@ -39,7 +39,7 @@ IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
 SHARE = Measure("")
 HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {100 * MARGIN:.0f} points from")
-SHOWN = (*HEADER[:3], "Accuracy, 0 to 100%", *HEADER[3:])
+SHOWN = (*HEADER[:3], Cell("Accuracy, 0 to 100%", tone="pair"), *HEADER[3:])
 """In the report."""
 
 
@@ -140,7 +140,7 @@ class CorruptionScores(Record):
         shown = []
         for row in self.rows():
             of = (self.kinds or {})[row[0]]
-            shift = None if of.mean_zero_shot is None else Cell("", shift=(of.mean_zero_shot, of.mean))
+            shift = None if of.mean_zero_shot is None else Cell("", tone="pair", shift=(of.mean_zero_shot, of.mean))
             shown.append((*row[:3], shift, *row[3:]))
         return TableSection(title, SHOWN, shown, note)
 
