@@ -79,36 +79,13 @@ def pretrain(
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
-    from ..tasks.pretraining.continuing import ContinualFolder, continue_pretraining
-    from ..tasks.pretraining.options import continual_plan_of, plan_of, plan_of_recipe
-    from ..tasks.pretraining.pretrain import PretrainFolder
-    from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
-
     asked = {"losses": loss, "settings": settings, "sets": sets or (), "out": out, "backbone": backbone}
     asked |= {"teacher": teacher, "generic": generic, "device": device}
-    folder: PretrainFolder
-    if then or continual or wise_ft is not None:
-        if len(data) > 1 or mixing:
-            raise ConfigError("--then: one set follows another, each of one source; give --data once")
-        chain = continual_plan_of(
-            then=then or (),
-            continual=continual,
-            wise_ft=wise_ft,
-            named=recipe,
-            domain=domain,
-            data=parse_sources(data)[0].path,
-            **asked,
-        )
-        plan, folder, run = chain.first, ContinualFolder(Path(out)), partial(continue_pretraining, chain)
+    in_turn = {"then": then or (), "continual": continual, "wise_ft": wise_ft}
+    if any(value not in (None, ()) for value in in_turn.values()):
+        plan, folder, run = _in_turn(data, mixing, in_turn, {"named": recipe, "domain": domain, **asked})
     else:
-        if domain or recipe:
-            flags: dict[str, Any] = {"domain": domain, "data.path": parse_sources(data)[0].path}
-            flags |= {f"sources.{key}": value for key, value in mixing.items()}
-            flags |= {"sources.data": data} if len(data) > 1 else {}
-            plan = plan_of_recipe(recipe, **flags, **asked)
-        else:
-            plan = plan_of(data=data, mixing=mixing, **asked)
-        folder, run = PretrainFolder(Path(plan.out)), partial(engine_pretrain, plan)
+        plan, folder, run = _at_once(data, mixing, recipe, domain, asked)
     words = {} if plan.domain is None else plan.domain.words
     try:
         result = run(resume=resume, reporter=reporter(words))
@@ -122,6 +99,34 @@ def pretrain(
         print_json(result.summary)
     else:
         _show(result, words)
+
+
+def _in_turn(data: list[str], mixing: Mapping[str, Any], in_turn: Mapping[str, Any], asked: Mapping[str, Any]):
+    """The plan of the first of several sets, their folder, and what trains on them."""
+    from ..tasks.pretraining.continuing import ContinualFolder, continue_pretraining
+    from ..tasks.pretraining.options import continual_plan_of
+
+    if len(data) > 1 or mixing:
+        raise ConfigError("--then: one set follows another, each of one source; give --data once")
+    chain = continual_plan_of(data=parse_sources(data)[0].path, **in_turn, **asked)
+    return chain.first, ContinualFolder(Path(chain.first.out)), partial(continue_pretraining, chain)
+
+
+def _at_once(
+    data: list[str], mixing: Mapping[str, Any], recipe: str | None, domain: str | None, asked: Mapping[str, Any]
+):
+    """The plan of one training, its folder, and what makes it."""
+    from ..tasks.pretraining.options import plan_of, plan_of_recipe
+    from ..tasks.pretraining.pretrain import PretrainFolder, pretrain
+
+    if domain or recipe:
+        flags: dict[str, Any] = {"domain": domain, "data.path": parse_sources(data)[0].path}
+        flags |= {f"sources.{key}": value for key, value in mixing.items()}
+        flags |= {"sources.data": data} if len(data) > 1 else {}
+        plan = plan_of_recipe(recipe, **flags, **asked)
+    else:
+        plan = plan_of(data=data, mixing=mixing, **asked)
+    return plan, PretrainFolder(Path(plan.out)), partial(pretrain, plan)
 
 
 def _show(result, words: Mapping[str, str]) -> None:
