@@ -62,7 +62,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, TextSplits, read_several
-from .translations import evaluate_translations, found_by_language, read_sentence_splits
+from .translations import evaluate_translations, recall_by_language, read_sentence_splits
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -380,7 +380,7 @@ class _Measures:
             retrieval = self._retrieval(self.test)
             self.skipped = retrieval.skipped
             if isinstance(self.test, TextPairs):
-                self.by_language = found_by_language(retrieval, self.test)
+                self.by_language = recall_by_language(retrieval, self.test)
         generic, examples = run_on_all(self._generic_and_examples)
         return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
 

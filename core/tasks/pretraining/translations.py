@@ -63,7 +63,7 @@ def evaluate_translations(
     return scores_of_features(features, backbone)
 
 
-def found_by_language(scores: RetrievalScores, pairs: TextPairs) -> str:
+def recall_by_language(scores: RetrievalScores, pairs: TextPairs) -> str:
     """Of several languages, the share of each one's translations that find their sentence first."""
     if len(pairs.languages) < 2 or scores.features is None:
         return ""
