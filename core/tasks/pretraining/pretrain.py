@@ -62,7 +62,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, TextSplits, read_several
-from .translations import evaluate_translations, recall_by_language, read_sentence_splits
+from .translations import evaluate_translations, read_sentence_splits, recall_by_language
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
