@@ -19,7 +19,7 @@ from ..contracts.corruption import SEVERITIES, Corruption
 from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import Record
-from ..metrics.intervals import SIGNIFICANT, mean_interval, p_of_loss, paired_shares, units_of
+from ..metrics.intervals import SIGNIFICANT, balanced_interval, p_of_loss, paired_shares, units_of
 from ..metrics.significance import holm
 from ..robustness.corruption import CHANNELS, Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
@@ -258,7 +258,7 @@ def _scores(
         clean_zero_shot=None if before is None else float(before[0].double().mean()),
         kinds=scores,
         error=float(share.mean()),
-        error_interval=mean_interval(share, groups),
+        error_interval=[1 - limit for limit in reversed(_accuracy_interval(of.flatten(0, 1), groups))],
         zero_shot_error=None if before is None else float(1 - before[1:].double().mean()),
         rise=float((share - (~clean).double()).mean()),
         rise_interval=_rise_interval(clean, of.flatten(0, 1), groups),
@@ -282,7 +282,7 @@ def _kind_scores(
     return KindScores(
         accuracy=right.double().mean(dim=1).tolist(),
         zero_shot=zero_shot,
-        interval=mean_interval(share, groups),
+        interval=_accuracy_interval(right, groups),
         rise=float(lost.mean()),
         rise_interval=_rise_interval(clean, right, groups),
         p_values=list(p_values),
@@ -290,13 +290,22 @@ def _kind_scores(
     )
 
 
+def _accuracy_interval(right: Tensor, groups: Sequence[str] | None) -> list[float]:
+    """Of the mean accuracy over S conditions (S, n), each by its exact limits; those of an image go together."""
+    return balanced_interval(right.flatten(), *_conditions_and_units(right, groups))
+
+
 def _rise_interval(clean: Tensor, right: Tensor, groups: Sequence[str] | None) -> list[float] | None:
     """Of the mean loss over S conditions (S, n), each by Tango's interval; those of an image go together."""
-    conditions, images = right.shape
-    units = units_of(groups, images)[0].repeat(conditions)
-    of = torch.arange(conditions).repeat_interleave(images)
-    bounds = paired_shares(clean.repeat(conditions), right.flatten(), units, of).bounds
+    of, units = _conditions_and_units(right, groups)
+    bounds = paired_shares(clean.repeat(len(right)), right.flatten(), units, of).bounds
     return None if bounds is None else [-bounds[1], -bounds[0]]
+
+
+def _conditions_and_units(right: Tensor, groups: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+    """Of each entry of (S, n), row by row, its condition, and the image or group that it is of."""
+    conditions, images = right.shape
+    return torch.arange(conditions).repeat_interleave(images), units_of(groups, images)[0].repeat(conditions)
 
 
 def _of_imagenet(fit: JudgedClassifier) -> bool:

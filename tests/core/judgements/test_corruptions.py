@@ -52,6 +52,15 @@ def test_means_rises_and_the_severity_from_which_a_kind_costs(right):
     assert rain.p_values[0] > 0.5 and rain.p_values[4] < 1e-5 and list(rain.p_values) == sorted(rain.p_values)[::-1]
 
 
+def test_one_wrong_answer_tells_hardly_more_than_none():
+    """Shares of 10 conditions that are nearly all 1 have hardly any variance, and their mean would look certain."""
+    none, one = torch.ones(11, IMAGES, dtype=torch.bool), torch.ones(11, IMAGES, dtype=torch.bool)
+    one[1, 0] = False
+    limits = [scored(each).error_interval for each in (none, one)]
+    assert limits[0][0] == 0 and 0.015 < limits[0][1] < 1.1 * limits[1][1] < 0.033
+    assert [scored(each).kinds["rain"].interval[0] for each in (none, one)] == [pytest.approx(1 - limits[0][1])] * 2
+
+
 def test_patients_count_and_not_their_images(right):
     few = [f"patient {n // 20}" for n in range(IMAGES)]
     alone, together = scored(right), scored(right, few)
