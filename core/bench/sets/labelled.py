@@ -81,7 +81,7 @@ def published_zero_shot(prepared: PreparedData, spec: str) -> dict[str, float]:
     known = {}
     for protocol in PROTOCOLS.values():
         prompts = [one] if protocol.one_prompt and one is not None else own
-        result = Setting(spec, protocol.name, published).result(ZERO_SHOT, None)
+        result = Setting(spec, protocol.name, published, protocol.tasks_of_fit).result(ZERO_SHOT, 0)
         if result is not None and list(prepared.templates) == prompts:
             known[f"{published} under {protocol.name}: {result.source}"] = result.accuracy
     return known
