@@ -26,6 +26,7 @@ from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
+from .packaged import located
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -58,7 +59,7 @@ class FeatureFile:
 
 
 def load_features(path: str | Path) -> FeatureFile:
-    """Read a `.safetensors` or `.npz` file of features, or a folder that `vladapt embed --as parquet` wrote.
+    """Read a `.safetensors` or `.npz` file of features, or a folder that `vladapt embed --as parquet` wrote, or "sample".
 
     Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
@@ -148,6 +149,7 @@ def _read_array(path: Path) -> Tensor:
 def _read(path: Path, kind: str = "image_features") -> dict[str, Any]:
     """Arrays of a file or folder; of shards, those of one kind of features."""
     check_features_place(path)
+    path = located(path)
     if path.is_dir():
         return _read_shards(path, kind)
     check_regular(path, "give a .safetensors or .npz file of features")
