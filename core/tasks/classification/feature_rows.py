@@ -165,7 +165,7 @@ def prepared_rows(
     Raises:
         DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
     """
-    file = load_features(Path(path))
+    file = load_features(path)
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
     if whole and shots != 0:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are test rows"
