@@ -14,8 +14,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="domains, adapters, selectors, curators, tasks, backbones, losses, metrics, judgements, outputs, "
-            "recipes or curations."
+            help="domains, adapters, selectors, curators, compositions, tasks, backbones, losses, metrics, judgements, "
+            "outputs, recipes or curations."
         ),
     ],
     domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,

@@ -17,7 +17,7 @@ from ..registry import catalogue
 from ..registry.catalogue import Entry
 
 PLURALS = {
-    kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "metric", "judgement", "output", "domain", "task")
+    kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "composition", "metric", "judgement", "output", "domain", "task")
 }
 PLURALS = {"loss": "losses", **PLURALS}
 """Of what has an entry in the catalogue."""
@@ -127,9 +127,10 @@ def shown(kind: str, name: str) -> Shown:
     if kind in described:
         return described[kind](name)
     from ..registry import adapter_class, curator_class, loss_class, selector_class, task_class
+    from ..registry.build import composition_class
 
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
-    classes["curator"] = curator_class
+    classes |= {"curator": curator_class, "composition": composition_class}
     cls = classes[kind](name)
     text = inspect.cleandoc(cls.__doc__ or "")
     if kind == "task":
@@ -138,6 +139,8 @@ def shown(kind: str, name: str) -> Shown:
         return Shown(kind, name, text, options, "--set NAME=value", facts)
     if kind == "selector":
         return Shown(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
+    if kind == "composition":
+        return Shown(kind, name, text, list(options_of(cls)), f"search --compose {name}:NAME=value")
     if kind == "curator":
         return Shown(kind, name, text, list(options_of(cls)), "--set NAME=value", [("for", f"curate {cls.stage}")])
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"
