@@ -16,10 +16,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-PLURALS = {
-    kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "composition", "metric", "judgement", "output", "domain", "task")
-}
-PLURALS = {"loss": "losses", **PLURALS}
+SINGLE = ("adapter", "selector", "curator", "composition", "metric", "judgement", "output", "domain", "task")
+PLURALS = {"loss": "losses", **{kind: f"{kind}s" for kind in SINGLE}}
 """Of what has an entry in the catalogue."""
 KINDS = (*PLURALS.values(), "backbones", "recipes", "curations")
 SINGULAR = (*PLURALS, "backbone", "recipe", "curation")

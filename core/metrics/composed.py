@@ -1,7 +1,7 @@
 """How well composed queries find their targets: several targets each, counted while the gallery goes by in blocks.
 
-All follow from the ranks of the targets. Ranks begin at 1 and rise; 0 fills up where a query has fewer targets. Of equal
-scores what is no target comes first, so that nothing is found by luck.
+All follow from the ranks of the targets. Ranks begin at 1 and rise; 0 fills up where a query has fewer targets. Of
+equal scores what is no target comes first, so that nothing is found by luck.
 
 * R@k, mAP@k and R_s@k (within a set of images that are alike) are those of "Zero-Shot Composed Image Retrieval with
   Textual Inversion" (Baldrati et al. 2023, arXiv 2303.15247) and "Image Retrieval on Real-life Images with Pre-trained

@@ -3,11 +3,12 @@
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
 `core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `part-order` is
 `core/judgements/part_order.py`, `csv` is `core/outputs/csv.py`, `coreset` is `adapters/selection/selectors/coreset.py`,
-`k-center` is `core/curators/k_center.py`, `slerp` is `core/retrieval/compositions/slerp.py`. A domain brings more of each in folders of its own:
+`k-center` is `core/curators/k_center.py`, `slerp` is `core/retrieval/compositions/slerp.py`.
+A domain brings more in folders of its own:
 `domains/<d>/{adapters,losses,metrics,judgements,outputs,curators,tasks,commands,recipes}/*.py`.
 Packages outside add names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`,
-`.judgements`, `.outputs`, `.commands`, `.selectors`, `.curators`, `.compositions` and `.backbones`. Names are unique per
-kind.
+`.judgements`, `.outputs`, `.commands`, `.selectors`, `.curators`, `.compositions` and `.backbones`. A name is unique in
+its kind.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ PARALLEL = 0.9995
 
 @dataclass(eq=False, kw_only=True)
 class Slerp(Composition):
-    """ "Spherical Linear Interpolation and Text-Anchoring for Zero-shot Composed Image Retrieval" (Jang et al. 2024, arXiv
-    2405.00571), the interpolation without its tuning of the towers.
+    """ "Spherical Linear Interpolation and Text-Anchoring for Zero-shot Composed Image Retrieval" (Jang et al. 2024,
+    arXiv 2405.00571), the interpolation without its tuning of the towers.
 
     With unit features v of the image and w of the words, theta the angle between them, and the share a of the words,
     the query is (sin((1 - a) theta) v + sin(a theta) w) / sin(theta). The paper's a is 0.8 for CIRCO and FashionIQ, 0.9
