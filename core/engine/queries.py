@@ -25,7 +25,7 @@ from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, check_finite, mixed
 from ..retrieval.wanted import Wanted
-from ..runtime.reading import parse_json, text_lines
+from ..runtime.reading import parse_json
 from .index import numbered_lines
 from .options import SearchOptions
 
@@ -97,8 +97,7 @@ def vocabulary_words(file: str | None) -> list[str]:
         from ..backbones.embedded import class_names
 
         return list(dict.fromkeys(class_names()))
-    lines = (line.strip() for line in text_lines(Path(file), "write one word per line"))
-    words = list(dict.fromkeys(filter(None, lines)))
+    words = list(dict.fromkeys(text for lines in numbered_lines(Path(file), "--vocabulary") for _, text in lines))
     if not words:
         raise DataError(f"--vocabulary {file}: empty; write one word per line")
     return words
@@ -234,7 +233,7 @@ def query_lines(file: Path) -> Iterator[Lines]:
     image relative to this one's folder; of any other file lines of words.
 
     Raises:
-        DataError: the file cannot be read, or a line is no query.
+        DataError: the file cannot be read, a line is no query, or its image is not there.
     """
     if file.suffix.lower() != OBJECTS:
         for lines in numbered_lines(file, "--queries", QUERIES_AT_ONCE):
@@ -252,4 +251,7 @@ def _query(value: Any, file: Path, number: int) -> Query:
         raise DataError(
             f'{file} line {number}: no query; write {{"image": "FILE", "text": "WORDS"}}, or one of the two'
         )
-    return Query(text, None if image is None else str(file.parent / image))
+    place = None if image is None else file.parent / image
+    if place is not None and not place.exists():
+        raise DataError(f"{file} line {number}: {place} is not there; correct the line, or restore the image")
+    return Query(text, None if place is None else str(place))

@@ -241,7 +241,7 @@ def search_queries(
     _check_counts(asked)
     done, wanted = SearchedQueries(Path(index), out), Wanted(dict(where or {}), asked.since)
     composition, file = composition_of(asked), Path(queries)
-    if not any(query_lines(file)):
+    if not sum(map(len, query_lines(file))):  # each line is looked at before the first is searched for
         raise DataError(f"--queries {queries}: empty; write one text per line")
     if not (with_images := file.suffix.lower() == OBJECTS) and (named := _about_images(asked)):
         raise ConfigError(f"--{named}: is about images; omit it, or name an image per line of --queries FILE{OBJECTS}")

@@ -329,9 +329,7 @@ class RetrievalIndex:
                 rows[chosen] = segment.rows(places[chosen] - segment.first)
         return rows
 
-    def blocks(
-        self, wanted: Wanted | None = None, at_once: int = ROWS_AT_ONCE
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, at_once: int, wanted: Wanted | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Numbers (n,) and rows (n, D) of all entries that are wanted, some at a time, in order.
 
         Raises:
@@ -354,7 +352,7 @@ class RetrievalIndex:
         """
         scores = np.zeros((len(factors), 0), np.float32)
         places = np.zeros((len(factors), 0), np.int64)
-        for numbers, rows in self.blocks(wanted):
+        for numbers, rows in self.blocks(ROWS_AT_ONCE, wanted):
             some = np.matmul(factors, rows.T).prod(axis=1)  # (Q, n)
             first = np.argsort(-some, axis=1, kind="stable")[:, :top]
             scores = np.concatenate([scores, np.take_along_axis(some, first, 1)], axis=1)
