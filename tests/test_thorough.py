@@ -35,7 +35,7 @@ def test_a_thorough_test_alone_in_its_folder_or_of_safety_is_named():
     tests = {"a/test_one.py::test_x[1]": True, "a/test_two.py::test_y": False, "b/test_one.py::test_z": True}
     tests["a/test_two.py::test_a_pickle_is_never_read"] = True
     assert faults(tests) == ["b/test_one.py::test_z", "a/test_two.py::test_a_pickle_is_never_read"]
-    assert faults({name: False for name in tests}) == []
+    assert faults(dict.fromkeys(tests, False)) == []
 
 
 @pytest.mark.thorough(but=("first", "sec"))
@@ -49,5 +49,5 @@ def test_cases_that_a_mark_spares_run_each_time(case, collected, request):
 
 def test_make_leaves_them_out_and_runs_them():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = {name: line for name, line in re.findall(r"^(test|test-all): .*\n\t(.+)", makefile, re.MULTILINE)}
+    recipe = dict(re.findall(r"^(test|test-all): .*\n\t(.+)", makefile, re.MULTILINE))
     assert recipe["test"] == recipe["test-all"].replace("$(SUITE)", '$(SUITE) -m "not thorough"')
