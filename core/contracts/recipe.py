@@ -27,7 +27,7 @@ TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
-FEATURES = "features file (.safetensors, .npz), or folder of shards, instead of images"
+FEATURES = "features file (.safetensors, .npz), or folder of shards, instead of images; sample: a packaged one"
 DEVICE = "device: auto (the default), cpu, cuda or cuda:1"
 REDACT = "leave file names, the path of the data and pictures out of what is written; samples are numbered"
 """Help of options that a run takes again where it is used."""
@@ -429,6 +429,6 @@ def _is_there(path: Path) -> bool:
 
 
 def check_features_place(path: str | Path) -> None:
-    """Raise DataError where there is no such file of features."""
-    if not Path(path).exists():
+    """Raise DataError where there is no such file of features; "sample" is packaged."""
+    if str(path) != SAMPLE and not Path(path).exists():
         raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features, or a folder of shards")

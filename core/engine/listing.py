@@ -17,7 +17,8 @@ from ..registry import catalogue
 from ..registry.catalogue import Entry
 
 PLURALS = {
-    kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "metric", "judgement", "output", "domain", "task")
+    kind: f"{kind}s"
+    for kind in ("adapter", "selector", "curator", "benchmark", "metric", "judgement", "output", "domain", "task")
 }
 PLURALS = {"loss": "losses", **PLURALS}
 """Of what has an entry in the catalogue."""
@@ -116,8 +117,8 @@ def kinds_of(name: str) -> list[str]:
 
 
 def shown(kind: str, name: str) -> Shown:
-    """The description, options and facts of an adapter, selector, curator, loss, metric, judgement, domain, task or
-    backbone.
+    """The description, options and facts of an adapter, selector, curator, benchmark, loss, metric, judgement, domain,
+    task or backbone.
 
     Raises:
         UnknownNameError: nothing of that kind has that name.
@@ -126,10 +127,10 @@ def shown(kind: str, name: str) -> Shown:
     described |= {"output": _output, "curation": _curation}
     if kind in described:
         return described[kind](name)
-    from ..registry import adapter_class, curator_class, loss_class, selector_class, task_class
+    from ..registry import adapter_class, benchmark_class, curator_class, loss_class, selector_class, task_class
 
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
-    classes["curator"] = curator_class
+    classes |= {"curator": curator_class, "benchmark": benchmark_class}
     cls = classes[kind](name)
     text = inspect.cleandoc(cls.__doc__ or "")
     if kind == "task":
@@ -138,6 +139,8 @@ def shown(kind: str, name: str) -> Shown:
         return Shown(kind, name, text, options, "--set NAME=value", facts)
     if kind == "selector":
         return Shown(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
+    if kind == "benchmark":
+        return Shown(kind, name, text, list(options_of(cls)), f"--set {name}.NAME=value", [("for", "bench")])
     if kind == "curator":
         return Shown(kind, name, text, list(options_of(cls)), "--set NAME=value", [("for", f"curate {cls.stage}")])
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"

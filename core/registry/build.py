@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..contracts.adapter import Adapter
     from ..contracts.backbone import Backbone
+    from ..contracts.bench import BenchSet
     from ..contracts.curator import Curator
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
@@ -460,3 +461,16 @@ def build_curator(name: str, **options: Any) -> Curator:
     if missing := next((each for each in options_of(cls) if each.default is ABSENT and each.name not in settled), None):
         raise ConfigError(f"curator '{name}': needs {missing.name}, a {missing.help}; give --set {missing.name}=...")
     return cls(**settled)
+
+
+def benchmark_class(kind: str) -> type[BenchSet]:
+    """The class of a kind of benchmark set.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    from ..contracts.bench import BenchSet
+
+    cls = _load(find(kind, catalogue.benchmarks(), "benchmark"), BenchSet)
+    cls.kind = kind
+    return cls
