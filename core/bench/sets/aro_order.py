@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -90,15 +91,15 @@ class AroOrder(QuestionSet):
         Raises:
             CapabilityError: spaCy or its model is not installed.
         """
-        try:
-            import spacy
-
-            language = spacy.load(self.tagger, disable=["parser", "ner", "lemmatizer"])
-        except (ImportError, OSError):
+        installed = find_spec("spacy") and (Path(self.tagger).is_dir() or find_spec(self.tagger.replace(".", "_")))
+        if not installed:
             raise CapabilityError(
                 f"{self.title}: shuffling nouns and adjectives needs spaCy and its model {self.tagger}; install them "
                 f"(pip install spacy; python -m spacy download {self.tagger})"
-            ) from None
+            )
+        import spacy
+
+        language = spacy.load(self.tagger, disable=["parser", "ner", "lemmatizer"])
         for document in language.pipe(captions):
             yield [(token.text, token.tag_) for token in document]
 
