@@ -14,7 +14,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="domains, adapters, selectors, curators, benchmarks, tasks, backbones, losses, metrics, judgements, "
+            help="domains, adapters, selectors, curators, compositions, benchmarks, tasks, backbones, losses, metrics, "
+            "judgements, "
             "outputs, recipes or curations."
         ),
     ],

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..contracts.adapter import Adapter
     from ..contracts.backbone import Backbone
     from ..contracts.bench import BenchSet
+    from ..contracts.composition import Composition
     from ..contracts.curator import Curator
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
@@ -474,3 +475,27 @@ def benchmark_class(kind: str) -> type[BenchSet]:
     cls = _load(find(kind, catalogue.benchmarks(), "benchmark"), BenchSet)
     cls.kind = kind
     return cls
+
+
+def composition_class(name: str) -> type[Composition]:
+    """The class of a composition.
+
+    Raises:
+        UnknownNameError: no composition has that name.
+    """
+    from ..contracts.composition import Composition
+
+    return _class(name, catalogue.compositions(), Composition)
+
+
+def build_composition(name: str, **options: Any) -> Composition:
+    """What makes one query of an image and words, by name; options may stand behind it ("freedom:words=5").
+
+    Raises:
+        UnknownNameError: no composition, or no option, has that name. ConfigError: an option's value is not usable.
+    """
+    name, *behind = OPTION_OF_KIND.split(name)
+    cls = composition_class(name.strip())
+    pairs = (text.partition("=") for text in behind)
+    given = {**{key.replace("-", "_"): value for key, _, value in pairs}, **options}
+    return cls(**chosen(cls, given, f"--compose {cls.name}"))
