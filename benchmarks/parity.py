@@ -20,6 +20,7 @@ from parity_checks import (
     cache,
     caption_losses,
     chest_xrays,
+    compositional,
     confidence,
     continual,
     crops,
@@ -80,6 +81,7 @@ ROOMS = {
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
     "Robustness": (robustness,),
+    "Compositional questions": (compositional,),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",
