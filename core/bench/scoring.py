@@ -17,6 +17,8 @@ from ..metrics.score_intervals import score_intervals
 ROWS_AT_ONCE = 4096
 AMONG = 5
 """Of `acc5`, which tells nothing of fewer classes than one more."""
+RANKING = ("mean_average_precision", "auroc")
+"""Measures of several labels."""
 
 
 def classification_scores(
@@ -73,16 +75,16 @@ def several_labels_scores(
     """
     labels = labels.double()
     values = multilabel_metrics(scores, labels, class_names)
-    if values["auroc"] is None:
+    reached = {name: value for name in RANKING if (value := values[name]) is not None}
+    if len(reached) < len(RANKING):
         raise DataError("no class is labelled in some of the images and not in others, so none can be ranked")
     between = score_intervals(scores, labels, values, groups)
     shares = [of[~of.isnan()].mean() for of in labels.T if 0 < float(of.nansum()) < int((~of.isnan()).sum())]
-    guessing = {"mean_average_precision": float(torch.stack(shares).mean()), "auroc": 0.5}
-    made = []
-    for measure, guessed in guessing.items():
+    guessing, made = (float(torch.stack(shares).mean()), 0.5), []
+    for (measure, value), guessed in zip(reached.items(), guessing):
         bounds = between.get(measure)
         interval = None if bounds is None else (bounds[0], bounds[1])
-        made.append(BenchScore(measure, values[measure], len(labels), interval, guessed, part))
+        made.append(BenchScore(measure, value, len(labels), interval, guessed, part))
     return made
 
 
