@@ -78,6 +78,7 @@ def auto_pgd(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 GROUPS = (projected_gradient_descent, auto_pgd)
 DEVIATIONS = {
-    "apgd": "the released code takes the largest entry of the embedding for the answer, and so returns any last iterate; "
-    "ours gives that of the highest loss, and says whether a logit of another class was the largest at any step"
+    "apgd": "the released code takes the largest entry of the embedding for the answer, and so returns any last "
+    "iterate; ours gives that of the highest loss, and says whether a logit of another class was the largest at any "
+    "step"
 }

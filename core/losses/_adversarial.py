@@ -41,7 +41,8 @@ class AdversarialLoss(RowLoss):
     def prepare(self, backbone: Backbone) -> None:
         if takes_rows(backbone):
             raise CapabilityError(
-                f"{self.title} attacks images of one size, and '{backbone.spec}' keeps their aspect ratio; omit #patches"
+                f"{self.title} attacks images of one size, and '{backbone.spec}' keeps their aspect ratio; omit "
+                "#patches"
             )
 
     def further_views(self, backbone: Backbone) -> dict[str, Callable[[Tensor], Tensor]]:

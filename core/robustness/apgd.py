@@ -160,8 +160,8 @@ def fooled_by_apgd(
     start: Tensor | None = None,
     steps: int = STEPS,
 ) -> Tensor:
-    """(B,) bool: cross-entropy first, as `log_odds`; then, of the images that it did not fool, the classes of the highest
-    logits one by one by `targeted_dlr`; with three classes `dlr`, with two nothing more.
+    """(B,) bool: cross-entropy first, as `log_odds`; then, of the images that it did not fool, the classes of the
+    highest logits one by one by `targeted_dlr`; with three classes `dlr`, with two nothing more.
 
     Args:
         As of `apgd`.
