@@ -207,6 +207,11 @@ class Task(ABC):
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
 
+    @classmethod
+    def check_domain(cls, domain: Domain) -> None:
+        """Raise the ConfigError of a domain that has no data for a task that names those of another (`data_of`)."""
+        domain.check_task(cls.data_of)
+
     @property
     def title(self) -> str:
         """For messages: "classification of domain 'medical'"."""
