@@ -309,7 +309,8 @@ class DomainData:
 def check_items(data: DomainData, path: str | Path) -> DomainData:
     """The checks every read set passes: some images, at least two classes."""
     if not data.items:
-        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
+        skipped = f" ({data.skipped[0][0]}: {data.skipped[0][1]})" if data.skipped else ""
+        raise DataError(f"{path}: no readable image found{skipped}; give a folder of class folders, or a manifest")
     if data.kind in ("labels", "clips"):
         used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:
