@@ -73,6 +73,7 @@ def test_many_numbers_are_cut_at_the_quartiles_and_that_is_said(fit_rows):
     [
         ("sit", "rows.npz has no such column; did you mean site"),
         ("labels", "holds the image or its label; give another column"),
+        ("brightness", "--by brightness: rows has no images to measure, and no column of that name"),
     ],
 )
 def test_a_column_that_cannot_be_used_is_refused_before_anything_is_computed(fit_rows, column, message):
@@ -140,7 +141,12 @@ def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_pa
     (tmp_path / "sites.csv").write_text("file,site\n" + "".join(f"{n}.png,site {n % 3 > 0}\n" for n in range(60)))
     where = ("--domain", "natural", "--backbone", small_clip_spec, "--data", tmp_path, "--adapter", "linear-probe")
     run = vladapt("fit", *where, "--shots", 4, "--json").json["run"]
-    told = vladapt("eval", run, "--split", "all", "--by", "site", "--json").json
-    (column,) = told["subgroups"]["columns"]
+    factors = ("--by", "object-size", "--by", "Brightness")
+    told = vladapt("eval", run, "--split", "all", "--by", "site", *factors, "--json").json
+    column, size, bright = told["subgroups"]["columns"]
+    (whole,) = size["shares"]["Accuracy"]["parts"]
+    assert (size["column"], whole["name"], whole["images"], size["computed"]) == ("object-size", "16", 120, True)
+    assert bright["cut"] and len(bright["shares"]["Accuracy"]["parts"]) == 4
+    assert bright["shares"]["Accuracy"]["p_value"] < 0.05  # the right half of each picture is darker
     units = {part["name"]: (part["images"], part["units"]) for part in column["shares"]["Accuracy"]["parts"]}
     assert units == {"site True": (80, 40), "site False": (40, 20)} and not column["without"]
