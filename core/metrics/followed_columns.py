@@ -14,6 +14,7 @@ from .intervals import t_quantile, units_of
 PERMUTATIONS, FEWEST, MOST_PRODUCTS, AT_ONCE = 10_000, 2_000, 2_000_000_000, 4_000_000
 """Draws; where these would need more products than that, as few as `FEWEST`."""
 LABEL, ONE_GROUP = "goes with the label in all test images", "no two groups of images could change places"
+NO_CLASS = "goes with no class among the images that were learned from"
 ONE_VALUE, ONE_TAUGHT = "has one value in the test images", "has one value in the images that were learned from"
 
 
@@ -108,7 +109,7 @@ def followed(
             continue
         association = column.association(support_labels, classes)  # (V, C)
         if not bool(association.any()):
-            results[place] = ONE_TAUGHT
+            results[place] = NO_CLASS
         elif _constant(column.test, labels):
             results[place] = LABEL
         elif cells.constant(profile := cells.profile(column)):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vladapt.core.metrics import followed_columns as module
-from vladapt.core.metrics.followed_columns import LABEL, ONE_GROUP, ONE_TAUGHT, ONE_VALUE, Column, followed
+from vladapt.core.metrics.followed_columns import LABEL, NO_CLASS, ONE_GROUP, ONE_TAUGHT, ONE_VALUE, Column, followed
 
 SUPPORT = torch.tensor([0] * 20 + [1] * 20)
 ALIGNED = torch.tensor([0] * 19 + [1] * 20 + [0])  # with the label, of 38 in 40
@@ -96,7 +96,7 @@ def test_a_patient_with_images_of_two_classes_moves_as_one():
         (ALIGNED, [0] * 40, None, ONE_VALUE),
         (ALIGNED, [0] * 20 + [-1] * 20, None, ONE_VALUE),
         (torch.zeros(40, dtype=torch.int64), [0, 1] * 20, None, ONE_TAUGHT),
-        (torch.tensor([0, 1] * 20), [0, 1] * 20, None, ONE_TAUGHT),  # as frequent with both classes
+        (torch.tensor([0, 1] * 20), [0, 1] * 20, None, NO_CLASS),
         (ALIGNED, [0] * 20 + [1] * 20, None, LABEL),
         (ALIGNED, [1] * 20 + [0] * 19 + [-1], None, LABEL),
         (ALIGNED, [0, 1] * 20, ["one"] * 20 + ["other"] * 20, ONE_GROUP),
