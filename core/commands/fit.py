@@ -35,7 +35,7 @@ APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "worke
 
 
 def fit(
-    given: Annotated[Given, FromRecipe(judged=FIT, several=True)],
+    given: Annotated[Given, FromRecipe(judged=FIT, several=True, place=True)],
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
@@ -52,7 +52,7 @@ def fit(
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
-    Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
+    Example: vladapt fit ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
     from ..recipes.resolve import check_recipe
 

@@ -43,15 +43,15 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     means = "mean ± std over " if any(row["std"] is not None for row in summary) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, {means}{spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
-    return _table_of(title, comparison_cells(summary, published))
+    return table_of(title, comparison_cells(summary, published))
 
 
 def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
     """The same table for a document."""
-    return _markdown_of(comparison_cells(summary, published))
+    return markdown_of(comparison_cells(summary, published))
 
 
-def _table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
+def table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
     """Names on the left, values on the right, below a header."""
     table = Table(title=title, title_justify="left")
     header, *rows = cells
@@ -62,7 +62,8 @@ def _table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _markdown_of(cells: Sequence[Sequence[str]]) -> str:
+def markdown_of(cells: Sequence[Sequence[str]]) -> str:
+    """The same for a document."""
     header, *rows = cells
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
@@ -71,12 +72,12 @@ def _markdown_of(cells: Sequence[Sequence[str]]) -> str:
 def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
     """What the image towers of compared backbones cost, beside what is reached with them."""
     title = "Cost of an image in its tower; * no faster one is as good"
-    return _table_of(title, front_cells(front, method))
+    return table_of(title, front_cells(front, method))
 
 
 def front_markdown(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> str:
     """The same table for a document."""
-    return _markdown_of(front_cells(front, method))
+    return markdown_of(front_cells(front, method))
 
 
 def front_cells(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[list[str]]:
@@ -144,7 +145,7 @@ def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Ma
     if not any(of):
         return []
     numbers = ["" if row is None else f"{100 * row['published']:.1f}" for row in of]
-    differences = ["" if row is None else _signed("accuracy", row["published_difference"]) for row in of]
+    differences = ["" if row is None else signed("accuracy", row["published_difference"]) for row in of]
     return [["  published", *numbers, ""], ["  difference", *differences, ""]]
 
 
@@ -205,13 +206,14 @@ def _gain(each: Mapping[str, Any]) -> str:
     """A difference, its interval and its p value."""
     from ..metrics.significance import p_words
 
-    between = " to ".join(_signed(each["metric"], bound) for bound in each.get("interval") or ())
+    between = " to ".join(signed(each["metric"], bound) for bound in each.get("interval") or ())
     tested = None if each["p_holm"] is None else p_words(each["p_holm"])
     brackets = ", ".join(filter(None, (between, tested)))
-    return f"{_signed(each['metric'], each['difference'])}{f' ({brackets})' if brackets else ''}"
+    return f"{signed(each['metric'], each['difference'])}{f' ({brackets})' if brackets else ''}"
 
 
-def _signed(metric: str, difference: float) -> str:
+def signed(metric: str, difference: float) -> str:
+    """A difference with its sign, in points where the metric is a share."""
     text = f"{100 * difference:+.1f}" if _in_percent(metric) else f"{difference:+.3f}"
     return text.replace("-", "−")
 

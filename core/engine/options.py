@@ -325,7 +325,20 @@ class SearchOptions:
     """
 
     image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
-    weight: float | None = option(None, "weight of the words where an image is given too, 0 to 1; 0.5 by default")
+    weight: float | None = option(
+        None, "weight of the words where an image is given too, 0 to 1; by default 0.5, with --compose slerp 0.8"
+    )
+    compose: str | None = option(
+        None,
+        "how an image and words become one query: sum (the default), product, slerp or freedom; options behind a "
+        "colon, as in freedom:words=5",
+        metavar="NAME",
+    )
+    vocabulary: str | None = option(
+        None,
+        "words that --compose freedom puts the image into, one per line; by default the class names of ImageNet",
+        metavar="FILE",
+    )
     top: int = option(10, "how many results; by default 10")
     refine: bool = option(
         True, "of ivf-pq and ivf-sq8, rank the nearest again by their stored features; yes by default", metavar="yes|no"
@@ -352,7 +365,10 @@ class QueriesOptions(EngineOptions):
     """Many queries at once."""
 
     queries: str | None = option(
-        None, "search for each line of a text file, many at once; --out names the file of the results", metavar="FILE"
+        None,
+        'search for each line of a text file, or of .jsonl with {"image": FILE, "text": WORDS}, many at once; --out '
+        "names the file of the results",
+        metavar="FILE",
     )
     out: str | None = option(None, "file for the results of --queries, .jsonl or .csv", metavar="FILE")
 
