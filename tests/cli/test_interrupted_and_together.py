@@ -189,6 +189,7 @@ def test_a_stop_in_a_destructor_is_not_lost():
     assert process.communicate() == ("stopped True\n", "") and process.returncode == 0
 
 
+@pytest.mark.thorough
 def test_torchrun_embeds_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
     vladapt, arguments, many, small_clip_spec, environment, tmp_path
 ):
