@@ -81,6 +81,7 @@ def test_a_column_that_cannot_be_used_is_refused_before_anything_is_computed(fit
     assert refused.code == 2 and message in refused.error and not Path("runs").exists()
 
 
+@pytest.mark.thorough
 def test_the_recall_of_each_label_where_images_have_several(vladapt, tmp_path):
     rng = np.random.default_rng(0)
     labels = (rng.random((500, 2)) < 0.5).astype("f4")
@@ -127,6 +128,7 @@ def test_class_folders_alone_have_no_columns(fit, colours):
     assert refused.code == 2 and "--by site: data has no columns; give a table with a row per image" in refused.error
 
 
+@pytest.mark.thorough
 def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_path):
     rng, images, boxes = np.random.default_rng(0), [], []
     (tmp_path / "images").mkdir()
