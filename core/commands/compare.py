@@ -13,8 +13,8 @@ from .options import FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table, words_of
 
 SHARED = (
-    "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset language "
-    "redact"
+    "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
+    "language redact"
 )
 """What is said of all fits."""
 

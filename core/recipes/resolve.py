@@ -353,7 +353,9 @@ class _Merged:
 
     def _in_language(self, recipe: Recipe) -> Recipe:
         """The recipe whose reader takes captions of the language, where its task learns from captions."""
-        if "language" not in _reading_names(recipe, self.domain) or "language" in task_of(recipe, self.domain).takes:
+        if "language" not in _reading_names(recipe, self.domain):
+            return recipe
+        if "language" in task_of(recipe, self.domain).taken(recipe):
             return recipe
         data, given = {**recipe.data, "language": recipe.language}, recipe.given - {"language"} | {"data.language"}
         return recipe.with_(language=None, data=data, given=given)

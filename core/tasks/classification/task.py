@@ -49,10 +49,10 @@ from ...recipes.asked_for import (
     place_of_data,
     read_data,
     trains_towers,
+    with_language,
     with_published,
     with_published_views,
     without_shots,
-    with_language,
     words_of,
 )
 from ...registry.build import check_fit, divided, judgements_of, judges_at
