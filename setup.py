@@ -19,7 +19,7 @@ setup(
     package_data={
         "": [
             *("*.json", "*.txt", "*.pyi", "py.typed", "*.j2"),
-            *("recipes/*", "recipes/parts/*", "languages/*", "page/*"),
+            *("recipes/*", "recipes/parts/*", "languages/*", "sample/*", "page/*"),
         ]
     },
     cmdclass={"build_py": BuildWithoutThisFile},

@@ -32,10 +32,12 @@ from .tables import (
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
+FEW_ANSWERS = 12
+"""Up to so many are shown one by one, more only where that is asked for."""
 
 
 def fit(
-    given: Annotated[Given, FromRecipe(judged=FIT, several=True)],
+    given: Annotated[Given, FromRecipe(judged=FIT, several=True, place=True)],
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
@@ -52,7 +54,7 @@ def fit(
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
-    Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
+    Example: vladapt fit ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
     from ..recipes.resolve import check_recipe
 
@@ -173,16 +175,18 @@ def evaluate(
     from ..recipes.resolve import check_run
 
     check_run(run, out)
+    from ..contracts.judgement import EVAL, Findings
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
+    from ..registry.build import judgements_of, judges_at
     from ..runs.folder import Run, evaluation_folder
     from ..runs.limits import check_asked, check_limits, parse_limits
     from ..runs.sections import worded
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
-    check_asked(limits, how)
     opened = Run.open(run)
     task = task_of_run(opened)
+    check_asked(limits, judges_at(task, EVAL, how))
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
@@ -190,7 +194,7 @@ def evaluate(
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
-        check_limits(result, limits)
+        check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
         return
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
@@ -199,7 +203,7 @@ def evaluate(
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
-    check_limits(result, limits)
+    check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
 
 
 def predict(
@@ -247,6 +251,12 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    rows: Annotated[
+        bool,
+        typer.Option(
+            "--rows", help="Print a row for each image, of more than 12 too, not a summary.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Classify new images with a run, or find things in them.
@@ -284,7 +294,11 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        show_table(task.predictions_table(predicted.rows()), words)
+        answers = predicted.rows()
+        short = len(answers) > FEW_ANSWERS and not rows
+        show_table((task.predictions_summary if short else task.predictions_table)(answers), words)
+        if short and not files:
+            echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
     echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:
