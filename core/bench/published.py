@@ -37,7 +37,7 @@ def published_scores(spec: str, title: str, size: int) -> dict[tuple[str, str], 
         for row in table["results"]:
             if row["set"] == title and (row["tower"] == spec or (alias and alias_of(row["tower"]) == alias)):
                 for measure, percent in row["scores"].items():
-                    scores.setdefault((row.get("part", ""), measure), {})[table["source"]] = percent / 100
+                    scores.setdefault((row.get("part", ""), measure), {})[table["source"]] = round(percent / 100, 6)
     return scores
 
 

@@ -15,8 +15,7 @@ def list_names(
         str,
         typer.Argument(
             help="domains, adapters, selectors, curators, compositions, benchmarks, tasks, backbones, losses, metrics, "
-            "judgements, "
-            "outputs, recipes or curations."
+            "judgements, outputs, recipes or curations."
         ),
     ],
     domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,

@@ -21,10 +21,23 @@ import typer
 
 from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import Option, annotation, options_of
-from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
+from ..contracts.recipe import (
+    ALL,
+    DATA,
+    GROUPS,
+    JUDGING,
+    KEYS,
+    METHOD,
+    OUTPUT,
+    TRAINED,
+    Recipe,
+    check_writable,
+    holds_features,
+)
 from ..contracts.sources import SourceOptions, parse_sources
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
+from ..data import links
 from ..errors import ConfigError, check_given
 from ..runtime.remote import is_url
 from .declared import (
@@ -104,6 +117,21 @@ ConfigFile = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+PLACE = "place"
+"""Of a data set or a features file: it may stand without its flag."""
+Place = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Data set or features file; the same as --data DATA, --features DATA."),
+]
+FollowLinks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--follow-links",
+        metavar="ROOT",
+        help="Also read images that are links to files below this folder, as DVC and git-annex make them. Repeatable.",
+        rich_help_panel=DATA,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
@@ -180,12 +208,14 @@ class FromRecipe(Source):
         helps: key -> help, where it is not that of the field.
         judged: when judgements are made whose options are flags too, as `Judgement.at` says; None: never.
         several: whether `--data` may be given several times, as sources of one training.
+        place: whether the data may stand without a flag.
     """
 
     keys: str = ""
     helps: Mapping[str, str] = field(default_factory=dict)
     judged: str | None = None
     several: bool = False
+    place: bool = False
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
@@ -199,9 +229,14 @@ class FromRecipe(Source):
         if self.several:
             own["data"] = flag(known["data"], many=True)
             own |= {each.name: flag(each, hidden=True) for each in options_of(SourceOptions) if each.name in MIXING}
+        own |= {PLACE: Place} if self.place else {}
         of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:
+            if PLACE in given:
+                place = given.pop(PLACE)
+                named = flag_of_place(place, given)
+                given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
             given |= {"data": parse_sources(sources)[0].path} if sources else {}
             beside = {name: given.pop(name, None) for name in BESIDE}
@@ -215,6 +250,17 @@ class FromRecipe(Source):
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)
+
+
+def flag_of_place(place: str, given: Mapping[str, Any]) -> str:
+    """ "data" or "features", as which a place that stands alone is taken.
+
+    Raises:
+        ConfigError: one of them is given too.
+    """
+    if beside := [f"--{name}" for name in ("data", "features") if given.get(name)]:
+        raise ConfigError(f"{place} and {beside[0]}: give one of them")
+    return "features" if holds_features(place) else "data"
 
 
 @dataclass(frozen=True)
@@ -323,11 +369,14 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             for each, annotation in flags.items()
         ] or [parameter.replace(annotation=hints.get(name, parameter.annotation), kind=inspect.Parameter.KEYWORD_ONLY)]
 
+    if any(isinstance(source, (FromRecipe, FromUse, FromTask)) for source in sources.values()):
+        linked = inspect.Parameter("follow_links", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FollowLinks)
+        parameters.append(linked)
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
 
     @functools.wraps(command)
-    def run(debug: bool = False, **given: Any):
+    def run(debug: bool = False, follow_links: list[str] | None = None, **given: Any):
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
@@ -337,6 +386,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
                 places = [value] if isinstance(value, str) else value or ()
                 for place in (each for each in places if not is_url(str(each))):
                     check_writable(place, f"--{name}")
+        if follow_links:
+            links.follow_links(follow_links)
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

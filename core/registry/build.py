@@ -16,7 +16,7 @@ from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import ABSENT, chosen, options_of
 from ..contracts.output_kind import OutputKind
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError, DataError, VladaptError
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 from ..runtime.process import need_package
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ..contracts.selector import Selector
 
 
+NOT_TRAINED = {"epochs": "does not train in epochs", "lr": "has no learning rate"}
+"""What of an adapter without such an option is said where it is given."""
 OPTION_OF_KIND = re.compile(r":(?=[a-z-]+=)")
 """Between a kind of output and its options."""
 
@@ -61,6 +63,9 @@ def build_adapter(name: str, **options: Any) -> Adapter:
         ConfigError: an option's value is not usable.
     """
     cls = adapter_class(name)
+    own = [each.name for each in options_of(cls)]
+    for key in [key for key in NOT_TRAINED if key in options and key not in own]:
+        raise UnknownNameError(f"--{key}: {name} {NOT_TRAINED[key]}; it takes {', '.join(own) or 'no options'}")
     return cls(**chosen(cls, options, f"adapter '{name}'"))
 
 

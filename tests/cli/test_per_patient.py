@@ -115,6 +115,7 @@ def test_what_cannot_be_is_one_line(vladapt, fitted, more, message):
     assert refused.code != 0 and message in refused.error
 
 
+@pytest.mark.thorough
 def test_eval_scores_what_predict_answers_patients(vladapt, fitted, tmp_path):
     """The metrics are those of the rows of predict, image by image and patient by patient."""
     run, _ = fitted
@@ -180,6 +181,7 @@ def exported(fitted, tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_an_export_answers_patients_as_the_run_does(vladapt, fitted, exported):
     run, new = fitted
     images = sorted((new / "images").glob("1-*.png"))

@@ -165,6 +165,7 @@ def test_deterministic_is_a_flag_and_on_a_cpu_changes_nothing(vladapt, options, 
     assert json.loads((tmp_path / "other" / "run.json").read_text())["settings"]["deterministic"] is True
 
 
+@pytest.mark.thorough
 def test_micro_batches_and_workers_do_not_change_the_model(vladapt, options, tmp_path, plain_model):
     done = vladapt("pretrain", *options, "--micro-batch-size", 5, "--workers", 2, "--out", "other")
     assert done.code == 0, done.err
@@ -218,6 +219,7 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
     assert "[W" not in ranks[0].stderr + ranks[1].stderr
 
 
+@pytest.mark.thorough
 def test_several_teachers_teach_together(vladapt, options, small_clip_spec, tmp_path):
     other = f"{small_clip_spec.partition('@')[0]}@random:1"
     for name, teachers in (("one", [small_clip_spec]), ("two", [small_clip_spec, other])):

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ...contracts.bench import BenchScore, BenchSet, BenchTowers
 from ...errors import DataError, shortened
-from ...metrics.classification import average_precision
 from ...runtime.reading import read_text
-from ..scoring import classification_scores, retrieval_scores
+from ..scoring import classification_scores, retrieval_scores, several_labels_scores
 from ..shards import ShardSamples
 
 IMAGES = ("webp", "png", "jpg", "jpeg")
@@ -100,10 +99,11 @@ class ClipBenchmark(BenchSet):
             captions = [(place, text) for place, row in enumerate(rows) for text in self.captions[row]]
             texts = towers.texts([text for _, text in captions])
             return retrieval_scores(images, texts, torch.tensor([place for place, _ in captions]))
+        assert self.targets is not None
         classes, targets = towers.class_vectors(self.prompts()), self.targets[rows]
         if self.type == CLASSIFICATION:
             return classification_scores(images, classes, targets)
-        return [_mean_average_precision(images @ classes.T, targets)]
+        return several_labels_scores(images @ classes.T, targets, self.class_names)
 
 
 def _type(folder: Path) -> str:
@@ -164,14 +164,3 @@ def _captions(samples: ShardSamples, row: int) -> list[str]:
         item = samples.items[row]
         raise DataError(f"{item.source}: {item.id}: no caption in its .txt; fetch the set again")
     return texts
-
-
-def _mean_average_precision(scores: Tensor, labels: Tensor) -> BenchScore:
-    """The mean over classes of their average precision; a class of which no image, or every one, shows is left out.
-    Guessing reaches the share of images that show the class."""
-    ranked = [c for c in range(labels.shape[1]) if 0 < int(labels[:, c].sum()) < len(labels)]
-    if not ranked:
-        raise DataError("no class is in some of the images and not in others, so none can be ranked")
-    value = float(np.mean([average_precision(scores[:, c].double(), labels[:, c]) for c in ranked]))
-    guessing = float(labels[:, ranked].double().mean())
-    return BenchScore("mean_average_precision", value, len(labels), guessing=guessing)

@@ -15,8 +15,9 @@ from vladapt.core.bench.towers import StoredTowers
 
 
 def encoded(number: int, kind: str = "PNG") -> bytes:
-    """A drawn image of 12 x 12 pixels."""
-    pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    """A drawn image of 12 x 12 pixels: four colours, on which the answers of a random tower depend."""
+    colours = np.random.default_rng(number).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    pixels = colours.repeat(6, axis=0).repeat(6, axis=1)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()

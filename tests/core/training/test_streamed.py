@@ -71,6 +71,7 @@ def epoch(monkeypatch, shards, ranks=1, workers=0, streams=4, number=0, start=0,
     return [torch.cat(step) for step in zip(*parts)]
 
 
+@pytest.mark.thorough(but=("2-2", "1-1", "1-2"))
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (1, 3), (2, 0), (2, 2), (4, 1)])
 def test_batches_are_the_same_on_any_number_of_ranks_and_workers(monkeypatch, shards, ranks, workers):
     alone = epoch(monkeypatch, shards)
@@ -91,6 +92,7 @@ def test_what_an_epoch_leaves_out_is_counted_and_comes_in_others(monkeypatch, sh
     assert seen == set(range(102))
 
 
+@pytest.mark.thorough(but=("2",))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resume_goes_on_with_exactly_what_was_not_seen(monkeypatch, shards, workers):
     whole = epoch(monkeypatch, shards, workers=workers, number=1)
