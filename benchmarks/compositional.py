@@ -8,9 +8,9 @@ the two things have exchanged a colour, a number, their sides, sizes or parts in
 scene. `clip` sees neither; "clip+partners" sees the partner scenes as further pairs, in half as many epochs: the same
 images and captions as `triplet-clip`, but rarely both in one batch.
 
-A small CLIP starts from drawn weights, the same for all rows of a seed, and is trained by `vladapt pretrain`. Scores are
-those of `vladapt bench`: means over seeds, with the half width of their 95 % interval by Student's t, in percent. What
-"mirrored" ends is trained with `--set flip=yes`. `--scores FILE` keeps what was measured, and goes on from there.
+A small CLIP starts from drawn weights, the same for all rows of a seed, and is trained by `vladapt pretrain`. Scores
+are those of `vladapt bench`: means over seeds, with the half width of their 95 % interval by Student's t, in percent.
+What "mirrored" ends is trained with `--set flip=yes`. `--scores FILE` keeps what was measured, and goes on from there.
 """
 
 from __future__ import annotations
