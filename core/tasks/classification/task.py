@@ -141,6 +141,8 @@ class Classification(ComparedClassification):
         "base-run",
         "wrong-labels",
         "corruptions",
+        "typographic",
+        "attacks",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
