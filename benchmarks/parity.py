@@ -22,6 +22,7 @@ from parity_checks import (
     cache,
     caption_losses,
     chest_xrays,
+    compositional,
     confidence,
     continual,
     crops,
@@ -81,6 +82,7 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
+    "Compositional questions": (compositional,),
     "Robustness": (robustness, attacks),
 }
 ELSEWHERE = {

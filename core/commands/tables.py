@@ -275,6 +275,26 @@ def hits_table(hits: Sequence) -> Table:
     return table
 
 
+def composed_table(done: Any) -> Table:
+    """One row per score of composed queries, beside the image and the words alone and a random order; of many parts,
+    the first measure of each."""
+    parts = {score.part for score in done.scores}
+    title = f"{done.set}: {done.queries:,} queries, {done.gallery:,} images, in %, 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in (done.compose, "image alone", "words alone", "random order"):
+        table.add_column(name, justify="right")
+    first = done.scores[0].metric
+    for score in done.scores:
+        if len(parts) > 1 and score.part != "mean" and score.metric != first:
+            continue
+        low, high = (f"{100 * bound:.1f}" for bound in score.interval)
+        own = f"{100 * score.value:.1f} ({low}–{high})"
+        others = (f"{100 * value:.1f}" for value in (score.image, score.text, score.chance))
+        table.add_row(" ".join(filter(None, (score.metric, score.part))), own, *others)
+    return table
+
+
 def judged_table(judged: Sequence[Mapping[str, Any]]) -> Table:
     """The methods among which one was taken."""
     from ..runs.run_sections import judged_texts

@@ -332,6 +332,10 @@ class Task(ABC):
         """Rows of `predict` as a rich table."""
         raise CapabilityError(self._refusal("predict"))
 
+    def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
+        """What many rows of `predict` say together, in 15 lines at most; by default they are shown one by one."""
+        return self.predictions_table(rows)
+
     @property
     def own_files(self) -> tuple[str, ...]:
         """Suffixes of files that the domain writes of this task's predictions."""

@@ -374,6 +374,25 @@ class QueriesOptions(EngineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What of a set of composed queries is scored."""
+
+    evaluate: str | None = option(
+        None,
+        "score the composed queries of a set: CIRR's, CIRCO's or FashionIQ's own JSON, or lines 'path domain class'",
+        metavar="FILE",
+    )
+    gallery: str | None = option(
+        None,
+        "with lines 'path domain class', another such file that says what the index holds; by default the same",
+        metavar="FILE",
+    )
+    at: tuple[int, ...] | None = option(
+        None, "ranks that --evaluate counts to, for instance 10,50; by default those of the set", low=1, metavar="K,K"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectOptions:
     """How many images are chosen, and how."""
 

@@ -156,7 +156,7 @@ class QueryEncoder:
         """
         texts = iter(self._of_texts([query.text for query in queries if query.text is not None]))
         of_text = [None if query.text is None else next(texts) for query in queries]
-        images = iter(self._of_images([query.image for query in queries if query.image is not None]))
+        images = iter(self.of_images([query.image for query in queries if query.image is not None]))
         of_image = [(None, None, None) if query.image is None else next(images) for query in queries]
         both = [place for place, query in enumerate(queries) if query.text is not None and query.image is not None]
         composed, words = self._composed([queries[i].text for i in both], *self._rows_of(both, of_text, of_image))
@@ -192,7 +192,12 @@ class QueryEncoder:
         with torch.inference_mode():
             return self.tower.encode_text(texts).cpu()
 
-    def _of_images(self, files: list[str]) -> list[tuple[Entry, Tensor, Decoded]]:
+    def of_images(self, files: Sequence[str]) -> list[tuple[Entry, Tensor, Decoded]]:
+        """Entry, feature (D,) and pixels of each.
+
+        Raises:
+            DataError: one cannot be read.
+        """
         encode, read = encoder(self.tower, PROJECTED, None), []
         for file in files:
             data, picture = self.reader.one(file, self.tower.least_side)

@@ -156,7 +156,7 @@ def search(
     asked = options_from(SearchOptions, given, "search")
     _check(text, asked)
     wanted, composition = Wanted(dict(where or {}), asked.since), composition_of(asked)
-    opened, reader, tower, encode = _opened(index, asked, wanted, composition, device, backbone, domain, reading)
+    opened, reader, tower, encode = opened_index(index, asked, wanted, composition, device, backbone, domain, reading)
     of_query = encode([Query(text, asked.image)])[0]
     both = text is not None and asked.image is not None
     query = {"text": text, "image": asked.image, "weight": weight_of(composition) if both else None}
@@ -245,7 +245,7 @@ def search_queries(
         raise DataError(f"--queries {queries}: empty; write one text per line")
     if not (with_images := file.suffix.lower() == OBJECTS) and (named := _about_images(asked)):
         raise ConfigError(f"--{named}: is about images; omit it, or name an image per line of --queries FILE{OBJECTS}")
-    opened, reader, tower, encode = _opened(index, asked, wanted, composition, device, backbone, domain, reading)
+    opened, reader, tower, encode = opened_index(index, asked, wanted, composition, device, backbone, domain, reading)
     pairs = _scores_pairs(opened, tower) and not with_images
     if not pairs:
         _refuse_candidates(opened, asked)
@@ -359,7 +359,7 @@ def _written(lines: Lines, hits: Sequence[Sequence[Hit]], out: Path, first: bool
     return text if first else text.partition("\n")[2]
 
 
-def _opened(
+def opened_index(
     index: str | Path,
     asked: SearchOptions,
     wanted: Wanted,

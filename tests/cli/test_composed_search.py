@@ -106,3 +106,23 @@ def test_what_cannot_be_composed_is_one_line(vladapt, asked, photos, tmp_path):
     ):
         assert outcome.code == code and message in outcome.error, outcome
     assert not (tmp_path / "a.csv").exists()
+
+
+def test_the_queries_of_a_set_are_scored_beside_image_and_words_alone(vladapt, photos, tmp_path):
+    index, data = photos
+    lines = [f"{path} {path.parent.name} {path.stem}" for path in sorted(data.rglob("*.png"))]
+    (tmp_path / "colours.csv").write_text("\n".join(lines))
+    how = ("--evaluate", "colours.csv", "--compose", "slerp", "--at", "1,3")
+    shown, scored = vladapt("search", index, *how), vladapt("search", index, *how, "--json").json
+    assert shown.code == 0, shown.err
+    assert all(word in shown.out for word in ("slerp", "image alone", "words alone", "random order", "mAP red to blue"))
+    assert "R@3 mean" in shown.out and "R@3 red to blue" not in shown.out
+    assert (scored["set"], scored["queries"], scored["gallery"]) == ("domain conversion", 36, 18)
+    assert {score["metric"] for score in scored["scores"]} == {"mAP", "R@1", "R@3", "P@1", "P@3"}
+    for options, message in (
+        (("--at", "3"), "--at: is about the queries of a set; give --evaluate FILE too"),
+        (("red", *how), "holds the queries; omit 'red'"),
+        ((*how, "--top", 3), "--top: --evaluate does not use it"),
+    ):
+        refused = vladapt("search", index, *options)
+        assert refused.code == 2 and message in refused.error, refused

@@ -15,7 +15,7 @@ from ...backbones.inheritance import inherit
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.images import ImageSize
+from ...contracts.images import CropTransform, ImageSize
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...contracts.sources import NamedSource, SourceOptions
@@ -267,7 +267,7 @@ def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
 ) -> Task:
     source = splits.source(_captions(plan.settings, splits))
-    stored = _stored(plan, teachers, splits, source)
+    stored, view = _stored(plan, teachers, splits, source), splits.view(backbone, True)
     return Task(
         source=source,
         losses=plan.losses,
@@ -275,7 +275,7 @@ def _task(
         class_prompts=splits.class_prompts,
         teachers=teachers,
         stored=stored,
-        view=splits.view(backbone, True),
+        view=view if plan.settings.flip or view is None else CropTransform.unflipped(view),
         validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
@@ -295,10 +295,11 @@ def _stored(
         return []
 
     def transform(teacher: Backbone, augmented: bool):
-        if (of_domain := splits.view(teacher, augmented)) is not None:
-            return of_domain
-        own = teacher.preprocess(train=augmented)
-        return own.with_crop(plan.settings.crop_scale) if augmented else own
+        own = splits.view(teacher, augmented)
+        if own is None:
+            own = teacher.preprocess(train=augmented)
+            own = own.with_crop(plan.settings.crop_scale) if augmented else own
+        return own if plan.settings.flip or not augmented else CropTransform.unflipped(own)
 
     _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
     stored = stored_teachers(plan.teacher_features, teachers, transform)
