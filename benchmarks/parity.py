@@ -35,6 +35,7 @@ from parity_checks import (
     head,
     joined,
     knowledge_losses,
+    languages,
     losses,
     metrics,
     mixing,
@@ -84,6 +85,7 @@ ROOMS = {
     "Towers joined": (joined, mixing, faster_towers),
     "Robustness": (robustness,),
     "Compositional questions": (compositional,),
+    "Languages": (languages,),
     "Robustness": (robustness, attacks),
 }
 ELSEWHERE = {

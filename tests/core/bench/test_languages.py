@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from parity_checks.languages import languages as released_scores
 
 from vladapt.core.bench.places import sets_at
 from vladapt.core.bench.published import published_scores
@@ -48,6 +49,10 @@ def captioned(tmp_path_factory):
     for number, name in enumerate(names):
         (folder / "images" / name).write_bytes(encoded(number))
     return folder
+
+
+def test_scores_are_those_of_the_released_evaluation(agrees):
+    agrees(released_scores)
 
 
 def checked(folder, towers, **options):
