@@ -83,7 +83,6 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
-    "Robustness": (robustness,),
     "Compositional questions": (compositional,),
     "Languages": (languages,),
     "Robustness": (robustness, attacks),

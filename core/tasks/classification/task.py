@@ -143,6 +143,7 @@ class Classification(ComparedClassification):
         "base-run",
         "wrong-labels",
         "corruptions",
+        "followed-columns",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
