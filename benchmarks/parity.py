@@ -35,6 +35,7 @@ from parity_checks import (
     head,
     joined,
     knowledge_losses,
+    languages,
     losses,
     metrics,
     mixing,
@@ -83,6 +84,7 @@ ROOMS = {
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
     "Compositional questions": (compositional,),
+    "Languages": (languages,),
     "Robustness": (robustness, attacks),
 }
 ELSEWHERE = {
