@@ -17,9 +17,12 @@ from pathlib import Path
 
 import torch
 from parity_checks import (
+    adversarial_losses,
+    attacks,
     cache,
     caption_losses,
     chest_xrays,
+    compositional,
     confidence,
     continual,
     crops,
@@ -67,7 +70,7 @@ METHODS = (
 )
 LOSSES = (
     *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
-    *(video_losses, query_losses, knowledge_losses),
+    *(video_losses, query_losses, knowledge_losses, adversarial_losses),
 )
 ROOMS = {
     "Methods": METHODS,
@@ -79,7 +82,8 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
-    "Robustness": (robustness,),
+    "Compositional questions": (compositional,),
+    "Robustness": (robustness, attacks),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -11,12 +11,15 @@ from torch import Tensor
 from ..contracts.bench import BenchScore
 from ..errors import DataError
 from ..metrics.classification import multilabel_metrics
+from ..metrics.intervals import units_of
 from ..metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings
 from ..metrics.score_intervals import score_intervals
 
 ROWS_AT_ONCE = 4096
 AMONG = 5
 """Of `acc5`, which tells nothing of fewer classes than one more."""
+RANKING = ("mean_average_precision", "auroc")
+"""Measures of several labels."""
 
 
 def classification_scores(
@@ -73,32 +76,41 @@ def several_labels_scores(
     """
     labels = labels.double()
     values = multilabel_metrics(scores, labels, class_names)
-    if values["auroc"] is None:
+    reached = {name: value for name in RANKING if (value := values[name]) is not None}
+    if len(reached) < len(RANKING):
         raise DataError("no class is labelled in some of the images and not in others, so none can be ranked")
     between = score_intervals(scores, labels, values, groups)
     shares = [of[~of.isnan()].mean() for of in labels.T if 0 < float(of.nansum()) < int((~of.isnan()).sum())]
-    guessing = {"mean_average_precision": float(torch.stack(shares).mean()), "auroc": 0.5}
-    made = []
-    for measure, guessed in guessing.items():
+    guessing, made = (float(torch.stack(shares).mean()), 0.5), []
+    for (measure, value), guessed in zip(reached.items(), guessing):
         bounds = between.get(measure)
         interval = None if bounds is None else (bounds[0], bounds[1])
-        made.append(BenchScore(measure, values[measure], len(labels), interval, guessed, part))
+        made.append(BenchScore(measure, value, len(labels), interval, guessed, part))
     return made
 
 
-def retrieval_scores(images: Tensor, texts: Tensor, image_of_text: Tensor, *, part: str = "") -> list[BenchScore]:
+def retrieval_scores(
+    images: Tensor,
+    texts: Tensor,
+    image_of_text: Tensor,
+    *,
+    groups: Sequence[str | None] | None = None,
+    part: str = "",
+) -> list[BenchScore]:
     """R@1, R@5 and R@10 in both directions: a query hits where any of what belongs to it is among the first K.
 
     Args:
         images: (N, D) unit rows.
         texts: (M, D) unit rows.
         image_of_text: (M,) the image that each text describes.
+        groups: N keys of images that belong together, None where one stands alone; captions of an image always do.
         part: of the set.
     """
     ranked, scores = image_text_rankings(images, texts, image_of_text), []
+    unit = units_of(groups, len(images))[0]
     gallery = {IMAGE_TO_TEXT: len(texts), TEXT_TO_IMAGE: len(images)}
     for direction, ranking in ranked.items():
-        units = ranking.query if direction == IMAGE_TO_TEXT else image_of_text[ranking.query]
+        units = unit[ranking.query if direction == IMAGE_TO_TEXT else image_of_text[ranking.query]]
         for k in Ranking.RECALL_AT:
             guessing = guessed_recall(ranking.relevant.tolist(), gallery[direction], k)
             measure = f"{direction}/r{k}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.recipe import DATA, OUTPUT
+from ..contracts.recipe import DATA, OUTPUT, SAMPLE, check_data_place
 from ..registry.catalogue import benchmarks
 from .options import FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, reporter, show_table, signed, table_of
@@ -62,6 +62,9 @@ def bench(
     specs = [str(with_own_code(spec)) for spec in backbones]
     for spec in specs:
         check_spec(spec)
+    for place in data or ():
+        if not place.startswith(f"{SAMPLE}:"):
+            check_data_place(place)
     settled = replace(given, sets=rest).recipe()
     from ..engine.bench import bench as engine_bench
 
@@ -89,16 +92,16 @@ def bench(
 def bench_cells(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Scores down, backbones across; the header first. Columns that hold nothing are left out."""
     backbones = list(dict.fromkeys(row["backbone"] for row in rows))
-    of = {(*_place(row), row["backbone"]): row for row in rows}
-    gained = {(*_place(gain), gain["backbone"]): gain for gain in gains}
+    of = {(_place(row), row["backbone"]): row for row in rows}
+    gained = {(_place(gain), gain["backbone"]): gain for gain in gains}
     lines = [["set", "part", "measure", "count", "guessing"]]
     for spec in backbones:
         lines[0] += [spec, "published", "gain"]
     for place in dict.fromkeys(map(_place, rows)):
-        first = next(of[(*place, spec)] for spec in backbones if (*place, spec) in of)
+        first = next(of[place, spec] for spec in backbones if (place, spec) in of)
         line = [*place, f"{first['count']:,}", _percent(first["guessing"])]
         for spec in backbones:
-            row, gain = of.get((*place, spec)), gained.get((*place, spec))
+            row, gain = of.get((place, spec)), gained.get((place, spec))
             line += ["–", "", ""] if row is None else [_bounded(row), _published(row), _gained(gain)]
         lines.append(line)
     filled = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]

@@ -32,6 +32,8 @@ from .tables import (
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
+FEW_ANSWERS = 12
+"""Up to so many are shown one by one, more only where that is asked for."""
 
 
 def fit(
@@ -249,6 +251,12 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    rows: Annotated[
+        bool,
+        typer.Option(
+            "--rows", help="Print a row for each image, of more than 12 too, not a summary.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Classify new images with a run, or find things in them.
@@ -286,7 +294,11 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        show_table(task.predictions_table(predicted.rows()), words)
+        answers = predicted.rows()
+        short = len(answers) > FEW_ANSWERS and not rows
+        show_table((task.predictions_summary if short else task.predictions_table)(answers), words)
+        if short and not files:
+            echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
     echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:

@@ -147,29 +147,30 @@ class ThumbnailStore(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence, and samples of which one is meant.
+    """Which of several images a text means, which of several texts describes an image, or which of as many texts
+    belongs to which of several images.
 
     Args:
-        text: one of the captions of the right sample.
-        options: ids of the samples.
-        answer: which of them is right.
+        images: ids of samples, one or several.
+        texts: one or several; with several images as many, the i-th of which belongs to the i-th image.
+        answer: which of the images, or of the texts, is right; 0 where there are several of both.
         kind: of question, by which scores are told apart.
     """
 
-    text: str
-    options: tuple[str, ...]
-    answer: int
-    kind: str
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    answer: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All questions of a set, each with as many options.
+    """All questions of a set, each with as many images and as many texts.
 
     Args:
         name: of the measure ("EgoMCQ").
         asked: the questions.
-        metric: (scores (Q, O), answers (Q,), Q kinds) -> shares in 0..1 by name.
+        metric: (scores (Q, I, T), answers (Q,), Q kinds) -> shares in 0..1 by name.
     """
 
     name: str
@@ -232,6 +233,7 @@ class DomainData:
         number_names: what `Target.numbers` are of, in their order: "findings" -> their names, for losses that describe
             them (`Loss.named`).
         members: the images that a sample is joined of (the views of a study); None where each is one of its own.
+        has_images: whether `load` decodes something; False of the rows of a features file.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -263,6 +265,7 @@ class DomainData:
     tolerate: float = TOLERATED
     number_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Callable[[Item], Sequence[Item]] | None = field(default=None, repr=False, compare=False)
+    has_images: bool = True
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -308,7 +311,8 @@ class DomainData:
 def check_items(data: DomainData, path: str | Path) -> DomainData:
     """The checks every read set passes: some images, at least two classes."""
     if not data.items:
-        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
+        skipped = f" ({data.skipped[0][0]}: {data.skipped[0][1]})" if data.skipped else ""
+        raise DataError(f"{path}: no readable image found{skipped}; give a folder of class folders, or a manifest")
     if data.kind in ("labels", "clips"):
         used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:

@@ -99,6 +99,7 @@ class ClipBenchmark(BenchSet):
             captions = [(place, text) for place, row in enumerate(rows) for text in self.captions[row]]
             texts = towers.texts([text for _, text in captions])
             return retrieval_scores(images, texts, torch.tensor([place for place, _ in captions]))
+        assert self.targets is not None
         classes, targets = towers.class_vectors(self.prompts()), self.targets[rows]
         if self.type == CLASSIFICATION:
             return classification_scores(images, classes, targets)

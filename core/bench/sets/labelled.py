@@ -28,7 +28,7 @@ class Labelled(BenchSet):
     Of a set that a protocol knows, the zero-shot accuracy that is published with the same prompts stands beside.
     """
 
-    fallback = True
+    fallback = 2
 
     of_backbone: dict[str, PreparedData] = field(default_factory=dict, init=False, repr=False)
 
@@ -59,8 +59,9 @@ class Labelled(BenchSet):
 
     def score(self, towers: BenchTowers) -> list[BenchScore]:
         prepared = self.of_backbone[towers.backbone.spec]
-        test = prepared.test.to("cpu")
-        classifier, labels, groups = prepared.classifier.to("cpu"), test.labels, test.groups
+        test, classifier = prepared.test.to("cpu"), prepared.classifier.to("cpu")
+        labels, groups = test.labels, test.groups
+        assert labels is not None
         towers.skipped += [each for each in prepared.skipped if each not in towers.skipped]
         if labels.ndim == 2:
             return several_labels_scores(classifier.logits(test.unit), labels, prepared.class_names, groups=groups)
