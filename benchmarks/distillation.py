@@ -1,6 +1,6 @@
 """What distillation brings to a smaller model at equal steps? The table of docs/faster-towers.md.
 
-    python benchmarks/distillation.py [--seeds 0,1,2] [--steps 200] [--scores FILE]
+    python benchmarks/distillation.py [--seeds 0,1,2] [--steps 600] [--scores FILE]
 
 A teacher learns by InfoNCE from drawn pictures and captions (`curation_pool.py`, right pairs only). Students half as
 wide and half as deep learn from other pictures, with and without it, each recipe with its published losses, all for the
@@ -37,7 +37,7 @@ from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import train
 
 PAIRS, BATCH, RATE = 6_000, 64, 2e-3
-TEACHER_STEPS, STEPS = 400, 200
+TEACHER_STEPS, STEPS = 1200, 600
 WIDTH, DEPTH = 64, 4
 TEXTS = {"context_length": 24, "vocab_size": 2048}
 ALONE, INHERITED = "CLIP's loss alone", "the same, inherited weights"

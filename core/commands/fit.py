@@ -173,16 +173,18 @@ def evaluate(
     from ..recipes.resolve import check_run
 
     check_run(run, out)
+    from ..contracts.judgement import EVAL, Findings
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
+    from ..registry.build import judgements_of, judges_at
     from ..runs.folder import Run, evaluation_folder
     from ..runs.limits import check_asked, check_limits, parse_limits
     from ..runs.sections import worded
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
-    check_asked(limits, how)
     opened = Run.open(run)
     task = task_of_run(opened)
+    check_asked(limits, judges_at(task, EVAL, how))
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
@@ -190,7 +192,7 @@ def evaluate(
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
-        check_limits(result, limits)
+        check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
         return
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
@@ -199,7 +201,7 @@ def evaluate(
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
-    check_limits(result, limits)
+    check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
 
 
 def predict(

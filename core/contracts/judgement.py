@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
 from .options import settle
-from .run_info import Record
+from .run_info import AxisScore, Record
 from .shown import in_short
 
 if TYPE_CHECKING:
@@ -476,6 +476,11 @@ class Findings(dict[str, Record]):
     def pictured(self) -> list[tuple[str, Sequence[tuple[int, str]]]]:
         """Titles and (test row, words), for a report that may show single images."""
         return [rows for record in self.values() if (rows := record.pictured()) is not None]
+
+    @property
+    def axis_scores(self) -> dict[str, AxisScore | str]:
+        """Of all records, by name; see `Record.axis_scores`."""
+        return {name: score for record in self.values() for name, score in record.axis_scores().items()}
 
     @property
     def tables(self) -> list[Any]:

@@ -266,6 +266,25 @@ class FittedRun:
         """Write that file anew."""
 
 
+@dataclass(frozen=True)
+class AxisScore:
+    """How well a run does on one side from which it is looked at: a share, and more of it is better.
+
+    Attributes:
+        title: of the figure that shows all sides.
+        score: of the run.
+        interval: [low, high] of it, with 95 %; None where there is none.
+        zero_shot: the same of zero-shot, or None.
+        begins: how `--fail-under` names the lower limit.
+    """
+
+    title: str
+    score: float
+    interval: Sequence[float] | None = None
+    zero_shot: float | None = None
+    begins: str = "its 95% interval"
+
+
 class Record(Keyed):
     """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
 
@@ -276,10 +295,12 @@ class Record(Keyed):
     Class attributes:
         key: in metrics.json; "" where its own keys stand beside the scores.
         beside_scores: such keys, of which one at least is there.
+        axes: names of scores that `--fail-under` takes, of `axis_scores` -> what to give for them ("give --by COLUMN").
     """
 
     key: ClassVar[str] = ""
     beside_scores: ClassVar[tuple[str, ...]] = ()
+    axes: ClassVar[Mapping[str, str]] = {}
 
     def values_by_key(self) -> dict[str, Any]:
         """What metrics.json holds below `key`; by default the fields, in order."""
@@ -321,6 +342,11 @@ class Record(Keyed):
     def among(self, others: Mapping[str, Record]) -> Record:
         """The record as its section shows it beside those of other judgements, by their names."""
         return self
+
+    def axis_scores(self) -> Mapping[str, AxisScore | str]:
+        """Name -> the score of a side from which the run is looked at, for `--fail-under` and the figure of all sides;
+        or why there is none, in words. Each of `axes` is there; others may be."""
+        return {}
 
     def note(self) -> str:
         """A sentence for the user; "" for none."""

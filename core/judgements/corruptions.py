@@ -18,7 +18,7 @@ import torch
 from ..contracts.corruption import SEVERITIES, Corruption
 from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
-from ..contracts.run_info import Record
+from ..contracts.run_info import AxisScore, Record
 from ..metrics.intervals import SIGNIFICANT, balanced_interval, p_of_loss, paired_shares, units_of
 from ..metrics.significance import holm
 from ..robustness.corruption import CHANNELS, Corrupted
@@ -91,6 +91,7 @@ class CorruptionScores(Record):
     """
 
     key: ClassVar[str] = "corruptions"
+    axes: ClassVar = {"corruptions": "give --holistic"}
     images: int
     lacking: str = ""
     clean: float = 0.0
@@ -147,6 +148,13 @@ class CorruptionScores(Record):
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
         rows = [(row, f"wrong {count} of {self.times} times") for row, count in self.worst]
         return ("Wrong most often when corrupted", rows) if rows else None
+
+    def axis_scores(self) -> Mapping[str, AxisScore | str]:
+        if self.kinds is None:
+            return {"corruptions": self.lacking}
+        zero_shot = None if self.zero_shot_error is None else 1 - self.zero_shot_error
+        interval = [1 - limit for limit in reversed(self.error_interval)]
+        return {"corruptions": AxisScore("Corrupted images", 1 - self.error, interval, zero_shot)}
 
     def table(self) -> Table | None:
         from rich.box import SIMPLE_HEAD

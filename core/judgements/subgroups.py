@@ -11,7 +11,7 @@ from ..confidence.calibration import HALF
 from ..contracts.items import Columns, DomainData
 from ..contracts.judgement import JudgedClassifier, Judgement, Place
 from ..contracts.options import option
-from ..contracts.run_info import Record
+from ..contracts.run_info import AxisScore, Record
 from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
 from ..metrics.significance import holm, p_words
@@ -101,6 +101,7 @@ class ByColumns(Record):
     """
 
     key: ClassVar[str] = "subgroups"
+    axes: ClassVar = {"worst_group": "give --by COLUMN"}
     columns: Sequence[ByColumn]
 
     @classmethod
@@ -112,6 +113,14 @@ class ByColumns(Record):
             }
 
         return cls([ByColumn(**{**each, "shares": shares(each["shares"])}) for each in metrics[cls.key]["columns"]])
+
+    def axis_scores(self) -> Mapping[str, AxisScore | str]:
+        parts = [part for each in self.columns for of in each.shares.values() for part in of.parts]
+        if not parts:
+            return {"worst_group": "no value of --by has enough images"}
+        interval = [min(limits) for limits in zip(*(part.interval for part in parts))]
+        share, begins = min(part.share for part in parts), "the lowest of the 95% intervals"
+        return {"worst_group": AxisScore("Worst group", share, interval, begins=begins)}
 
     def section(self) -> list[TableSection]:
         tests = sum(of.p_value is not None for each in self.columns for of in each.shares.values())
