@@ -122,9 +122,7 @@ def separations(
     return made
 
 
-def false_positive_rate(
-    scores: Tensor, truth: Tensor, weights: Tensor | None = None, recall: float = RECALL
-) -> Tensor:
+def false_positive_rate(scores: Tensor, truth: Tensor, weights: Tensor | None = None, recall: float = RECALL) -> Tensor:
     """(S, K) share of the false rows at the threshold whose recall is nearest to `recall`, be it above or below; the
     larger recall of two that are as near, and of thresholds with one recall the lowest.
 

@@ -140,6 +140,7 @@ class Classification(ComparedClassification):
         "unlike-images",
         "base-run",
         "wrong-labels",
+        "out-of-distribution",
         "corruptions",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)

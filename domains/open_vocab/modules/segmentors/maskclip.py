@@ -12,7 +12,7 @@ from torch import Tensor
 from .....core.contracts import Backbone, require
 from .....core.errors import CapabilityError
 from .....registry import MODELS
-from .attention_heads import as_map, with_last
+from .attention_heads import as_map
 from .training_free import CLIP_LOGIT_SCALE, TrainingFreeSegmentor, cosine_maps
 
 TEMPERATURE = 100.0  # of both refinements, beside CLIP's own logit scale
