@@ -51,6 +51,7 @@ from parity_checks import (
     testtime,
     towers,
     transductive,
+    unlike_images,
     video,
     video_losses,
     video_patches,
@@ -79,7 +80,7 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
-    "Robustness": (robustness,),
+    "Robustness": (robustness, unlike_images),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..metrics.classification import auroc, average_precision
 from ..metrics.intervals import units_of
-from ..metrics.score_intervals import Aurocs, precision_interval
+from ..metrics.score_intervals import Aurocs
 from ..metrics.significance import drawn_weights, intervals_of
 
 MCM, LOCAL_MCM, GL_MCM, ENERGY, MAX_LOGIT = "mcm", "local_mcm", "gl_mcm", "energy", "max_logit"
@@ -78,13 +78,12 @@ class Separation:
         auroc: chance that an ordinary image scores higher than another one.
         aupr: average precision; it depends on how many images there are of both.
         fpr: share of the others that pass a threshold which about 95 % of the ordinary ones pass.
-        auroc_interval, aupr_interval, fpr_interval: of 95 %; None where too few images tell one.
+        auroc_interval, fpr_interval: of 95 %; None where too few images tell one.
     """
 
     auroc: float
     auroc_interval: Sequence[float]
     aupr: float
-    aupr_interval: Sequence[float] | None
     fpr: float
     fpr_interval: Sequence[float] | None
 
@@ -115,10 +114,8 @@ def separations(
     made = {}
     for place, (name, limit) in enumerate(zip(names, limits)):
         of, fpr = scores[:, place], fprs[place]
-        aupr = average_precision(of, truth)
-        bounds = precision_interval(aupr, truth, together)
         between = _fpr_interval(fpr, false[:, place], fewest)
-        made[name] = Separation(auroc(of, truth), list(limit), aupr, bounds, fpr, between)
+        made[name] = Separation(auroc(of, truth), list(limit), average_precision(of, truth), fpr, between)
     return made
 
 

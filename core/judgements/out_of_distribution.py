@@ -206,7 +206,7 @@ def _cells(of: SetScores, score: str) -> tuple[Cell, ...]:
     return (
         Cell(NUMBER.text(of.zero_shot.get(score))),
         NUMBER.cell(each.auroc, each.auroc_interval),
-        NUMBER.cell(each.aupr, each.aupr_interval),
+        NUMBER.cell(each.aupr),
         SHARE.cell(each.fpr, each.fpr_interval),
     )
 
