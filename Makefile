@@ -1,20 +1,25 @@
-# Two commands: `make fit` (first result) and `make test` (the whole suite). Only Python, make and a package index are
+# Two commands: `make fit` (first result) and `make test` (the suite). Only Python, make and a package index are
 # needed. A stamp in .venv says what is installed, so a second run starts at once; a changed pyproject.toml installs again.
-# Besides: `make docs` (the site, in build/site), `make pictures` (those of the README), `make dist` (what is released, tried).
+# Besides: `make test-all` (with its thorough tests), `make docs` (the site, in build/site), `make pictures` (those of the README), `make dist` (what is released, tried).
 PYTHON ?= python3
 JOBS ?= 2  # processes of the suite, a thread each: more threads would only wait for each other
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: fit test lint style imports types index docs pictures dist clean
+.PHONY: fit test test-all lint style imports types index docs pictures dist clean
 
 fit: $(VENV)/.installed-fit
 	$(BIN)/vladapt fit --domain medical
 
 # What is compiled is kept, whatever the environment says: tests start many processes.
+SUITE := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(SUITE) -m "not thorough" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(SUITE) $(PYTEST_ARGS)
 
 lint: style imports types
 

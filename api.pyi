@@ -180,6 +180,8 @@ def search(
     where: Mapping[str, str] | None = ...,
     image: str | Path | None = ...,
     weight: float | None = ...,
+    compose: str | None = ...,
+    vocabulary: str | Path | None = ...,
     top: int | None = ...,
     refine: bool | None = ...,
     candidates: int | None = ...,

@@ -19,6 +19,7 @@ import typer
 
 from . import __version__
 from .core.commands import (
+    bench,
     compare,
     curate,
     embed,
@@ -54,7 +55,7 @@ FAILED = 1
 SPINS = "1000"
 """How often a waiting thread of torch looks for work before it sleeps. By its library's own number, 300,000, waiting on
 a busy machine costs several times the computation."""
-COMMAND_GROUPS = (fit, compare, labels, pretrain, join, embed, jobs, search, export, serve, push, inspect)
+COMMAND_GROUPS = (fit, compare, bench, labels, pretrain, join, embed, jobs, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}

@@ -16,6 +16,6 @@ class BuildWithoutThisFile(build_py):
 setup(
     package_dir={"vladapt": "."},
     packages=["vladapt", *(f"vladapt.{name}" for name in find_packages(include=ROOMS))],
-    package_data={"": ["*.json", "*.txt", "*.pyi", "py.typed", "recipes/*", "recipes/parts/*", "*.j2", "page/*"]},
+    package_data={"": ["*.json", "*.txt", "*.pyi", "py.typed", "recipes/*", "recipes/parts/*", "sample/*", "*.j2", "page/*"]},
     cmdclass={"build_py": BuildWithoutThisFile},
 )

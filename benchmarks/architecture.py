@@ -30,6 +30,7 @@ HOLDS = {
     "testing": "checks of plug-ins",
     "commands": "flags, tables, JSON",
     "engine": "fit, compare, predict, index, ...",
+    "bench": "published sets",
     "sharing": "hub, MLflow",
     "tasks": "what is fitted, scored and written",
     "judgements": "what is said of a fit",

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import torch
 from parity_checks import (
+    adversarial_losses,
+    attacks,
     cache,
     caption_losses,
     chest_xrays,
+    compositional,
     confidence,
     continual,
     crops,
@@ -68,7 +71,7 @@ METHODS = (
 )
 LOSSES = (
     *(losses, caption_losses, self_supervised, continual, distillation, person, person_search),
-    *(video_losses, query_losses, knowledge_losses),
+    *(video_losses, query_losses, knowledge_losses, adversarial_losses),
 )
 ROOMS = {
     "Methods": METHODS,
@@ -80,7 +83,8 @@ ROOMS = {
     "Medical images": (radiographs, chest_xrays),
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
-    "Robustness": (robustness, unlike_images),
+    "Compositional questions": (compositional,),
+    "Robustness": (robustness, attacks, unlike_images),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

@@ -39,10 +39,25 @@ LONGEST = (
 """Files that take 20 seconds of a processor and more, the longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+COLLECTED = pytest.StashKey[dict[str, bool]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """They come first, so that in the end no worker is left alone with one of them; the others as folders list them."""
+    for item in items:
+        mark = item.get_closest_marker("thorough")
+        if mark and mark.kwargs and item.callspec.id.startswith(mark.kwargs["but"]):
+            item.own_markers.remove(mark)
+    config.stash[COLLECTED] = {item.nodeid: item.get_closest_marker("thorough") is not None for item in items}
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (place.get(item.path.name, len(place)), item.path.parts))
+
+
+@pytest.fixture(scope="session")
+def collected(request) -> dict[str, bool]:
+    """All tests that the command line names, and whether they are thorough, which a run may leave out."""
+    return request.config.stash[COLLECTED]
 
 
 class _FromTheEnd(pytest.Dir):

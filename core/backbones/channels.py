@@ -69,6 +69,9 @@ class ChannelPreprocess(CropTransform):
     def with_crop(self, scale: tuple[float, float]) -> ChannelPreprocess:
         return ChannelPreprocess(self.transform.with_crop(scale), self.count)
 
+    def without_flip(self) -> ChannelPreprocess:
+        return ChannelPreprocess(self.transform.without_flip(), self.count)
+
     def _normalised(self, group: np.ndarray, seed: int | None, first: bool) -> Tensor:
         """(c, S, S) of up to three channels."""
         missing = RGB - group.shape[-1]

@@ -211,9 +211,8 @@ class OwnPreprocess(Preprocess):
 
     @property
     def spec(self) -> dict[str, Any]:
-        stated = {
-            key: value for key, value in super().spec.items() if key in ("image_size", "train", "scale", "randaugment")
-        }
+        own = ("image_size", "train", "scale", "randaugment", "flip")
+        stated = {key: value for key, value in super().spec.items() if key in own}
         return {**stated, "transform": "own", "digest": self.digest}
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:

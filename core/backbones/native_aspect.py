@@ -89,7 +89,8 @@ class NativeAspect(Preprocess):
     def _augmented(self, picture, seed: int | None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         picture = self._resized(crop(picture, *random_box(*size_of(picture), self.scale, generator)))
-        picture = hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+        mirrored = torch.rand((), generator=generator) < 0.5
+        picture = hflip(picture) if mirrored and self.flip else picture
         return randaugment(in_8_bits(picture), generator) if self.randaugment else picture
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:

@@ -46,6 +46,7 @@ class Preprocess(CropTransform):
         resize: what the shortest side (of "squash" both) is resized to before the crop, where it is more than S; None
             for S.
         randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment`).
+        flip: whether the training view is mirrored, in half of the cases; without, the crops are the same.
         fast_decode: images may have been reduced by their decoder to `least_side`, as JPEG can be by 2, 4 or 8.
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
@@ -64,6 +65,7 @@ class Preprocess(CropTransform):
     scale: tuple[float, float] = (0.5, 1.0)
     resize: int | None = None
     randaugment: bool = False
+    flip: bool = True
     fast_decode: bool = False
 
     def __post_init__(self):
@@ -108,6 +110,8 @@ class Preprocess(CropTransform):
             del stated["resize"]
         if not self.randaugment:
             del stated["randaugment"]
+        if self.flip:
+            del stated["flip"]
         if self.fast_decode:
             stated["fast_decode"] = FAST_MARGIN
         else:
@@ -141,6 +145,9 @@ class Preprocess(CropTransform):
     def with_crop(self, scale: tuple[float, float]) -> Preprocess:
         return replace(self, scale=tuple(scale))
 
+    def without_flip(self) -> Preprocess:
+        return replace(self, flip=False)
+
     def with_randaugment(self) -> Preprocess:
         return replace(self, randaugment=True)
 
@@ -164,7 +171,8 @@ class Preprocess(CropTransform):
         height, width = size_of(picture)
         top, left, rows, columns = random_box(height, width, self.scale, generator)
         picture = self._resize(crop(picture, top, left, rows, columns), self.sides)
-        picture = hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+        mirrored = torch.rand((), generator=generator) < 0.5  # drawn without a flip too: crops stay the same
+        picture = hflip(picture) if mirrored and self.flip else picture
         return randaugment(in_8_bits(picture), generator) if self.randaugment else picture
 
     def _resize(self, picture, size):
@@ -359,6 +367,10 @@ class EachPart(CropTransform):
 
     def with_crop(self, scale: tuple[float, float]) -> EachPart:
         return replace(self, transform=self.transform.with_crop(scale))
+
+    def without_flip(self) -> EachPart | None:
+        of_one = self.transform.without_flip() if isinstance(self.transform, CropTransform) else None
+        return None if of_one is None else replace(self, transform=of_one)
 
     def with_randaugment(self) -> EachPart | None:
         of_one = self.transform.with_randaugment() if isinstance(self.transform, CropTransform) else None

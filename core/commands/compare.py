@@ -9,7 +9,7 @@ import typer
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
 from ..errors import Stopped
-from .options import FromOptions, FromRecipe, Given, Json, Out
+from .options import FromOptions, FromRecipe, Given, Json, Out, Place, flag_of_place
 from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table, words_of
 
 SHARED = (
@@ -29,6 +29,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Features file instead of images. Repeatable.", rich_help_panel=DATA),
     ] = None,
+    place: Place = None,
     out: Out = None,
     resume: Annotated[
         bool,
@@ -44,7 +45,7 @@ def compare(
     Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2; of all that have them: --set
     adapter.views=0. The CSV grows fit by fit; a comparison that was stopped goes on with --resume.
 
-    Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
+    Example: vladapt compare ./photos, or vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16
     """
     from ..recipes.resolve import check_names, check_places
     from .tables import (
@@ -56,7 +57,10 @@ def compare(
         published_lines,
     )
 
-    sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
+    if place is not None:
+        sources = [{flag_of_place(place, {"data": data, "features": features}): place}]
+    else:
+        sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
     check_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
     for on in [resolved.with_source(**source) for source in sources] or [resolved]:

@@ -32,10 +32,12 @@ from .tables import (
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
+FEW_ANSWERS = 12
+"""Up to so many are shown one by one, more only where that is asked for."""
 
 
 def fit(
-    given: Annotated[Given, FromRecipe(judged=FIT, several=True)],
+    given: Annotated[Given, FromRecipe(judged=FIT, several=True, place=True)],
     timing: Annotated[
         bool,
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
@@ -52,7 +54,7 @@ def fit(
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
-    Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
+    Example: vladapt fit ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
     from ..recipes.resolve import check_recipe
 
@@ -249,6 +251,12 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    rows: Annotated[
+        bool,
+        typer.Option(
+            "--rows", help="Print a row for each image, of more than 12 too, not a summary.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Classify new images with a run, or find things in them.
@@ -286,7 +294,11 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        show_table(task.predictions_table(predicted.rows()), words)
+        answers = predicted.rows()
+        short = len(answers) > FEW_ANSWERS and not rows
+        show_table((task.predictions_summary if short else task.predictions_table)(answers), words)
+        if short and not files:
+            echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
     echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:

@@ -14,8 +14,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="domains, adapters, selectors, curators, tasks, backbones, losses, metrics, judgements, outputs, "
-            "recipes or curations."
+            help="domains, adapters, selectors, curators, compositions, benchmarks, tasks, backbones, losses, metrics, "
+            "judgements, outputs, recipes or curations."
         ),
     ],
     domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,
@@ -60,11 +60,11 @@ def show(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Show an adapter, selector, curator, loss, metric, judgement, output, domain, task or backbone with its options;
-    or a recipe as it would run.
+    """Show an adapter, selector, curator, benchmark, loss, metric, judgement, output, domain, task or backbone with its
+    options; or a recipe as it would run.
 
-    KIND is adapter, selector, curator, loss, metric, judgement, output, domain, task, recipe or backbone. A recipe has
-    every default filled in; a config for mmdet or mmsegmentation is shown unchanged, ready to copy.
+    KIND is adapter, selector, curator, benchmark, loss, metric, judgement, output, domain, task, recipe or backbone. A
+    recipe has every default filled in; a config for mmdet or mmsegmentation is shown unchanged, ready to copy.
 
     Example: vladapt show tip-adapter
     """

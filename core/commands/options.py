@@ -21,7 +21,19 @@ import typer
 
 from ..backbones.specs import with_own_backbones, with_own_code
 from ..contracts.options import Option, annotation, options_of
-from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
+from ..contracts.recipe import (
+    ALL,
+    DATA,
+    GROUPS,
+    JUDGING,
+    KEYS,
+    METHOD,
+    OUTPUT,
+    TRAINED,
+    Recipe,
+    check_writable,
+    holds_features,
+)
 from ..contracts.sources import SourceOptions, parse_sources
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
@@ -104,6 +116,12 @@ ConfigFile = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+PLACE = "place"
+"""Of a data set or a features file: it may stand without its flag."""
+Place = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Data set or features file; the same as --data DATA, --features DATA."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
@@ -180,12 +198,14 @@ class FromRecipe(Source):
         helps: key -> help, where it is not that of the field.
         judged: when judgements are made whose options are flags too, as `Judgement.at` says; None: never.
         several: whether `--data` may be given several times, as sources of one training.
+        place: whether the data may stand without a flag.
     """
 
     keys: str = ""
     helps: Mapping[str, str] = field(default_factory=dict)
     judged: str | None = None
     several: bool = False
+    place: bool = False
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
@@ -199,9 +219,14 @@ class FromRecipe(Source):
         if self.several:
             own["data"] = flag(known["data"], many=True)
             own |= {each.name: flag(each, hidden=True) for each in options_of(SourceOptions) if each.name in MIXING}
+        own |= {PLACE: Place} if self.place else {}
         of_domains, declared = _of_domains(arguments, {*taken, *own}, self.judged)
 
         def made(given: dict[str, Any]) -> Given:
+            if PLACE in given:
+                place = given.pop(PLACE)
+                named = flag_of_place(place, given)
+                given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
             given |= {"data": parse_sources(sources)[0].path} if sources else {}
             beside = {name: given.pop(name, None) for name in BESIDE}
@@ -215,6 +240,17 @@ class FromRecipe(Source):
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)
+
+
+def flag_of_place(place: str, given: Mapping[str, Any]) -> str:
+    """ "data" or "features", as which a place that stands alone is taken.
+
+    Raises:
+        ConfigError: one of them is given too.
+    """
+    if beside := [f"--{name}" for name in ("data", "features") if given.get(name)]:
+        raise ConfigError(f"{place} and {beside[0]}: give one of them")
+    return "features" if holds_features(place) else "data"
 
 
 @dataclass(frozen=True)

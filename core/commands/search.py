@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..contracts.use import USE
-from ..engine.options import IndexOptions, QueriesOptions, SearchOptions
+from ..engine.options import EvaluateOptions, IndexOptions, QueriesOptions, SearchOptions
 from ..errors import ConfigError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
@@ -77,6 +77,7 @@ def search(
     on: Annotated[dict[str, Any], FromUse("search")],
     how: Annotated[dict[str, Any], FromOptions(SearchOptions)],
     many: Annotated[dict[str, Any], FromOptions(QueriesOptions)],
+    scored: Annotated[dict[str, Any], FromOptions(EvaluateOptions)],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     camera: Annotated[
@@ -87,7 +88,8 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index by words, by an image, or by both; or by each line of a file.
+    """Search an index by words, by an image, or by both; or by each line of a file, or by the queries of a published
+    set, which are scored.
 
     Example: vladapt search photos.index "a dog on the beach" --html found.html
     """
@@ -97,6 +99,9 @@ def search(
 
     if query is not None and text is not None:
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
+    if scored:
+        _evaluate(index, query if text is None else text, scored, {**on, **how}, many, _where(where, camera), as_json)
+        return
     asked = {"where": _where(where, camera), **on, **how}
     if many:
         if lacking := {"queries", "out"} - set(many):
@@ -127,6 +132,32 @@ def search(
         )
     if result.html:
         echo(f"Page: {result.html}")
+
+
+def _evaluate(
+    index: str,
+    text: str | None,
+    scored: dict[str, Any],
+    asked: dict[str, Any],
+    many: dict[str, Any],
+    where: Mapping[str, str],
+    as_json: bool,
+) -> None:
+    from ..engine.search_evaluation import evaluate_queries
+    from .tables import composed_table
+
+    if "evaluate" not in scored:
+        raise ConfigError(f"--{next(iter(scored))}: is about the queries of a set; give --evaluate FILE too")
+    if text is not None or many or where:
+        given = repr(text) if text is not None else f"--{next(iter(many))}" if many else "--where"
+        raise ConfigError(f"--evaluate {scored['evaluate']}: holds the queries; omit {given}")
+    done = evaluate_queries(index, **scored, **asked)
+    if as_json:
+        print_json({**vars(done), "scores": [vars(score) for score in done.scores]})
+        return
+    show_table(composed_table(done))
+    for note in done.notes:
+        echo(note)
 
 
 def _where(given: list[str] | None, camera: str | None) -> dict[str, str]:

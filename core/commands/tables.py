@@ -43,15 +43,15 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     means = "mean ± std over " if any(row["std"] is not None for row in summary) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, {means}{spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
-    return _table_of(title, comparison_cells(summary, published))
+    return table_of(title, comparison_cells(summary, published))
 
 
 def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
     """The same table for a document."""
-    return _markdown_of(comparison_cells(summary, published))
+    return markdown_of(comparison_cells(summary, published))
 
 
-def _table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
+def table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
     """Names on the left, values on the right, below a header."""
     table = Table(title=title, title_justify="left")
     header, *rows = cells
@@ -62,7 +62,8 @@ def _table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _markdown_of(cells: Sequence[Sequence[str]]) -> str:
+def markdown_of(cells: Sequence[Sequence[str]]) -> str:
+    """The same for a document."""
     header, *rows = cells
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
@@ -71,12 +72,12 @@ def _markdown_of(cells: Sequence[Sequence[str]]) -> str:
 def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
     """What the image towers of compared backbones cost, beside what is reached with them."""
     title = "Cost of an image in its tower; * no faster one is as good"
-    return _table_of(title, front_cells(front, method))
+    return table_of(title, front_cells(front, method))
 
 
 def front_markdown(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> str:
     """The same table for a document."""
-    return _markdown_of(front_cells(front, method))
+    return markdown_of(front_cells(front, method))
 
 
 def front_cells(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[list[str]]:
@@ -144,7 +145,7 @@ def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Ma
     if not any(of):
         return []
     numbers = ["" if row is None else f"{100 * row['published']:.1f}" for row in of]
-    differences = ["" if row is None else _signed("accuracy", row["published_difference"]) for row in of]
+    differences = ["" if row is None else signed("accuracy", row["published_difference"]) for row in of]
     return [["  published", *numbers, ""], ["  difference", *differences, ""]]
 
 
@@ -205,13 +206,14 @@ def _gain(each: Mapping[str, Any]) -> str:
     """A difference, its interval and its p value."""
     from ..metrics.significance import p_words
 
-    between = " to ".join(_signed(each["metric"], bound) for bound in each.get("interval") or ())
+    between = " to ".join(signed(each["metric"], bound) for bound in each.get("interval") or ())
     tested = None if each["p_holm"] is None else p_words(each["p_holm"])
     brackets = ", ".join(filter(None, (between, tested)))
-    return f"{_signed(each['metric'], each['difference'])}{f' ({brackets})' if brackets else ''}"
+    return f"{signed(each['metric'], each['difference'])}{f' ({brackets})' if brackets else ''}"
 
 
-def _signed(metric: str, difference: float) -> str:
+def signed(metric: str, difference: float) -> str:
+    """A difference with its sign, in points where the metric is a share."""
     text = f"{100 * difference:+.1f}" if _in_percent(metric) else f"{difference:+.3f}"
     return text.replace("-", "−")
 
@@ -270,6 +272,26 @@ def hits_table(hits: Sequence) -> Table:
         cells = [*([str(hit.cluster)] if grouped else []), str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
         cells += [hit.entry.about.get(name, "") for name in known]
         table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
+    return table
+
+
+def composed_table(done: Any) -> Table:
+    """One row per score of composed queries, beside the image and the words alone and a random order; of many parts,
+    the first measure of each."""
+    parts = {score.part for score in done.scores}
+    title = f"{done.set}: {done.queries:,} queries, {done.gallery:,} images, in %, 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in (done.compose, "image alone", "words alone", "random order"):
+        table.add_column(name, justify="right")
+    first = done.scores[0].metric
+    for score in done.scores:
+        if len(parts) > 1 and score.part != "mean" and score.metric != first:
+            continue
+        low, high = (f"{100 * bound:.1f}" for bound in score.interval)
+        own = f"{100 * score.value:.1f} ({low}–{high})"
+        others = (f"{100 * value:.1f}" for value in (score.image, score.text, score.chance))
+        table.add_row(" ".join(filter(None, (score.metric, score.part))), own, *others)
     return table
 
 

@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
+        "bench": "BenchScore BenchSet BenchTowers",
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "corruption": "Corruption",
         "curator": "CAPTION_FEATURES Curator Decision IMAGE_FEATURES PairTable Survey TEXT",

@@ -93,6 +93,16 @@ class CropTransform(ABC):
     def with_crop(self, scale: tuple[float, float]) -> CropTransform:
         """The same transform with a crop that keeps between `scale[0]` and `scale[1]` of the area."""
 
+    def without_flip(self) -> CropTransform | None:
+        """The same transform that mirrors no image, as captions that name sides want it; None where it mirrors none, or
+        its mirroring is no matter of a choice."""
+        return None
+
+    @staticmethod
+    def unflipped(transform: Any) -> Any:
+        """Any transform, which mirrors no image where it can be asked not to."""
+        return (transform.without_flip() if isinstance(transform, CropTransform) else None) or transform
+
     def with_randaugment(self) -> CropTransform | None:
         """The same transform with RandAugment after it, for methods that publish that; None where images do not stand
         it."""

@@ -147,29 +147,30 @@ class ThumbnailStore(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence, and samples of which one is meant.
+    """Which of several images a text means, which of several texts describes an image, or which of as many texts
+    belongs to which of several images.
 
     Args:
-        text: one of the captions of the right sample.
-        options: ids of the samples.
-        answer: which of them is right.
+        images: ids of samples, one or several.
+        texts: one or several; with several images as many, the i-th of which belongs to the i-th image.
+        answer: which of the images, or of the texts, is right; 0 where there are several of both.
         kind: of question, by which scores are told apart.
     """
 
-    text: str
-    options: tuple[str, ...]
-    answer: int
-    kind: str
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    answer: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All questions of a set, each with as many options.
+    """All questions of a set, each with as many images and as many texts.
 
     Args:
         name: of the measure ("EgoMCQ").
         asked: the questions.
-        metric: (scores (Q, O), answers (Q,), Q kinds) -> shares in 0..1 by name.
+        metric: (scores (Q, I, T), answers (Q,), Q kinds) -> shares in 0..1 by name.
     """
 
     name: str

@@ -192,7 +192,7 @@ class Loss(nn.Module, ABC):
         teacher that it holds for this is a submodule in eval mode; its `train` has to leave it so.
 
         Args:
-            batch: fields of a batch, or of a part of it.
+            batch: fields of a batch, or of a part of it; with "class_features" where it needs them.
             backbone: the towers that are trained.
         """
         return {}

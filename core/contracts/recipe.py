@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zipfile import ZipFile, is_zipfile
 
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
@@ -27,7 +28,7 @@ TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
-FEATURES = "features file (.safetensors, .npz), or folder of shards, instead of images"
+FEATURES = "features file (.safetensors, .npz), or folder of shards, instead of images; sample: a packaged one"
 DEVICE = "device: auto (the default), cpu, cuda or cuda:1"
 REDACT = "leave file names, the path of the data and pictures out of what is written; samples are numbered"
 """Help of options that a run takes again where it is used."""
@@ -429,6 +430,18 @@ def _is_there(path: Path) -> bool:
 
 
 def check_features_place(path: str | Path) -> None:
-    """Raise DataError where there is no such file of features."""
-    if not Path(path).exists():
+    """Raise DataError where there is no such file of features; "sample" is packaged."""
+    if str(path) != SAMPLE and not Path(path).exists():
         raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features, or a folder of shards")
+
+
+def holds_features(path: str | Path) -> bool:
+    """Whether a file or folder is one of features by its name and its arrays' names, which alone are looked at."""
+    path = Path(path)
+    if path.is_dir():
+        states = [path / "_state", *path.glob("*/_state")]
+        return any(state.is_dir() and any(state.parent.glob("part-*.parquet")) for state in states)
+    if path.suffix.lower() == ".npz" and is_zipfile(path):
+        with ZipFile(path) as file:
+            return not {"image_features.npy", "image_parts.npy"}.isdisjoint(file.namelist())
+    return path.suffix.lower() == ".safetensors"

@@ -207,6 +207,11 @@ class Task(ABC):
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
 
+    @classmethod
+    def check_domain(cls, domain: Domain) -> None:
+        """Raise the ConfigError of a domain that has no data for a task that names those of another (`data_of`)."""
+        domain.check_task(cls.data_of)
+
     @property
     def title(self) -> str:
         """For messages: "classification of domain 'medical'"."""
@@ -326,6 +331,10 @@ class Task(ABC):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         """Rows of `predict` as a rich table."""
         raise CapabilityError(self._refusal("predict"))
+
+    def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
+        """What many rows of `predict` say together, in 15 lines at most; by default they are shown one by one."""
+        return self.predictions_table(rows)
 
     @property
     def own_files(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.families import OFFERED
 from ..contracts.features import PROJECTED
+from ..contracts.images import CropTransform
 from ..contracts.items import DomainData, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task
@@ -176,7 +177,7 @@ class _Towers:
         self.transforms: list[Any]
         if stage.index is None:
             augmented = stage.view is not None
-            self.transforms = [domain.transforms(backbone, augmented, task.name) for backbone in backbones]
+            self.transforms = [_transform(domain, backbone, augmented, task.name) for backbone in backbones]
         else:
             self.transforms = [stage.index.transform(backbone, data) for backbone in backbones]
         self.encoders = [self._on_cores(encoder(each, PROJECTED, stage.recipe.amp), each) for each in backbones]
@@ -363,7 +364,7 @@ def _planned(
         manifest = manifest_of_items(data, place, further)
     domain = domain_of(task, data)
     augmented = asked.view is not None
-    transforms = tuple(transform_spec(domain.transforms(backbone, augmented, task.name)) for backbone in backbones)
+    transforms = tuple(transform_spec(_transform(domain, backbone, augmented, task.name)) for backbone in backbones)
     with_images = any(source.has_images for source in manifest.sources)
     if not with_images and not asked.captions:
         raise ConfigError("no source has images; give --captions to encode texts")
@@ -389,6 +390,12 @@ def loaded(spec: str, recipe: Recipe, domain: Domain, fast_decode: bool) -> Back
     if fast_decode:
         backbone.decode_fast()
     return backbone
+
+
+def _transform(domain: Domain, backbone: Backbone, augmented: bool, task: str) -> Any:
+    """How an image becomes pixels; augmented as `pretrain` does."""
+    transform = domain.transforms(backbone, augmented, task)
+    return CropTransform.unflipped(transform) if augmented else transform
 
 
 def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:

@@ -16,10 +16,11 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-PLURALS = {
-    kind: f"{kind}s" for kind in ("adapter", "selector", "curator", "metric", "judgement", "output", "domain", "task")
-}
-PLURALS = {"loss": "losses", **PLURALS}
+SINGLE = (
+    *("adapter", "selector", "curator", "composition", "benchmark"),
+    *("metric", "judgement", "output", "domain", "task"),
+)
+PLURALS = {"loss": "losses", **{kind: f"{kind}s" for kind in SINGLE}}
 """Of what has an entry in the catalogue."""
 KINDS = (*PLURALS.values(), "backbones", "recipes", "curations")
 SINGULAR = (*PLURALS, "backbone", "recipe", "curation")
@@ -116,8 +117,8 @@ def kinds_of(name: str) -> list[str]:
 
 
 def shown(kind: str, name: str) -> Shown:
-    """The description, options and facts of an adapter, selector, curator, loss, metric, judgement, domain, task or
-    backbone.
+    """The description, options and facts of an adapter, selector, curator, benchmark, loss, metric, judgement, domain,
+    task or backbone.
 
     Raises:
         UnknownNameError: nothing of that kind has that name.
@@ -126,10 +127,11 @@ def shown(kind: str, name: str) -> Shown:
     described |= {"output": _output, "curation": _curation}
     if kind in described:
         return described[kind](name)
-    from ..registry import adapter_class, curator_class, loss_class, selector_class, task_class
+    from ..registry import adapter_class, benchmark_class, curator_class, loss_class, selector_class, task_class
+    from ..registry.build import composition_class
 
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
-    classes["curator"] = curator_class
+    classes |= {"curator": curator_class, "benchmark": benchmark_class, "composition": composition_class}
     cls = classes[kind](name)
     text = inspect.cleandoc(cls.__doc__ or "")
     if kind == "task":
@@ -138,6 +140,10 @@ def shown(kind: str, name: str) -> Shown:
         return Shown(kind, name, text, options, "--set NAME=value", facts)
     if kind == "selector":
         return Shown(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
+    if kind == "benchmark":
+        return Shown(kind, name, text, list(options_of(cls)), f"--set {name}.NAME=value", [("for", "bench")])
+    if kind == "composition":
+        return Shown(kind, name, text, list(options_of(cls)), f"search --compose {name}:NAME=value")
     if kind == "curator":
         return Shown(kind, name, text, list(options_of(cls)), "--set NAME=value", [("for", f"curate {cls.stage}")])
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"

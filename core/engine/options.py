@@ -325,7 +325,20 @@ class SearchOptions:
     """
 
     image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
-    weight: float | None = option(None, "weight of the words where an image is given too, 0 to 1; 0.5 by default")
+    weight: float | None = option(
+        None, "weight of the words where an image is given too, 0 to 1; by default 0.5, with --compose slerp 0.8"
+    )
+    compose: str | None = option(
+        None,
+        "how an image and words become one query: sum (the default), product, slerp or freedom; options behind a "
+        "colon, as in freedom:words=5",
+        metavar="NAME",
+    )
+    vocabulary: str | None = option(
+        None,
+        "words that --compose freedom puts the image into, one per line; by default the class names of ImageNet",
+        metavar="FILE",
+    )
     top: int = option(10, "how many results; by default 10")
     refine: bool = option(
         True, "of ivf-pq and ivf-sq8, rank the nearest again by their stored features; yes by default", metavar="yes|no"
@@ -352,9 +365,31 @@ class QueriesOptions(EngineOptions):
     """Many queries at once."""
 
     queries: str | None = option(
-        None, "search for each line of a text file, many at once; --out names the file of the results", metavar="FILE"
+        None,
+        'search for each line of a text file, or of .jsonl with {"image": FILE, "text": WORDS}, many at once; --out '
+        "names the file of the results",
+        metavar="FILE",
     )
     out: str | None = option(None, "file for the results of --queries, .jsonl or .csv", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What of a set of composed queries is scored."""
+
+    evaluate: str | None = option(
+        None,
+        "score the composed queries of a set: CIRR's, CIRCO's or FashionIQ's own JSON, or lines 'path domain class'",
+        metavar="FILE",
+    )
+    gallery: str | None = option(
+        None,
+        "with lines 'path domain class', another such file that says what the index holds; by default the same",
+        metavar="FILE",
+    )
+    at: tuple[int, ...] | None = option(
+        None, "ranks that --evaluate counts to, for instance 10,50; by default those of the set", low=1, metavar="K,K"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,34 +19,43 @@ from ..backbones.finders import searched
 from ..backbones.heads import HeadBackbone
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
+from ..contracts.composition import Composition
 from ..contracts.domain import Domain
-from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from, options_of
 from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
 from ..data.tables import csv_text
 from ..errors import CapabilityError, ConfigError, DataError
-from ..features.extract import encoder
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
-from ..retrieval.index import FAST, TEXTS, Hit, RetrievalIndex, mixed
+from ..retrieval.index import FAST, TEXTS, Hit, RetrievalIndex
 from ..retrieval.page import Asked, write_page
 from ..retrieval.wanted import Wanted
 from ..runtime.files import replacing
 from ..runtime.reading import json_text
-from .index import numbered_lines
 from .options import EngineOptions, SearchOptions
+from .queries import (
+    OBJECTS,
+    EncodedQuery,
+    IndexGallery,
+    Lines,
+    Query,
+    QueryEncoder,
+    composition_of,
+    query_lines,
+    search_encoded,
+    vocabulary_words,
+    weight_of,
+)
 
 if TYPE_CHECKING:
     from ..shards import Executor
 
-WEIGHT = 0.5
 CANDIDATES = 100
-QUERIES_AT_ONCE = 256
 QUERY_FILES = (".jsonl", ".csv")
-OF_ONE_QUERY = ("image", "weight", "own_group", "cluster", "blur", "html")
+OF_ONE_QUERY = ("image", "own_group", "cluster", "blur", "html")
 AMONG = 5
 """Nearest entries among which an image that is in the index itself is looked for."""
 UNKNOWN_GROUP = (
@@ -145,33 +155,29 @@ def search(
     """
     asked = options_from(SearchOptions, given, "search")
     _check(text, asked)
-    wanted = Wanted(dict(where or {}), asked.since)
-    opened, reader, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
-    data, picture = (None, None) if asked.image is None else reader.one(asked.image, tower.least_side)
-    weight = WEIGHT if asked.weight is None else asked.weight
-    of_text, of_image = None if text is None else _encoded_text(tower, text), None
-    if picture is not None:
-        pixels = reader.transform(tower, data)(picture)
-        of_image = encoder(tower, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
-    vector = mixed(of_text, of_image, weight)
-    query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
+    wanted, composition = Wanted(dict(where or {}), asked.since), composition_of(asked)
+    opened, reader, tower, encode = opened_index(index, asked, wanted, composition, device, backbone, domain, reading)
+    of_query = encode([Query(text, asked.image)])[0]
+    both = text is not None and asked.image is not None
+    query = {"text": text, "image": asked.image, "weight": weight_of(composition) if both else None}
+    query |= {"compose": composition.name} if asked.compose is not None else {}
     query |= {"where": wanted.values} if wanted.values else {}
     query |= {"since": asked.since} if asked.since is not None else {}
-    notes = []
-    if data is not None and not _own_is_wanted(asked, reader):
-        own = _known_again(opened, Entry.of(data.items[0]), mixed(None, of_image))
+    notes = [f"The image in words: {_listed(of_query.words)}."] if of_query.words else []
+    if of_query.entry is not None and not _own_is_wanted(asked, reader):
+        own = _known_again(opened, of_query)
         wanted = replace(wanted, other_than=own)
         notes += [] if own.group else [UNKNOWN_GROUP]
-    if text is not None and picture is None and _scores_pairs(opened, tower):
-        hits, reranked = _reranked(opened, tower, text, vector, asked, wanted)
+    if text is not None and asked.image is None and _scores_pairs(opened, tower):
+        hits, reranked = _reranked(opened, tower, text, of_query.factors[0], asked, wanted)
     else:
         _refuse_candidates(opened, asked)
-        hits, reranked = opened.search(vector, asked.top, wanted, asked.refine), None
+        hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
     result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked, notes=notes)
     if asked.html is not None:
         result.html = Path(asked.html)
-        _write_page(result, opened, reader, picture, asked.blur)
+        _write_page(result, opened, reader, of_query.picture, asked.blur)
     return result
 
 
@@ -211,7 +217,8 @@ def search_queries(
 
     Args:
         index: a folder that `index` wrote.
-        queries: a text file, one query per line; empty lines are left out.
+        queries: a text file, one query per line, or .jsonl, an object with "image" and "text" per line; empty lines are
+            left out.
         out: file for the results: .jsonl has one object per query, .csv one row per result.
         given: options of `SearchOptions` and `EngineOptions`.
         device, backbone, domain, reading, where: as of `search`.
@@ -233,52 +240,66 @@ def search_queries(
         raise ConfigError(f"--out {out}: give a file that ends in {' or '.join(QUERY_FILES)}")
     _check_counts(asked)
     done, wanted = SearchedQueries(Path(index), out), Wanted(dict(where or {}), asked.since)
-    if not any(numbered_lines(Path(queries), "--queries", QUERIES_AT_ONCE)):
+    composition, file = composition_of(asked), Path(queries)
+    if not sum(map(len, query_lines(file))):  # each line is looked at before the first is searched for
         raise DataError(f"--queries {queries}: empty; write one text per line")
-    opened, _, tower = _opened(index, asked, wanted, device, backbone, domain, reading)
-    pairs = _scores_pairs(opened, tower)
+    if not (with_images := file.suffix.lower() == OBJECTS) and (named := _about_images(asked)):
+        raise ConfigError(f"--{named}: is about images; omit it, or name an image per line of --queries FILE{OBJECTS}")
+    opened, reader, tower, encode = opened_index(index, asked, wanted, composition, device, backbone, domain, reading)
+    pairs = _scores_pairs(opened, tower) and not with_images
     if not pairs:
         _refuse_candidates(opened, asked)
     elif executor is not None:
         raise CapabilityError(f"{opened.path}: words and clips are ranked together by one process; omit --processes")
-    batches = _encoded_lines(tower, Path(queries))
+    batches = ((lines, encode([query for _, query in lines])) for lines in query_lines(file))
     results: Iterator[tuple[Lines, list[list[Hit]]]]
     if pairs and isinstance(tower, HeadBackbone):
         results = ((lines, _reranked_all(opened, tower, lines, rows, asked, wanted)) for lines, rows in batches)
     elif executor is None:
-        results = ((lines, opened.search_many(rows, asked.top, wanted, asked.refine)) for lines, rows in batches)
+        only = partial(_wanted_of, opened, wanted, _own_is_wanted(asked, reader))
+        results = (
+            (lines, search_encoded(opened, rows, [only(row) for row in rows], asked.top, asked.refine))
+            for lines, rows in batches
+        )
     else:
-        results = _side_by_side(opened, executor, Path(queries), batches, asked, wanted, out)
-    with replacing(out) as partial, partial.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        results = _side_by_side(opened, executor, file, batches, asked, wanted, out)
+    with replacing(out) as part, part.open("w", encoding="utf-8", errors="surrogatepass", newline="") as written:
         for lines, found in results:
-            file.write(_written(lines, found, out, first=done.queries == 0))
+            written.write(_written(lines, found, out, first=done.queries == 0, with_images=with_images))
             done.queries, done.hits = done.queries + len(lines), done.hits + sum(map(len, found))
     done.seconds = round(time.monotonic() - started, 3)
     return done
 
 
-Lines = list[tuple[int, str]]
+def _about_images(asked: SearchOptions) -> str:
+    """An option that only queries with an image use, where one is given."""
+    return next((name for name in ("weight", "compose", "vocabulary") if getattr(asked, name) is not None), "")
 
 
-def _encoded_lines(tower: Backbone, queries: Path) -> Iterator[tuple[Lines, Tensor]]:
-    """The lines of a file, some hundred at a time, and their queries (Q, D)."""
-    for lines in numbered_lines(queries, "--queries", QUERIES_AT_ONCE):
-        with torch.inference_mode():
-            features = tower.encode_text([text for _, text in lines]).cpu()  # (Q, D)
-        yield lines, torch.stack([mixed(feature, None) for feature in features])
+def _wanted_of(opened: RetrievalIndex, wanted: Wanted, own_is_wanted: bool, query: EncodedQuery) -> Wanted:
+    """The filter of a query: what is of its image's own group may not be wanted."""
+    return wanted if own_is_wanted or query.entry is None else replace(wanted, other_than=_known_again(opened, query))
 
 
 def _reranked_all(
-    opened: RetrievalIndex, tower: HeadBackbone, lines: Lines, rows: Tensor, asked: SearchOptions, wanted: Wanted
+    opened: RetrievalIndex,
+    tower: HeadBackbone,
+    lines: Lines,
+    rows: Sequence[EncodedQuery],
+    asked: SearchOptions,
+    wanted: Wanted,
 ) -> list[list[Hit]]:
-    return [_reranked(opened, tower, text, row, asked, wanted)[0] for (_, text), row in zip(lines, rows)]
+    return [
+        _reranked(opened, tower, query.text or "", row.factors[0], asked, wanted)[0]
+        for (_, query), row in zip(lines, rows)
+    ]
 
 
 def _side_by_side(
     opened: RetrievalIndex,
     executor: Executor,
     queries: Path,
-    batches: Iterator[tuple[Lines, Tensor]],
+    batches: Iterator[tuple[Lines, list[EncodedQuery]]],
     asked: SearchOptions,
     wanted: Wanted,
     out: Path,
@@ -290,7 +311,10 @@ def _side_by_side(
 
     folder = out.absolute().with_name(f".{out.name}.work")
     place, top = place_of_shards(folder), min(asked.top, len(opened))
-    rows = opened.checked(torch.cat([rows for _, rows in batches]))
+    factors = [each.factors for _, some in batches for each in some]
+    if any(len(each) > 1 for each in factors):
+        raise CapabilityError(f"{opened.path}: --compose {asked.compose} is searched by one process; omit --processes")
+    rows = opened.checked(torch.cat(factors))
     np.save(folder / "queries.npy", rows)
     stage = SearchStage.of(opened, folder / "queries.npy", top, wanted, asked.refine)
     manifest = stage.listed(place, len(rows), len(opened.segments))
@@ -298,52 +322,59 @@ def _side_by_side(
     summary = drive(job, executor)
     if summary.aside:
         raise DataError(f"{opened.path}: parts that could not be searched: {next(iter(summary.aside.values()))}")
-    lines = (line for some in numbered_lines(queries, "--queries", QUERIES_AT_ONCE) for line in some)
+    lines = (line for some in query_lines(queries) for line in some)
     for scores, places in merged(stage, opened, rows, job.work.place):
         yield list(islice(lines, len(scores))), opened.hits(scores, places)
     shutil.rmtree(folder)
 
 
-def _written(lines: Sequence[tuple[int, str]], hits: Sequence[Sequence[Hit]], out: Path, first: bool) -> str:
+def _written(lines: Lines, hits: Sequence[Sequence[Hit]], out: Path, first: bool, with_images: bool) -> str:
     """The results of some queries as text of the file `out`.
 
     Args:
-        lines: (number, text) of each query.
         hits: of each query.
         first: whether they are the first of the file, which begins with the names of the columns in a CSV file.
+        with_images: whether queries name images.
     """
+    asked = [{"query": query.text, **({"image": query.image} if with_images else {})} for _, query in lines]
     if out.suffix.lower() == ".jsonl":
-        objects = ({"line": number, "query": text, "hits": rows_of(some)} for (number, text), some in zip(lines, hits))
+        objects = (
+            {"line": number, **query, "hits": rows_of(some)} for (number, _), query, some in zip(lines, asked, hits)
+        )
         return "".join(f"{json_text(each)}\n" for each in objects)
     rows = (
         [
             number,
-            text,
+            *(value or "" for value in query.values()),
             hit.rank,
             f"{hit.score:.6f}",
             hit.entry.id,
             hit.entry.source or "",
             " | ".join(hit.entry.captions),
         ]
-        for (number, text), some in zip(lines, hits)
+        for (number, _), query, some in zip(lines, asked, hits)
         for hit in some
     )
-    text = csv_text(("line", "query", "rank", "score", "id", "source", "captions"), rows)
+    text = csv_text(("line", *asked[0], "rank", "score", "id", "source", "captions"), rows)
     return text if first else text.partition("\n")[2]
 
 
-def _opened(
+def opened_index(
     index: str | Path,
     asked: SearchOptions,
     wanted: Wanted,
+    composition: Composition,
     device: str,
     backbone: str | Backbone | None,
     domain: Domain | None,
     reading: Mapping[str, Any] | None,
-) -> tuple[RetrievalIndex, ImageReader, Backbone]:
-    """The index, what reads its images, and its backbone; all that can be refused is refused before the backbone is
-    loaded."""
+) -> tuple[RetrievalIndex, ImageReader, Backbone, QueryEncoder]:
+    """The index, what reads its images, its backbone, and what makes rows of queries; all that can be refused is
+    refused before the backbone is loaded."""
     opened = RetrievalIndex.open(index)
+    words = vocabulary_words(asked.vocabulary) if composition.by_vocabulary else ()
+    if composition.by_vocabulary and opened.info["holds"] == TEXTS:
+        raise CapabilityError(f"{opened.path}: holds texts; --compose {composition.name} needs an index of images")
     if wanted:
         wanted.check(opened.info, opened.path)
     if not asked.refine and not opened.is_quantised:
@@ -357,7 +388,8 @@ def _opened(
     tower = searched(towers)
     opened.check_backbone(tower)
     opened.check_transform(reader, tower)
-    return opened, reader, tower
+    encode = QueryEncoder(opened, reader, tower, composition, IndexGallery(opened, tower, words))
+    return opened, reader, tower, encode
 
 
 def _scores_pairs(opened: RetrievalIndex, tower: Backbone) -> bool:
@@ -391,24 +423,23 @@ def _own_is_wanted(asked: SearchOptions, reader: ImageReader) -> bool:
     return asked.own_group if asked.own_group is not None else not (reader.domain and reader.domain.searches_others)
 
 
-def _known_again(opened: RetrievalIndex, image: Entry, feature: Tensor) -> Entry:
+def _known_again(opened: RetrievalIndex, query: EncodedQuery) -> Entry:
     """The image of a query; where it does not tell its group, that of its own entry in the index."""
+    image = query.entry
+    assert image is not None and query.feature is not None, "a query with an image"
     if image.group:
         return image
-    same = (hit.entry for hit in opened.search(feature, AMONG) if hit.entry.source == image.source)
+    same = (hit.entry for hit in opened.search(query.feature, AMONG) if hit.entry.source == image.source)
     return replace(image, group=next((entry.group for entry in same), ""))
 
 
 def _check(text: str | None, asked: SearchOptions) -> None:
-    weight = asked.weight
     if text is not None and not text.strip():
         raise ConfigError("the query is empty; give a text, --image FILE, or both")
     if text is None and asked.image is None:
         raise ConfigError("nothing to search for: give a text, --image FILE, or both")
-    if weight is not None and (text is None or asked.image is None):
-        raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
-    if weight is not None and not 0 <= weight <= 1:
-        raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
+    if (named := _about_images(asked)) and (text is None or asked.image is None):
+        raise ConfigError(f"--{named} {getattr(asked, named)}: mixes a text and an image; give both, or omit it")
     _check_counts(asked)
     if asked.own_group is not None and asked.image is None:
         raise ConfigError("--own-group: is about the group of an image; give --image too, or omit it")
@@ -426,9 +457,8 @@ def _check_counts(asked: SearchOptions) -> None:
             raise ConfigError(f"--{name} {count}: give 1 or more")
 
 
-def _encoded_text(backbone: Backbone, text: str) -> Tensor:
-    with torch.inference_mode():
-        return backbone.encode_text([text])[0].cpu()  # (D,)
+def _listed(words: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{word} ({weight:.2f})" for word, weight in words)
 
 
 def _write_page(
@@ -438,6 +468,6 @@ def _write_page(
     load = reader.loader(sources, opened.info.get("made_of") or ())
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
-    asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight, only)
+    asked = Asked(text or "", image or "", picture, weight, only, result.query.get("compose", ""))
     assert result.html is not None, "a page is asked for"
     write_page(result.html, asked, result.hits, opened.info, load, blur=blur)

@@ -26,6 +26,7 @@ from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
+from .packaged import located
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -58,7 +59,7 @@ class FeatureFile:
 
 
 def load_features(path: str | Path) -> FeatureFile:
-    """Read a `.safetensors` or `.npz` file of features, or a folder that `vladapt embed --as parquet` wrote.
+    """Read a `.safetensors` or `.npz` file of features, a folder of `vladapt embed --as parquet`, or "sample".
 
     Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
@@ -73,7 +74,7 @@ def load_features(path: str | Path) -> FeatureFile:
     Raises:
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
     """
-    path = Path(path)
+    path = located(path)
     arrays = _Arrays(path, _read(path))
     names = arrays.names()
     images, raw_norms, parts, mask = arrays.images_and_parts()
@@ -107,7 +108,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
     Raises:
         DataError: no such file, not readable, no `image_features` or no `ids`, or with unusable values.
     """
-    path = Path(path)
+    path = located(path)
     arrays = _Arrays(path, _read(path), needed=("image_features", "ids"))
     features, *_ = arrays.images_and_parts()
     return F.normalize(features, dim=-1), arrays.ids(len(features)), arrays.text("backbone")
@@ -127,7 +128,7 @@ def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] 
     Raises:
         DataError: no such file, not readable, none of the kind, or with unusable values.
     """
-    path = Path(path)
+    path = located(path)
     held = {kind: _read_array(path)} if path.suffix.lower() == ".npy" else _read(path, kind)
     arrays = _Arrays(path, held, needed=(kind,))
     features = arrays.images_and_parts()[0] if "image_parts" in held and kind not in held else arrays.rows(kind)

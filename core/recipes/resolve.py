@@ -126,7 +126,7 @@ def tell_default_domain(recipe: Recipe, task: Task, reporter: Reporter) -> None:
 def task_in(domain: Domain, name: str | None) -> Task:
     """A task of a domain, by default its first one: the domain's own class, else the one of that name."""
     if name and name in catalogue.tasks() and (shared := task_class(name)).data_of:
-        domain.check_task(shared.data_of)
+        shared.check_domain(domain)
         return shared(domain)
     name = domain.check_task(name)
     of_domain = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}

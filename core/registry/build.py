@@ -16,7 +16,7 @@ from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import ABSENT, chosen, options_of
 from ..contracts.output_kind import OutputKind
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError, DataError, VladaptError
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 from ..runtime.process import need_package
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
     from ..contracts.adapter import Adapter
     from ..contracts.backbone import Backbone
+    from ..contracts.bench import BenchSet
+    from ..contracts.composition import Composition
     from ..contracts.curator import Curator
     from ..contracts.loss import Loss
     from ..contracts.prepared import PreparedData
     from ..contracts.selector import Selector
 
 
+NOT_TRAINED = {"epochs": "does not train in epochs", "lr": "has no learning rate"}
+"""What of an adapter without such an option is said where it is given."""
 OPTION_OF_KIND = re.compile(r":(?=[a-z-]+=)")
 """Between a kind of output and its options."""
 
@@ -59,6 +63,9 @@ def build_adapter(name: str, **options: Any) -> Adapter:
         ConfigError: an option's value is not usable.
     """
     cls = adapter_class(name)
+    own = [each.name for each in options_of(cls)]
+    for key in [key for key in NOT_TRAINED if key in options and key not in own]:
+        raise UnknownNameError(f"--{key}: {name} {NOT_TRAINED[key]}; it takes {', '.join(own) or 'no options'}")
     return cls(**chosen(cls, options, f"adapter '{name}'"))
 
 
@@ -460,3 +467,40 @@ def build_curator(name: str, **options: Any) -> Curator:
     if missing := next((each for each in options_of(cls) if each.default is ABSENT and each.name not in settled), None):
         raise ConfigError(f"curator '{name}': needs {missing.name}, a {missing.help}; give --set {missing.name}=...")
     return cls(**settled)
+
+
+def benchmark_class(kind: str) -> type[BenchSet]:
+    """The class of a kind of benchmark set.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    from ..contracts.bench import BenchSet
+
+    cls = _load(find(kind, catalogue.benchmarks(), "benchmark"), BenchSet)
+    cls.kind = kind
+    return cls
+
+
+def composition_class(name: str) -> type[Composition]:
+    """The class of a composition.
+
+    Raises:
+        UnknownNameError: no composition has that name.
+    """
+    from ..contracts.composition import Composition
+
+    return _class(name, catalogue.compositions(), Composition)
+
+
+def build_composition(name: str, **options: Any) -> Composition:
+    """What makes one query of an image and words, by name; options may stand behind it ("freedom:words=5").
+
+    Raises:
+        UnknownNameError: no composition, or no option, has that name. ConfigError: an option's value is not usable.
+    """
+    name, *behind = OPTION_OF_KIND.split(name)
+    cls = composition_class(name.strip())
+    pairs = (text.partition("=") for text in behind)
+    given = {**{key.replace("-", "_"): value for key, _, value in pairs}, **options}
+    return cls(**chosen(cls, given, f"--compose {cls.name}"))

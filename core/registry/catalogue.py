@@ -3,10 +3,12 @@
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
 `core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `part-order` is
 `core/judgements/part_order.py`, `csv` is `core/outputs/csv.py`, `coreset` is `adapters/selection/selectors/coreset.py`,
-`k-center` is `core/curators/k_center.py`. A domain brings more of each in folders of its own:
-`domains/<d>/{adapters,losses,metrics,judgements,outputs,curators,tasks,commands,recipes}/*.py`.
+`k-center` is `core/curators/k_center.py`, `slerp` is `core/retrieval/compositions/slerp.py`, `clip-benchmark` is
+`core/bench/sets/clip_benchmark.py`. A domain brings more of each in folders of its own:
+`domains/<d>/{adapters,losses,metrics,judgements,outputs,curators,benchmarks,tasks,commands,recipes}/*.py`.
 Packages outside add names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`,
-`.judgements`, `.outputs`, `.commands`, `.selectors`, `.curators` and `.backbones`. Names are unique per kind.
+`.judgements`, `.outputs`, `.commands`, `.selectors`, `.curators`, `.compositions`, `.benchmarks` and `.backbones`. A
+name is unique in its kind.
 """
 
 from __future__ import annotations
@@ -116,6 +118,16 @@ def selectors() -> dict[str, Entry]:
 def curators() -> dict[str, Entry]:
     """Curator name -> entry, of those that choose pairs of image and text."""
     return _named("curator", "core/curators/*.py", "domains/*/curators/*.py")
+
+
+def benchmarks() -> dict[str, Entry]:
+    """Kind of benchmark set -> entry, of what `bench` scores backbones on."""
+    return _named("benchmark", "core/bench/sets/*.py", "domains/*/benchmarks/*.py")
+
+
+def compositions() -> dict[str, Entry]:
+    """Composition name -> entry, of ways in which an image and words become one query."""
+    return _named("composition", "core/retrieval/compositions/*.py")
 
 
 def backbones() -> dict[str, Entry]:

@@ -38,6 +38,8 @@ FAST = "fast_decode"
 """Of the backbone in a head: whether the decoder may reduce images."""
 REFINED, REFINED_PER_RESULT = 100, 10
 """Of a quantised kind, how many of the nearest are ranked again at least, and for each result."""
+ROWS_AT_ONCE = 16384
+"""Where all rows are read."""
 QUERIES_AT_ONCE = 4
 """Whose candidates are ranked again together, while the cache of a core holds them."""
 TRIES = 3
@@ -296,7 +298,7 @@ class RetrievalIndex:
 
     def vectors(self, hits: Sequence[Hit]) -> np.ndarray:
         """(n, D) rows of some results, as they were indexed; of a quantised kind to 16 bits."""
-        return self._rows(np.array([hit.place for hit in hits], np.int64))
+        return self.rows(np.array([hit.place for hit in hits], np.int64))
 
     def parts(self, hits: Sequence[Hit]) -> tuple[Tensor, Tensor]:
         """(n, T, D) features of the parts of some results, zero where there is none, and (n, T) bool, which are there.
@@ -316,7 +318,7 @@ class RetrievalIndex:
     def _segment_of(self, place: int) -> Segment:
         return next(segment for segment in self.segments if place < segment.first + segment.count)
 
-    def _rows(self, places: np.ndarray) -> np.ndarray:
+    def rows(self, places: np.ndarray) -> np.ndarray:
         """(n, D) rows by their numbers."""
         if len(self.segments) == 1:
             return self.segments[0].rows(places)
@@ -326,6 +328,37 @@ class RetrievalIndex:
             if chosen.any():
                 rows[chosen] = segment.rows(places[chosen] - segment.first)
         return rows
+
+    def blocks(self, at_once: int, wanted: Wanted | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers (n,) and rows (n, D) of all entries that are wanted, some at a time, in order.
+
+        Raises:
+            DataError, ConfigError: no entry can be wanted.
+        """
+        for segment, mask in zip(self.segments, self._masks(wanted, slice(None))):
+            places = np.flatnonzero(segment.live if mask is None else mask)
+            for start in range(0, len(places), at_once):
+                some = places[start : start + at_once]
+                yield some + segment.first, segment.rows(some)
+
+    def best_products(
+        self, factors: np.ndarray, top: int, wanted: Wanted | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and numbers (Q, top) of the rows whose product of dot products is highest, as of `nearest`. All rows
+        are read, whatever the kind, and are in memory block by block.
+
+        Args:
+            factors: (Q, F, D).
+        """
+        scores = np.zeros((len(factors), 0), np.float32)
+        places = np.zeros((len(factors), 0), np.int64)
+        for numbers, rows in self.blocks(ROWS_AT_ONCE, wanted):
+            some = np.matmul(factors, rows.T).prod(axis=1)  # (Q, n)
+            first = np.argsort(-some, axis=1, kind="stable")[:, :top]
+            scores = np.concatenate([scores, np.take_along_axis(some, first, 1)], axis=1)
+            places = np.concatenate([places, numbers[first]], axis=1)
+            scores, places = _best(scores, places, top)
+        return scores, places
 
     def _masks(self, wanted: Wanted | None, among: slice) -> list[np.ndarray | None]:
         """Of each segment the rows that are wanted; None for all that are not deleted."""
@@ -370,7 +403,7 @@ class RetrievalIndex:
 
     def _cosines(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
         """(Q, K) of queries (Q, D) with the rows of these numbers (Q, K)."""
-        rows = self._rows(places.clip(0).ravel()).reshape(*places.shape, -1)  # (Q, K, D)
+        rows = self.rows(places.clip(0).ravel()).reshape(*places.shape, -1)  # (Q, K, D)
         return np.matmul(rows, queries[:, :, None])[:, :, 0]
 
 
@@ -393,20 +426,25 @@ def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Ten
     Both are brought to unit length, added by weight, and the sum to unit length again: the mean direction.
 
     Args:
-        text: (D,) feature, or None where there is an image.
-        image: (D,) feature, or None where there is a text.
+        text: (..., D) features, or None where there is an image.
+        image: (..., D) features, or None where there is a text.
         weight: share of the text where there are both, 0..1.
 
     Returns:
-        (D,) unit.
+        (..., D) unit.
 
     Raises:
         DataError: a feature is NaN or infinity.
     """
-    for kind, feature in (("text", text), ("image", image)):
-        if feature is not None and not feature.isfinite().all():
-            raise DataError(f"the backbone gives NaN or infinity for the {kind} of the query; give another {kind}")
+    check_finite(text, image)
     if text is None or image is None:
         return F.normalize((image if text is None else text).float(), dim=-1)
     both = weight * F.normalize(text.float(), dim=-1) + (1 - weight) * F.normalize(image.float(), dim=-1)
     return F.normalize(both, dim=-1)
+
+
+def check_finite(text: Tensor | None, image: Tensor | None) -> None:
+    """Raise the DataError of a query's feature that is NaN or infinity."""
+    for kind, feature in (("text", text), ("image", image)):
+        if feature is not None and not feature.isfinite().all():
+            raise DataError(f"the backbone gives NaN or infinity for the {kind} of the query; give another {kind}")

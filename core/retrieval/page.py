@@ -30,15 +30,17 @@ class Asked:
         text: the text, or "".
         image: name of the image file, or "".
         picture: that image, decoded, or None.
-        weight: share of the text where there are both.
+        weight: share of the text where there are both; None where they are not weighted.
         only: what results were asked to be: name -> value.
+        composed: how text and image were made one query, where that was asked for.
     """
 
     text: str = ""
     image: str = ""
     picture: Decoded | None = None
-    weight: float = 0.5
+    weight: float | None = 0.5
     only: dict[str, str] = field(default_factory=dict)
+    composed: str = ""
 
 
 def write_page(

@@ -162,6 +162,18 @@ def need_images_alone(names: Iterable[str]) -> bool:
     return True
 
 
+def need_classes(names: Iterable[str]) -> bool:
+    """Whether a loss compares labelled images with the texts of all classes.
+
+    Args:
+        names: of losses.
+
+    Raises:
+        UnknownNameError: no loss has that name.
+    """
+    return any({"labels", "class_features"} <= loss_class(name).needs for name in names)
+
+
 def need_sentences_alone(names: Iterable[str]) -> bool:
     """Whether losses are computed of sentences and their translations, and of nothing else.
 

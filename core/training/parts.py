@@ -58,7 +58,7 @@ class Task:
             `class_prompts`.
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
         plan: which samples each step sees; by default each sample once per epoch, in an order that the seed fixes.
-        view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
+        view: augments an image for training: (decoded, seed) -> pixels; by default a crop, with `flip` also a flip.
         strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better, or that as "val" and parts of it by further names; or None.
@@ -226,7 +226,9 @@ class Parts:
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone
-        views: dict[str, View] = {"light": task.view or light_view(backbone, self.settings.crop_scale)}
+        views: dict[str, View] = {
+            "light": task.view or light_view(backbone, self.settings.crop_scale, self.settings.flip)
+        }
         if self.fields & {"pixels_strong1", "pixels_strong2"}:
             views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:

@@ -149,6 +149,9 @@ class TrainingSettings:
     crop_scale: tuple[float, float] = option(
         (0.5, 1.0), "smallest and largest share of an image's area that the random crop keeps", above=0, high=1
     )
+    flip: bool = option(
+        False, "mirror half of the training images; captions that name left and right then become wrong"
+    )
     save_every: int | None = option(None, "steps between checkpoints; by default once per epoch", low=1, high=10**9)
     keep: int = option(2, "how many checkpoints are kept", low=2, high=1_000_000)
     patience: int | None = option(

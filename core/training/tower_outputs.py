@@ -137,6 +137,8 @@ class Outputs(nn.Module):
         for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]
+        if classes is not None:
+            batch["class_features"] = classes[: self.class_scores.num_classes]
         for loss in self.losses:
             out.update(self._brought_by(loss, batch))
         return out

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..contracts.backbone import Backbone
-from ..contracts.images import ImageSize, height_and_width
+from ..contracts.images import CropTransform, ImageSize, height_and_width
 from ..errors import CapabilityError
 
 STRONG_SCALE = (0.08, 1.0)
@@ -27,9 +27,11 @@ LOCAL_SHARE = 96 / 224
 View = Callable[[Any, int], Tensor]
 
 
-def light_view(backbone: Backbone, scale: tuple[float, float]) -> View:
-    """A random crop and flip, as the backbone's own training transform makes it."""
+def light_view(backbone: Backbone, scale: tuple[float, float], flip: bool = True) -> View:
+    """A random crop, and with `flip` a mirrored image in half of the cases, as the backbone's own training transform
+    makes them."""
     transform = backbone.preprocess(train=True).with_crop(scale)
+    transform = transform if flip else CropTransform.unflipped(transform)
     return lambda decoded, seed: transform(decoded, seed=seed)
 
 

@@ -39,14 +39,14 @@ def ego_mcq_annotations(path: Path, content: Mapping[str, Any]) -> tuple[list[An
         answer, kind, text = int(entry["answer"]), KINDS.get(int(entry["types"])), str(entry["query"]["clip_text"])
         if kind is None or not 0 <= answer < len(choices):
             raise DataError(f"{place}: answer {answer} of {len(choices)}, types {entry['types']}; types are 1 and 2")
-        if asked and len(choices) != len(asked[0].options):
+        if asked and len(choices) != len(asked[0].images):
             raise DataError(
-                f"{place}: has {len(choices)} choices, but the first question has {len(asked[0].options)}; correct it"
+                f"{place}: has {len(choices)} choices, but the first question has {len(asked[0].images)}; correct it"
             )
         clips = [_clip(each, place, (text,) if at == answer else ()) for at, each in enumerate(choices)]
         annotations += clips
-        asked.append(Question(text, tuple(item_id(clip) for clip in clips), answer, kind))
-    return annotations, Questions("EgoMCQ", asked, ego_mcq)
+        asked.append(Question(tuple(item_id(clip) for clip in clips), (text,), answer, kind))
+    return annotations, Questions("EgoMCQ", asked, _of_clips)
 
 
 def _clip(choice: Mapping[str, Any], place: str, captions: tuple[str, ...]) -> Annotation:
@@ -55,6 +55,11 @@ def _clip(choice: Mapping[str, Any], place: str, captions: tuple[str, ...]) -> A
     cut = (f"{video}_{int(start):06d}_{int(end):06d}",)
     start, end = seconds(start, place), seconds(end, place)
     return Annotation(video, place, (), captions, start, end, split="test", group=video, cut_names=cut)
+
+
+def _of_clips(scores: Tensor, answers: Tensor, kinds: Sequence[str]) -> dict[str, float]:
+    """(Q, O, 1) scores, of the options with the one sentence."""
+    return ego_mcq(scores[:, :, 0], answers, kinds)
 
 
 def ego_mcq(scores: Tensor, answers: Tensor, kinds: Sequence[str]) -> dict[str, float]:

@@ -70,6 +70,10 @@ class EachFrame(CropTransform):
     def with_crop(self, scale: tuple[float, float]) -> EachFrame:
         return replace(self, transform=self.transform.with_crop(scale))
 
+    def without_flip(self) -> EachFrame | None:
+        of_one = self.transform.without_flip() if isinstance(self.transform, CropTransform) else None
+        return None if of_one is None else replace(self, transform=of_one)
+
 
 @dataclass(frozen=True)
 class WholeClip:

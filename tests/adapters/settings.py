@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class
 from vladapt.core.training.tower_adapter import TowerAdapter
 
@@ -41,6 +42,24 @@ SHOWN_BY_FULL = frozenset(
 reach the same training."""
 TOGETHER = {"amp": "bf16", "ema": 0.5, "layer_decay": 0.5, "clip_grad": 1.0, "select": "best_val", "patience": 2}
 TOGETHER["gpa"] = False  # prompt-src's own average
+
+
+SHOWN_ONCE = {
+    "TowerAdapter": "full",
+    "SharedContext": "coop",
+    "PseudoLabelled": "grip",
+    "PairTextHead": "mean-pool",
+    "TunedTextHead": "mean-pool",
+}
+"""Base of several methods -> the one that shows in each run what they have of it; a thorough run asks all of them."""
+
+
+def inherited(name: str) -> frozenset[str]:
+    """Options that a method has of such a base, and does not declare anew, where another shows them."""
+    cls = adapter_class(name)
+    declares = lambda base, option: option in vars(base).get("__annotations__", {})  # noqa: E731
+    of = {each.name: next(k.__name__ for k in cls.__mro__ if declares(k, each.name)) for each in options_of(cls)}
+    return frozenset(option for option, base in of.items() if SHOWN_ONCE.get(base, name) != name)
 
 
 def trains_towers(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from settings import OPTIONS
+from settings import OPTIONS, inherited
 
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, load_adapter
@@ -20,10 +20,15 @@ OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 CHECKS = {name: dict(adapter_checks(adapter_class(name), options=OPTIONS.get(name))) for name in ALL}
 
 
+def repeats(name: str, rule: str) -> bool:
+    """A thousand classes are too many for the base of a method or for none of those that have it."""
+    return rule == "a_thousand_classes" and bool(inherited(name))
+
+
 @pytest.mark.parametrize(
     "check",
     [
-        pytest.param(check, id=f"{name}-{rule}")
+        pytest.param(check, id=f"{name}-{rule}", marks=pytest.mark.thorough if repeats(name, rule) else ())
         for name, checks in CHECKS.items()
         for rule, check in checks.items()
         if rule not in OF_OPTIONS and not rule.startswith("options_")

@@ -7,7 +7,7 @@ import json
 from functools import cache, partial
 
 import pytest
-from settings import COUNTS, OPTIONS, QUICKER, SHOWN_BY_FULL, trains_towers
+from settings import COUNTS, OPTIONS, QUICKER, SHOWN_BY_FULL, SHOWN_ONCE, inherited, trains_towers
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.options import options_of, typed
@@ -19,6 +19,7 @@ from vladapt.core.training import teachers
 
 ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
+OF_BASES = ("cost_options_change_no_result", "options_of_pairs_count")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,24 +30,34 @@ def _teachers_of_few_pixels():
         yield
 
 
-def checks_of(name: str):
-    """Of options that only a training reads, `test_training_options.py` shows the rest."""
+def checks_of(name: str, shown):
     options = {**OPTIONS.get(name, {}), **QUICKER.get(name, {})}
-    shown = SHOWN_BY_FULL if trains_towers(name) else ()
     return adapter_checks(adapter_class(name), options=options, counts=COUNTS.get(name), shown=shown)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, id=f"{name}-{rule}")
-        for name in ALL
-        for rule, check in checks_of(name)
-        if rule in OF_OPTIONS or rule.startswith("options_")
-    ],
-)
+def cases(name: str):
+    """Options that a method has of a base are asked of one method each time, of all in a thorough run; of what only a
+    training reads, `test_training_options.py` shows the rest."""
+    shown, others = SHOWN_BY_FULL if trains_towers(name) else frozenset(), inherited(name)
+    for rule, check in checks_of(name, shown | others):
+        marks = pytest.mark.thorough if others and rule in OF_BASES else ()
+        if rule in OF_OPTIONS or rule.startswith("options_"):
+            yield pytest.param(check, id=f"{name}-{rule}", marks=marks)
+    if others:
+        own = {each.name for each in options_of(adapter_class(name))} - others
+        check = dict(checks_of(name, shown | own))["every_option_counts"]
+        yield pytest.param(check, id=f"{name}-inherited_options_count", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("check", [case for name in ALL for case in cases(name)])
 def test_the_contract(check):
     check()
+
+
+def test_who_shows_options_of_a_base_has_them():
+    shown = {option.name for name in SHOWN_ONCE.values() for option in options_of(adapter_class(name))}
+    assert all(inherited(name) <= shown for name in ALL)
+    assert all(inherited(name) == frozenset() for name in SHOWN_ONCE.values())
 
 
 def test_settings_are_of_options_that_there_are():

@@ -34,6 +34,7 @@ def sixteen_shots(labels, seed):
     return support, val, test
 
 
+@pytest.mark.thorough(but=("ViT",))
 @pytest.mark.parametrize("model, zero_shot", [("RN50", 71.54), ("ViTB32", 81.29)])
 def test_16_shots_beat_zero_shot_on_real_features(data_dir, model, zero_shot):
     """Average prompt, one draw, hyper-parameters from 4 val images a class, test on all others."""

@@ -92,6 +92,7 @@ def test_parts_left_out_are_named(script):
     assert proof.METHODS["no-words"].options["words"] == 0 and proof.METHODS["rde-wrong"].wrong == proof.WRONG
 
 
+@pytest.mark.thorough
 def test_the_towers_that_all_rows_start_from(script, monkeypatch):
     proof, gradients = script("person_proof"), script("person_gradients")
     towers, people = proof.Joined(image_size=proof.SIZE), proof.drawn(3, 0, proof.OTHERS)

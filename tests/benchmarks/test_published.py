@@ -31,6 +31,7 @@ def lines(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "published.csv").read_text().splitlines()))
 
 
+@pytest.mark.thorough
 def test_it_runs_what_was_published_and_writes_the_difference(published, eurosat, small_clip_spec, capsys):
     given = ["--sets", f"eurosat={eurosat}", "--backbone", small_clip_spec, "--as", "openai-rn50", "--seeds", "1,2",
              "--methods", "tip-adapter,clip-adapter", "--out", "out"]  # fmt: skip

@@ -33,6 +33,7 @@ def rows(tmp_path):
     return write
 
 
+@pytest.mark.thorough(but=("stat-a",))
 @pytest.mark.parametrize("method", [FROM_TEXT, TRANSCLIP], ids=["stat-a", "transclip"])
 def test_of_features(vladapt, rows, method):
     """From a fitted adapter the answers are others, from zero-shot the same; and so are those of a run used again."""

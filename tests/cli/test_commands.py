@@ -200,6 +200,7 @@ def test_debug_shows_where_an_error_came_from(fit):
 # Agreement
 
 
+@pytest.mark.thorough(but=("linear-probe", "coop", "zero-shot"))
 @pytest.mark.parametrize(
     "adapter", ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]
 )

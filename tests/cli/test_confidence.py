@@ -40,6 +40,7 @@ def labels_file(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.thorough(but=("tip-adapter",))
 @pytest.mark.parametrize("adapter", ["tip-adapter", "linear-probe", "gda"])
 def test_a_fit_keeps_rows_that_chose_nothing_and_is_itself_the_same(vladapt, rows_file, adapter):
     made = vladapt("fit", "--features", rows_file, "--adapter", adapter, "--shots", 16, "--json").json
@@ -332,6 +333,7 @@ def test_each_class_can_be_held_as_often(vladapt, rows_file):
     assert any("Sets (LAC, 95% asked of each class) hold" in note for note in told["notes"])
 
 
+@pytest.mark.thorough
 def test_sets_of_labels_are_of_all_images(vladapt, labels_file):
     run = vladapt("fit", "--features", labels_file, "--adapter", "tip-adapter", "--shots", 16, "--json").json["run"]
     refused = vladapt("eval", run, "--coverage", 0.8, "--coverage-per", "class")

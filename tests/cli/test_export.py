@@ -73,6 +73,7 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert not Path("other").exists()
 
 
+@pytest.mark.thorough
 def test_sets_of_patients_are_those_of_the_run(fit, vladapt, colours, tmp_path):
     """Of predict, and of the run and its export as they are served."""
     from vladapt.core.contracts.serving import Serving, Wishes
@@ -115,6 +116,7 @@ def test_8_bits_say_what_they_change(run, vladapt, tmp_path):
     assert (f"{1 - check['same_answers']:.1%} of the answers change" in said) == (check["same_answers"] < 0.995)
 
 
+@pytest.mark.thorough
 def test_trained_towers_become_the_graph(fit, vladapt, colours):
     made = fit("--data", colours, "--adapter", "lora", "--epochs", "1", "--json")
     exported = vladapt("export", made.json["run"], "--out", "model", "--json")
@@ -138,6 +140,7 @@ def test_a_features_file_gives_the_head(vladapt, tmp_path):
     assert refused.code == 2 and "--int8: is for the graph from pixels" in refused.error
 
 
+@pytest.mark.thorough
 def test_towers_of_a_retrieval_run(vladapt, small_clip_spec, colours):
     splits = {5: "val", 11: "test"}
     rows = [f"{f},{f.parent.name} {f.stem},{splits.get(int(f.stem), 'train')}" for f in colours.rglob("*.png")]

@@ -87,6 +87,7 @@ def wards(tmp_path):
     return write
 
 
+@pytest.mark.thorough(but=("pat",))
 @pytest.mark.parametrize("form", ["pat{0:03}/img{1}", "person{0}_{1}"])
 def test_patients_in_class_folders_are_kept_together(fit, vladapt, wards, form):
     outcome = fit("--data", wards(form), "--json")

@@ -77,6 +77,13 @@ def test_another_package_judges_predictions(vladapt, run, colours, another_packa
     assert refused.code == 2 and "times" in refused.error
 
 
+def test_many_answers_are_told_together_unless_rows_are_asked_for(vladapt, run, colours):
+    short, every = (vladapt("predict", run, colours, *more).out for more in ((), ("--rows",)))
+    assert "36 images" in short and "Least certain: " in short and len(short.splitlines()) < 20
+    assert "Each of the 36 answers: --rows, or in a file: --out predictions.csv" in short
+    assert every.count(".png") == 36 and "Least certain" not in every
+
+
 def test_a_command_that_judges_no_predictions_does_not_take_their_options(vladapt, run, another_package):
     assert "--times" in vladapt("eval", run, "--times", 2).error
 

@@ -72,6 +72,7 @@ def test_an_option_of_the_method_goes_before_the_set(run_of, eurosat):
     assert run["templates"] == ["a centered satellite photo of {}."]
 
 
+@pytest.mark.thorough
 def test_methods_of_a_comparison_take_it_too(vladapt, small_clip_spec, eurosat):
     given = ("--adapters", "tip-adapter,linear-probe", "--shots", 2, "--seeds", 1, "--splits", 1)
     outcome = vladapt("compare", "--data", eurosat, "--backbone", small_clip_spec, *given)

@@ -180,6 +180,7 @@ def exported(fitted, tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_an_export_answers_patients_as_the_run_does(vladapt, fitted, exported):
     run, new = fitted
     images = sorted((new / "images").glob("1-*.png"))

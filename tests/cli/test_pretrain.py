@@ -218,6 +218,7 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
     assert "[W" not in ranks[0].stderr + ranks[1].stderr
 
 
+@pytest.mark.thorough
 def test_several_teachers_teach_together(vladapt, options, small_clip_spec, tmp_path):
     other = f"{small_clip_spec.partition('@')[0]}@random:1"
     for name, teachers in (("one", [small_clip_spec]), ("two", [small_clip_spec, other])):

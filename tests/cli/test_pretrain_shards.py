@@ -88,6 +88,7 @@ def web(folder):
     running.server_close()
 
 
+@pytest.mark.thorough
 def test_the_same_shards_make_the_same_model_wherever_they_lie(vladapt, command, folder, web, s3_server, tmp_path):
     """And no password comes into what is printed and written."""
     s3_server.mkdir("sets")

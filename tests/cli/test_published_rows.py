@@ -61,6 +61,7 @@ def test_nothing_published_is_beside_a_method_with_other_settings(vladapt, euros
     assert "| published |" not in outcome.out and "Published for" not in outcome.out
 
 
+@pytest.mark.thorough
 def test_it_is_in_the_json(vladapt, eurosat, as_rn50):
     found = compared(vladapt, eurosat, as_rn50, "--shots", "2", "--protocol", "full-val", "--json").json
     (row,) = found["published"]
@@ -70,6 +71,7 @@ def test_it_is_in_the_json(vladapt, eurosat, as_rn50):
     assert row["published_difference"] == pytest.approx(row["mean"] - 0.5)
 
 
+@pytest.mark.thorough(but=("more0",))
 @pytest.mark.parametrize("more", [(), ("--protocol", "k-val"), ("--protocol", "full-val", "--preset", "none")])
 def test_nothing_is_shown_under_another_protocol_or_set(vladapt, eurosat, as_rn50, more):
     found = compared(vladapt, eurosat, as_rn50, "--shots", "2", "--splits", "1", *more, "--json")

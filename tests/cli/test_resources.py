@@ -98,6 +98,7 @@ def test_features_before_the_projection_come_from_the_store(vladapt, fit, colour
     assert vladapt("predict", found["run"], colours / "red", "--json").code == 0
 
 
+@pytest.mark.thorough
 def test_further_backbones_by_name(vladapt, fit, colours, small_clip_spec):
     wanted = ("--adapter", "multi-backbone", "--resource", f"further-backbones={small_clip_spec}")
     found = fit("--data", colours, *wanted, "--json").json

@@ -32,6 +32,7 @@ def test_a_stream_goes_on_where_the_call_before_ended(run_of, vladapt, colours):
     assert vladapt("eval", run).code == 0, "it knows its adapter, which is another now"
 
 
+@pytest.mark.thorough(but=("tda",))
 @pytest.mark.parametrize("name", ["dmn", "tda"])
 def test_every_command_sees_the_views_that_were_asked_for(run_of, vladapt, colours, monkeypatch, name):
     """A fit looks at each test image so often, a prediction and a stream at each of theirs."""

@@ -277,6 +277,7 @@ def damaged(tmp_path):
     return make
 
 
+@pytest.mark.thorough(but=("png", "dicom", "raster-noise"))
 @pytest.mark.parametrize(("kind", "how"), [*((kind, "cut") for kind in KINDS), ("dicom", "noise"), ("raster", "noise")])
 def test_one_damaged_file_is_skipped_and_listed_by_every_command(kind, how, damaged, vladapt, small_clip_spec):
     folder, domain, names = damaged(kind, how)

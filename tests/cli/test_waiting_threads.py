@@ -18,6 +18,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.thorough(but=("of_user0", "of_user2"))
 @pytest.mark.skipif(sys.platform != "linux", reason="torch waits in GNU's library of OpenMP under Linux")
 @pytest.mark.parametrize(
     ("of_user", "spins"),

@@ -36,6 +36,7 @@ def executed(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.thorough
 def test_own_folder(executed, capsys):
     pytest.importorskip("efficientnet_lite_pytorch")
     space, values = executed("own_folder")

@@ -140,6 +140,7 @@ def test_after_differs_from_before_by_the_head_alone():
     assert [line.split("=")[0].replace(" ", "") for line in changed] == ["-num_classes", "+type", "+classifier"]
 
 
+@pytest.mark.thorough
 def test_mmdet_s_tools_train_it_and_a_script_asks_for_new_names(yard, monkeypatch, capsys):
     from vladapt.domains.open_vocab.__main__ import main
 

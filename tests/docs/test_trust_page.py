@@ -97,6 +97,7 @@ def test_answers_to_new_patients_are_wrong_as_seldom_as_asked(trust):
     assert over == 0 and 0.1 < share < 0.9
 
 
+@pytest.mark.thorough
 def test_operating_points_reach_what_was_wished_on_average_or_with_assurance(trust):
     """Over the draws of the page; and a draw of each kind again, by whole fits."""
     rows = table(trust, "operating-points")

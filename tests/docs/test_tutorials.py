@@ -62,6 +62,7 @@ def test_every_domain_has_a_page():
     assert {page.stem for page in PAGES.glob("*.md")} == ours == set(NEEDS)
 
 
+@pytest.mark.thorough(but=("medical", "person", "video"))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("domain", NEEDS)
 def test_every_command_runs(domain, small_clip_spec, tmp_path, monkeypatch, capsys):

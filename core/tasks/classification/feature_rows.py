@@ -16,10 +16,11 @@ from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Columns, DomainData, Item, Label, Labels
 from ...contracts.prepared import PreparedData
-from ...contracts.recipe import AUTO
+from ...contracts.recipe import AUTO, SAMPLE
 from ...data.file_hashes import FileHashes
 from ...data.splits import assign_splits
 from ...errors import CapabilityError, DataError
+from ...features import packaged
 from ...features.files import FeatureFile, load_features
 from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
@@ -164,7 +165,7 @@ def prepared_rows(
     Raises:
         DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
     """
-    file = load_features(Path(path))
+    file = load_features(path)
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
     if whole and shots != 0:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are test rows"
@@ -178,7 +179,7 @@ def prepared_rows(
         items=_as_items(file, Path(path)),
         class_names=tuple(file.classifier.class_names),
         load=_no_pixels,
-        name=Path(path).stem,
+        **_facts(path),
         kind="multilabel" if file.features.multilabel else "labels",
         published=None if preset in (AUTO, Domain.NO_PRESET) else preset,
     )
@@ -200,6 +201,13 @@ def prepared_rows(
         all_class_names=every,
         had_splits=len(splits) > 1 or splits == {"test"},
     )
+
+
+def _facts(path: str) -> dict[str, Any]:
+    """Name, licence and notes of the data."""
+    if path != SAMPLE:
+        return {"name": Path(path).stem}
+    return {"name": packaged.NAME, "licence": packaged.LICENCE, "notes": [packaged.NOTE]}
 
 
 def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:

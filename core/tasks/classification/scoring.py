@@ -277,35 +277,3 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 def _measure(key: str) -> Measure:
     """How a metric is written; one of a domain's own as a number."""
     return MEASURES.get(key) or Measure(key.replace("auroc/", "AUROC ").replace("_", " "), kind="number")
-
-
-def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
-    """One row per image: what it is, how sure, the runners-up, and what else is known of the answers.
-
-    Args:
-        columns: further keys that rows may have -> headings.
-    """
-    table = Table()
-    further = [key for key in columns if any(row.get(key) is not None for row in rows)]
-    first = "patient" if "images" in further else "image"
-    for name in (first, "prediction", "confidence", "next", *(columns[key] for key in further)):
-        table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
-    for row in rows:
-        if "labels" in row:
-            pairs = zip(row["labels"], row["confidences"])
-            label, sure = ", ".join(f"{name} {value:.1%}" for name, value in pairs) or "none", ""
-            rest = [each for each in row["top"] if each["class"] not in row["labels"]]
-        else:
-            label, sure = row["label"], f"{row['confidence']:.1%}"
-            rest = [each for each in row["top"] if each["class"] != row["label"]]
-        runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
-        table.add_row(row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further))
-    return table
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, bool) or value is None:
-        return "yes" if value else ""
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -61,6 +61,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
+from .answers import predictions_summary, predictions_table
 from .base import ComparedClassification
 from .exporting import export_run
 from .feature_rows import prepared_rows
@@ -88,7 +89,6 @@ from .scoring import (
     fitted_probe,
     fitted_zero_shot,
     metrics_table,
-    predictions_table,
     score_on,
     zero_shot_unless_better,
 )
@@ -353,11 +353,16 @@ class Classification(ComparedClassification):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        columns = [
-            {key: key for key in ("images", DECIDED)},
-            *(judgement.columns for judgement in judgements_of(self).values()),
-        ]
-        return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
+        return predictions_table(rows, {"images": "images", DECIDED: DECIDED, **self._judged_columns})
+
+    def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
+        return predictions_summary(rows, self._judged_columns)
+
+    @property
+    def _judged_columns(self) -> dict[str, str]:
+        """What judgements add to answers -> its heading."""
+        columns = (judgement.columns for judgement in judgements_of(self).values())
+        return {key: title for each in columns for key, title in each.items()}
 
     def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
         """None without a protocol, on a set that was not recognised, on some of its classes, with other prompts or

@@ -27,16 +27,19 @@ from ...data.pairs.text_pairs import TextPairs
 from ...data.unlabelled import images_of, read_unlabelled
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
+from ...prompts.classifier import fill
 from ...recipes.asked_for import read_data
 from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
-from ...training.sources import ImageSource, PairSource, StreamedSource, TextSource
+from ...training.sources import ImageSource, LabelledSource, PairSource, StreamedSource, TextSource
 from ...training.train import train
 from ..retrieval.fitting import divided_pairs
 from ..retrieval.scoring import DomainPairs
 
+CLASSIFIED = "classification"
+"""The task of a domain whose data are labelled images."""
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 T = TypeVar("T", PairSet, DomainPairs, TextPairs)
 
@@ -56,6 +59,18 @@ class ImageSet:
 
     def __getitem__(self, row: int) -> Item:
         return self.data.items[row]
+
+
+@dataclass(frozen=True)
+class ClassImages(ImageSet):
+    """Images with one label each, all of which are trained on.
+
+    Args:
+        data: as a domain reads them.
+        prompts: C lists of texts, what is said of each class.
+    """
+
+    prompts: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,11 @@ class PairSplits:
     number_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
+    def class_prompts(self) -> Sequence[Sequence[str]] | None:
+        """Texts of the classes, where the images are labelled ones."""
+        return self.train.prompts if isinstance(self.train, ClassImages) else None
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share."""
         if isinstance(self.train, ShardPairs):
@@ -102,10 +122,12 @@ class PairSplits:
             identity["weights"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
         return identity
 
-    def source(self, choose: CaptionSampler) -> PairSource | ImageSource | TextSource:
+    def source(self, choose: CaptionSampler) -> PairSource | LabelledSource | ImageSource | TextSource:
         """To train from."""
         if isinstance(self.train, TextPairs):
             return TextSource(self.train)
+        if isinstance(self.train, ClassImages):
+            return LabelledSource(self.train.data.items, self.train.data.load, self.train.prompts)
         if isinstance(self.train, ImageSet):
             return ImageSource(self.train.data.items, self.train.data.load)
         return (StreamedSource if isinstance(self.train, ShardPairs) else PairSource)(self.train, choose)
@@ -226,6 +248,45 @@ def read_image_set(domain: Domain | None, path: str, options: Mapping[str, Any],
     name = Path(path).name or data.name
     whole, skipped = ImageSet(data), list(data.skipped)
     return PairSplits(name, data.licence, whole, None, None, order, len(whole), 0, skipped, notes)
+
+
+def read_class_images(domain: Domain, path: str, options: Mapping[str, Any], tolerate: float) -> PairSplits:
+    """Labelled images that are not marked as val or test, with what the domain says of their classes.
+
+    Args:
+        options: fields of the domain's `Reading`.
+
+    Raises:
+        DataError: nothing usable there, or images without one label each. ConfigError: an option does not apply.
+    """
+    data = read_data(Recipe(data={"path": path, **options}, tolerate=tolerate), domain, domain.check_task(CLASSIFIED))
+    check_skipped(data.skipped, len(data.items) + len(data.skipped), tolerate)
+    items = [item for item in data.items if item.split not in ("val", "test")]
+    if any(not isinstance(item.class_label(), int) for item in items):
+        raise DataError(f"--data {path}: images with one label each are needed; give class folders, or a table of them")
+    check_enough(path, len(items), "labelled images")
+    domain = domain.of(data)
+    prompts = []
+    for name in data.class_names:
+        sentences = domain.sentences(name, CLASSIFIED)
+        prompts.append(fill(domain.templates(CLASSIFIED), name) if sentences is None else sentences[0])
+    rest = (
+        f"; {len(data.items) - len(items):,} marked as val or test are left out" if len(items) < len(data.items) else ""
+    )
+    notes = [f"All {len(items):,} labelled images are trained on, and nothing is measured on them{rest}.", *data.notes]
+    return PairSplits(
+        Path(path).name or data.name,
+        data.licence,
+        ClassImages(data.with_items(items), prompts),
+        None,
+        None,
+        global_order(len(items), "images"),
+        len(data.items),
+        0,
+        list(data.skipped),
+        notes,
+        lambda backbone, train: domain.transforms(backbone, train, CLASSIFIED),
+    )
 
 
 def _read_by_index(

@@ -15,7 +15,7 @@ from ...backbones.inheritance import inherit
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.images import ImageSize
+from ...contracts.images import CropTransform, ImageSize
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
 from ...contracts.sources import NamedSource, SourceOptions
@@ -27,7 +27,8 @@ from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
 from ...forgetting.score import Forgotten
-from ...registry import loss_class
+from ...registry import load_domain, loss_class
+from ...registry.catalogue import DEFAULT_DOMAIN
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
@@ -38,7 +39,7 @@ from ...training.hooks import built_hooks
 from ...training.loading import check_mixture
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
-from ...training.objective import columns_of, need_images_alone, need_sentences_alone
+from ...training.objective import columns_of, need_classes, need_images_alone, need_sentences_alone
 from ...training.parts import Task, Trained, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
@@ -56,6 +57,7 @@ from .pairs import (
     ImageSet,
     PairSplits,
     has_images_alone,
+    read_class_images,
     read_domain_splits,
     read_image_set,
     read_pair_splits,
@@ -222,6 +224,11 @@ def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Bac
 
 def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
     if plan.sources:
+        if need_classes(plan.losses):
+            raise ConfigError(
+                f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
+                "--samples, --stages and sources.*"
+            )
         if need_sentences_alone(plan.losses):
             raise ConfigError(
                 f"loss {' + '.join(plan.losses)}: learns from one table of sentences; give one --data with a column "
@@ -246,6 +253,8 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
     seed, tolerate = plan.settings.seed, plan.settings.tolerate
     if need_sentences_alone(plan.losses):
         return read_sentence_splits(path, seed, plan.data_options)
+    if need_classes(plan.losses):
+        return read_class_images(plan.domain or load_domain(DEFAULT_DOMAIN), path, plan.data_options, tolerate)
     if need_images_alone(plan.losses) and has_images_alone(plan.domain, path):
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
@@ -258,14 +267,15 @@ def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
 ) -> Task:
     source = splits.source(_captions(plan.settings, splits))
-    stored = _stored(plan, teachers, splits, source)
+    stored, view = _stored(plan, teachers, splits, source), splits.view(backbone, True)
     return Task(
         source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
+        class_prompts=splits.class_prompts,
         teachers=teachers,
         stored=stored,
-        view=splits.view(backbone, True),
+        view=view if plan.settings.flip or view is None else CropTransform.unflipped(view),
         validate=measures.validate if splits.val is not None and measures.compares else None,
         identity={"backbone": backbone.fingerprint, **_start(plan, teachers, stored), **splits.identity},
     )
@@ -285,10 +295,11 @@ def _stored(
         return []
 
     def transform(teacher: Backbone, augmented: bool):
-        if (of_domain := splits.view(teacher, augmented)) is not None:
-            return of_domain
-        own = teacher.preprocess(train=augmented)
-        return own.with_crop(plan.settings.crop_scale) if augmented else own
+        own = splits.view(teacher, augmented)
+        if own is None:
+            own = teacher.preprocess(train=augmented)
+            own = own.with_crop(plan.settings.crop_scale) if augmented else own
+        return own if plan.settings.flip or not augmented else CropTransform.unflipped(own)
 
     _first_of(teachers, "teacher_features", "there is no teacher whose features they are", "omit it")
     stored = stored_teachers(plan.teacher_features, teachers, transform)

@@ -85,6 +85,7 @@ class SeveralSplits:
     mixture: Mixture
 
     order = ""
+    class_prompts: ClassVar[None] = None
 
     @property
     def names(self) -> tuple[str, ...]:

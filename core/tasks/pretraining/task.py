@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...contracts.adapter import FitReport
+from ...contracts.domain import Domain
 from ...contracts.options import option
 from ...contracts.recipe import KEYS, Recipe
 from ...contracts.sources import NamedSource, sources_in
@@ -18,6 +19,7 @@ from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.tables import retrieval_table
+from .pairs import CLASSIFIED
 from .pretrain import CAPTIONED, PretrainPlan, run_plan
 
 SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
@@ -55,6 +57,12 @@ class Pretraining(Task):
         "predict": "use a pre-trained backbone with --backbone",
         "compare": "pre-trainings are not compared: each writes its own backbone and report; omit --task",
     }
+
+    @classmethod
+    def check_domain(cls, domain: Domain) -> None:
+        """Labelled images will do for some losses."""
+        if CLASSIFIED not in domain.task_names:
+            super().check_domain(domain)
 
     def check(self, recipe: Recipe) -> None:
         if not recipe.out:

@@ -324,6 +324,13 @@ def _text_rows(backbone: Backbone, texts: list[str], options: PairEncoding) -> T
     return F.normalize(rows, dim=-1)[[distinct[text] for text in texts]]
 
 
+def encoded_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """(N, D) unit rows on the CPU, of texts that are no captions; every rank encodes all."""
+    chunks = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+    with _frozen(backbone):
+        return torch.cat([backbone.encode_text(some).float().cpu() for some in chunks])
+
+
 def _encoded_texts(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     of_rank = texts[rank() :: world_size()]
 

@@ -1,8 +1,8 @@
-"""Questions with images to choose from: by their similarity to the sentence."""
+"""Questions with images or texts to choose from: by their similarity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,28 +20,35 @@ SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}
 SHARE = Measure("share of questions answered correctly")
 
 
-def choice_scores(questions: Questions, features: PairFeatures) -> dict[str, Any]:
+def choice_scores(
+    questions: Questions, features: PairFeatures, encode: Callable[[Sequence[str]], Tensor] | None = None
+) -> dict[str, Any]:
     """{"name", "questions": how many, "left_out": how many of which a sample could not be read, "scores": by name}.
 
+    Args:
+        encode: texts -> (N, D) unit rows, for texts that are no caption of any sample, as wrong ones are; None: there
+            may be none.
+
     Raises:
-        DataError: no question is left, or its sentence is no caption of the right sample.
+        DataError: no question is left, or a text is no caption and cannot be encoded.
     """
     row_of = {name: row for row, name in enumerate(features.ids)}
-    asked = [each for each in questions.asked if all(option in row_of for option in each.options)]
+    asked = [each for each in questions.asked if all(image in row_of for image in each.images)]
     if not asked:
         raise DataError(
             f"{questions.name}: every question lacks a sample, which is missing or unreadable; give all of them"
         )
-    described = zip(features.image_of_text.tolist(), features.captions)
-    text_of = {pair: row for row, pair in enumerate(described)}
-    keys = [(row_of[each.options[each.answer]], each.text) for each in asked]
-    if (unknown := next((key for key in keys if key not in text_of), None)) is not None:
-        raise DataError(
-            f"{questions.name}: '{unknown[1]}' is not a caption of {features.ids[unknown[0]]}; read it again"
-        )
-    texts = torch.tensor([text_of[key] for key in keys])  # (Q,)
-    options = torch.tensor([[row_of[option] for option in each.options] for each in asked])  # (Q, O)
-    parts = [_scores(features, some, rows) for some, rows in zip(texts.split(1024), options.split(1024))]
+    text_of = {text: row for row, text in enumerate(features.captions)}
+    further = dict.fromkeys(text for each in asked for text in each.texts if text not in text_of)
+    vectors = features.texts
+    if further:
+        if encode is None or features.scores is not None:
+            raise DataError(f"{questions.name}: '{next(iter(further))}' is not a caption of any sample; read it again")
+        text_of |= {text: len(vectors) + row for row, text in enumerate(further)}
+        vectors = torch.cat([vectors, encode(list(further)).to(vectors)])
+    images = torch.tensor([[row_of[image] for image in each.images] for each in asked])  # (Q, I)
+    texts = torch.tensor([[text_of[text] for text in each.texts] for each in asked])  # (Q, T)
+    parts = [_scores(features, vectors, *some) for some in zip(images.split(1024), texts.split(1024))]
     answers = torch.tensor([each.answer for each in asked])
     return {
         "name": questions.name,
@@ -51,11 +58,12 @@ def choice_scores(questions: Questions, features: PairFeatures) -> dict[str, Any
     }
 
 
-def _scores(features: PairFeatures, texts: Tensor, images: Tensor) -> Tensor:
-    """(Q,) texts and the (Q, O) images of each -> (Q, O)."""
+def _scores(features: PairFeatures, vectors: Tensor, images: Tensor, texts: Tensor) -> Tensor:
+    """The (Q, I) images and the (Q, T) texts of each question -> (Q, I, T)."""
     if features.scores is not None:
-        return features.scores.of_texts(texts).gather(1, images)
-    return torch.einsum("qd,qod->qo", features.texts[texts], features.images[images])
+        columns = [features.scores.of_texts(of).gather(1, images) for of in texts.T]  # T times (Q, I)
+        return torch.stack(columns, dim=2)
+    return torch.einsum("qid,qtd->qit", features.images[images], vectors[texts])
 
 
 def choice_section(metrics: Mapping[str, Any]) -> TableSection | None:

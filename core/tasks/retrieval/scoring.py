@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
 from ...training.sources import TargetNumbers
 from .comparison import DIRECTIONS, RetrievalMetrics
-from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
+from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, encoded_texts, features_of
 from .multiple_choice import KEY as CHOICES
 from .multiple_choice import choice_scores
 from .sentences import KEY as SENTENCES
@@ -175,7 +175,7 @@ def scores_of_features(
     several = None
     if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
         several = sentence_scores(_similarity(features, device), backbone.logit_scale, dual_softmax)
-    choices = None if questions is None else choice_scores(questions, features)
+    choices = None if questions is None else choice_scores(questions, features, partial(encoded_texts, backbone))
     further = {"sentences": several, "choices": choices, "features": features}
     metrics = RetrievalMetrics.from_json(told)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)

@@ -175,6 +175,7 @@ def test_the_logit_scale_and_bias_change_no_setting(make_task):
     torch.testing.assert_close(other.logits(task.test), plain.logits(task.test) / 10 - 12, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_thousand_classes_of_three_images():
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(1000, 32, generator=generator)

@@ -319,6 +319,7 @@ def test_options_out_of_range_are_named(bad):
         build_adapter("wca", **bad)
 
 
+@pytest.mark.thorough
 def test_runs_on_the_embedded_towers(embedded, drawn_small, problem):
     names = ("banana", "car", "umbrella")
     images, _ = drawn_small(names, side=200)

@@ -84,6 +84,7 @@ def drawn(labels, shots, seed):
     return support, val, test
 
 
+@pytest.mark.thorough(but=("gda", "lp-plus"))
 @pytest.mark.parametrize("name, at_four", [("lp-plus-plus", 10), ("gda", 10), ("nmtune", 3)])
 def test_real_features_gain_with_shots(data_dir, name, at_four):
     """ViT-B/32, means of 2 seeds, of the slow nmtune one: 4 shots beat zero-shot by `at_four` points at least, 16 shots

@@ -318,6 +318,7 @@ save_file({{n: load_adapter(f"{{folder}}/{{n}}.safetensors").logits(batch) for n
     torch.testing.assert_close(load_file(tmp_path / "logits"), logits, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.thorough(but=("4",))
 @pytest.mark.parametrize("shots", [4, 16])
 def test_together_they_beat_the_best_of_them_on_real_features(data_dir, shots):
     """WHU-RS19 seen by CLIP's RN50, ViT-B/32 and ViT-L/14, mean of 2 seeds. A mean helps, temperatures help more."""

@@ -165,6 +165,7 @@ def test_a_class_without_images_is_never_predicted(make_task):
     assert any("never predicted" in note and "class 1" in note for note in adapter.report.notes)
 
 
+@pytest.mark.thorough
 def test_a_thousand_classes_of_sixteen_shots_choose_by_the_trace():
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(1000, 96, generator=generator)

@@ -261,6 +261,7 @@ def few_shots(labels, shots, seed):
     return support, val, test
 
 
+@pytest.mark.thorough(but=("taskres", "clap-options3"))
 @pytest.mark.parametrize("name, options, gains", [
     ("clip-adapter", {}, (0.3, 2, 8)), ("clip-adapter", {"ratio": None}, (2, 8)), ("taskres", {}, (5, 10, 13)),
     ("clap", {}, (5, 10, 12)), ("clap", {"constraint": "none"}, (5, 10, 13)),

@@ -149,6 +149,7 @@ def test_prediction_holds_no_more_prompts_than_it_was_told(small_clip_spec, supp
     assert prompts == runs
 
 
+@pytest.mark.thorough(but=("False",))
 @pytest.mark.parametrize("trim", [True, False])
 def test_a_graph_of_it_takes_any_number_of_images(small_clip, support, classifier, tmp_path, trim):
     """With what prompts begin with computed once, and without."""
@@ -239,6 +240,7 @@ def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier
     assert all(p.grad is None for p in backbone.model.parameters())
 
 
+@pytest.mark.thorough
 def test_learns_through_the_embedded_tower(embedded_task):
     backbone, support, classifier = embedded_task
     adapter = build_adapter("cocoop", epochs=4, lr=0.02, batch_size=6)

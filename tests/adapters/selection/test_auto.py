@@ -335,6 +335,7 @@ def test_no_candidate_at_all_is_one_line(make_multilabel_task):
         fitted(make_multilabel_task(images=60), candidates=("gda",))
 
 
+@pytest.mark.thorough
 def test_the_default_takes_part_in_a_thousand_classes():
     generator = torch.Generator().manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(1000, 32, generator=generator), dim=1)

@@ -78,6 +78,7 @@ def test_a_tower_without_a_projection_is_scored_but_not_tuned(make_problem, smal
 # Real images ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(but=("remote",))
 @pytest.mark.parametrize(("folder", "shots", "size"), [("remote_sensing/whu_rs19", 4, 160), ("general/clothing", 16, 96)])  # fmt: skip  # noqa: E501
 def test_a_few_real_images_beat_zero_shot(data_dir, folder, shots, size):
     """The embedded backbone on small pictures, the published choice without val, mean of 3 draws."""

@@ -38,6 +38,7 @@ def test_hard_shapes(make_problem, name, case):
     assert found.shape == (len(problem.images.val), len(problem.classifier)) and torch.isfinite(found).all()
 
 
+@pytest.mark.thorough(but=("lit",))
 @pytest.mark.parametrize("name", ALL)
 def test_a_thousand_classes(make_problem, name):
     problem = make_problem(classes=1000, shots=1, val=0)

@@ -338,6 +338,7 @@ def test_what_cannot_be_is_said(small_clip, toy_pairs):
         build_adapter("wise-ft").fit_pairs(toy_pairs(), small_clip)
 
 
+@pytest.mark.thorough(but=("4",))
 @pytest.mark.parametrize("shots", [4, 16])
 def test_the_linear_version_on_real_features(data_dir, shots):
     """Above zero-shot, and more so after more epochs."""

@@ -84,6 +84,7 @@ def _asked(folder, *arguments) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.thorough
 def test_a_segmentor_alone_gives_the_maps_of_its_run(command, made, data, place):
     run, folder, told = vars(made("segmentation")).values()
     assert told["files"] == ["export.json", "model.onnx", "pictures.py", "predict.py"]

@@ -66,6 +66,7 @@ def test_a_shown_recipe_runs_as_it_stands(command, place, squares, small_clip_sp
     assert made["task"] == "segmentation" and made["backbone"] == small_clip_spec and 0 <= made["adapted"]["mIoU"] <= 1
 
 
+@pytest.mark.thorough
 def test_a_process_of_its_own_writes_nothing_else_to_the_terminal(place, tiny, squares):
     """Libraries warn at import and at building; a user sees none of it."""
     data = squares("few", 4, 2, 2)

@@ -339,6 +339,7 @@ def test_what_only_looks_like_one_is_run_whole():
         assert made(module, image_size=64).capabilities == {"hidden"}
 
 
+@pytest.mark.thorough
 def test_a_run_on_a_transformer_of_ones_own_is_explained_and_exported(photos, tmp_path):
     pytest.importorskip("onnxruntime")
     backbone = made(transformer(), embed_dim=24)

@@ -123,6 +123,16 @@ def test_augmentation_flips_and_crops():
     assert span < 0.6
 
 
+def test_without_a_flip_the_crops_are_the_same_and_nothing_is_mirrored():
+    image, usual = picture(40, 60), made(train=True)
+    unflipped = usual.without_flip()
+    pairs = [(usual(image, seed=seed), unflipped(image, seed=seed)) for seed in range(12)]
+    mirrored = [not torch.equal(one, other) for one, other in pairs]
+    assert any(mirrored) and not all(mirrored)
+    assert all(torch.equal(one.flip(-1), other) for (one, other), turned in zip(pairs, mirrored) if turned)
+    assert unflipped.spec["flip"] is False and "flip" not in usual.spec
+
+
 def test_the_seed_leaves_torchs_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)

@@ -129,6 +129,7 @@ def test_each_role_is_its_own_part_of_the_blocks_projection(backbone, name):
         torch.testing.assert_close(torch.cat(parts, dim=-1), block.qkv(x), **CLOSE)
 
 
+@pytest.mark.thorough(but=("clip", "open_clip", "siglip"))
 @pytest.mark.parametrize("name", ALL)
 def test_the_split_projections_are_the_ones_that_compute(backbone, name):
     tower = backbone(name)

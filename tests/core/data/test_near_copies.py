@@ -155,6 +155,7 @@ def test_images_cut_at_all_edges_are_found(tmp_path):
     assert len(found) >= 0.9 * BASES and found <= true
 
 
+@pytest.mark.thorough(but=("64",))
 @pytest.mark.parametrize("draw", [drawn, looking_alike])
 @pytest.mark.parametrize("size", [28, 64, 200])
 def test_different_images_are_no_copies(tmp_path, draw, size):
@@ -382,6 +383,7 @@ def test_exact_copies_count_as_exact_alone(tmp_path):
     assert divided.notes == ["Exact copies of other images: 6; copies are never in two splits."]
 
 
+@pytest.mark.thorough(but=("medical/pneumonia",))
 @pytest.mark.parametrize("name", ["medical/wbc_classification", "medical/pneumoniamnist", "remote_sensing/rsscn7"])
 def test_real_sets(data_dir, name):
     script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "near_duplicates.py"))

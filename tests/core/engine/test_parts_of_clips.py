@@ -78,6 +78,7 @@ def reordered(features, order):
     return replace(features, parts=parts)
 
 
+@pytest.mark.thorough
 def test_order_is_learned_by_a_method_on_parts_and_by_none_on_their_mean(fitted, stored, small_clip_spec):
     assert fitted.metrics["adapted"]["accuracy"] > 0.9
     for name in ("linear-probe", "tip-adapter-f", "gda"):

@@ -287,6 +287,7 @@ def test_two_ranks_share_the_work_and_say_the_same(small_clip, small_clip_spec, 
 # Real images
 
 
+@pytest.mark.thorough
 def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
     from vladapt import load_backbone

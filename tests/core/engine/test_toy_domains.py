@@ -107,6 +107,7 @@ def test_groups_of_clips_never_straddle_splits(small_clip_spec):
     assert all(len(splits) == 1 for splits in sides.values())
 
 
+@pytest.mark.thorough(but=("linear-probe", "coop"))
 @pytest.mark.parametrize("adapter", ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop"])
 def test_several_labels_an_image(small_clip_spec, adapter):
     options = {"coop": {"name": "coop", "epochs": 2}}.get(adapter, adapter)

@@ -16,6 +16,7 @@ from vladapt.testing import check_task
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
 
+@pytest.mark.thorough
 def test_classification(tmp_path):
     """On a few drawings, which are cheaper than the sample of a domain."""
     for number in range(24):

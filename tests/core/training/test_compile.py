@@ -36,6 +36,7 @@ def weights(backbone, source, losses, **settings):
     return {name: value.clone() for name, value in backbone.model.state_dict().items()}
 
 
+@pytest.mark.thorough(but=("clip-", "resnet"))
 @pytest.mark.parametrize(
     ("kind", "losses", "backend"),
     [

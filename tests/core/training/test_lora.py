@@ -335,6 +335,7 @@ def test_a_copy_has_matrices_of_its_own(backbone):
 # How it is run -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(but=("clip", "open_clip"))
 @pytest.mark.parametrize("name", ["open_clip", "embedded", "clip", "chinese_clip"])
 def test_it_trains_under_autocast(backbone, name):
     tower = backbone(name)

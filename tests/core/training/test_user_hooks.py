@@ -169,6 +169,7 @@ def test_nothing_private_of_mmengine_is_overridden_or_used():
         assert not used, f"{module.__name__} uses {used}"
 
 
+@pytest.mark.thorough
 def test_only_a_training_of_towers_needs_mmengine():
     """Not the classes of methods and losses, which predictions with a run need too."""
     code = (

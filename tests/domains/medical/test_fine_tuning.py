@@ -47,6 +47,7 @@ def nifti_folders(write_nifti, tmp_path):
     return tmp_path / "nifti"
 
 
+@pytest.mark.thorough(but=("lora-dicom", "full-nifti"))
 @pytest.mark.parametrize("kind", ["dicom_folders", "nifti_folders"])
 @pytest.mark.parametrize("name", QUICK)
 def test_dicom_files_and_nifti_slices(request, small_clip_spec, name, kind):

@@ -56,6 +56,7 @@ def test_class_folders_may_mix_images_dicom_and_nifti(mixed_folder):
     assert groups["ill/volume.nii.gz#1"] == groups["ill/volume.nii.gz#4"] != groups["healthy/volume.nii.gz#1"]
 
 
+@pytest.mark.thorough
 def test_a_set_that_it_reads_keeps_the_contract(mixed_folder):
     check_domain(Medical(), data=mixed_folder, reading={"window": "bone"}, task="classification", sample=False)
 

@@ -138,6 +138,7 @@ def test_odd_shapes_come_out_square(augment, shape):
     assert augment(np.full(shape, 0.5, dtype=np.float32), seed=0).shape == (3, SIDE, SIDE)
 
 
+@pytest.mark.thorough
 def test_albumentations_asks_no_server():
     code = (
         "import socket, numpy as np\n"

@@ -60,6 +60,7 @@ def test_each_volume_and_each_series_is_one_item(classes, write_dicom):
     assert [item.source.name for item in other_file.items] == ["0-0.dcm"]
 
 
+@pytest.mark.thorough(but=("None", "minmax-axial"))
 @pytest.mark.parametrize("axis", PLANES)
 @pytest.mark.parametrize("window", ["0,1000", "minmax", "zscore", None])
 def test_parts_are_the_slices_of_every_kind_of_file_and_orientation(write_volume, write_nifti, tmp_path, axis, window):

@@ -47,6 +47,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough(but=("yolo",))
 @pytest.mark.parametrize(
     ("name", "task", "metrics"),
     [

@@ -112,6 +112,7 @@ def fit(fields, small_clip_spec, tmp_path):
     return run
 
 
+@pytest.mark.thorough(but=("lora",))
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_a_band_that_tells_the_classes_apart_is_learned_and_known_at_prediction(fit, fields, name):
     result = fit({"name": name, "lr": 3e-3, "epochs": 12, "batch_size": 8, "warmup": 0.0})

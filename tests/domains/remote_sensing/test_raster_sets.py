@@ -173,6 +173,7 @@ def test_a_set_of_rasters_keeps_the_contract(deep_set):
     check_domain(RemoteSensing(), task="classification", data=deep_set, reading={"bands": "1,2,3"}, sample=False)
 
 
+@pytest.mark.thorough
 def test_several_pictures_keep_the_contract_too(deep_set):
     check_domain(RemoteSensing(), task="classification", data=deep_set, reading={"bands": "1,2,3+4"}, sample=False)
 

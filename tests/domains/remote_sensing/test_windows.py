@@ -381,6 +381,7 @@ def test_a_published_split_wins_over_places(write_raster, tmp_path):
     assert not data.blocks and {item.split for item in data.items} == {"train", "test"}
 
 
+@pytest.mark.thorough
 def test_windows_keep_the_contract(field):
     reading = {"labels": str(field[1]), **HOW}
     check_domain(RemoteSensing(), task="classification", data=field[0], reading=reading, sample=False)

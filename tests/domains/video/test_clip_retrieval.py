@@ -118,8 +118,8 @@ def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):
     with torch.no_grad():
         of = {i.id: towers.encode_image(transform(data.load(i)), normalize=False).mean(dim=0) for i in data.items}
         for each in data.questions.asked:
-            text = towers.encode_text([each.text], normalize=False)[0]
-            near = [float(torch.cosine_similarity(text, of[option], dim=0)) for option in each.options]
+            text = towers.encode_text(list(each.texts), normalize=False)[0]
+            near = [float(torch.cosine_similarity(text, of[option], dim=0)) for option in each.images]
             right.append(float(near.index(max(near)) == each.answer))
     scores = {"inter": (right[0] + right[2]) / 2, "intra": (right[1] + right[3]) / 2}
     told = asked["multiple_choice"]["adapted"]
@@ -250,7 +250,7 @@ def test_a_head_answers_the_questions_of_egomcq(name, heads, folder, small_clip,
         of = {i.id: small_clip.encode_image(transform(data.load(i)), normalize=False)[None] for i in data.items}
         for each in data.questions.asked:
             there = torch.ones(1, 3, dtype=torch.bool)
-            near = [float(adapter.pair_scores(small_clip, of[option], there, [each.text])) for option in each.options]
+            near = [float(adapter.pair_scores(small_clip, of[option], there, [each.text])) for option in each.images]
             right.append(float(near.index(max(near)) == each.answer))
     scores = {"inter": (right[0] + right[2]) / 2, "intra": (right[1] + right[3]) / 2}
     assert asked["multiple_choice"]["adapted"]["scores"] == scores

@@ -98,6 +98,7 @@ def test_flags_of_a_training_reach_a_head_with_towers():
     assert adapter_of(resolve(flags={**flags, "adapter.train_towers": False})).batch_size == 32
 
 
+@pytest.mark.thorough(but=("video/efficient-prompt", "video/vifi-clip"))
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_those_of_classes_run_on_files(name, clips, small_clip_spec, tmp_path):
     folder = clips(
@@ -113,6 +114,7 @@ def test_those_of_classes_run_on_files(name, clips, small_clip_spec, tmp_path):
     assert done.metrics["test_images"] == 4
 
 
+@pytest.mark.thorough(but=("video/clip4clip-tight", "video/mug-stan"))
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in OF_CLASSES])
 def test_those_of_sentences_run_on_files(name, clips, write, small_clip_spec, tmp_path):
     splits = [split for split in ("train", "test") for _ in range(4)]

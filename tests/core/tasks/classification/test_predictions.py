@@ -18,8 +18,8 @@ from vladapt.core.contracts.task import Use
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.judgements.calibration import trust_section
 from vladapt.core.registry import build_judgement
+from vladapt.core.tasks.classification.answers import predictions_table
 from vladapt.core.tasks.classification.predictions import Predictions, check_wishes, predictions_of
-from vladapt.core.tasks.classification.scoring import predictions_table
 
 RUN = FittedRun(Path("run"))
 

@@ -309,6 +309,7 @@ def test_several_labels_without_intervals_or_zero_shot_still_make_a_page():
     assert "reaches a macro AUROC of" in page(given).text
 
 
+@pytest.mark.thorough
 def test_a_thousand_classes_keep_the_page_small():
     names = tuple(f"species {i}" for i in range(1000))
     html = html_of(one_label(names=names, n=2000))

@@ -62,6 +62,7 @@ def fitted(partly, tmp_path_factory):
     return vladapt.fit(**given, **SMALL, steps=60)
 
 
+@pytest.mark.thorough
 def test_it_learns_from_sets_that_outline_different_structures(fitted):
     adapted = fitted.metrics["adapted"]
     assert adapted["dice_shell"] > 0.5 and "dice_core" in adapted

@@ -111,6 +111,7 @@ def test_patches_are_those_of_monai(benchmark, planned):
     assert benchmark.patch_difference(benchmark.MonaiLoop(plan, recipe.seed, exact=False)) < 1e-5
 
 
+@pytest.mark.thorough(but=("segresnet",))
 @pytest.mark.parametrize("network", ["segresnet-ds", "swin-unetr"])
 def test_other_networks_learn_too(network, planned):
     from vladapt.registry import MODELS

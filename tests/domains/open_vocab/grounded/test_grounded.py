@@ -205,6 +205,7 @@ def test_prompts_in_a_pipeline():
         ClassPrompt()({})
 
 
+@pytest.mark.thorough(but=("GroundingDINO",))
 def test_it_trains_in_half_precision(model):
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

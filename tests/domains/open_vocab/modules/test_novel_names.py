@@ -251,6 +251,7 @@ def yolo_world(spec: str) -> dict:
     }
 
 
+@pytest.mark.thorough(but=("yolo",))
 @pytest.mark.parametrize(
     ("config", "text_part", "right", "rate", "outlined"),
     [

@@ -186,6 +186,7 @@ def _train(config, folder, notes, killed_at):
     runner.train()
 
 
+@pytest.mark.thorough(but=("segmentor",))
 @pytest.mark.parametrize(
     ("build", "metric"), [(detector, "coco/bbox_mAP"), (segmentor, "mIoU")], ids=["detector", "segmentor"]
 )

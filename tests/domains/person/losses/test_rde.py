@@ -177,6 +177,7 @@ def test_tokens_are_selected_by_the_last_attention(small_clip):
     assert words.shape == (3, 7, 24) and counts.tolist() == [6, 1, 7]  # 0.1 of 75; start and end are no words
 
 
+@pytest.mark.thorough
 def test_a_training_finds_the_wrong_captions(write_clip, dolls, toy_settings):
     """Towers that start from nothing need a higher temperature, some epochs of trust, and a vector for each word."""
     towers = load_backbone(write_clip(vocab_size=WORDS), device="cpu")

@@ -175,6 +175,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.thorough(but=("full",))
 @pytest.mark.parametrize("name", ["x-clip", "full", "lora"])
 def test_clips_are_fitted_and_named_by_the_engine(folder, spec, tmp_path, name):
     how = {"epochs": 1, "batch_size": 4, "lr": 1e-3}

@@ -59,6 +59,7 @@ def test_what_others_draw_is_untouched():
     assert found[0] == found[1]
 
 
+@pytest.mark.thorough(but=("0",))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_change_nothing(workers):
     dataset = SeededDataset(Drawn(), seed=3)

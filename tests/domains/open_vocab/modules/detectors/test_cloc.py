@@ -119,6 +119,7 @@ def learned(region_towers, packed):
     return model.eval()
 
 
+@pytest.mark.thorough
 def test_it_names_regions_it_never_saw(learned, build, accuracy):
     assert accuracy(build()) < 0.55  # a guess is right a third of the time
     assert accuracy(learned) > 0.8

@@ -74,6 +74,7 @@ def configured(recipe, spec, folder, work_dir, **model):
     return config
 
 
+@pytest.mark.thorough
 def test_it_learns_what_it_is_shown(region_towers, pictures, tmp_path):
     config = configured("owlvit_small", region_towers["vit"], pictures, tmp_path)
     mosaic, tiles = config.train_dataloader.dataset.pipeline[0], config.train_dataloader.dataset.dataset.pipeline

@@ -302,6 +302,7 @@ def of_colours(settings: dict) -> dict:
     return {**settings, "backbone": {"type": "mmdet.ColourMaps"}, "neck": neck, "bbox_head": head}
 
 
+@pytest.mark.thorough
 def test_a_model_that_learned_colours_follows_its_texts(small_clip_spec, monkeypatch):
     names = ["red", "green", "blue"]
     monkeypatch.setitem(MODELS.module_dict, "ColourMaps", ColourMaps)

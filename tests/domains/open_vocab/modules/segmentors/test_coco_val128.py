@@ -50,6 +50,7 @@ def mean_iou(model, photographs):
     return (hits / (counts.sum(axis=0) + counts.sum(axis=1) - hits)).mean(), counts
 
 
+@pytest.mark.thorough(but=("MaskCLIP",))
 @pytest.mark.parametrize(
     ("method", "options", "least"),
     [

@@ -1,0 +1,38 @@
+"""The packaged features of a real CLIP."""
+
+import json
+
+import pytest
+import torch
+
+from vladapt import fit
+from vladapt.core.errors import DataError
+from vladapt.core.features import packaged
+from vladapt.core.features.files import load_features
+
+
+def test_it_holds_what_its_page_says():
+    file = load_features("sample")
+    assert (file.features.features.shape, len(file.classifier)) == ((209, 512), 8)
+    test = torch.tensor([split == "test" for split in file.split])
+    assert int(test.sum()) == 106 and f"Its {int(test.sum())} test images" in packaged.NOTE
+    logits = file.features.features @ file.classifier.weights.T
+    right = (logits.argmax(dim=1) == file.features.labels)[test]
+    assert 0.9 < float(right.double().mean()) < 1, "zero-shot leaves something to learn"
+    beside = {each.name for each in packaged.FILE.parent.iterdir()}
+    assert beside == {"coco8.npz", "README.md", "LICENSE-MIT.txt"}
+
+
+def test_a_fit_says_whose_they_are_and_what_they_cannot_show(tmp_path):
+    run = fit(features="sample", adapter="tip-adapter", shots=2, out=tmp_path)
+    data = json.loads((run.run / "run.json").read_text(encoding="utf-8"))["data"]
+    assert (data["name"], data["licence"]) == (packaged.NAME, packaged.LICENCE)
+    assert any(packaged.NOTE in note for note in run.notes)
+
+
+def test_a_folder_of_that_name_is_told_apart_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    assert len(load_features("sample").features) == 209
+    with pytest.raises(DataError, match="sample"):
+        load_features("./sample/")

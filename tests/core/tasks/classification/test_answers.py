@@ -1,0 +1,49 @@
+"""What many answers say together in the terminal."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from vladapt.core.tasks.classification.answers import predictions_summary, predictions_table
+
+COLUMNS = {"unlike": "unlike the fit", "set": "set"}
+
+
+def printed(content, width=80) -> list[str]:
+    out = StringIO()
+    Console(file=out, width=width).print(content)
+    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+
+
+def answer(number: int, **further) -> dict:
+    label = f"class{number % 20}" if number % 2 else "mass"
+    return {"id": f"patient/scan{number}.png", "label": label, "confidence": 0.5 + number / 1000, "top": [], **further}
+
+
+def test_two_hundred_answers_in_fifteen_lines():
+    rows = [answer(number, unlike=number < 3, set=["mass"] * (1 + number % 2)) for number in range(200)]
+    lines = printed(predictions_summary(rows, COLUMNS))
+    assert len(lines) <= 15 and lines[0].strip() == "200 images"
+    assert lines[3].split() == ["mass", "100", "59.9%"]
+    assert lines[9].split()[:4] == ["5", "further", "classes", "50"]
+    assert sum(int(row.split()[-2]) for row in lines[3:10]) == 200
+    least = "Least certain: patient/scan0.png (mass 50.0%), patient/scan1.png (class1 50.1%)"
+    assert " ".join(lines[10:]).startswith(least)
+    assert lines[-2:] == ["Unlike the fit: 3 images", "Set: 1.5 classes on average"]
+
+
+def test_of_several_labels_each_counts_and_none_is_one():
+    rows = [{"id": "a", "labels": ["edema", "mass"], "confidences": [0.9, 0.5], "top": []}]
+    rows.append({"id": "b", "labels": [], "confidences": [], "top": []})
+    lines = printed(predictions_summary(rows, {}))
+    assert [line.split() for line in lines[3:]] == [["edema", "1", "90.0%"], ["mass", "1", "50.0%"], ["none", "1"]]
+
+
+def test_patients_are_called_so():
+    rows = [answer(number, images=2) for number in range(3)]
+    assert printed(predictions_summary(rows, {}))[0].strip() == "3 patients"
+
+
+def test_a_name_is_not_broken_in_a_narrow_terminal():
+    rows = [answer(7, unlike=True, set=["mass", "effusion"])]
+    assert any("patient/scan7.png" in line for line in printed(predictions_table(rows, COLUMNS), width=70))
