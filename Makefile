@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev
 	$(SUITE) -m "not thorough" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(SUITE) $(PYTEST_ARGS)
+	VLADAPT_FUZZ=60 $(SUITE) $(PYTEST_ARGS)
 
 lint: style imports types
 

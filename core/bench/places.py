@@ -61,20 +61,21 @@ def _kinds_at(place: str, kinds: Mapping[str, type[BenchSet]]) -> list[tuple[str
         return [(kind, None)]
     check_data_place(place)
     folder = Path(place)
-    if kind := _kind_of(folder, kinds, fallback=False):
+    if kind := _kind_of(folder, kinds, 0):
         return [(kind, folder)]
     if folder.is_dir():
         inside = sorted(Path(entry.path) for entry in visible(folder) if entry.is_dir())
-        within = [(kind, each) for each in inside if (kind := _kind_of(each, kinds, fallback=False))]
+        within = [(kind, each) for each in inside if (kind := _kind_of(each, kinds, 0))]
         if within:
             return list(within)
-    if kind := _kind_of(folder, kinds, fallback=True):
-        return [(kind, folder)]
+    for fallback in sorted({cls.fallback for cls in kinds.values()} - {0}):
+        if kind := _kind_of(folder, kinds, fallback):
+            return [(kind, folder)]
     raise DataError(f"--data {place}: is no set that bench knows; it knows {', '.join(kinds)} (`list benchmarks`)")
 
 
-def _kind_of(folder: Path, kinds: Mapping[str, type[BenchSet]], fallback: bool) -> str:
-    """The kind that recognises a folder; "" where none does."""
+def _kind_of(folder: Path, kinds: Mapping[str, type[BenchSet]], fallback: int) -> str:
+    """The kind of that number that recognises a folder; "" where none does."""
     found = [kind for kind, cls in kinds.items() if cls.fallback == fallback and cls.recognises(folder)]
     if len(found) > 1:
         raise DataError(f"--data {folder}: may be {' or '.join(found)}; keep the files of one set in a folder")

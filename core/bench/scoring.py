@@ -11,6 +11,7 @@ from torch import Tensor
 from ..contracts.bench import BenchScore
 from ..errors import DataError
 from ..metrics.classification import multilabel_metrics
+from ..metrics.intervals import units_of
 from ..metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings
 from ..metrics.score_intervals import score_intervals
 
@@ -88,19 +89,28 @@ def several_labels_scores(
     return made
 
 
-def retrieval_scores(images: Tensor, texts: Tensor, image_of_text: Tensor, *, part: str = "") -> list[BenchScore]:
+def retrieval_scores(
+    images: Tensor,
+    texts: Tensor,
+    image_of_text: Tensor,
+    *,
+    groups: Sequence[str | None] | None = None,
+    part: str = "",
+) -> list[BenchScore]:
     """R@1, R@5 and R@10 in both directions: a query hits where any of what belongs to it is among the first K.
 
     Args:
         images: (N, D) unit rows.
         texts: (M, D) unit rows.
         image_of_text: (M,) the image that each text describes.
+        groups: N keys of images that belong together, None where one stands alone; captions of an image always do.
         part: of the set.
     """
     ranked, scores = image_text_rankings(images, texts, image_of_text), []
+    unit = units_of(groups, len(images))[0]
     gallery = {IMAGE_TO_TEXT: len(texts), TEXT_TO_IMAGE: len(images)}
     for direction, ranking in ranked.items():
-        units = ranking.query if direction == IMAGE_TO_TEXT else image_of_text[ranking.query]
+        units = unit[ranking.query if direction == IMAGE_TO_TEXT else image_of_text[ranking.query]]
         for k in Ranking.RECALL_AT:
             guessing = guessed_recall(ranking.relevant.tolist(), gallery[direction], k)
             measure = f"{direction}/r{k}"

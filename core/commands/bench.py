@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.recipe import DATA, OUTPUT
+from ..contracts.recipe import DATA, OUTPUT, SAMPLE, check_data_place
 from ..registry.catalogue import benchmarks
 from .options import FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, reporter, show_table, signed, table_of
@@ -62,6 +62,9 @@ def bench(
     specs = [str(with_own_code(spec)) for spec in backbones]
     for spec in specs:
         check_spec(spec)
+    for place in data or ():
+        if not place.startswith(f"{SAMPLE}:"):
+            check_data_place(place)
     settled = replace(given, sets=rest).recipe()
     from ..engine.bench import bench as engine_bench
 

@@ -37,6 +37,7 @@ from ..contracts.recipe import (
 from ..contracts.sources import SourceOptions, parse_sources
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
+from ..data import links
 from ..errors import ConfigError, check_given
 from ..runtime.remote import is_url
 from .declared import (
@@ -121,6 +122,15 @@ PLACE = "place"
 Place = Annotated[
     str | None,
     typer.Argument(metavar="DATA", help="Data set or features file; the same as --data DATA, --features DATA."),
+]
+FollowLinks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--follow-links",
+        metavar="ROOT",
+        help="Also read images that are links to files below this folder, as DVC and git-annex make them. Repeatable.",
+        rich_help_panel=DATA,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
@@ -359,11 +369,14 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             for each, annotation in flags.items()
         ] or [parameter.replace(annotation=hints.get(name, parameter.annotation), kind=inspect.Parameter.KEYWORD_ONLY)]
 
+    if any(isinstance(source, (FromRecipe, FromUse, FromTask)) for source in sources.values()):
+        linked = inspect.Parameter("follow_links", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FollowLinks)
+        parameters.append(linked)
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
 
     @functools.wraps(command)
-    def run(debug: bool = False, **given: Any):
+    def run(debug: bool = False, follow_links: list[str] | None = None, **given: Any):
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
@@ -373,6 +386,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
                 places = [value] if isinstance(value, str) else value or ()
                 for place in (each for each in places if not is_url(str(each))):
                     check_writable(place, f"--{name}")
+        if follow_links:
+            links.follow_links(follow_links)
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

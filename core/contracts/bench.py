@@ -159,7 +159,7 @@ class BenchSet(ABC):
 
     Class attributes:
         kind: set by the registry, from the file or the entry point (`vladapt.benchmarks`).
-        fallback: whether it is asked only for folders that no other kind recognises.
+        fallback: a kind is asked only for places that none with a lower number recognises; 0 but for plain images.
         drawn: whether it draws its images itself: `--data sample:KIND`.
 
     Attributes:
@@ -167,7 +167,7 @@ class BenchSet(ABC):
     """
 
     kind: ClassVar[str] = ""
-    fallback: ClassVar[bool] = False
+    fallback: ClassVar[int] = 0
     drawn: ClassVar[bool] = False
 
     folder: Path | None = field(default=None, init=False)

@@ -233,6 +233,7 @@ class DomainData:
         number_names: what `Target.numbers` are of, in their order: "findings" -> their names, for losses that describe
             them (`Loss.named`).
         members: the images that a sample is joined of (the views of a study); None where each is one of its own.
+        has_images: whether `load` decodes something; False of the rows of a features file.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -264,6 +265,7 @@ class DomainData:
     tolerate: float = TOLERATED
     number_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Callable[[Item], Sequence[Item]] | None = field(default=None, repr=False, compare=False)
+    has_images: bool = True
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -309,7 +311,8 @@ class DomainData:
 def check_items(data: DomainData, path: str | Path) -> DomainData:
     """The checks every read set passes: some images, at least two classes."""
     if not data.items:
-        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
+        skipped = f" ({data.skipped[0][0]}: {data.skipped[0][1]})" if data.skipped else ""
+        raise DataError(f"{path}: no readable image found{skipped}; give a folder of class folders, or a manifest")
     if data.kind in ("labels", "clips"):
         used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:

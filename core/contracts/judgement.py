@@ -229,6 +229,7 @@ class JudgedClassifier(JudgedFit):
             until it is judged.
         not_calibrated: why there is none, or why it is not the usual one.
         against: another run that it is compared with, or None.
+        fitted_on: reads the data that a run was fitted on, where other data are scored; None: they are `prepared`.
     """
 
     adapter: Adapter
@@ -249,6 +250,7 @@ class JudgedClassifier(JudgedFit):
     calibration: Any = None
     not_calibrated: str = ""
     against: OtherRun | None = None
+    fitted_on: Callable[[], DomainData] | None = None
 
     @property
     def labels(self) -> Tensor | None:

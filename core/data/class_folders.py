@@ -21,12 +21,12 @@ from .files import (
     is_folder,
     leads_up,
     shown,
-    stays_inside,
     visible,
     walk,
 )
 from .group_columns import AUTO, group_by_tables_beside
 from .images import IMAGE
+from .links import CURE, stays_inside
 
 
 @collecting_seldom()
@@ -56,7 +56,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
     for split, folder in layout.parts:
         for class_folder in _class_folders(folder, formats):
             if not stays_inside(class_folder, root):
-                collector.skip(shown(class_folder, root), "a linked folder outside the data folder; copy it there")
+                collector.skip(shown(class_folder, root), f"a linked folder outside the data folder; {CURE}")
                 continue
             for file in walk(class_folder, root, collector):
                 if Format.of(file, formats) is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from ..contracts.items import Decoded, DomainData, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
+from .links import CURE, lies_in, stays_inside
 
 LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 
@@ -113,7 +114,7 @@ def why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
         if entry.is_symlink():
             path.stat()
             if not stays_inside(path, root):
-                return "a link that leaves the data folder; copy the file there"
+                return f"a link that leaves the data folder; {CURE}"
             if path.is_dir():
                 return "a linked folder, not followed"
         if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):  # known without asking again
@@ -152,7 +153,7 @@ def folders(folder: Path) -> list[Path]:
 
 def leads_up(path: Path) -> bool:
     """Whether a path is a link to a folder that it lies in itself."""
-    return path.is_symlink() and stays_inside(path.parent, path)
+    return path.is_symlink() and lies_in(path.parent, path)
 
 
 def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[Format] = ()) -> Path | None:
@@ -192,14 +193,6 @@ def shown(path: Path, root: Path) -> str:
     name, start = str(path), f"{root}{os.sep}"
     below = name.startswith(start) and os.pardir not in name
     return printable((name[len(start) :] if below else os.path.relpath(path, root)).replace(os.sep, "/"))
-
-
-def stays_inside(path: Path, root: Path) -> bool:
-    """Whether a path, links resolved, lies in the folder; links in a circle lie nowhere."""
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except (RuntimeError, OSError, ValueError):  # a circle, gone meanwhile, a NUL in the name
-        return False
 
 
 def licence_of(folder: Path) -> str:

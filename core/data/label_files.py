@@ -20,7 +20,7 @@ from ..contracts.options import as_text
 from ..contracts.recipe import SAMPLE
 from ..errors import ConfigError, DataError, did_you_mean, shortened
 from ..runtime.reading import parse_json, read_start
-from .files import stays_inside
+from .links import stays_inside
 from .pools import pool_of_classes, read_pool
 from .row_labels import labels_of_cells
 from .tables import Row, Table, csv_text, read_table

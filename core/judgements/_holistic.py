@@ -35,7 +35,9 @@ class HolisticJudgement(Judgement):
     needs: ClassVar = frozenset({"labelled"})
     place: ClassVar = Place.DETAILS
     images: ClassVar[int] = 100
-    holistic: bool = option(False, "also test the run on corrupted images: noise, blur, weather, compression")
+    holistic: bool = option(
+        False, "also look at the run from further sides: corrupted images, columns that its answers follow"
+    )
     holistic_images: str | None = option(
         None,
         "test images for each part of --holistic, or all; by default 100",

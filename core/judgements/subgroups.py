@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..confidence.calibration import HALF
-from ..contracts.items import Columns, DomainData
+from ..contracts.items import Columns, DomainData, items_of
 from ..contracts.judgement import JudgedClassifier, Judgement, Place
 from ..contracts.options import option
 from ..contracts.run_info import AxisScore, Record
 from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
 from ..metrics.significance import holm, p_words
-from ..metrics.subgroups import LEAST_UNITS, Part, Subgroups, quartiles, subgroups
+from ..metrics.subgroups import LEAST_UNITS, MOST_VALUES, Part, Subgroups, quartiles, subgroups
+from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARE = Measure("")
 ACCURACY = "Accuracy"
+QUARTERS = 4
+"""Parts of a factor."""
 INTERVALS = "The 95% intervals of all values of a column hold together."
 
 
@@ -35,6 +39,7 @@ class ByColumn:
     Attributes:
         column: its name.
         cut: whether its numbers are cut at the quartiles of the test images.
+        computed: whether it is no column, but a factor that is computed of the images.
         without: test images that have no value.
         grouped: whether units are groups of images, patients say, and not single images.
         shares: what is compared ("Accuracy", "Recall of sick") -> in which parts, with adjusted p values.
@@ -45,6 +50,7 @@ class ByColumn:
     without: int
     grouped: bool
     shares: Mapping[str, Subgroups]
+    computed: bool = False
 
     @property
     def title(self) -> str:
@@ -86,9 +92,10 @@ class ByColumn:
         for name, of in self.shares.items():
             if of.gap is not None:
                 best, worst = of.gap
+                without = "" if best.shrunk is None else f" Without chance it would be about {_points(best, worst)}."
                 yield (
                     f"{name} differs by more than chance ({p_words(tested[name])}); the largest gap is between "
-                    f"{best.name} ({best.share:.1%}) and {worst.name} ({worst.share:.1%})."
+                    f"{best.name} ({best.share:.1%}) and {worst.name} ({worst.share:.1%}).{without}"
                 )
 
 
@@ -97,7 +104,8 @@ class ByColumns(Record):
     """Scores by the values of columns.
 
     Attributes:
-        columns: one by one; p values are adjusted for the number of all their tests (Holm).
+        columns: one by one, or factors computed of the images; p values are adjusted for the number of all their tests
+            (Holm).
     """
 
     key: ClassVar[str] = "subgroups"
@@ -119,7 +127,8 @@ class ByColumns(Record):
         if not parts:
             return {"worst_group": "no value of --by has enough images"}
         interval = [min(limits) for limits in zip(*(part.interval for part in parts))]
-        share, begins = min(part.share for part in parts), "the lowest of the 95% intervals"
+        share = min(part.share if part.shrunk is None else part.shrunk for part in parts)
+        begins = "the lowest of the 95% intervals"
         return {"worst_group": AxisScore("Worst group", share, interval, begins=begins)}
 
     def section(self) -> list[TableSection]:
@@ -157,8 +166,8 @@ class BySubgroup(Judgement):
     refits: ClassVar = True  # it fits nothing, but the thresholds of several labels are those of the calibration
     by: tuple[str, ...] | None = option(
         None,
-        "also show scores by the values of a column of the data's table (site, sex, age), and whether they differ by "
-        "more than chance; repeatable",
+        "also show scores by the values of a column of the data's table (site, sex, age), or by brightness, sharpness, "
+        "aspect or object-size of the images, and whether they differ by more than chance; repeatable",
         metavar="COLUMN",
     )
 
@@ -169,22 +178,36 @@ class BySubgroup(Judgement):
         self._columns(data)
 
     def compute(self, fit: JudgedClassifier) -> ByColumns:
-        columns, names = self._columns(fit.prepared.data)
-        return ByColumns(_adjusted([_by_column(fit, columns, name) for name in names]))
+        columns, names, factors = self._columns(fit.prepared.data)
+        values = _of_images(fit, factors)
+        made = [
+            _by_values(fit, name, values[name], computed=True)
+            if name in factors
+            else _by_values(fit, name, values_of(columns, name, fit.test.ids or ()))
+            for name in names
+        ]
+        return ByColumns(_adjusted(made))
 
-    def _columns(self, data: DomainData) -> tuple[Columns, list[str]]:
-        """The table, and the names of the columns that are asked for, each once."""
+    def _columns(self, data: DomainData) -> tuple[Columns | None, list[str], list[str]]:
+        """The table, the names of all that is asked for, each once, and those that are computed of images. A column
+        goes before a factor of its name."""
         asked = self.by or ()
-        columns = _columns_of(data, ", ".join(asked))
-        return columns, list(dict.fromkeys(_column_named(columns, name) for name in asked))
+        columns = None if data.columns is None else data.columns()
+        listed = {} if columns is None else {name.casefold() for name in columns.names}
+        factors = [name.lower() for name in asked if name.lower() in FACTORS and name.casefold() not in listed]
+        check_factors(factors, data)
+        names = [
+            name.lower() if name.lower() in factors else _column_named(_columns_of(columns, data, name), name)
+            for name in asked
+        ]
+        return columns, list(dict.fromkeys(names)), factors
 
 
-def _columns_of(data: DomainData, name: str) -> Columns:
-    columns = None if data.columns is None else data.columns()
+def _columns_of(columns: Columns | None, data: DomainData, name: str) -> Columns:
     if columns is None:
         raise ConfigError(
             f"--by {shortened(name)}: {data.name} has no columns; give a table with a row per image, also beside class "
-            "folders, or a features file with an array of that name"
+            f"folders, or a features file with an array of that name; of the images: {', '.join(FACTORS)}"
         )
     return columns
 
@@ -197,26 +220,45 @@ def _column_named(columns: Columns, name: str) -> str:
     """
     column = next((each for each in columns.names if each.casefold() == name.casefold()), None)
     if column is None:
-        near = did_you_mean(name, columns.names)
+        near = did_you_mean(name, [*columns.names, *FACTORS])
         raise UnknownNameError(f"--by {shortened(name)}: {columns.place} has no such column; {near}")
     if column in columns.taken:
         raise ConfigError(f"--by {shortened(name)}: holds the image or its label; give another column")
     return column
 
 
-def _by_column(fit: JudgedClassifier, columns: Columns, name: str) -> ByColumn:
+def values_of(columns: Columns, name: str, ids: Iterable[str]) -> list[str]:
+    """The cell of each sample, or of the picture that it is a window of; "" where it says nothing."""
     cells = columns.cells(name)
-    whole = {id_: id_.rpartition("#")[0] for id_ in fit.test.ids or ()}  # of a window, its picture
-    texts = [cells.get(id_) or cells.get(picture, "") for id_, picture in whole.items()]
-    values = ["" if text.lower() in UNKNOWN else text for text in texts]
-    quarters, shares = quartiles(values), {}
+    texts = [cells.get(id_) or cells.get(id_.rpartition("#")[0], "") for id_ in ids]
+    return ["" if text.lower() in UNKNOWN else text for text in texts]
+
+
+def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[str]]:
+    """Factor -> its value of each test image, as texts."""
+    if not factors:
+        return {}
+    items = items_of(fit.test.ids, fit.prepared.data.items)
+    with fit.reporter.task("Measuring test images") as progress:
+        values = factor_values(factors, fit.prepared.data, items, progress)
+    return {name: ["" if isnan(value) else f"{value:.4g}" for value in of] for name, of in values.items()}
+
+
+def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool = False) -> ByColumn:
+    quarters, shares = quartiles(values, QUARTERS if computed else MOST_VALUES), {}
     parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
     for title, (right, rows) in _shares(fit).items():
         of = [parts[row] for row in rows]
         groups = None if fit.scores.groups is None else [fit.scores.groups[row] for row in rows]
         made = subgroups(right[rows], of, groups, seed=fit.seed)
         shares[title] = replace(made, parts=tuple(sorted(made.parts, key=lambda part: order.index(part.name))))
-    return ByColumn(name, quarters is not None, values.count(""), fit.scores.groups is not None, shares)
+    return ByColumn(name, quarters is not None, values.count(""), fit.scores.groups is not None, shares, computed)
+
+
+def _points(best: Part, worst: Part) -> str:
+    """The gap between shrunken shares."""
+    assert best.shrunk is not None and worst.shrunk is not None
+    return f"{100 * (best.shrunk - worst.shrunk):.1f} points"
 
 
 def _shares(fit: JudgedClassifier) -> dict[str, tuple[Tensor, list[int]]]:

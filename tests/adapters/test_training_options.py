@@ -49,6 +49,7 @@ def test_each_reaches_the_training(method):
             assert any(briefing(method, other) != plain for other in others), option.name
 
 
+@pytest.mark.thorough(but=("lora", "maple", "open-vclip", "stan", "wise-ft"))
 def test_they_work_together(method):
     """With the weights that this method trains, which are averaged, decayed by layer, taken from the best epoch."""
     has = {each.name for each in options_of(method.cls)}

@@ -81,10 +81,15 @@ def test_weights_and_scores_of_a_method_are_balanced_where_its_classes_count_ali
     assert alike.class_weights(labels[2:], 2) is None and alike.class_weights(F.one_hot(labels).float(), 2) is None
 
 
+def repeats(name: str, do: str) -> bool:
+    """Of methods that take half a second and more, a thorough run asks where texts guess, too."""
+    return do == "guess" and name in ("ape-t", "auto", "clap", "cross-modal", "lp-plus-plus", "proker", "real-linear")
+
+
 @pytest.mark.parametrize(
     ("name", "text_noise"),
     [
-        pytest.param(name, noise, id=f"{name}-texts that {do}")
+        pytest.param(name, noise, id=f"{name}-texts that {do}", marks=pytest.mark.thorough if repeats(name, do) else ())
         for name in ON_FEATURES
         for noise, do in ((1.5, "help"), (20.0, "guess"))
         if noise == 1.5 or name != "linear-probe"  # which looks at no texts
@@ -101,6 +106,7 @@ def test_more_labels_of_unequal_classes_do_no_harm(name, text_noise):
     assert every >= more - SLACK, (few, more, every)
 
 
+@pytest.mark.thorough(but=("(2, 84)",))
 @pytest.mark.parametrize("name", ["linear-probe", "lp-plus-plus", "ape-t", "tip-adapter-f"])
 @pytest.mark.parametrize(
     ("sizes", "dim", "noise", "text_noise"), [((2, 84), 256, 4.0, 1.5), ((4, 8, 16, 120), 256, 4.0, 20.0)], ids=str
@@ -180,6 +186,7 @@ def test_weights_of_equal_classes_change_nothing(name):
     assert torch.equal(logits(), logits(class_weight="none"))
 
 
+@pytest.mark.thorough(but=("full", "coop", "maple", "temporal-tip", "cocoop"))
 @pytest.mark.parametrize("name", sorted(set(ALL_WEIGHTED) - set(WEIGHTED)))
 def test_prompts_and_towers_weigh_no_equal_classes(name):
     method = Method(adapter_class(name), OPTIONS.get(name))
@@ -214,6 +221,7 @@ def test_as_published_no_class_is_weighed():
     assert build_adapter("coop").priors_of(torch.tensor([0, 0, 1]), 2) is not None
 
 
+@pytest.mark.thorough(but=("coop",))
 @pytest.mark.parametrize("name", ["coop", "kgcoop", "pomp"])
 def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
     """On features around the texts of a small tower."""

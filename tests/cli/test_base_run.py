@@ -53,6 +53,7 @@ def test_of_features(vladapt, rows, method):
     assert told["adapter"] == "linear-probe" and len(told["sha256"]) == 64
 
 
+@pytest.mark.thorough
 def test_in_a_comparison(vladapt, rows):
     common = ("--features", rows())
     base = vladapt("fit", *common, "--adapter", "linear-probe", "--shots", "8", "--json").json["run"]

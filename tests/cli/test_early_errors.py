@@ -47,6 +47,7 @@ CASES = (
     ("", "fit nowhere", 1, "--data nowhere: no such file or folder; give the path of a data set, or 'sample'"),
     ("", "fit photos --data others", 2, "photos and --data: give one of them"),
     ("", "fit photos --features others.npz", 2, "photos and --features: give one of them"),
+    ("", "fit . --follow-links nowhere", 2, "--follow-links nowhere: no such folder; give the folder that the links"),
     ("", "compare photos --data others", 2, "photos and --data: give one of them"),
     ("", "fit --features nowhere.npz", 1, "nowhere.npz: no such file; give a .safetensors or .npz file of features"),
     ("", "fit --config nowhere.py", 2, "--config nowhere.py: no such file; give a recipe file (.py, .json or .yaml)"),

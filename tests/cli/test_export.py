@@ -104,6 +104,7 @@ def test_sets_of_patients_are_those_of_the_run(fit, vladapt, colours, tmp_path):
             assert all(row["label"] in row["set"] for row in answers)
 
 
+@pytest.mark.thorough
 def test_8_bits_say_what_they_change(run, vladapt, tmp_path):
     made = vladapt("export", run, "--out", "small", "--int8")
     assert made.code == 0, made.err

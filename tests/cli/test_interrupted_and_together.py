@@ -104,6 +104,7 @@ def many(class_folders) -> Path:
     return class_folders("red", "green", each=150, name="many")
 
 
+@pytest.mark.thorough(but=("2", "15"))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_keeps_what_was_computed_and_the_next_run_goes_on(
     vladapt, many, small_clip_spec, tmp_path, environment, monkeypatch, number
@@ -188,6 +189,7 @@ def test_a_stop_in_a_destructor_is_not_lost():
     assert process.communicate() == ("stopped True\n", "") and process.returncode == 0
 
 
+@pytest.mark.thorough
 def test_torchrun_embeds_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
     vladapt, arguments, many, small_clip_spec, environment, tmp_path
 ):

@@ -115,6 +115,7 @@ def test_what_cannot_be_is_one_line(vladapt, fitted, more, message):
     assert refused.code != 0 and message in refused.error
 
 
+@pytest.mark.thorough
 def test_eval_scores_what_predict_answers_patients(vladapt, fitted, tmp_path):
     """The metrics are those of the rows of predict, image by image and patient by patient."""
     run, _ = fitted

@@ -165,6 +165,7 @@ def test_deterministic_is_a_flag_and_on_a_cpu_changes_nothing(vladapt, options, 
     assert json.loads((tmp_path / "other" / "run.json").read_text())["settings"]["deterministic"] is True
 
 
+@pytest.mark.thorough
 def test_micro_batches_and_workers_do_not_change_the_model(vladapt, options, tmp_path, plain_model):
     done = vladapt("pretrain", *options, "--micro-batch-size", 5, "--workers", 2, "--out", "other")
     assert done.code == 0, done.err

@@ -143,6 +143,7 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(vladapt, two, options, tmp_
     assert not (tmp_path / "m" / "model.safetensors").exists()
 
 
+@pytest.mark.thorough
 def test_two_processes_killed_and_resumed_end_bit_for_bit_as_if_never_stopped(two, options, tmp_path):
     """Two processes, since draws must not depend on them; killed by a signal that no handler sees."""
     data = ["--data", f"{two[0]}=2", "--data", f"{two[1]}=1"]

@@ -141,6 +141,7 @@ def test_wrong_options_are_one_line(fit, deep_scenes, arguments, words):
     assert outcome.code in (1, 2) and words in outcome.error
 
 
+@pytest.mark.thorough
 def test_captions_are_retrieved(vladapt, small_clip_spec):
     how = ("--domain", "remote-sensing", "--task", "retrieval", "--backbone", small_clip_spec)
     made = vladapt("fit", *how, "--adapter", "lit", "--epochs", 1, "--json")

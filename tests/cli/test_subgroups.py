@@ -73,6 +73,7 @@ def test_many_numbers_are_cut_at_the_quartiles_and_that_is_said(fit_rows):
     [
         ("sit", "rows.npz has no such column; did you mean site"),
         ("labels", "holds the image or its label; give another column"),
+        ("brightness", "--by brightness: rows has no images to measure, and no column of that name"),
     ],
 )
 def test_a_column_that_cannot_be_used_is_refused_before_anything_is_computed(fit_rows, column, message):
@@ -80,6 +81,7 @@ def test_a_column_that_cannot_be_used_is_refused_before_anything_is_computed(fit
     assert refused.code == 2 and message in refused.error and not Path("runs").exists()
 
 
+@pytest.mark.thorough
 def test_the_recall_of_each_label_where_images_have_several(vladapt, tmp_path):
     rng = np.random.default_rng(0)
     labels = (rng.random((500, 2)) < 0.5).astype("f4")
@@ -126,6 +128,7 @@ def test_class_folders_alone_have_no_columns(fit, colours):
     assert refused.code == 2 and "--by site: data has no columns; give a table with a row per image" in refused.error
 
 
+@pytest.mark.thorough
 def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_path):
     rng, images, boxes = np.random.default_rng(0), [], []
     (tmp_path / "images").mkdir()
@@ -140,7 +143,37 @@ def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_pa
     (tmp_path / "sites.csv").write_text("file,site\n" + "".join(f"{n}.png,site {n % 3 > 0}\n" for n in range(60)))
     where = ("--domain", "natural", "--backbone", small_clip_spec, "--data", tmp_path, "--adapter", "linear-probe")
     run = vladapt("fit", *where, "--shots", 4, "--json").json["run"]
-    told = vladapt("eval", run, "--split", "all", "--by", "site", "--json").json
-    (column,) = told["subgroups"]["columns"]
+    factors = ("--by", "object-size", "--by", "Brightness")
+    told = vladapt("eval", run, "--split", "all", "--by", "site", *factors, "--json").json
+    column, size, bright = told["subgroups"]["columns"]
+    (whole,) = size["shares"]["Accuracy"]["parts"]
+    assert (size["column"], whole["name"], whole["images"], size["computed"]) == ("object-size", "16", 120, True)
+    assert bright["cut"] and [part["images"] for part in bright["shares"]["Accuracy"]["parts"]] == [30] * 4
     units = {part["name"]: (part["images"], part["units"]) for part in column["shares"]["Accuracy"]["parts"]}
     assert units == {"site True": (80, 40), "site False": (40, 20)} and not column["without"]
+
+
+def test_columns_that_answers_follow_are_named_in_an_evaluation_of_a_features_file(vladapt, tmp_path):
+    """The features show the site alone, which goes with the class among the rows learned from."""
+    rng = np.random.default_rng(0)
+    labels, split = rng.integers(0, 2, 400), np.array(["train"] * 200 + ["test"] * 200)
+    site = np.where(split == "train", labels ^ (rng.random(400) < 0.05), rng.integers(0, 2, 400))
+    features = rng.normal(size=(400, 8))
+    features[:, 0] += 3 * (2 * site - 1)
+    rows = {"image_features": features.astype("f4"), "labels": labels, "split": split, "one": np.ones(400)}
+    rows |= {"site": np.array(["north", "south"])[site], "coin": rng.integers(0, 2, 400)}
+    texts = {"text_features": np.eye(8)[:2], "class_names": np.array(["healthy", "sick"])}
+    np.savez("rows.npz", **rows, **texts)
+    run = vladapt("fit", "--features", "rows.npz", "--adapter", "linear-probe", "--shots", 60, "--json").json["run"]
+    told = vladapt("eval", run, "--holistic", "--out", "seen", "--json").json
+    of = told["followed_columns"]
+    follows = {each["column"]: each["following"]["p_value"] < 0.05 for each in of["columns"]}
+    assert follows == {"site": True, "coin": False}
+    assert of["not_judged"] == {"one": "has one value in the test images"}
+    words = "answers follow site beyond the label: the model reads it, or something that goes with it"
+    assert any(note.startswith(words) for note in told["notes"])
+    assert any("corrupted images: not tested, since a features file holds no images" in note for note in told["notes"])
+    assert words[1:] in Path("seen/report.html").read_text()
+    np.savez("other.npz", **{**rows, "split": np.array(["test"] * 400)}, **texts)
+    other = vladapt("eval", run, "--holistic", "--features", "other.npz", "--json").json["followed_columns"]
+    assert other["columns"][0]["column"] == "site" and other["columns"][0]["following"]["images"] == 400

@@ -120,6 +120,7 @@ def test_each_option_changes_the_scores(vladapt, options, change):
     assert plain["text_to_image/mean_rank"] != other["text_to_image/mean_rank"] or plain != other
 
 
+@pytest.mark.thorough
 def test_methods_are_compared(vladapt, common, tmp_path):
     named = [
         "--adapters",

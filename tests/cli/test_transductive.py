@@ -44,6 +44,7 @@ def table_of(outcome) -> dict[tuple[str, str], dict[str, str]]:
     return {(row["adapter"], row["tasks"]): row for row in csv.DictReader(table.splitlines())}
 
 
+@pytest.mark.thorough
 def test_each_kind_is_a_row_with_the_mean_over_its_tasks(vladapt, rows):
     outcome = compared(vladapt, rows, "--tasks", "3", "--markdown")
     header, _, *lines = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("|")]

@@ -157,6 +157,7 @@ def test_mmdet_s_tools_train_it_and_a_script_asks_for_new_names(yard, monkeypatc
     assert said and all(re.match(r"\d\.\d\d (raccoon|cat|garden hose) \[", line) for line in said)
 
 
+@pytest.mark.thorough
 def test_vladapt_fits_both_configs_and_new_names_are_asked_of_the_second(yard):
     first, second = lines_of("vladapt fit --domain open-vocab --task detection --config after.py")
     without_network = re.search(r"`--set (plan\.[\w.]+=None)`", PAGE)[1]

@@ -49,7 +49,7 @@ class Reader:
 
     make: Callable[[Path], list[Path]]
     read: Read
-    examples: int = 30
+    examples: int = 10
 
 
 def _any(file: Path) -> DomainData:
@@ -278,46 +278,46 @@ def _questions(file: Path) -> None:
 
 
 READERS = {
-    "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=40),
+    "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=14),
     "manifest csv": Reader(valid_sets.manifest_csv, _any),
     "manifest tsv": Reader(valid_sets.manifest_indicators, _any),
     "manifest json": Reader(valid_sets.manifest_json, _any),
     "manifest jsonl": Reader(valid_sets.manifest_jsonl, _any),
-    "coco crops": Reader(valid_sets.coco, _any, examples=50),
+    "coco crops": Reader(valid_sets.coco, _any, examples=17),
     "zhou split": Reader(valid_sets.zhou, _any),
     "voc crops": Reader(valid_sets.voc, lambda file: _folder_of(".")(file)),
     "dicom": Reader(valid_sets.dicom, _medical_folder),
     "dicom of predict": Reader(valid_sets.dicom, _unlabelled),
-    "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=15),
+    "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=5),
     "nifti": Reader(valid_sets.nifti, _medical_folder),
-    "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=40),
+    "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=14),
     "radiographs": Reader(valid_sets.radiographs, _radiographs),
-    "features": Reader(valid_sets.features, _features, examples=40),
+    "features": Reader(valid_sets.features, _features, examples=14),
     "table of pairs": Reader(valid_sets.pair_table, _pairs),
     "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
     "coco captions": Reader(valid_sets.coco_captions, _pairs),
     "karpathy": Reader(valid_sets.karpathy, _pairs),
     "person search": Reader(valid_sets.person_search, _pairs),
-    "shards": Reader(valid_sets.shards, _pairs, examples=50),
-    "shards in a row": Reader(valid_sets.shards, _in_a_row, examples=50),
+    "shards": Reader(valid_sets.shards, _pairs, examples=17),
+    "shards in a row": Reader(valid_sets.shards, _in_a_row, examples=17),
     "texts beside images": Reader(valid_sets.texts_beside, _pairs_in_folder),
     "captions": Reader(valid_sets.captions, _captions),
     "detections": Reader(valid_sets.detections, _detections),
     "descriptions and synonyms": Reader(valid_sets.words, _words),
     "vocabulary": Reader(valid_sets.vocabulary, _vocabulary),
     "recipe": Reader(valid_sets.recipes, _recipe),
-    "coco boxes": Reader(valid_sets.coco, _detection, examples=50),
-    "coco outlines as masks": Reader(valid_sets.coco, _segmentation, examples=50),
+    "coco boxes": Reader(valid_sets.coco, _detection, examples=17),
+    "coco outlines as masks": Reader(valid_sets.coco, _segmentation, examples=17),
     "voc boxes": Reader(valid_sets.voc, _detection),
     "yolo": Reader(valid_sets.yolo, _detection),
     "masks": Reader(valid_sets.masks, _segmentation),
     "coloured masks": Reader(valid_sets.coloured_masks, _segmentation),
     "pets": Reader(valid_photos.pets, _photos),
-    "flowers": Reader(valid_photos.flowers, _photos, examples=6),
+    "flowers": Reader(valid_photos.flowers, _photos, examples=2),
     "imagenet": Reader(valid_photos.imagenet, _photos),
-    "datasets": Reader(valid_photos.arrow, _arrow, examples=60),
-    "rasters": Reader(_rasters_made, _rasters, examples=60),
-    "label layers": Reader(_layers_made, _windows, examples=60),
+    "datasets": Reader(valid_photos.arrow, _arrow, examples=20),
+    "rasters": Reader(_rasters_made, _rasters, examples=20),
+    "label layers": Reader(_layers_made, _windows, examples=20),
     "captions of pictures from above": Reader(valid_rasters.captions, _captioned),
     "oriented boxes": Reader(valid_rasters.dota, _oriented),
     "regions of sentences": Reader(valid_rasters.regions, _regions),
@@ -329,9 +329,9 @@ READERS = {
     "market attributes": Reader(valid_people.market_attributes, _people, examples=2),
     "faces with captions": Reader(valid_people.face_captions, lambda file: _people(file, "person-search")),
     "questions about people": Reader(valid_people.questions, _questions),
-    "findings of reports": Reader(valid_reports.sources, valid_reports.read, examples=60),
-    "entities of reports": Reader(valid_reports.mentions, valid_reports.read_mentioned, examples=15),
-    "items file": Reader(_items_file, _items, examples=50),
+    "findings of reports": Reader(valid_reports.sources, valid_reports.read, examples=20),
+    "entities of reports": Reader(valid_reports.mentions, valid_reports.read_mentioned, examples=5),
+    "items file": Reader(_items_file, _items, examples=17),
 }
 
 

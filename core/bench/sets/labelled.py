@@ -28,7 +28,7 @@ class Labelled(BenchSet):
     Of a set that a protocol knows, the zero-shot accuracy that is published with the same prompts stands beside.
     """
 
-    fallback = True
+    fallback = 2
 
     of_backbone: dict[str, PreparedData] = field(default_factory=dict, init=False, repr=False)
 

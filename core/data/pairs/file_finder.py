@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..files import stays_inside
+from ..links import stays_inside
 
 
 class FileFinder:

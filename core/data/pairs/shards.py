@@ -16,7 +16,8 @@ import numpy as np
 from ...errors import DataError
 from ..class_folders import Layout
 from ..file_hashes import FileHashes
-from ..files import licence_of, stays_inside, visible
+from ..files import licence_of, visible
+from ..links import stays_inside
 from .builder import field_notes, nothing_left, sorted_labels
 from .columns import Ragged, Strings, firsts, narrow, strings_of
 from .pair_set import SPLIT_CODES, PairColumns, PairSet, StoredImages

@@ -179,6 +179,7 @@ def prepared_rows(
         items=_as_items(file, Path(path)),
         class_names=tuple(file.classifier.class_names),
         load=_no_pixels,
+        has_images=False,
         **_facts(path),
         kind="multilabel" if file.features.multilabel else "labels",
         published=None if preset in (AUTO, Domain.NO_PRESET) else preset,

@@ -142,6 +142,7 @@ class Classification(ComparedClassification):
         "wrong-labels",
         "out-of-distribution",
         "corruptions",
+        "followed-columns",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS

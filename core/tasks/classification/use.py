@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
-from ...contracts.items import Item, items_of
+from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import EVAL, Evaluated, Findings, OtherRun
 from ...contracts.prepared import PreparedData
 from ...contracts.run_info import FittedRun
@@ -97,6 +98,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         deciding=protocol.deciding,
         columns=columns,
         own_classes=names is adapter.class_names_,
+        fitted_on=partial(_fitted_on, use, read) if source else None,
     )
     findings = Findings(judgements_of(task))
     notes = findings.add(judges, judged)
@@ -119,6 +121,16 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         place = place_of_data(recipe)
         write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
     return result
+
+
+def _fitted_on(use: Use, read: Callable[..., PreparedData]) -> DomainData:
+    """The data that the run was fitted on, read again.
+
+    Raises:
+        DataError: they are not there any more.
+    """
+    recipe = recipe_again(replace(use, data=None, features=None)).with_(shots=0)
+    return read(recipe, Reporter(quiet=True), divided=False, fitted=None).data
 
 
 def _rival(use: Use, task: Task, adapter: Adapter, class_names: Sequence[str]) -> FittedRun:

@@ -274,6 +274,7 @@ def test_the_range_of_val_is_kept_where_the_released_code_takes_that_of_test(ref
         assert not ref.check(adapter.logits(test), "test_logits_given").share <= 1
 
 
+@pytest.mark.thorough(but=("ViT",))
 @pytest.mark.parametrize("model", ["RN50", "ViTB32"])
 def test_real_features(data_dir, model):
     """WHU-RS19: weights from 4 val images a class; more shots are better, and all beat zero-shot."""

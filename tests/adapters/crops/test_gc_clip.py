@@ -299,6 +299,7 @@ def test_options_out_of_range_are_named(bad):
         build_adapter("gc-clip", **bad)
 
 
+@pytest.mark.thorough
 def test_small_things_are_named_better_in_their_boxes_by_the_embedded_towers(embedded, drawn_small, problem, found):
     names = ("umbrella", "candle", "sailboat", "mushroom", "butterfly", "traffic light", "snail", "clock")
     images, boxes = drawn_small(names * 2, side=64)

@@ -313,6 +313,7 @@ def test_order_of_classes_does_not_matter(prompted):
     torch.testing.assert_close(other.weights, first.weights[order], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_real_features(data_dir):
     """WHU-RS19, RN50, 4 prompts a class: more shots are better, and one shot beats zero-shot."""
     path = data_dir / "features" / "whurs19_clip" / "whurs19_CLIP_RN50.npz"

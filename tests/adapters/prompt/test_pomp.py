@@ -63,6 +63,7 @@ def sampled_sum(classes=30, draws=8, repeats=4000, correction="ln") -> tuple[flo
     return float(torch.stack(sums).mean()), float(every[0, 1:].exp().sum())
 
 
+@pytest.mark.thorough
 def test_the_margin_makes_up_for_the_classes_that_were_not_drawn():
     found, want = sampled_sum()
     assert found == pytest.approx(want, rel=0.02)

@@ -70,6 +70,7 @@ def test_another_image_size(small_clip_spec, tmp_path):
     assert larger.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 24)
 
 
+@pytest.mark.thorough
 def test_the_embedded_towers_come_back(tmp_path):
     trained = moved(load_backbone("embedded", device="cpu"))
     path = save_fine_tuned(trained, tmp_path)
@@ -113,6 +114,7 @@ def test_the_file_holds_the_names_of_its_library(small_clip_spec, tmp_path):
     assert set(load_file(save_fine_tuned(trained, tmp_path))) == set(trained.model.state_dict())
 
 
+@pytest.mark.thorough(but=("small",))
 @pytest.mark.parametrize("spec", ["small", "embedded"])
 def test_a_prefix_of_texts_is_kept(small_clip_spec, tmp_path, spec):
     trained = load_backbone(small_clip_spec if spec == "small" else "embedded", device="cpu")

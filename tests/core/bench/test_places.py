@@ -39,7 +39,7 @@ def _kinds(monkeypatch):
         cls.kind = kind
     others["also"].recognises = classmethod(lambda cls, place: any(place.glob("*.also")))
     plain = places.benchmark_class
-    monkeypatch.setattr(places, "benchmarks", lambda: ["clip-benchmark", "labelled", *others])
+    monkeypatch.setattr(places, "benchmarks", lambda: ["clip-benchmark", "captioned", "labelled", *others])
     monkeypatch.setattr(places, "benchmark_class", lambda kind: others.get(kind) or plain(kind))
 
 

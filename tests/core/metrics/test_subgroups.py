@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from vladapt.core.metrics.subgroups import LEAST_UNITS, quartiles, subgroups
+from vladapt.core.metrics.subgroups import LEAST_UNITS, quartiles, shrunk_shares, subgroups
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -115,3 +115,37 @@ def test_each_quarter_holds_as_many_numbers(numbers):
     assert sum(counts) == len(numbers) and max(counts) - min(counts) <= 2
     order = [names.index(of_rows[row]) for row in sorted(range(len(numbers)), key=numbers.__getitem__)]
     assert order == sorted(order)
+
+
+def test_the_worst_of_ten_equal_parts_of_twenty_is_drawn_to_the_truth():
+    """Its plain share lies 14 points below; a part that is worse stays so where there are enough images."""
+    drawn = torch.binomial(torch.full((2000, 10), 20.0), torch.tensor(0.8), generator=seeded(0)) / 20
+    shrunk = torch.tensor([shrunk_shares(shares, [20] * 10) for shares in drawn.tolist()])
+    plain, worst = (float((each.min(dim=1).values - 0.8).mean()) for each in (drawn, shrunk))
+    assert plain == pytest.approx(-0.14, abs=0.01) and abs(worst) < 0.04
+    assert shrunk_shares([0.9, 0.9, 0.5], [1000, 1000, 1000])[2] == pytest.approx(0.5, abs=0.01)
+
+
+def test_shares_are_drawn_by_how_few_images_they_rest_on():
+    few, many = shrunk_shares([0.9, 0.5, 0.9, 0.5], [400, 20, 400, 400])[1::2]
+    assert many < few < 0.72 and abs(many - 0.5) < 0.02
+    assert shrunk_shares([0.7, 0.7], [20, 30]) == pytest.approx([0.7, 0.7])
+    assert shrunk_shares([1.0, 1.0], [20, 30]) == [1.0, 1.0] and shrunk_shares([], []) == []
+    assert shrunk_shares([0.3], [20]) == pytest.approx([0.3])
+
+
+def test_images_of_a_patient_count_as_few():
+    """Ten images of each patient tell as much as one where a patient's answers agree."""
+    patients = torch.rand(80, generator=seeded(1)) < 0.7
+    right, part_of = patients.repeat_interleave(10), ["a"] * 300 + ["b"] * 500
+    groups = [f"patient {n // 10}" for n in range(800)]
+    apart, together = subgroups(right, part_of).parts, subgroups(right, part_of, groups).parts
+    assert apart[0].share == together[0].share
+    assert abs(together[0].shrunk - together[1].shrunk) < abs(apart[0].shrunk - apart[1].shrunk)
+
+
+def test_few_numbers_of_a_factor_are_cut_too():
+    values = [str(n % 6) for n in range(60)]
+    assert quartiles(values) is None
+    names, order = quartiles(values, 4)
+    assert order == ["up to 1", "above 1, up to 2", "above 2, up to 4", "above 4"] and names[:2] == ["up to 1"] * 2

@@ -145,6 +145,7 @@ def test_no_step_between_two_reads_waits(small_clip_spec, toy_pairs, as_on_a_gpu
     assert waits == [{"tolist": 2} if step in (4, 8, 10) else {} for step in range(1, 11)]
 
 
+@pytest.mark.thorough
 def test_nor_with_the_embedded_backbone(toy_pairs, as_on_a_gpu, waits):
     backbone = load_backbone("embedded", device="cpu", image_size=64)
     train(backbone, Task(toy_pairs(16), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "batch_size": 4}), None)

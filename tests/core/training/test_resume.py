@@ -71,6 +71,7 @@ def on_one(job, tmp_path_factory):
     return trained
 
 
+@pytest.mark.thorough(but=("6",))
 @pytest.mark.parametrize("step", [5, 6])
 def test_a_killed_run_ends_as_if_it_had_not_been(job, undisturbed, tmp_path, step):
     place = {**job, "folder": str(tmp_path)}
@@ -92,6 +93,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(job, undisturbed, tmp_path)
     assert "Resumed at step 4 of 9" in again["said"][1]
 
 
+@pytest.mark.thorough
 def test_workers_change_nothing(job, undisturbed, tmp_path):
     place = {**job, "folder": str(tmp_path), "settings": {**SETTINGS, "workers": 2}}
     run({**place, "kill_at": 6}, expect=-signal.SIGKILL)
@@ -149,6 +151,7 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough(but=("fsdp-3", "ddp-None"))
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
 def test_two_processes_train_as_one(job, on_one, tmp_path, parallel, micro):
     """Weights, heads with BatchNorm and means: all as one process makes them of the same batches."""
@@ -157,6 +160,7 @@ def test_two_processes_train_as_one(job, on_one, tmp_path, parallel, micro):
     assert_same(on_one(settings=ON_TWO, validate=True), two, tolerance=1e-6)
 
 
+@pytest.mark.thorough(but=("ddp-3",))
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
 def test_losses_by_rows_train_on_two_processes_as_on_one(job, on_one, tmp_path, parallel, micro):
     """Each rank has its share of the gradients of logit scale and bias, which are averaged with those of the towers."""
@@ -171,6 +175,7 @@ def test_losses_by_rows_train_on_two_processes_as_on_one(job, on_one, tmp_path, 
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
 
 
+@pytest.mark.thorough(but=("fsdp",))
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_resume_as_they_were(job, tmp_path, parallel):
     settings = {**ON_TWO, "parallel": parallel}

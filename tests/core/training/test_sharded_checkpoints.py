@@ -60,6 +60,7 @@ def stopped(folder: Path, to: Path, step: int) -> Path:
     return to
 
 
+@pytest.mark.thorough(but=("1-2",))
 @pytest.mark.parametrize(("saved", "resumed"), [(4, 2), (1, 2)])
 def test_other_numbers_of_processes_go_on(job, on, tmp_path, saved, resumed):
     folder, end = on(saved)
@@ -70,6 +71,7 @@ def test_other_numbers_of_processes_go_on(job, on, tmp_path, saved, resumed):
     assert again["history"][:1] == end["history"][:1]
 
 
+@pytest.mark.thorough
 def test_it_goes_on_with_whole_weights_too(job, on, tmp_path):
     folder, end = on(2)
     place = stopped(folder, tmp_path / "resumed", step=2)
@@ -77,6 +79,7 @@ def test_it_goes_on_with_whole_weights_too(job, on, tmp_path):
     assert_same(end, run({**job, "settings": settings, "folder": str(place), "resume": True}, 2), tolerance=2e-6)
 
 
+@pytest.mark.thorough
 def test_what_was_saved_is_the_same_on_any_number(on):
     """Weights, the optimiser's state, averages and the best epoch, bit by bit after reading, nearly after training."""
     two, four = (whole(on(ranks)[0] / "checkpoints" / FIRST) for ranks in (2, 4))
@@ -110,6 +113,7 @@ def test_each_process_writes_its_part_and_nothing_is_a_pickle(on):
     assert index["facts"]["step"] == 4
 
 
+@pytest.mark.thorough
 def test_the_training_goes_on_while_a_checkpoint_is_written(job, on, tmp_path):
     folder = tmp_path / "slow"
     done = run({**job, "folder": str(folder), "disk": "slow"}, 2)
@@ -138,6 +142,7 @@ def test_a_damaged_one_is_passed_over(on, tmp_path, change):
     assert (state["facts"]["step"], path.name) == (2, FIRST) and f"{LAST}: damaged" in notes[0]
 
 
+@pytest.mark.thorough
 def test_a_training_goes_on_from_the_one_before_a_damaged_one(job, on, tmp_path):
     folder, end = on(2)
     place = tmp_path / "resumed"

@@ -51,7 +51,6 @@ def job_of(names: tuple[str, ...]) -> dict:
 
 
 JOBS = {
-    **{names: job_of(names) for names in TOGETHER},
     **{f"setting {place}": {**OF_TWO, "settings": one} for place, one in enumerate(SETTINGS)},
     **{f"fused {amp}": {**OF_CLIP, "settings": {**FUSED, "amp": amp}, "fused": True} for amp in (None, "fp16")},
     **{f"half {amp}": {**OF_CLIP, "settings": {**HALVES, "amp": amp}, "validate": True} for amp in ("bf16", "fp16")},
@@ -61,20 +60,25 @@ JOBS = {
 }
 
 
+def ends_of(jobs: dict, spec: str) -> dict:
+    """What each job ended with, of one pair of processes: a start takes as long as a training."""
+    script = Path(__file__).with_name("sharded_process.py")
+    done = run_ranks([script, json.dumps({"spec": spec, "jobs": list(jobs.values())})])
+    assert done[0].stdout, done[0].stderr[-3000:]
+    return dict(zip(jobs, json.loads(done[0].stdout), strict=True))
+
+
 @pytest.fixture(scope="module")
 def ended(small_clip_spec) -> dict:
-    """What each job ended with, of one pair of processes: a start takes as long as a training."""
-    script, jobs = Path(__file__).with_name("sharded_process.py"), list(JOBS.values())
-    done = run_ranks([script, json.dumps({"spec": small_clip_spec, "jobs": jobs})])
-    assert done[0].stdout, done[0].stderr[-3000:]
-    return dict(zip(JOBS, json.loads(done[0].stdout), strict=True))
+    return ends_of(JOBS, small_clip_spec)
 
 
+@pytest.mark.thorough(but=("distill", "prolip"))
 @pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
-def test_losses_of_every_kind(ended, names):
+def test_losses_of_every_kind(small_clip_spec, names):
     """Those that reach into the towers or hold weights, each in its own way; others only see projected features."""
     assert {*names} <= {*NAMES} - NOT_OF_PAIRS
-    found = ended[names]
+    found = ends_of({names: job_of(names)}, small_clip_spec)[names]
     assert isinstance(found, dict), found
     assert found["units"] >= UNITS
     assert found["moved"] > 1e-5

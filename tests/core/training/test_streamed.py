@@ -92,6 +92,7 @@ def test_what_an_epoch_leaves_out_is_counted_and_comes_in_others(monkeypatch, sh
     assert seen == set(range(102))
 
 
+@pytest.mark.thorough(but=("2",))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resume_goes_on_with_exactly_what_was_not_seen(monkeypatch, shards, workers):
     whole = epoch(monkeypatch, shards, workers=workers, number=1)

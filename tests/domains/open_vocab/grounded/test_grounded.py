@@ -89,6 +89,7 @@ def images(count=2):
     return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.thorough(but=("GroundingDINO",))
 def test_it_trains_on_names_in_the_samples(model):
     model.train()
     losses = model(images(), [prompted(), prompted((2, 2))], mode="loss")

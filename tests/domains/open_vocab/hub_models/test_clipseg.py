@@ -171,6 +171,7 @@ def test_a_run_reads_names_by_itself(folder, ours, pixels):
         assert torch.equal(fresh.encode_decode(pixels), ours.encode_decode(pixels).flip(1))
 
 
+@pytest.mark.thorough
 def test_a_graph_knows_its_names_by_heart(folder, tmp_path):
     pytest.importorskip("onnxruntime")
     names = (*NAMES, "background")

@@ -186,6 +186,7 @@ def test_each_term_alone_teaches_the_mask_decoder_and_nothing_else(made, term):
     assert reached and all(name.startswith("mask_decoder.") and "iou" not in name for name in reached)
 
 
+@pytest.mark.thorough(but=("sam3", "sam2"))
 @pytest.mark.parametrize("kind", ["sam", "sam2"])
 def test_steps_lower_the_loss_with_and_without_matrices_of_low_rank(made, kind):
     for rank in (None, 2):

@@ -151,6 +151,7 @@ def test_a_segmentor_is_used_as_it_is(folders, tmp_path, monkeypatch):
     assert set(row["masks"]) <= set(NAMES) and sum(row["shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_segmentor_is_exported_with_the_answers_of_its_run(folders, tmp_path):
     pytest.importorskip("onnxruntime")
     data = tiny_maps.scenes(tmp_path / "data", 1)
@@ -224,6 +225,7 @@ def test_objects_of_an_image_file_are_those_of_transformers(folders, name, tmp_p
         assert (objects.masks == wanted["segmentation"].bool()).float().mean() > 0.999
 
 
+@pytest.mark.thorough(but=("eomt",))
 @pytest.mark.parametrize("name", ["mask2former", "eomt"])
 def test_objects_are_taught_through_a_detector(folders, name, tmp_path):
     data = tiny_maps.scenes(tmp_path / "data", 2)

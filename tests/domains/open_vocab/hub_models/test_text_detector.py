@@ -184,6 +184,7 @@ def test_the_names_of_a_source_are_not_known(folders):
     assert hub_model(f"hf:{folders['owlv2']}").known_names == ()
 
 
+@pytest.mark.thorough
 def test_names_are_folded_into_a_graph(folders, detectors, tmp_path):
     pytest.importorskip("onnxruntime", reason="extra export is not installed")
     from mmengine import Config

@@ -135,6 +135,7 @@ def test_a_detector_trains_and_predicts(path, called):
     assert len(found.pred_instances.bboxes) == len(found.pred_instances.scores) > 0
 
 
+@pytest.mark.thorough
 def test_a_detector_trains_and_predicts_under_autocast(called):
     path = "dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py"
     changes, needed = DETECTORS[path]

@@ -100,6 +100,7 @@ def test_a_checkpoint_of_other_names_is_loaded(segmentor, kind):
     torch.testing.assert_close(theirs[[2, 3, 1]], mine, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_model_that_learned_colours_follows_its_texts(segmentor):
     model = build(segmentor("fpn", classes="red, blue, green", temperature=0.1))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
