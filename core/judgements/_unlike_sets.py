@@ -4,7 +4,7 @@ domains, without what is a copy of the run's own images."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..contracts.domain import Domain
 from ..contracts.features import FeatureSet
-from ..contracts.items import DomainData
+from ..contracts.items import DomainData, Item
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.prepared import PreparedData
 from ..data.file_hashes import FileHashes
@@ -30,6 +30,8 @@ from ..runtime.progress import Reporter
 SAME_FEATURES = 1e-5
 """Cosine distance up to which two rows of features are of one image."""
 ROWS_AT_ONCE = 2048
+MOST_DRAWN = 100
+"""Images of a sample: further ones are drawn by the same rules, and tell nothing new."""
 FEATURES = (".npz", ".safetensors")
 USAGE = "give NAME=FOLDER, as in --unlike near=DIR,far=DIR"
 
@@ -91,8 +93,8 @@ def sets_at(places: Mapping[str, str], fit: JudgedClassifier, most: int | None) 
 
 
 def drawn_samples(fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str, UnlikeSet]]:
-    """The packaged samples of domains other than the run's, of classes that are none of the run's: those whose pixels
-    are as those of the run's images (no clips for a run of pictures, for instance)."""
+    """Up to `MOST_DRAWN` images of each of the packaged samples of domains other than the run's, of classes that are none of the
+    run's: those whose pixels are as those of the run's images (no clips for a run of pictures, for instance)."""
     prepared = fit.prepared
     own, first = prepared.domain, prepared.data.load(prepared.data.items[0])
     names = {name.casefold() for name in fit.class_names}
@@ -104,7 +106,9 @@ def drawn_samples(fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str
         others = [c for c, each in enumerate(data.class_names) if each.casefold() not in names]
         items = [item for item in data.items if item.class_label() in others]
         if items and _shape(data.load(items[0])) == _shape(first):
-            yield f"{name} sample", _encoded(data.with_items(items), f"the sample of {name}", fit, most)
+            some = _some(items, fit, min(most or MOST_DRAWN, MOST_DRAWN))
+            drawn = data.with_items([item.with_(target=None) for item in some])
+            yield f"{name} sample", UnlikeSet(*_features(drawn, fit))
 
 
 def _shape(decoded: np.ndarray) -> tuple[int, int]:
@@ -125,18 +129,26 @@ def _images_at(path: str, shown: str, fit: JudgedClassifier, most: int | None) -
 
 def _encoded(data: DomainData, shown: str, fit: JudgedClassifier, most: int | None) -> UnlikeSet:
     """Some of the images, encoded as those of the run are, without copies of these."""
-    drawn = sorted(data.items, key=lambda item: item.rank(fit.seed))[:most]
     hashes, before = FileHashes(), len(data.skipped)
-    some = replace(data, items=[item.with_(target=None, split="test") for item in drawn], tolerate=1.0, name=shown)
+    some = replace(data, items=_some(data.items, fit, most), tolerate=1.0, name=shown)
     read = drop_unreadable(some, hashes, workers=fit.workers)
     copies = _copies(read, fit.prepared.data, hashes)
     items = [item for item in read.items if item.id not in copies]
     if not items:
         raise DataError(_all_copies(shown, len(copies)))
-    prepared = fit.prepared.again(read.with_items(items), Reporter(quiet=True))
-    features = prepared.features(items, "images of other things")
+    prepared, features = _features(read.with_items(items), fit)
     unreadable = len(read.skipped) - before + len(items) - len(features)
     return UnlikeSet(prepared, features, len(copies), unreadable)
+
+
+def _some(items: Sequence[Item], fit: JudgedClassifier, most: int | None) -> list[Item]:
+    """So many, drawn by the seed of the run."""
+    return sorted(items, key=lambda item: item.rank(fit.seed))[:most]
+
+
+def _features(data: DomainData, fit: JudgedClassifier) -> tuple[PreparedData, FeatureSet]:
+    prepared = fit.prepared.again(data, Reporter(quiet=True))
+    return prepared, prepared.features(data.items, "images of other things")
 
 
 def _all_copies(shown: str, count: int) -> str:
