@@ -93,8 +93,8 @@ def sets_at(places: Mapping[str, str], fit: JudgedClassifier, most: int | None) 
 
 
 def drawn_samples(fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str, UnlikeSet]]:
-    """Up to `MOST_DRAWN` images of each of the packaged samples of domains other than the run's, of classes that are none of the
-    run's: those whose pixels are as those of the run's images (no clips for a run of pictures, for instance)."""
+    """Up to `MOST_DRAWN` images of each packaged sample of a domain other than the run's, of classes that are none of
+    the run's: of samples whose pixels are as those of the run's images (no clips for a run of pictures)."""
     prepared = fit.prepared
     own, first = prepared.domain, prepared.data.load(prepared.data.items[0])
     names = {name.casefold() for name in fit.class_names}
