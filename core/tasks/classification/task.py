@@ -142,6 +142,7 @@ class Classification(ComparedClassification):
         "unlike-images",
         "base-run",
         "wrong-labels",
+        "out-of-distribution",
         "corruptions",
         "typographic",
         "attacks",
