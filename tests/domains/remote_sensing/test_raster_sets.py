@@ -169,7 +169,6 @@ def test_test_images_do_not_count_for_the_stretch(deep_set):
     assert RemoteSensing().read(deep_set, "classification", bands="1").reading["stretch"] == usual
 
 
-@pytest.mark.thorough
 def test_a_set_of_rasters_keeps_the_contract(deep_set):
     check_domain(RemoteSensing(), task="classification", data=deep_set, reading={"bands": "1,2,3"}, sample=False)
 
