@@ -195,10 +195,11 @@ class BySubgroup(Judgement):
     def _columns(self, data: DomainData) -> tuple[Columns | None, list[str], list[str]]:
         """The table, the names of all that is asked for, each once, and those that are computed of images. A column
         goes before a factor of its name."""
-        asked = self.by or ()
+        asked = dict.fromkeys(self.by or ())
         columns = None if data.columns is None else data.columns()
         listed = {} if columns is None else {name.casefold() for name in columns.names}
-        factors = [name.lower() for name in asked if name.lower() in FACTORS and name.casefold() not in listed]
+        lower = dict.fromkeys(name.lower() for name in asked)
+        factors = [name for name in lower if name in FACTORS and name not in listed]
         check_factors(factors, data)
         names = [
             name.lower() if name.lower() in factors else _column_named(_columns_of(columns, data, name), name)

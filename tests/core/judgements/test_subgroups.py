@@ -1,13 +1,16 @@
 """`--by`: what a table of parts says of the worst of them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from vladapt.core.contracts.items import Columns, DomainData, Item, Label
 from vladapt.core.judgements import subgroups as module
-from vladapt.core.judgements.subgroups import ByColumn, ByColumns
+from vladapt.core.judgements.subgroups import ByColumn, ByColumns, BySubgroup
 from vladapt.core.metrics.subgroups import Part, Subgroups, shrunk_shares
+from vladapt.core.runtime.progress import Reporter
 
 
 def of_parts(*parts: Part, p_value: float = 0.3) -> ByColumns:
@@ -44,3 +47,24 @@ def test_zero_shot_is_counted_in_the_same_parts():
     assert [(part.name, part.share, part.zero_shot) for part in of.parts] == [("north", 1, 1), ("south", 1, 0)]
     scores.zero_shot_logits = None
     assert {part.zero_shot for part in module._by_values(fit, "site", site).shares["Accuracy"].parts} == {None}
+
+
+def test_a_factor_is_computed_once_and_a_column_of_its_name_goes_before_it():
+    items = [Item(str(n), Path(str(n)), target=Label(n % 2)) for n in range(8)]
+    data = DomainData(items, ("a", "b"), lambda item: torch.full((4, 8, 3), int(item.id) / 10).numpy())
+    labels = torch.arange(8) % 2
+    scores = SimpleNamespace(adapted_logits=torch.eye(2)[labels], zero_shot_logits=None, groups=None)
+    fit = SimpleNamespace(
+        scores=scores, labels=labels, class_names=("a", "b", "c"), seed=0, reporter=Reporter(quiet=True)
+    )
+    fit.test, fit.prepared = SimpleNamespace(ids=tuple(map(str, range(8)))), SimpleNamespace(data=data)
+    made = BySubgroup(by=("brightness", "Brightness", "aspect")).compute(fit)
+    assert [(of.column, of.computed, of.without) for of in made.columns] == [
+        ("brightness", True, 0),
+        ("aspect", True, 0),
+    ]
+    assert next(iter(made.columns[0].shares.values())).left_out == 4  # quarters of two images
+    table = Columns("table.csv", ("Brightness",), (), lambda name: {str(n): "dim" for n in range(8)})
+    data.columns = lambda: table
+    (listed,) = BySubgroup(by=("brightness",)).compute(fit).columns
+    assert (listed.column, listed.computed) == ("Brightness", False)
