@@ -17,8 +17,9 @@ from ..contracts.options import option
 from ..contracts.run_info import AxisScore, Record
 from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
+from ..metrics.intervals import units_of
 from ..metrics.significance import holm, p_words
-from ..metrics.subgroups import LEAST_UNITS, MOST_VALUES, Part, Subgroups, quartiles, shrunk_shares, subgroups
+from ..metrics.subgroups import LEAST_UNITS, QUARTERS, Part, Subgroups, quartiles, shrunk_shares, subgroups
 from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 SHARE = Measure("")
 ACCURACY = "Accuracy"
-QUARTERS = 4
-"""Parts of a factor."""
 INTERVALS = "The 95% intervals of all values of a column hold together."
 
 
@@ -79,11 +78,15 @@ class ByColumn:
         return " ".join(
             (
                 *self._differences(unit),
-                *(("Numbers are cut at the quartiles of the test images.",) if self.cut else ()),
+                *((f"Numbers are cut at the {self.cuts} of the test images.",) if self.cut else ()),
                 *((f"Left out: {plural(left, 'value')} of fewer than {LEAST_UNITS} {unit}s.",) if left else ()),
                 *((f"Without a value: {plural(self.without, 'image')}.",) if self.without else ()),
             )
         )
+
+    @property
+    def cuts(self) -> str:
+        return "quantiles" if self.computed else "quartiles"
 
     def _differences(self, unit: str) -> Iterator[str]:
         tested = {name: p for name, of in self.shares.items() if (p := of.p_value) is not None}
@@ -250,7 +253,12 @@ def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[
 
 
 def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool = False) -> ByColumn:
-    quarters, shares = quartiles(values, QUARTERS if computed else MOST_VALUES), {}
+    shares: dict[str, Subgroups] = {}
+    if computed:  # in as many parts as have enough images
+        units = units_of(fit.scores.groups, len(values))[1]
+        quarters = quartiles(values, QUARTERS, parts=min(QUARTERS, units // LEAST_UNITS))
+    else:
+        quarters = quartiles(values)
     parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
     before = _zero_shot_right(fit)
     for title, (right, rows) in _shares(fit).items():

@@ -63,7 +63,7 @@ def test_a_factor_is_computed_once_and_a_column_of_its_name_goes_before_it():
         ("brightness", True, 0),
         ("aspect", True, 0),
     ]
-    assert next(iter(made.columns[0].shares.values())).left_out == 4  # quarters of two images
+    assert next(iter(made.columns[0].shares.values())).left_out == 2  # halves of four images
     table = Columns("table.csv", ("Brightness",), (), lambda name: {str(n): "dim" for n in range(8)})
     data.columns = lambda: table
     (listed,) = BySubgroup(by=("brightness",)).compute(fit).columns
