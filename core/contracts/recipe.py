@@ -192,6 +192,13 @@ class Recipe:
     tolerate: float = tolerate_option(TOLERATED, group=DATA)
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
+    language: Any = option(
+        None,
+        "language of class names and prompts: de, es, fr, ja, zh where the domain has it, or a FILE.json. Of captions "
+        "in several languages: which are read",
+        metavar="CODE|FILE",
+        group=DATA,
+    )
     plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
     custom_hooks: list[dict[str, Any]] = option(
         help="hooks of mmengine's that a training of towers calls: [{'type': NAME, ...}]", factory=list, parse=_hooks
@@ -283,6 +290,8 @@ class Recipe:
             del plain["tolerate"]
         if not self.sources:
             del plain["sources"]
+        if self.language is None:
+            del plain["language"]
         of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
         return {**plain, **of_task, "given": sorted(self.given - {HOOKS})}
 

@@ -343,6 +343,10 @@ class Medical(Domain):
         return NOTHING_FOUND.get(class_name.strip().lower()) if self.modality == RADIOLOGY else None
 
     @property
+    def kind_of_images(self) -> str:
+        return PAIR if self.prompts == PAIR else self.modality
+
+    @property
     def _texts(self) -> dict[str, list[str]]:
         return PAIR_TEMPLATES if self.prompts == PAIR else prompts()[self.modality]
 

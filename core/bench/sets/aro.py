@@ -46,7 +46,7 @@ class Aro(QuestionSet):
     def recognises(cls, place: Path) -> bool:
         return any((place / file).is_file() for file in FILES.values())
 
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None
         asked: list[Question] = []
         names: dict[str, tuple[str, dict[str, Any]]] = {}

@@ -36,7 +36,7 @@ class SugarCrepe(QuestionSet):
     def recognises(cls, place: Path) -> bool:
         return sum((place / f"{kind}.json").is_file() for kind in KINDS) > 1
 
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None
         asked: list[Question] = []
         for kind in KINDS:

@@ -39,7 +39,7 @@ class Winoground(QuestionSet):
         file = place / EXAMPLES
         return file.is_file() and '"caption_0"' in next(iter(text_lines(file)), "")
 
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None
         file = self.folder / EXAMPLES
         roots = [Path(self.images)] if self.images else [self.folder / each for each in reversed(PLACES)]
