@@ -283,6 +283,7 @@ def evaluate(
     reading: Mapping[str, Any] | None = ...,
     redact: bool | None = ...,
     assured: bool = ...,
+    attack: str | None = ...,
     by: Sequence[str] | None = ...,
     coverage: float | None = ...,
     coverage_per: str = ...,

@@ -22,6 +22,7 @@ from parity_checks import (
     cache,
     caption_losses,
     chest_xrays,
+    composed,
     compositional,
     confidence,
     continual,
@@ -76,7 +77,7 @@ LOSSES = (
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
-    "Metrics, selection and sampling": (metrics, sampling),
+    "Metrics, selection and sampling": (metrics, sampling, composed),
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),

@@ -143,6 +143,8 @@ class Classification(ComparedClassification):
         "base-run",
         "wrong-labels",
         "corruptions",
+        "typographic",
+        "attacks",
         "followed-columns",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
