@@ -101,8 +101,8 @@ def test_several_labels_are_asked_for_and_denied_in_the_language(small_clip, tmp
     data = words.applied(DomainData([], names, load=lambda item: None, kind="multilabel"))
 
     def prepared(**how):
-        store = FeatureStore(tmp_path / "features")
-        return Prepared(domain, "attributes", data, small_clip, store, Reporter(quiet=True), words=words, **how)
+        of_data = {"domain": domain, "task": "attributes", "data": data, "backbone": small_clip, "words": words}
+        return Prepared(**of_data, store=FeatureStore(tmp_path / "features"), reporter=Reporter(quiet=True), **how)
 
     french, own = prepared(), prepared(given_templates=["{}!"])
     person = "une photo d'une personne"
