@@ -16,6 +16,11 @@ class BuildWithoutThisFile(build_py):
 setup(
     package_dir={"vladapt": "."},
     packages=["vladapt", *(f"vladapt.{name}" for name in find_packages(include=ROOMS))],
-    package_data={"": ["*.json", "*.txt", "*.pyi", "py.typed", "recipes/*", "recipes/parts/*", "sample/*", "*.j2", "page/*"]},
+    package_data={
+        "": [
+            *("*.json", "*.txt", "*.pyi", "py.typed", "*.j2"),
+            *("recipes/*", "recipes/parts/*", "languages/*", "sample/*", "page/*"),
+        ]
+    },
     cmdclass={"build_py": BuildWithoutThisFile},
 )

@@ -36,6 +36,7 @@ from parity_checks import (
     head,
     joined,
     knowledge_losses,
+    languages,
     losses,
     metrics,
     mixing,
@@ -84,6 +85,7 @@ ROOMS = {
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
     "Compositional questions": (compositional,),
+    "Languages": (languages,),
     "Robustness": (robustness, attacks),
 }
 ELSEWHERE = {

@@ -31,8 +31,11 @@ class QuestionSet(BenchSet):
     asked: list[Question] = field(default_factory=list, init=False, repr=False)
 
     @abstractmethod
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         """The images and the questions.
+
+        Args:
+            seed: of what is drawn.
 
         Raises:
             DataError: files are missing, damaged or of another version.
@@ -53,7 +56,7 @@ class QuestionSet(BenchSet):
 
     def check(self, towers: BenchTowers) -> None:
         if self.data is None:
-            self.data, self.asked = self.read()
+            self.data, self.asked = self.read(towers.seed)
 
     def score(self, towers: BenchTowers) -> list[BenchScore]:
         assert self.data is not None

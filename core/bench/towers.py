@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from ..data.verify import check_skipped
 from ..features.store import FeatureStore
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Encoding
+
+TEXTS_AT_ONCE = 1024
+"""Between two signs of progress."""
 
 
 @dataclass(eq=False)
@@ -56,8 +60,14 @@ class StoredTowers(BenchTowers):
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        rows = self.store.text_features(self.backbone, list(distinct))
-        return F.normalize(rows.float(), dim=-1)[[distinct[text] for text in texts]]
+        listed, rows = list(distinct), [torch.zeros(0, self.backbone.embed_dim)]
+        reporter = self.reporter if len(listed) > TEXTS_AT_ONCE else Reporter(quiet=True)
+        with reporter.task("Encoding texts", unit="texts") as progress:
+            for start in range(0, len(listed), TEXTS_AT_ONCE):
+                some = self.store.text_features(self.backbone, listed[start : start + TEXTS_AT_ONCE])
+                rows.append(F.normalize(some.float(), dim=-1))
+                progress(start + len(some), len(listed))
+        return torch.cat(rows)[[distinct[text] for text in texts]]
 
     def read(self, folder: Path) -> PreparedData:
         return self.reads(folder)

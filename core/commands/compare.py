@@ -14,7 +14,7 @@ from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_t
 
 SHARED = (
     "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
-    "redact"
+    "language redact"
 )
 """What is said of all fits."""
 

@@ -1,4 +1,4 @@
-"""What there is: `list`, `show`, `doctor`."""
+"""What there is, and what is fetched: `list`, `show`, `doctor`, `setup`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .options import FromDoctors, Given, Json, Sets
-from .tables import backbone_lines, echo, print_json, show_table
+from .options import Device, FromDoctors, Given, Json, Sets
+from .tables import backbone_lines, echo, print_json, reporter, show_table
 
 
 def list_names(
@@ -24,7 +24,7 @@ def list_names(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the available names of a kind, without importing them.
+    """List what there is of a kind, for instance methods (adapters), models (backbones) or recipes.
 
     For backbones: the published models by alias, with the width of their features, the side of their images,
     millions of parameters, the licence, what their towers lack, and whether they are in the local cache.
@@ -122,4 +122,34 @@ def doctor(asked: Annotated[dict[str, str], FromDoctors()], as_json: Json = Fals
         show_table(findings_table(findings))
 
 
-COMMANDS = {"list": list_names, "show": show, "doctor": doctor}
+def setup(
+    backbone: Annotated[
+        str,
+        typer.Option(metavar="SPEC", help="Model to fetch, for instance openai-vit-b-16 (`vladapt list backbones`)."),
+    ],
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Download a model once, try it, and say what its licence allows; from then on it is here, offline too.
+
+    Example: vladapt setup --backbone openai-vit-b-16
+    """
+    from ..contracts.images import size_in_words
+    from ..engine.set_up import set_up
+
+    made = set_up(backbone, device or "auto", reporter=reporter())
+    if as_json:
+        print_json(made.to_dict())
+        return
+    echo(f"Ready: {made.backbone}, width {made.width}, {size_in_words(made.image_size)} ({made.seconds:g} s)")
+    if made.fetched is not None:
+        echo("Fetched now; no network is needed from here on" if made.fetched else "It was here already")
+    echo(f"Licence of the weights: {made.licence}; commercial use: {made.commercial}")
+    if made.colours_named is None:
+        echo("It has no text tower: a fit needs labelled images")
+    else:
+        echo(f"Its words name {made.colours_named} of 3 drawn colours rightly")
+    echo(f"Next: vladapt fit ./photos --backbone {made.backbone}")
+
+
+COMMANDS = {"list": list_names, "show": show, "doctor": doctor, "setup": setup}

@@ -406,13 +406,28 @@ class Domain(ABC):
         """
         return backbone.preprocess(train)
 
+    @property
+    def kind_of_images(self) -> str:
+        """What its prompts depend on, where images of several kinds have prompts of their own ("radiology"); a language
+        file says under this name what they are asked by."""
+        return ""
+
+    @cached_property
+    def languages(self) -> dict[str, Path]:
+        """Code -> file of class names and prompts in a language, from the folder `languages/` beside the domain's
+        module."""
+        return {file.stem: file for file in self._beside("languages", "*.json")}
+
     @cached_property
     def recipes(self) -> dict[str, Path]:
         """Recipe name -> file, from the folder `recipes/` beside the domain's module."""
+        return {file.stem.replace("_", "-"): file for file in self._beside("recipes", "*.py")}
+
+    def _beside(self, folder: str, pattern: str) -> list[Path]:
+        """Files of a folder beside the domain's module; none where there is no such folder."""
         import inspect
 
-        folder = Path(inspect.getfile(type(self))).parent / "recipes"
-        return {p.stem.replace("_", "-"): p for p in sorted(folder.glob("*.py"))} if folder.is_dir() else {}
+        return sorted((Path(inspect.getfile(type(self))).parent / folder).glob(pattern))
 
     def check_task(self, task: str | None) -> str:
         """`task`, or the default one; raises ConfigError for one the domain does not have."""

@@ -129,7 +129,9 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too", group=JUDGING)
     judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
-    judge_views: int = option(0, "augmented views of each test image that the judge also uses", low=0, high=64)
+    judge_views: int = option(
+        0, "number of augmented views of each test image that the judge also uses", low=0, high=64
+    )
     seed: int = option(
         1,
         "random seed, of the drawn shots and everything else that is random; by default 1",
@@ -192,6 +194,13 @@ class Recipe:
     tolerate: float = tolerate_option(TOLERATED, group=DATA)
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
+    language: Any = option(
+        None,
+        "language of class names and prompts: de, es, fr, ja, zh where the domain has it, or a FILE.json. Of captions "
+        "in several languages: which are read",
+        metavar="CODE|FILE",
+        group=DATA,
+    )
     plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
     custom_hooks: list[dict[str, Any]] = option(
         help="hooks of mmengine's that a training of towers calls: [{'type': NAME, ...}]", factory=list, parse=_hooks
@@ -283,6 +292,8 @@ class Recipe:
             del plain["tolerate"]
         if not self.sources:
             del plain["sources"]
+        if self.language is None:
+            del plain["language"]
         of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
         return {**plain, **of_task, "given": sorted(self.given - {HOOKS})}
 

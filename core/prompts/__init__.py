@@ -5,8 +5,9 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill spoken",
+        "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
         "context": "PromptLearner encode_in_chunks",
         "descriptions": "read_class_json",
+        "languages": "ClassWords spoken",
     },
 )

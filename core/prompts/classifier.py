@@ -13,6 +13,7 @@ from torch import Tensor
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import TextClassifier
 from ..errors import CapabilityError, ConfigError, DataError
+from .languages import spoken
 
 CHUNK = 256
 """Texts encoded at once."""
@@ -247,8 +248,3 @@ def check_templates(templates: Iterable[str]) -> list[str]:
                 f"template {template!r} has no place for the class name; write {{}} there, as in 'a photo of a {{}}.'"
             )
     return checked
-
-
-def spoken(class_name: str) -> str:
-    """A class name as it is said: underscores are spaces."""
-    return " ".join(class_name.replace("_", " ").split())

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
 from ..errors import DataError
-from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize
+from .classifier import POSITIONS, Layout, arrange, before, tokenize
+from .languages import spoken
 
 
 class PromptLearner(nn.Module):

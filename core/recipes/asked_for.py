@@ -24,6 +24,7 @@ from ..data.splits import assign_splits
 from ..data.unlabelled import images_of
 from ..data.verify import drop_unreadable
 from ..errors import CapabilityError, ConfigError, NoClassesError, UnknownNameError, did_you_mean, near_names, shortened
+from ..prompts.languages import ClassWords, check_language, read_language
 from ..registry import adapter_class, build_adapter, check_packages
 from ..runtime.progress import Reporter
 
@@ -126,8 +127,41 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
     return facts if data.possible_groups is None else {**facts, "grouping": data.possible_groups.facts}
 
 
+def words_of(recipe: Recipe, domain: Domain) -> ClassWords | None:
+    """What a recipe calls classes, and asks of them, in its language; None where it names none.
+
+    Raises:
+        UnknownNameError, DataError: as of `read_language`.
+    """
+    content = recipe.language
+    if content is None:
+        return None
+    if isinstance(content, Mapping):
+        check_language(content, "--language")
+    else:
+        content = read_language(str(content), domain.languages, domain.name)
+    return ClassWords.of(content, domain.kind_of_images)
+
+
+def with_language(recipe: Recipe, domain: Domain | None) -> Recipe:
+    """The recipe with the content of its language file, which a run then keeps.
+
+    Raises:
+        ConfigError: templates are given as well. As of `read_language`.
+    """
+    if recipe.language is None or domain is None:
+        return recipe
+    if recipe.templates is not None:
+        raise ConfigError("--language and --set templates: give one of them; a --language FILE.json takes templates")
+    read = recipe.language
+    if not isinstance(read, Mapping):
+        read = read_language(str(read), domain.languages, domain.name)
+    check_language(read, "--language")
+    return recipe.with_(language=dict(read))
+
+
 def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
-    """The recipe's data set with the classes that `--classes` says.
+    """The recipe's data set with the classes that `--classes` says, called as in the recipe's language.
 
     Where the folder has no class folders, or none of them is named like a class of `--classes`, no image has a label:
     all are for testing, and the classes are those named. Names that are nearly those of folders are taken for a slip,
@@ -136,6 +170,10 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     Raises:
         As `read_data` and `restrict_classes`.
     """
+    if recipe.language is not None:
+        data = classes_of_data(recipe.with_(language=None), domain, task)
+        words = words_of(recipe, domain.of(data))
+        return data if words is None else words.applied(data)
     names = listed_classes(recipe.classes)
     asked = names if recipe.protocol is None and (recipe.shots == 0 or not recipe.gave("shots")) else None
     try:

@@ -35,6 +35,7 @@ from ..contracts.recipe import (
 from ..contracts.run_info import FittedRun
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, check_given, did_you_mean
+from ..prompts.languages import read_language
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
 from ..registry.catalogue import find, is_place, literal_in
 from ..runs.places import HUB, run_folder
@@ -54,6 +55,9 @@ CLASSIFICATION = "classification"
 COLUMN = "_column"
 """How keys end that name a column."""
 BATCH_SIZE, OF_ADAPTER = "batch_size", "adapter.batch_size"
+TEMPLATES = "templates"
+SET = "--set"
+"""The source of what a command line gives."""
 
 
 def resolve(
@@ -90,7 +94,7 @@ def resolve(
         merged.check_plan_key(key)
     given.update({key: value for key, value in (flags or {}).items() if value is not None})
     for key, value in sorted(given.items(), key=_names_first):
-        merged.put(key, value, "--set")
+        merged.put(key, value, SET)
     return merged.recipe()
 
 
@@ -233,9 +237,19 @@ def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str
         if not is_place(name):
             find(name, catalogue.adapters(), "adapter")
     check_protocol(recipe.protocol)
+    _check_language(recipe)
     of_recipe = recipe.backbone.split(",") if recipe.gave("backbone") and not recipe.features else ()
     for spec in (*of_recipe, *backbones):
         check_spec(spec.strip())
+
+
+def _check_language(recipe: Recipe) -> None:
+    """Refuse a language that the recipe's domain does not have, and a file that is none of a language."""
+    name = recipe.domain or (None if recipe.task or recipe.features else catalogue.DEFAULT_DOMAIN)
+    if recipe.language is not None and name is not None:
+        domain = load_domain(name)
+        if isinstance(recipe.language, str):
+            read_language(recipe.language, domain.languages, domain.name)
 
 
 def check_run(place: str | Path, out: str | None = None) -> None:
@@ -268,11 +282,12 @@ class _Merged:
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
-        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: [], "sources": {}, "tolerate": TOLERATED}
+        omitted = {HOOKS: [], "sources": {}, "tolerate": TOLERATED, "language": None}
+        self.values: dict[str, Any] = {**Recipe().to_dict(), **omitted}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
         self._sources: dict[str, str] = {}
-        """Of the two batch sizes, who gave them last."""
+        """Of the two batch sizes and the templates, who gave them last."""
         del self.values["given"]
 
     def take_file(self, content: Mapping[str, Any], source: str) -> None:
@@ -310,6 +325,8 @@ class _Merged:
         else:
             _store(self.values, key, value if group else value_of(key, value))
             self.given.add(key)
+            if key == TEMPLATES:
+                self._sources[key] = source
             if key == BATCH_SIZE and self._sources.get(OF_ADAPTER, source) != source:
                 self._sources[BATCH_SIZE] = source
             if key == OF_ADAPTER:
@@ -324,11 +341,24 @@ class _Merged:
         values = self.values
         values["resources"] = {name: _resource(name, value) for name, value in values["resources"].items()}
         values["classes"] = _absolute_file(values["classes"])
+        if values["language"] is not None and self._sources.get(TEMPLATES, SET) != SET:
+            values["templates"] = None  # those of a packaged recipe are English
+            self.given.discard(TEMPLATES)
         _check_groups(values)
         made = Recipe(**values, given=frozenset(self.given))
         if BATCH_SIZE in self._sources and made.adapter_options.get(BATCH_SIZE) is not None:
             made = _in_batches(made)
-        return self._with_task_options(made) if self.task_options else made
+        made = self._with_task_options(made) if self.task_options else made
+        return made if made.language is None else self._in_language(made)
+
+    def _in_language(self, recipe: Recipe) -> Recipe:
+        """The recipe whose reader takes captions of the language, where its task learns from captions."""
+        if "language" not in _reading_names(recipe, self.domain):
+            return recipe
+        if "language" in task_of(recipe, self.domain).taken(recipe):
+            return recipe
+        data, given = {**recipe.data, "language": recipe.language}, recipe.given - {"language"} | {"data.language"}
+        return recipe.with_(language=None, data=data, given=given)
 
     def check_plan_key(self, key: str) -> None:
         """A plan takes any key, also a slip, which would train as if it had not been given.
@@ -386,7 +416,7 @@ def _tasks_with(key: str, recipe: Recipe, domain: Domain | None) -> list[str]:
 
 
 def _reading_names(recipe: Recipe, domain: Domain | None) -> list[str]:
-    """Names of the options of the domain's reader; none where no domain reads."""
+    """Names of the options of the domain's reader; of that of pairs where no domain reads."""
     name = recipe.domain or _default_domain(recipe)
     domain = load_domain(name) if domain is None and name else domain
     return [] if domain is None else [each.name for each in options_of(domain.reading)]

@@ -21,10 +21,17 @@ def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_cli
     lacking = vladapt("eval", folder, "--holistic", "--json").json["corruptions"]
     assert lacking["kinds"] is None and "the tower's images are smaller than 32 pixels" in lacking["lacking"]
     monkeypatch.setattr(module, "LEAST_SIDE", 8)
-    made = vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json["corruptions"]
+    first = vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json
+    made, attacked, words = (first[key] for key in ("corruptions", "attacks", "typographic"))
+    assert attacked["images"] == 9 and set(attacked["radii"]) == {"2", "4"} and not attacked["lacking"]
+    assert attacked["radii"]["4"]["accuracy"] <= attacked["radii"]["2"]["accuracy"] <= attacked["clean"]
+    assert "the tower's images are smaller than 32 pixels" in words["lacking"]
     assert made["images"] == 9 and set(made["kinds"]) == {"dark", "swapped"}
     assert made["kinds"]["swapped"]["accuracy"] == made["kinds"]["swapped"]["accuracy"][:1] * 5
     assert made == vladapt("eval", folder, "--holistic", "--holistic-images", "9", "--json").json["corruptions"]
+    apgd = vladapt("eval", folder, "--holistic", "--holistic-images", "3", "--attack", "apgd", "--json").json["attacks"]
+    assert apgd["attack"] == "apgd" and apgd["images"] == 3
+    assert "--attack: only with --holistic" in vladapt("eval", folder, "--attack", "apgd").err
     every = vladapt("eval", folder, "--holistic", "--holistic-images", "all", "--out", "seen", "--json").json
     assert every["corruptions"]["images"] == every["test_images"] > 9
     page, worst = Path("seen/report.html").read_text(encoding="utf-8"), every["corruptions"]["worst"]

@@ -35,7 +35,7 @@ class AroOrder(QuestionSet):
     """When and Why Vision-Language Models Behave like Bags-of-Words, and What to Do About It? (Yuksekgonul et al.,
     2022, arXiv 2210.01936), COCO-Order and Flickr30k-Order: each caption beside four shuffles of its words (nouns among
     each other and adjectives among each other; all other words; within groups of three; the groups), in lower case and
-    cut to 30 words. "p1" is the share of captions that score above their shuffles.
+    cut to 30 words, as `--seed` draws them. "p1" is the share of captions that score above their shuffles.
 
     spaCy cuts and tags the words; the released code cuts groups of three by NLTK. A caption that a shuffle leaves as it
     is ties with it, which is wrong here and right by position."""
@@ -44,7 +44,6 @@ class AroOrder(QuestionSet):
     ties: str = option("wrong", "equal scores are wrong, or by position: the first, the true caption", choices=TIES)
     tagger: str = option("en_core_web_sm", "spaCy model that tags words")
     max_words: int = option(30, "words of a caption that are read", low=1, high=1000)
-    shuffle_seed: int = option(0, "seed of the shuffles", low=0, high=2**31 - 1)
 
     unchanged: int = field(default=0, init=False)
 
@@ -59,7 +58,7 @@ class AroOrder(QuestionSet):
         counted = "counted as right" if self.ties == "position" else "counted as wrong (ties=position: as right)"
         return [f"{self.title}: {self.unchanged:,} captions equal one of their own shuffles; they are {counted}."]
 
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None
         present = [self.folder / name for name in FILES if (self.folder / name).is_file()]
         if len(present) > 1:
@@ -78,7 +77,7 @@ class AroOrder(QuestionSet):
         tagged = self.tagged([caption for _, caption in pairs])
         asked = []
         for number, ((image, caption), words) in enumerate(zip(pairs, tagged, strict=True)):
-            shuffles = shuffled(words, np.random.default_rng([self.shuffle_seed, number]))
+            shuffles = shuffled(words, np.random.default_rng([seed, number]))
             asked.append(
                 Question((image,), tuple(shortened_caption(each, self.max_words) for each in (caption, *shuffles)))
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +40,12 @@ class Winoground(QuestionSet):
         file = place / EXAMPLES
         return file.is_file() and '"caption_0"' in next(iter(text_lines(file)), "")
 
-    def read(self) -> tuple[DomainData, list[Question]]:
+    def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None
         file = self.folder / EXAMPLES
         roots = [Path(self.images)] if self.images else [self.folder / each for each in reversed(PLACES)]
-        asked, names = [], {}
+        asked: list[Question] = []
+        names: dict[str, tuple[str, dict[str, Any]]] = {}
         for number, line in enumerate(text_lines(file), 1):
             if not line.strip():
                 continue

@@ -114,22 +114,24 @@ def draw_scene(number: int, seed: int) -> Decoded:
     """(96, 96, 3) uint8, always the same for the same numbers."""
     rng = np.random.default_rng([seed, number])
     shown = scene(number)
-    sheet = Image.new("RGB", (SIDE * FINER, SIDE * FINER), _shade(BACKGROUNDS[shown.background], rng))
+    sheet = Image.new("RGB", (SIDE * FINER, SIDE * FINER), shaded(BACKGROUNDS[shown.background], rng))
     pen = ImageDraw.Draw(sheet)
     for things, radius, across in ((shown.main, RADII[0], 0.27), (shown.other, RADII[1], 0.75)):
         for position in range(things.count):
             along = (position + 0.5) / things.count
             x, y = (along, across) if shown.relation == "above" else (across, along)
             x, y = (value + rng.uniform(-0.02, 0.02) for value in (x, y))
-            _draw_shape(pen, things.shape, x, y, radius * rng.uniform(0.85, 1.05), _shade(COLOURS[things.colour], rng))
+            draw_shape(pen, things.shape, x, y, radius * rng.uniform(0.85, 1.05), shaded(COLOURS[things.colour], rng))
     return np.array(sheet.reduce(FINER))  # (S, S, 3)
 
 
-def _shade(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, ...]:
+def shaded(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, ...]:
+    """Nearly the colour."""
     return tuple(int(np.clip(part + rng.integers(-12, 13), 0, 255)) for part in colour)
 
 
-def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: tuple[int, ...]) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: tuple[int, ...]) -> None:
+    """One of `SHAPES` on a sheet of SIDE * FINER pixels; places and radius in shares of its side."""
     x, y, r = (value * SIDE * FINER for value in (x, y, radius))
     if shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)

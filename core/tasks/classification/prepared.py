@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...backbones.languages import note_on_language
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
@@ -31,6 +32,7 @@ from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
+from ...prompts.languages import ClassWords
 from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
@@ -60,6 +62,7 @@ class Prepared:
         task: the domain's task.
         data: all items, each with a split.
         given_templates: prompts in place of the domain's, or None.
+        words: names of classes, and prompts in place of the domain's, in a language, or None.
         descriptions: file of texts per class, or None.
         given: resource name -> path.
         reading: options of the data's reader.
@@ -77,6 +80,7 @@ class Prepared:
     reporter: Reporter
     encoding: Encoding = Encoding()
     given_templates: Any = None
+    words: ClassWords | None = None
     descriptions: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +96,10 @@ class Prepared:
 
     @property
     def notes(self) -> list[str]:
-        return [*self.data.notes, *self.backbone.notes, *self.backbone.notes_on_channels()]
+        words = self.words
+        of_language = None if words is None else note_on_language(self.backbone, words.code, words.language)
+        further = [] if of_language is None else [of_language]
+        return [*self.data.notes, *self.backbone.notes, *self.backbone.notes_on_channels(), *further]
 
     @cached_property
     def metrics(self) -> Sequence[Metric]:
@@ -108,7 +115,7 @@ class Prepared:
         if not self.backbone.has_text:
             return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
         described = self.descriptions
-        negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
+        negatives = self.negative_templates if self.data.kind == "multilabel" else None
         return build_classifier(
             self.backbone,
             list(class_names),
@@ -120,18 +127,29 @@ class Prepared:
         )
 
     def _sentences(self, class_names: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-        """The domain's own texts of classes, where the user gave no templates."""
+        """The domain's or the language's own texts of classes, where the user gave no templates."""
         if self.given_templates is not None:
             return {}
+        if self.words is not None and self.words.templates:
+            return {name: texts for name, texts in self.words.sentences.items() if name in class_names}
         sentences = {name: self.domain.sentences(name, self.task) for name in class_names}
         return {name: texts for name, texts in sentences.items() if texts is not None}
 
     @cached_property
     def templates(self) -> Sequence[str]:
         templates = self.given_templates if self.backbone.has_text else []
+        if templates is None and self.words is not None and self.words.templates:
+            return list(self.words.templates)
         if templates is None:
             return list(self.domain.templates(self.task))
         return [templates] if isinstance(templates, str) else list(templates)
+
+    @property
+    def negative_templates(self) -> list[str]:
+        """Prompts that say that a class is absent, in the language of `templates`."""
+        if self.words is not None and self.words.templates:
+            return list(self.words.negative)
+        return self.domain.negative_templates(self.task)
 
     def draw(
         self,
@@ -232,7 +250,7 @@ class Prepared:
         """The images of a draw, for adapters that train towers."""
         negative = None
         if self.data.kind == "multilabel":
-            against, sentences = self.domain.negative_templates(self.task), self._sentences(self.class_names)
+            against, sentences = self.negative_templates, self._sentences(self.class_names)
             negative = [sentences[name][1] if name in sentences else fill(against, name) for name in self.class_names]
         return TrainingImages(
             items=shots.items,
@@ -355,14 +373,18 @@ class Prepared:
         return self.data.load(self.test_items[index])
 
 
-def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
-    """The data of the published set that is asked for, or of the one that was recognised."""
+def with_preset(data: DomainData, domain: Domain, preset: str, used: str = "prompts") -> DomainData:
+    """The data of the published set that is asked for, or of the one that was recognised.
+
+    Args:
+        used: what of a recognised set is, in words.
+    """
     if preset != AUTO:
         asked = copy(domain.of(data))
         return replace(data, published=asked.use_preset(preset), domain=asked)
     if data.published is None:
         return data
-    note = f"Recognised as the published set {data.published}, whose prompts are used; --preset none turns this off."
+    note = f"Recognised as the published set {data.published}, whose {used} are used; --preset none turns this off."
     return replace(data, notes=[*data.notes, note])
 
 

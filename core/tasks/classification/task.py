@@ -49,9 +49,11 @@ from ...recipes.asked_for import (
     place_of_data,
     read_data,
     trains_towers,
+    with_language,
     with_published,
     with_published_views,
     without_shots,
+    words_of,
 )
 from ...registry.build import check_fit, divided, judgements_of, judges_at
 from ...runs.folder import Run, now
@@ -105,7 +107,7 @@ from .stored_run import (
 )
 from .use import evaluate_run, predict_with_run
 
-OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
+OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions", "language"})
 OF_FEATURES = frozenset({"features"})
 
 
@@ -141,6 +143,8 @@ class Classification(ComparedClassification):
         "base-run",
         "wrong-labels",
         "corruptions",
+        "typographic",
+        "attacks",
         "followed-columns",
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
@@ -154,8 +158,8 @@ class Classification(ComparedClassification):
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
-        """The domain's adapter where none is named."""
-        recipe = super().filled(recipe)
+        """The domain's adapter where none is named, and what the language's file says."""
+        recipe = with_language(super().filled(recipe), self.domain)
         if recipe.protocol is not None and not recipe.gave("shots"):
             recipe = recipe.with_(shots=protocol_named(recipe.protocol).shots[-1])
         if recipe.adapter_name is None:
@@ -368,7 +372,7 @@ class Classification(ComparedClassification):
         """None without a protocol, on a set that was not recognised, on some of its classes, with other prompts or
         settings than its own, with images of another size, or from a features file, which does not say by which model
         it was made."""
-        others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
+        others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.language, recipe.image_size)
         options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
         changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
         if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
@@ -453,10 +457,13 @@ def prepared_images(
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
     domain = task.domain
-    data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
+    used = "prompts" if recipe.language is None else "settings"
+    data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset, used)
     check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
-    templates, notes = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
+    templates, notes = recipe.templates, []
+    if recipe.language is None:
+        templates, notes = protocol_named(recipe.protocol).prompts(templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *notes])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
@@ -482,6 +489,7 @@ def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter
         reporter=reporter,
         encoding=encoding,
         given_templates=recipe.templates,
+        words=words_of(recipe, task.domain.of(data)),
         descriptions=recipe.descriptions,
         reading=recipe.reading,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...errors import CapabilityError, DataError, did_you_mean
-from ...prompts.classifier import spoken
+from ...prompts.languages import spoken
 from ...registry import adapter_class, catalogue
 
 

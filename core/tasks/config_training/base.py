@@ -16,6 +16,7 @@ from mmengine import Config
 from safetensors.torch import save_file
 from torch import nn
 
+from ...backbones.languages import note_on_language
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
@@ -31,7 +32,15 @@ from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
-from ...recipes.asked_for import data_facts, place_of_data, read_data, readable_samples, split_samples
+from ...recipes.asked_for import (
+    data_facts,
+    place_of_data,
+    read_data,
+    readable_samples,
+    split_samples,
+    with_language,
+    words_of,
+)
 from ...recipes.resolve import resolve
 from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
@@ -337,7 +346,18 @@ class ConfigTask(Task):
     def _read(self, recipe: Recipe) -> DomainData:
         """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
         data = self.read_config(recipe) if recipe.plan and recipe.data_path == SAMPLE else None
-        return read_data(recipe, self.domain, self.name) if data is None else data
+        data = read_data(recipe, self.domain, self.name) if data is None else data
+        words = words_of(recipe, self.domain)
+        return data if words is None else words.applied(data)
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        """With what the language's file says."""
+        return with_language(super().filled(recipe), self.domain)
+
+    def templates(self, recipe: Recipe) -> Any:
+        """The prompts that are given, else those of the recipe's language; None for the config's own."""
+        words = words_of(recipe, self.domain)
+        return recipe.templates if words is None else list(words.templates) or None
 
     def _data(self, recipe: Recipe, reporter: Reporter) -> DomainData:
         """What a fit trains and tests on."""
@@ -368,7 +388,9 @@ class ConfigTask(Task):
         backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
         announced(backbone, reporter.info)
         lesson = self.taught(recipe, data, backbone.device, reporter)
-        return backbone, self.plan(recipe, lesson, backbone), lesson.notes
+        words = words_of(recipe, self.domain)
+        further = None if words is None else note_on_language(backbone, words.code, words.language)
+        return backbone, self.plan(recipe, lesson, backbone), [*lesson.notes, *filter(None, [further])]
 
     def _scored(self, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
         with reporter.task("Testing") as progress, quiet():

@@ -76,7 +76,7 @@ class Retrieval(TowerTraining):
     unused: ClassVar = {
         "shots": "counts images per class; retrieval trains on all training pairs; omit it",
         "features": "a features file holds no captions; give --data",
-        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
+        **dict.fromkeys(("classes", "novel", "templates", "descriptions", "language"), NO_CLASSES),
     }
     default_adapter: ClassVar = "lora"
     default_loss: ClassVar = "clip"

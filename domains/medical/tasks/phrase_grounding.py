@@ -66,7 +66,9 @@ class PhraseGrounding(Grounding):
         "shots": "counts images per class; phrase-grounding trains on all training phrases; omit it",
         "generic": "phrase-grounding does not measure what the towers forgot; omit it",
         "amp": "maps are made in full precision; omit it",
-        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "phrases come from the data; omit it"),
+        **dict.fromkeys(
+            ("classes", "novel", "templates", "descriptions", "language"), "phrases come from the data; omit it"
+        ),
     }
 
     flat: ClassVar = staticmethod(flat_scores)

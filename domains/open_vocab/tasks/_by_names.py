@@ -49,7 +49,7 @@ class ByNames(ConfigTask):
     A task sets `default_recipe`, the packaged config that is trained where none is given, and `configs`, their kind.
     """
 
-    takes: ClassVar = (ConfigTask.takes | {"templates", "resources"}) - {"image_size"}
+    takes: ClassVar = (ConfigTask.takes | {"templates", "language", "resources"}) - {"image_size"}
     unused: ClassVar = {
         "descriptions": "give descriptions with the names, --classes FILE.json",
         "image_size": "images are resized by the config's pipelines; change those",
@@ -114,7 +114,7 @@ class ByNames(ConfigTask):
         source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
         stated = described if any(described.values()) else None
-        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, stated)
+        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe, self.templates(recipe)), data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
         if source is not None:
@@ -198,15 +198,15 @@ class ByNames(ConfigTask):
         return config if source is None else on_source(config, source, recipe.adapter.get("epochs") != 0)
 
 
-def plan_options(recipe: Recipe):
-    """What a recipe asks of its config."""
+def plan_options(recipe: Recipe, templates: Any = None):
+    """What a recipe asks of its config, asked by these prompts."""
     from ..plans.plan import PlanOptions
     from ..plans.schedule import Schedule
 
     trained = recipe.adapter
     schedule = Schedule(trained.get("epochs"), trained.get("lr"), recipe.batch_size, recipe.workers, recipe.amp)
     backbone = recipe.backbone if recipe.gave("backbone") else None
-    how = recipe.seed, recipe.device, backbone, recipe.novel or "", recipe.templates, recipe.task_options
+    how = recipe.seed, recipe.device, backbone, recipe.novel or "", templates, recipe.task_options
     return PlanOptions(schedule, *how)
 
 

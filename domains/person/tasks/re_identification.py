@@ -68,7 +68,9 @@ class ReIdentification(TowerTraining):
         "shots": "counts images per class; re-identification trains on all training pictures; omit it",
         "features": "a features file names no people; give --data",
         "redact": "names of people are left out anyway, unless --show-people is given; omit it",
-        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "re-identification has no classes; omit it"),
+        **dict.fromkeys(
+            ("classes", "novel", "templates", "descriptions", "language"), "re-identification has no classes; omit it"
+        ),
     }
     default_adapter: ClassVar = "full"  # as BoT trains
     cannot_learn: ClassVar = "adapter '{}' trains no towers; for --task re-identification give full, lora or zero-shot"

@@ -67,7 +67,9 @@ class Moments(Grounding):
         "shots": "counts images per class; moments trains on all training sentences; omit it",
         "generic": "moments does not measure what the towers forgot; omit it",
         "redact": "the report shows frames and names of videos; omit it",
-        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
+        **dict.fromkeys(
+            ("classes", "novel", "templates", "descriptions", "language"), "moments has no classes; omit it"
+        ),
     }
 
     flat: ClassVar = staticmethod(flat_scores)

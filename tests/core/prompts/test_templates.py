@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
-from vladapt.core.prompts.classifier import PHOTO, ensemble, fill, spoken
+from vladapt.core.prompts.classifier import PHOTO, ensemble, fill
+from vladapt.core.prompts.languages import spoken
 
 
 def test_fill_puts_the_name_with_spaces_for_underscores():

@@ -138,7 +138,7 @@ def test_a_folder_of_the_path_that_cannot_be_read_holds_no_plug_ins(tmp_path, mo
 
 
 def test_epochs_of_a_method_that_does_not_train():
-    with pytest.raises(UnknownNameError, match="^--epochs: gda does not train in epochs; it takes .*keep_rows"):
+    with pytest.raises(UnknownNameError, match=r"^--epochs: gda does not train in epochs; it takes .*keep_rows"):
         build_adapter("gda", epochs=5)
-    with pytest.raises(UnknownNameError, match="^--lr: tip-adapter has no learning rate; it takes "):
+    with pytest.raises(UnknownNameError, match=r"^--lr: tip-adapter has no learning rate; it takes "):
         build_adapter("tip-adapter", lr=0.1)

@@ -1,0 +1,81 @@
+"""How a run, and zero-shot beside it, does on images that one thing was done to, and on the same images as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..metrics.intervals import paired_shares, share_interval
+from ..runs.sections import Cell, Measure
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+SHARE = Measure("")
+
+
+@dataclass(frozen=True)
+class ConditionScores:
+    """Of images under one condition.
+
+    Attributes:
+        accuracy, interval: of the run.
+        change, change_interval: from the images as they are, paired; None of a single patient.
+        zero_shot, zero_shot_interval: accuracy of zero-shot, or None.
+        gain, gain_interval: of the run over zero-shot, paired.
+    """
+
+    accuracy: float
+    interval: Sequence[float]
+    change: float
+    change_interval: Sequence[float] | None
+    zero_shot: float | None = None
+    zero_shot_interval: Sequence[float] | None = None
+    gain: float | None = None
+    gain_interval: Sequence[float] | None = None
+
+    @classmethod
+    def of(
+        cls, clean: Tensor, right: Tensor, zero_shot: Tensor | None, groups: Sequence[str] | None
+    ) -> ConditionScores:
+        """Of (n,) bool, which images are right: as they are, under the condition, and by zero-shot under it."""
+        change = paired_shares(clean, right, groups)
+        scores = (float(right.double().mean()), share_interval(right, groups), change.value, change.bounds)
+        if zero_shot is None:
+            return cls(*scores)
+        gain = paired_shares(zero_shot, right, groups)
+        share = float(zero_shot.double().mean())
+        return cls(*scores, share, share_interval(zero_shot, groups), gain.value, gain.bounds)
+
+    def cells(self) -> tuple[Cell, Cell, Cell, Cell]:
+        """Zero-shot, the run, the change from the images as they are, the gain over zero-shot."""
+        return (
+            Cell(SHARE.text(self.zero_shot), SHARE.between(self.zero_shot_interval)),
+            Cell(SHARE.text(self.accuracy), SHARE.between(self.interval)),
+            in_points(self.change, self.change_interval),
+            in_points(self.gain, self.gain_interval),
+        )
+
+
+def in_points(value: float | None, interval: Sequence[float] | None) -> Cell:
+    """A signed change in points, with its interval."""
+    if value is None:
+        return Cell("–")
+    texts = [f"{100 * each:+.1f}".replace("-", "−") for each in (value, *(interval or ()))]
+    return Cell(texts[0], " to ".join(texts[1:]))
+
+
+def printed(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """For the terminal: a name, then values with their intervals."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name.lower(), justify="right" if number else "left")
+    for row in rows:
+        cells = [each if isinstance(each, Cell) else Cell(each) for each in row]
+        table.add_row(*(f"{each.text} ({each.small})" if each.small else each.text for each in cells))
+    return table

@@ -1,0 +1,41 @@
+"""Drawn scenes whose captions have the same words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vladapt.core.data.pairs.compositions import COUNT, KINDS, compositions, draw_composition
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_partners_have_the_same_words_and_another_picture(kind):
+    for number, each in enumerate(compositions(kind, 12, seed=3)):
+        partner = each.partner
+        assert partner.partner == each and partner.key == each.key
+        assert each.caption not in (partner.caption, partner.turned_caption)
+        if kind != COUNT:  # of which one is "a", without a plural
+            words = [sorted(text.replace("an ", "a ").split()) for text in (each.caption, partner.caption)]
+            assert words[0] == words[1]
+        one, other = draw_composition(each, number), draw_composition(partner, number)
+        assert one.shape == other.shape == (96, 96, 3) and one.dtype == np.uint8
+        assert (one[0, 0] == other[0, 0]).all() and (one != other).mean() > 0.005
+        assert np.array_equal(one, draw_composition(each, number))
+
+
+def test_turned_captions_say_the_same_of_the_other_thing_first():
+    for kind in KINDS:
+        for each in compositions(kind, 6, seed=1):
+            first, second = (part.words for part in each.parts)
+            assert each.caption.startswith(first) and each.caption.endswith(second)
+            assert each.turned_caption.startswith(second) and each.turned_caption.endswith(first)
+    place = compositions("place", 1, seed=0)[0]
+    sides = {"left", "right"}
+    assert sides & set(place.caption.split()) != sides & set(place.turned_caption.split())
+
+
+def test_no_scene_is_drawn_twice_and_those_of_a_test_set_can_be_left_out():
+    held_out = compositions("action", 30, seed=1)
+    others = compositions("action", 60, seed=2, without=held_out)
+    assert len(others) == 60 and len({each.key for each in (*held_out, *others)}) == 90
+    assert compositions("action", 30, seed=1) == held_out != compositions("action", 30, seed=2)
