@@ -36,6 +36,9 @@ COMMANDS = ("fit", "eval", "predict")
 """Of `Judgement.at`: those whose flags options of judgements are."""
 READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
 METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
+METAVARS |= {f"tuple[{kind}, ...]": f"{word},{word}" for kind, word in {**METAVARS, "str": "NAME"}.items()}
+LONGEST_CHOICES = 36
+"""Characters of choices that are shown in place of "TEXT"."""
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
 
 
@@ -277,8 +280,11 @@ def _listed(kind: str, owner: str, cls: type | None, at: tuple[str, ...] = ()) -
 
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
-        value = each.bounds.metavar
-        yield Declared(kind, owner, each.name, annotation(each.kind), switch, each.help, value, at)
+        words = [str(choice) for choice in each.bounds.choices]
+        few = "|".join(words) if len("|".join(words)) <= LONGEST_CHOICES else ""
+        told = few or all(re.search(rf"\b{re.escape(word)}\b", each.help) for word in words)
+        sentence = each.help if told else f"{each.help}; one of {', '.join(words)}"
+        yield Declared(kind, owner, each.name, annotation(each.kind), switch, sentence, each.bounds.metavar or few, at)
 
 
 def _bases(cls: type | None) -> list[type]:

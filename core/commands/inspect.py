@@ -24,7 +24,7 @@ def list_names(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the available names of a kind, without importing them.
+    """List what there is of a kind, for instance methods (adapters), models (backbones) or recipes.
 
     For backbones: the published models by alias, with the width of their features, the side of their images,
     millions of parameters, the licence, what their towers lack, and whether they are in the local cache.

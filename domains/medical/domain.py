@@ -115,7 +115,7 @@ class Reading(contracts.Reading):
     study_column: str = option(
         AUTO, "studies: what tells them: a column of a table, folder, stem:REGEX of file names, or auto"
     )
-    every: int = option(1, "volumes: take every n-th slice", low=1, high=1_000_000)
+    every: int = option(1, "volumes: take every N-th slice, 1 for each", low=1, high=1_000_000)
     central: float | None = option(
         None,
         "volumes: share of the slices to use, around the middle; by default 0.5, of volumes as samples 1",
@@ -129,7 +129,12 @@ class Reading(contracts.Reading):
         None, "volumes as samples: millimetres between voxels, to which they are resampled", above=0, high=1000
     )
     volume: int = option(0, "volumes: which one of a 4-D file", low=0, high=1_000_000)
-    slice: int | None = option(None, "MedMNIST volumes: the slice; by default the middle one", low=0, high=1_000_000)
+    slice: int | None = option(
+        None,
+        "MedMNIST volumes: number of the slice that is read, from 0; by default the middle one",
+        low=0,
+        high=1_000_000,
+    )
     label_tag: str | None = option(None, "DICOM without class folders: attribute of the header that names the class")
     class_names: tuple[str, ...] | None = option(
         None, "manifests and MedMNIST: the classes in order; published sets: some of them"
@@ -143,7 +148,9 @@ class Reading(contracts.Reading):
         choices=(OF_MODALITY, PAIR),
     )
     uncertain: str = option("ignore", "CheXpert and MIMIC: what uncertain findings count as", choices=POLICIES)
-    blank: str = option("unknown", "CheXpert and MIMIC: what findings count as that are not mentioned", choices=BLANKS)
+    blank: str = option(
+        "unknown", "CheXpert and MIMIC: what a finding counts as that the report does not mention", choices=BLANKS
+    )
     fold: int = option(
         0, "volume-segmentation: number of the fold of nnU-Net's splits_final.json that is held out", low=0, high=99
     )
@@ -151,7 +158,9 @@ class Reading(contracts.Reading):
     reports: str | None = option(
         None, "retrieval: a column, a table or a folder of reports; by default where they usually are"
     )
-    report_part: str = option(SEEN, "retrieval: what of a report is learned; seen: what is of the image", choices=PARTS)
+    report_part: str = option(
+        SEEN, "retrieval: part of a report that is learned; seen: what its image shows", choices=PARTS
+    )
     findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
     entities: str | None = option(None, "retrieval: what the reports mention, a table of study, entity, text")
 

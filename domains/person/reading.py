@@ -25,7 +25,7 @@ class Reading:
     detections: str | None = option(None, "a detector's COCO JSON, by which people are cut out of photographs")
     detected: bool = option(False, "CUHK03: the boxes of a detector in place of those drawn by hand")
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
-    absent: str = option("0", "attributes: the value in tables for people without it")
+    absent: str = option("0", "attributes: what a cell of the table holds for a person without the attribute")
     unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown")
     max_pixels: int = max_pixels_option()
 

@@ -31,7 +31,12 @@ class Reading(contracts.Reading):
     sampling: str = option("uniform", "rule by which frames are chosen", choices=RULES)
     interval: int = option(8, "sampling stretches and slowfast: frames from one to the next", low=1, high=10_000)
     fps: float = option(1.0, "sampling fps, moments and index: frames per second", above=0, high=1000)
-    clips: int = option(1, "sampling uniform, stretches, dense, slowfast: clips of a video", low=1, high=1000)
+    clips: int = option(
+        1,
+        "number of clips that are seen of a video, for sampling uniform, stretches, dense and slowfast",
+        low=1,
+        high=1000,
+    )
     crops: int = option(
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
     )

@@ -43,7 +43,7 @@ class DetectionOptions(NovelOptions):
     )
     wise_alpha: float | None = option(
         None,
-        "share of the trained weights in the kept ones; chosen on val by default, if it is small on train too",
+        "how much of the training to keep: 1 all of it, 0 the weights of the start; by default chosen on val",
         low=0,
         high=1,
     )

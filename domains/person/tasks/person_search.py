@@ -33,7 +33,9 @@ class SearchOptions(PeopleOptions):
         "how batches are drawn: at random, or as several people with several samples each",
         choices=(IN_ANY_ORDER, *SAMPLERS),
     )
-    pictures: int = option(4, "samples of each person in a batch, with a sampler of several people", low=1, high=1000)
+    pictures: int = option(
+        4, "number of samples of each person in a batch, for samplers of several people", low=1, high=1000
+    )
     views: str = option("pedestrian", "how pictures are augmented in training", choices=VIEWS)
     deletion: float = option(0.0, "probability that a word of a caption is left out in training", low=0, below=1)
     paraphrases: str | None = option(None, "JSON file of paraphrases by caption; none: no paraphrases")

@@ -1,0 +1,63 @@
+"""What each line of help must have, and must not."""
+
+import re
+
+import pytest
+
+from vladapt.core.commands.declared import declared_options, judgement_options
+from vladapt.core.contracts.options import annotation
+from vladapt.core.contracts.recipe import KEYS, TRAINED
+from vladapt.core.contracts.use import USE
+from vladapt.core.registry.catalogue import domains
+
+MEANINGLESS = (
+    "importing",
+    "instance of",
+    "dataclass",
+    "settled",
+    "joined",
+    "the kept ones",
+    "callable",
+    "iterable",
+    "dict",
+)
+"""Words of the code that tell a user nothing."""
+MEASURED = re.compile(
+    r"\d|number|share|probabilit|pixel|second|metre|frame|slice|voxel|side|weight|width|rank|stride|score|IoU|epoch|"
+    r"images|times|rate|batch|seed|millimetre|how many|most",
+    re.IGNORECASE,
+)
+"""What says in which unit a number is given, or how large it usually is."""
+
+
+def lines() -> dict[str, tuple[str, str]]:
+    """Option -> (type, help) of all flags."""
+    found = {f"--{each.name}": (annotation(each.kind), each.help) for each in [*KEYS.values(), *TRAINED.values()]}
+    found |= {f"{each.name} of a run": (annotation(each.kind), each.help) for each in USE.values()}
+    declared = [*judgement_options(), *(each for name in [None, *domains()] for each in declared_options(name))]
+    return found | {f"{each.owner} {each.flag}": (each.type, each.help) for each in declared}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, tuple[str, str]]:
+    return lines()
+
+
+def test_no_line_speaks_of_the_code(told):
+    bad = [
+        f"{name}: {word}" for name, (_, help) in told.items() for word in MEANINGLESS if re.search(rf"\b{word}\b", help)
+    ]
+    assert not bad
+
+
+def test_a_number_has_a_unit_or_an_example(told):
+    numbers = {name: help for name, (kind, help) in told.items() if kind.removesuffix(" | None") in ("int", "float")}
+    assert len(numbers) > 50
+    assert not [f"{name}: {help}" for name, help in numbers.items() if not MEASURED.search(help)]
+
+
+def test_choices_are_named_in_the_value_or_in_the_line():
+    (sampling,) = [each for each in declared_options("video") if each.name == "sampling"]
+    assert sampling.metavar == "TEXT" and "one of uniform, uniform-random" in sampling.help
+    (entries,) = [each for each in declared_options("video") if each.name == "entries"]
+    assert entries.metavar == "frames|clips" and "one of" not in entries.help
