@@ -22,6 +22,7 @@ from parity_checks import (
     cache,
     caption_losses,
     chest_xrays,
+    composed,
     compositional,
     confidence,
     continual,
@@ -35,6 +36,7 @@ from parity_checks import (
     head,
     joined,
     knowledge_losses,
+    languages,
     losses,
     metrics,
     mixing,
@@ -76,7 +78,7 @@ LOSSES = (
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
-    "Metrics, selection and sampling": (metrics, sampling),
+    "Metrics, selection and sampling": (metrics, sampling, composed),
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
@@ -84,6 +86,7 @@ ROOMS = {
     "Curation": (filters, deduplication, subsets),
     "Towers joined": (joined, mixing, faster_towers),
     "Compositional questions": (compositional,),
+    "Languages": (languages,),
     "Robustness": (robustness, attacks, unlike_images),
 }
 ELSEWHERE = {

@@ -33,22 +33,28 @@ TINY_CLIP = {
 
 LONGEST = (
     *("test_every_option.py", "test_every_adapter.py", "test_interrupted_and_together.py", "test_unequal_classes.py"),
-    *("test_sharding.py", "test_sharded_checkpoints.py", "test_compile.py", "test_examples.py", "test_resume.py"),
-    *("test_fit_towers.py", "test_packaging.py", "test_export.py"),
+    *("test_sharding.py", "test_sharded_checkpoints.py", "test_resume.py", "test_every_domain.py", "test_readers.py"),
+    *("test_examples.py", "test_packaging.py", "test_fine_tuning.py", "test_compile.py", "test_per_patient.py"),
+    *("test_clip_retrieval.py", "test_task_checks.py", "test_fit_towers.py", "test_export.py"),
 )
-"""Files that take 20 seconds of a processor and more, the longest first."""
+"""Files that take 15 seconds of a processor and more, the longest first."""
 
 
 COLLECTED = pytest.StashKey[dict[str, bool]]()
+SPARING = pytest.StashKey[set[str]]()
+"""Tests of which some cases are thorough."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """They come first, so that in the end no worker is left alone with one of them; the others as folders list them."""
+    config.stash[SPARING] = set()
     for item in items:
         mark = item.get_closest_marker("thorough")
-        if mark and mark.kwargs and item.callspec.id.startswith(mark.kwargs["but"]):
-            item.own_markers.remove(mark)
+        if mark and mark.kwargs:
+            config.stash[SPARING].add(item.nodeid.partition("[")[0])
+            if item.callspec.id.startswith(mark.kwargs["but"]):
+                item.own_markers.remove(mark)
     config.stash[COLLECTED] = {item.nodeid: item.get_closest_marker("thorough") is not None for item in items}
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (place.get(item.path.name, len(place)), item.path.parts))
@@ -58,6 +64,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def collected(request) -> dict[str, bool]:
     """All tests that the command line names, and whether they are thorough, which a run may leave out."""
     return request.config.stash[COLLECTED]
+
+
+@pytest.fixture(scope="session")
+def sparing(request) -> set[str]:
+    """Tests of which some cases are thorough and others, by the beginnings of their ids, are not."""
+    return request.config.stash[SPARING]
 
 
 class _FromTheEnd(pytest.Dir):

@@ -24,11 +24,13 @@ def faults(tests: Mapping[str, bool]) -> list[str]:
     return [*alone, *(name for name in marked if SAFETY.search(name.partition("[")[0]))]
 
 
-def test_what_is_left_out_has_a_neighbour_that_runs(collected):
+def test_what_is_left_out_has_a_neighbour_that_runs(collected, sparing):
     if len(collected) < WHOLE:
         pytest.skip("only a part of the suite is run")
     assert not faults(collected)
     assert 0 < sum(collected.values()) <= MOST * len(collected)
+    both = {name: {thorough for case, thorough in collected.items() if case.startswith(f"{name}[")} for name in sparing}
+    assert not {name: kinds for name, kinds in both.items() if kinds != {True, False}}
 
 
 def test_a_thorough_test_alone_in_its_folder_or_of_safety_is_named():

@@ -13,7 +13,7 @@ from ..registry.catalogue import benchmarks
 from .options import FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, reporter, show_table, signed, table_of
 
-ENCODED = "domain task device amp batch_size workers tolerate sets protocol preset seed"
+ENCODED = "domain task device amp batch_size workers tolerate sets protocol preset language seed"
 """How images are encoded, and how folders of the user's own are read."""
 
 

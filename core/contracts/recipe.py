@@ -129,7 +129,9 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too", group=JUDGING)
     judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
-    judge_views: int = option(0, "number of augmented views of each test image that the judge also uses", low=0, high=64)
+    judge_views: int = option(
+        0, "number of augmented views of each test image that the judge also uses", low=0, high=64
+    )
     seed: int = option(
         1,
         "random seed, of the drawn shots and everything else that is random; by default 1",

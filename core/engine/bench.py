@@ -31,6 +31,7 @@ TAKEN = (IMAGE_KEYS - {"backbone", "image_size"}) | {
     "seed",
     "templates",
     "descriptions",
+    "language",
     "classes",
 }
 """Recipe keys that are used."""

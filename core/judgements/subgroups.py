@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from ..confidence.calibration import HALF
 from ..contracts.items import Columns, DomainData, items_of
 from ..contracts.judgement import JudgedClassifier, Judgement, Place
@@ -16,7 +18,7 @@ from ..contracts.run_info import AxisScore, Record
 from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
 from ..metrics.significance import holm, p_words
-from ..metrics.subgroups import LEAST_UNITS, MOST_VALUES, Part, Subgroups, quartiles, subgroups
+from ..metrics.subgroups import LEAST_UNITS, MOST_VALUES, Part, Subgroups, quartiles, shrunk_shares, subgroups
 from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
 
@@ -128,8 +130,10 @@ class ByColumns(Record):
             return {"worst_group": "no value of --by has enough images"}
         interval = [min(limits) for limits in zip(*(part.interval for part in parts))]
         share = min(part.share if part.shrunk is None else part.shrunk for part in parts)
+        before = [worst for each in self.columns for of in each.shares.values() for worst in _worst_of_zero_shot(of)]
+        zero_shot = min(before, default=None)
         begins = "the lowest of the 95% intervals"
-        return {"worst_group": AxisScore("Worst group", share, interval, begins=begins)}
+        return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins)}
 
     def section(self) -> list[TableSection]:
         tests = sum(of.p_value is not None for each in self.columns for of in each.shares.values())
@@ -247,12 +251,30 @@ def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[
 def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool = False) -> ByColumn:
     quarters, shares = quartiles(values, QUARTERS if computed else MOST_VALUES), {}
     parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
+    before = _zero_shot_right(fit)
     for title, (right, rows) in _shares(fit).items():
         of = [parts[row] for row in rows]
         groups = None if fit.scores.groups is None else [fit.scores.groups[row] for row in rows]
         made = subgroups(right[rows], of, groups, seed=fit.seed)
-        shares[title] = replace(made, parts=tuple(sorted(made.parts, key=lambda part: order.index(part.name))))
+        made_of = sorted(made.parts, key=lambda part: order.index(part.name))
+        if before is not None:
+            right_before = before[rows].double()
+            inside = {part.name: torch.tensor([value == part.name for value in of]) for part in made_of}
+            made_of = [replace(part, zero_shot=float(right_before[inside[part.name]].mean())) for part in made_of]
+        shares[title] = replace(made, parts=tuple(made_of))
     return ByColumn(name, quarters is not None, values.count(""), fit.scores.groups is not None, shares, computed)
+
+
+def _zero_shot_right(fit: JudgedClassifier) -> Tensor | None:
+    """(N,) bool of zero-shot; None where there is none, and of several labels, of which it has no thresholds."""
+    logits, labels = fit.scores.zero_shot_logits, fit.labels
+    return None if logits is None or labels is None or labels.ndim == 2 else logits.argmax(dim=1) == labels
+
+
+def _worst_of_zero_shot(of: Subgroups) -> list[float]:
+    """The lowest share of zero-shot, drawn towards that of all parts; none where that is not there."""
+    shares = [(part.zero_shot, part.units) for part in of.parts if part.zero_shot is not None]
+    return [min(shrunk_shares(*map(list, zip(*shares))))] if shares else []
 
 
 def _points(best: Part, worst: Part) -> str:

@@ -31,6 +31,7 @@ class Part:
         interval: [low, high]; those of all parts hold their true shares together, with 95 %.
         shrunk: the share drawn towards that of all parts, as far as chance alone may have moved it (`shrunk_shares`):
             the worst of many parts that are alike looks bad. None where an earlier version did not say.
+        zero_shot: the share that zero-shot has right, or None.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Part:
     share: float
     interval: list[float]
     shrunk: float | None = None
+    zero_shot: float | None = None
 
 
 @dataclass(frozen=True)

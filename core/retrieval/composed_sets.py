@@ -159,5 +159,6 @@ def _listed(file: Path) -> list[tuple[str, str, str]]:
         cells = line.rsplit(None, 2)
         if cells and len(cells) != 3:
             raise DataError(f"{file} line {number}: not 'path domain class'; correct it")
-        rows += [tuple(cells)] if cells else []
+        if cells:
+            rows.append((cells[0], cells[1], cells[2]))
     return rows

@@ -276,6 +276,26 @@ class HeadlineSection:
     kind: ClassVar = "headline"
 
 
+class Bar(NamedTuple):
+    """A score with its interval, and the score before, or None."""
+
+    name: str
+    value: float
+    interval: Sequence[float] | None = None
+    before: float | None = None
+
+
+@dataclass(frozen=True)
+class BarsSection:
+    """Scores from 0 to 1 as bars below each other, each with a thin one of zero-shot below it."""
+
+    title: str
+    bars: Sequence[Bar]
+    note: str = ""
+    measure: Measure = Measure("")
+    kind: ClassVar = "bars"
+
+
 @dataclass(frozen=True)
 class VerdictSection:
     """What scores mean, for a reader without statistics: `tone` is "good", "bad" or "open", a line of `text` is a

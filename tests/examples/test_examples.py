@@ -69,6 +69,7 @@ def run_on(backbone: str, name: str, cwd: Path) -> str:
     return forked.run(["-c", ON_SMALL_TOWERS, backbone, EXAMPLES / name], cwd=cwd, check=True).stdout
 
 
+@pytest.mark.thorough
 def test_own_hook(tmp_path, small_clip_spec):
     *told, last = run_on(small_clip_spec, "own_hook.py", tmp_path).splitlines()
     assert 3 <= len(told) < 6, "mmengine's hook ends the training early"
@@ -105,6 +106,7 @@ def test_pairs_from_classes(tmp_path):
     ]
 
 
+@pytest.mark.thorough
 def test_open_vocab_shapes(tmp_path, monkeypatch):
     pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
     pytest.importorskip("efficientnet_lite_pytorch")

@@ -24,8 +24,13 @@ FILES = {RELATION: "visual_genome_relation.json", ATTRIBUTION: "visual_genome_at
 LEAST = 25
 """Cases of a pair of attributes that count, as published."""
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
-FIELDS = {"image_path": str, "true_caption": str, "false_caption": str, **dict.fromkeys(BOX, (int, float))}
-OF_KIND = {RELATION: {"relation_name": str}, ATTRIBUTION: {"attributes": list}}
+FIELDS: dict[str, Any] = {
+    "image_path": str,
+    "true_caption": str,
+    "false_caption": str,
+    **dict.fromkeys(BOX, (int, float)),
+}
+OF_KIND: dict[str, dict[str, Any]] = {RELATION: {"relation_name": str}, ATTRIBUTION: {"attributes": list}}
 VERSION = "ARO (github.com/mertyg/vision-language-models-are-bows)"
 
 

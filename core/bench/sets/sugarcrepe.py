@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class SugarCrepe(QuestionSet):
                 entry = entry_of(each, FIELDS, f"{file} entry {number}", VERSION)
                 asked.append(Question((entry["filename"],), (entry["caption"], entry["negative_caption"]), 0, kind))
         roots = [Path(self.images)] if self.images else [self.folder / each for each in (*OWN_PLACES, *PLACES)]
-        names = {each.images[0]: (each.images[0], {}) for each in asked}
+        names: dict[str, tuple[str, dict[str, Any]]] = {each.images[0]: (each.images[0], {}) for each in asked}
         cure = "fetch COCO's val2017, and name its folder: --set sugarcrepe.images=DIR"
         items = image_items(names, roots, self.folder / f"{KINDS[0]}.json", cure)
         return image_data(items, self.title), asked

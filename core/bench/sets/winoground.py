@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ class Winoground(QuestionSet):
         assert self.folder is not None
         file = self.folder / EXAMPLES
         roots = [Path(self.images)] if self.images else [self.folder / each for each in reversed(PLACES)]
-        asked, names = [], {}
+        asked: list[Question] = []
+        names: dict[str, tuple[str, dict[str, Any]]] = {}
         for number, line in enumerate(text_lines(file), 1):
             if not line.strip():
                 continue

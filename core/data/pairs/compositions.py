@@ -101,7 +101,8 @@ class Composition:
 def compositions(kind: str, count: int, seed: int, without: Sequence[Composition] = ()) -> list[Composition]:
     """Drawn compositions of a kind; none of which is, or is the partner of, another or one of `without`."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    taken, made = {each.key for each in without}, []
+    taken = {each.key for each in without}
+    made: list[Composition] = []
     for _ in range(100 * count):
         if len(made) == count:
             break
@@ -125,29 +126,25 @@ def _drawn(kind: str, rng: np.random.Generator) -> Composition:
     return Composition(kind, (one, other), bool(rng.random() < 0.5), action, tuple(BACKGROUNDS)[rng.integers(4)])
 
 
-def draw_composition(shown: Composition, seed: int) -> Decoded:
+def draw_composition(shown: Composition, seed: int | Sequence[int]) -> Decoded:
     """(96, 96, 3) uint8, always the same for the same composition and seed; its partner stands at the same places."""
     rng = np.random.default_rng(seed)
     sheet = Image.new("RGB", (SIDE * FINER, SIDE * FINER), shaded(BACKGROUNDS[shown.ground], rng))
     pen = ImageDraw.Draw(sheet)
     left, right = shown.parts if shown.first_is_left else shown.parts[::-1]
-    if shown.action == "carries":
-        left, right = shown.parts  # above each other: the first below
-        places = ((0.5, 0.7), (0.5, 0.7 - 2 * RADII[MEDIUM]))
-    else:
-        places = tuple((x, 0.5) for x in CENTRES)
-    moved = (
-        rng.uniform(-0.04, 0.04, (2, 2)) if shown.action != "carries" else np.tile(rng.uniform(-0.06, 0.06, 2), (2, 1))
-    )
+    places = np.array([[x, 0.5] for x in CENTRES])  # (2, 2)
+    places += rng.uniform(-0.04, 0.04, (2, 2))
+    if shown.action == "carries":  # the first below
+        left, right = shown.parts
+        places = np.array([[0.5, 0.7], [0.5, 0.7 - 2 * RADII[MEDIUM]]]) + rng.uniform(-0.06, 0.06, 2)
     shades = rng.integers(2**32, size=len(COLOURS))
-    for part, place, shift in zip((left, right), places, moved):
-        _draw_part(pen, part, np.add(place, shift), np.random.default_rng(shades[list(COLOURS).index(part.colour)]))
-    ends = np.add(places, moved)
+    for part, place in zip((left, right), places):
+        _draw_part(pen, part, place, np.random.default_rng(shades[list(COLOURS).index(part.colour)]))
     agent = 0 if shown.first_is_left or shown.action == "carries" else 1
     if shown.action == "shoots at":
-        _draw_arrow(pen, ends[agent], ends[1 - agent])
+        _draw_arrow(pen, places[agent], places[1 - agent])
     if shown.action == "watches":
-        _draw_eye(pen, ends[agent], ends[1 - agent])
+        _draw_eye(pen, places[agent], places[1 - agent])
     return np.array(sheet.reduce(FINER))  # (S, S, 3)
 
 
@@ -174,5 +171,5 @@ def _draw_eye(pen: ImageDraw.ImageDraw, of: np.ndarray, at: np.ndarray) -> None:
     along = (at - of) / np.linalg.norm(at - of)
     size = SIDE * FINER
     for centre, radius, fill in ((of, 0.075, (255, 255, 255)), (of + 0.035 * along, 0.04, INK)):
-        x, y, r = *(centre * size), radius * size
+        (x, y), r = centre * size, radius * size
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=INK)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...confidence.calibration import Calibration
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
-from ...contracts.run_info import RunInfo
+from ...contracts.run_info import AxisScore, RunInfo
 from ...errors import first_of
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
@@ -27,6 +27,8 @@ from ...runs import run_sections as shared
 from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
     MEASURES,
+    Bar,
+    BarsSection,
     Cell,
     ConfusionSection,
     HeadlineSection,
@@ -162,6 +164,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *verdict,
             shared.warnings(warnings),
             shared.notes(info),
+            _all_sides(results),
             _scores(results),
             *findings.sections(Place.SCORES),
             *findings.sections(Place.REASONS),
@@ -233,6 +236,21 @@ def _headline(results: ClassificationResults) -> HeadlineSection:
         numbers.append(Number("Against the best of them", change, f"{unit} to {compared.best.name}".strip()))
     interval = f"{measure.name} with its 95% interval ({_how(results)})" if compared.metric_intervals else ""
     return HeadlineSection(numbers, {"": tracks}, measure, interval, _test_images(results), footnote.strip())
+
+
+def _all_sides(results: ClassificationResults) -> BarsSection | None:
+    """The score of the test images and of each side from which the run was looked at besides; None of no other side."""
+    measure, before, after = _deciding(results)
+    sides = [score for score in results.findings.axis_scores.values() if isinstance(score, AxisScore)]
+    if not sides or after is None:
+        return None
+    bars = [Bar("Test images as they are", after, results.compared.between("adapted"), before)]
+    bars += [Bar(side.title, side.score, side.interval, side.zero_shot) for side in sides]
+    note = (
+        f"The {measure.name.lower()} on the test images, and what the sections below explain. The line on a bar is its "
+        "95% interval, the thin bar below it zero-shot."
+    )
+    return BarsSection("From all sides", bars, note, measure)
 
 
 def _how(results: ClassificationResults) -> str:

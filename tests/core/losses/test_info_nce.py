@@ -144,6 +144,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.thorough(but=("siglip",))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_the_matrix_is_never_held(name):

@@ -13,6 +13,8 @@ from vladapt.core.metrics import CalibrationBin
 from vladapt.core.runs import sections
 from vladapt.core.runs.run_sections import Report, render_report, write_report
 from vladapt.core.runs.sections import (
+    Bar,
+    BarsSection,
     CalibrationSection,
     Cell,
     CodeSection,
@@ -80,6 +82,7 @@ def every_kind(text: str) -> list:
             text,
             text,
         ),
+        BarsSection(text, [Bar(text, 0.5, (0.4, 0.6), 0.3), Bar(text, 0.25)], text),
         VerdictSection("good", text, text, text),
         ListSection(text, [text]),
         ListSection("", [text], warning=True),
@@ -141,6 +144,13 @@ def test_a_section_looks_the_same_wherever_it_stands(section):
     assert len(block) > 40 and among.endswith(block + among[among.index("<footer>") :])
     style = re.search("<style>.*</style>", alone, re.DOTALL).group()
     assert len(style) > 1000 and style in among
+
+
+def test_a_bar_is_as_long_as_its_score_beside_that_of_zero_shot():
+    html = render_report(report([BarsSection("All", [Bar("a", 0.5, (0.4, 0.65), 0.3), Bar("b", 0.25)])]))
+    assert html.count('class="bar"') == 2 and html.count('class="bar zero"') == 1
+    for part in ("width:50.00%", "left:40.00%;width:25.00%", "width:30.00%", "zero-shot 30.0%", "width:25.00%"):
+        assert part in html
 
 
 def test_head_and_foot_say_what_is_reported():

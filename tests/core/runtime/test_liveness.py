@@ -25,6 +25,7 @@ def pretraining(small_clip_spec, tmp_path):
     return words, tmp_path / "out"
 
 
+@pytest.mark.thorough(but=("1-ddp",))
 @pytest.mark.parametrize(("dead", "parallel"), [(1, "ddp"), (0, "ddp"), (1, "fsdp")])
 def test_a_killed_process_ends_the_other_with_one_line(pretraining, dead, parallel):
     words, out = pretraining

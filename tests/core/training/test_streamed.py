@@ -266,6 +266,7 @@ def difference(one, other):
     return max(float((one["weights"][name] - other["weights"][name]).abs().max()) for name in one["weights"])
 
 
+@pytest.mark.thorough
 def test_two_ranks_with_two_workers_go_on_in_the_middle_as_if_not_stopped(job, tmp_path):
     """And on one process, which reads by as many streams, they come to the same weights."""
     job["shards"] = {**job["shards"], "block": 9}
