@@ -180,7 +180,7 @@ def _lacking(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], labe
     if fit.several_labels:
         return "images may have several labels"
     if not ids:
-        return "the run learned from no labelled images"
+        return "the run names no labelled images that it learned from"
     if labels is None:
         return "the images that it learned from are not among the data, or have no such names there"
     for data in (fit.prepared.data, taught):
