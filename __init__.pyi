@@ -295,6 +295,7 @@ def evaluate(
     precision_of: str = ...,
     prevalence: float | None = ...,
     set_method: str | None = ...,
+    unlike: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
 

@@ -56,6 +56,7 @@ from parity_checks import (
     testtime,
     towers,
     transductive,
+    unlike_images,
     video,
     video_losses,
     video_patches,
@@ -86,7 +87,7 @@ ROOMS = {
     "Towers joined": (joined, mixing, faster_towers),
     "Compositional questions": (compositional,),
     "Languages": (languages,),
-    "Robustness": (robustness, attacks),
+    "Robustness": (robustness, attacks, unlike_images),
 }
 ELSEWHERE = {
     "denseclip": "in the tests of `domains/open_vocab`",

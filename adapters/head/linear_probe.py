@@ -168,49 +168,13 @@ def _multinomial(
         raise CapabilityError("adapter 'linear-probe' needs support images of at least two classes; there is one")
     # As scikit-learn's class_weight="balanced", whose checks take a quarter of a small fit.
     weights = (len(labels) / (len(seen) * counts))[places] if balanced else None
-    if len(seen) > 2:
-        weight, bias = _minimise(features, places, c, max_iter, np.ones(len(labels)) if weights is None else weights)
-    else:  # one row for the second class: halves of it give the same probabilities
-        model = _solve(features, labels, c, max_iter, weights)
-        weight, bias = (np.concatenate([-each, each]) / 2 for each in (model.coef_, model.intercept_))
+    model = _solve(features, labels, c, max_iter, weights)
+    weight, bias = model.coef_, model.intercept_
+    if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     whole, offsets = np.zeros((num_classes, features.shape[1])), np.full(num_classes, NEVER)
     whole[seen], offsets[seen] = weight, bias
     return whole, offsets
-
-
-def _minimise(features, places, c: float, max_iter: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The iterates of scikit-learn's LogisticRegression, whose looks at arrays take most of a fit to a few shots; a
-    search makes hundreds of them.
-
-    Args:
-        places: (N,) classes, 0 to K - 1, each of some image.
-        weights: (N,) of the images.
-    """
-    from scipy.optimize import minimize
-
-    rows, shape = np.arange(len(places)), (places.max() + 1, features.shape[1] + 1)
-    share, decay = weights / weights.sum(), 1 / (c * weights.sum())
-
-    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, bias = (learned := flat.reshape(shape, order="F"))[:, :-1], learned[:, -1]
-        logits = features @ weight.T + bias
-        logits -= logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits)
-        sums = shares.sum(axis=1)
-        loss = share @ (np.log(sums) - logits[rows, places]) + decay / 2 * (weight**2).sum()
-        shares /= sums[:, None]
-        shares[rows, places] -= 1
-        shares *= share[:, None]
-        gradient = np.empty(shape, order="F")
-        gradient[:, :-1], gradient[:, -1] = shares.T @ features + decay * weight, shares.sum(axis=0)
-        return loss, gradient.ravel(order="F")
-
-    options = {"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
-    start = np.zeros(shape[0] * shape[1])
-    learned = minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options).x.reshape(
-        shape, order="F"
-    )
-    return learned[:, :-1], learned[:, -1]
 
 
 def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:

@@ -128,6 +128,7 @@ class Fixtures:
     def tower_files(self, reference: Reference, default: str = "tiny_clip") -> tuple[Path, Path]:
         """The open_clip config of the tower that a fixture names, and its weights."""
         name = str(reference.setting("tower", reference.setting("model", default))).split()[0]
+        name = name.removesuffix(".safetensors")
         for folder in (self.folder.parent, self.folder):
             config, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
             if config.is_file() and weights.is_file():

@@ -380,11 +380,23 @@ class TwoTower(Backbone):
         tokens, grid = self._image.tokens(pixels.to(self.device))
         return tokens.float(), grid
 
-    def tokens_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        """`image_tokens` and, (B, P, W), what the pooling compares them by; None where it compares nothing."""
+    def value_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         self.need("image_tokens")
-        tokens, keys, grid = self._image.tokens_and_keys(pixels.to(self.device))
-        return tokens.float(), keys, grid
+        if "image_blocks" not in self.capabilities:
+            tokens, keys, grid = self._image.tokens_and_keys(pixels.to(self.device))
+            return tokens.float(), keys, grid
+        compared = []
+
+        def unmixed(number: int, block: Block, normal: Tensor) -> Tensor:
+            _, key, value = block.qkv(normal).chunk(3, dim=-1)  # (B, T, W) each
+            compared.append(block.out(key))
+            return block.out(value)
+
+        x, last, grid = self.embed_image(pixels), len(self.blocks("image")) - 1, self.image_grid(pixels)
+        x = self.run_blocks("image", self.run_blocks("image", x, 0, last), last, attention=unmixed)
+        count = grid[0] * grid[1]
+        keys = compared[0][:, self.image_prefix : self.image_prefix + count]
+        return self.project_patches(x)[:, :count], keys, grid
 
     def project_patches(self, x: Tensor) -> Tensor:
         """(B, T, W) after the last block -> (B, P, D): each patch as if it alone were pooled."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..contracts.use import USE
 from ..engine.options import EvaluateOptions, IndexOptions, QueriesOptions, SearchOptions
-from ..errors import ConfigError
+from ..errors import ConfigError, VladaptError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
 
 if TYPE_CHECKING:
     from ..engine.index import Indexed
+    from ..engine.search import SearchResult
 
 MANY_SEGMENTS = 20
+
+
+class NotAboveChance(VladaptError):
+    """The best answer of a `--strict` search does not stand out."""
 
 
 def index(
@@ -86,6 +92,12 @@ def search(
     where: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only results with this value. Repeatable.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="End with exit code 1 where the best answer to words does not stand out from random ones."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search an index by words, by an image, or by both; or by each line of a file, or by the queries of a published
@@ -119,9 +131,12 @@ def search(
     if as_json:
         content = {name: value for name, value in vars(result).items() if value or name != "notes"}
         content["hits"] = result.rows()
-        reranked = content.pop("reranked")
-        print_json(content if reranked is None else {**content, "reranked": vars(reranked)})
+        beside = {name: content.pop(name, None) for name in ("reranked", "among_drawn")}
+        print_json({**content, **{name: asdict(value) for name, value in beside.items() if value is not None}})
+        _check_stands_out(result, strict)
         return
+    if result.among_drawn is not None and result.among_drawn.warning:
+        echo(result.among_drawn.warning)
     show_table(hits_table(result.hits))
     for note in result.notes:
         echo(note)
@@ -132,6 +147,13 @@ def search(
         )
     if result.html:
         echo(f"Page: {result.html}")
+    _check_stands_out(result, strict)
+
+
+def _check_stands_out(result: SearchResult, strict: bool) -> None:
+    """Raise the error that ends a strict search whose best answer does not stand out."""
+    if strict and result.among_drawn is not None and not result.among_drawn.stands_out:
+        raise NotAboveChance(f"--strict: {result.among_drawn.warning.rstrip('.')}")
 
 
 def _evaluate(

@@ -570,6 +570,15 @@ class Backbone(ABC):
         """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""
         raise self.lacking("image_tokens")
 
+    def value_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """(B, 3, S, S) -> (B, P, D) in the shared space, of the values that the last attention would mix; (B, P, W) the
+        keys of the same places; and the grid ("Extract Free Dense Labels from CLIP", 2022, arXiv 2112.01071).
+
+        A transformer keeps the residuals and the MLP of its last block; a ResNet has its attention pool instead; a
+        tower that averages its last map has its cells, and None for keys.
+        """
+        raise self.lacking("image_tokens")
+
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and
         "image_tokens" (B, P, D)."""

@@ -18,7 +18,8 @@ from .shown import in_short
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
 PATCH_TOKENS = "patch_tokens"
-TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens"}
+VALUE_TOKENS = "value_tokens"
+TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens", VALUE_TOKENS: "image_blocks"}
 """Where in the image tower features are taken -> what the tower must be capable of."""
 MEAN_TOLERANCE = 1e-3
 """How far features may lie from the mean of their parts, in units of the largest number among the parts."""
@@ -47,7 +48,8 @@ class FeatureSet:
         labels: (N,) int64 class indices, or (N, C) float 0/1 with NaN where a label is unknown; None if unlabelled.
         class_names: the C names that labels index.
         views: (N, V, D) float32 features of V augmented views of each image, or None.
-        tap: one of `TAPS`: "projected" (shared space), "pre_projection", or "patch_tokens", of all patches in one row.
+        tap: one of `TAPS`: "projected" (shared space), "pre_projection", or of all patches in one row "patch_tokens" or
+            "value_tokens".
         groups: N group keys (patient, identity, video) or None.
         ids: N identifiers or None.
         backbone: fingerprint of the backbone that made them, or "".

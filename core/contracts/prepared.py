@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from .features import FeatureSet
+from .features import PROJECTED, FeatureSet
 from .items import Item
 from .recipe import ALL
 
@@ -91,6 +91,7 @@ class PreparedData(Protocol):
         domain: what read them; None of a features file.
         backbone: None of a features file.
         given: resource name -> path.
+        reading: options of the data's reader.
         reporter: what shows progress.
         counts: images that were read.
         skipped: (image, reason) of what could not be read.
@@ -109,6 +110,7 @@ class PreparedData(Protocol):
     domain: Domain | None
     backbone: Backbone | None
     given: Mapping[str, Any]
+    reading: Mapping[str, Any]
     reporter: Reporter
     counts: Counts
     skipped: list[tuple[str, str]]
@@ -144,8 +146,11 @@ class PreparedData(Protocol):
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
         """The text classifier of some classes."""
 
-    def features(self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0) -> FeatureSet:
-        """Features of some items, with augmented views where any are asked for; `title` names them for the progress."""
+    def features(
+        self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0, tap: str = PROJECTED
+    ) -> FeatureSet:
+        """Features of some items, with augmented views where any are asked for; `title` names them for the progress,
+        `tap` one of `TAPS`."""
 
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""

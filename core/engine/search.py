@@ -27,6 +27,7 @@ from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
 from ..data.tables import csv_text
 from ..errors import CapabilityError, ConfigError, DataError
+from ..retrieval.above_chance import AmongDrawn, among_drawn
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
@@ -92,6 +93,7 @@ class SearchResult:
         reranked: how many candidates were ranked again by a method that looks at words and sample together, and how
             long that took; None where the vectors of the index are what is searched by.
         html: the page of pictures that was written, or None.
+        among_drawn: whether the best answer to words stands out from those to drawn words; None where it is not asked.
         notes: sentences for the user.
     """
 
@@ -103,6 +105,7 @@ class SearchResult:
     hits: list[Hit]
     html: Path | None = None
     reranked: Reranked | None = None
+    among_drawn: AmongDrawn | None = None
     notes: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -173,12 +176,25 @@ def search(
     else:
         _refuse_candidates(opened, asked)
         hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
+    among = None
+    if text is not None and asked.image is None and reranked is None and hits and opened.info["holds"] != TEXTS:
+        among = among_drawn(text, hits[0].score, partial(_best_of_texts, opened, encode, wanted, asked.refine))
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
-    result = SearchResult(opened.path, opened.info["holds"], query, hits, reranked=reranked, notes=notes)
+    result = SearchResult(
+        opened.path, opened.info["holds"], query, hits, reranked=reranked, among_drawn=among, notes=notes
+    )
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, of_query.picture, asked.blur)
     return result
+
+
+def _best_of_texts(
+    opened: RetrievalIndex, encode: QueryEncoder, wanted: Wanted, refine: bool, texts: Sequence[str]
+) -> list[list[Hit]]:
+    """The best answer to each text."""
+    queries = encode([Query(text) for text in texts])
+    return search_encoded(opened, queries, [wanted] * len(queries), 1, refine)
 
 
 @dataclass

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
+from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS, VALUE_TOKENS
 from ..contracts.items import Decoded, Item
 from ..errors import CacheError, CapabilityError, ConfigError, DataError, SourceError, no_memory, one_line
 from ..runtime.process import cores
@@ -190,8 +190,8 @@ def renderer(
 
 
 def encoder(backbone: Backbone, tap: str, amp: str | None, each_part: bool = False) -> Callable[[Tensor], Tensor]:
-    """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised; the P patch
-    tokens of an image are one row (P * D,).
+    """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised; the tokens of
+    an image's P patches are one row (P * D,).
 
     Of samples with parts, (B, T, 3, S, S), the parts' features are averaged, where the tower does not see them
     together; with `each_part` they are given, (B, T, D). The backbone's model is built at the first call.
@@ -206,8 +206,9 @@ def encoder(backbone: Backbone, tap: str, amp: str | None, each_part: bool = Fal
         raise CapabilityError(f"backbone '{backbone.spec}' encodes parts together; use its projected features")
 
     def taken(pixels: Tensor) -> Tensor:
-        if tap == PATCH_TOKENS:
-            return backbone.image_tokens(pixels)[0].flatten(1)  # (B, P * D)
+        if tap in (PATCH_TOKENS, VALUE_TOKENS):
+            tokens = backbone.image_tokens if tap == PATCH_TOKENS else backbone.value_tokens
+            return tokens(pixels)[0].flatten(1)  # (B, P * D)
         return backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, False)
 
     def encode(pixels: Tensor) -> Tensor:

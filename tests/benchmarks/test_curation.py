@@ -89,6 +89,7 @@ def test_an_interval_is_students_of_paired_differences(proof):
     assert mean == pytest.approx(0.3) and half == pytest.approx(2.776445 * 0.025**0.5 / 5**0.5)
 
 
+@pytest.mark.thorough
 def test_a_round_goes_from_a_pool_to_a_table(proof, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(proof, "SCORERS_PAIRS", 130)
     words = ["x", "random", "s-cliploss", "--seeds", "1", "--pairs", "300", "--samples", "128", "--store"]

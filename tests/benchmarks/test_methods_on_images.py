@@ -52,6 +52,7 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.thorough
 def test_all_methods_and_scikit_learn_answer_on_the_same_splits_which_are_kept(bench, colours, monkeypatch, capsys):
     monkeypatch.setattr(bench, "SETS", {"colours": ("natural", "colours"), "away": ("natural", "not/there")})
     monkeypatch.setattr(bench, "METHODS", ("zero-shot", "ridge", "auto"))

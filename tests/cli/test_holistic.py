@@ -5,6 +5,7 @@ from pathlib import Path
 from vladapt import load_domain
 from vladapt.core.contracts.corruption import Corruption
 from vladapt.core.judgements import corruptions as module
+from vladapt.core.judgements import out_of_distribution
 
 
 def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_clip_spec, monkeypatch):
@@ -12,6 +13,7 @@ def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_cli
     dark = Corruption("dark", lambda image, severity, seed: image // (1 + severity))
     swapped = Corruption("swapped", lambda image, severity, seed: image[..., ::-1].copy())
     monkeypatch.setattr(module, "corruptions", lambda: (dark, swapped))
+    monkeypatch.setattr(out_of_distribution, "drawn_samples", lambda fit, most: ())  # tests/cli/test_unlike_images.py
     monkeypatch.setattr(load_domain("medical").__class__, "corruptions", ())
     run = ["fit", "--domain", "medical", "--data", str(colours), "--backbone", small_clip_spec, "--shots", "2"]
     run += ["--adapter", "tip-adapter", "--out", "run", "--json"]

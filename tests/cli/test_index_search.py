@@ -15,6 +15,7 @@ import torch
 from forked import run
 from PIL import Image
 
+from vladapt.core.retrieval import above_chance
 from vladapt.core.retrieval.head import write_head
 
 from .conftest import files_below
@@ -212,6 +213,20 @@ def test_words_and_image_are_mixed_by_weight(vladapt, photos, colours):
     assert half == scores(*both, "--weight", 0.5) != scores(*both, "--weight", 0.8)
     assert scores(*both, "--weight", 1) == pytest.approx(scores("a red thing"), abs=1e-5)
     assert scores(*both, "--weight", 0) == pytest.approx(scores(*both[1:]), abs=1e-5)
+
+
+def test_whether_the_best_answer_stands_out_is_told_first(vladapt, photos, monkeypatch):
+    search = ("search", photos, "a dog on the beach")
+    among = vladapt(*search, "--json").json["among_drawn"]
+    assert among["drawn"] == 39 and 1 <= among["rank"] <= 40
+    always, never = 1.0, 0.0
+    monkeypatch.setattr(above_chance, "LEVEL", never)
+    told, strict = vladapt(*search), vladapt(*search, "--strict", "--json")
+    assert told.code == 0 and told.out.startswith("The best answer does not stand out: ")
+    assert strict.code == 1 and strict.error.startswith("vladapt: --strict: The best answer does not stand out")
+    assert len(json.loads(strict.out)["hits"]) == 10
+    monkeypatch.setattr(above_chance, "LEVEL", always)
+    assert "stand out" not in vladapt(*search).out and vladapt(*search, "--strict").code == 0
 
 
 def test_the_table_has_rank_score_and_file(vladapt, photos):

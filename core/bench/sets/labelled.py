@@ -12,7 +12,6 @@ from ...contracts.bench import BenchScore, BenchSet, BenchTowers
 from ...contracts.prepared import PreparedData
 from ...errors import DataError
 from ...metrics.intervals import units_of
-from ...recipes.asked_for import has_labels
 from ...tasks.classification.protocols import PROTOCOLS, ZERO_SHOT, Setting
 from ..scoring import classification_scores, several_labels_scores
 
@@ -51,10 +50,14 @@ class Labelled(BenchSet):
     def check(self, towers: BenchTowers) -> None:
         assert self.folder is not None
         prepared = towers.read(self.folder)
-        if not has_labels(prepared.data):
-            raise DataError(f"--data {self.folder}: no image has a label; give class folders, or a table with labels")
-        if not prepared.data.split("test"):
+        test = prepared.data.split("test")
+        if not test:
             raise DataError(f"--data {self.folder}: no test images; give some, or data without splits")
+        if all(item.class_label() is None for item in test):
+            raise DataError(
+                f"--data {self.folder}: no test image has a class; give class folders, a table with labels or with "
+                "captions (of boxes and masks: vladapt eval)"
+            )
         self.of_backbone[towers.backbone.spec] = prepared
 
     def score(self, towers: BenchTowers) -> list[BenchScore]:

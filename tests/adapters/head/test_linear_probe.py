@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -25,24 +24,6 @@ def test_probabilities_are_those_of_logistic_regression_on_raw_features(make_tas
     model = LogisticRegression(C=0.3, max_iter=1000).fit(features, labels)
     expected = torch.from_numpy(model.predict_proba(task.test.features.double().numpy())).float()
     torch.testing.assert_close(adapter.logits(task.test).softmax(dim=-1), expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("c", [1e6, 1.0, 1e-4])
-@pytest.mark.parametrize("counts", [(6, 6, 6), (2, 9, 30)], ids=str)
-@pytest.mark.parametrize("max_iter", [3, 1000])
-def test_iterates_are_those_of_scikit_learn(c, counts, max_iter):
-    """The last, and one on the way, with the weights of classes that have unequal numbers of images."""
-    labels = np.repeat(np.arange(3), counts)
-    features = np.random.default_rng(0).normal(size=(len(labels), 12)) + labels[:, None]
-    names, unequal = ("a", "b", "c"), len({*counts}) > 1
-    support = FeatureSet(torch.from_numpy(features).float(), torch.from_numpy(labels), names)
-    weight, bias = build_adapter("linear-probe", max_iter=max_iter)._regress(support, 3, c)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        balance = "balanced" if unequal else None
-        model = LogisticRegression(C=c, max_iter=max_iter, class_weight=balance).fit(support.features.double(), labels)
-    np.testing.assert_allclose(weight, model.coef_, rtol=1e-4, atol=1e-6 * np.abs(model.coef_).max())
-    np.testing.assert_allclose(bias, model.intercept_, rtol=1e-4, atol=1e-6 * np.abs(model.intercept_).max())
 
 
 @pytest.mark.parametrize("peak", [-4.3, 0.2, 1.9, 5.5])

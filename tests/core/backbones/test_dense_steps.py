@@ -32,7 +32,7 @@ def test_cells_of_a_resnet_come_with_the_keys_of_its_pooling(spec_of):
     backbone = load_backbone(spec_of("resnet"), "cpu")
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        tokens, keys, grid = backbone.tokens_and_keys(pixels)
+        tokens, keys, grid = backbone.value_tokens(pixels)
         cells = backbone.feature_maps(pixels)[-1].flatten(2).transpose(1, 2)
         torch.testing.assert_close(tokens, backbone.image_tokens(pixels)[0])
         torch.testing.assert_close(keys, backbone.model.visual.attnpool.k_proj(cells))
@@ -46,6 +46,6 @@ def test_a_tower_that_averages_compares_nothing():
     pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
     backbone = load_backbone("embedded", "cpu")
     with torch.no_grad():
-        tokens, keys, grid = backbone.tokens_and_keys(torch.zeros(1, 3, 64, 96))
+        tokens, keys, grid = backbone.value_tokens(torch.zeros(1, 3, 64, 96))
     assert keys is None
     assert (tokens.shape, grid, backbone.image_stride) == ((1, 6, backbone.embed_dim), (2, 3), 32)

@@ -37,6 +37,7 @@ def saved(model, path):
     return path
 
 
+@pytest.mark.thorough(but=("vit_tiny", "test_"))
 @pytest.mark.parametrize("name", TIMM)
 def test_features_of_timm_are_its_own(name, tmp_path):
     torch.manual_seed(3)

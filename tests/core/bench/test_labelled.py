@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from vladapt.core.bench.sets.labelled import published_zero_shot
+from vladapt.core.bench.sets.labelled import Labelled, published_zero_shot
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.data.images import decode_image
 from vladapt.core.engine.bench import bench
@@ -64,6 +66,19 @@ def test_images_without_labels_are_refused(folders, small_clip_spec, tmp_path):
         (tmp_path / "loose" / f"{number}.png").write_bytes(file.read_bytes())
     with pytest.raises(DataError):
         bench(Recipe(), [small_clip_spec], [tmp_path / "loose"])
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [([Item("a", "a.png", target=Boxes(), split="test")], "no test image has a class"), ([], "no test images")],
+)
+def test_what_has_no_classes_is_refused_before_anything_is_computed(items, said):
+    data = DomainData(items, ("red", "blue"), None, "boxes")
+    towers = SimpleNamespace(read=lambda folder: SimpleNamespace(data=data))
+    benchmark = Labelled()
+    benchmark.folder = Path("boxes")
+    with pytest.raises(DataError, match=f"--data boxes: {said}"):
+        benchmark.check(towers)
 
 
 def test_zero_shot_of_protocols_is_shown_for_the_same_prompts_alone():

@@ -76,7 +76,7 @@ class FrozenTowerClassifier:
         """Whether it averages its last map."""
         if self._known is None:
             probe = torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE)
-            self._known = "image_blocks" not in tower.capabilities and tower.tokens_and_keys(probe)[1] is None
+            self._known = "image_blocks" not in tower.capabilities and tower.value_tokens(probe)[1] is None
         return self._known
 
     def _pixels(self, tower: Backbone, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .....core.contracts import Backbone, require
 from .....core.errors import CapabilityError
 from .....registry import MODELS
-from .attention_heads import as_map, with_last
+from .attention_heads import as_map
 from .training_free import CLIP_LOGIT_SCALE, TrainingFreeSegmentor, cosine_maps
 
 TEMPERATURE = 100.0  # of both refinements, beside CLIP's own logit scale
@@ -20,10 +20,8 @@ DENIED = -100.0
 
 
 def value_features(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Dense features of the values of the last attention, in the space of text, and the keys of the same places.
-
-    A transformer keeps the residuals and the MLP of its last block; a ResNet has its attention pool instead; a tower
-    that averages its last map has its cells, and no keys.
+    """Dense features of the values of the last attention, in the space of text, and the keys of the same places; see
+    `Backbone.value_tokens`.
 
     Args:
         pixels: (B, 3, H, W).
@@ -31,19 +29,8 @@ def value_features(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor |
     Returns:
         (B, D, h, w), and (B, P, W) or None.
     """
-    if "image_blocks" not in backbone.capabilities:
-        tokens, keys, grid = backbone.tokens_and_keys(pixels)
-        return as_map(tokens, grid), keys
-    kept = {}
-
-    def unmixed(block, normal: Tensor) -> Tensor:
-        _, key, value = block.qkv(normal).chunk(3, dim=-1)  # (B, T, W) each
-        kept["keys"] = block.out(key)
-        return block.out(value)
-
-    x, grid = with_last(backbone, pixels, unmixed), backbone.image_grid(pixels)
-    patches = slice(backbone.image_prefix, backbone.image_prefix + grid[0] * grid[1])
-    return as_map(backbone.project_patches(x)[:, : grid[0] * grid[1]], grid), kept["keys"][:, patches]
+    tokens, keys, grid = backbone.value_tokens(pixels)
+    return as_map(tokens, grid), keys
 
 
 def deny_unlikely(logits: Tensor, threshold: float, temperature: float = TEMPERATURE) -> Tensor:
