@@ -190,7 +190,9 @@ class BySubgroup(Judgement):
         made = [
             _by_values(fit, name, values[name], computed=True)
             if name in factors
-            else _by_values(fit, name, values_of(columns, name, fit.test.ids or ()))
+            else _by_values(
+                fit, name, values_of(_columns_of(columns, fit.prepared.data, name), name, fit.test.ids or ())
+            )
             for name in names
         ]
         return ByColumns(_adjusted(made))
