@@ -92,7 +92,8 @@ class AttackScores(Record):
         how = f"PGD, {STEPS} steps" if self.attack == ATTACKS[0] else "APGD, cross-entropy and targeted, 100 steps each"
         note = (
             f"{plural(self.images, 'test image')}, at the size that the tower sees ({how}). Gradients go through the "
-            "tower and the fitted method; zero-shot is attacked by its own. Right answers are right before and after."
+            "tower and the fitted method; zero-shot is attacked by its own. An answer counts as right that is right "
+            "before and after."
         )
         if self.without_gradient:
             note += f" The answers of {plural(self.without_gradient, 'image')} have no gradient."
@@ -119,10 +120,11 @@ class AttackScores(Record):
         if self.radii is None:
             return self.lacking
         scores = ", ".join(
-            f"{SHARE.text(of.accuracy)} by at most {radius}/{LEVELS} (zero-shot {SHARE.text(of.zero_shot)})"
+            f"{SHARE.text(of.accuracy)} of the images where pixels change by at most {radius}/{LEVELS} (zero-shot "
+            f"{SHARE.text(of.zero_shot)})"
             for radius, of in self.radii.items()
         )
-        return f"of attacked images ({self.attack}) the run has right {scores}; as they are {SHARE.text(self.clean)}"
+        return f"under attack by {self.attack} the run is right on {scores}; without, on {SHARE.text(self.clean)}"
 
 
 @dataclass(eq=False, kw_only=True)
