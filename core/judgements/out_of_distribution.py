@@ -161,9 +161,9 @@ class UnlikeScores(Record):
         return (
             f"How well {plural(self.images, 'test image')} and images of other things are told apart. AUROC is the "
             "chance that a test image looks more ordinary than another; the last column says how many of the others "
-            f"pass a threshold that {RECALL:.0%} of the test images pass{threshold}. {_title(self.headline)} is the score "
-            "that counts, which was settled before any image was seen; the best of all on these images would look better "
-            f"than it is.{flags}{samples}{left_out}"
+            f"pass a threshold that {RECALL:.0%} of the test images pass{threshold}. {_title(self.headline)} is the "
+            "score that counts, which was settled before any image was seen; the best of all on these images would "
+            f"look better than it is.{flags}{samples}{left_out}"
         )
 
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
