@@ -1,4 +1,4 @@
-"""docs/measurements/open-vocab-stock-configs.md: every folder of packaged configs has its row, and the line above counts them."""
+"""docs/measurements/open-vocab-stock-configs.md: each folder of configs has its row and is counted."""
 
 import re
 from pathlib import Path

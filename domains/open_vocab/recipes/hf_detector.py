@@ -1,7 +1,7 @@
 """A detector of transformers, by its id on the Hugging Face hub or from a folder: --start hf:OWNER/NAME.
 
 Rates, weight decay, clipping and averaged weights are those with which the authors of its type fine-tune it
-(docs/measurements/detectors.md); images are prepared by the checkpoint's own processor, and mirrored in training.
+(docs/detectors.md); images are prepared by the checkpoint's own processor, and mirrored in training.
 """
 
 vladapt = dict(domain="open-vocab", task="detection")

@@ -1,6 +1,6 @@
 """A segmentor of transformers, by its id on the Hugging Face hub or from a folder: --start hf:OWNER/NAME.
 
-Rates, weight decay and clipping are those with which the authors of its type fine-tune it (docs/measurements/detectors.md), and so
+Rates, weight decay and clipping are those with which the authors of its type fine-tune it (docs/detectors.md), and so
 are the pieces of images that it is trained on: half to twice the size of the checkpoint's own processor, cut to it.
 """
 
