@@ -126,7 +126,7 @@ def test_the_table_of_protocols_is_what_its_command_prints(vladapt, features):
 
 
 def test_the_table_of_a_growing_vocabulary_is_what_its_commands_print(vladapt, features):
-    _, *rows = table("docs/without-labels.md", "A vocabulary that grows")
+    _, *rows = table("docs/measurements/without-labels.md", "A vocabulary that grows")
     made = vladapt("fit", "--features", features, "--adapter", "ridge", "--shots", 4)
     grown = vladapt("eval", made["run"], "--vocabulary-steps", 5)["vocabulary"]
     for column, (side, kind) in enumerate(
