@@ -119,7 +119,7 @@ def test_the_first_table_is_what_its_command_prints(vladapt, features):
 
 
 def test_the_table_of_protocols_is_what_its_command_prints(vladapt, features):
-    header, *rows = table("docs/protocols.md", "What a protocol changes")
+    header, *rows = table("docs/measurements/protocols.md", "What a protocol changes")
     told, column = {row[0]: row for row in rows}, header.index("fixed 4 shots")
     for (name, _), score in compared(vladapt, features, "fixed", "4", "proker,ss-text").items():
         assert percent(told[name][column]) == pytest.approx(score, abs=0.051), name
