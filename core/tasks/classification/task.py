@@ -362,7 +362,7 @@ class Classification(ComparedClassification):
         return predictions_table(rows, {"images": "images", DECIDED: DECIDED, **self._judged_columns})
 
     def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
-        return predictions_summary(rows, self._judged_columns)
+        return predictions_summary(rows, self._judged_columns, {} if self.domain is None else self.domain.words)
 
     @property
     def _judged_columns(self) -> dict[str, str]:
