@@ -2,8 +2,8 @@
 
     python benchmarks/search_warnings.py [--seeds 0,1,2] [--steps 600] [--features FOLDER] [--index FOLDER]
 
-A small CLIP learns by InfoNCE from drawn pictures and captions (`curation_pool.py`, right pairs only). The gallery holds
-300 held-out pictures, and each is asked for by a true sentence that leaves out what captions leave out. A warning is
+A small CLIP learns by InfoNCE from drawn pictures and captions (`curation_pool.py`, right pairs only). The gallery
+holds 300 held-out pictures; each is asked for by a true sentence that leaves out what captions leave out. A warning is
 then false. The same of random weights, to which no sentence means anything: a warning is then right. Shares in per
 cent, means over seeds, plus or minus half of a 95 % interval by Student's t. What the folder of features holds of an
 earlier call is not encoded again.
