@@ -2,7 +2,7 @@
 
     python benchmarks/methods_on_images.py                      # measures all sets and prints the tables
     python benchmarks/methods_on_images.py grocery clothing     # some of them
-    python benchmarks/methods_on_images.py --page               # writes docs/images.md as well
+    python benchmarks/methods_on_images.py --page               # writes docs/measurements/images.md as well
 
 The public data are in the folder that VLADAPT_DATA names; a set that is missing there is skipped, and a line says so.
 The results of a set are kept in --out and not measured again unless its file there is deleted.
@@ -42,7 +42,7 @@ from vladapt.core.tasks.classification.fitting import fit_adapter
 from vladapt.core.tasks.classification.prepared import Prepared
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "images.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measurements" / "images.md"
 BEGIN, END = "<!-- written by benchmarks/methods_on_images.py --page -->", "<!-- end of what it writes -->"
 SETS = {
     "grocery": ("natural", "general/grocery/images"),
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
     parser.add_argument("--out", type=Path, default=Path("runs/methods_on_images"), help="folder of the results")
     parser.add_argument("--splits", type=int, default=SPLITS, help="how often each set is split")
-    parser.add_argument("--page", action="store_true", help="write docs/images.md")
+    parser.add_argument("--page", action="store_true", help="write docs/measurements/images.md")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in SETS]:
         parser.error(f"there is no set {unknown[0]}; there are {', '.join(SETS)}")

@@ -7,7 +7,9 @@ import re
 from ..contracts.backbone import Backbone
 
 ENGLISH = "en"
-MANY = re.compile(r"xlm|nllb|m-?clip|multilingual|siglip-?2|i18n|mexma|altclip-?m\d|jina-clip-v2|labse", re.IGNORECASE)
+MANY = re.compile(
+    r"xlm|nllb|m-?clip|multilingual|siglip-?2(?!\d)|i18n|mexma|altclip-?m\d|jina-clip-v2|labse", re.IGNORECASE
+)
 """Families of towers that learned many languages."""
 OF_ONE = {
     "zh": re.compile(r"chinese|cn[-_]clip|taiyi|altclip|r2d2", re.IGNORECASE),

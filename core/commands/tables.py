@@ -357,13 +357,24 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
     if words:
         from ..runs.sections import worded
 
-        for each in getattr(table, "renderables", [table]):
+        for each in _tables(table):
             each.title, each.caption = (text and worded(str(text), words) for text in (each.title, each.caption))
             for column in each.columns:
                 column.header = worded(str(column.header), words)
     from ..runtime.progress import PlainConsole
 
     PlainConsole().print(table)
+
+
+def _tables(shown: Any) -> Iterator[Any]:
+    """The tables of a group of tables, sentences and further groups."""
+    from rich.console import Group
+
+    if isinstance(shown, Group):
+        for each in shown.renderables:
+            yield from _tables(each)
+    elif isinstance(shown, Table):
+        yield shown
 
 
 def facts_table(facts: Mapping[str, Any]):

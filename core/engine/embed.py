@@ -28,7 +28,7 @@ from ..tasks.classification.task import on_backbone, prepared_images
 from .options import PARQUET, EmbedOptions, refuse_of_shards
 
 SUFFIXES = (".safetensors", ".npz")
-OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions", "language"}
+OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
 """Recipe keys that are used for a labelled set."""
 
 

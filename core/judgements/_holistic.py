@@ -36,7 +36,7 @@ class HolisticJudgement(Judgement):
     place: ClassVar = Place.DETAILS
     images: ClassVar[int] = 100
     holistic: bool = option(
-        False, "also look at the run from further sides: corrupted images, columns that its answers follow"
+        False, "also look at the run from further sides: corrupted and attacked images, columns that its answers follow"
     )
     holistic_images: str | None = option(
         None,

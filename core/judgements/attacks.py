@@ -142,8 +142,9 @@ class Attacks(HolisticJudgement):
         if lacking := _lacking(fit):
             return AttackScores(0, f"attacks: not made, since {lacking}")
         assert fit.before is not None and fit.after is not None and fit.labels is not None
-        rows, attack = self.rows_of(fit), self.attack or ATTACKS[0]
-        ids, labels = [fit.test.ids[row] for row in rows], fit.labels[rows]
+        rows, attack, every = self.rows_of(fit), self.attack or ATTACKS[0], fit.test.ids
+        assert every is not None
+        ids, labels = [every[row] for row in rows], fit.labels[rows]
         models = {"run": (_of_run(fit), fit.after)}
         classifier = fit.prepared.classifier_of(fit.class_names)
         if classifier.has_texts:

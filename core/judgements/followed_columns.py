@@ -180,7 +180,7 @@ def _lacking(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], labe
     if fit.several_labels:
         return "images may have several labels"
     if not ids:
-        return "the run learned from no labelled images"
+        return "the run names no labelled images that it learned from"
     if labels is None:
         return "the images that it learned from are not among the data, or have no such names there"
     for data in (fit.prepared.data, taught):
@@ -220,8 +220,8 @@ def _judged(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], label
         if len(order) > MOST_VALUES:
             not_judged[name] = f"more than {MOST_VALUES} values"
             continue
-        codes = (torch.tensor([order.get(value, -1) for value in each]) for each in (support, values))
-        columns[name] = Column(*codes, len(order))
+        code_of, code_here = (torch.tensor([order.get(value, -1) for value in each]) for each in (support, values))
+        columns[name] = Column(code_of, code_here, len(order))
     answers, truth, classes = fit.scores.adapted_logits.argmax(dim=1).cpu(), fit.labels.cpu(), len(fit.class_names)
     of_columns = followed(list(columns.values()), labels, truth, answers, classes, groups, seed=fit.seed)
     results = dict(zip(columns, of_columns))

@@ -130,8 +130,8 @@ class UnlikeScores(Record):
             return {"unlike": self.lacking}
         of = [each.scores[self.headline] for each in self.sets.values()]
         interval = [min(limits) for limits in zip(*(each.auroc_interval for each in of))]
-        beside = [each.zero_shot.get(f"{MCM}/{OWN}") for each in self.sets.values()]
-        zero_shot = None if None in beside else min(beside)
+        beside = [each.zero_shot[f"{MCM}/{OWN}"] for each in self.sets.values() if f"{MCM}/{OWN}" in each.zero_shot]
+        zero_shot = min(beside) if len(beside) == len(of) else None
         begins = "the lowest of the 95% intervals" if len(of) > 1 else "its 95% interval"
         return {"unlike": AxisScore("Unlike images", min(each.auroc for each in of), interval, zero_shot, begins)}
 

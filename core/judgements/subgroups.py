@@ -17,8 +17,9 @@ from ..contracts.options import option
 from ..contracts.run_info import AxisScore, Record
 from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
+from ..metrics.intervals import units_of
 from ..metrics.significance import holm, p_words
-from ..metrics.subgroups import LEAST_UNITS, MOST_VALUES, Part, Subgroups, quartiles, shrunk_shares, subgroups
+from ..metrics.subgroups import LEAST_UNITS, QUARTERS, Part, Subgroups, quartiles, shrunk_shares, subgroups
 from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 SHARE = Measure("")
 ACCURACY = "Accuracy"
-QUARTERS = 4
-"""Parts of a factor."""
 INTERVALS = "The 95% intervals of all values of a column hold together."
 
 
@@ -79,11 +78,15 @@ class ByColumn:
         return " ".join(
             (
                 *self._differences(unit),
-                *(("Numbers are cut at the quartiles of the test images.",) if self.cut else ()),
+                *((f"Numbers are cut at the {self.cuts} of the test images.",) if self.cut else ()),
                 *((f"Left out: {plural(left, 'value')} of fewer than {LEAST_UNITS} {unit}s.",) if left else ()),
                 *((f"Without a value: {plural(self.without, 'image')}.",) if self.without else ()),
             )
         )
+
+    @property
+    def cuts(self) -> str:
+        return "quantiles" if self.computed else "quartiles"
 
     def _differences(self, unit: str) -> Iterator[str]:
         tested = {name: p for name, of in self.shares.items() if (p := of.p_value) is not None}
@@ -187,7 +190,9 @@ class BySubgroup(Judgement):
         made = [
             _by_values(fit, name, values[name], computed=True)
             if name in factors
-            else _by_values(fit, name, values_of(columns, name, fit.test.ids or ()))
+            else _by_values(
+                fit, name, values_of(_columns_of(columns, fit.prepared.data, name), name, fit.test.ids or ())
+            )
             for name in names
         ]
         return ByColumns(_adjusted(made))
@@ -195,10 +200,11 @@ class BySubgroup(Judgement):
     def _columns(self, data: DomainData) -> tuple[Columns | None, list[str], list[str]]:
         """The table, the names of all that is asked for, each once, and those that are computed of images. A column
         goes before a factor of its name."""
-        asked = self.by or ()
+        asked = dict.fromkeys(self.by or ())
         columns = None if data.columns is None else data.columns()
         listed = {} if columns is None else {name.casefold() for name in columns.names}
-        factors = [name.lower() for name in asked if name.lower() in FACTORS and name.casefold() not in listed]
+        lower = dict.fromkeys(name.lower() for name in asked)
+        factors = [name for name in lower if name in FACTORS and name not in listed]
         check_factors(factors, data)
         names = [
             name.lower() if name.lower() in factors else _column_named(_columns_of(columns, data, name), name)
@@ -249,7 +255,12 @@ def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[
 
 
 def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool = False) -> ByColumn:
-    quarters, shares = quartiles(values, QUARTERS if computed else MOST_VALUES), {}
+    shares: dict[str, Subgroups] = {}
+    if computed:  # in as many parts as have enough images
+        units = units_of(fit.scores.groups, len(values))[1]
+        quarters = quartiles(values, QUARTERS, parts=min(QUARTERS, units // LEAST_UNITS))
+    else:
+        quarters = quartiles(values)
     parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
     before = _zero_shot_right(fit)
     for title, (right, rows) in _shares(fit).items():

@@ -183,8 +183,9 @@ def _answers(fit: JudgedClassifier, ids: Sequence[str], word: str | None) -> tup
     """(n,) class indices, of zero-shot and of the run, with a word in each image, or None."""
     assert fit.before is not None
     kind = None if word is None else Corruption(f"the word {word}", partial(drawn_word, spoken(word)))
-    how = {"size": fit.before.image_size, "corruption": kind, "severity": int(kind is not None), "seed": fit.seed}
-    zero_shot, adapted = fit.answers_seen_through(ids, partial(Corrupted, **how))
+    size, severity = fit.before.image_size, int(kind is not None)
+    seen = partial(Corrupted, size=size, corruption=kind, severity=severity, seed=fit.seed)
+    zero_shot, adapted = fit.answers_seen_through(ids, seen)
     return None if zero_shot is None else zero_shot.argmax(dim=1), adapted.argmax(dim=1)
 
 

@@ -55,7 +55,15 @@ class AdversarialLoss(RowLoss):
         Args:
             batch: its pixels (B, 3, S, S), as the towers take them, and where the attack starts.
             loss_of: pixels as the towers take them -> losses (B,).
+
+        Raises:
+            CapabilityError: the towers are sharded over processes.
         """
+        if any(hasattr(parameter, "full_tensor") for parameter in backbone.model.parameters()):
+            raise CapabilityError(
+                f"{self.title} has passes of its own within a step, which sharded towers do not allow; omit "
+                "parallel=fsdp"
+            )
         pixels = batch["pixels"]
         mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (backbone.image_mean, backbone.image_std))
         images, unit = (pixels * std + mean).clamp(0, 1), LEVELS if self.norm == "linf" else 1

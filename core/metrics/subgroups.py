@@ -15,6 +15,7 @@ LEAST_UNITS = 20
 """Patients, or images where patients are not known, below which a part is not shown."""
 MOST_VALUES = 10
 """Different numbers that are parts of their own; more are cut at the quartiles."""
+QUARTERS = 4
 PERMUTATIONS, AT_ONCE = 10_000, 2_000_000
 LEVEL = 0.95
 
@@ -71,7 +72,7 @@ class Subgroups:
 
 
 def quartiles(
-    values: Sequence[str], most: int = MOST_VALUES, cut_by: Sequence[str] | None = None
+    values: Sequence[str], most: int = MOST_VALUES, cut_by: Sequence[str] | None = None, parts: int = QUARTERS
 ) -> tuple[list[str], list[str]] | None:
     """The quarter that each number lies in, in words, and all quarters in order; None where the values are no numbers,
     or few different ones.
@@ -79,12 +80,14 @@ def quartiles(
     Args:
         values: N numbers as texts, "" where there is none.
         most: different numbers that are few.
+        parts: so many instead of four, at least two.
         cut_by: other numbers of that kind, whose quartiles they are cut at and which are to be many; by default these.
     """
     numbers, own = (_numbers(each) for each in (values, values if cut_by is None else cut_by))
     if numbers is None or own is None or len(np.unique(own[~np.isnan(own)])) <= most:
         return None
-    cuts = np.unique(np.nanquantile(own, (0.25, 0.5, 0.75), method="lower"))
+    shares = np.arange(1, max(2, parts)) / max(2, parts)
+    cuts = np.unique(np.nanquantile(own, shares, method="lower"))
     low, high = [f"above {cut:g}" for cut in cuts], [f"up to {cut:g}" for cut in cuts]
     names = [high[0], *(f"{above}, {below}" for above, below in zip(low, high[1:])), low[-1]]
     places = np.searchsorted(cuts, numbers).tolist()

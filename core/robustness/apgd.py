@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -175,12 +176,15 @@ def fooled_by_apgd(
         left = (~fooled).nonzero().squeeze(1)
         if len(left):
             begun = None if start is None else start[left]
-            how = {"eps": eps, "loss": loss_of(left), "steps": steps, "start": begun}
-            fooled[left] = apgd(logits_of, images[left], labels[left], **how).fooled
+            of, truth = images[left], labels[left]
+            fooled[left] = apgd(logits_of, of, truth, eps=eps, loss=loss_of(left), steps=steps, start=begun).fooled
+
+    def targeted(rank: int, left: Tensor) -> LogitsLoss:
+        return targeted_dlr(order[left, rank])
 
     attack(lambda left: log_odds)
     if classes == 3:
         attack(lambda left: dlr)
     for rank in range(1, min(TARGETS, classes - 1) + 1) if classes > 3 else ():
-        attack(lambda left, rank=rank: targeted_dlr(order[left, rank]))
+        attack(partial(targeted, rank))
     return fooled

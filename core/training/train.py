@@ -256,7 +256,7 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     later |= {"steps": None, "drop_last": True, "deterministic": False}
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
     later |= {"average_from": 1, "end_weight_decay": None, "constant_lr": None, "cooldown": 0.6, "anneal": 0.15}
-    later |= {"clip_units": None, "logit_scale": None}
+    later |= {"clip_units": None, "logit_scale": None, "flip": True}
     later |= {"code_switch": None, "code_switch_language": "en", "code_switch_sentences": 0.8, "code_switch_words": 0.8}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "measurements" / "images.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -111,3 +111,16 @@ def test_a_stream_of_another_encoding_gets_escapes():
         capture_output=True,
     )
     assert ended.returncode == 2 and rb"gr\xfcn" in ended.stderr and ended.stderr.count(b"\n") == 1
+
+
+def test_words_of_a_domain_reach_tables_in_groups_of_groups(capsys):
+    """As those of `--by`, whose sentences stand between them."""
+    from rich.console import Group
+    from rich.table import Table
+
+    from vladapt.core.commands.tables import show_table
+
+    inner = Table("further images", title="images by")
+    show_table(Group(Table("images"), Group(inner, "a sentence on images")), {"images": "scans"})
+    out = capsys.readouterr().out
+    assert "scans by" in out and "a sentence on images" in out

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "measurements").glob("*.md"))]
 FIGURES = json.loads((Path(__file__).parent / "figures.json").read_text(encoding="utf-8"))
 RULER = re.compile(r"\|[ :|-]+\|")
 NUMBER = re.compile(r"\**[-+−]?\d+([.,]\d+)? ?(%|±.*|s|x|ms)?\**")

@@ -260,11 +260,11 @@ class Classification(ComparedClassification):
         return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
-        """Names of the classes that `classes` leaves out."""
+        """Names of the classes that `classes` leaves out, as the data have them."""
         images = prepared.domain is not None
         every = read_data(recipe, prepared.domain, self.name).class_names if images else prepared.all_class_names
-        seen = set(prepared.class_names)
-        return [name for name in every if name not in seen]
+        seen, words = set(prepared.class_names), words_of(recipe, prepared.domain) if images else None
+        return [name for name in every if (name if words is None else words.name(name)) not in seen]
 
     def _unseen(self, recipe: Recipe, prepared: PreparedData) -> PreparedData:
         """The data of those classes."""

@@ -199,14 +199,14 @@ class ByNames(ConfigTask):
 
 
 def plan_options(recipe: Recipe, templates: Any = None):
-    """What a recipe asks of its config, asked by these prompts."""
+    """What a recipe asks of its config, by these prompts, by default those that it gives."""
     from ..plans.plan import PlanOptions
     from ..plans.schedule import Schedule
 
     trained = recipe.adapter
     schedule = Schedule(trained.get("epochs"), trained.get("lr"), recipe.batch_size, recipe.workers, recipe.amp)
     backbone = recipe.backbone if recipe.gave("backbone") else None
-    how = recipe.seed, recipe.device, backbone, recipe.novel or "", templates, recipe.task_options
+    how = recipe.seed, recipe.device, backbone, recipe.novel or "", templates or recipe.templates, recipe.task_options
     return PlanOptions(schedule, *how)
 
 

@@ -162,7 +162,7 @@ def test_other_data_are_judged_by_the_images_that_the_run_learned_from(places, c
     ("more", "reason"),
     [
         ({"several_labels": True}, "images may have several labels"),
-        ({"use": None}, "the run learned from no labelled images"),
+        ({"use": None}, "the run names no labelled images that it learned from"),
         ({"class_names": ("one", "dog")}, "are not among the data, or have no such names there"),
     ],
 )

@@ -95,3 +95,11 @@ def test_rows_of_patches_are_refused(towers, monkeypatch):
     monkeypatch.setattr("vladapt.core.losses._adversarial.takes_rows", lambda backbone: True)
     with pytest.raises(CapabilityError, match="loss 'fare' attacks images of one size"):
         build_loss("fare").prepare(towers)
+
+
+def test_sharded_towers_are_refused(towers, monkeypatch):
+    loss = build_loss("fare")
+    batch = batch_of(towers, loss)[1]
+    monkeypatch.setattr(next(towers.model.parameters()), "full_tensor", None, raising=False)
+    with pytest.raises(CapabilityError, match="omit parallel=fsdp"):
+        loss.attacked(batch, towers, lambda pixels: pixels.flatten(1).sum(1))

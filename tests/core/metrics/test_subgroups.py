@@ -149,3 +149,4 @@ def test_few_numbers_of_a_factor_are_cut_too():
     assert quartiles(values) is None
     names, order = quartiles(values, 4)
     assert order == ["up to 1", "above 1, up to 2", "above 2, up to 4", "above 4"] and names[:2] == ["up to 1"] * 2
+    assert quartiles(values, 4, parts=2)[1] == ["up to 2", "above 2"] == quartiles(values, 4, parts=0)[1]

@@ -160,6 +160,15 @@ def test_two_processes_train_as_one(job, on_one, tmp_path, parallel, micro):
     assert_same(on_one(settings=ON_TWO, validate=True), two, tolerance=1e-6)
 
 
+@pytest.mark.thorough
+def test_images_are_attacked_on_two_processes_as_on_one(job, on_one, tmp_path):
+    """The attack has passes of its own within the step that processes share."""
+    fare = {"losses": {"fare": 1.0}, "loss_options": {"fare": {"steps": 2}}}
+    settings = {**ON_TWO, "epochs": 1}
+    two = run({**job, **fare, "folder": str(tmp_path), "settings": settings}, ranks=2)
+    assert_same(on_one(**fare, settings=settings), two, tolerance=1e-5)
+
+
 @pytest.mark.thorough(but=("ddp-3",))
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
 def test_losses_by_rows_train_on_two_processes_as_on_one(job, on_one, tmp_path, parallel, micro):

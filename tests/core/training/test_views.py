@@ -7,9 +7,12 @@ import pytest
 import torch
 from toy_pairs import ToyPairs
 
+from vladapt.core.backbones.channels import ChannelPreprocess
+from vladapt.core.backbones.preprocessing import EachPart
 from vladapt.core.contracts.images import CropTransform
 from vladapt.core.training.parts import Parts, Task
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import _identity
 from vladapt.core.training.views import light_view
 
 BRIGHT_RIGHT = np.repeat(np.linspace(0, 255, 48).astype(np.uint8)[None, :, None], 48, 0).repeat(3, 2)
@@ -36,6 +39,17 @@ def test_by_default_nothing_is_mirrored_as_in_open_clip():
     assert TrainingSettings().flip is False
 
 
+def test_an_older_checkpoint_of_mirrored_images_is_resumed_with_mirrored_images_alone():
+    assert "flip" not in _identity(TrainingSettings(flip=True)) and _identity(TrainingSettings())["flip"] is False
+
+
 def test_transforms_that_cannot_be_asked_stay_as_they_are():
     plain = torch.nn.Identity()
-    assert CropTransform.unflipped(plain) is plain
+    assert CropTransform.unflipped(plain) is plain and CropTransform.unflipped(EachPart(plain)) == EachPart(plain)
+
+
+def test_what_stands_on_the_backbones_own_transform_can_be_asked(small_clip):
+    own = small_clip.preprocess(train=True)
+    assert CropTransform.unflipped(EachPart(own)).transform == CropTransform.unflipped(own) != own
+    channels = CropTransform.unflipped(ChannelPreprocess(own, 4))
+    assert channels.transform.flip is False and channels.spec != ChannelPreprocess(own, 4).spec

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vladapt
+from vladapt.core.contracts import DomainData
 from vladapt.core.errors import ConfigError, UnknownNameError
-from vladapt.core.recipes.resolve import check_recipe, resolve
+from vladapt.core.features.store import FeatureStore
+from vladapt.core.prompts.languages import ClassWords, read_language
+from vladapt.core.recipes.resolve import check_recipe, resolve, task_of
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.prepared import Prepared
 
 GERMAN = {
     "language": "German",
@@ -73,6 +80,39 @@ def test_predict_answers_and_eval_reads_in_the_language_without_the_file(german,
     assert {row["label"] for row in rows} <= {"crimson", "Blatt", "Meer"}
     again = vladapt.evaluate(german[1], data=str(photos), split="all")
     assert again["adapted"]["accuracy"] == again["zero_shot"]["accuracy"]
+
+
+def test_classes_that_are_left_out_are_found_under_their_own_names(photos, small_clip_spec, tmp_path):
+    file = tmp_path / "de.json"
+    file.write_text(json.dumps(GERMAN), encoding="utf-8")
+    recipe = resolve(
+        flags={"backbone": small_clip_spec, "data.path": str(photos), "language": str(file), "classes": "leaf,crimson"}
+    )
+    task = task_of(recipe)
+    prepared = task.prepared(recipe, Reporter(quiet=True))
+    assert prepared.class_names == ("Blatt", "crimson") and task._left_out(recipe, prepared) == ["sea"]
+    prompts = [text for texts in prepared.classifier.texts for text in texts]
+    assert prompts == ["ein Foto von Blatt.", "Blatt im Bild.", "ein Foto von crimson.", "crimson im Bild."]
+
+
+def test_several_labels_are_asked_for_and_denied_in_the_language(small_clip, tmp_path):
+    domain, names = vladapt.load_domain("person"), ("long hair", "a t-shirt")
+    words = ClassWords.of(read_language("fr", domain.languages, "person"))
+    data = words.applied(DomainData([], names, load=lambda item: None, kind="multilabel"))
+
+    def prepared(**how):
+        of_data = {"domain": domain, "task": "attributes", "data": data, "backbone": small_clip, "words": words}
+        return Prepared(**of_data, store=FeatureStore(tmp_path / "features"), reporter=Reporter(quiet=True), **how)
+
+    french, own = prepared(), prepared(given_templates=["{}!"])
+    person = "une photo d'une personne"
+    assert french.classifier.texts == ((f"{person} aux cheveux longs.",), (f"{person} avec un t-shirt.",))
+    assert own.classifier.texts == (("les cheveux longs!",), ("un t-shirt!",))
+    hair, shirt = small_clip.encode_text([f"{person} aux cheveux courts.", f"{person} sans t-shirt."])
+    assert torch.allclose(french.classifier.negative, torch.stack([hair, shirt]), atol=1e-5)
+    denied = ClassWords.of({"code": "fr", "templates": ["{}"], "negative": ["pas {}"]})
+    assert prepared().negative_templates == list(words.negative)
+    assert replace(french, words=denied).negative_templates == ["pas {}"]
 
 
 def test_what_cannot_be_is_refused_before_data_are_read():
