@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from pathlib import Path
 from PIL import Image
 from vladapt import load_domain
 sample = load_domain("natural").sample("classification")
-for item in sample.items:
+for item in sample.split("train") + sample.split("test"):
     folder = Path(sys.argv[1], item.split, sample.class_names[item.target.index])
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sample.load(item)).save(folder / f"{item.id.replace('/', '_')}.png")
 """
 ADAPTERS = "linear-probe,tip-adapter,taskres,gda"
+HEAD = "| step | CPU seconds | seconds | lines | exit code |\n| --- | ---: | ---: | ---: | ---: |"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
@@ -61,11 +63,12 @@ class Cost:
 
 COMMANDS = (
     Command("fit, packaged features of a CLIP", ("fit", "--features", "sample", "--out", "clip")),
-    Command("compare on them", ("compare", "--features", "sample", "--adapters", ADAPTERS, "--shots", "1,4,16")),
+    Command(
+        "compare on them", ("compare", "--features", "sample", "--adapters", ADAPTERS, "--shots", "4", "--seeds", "1")
+    ),
     Command("fit, medical sample", ("fit", "--domain", "medical", "--out", "medical")),
     Command("fit, folder of photographs", ("fit", "photos/train", "--out", "photo-runs")),
-    Command("predict 120 photographs", ("predict", "photo-runs/{run}", "photos/test")),
-    Command("compare on the photographs", ("compare", "photos/train", "--adapters", ADAPTERS, "--shots", "4")),
+    Command("predict 240 photographs", ("predict", "photo-runs/{run}", "photos/test")),
     Command("export", ("export", "photo-runs/{run}", "--out", "model")),
     Command("index", ("index", "photos/test", "--out", "photos.index")),
     Command(
@@ -77,33 +80,36 @@ COMMANDS = (
 
 def main() -> int:
     arguments = _parser().parse_args()
+    costs: list[Cost] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        costs = [] if arguments.here else _install(folder, arguments.python, arguments.wheel)
-        python = Path(sys.executable) if arguments.here else folder / "environment" / "bin" / "python"
-        if all(cost.as_expected for cost in costs):
-            (folder / "work").mkdir()
-            _run(Command("", (PHOTOS, "photos")), (str(python), "-c"), folder / "work")
-            costs += [_run(command, (str(python), "-m", "vladapt"), folder / "work") for command in COMMANDS]
-    print(json.dumps([asdict(cost) for cost in costs]) if arguments.json else _table(costs))
+        for cost in _steps(Path(name), arguments):
+            costs.append(cost)
+            if not arguments.json:
+                print("" if costs[1:] else f"{HEAD}\n", _row(cost), sep="", flush=True)
+    print(json.dumps([asdict(cost) for cost in costs]) if arguments.json else _row(_in_all(costs)))
     return 0 if all(cost.as_expected for cost in costs) else 1
 
 
-def _install(folder: Path, python: str, wheel: Path | None) -> list[Cost]:
-    """A new environment in `folder`, with this checkout or a wheel of it."""
-    what = f"{wheel.resolve() if wheel else ROOT}[{EXTRAS}]"
-    made = _run(Command("new environment", ("-m", "venv", "environment")), (python,), folder)
-    pip = ("environment/bin/python", "-m", "pip", "--disable-pip-version-check")
-    return [made, _run(Command("install", ("install", "--quiet", what)), pip, folder)]
+def _steps(folder: Path, arguments: argparse.Namespace) -> Iterator[Cost]:
+    python = sys.executable
+    if not arguments.here:
+        python = str(folder / "environment" / "bin" / "python")
+        yield _run(Command("new environment", ("-m", "venv", "environment")), (arguments.python,), folder)
+        what = f"{arguments.wheel.resolve() if arguments.wheel else ROOT}[{EXTRAS}]"
+        pip = (python, "-m", "pip", "--disable-pip-version-check")
+        yield _run(Command("install", ("install", "--quiet", what)), pip, folder, offline=False)
+    work = folder / "work"
+    work.mkdir()
+    _run(Command("photographs", (PHOTOS, "photos")), (python, "-c"), work)
+    for command in COMMANDS:
+        yield _run(command, (python, "-m", "vladapt"), work)
 
 
-def _run(command: Command, start: tuple[str, ...], folder: Path) -> Cost:
+def _run(command: Command, start: tuple[str, ...], folder: Path, offline: bool = True) -> Cost:
     """What a command costs; its last lines go to stderr where it does not end as it should."""
     run = next((path.name for path in sorted(folder.glob("photo-runs/*"))), "")
     words = [word.replace("{run}", run) for word in command.words]
-    environment = {**os.environ, **OFFLINE, "VLADAPT_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
-    if command.step == "install":
-        environment = dict(os.environ)
+    environment = {**os.environ, **(OFFLINE if offline else {}), "VLADAPT_CACHE": str(folder / "cache")}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run((*start, *words), cwd=folder, env=environment, capture_output=True, text=True)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -115,14 +121,15 @@ def _run(command: Command, start: tuple[str, ...], folder: Path) -> Cost:
     return Cost(command.step, cpu, seconds, len(printed.splitlines()), done.returncode, expected)
 
 
-def _table(costs: list[Cost]) -> str:
-    rows = [("step", "CPU seconds", "seconds", "lines", "exit code"), ("---", "---:", "---:", "---:", "---:")]
-    for cost in costs:
-        code = f"{cost.code}" if cost.as_expected else f"{cost.code}, not as expected"
-        rows.append((cost.step, f"{cost.cpu_seconds:.1f}", f"{cost.seconds:.1f}", f"{cost.lines}", code))
-    total = sum(cost.cpu_seconds for cost in costs), sum(cost.seconds for cost in costs), sum(c.lines for c in costs)
-    rows.append(("in all", f"{total[0]:.1f}", f"{total[1]:.1f}", f"{total[2]}", ""))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _row(cost: Cost) -> str:
+    code = f"{cost.code}" if cost.as_expected else f"{cost.code}, not as expected"
+    return f"| {cost.step} | {cost.cpu_seconds:.1f} | {cost.seconds:.1f} | {cost.lines} | {code} |"
+
+
+def _in_all(costs: list[Cost]) -> Cost:
+    expected = all(cost.as_expected for cost in costs)
+    cpu, seconds = sum(cost.cpu_seconds for cost in costs), sum(cost.seconds for cost in costs)
+    return Cost("in all", cpu, seconds, sum(cost.lines for cost in costs), int(not expected), expected)
 
 
 def _parser() -> argparse.ArgumentParser:
