@@ -23,9 +23,9 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "data": {
         "core.contracts": "Domain DomainData Item Target Label Labels Boxes Mask Captions Identity Reading check_items "
-        "Curator Survey Decision",
+        "Curator Survey Decision BenchSet BenchScore BenchTowers",
         "core.data.images": "IMAGE",
-        "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
+        "core.data": "read_any images_of readable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
         "core.engine.shard_jobs": "run_stage",
     },
@@ -37,7 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "training": {
         "core.training": "TrainingSettings TowerAdapter ClassTowerAdapter train_epochs training_features label_loss "
-        "epoch_batches cosine_rates by_epoch copy_of image_features",
+        "epoch_batches cosine_rates copy_of image_features",
         "core.tasks.pretraining.pretrain": "pretrain PretrainPlan",
     },
     "metrics": {
@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "tasks and judgements": {
         "core.engine.fit": "fit evaluate predict load_run",
         "core.engine.compare": "compare",
+        "core.engine.bench": "bench",
         "core.engine.export": "export",
         "core.engine.push": "push",
         "core.engine.search": "search",
@@ -61,7 +62,6 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "reports": {
         "core.runs": "Run Report write_report TableSection ListSection CurveSection HeadlineSection Measure Number",
-        "core.runs.folder": "now versions",
         "core.tasks.config_training.report": "summaries_table scores_table",
         "core.tasks.retrieval.tables": "retrieval_table",
         "core.runtime": "Reporter write_whole",
@@ -76,8 +76,11 @@ for _homes in SECTIONS.values():
 
 OLDER = {
     "core.contracts": "whole_number",
+    "core.data": "decodable",
     "core.metrics": "class_weights exchange_test share_interval",
     "core.prompts.classifier": "spoken",
+    "core.runs.folder": "now versions",
+    "core.training": "by_epoch",
 }
 """What was public before; plug-ins that use it work for two more releases, and warn."""
 

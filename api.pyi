@@ -61,6 +61,9 @@ from . import push as push
 from . import read_pairs as read_pairs
 from .core.backbones.load import save_fine_tuned as save_fine_tuned
 from .core.contracts.adapter import require as require
+from .core.contracts.bench import BenchScore as BenchScore
+from .core.contracts.bench import BenchSet as BenchSet
+from .core.contracts.bench import BenchTowers as BenchTowers
 from .core.contracts.choices import ByExample as ByExample
 from .core.contracts.choices import ClassWeighted as ClassWeighted
 from .core.contracts.choices import FreshViews as FreshViews
@@ -94,9 +97,9 @@ from .core.data.images import IMAGE as IMAGE
 from .core.data.images import decode_image as decode_image
 from .core.data.sampling import selection_split as selection_split
 from .core.data.tables import read_table as read_table
-from .core.data.unlabelled import decodable as decodable
 from .core.data.unlabelled import images_of as images_of
 from .core.data.unlabelled import readable as readable
+from .core.engine.bench import bench as bench
 from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
@@ -116,8 +119,6 @@ from .core.recipes.asked_for import read_data as read_data
 from .core.recipes.asked_for import readable_samples as readable_samples
 from .core.recipes.asked_for import split_samples as split_samples
 from .core.runs.folder import Run as Run
-from .core.runs.folder import now as now
-from .core.runs.folder import versions as versions
 from .core.runs.run_sections import Report as Report
 from .core.runs.run_sections import write_report as write_report
 from .core.runs.sections import CurveSection as CurveSection
@@ -137,7 +138,6 @@ from .core.tasks.config_training.report import summaries_table as summaries_tabl
 from .core.tasks.retrieval.tables import retrieval_table as retrieval_table
 from .core.tasks.retrieval.task import Retrieval as Retrieval
 from .core.training.batches import epoch_batches as epoch_batches
-from .core.training.schedules import by_epoch as by_epoch
 from .core.training.schedules import cosine_rates as cosine_rates
 from .core.training.small_heads import label_loss as label_loss
 from .core.training.small_heads import train_epochs as train_epochs

@@ -1,4 +1,4 @@
-"""The table of docs/adapters.md: one row per adapter, from its docstring, its class and the measured rows."""
+"""The table of docs/measurements/adapters.md: a row per adapter, from its docstring, class and measured rows."""
 
 from __future__ import annotations
 

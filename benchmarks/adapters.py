@@ -1,8 +1,8 @@
-"""Every adapter on one small set: what it needs, costs and gains. Makes the table of docs/adapters.md.
+"""Every adapter on one small set: what it needs, costs and gains. Makes the table of docs/measurements/adapters.md.
 
     python benchmarks/adapters.py measure NAME ...     # fits these; their rows in docs/adapters.csv are replaced
     python benchmarks/adapters.py measure              # fits all of them
-    python benchmarks/adapters.py page                 # writes the table in docs/adapters.md anew
+    python benchmarks/adapters.py page                 # writes the table in docs/measurements/adapters.md anew
 
 Each method is measured in its own process with one thread, two processes at a time: shots 1, 4 and 16, seeds 1, 2 and 3
 (seed 1 alone for methods that train towers; no shots for those that need no labels), on the drawn cells of the medical
@@ -31,7 +31,7 @@ from pathlib import Path
 from adapter_page import with_table
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE, PAGE = ROOT / "docs" / "adapters.csv", ROOT / "docs" / "adapters.md"
+TABLE, PAGE = ROOT / "docs" / "adapters.csv", ROOT / "docs" / "measurements" / "adapters.md"
 SHOTS, SEEDS = (1, 4, 16), (1, 2, 3)
 ANY = 0
 """In the column `shots`: the method looks at none."""

@@ -1,7 +1,7 @@
 """Accuracy of methods that read all test images together, by how many of the classes occur among them.
 
     python benchmarks/classes_present.py          # prints the table
-    python benchmarks/classes_present.py page     # writes it into docs/adapters.md
+    python benchmarks/classes_present.py page     # writes it into docs/measurements/adapters.md
 
 As in the StatA paper (arXiv 2501.03729), for each batch a number of classes is drawn from a range, then that many
 classes, then 64 of the images of these classes. Accuracy is the mean over 100 batches, in percent; "warned" is the
@@ -30,7 +30,7 @@ BATCHES, IMAGES = 100, 64
 RANGES = {"1 to 4": (1, 4), "2 to 10": (2, 10), "5 to 25": (5, 25), "all 19": (19, 19)}
 FEATURES = ("CLIP_RN50", "CLIP_ViTB32", "CLIP_ViTL14", "RemoteCLIP_ViTB32")
 METHODS = {"transclip": {"mode": "zero-shot"}, "stat-a": {}}
-PAGE = Path(__file__).parent.parent / "docs" / "adapters.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measurements" / "adapters.md"
 BEGIN, END = "<!-- table: written by benchmarks/classes_present.py page -->", "<!-- end of that table -->"
 
 

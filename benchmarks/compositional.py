@@ -33,7 +33,7 @@ from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.tasks.pretraining.pretrain import pretrain
 from vladapt.core.testing.towers import drawn_clip
 
-PAIRS, QUESTIONS = 1000, 50
+PAIRS, QUESTIONS = 800, 50
 """Questions of each kind."""
 SIDE = 32
 TOWERS = {

@@ -1,4 +1,6 @@
-"""Is a chosen subset better than a random one? Drawn pairs, small towers, as many samples seen: docs/curation.md.
+"""Is a chosen subset better than a random one? Drawn pairs, small towers, as many samples seen.
+
+The figures are in docs/measurements/curation.md.
 
     python benchmarks/curation.py --store FOLDER [--seeds 5] [--pairs 20000] [METHOD ...]
 

@@ -1,4 +1,6 @@
-"""What each stage of curation costs on generated pairs: rows per second of one core, and memory. See docs/curation.md.
+"""What each stage of curation costs on generated pairs: rows per second of one core, and memory.
+
+The figures are in docs/measurements/curation.md.
 
     python benchmarks/curation_speed.py --folder FOLDER [--rows 100000] [--dims 512] [--batch 8192] [STAGE ...]
 

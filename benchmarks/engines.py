@@ -1,7 +1,7 @@
-"""Engines for shard tasks under kill -9: the table in docs/scale.md.
+"""Engines for shard tasks under kill -9: the table in docs/measurements/scale.md.
 
     python benchmarks/engines.py                    # all engines; a quarter of an hour on 2 cores
-    python benchmarks/engines.py ray_core --page    # one, or some; --page writes their rows into docs/scale.md
+    python benchmarks/engines.py ray_core --page    # one, or some; their rows go into docs/measurements/scale.md
 
 Each engine runs the stage of `engine_trials/stage.py` (30 shards, 240 images) by the prototype of its name, on a
 cluster of two nodes of one core on this machine. What is killed is killed when 8 parts are there. A run that is not
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TRIALS = Path(__file__).resolve().parent / "engine_trials"
-PAGE = TRIALS.parents[1] / "docs" / "scale.md"
+PAGE = TRIALS.parents[1] / "docs" / "measurements" / "scale.md"
 ENGINES = {
     "plain_loop": "a plain loop",
     "ray_core": "Ray Core, the driver's queue",
@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help=f"of {', '.join(ENGINES)}; all by default")
     parser.add_argument("--case", action="append", choices=list(CASES), help="all by default")
-    parser.add_argument("--page", action="store_true", help="write the rows into docs/scale.md; needs all cases")
+    parser.add_argument("--page", action="store_true", help=f"write the rows into {PAGE.name}; needs all cases")
     parser.add_argument("--patience", type=float, default=45, help="seconds after which a run is stopped")
     given = parser.parse_args()
     if unknown := [name for name in given.engines if name not in ENGINES]:

@@ -5,7 +5,7 @@
 Each picture shows one drawn thing, whose name is its class, somewhere on a plain canvas, and a disc that carries no
 information. A map scores if its largest value lies in the box of the thing, or within 15 pixels of it ("Top-down Neural
 Attention by Excitation Backprop", Zhang et al., 2016, arXiv 1608.00507). Only pictures classified correctly count.
-Prints the table of docs/explanations.md.
+Prints the table of docs/measurements/explanations.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Decoding is not measured: the same pixels go through each, one image at a time (30 times) and 32 at once (5 times). Then
 come the time from the start of `predict.py IMAGE` to its answer (5 processes), and with `--environment` the size of a
 new virtual environment with what the script needs. The minimum counts, of wall-clock time and of CPU time, which other
-work on the machine disturbs less. Prints the tables of docs/export.md.
+work on the machine disturbs less. Prints the tables of docs/measurements/export.md.
 """
 
 from __future__ import annotations

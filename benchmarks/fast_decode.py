@@ -1,7 +1,7 @@
-"""What `--fast-decode` saves, and what it changes: the table in docs/scale.md.
+"""What `--fast-decode` saves, and what it changes: the table in docs/measurements/scale.md.
 
     python benchmarks/fast_decode.py            # 16 photographs; a minute of CPU
-    python benchmarks/fast_decode.py --page     # writes the table into docs/scale.md
+    python benchmarks/fast_decode.py --page     # writes the table into docs/measurements/scale.md
 
 Photographs of COCO val2017 (in the folder that VLADAPT_DATA names), enlarged to 12 megapixels with noise as of a
 sensor, are decoded whole and as the decoder of JPEG reduces them: to 1, 2 or 4 times the pixels per side that the
@@ -27,7 +27,7 @@ from PIL import Image
 from vladapt.core.backbones import load_backbone, preprocessing
 from vladapt.core.data.images import LEAST_SIDE, decode_bytes
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measurements" / "scale.md"
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 SIZE, NOISE, QUALITY, REPEATS = (4000, 3000), 3.0, 92, 3
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--photographs", type=int, default=16)
-    parser.add_argument("--page", action="store_true", help="write the table into docs/scale.md")
+    parser.add_argument("--page", action="store_true", help="write the table into docs/measurements/scale.md")
     asked = parser.parse_args()
     files = sorted((DATA / "detection_seg" / "coco_val128").rglob("*.jpg"))[: asked.photographs]
     numbers = np.random.default_rng(0)

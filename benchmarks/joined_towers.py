@@ -1,4 +1,4 @@
-"""How good are joined towers by the number of pairs? The tables of docs/joined-towers.md.
+"""How good are joined towers by the number of pairs? The tables of docs/measurements/joined-towers.md.
 
     python benchmarks/joined_towers.py --features FOLDER [--seeds 5] [--table coco|drawn|classes]
 

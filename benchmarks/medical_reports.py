@@ -1,4 +1,4 @@
-"""What each recipe of learning from reports answers on drawn radiographs, beside plain InfoNCE: docs/medical.md.
+"""What each recipe of learning from reports answers on drawn radiographs, beside InfoNCE: docs/measurements/medical.md.
 
     python benchmarks/medical_reports.py --store FOLDER [--seeds 3] [--studies 2000] [--epochs 20] [RECIPE ...]
 

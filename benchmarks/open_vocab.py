@@ -1,4 +1,4 @@
-"""Boxes and masks learned from few real images, and names that were not learned: the table of docs/open-vocab.md.
+"""Boxes and masks learned from few real images, and names that were not learned: see docs/measurements/open-vocab.md.
 
     python benchmarks/open_vocab.py [NAME ...] [--list]   # VLADAPT_DATA names the folder of the data sets
 

@@ -15,7 +15,7 @@ features (`Joined`), after `--warm` steps of CLIP's loss at three times the rate
 the scale of the towers, 15 (published: 50, half of CLIP's own); the row `scale-50` has the published one.
 
 Differences are paired: people are resampled with all their queries, 1,000 times, and means over the seeds are compared.
-Prints the tables of docs/person.md, row by row; after Ctrl-C the finished rows are compared.
+Prints the tables of docs/measurements/person.md, row by row; after Ctrl-C the finished rows are compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work on shards beside a plain loop, on one core and on two, and its memory: the tables of docs/scale.md.
+"""Work on shards beside a plain loop, on one core and on two, and its memory: the tables of docs/measurements/scale.md.
 
     python benchmarks/scale.py embed --images 10000
     python benchmarks/scale.py actors --images 2000

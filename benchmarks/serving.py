@@ -7,7 +7,8 @@ them in as many threads as there are cores while it scores batches of the best s
 also compared with a bare starlette app, which does with a picture what predict.py does, one at a time, by a graph
 opened as the server opens it, and has no limits, queue or counters. The load comes from a separate process: 32
 connections, each sending one picture per request, and the next one when that is answered. All take turns, so that
-other work disturbs each; of what they cost, CPU seconds are disturbed least. Prints the table of docs/serving.md.
+other work disturbs each; of what they cost, CPU seconds are disturbed least. Prints the table of
+docs/measurements/serving.md.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 MODEL is a run or an export. In each flood so many clients, in a process of their own, connect at once; each sends
 bytes until it has sent them all or the server closes, and those that send half a request then wait for that. Meanwhile
-/health is asked 50 times a second, each time by a new connection. Prints the table of docs/serving.md: the slowest
-answer of /health, how long the flood lasted, and the server's largest resident memory so far.
+/health is asked 50 times a second, each time by a new connection. Prints the table of docs/measurements/serving.md: the
+slowest answer of /health, how long the flood lasted, and the server's largest resident memory so far.
 """
 
 from __future__ import annotations

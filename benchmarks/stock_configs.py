@@ -2,7 +2,7 @@
 
     python benchmarks/stock_configs.py                              # all 168 folders; takes more than half an hour
     python benchmarks/stock_configs.py mmdet/dino mmseg/fcn --out mine.jsonl
-    python benchmarks/stock_configs.py --markdown                   # docs/open-vocab-stock-configs.md
+    python benchmarks/stock_configs.py --markdown                   # docs/measurements/open-vocab-stock-configs.md
 
 Each is built with random weights, and nothing is downloaded. It runs on small drawn images in a process of its own,
 and works, fails, or is too large for the limits. Smallest is what its name tells: the size of the backbone, and of

@@ -1,4 +1,6 @@
-"""Do translated sentences bring a text tower of another language to the images? The proof in docs/joined-towers.md.
+"""Do translated sentences bring a text tower of another language to the images?
+
+The figures are in docs/measurements/joined-towers.md.
 
     python benchmarks/taught_towers.py [--seeds 0,1,2] [--sentences 100,1000] [--scores FILE]
 

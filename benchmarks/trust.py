@@ -1,7 +1,7 @@
-"""The tables of docs/trust.md, measured on public and generated data; each has a name.
+"""The tables of docs/measurements/trust.md, measured on public and generated data; each has a name.
 
     python benchmarks/trust.py                  # prints all tables
-    python benchmarks/trust.py --page           # writes them into docs/trust.md as well
+    python benchmarks/trust.py --page           # writes them into docs/measurements/trust.md as well
     python benchmarks/trust.py auroc unequal    # prints some; --page writes these
 
 The public data are in the folder that VLADAPT_DATA names; sets missing there are skipped, and a line says so. A table
@@ -33,7 +33,7 @@ from trust_checks import (
 )
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measurements" / "trust.md"
 SECTIONS = {
     "auroc": ranking.lines,
     "drawn-auroc": ranking.drawn_lines,
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables, of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
-    parser.add_argument("--page", action="store_true", help="write the tables into docs/trust.md")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/measurements/trust.md")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in SECTIONS]:
         parser.error(f"there is no table {unknown[0]}; there are {', '.join(SECTIONS)}")

@@ -1,7 +1,7 @@
 """Balanced accuracy of methods that train prompts or towers, on growing sets with classes of unequal size.
 
     python benchmarks/unequal_classes.py          # prints the table
-    python benchmarks/unequal_classes.py page     # writes it into docs/adapters.md
+    python benchmarks/unequal_classes.py page     # writes it into docs/measurements/adapters.md
 
 Small drawn images of four classes, with 2, 5, 15 and 60 images to learn from, on the small CLIP of `vladapt.testing`,
 whose weights are random: this measures the effect of class_weight, not the quality of the methods. A set has up to 4 or
@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"epochs": 8, "lr": 0.02, "batch_size": 8},
     "maple": {"epochs": 8, "lr": 0.1, "batch_size": 8},
 }
-PAGE = Path(__file__).parent.parent / "docs" / "adapters.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measurements" / "adapters.md"
 BEGIN, END = "<!-- table: written by benchmarks/unequal_classes.py page -->", "<!-- end of that table -->"
 
 

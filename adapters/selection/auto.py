@@ -71,7 +71,7 @@ class Auto(ByExample):
     two standard errors of it or of the log-likelihood, which says more about few images than the number of right
     answers does (benchmarks/auto.py). Of those the first of `candidates` whose score is within one standard error of
     the best is taken; so is the first of all where zero-shot is no candidate. They are ordered by how well they do on
-    average (docs/adapters.md), since a few dozen images cannot tell apart methods that differ by less.
+    average (docs/measurements/images.md), since a few dozen images cannot tell apart methods that differ by less.
 
     With fewer than `min_shots` images per class, or where each class comes from one group, candidates are `few_shots`:
     others (`gda`) are another method with half of two images than with both. Where no part can be held out without a

@@ -24,7 +24,7 @@ class AttackedTower(nn.Module):
         weights: "model" or "original".
     """
 
-    image_mean, image_std, spec = MEAN, STD, "the fixture's"
+    image_mean, image_std, spec, device = MEAN, STD, "the fixture's", torch.device("cpu")
 
     def __init__(self, ref: Reference, weights: str):
         super().__init__()

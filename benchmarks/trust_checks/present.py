@@ -1,5 +1,5 @@
 """Methods that read all test images together, by how many of the classes occur among these: the short form of the
-table in docs/adapters.md, means over all sets of features."""
+table in docs/measurements/adapters.md, means over all sets of features."""
 
 from __future__ import annotations
 

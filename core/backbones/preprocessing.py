@@ -27,8 +27,8 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 LONGEST_ASPECT = 100
 FAST_MARGIN = 2
-"""How many times the pixels per side that are needed a fast decoder leaves at least: see docs/scale.md for what less
-and more would cost."""
+"""How many times the pixels per side that are needed a fast decoder leaves at least: docs/measurements/scale.md has
+what less and more would cost."""
 SEED_LIMIT = 2**32
 
 

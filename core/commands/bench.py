@@ -10,11 +10,13 @@ import typer
 
 from ..contracts.recipe import DATA, OUTPUT, SAMPLE, check_data_place
 from ..registry.catalogue import benchmarks
-from .options import FromRecipe, Given, Json, Out
+from .options import FromRecipe, Given, Json
 from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, reporter, show_table, signed, table_of
 
 ENCODED = "domain task device amp batch_size workers tolerate sets protocol preset language seed"
 """How images are encoded, and how folders of the user's own are read."""
+NAMES = ("set", "part", "measure")
+"""Columns that say what a row is."""
 
 
 def bench(
@@ -35,7 +37,10 @@ def bench(
             rich_help_panel=DATA,
         ),
     ] = None,
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder for bench.csv, written set by set.", rich_help_panel=OUTPUT),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT)
     ] = False,
@@ -73,11 +78,10 @@ def bench(
         print_json({**vars(made), "csv": None if made.csv is None else str(made.csv)})
         return int(bool(made.failed))
     if made.rows:
-        cells = bench_cells(made.rows, made.gains)
         if markdown:
-            echo(markdown_of(cells))
+            echo(markdown_of(bench_cells(made.rows, made.gains)))
         else:
-            show_table(table_of("Zero-shot in %, with 95% intervals", cells))
+            _show(made.rows, made.gains)
     for source in dict.fromkeys(source for row in made.rows for source in row["published"]):
         echo(f"Published: {source}.")
     for title, reason in made.failed.items():
@@ -89,12 +93,22 @@ def bench(
     return int(bool(made.failed))
 
 
+def _show(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> None:
+    """One table of all sets that have no parts, and one of each that has."""
+    parted = {row["set"] for row in rows if row["part"]}
+    for title in dict.fromkeys(row["set"] if row["set"] in parted else "" for row in rows):
+        shown = [row for row in rows if (row["set"] == title if title else row["set"] not in parted)]
+        cells = [line[bool(title) :] for line in bench_cells(shown, gains)]  # the title names the set
+        of = f"{title}: zero-shot" if title else "Zero-shot"
+        show_table(table_of(f"{of} in %, with 95% intervals", cells, NAMES))
+
+
 def bench_cells(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Scores down, backbones across; the header first. Columns that hold nothing are left out."""
     backbones = list(dict.fromkeys(row["backbone"] for row in rows))
     of = {(_place(row), row["backbone"]): row for row in rows}
     gained = {(_place(gain), gain["backbone"]): gain for gain in gains}
-    lines = [["set", "part", "measure", "count", "guessing"]]
+    lines = [[*NAMES, "count", "guessing"]]
     for spec in backbones:
         lines[0] += [spec, "published", "gain"]
     for place in dict.fromkeys(map(_place, rows)):

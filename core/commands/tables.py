@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,17 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequenc
     return markdown_of(comparison_cells(summary, published))
 
 
-def table_of(title: str, cells: Sequence[Sequence[str]]) -> Table:
-    """Names on the left, values on the right, below a header."""
+def table_of(title: str, cells: Sequence[Sequence[str]], names: Collection[str] = ()) -> Table:
+    """Names on the left, values on the right, below a header.
+
+    Args:
+        names: columns of names; by default the first.
+    """
     table = Table(title=title, title_justify="left")
     header, *rows = cells
     for name in header:
-        table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
+        is_name = name in (names or header[:1])
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
     return table

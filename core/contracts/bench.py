@@ -161,6 +161,7 @@ class BenchSet(ABC):
         kind: set by the registry, from the file or the entry point (`vladapt.benchmarks`).
         fallback: a kind is asked only for places that none with a lower number recognises; 0 but for plain images.
         drawn: whether it draws its images itself: `--data sample:KIND`.
+        by_domain: whether a domain reads it, by the prompts of `--preset`, `--protocol` and `--language`.
 
     Attributes:
         folder: of the set, or its file; None where it is drawn.
@@ -169,6 +170,7 @@ class BenchSet(ABC):
     kind: ClassVar[str] = ""
     fallback: ClassVar[int] = 0
     drawn: ClassVar[bool] = False
+    by_domain: ClassVar[bool] = False
 
     folder: Path | None = field(default=None, init=False)
 

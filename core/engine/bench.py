@@ -25,15 +25,9 @@ from ..tasks.classification.prepared import Encoding
 from ..tasks.classification.task import prepared_images
 
 TABLE = "bench.csv"
-TAKEN = (IMAGE_KEYS - {"backbone", "image_size"}) | {
-    "preset",
-    "protocol",
-    "seed",
-    "templates",
-    "descriptions",
-    "language",
-    "classes",
-}
+OF_DOMAIN = frozenset({"domain", "task", "preset", "protocol", "templates", "descriptions", "language", "classes"})
+"""Recipe keys by which a domain reads folders."""
+TAKEN = (IMAGE_KEYS - {"backbone", "image_size"}) | {"seed"} | OF_DOMAIN
 """Recipe keys that are used."""
 COLUMNS = (
     "set",
@@ -100,6 +94,8 @@ def bench(
     if len(set(specs)) < len(specs) or not specs:
         raise ConfigError("BACKBONE: name one or more backbones, each once")
     sets = sets_at([str(place) for place in data], options)
+    if not any(each.by_domain for each in sets):
+        refuse_unused(recipe, TAKEN - OF_DOMAIN, lambda key: "these sets bring their own classes and texts; omit it")
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _bench(recipe, specs, sets, None if out is None else Path(out), reporter))
 

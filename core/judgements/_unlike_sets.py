@@ -199,8 +199,8 @@ def _rows_at(path: str, shown: str, fit: JudgedClassifier, most: int | None) -> 
     if copies.all():
         raise DataError(_all_copies(shown, len(copies)))
     of = [str(row) if ids is None else ids[row] for row in drawn[~copies.cpu()].tolist()]
-    kept = FeatureSet(features[~copies], ids=tuple(of), backbone=made_by, raw_norms=own.raw_norms)
-    return UnlikeSet(prepared, kept, int(copies.sum()))
+    unlike = FeatureSet(features[~copies], ids=tuple(of), backbone=made_by, raw_norms=own.raw_norms)
+    return UnlikeSet(prepared, unlike, int(copies.sum()))
 
 
 def _nearest(features: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

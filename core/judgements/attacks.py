@@ -92,7 +92,8 @@ class AttackScores(Record):
         how = f"PGD, {STEPS} steps" if self.attack == ATTACKS[0] else "APGD, cross-entropy and targeted, 100 steps each"
         note = (
             f"{plural(self.images, 'test image')}, at the size that the tower sees ({how}). Gradients go through the "
-            "tower and the fitted method; zero-shot is attacked by its own. Right answers are right before and after."
+            "tower and the fitted method; zero-shot is attacked by its own. An answer counts as right that is right "
+            "before and after."
         )
         if self.without_gradient:
             note += f" The answers of {plural(self.without_gradient, 'image')} have no gradient."
@@ -118,11 +119,12 @@ class AttackScores(Record):
     def note(self) -> str:
         if self.radii is None:
             return self.lacking
-        kept = ", ".join(
-            f"{SHARE.text(of.accuracy)} by at most {radius}/{LEVELS} (zero-shot {SHARE.text(of.zero_shot)})"
+        scores = ", ".join(
+            f"{SHARE.text(of.accuracy)} of the images where pixels change by at most {radius}/{LEVELS} (zero-shot "
+            f"{SHARE.text(of.zero_shot)})"
             for radius, of in self.radii.items()
         )
-        return f"of attacked images ({self.attack}) the run has right {kept}; as they are {SHARE.text(self.clean)}"
+        return f"under attack by {self.attack} the run is right on {scores}; without, on {SHARE.text(self.clean)}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -257,14 +259,14 @@ def _right(logits_of: Logits, images: Tensor, labels: Tensor, attack: str, seed:
     own = labels.to(images.device)
     with torch.no_grad():
         clean = logits_of(images).argmax(dim=1) == own
-    right, kept, offsets = clean, [clean.cpu()], drawn_offsets(images, seed)
+    right, rows, offsets = clean, [clean.cpu()], drawn_offsets(images, seed)
     for radius in RADII:  # what fools within a small ball does within a larger one
         left = right.nonzero().squeeze(1)
         if len(left):
             fooled = _fooled(logits_of, images[left], own[left], offsets[left], radius / LEVELS, attack)
             right = right.index_fill(0, left[fooled], False)
-        kept.append(right.cpu())
-    return torch.stack(kept)
+        rows.append(right.cpu())
+    return torch.stack(rows)
 
 
 def _fooled(logits_of: Logits, images: Tensor, labels: Tensor, offsets: Tensor, eps: float, attack: str) -> Tensor:

@@ -194,8 +194,7 @@ def _lacking(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], labe
 
 def _labels(data: DomainData, ids: Sequence[str], class_names: Sequence[str]) -> Tensor | None:
     """(M,) indices into the names of the images learned from; None where the data lack one of them."""
-    known = {item.id for item in data.items}
-    if not known.issuperset(ids):
+    if not {item.id for item in data.items}.issuperset(ids):
         return None
     place = {name: index for index, name in enumerate(class_names)}
     labels = [item.class_label() for item in items_of(ids, data.items)]

@@ -20,6 +20,7 @@ from ..confidence.unlike_scores import (
     DISTANCE,
     ENERGY,
     ENTROPY,
+    FEWEST_FOR_THRESHOLD,
     GL_MCM,
     MAX_LOGIT,
     MCM,
@@ -152,14 +153,17 @@ class UnlikeScores(Record):
 
     def _words(self) -> str:
         flags = "" if self.flagged is None else f" Of the test images predict flags {SHARE.text(self.flagged)}."
+        scores = [score for each in (self.sets or {}).values() for score in each.scores.values()]
+        few = not all(score.fpr_interval for score in scores)
+        threshold = f", with an interval from {FEWEST_FOR_THRESHOLD} of each on" * few
         samples = " The sets are drawings that come with vladapt; give images of your own with --unlike." * self.drawn
         left_out = f" {self.without[0].upper()}{self.without[1:]}." if self.without else ""
         return (
             f"How well {plural(self.images, 'test image')} and images of other things are told apart. AUROC is the "
             "chance that a test image looks more ordinary than another; the last column says how many of the others "
-            f"pass a threshold that {RECALL:.0%} of the test images pass. {_title(self.headline)} is the score that "
-            "counts, which was settled before any image was seen; the best of all on these images would look better "
-            f"than it is.{flags}{samples}{left_out}"
+            f"pass a threshold that {RECALL:.0%} of the test images pass{threshold}. {_title(self.headline)} is the "
+            "score that counts, which was settled before any image was seen; the best of all on these images would "
+            f"look better than it is.{flags}{samples}{left_out}"
         )
 
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
@@ -173,8 +177,9 @@ class UnlikeScores(Record):
         if not self.sets:
             return None
         table = Table(title="Unlike images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for number, title in enumerate(("", *HEADER)):
-            table.add_column(title.lower() if number else "", justify="right" if number > 1 else "left")
+        table.add_column("", overflow="fold")
+        for number, title in enumerate(HEADER):
+            table.add_column(title, justify="right" if number else "left")
         for name, _, rows in self.rows((self.headline, f"{MCM}/{PUBLISHED}", f"{GL_MCM}/{PUBLISHED}")):
             for place, (title, *cells) in enumerate(rows):
                 shown = (" ".join(filter(None, (cell.text, cell.small and f"({cell.small})"))) for cell in cells)

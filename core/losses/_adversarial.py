@@ -18,7 +18,7 @@ from ..contracts.options import option
 from ..errors import CapabilityError
 from ..robustness.pgd import LEVELS, NORMS, pgd
 
-START = "attack_start"
+START = "pixels_attack_start"
 ATTACKED = ("pixels", START)
 """Fields that attacked images are made of."""
 
@@ -44,6 +44,9 @@ class AdversarialLoss(RowLoss):
                 f"{self.title} attacks images of one size, and '{backbone.spec}' keeps their aspect ratio; omit "
                 "#patches"
             )
+        for name in ("mean", "std"):  # on the device once, and not in every step, which would wait for it
+            values = torch.tensor(getattr(backbone, f"image_{name}"), device=backbone.device).view(-1, 1, 1)
+            self.register_buffer(f"_{name}", values, persistent=False)
 
     def further_views(self, backbone: Backbone) -> dict[str, Callable[[Tensor], Tensor]]:
         shape = len(backbone.image_mean), *height_and_width(backbone.image_size)
@@ -65,7 +68,7 @@ class AdversarialLoss(RowLoss):
                 "parallel=fsdp"
             )
         pixels = batch["pixels"]
-        mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (backbone.image_mean, backbone.image_std))
+        mean, std = (self.get_buffer(name).to(pixels.dtype) for name in ("_mean", "_std"))
         images, unit = (pixels * std + mean).clamp(0, 1), LEVELS if self.norm == "linf" else 1
         eps, step = self.eps / unit, self.step / unit
         how = {"eps": eps, "step": step, "steps": self.steps, "start": eps * batch[START].to(images), "norm": self.norm}
@@ -77,9 +80,11 @@ class AdversarialLoss(RowLoss):
 def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    yield
-    for module, training in modes:
-        module.training = training
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def in_full(values: Tensor) -> Tensor:

@@ -88,9 +88,10 @@ def followed(
 
     A permutation test within strata ("The Design of Experiments", Fisher 1935; of conditional independence, "The
     conditional permutation test for independence while controlling for confounders", Berrett et al., 2020, arXiv
-    1807.05405): the statistic is the sum over test images of the association of value and answer. Values are dealt anew
-    among images of one true class, those of a whole group together, among groups that hold the same classes. The label
-    may be as wrong and the column as unequal between classes as it likes: both stay in their class.
+    1807.05405): the statistic is the sum over test images of the association of value and answer, less its mean for the
+    answers to the true class. Values are dealt anew among images of one true class, those of a whole group together,
+    among groups that hold the same classes. The label may be as wrong and the column as unequal between classes, and
+    between large groups and small ones, as it likes: both stay in their class.
 
     Args:
         columns: K of them.
@@ -131,12 +132,14 @@ class _Cells:
     cell by cell.
 
     Attributes:
+        labels: (N,) the true class of each image.
         cell: (N,) the cell of each image.
         group: (L,) the group of each cell; cells of a group follow one another, ordered by class.
         rank: (L,) its place among those of its group.
         stratum: (G,) of each group, what other groups may change places with it.
     """
 
+    labels: Tensor
     cell: Tensor
     group: Tensor
     rank: Tensor
@@ -152,7 +155,7 @@ class _Cells:
         starts = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
         strata: dict[tuple[int, ...], int] = {}
         stratum = [strata.setdefault(tuple(held[a:b]), len(strata)) for a, b in pairwise(starts.tolist())]
-        return cls(cell, group, torch.arange(len(keys)) - starts[group], torch.tensor(stratum))
+        return cls(labels, cell, group, torch.arange(len(keys)) - starts[group], torch.tensor(stratum))
 
     @property
     def starts(self) -> Tensor:
@@ -160,8 +163,11 @@ class _Cells:
         return (self.rank == 0).nonzero().flatten()
 
     def sums(self, weight: Tensor, answers: Tensor) -> Tensor:
-        """(L, V): of the weights (V, C) of the answers in a cell, for each value."""
+        """(L, V): of the weights (V, C) of the answers in a cell, for each value, less the mean of all images of that
+        class: otherwise large groups, which one value may have more often, would count as answers that follow it."""
         of = weight.T[answers]  # (N, V)
+        sums = torch.zeros(int(self.labels.max()) + 1, of.shape[1], dtype=torch.float64).index_add_(0, self.labels, of)
+        of = of - (sums / self.labels.bincount().clamp(min=1)[:, None])[self.labels]
         return torch.zeros(len(self.group), of.shape[1], dtype=torch.float64).index_add_(0, self.cell, of)
 
     def profile(self, column: Column) -> Tensor:

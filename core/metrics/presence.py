@@ -11,7 +11,7 @@ from torch import Tensor
 FEW = 0.82
 """Predictions that spread less than this share of what images of all classes would give speak of absent classes. It is
 the largest that errs in at most 10 % of batches of 32 images and more with all classes, on the CLIP features of
-docs/adapters.md."""
+docs/measurements/adapters.md."""
 ENOUGH = 8192
 """Images whose predictions tell as much as those of more."""
 STEPS, ROWS = 50, 2048  # of the estimate of how many classes there are

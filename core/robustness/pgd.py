@@ -42,10 +42,10 @@ def pgd(
         images: (B, ..., H, W) in 0..1.
         eps: radius of the ball, of `norm`.
         step: length of a step.
-        start: offset that it begins with, as large as `images`.
+        start: offset that it begins with, as large as `images`; cut to the ball.
         norm: "linf" or "l2".
     """
-    offset, velocity = start, torch.zeros_like(images)
+    offset, velocity = _within(start, eps, norm), torch.zeros_like(images)
     for _ in range(steps):
         _, gradient = ascent(loss_of, images + offset)
         velocity = _direction(momentum * velocity + _direction(gradient, norm), norm)

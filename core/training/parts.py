@@ -222,7 +222,7 @@ class Parts:
     def _check_compiles(self) -> None:
         for name, loss in self.objective.losses.items():
             if not loss.compiles:
-                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes by hooks; omit it")
+                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes; omit it")
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone

@@ -63,7 +63,8 @@ def test_the_page_shows_what_is_printed(reckon, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     reckon.main()
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) > 15 and printed in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "measurements" / "scale.md").read_text(encoding="utf-8")
+    assert len(printed.splitlines()) > 15 and printed in page
 
 
 def test_what_cannot_be_is_refused(reckon, monkeypatch, capsys):

@@ -53,6 +53,11 @@ def test_the_table_has_guessing_and_intervals(vladapt, captions, small_clip_spec
     assert "| wds_captions | image_to_text/r1 | 12 | 8.3 |" in first and "[" in first
 
 
+def test_no_name_of_a_measure_is_cut_in_a_narrow_terminal(vladapt, captions, small_clip_spec):
+    shown = vladapt("bench", small_clip_spec, "--data", captions).out
+    assert all(f"{way}/r{k} " in shown for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -61,6 +66,7 @@ def test_the_table_has_guessing_and_intervals(vladapt, captions, small_clip_spec
         (["--data", "DATA", "--set", "clip-benchmark.ties=no"], "benchmark 'clip-benchmark' has no option 'ties'"),
         (["--data", "DATA", "--set", "labelled.x=1"], "benchmark 'labelled' has no option 'x'"),
         (["--data", "DATA", "--set", "shots=4"], "bench does not use it"),
+        (["--data", "DATA", "--language", "de"], "--language de: these sets bring their own classes and texts; omit"),
     ],
 )
 def test_what_is_wrong_is_one_line(vladapt, captions, small_clip_spec, arguments, said):

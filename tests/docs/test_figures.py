@@ -119,14 +119,14 @@ def test_the_first_table_is_what_its_command_prints(vladapt, features):
 
 
 def test_the_table_of_protocols_is_what_its_command_prints(vladapt, features):
-    header, *rows = table("docs/protocols.md", "What a protocol changes")
+    header, *rows = table("docs/measurements/protocols.md", "What a protocol changes")
     told, column = {row[0]: row for row in rows}, header.index("fixed 4 shots")
     for (name, _), score in compared(vladapt, features, "fixed", "4", "proker,ss-text").items():
         assert percent(told[name][column]) == pytest.approx(score, abs=0.051), name
 
 
 def test_the_table_of_a_growing_vocabulary_is_what_its_commands_print(vladapt, features):
-    _, *rows = table("docs/without-labels.md", "A vocabulary that grows")
+    _, *rows = table("docs/measurements/without-labels.md", "A vocabulary that grows")
     made = vladapt("fit", "--features", features, "--adapter", "ridge", "--shots", 4)
     grown = vladapt("eval", made["run"], "--vocabulary-steps", 5)["vocabulary"]
     for column, (side, kind) in enumerate(

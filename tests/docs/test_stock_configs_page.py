@@ -1,4 +1,4 @@
-"""docs/open-vocab-stock-configs.md: every folder of packaged configs has its row, and the line above counts them."""
+"""docs/measurements/open-vocab-stock-configs.md: each folder of configs has its row and is counted."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from stock_checks.choice import by_size, folders
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "open-vocab-stock-configs.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "open-vocab-stock-configs.md"
 
 
 def test_every_folder_has_its_row():

@@ -1,4 +1,4 @@
-"""docs/trust.md: one command makes its tables, what they say holds, and what is absent is passed over."""
+"""docs/measurements/trust.md: one command makes its tables, what they say holds, and what is absent is passed over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from vladapt.core.confidence.selective import fewest_groups
 from vladapt.core.confidence.selective import fewest_rows as rows_without_mistake
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "measurements" / "trust.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 NAMES = ("auroc", "drawn-auroc", "unequal", "intervals", "coverage", "patients", "open-patients")
 NAMES += ("operating-points", "calibration", "present", "unlike", "calls")
 
@@ -178,11 +179,11 @@ def test_a_name_that_is_no_table_is_refused():
 
 
 def test_the_numbers_of_rows_are_those_of_the_code():
-    assert f"fewer than {fewest_rows(0.9)} rows for 0.9 ({fewest_rows(0.95)} for 0.95)" in PAGE
+    assert f"fewer than {fewest_rows(0.9)} rows for 0.9 ({fewest_rows(0.95)} for 0.95)" in GUIDE
     needed = f"takes {rows_without_mistake(0.05)} rows without a mistake for 5 %, {rows_without_mistake(0.1)} for 10 %"
-    assert needed in PAGE.replace("\n", " ")
+    assert needed in GUIDE.replace("\n", " ")
     groups = f"takes {fewest_groups(0.05)} groups without a mistake for 5 %, {fewest_groups(0.1)} for 10 %"
-    assert groups in PAGE and f"need {fewest_rows(0.9)} groups for 0.9, {fewest_rows(0.95)} for 0.95" in PAGE
+    assert groups in GUIDE and f"need {fewest_rows(0.9)} groups for 0.9, {fewest_rows(0.95)} for 0.95" in GUIDE
 
 
 def test_the_command_is_named_with_names_of_tables_that_exist(trust):

@@ -106,3 +106,9 @@ def test_a_name_that_was_public_works_and_warns(name, taken, made):
     with pytest.warns(DeprecationWarning, match=f"vladapt.api.{name} is not public any more"):
         assert getattr(vladapt.api, name)(taken) == made
     assert name not in dir(vladapt.api)
+
+
+@pytest.mark.parametrize("name", sorted(" ".join(vladapt.api.OLDER.values()).split()))
+def test_every_older_name_still_leads_somewhere(name):
+    with pytest.warns(DeprecationWarning):
+        assert callable(getattr(vladapt.api, name))

@@ -58,7 +58,7 @@ def package_files() -> set[str]:
         str(f.relative_to(ROOT))
         for f in repository_files()
         if f.relative_to(ROOT).parts[0] in ROOMS
-        and (f.suffix in (".py", ".json", ".txt", ".j2", ".html", ".css", ".js") or f.parent.name == "sample")
+        and (f.parent.name == "sample" or f.suffix in (".py", ".json", ".txt", ".j2", ".html", ".css", ".js"))
     }
     root = (f.name for pattern in ("*.py", "*.pyi", "py.typed") for f in ROOT.glob(pattern))
     return found | {name for name in root if name != "setup.py"}

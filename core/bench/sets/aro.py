@@ -32,6 +32,32 @@ FIELDS: dict[str, Any] = {
 }
 OF_KIND: dict[str, dict[str, Any]] = {RELATION: {"relation_name": str}, ATTRIBUTION: {"attributes": list}}
 VERSION = "ARO (github.com/mertyg/vision-language-models-are-bows)"
+EXCHANGEABLE = frozenset(
+    """
+adjusting, around, attached to, beside, between, bigger than, biting, boarding, brushing, by, chewing, cleaning,
+climbing, close to, coming from, coming out of, contain, crossing, dragging, draped over, drinking, drinking from,
+driving, driving down, driving on, eating from, eating in, enclosing, exiting, facing, filled with, floating in,
+floating on, flying, flying above, flying in, flying over, flying through, full of, going down, going into, going
+through, grazing in, growing in, growing on, guiding, hanging from, hanging in, hanging off, hanging over, higher
+than, holding onto, hugging, in between, jumping off, jumping on, jumping over, kept in, larger than, leading,
+leaning over, leaving, licking, longer than, looking in, looking into, looking out, looking over, looking through,
+lying next to, lying on top of, making, mixed with, mounted on, moving, near, next to, of, on the back of, on the
+edge of, on the front of, on the other side of, on the side of, opening, painted on, parked at, parked beside,
+parked by, parked in, parked in front of, parked near, parked next to, perched on, petting, piled on, playing,
+playing in, playing on, playing with, pouring, reaching for, reading, reflected on, riding on, running in, running
+on, running through, seen through, sitting behind, sitting beside, sitting by, sitting in front of, sitting near,
+sitting next to, sitting under, skiing down, skiing on, sleeping in, sleeping on, smiling at, sniffing, splashing,
+sprinkled on, stacked on, standing against, standing around, standing behind, standing beside, standing in front of,
+standing near, standing next to, staring at, stuck in, surrounding, swimming in, swinging, talking to, topped with,
+touching, traveling down, traveling on, tying, typing on, underneath, wading in, waiting for, walking across,
+walking by, walking down, walking next to, walking through, with, working in, working on, worn on, wrapped around,
+wrapped in
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
+"""Relations that the released evaluation leaves out of its mean: it calls them symmetric."""
+ASYMMETRIC = "asymmetric relation"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,7 +65,8 @@ class Aro(QuestionSet):
     """When and Why Vision-Language Models Behave like Bags-of-Words, and What to Do About It? (Yuksekgonul et al.,
     2022, arXiv 2210.01936), on Visual Genome: a part of a picture, its caption, and the caption with the two things, or
     their attributes, exchanged. "macro_accuracy" is the mean over relations, and over the pairs of attributes that have
-    25 cases or more."""
+    25 cases or more. The released evaluation of relations leaves out those that it calls symmetric ("near", "next to"):
+    its number is the row "asymmetric relation"."""
 
     images: str | None = option(None, "folder of the images; by default images beside the files", metavar="DIR")
     ties: str = option(
@@ -91,6 +118,10 @@ class Aro(QuestionSet):
                 how = {"units": units[own], "guessing": 0.5, "part": part}
                 made.append(BenchScore.share("macro_accuracy", right[own], labels=kinds[own], **how))
                 made.append(BenchScore.share("accuracy", right[own], **how))
+        directed = torch.tensor([_is_directed(each.kind) for each in asked])
+        if directed.any() and any(kind.startswith(RELATION) and not _is_directed(kind) for kind in names):
+            how = {"units": units[directed], "labels": kinds[directed], "guessing": 0.5, "part": ASYMMETRIC}
+            made.insert(2, BenchScore.share("macro_accuracy", right[directed], **how))
         for number, name in enumerate(names if self.each else ()):
             own = kinds == number
             made.append(BenchScore.share("accuracy", right[own], units=units[own], guessing=0.5, part=name))
@@ -99,3 +130,8 @@ class Aro(QuestionSet):
 
 def _name(entry: dict[str, Any], kind: str) -> str:
     return entry["relation_name"] if kind == RELATION else "_".join(map(str, entry["attributes"]))
+
+
+def _is_directed(kind: str) -> bool:
+    part, _, relation = kind.partition("/")
+    return part == RELATION and relation not in EXCHANGEABLE

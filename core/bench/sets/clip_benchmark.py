@@ -125,9 +125,9 @@ def _shards(folder: Path) -> list[Path]:
 def _lines(file: Path) -> tuple[str, ...]:
     if not file.is_file():
         raise DataError(f"{file}: missing; fetch it again: classes are named by {NAMES} and {TEMPLATES}")
-    lines = tuple(line for each in read_text(file).splitlines() if (line := each.strip()))
-    if not lines:
-        raise DataError(f"{file}: empty; fetch it again")
+    lines = tuple(line.strip() for line in read_text(file).strip().split("\n"))
+    if "" in lines:
+        raise DataError(f"{file}: line {lines.index('') + 1} is empty, and labels count lines; fetch it again")
     return lines
 
 
@@ -159,7 +159,8 @@ def _labels(samples: ShardSamples, row: int, classes: int) -> np.ndarray:
 
 
 def _captions(samples: ShardSamples, row: int) -> list[str]:
-    texts = [line for line in samples.beside[row].decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = samples.beside[row].decode("utf-8", "replace").split("\n")
+    texts = [text for line in lines if (text := line.strip())]
     if not texts:
         item = samples.items[row]
         raise DataError(f"{item.source}: {item.id}: no caption in its .txt; fetch the set again")

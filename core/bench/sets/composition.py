@@ -44,7 +44,7 @@ class CompositionScenes(QuestionSet):
 
     drawn = True
 
-    questions: int = option(50, "pairs of images of each kind", low=2, high=400)
+    questions: int = option(50, "pairs of images of each kind", low=2, high=200)
 
     scenes: Mapping[str, Composition] = field(default_factory=dict, init=False, repr=False)
 

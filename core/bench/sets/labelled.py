@@ -28,6 +28,7 @@ class Labelled(BenchSet):
     """
 
     fallback = 2
+    by_domain = True
 
     of_backbone: dict[str, PreparedData] = field(default_factory=dict, init=False, repr=False)
 
@@ -45,7 +46,7 @@ class Labelled(BenchSet):
 
     @property
     def notes(self) -> list[str]:
-        return list(dict.fromkeys(note for each in self.of_backbone.values() for note in each.data.notes))
+        return list(dict.fromkeys(note for each in self.of_backbone.values() for note in each.notes))
 
     def check(self, towers: BenchTowers) -> None:
         assert self.folder is not None

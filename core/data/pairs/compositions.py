@@ -93,17 +93,18 @@ class Composition:
         return replace(self, parts=(other, one), first_is_left=not self.first_is_left)
 
     @property
-    def key(self) -> tuple:
-        """Equal for a composition and its partner."""
-        return (self.kind, self.action, *sorted((self, self.partner), key=lambda each: each.caption)[0].parts)
+    def key(self) -> tuple[str, str]:
+        """Equal for a composition, its partner, and those that say the same with the other thing first."""
+        return self.kind, min(text for each in (self, self.partner) for text in (each.caption, each.turned_caption))
 
 
 def compositions(kind: str, count: int, seed: int, without: Sequence[Composition] = ()) -> list[Composition]:
-    """Drawn compositions of a kind; none of which is, or is the partner of, another or one of `without`."""
+    """Drawn compositions of a kind, of which no two have a caption in common, nor has one with its partner or one of
+    `without`. There are 225 of colours, and 450 or more of other kinds: fewer come back where more are asked for."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     taken = {each.key for each in without}
     made: list[Composition] = []
-    for _ in range(100 * count):
+    for _ in range(2000 + 10 * count):
         if len(made) == count:
             break
         drawn = _drawn(kind, rng)

@@ -1,9 +1,9 @@
 """A Ray cluster: actors that each hold a model, wherever a core or a share of a GPU is free.
 
 Ray places actors and carries tasks; the queue stays with the driver. An actor is not started again (`max_restarts=0`):
-with Ray's own restarts a job stalls when a node is lost and none joins (docs/scale.md, "Engines, tried"). Only an actor
-that has answered gets tasks, since one that waits for a slot would keep them. New ones are asked for while tasks wait
-and slots are free, so nodes that come later take part.
+with Ray's own restarts a job stalls when a node is lost and none joins (docs/measurements/scale.md, "Engines, tried").
+Only an actor that has answered gets tasks, since one that waits for a slot would keep them. New ones are asked for
+while tasks wait and slots are free, so nodes that come later take part.
 """
 
 from __future__ import annotations

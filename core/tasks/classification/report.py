@@ -248,7 +248,7 @@ def _all_sides(results: ClassificationResults) -> BarsSection | None:
     bars += [Bar(side.title, side.score, side.interval, side.zero_shot) for side in sides]
     note = (
         f"The {measure.name.lower()} on the test images, and what the sections below explain. The line on a bar is its "
-        "95% interval, the thin bar below it zero-shot. Each side has images of its own, which its section tells."
+        "95% interval, the thin bar below it zero-shot. Its section says on which images a side rests."
     )
     return BarsSection("From all sides", bars, note, measure)
 

@@ -84,7 +84,7 @@ def test_five_of_five_classes_are_no_score(write_set, towers, tmp_path):
 
 
 def test_a_query_of_retrieval_hits_where_any_of_its_texts_is_near(write_set, towers, small_clip, tmp_path):
-    texts = [[f"thing {number} seen by day", f"number {number * 7} of many"] for number in range(14)]
+    texts = [[f"thing {number}\u2028seen by day", f"number {number * 7} of many"] for number in range(14)]
     contents = ["\n".join(each).encode() + b"\n\n" for each in texts]
     folder = write_set(tmp_path / "captions", ("txt", contents), type="retrieval")
     scores = by_measure(checked(folder, towers), towers)
@@ -130,6 +130,8 @@ def test_a_folder_of_sets_stands_for_them(classes_set, tmp_path):
         ("test/nshards.txt", "many", "'many' is no number of shards"),
         ("classnames.txt", "red\nblue", "has 2 names"),
         ("classnames.txt", None, "classnames.txt: missing"),
+        ("classnames.txt", "red\n\nblue", "line 2 is empty, and labels count lines"),
+        ("classnames.txt", "\n", "line 1 is empty"),
         ("zeroshot_classification_templates.txt", "a photo", "has no {c} for the class name"),
         ("dataset_type.txt", "boxes", "'boxes' is none of classification, multilabel, retrieval"),
         ("dataset_type.txt", "retrieval", "has no s0000.txt"),

@@ -190,6 +190,8 @@ def test_aro_takes_the_mean_over_relations_and_frequent_attributes(aro):
     assert scores["relation", "macro_accuracy"].value == pytest.approx((2 / 3 + 1) / 2)
     assert scores["relation", "accuracy"].value == 0.75 and scores["relation", "accuracy"].guessing == 0.5
     assert scores["relation/on", "accuracy"].value == pytest.approx(2 / 3)
+    directed = scores["asymmetric relation", "macro_accuracy"]  # without "near", as released
+    assert directed.value == pytest.approx(2 / 3) and directed.count == 3
     assert scores["attribution", "accuracy"].count == LEAST and ("attribution/red_small", "accuracy") not in scores
     assert len(scores["attribution", "accuracy"].units.unique()) == 3  # parts of one picture belong together
     whole = Told().images(benchmark.data)
@@ -200,7 +202,7 @@ def test_aro_takes_the_mean_over_relations_and_frequent_attributes(aro):
 
 def test_rows_of_each_relation_are_an_option(aro):
     parts = {part for part, _ in scored(checked(aro, Told()), Told())}
-    assert parts == {"relation", "attribution"}
+    assert parts == {"relation", "asymmetric relation", "attribution"}
 
 
 WORDS = [("a", "DT"), ("black", "JJ"), ("cat", "NN"), ("sees", "VBZ"), ("two", "CD"), ("white", "JJ"), ("dogs", "NNS")]

@@ -46,7 +46,8 @@ def test_all_scores_are_shown_and_the_one_that_was_settled_before_leads(made):
         "MCM, T = 1",
         "MCM, own scale",
     ]
-    assert "MCM, own scale is the score that counts" in made.section().note
+    note = made.section().note
+    assert "MCM, own scale is the score that counts" in note and "with an interval from 40 of each on" in note
     first, second = made.notes
     assert "by MCM, own scale: near 0.900 (95% interval 0.850 to 0.990; 80 images, 2 copies" in first
     assert second == "GL-MCM is left out" and made.table().row_count == 4

@@ -77,6 +77,17 @@ def test_attacked_images_lose_more_than_drawn_ones_and_stay_in_the_ball(towers, 
 
 
 @pytest.mark.parametrize("name", ["fare", "tecoa"])
+def test_no_step_copies_numbers_of_the_host_for_which_a_device_would_be_waited_for(towers, name, monkeypatch):
+    loss = build_loss(name, steps=1)
+    loss.prepare(towers)
+    batch = batch_of(towers, loss)[1]
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    assert loss.further_outputs(batch, towers).keys() == loss.outputs.keys()
+    assert not any("mean" in key or "std" in key for key in loss.state_dict())
+
+
+@pytest.mark.parametrize("name", ["fare", "tecoa"])
 def test_attacks_do_less_to_towers_that_learn_from_it(small_clip_spec, name):
     towers, loss = load_backbone(small_clip_spec, device="cpu"), build_loss(name, steps=3, eps=8.0, step=4.0)
     loss.prepare(towers)

@@ -56,6 +56,18 @@ def test_images_stay_in_the_ball_and_in_range(norm):
     assert 0 < size <= EPS + 1e-6
 
 
+def test_a_start_outside_the_ball_is_cut_to_it_before_the_first_gradient():
+    images, seen = linear()[0], []
+
+    def loss(at):
+        seen.append(at.detach())
+        return at.flatten(1).sum(1)
+
+    how = {"eps": 0.2, "step": 0.01, "steps": 1, "norm": "l2"}
+    pgd(loss, images, start=0.2 * drawn_offsets(images, 0), **how)
+    assert torch.allclose(each_norm(seen[0] - images), torch.tensor(0.2), atol=1e-5)
+
+
 def test_momentum_changes_where_it_goes_and_no_gradient_is_left():
     """Where a change has a length: a sign twice follows the last gradient alone."""
     images, bent = linear()[0], torch.nn.Parameter(torch.tensor(300.0))

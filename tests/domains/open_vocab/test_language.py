@@ -19,6 +19,6 @@ def test_a_detector_is_asked_in_the_words_of_the_language(given, monkeypatch):
     german = bool(given)
     assert ("roter Kreis" in data.class_names) == german and ("red circle" in data.class_names) != german
     assert classifier.classes == list(data.class_names)
-    assert classifier.templates == (["ein Foto von {}."] if german else "photo")
+    assert classifier.templates == (["ein Foto: {}."] if german else "photo")
     assert (recipe.to_dict().get("language") or {}).get("language") == ("German" if german else None)
     assert task.settled(recipe).language == recipe.language

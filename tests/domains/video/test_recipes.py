@@ -15,7 +15,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import catalogue
 from vladapt.domains.video import Video
 
-PAGE = Path(vladapt.__file__).parent / "docs" / "video.md"
+PAGE = Path(vladapt.__file__).parent / "docs" / "measurements" / "video.md"
 RECIPES = sorted(name for name in catalogue.recipes() if name.startswith("video/") and name != "video/default")
 OF_CLASSES = [name for name in RECIPES if resolve(recipe=name).task == "action-recognition"]
 

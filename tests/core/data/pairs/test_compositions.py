@@ -34,8 +34,17 @@ def test_turned_captions_say_the_same_of_the_other_thing_first():
     assert sides & set(place.caption.split()) != sides & set(place.turned_caption.split())
 
 
-def test_no_scene_is_drawn_twice_and_those_of_a_test_set_can_be_left_out():
-    held_out = compositions("action", 30, seed=1)
-    others = compositions("action", 60, seed=2, without=held_out)
-    assert len(others) == 60 and len({each.key for each in (*held_out, *others)}) == 90
-    assert compositions("action", 30, seed=1) == held_out != compositions("action", 30, seed=2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_caption_is_drawn_twice_and_those_of_a_test_set_can_be_left_out(kind):
+    def said(scenes):
+        both = (one for each in scenes for one in (each, each.partner))
+        return [frozenset((each.caption, each.turned_caption)) for each in both]
+
+    held_out = compositions(kind, 50, seed=1)
+    others = compositions(kind, 160, seed=2, without=held_out)
+    assert len(others) == 160 and len({text for each in said([*held_out, *others]) for text in each}) == 4 * 210
+    assert compositions(kind, 50, seed=1) == held_out != compositions(kind, 50, seed=2)
+
+
+def test_there_are_as_many_colour_scenes_as_the_page_of_the_function_says():
+    assert len(compositions("colour", 230, seed=0)) == 225

@@ -117,7 +117,7 @@ def test_text_towers_stay_as_they_are(small_clip_spec, scans):
     assert torch.equal(before.encode_text(["a scan"]), backbone.encode_text(["a scan"]))
     blank = before.blank_image()
     assert not torch.allclose(before.encode_image(blank), backbone.encode_image(blank), atol=1e-6)
-    with pytest.raises(ConfigError, match=r"option compile=yes: loss 'dino-v2' changes the towers' passes by hooks"):
+    with pytest.raises(ConfigError, match=r"option compile=yes: loss 'dino-v2' changes the towers' passes"):
         train(backbone, task, TrainingSettings(epochs=1, batch_size=6, compile=True), None)
 
 
