@@ -1,6 +1,6 @@
 """What attacks leave of a small tower, and of the same one after TeCoA and FARE.
 
-    python benchmarks/robust_towers.py            # prints the table; about a minute of one core
+    python benchmarks/robust_towers.py            # prints the table; some five minutes of one core
 
 Gratings of four classes (lying or standing, coarse or fine), 32 x 32 pixels, weak and noisy, are told apart by a small
 CLIP that is trained on 640 of them by cross-entropy with the texts of their classes. Copies of it are then trained on

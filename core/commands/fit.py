@@ -295,9 +295,9 @@ def predict(
         show_table(own_table(predicted))
     else:
         answers = predicted.rows()
-        short = len(answers) > FEW_ANSWERS and not rows
-        show_table((task.predictions_summary if short else task.predictions_table)(answers), words)
-        if short and not files:
+        summary = task.predictions_summary(answers) if len(answers) > FEW_ANSWERS and not rows else None
+        show_table(task.predictions_table(answers) if summary is None else summary, words)
+        if summary is not None and not files:
             echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
     echo_notes(notes, words)
     echo_skipped(predicted.skipped)

@@ -10,7 +10,7 @@ import typer
 
 from ..contracts.use import USE
 from ..engine.options import EvaluateOptions, IndexOptions, QueriesOptions, SearchOptions
-from ..errors import ConfigError, VladaptError
+from ..errors import CapabilityError, ConfigError, VladaptError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
 
@@ -95,7 +95,8 @@ def search(
     strict: Annotated[
         bool,
         typer.Option(
-            "--strict", help="End with exit code 1 where the best answer to words does not stand out from random ones."
+            "--strict",
+            help="End with exit code 1 where the best answer to words does not stand out from those to random words.",
         ),
     ] = False,
     as_json: Json = False,
@@ -111,28 +112,33 @@ def search(
 
     if query is not None and text is not None:
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
+    words = query if text is None else text
+    if strict and (scored or many or words is None or how.get("image") is not None):
+        raise ConfigError("--strict: looks at the answer to one query of words alone; omit it, or ask with words alone")
     if scored:
-        _evaluate(index, query if text is None else text, scored, {**on, **how}, many, _where(where, camera), as_json)
+        _evaluate(index, words, scored, {**on, **how}, many, _where(where, camera), as_json)
         return
     asked = {"where": _where(where, camera), **on, **how}
     if many:
         if lacking := {"queries", "out"} - set(many):
             there = next(iter(many))
             raise ConfigError(f"--{there} {many[there]}: give --{lacking.pop()} FILE too")
-        if query is not None or text is not None:
-            raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {query or text!r}")
+        if words is not None:
+            raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {words!r}")
         done = search_queries(index, **many, **asked)
         if as_json:
             print_json(vars(done))
         else:
             echo(f"{done.queries:,} queries, {done.hits:,} results: {done.out}")
         return
-    result = engine_search(index, query if text is None else text, **asked)
+    result = engine_search(index, words, **asked)
     if as_json:
         content = {name: value for name, value in vars(result).items() if value or name != "notes"}
         content["hits"] = result.rows()
-        beside = {name: content.pop(name, None) for name in ("reranked", "among_drawn")}
-        print_json({**content, **{name: asdict(value) for name, value in beside.items() if value is not None}})
+        reranked, among = content.pop("reranked", None), content.pop("among_drawn", None)
+        content |= {} if reranked is None else {"reranked": asdict(reranked)}
+        content |= {} if among is None else {"among_drawn": {**asdict(among), "stands_out": among.stands_out}}
+        print_json(content)
         _check_stands_out(result, strict)
         return
     if result.among_drawn is not None and result.among_drawn.warning:
@@ -151,8 +157,11 @@ def search(
 
 
 def _check_stands_out(result: SearchResult, strict: bool) -> None:
-    """Raise the error that ends a strict search whose best answer does not stand out."""
-    if strict and result.among_drawn is not None and not result.among_drawn.stands_out:
+    """Raise the error that ends a strict search whose best answer does not stand out, or is not compared."""
+    if strict and result.among_drawn is None:
+        why = "holds texts" if result.holds == "texts" else "ranks words and clips together"
+        raise CapabilityError(f"--strict: {result.index} {why}, so no answer is compared with random ones; omit it")
+    if strict and not result.among_drawn.stands_out:
         raise NotAboveChance(f"--strict: {result.among_drawn.warning.rstrip('.')}")
 
 

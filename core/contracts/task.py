@@ -333,8 +333,8 @@ class Task(ABC):
         raise CapabilityError(self._refusal("predict"))
 
     def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
-        """What many rows of `predict` say together, in 15 lines at most; by default they are shown one by one."""
-        return self.predictions_table(rows)
+        """What many rows of `predict` say together, in 15 lines at most; None: they are shown one by one."""
+        return None
 
     @property
     def own_files(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..contracts.items import Decoded, DomainData, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
-from .links import CURE, lies_in, stays_inside
+from .links import CURE, cure_of, lies_in, stays_inside
 
 LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 
@@ -179,11 +179,11 @@ def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[F
                 standing = (file for fmt in formats if (file := fmt.of_folder(path)) is not None)
                 if (file := next(standing, None)) is not None:
                     return file
-        leaves = any(not any(stays_inside(path, root) for root in roots) for _, path in candidates)
+        leaves = [cure_of(path, at) for at, path in candidates if not any(stays_inside(path, root) for root in roots)]
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{listed_in}: '{shortened(name)}' is not a usable path; correct it") from error
     if leaves:
-        raise DataError(f"{listed_in}: '{shortened(name)}' leaves the folder {roots[0]}; list only files inside it")
+        raise DataError(f"{listed_in}: '{shortened(name)}' leaves the folder {roots[0]}; {leaves[0]}")
     return None
 
 

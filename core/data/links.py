@@ -31,6 +31,11 @@ def stays_inside(path: Path, root: Path) -> bool:
     return any(lies_in(path, place) for place in places)
 
 
+def cure_of(path: Path, root: Path) -> str:
+    """What helps where a listed path does not stay inside a folder: by way of a link, or by its name."""
+    return CURE if Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)) else "list only files inside it"
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether a path, links resolved, lies in the folder itself."""
     try:

@@ -31,7 +31,6 @@ from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier
 from ..prompts.languages import spoken
-from .drawings.things import OTHER_NAMES, THINGS, draw
 from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
 
@@ -72,6 +71,8 @@ class GenericProbe:
         Raises:
             ConfigError: per_thing is below 1.
         """
+        from .drawings.things import OTHER_NAMES, THINGS  # all that is drawn; a prediction draws nothing
+
         require(per_thing >= 1, "per_thing", per_thing, "give 1 or more")
         names = tuple(THINGS)
         items = [_drawing(label, name, n) for label, name in enumerate(names) for n in range(per_thing)]
@@ -167,6 +168,8 @@ def _drawing(label: int, name: str, number: int) -> Item:
 
 
 def _draw_item(item: Item):
+    from .drawings.things import draw
+
     return draw(item.decode["thing"], item.decode["number"])
 
 
@@ -188,6 +191,8 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
 
 def _unlike(names: Sequence[str]) -> list[str]:
     """The generic words that share no word with any of the names."""
+    from .drawings.things import OTHER_NAMES, THINGS
+
     taken = set().union(*(_stems(name) for name in names))
     return [word for word in (*THINGS, *OTHER_NAMES) if not taken & _stems(word)]
 

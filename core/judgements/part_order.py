@@ -23,7 +23,6 @@ from ..features.batches import logits_of
 from ..metrics.classification import metrics_of
 from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 from ..runtime.progress import Reporter
-from ..training.samples import seed_of
 
 ORDERS = 5
 """Shufflings of each test sample."""
@@ -132,6 +131,8 @@ def reliance(
 
 def _of_joint_towers(fit: JudgedClassifier, moved: PreparedData) -> OrderReliance | None:
     """Of towers that see the parts of a sample together; None where it has one part."""
+    from ..training.samples import seed_of  # and with it all sources of a training
+
     if moved.backbone.joint.parts < 2:
         return None
     adapter, test, metrics = fit.adapter, fit.test, fit.metrics

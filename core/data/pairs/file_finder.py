@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..links import stays_inside
+from ..links import cure_of, stays_inside
 
 
 class FileFinder:
@@ -34,7 +34,7 @@ class FileFinder:
         Raises:
             DataError: the path leaves the folders.
         """
-        leaves = False
+        leaves = ""
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):  # lists made on Windows
             for root in self._roots:
                 path = os.path.join(root, spelling)
@@ -44,11 +44,11 @@ class FileFinder:
                     return self._relative(path, spelling), ""
                 if reason == "empty file (0 bytes)":
                     return "", reason
-                leaves = leaves or reason == "leaves"
+                leaves = leaves or (cure_of(Path(path), Path(root)) if reason == "leaves" else "")
         if leaves:
             raise DataError(
-                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; list only files inside it, or give their "
-                "folder as root"
+                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; {leaves}, or give "
+                "their folder as root"
             )
         return "", f"no such file below {self.base}"
 

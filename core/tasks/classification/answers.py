@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from ...runs.sections import plural
+from ...runs.sections import plural, worded
 
 NAME_WIDTH = 32
 """Of an image's name that is never broken."""
@@ -52,14 +52,17 @@ def _in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def predictions_summary(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Group:
+def predictions_summary(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], words: Mapping[str, str] | None = None
+) -> Group:
     """How many images are of each class, which answers are least certain, and how many have a mark.
 
     Args:
         rows, columns: as of `predictions_table`.
+        words: of the domain, that a sentence puts "images" in.
     """
     noun = "patient" if any(row.get("images") is not None for row in rows) else "image"
-    lines = [_least_certain(rows), *(_marked(rows, key, title, noun) for key, title in columns.items())]
+    lines = [_least_certain(rows), *(_marked(rows, key, title, noun, words or {}) for key, title in columns.items())]
     return Group(_of_classes(rows, noun), *(line for line in lines if line))
 
 
@@ -100,11 +103,11 @@ def _least_certain(rows: Sequence[Mapping[str, Any]]) -> str:
     return "Least certain: " + ", ".join(f"{row['id']} ({row['label']} {row['confidence']:.1%})" for row in least)
 
 
-def _marked(rows: Sequence[Mapping[str, Any]], key: str, title: str, noun: str) -> str:
+def _marked(rows: Sequence[Mapping[str, Any]], key: str, title: str, noun: str, words: Mapping[str, str]) -> str:
     """How many have a mark, or how many classes their sets hold."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if values and all(isinstance(value, bool) for value in values):
-        return f"{title.capitalize()}: {plural(sum(values), noun)}" if any(values) else ""
+        return f"{title.capitalize()}: {worded(plural(sum(values), noun), words)}" if any(values) else ""
     if values and all(isinstance(value, list) for value in values):
         return f"{title.capitalize()}: {sum(map(len, values)) / len(values):.1f} classes on average"
     return ""

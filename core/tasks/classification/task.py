@@ -65,7 +65,6 @@ from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
 from .answers import predictions_summary, predictions_table
 from .base import ComparedClassification
-from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
     augmentation_of,
@@ -344,6 +343,8 @@ class Classification(ComparedClassification):
         return ServedRun(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
+        from .exporting import export_run
+
         return export_run(use, wishes, self.name, self.prepared, reporter)
 
     def table(self, metrics: Mapping[str, Any]):
@@ -361,7 +362,7 @@ class Classification(ComparedClassification):
         return predictions_table(rows, {"images": "images", DECIDED: DECIDED, **self._judged_columns})
 
     def predictions_summary(self, rows: Sequence[Mapping[str, Any]]):
-        return predictions_summary(rows, self._judged_columns)
+        return predictions_summary(rows, self._judged_columns, {} if self.domain is None else self.domain.words)
 
     @property
     def _judged_columns(self) -> dict[str, str]:

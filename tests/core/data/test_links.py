@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.class_folders import read_class_folders
-from vladapt.core.data.files import leads_up
+from vladapt.core.data.files import leads_up, locate
 from vladapt.core.data.images import IMAGE
 from vladapt.core.data.links import FOLLOWED, follow_links
+from vladapt.core.data.manifests import read_manifest
+from vladapt.core.data.pairs.file_finder import FileFinder
 from vladapt.core.errors import ConfigError, DataError
 
 
@@ -53,3 +55,24 @@ def test_a_link_to_a_followed_folder_is_not_one_that_leads_up(linked):
     (linked / "photos" / "more").symlink_to(linked / "store")
     follow_links([str(linked)])
     assert not leads_up(linked / "photos" / "more")
+
+
+@pytest.mark.parametrize("reads", ["table of labels", "table of captions"])
+def test_a_table_that_names_a_link_is_read_where_links_may_lead(linked, reads):
+    photos = linked / "photos"
+    if reads == "table of labels":
+        rows = [f"{name}/{number}.png,{name}" for name in ("red", "blue") for number in range(2)]
+        (photos / "labels.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+        read = lambda: len(read_manifest(photos / "labels.csv", formats=(IMAGE,)).items)  # noqa: E731
+    else:
+        finder = FileFinder(photos, [photos])
+        read = lambda: len([finder.find(f"{name}/{n}.png", "a line") for name in ("red", "blue") for n in (0, 1)])  # noqa: E731
+    with pytest.raises(DataError, match=r"leaves the folder .*; copy the file there, or give --follow-links"):
+        read()
+    follow_links([str(linked / "store")])
+    assert read() == 4
+
+
+def test_a_name_that_leaves_by_itself_has_another_cure(linked):
+    with pytest.raises(DataError, match="list only files inside it"):
+        locate("../store/red0", [linked / "photos"], "a line")

@@ -44,6 +44,12 @@ def test_patients_are_called_so():
     assert printed(predictions_summary(rows, {}))[0].strip() == "3 patients"
 
 
+def test_a_domain_has_its_own_word_for_images():
+    rows = [answer(number, unlike=True) for number in range(3)]
+    words = {"image": "clip", "images": "clips"}
+    assert printed(predictions_summary(rows, {"unlike": "unlike the fit"}, words))[-1] == "Unlike the fit: 3 clips"
+
+
 def test_a_name_is_not_broken_in_a_narrow_terminal():
     rows = [answer(7, unlike=True, set=["mass", "effusion"])]
     assert any("patient/scan7.png" in line for line in printed(predictions_table(rows, COLUMNS), width=70))
