@@ -21,14 +21,14 @@ OTHER_NUMBERS = 3
 GRID = 3
 SIZES = (0.55, 0.8)
 """Of the thing's picture, in sides of the whole one."""
-DRAWING = "2"
+DRAWING = "3"
 """Part of each image's identity, so of its stored features: whoever changes what is drawn gives another text."""
 FIRST = 1000
 """The number of the first drawing: those before it show what a training forgets, and are not learned from."""
 IMAGES_PER_SPLIT = {"train": 16, "val": 4, "test": 20}
 NOTE = (
     "Drawn data: the sample's pictures are drawn by vladapt itself, not photographed; its numbers show that the "
-    "pipeline works, nothing about photos. What methods reach on photographs, --features sample shows (COCO)."
+    "pipeline works, nothing about photos. --features sample tells methods apart on photographs (COCO)."
 )
 
 
