@@ -423,7 +423,7 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
                 if not stays_inside(clip, path):
                     collector.skip(
                         shown(clip, path),
-                        "a linked folder outside the data; copy it there, or give --follow-links",
+                        "a linked folder outside the data folder; copy it there, or give --follow-links",
                     )
                     continue
                 if (first := frames.of_folder(clip)) is None:
