@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 20
 """Different texts, above which a column names images rather than what they have in common."""
+NOT_THERE = "is no column of the images that were learned from"
 SHARE = Measure("")
 TITLE = "Columns that answers follow"
 HEADER = ("Column", "Images", "Answers that go with it", "If it did not matter", "More, in points", "p")
@@ -207,7 +208,10 @@ def _judged(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], label
     here, there, groups = fit.prepared.data.columns(), taught.columns(), fit.scores.groups
     assert here is not None and there is not None
     columns, cut, not_judged = {}, set(), {}
-    for name in (each for each in here.names if each in there.names and _says_something(each, here)):
+    for name in (each for each in here.names if _says_something(each, here)):
+        if name not in there.names:
+            not_judged[name] = NOT_THERE
+            continue
         values, support = values_of(here, name, fit.test.ids or ()), values_of(there, name, ids)
         if groups is not None and _is_group(values, groups):
             continue

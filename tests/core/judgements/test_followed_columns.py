@@ -152,10 +152,12 @@ def test_classes_may_have_another_order_than_the_data(places, cheat):
 
 
 def test_other_data_are_judged_by_the_images_that_the_run_learned_from(places, cheat):
-    own, other = data_of({"place": places, "only here": places}), data_of({"place": places[SUPPORT:]})
+    own = data_of({"place": places, "only there": places})
+    other = data_of({"place": places[SUPPORT:], "only here": places[SUPPORT:]})
     elsewhere = {"prepared": SimpleNamespace(data=other), "test": SimpleNamespace(ids=[i.id for i in other.items])}
     judged = made(own, cheat, **elsewhere, fitted_on=lambda: own)
     assert judged.columns == made(data_of({"place": places}), cheat).columns and judged.columns[0].follows
+    assert judged.not_judged == {"only here": "is no column of the images that were learned from"}
 
 
 @pytest.mark.parametrize(

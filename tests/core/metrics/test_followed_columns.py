@@ -68,13 +68,13 @@ def test_whole_groups_change_places():
     """A place per patient, and answers that are the patient's: with few patients chance explains it."""
     generator, named = seeded(0), {True: 0, False: 0}
     for seed in range(40):
-        place, answer = torch.randint(0, 2, (2, 12), generator=generator).repeat_interleave(20, dim=1).unbind()
-        labels = torch.tensor([0, 1] * 6).repeat_interleave(20)
-        groups = [f"patient {n // 20}" for n in range(240)]
-        for known in named:
-            made = of(place, labels, answer, groups=groups if known else None, seed=seed)
-            named[known] += made.p_value < 0.05
-    assert named[True] <= 4 and named[False] >= 8
+        place, answer = torch.randint(0, 2, (2, 12), generator=generator).repeat_interleave(10, dim=1).unbind()
+        labels = torch.tensor([0, 1] * 6).repeat_interleave(10)
+        groups = [f"patient {n // 10}" for n in range(120)]
+        for grouped in named:
+            made = of(place, labels, answer, groups=groups if grouped else None, seed=seed)
+            named[grouped] += made.p_value < 0.05
+    assert named[True] <= 4 and named[False] >= 6
 
 
 def test_a_place_whose_patients_have_more_images_is_not_followed_for_that():
