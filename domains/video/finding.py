@@ -421,7 +421,10 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
         for category in folders(folder):
             for clip in folders(category):
                 if not stays_inside(clip, path):
-                    collector.skip(shown(clip, path), "a linked folder outside the data folder; copy it there, or give --follow-links")
+                    collector.skip(
+                        shown(clip, path),
+                        "a linked folder outside the data folder; copy it there, or give --follow-links",
+                    )
                     continue
                 if (first := frames.of_folder(clip)) is None:
                     collector.skip(shown(clip, path), "a folder without frames")

@@ -47,8 +47,7 @@ class FileFinder:
                 leaves = leaves or (cure_of(Path(path), Path(root)) if reason == "leaves" else "")
         if leaves:
             raise DataError(
-                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; {leaves}, or give "
-                "their folder as root"
+                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; {leaves}, or give their folder as root"
             )
         return "", f"no such file below {self.base}"
 

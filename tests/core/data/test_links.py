@@ -61,7 +61,9 @@ def test_a_link_to_a_followed_folder_is_not_one_that_leads_up(linked):
 def test_a_table_that_names_a_link_is_read_where_links_may_lead(linked, reads):
     photos = linked / "photos"
     if reads == "table of labels":
-        (photos / "labels.csv").write_text("image,label\nred/0.png,red\nred/1.png,red\nblue/0.png,blue\nblue/1.png,blue\n")
+        (photos / "labels.csv").write_text(
+            "image,label\nred/0.png,red\nred/1.png,red\nblue/0.png,blue\nblue/1.png,blue\n"
+        )
         read = lambda: len(read_manifest(photos / "labels.csv", formats=(IMAGE,)).items)  # noqa: E731
     else:
         finder = FileFinder(photos, [photos])
