@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 CANDIDATES = 100
 QUERY_FILES = (".jsonl", ".csv")
 OF_ONE_QUERY = ("image", "own_group", "cluster", "blur", "html")
+ROWS_OF_MEAN = 4096
 AMONG = 5
 """Nearest entries among which an image that is in the index itself is looked for."""
 UNKNOWN_GROUP = (
@@ -178,7 +179,8 @@ def search(
         hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
     among = None
     if text is not None and asked.image is None and reranked is None and hits and opened.info["holds"] != TEXTS:
-        among = among_drawn(text, hits[0].score, partial(_best_of_texts, opened, encode, wanted, asked.refine))
+        best = partial(_best_products, opened, wanted, asked.refine)
+        among = among_drawn(text, encode.gallery.encode, best, _mean_row(opened))
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
     result = SearchResult(
         opened.path, opened.info["holds"], query, hits, reranked=reranked, among_drawn=among, notes=notes
@@ -189,12 +191,17 @@ def search(
     return result
 
 
-def _best_of_texts(
-    opened: RetrievalIndex, encode: QueryEncoder, wanted: Wanted, refine: bool, texts: Sequence[str]
-) -> list[list[Hit]]:
-    """The best answer to each text."""
-    queries = encode([Query(text) for text in texts])
-    return search_encoded(opened, queries, [wanted] * len(queries), 1, refine)
+def _best_products(opened: RetrievalIndex, wanted: Wanted, refine: bool, queries: Tensor) -> Tensor:
+    """(Q,) of unit queries (Q, D) the highest dot product with a row that is wanted, minus infinity without one."""
+    scores, places = opened.nearest(queries, 1, wanted, refine)
+    return torch.from_numpy(np.where(places < 0, -np.inf, scores)[:, 0])
+
+
+def _mean_row(opened: RetrievalIndex) -> Tensor:
+    """(D,) of all rows; where they are many, of some of them, evenly spaced."""
+    count = sum(segment.count for segment in opened.segments)
+    places = np.linspace(0, count - 1, min(count, ROWS_OF_MEAN)).astype(np.int64)
+    return torch.from_numpy(opened.rows(places).mean(axis=0))
 
 
 @dataclass

@@ -1,8 +1,11 @@
 """Whether the best answer to a query stands out from the best answers to drawn queries, which ask for nothing.
 
-A search always answers. Where a text tower does not know what is in the images, its best answers have scores like those
-of words that were drawn at random: the query's own best score is then any one of theirs, and its rank among them
-uniform, so that a query is told to stand out at most once in twenty.
+A search always answers. Where a text tower does not know what is in the images, the best answer to a query scores like
+that to any other words. Drawn queries have as many words as the query, each an article, a preposition, a pronoun or the
+like: words that name nothing which can be seen. All queries are compared by how far the best answer rises: its cosine
+minus its mean over the queries (some images are close to any words), minus the mean of that over the images (some words
+are close to any image). Of words that mean nothing to a tower the rank among the drawn ones is uniform, so that one in
+twenty is taken to stand out.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
-from ..data.pairs.augment_text import KINDS
-from .index import Hit
+from ..data.pairs.augment_text import FUNCTION_WORDS
 
 DRAWN = 39
 LEVEL = 0.05
@@ -26,7 +30,7 @@ class AmongDrawn:
     """A query among drawn ones.
 
     Args:
-        rank: of the score of its best answer; 1: above those of all drawn queries.
+        rank: of how far its best answer rises; 1: above those of all drawn queries.
         drawn: how many queries were drawn.
     """
 
@@ -42,28 +46,32 @@ class AmongDrawn:
         """What to say before the answers; "" where they stand out."""
         if self.stands_out:
             return ""
-        beaten = self.rank - 1
         return (
-            f"The best answer does not stand out: {beaten} of {self.drawn} random queries of the same length have one "
-            "that scores as high. This model may not know these words, or nothing of the kind is in the index."
+            f"The best answer does not stand out: {self.rank - 1} of {self.drawn} queries of as many random words that "
+            "name nothing have one that stands out as far. This model may not know your words, or nothing of the kind "
+            "is in the index."
         )
 
 
-def among_drawn(text: str, best: float, search: Callable[[Sequence[str]], Sequence[Sequence[Hit]]]) -> AmongDrawn:
+def among_drawn(
+    text: str, encode: Callable[[Sequence[str]], Tensor], best: Callable[[Tensor], Tensor], mean: Tensor
+) -> AmongDrawn:
     """The rank of a query among drawn ones.
 
     Args:
         text: of the query.
-        best: the score of its best answer.
-        search: texts -> the answers to each, the best first.
+        encode: texts -> (Q, D) unit features.
+        best: unit queries (Q, D) -> (Q,) the highest dot product that an image has with each.
+        mean: (D,) of the images.
     """
-    scores = [hits[0].score for hits in search(drawn_queries(text)) if hits]
-    return AmongDrawn(1 + sum(score >= best for score in scores), len(scores))
+    rows = encode([text, *drawn_queries(text)])
+    rows = rows - rows.mean(dim=0)  # (1 + DRAWN, D)
+    rises = best(F.normalize(rows, dim=-1)) * rows.norm(dim=-1) - rows @ mean
+    return AmongDrawn(1 + int((rises[1:] >= rises[0]).sum()), len(rises) - 1)
 
 
-def drawn_queries(text: str, count: int = DRAWN, words: Sequence[str] = tuple(KINDS)) -> list[str]:
-    """Queries of as many words as a text has, drawn from nouns, adjectives, verbs and numbers; of one length always the
-    same."""
+def drawn_queries(text: str, count: int = DRAWN, words: Sequence[str] = tuple(sorted(FUNCTION_WORDS))) -> list[str]:
+    """Queries of as many words as a text has, drawn from those that name nothing; of one length always the same."""
     length = min(max(1, len(text.split())), LONGEST)
     drawn = np.random.default_rng(length).integers(len(words), size=(count, length))
     return [" ".join(words[place] for place in row) for row in drawn.tolist()]

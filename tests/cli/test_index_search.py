@@ -218,7 +218,7 @@ def test_words_and_image_are_mixed_by_weight(vladapt, photos, colours):
 def test_whether_the_best_answer_stands_out_is_told_first(vladapt, photos, monkeypatch):
     search = ("search", photos, "a dog on the beach")
     among = vladapt(*search, "--json").json["among_drawn"]
-    assert among["drawn"] == 39 and 1 <= among["rank"] <= 40
+    assert among["drawn"] == 39 and 1 <= among["rank"] <= 40 and among["stands_out"] is (among["rank"] <= 2)
     always, never = 1.0, 0.0
     monkeypatch.setattr(above_chance, "LEVEL", never)
     told, strict = vladapt(*search), vladapt(*search, "--strict", "--json")
@@ -227,6 +227,21 @@ def test_whether_the_best_answer_stands_out_is_told_first(vladapt, photos, monke
     assert len(json.loads(strict.out)["hits"]) == 10
     monkeypatch.setattr(above_chance, "LEVEL", always)
     assert "stand out" not in vladapt(*search).out and vladapt(*search, "--strict").code == 0
+
+
+@pytest.mark.parametrize(
+    "asked", [("--image", "red/00.png"), ("red", "--image", "red/00.png"), ("--queries", "q.txt", "--out", "o.jsonl")]
+)
+def test_a_strict_search_is_of_one_query_of_words_alone(vladapt, photos, asked):
+    refused = vladapt("search", photos, *asked, "--strict")
+    assert refused.code == 2 and "--strict: looks at the answer to one query of words alone" in refused.error
+
+
+def test_a_strict_search_of_texts_is_refused(vladapt, index, tmp_path):
+    (tmp_path / "lines.txt").write_text("a red thing\na blue thing\n")
+    index("--texts", "lines.txt")
+    refused = vladapt("search", "photos.index", "a red thing", "--strict")
+    assert refused.code == 1 and "holds texts, so no answer is compared" in refused.error
 
 
 def test_the_table_has_rank_score_and_file(vladapt, photos):
