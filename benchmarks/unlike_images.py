@@ -32,7 +32,6 @@ SCORES = {
 
 
 def main() -> None:
-    print_help(__doc__)
     folder = Path(os.environ.get("VLADAPT_DATA", "../shared/data")) / "features" / "whurs19_clip"
     if not folder.is_dir():
         raise SystemExit(f"there is no folder {folder}; name that of the public data in VLADAPT_DATA")
@@ -68,4 +67,5 @@ def cell(of: Separation) -> str:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

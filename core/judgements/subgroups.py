@@ -207,7 +207,9 @@ class BySubgroup(Judgement):
         factors = [name for name in lower if name in FACTORS and name not in listed]
         check_factors(factors, data)
         names = [
-            name.lower() if name.lower() in factors else _column_named(_columns_of(columns, data, name), name)
+            name.lower()
+            if name.lower() in factors
+            else _column_named(_columns_of(columns, data, name), name, FACTORS if data.has_images else ())
             for name in asked
         ]
         return columns, list(dict.fromkeys(names)), factors
@@ -222,15 +224,18 @@ def _columns_of(columns: Columns | None, data: DomainData, name: str) -> Columns
     return columns
 
 
-def _column_named(columns: Columns, name: str) -> str:
+def _column_named(columns: Columns, name: str, factors: Sequence[str]) -> str:
     """The column that is meant, in any case.
+
+    Args:
+        factors: that may be asked for besides.
 
     Raises:
         UnknownNameError: there is none. ConfigError: it holds the image or its label.
     """
     column = next((each for each in columns.names if each.casefold() == name.casefold()), None)
     if column is None:
-        near = did_you_mean(name, [*columns.names, *FACTORS])
+        near = did_you_mean(name, [*(each for each in columns.names if each not in columns.taken), *factors])
         raise UnknownNameError(f"--by {shortened(name)}: {columns.place} has no such column; {near}")
     if column in columns.taken:
         raise ConfigError(f"--by {shortened(name)}: holds the image or its label; give another column")
@@ -238,10 +243,20 @@ def _column_named(columns: Columns, name: str) -> str:
 
 
 def values_of(columns: Columns, name: str, ids: Iterable[str]) -> list[str]:
-    """The cell of each sample, or of the picture that it is a window of; "" where it says nothing."""
+    """The cell of each sample, or of the picture that it is a window of; "" where it says nothing. -1 is a number where
+    the column has others below 0, and else says nothing."""
     cells = columns.cells(name)
     texts = [cells.get(id_) or cells.get(id_.rpartition("#")[0], "") for id_ in ids]
-    return ["" if text.lower() in UNKNOWN else text for text in texts]
+    unknown = UNKNOWN - {"-1"} if any(map(_is_negative, cells.values())) else UNKNOWN
+    return ["" if text.lower() in unknown else text for text in texts]
+
+
+def _is_negative(text: str) -> bool:
+    """Whether it is a number below 0 other than -1."""
+    try:
+        return text.startswith("-") and float(text) != -1
+    except ValueError:
+        return False
 
 
 def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[str]]:

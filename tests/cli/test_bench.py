@@ -53,11 +53,6 @@ def test_the_table_has_guessing_and_intervals(vladapt, captions, small_clip_spec
     assert "| wds_captions | image_to_text/r1 | 12 | 8.3 |" in first and "[" in first
 
 
-def test_no_name_of_a_measure_is_cut_in_a_narrow_terminal(vladapt, captions, small_clip_spec):
-    shown = vladapt("bench", small_clip_spec, "--data", captions).out
-    assert all(f"{way}/r{k} " in shown for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -90,9 +85,9 @@ def test_a_set_that_fails_leaves_the_others(vladapt, captions, small_clip_spec, 
 
     monkeypatch.setattr(ClipBenchmark, "score", score)
     outcome = vladapt("bench", small_clip_spec, "--data", captions.parent)
-    assert (
-        outcome.code == 1 and "Failed: wds_another: the disk is gone" in outcome.out and "wds_captions" in outcome.out
-    )
+    assert outcome.code == 1 and "Failed: wds_another: the disk is gone" in outcome.out
+    ways = ("image_to_text", "text_to_image")  # no name is cut in a narrow terminal
+    assert all(f"wds_captions │ {way}/r{k} " in outcome.out for way in ways for k in (1, 5, 10))
 
 
 def test_kinds_of_sets_are_listed_and_shown(vladapt):

@@ -21,6 +21,8 @@ TITLES = (
     "Medical images",
     "Curation",
     "Towers joined",
+    "Compositional questions",
+    "Languages",
     "Robustness",
 )
 PARTS = dict(zip(TITLES, re.split(rf"^## (?:{'|'.join(TITLES)}|Fixtures).*$", PAGE, flags=re.M)[1:]))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...runtime.reading import check_regular, parse_json, text_lines
+from ...runtime.reading import check_regular, json_values, parse_json, text_lines
 from .builder import PairBuilder
 from .coco_captions import IMAGE_FOLDERS, USUAL_FOLDERS
 from .file_finder import FileFinder
@@ -155,12 +155,14 @@ def _set_of_file(file: Path) -> MultilingualSet | None:
 
 
 def _first_object(file: Path) -> dict[str, Any]:
+    """The object of the first line that holds something; nothing where it is none, which other readers then refuse."""
     check_regular(file)
-    for line in text_lines(file):
-        if line.strip():
-            row = parse_json(f"{file} line 1", line)
-            return row if isinstance(row, dict) else {}
-    return {}
+    line = next((line for line in text_lines(file) if line.strip()), "")
+    try:
+        row = json_values(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _has_sentences(file: Path) -> bool:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vladapt import UnknownNameError
 from vladapt.core.contracts.items import Columns, DomainData, Item, Label
 from vladapt.core.judgements import subgroups as module
 from vladapt.core.judgements.subgroups import ByColumn, ByColumns, BySubgroup
@@ -47,6 +48,31 @@ def test_zero_shot_is_counted_in_the_same_parts():
     assert [(part.name, part.share, part.zero_shot) for part in of.parts] == [("north", 1, 1), ("south", 1, 0)]
     scores.zero_shot_logits = None
     assert {part.zero_shot for part in module._by_values(fit, "site", site).shares["Accuracy"].parts} == {None}
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["-1", "3", "NA"], ["", "3", ""]),
+        (["-1", "-2.5", "nan"], ["-1", "-2.5", ""]),
+        (["-1", "-", "-x"], ["", "", "-x"]),
+    ],
+)
+def test_minus_one_is_a_number_among_others_below_zero(texts, values):
+    cells = {f"{n}.png": text for n, text in enumerate(texts)}
+    assert module.values_of(Columns("table.csv", ("angle",), (), lambda name: cells), "angle", cells) == values
+
+
+def test_only_what_can_be_given_is_proposed():
+    columns = Columns("table.csv", ("labels", "site"), ("labels",), lambda name: {})
+    items = [Item("0", Path("0"), target=Label(0))]
+    rows = DomainData(items, ("a",), None, columns=lambda: columns, has_images=False)
+    pictures = DomainData(items, ("a",), lambda item: None, columns=lambda: columns)
+    for data, there in ((rows, False), (pictures, True)):
+        with pytest.raises(UnknownNameError) as error:
+            BySubgroup(by=("nothing",)).check_read(data)
+        assert "site" in str(error.value) and "labels" not in str(error.value)
+        assert ("brightness" in str(error.value)) == there
 
 
 def test_a_factor_is_computed_once_and_a_column_of_its_name_goes_before_it():
