@@ -158,12 +158,13 @@ def search(
 
 def _check_stands_out(result: SearchResult, strict: bool) -> None:
     """Raise the error that ends a strict search whose best answer does not stand out, or is not compared."""
-    among = result.among_drawn
-    if strict and among is None:
+    if not strict:
+        return
+    if result.among_drawn is None:
         why = "holds texts" if result.holds == "texts" else "ranks words and clips together"
         raise CapabilityError(f"--strict: {result.index} {why}, so no answer is compared with random ones; omit it")
-    if strict and among is not None and not among.stands_out:
-        raise NotAboveChance(f"--strict: {among.warning.rstrip('.')}")
+    if not result.among_drawn.stands_out:
+        raise NotAboveChance(f"--strict: {result.among_drawn.warning.rstrip('.')}")
 
 
 def _evaluate(
