@@ -158,10 +158,12 @@ def search(
 
 def _check_stands_out(result: SearchResult, strict: bool) -> None:
     """Raise the error that ends a strict search whose best answer does not stand out, or is not compared."""
-    if strict and result.among_drawn is None:
+    if not strict:
+        return
+    if result.among_drawn is None:
         why = "holds texts" if result.holds == "texts" else "ranks words and clips together"
         raise CapabilityError(f"--strict: {result.index} {why}, so no answer is compared with random ones; omit it")
-    if strict and not result.among_drawn.stands_out:
+    if not result.among_drawn.stands_out:
         raise NotAboveChance(f"--strict: {result.among_drawn.warning.rstrip('.')}")
 
 

@@ -61,7 +61,7 @@ def table_of(title: str, cells: Sequence[Sequence[str]], names: Collection[str] 
     header, *rows = cells
     for name in header:
         is_name = name in (names or header[:1])
-        table.add_column(name, justify="left" if is_name else "right", no_wrap=is_name)
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=is_name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -21,7 +21,7 @@ from ..errors import ConfigError, DataError, shortened
 from ..metrics import composed as metrics
 from ..metrics.intervals import mean_interval, mover, share_interval
 from ..retrieval.composed_sets import CIRCO, CIRR, DOMAINS, FASHION_IQ, ComposedQuery, ComposedSet, read_composed
-from ..retrieval.index import TEXTS, RetrievalIndex
+from ..retrieval.index import TEXTS, RetrievalIndex, check_finite
 from ..retrieval.wanted import Wanted
 from .options import EvaluateOptions, SearchOptions
 from .queries import QueryEncoder, composition_of
@@ -168,12 +168,10 @@ def _factors(
     of_image |= {name: F.normalize(feature, dim=-1) for name, (_, feature, _) in zip(others, read)}
     texts = [text for query in queries for text in query.texts]
     rows = iter(encode.gallery.encode(texts))
-    of_text = [torch.stack([next(rows) for _ in query.texts]).mean(dim=0) for query in queries]
-    both = ImagesAndWords(
-        torch.stack([of_image[query.reference] for query in queries]),
-        torch.stack(of_text),
-        [query.texts for query in queries],
-    )
+    of_text = torch.stack([torch.stack([next(rows) for _ in query.texts]).mean(dim=0) for query in queries])
+    image = torch.stack([of_image[query.reference] for query in queries])
+    check_finite(of_text, image)
+    both = ImagesAndWords(image, of_text, [query.texts for query in queries])
     composed = encode.composition.compose(both, encode.gallery).factors
     return {"": composed, IMAGE: both.unit_image[:, None], WORDS: both.unit_text[:, None]}
 

@@ -96,6 +96,7 @@ class Comparison(Record, Verdict):
         adapted, zero_shot, test_images: scores of both sides, zero-shot's None where it means nothing, and on how many
             images.
         if_grouped: what `possible_groups` says, where images may belong together that the split divides; or None.
+        classes: how many there are, where it was just computed; 0 where it was read.
     """
 
     beside_scores: ClassVar = ("adapted",)
@@ -112,6 +113,7 @@ class Comparison(Record, Verdict):
     zero_shot: Mapping[str, float | None] | None = beside()
     test_images: int = beside(0)
     if_grouped: Mapping[str, Any] | None = beside()
+    classes: int = beside(0)
 
     def values_by_key(self) -> dict[str, Any]:
         values: dict[str, Any] = {"intervals": self.intervals, "metric_intervals": self.metric_intervals}
@@ -169,6 +171,21 @@ class Comparison(Record, Verdict):
     def measure(self) -> Measure:
         """How the metric that decides is written."""
         return MEASURES[self.deciding]
+
+    def note(self) -> str:
+        return self.words_at_chance(self.classes) if self.classes else ""
+
+    def words_at_chance(self, classes: int) -> str:
+        """A sentence where the interval of zero-shot reaches down to what guessing has; "" elsewhere."""
+        several = self.deciding == "auroc"
+        guessing, interval = 0.5 if several else 1 / classes, self.intervals.get(ZERO_SHOT)
+        if not self.zero_shot or not interval or interval[0] > guessing:
+            return ""
+        among = "(an AUROC of 0.5)" if several else f"among {classes} classes ({guessing:.1%})"
+        return (
+            f"Zero-shot cannot be told from guessing {among}: this model's words do not tell these classes apart, so "
+            "what the adapted model knows comes from the labelled images."
+        )
 
     def between(self, side: str, metric: str = "") -> Sequence[float] | None:
         """The interval of a metric, by default of the one that decides; None where there is none."""
@@ -268,7 +285,8 @@ class Baselines(Judgement):
 
     def compute(self, fit: JudgedClassifier) -> Comparison:
         comparison = compared(fit.scores, fit.class_names, fit.deciding)
-        return replace(comparison, if_grouped=fit.metrics.get("possible_groups"))
+        grouped = fit.metrics.get("possible_groups")
+        return replace(comparison, if_grouped=grouped, classes=len(fit.class_names))
 
 
 def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> Comparison:

@@ -29,7 +29,7 @@ SIDE = 80
 IMAGES_PER_SPLIT = {"train": 24, "val": 8, "test": 28}
 NOTE = (
     "Synthetic data: the sample set is drawn by vladapt itself, not taken from patients; "
-    "its numbers show that the pipeline works, nothing about medicine."
+    "its numbers show that the pipeline works, nothing about medicine. MedMNIST's sets tell methods apart."
 )
 
 

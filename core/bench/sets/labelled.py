@@ -31,6 +31,7 @@ class Labelled(BenchSet):
     by_domain = True
 
     of_backbone: dict[str, PreparedData] = field(default_factory=dict, init=False, repr=False)
+    undivided: str = field(default="", init=False, repr=False)
 
     @classmethod
     def recognises(cls, place: Path) -> bool:
@@ -46,7 +47,8 @@ class Labelled(BenchSet):
 
     @property
     def notes(self) -> list[str]:
-        return list(dict.fromkeys(note for each in self.of_backbone.values() for note in each.notes))
+        notes = [note for each in self.of_backbone.values() for note in each.notes]
+        return list(dict.fromkeys([*notes, *([self.undivided] if self.undivided else [])]))
 
     def check(self, towers: BenchTowers) -> None:
         assert self.folder is not None
@@ -73,6 +75,11 @@ class Labelled(BenchSet):
         units = None if groups is None else units_of(groups, len(labels))[0][rows]
         scores = classification_scores(test.unit[rows], classifier.weights, labels[rows], units=units)
         known = published_zero_shot(prepared, towers.backbone.spec)
+        if known and all(item.split == "test" for item in prepared.data.items):
+            self.undivided = (
+                f"{self.title}: the data name no split, so all images are tested; the published result is of the "
+                "test images of the set."
+            )
         return [score.with_published(known) if score.measure == MEASURE else score for score in scores]
 
 

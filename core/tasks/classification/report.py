@@ -433,15 +433,10 @@ def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], n
     """What must not be overlooked when reading the scores."""
     sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
     sentences += few_groups(found.test_groups, found.test_images)
+    at_chance = found.words_at_chance(len(class_names))
+    sentences += [at_chance] if at_chance and at_chance not in notes else []
     if labels.ndim == 2:
         return sentences + _of_several_labels(found)
-    classes = len(class_names)
-    low = (found.intervals.get(ZERO_SHOT) or [1.0])[0]
-    if found.zero_shot and low <= 1 / classes:
-        sentences.append(
-            f"Zero-shot cannot be told from guessing among {classes} classes ({1 / classes:.1%}): its prompts do not "
-            "tell these classes apart, so what the adapted model knows comes from the labelled images."
-        )
     name, share = commonest(labels, class_names)
     accuracy = found.adapted["accuracy"]
     if accuracy <= share:
@@ -471,17 +466,10 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
 
 
 def _of_several_labels(found: Comparison) -> list[str]:
-    sentences = []
-    interval = found.intervals.get(ZERO_SHOT)
-    if interval and interval[0] <= 0.5:
-        sentences.append(
-            "Zero-shot cannot be told from guessing (an AUROC of 0.5): what the adapted model knows comes from the "
-            "labelled images."
-        )
     blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
     if blank:
-        sentences.append(f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}.")
-    return sentences
+        return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]
+    return []
 
 
 def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:

@@ -60,6 +60,24 @@ def test_prompts_of_the_user_are_taken(folders, small_clip_spec):
     assert values[0] != values[1]
 
 
+def test_a_language_asks_in_its_words_and_a_backbone_without_it_gets_a_note(folders, small_clip_spec):
+    german = Recipe(language="de", given=frozenset({"language"}))
+    asked, plain = (bench(of, [small_clip_spec], [folders]) for of in (german, Recipe()))
+    assert [row["value"] for row in asked.rows] != [row["value"] for row in plain.rows]
+    assert any("not known to have learned German" in note for note in asked.notes)
+    assert any(note.startswith("Classes without a name in German") for note in asked.notes)
+
+
+def test_a_published_result_beside_data_without_splits_gets_a_note(folders, small_clip_spec, monkeypatch):
+    from vladapt.core.bench.sets import labelled
+
+    monkeypatch.setattr(labelled, "published_zero_shot", lambda *of: {"a paper": 0.5})
+    whole, divided = (bench(Recipe(), [small_clip_spec], [place]) for place in (folders / "test", folders))
+    assert any("so all images are tested" in note for note in whole.notes)
+    assert not any("so all images are tested" in note for note in divided.notes)
+    assert whole.rows[0]["published"] == {"a paper": 0.5}
+
+
 def test_images_without_labels_are_refused(folders, small_clip_spec, tmp_path):
     (tmp_path / "loose").mkdir()
     for number, file in enumerate((folders / "train" / "fog").iterdir()):

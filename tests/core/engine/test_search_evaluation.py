@@ -189,3 +189,14 @@ def test_what_cannot_be_scored_is_one_line(gallery, evaluate):
         evaluate(place / "odd.csv")
     with pytest.raises(ConfigError, match="--top: --evaluate does not use it"):
         evaluate(place / "test.json", top=5)
+
+
+def test_words_that_become_no_numbers_are_refused(gallery, evaluate, monkeypatch):
+    from vladapt.core.engine.queries import IndexGallery
+
+    place, names, rows = gallery
+    one = {"reference_img_id": int(names[0]), "relative_caption": "red", "target_img_id": int(names[1]), "id": 0}
+    (place / "one.json").write_text(json.dumps([{**one, "gt_img_ids": [int(names[1])]}]))
+    monkeypatch.setattr(IndexGallery, "encode", lambda self, texts: torch.full((len(texts), rows.shape[1]), torch.nan))
+    with pytest.raises(DataError, match="NaN"):
+        evaluate(place / "one.json")

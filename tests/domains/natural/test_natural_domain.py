@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from vladapt import ConfigError, UnknownNameError
+from vladapt.core.forgetting import draw
 from vladapt.core.registry import load_domain
 from vladapt.domains.natural import Natural
+from vladapt.domains.natural.drawn_things import render_item
 from vladapt.domains.natural.known_sets import known_set, names
 
 EUROSAT = 10
@@ -82,6 +85,19 @@ def test_options_of_tables_are_refused_for_published_folders(photo, tmp_path, op
 def test_the_sample_is_drawn_and_says_so():
     data = load_domain("natural").sample("classification")
     assert any("drawn" in note for note in data.notes)
-    assert {len(data.split(split)) for split in ("train", "val", "test")} == {192, 48, 120}
+    assert {len(data.split(split)) for split in ("train", "val", "test")} == {192, 48, 240}
     first = data.load(data.items[0])
     assert first.shape == (224, 224, 3) and (first == data.load(data.items[0])).all()
+
+
+def test_things_of_the_sample_stand_among_others_which_leaves_the_drawings_as_they_are():
+    """A thing alone made every method right; `draw` measures what is forgotten."""
+    item = load_domain("natural").sample("classification").items[0]
+    plain = draw("apple", item.decode["number"]).copy()
+    shown = render_item(item)
+    assert np.array_equal(draw("apple", item.decode["number"]), plain)
+    changed = np.abs(shown.astype(int) - plain).mean(axis=2) > 40
+    assert changed.mean() > 0.25
+    seen = [render_item(item.with_(decode={**item.decode, "number": number})) for number in (1001, 1002)]
+    borders = [each[:8].astype(int) for each in seen]
+    assert np.abs(borders[0] - borders[1]).mean() > 20  # other things around it each time

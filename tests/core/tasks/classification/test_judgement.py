@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.judgement import Scores
-from vladapt.core.judgements.baselines import Comparison, compared
+from vladapt.core.judgements.baselines import Baselines, Comparison, compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference
 from vladapt.core.registry import build_adapter
@@ -117,6 +120,21 @@ def test_few_images_of_a_class_are_said():
     assert any(said.startswith("Fewer than 30 test images: basophil (20).") for said in few)
     many = Comparison.from_json(metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)))
     assert not any("Fewer than 30" in said for said in warnings_of(many, EQUAL, NAMES, []))
+
+
+@pytest.mark.parametrize(("recall", "at_chance"), [(1 / 3, True), (0.8, False)])
+def test_a_fit_notes_that_zero_shot_is_at_chance(recall, at_chance):
+    zero_shot, adapted = answers(EQUAL, (recall,) * 3, 5), answers(EQUAL, (0.9,) * 3, 6)
+    values = {"zero_shot": classification_metrics(zero_shot, EQUAL, 3)}
+    values["adapted"] = classification_metrics(adapted, EQUAL, 3)
+    computed = Baselines().compute(
+        SimpleNamespace(
+            scores=Scores(EQUAL, zero_shot, adapted, values), class_names=NAMES, deciding="", metrics=values
+        )
+    )
+    assert ("cannot be told from guessing among 3 classes" in computed.note()) == at_chance
+    assert computed.classes == 3 and "classes" not in computed.to_json()
+    assert replace(computed, classes=0).note() == ""  # of a run that is read: it has its notes
 
 
 def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():

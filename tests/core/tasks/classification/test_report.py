@@ -270,6 +270,14 @@ def test_a_zero_shot_at_chance_and_a_model_below_the_commonest_class_are_said():
     assert "cannot be told from guessing" not in page(better).text
 
 
+def test_a_zero_shot_at_chance_is_said_once():
+    results = one_label()
+    sentence = results.compared.words_at_chance(3)
+    assert page(results).text.count("cannot be told from guessing") == 1
+    noted = replace(results, info=results.info.with_(notes=[sentence]))
+    assert page(noted).text.count("cannot be told from guessing") == 1
+
+
 def test_without_zero_shot_only_the_adapted_model_is_shown():
     text = page(one_label(zero_shot=False)).text
     assert "The gain is more than chance" in text and "the strongest baseline, always answering" in text
