@@ -72,7 +72,7 @@ COMMANDS = (
     Command("export", ("export", "photo-runs/{run}", "--out", "model")),
     Command("index", ("index", "photos/test", "--out", "photos.index")),
     Command(
-        "search, for what is not there", ("search", "photos.index", "chest radiograph of a child"), warns="stand out"
+        "search, words that name nothing", ("search", "photos.index", "such as those which were"), warns="stand out"
     ),
     Command("setup, without a network", ("setup", "--backbone", "openai-vit-b-16"), code=1),
 )
