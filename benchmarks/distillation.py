@@ -1,4 +1,4 @@
-"""What distillation brings to a smaller model at equal steps? The table of docs/faster-towers.md.
+"""What distillation brings to a smaller model at equal steps? The table of docs/measurements/faster-towers.md.
 
     python benchmarks/distillation.py [--seeds 0,1,2] [--steps 600] [--scores FILE]
 
