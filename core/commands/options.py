@@ -130,6 +130,7 @@ FollowLinks = Annotated[
         metavar="ROOT",
         help="Also read images that are links to files below this folder, as DVC and git-annex make them. Repeatable.",
         rich_help_panel=DATA,
+        hidden=True,  # the message on a link that is not followed names it
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
@@ -221,7 +222,9 @@ class FromRecipe(Source):
         known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
         listed = self.keys.split() or [*known, *BESIDE]
         # what only some trainings of towers take stands with the options of domains
-        hidden = {"generic", "teacher"} if self.judged == FIT and _domain_and_task(arguments)[0] is None else ()
+        hidden = (
+            {"generic", "teacher", "language"} if self.judged == FIT and _domain_and_task(arguments)[0] is None else ()
+        )
         own = {
             name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, ""), hidden=name in hidden)
             for name in listed
@@ -376,7 +379,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     parameters.sort(key=lambda each: _place(each.annotation))
 
     @functools.wraps(command)
-    def run(debug: bool = False, follow_links: list[str] | None = None, **given: Any):
+    def run(debug: bool = False, **given: Any):
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
@@ -386,8 +389,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
                 places = [value] if isinstance(value, str) else value or ()
                 for place in (each for each in places if not is_url(str(each))):
                     check_writable(place, f"--{name}")
-        if follow_links:
-            links.follow_links(follow_links)
+        if roots := given.pop("follow_links", None):
+            links.follow_links(roots)
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

@@ -240,7 +240,7 @@ def test_a_run_without_the_file_predicts_uncalibrated_and_promises_nothing(vlada
     assert len(row["set"]) == 3 and row["open"] is True and "unlike" not in row
     assert any("no calibration rows" in note for note in told["notes"])
     evaluated = vladapt("eval", run, "--coverage", 0.9, "--json").json
-    assert "conformal" not in evaluated and "no calibration rows" in evaluated["notes"][0]
+    assert "conformal" not in evaluated and any("no calibration rows" in note for note in evaluated["notes"])
 
 
 @pytest.mark.parametrize("shots,adapter", [(1, "tip-adapter"), (0, "zero-shot")])

@@ -148,7 +148,11 @@ def test_what_cannot_be_asked_of_many_queries_is_one_line(vladapt, texts, tmp_pa
         (["--queries", "none.txt", "--out", "hits.csv"], "--queries none.txt: cannot be read (No such file", 1),
         (["a dog", *both], "--queries queries.txt: holds the queries; omit 'a dog'", 2),
         ([*both, "--cluster", 0.9], "--cluster: is about one query; omit it, or --queries", 2),
-        ([*both, "--weight", 0], "--weight: is about one query; omit it, or --queries", 2),
+        (
+            [*both, "--weight", 0],
+            "--weight: is about images; omit it, or name an image per line of --queries FILE.jsonl",
+            2,
+        ),
         ([*both, "--own-group", "no"], "--own-group: is about one query; omit it, or --queries", 2),
         ([*both, "--top", 0], "--top 0: give 1 or more", 2),
         ([*both, "--refine", "no"], "--refine no: an.index is of kind flat, which has no codes; omit it", 2),

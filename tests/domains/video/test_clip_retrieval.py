@@ -250,7 +250,9 @@ def test_a_head_answers_the_questions_of_egomcq(name, heads, folder, small_clip,
         of = {i.id: small_clip.encode_image(transform(data.load(i)), normalize=False)[None] for i in data.items}
         for each in data.questions.asked:
             there = torch.ones(1, 3, dtype=torch.bool)
-            near = [float(adapter.pair_scores(small_clip, of[option], there, [each.text])) for option in each.images]
+            near = [
+                float(adapter.pair_scores(small_clip, of[option], there, list(each.texts))) for option in each.images
+            ]
             right.append(float(near.index(max(near)) == each.answer))
     scores = {"inter": (right[0] + right[2]) / 2, "intra": (right[1] + right[3]) / 2}
     assert asked["multiple_choice"]["adapted"]["scores"] == scores

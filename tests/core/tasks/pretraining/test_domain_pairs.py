@@ -76,10 +76,10 @@ def test_a_domain_reads_the_pairs_and_their_findings(small_clip_spec, tmp_path):
 
 def test_a_domain_with_captions_has_this_task():
     class Unlabelled(Studies):
-        name, tasks = "unlabelled", ("classification",)
+        name, tasks = "unlabelled", ("detection",)
 
     assert task_in(Studies(Path()), "pretraining").name == "pretraining"
-    with pytest.raises(ConfigError, match="domain 'unlabelled' has classification"):
+    with pytest.raises(ConfigError, match="domain 'unlabelled' has detection"):
         task_in(Unlabelled(Path()), "pretraining")
 
 
