@@ -26,9 +26,9 @@ HEADS_ALONE = {
     "medklip",
     "medslip",
 }
-HEADS_ALONE |= {"medslip", "r2d2"} | {"fare", "tecoa"}
-"""By rows, though what costs is their heads (of medflip a singular vector, which all ranks find alike), not products of
-pairs."""
+HEADS_ALONE |= {"medslip", "r2d2", "fare", "tecoa"}
+"""By rows, though what costs is their heads (of medflip a singular vector, which all ranks find alike; of fare and tecoa
+the passes of their attacks), not products of pairs."""
 NAMES = sorted(
     name
     for name, entry in catalogue.losses().items()
