@@ -16,6 +16,8 @@ from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, rep
 ENCODED = "domain task device amp batch_size workers tolerate sets protocol preset language seed"
 """How images are encoded, and how folders of the user's own are read."""
 NAMES = ("set", "part", "measure")
+WHOLE = "all"
+"""What the whole of a set is called among its parts."""
 """Columns that say what a row is."""
 
 
@@ -98,7 +100,9 @@ def _show(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]])
     parted = {row["set"] for row in rows if row["part"]}
     for title in dict.fromkeys(row["set"] if row["set"] in parted else "" for row in rows):
         shown = [row for row in rows if (row["set"] == title if title else row["set"] not in parted)]
-        cells = [line[bool(title) :] for line in bench_cells(shown, gains)]  # the title names the set
+        cells = bench_cells(shown, gains)
+        if title:  # it names the set
+            cells = [[part or WHOLE, *line] for _, part, *line in cells]
         of = f"{title}: zero-shot" if title else "Zero-shot"
         show_table(table_of(f"{of} in %, with 95% intervals", cells, NAMES))
 

@@ -27,8 +27,8 @@ HEADS_ALONE = {
     "medslip",
 }
 HEADS_ALONE |= {"medslip", "r2d2", "fare", "tecoa"}
-"""By rows, though what costs is their heads (of medflip a singular vector, which all ranks find alike; of fare and tecoa
-the passes of their attacks), not products of pairs."""
+"""By rows, though what costs is their heads (of medflip a singular vector, which all ranks find alike; of fare and
+tecoa the passes of their attacks), not products of pairs."""
 NAMES = sorted(
     name
     for name, entry in catalogue.losses().items()
