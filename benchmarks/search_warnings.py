@@ -110,7 +110,8 @@ def shares(images: Tensor, of_text: dict[str, Tensor], sentences: Sequence[str],
     def best(queries: Tensor) -> Tensor:
         return (queries @ images.T).max(dim=1).values
 
-    warned = [bool(among_drawn(each, encode, best, images.mean(dim=0)).warning) for each in sentences]
+    mean = images.mean(dim=0)
+    warned = [not among_drawn(of_text[each], encode(drawn_queries(each)), best, mean).stands_out for each in sentences]
     return float(right.float().mean()), float(np.mean(warned))
 
 

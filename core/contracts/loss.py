@@ -58,6 +58,7 @@ class Loss(nn.Module, ABC):
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         compiles: whether the towers may be compiled under it.
+        shards: whether the towers may be sharded over processes under it.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
@@ -86,6 +87,7 @@ class Loss(nn.Module, ABC):
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""

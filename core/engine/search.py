@@ -27,7 +27,7 @@ from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
 from ..data.tables import csv_text
 from ..errors import CapabilityError, ConfigError, DataError
-from ..retrieval.above_chance import AmongDrawn, among_drawn
+from ..retrieval.above_chance import AmongDrawn, among_drawn, drawn_queries
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
@@ -180,7 +180,8 @@ def search(
     among = None
     if text is not None and asked.image is None and reranked is None and hits and opened.info["holds"] != TEXTS:
         best = partial(_best_products, opened, wanted, asked.refine)
-        among = among_drawn(text, encode.gallery.encode, best, _mean_row(opened))
+        drawn = IndexGallery(opened, tower, drawn_queries(text)).vocabulary()[1]  # stored, as few lengths occur
+        among = among_drawn(of_query.factors[0].float(), drawn, best, _mean_row(opened))
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
     result = SearchResult(
         opened.path, opened.info["holds"], query, hits, reranked=reranked, among_drawn=among, notes=notes

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..contracts.images import height_and_width
+from ..contracts.judgement import JudgedClassifier
 from ..metrics.intervals import paired_shares, share_interval
+from ..robustness.corruption import CHANNELS
 from ..runs.sections import Cell, Measure
 
 if TYPE_CHECKING:
@@ -57,6 +60,24 @@ class ConditionScores:
             in_points(self.change, self.change_interval),
             in_points(self.gain, self.gain_interval),
         )
+
+
+def why_unchanged(fit: JudgedClassifier, least_side: int) -> str:
+    """Why the test images of a run cannot be changed and encoded again; "" where they can.
+
+    Args:
+        least_side: pixels of the tower's images below which nothing of the change would be seen.
+    """
+    if fit.before is None:
+        return "a features file holds no images"
+    if fit.several_labels:
+        return "images may have several labels"
+    channels = fit.before.channels
+    if channels is not None and len(channels) != CHANNELS:
+        return f"they have {len(channels)} channels, not {CHANNELS}"
+    if min(height_and_width(fit.before.image_size)) < least_side:
+        return f"the tower's images are smaller than {least_side} pixels"
+    return ""
 
 
 def in_points(value: float | None, interval: Sequence[float] | None) -> Cell:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from ..contracts.corruption import SEVERITIES, Corruption
-from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import AxisScore, Record
 from ..metrics.intervals import SIGNIFICANT, balanced_interval, p_of_loss, paired_shares, units_of
 from ..metrics.significance import holm
-from ..robustness.corruption import CHANNELS, Corrupted
+from ..robustness.corruption import Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
 from ..runs.sections import Cell, Measure, TableSection, plural
+from ._condition import why_unchanged
 from ._holistic import HolisticJudgement, worst_rows
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ class Corruptions(HolisticJudgement):
             corruptions()
 
     def compute(self, fit: JudgedClassifier) -> CorruptionScores:
-        if lacking := _lacking(fit):
-            return CorruptionScores(0, lacking)
+        if why := why_unchanged(fit, LEAST_SIDE):
+            return CorruptionScores(0, f"corrupted images: not tested, since {why}")
         domain, rows = fit.prepared.domain, self.rows_of(fit)
         kinds = (*corruptions(), *(() if domain is None else domain.corruptions))
         assert fit.labels is not None and fit.test.ids is not None
@@ -205,20 +205,6 @@ class Corruptions(HolisticJudgement):
         groups = None if of_images is None else list(map(of_images.__getitem__, rows))
         right, before = _right_of(fit, kinds, [fit.test.ids[n] for n in rows], labels)
         return _scores(rows, kinds, right, before, groups, _of_imagenet(fit))
-
-
-def _lacking(fit: JudgedClassifier) -> str:
-    """Why a run cannot be judged so; "" where it can."""
-    if fit.before is None:
-        return "corrupted images: not tested, since a features file holds no images"
-    if fit.several_labels:
-        return "corrupted images: not tested, since images may have several labels"
-    channels = fit.before.channels
-    if channels is not None and len(channels) != CHANNELS:
-        return f"corrupted images: not tested, since they have {len(channels)} channels and these kinds are for three"
-    if min(height_and_width(fit.before.image_size)) < LEAST_SIDE:
-        return f"corrupted images: not tested, since the tower's images are smaller than {LEAST_SIDE} pixels"
-    return ""
 
 
 def _right_of(

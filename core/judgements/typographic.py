@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from ..contracts.corruption import Corruption
-from ..contracts.images import height_and_width
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.run_info import AxisScore, Record
 from ..metrics.intervals import share_interval
 from ..prompts.classifier import spoken
-from ..robustness.corruption import CHANNELS, Corrupted
+from ..robustness.corruption import Corrupted
 from ..robustness.typographic import drawn_word, has_letters
 from ..runs.sections import Cell, TableSection, plural
-from ._condition import SHARE, ConditionScores, printed
+from ._condition import SHARE, ConditionScores, printed, why_unchanged
 from ._holistic import WORST, HolisticJudgement
 
 if TYPE_CHECKING:
@@ -157,19 +156,12 @@ class Typographic(HolisticJudgement):
 
 def _lacking(fit: JudgedClassifier) -> str:
     """Why a run cannot be judged so; "" where it can."""
-    if fit.before is None:
-        return "a features file holds no images"
-    if fit.several_labels:
-        return "images may have several labels"
+    if why := why_unchanged(fit, LEAST_SIDE):
+        return why
     if len(fit.class_names) < 2:
         return "there is one class"
-    channels = fit.before.channels
-    if channels is not None and len(channels) != CHANNELS:
-        return f"the images have {len(channels)} channels"
-    if min(height_and_width(fit.before.image_size)) < LEAST_SIDE:
-        return f"the tower's images are smaller than {LEAST_SIDE} pixels"
-    lacking = [name for name in fit.class_names if not has_letters(spoken(name))]
-    return f"the font lacks letters of class '{lacking[0]}'" if lacking else ""
+    without = [name for name in fit.class_names if not has_letters(spoken(name))]
+    return f"the font lacks letters of class '{without[0]}'" if without else ""
 
 
 def _other_classes(ids: Sequence[str], labels: Tensor, classes: int, seed: int) -> Tensor:

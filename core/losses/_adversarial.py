@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.native_aspect import takes_rows
 from ..contracts.backbone import Backbone
@@ -16,6 +15,7 @@ from ..contracts.images import height_and_width
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..errors import CapabilityError
+from ..features.extract import in_eval_mode
 from ..robustness.pgd import LEVELS, NORMS, pgd
 
 START = "pixels_attack_start"
@@ -30,6 +30,7 @@ class AdversarialLoss(RowLoss):
 
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     compiles: ClassVar[bool] = False  # a step has gradients of its own
+    shards: ClassVar[bool] = False
 
     eps: float = option(
         4.0, "how far an image is changed: 255ths of a pixel, or by norm=l2 a length", above=0, high=255
@@ -58,33 +59,14 @@ class AdversarialLoss(RowLoss):
         Args:
             batch: its pixels (B, 3, S, S), as the towers take them, and where the attack starts.
             loss_of: pixels as the towers take them -> losses (B,).
-
-        Raises:
-            CapabilityError: the towers are sharded over processes.
         """
-        if any(hasattr(parameter, "full_tensor") for parameter in backbone.model.parameters()):
-            raise CapabilityError(
-                f"{self.title} has passes of its own within a step, which sharded towers do not allow; omit "
-                "parallel=fsdp"
-            )
         pixels = batch["pixels"]
         mean, std = (self.get_buffer(name).to(pixels.dtype) for name in ("_mean", "_std"))
         images, unit = (pixels * std + mean).clamp(0, 1), LEVELS if self.norm == "linf" else 1
         eps, step = self.eps / unit, self.step / unit
         how = {"eps": eps, "step": step, "steps": self.steps, "start": eps * batch[START].to(images), "norm": self.norm}
-        with _evaluating(backbone.model):
+        with in_eval_mode(backbone.model):
             return (pgd(lambda at: loss_of((at - mean) / std), images, **how) - mean) / std
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def in_full(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,21 +54,19 @@ class AmongDrawn:
         )
 
 
-def among_drawn(
-    text: str, encode: Callable[[Sequence[str]], Tensor], best: Callable[[Tensor], Tensor], mean: Tensor
-) -> AmongDrawn:
+def among_drawn(query: Tensor, drawn: Tensor, best: Callable[[Tensor], Tensor], mean: Tensor) -> AmongDrawn:
     """The rank of a query among drawn ones.
 
     Args:
-        text: of the query.
-        encode: texts -> (Q, D) unit features.
-        best: unit queries (Q, D) -> (Q,) the highest dot product that an image has with each.
+        query: (D,) unit feature of its words.
+        drawn: (Q, D) unit features of `drawn_queries`.
+        best: unit queries (1 + Q, D) -> (1 + Q,) the highest dot product that an image has with each.
         mean: (D,) of the images.
     """
-    rows = encode([text, *drawn_queries(text)])
-    rows = rows - rows.mean(dim=0)  # (1 + DRAWN, D)
+    rows = torch.cat([query[None], drawn])
+    rows = rows - rows.mean(dim=0)
     rises = best(F.normalize(rows, dim=-1)) * rows.norm(dim=-1) - rows @ mean
-    return AmongDrawn(1 + int((rises[1:] >= rises[0]).sum()), len(rises) - 1)
+    return AmongDrawn(1 + int((rises[1:] >= rises[0]).sum()), len(drawn))
 
 
 def drawn_queries(text: str, count: int = DRAWN, words: Sequence[str] = tuple(sorted(FUNCTION_WORDS))) -> list[str]:

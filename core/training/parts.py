@@ -17,6 +17,7 @@ from ..contracts.families import BOTH
 from ..contracts.images import height_and_width
 from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
+from ..runtime.distributed import world_size
 from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import check_text_pairs, fields_of
@@ -25,7 +26,7 @@ from .lora import LowRank
 from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
-from .settings import TrainingSettings
+from .settings import FSDP, TrainingSettings
 from .source_losses import SourceLosses
 from .sources import MixedSource, Source, num_labels_of
 from .stored_teachers import StoredTeacher
@@ -186,6 +187,7 @@ class Parts:
         self.notes: list[str] = []
         self.objective = objective_of(backbone, task).to(backbone.device)
         self._say_what_is_experimental()
+        self._check_shards()
         self.objective.call("prepare", backbone)
         # A view of what is learned, so that what is measured in between has it too.
         losses = self.objective.losses
@@ -218,6 +220,15 @@ class Parts:
             self.outputs.compile_per_sample()
         made = self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between
         return PairModel(*made, graph_changes=self.task.has_text_pairs)
+
+    def _check_shards(self) -> None:
+        if self.settings.parallel == FSDP and world_size() > 1:
+            for name, loss in self.objective.losses.items():
+                if not loss.shards:
+                    raise ConfigError(
+                        f"option parallel={FSDP}: loss '{name}' has passes of its own within a step, which sharded "
+                        "towers do not allow; omit it"
+                    )
 
     def _check_compiles(self) -> None:
         for name, loss in self.objective.losses.items():

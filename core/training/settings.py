@@ -19,7 +19,8 @@ BY_STEP = ("rewarm", "infinite")
 """Schedules of a closed form per step."""
 PRECISIONS = ("bf16", "fp16")
 TOWERS = ("image", "text", BOTH)
-PARALLEL = ("ddp", "fsdp")
+DDP, FSDP = "ddp", "fsdp"
+PARALLEL = (DDP, FSDP)
 OPTIMIZERS = ("adamw", "adam", "sgd", "adabelief")
 DECAYED = ("matrices", "weights", "all")
 MOST_RATE = 10**9
@@ -182,9 +183,9 @@ class TrainingSettings:
         settle(self, "the training")
         cure = "lock image or text, or towers, which leaves their projections"
         require(len(set(self.lock)) < 2, "lock", list(self.lock), cure)
-        whole = self.clip_units is None or self.parallel != "fsdp"
+        whole = self.clip_units is None or self.parallel != FSDP
         require(whole, "clip_units", self.clip_units, "units need whole weights; give parallel=ddp")
-        whole = self.optimizer != "adabelief" or self.parallel != "fsdp"
+        whole = self.optimizer != "adabelief" or self.parallel != FSDP
         require(whole, "optimizer", self.optimizer, "adabelief needs whole weights; give parallel=ddp")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")

@@ -8,7 +8,10 @@ from parity_checks import adversarial_losses
 
 from vladapt import CapabilityError, build_loss
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.errors import ConfigError
 from vladapt.core.losses._adversarial import START
+from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.settings import TrainingSettings
 
 PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
 
@@ -108,9 +111,9 @@ def test_rows_of_patches_are_refused(towers, monkeypatch):
         build_loss("fare").prepare(towers)
 
 
-def test_sharded_towers_are_refused(towers, monkeypatch):
-    loss = build_loss("fare")
-    batch = batch_of(towers, loss)[1]
-    monkeypatch.setattr(next(towers.model.parameters()), "full_tensor", None, raising=False)
-    with pytest.raises(CapabilityError, match="omit parallel=fsdp"):
-        loss.attacked(batch, towers, lambda pixels: pixels.flatten(1).sum(1))
+@pytest.mark.parametrize("name", ["fare", "tecoa"])
+def test_sharded_towers_are_refused_before_a_step(name, towers, monkeypatch):
+    monkeypatch.setattr("vladapt.core.training.parts.world_size", lambda: 2)
+    task = Task(None, {}, own={name: build_loss(name)})
+    with pytest.raises(ConfigError, match=f"option parallel=fsdp: loss '{name}' has passes of its own within a step"):
+        Parts(towers, task, TrainingSettings(parallel="fsdp"))

@@ -12,9 +12,7 @@ from vladapt.core.retrieval.above_chance import DRAWN, AmongDrawn, among_drawn, 
 def ranked(of_query, of_drawn, images):
     """The rank of a query whose text has one feature, among drawn ones with others."""
     rows = F.normalize(torch.cat([of_query[None], of_drawn]), dim=-1)
-    return among_drawn(
-        "a dog", lambda texts: rows[: len(texts)], lambda q: (q @ images.T).max(dim=1).values, images.mean(0)
-    )
+    return among_drawn(rows[0], rows[1:], lambda q: (q @ images.T).max(dim=1).values, images.mean(0))
 
 
 def some_images(seed=0, count=50, dims=16):
