@@ -73,14 +73,14 @@ class LanguageSet(BenchSet):
         of_language = dict(self.scores_of_languages(towers))
         if not of_language:
             raise DataError(f"{self.title}: no language can be scored")
-        source, known = ("", {}) if self.published is None else self._read_published(Path(self.published))
+        source, published_of = ("", {}) if self.published is None else self._read_published(Path(self.published))
         made = []
         for code, scores in of_language.items():
             for score, _ in scores:
-                value = known.get((code, score.measure))
+                value = published_of.get((code, score.measure))
                 made.append(score if value is None else score.with_published({source: value}))
         for mean in means_over(of_language):
-            values = [known.get((code, mean.measure)) for code in of_language]
+            values = [published_of.get((code, mean.measure)) for code in of_language]
             published = [value for value in values if value is not None]
             if published and len(published) == len(values):
                 mean = mean.with_published({source: sum(published) / len(published)})

@@ -76,7 +76,7 @@ def _kinds_at(place: str, kinds: Mapping[str, type[BenchSet]]) -> list[tuple[str
 
 def _kind_of(folder: Path, kinds: Mapping[str, type[BenchSet]], fallback: int) -> str:
     """The kind of that number that recognises a folder; "" where none does."""
-    found = [kind for kind, cls in kinds.items() if cls.fallback == fallback and cls.recognises(folder)]
-    if len(found) > 1:
-        raise DataError(f"--data {folder}: may be {' or '.join(found)}; keep the files of one set in a folder")
-    return next(iter(found), "")
+    recognised = [kind for kind, cls in kinds.items() if cls.fallback == fallback and cls.recognises(folder)]
+    if len(recognised) > 1:
+        raise DataError(f"--data {folder}: may be {' or '.join(recognised)}; keep the files of one set in a folder")
+    return next(iter(recognised), "")

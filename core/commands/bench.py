@@ -56,34 +56,25 @@ def bench(
     Example: vladapt bench openai-vit-b-32 --data ./wds_cars --data ./wds_mscoco_captions
     """
     from ..backbones.specs import check_spec, with_own_code
-    from ..recipes.resolve import parse_set
 
-    options: dict[str, dict[str, Any]] = {}
-    rest = []
-    for text in given.sets:
-        kind, dot, name = text.partition("=")[0].strip().partition(".")
-        if dot and kind in benchmarks():
-            options.setdefault(kind, {})[name] = parse_set(text)[1]
-        else:
-            rest.append(text)
+    options, of_recipe = _options_of_sets(given.sets)
     specs = [str(with_own_code(spec)) for spec in backbones]
     for spec in specs:
         check_spec(spec)
     for place in data or ():
         if not place.startswith(f"{SAMPLE}:"):
             check_data_place(place)
-    settled = replace(given, sets=rest).recipe()
+    settled = replace(given, sets=of_recipe).recipe()
     from ..engine.bench import bench as engine_bench
 
     made = engine_bench(settled, specs, data or (), options=options, out=out, reporter=reporter())
     if as_json:
         print_json({**vars(made), "csv": None if made.csv is None else str(made.csv)})
         return int(bool(made.failed))
-    if made.rows:
-        if markdown:
-            echo(markdown_of(bench_cells(made.rows, made.gains)))
-        else:
-            _show(made.rows, made.gains)
+    if made.rows and markdown:
+        echo(markdown_of(bench_cells(made.rows, made.gains)))
+    elif made.rows:
+        _show(made.rows, made.gains)
     for source in dict.fromkeys(source for row in made.rows for source in row["published"]):
         echo(f"Published: {source}.")
     for title, reason in made.failed.items():
@@ -93,6 +84,21 @@ def bench(
     if made.csv is not None and made.rows:
         echo(f"Rows: {made.csv}")
     return int(bool(made.failed))
+
+
+def _options_of_sets(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What `--set` says of kinds of sets, kind -> name -> value; and the other texts, of the recipe."""
+    from ..recipes.resolve import parse_set
+
+    options: dict[str, dict[str, Any]] = {}
+    others = []
+    for text in texts:
+        kind, dot, name = text.partition("=")[0].strip().partition(".")
+        if dot and kind in benchmarks():
+            options.setdefault(kind, {})[name] = parse_set(text)[1]
+        else:
+            others.append(text)
+    return options, others
 
 
 def _show(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> None:

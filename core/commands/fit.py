@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from .tables import (
     timing_table,
     words_of,
 )
+
+if TYPE_CHECKING:
+    from ..contracts.task import Task
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -294,16 +297,21 @@ def predict(
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
-        answers = predicted.rows()
-        summary = task.predictions_summary(answers) if len(answers) > FEW_ANSWERS and not rows else None
-        show_table(task.predictions_table(answers) if summary is None else summary, words)
-        if summary is not None and not files:
-            echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
+        _show_answers(task, predicted, words, rows)
     echo_notes(notes, words)
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")
     check_answered(predicted, tolerate)
+
+
+def _show_answers(task: Task, predicted: Any, words: Mapping[str, str], rows: bool) -> None:
+    """Few answers, or with `rows` any number, one by one; many together, where the task can say so."""
+    answers = predicted.rows()
+    summary = task.predictions_summary(answers) if len(answers) > FEW_ANSWERS and not rows else None
+    show_table(task.predictions_table(answers) if summary is None else summary, words)
+    if summary is not None and not predicted.files:
+        echo(f"Each of the {len(answers):,} answers: --rows, or in a file: --out predictions.csv")
 
 
 def _places(files: list, out: list[str]) -> str:

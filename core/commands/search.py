@@ -107,8 +107,6 @@ def search(
     Example: vladapt search photos.index "a dog on the beach" --html found.html
     """
     from ..engine.search import search as engine_search
-    from ..engine.search import search_queries
-    from .tables import hits_table
 
     if query is not None and text is not None:
         raise ConfigError("--text: the words are given twice; omit --text or QUERY")
@@ -120,27 +118,41 @@ def search(
         return
     asked = {"where": _where(where, camera), **on, **how}
     if many:
-        if lacking := {"queries", "out"} - set(many):
-            there = next(iter(many))
-            raise ConfigError(f"--{there} {many[there]}: give --{lacking.pop()} FILE too")
-        if words is not None:
-            raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {words!r}")
-        done = search_queries(index, **many, **asked)
-        if as_json:
-            print_json(vars(done))
-        else:
-            echo(f"{done.queries:,} queries, {done.hits:,} results: {done.out}")
+        _search_many(index, words, many, asked, as_json)
         return
     result = engine_search(index, words, **asked)
+    (_print_result if as_json else _show_result)(result)
+    _check_stands_out(result, strict)
+
+
+def _search_many(index: str, words: str | None, many: dict[str, Any], asked: dict[str, Any], as_json: bool) -> None:
+    """Each line of `--queries`, into `--out`."""
+    from ..engine.search import search_queries
+
+    if lacking := {"queries", "out"} - set(many):
+        there = next(iter(many))
+        raise ConfigError(f"--{there} {many[there]}: give --{lacking.pop()} FILE too")
+    if words is not None:
+        raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {words!r}")
+    done = search_queries(index, **many, **asked)
     if as_json:
-        content = {name: value for name, value in vars(result).items() if value or name != "notes"}
-        content["hits"] = result.rows()
-        reranked, among = content.pop("reranked", None), content.pop("among_drawn", None)
-        content |= {} if reranked is None else {"reranked": asdict(reranked)}
-        content |= {} if among is None else {"among_drawn": {**asdict(among), "stands_out": among.stands_out}}
-        print_json(content)
-        _check_stands_out(result, strict)
-        return
+        print_json(vars(done))
+    else:
+        echo(f"{done.queries:,} queries, {done.hits:,} results: {done.out}")
+
+
+def _print_result(result: SearchResult) -> None:
+    content = {name: value for name, value in vars(result).items() if value or name != "notes"}
+    content["hits"] = result.rows()
+    reranked, among = content.pop("reranked", None), content.pop("among_drawn", None)
+    content |= {} if reranked is None else {"reranked": asdict(reranked)}
+    content |= {} if among is None else {"among_drawn": {**asdict(among), "stands_out": among.stands_out}}
+    print_json(content)
+
+
+def _show_result(result: SearchResult) -> None:
+    from .tables import hits_table
+
     if result.among_drawn is not None and result.among_drawn.warning:
         echo(result.among_drawn.warning)
     show_table(hits_table(result.hits))
@@ -153,7 +165,6 @@ def search(
         )
     if result.html:
         echo(f"Page: {result.html}")
-    _check_stands_out(result, strict)
 
 
 def _check_stands_out(result: SearchResult, strict: bool) -> None:
@@ -182,8 +193,8 @@ def _evaluate(
     if "evaluate" not in scored:
         raise ConfigError(f"--{next(iter(scored))}: is about the queries of a set; give --evaluate FILE too")
     if text is not None or many or where:
-        given = repr(text) if text is not None else f"--{next(iter(many))}" if many else "--where"
-        raise ConfigError(f"--evaluate {scored['evaluate']}: holds the queries; omit {given}")
+        superfluous = repr(text) if text is not None else f"--{next(iter(many))}" if many else "--where"
+        raise ConfigError(f"--evaluate {scored['evaluate']}: holds the queries; omit {superfluous}")
     done = evaluate_queries(index, **scored, **asked)
     if as_json:
         print_json({**vars(done), "scores": [vars(score) for score in done.scores]})

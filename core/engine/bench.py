@@ -150,8 +150,8 @@ def _titles(sets: Sequence[BenchSet]) -> list[str]:
 
 def _scored(benchmark: BenchSet, towers: StoredTowers, spec: str) -> list[BenchScore]:
     """Scores with what is published of them."""
-    known = published_scores(spec, benchmark.published_as, benchmark.size)
-    return [each.with_published(known.get((each.part, each.measure), {})) for each in benchmark.score(towers)]
+    published = published_scores(spec, benchmark.published_as, benchmark.size)
+    return [each.with_published(published.get((each.part, each.measure), {})) for each in benchmark.score(towers)]
 
 
 def _row(title: str, spec: str, score: BenchScore) -> dict[str, Any]:

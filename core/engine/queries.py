@@ -160,14 +160,14 @@ class QueryEncoder:
         of_image = [(None, None, None) if query.image is None else next(images) for query in queries]
         both = [place for place, query in enumerate(queries) if query.text is not None and query.image is not None]
         composed, words = self._composed([queries[i].text for i in both], *self._rows_of(both, of_text, of_image))
-        factors, told = dict(zip(both, composed)), dict(zip(both, words))
+        factors, words_of = dict(zip(both, composed)), dict(zip(both, words))
         return [
             EncodedQuery(
                 factors[place] if place in factors else mixed(text, feature)[None],
                 entry,
                 None if feature is None else mixed(None, feature),
                 picture,
-                told.get(place, ()),
+                words_of.get(place, ()),
             )
             for place, (text, (entry, feature, picture)) in enumerate(zip(of_text, of_image))
         ]

@@ -269,11 +269,11 @@ class _Marks:
 
     def _in(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
         """Which are in a block (Q, R), and the columns of these."""
-        known = torch.from_numpy(numbers)
-        if not len(known):
+        block = torch.from_numpy(numbers)
+        if not len(block):
             return torch.zeros_like(self.places, dtype=torch.bool), torch.zeros(0, dtype=torch.int64)
-        column = torch.searchsorted(known, self.places).clamp(max=len(known) - 1)
-        there = known[column] == self.places
+        column = torch.searchsorted(block, self.places).clamp(max=len(block) - 1)
+        there = block[column] == self.places
         return there, column[there]
 
 
@@ -302,15 +302,15 @@ class _Measured:
             shares = {f"R@{k}": metrics.recall(ranks.every, k) for k in self._at}
             shares |= {f"P@{k}": metrics.precision(ranks.every, k) for k in self._at}
             return {"mAP": metrics.average_precision(ranks.every), **shares}
-        found = {f"R@{k}": metrics.is_found(ranks.first, k) for k in self._at}
+        recalls = {f"R@{k}": metrics.is_found(ranks.first, k) for k in self._at}
         if self._set.name == CIRCO:
-            return {**{f"mAP@{k}": metrics.average_precision_at(ranks.every, k) for k in self._at}, **found}
+            return {**{f"mAP@{k}": metrics.average_precision_at(ranks.every, k) for k in self._at}, **recalls}
         if ranks.in_set is None:
-            return found
-        found |= {f"Rs@{k}": metrics.is_found(ranks.in_set, k) for k in IN_SET_AT}
+            return recalls
+        recalls |= {f"Rs@{k}": metrics.is_found(ranks.in_set, k) for k in IN_SET_AT}
         if 5 in self._at:
-            found["mean of R@5 and Rs@1"] = (found["R@5"].double() + found["Rs@1"]) / 2
-        return found
+            recalls["mean of R@5 and Rs@1"] = (recalls["R@5"].double() + recalls["Rs@1"]) / 2
+        return recalls
 
     def _by_chance(self, queries: Sequence[ComposedQuery], counts: Tensor) -> dict[str, Tensor]:
         """The same of a random order."""
@@ -320,16 +320,16 @@ class _Measured:
             shares |= {f"P@{k}": metrics.random_precision(counts, size, k) for k in self._at}
             return {"mAP": metrics.random_average_precision(counts, size), **shares}
         one = torch.ones_like(counts)
-        found = {f"R@{k}": metrics.random_is_found(one, size - (self._set.name == CIRR), k) for k in self._at}
+        recalls = {f"R@{k}": metrics.random_is_found(one, size - (self._set.name == CIRR), k) for k in self._at}
         if self._set.name == CIRCO:
             chance = {f"mAP@{k}": metrics.random_average_precision_at(counts, size, k) for k in self._at}
-            return {**chance, **found}
+            return {**chance, **recalls}
         if self._set.name == CIRR:
             members = torch.tensor([len(query.members) for query in queries])
-            found |= {f"Rs@{k}": metrics.random_is_found(one, members, k) for k in IN_SET_AT}
+            recalls |= {f"Rs@{k}": metrics.random_is_found(one, members, k) for k in IN_SET_AT}
             if 5 in self._at:
-                found["mean of R@5 and Rs@1"] = (found["R@5"] + found["Rs@1"]) / 2
-        return found
+                recalls["mean of R@5 and Rs@1"] = (recalls["R@5"] + recalls["Rs@1"]) / 2
+        return recalls
 
     def scores(self) -> list[Score]:
         """One row per measure; of several parts, of each and of their mean."""

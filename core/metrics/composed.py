@@ -60,8 +60,8 @@ def target_ranks(scores: Tensor, targets: Tensor, left_out: Tensor | None = None
     if left_out is not None:
         scores.scatter_(1, left_out[:, None], -torch.inf)
     there = targets >= 0
-    wanted = scores.gather(1, targets.clamp(min=0)).masked_fill(~there, -torch.inf)
-    counted = TargetRanks(wanted)
+    of_targets = scores.gather(1, targets.clamp(min=0)).masked_fill(~there, -torch.inf)
+    counted = TargetRanks(of_targets)
     query, place = there.nonzero()[:, 0], targets[there]
     scores[query, place] = -torch.inf
     counted.count(scores)

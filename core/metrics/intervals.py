@@ -426,14 +426,16 @@ class Clusters:
         return clopper_pearson(self.share * size, size, level)
 
     def together(self, errors: Array) -> Array:
-        """(C,) errors of the classes -> the square of that of their sum: classes of one unit err together."""
+        """(C,) errors of the classes -> the square of that of their sum: classes of one unit err together. A class whose
+        units do not differ would err in units as they are, in the direction that makes the sum larger."""
         if self.independent:
             return np.square(errors).sum(axis=-1)
         residuals = self._residuals(self.share)
-        alike = self._per_class(residuals**2) == 0
-        residuals = np.where(alike[self.label], self.sizes, residuals)  # where it errs, it errs in units as they are
-        scale = errors / np.sqrt(self._per_class(residuals**2))
-        return np.square(np.bincount(self.unit, scale[self.label] * residuals)).sum()
+        alike = (self._per_class(residuals**2) == 0)[self.label]
+        residuals = np.where(alike, self.sizes, residuals)
+        of_cell = (errors / np.sqrt(self._per_class(residuals**2)))[self.label] * residuals
+        differing, constant = (np.bincount(self.unit, np.where(which, of_cell, 0)) for which in (~alike, alike))
+        return max(np.square(differing + constant).sum(), np.square(differing - constant).sum())
 
     @cached_property
     def design(self) -> Array:

@@ -64,9 +64,9 @@ def check_language(content: Any, place: str) -> None:
     """Raise the DataError of what is no language file."""
     if not isinstance(content, Mapping) or not (content.get("templates") or content.get("classes")):
         raise DataError(f"{place}: has neither templates nor classes; {EXAMPLE}")
-    known = (*FACTS, *OF_KINDS, "classes", "kinds")
-    for key in content.keys() - set(known):
-        raise DataError(f"{place}: unknown key '{shortened(str(key))}'; {did_you_mean(str(key), known)}")
+    keys = (*FACTS, *OF_KINDS, "classes", "kinds")
+    for key in content.keys() - set(keys):
+        raise DataError(f"{place}: unknown key '{shortened(str(key))}'; {did_you_mean(str(key), keys)}")
     for key in FACTS:
         if not isinstance(content.get(key, ""), str):
             raise DataError(f"{place}: '{key}' is not a text; {EXAMPLE}")

@@ -32,26 +32,29 @@ MEASURED = re.compile(
 
 def lines() -> dict[str, tuple[str, str]]:
     """Option -> (type, help) of all flags."""
-    found = {f"--{each.name}": (annotation(each.kind), each.help) for each in [*KEYS.values(), *TRAINED.values()]}
-    found |= {f"{each.name} of a run": (annotation(each.kind), each.help) for each in USE.values()}
+    helps = {f"--{each.name}": (annotation(each.kind), each.help) for each in [*KEYS.values(), *TRAINED.values()]}
+    helps |= {f"{each.name} of a run": (annotation(each.kind), each.help) for each in USE.values()}
     declared = [*judgement_options(), *(each for name in [None, *domains()] for each in declared_options(name))]
-    return found | {f"{each.owner} {each.flag}": (each.type, each.help) for each in declared}
+    return helps | {f"{each.owner} {each.flag}": (each.type, each.help) for each in declared}
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, tuple[str, str]]:
+def helps() -> dict[str, tuple[str, str]]:
     return lines()
 
 
-def test_no_line_speaks_of_the_code(told):
+def test_no_line_speaks_of_the_code(helps):
     bad = [
-        f"{name}: {word}" for name, (_, help) in told.items() for word in MEANINGLESS if re.search(rf"\b{word}\b", help)
+        f"{name}: {word}"
+        for name, (_, help) in helps.items()
+        for word in MEANINGLESS
+        if re.search(rf"\b{word}\b", help)
     ]
     assert not bad
 
 
-def test_a_number_has_a_unit_or_an_example(told):
-    numbers = {name: help for name, (kind, help) in told.items() if kind.removesuffix(" | None") in ("int", "float")}
+def test_a_number_has_a_unit_or_an_example(helps):
+    numbers = {name: help for name, (kind, help) in helps.items() if kind.removesuffix(" | None") in ("int", "float")}
     assert len(numbers) > 50
     assert not [f"{name}: {help}" for name, help in numbers.items() if not MEASURED.search(help)]
 

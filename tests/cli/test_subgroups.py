@@ -148,7 +148,7 @@ def test_boxes_have_the_columns_of_their_images(vladapt, small_clip_spec, tmp_pa
     column, size, bright = told["subgroups"]["columns"]
     (whole,) = size["shares"]["Accuracy"]["parts"]
     assert (size["column"], whole["name"], whole["images"], size["computed"]) == ("object-size", "16", 120, True)
-    assert bright["cut"] and [part["images"] for part in bright["shares"]["Accuracy"]["parts"]] == [30] * 4
+    assert bright["cut"] and [part["images"] for part in bright["shares"]["Accuracy"]["parts"]] == [40] * 3
     units = {part["name"]: (part["images"], part["units"]) for part in column["shares"]["Accuracy"]["parts"]}
     assert units == {"site True": (80, 40), "site False": (40, 20)} and not column["without"]
 

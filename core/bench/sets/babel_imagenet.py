@@ -93,9 +93,9 @@ class BabelImageNet(LanguageSet):
         self.asked = self._prompts(beside, list(named))
         self.named = {code: named[code] for code in self.asked}
         self._notes += self._notes_on_names()
-        wanted = sorted({index for indices, _ in self.named.values() for index in indices})
+        indices = sorted({index for indices, _ in self.named.values() for index in indices})
         items, of_class = [], []
-        for index in wanted:
+        for index in indices:
             images = sorted(e.name for e in visible(folders[index]) if Path(e.name).suffix.lower() in ENDINGS)
             if not images:
                 raise DataError(f"{folders[index]}: no images; {VALIDATION}")

@@ -74,13 +74,13 @@ class Labelled(BenchSet):
         rows = (labels >= 0).nonzero().flatten()
         units = None if groups is None else units_of(groups, len(labels))[0][rows]
         scores = classification_scores(test.unit[rows], classifier.weights, labels[rows], units=units)
-        known = published_zero_shot(prepared, towers.backbone.spec)
-        if known and all(item.split == "test" for item in prepared.data.items):
+        published = published_zero_shot(prepared, towers.backbone.spec)
+        if published and all(item.split == "test" for item in prepared.data.items):
             self.undivided = (
                 f"{self.title}: the data name no split, so all images are tested; the published result is of the "
                 "test images of the set."
             )
-        return [score.with_published(known) if score.measure == MEASURE else score for score in scores]
+        return [score.with_published(published) if score.measure == MEASURE else score for score in scores]
 
 
 def published_zero_shot(prepared: PreparedData, spec: str) -> dict[str, float]:
@@ -90,10 +90,10 @@ def published_zero_shot(prepared: PreparedData, spec: str) -> dict[str, float]:
     if published is None or domain is None:
         return {}
     own, one = list(domain.templates(prepared.task)), domain.one_template(prepared.task)
-    known = {}
+    accuracies = {}
     for protocol in PROTOCOLS.values():
         prompts = [one] if protocol.one_prompt and one is not None else own
         result = Setting(spec, protocol.name, published, protocol.tasks_of_fit).result(ZERO_SHOT, 0)
         if result is not None and list(prepared.templates) == prompts:
-            known[f"{published} under {protocol.name}: {result.source}"] = result.accuracy
-    return known
+            accuracies[f"{published} under {protocol.name}: {result.source}"] = result.accuracy
+    return accuracies

@@ -56,8 +56,8 @@ class Freedom(Composition):
             some = rows[start : start + len(each) * len(words)].view(len(each), len(words), -1).mean(dim=1)  # (m, D)
             fused.append(torch.tensor([weight for _, weight in each]) @ some)
             start += len(each) * len(words)
-        told = [tuple((names[word], weight) for word, weight in each) for each in weights]
-        return Composed(torch.stack(fused)[:, None], told)  # (Q, 1, D)
+        inverted = [tuple((names[word], weight) for word, weight in each) for each in weights]
+        return Composed(torch.stack(fused)[:, None], inverted)  # (Q, 1, D)
 
     def is_absent(self, cosines: Tensor) -> Tensor:
         """(Q,) bool: which images are not in the gallery, by the cosines (Q, K) of their nearest."""
@@ -82,10 +82,10 @@ class Freedom(Composition):
             max(1, COSINES_AT_ONCE // nearest.shape[1] // len(vocabulary)),
         )
         counted = []
-        for some, known in zip(nearest.split(rows), there.split(rows)):
+        for some, present in zip(nearest.split(rows), there.split(rows)):
             best = (some @ vocabulary.T).topk(each, dim=-1).indices  # (q, K, n)
             counted += [
-                Counter(words[mask].flatten().tolist()).most_common(self.words) for words, mask in zip(best, known)
+                Counter(words[mask].flatten().tolist()).most_common(self.words) for words, mask in zip(best, present)
             ]
         return counted
 
