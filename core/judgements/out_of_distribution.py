@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from ..confidence.selective import distances
 from ..confidence.unlike_scores import (
@@ -65,6 +66,11 @@ UNSCALED = frozenset({DISTANCE, MAX_LOGIT})
 """Scores that rank images alike at any scale."""
 NUMBER, SHARE = Measure("", kind="number"), Measure("")
 HEADER = ("Score", "Zero-shot AUROC", "AUROC", "AUPR", f"Others that pass where {RECALL:.0%} do")
+ZERO_SHOT_ALONE = (
+    "GL-MCM is given of zero-shot alone, since the answers of this run are not the cosines of images and class texts"
+)
+ROUNDING = 2e-3
+"""Of cosines that are the same."""
 PATCHES_AT_ONCE = 32
 """Images whose patches are held."""
 
@@ -139,7 +145,8 @@ class UnlikeScores(Record):
     def rows(self, scores: Sequence[str] = ()) -> Iterator[tuple[str, SetScores, list[tuple[Any, ...]]]]:
         """Name of a set, its scores, and rows of a table, of some scores or of all."""
         for name, of in (self.sets or {}).items():
-            chosen = [each for each in of.scores if not scores or each in scores]
+            every = dict.fromkeys([*of.scores, *of.zero_shot])
+            chosen = [each for each in every if not scores or each in scores]
             yield name, of, [(_title(each), *_cells(of, each)) for each in chosen]
 
     def section(self) -> TableSection:
@@ -207,9 +214,11 @@ def _title(score: str) -> str:
 
 
 def _cells(of: SetScores, score: str) -> tuple[Cell, ...]:
-    each = of.scores[score]
+    zero_shot = Cell(NUMBER.text(of.zero_shot.get(score)))
+    if (each := of.scores.get(score)) is None:
+        return (zero_shot, *[Cell("–")] * 3)
     return (
-        Cell(NUMBER.text(of.zero_shot.get(score))),
+        zero_shot,
         NUMBER.cell(each.auroc, each.auroc_interval),
         NUMBER.cell(each.aupr),
         SHARE.cell(each.fpr, each.fpr_interval),
@@ -272,7 +281,7 @@ class _Scorer:
         self.moved = on_adapted(prepared, fit.adapter)
         self.before = prepared.classifier_of(fit.class_names)
         self.after = self.before if self.moved is prepared else self.moved.classifier_of(fit.class_names)
-        self.without, self.patches = "", False
+        self.without, self.patches, self.by_texts = "", False, True
         if fit.several_labels:
             self.without = "scores of classes are left out, since images may have several labels"
         elif lacking := _lacks_patches(fit):
@@ -300,6 +309,8 @@ class _Scorer:
             None if each is None else each[self.rows]
             for each in (self.fit.scores.adapted_logits, self.fit.scores.zero_shot_logits)
         )
+        if self.patches and not self._answers_by_texts(logits):
+            self.by_texts, self.without = False, ZERO_SHOT_ALONE
         own = self._scores(self.fit.prepared, self.test, logits)
         beside = None if before is None else self._zero_shot(self.fit.prepared, self.test)
         made, others = {}, []
@@ -329,6 +340,13 @@ class _Scorer:
             lowest=self._lowest(own[self.headline], torch.cat(others)),
         )
 
+    def _answers_by_texts(self, logits: Tensor) -> bool:
+        """Whether the run's logits are the cosines of images and class texts, as GL-MCM takes them of patches, too."""
+        classifier = self.after
+        features = F.normalize(self._seen(self.fit.prepared, self.test).float(), dim=-1)
+        cosines = (features @ classifier.weights.float().to(features.device).T).cpu()
+        return torch.allclose(logits.float().cpu() / classifier.logit_scale, cosines, atol=ROUNDING)
+
     def _groups(self, groups: Sequence[str] | None) -> list[str] | None:
         return None if groups is None else [groups[row] for row in self.rows]
 
@@ -342,7 +360,7 @@ class _Scorer:
         if not self.fit.several_labels:
             scale = self.after.logit_scale
             made = _at_scales(logits.float().cpu() / scale, scale)
-            if self.patches:
+            if self.patches and self.by_texts:
                 made |= _with_patches(made, self._local(on_adapted(prepared, self.fit.adapter), features, self.after))
         if self.unlike is not None:
             made[DISTANCE] = -distances(self._seen(prepared, features), self.unlike.support)

@@ -28,14 +28,25 @@ def test_images_of_other_things_are_compared_without_copies(vladapt, run, colour
     made = vladapt(*how, "--holistic-images", "all").json["unlike"]
     of = made["sets"]["noise"]
     assert (of["images"], of["copies"], of["unreadable"]) == (45, 5, 1) and not made["drawn"]
-    assert {"mcm/t1", "mcm/own", "gl_mcm/t1", "gl_mcm/own", "energy/own", "max_logit"} <= set(of["scores"])
-    assert set(of["zero_shot"]) == set(of["scores"]) - {"distance"}
-    assert of["scores"]["gl_mcm/t1"] != of["scores"]["mcm/t1"] != of["scores"]["mcm/own"]
+    assert {"mcm/t1", "mcm/own", "energy/own", "max_logit"} <= set(of["scores"])
+    assert set(of["zero_shot"]) == set(of["scores"]) - {"distance"} | {"gl_mcm/t1", "gl_mcm/own"}
+    assert of["scores"]["mcm/t1"] != of["scores"]["mcm/own"]
+    assert made["without"].startswith("GL-MCM is given of zero-shot alone, since the answers of this run are not")
     failing = vladapt(*how, "--holistic-images", "7", "--fail-under", "unlike=1.1", "--out", "seen")
     fewer = json.loads(failing.out)["unlike"]
     assert fewer["images"] == 7 and fewer["sets"]["noise"]["images"] <= 7
     assert failing.code == 1 and "--fail-under: unlike is " in failing.err
     assert "Unlike images" in Path("seen/report.html").read_text(encoding="utf-8")
+
+
+def test_patches_count_where_a_run_answers_by_its_texts_alone(vladapt, fit, colours, noise):
+    run = fit("--data", colours, "--adapter", "zero-shot", "--json").json["run"]
+    how = ("--holistic", "--unlike", f"noise={noise}", "--holistic-images", "40", "--json")
+    made = vladapt("eval", run, *how).json["unlike"]
+    of = made["sets"]["noise"]
+    assert {"gl_mcm/t1", "gl_mcm/own"} <= set(of["scores"]) and not made["without"]
+    assert of["scores"]["gl_mcm/t1"]["auroc"] == pytest.approx(of["zero_shot"]["gl_mcm/t1"])
+    assert of["scores"]["gl_mcm/t1"] != of["scores"]["mcm/t1"]
 
 
 def test_by_default_samples_of_other_domains_are_compared(vladapt, run):

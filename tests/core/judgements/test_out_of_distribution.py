@@ -1,6 +1,7 @@
 """`eval --holistic`: what is said of scores that tell images of other things, and which of these are compared."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,12 @@ def test_all_scores_are_shown_and_the_one_that_was_settled_before_leads(made):
     assert "by MCM, own scale: near 0.900 (95% interval 0.850 to 0.990; 80 images, 2 copies" in first
     assert second == "GL-MCM is left out" and made.table().row_count == 4
     assert made.pictured()[1] == [(4, "50.0% of the others look more ordinary")]
+
+
+def test_a_score_of_zero_shot_alone_is_shown_without_the_run(made):
+    sets = {"near": replace(made.sets["near"], zero_shot={"mcm/own": 0.7, "gl_mcm/t1": 0.65})}
+    *_, (title, *cells) = replace(made, sets=sets).section().rows
+    assert title == "GL-MCM, T = 1" and [cell.text for cell in cells] == ["0.650", "–", "–", "–"]
 
 
 def test_sets_are_named():
