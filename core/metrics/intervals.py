@@ -426,8 +426,8 @@ class Clusters:
         return clopper_pearson(self.share * size, size, level)
 
     def together(self, errors: Array) -> Array:
-        """(C,) errors of the classes -> the square of that of their sum: classes of one unit err together. A class whose
-        units do not differ would err in units as they are, in the direction that makes the sum larger."""
+        """(C,) errors of the classes -> the square of that of their sum: classes of one unit err together. A class of
+        which no unit differs would err in units as they are, in the direction that makes the sum larger."""
         if self.independent:
             return np.square(errors).sum(axis=-1)
         residuals = self._residuals(self.share)
