@@ -99,16 +99,26 @@ def drawn_samples(fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str
     own, first = prepared.domain, prepared.data.load(prepared.data.items[0])
     names = {name.casefold() for name in fit.class_names}
     for name, entry in catalogue.domains().items():
-        domain = None if entry.entry_point or (own is not None and name == own.name) else load_domain(name)
-        if domain is None or domain.tasks[0] != "classification":
+        if entry.entry_point or (own is not None and name == own.name):
             continue
-        data = domain.sample(domain.tasks[0])
+        data = _sample_of(name)
+        if data is None:
+            continue
         others = [c for c, each in enumerate(data.class_names) if each.casefold() not in names]
         items = [item for item in data.items if item.class_label() in others]
         if items and _shape(data.load(items[0])) == _shape(first):
             some = _some(items, fit, min(most or MOST_DRAWN, MOST_DRAWN))
             drawn = data.with_items([item.with_(target=None) for item in some])
             yield f"{name} sample", UnlikeSet(*_features(drawn, fit))
+
+
+def _sample_of(name: str) -> DomainData | None:
+    """The packaged sample of a domain; None where its images have no classes, or its packages are not installed."""
+    try:
+        domain = load_domain(name)
+        return domain.sample(domain.tasks[0]) if domain.tasks[0] == "classification" else None
+    except CapabilityError:
+        return None
 
 
 def _shape(decoded: np.ndarray) -> tuple[int, int]:

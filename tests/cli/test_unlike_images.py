@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.errors import CapabilityError
+from vladapt.core.judgements import _unlike_sets
+from vladapt.core.registry import load_domain
+
 
 @pytest.fixture
 def noise(tmp_path) -> Path:
@@ -49,9 +53,18 @@ def test_patches_count_where_a_run_answers_by_its_texts_alone(vladapt, fit, colo
     assert of["scores"]["gl_mcm/t1"] != of["scores"]["mcm/t1"]
 
 
-def test_by_default_samples_of_other_domains_are_compared(vladapt, run):
-    made = vladapt("eval", run, "--holistic", "--holistic-images", "4", "--json").json["unlike"]
+def test_by_default_samples_of_other_domains_are_compared(vladapt, run, monkeypatch):
+    how = ("eval", run, "--holistic", "--holistic-images", "4", "--json")
+    made = vladapt(*how).json["unlike"]
     assert set(made["sets"]) == {"natural sample", "remote-sensing sample"} and made["drawn"]
+
+    def without_natural(name):
+        if name == "natural":
+            raise CapabilityError("natural needs a package")
+        return load_domain(name)
+
+    monkeypatch.setattr(_unlike_sets, "load_domain", without_natural)
+    assert set(vladapt(*how).json["unlike"]["sets"]) == {"remote-sensing sample"}
 
 
 def refused(outcome, words: str) -> None:
