@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +91,10 @@ class ByNames(ConfigTask):
         model = self._config(recipe)["model"]
         if is_hub_node(model) and not model.get("config"):
             raise ConfigError("no model was named, whose type says what is trained; give one, --start hf:OWNER/NAME")
+        if (channels := self.domain.channels(recipe.reading)) is not None:
+            from ..plans.channels import check_channels
+
+            check_channels(model, channels)
 
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """The set with the classes that a recipe asks for."""
@@ -114,7 +118,11 @@ class ByNames(ConfigTask):
         source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
         stated = described if any(described.values()) else None
-        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe, self.templates(recipe)), data, stated)
+        options = plan_options(recipe, self.templates(recipe))
+        if (channels := self.domain.channels(recipe.reading)) is not None:
+            statistics = self.domain.channel_statistics(data.split("train"))
+            options = replace(options, channels=channels, statistics=statistics)
+        plan = make_plan(self._config(recipe), self.configs, options, data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
         if source is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from ...data.masks import MOST_CLASSES, MaskReader
 from ...vocabulary import Classes, Vocabulary
 
 CHANNELS = ("bgr", "rgb")
+COLOURS = ("red", "green", "blue")
 
 
 @TRANSFORMS.register_module()
@@ -34,15 +36,17 @@ class LoadItemImage(BaseTransform):
     Args:
         channels: "bgr", as mmcv loads and data preprocessors with bgr_to_rgb expect, or "rgb".
         to_float32: float32 in 0..255 instead of uint8; keeps what is finer than 8 bits.
+        bands: names of the C channels of a raster, in the order in which they stay: img is (H, W, C). None: three.
 
     Raises:
-        DataError: no valid image.
+        DataError: no valid image, or one of another number of channels.
     """
 
-    def __init__(self, channels: str = "bgr", to_float32: bool = False):
+    def __init__(self, channels: str = "bgr", to_float32: bool = False, bands: Sequence[str] | None = None):
         if channels not in CHANNELS:
             raise ConfigError(f"LoadItemImage: channels '{channels}'; give one of {', '.join(CHANNELS)}")
         self.channels, self.to_float32 = channels, to_float32
+        self.bands = None if bands is None else tuple(bands)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         decode = dict(results.get("decode") or {})
@@ -50,16 +54,20 @@ class LoadItemImage(BaseTransform):
         pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
         if pixels is None:
             pixels = decode_image(results["img_path"], decode)
+        if pixels.shape[-1] != len(self.bands or COLOURS):
+            has, reads = pixels.shape[-1], ", ".join(self.bands or COLOURS)
+            raise DataError(f"{results['img_path']}: has {has} channels, but the model reads {reads}; give these bands")
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:
             pixels = to_uint8(pixels)
-        results["img"] = np.ascontiguousarray(pixels[..., ::-1] if self.channels == "bgr" else pixels)
+        swap = self.channels == "bgr" and self.bands is None
+        results["img"] = np.ascontiguousarray(pixels[..., ::-1] if swap else pixels)
         results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
         return results
 
     def __repr__(self) -> str:
-        return f"LoadItemImage(channels='{self.channels}', to_float32={self.to_float32})"
+        return f"LoadItemImage(channels='{self.channels}', to_float32={self.to_float32}, bands={self.bands})"
 
 
 @TRANSFORMS.register_module()
@@ -107,7 +115,7 @@ def _item(results: dict[str, Any]) -> Item:
         only=results.get("only"),
     )
     name = str(results.get("item_id", results["img_path"]))
-    return Item(id=name, source=Path(results["img_path"]), target=target)
+    return Item(id=name, source=Path(results["img_path"]), decode=dict(results.get("decode") or {}), target=target)
 
 
 def _foreign(results: dict[str, Any]) -> np.ndarray:
