@@ -173,6 +173,19 @@ class ByNames(ConfigTask):
 
         return data if use.tile is None else tiled(data, use.tile)
 
+    def served(self, use: Use, serving: Any):
+        """As of any config, of pictures alone."""
+        self._need_colours(use, "vladapt serve")
+        return super().served(use, serving)
+
+    def _need_colours(self, use: Use, what: str) -> None:
+        """Raise the CapabilityError of a run whose images have more than three channels."""
+        if (channels := self.domain.channels(self.used_again(use).reading)) is not None:
+            raise CapabilityError(
+                f"{use.run.shown}: reads the bands {', '.join(channels.names)}, and {what} takes pictures of three "
+                "channels; use vladapt predict"
+            )
+
     @abstractmethod
     def form(self, model) -> Form:
         """What a model of this task becomes where it is exported."""
@@ -181,6 +194,7 @@ class ByNames(ConfigTask):
         """The graph of a model of mm, where it has a fixed one."""
         from ..exporting.run import export_run
 
+        self._need_colours(use, "an export")
         recipe, model = self.used_again(use), load_model(use.run, torch.device("cpu"))
         if model is None:
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
