@@ -85,7 +85,7 @@ class NumberIntervals:
     def scores(
         self, predicted: Tensor, true: Tensor, groups: Sequence[str | None] | None = None, scale: Tensor | None = None
     ) -> dict[str, Any]:
-        """"coverage" measured on rows (N,), the mean over groups where there are any, with its 95 % "interval";
+        """ "coverage" measured on rows (N,), the mean over groups where there are any, with its 95 % "interval";
         "mean_width"; what was "asked" and how many "rows" it was calibrated on."""
         held = _residuals(predicted, true, scale) <= self.reach
         width = None if self.unbounded else float(2 * self.half_widths(len(held), scale).mean())

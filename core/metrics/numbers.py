@@ -64,7 +64,7 @@ class NumberSums:
         return len(self.sums)
 
     def metrics(self) -> dict[str, float | None]:
-        """"mae" and "rmse" in the unit of the numbers; "bias", the mean error; "r2", the share of the variance of the
+        """ "mae" and "rmse" in the unit of the numbers; "bias", the mean error; "r2", the share of the variance of the
         compared numbers that is explained, and "r2_of_train_mean", 1 minus the squared error divided by that of the
         training mean. None where the numbers do not differ."""
         return {name: float(value) if value.isfinite() else None for name, value in _metrics(self.sums.sum(0)).items()}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vladapt.core.confidence import NumberIntervals
 from vladapt.core.errors import ConfigError, DataError
 

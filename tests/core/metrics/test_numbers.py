@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import NumberSums
 
