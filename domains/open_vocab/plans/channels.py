@@ -80,7 +80,14 @@ def on_channels(
         raise CapabilityError(f"{of_images[0]} takes images of three channels; give --bands of three or another recipe")
     told = {"names": list(channels.names), "start": channels.start}
     backbone, given = model["backbone"], model["data_preprocessor"]
-    if _name(backbone) in VISION:
+    before = backbone.get("names") or (backbone.get("channels") or {}).get("names")
+    if before:  # of the run that a training starts from
+        if tuple(before) != channels.names:
+            raise CapabilityError(
+                f"--bands {','.join(channels.names)}: the model learned {','.join(before)}; give these"
+            )
+        statistics = [value / 255 for value in given["mean"]], [value / 255 for value in given["std"]]
+    elif _name(backbone) in VISION:
         backbone["channels"] = told
     else:
         model["backbone"] = {"type": "vladapt.WidenedBackbone", "backbone": dict(backbone), **told}
@@ -91,8 +98,11 @@ def on_channels(
     stated = ", ".join(f"{name} {m:.3g} ± {s:.3g}" for name, m, s in zip(channels.names, mean, std))
     started = "the mean of its weights for these" if channels.start == InputChannels.MEAN else "zero"
     first, source = ", ".join(channels.names[:3]), "the training windows" if statistics else "the config"
+    began = f"The backbone sees {first} as red, green and blue; {channels.further} started from {started}."
+    if before:
+        began, source = f"The backbone has learned {', '.join(before)}.", "the run that it started from"
     return [
-        f"The backbone sees {first} as red, green and blue; {channels.further} started from {started}.",
+        began,
         f"Bands are normalised by mean and standard deviation of {source}: {stated}.",
         *_change_light(plan, {"bands": list(channels.names), "channels": "rgb", "to_float32": True}),
     ]

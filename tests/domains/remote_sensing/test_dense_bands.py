@@ -87,6 +87,8 @@ def test_bands_of_any_depth_reach_the_model_without_rounding(chips, kind):
     assert made.dtype == np.float32 and np.allclose(made, 255 * wanted, atol=1e-3)
     with pytest.raises(DataError, match=r"train0.tif: has 4 channels, but the model reads red, green, blue"):
         LoadItemImage().transform(dict(results))
+    with pytest.raises(DataError, match=r"is read by the bands red,green,blue,nir, but the model reads nir, red"):
+        LoadItemImage(bands=("nir", "red", "green", "blue")).transform(dict(results))
 
 
 def test_pixels_without_a_value_are_ignored_in_masks(chips):

@@ -44,6 +44,11 @@ def widen(model: nn.Module, channels: InputChannels, called: str) -> None:
     layer = model.get_submodule(input_layer(model, RGB, called))
     layer.weight = nn.Parameter(channels.first_layer(layer.weight.detach()), layer.weight.requires_grad)
     layer.in_channels = len(channels)
+    widen_loaded(layer, channels)
+
+
+def widen_loaded(layer: nn.Conv2d, channels: InputChannels) -> None:
+    """Let a layer that takes channels load weights for three of them, too."""
 
     def widened(state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         weight = state.get(f"{prefix}weight")

@@ -17,6 +17,7 @@ from .....core.errors import ConfigError
 from .....core.registry import build_loss
 from .....core.training import LowRank, TowerLayers
 from .....registry import MODELS
+from .channels import widen_loaded
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 from .image_part import whole_patches
 
@@ -92,7 +93,7 @@ class CLIPVisionBackbone(BaseModule):
         super().__init__(init_cfg)
         require(0 <= drop_path < 1, "drop_path", drop_path, "give 0 to below 1")
         _check_freezing(frozen, frozen_stages, train_head, lora, cropped_positions)
-        self.backbone = load_backbone(backbone, device="cpu", channels=_channels(channels))
+        self.backbone = load_backbone(backbone, device="cpu", channels=(images := _channels(channels)))
         if frozen:
             self.backbone.check_channels("option frozen")
         self.backbone.need("feature_maps")
@@ -106,8 +107,10 @@ class CLIPVisionBackbone(BaseModule):
         if norm_eval:
             TowerLayers(self.backbone).freeze_batch_norm()
         self._add_lora(lora)
-        if (layer := self.backbone.input_layer()) is not None and not frozen:
-            layer.requires_grad_(True)
+        if images is not None:
+            layer = self.backbone.input_layer()
+            layer.requires_grad_(not frozen)
+            widen_loaded(layer, images)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
             build_loss("ro-vit", **options).prepare(self.backbone)

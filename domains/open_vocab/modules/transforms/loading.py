@@ -54,9 +54,7 @@ class LoadItemImage(BaseTransform):
         pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
         if pixels is None:
             pixels = decode_image(results["img_path"], decode)
-        if pixels.shape[-1] != len(self.bands or COLOURS):
-            has, reads = pixels.shape[-1], ", ".join(self.bands or COLOURS)
-            raise DataError(f"{results['img_path']}: has {has} channels, but the model reads {reads}; give these bands")
+        self._check_bands(pixels, decode.get("bands"), results["img_path"])
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:
@@ -65,6 +63,14 @@ class LoadItemImage(BaseTransform):
         results["img"] = np.ascontiguousarray(pixels[..., ::-1] if swap else pixels)
         results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
         return results
+
+    def _check_bands(self, pixels: np.ndarray, asked: str | None, path: str) -> None:
+        """Raise DataError of other bands than the model's."""
+        others = self.bands is not None and asked is not None and tuple(asked.split(",")) != self.bands
+        if others or pixels.shape[-1] != len(self.bands or COLOURS):
+            has = f"is read by the bands {asked}" if others else f"has {pixels.shape[-1]} channels"
+            reads = ", ".join(self.bands or COLOURS)
+            raise DataError(f"{path}: {has}, but the model reads {reads}; give these bands")
 
     def __repr__(self) -> str:
         return f"LoadItemImage(channels='{self.channels}', to_float32={self.to_float32}, bands={self.bands})"

@@ -78,6 +78,26 @@ def test_channels_that_start_from_the_mean_see_a_grey_picture_as_before():
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_a_start_of_other_bands_is_refused_and_one_of_these_keeps_its_statistics(small_clip_spec):
+    plan = packaged("fpn", small_clip_spec)
+    init_default_scope("mmseg")
+    on_channels(plan, InputChannels(NAMES), STATISTICS)
+    again = {key: plan[key] for key in ("model", "train_dataloader", "optim_wrapper")}
+    notes = on_channels(again, InputChannels(NAMES), (STATISTICS[1], STATISTICS[0]))
+    assert again["model"]["data_preprocessor"]["mean"] == pytest.approx([255 * m for m in STATISTICS[0]])
+    assert notes[0] == "The backbone has learned red, green, blue, nir, swir."
+    with pytest.raises(CapabilityError, match="the model learned red,green,blue,nir,swir; give these"):
+        on_channels(again, InputChannels(NAMES[:4]), None)
+
+
+def test_a_tower_loads_weights_of_three_channels(small_clip_spec):
+    narrow = CLIPVisionBackbone(small_clip_spec, pyramid="taps")
+    wide = CLIPVisionBackbone(small_clip_spec, pyramid="taps", channels={"names": NAMES, "start": "zero"})
+    wide.load_state_dict({name: value + 1 for name, value in narrow.state_dict().items()})
+    pairs = [(one, other) for one, other in zip(wide.parameters(), narrow.parameters()) if one.shape != other.shape]
+    assert len(pairs) == 1 and torch.equal(pairs[0][0][:, :3], pairs[0][1] + 1) and not pairs[0][0][:, 3:].any()
+
+
 @pytest.mark.parametrize("loaded", [load_state_dict, lambda model, state: model.load_state_dict(state)])
 def test_weights_of_three_channels_are_widened_as_they_are_loaded_and_names_stay(loaded):
     state, wide = of_three().state_dict(), resnet()
