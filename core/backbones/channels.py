@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..contracts.families import ROOTS
-from ..contracts.images import RGB, CropTransform, InputChannels
+from ..contracts.images import RGB, Band, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
 from .preprocessing import Preprocess
 
@@ -142,9 +142,10 @@ def divided(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Ten
 
 def facts(channels: InputChannels) -> dict[str, Any]:
     """JSON-able."""
-    return {**asdict(channels), "names": list(channels.names)}
+    return {**asdict(channels), "names": list(channels.names), "bands": [asdict(band) for band in channels.bands]}
 
 
 def channels_of(facts: Mapping[str, Any]) -> InputChannels:
     """Those that `facts` gave, trained since; KeyError or TypeError where they are damaged."""
-    return InputChannels(tuple(str(name) for name in facts["names"]), InputChannels.TRAINED, str(facts["advice"]))
+    names, bands = tuple(str(name) for name in facts["names"]), tuple(Band(**band) for band in facts.get("bands", ()))
+    return InputChannels(names, InputChannels.TRAINED, str(facts["advice"]), bands)

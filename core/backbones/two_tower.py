@@ -104,7 +104,7 @@ class TwoTower(Backbone):
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False), unsized():
                 model = self.build_model()
                 if self.channels is not None:
-                    widen(model, self.spec, self.channels, self.further)
+                    self.widen_model(model)
                 if self.prompts is not None:
                     model.prompts = self.prompts
                 _check_numbers(model, self.spec)
@@ -143,6 +143,11 @@ class TwoTower(Backbone):
         start = InputChannels.ZERO if of_others else channels.start
         self.channels = replace(channels, start=start)
         self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
+
+    def widen_model(self, model: nn.Module) -> None:
+        """Let a model that was just built take images of `channels`, in place."""
+        assert self.channels is not None
+        widen(model, self.spec, self.channels, self.further)
 
     @property
     def least_side(self) -> int | None:
