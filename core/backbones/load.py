@@ -231,7 +231,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     }
     if isinstance(backbone, HeadBackbone):
         state = {}  # what was learned is in the adapter's own file
-    elif backbone.input_layer() is not None:
+    elif backbone.channels is not None and backbone.input_layer() is not None:
         layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
         state = divided(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -23,12 +23,13 @@ from torchvision.transforms import v2
 
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from .channels import UNCHANGED, BandPreprocess
 from .checkpoints import resize_positions
 from .image_only import ImageModel, NamedEncoder, Weights, split_spec
 from .last_stride import at_stride_one
 from .preprocessing import Preprocess
 from .spec_options import Resolution
-from .torchgeo_bands import COLOURS, SENTINEL_2, BandInputs, BandPreprocess, BandsTaken, band_inputs
+from .torchgeo_bands import COLOURS, SENTINEL_2, BandInputs, BandsTaken, band_inputs
 from .torchgeo_towers import (
     JOINT,
     OPTICAL,
@@ -211,16 +212,12 @@ class TorchGeoBackbone(NamedEncoder):
         """
         return band_inputs(self.architecture.bands, self.channels, self.spec)
 
-    @property
-    def image_mean(self) -> tuple[float, ...]:
-        return self.inputs.mean
-
-    @property
-    def image_std(self) -> tuple[float, ...]:
-        return self.inputs.std
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        inputs = self.inputs
+        return inputs.mean, inputs.std
 
     def preprocess(self, train: bool = False) -> BandPreprocess:
-        return BandPreprocess(replace(self.transform, train=train), self.inputs.mean, self.inputs.std)
+        return BandPreprocess(replace(self.transform, train=train), *self.statistics())
 
     def widen(self, channels: InputChannels) -> None:
         if self._model is not None:
@@ -281,7 +278,9 @@ class TorchGeoBackbone(NamedEncoder):
         return self.architecture.tower(model.visual, self.inputs, self.resolution), None
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self._image.whole(pixels)
+        tower = self._image
+        assert isinstance(tower, BandTower)
+        return tower.whole(pixels)
 
     def merge_tokens(self, reduction: Any) -> None:
         if self.architecture.tower is CromaTower:
@@ -411,10 +410,9 @@ def _transform(architecture: Architecture, image_size: ImageSize | None, spec: s
         )
     side = min(height_and_width(size))
     margin = None if architecture.resize is None else round(architecture.resize * side / architecture.size)
-    zeros, ones = (0.0,) * len(COLOURS), (1.0,) * len(COLOURS)
     mode = "shortest" if architecture.resize is None else "squash"
     resize = margin if margin is not None and margin > side else None
-    return Preprocess(image_size=size, mean=zeros, std=ones, interpolation="bilinear", mode=mode, resize=resize)
+    return Preprocess(size, UNCHANGED[0], UNCHANGED[1], interpolation="bilinear", mode=mode, resize=resize)
 
 
 def _named_as_built(architecture: Architecture, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..contracts.images import RGB, CropTransform, InputChannels
-from ..errors import CapabilityError, ConfigError, DataError
-from .preprocessing import Preprocess, normalize_
+from ..contracts.images import RGB, Band, InputChannels
+from ..errors import CapabilityError, ConfigError
 
 COLOURS = ("red", "green", "blue")
 RGB_WAVELENGTHS, RGB_BANDWIDTHS = (665.0, 560.0, 490.0), (30.0, 35.0, 65.0)
@@ -84,24 +80,23 @@ def band_inputs(taken: BandsTaken, channels: InputChannels | None, spec: str) ->
         if len(taken.codes) != RGB:
             raise CapabilityError(f"{_takes(taken, spec)}; {_cure(taken)}")
         note = f"The encoder takes red, green and blue as {', '.join(taken.codes)}."
-        return BandInputs((0, 1, 2), (), (), *_normalisation(taken, (0, 1, 2), RGB), note)
+        return BandInputs((0, 1, 2), (), (), *_statistics(taken, (0, 1, 2), RGB), note=note)
     places = _by_name(taken, channels, spec)
     names = [channels.names[place] for place in places]
     pairs = ", ".join(code if code.lower() == name else f"{name} as {code}" for code, name in zip(taken.codes, names))
     unused = [name for place, name in enumerate(channels.names) if place not in places]
     note = f"The encoder takes {pairs}{f'; {_listed(unused)} unused' if unused else ''}."
-    return BandInputs(places, (), (), *_normalisation(taken, places, len(channels)), note)
+    return BandInputs(places, (), (), *_statistics(taken, places, len(channels)), note=note)
 
 
 def _by_wavelength(taken: BandsTaken, channels: InputChannels | None, spec: str) -> BandInputs:
     names = COLOURS if channels is None else channels.names
     count = len(names)
     if channels is None:
-        waves, widths = RGB_WAVELENGTHS, RGB_BANDWIDTHS
+        known = [Band("", "", *each) for each in zip(COLOURS, RGB_WAVELENGTHS, RGB_BANDWIDTHS)]
     else:
-        bands = channels.bands or (None,) * count
-        waves = tuple(band and band.wavelength for band in bands)
-        widths = tuple(band and band.bandwidth for band in bands)
+        known = [*channels.bands] or [Band()] * count
+    waves, widths = tuple(band.wavelength or 0.0 for band in known), tuple(band.bandwidth or 0.0 for band in known)
     needed = {"wavelength": waves, **({"bandwidth": widths} if taken.bandwidths else {})}
     for what, values in needed.items():
         if missing := [name for name, value in zip(names, values) if not value]:
@@ -110,21 +105,19 @@ def _by_wavelength(taken: BandsTaken, channels: InputChannels | None, spec: str)
                 f"backbone '{spec}' reads bands by their {what}, which is not known of {', '.join(missing)}; name the "
                 f"--sensor, or give it in nanometres with the band: --bands {example},..."
             )
-    widths = widths if taken.bandwidths else ()
     told = [
-        f"{name} at {wave:g}" + (f" (width {widths[place]:g})" if widths else "")
-        for place, (name, wave) in enumerate(zip(names, waves))
+        f"{name} at {wave:g}" + (f" (width {width:g})" if taken.bandwidths else "")
+        for name, wave, width in zip(names, waves, widths)
     ]
-    places = tuple(range(count))
+    widths, places = widths if taken.bandwidths else (), tuple(range(count))
     note = f"The encoder reads its bands by wavelength: {', '.join(told)} nm."
-    return BandInputs(places, waves, widths, *_normalisation(taken, places, count), note)
+    return BandInputs(places, waves, widths, *_statistics(taken, places, count), note=note)
 
 
 def _by_name(taken: BandsTaken, channels: InputChannels, spec: str) -> tuple[int, ...]:
     """Places of the bands among the channels: by code or colour where the sensor is known, else in their order."""
-    bands = channels.bands or (None,) * len(channels)
-    sensors = {band.sensor for band in bands if band is not None and band.sensor}
-    named = bool(sensors) or any(band is not None and band.common for band in bands)
+    sensors = {band.sensor for band in channels.bands if band.sensor}
+    named = bool(sensors) or any(band.common for band in channels.bands)
     if not named or not (taken.sensors or taken.codes == COLOURS):
         if len(channels) != len(taken.codes):
             given = f"the images have {len(channels)} ({', '.join(channels.names)})"
@@ -133,10 +126,9 @@ def _by_name(taken: BandsTaken, channels: InputChannels, spec: str) -> tuple[int
     if taken.sensors and sensors and not sensors & set(taken.sensors):
         raise CapabilityError(f"{_takes(taken, spec)}, the images are of {', '.join(sorted(sensors))}; {_cure(taken)}")
     places: dict[str, int] = {}
-    for place, band in enumerate(bands):
-        if band is not None:
-            places |= {band.common: place} if band.common else {}
-            places |= {_normal(band.code): place} if band.sensor in taken.sensors else {}
+    for place, band in enumerate(channels.bands):
+        places |= {band.common: place} if band.common else {}
+        places |= {_normal(band.code): place} if band.sensor in taken.sensors else {}
     missing = [code for code in taken.codes if _normal(code) not in places]
     if missing:
         raise CapabilityError(f"{_takes(taken, spec)}, and --bands lacks {', '.join(missing)}; {_cure(taken)}")
@@ -163,65 +155,12 @@ def _normal(code: str) -> str:
     return f"B{match[1]}" if match else code if code in COLOURS else upper
 
 
-def _normalisation(taken: BandsTaken, places: Sequence[int], count: int) -> tuple[tuple[float, ...], ...]:
-    """(mean, std) of all channels of the image; what the encoder does not take stays as it is."""
-    made = []
-    for values, rest in ((taken.mean, 0.0), (taken.std, 1.0)):
+def _statistics(taken: BandsTaken, places: Sequence[int], count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of all channels of the image; what the encoder does not take stays as it is."""
+
+    def of_all(values: tuple[float, ...], rest: float) -> tuple[float, ...]:
         of_bands = values * len(places) if len(values) == 1 else values
-        of_channels = [rest] * count
-        for place, value in zip(places, of_bands):
-            of_channels[place] = value
-        made.append(tuple(of_channels))
-    return tuple(made)
+        by_place = dict(zip(places, of_bands))
+        return tuple(by_place.get(place, rest) for place in range(count))
 
-
-@dataclass(frozen=True)
-class BandPreprocess(CropTransform):
-    """A picklable callable: image of C channels -> pixels (C, S, S) float32, each channel with its own mean and
-    standard deviation.
-
-    Args:
-        transform: resizes and crops; three channels at a time, all alike.
-        mean, std: of each channel.
-    """
-
-    transform: Preprocess
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self):
-        object.__setattr__(self, "transform", replace(self.transform, mean=(0.0,) * RGB, std=(1.0,) * RGB))
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What it does, JSON-able: part of the feature store's key."""
-        statistics = {"mean": list(self.mean), "std": list(self.std)}
-        return {"transform": "bands", "of": self.transform.spec, **statistics}
-
-    def __call__(self, image: Any, seed: int | None = None) -> Tensor:
-        """(C, S, S) float32 of an array (H, W, C), uint8 or float in 0..1; of three channels a picture will do.
-
-        Raises:
-            DataError: an array of another shape or kind.
-        """
-        count = len(self.mean)
-        seed = int(torch.randint(2**31, ())) if seed is None and self.transform.train else seed
-        if count == RGB:
-            return normalize_(self.transform(image, seed=seed), self.mean, self.std)
-        array = np.asarray(image)
-        if isinstance(image, Image.Image) or array.ndim != 3 or array.shape[-1] != count:
-            shape = array.shape if array.ndim else type(image).__name__
-            raise DataError(f"an image of shape {shape} is not usable; give an array (H, W, {count})")
-        made = []
-        for start in range(0, count, RGB):
-            group = array[..., start : start + RGB]
-            width = group.shape[-1]
-            padded = np.pad(group, ((0, 0), (0, 0), (0, RGB - width)))
-            made.append(self.transform(np.ascontiguousarray(padded), seed=seed)[:width])
-        return normalize_(torch.cat(made), self.mean, self.std)
-
-    def with_crop(self, scale: tuple[float, float]) -> BandPreprocess:
-        return replace(self, transform=self.transform.with_crop(scale))
-
-    def without_flip(self) -> BandPreprocess:
-        return replace(self, transform=self.transform.without_flip())
+    return of_all(taken.mean, 0.0), of_all(taken.std, 1.0)

@@ -20,7 +20,7 @@ from ..contracts.families import JOINT
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import not_finite
-from .channels import ChannelPreprocess, input_layer, widen
+from .channels import BandPreprocess, ChannelPreprocess, input_layer, widen
 from .joint_parts import JointParts
 from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
@@ -113,11 +113,16 @@ class TwoTower(Backbone):
 
     @property
     def image_mean(self) -> tuple[float, ...]:
-        return self.transform.mean if self.channels is None else self.channels.widened(self.transform.mean)
+        return self.statistics()[0]
 
     @property
     def image_std(self) -> tuple[float, ...]:
-        return self.transform.std if self.channels is None else self.channels.widened(self.transform.std)
+        return self.statistics()[1]
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, by which pixels in 0..1 are normalised."""
+        mean, std = self.transform.mean, self.transform.std
+        return (mean, std) if self.channels is None else (self.channels.widened(mean), self.channels.widened(std))
 
     @property
     def image_size(self) -> ImageSize:
@@ -132,7 +137,7 @@ class TwoTower(Backbone):
         bias = getattr(self.model, "logit_bias", None)
         return None if bias is None else bias.reshape(())
 
-    def preprocess(self, train: bool = False) -> Preprocess | ChannelPreprocess:
+    def preprocess(self, train: bool = False) -> Preprocess | ChannelPreprocess | BandPreprocess:
         transform = replace(self.transform, train=train)
         return transform if self.channels is None else ChannelPreprocess(transform, len(self.channels))
 
