@@ -48,7 +48,7 @@ OPEN_VOCAB = "open-vocab"
 WINDOW, DENSE_WINDOW = 224, 512
 UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
 """Options of the reader that change nothing for them."""
-USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
+USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
@@ -129,6 +129,7 @@ class Reading(contracts.Reading):
         rasters = any(is_raster(item.source) for item in data.items)
         kinds = {
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
+            **({} if rasters or data.blocks else {"block_size": "rasters, and tables with latitude and longitude"}),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
@@ -189,7 +190,7 @@ class RemoteSensing(Domain):
 
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
-            known = None
+            data, known = with_blocks(data, reading.block_size), None
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         else:

@@ -44,7 +44,7 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
         raise DataError(f"{layer_path}: a raster of classes has no boxes; give areas, or --task segmentation")
     collector = rasters_of(path, layer_path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
-    grids, words = grids_of(path, headers, cutting)
+    grids, words = grids_of(path, collector.items, headers, cutting)
     items: list[Item] = []
     left_out = 0
     for item, header, (boxes, blocks) in zip(collector.items, headers, grids):
@@ -112,7 +112,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
 
 def _part(item: Item, box: Box) -> Item:
     if is_raster(item.source):
-        return window_of(item, box)
+        return window_of(item, box).with_(group=item.group or item.id)
     left, top, width, height = box
     decode = {**item.decode, "box": [left, top, left + width, top + height]}
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, group=item.group or item.id, apart=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +16,14 @@ from ...core.data import ItemCollector, shown, walk
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .pictures import is_raster
-from .places import WINDOWS_PER_BLOCK, files_of_item, metres, metres_per_pixel
-from .rasters import Header, coordinates, corners_of, header_of
+from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, metres_per_pixel
+from .rasters import Header, corners_of, header_of
 
 MOST_WINDOWS = 2_000_000
 Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
+BlockSide = tuple[float, float]
+"""(height, width) of a block in pixels, which is whole for the coarsest raster."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Cutting:
 class _Blocks:
     """(height, width) in pixels of a block of each raster, and "blocks of 2.24 km", or "" for none."""
 
-    sides: list[tuple[int, int]]
+    sides: list[BlockSide]
     words: str
 
 
@@ -78,7 +81,7 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
     layer = read_layer(layer_path, reading.label_column, reading.class_names)
     collector = rasters_of(path, layer_path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
-    blocks = _blocks(path, headers, cutting)
+    blocks = blocks_of_land(path, collector.items, headers, cutting)
     of_each = zip(collector.items, headers, blocks.sides, strict=True)
     cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
     items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
@@ -125,18 +128,20 @@ def starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, length - size, stride), length - size]
 
 
-def grids_of(path: Path, headers: Sequence[Header], cutting: Cutting) -> tuple[list[tuple[list[Box], list[str]]], str]:
+def grids_of(
+    path: Path, items: Sequence[Item], headers: Sequence[Header], cutting: Cutting
+) -> tuple[list[tuple[list[Box], list[str]]], str]:
     """Windows on a grid inside each block of land, and the block of each, for several rasters; what blocks are, "" for
     none.
 
     Raises:
         DataError: as for `read_windows`.
     """
-    blocks = _blocks(path, headers, cutting)
+    blocks = blocks_of_land(path, items, headers, cutting)
     grids = []
     for header, sides in zip(headers, blocks.sides):
         lines = _lines(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
-        grids.append(_grid(lines, cutting, header))
+        grids.append(_grid(lines, cutting, header, sides))
     return grids, blocks.words
 
 
@@ -157,14 +162,15 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
     return collector
 
 
-def _blocks(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
+def blocks_of_land(path: Path, items: Sequence[Item], headers: Sequence[Header], cutting: Cutting) -> _Blocks:
     """How the land under some rasters is divided.
 
     Raises:
-        DataError: rasters of several CRSs, a block smaller than a window, or less land than two blocks.
+        DataError: rasters of several CRSs or one without, a block smaller than a window, or less land than two blocks.
     """
     if cutting.block == 0:
         return _Blocks([(header.height, header.width) for header in headers], "")
+    check_every_crs(headers, [item.source for item in items])
     ten = WINDOWS_PER_BLOCK * cutting.size
     if not all(header.crs and header.transform for header in headers):
         if cutting.block is not None:
@@ -193,7 +199,7 @@ def _blocks_on_earth(path: Path, headers: Sequence[Header], cutting: Cutting, te
     # the same in coordinates for all rasters, and whole pixels of the coarsest, so that their lines meet
     wide = _whole(size / across * abs(headers[0].pixel[1]), [header.pixel[1] for header in headers])
     high = _whole(size / along * abs(headers[0].pixel[0]), [header.pixel[0] for header in headers])
-    sides = [(max(1, round(high / h.pixel[0])), max(1, round(wide / h.pixel[1]))) for h in headers]
+    sides = [(high / h.pixel[0], wide / h.pixel[1]) for h in headers]
     if min(map(min, sides)) < cutting.size:
         raise DataError(
             f"{path}: a block of {metres(size)} is smaller than a window of "
@@ -207,38 +213,44 @@ def _whole(length: float, steps: Sequence[float]) -> float:
     return max(1, round(length / max(steps))) * max(steps)
 
 
-def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: tuple[int, int]) -> _Cut:
+def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: BlockSide) -> _Cut:
     """The windows of a raster: on a grid inside each block, or around points."""
     lines = _lines(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
     if isinstance(layer, ClassRaster):
-        boxes, blocks = _grid(lines, cutting, header)
+        boxes, blocks = _grid(lines, cutting, header, block)
         covered = layer.counts(item.source, files_of_item(item), boxes)
         return _Cut(item, boxes, blocks, _largest(covered, cutting.share))
     shapes = layer.on(header, item.source)
     import shapely
 
     points = shapely.get_dimensions(shapes) == 0
-    boxes, blocks, labels = _around_points(shapes[points], layer.classes[points], header, lines, cutting)
+    boxes, blocks, labels = _around_points(shapes[points], layer.classes[points], header, lines, cutting, block)
     if not points.all():
-        grid, of_grid = _grid(lines, cutting, header)
+        grid, of_grid = _grid(lines, cutting, header, block)
         boxes, blocks = [*boxes, *grid], [*blocks, *of_grid]
         of_areas = _labels_of_areas(shapes[~points], layer.classes[~points], grid, header, len(layer.names), cutting)
         labels = np.concatenate([labels, of_areas])
     return _Cut(item, boxes, blocks, labels)
 
 
-def _lines(header: Header, block: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """Rows and columns where blocks begin and the raster ends. Rasters of one CRS and grid share their lines."""
-    high, wide = block
-    a, b, c, d, e, f = header.transform or (1, 0, 0, 0, 1, 0)
-    upright = b == d == 0
-    down, right = (round(f / e) % high, round(c / a) % wide) if upright and header.crs else (0, 0)
-    rows = [0, *range(high - down if down else high, header.height, high), header.height]
-    columns = [0, *range(wide - right if right else wide, header.width, wide), header.width]
+def _lines(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
+    """Rows and columns where blocks begin and the raster ends. Rasters of one CRS share their lines, as far as the
+    pixels of each let them."""
+    offsets, ends = _from_origin(header), (header.height, header.width)
+    rows, columns = (_marks(offset, side, end) for offset, side, end in zip(offsets, block, ends))
     return rows, columns
 
 
-def _grid(lines: tuple[list[int], list[int]], cutting: Cutting, header: Header) -> tuple[list[Box], list[str]]:
+def _marks(offset: float, side: float, end: int) -> list[int]:
+    """0, the multiples of `side` from `offset` pixels before 0 on, and the end."""
+    first, last = math.floor(offset / side) + 1, math.ceil((offset + end) / side)
+    inside = (round(number * side - offset) for number in range(first, last))
+    return [0, *(mark for mark in inside if 0 < mark < end), end]
+
+
+def _grid(
+    lines: tuple[list[int], list[int]], cutting: Cutting, header: Header, block: BlockSide
+) -> tuple[list[Box], list[str]]:
     """Windows on a grid inside each block; slivers of blocks narrower than a window have none."""
     rows, columns = lines
     least = min(cutting.size, header.height), min(cutting.size, header.width)
@@ -249,22 +261,31 @@ def _grid(lines: tuple[list[int], list[int]], cutting: Cutting, header: Header) 
             if bottom - top >= least[0] and right - left >= least[1]:
                 inside = boxes_of(bottom - top, right - left, cutting, left, top)
                 boxes += inside
-                blocks += [_block_name(header, left, top)] * len(inside)
+                blocks += [_block_name(header, left, top, block)] * len(inside)
         if len(boxes) > MOST_WINDOWS:
             raise DataError(f"more than {MOST_WINDOWS:,} windows; give a larger --window-size or a smaller --overlap")
     return boxes, blocks
 
 
-def _block_name(header: Header, left: int, top: int) -> str:
-    """Of the block that begins at a pixel: the same in all rasters that share it."""
-    if header.transform is None or not header.crs:
-        return f"block {top} {left}"
-    x, y = coordinates(header.transform, left, top)
-    return f"block {x:.6g} {y:.6g}"
+def _block_name(header: Header, left: int, top: int, block: BlockSide) -> str:
+    """Of the block that a pixel lies in: the same in all rasters that share it, also where it begins outside them."""
+    (down, right), (high, wide) = _from_origin(header), block
+    return f"block {math.floor((top + 0.5 + down) / high)} {math.floor((left + 0.5 + right) / wide)}"
+
+
+def _from_origin(header: Header) -> tuple[float, float]:
+    """Rows and columns from the origin of the coordinates to the raster; 0 where its axes are not those of the map."""
+    a, b, c, d, e, f = header.transform or (1, 0, 0, 0, 1, 0)
+    return (f / e, c / a) if b == d == 0 and header.crs else (0.0, 0.0)
 
 
 def _around_points(
-    points: np.ndarray, classes: np.ndarray, header: Header, lines: tuple[list[int], list[int]], cutting: Cutting
+    points: np.ndarray,
+    classes: np.ndarray,
+    header: Header,
+    lines: tuple[list[int], list[int]],
+    cutting: Cutting,
+    block: BlockSide,
 ) -> tuple[list[Box], list[str], np.ndarray]:
     """A window around each point, moved inside its block."""
     if not len(points):
@@ -281,7 +302,7 @@ def _around_points(
         top, high = _moved_inside(y, lines[0], cutting.size)
         left, wide = _moved_inside(x, lines[1], cutting.size)
         boxes.append((left, top, wide, high))
-        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0])))
+        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0]), block))
         labels.append(int(label))
     return boxes, blocks, np.array(labels, np.int64)
 
