@@ -16,7 +16,9 @@ from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
 from .dota import is_dota, read_dota
+from .drawn_windows import GRID, WAYS, WindowDrawer, with_draws
 from .gdal import DRIVERS
+from .layers import ClassRaster, Shapes, read_layer
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .maps import MAP_FILES
@@ -50,7 +52,7 @@ UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides",
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
-USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
+USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,11 @@ class Reading(contracts.Reading):
     )
     overlap: float = option(0.25, "large rasters: share of a window that the next window covers too", low=0, below=1)
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    draw_windows: str = option(
+        GRID,
+        "label layers: where windows that train lie: grid, random (drawn anew in each epoch), or balanced (by class)",
+        choices=WAYS,
+    )
     cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
@@ -157,6 +164,7 @@ class RemoteSensing(Domain):
     tasks = ("classification", "retrieval", "detection", "segmentation")
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
+    hit_files: ClassVar = (".gpkg",)
 
     known: SceneSet | None = None
     corpus: str | None = None
@@ -221,6 +229,24 @@ class RemoteSensing(Domain):
         if reading.cut:
             return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
+
+    def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
+        """A picture, or a window of a raster: FILE:left,top,width,height in pixels, FILE@left,bottom,right,top in its
+        coordinates."""
+        from .hits import read_window
+
+        data = read_window(path, self.reading_of(options))
+        return None if data is None else replace(data, domain=replace(self, corpus=self.reading_of(options).corpus))
+
+    def write_hits(self, items: Sequence[Item], scores: Sequence[float], file: Path) -> list[str]:
+        """A GeoPackage."""
+        from .hits import write_hits
+
+        return write_hits(items, scores, file)
+
+    def drawer(self, items: Sequence[Item], class_names: Sequence[str]) -> Callable[[int, int], Item]:
+        """Windows of a large raster."""
+        return WindowDrawer(items, class_names)
 
     def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
         """A map of whole rasters: a file that is one, a folder, or a page where the run was fitted on windows."""
@@ -332,7 +358,13 @@ class RemoteSensing(Domain):
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
-            data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
+            layer = _layer(path, reading)
+            data = read_objects(path, layer, reading, reading.cutting, task)
+        elif reading.draw_windows != GRID:
+            raise ConfigError(
+                f"--draw-windows {reading.draw_windows}: windows are drawn where a label layer says what is there; "
+                "give --labels, or omit it"
+            )
         elif is_dota(path):
             data = with_blocks(read_dota(path, reading.formats), reading.block_size)
         else:
@@ -346,6 +378,8 @@ class RemoteSensing(Domain):
         data = with_stretch(data, reading.stretch)
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
+        if reading.labels:
+            data = with_draws(data, layer, reading, path)
         return replace(data, reading={**data.reading, "cut": True, "window_size": reading.cutting.size})
 
 
@@ -369,13 +403,15 @@ def _windows(path: Path, reading: Reading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
-    return read_windows(path, _layer(path, reading), reading, reading.cutting)
+    layer = _layer(path, reading)
+    return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading, path)
 
 
-def _layer(path: Path, reading: Reading) -> Path:
-    layer = Path(reading.labels)
-    beside = (path if path.is_dir() else path.parent) / layer
-    return layer if layer.exists() or not beside.exists() else beside
+def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:
+    file = Path(reading.labels)
+    beside = (path if path.is_dir() else path.parent) / file
+    file = file if file.exists() or not beside.exists() else beside
+    return read_layer(file, reading.label_column, reading.class_names)
 
 
 @lru_cache(maxsize=1)

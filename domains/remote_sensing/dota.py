@@ -2,8 +2,8 @@
 
 A line is x1 y1 x2 y2 x3 y3 x4 y4 category difficult; "imagesource:" and "gsd:" may stand before them ("DOTA: A
 Large-scale Dataset for Object Detection in Aerial Images", 2018, arXiv 1711.10398). A box is the upright hull of its
-four corners, which stay as its outline; difficult objects are neither learned nor counted. Tiles of one picture, told by
-their names (P0001__1__824___0), stay on one side of a split: they overlap.
+four corners, which stay as its outline; difficult objects are neither learned nor counted. Tiles of one picture, told
+by their names (P0001__1__824___0), stay on one side of a split: they overlap.
 """
 
 from __future__ import annotations

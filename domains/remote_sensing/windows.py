@@ -14,7 +14,7 @@ import numpy as np
 from ...core.contracts import DomainData, Item, Label, check_items
 from ...core.data import ItemCollector, shown, walk
 from ...core.errors import DataError
-from .layers import ClassRaster, Shapes, read_layer
+from .layers import ClassRaster, Shapes
 from .pictures import is_raster
 from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, metres_per_pixel
 from .rasters import Header, corners_of, header_of
@@ -65,12 +65,12 @@ class _Cut:
     labels: np.ndarray
 
 
-def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -> DomainData:
+def read_windows(path: Path, layer: Shapes | ClassRaster, reading: Any, cutting: Cutting) -> DomainData:
     """Windows of a raster, or of all rasters of a folder, that a label layer says the class of.
 
     Args:
         path: a raster, or a folder of rasters.
-        layer_path: the layer; one inside the folder is no raster to be labelled.
+        layer: one inside the folder is no raster to be labelled.
         reading: options of the reader: formats, the class column and names.
         cutting: how rasters are cut.
 
@@ -78,16 +78,15 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
         DataError: a file cannot be read, the layer lies elsewhere, the area is smaller than two blocks, or no window
             has a class.
     """
-    layer = read_layer(layer_path, reading.label_column, reading.class_names)
-    collector = rasters_of(path, layer_path, reading)
+    collector = rasters_of(path, layer.path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
-    blocks = blocks_of_land(path, collector.items, headers, cutting)
+    blocks = blocks_of_land(path, headers, cutting)
     of_each = zip(collector.items, headers, blocks.sides, strict=True)
     cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
     items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
     if not items:
         raise DataError(
-            f"{layer_path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
+            f"{layer.path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
             "the same place, or lower --min-share"
         )
     notes = list(layer.notes)
@@ -98,6 +97,22 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
     what = {"name": path.resolve().stem, "notes": notes, "blocks": blocks.words}
     data = collector.data_set(path, reading.formats, layer.names, items=items, **what)
     return check_items(data, path)
+
+
+def class_of_window(layer: Shapes | ClassRaster, header: Header, box: Box, cutting: Cutting) -> int:
+    """The class that covers most of one window, -1 where that is too little.
+
+    Args:
+        layer: its shapes in the coordinates of the raster.
+        header: of the raster.
+    """
+    if isinstance(layer, Shapes):
+        shapes, classes = layer.geometries, layer.classes
+        return int(_labels_of_areas(shapes, classes, [box], header, len(layer.names), cutting)[0])
+    with layer.over(header) as raster:
+        places = layer.places(raster, box)
+    counts = np.bincount(places[places >= 0], minlength=len(layer.names))
+    return int(_largest(counts[None] / places.size, cutting.share)[0])
 
 
 def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
@@ -128,19 +143,17 @@ def starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, length - size, stride), length - size]
 
 
-def grids_of(
-    path: Path, items: Sequence[Item], headers: Sequence[Header], cutting: Cutting
-) -> tuple[list[tuple[list[Box], list[str]]], str]:
+def grids_of(path: Path, headers: Sequence[Header], cutting: Cutting) -> tuple[list[tuple[list[Box], list[str]]], str]:
     """Windows on a grid inside each block of land, and the block of each, for several rasters; what blocks are, "" for
     none.
 
     Raises:
         DataError: as for `read_windows`.
     """
-    blocks = blocks_of_land(path, items, headers, cutting)
+    blocks = blocks_of_land(path, headers, cutting)
     grids = []
     for header, sides in zip(headers, blocks.sides):
-        lines = _lines(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
+        lines = lines_of(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
         grids.append(_grid(lines, cutting, header, sides))
     return grids, blocks.words
 
@@ -149,7 +162,7 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
     """A raster, or those of a folder, but for the layer.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or one has a CRS and another none, so that they cannot be divided by place.
     """
     collector, root = ItemCollector(), path if path.is_dir() else path.parent
     files = walk(path, root, collector) if path.is_dir() else [path]
@@ -159,18 +172,20 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
     if not collector.items:
         why = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
         raise DataError(f"{path}: holds no raster for {layer_path.name} to lie over{why}; give a folder of rasters")
+    if reading.block_size != 0:
+        headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
+        check_every_crs(headers, [item.source for item in collector.items])
     return collector
 
 
-def blocks_of_land(path: Path, items: Sequence[Item], headers: Sequence[Header], cutting: Cutting) -> _Blocks:
+def blocks_of_land(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
     """How the land under some rasters is divided.
 
     Raises:
-        DataError: rasters of several CRSs or one without, a block smaller than a window, or less land than two blocks.
+        DataError: rasters of several CRSs, a block smaller than a window, or less land than two blocks.
     """
     if cutting.block == 0:
         return _Blocks([(header.height, header.width) for header in headers], "")
-    check_every_crs(headers, [item.source for item in items])
     ten = WINDOWS_PER_BLOCK * cutting.size
     if not all(header.crs and header.transform for header in headers):
         if cutting.block is not None:
@@ -215,7 +230,7 @@ def _whole(length: float, steps: Sequence[float]) -> float:
 
 def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: BlockSide) -> _Cut:
     """The windows of a raster: on a grid inside each block, or around points."""
-    lines = _lines(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
+    lines = lines_of(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
     if isinstance(layer, ClassRaster):
         boxes, blocks = _grid(lines, cutting, header, block)
         covered = layer.counts(item.source, files_of_item(item), boxes)
@@ -233,7 +248,7 @@ def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutti
     return _Cut(item, boxes, blocks, labels)
 
 
-def _lines(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
+def lines_of(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
     """Rows and columns where blocks begin and the raster ends. Rasters of one CRS share their lines, as far as the
     pixels of each let them."""
     offsets, ends = _from_origin(header), (header.height, header.width)
