@@ -117,6 +117,8 @@ def search(
         _evaluate(index, words, scored, {**on, **how}, many, _where(where, camera), as_json)
         return
     asked = {"where": _where(where, camera), **on, **how}
+    if set(many) == {"out"} and words is None and how.get("image") is None:
+        raise ConfigError(f"--out {many['out']}: give words, --image or --queries FILE too")
     if many and set(many) != {"out"}:
         _search_many(index, words, many, asked, as_json)
         return

@@ -26,6 +26,7 @@ from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
 from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
+from .time_series import dates_of, with_time_series
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
@@ -48,7 +49,16 @@ DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
 WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
+UNUSED_BY_DENSE = (
+    "corpus",
+    "root",
+    "group_column",
+    "min_side",
+    "window_sides",
+    "language",
+    "band_start",
+    "time_series",
+)
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
@@ -105,6 +115,10 @@ class Reading(contracts.Reading):
     block_size: float | None = option(
         None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
     )
+    time_series: bool = option(
+        False,
+        "pictures of one place are one sample, whose parts they are by date: columns place and date, or dates in names",
+    )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
@@ -142,6 +156,7 @@ class Reading(contracts.Reading):
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
             "window_sides": "new rasters, as vladapt index reads them",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
+            **({"time_series": "classification"} if data.kind == "captions" else {}),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -223,6 +238,8 @@ class RemoteSensing(Domain):
         """
         reading = self.reading_of(options)
         data = replace(read_unlabelled(paths, reading.formats), domain=replace(self, corpus=reading.corpus))
+        if reading.time_series:
+            return with_time_series(data, reading.formats)
         if reading.window_sides:
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
@@ -237,6 +254,11 @@ class RemoteSensing(Domain):
 
         data = read_window(path, self.reading_of(options))
         return None if data is None else replace(data, domain=replace(self, corpus=self.reading_of(options).corpus))
+
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """The days of several dates of a place; of several composites of each none."""
+        days = dates_of(item)
+        return days if len(days) == count else ()
 
     def write_hits(self, items: Sequence[Item], scores: Sequence[float], file: Path) -> list[str]:
         """A GeoPackage."""
@@ -261,6 +283,10 @@ class RemoteSensing(Domain):
         from .maps.mapping import MapOptions, fitted_on_windows, write_maps
 
         options, given = self.reading_of(reading), use.reading or {}
+        if options.time_series:
+            raise ConfigError(
+                f"{use.run.shown}: learned from several dates of a place, so it makes no maps; omit --out"
+            )
         if not fitted_on_windows(use) and "window_size" not in given:
             raise ConfigError(
                 f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the "
@@ -396,13 +422,17 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     if path.is_file() and is_raster(path):
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
     shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-    return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
+    data = with_split_lists(read_any(path, reading.formats, **shared), path)
+    data = with_time_series(data, reading.formats) if reading.time_series else data
+    return with_blocks(data, reading.block_size)
 
 
 def _windows(path: Path, reading: Reading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
+    if reading.time_series:
+        raise ConfigError("--time-series: is for pictures of places, not for windows of --labels; omit one of both")
     layer = _layer(path, reading)
     return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading, path)
 
