@@ -118,9 +118,12 @@ def _widened(given: Node, key: str, channels: InputChannels) -> Sequence[float]:
 def _train_input(plan: Node, count: int) -> None:
     """The layer that channels enter by learns at the whole rate, where towers learn at a share of it: what starts at
     zero has all to learn."""
+    from mmengine.registry import init_default_scope
+
     from ....registry import MODELS
     from ..modules.backbones.channels import input_layer
 
+    init_default_scope(plan["default_scope"])
     wrapper = plan.get("optim_wrapper") or {}
     keys = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
     backbone = plan["model"]["backbone"]

@@ -82,7 +82,7 @@ def test_a_start_of_other_bands_is_refused_and_one_of_these_keeps_its_statistics
     plan = packaged("fpn", small_clip_spec)
     init_default_scope("mmseg")
     on_channels(plan, InputChannels(NAMES), STATISTICS)
-    again = {key: plan[key] for key in ("model", "train_dataloader", "optim_wrapper")}
+    again = {key: plan[key] for key in ("model", "train_dataloader", "optim_wrapper", "default_scope")}
     notes = on_channels(again, InputChannels(NAMES), (STATISTICS[1], STATISTICS[0]))
     assert again["model"]["data_preprocessor"]["mean"] == pytest.approx([255 * m for m in STATISTICS[0]])
     assert notes[0] == "The backbone has learned red, green, blue, nir, swir."
@@ -158,7 +158,7 @@ def test_the_layer_that_bands_enter_by_learns_at_the_whole_rate(small_clip_spec)
 
 def test_a_backbone_of_mm_is_widened_and_what_takes_colours_is_left_out_and_told(small_clip_spec):
     plan = packaged("faster-rcnn", small_clip_spec)
-    init_default_scope("mmdet")
+    init_default_scope("vladapt")  # the plan names its own
     plan["model"]["backbone"] = dict(RESNET)
     pipeline = plan["train_dataloader"]["dataset"]["pipeline"]
     pipeline.insert(1, {"type": "YOLOXHSVRandomAug"})
