@@ -104,7 +104,9 @@ def on_channels(
     return [
         began,
         f"Bands are normalised by mean and standard deviation of {source}: {stated}.",
-        *_change_light(plan, {"bands": list(channels.names), "channels": "rgb", "to_float32": True}),
+        *_change_light(
+            plan, {"bands": list(channels.names), "fill": given["mean"], "channels": "rgb", "to_float32": True}
+        ),
     ]
 
 

@@ -85,6 +85,8 @@ def test_bands_of_any_depth_reach_the_model_without_rounding(chips, kind):
     made = load.transform(dict(results))["img"]
     wanted = np.where(physical(item) == OFFSET, 0, (physical(item) / 0.5).clip(0, 1)).transpose(1, 2, 0)
     assert made.dtype == np.float32 and np.allclose(made, 255 * wanted, atol=1e-3)
+    filled = LoadItemImage(to_float32=True, bands=NAMES, fill=(1.5, 2.5, 3.5, 4.5)).transform(dict(results))["img"]
+    assert (filled[:, :4] == (1.5, 2.5, 3.5, 4.5)).all() and np.array_equal(filled[:, 4:], made[:, 4:])
     with pytest.raises(DataError, match=r"train0.tif: has 4 channels, but the model reads red, green, blue"):
         LoadItemImage().transform(dict(results))
     with pytest.raises(DataError, match=r"is read by the bands red,green,blue,nir, but the model reads nir, red"):

@@ -37,16 +37,25 @@ class LoadItemImage(BaseTransform):
         channels: "bgr", as mmcv loads and data preprocessors with bgr_to_rgb expect, or "rgb".
         to_float32: float32 in 0..255 instead of uint8; keeps what is finer than 8 bits.
         bands: names of the C channels of a raster, in the order in which they stay: img is (H, W, C). None: three.
+        fill: of each channel, in 0..255, what pixels without a value are seen as: the mean says least. None: as the
+            domain decodes them.
 
     Raises:
         DataError: no valid image, or one of another number of channels.
     """
 
-    def __init__(self, channels: str = "bgr", to_float32: bool = False, bands: Sequence[str] | None = None):
+    def __init__(
+        self,
+        channels: str = "bgr",
+        to_float32: bool = False,
+        bands: Sequence[str] | None = None,
+        fill: Sequence[float] | None = None,
+    ):
         if channels not in CHANNELS:
             raise ConfigError(f"LoadItemImage: channels '{channels}'; give one of {', '.join(CHANNELS)}")
         self.channels, self.to_float32 = channels, to_float32
         self.bands = None if bands is None else tuple(bands)
+        self.fill = fill
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         decode = dict(results.get("decode") or {})
@@ -59,6 +68,9 @@ class LoadItemImage(BaseTransform):
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:
             pixels = to_uint8(pixels)
+        if self.fill is not None and domain is not None:
+            valid = load_domain(domain).valid(results["img_path"], decode)
+            pixels = pixels if valid is None else np.where(valid[..., None], pixels, np.array(self.fill, pixels.dtype))
         swap = self.channels == "bgr" and self.bands is None
         results["img"] = np.ascontiguousarray(pixels[..., ::-1] if swap else pixels)
         results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]

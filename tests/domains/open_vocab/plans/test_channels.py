@@ -134,6 +134,7 @@ def test_a_packaged_recipe_reads_bands(name, scope, small_clip_spec):
     torch.testing.assert_close(seen, (pixels / 255 - mean) / std, atol=1e-4, rtol=1e-4)
     loaders = typed(plan["train_dataloader"], "LoadItemImage")
     assert [each["bands"] for each in loaders] == [list(NAMES)] and loaders[0]["to_float32"]
+    assert loaders[0]["fill"] == pytest.approx([255 * mean for mean in STATISTICS[0]])
     assert not typed(plan["train_dataloader"], "PhotoMetricDistortion")
     assert len(typed(plan["train_dataloader"], "BandDistortion")) == (name == "fpn")
 
