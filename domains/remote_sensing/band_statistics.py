@@ -50,12 +50,13 @@ def band_statistics(items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[flo
     out. None where no item is a raster.
 
     Raises:
-        DataError: none of them can be read, or rasters of different numbers of bands.
+        DataError: none of them can be read.
     """
     rasters = [item for item in items if is_raster(item.source)]
     if not rasters:
         return None
-    count, total, squares, fault = 0, 0.0, 0.0, None
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    fault: DataError | None = None
     for item in _sampled(rasters):
         try:
             values, valid, pictures, eight_bits = channel_values(item.source, item.decode, SAMPLED_SIDE)
@@ -75,11 +76,8 @@ def band_statistics(items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[flo
 
 def _sampled(items: Sequence[Item]) -> list[Item]:
     """At most `SAMPLED` of them, evenly apart."""
-    return (
-        [items[place] for place in sorted({round(at) for at in np.linspace(0, len(items) - 1, SAMPLED)})]
-        if items
-        else []
-    )
+    places = sorted({round(place) for place in np.linspace(0, len(items) - 1, SAMPLED)}) if items else []
+    return [items[place] for place in places]
 
 
 def _ranges_of(items: Sequence[Item]) -> tuple[float, ...] | None:

@@ -365,6 +365,7 @@ class ConfigTask(Task):
     def _split(self, recipe: Recipe, reporter: Reporter) -> DomainData:
         """Readable samples with splits, and what the domain computes of those for training."""
         data = split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed)
+        assert self.domain is not None
         return self.domain.from_training(data, **recipe.reading)
 
     def _own_data(self, use: Use) -> DomainData:

@@ -9,13 +9,17 @@ import pytest
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts import Boxes, DomainData, Item
+from vladapt.core.contracts import Boxes, DomainData, Item, Use
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
+from vladapt.core.registry import load_domain, task_class
+from vladapt.core.runs import Run
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.band_statistics import band_statistics
 
 rasterio = pytest.importorskip("rasterio")
+shapely = pytest.importorskip("shapely")
+pyogrio = pytest.importorskip("pyogrio")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 NAMES = ("red", "green", "blue", "nir")
@@ -166,6 +170,40 @@ def test_a_fit_on_four_bands_maps_a_raster_but_for_nodata(chips, write_raster, s
         vladapt.predict(run, [str(of_three)])
     with pytest.raises(CapabilityError, match="an export takes pictures of three channels"):
         vladapt.export(run, tmp_path / "exported")
+
+
+@pytest.mark.thorough
+def test_a_detector_of_mm_learns_boxes_on_five_bands(write_raster, tmp_path):
+    """A ResNet of mmdet in the packaged recipe; a run of it is not served, which is for pictures."""
+    values = np.random.default_rng(0).integers(1, 9, (5, 64, 128)).astype(np.float32)
+    values[4, 8:20, 8:20] = values[4, 40:52, 80:92] = 40
+    raster = write_raster("yard.tif", values, names=(*NAMES, "swir16"))
+    areas = [
+        shapely.box(500_000 + 10 * x, 5_000_000 - 10 * (y + 12), 500_000 + 10 * (x + 12), 5_000_000 - 10 * y)
+        for x, y in ((8, 8), (80, 40))
+    ]
+    layer, names = tmp_path / "yard.gpkg", {"field_data": [np.array(["roof", "roof"], object)], "fields": ["label"]}
+    pyogrio.raw.write(
+        layer, geometry=shapely.to_wkb(np.array(areas)), geometry_type="Polygon", crs="EPSG:32633", **names
+    )
+    resnet = {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": False}
+    heads = {"neck": {"in_channels": [8, 16, 32, 64]}, "roi_head": {"bbox_head": {"fc_out_channels": 16}}}
+    plan = {"model": {"backbone": {"_delete_": True, **resnet}, **heads}, "train_dataloader": {"batch_size": 2}}
+    flags = {"domain": "remote-sensing", "task": "detection", "data.path": str(raster), "data.labels": str(layer)}
+    flags |= {"data.bands": "red,green,blue,nir,swir16", "data.window_size": 64, "data.block_size": 0}
+    flags |= {"data.overlap": 0.0, "adapter.epochs": 1, "workers": 0, "out": str(tmp_path / "runs"), "device": "cpu"}
+    file = tmp_path / "boxes.py"
+    base = load_domain("open-vocab").recipes["faster-rcnn"]
+    file.write_text(f"_base_ = {str(base)!r}\n" + "\n".join(f"{key} = {value!r}" for key, value in plan.items()))
+    run = vladapt.fit(resolve(config=str(file), flags=flags)).run
+    kept = json.loads((run / "run.json").read_text())
+    assert kept["plan"]["model"]["backbone"]["type"] == "vladapt.WidenedBackbone"
+    assert "nir, swir16 started from zero" in " ".join(kept["notes"])
+    (row,) = vladapt.predict(run, [str(raster)], out=str(tmp_path / "found")).rows()
+    assert row["size"] == [64, 128] and (tmp_path / "found" / "found.gpkg").exists() == bool(row["boxes"])
+    use = Use(run=Run.open(run))
+    with pytest.raises(CapabilityError, match="nir, swir16, and vladapt serve takes pictures of three channels"):
+        task_class("detection")(RemoteSensing()).served(use, None)
 
 
 @pytest.mark.parametrize(
