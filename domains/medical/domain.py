@@ -70,6 +70,7 @@ OF_SERIES = ("axis", "every", "central")
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
 MASKS, VOLUMES = "segmentation", "volume-segmentation"
+REGRESSION = "regression"
 OPEN_VOCAB = "open-vocab"
 OF_LABEL_SETS = {VOLUMES: ("class_names", "group_column", "fold", "max_pixels"), MASKS: ("class_names", "max_pixels")}
 """Tasks of outlined structures -> the options that they take."""
@@ -224,7 +225,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES)
+    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES, REGRESSION)
     reading = Reading
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
@@ -253,7 +254,8 @@ class Medical(Domain):
             path: file or folder.
             task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
                 "segmentation" of images with masks, as the domain open-vocab reads them, or "volume-segmentation" of
-                sets of volumes with labels (`volumes/label_sets.py`).
+                sets of volumes with labels (`volumes/label_sets.py`), or "regression" of a table with a number per
+                image.
             options: fields of `Reading`.
 
         Raises:
@@ -270,6 +272,8 @@ class Medical(Domain):
         reading, path = self.reading_of(options), Path(path)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
+        if task == REGRESSION:
+            return self._with_numbers(path, reading)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         if (layout := None if otherwise else published_layout(path)) is not None:
@@ -291,6 +295,17 @@ class Medical(Domain):
         notes = [*data.notes, *reading.notes_on_unused(data, task)]
         domain = replace(self, modality=reading.modality or modality, prompts=reading.prompts)
         return replace(data, notes=notes, domain=domain)
+
+    def _with_numbers(self, path: Path, reading: Reading) -> DomainData:
+        """Images, slices, or volumes with a number each; groups are patients, where the files or the table tell."""
+        from ...core.data import read_numbers
+        from .studies import studies_of
+
+        data = read_numbers(path, reading.formats, reading)
+        if reading.unit == STUDY_UNIT:
+            data = studies_of(data, reading.study_column, reading.formats)
+        notes = [*data.notes, *reading.notes_on_unused(data, REGRESSION)]
+        return replace(data, notes=notes, domain=replace(self, modality=reading.modality or self.modality))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
@@ -326,6 +341,8 @@ class Medical(Domain):
         task = self.check_task(task)
         if task == MASKS:
             return load_domain(OPEN_VOCAB).sample(task)
+        if task == REGRESSION:
+            return load_domain("natural").sample(task)
         if task == VOLUMES:
             return _drawn_volumes()
         if task in (REPORTED, GROUNDING):

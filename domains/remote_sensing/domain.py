@@ -45,6 +45,7 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
+REGRESSION = "regression"
 WINDOW, DENSE_WINDOW = 224, 512
 UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
 """Options of the reader that change nothing for them."""
@@ -153,7 +154,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
 
@@ -167,14 +168,14 @@ class RemoteSensing(Domain):
         become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
         rasters that say where they lie are split by place (`places.py`).
 
-        For retrieval, captioned images (`captions.py`).
+        For retrieval, captioned images (`captions.py`). For regression, a table with a number per image.
 
         With `labels`, a raster or a folder of rasters is cut into windows, whose classes, boxes or masks that layer
         says. Boxes and masks are also read of DOTA's folders, and of all that the domain open-vocab reads.
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection" or "segmentation".
+            task: "classification", "retrieval", "detection", "segmentation" or "regression".
             options: fields of `Reading`.
 
         Raises:
@@ -192,6 +193,8 @@ class RemoteSensing(Domain):
             known = None
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
+        elif task == REGRESSION:
+            data, known = _numbers(path, reading), None
         else:
             data, known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -255,9 +258,13 @@ class RemoteSensing(Domain):
         return written
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        """360 scenes of 12 kinds, 132 captioned ones, or 240 with a share of built area, drawn on demand; no
+        download."""
         from .drawn_scenes import drawn_pairs, drawn_scenes
+        from .drawn_shares import drawn_shares
 
+        if self.check_task(task) == REGRESSION:
+            return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
@@ -362,6 +369,15 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
     shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
+
+
+def _numbers(path: Path, reading: Reading) -> DomainData:
+    """Pictures with a number each; those that say where they lie are split by place."""
+    from ...core.data import read_numbers
+
+    if reading.labels:
+        raise ConfigError("--labels: a layer of classes; regression reads a table with a number per image; omit it")
+    return with_blocks(read_numbers(path, reading.formats, reading), reading.block_size)
 
 
 def _windows(path: Path, reading: Reading) -> DomainData:
