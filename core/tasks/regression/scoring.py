@@ -182,4 +182,4 @@ def _text(value: float | None) -> str:
 
 
 def _between(bounds: Sequence[float] | None) -> str:
-    return f" ({bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""
+    return f"\n{bounds[0]:.3g} to {bounds[1]:.3g}" if bounds else ""
