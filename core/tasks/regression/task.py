@@ -49,7 +49,7 @@ from .towers import adapted_by, check_trains, train_towers
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
 """Beside `adapter.safetensors`, the head: the baseline, and what was trained of the towers."""
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size"})
-SHOTS, SEEDS = (1, 4, 16), (1, 2, 3)
+SHOTS, SEEDS = (1, 4, 16, None), (1, 2, 3)
 CONSTANT, ADAPTIVE = INTERVALS = ("constant", "adaptive")
 HEAD = "head"
 
