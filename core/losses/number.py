@@ -26,17 +26,17 @@ class Number(Loss):
     """The mean error of a linear layer's answers to `image_features` (B, D), against `number` (B,); NaN marks an image
     without a number, which is left out.
 
-    Numbers are standardised by `mean` and `deviation`, features by `standardise`. The layer starts at zero, so that the
-    first answer is the mean, or where `start` puts it: a linear probe before the towers are trained keeps their
-    features from being distorted ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
+    Numbers are standardised by `mean` and `deviation`. The layer begins where `start` puts it, which standardises the
+    features too: a linear probe before the towers are trained keeps their features from being distorted ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
     Kumar et al. 2022, arXiv 2202.10054).
 
     Example:
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "number": torch.tensor([1.0, 3.0, 1.0, 3.0])}
         >>> loss = vladapt.build_loss("number", dims={"embed_dim": 4}, mean=2.0)
+        >>> loss.start(torch.zeros(4), torch.ones(4), torch.tensor([0.0, 1.0, 0.0, 1.0]), 0.0)
         >>> float(loss(out)["loss"])
-        1.0
+        0.5
     """
 
     differs: ClassVar[str] = OWN_EQUATIONS
@@ -51,7 +51,6 @@ class Number(Loss):
         super().__post_init__()
         width = self.dim("embed_dim", "its linear layer")
         self.layer = nn.Linear(width, 1)
-        nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))

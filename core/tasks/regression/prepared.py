@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.items import DomainData, Item, Number
-from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...data.file_hashes import FileHashes
 from ...data.group_candidates import settle_groups
@@ -25,7 +24,7 @@ from ...data.verify import check_tolerated
 from ...errors import CapabilityError, DataError
 from ...features.files import load_numbers
 from ...features.store import FeatureStore
-from ...recipes.asked_for import read_data, readable_samples
+from ...recipes.asked_for import readable_samples
 from ...runtime.progress import Reporter, part
 from .heads import NumberRows
 
@@ -158,41 +157,43 @@ class NumberFeatures(PreparedNumbers):
 
 @part("reading the data")
 def prepared_images(
-    recipe: Recipe,
+    data: DomainData,
     domain: Domain,
     task: str,
     backbone: Backbone,
     reporter: Reporter,
+    *,
+    split_seed: int = 0,
+    how: Mapping[str, Any] | None = None,
     divided: bool = True,
     fitted: RunInfo | None = None,
 ) -> NumberImages:
-    """The images of a recipe in their splits, on a backbone.
+    """Images that were read, in their splits, on a backbone.
 
     Args:
+        how: batch_size, workers and amp of the encoding.
         divided: whether data without splits are split; else they are kept whole for testing.
         fitted: of a run on these data, by whose groups they are split again.
 
     Raises:
         DataError, ConfigError: one line each.
     """
-    hashes = FileHashes()
-    data = readable_samples(read_data(recipe, domain, task), reporter, recipe.workers, hashes)
+    hashes, how = FileHashes(), dict(how or {})
+    data = readable_samples(data, reporter, how.get("workers"), hashes)
     grouping = None if fitted is None else fitted.data.get("grouping")
     if data.open_groups is not None and (fitted is None or grouping is not None):
         data = settle_groups(data, hashes, grouping)
-    data, had_splits = _divided(data, recipe.split_seed, hashes, divided)
-    how = {"batch_size": recipe.batch_size, "workers": recipe.workers, "amp": recipe.amp}
+    data, had_splits = _divided(data, split_seed, hashes, divided)
     of = {"domain": domain.of(data), "backbone": backbone, "task": task, "store": FeatureStore(), "how": how}
     return NumberImages(data=data, reporter=reporter, had_splits=had_splits, **of)
 
 
-def prepared_features(recipe: Recipe, reporter: Reporter, divided: bool = True) -> NumberFeatures:
-    """The rows of a recipe's features file in their splits; those without a number are left out, and counted.
+def prepared_features(path: Path, reporter: Reporter, *, split_seed: int = 0, divided: bool = True) -> NumberFeatures:
+    """The rows of a features file in their splits; those without a number are left out, and counted.
 
     Raises:
         DataError: the file cannot be used.
     """
-    path = Path(str(recipe.features))
     features, numbers, split = load_numbers(path)
     named = features.ids is not None and len(set(features.ids)) == len(features)
     unit, items = features.unit, []
@@ -207,7 +208,7 @@ def prepared_features(recipe: Recipe, reporter: Reporter, divided: bool = True) 
     without = len(features) - len(items)
     notes = [f"Rows without a number, left out: {without}."] if without else []
     data = DomainData(items, (), _no_pixels, NUMBERS, name=path.stem, notes=notes, has_images=False)
-    data, had_splits = _divided(data, recipe.split_seed, FileHashes(), divided)
+    data, had_splits = _divided(data, split_seed, FileHashes(), divided)
     of = {"features": unit.float(), "fingerprint": features.backbone}
     return NumberFeatures(data=data, reporter=reporter, had_splits=had_splits, **of)
 
@@ -217,7 +218,7 @@ def _divided(data: DomainData, seed: int, hashes: FileHashes, divided: bool) -> 
     had_splits = len({item.split for item in data.items if item.split}) > 1
     if not divided and not had_splits:
         return data.with_items([item.with_(split="test") for item in data.items]), False
-    return replace(assign_splits(data, seed=seed, hashes=hashes)), had_splits
+    return assign_splits(data, seed=seed, hashes=hashes), had_splits
 
 
 def _no_pixels(item: Item):

@@ -26,7 +26,16 @@ from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
 from ...losses.number import ERRORS
-from ...recipes.asked_for import backbone_of, check_hooks, check_named, data_facts, place_of_data
+from ...recipes.asked_for import (
+    adapter_options,
+    backbone_of,
+    check_hooks,
+    check_named,
+    data_facts,
+    encoding_batch_size,
+    place_of_data,
+    read_data,
+)
 from ...registry import catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.folder import Run, in_the_fit, kept_digests, make_folder, now, versions
@@ -38,13 +47,14 @@ from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
+from ..tower_training.fitted import Training
 from .contest import COMPARED, NumberContest
 from .heads import HEADS, MLP, HeadTraining, NumberHead, NumberRows, fit_head, fitted_ridge, mean_head
 from .predictions import NumberPredictions, predictions_table
 from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
 from .report import regression_report
 from .scoring import BASELINES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
-from .towers import adapted_by, check_trains, train_towers
+from .towers import adapted_by, new_adapter, train_towers
 
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
 """Beside `adapter.safetensors`, the head: the baseline, and what was trained of the towers."""
@@ -115,7 +125,7 @@ class Regression(Task):
                 f"--head {recipe.task_options['head']}: --adapter {recipe.adapter_name} trains a linear layer with the "
                 "towers; omit one of them"
             )
-        check_trains(recipe)
+        new_adapter(recipe.adapter_name, adapter_options(recipe))
         check_hooks(recipe)
 
     # the commands ----------------------------------------------------------------------------------------------------
@@ -252,10 +262,13 @@ class Regression(Task):
     def _prepared(
         self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
     ) -> PreparedNumbers:
+        of = {"split_seed": recipe.split_seed, "divided": divided}
         if recipe.features:
-            return prepared_features(recipe, reporter, divided)
+            return prepared_features(Path(recipe.features), reporter, **of)
+        data = read_data(recipe, self.domain, self.name)
         backbone = announced(backbone_of(recipe, self.domain), reporter.info)
-        return prepared_images(recipe, self.domain, self.name, backbone, reporter, divided, fitted)
+        how = {"batch_size": encoding_batch_size(recipe), "workers": recipe.workers, "amp": recipe.amp}
+        return prepared_images(data, self.domain, self.name, backbone, reporter, how=how, fitted=fitted, **of)
 
     def _fitted(
         self,
@@ -273,7 +286,16 @@ class Regression(Task):
             return None, *fit_head(rows, kind, error, _head_training(recipe), seed)
         if not isinstance(prepared, NumberImages):
             raise CapabilityError(f"--adapter {recipe.adapter_name}: trains on images; give --data")
-        return train_towers(recipe, prepared, items, rows, seed, reporter, folder)
+        training = Training(
+            new_adapter(recipe.adapter_name, adapter_options(recipe)),
+            seed,
+            resume=recipe.resume and folder is not None,
+            amp=recipe.amp,
+            workers=recipe.workers,
+            tolerate=recipe.tolerate,
+            hooks=recipe.custom_hooks,
+        )
+        return train_towers(training, prepared, items, rows, recipe.task_options["error"], reporter, folder)
 
     @staticmethod
     def _backbone(prepared: PreparedNumbers) -> Backbone | None:

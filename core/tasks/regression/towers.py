@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.items import Item, Number
 from ...contracts.options import options_of
 from ...contracts.pair_head import PairHead
-from ...contracts.recipe import Recipe
 from ...errors import CapabilityError, ConfigError
-from ...recipes.asked_for import adapter_options
 from ...registry import adapter_class, build_adapter, build_loss, check_packages
 from ...runtime.progress import Reporter
 from ...training.sources import ImageSource, Remembered
@@ -40,68 +38,56 @@ class Mirrored:
         return pixels.flip(-1) if seed % 2 else pixels
 
 
-def check_trains(recipe: Recipe) -> None:
-    """Raise the error of an adapter that trains no towers, or of a loss given for it."""
-    name = str(recipe.adapter_name)
+def new_adapter(name: str, options: Mapping[str, Any]) -> Adapter:
+    """An adapter that trains towers, not fitted.
+
+    Raises:
+        CapabilityError: it trains none, or needs a package that is not installed. ConfigError: a loss is given for it,
+            or an option is not usable.
+    """
     method = adapter_class(name)
     if "pairs" not in method.can or issubclass(method, PairHead):
         raise CapabilityError(
             f"adapter '{name}' cannot learn numbers; use lora or full, or omit --adapter for a head on stored features"
         )
     for key in OWN_LOSS:
-        if key in recipe.adapter_options:
+        if key in options:
             raise ConfigError(f"--{key.replace('_', '-')}: regression trains by its own loss; choose it with --error")
-    _new_adapter(recipe)
-
-
-def _new_adapter(recipe: Recipe) -> Adapter:
-    """The recipe's adapter, not fitted."""
-    name, given = str(recipe.adapter_name), adapter_options(recipe)
-    known = {each.name for each in options_of(adapter_class(name))}
-    own = {key: value for key, value in OF_IMAGES.items() if key in known}
-    adapter = build_adapter(name, **{**own, **given})
+    known = {each.name for each in options_of(method)}
+    adapter = build_adapter(name, **{**{key: value for key, value in OF_IMAGES.items() if key in known}, **options})
     check_packages(adapter.name, adapter.packages)
     return adapter
 
 
 def train_towers(
-    recipe: Recipe,
+    training: Training,
     prepared: NumberImages,
     items: Sequence[Item],
     frozen: NumberRows,
-    seed: int,
+    error: str,
     reporter: Reporter,
     folder: Path | None = None,
 ) -> tuple[Adapter, NumberHead, FitReport]:
     """The fitted adapter, whose towers a linear layer reads, and that layer.
 
     Args:
+        training: with a `new_adapter`.
         items: training samples.
         frozen: the same as the towers see them before the training.
+        error: that is minimised.
         folder: of checkpoints, or None.
-
-    Raises:
-        As `check_trains`, and as the training.
     """
-    adapter, backbone, ridge = _new_adapter(recipe), prepared.backbone, fitted_ridge(frozen)
-    facts = {"mean": float(ridge.mean), "deviation": float(ridge.deviation), "error": recipe.task_options["error"]}
-    loss = build_loss("number", dims={"embed_dim": frozen.features.shape[1]}, **facts)
-    loss.start(ridge.centre, ridge.scale, ridge.linear.weight[0], float(ridge.linear.bias))
-    training = Training(
-        adapter,
-        seed,
-        resume=recipe.resume and folder is not None,
-        amp=recipe.amp,
-        workers=recipe.workers,
-        tolerate=recipe.tolerate,
-        hooks=recipe.custom_hooks,
-    )
-    view = Mirrored(prepared.domain.transforms(backbone, False, prepared.task))
+    ridge = fitted_ridge(frozen)
+    facts = {"mean": float(ridge.mean), "deviation": float(ridge.deviation), "error": error}
+    loss = build_loss(Number.NAME, dims={"embed_dim": frozen.features.shape[1]}, **facts)
+    loss.start(ridge.centre, ridge.scale, ridge.linear.weight[0].detach(), float(ridge.linear.bias.detach()))
+    view = Mirrored(prepared.domain.transforms(prepared.backbone, False, prepared.task))
     readable = set(frozen.ids)
     source = ImageSource([item for item in items if item.id in readable], Remembered(prepared.data.load))
+    how = {"view": view, "own": {Number.NAME: loss}}
     of = f"{len(source)} images with a number"
-    report = training.fit_pairs(source, backbone, reporter, folder, of, view=view, own={Number.NAME: loss})
-    return adapter, head_of_loss(adapter.name, loss), report
+    report = training.fit_pairs(source, prepared.backbone, reporter, folder, of, **how)
+    return training.adapter, head_of_loss(training.name, loss), report
 
 
 def adapted_by(adapter: Adapter | None, backbone: Backbone) -> Backbone | None:
