@@ -77,7 +77,9 @@ def _table_in(path: Path) -> Path:
     named = [name for name in tables if Path(name).stem.lower() in MANIFEST_STEMS]
     chosen = named if len(named) == 1 else tables
     if len(chosen) != 1:
-        cure = f"it has {', '.join(tables)}; give one of them" if tables else "add one with an image and a number per row"
+        cure = (
+            f"it has {', '.join(tables)}; give one of them" if tables else "add one with an image and a number per row"
+        )
         raise DataError(f"{path}: regression reads a table (csv, tsv, jsonl), and the folder has {len(tables)}: {cure}")
     return path / chosen[0]
 

@@ -35,13 +35,13 @@ class Number(Loss):
         >>> out = {"image_features": torch.eye(4), "number": torch.tensor([1.0, 3.0, 1.0, 3.0])}
         >>> loss = vladapt.build_loss("number", dims={"embed_dim": 4}, mean=2.0)
         >>> loss.start(torch.zeros(4), torch.ones(4), torch.tensor([0.0, 1.0, 0.0, 1.0]), 0.0)
-        >>> float(loss(out)["loss"])
+        >>> loss(out)["loss"].item()
         0.5
     """
 
     differs: ClassVar[str] = OWN_EQUATIONS
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", NUMBER})
-    outputs: ClassVar[Mapping[str, Output]] = {NUMBER: Output("the image's number", ("B",), "number", column=NUMBER)}
+    outputs: ClassVar[Mapping[str, Output]] = {NUMBER: Output("the image's number", ("B",), "raw", column=NUMBER)}
 
     error: str = option("mse", "error that is minimised, of standardised numbers", choices=tuple(ERRORS))
     mean: float = option(0.0, "mean of the training numbers")

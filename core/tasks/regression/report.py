@@ -151,5 +151,3 @@ def _number(value: float | None) -> str:
 
 def _interval(bounds: Any) -> str:
     return f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
-
-

@@ -306,9 +306,7 @@ class Regression(Task):
         return None if backbone is None else adapted_by(adapter, backbone)
 
     @staticmethod
-    def _seen_by(
-        towers: Backbone, prepared: PreparedNumbers, parts: Mapping[str, NumberRows]
-    ) -> dict[str, NumberRows]:
+    def _seen_by(towers: Backbone, prepared: PreparedNumbers, parts: Mapping[str, NumberRows]) -> dict[str, NumberRows]:
         """The same images, as trained towers see them."""
         items = {name: items_of(rows.ids, prepared.data.items) for name, rows in parts.items()}
         return {name: prepared.rows(items[name], f"{name} images", towers) for name in parts}
