@@ -27,8 +27,8 @@ class Number(Loss):
     without a number, which is left out.
 
     Numbers are standardised by `mean` and `deviation`. The layer begins where `start` puts it, which standardises the
-    features too: a linear probe before the towers are trained keeps their features from being distorted ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
-    Kumar et al. 2022, arXiv 2202.10054).
+    features too: a linear probe before the towers are trained keeps their features from being distorted ("Fine-Tuning
+    can Distort Pretrained Features and Underperform Out-of-Distribution", Kumar et al. 2022, arXiv 2202.10054).
 
     Example:
         >>> import torch, vladapt

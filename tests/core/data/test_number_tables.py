@@ -88,9 +88,9 @@ def test_the_column_is_named_or_found_by_its_usual_names_or_refused(table):
     text = "image,height,age,note\n0.png,1,10,x\n1.png,2,20,y\n"
     assert values(table(text, target_column="age")) == {"0.png": 10, "1.png": 20}
     assert values(table(text.replace(",age", ",Target"))) == {"0.png": 10, "1.png": 20}
-    with pytest.raises(DataError, match="height and age could each be the number.*'height', 'age'"):
+    with pytest.raises(DataError, match=r"height and age could each be the number.*'height', 'age'"):
         table(text)
-    with pytest.raises(DataError, match="no column is called.*Columns of numbers: 'a'$"):
+    with pytest.raises(DataError, match=r"no column is called.*Columns of numbers: 'a'$"):
         table("image,a,b\n0.png,1,x\n1.png,2,y\n")
     with pytest.raises(UnknownNameError, match="--target-column size"):
         table(text, target_column="size")

@@ -197,5 +197,5 @@ def test_a_damaged_file_and_features_of_another_width_are_refused(tmp_path):
     for name in ("cut", "absent"):
         with pytest.raises(DataError, match="damaged"):
             NumberHead.load(tmp_path / name)
-    with pytest.raises(DataError, match="width 4.*10"):
+    with pytest.raises(DataError, match=r"width 4.*10"):
         head.answers(torch.ones(2, 4))
