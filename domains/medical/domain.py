@@ -263,6 +263,7 @@ class Medical(Domain):
             UnknownNameError: no option of that name, or a window that is the name of nothing.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
+        from ...core.data import read_numbers
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
         from .reported import read_plain_folder, with_reports
@@ -272,18 +273,19 @@ class Medical(Domain):
         reading, path = self.reading_of(options), Path(path)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
-        if task == REGRESSION:
-            return self._with_numbers(path, reading)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
+        otherwise = otherwise or task == REGRESSION
         if (layout := None if otherwise else published_layout(path)) is not None:
-            unused = ("group_column", "root", "min_side", "study_column")
+            unused = ("target_column", "group_column", "root", "min_side", "study_column")
             _refuse_columns(reading, unused, f"the layout of {layout.name}", path)
             data = read_layout(layout, path, reading, task)
             modality = RADIOLOGY
+        elif task == REGRESSION:
+            data = read_numbers(path, reading.formats, reading)
         elif (array_file := _array_file(path)) is not None:
             modality = known_set(array_file).get("modality", modality)
-            _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
+            _refuse_columns(reading, ("label_column", "target_column", "group_column"), "MedMNIST files", array_file)
             data = _read_arrays(array_file, reading)
         else:
             plain = read_plain_folder(path, reading.formats) if task == REPORTED else None
@@ -295,17 +297,6 @@ class Medical(Domain):
         notes = [*data.notes, *reading.notes_on_unused(data, task)]
         domain = replace(self, modality=reading.modality or modality, prompts=reading.prompts)
         return replace(data, notes=notes, domain=domain)
-
-    def _with_numbers(self, path: Path, reading: Reading) -> DomainData:
-        """Images, slices, or volumes with a number each; groups are patients, where the files or the table tell."""
-        from ...core.data import read_numbers
-        from .studies import studies_of
-
-        data = read_numbers(path, reading.formats, reading)
-        if reading.unit == STUDY_UNIT:
-            data = studies_of(data, reading.study_column, reading.formats)
-        notes = [*data.notes, *reading.notes_on_unused(data, REGRESSION)]
-        return replace(data, notes=notes, domain=replace(self, modality=reading.modality or self.modality))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
@@ -449,7 +440,7 @@ def _read(path: Path, reading: Reading) -> DomainData:
     from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
 
     if reading.label_tag is not None and path.is_dir():
-        _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
+        _refuse_columns(reading, ("label_column", "target_column"), "DICOM files with label_tag", path)
         return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
     named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     try:

@@ -48,9 +48,10 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
-REGRESSION = "regression"
+REGRESSION, NUMBERS = "regression", "numbers"
 WINDOW, DENSE_WINDOW = 224, 512
 UNUSED_BY_DENSE = (
+    "target_column",
     "corpus",
     "root",
     "group_column",
@@ -161,6 +162,7 @@ class Reading(contracts.Reading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
+            **({} if data.kind == NUMBERS else {"target_column": f"--task {REGRESSION}"}),
             "window_sides": "new rasters, as vladapt index reads them",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
             **({"time_series": "classification"} if data.kind == "captions" else {}),

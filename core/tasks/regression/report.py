@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...contracts.items import Number
 from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...runs.run_sections import (
@@ -25,6 +26,7 @@ from ...runs.run_sections import (
     warnings,
 )
 from ...runs.sections import Cell, PictureSection, TableSection
+from .heads import HEADS
 from .scoring import MEASURES, Answers, NumberComparison
 
 WORST, MOST_POINTS = 10, 2000
@@ -48,7 +50,7 @@ def regression_report(
     lead = f"RMSE {_number(adapted['rmse'])}, MAE {_number(adapted['mae'])}, R2 {_number(adapted['r2'])} on "
     lead += f"{result.test_images} test images that it never saw."
     cautions = small_test_set(result.test_images, info.notes) + few_groups(result.test_groups, result.test_images)
-    losses = {"error": 1.0}
+    history = [] if info.adapter in HEADS else info.get("fit", {}).get("history") or ()
     data = info.data
     counts = ", ".join(f"{count} {split}" for split, count in data.splits.items())
     of_task = {
@@ -68,7 +70,7 @@ def regression_report(
             _scores(result),
             _scatter(answers, result.column),
             _worst(answers, picture),
-            *(training_sections(info.get("fit", {}).get("history") or (), losses, None)),
+            *training_sections(history, {Number.NAME: 1.0}, None),
             facts("What was done", info, of_task),
             notes(info),
             skipped(info.skipped, "image"),
