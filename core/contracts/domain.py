@@ -36,9 +36,6 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
     root: str | None = option(None, "manifests and split_zhou files: the folder that paths are relative to")
     label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
-    target_column: str | None = option(
-        None, "regression: the column of the number; by default found by the usual names (target, value, height, ...)"
-    )
     group_column: str = option(
         "auto", "what belongs together: a column of a table, folder, stem:REGEX of file names, auto or none"
     )
@@ -47,6 +44,20 @@ class Reading:
 
     def __post_init__(self):
         settle(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberReading(Reading):
+    """Of a domain whose images may have numbers."""
+
+    target_column: str | None = option(
+        None, "regression: the column of the number; by default found by the usual names (target, value, height, ...)"
+    )
+
+    def check_column(self, task: str) -> None:
+        """Raise the ConfigError of a column of numbers that is named for another task than regression."""
+        if self.target_column is not None and task != "regression":
+            raise ConfigError(f"--target-column {self.target_column}: is for --task regression; omit it")
 
 
 @dataclass

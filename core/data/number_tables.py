@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Reading
+from ..contracts.domain import NumberReading, Reading
 from ..contracts.items import DomainData, Number
 from ..errors import ConfigError, DataError, shortened
 from .detect import MANIFEST_STEMS
@@ -32,23 +32,25 @@ OF_THINGS = (
 """Further names, one of which is taken where a table has only that."""
 NO_NUMBER = frozenset({"", "nan", "none", "null"})
 TABLES = (".csv", ".tsv", ".jsonl")
-TAKEN = ("root", "target_column", "group_column", "max_pixels")
+TAKEN = ("root", "group_column", "max_pixels")
 """Options of `Reading` that apply."""
 
 
-def read_numbers(path: str | Path, formats: Sequence[Format] = (IMAGE,), reading: Reading | None = None) -> DomainData:
+def read_numbers(
+    path: str | Path, formats: Sequence[Format] = (IMAGE,), reading: NumberReading | None = None
+) -> DomainData:
     """Images with a number each (`Number`), from a table with one image per row; groups and splits as of manifests.
 
     Args:
         path: the table (csv, tsv, jsonl, or json with a list of objects), or a folder with it.
         formats: what counts as an image.
-        reading: options; of a domain's own reading those of `Reading` count.
+        reading: options; of a domain's own reading those of `NumberReading` count.
 
     Raises:
         DataError: no such table, no column of numbers, a cell that is no number, or fewer than two images with one.
         UnknownNameError: there is no column of a given name. ConfigError: an option that does not apply.
     """
-    reading, path = reading or Reading(), Path(path)
+    reading, path = reading or NumberReading(), Path(path)
     for each in fields(Reading):
         if each.name not in TAKEN and getattr(reading, each.name) != each.default:
             flag = each.name.replace("_", "-")

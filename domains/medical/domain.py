@@ -98,7 +98,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -271,13 +271,14 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
         otherwise = otherwise or task == REGRESSION
         if (layout := None if otherwise else published_layout(path)) is not None:
-            unused = ("target_column", "group_column", "root", "min_side", "study_column")
+            unused = ("group_column", "root", "min_side", "study_column")
             _refuse_columns(reading, unused, f"the layout of {layout.name}", path)
             data = read_layout(layout, path, reading, task)
             modality = RADIOLOGY
@@ -285,7 +286,7 @@ class Medical(Domain):
             data = read_numbers(path, reading.formats, reading)
         elif (array_file := _array_file(path)) is not None:
             modality = known_set(array_file).get("modality", modality)
-            _refuse_columns(reading, ("label_column", "target_column", "group_column"), "MedMNIST files", array_file)
+            _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
             data = _read_arrays(array_file, reading)
         else:
             plain = read_plain_folder(path, reading.formats) if task == REPORTED else None
@@ -440,7 +441,7 @@ def _read(path: Path, reading: Reading) -> DomainData:
     from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
 
     if reading.label_tag is not None and path.is_dir():
-        _refuse_columns(reading, ("label_column", "target_column"), "DICOM files with label_tag", path)
+        _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
         return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
     named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     try:

@@ -19,7 +19,7 @@ REGRESSION = "regression"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -68,6 +68,7 @@ class Natural(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task == REGRESSION:
             _refuse_lists(reading)
             return read_numbers(path, (replace(IMAGE, max_pixels=reading.max_pixels),), reading)

@@ -48,10 +48,9 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
-REGRESSION, NUMBERS = "regression", "numbers"
+REGRESSION = "regression"
 WINDOW, DENSE_WINDOW = 224, 512
 UNUSED_BY_DENSE = (
-    "target_column",
     "corpus",
     "root",
     "group_column",
@@ -68,7 +67,7 @@ USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -162,7 +161,6 @@ class Reading(contracts.Reading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
-            **({} if data.kind == NUMBERS else {"target_column": f"--task {REGRESSION}"}),
             "window_sides": "new rasters, as vladapt index reads them",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
             **({"time_series": "classification"} if data.kind == "captions" else {}),
@@ -217,6 +215,7 @@ class RemoteSensing(Domain):
         """
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task == "retrieval":
             from .captions import read_captions
 

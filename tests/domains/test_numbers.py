@@ -59,7 +59,7 @@ def test_berries_are_as_many_as_the_number_says():
 
 @pytest.mark.parametrize("name", HAVE_IT)
 def test_the_column_of_a_number_does_not_apply_to_classes(name, table):
-    with pytest.raises(ConfigError, match="target_column"):
+    with pytest.raises(ConfigError, match="--target-column height"):
         load_domain(name).read(table, "classification", target_column="height")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.contracts import Item, Number
-from vladapt.core.contracts.domain import Reading
+from vladapt.core.contracts.domain import NumberReading
 from vladapt.core.data import assign_splits, read_numbers
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.sampling import BINS, number_bins, sample_numbers
@@ -34,7 +34,7 @@ def table(folder, tmp_path):
         return tmp_path / name
 
     return lambda text, name="table.csv", **options: read_numbers(
-        write(text, name), reading=Reading(root=str(folder), **options)
+        write(text, name), reading=NumberReading(root=str(folder), **options)
     )
 
 
