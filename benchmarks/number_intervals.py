@@ -3,10 +3,10 @@
     python benchmarks/number_intervals.py
 
 Each set has places for training, places for calibration and 20 places for testing. A place shifts all its numbers and
-has 2 to 40 images; in half of the sets the errors of places with few images are up to three times as large. Ridge is fitted, 90 % intervals are
-calibrated on the calibration places, and coverage is the mean over the test places of the share of their images whose
-true number is held. `places counted once` is what vladapt does; `images counted alone` ignores places; `adaptive`
-predicts how wide each interval should be.
+has 2 to 40 images; in half of the sets the errors of places with few images are up to three times as large. Ridge is
+fitted, 90 % intervals are calibrated on the calibration places, and coverage is the mean over the test places of the
+share of their images whose true number is held. `places counted once` is what vladapt does; `images counted alone`
+ignores places; `adaptive` predicts how wide each interval should be.
 """
 
 from __future__ import annotations
