@@ -51,6 +51,7 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
+REGRESSION = "regression"
 WINDOW, DENSE_WINDOW = 224, 512
 UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series")
 """Options of the reader that change nothing for them."""
@@ -60,7 +61,7 @@ USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -176,7 +177,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
@@ -191,14 +192,14 @@ class RemoteSensing(Domain):
         become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
         rasters that say where they lie are split by place (`places.py`).
 
-        For retrieval, captioned images (`captions.py`).
+        For retrieval, captioned images (`captions.py`). For regression, a table with a number per image.
 
         With `labels`, a raster or a folder of rasters is cut into windows, whose classes, boxes or masks that layer
         says. Boxes and masks are also read of DOTA's folders, and of all that the domain open-vocab reads.
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection" or "segmentation".
+            task: "classification", "retrieval", "detection", "segmentation" or "regression".
             options: fields of `Reading`.
 
         Raises:
@@ -208,6 +209,7 @@ class RemoteSensing(Domain):
         """
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task == "retrieval":
             from .captions import read_captions
 
@@ -216,6 +218,8 @@ class RemoteSensing(Domain):
             data, known = with_blocks(data, reading.block_size), None
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
+        elif task == REGRESSION:
+            data, known = _numbers(path, reading), None
         else:
             data, known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -309,9 +313,13 @@ class RemoteSensing(Domain):
         return written
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        """360 scenes of 12 kinds, 132 captioned ones, or 240 with a share of built area, drawn on demand; no
+        download."""
         from .drawn_scenes import drawn_pairs, drawn_scenes
+        from .drawn_shares import drawn_shares
 
+        if self.check_task(task) == REGRESSION:
+            return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
@@ -441,6 +449,15 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     data = with_split_lists(read_any(path, reading.formats, **shared), path)
     data = with_time_series(data, reading.formats) if reading.time_series else data
     return with_blocks(data, reading.block_size)
+
+
+def _numbers(path: Path, reading: Reading) -> DomainData:
+    """Pictures with a number each; those that say where they lie are split by place."""
+    from ...core.data import read_numbers
+
+    if reading.labels:
+        raise ConfigError("--labels: a layer of classes; regression reads a table with a number per image; omit it")
+    return with_blocks(read_numbers(path, reading.formats, reading), reading.block_size)
 
 
 def _windows(path: Path, reading: Reading) -> DomainData:
