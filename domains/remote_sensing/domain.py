@@ -44,8 +44,8 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
-OPEN_VOCAB = "open-vocab"
-WINDOW, DENSE_WINDOW = 224, 512
+OPEN_VOCAB, CHANGE = "open-vocab", "change"
+WINDOW, CHANGE_WINDOW, DENSE_WINDOW = 224, 256, 512
 UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
@@ -78,9 +78,10 @@ class Reading(contracts.Reading):
     labels: str | None = option(
         None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference"
     )
+    after: str | None = option(None, "change: the raster of the second date, where --data is that of the first")
     window_size: int | None = option(
         None,
-        "large rasters: side of a window in pixels; by default 224, for segmentation and detection 512",
+        "large rasters: side of a window in pixels; by default 224, for change 256, segmentation and detection 512",
         low=8,
         high=8192,
     )
@@ -133,6 +134,7 @@ class Reading(contracts.Reading):
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
             "window_sides": "new rasters, as vladapt index reads them",
+            "after": "change",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -153,7 +155,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", CHANGE)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
 
@@ -174,7 +176,7 @@ class RemoteSensing(Domain):
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection" or "segmentation".
+            task: "classification", "retrieval", "detection", "segmentation" or "change".
             options: fields of `Reading`.
 
         Raises:
@@ -190,6 +192,10 @@ class RemoteSensing(Domain):
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             known = None
+        elif task == CHANGE:
+            from .changes import read_changes
+
+            return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         else:
@@ -260,6 +266,10 @@ class RemoteSensing(Domain):
 
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
+        if self.check_task(task) == CHANGE:
+            from .changes import drawn_change_set
+
+            return drawn_change_set()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
