@@ -46,7 +46,18 @@ DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB, CHANGE = "open-vocab", "change"
 WINDOW, CHANGE_WINDOW, DENSE_WINDOW = 224, 256, 512
-UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start", "after")
+UNUSED_BY_CHANGE = (
+    "corpus",
+    "min_side",
+    "window_sides",
+    "language",
+    "band_start",
+    "overlap",
+    "min_share",
+    "background",
+)
+UNUSED_BY_CHANGE += ("label_column", "class_names", "cut")
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
@@ -195,6 +206,7 @@ class RemoteSensing(Domain):
         elif task == CHANGE:
             from .changes import read_changes
 
+            self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
             return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
@@ -331,12 +343,16 @@ class RemoteSensing(Domain):
         usual = backbone.preprocess(False)
         return EachPart(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
-    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
-        """Windows with boxes or masks."""
-        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+    @staticmethod
+    def _refuse_unused(reading: Reading, unused: Sequence[str], task: str) -> None:
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
+
+    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
+        """Windows with boxes or masks."""
+        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+        self._refuse_unused(reading, unused, task)
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
         other = load_domain(OPEN_VOCAB)

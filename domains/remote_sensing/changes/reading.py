@@ -269,7 +269,8 @@ def _placed(path: Path, pairs: Sequence[Pair], reading: Any) -> tuple[list[tuple
         pair = pairs[0]
         header = header_of(files_of_item(pair.before), pair.before.decode.get("sensor"))
         (grid,), words = grids_of(path, [header], replace(cutting, overlap=0.0))
-        return [(pair, pair.item, list(_of_blocks(*grid, cutting.size)))], words
+        tiles = [(box, block if words else None) for box, block in _of_blocks(*grid, cutting.size)]
+        return [(pair, pair.item, tiles)], words
     data = with_blocks(DomainData([pair.item for pair in pairs], (), load_pair, name=path.name), reading.block_size)
     whole = []
     for pair, item in zip(pairs, data.items):
