@@ -29,7 +29,7 @@ class ChangeOptions:
     rank: int = option(4, "rank of LoRA", low=1, high=256)
     head: str = option(
         LIGHT,
-        "the head on the compared maps: light (their sum, two convolutions), or mmsegmentation's FPN or UPerNet",
+        "what decodes the compared maps: light (two convolutions), or mmsegmentation's FPN or UPerNet",
         choices=(LIGHT, FPN, UPERNET),
     )
     head_channels: int = option(64, "channels of the head, a multiple of 8", low=8, high=1024)

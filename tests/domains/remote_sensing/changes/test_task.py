@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vladapt
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import load_domain
 from vladapt.core.tasks import build_model
 from vladapt.domains.remote_sensing import RemoteSensing
@@ -118,6 +118,28 @@ def test_a_frozen_tower_keeps_its_weights_and_one_that_trains_does_not(plans):
         model(torch.rand(1, 2, 3, 48, 48), torch.ones(1, 48, 48), mode="loss")["loss_ce"].backward()
         assert any(p.grad is not None for p in model.encoder.parameters()) is trains
         assert all(p.grad is not None for p in model.compared.parameters())
+
+
+def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_folder, tmp_path, plans):
+    from vladapt.core.backbones import load_backbone
+    from vladapt.domains.remote_sensing.changes.training import Asked, make_plan
+
+    vision = {"layers": 4, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 48}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
+    (tmp_path / "tiny.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    spec = f"open_clip:{tmp_path / 'tiny.json'}@random"
+    data, backbone = RemoteSensing().read(drawn_folder, "change"), load_backbone(spec, device="cpu")
+    counts = []
+    for rank in (2, 4):
+        asked, how = Asked(spec, 2, None, 1, None, 0, None), ChangeOptions(tower="lora", rank=rank)
+        model = build_model(make_plan(asked, how, data, backbone).to_dict(), torch.device("cpu"))
+        assert model(torch.rand(1, 2, 3, 48, 48)).shape == (1, 2, 48, 48)
+        names = [name for name, weight in model.encoder.named_parameters() if weight.requires_grad]
+        assert names and all("lora" in name for name in names)
+        counts.append(sum(weight.numel() for weight in model.encoder.parameters() if weight.requires_grad))
+    assert counts[1] == 2 * counts[0]
+    with pytest.raises(CapabilityError, match=r"image_blocks|transformer blocks"):
+        plans(tower="lora")
 
 
 def test_training_without_change_and_other_channels_are_refused(drawn_folder, tmp_path, plans, write_raster):
