@@ -98,7 +98,7 @@ class Reading(contracts.Reading):
     after: str | None = option(None, "change: the raster of the second date, where --data is that of the first")
     window_size: int | None = option(
         None,
-        "large rasters: side of a window in pixels; by default 224, for change 256, segmentation and detection 512",
+        "large rasters: side of a window in pixels; by default 224, for change 256, boxes and masks 512",
         low=8,
         high=8192,
     )
