@@ -84,7 +84,7 @@ def read_new(paths: Sequence[Path], reading: Any) -> DomainData:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; check the path")
     if len(paths) == 2 and all(_is_date(path) for path in paths):
-        pairs = [_pair(paths[0].name, *paths, reading)]
+        pairs = [_pair(paths[0].name, paths[0], paths[1], reading)]
     elif len(paths) == 1 and not _is_date(paths[0]):
         pairs = _pairs_at(paths[0], reading, labelled=False)
     else:
@@ -238,13 +238,15 @@ def _of_cities(path: Path, cities: Sequence[Path], reading: Any, labelled: bool)
     masks = {found.parent.name: found for found in sorted(path.glob(f"**/{OSCD_MASKS}")) if found.is_dir()}
     pairs = []
     for city in cities:
-        dates = [of_folder(city / date) if (city / date).is_dir() else None for date in OSCD_DATES]
-        for date, file in zip(OSCD_DATES, dates):
+        dates: list[Path] = []
+        for folder in (city / date for date in OSCD_DATES):
+            file = of_folder(folder) if folder.is_dir() else None
             if file is None:
-                raise DataError(f"{city}: has no bands in {date}; get the city again, or remove it")
+                raise DataError(f"{city}: has no bands in {folder.name}; get the city again, or remove it")
+            dates.append(file)
         if labelled and city.name not in masks:
             continue  # cities whose labels were not published with the images
-        pair = replace(_pair(city.name, *dates, reading), group=city.name, split=listed.get(city.name, ""))
+        pair = replace(_pair(city.name, dates[0], dates[1], reading), group=city.name, split=listed.get(city.name, ""))
         if labelled:
             mask = _oscd_mask(masks[city.name])
             pair = replace(pair, mask=mask, values=OSCD_VALUES if is_raster(mask) else ())

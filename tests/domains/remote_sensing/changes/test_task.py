@@ -92,6 +92,24 @@ def test_shots_are_tiles_with_and_without_change(drawn_folder):
     assert sorted(shows) == [False, False, True, True] and len(chosen.split("test")) == len(data.split("test"))
 
 
+def test_both_dates_of_more_than_8_bits_are_stretched_from_the_same_ranges(write_raster, tmp_path):
+    from vladapt.core.recipes.resolve import resolve
+    from vladapt.core.runtime import Reporter
+
+    for number in range(6):
+        random = np.random.default_rng(number)
+        for name, high in (("A", 900), ("B", 3000)):
+            write_raster(f"deep/{name}/{number}.tif", random.integers(1, high, (3, 12, 12)).astype(np.uint16), crs=None)
+        write_raster(f"deep/label/{number}.tif", np.eye(12, dtype=np.uint8)[None], crs=None)
+    task = Change(load_domain("remote-sensing"))
+    recipe = task.settled(resolve(flags={"domain": "remote-sensing", "task": "change", "data.path": tmp_path / "deep"}))
+    data = task._data(recipe, Reporter(quiet=True))
+    for item in data.items:
+        assert item.decode["stretch"] == item.decode["after_decode"]["stretch"] == list(data.reading["stretch"])
+        before, after = data.load(item)
+        assert before.max() < 0.4 and after.max() > 0.9
+
+
 def test_every_option_changes_the_plan(plans):
     usual = plans()
     assert usual.model.encoder.frozen and usual.model.dice == 1.0 and usual.train_cfg.max_iters == 3
