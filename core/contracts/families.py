@@ -60,6 +60,13 @@ FAMILIES: dict[str, dict] = {
         "packages": (),
         "capabilities": frozenset(),
     },
+    "stored": {
+        "spec": "stored:<features file of image-text pairs>",
+        "what": "features that were made before, looked up; new images and words are refused",
+        "extra": "all",
+        "packages": (),
+        "capabilities": frozenset(),
+    },
     "module": {
         "spec": f"{FROM_MODULE}, in Python",
         "what": "an image encoder of your own, without texts",
