@@ -28,7 +28,6 @@ from ...core.training import (
     by_epoch,
     cosine_rates,
     epoch_batches,
-    keep_best,
     label_loss,
     train_epochs,
 )
@@ -38,7 +37,9 @@ WARMUP = 0.1
 """Share of the steps in which the rate rises."""
 REFERENCE_WIDTH = 512
 TEXTS_AT_ONCE = 256
-VAL, LAST = "val", "last"
+NOTHING, VAL = "nothing to choose", "val"
+SCORES_ON_VAL = 10
+"""How often the val pairs are scored in a training."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -54,7 +55,8 @@ class PairProjection(PairHead, ClassWeighted):
     of Adam turn features as far whatever r is. AdamW, the rate rising over a tenth of the steps and then falling along
     a cosine; the towers stay frozen, and their logit scale is kept.
 
-    Of pairs, the epoch of the best R@1 on val is kept; with `select="last"`, or without val, the last one. Of labelled
+    Of pairs, ten epochs are scored on val and the one of the best R@1 is kept, the later one of equal ones;
+    without val it is the last. Of labelled
     images it is the cross-entropy of all classes, whose texts are projected too, and the last epoch.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
@@ -82,7 +84,7 @@ class PairProjection(PairHead, ClassWeighted):
         *("image_down", "image_up", "text_down", "text_up"),
         *("text", "negative", "logit_scale", "offset"),
     )
-    of_pairs: ClassVar[frozenset[str]] = frozenset({"loss", "loss_options", "select"})
+    of_pairs: ClassVar[frozenset[str]] = frozenset({"loss", "loss_options"})
     changed: ClassVar[dict[str, Tensor]] = {}
     _memory: dict[str, Tensor] | None = field(init=False, default=None, repr=False)
     """Texts that a running fit has read, by their words."""
@@ -95,7 +97,6 @@ class PairProjection(PairHead, ClassWeighted):
     weight_decay: float = option(0.0, "weight decay of AdamW, which pulls back towards zero-shot", low=0)
     loss: str | None = option(None, "pairs: a loss, or several with weights (clip=1,egonce=0.5); none: clip")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "pairs: options of each loss, by its name")
-    select: str = option(VAL, "pairs: the epoch that is kept, the best on val or the last", choices=(VAL, LAST))
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,7 +119,7 @@ class PairProjection(PairHead, ClassWeighted):
         history = [epoch.row() for epoch in self._epochs(parameters, batches, loss_of)]
         self._settle()
         self.text = self._of_texts(self.text)
-        return self._report(history, self.epochs, "nothing to choose")
+        return self._report(history, self.epochs, NOTHING)
 
     def _scores(self, images: Tensor, texts: Tensor) -> Tensor:
         """(B, D) and (C, D) unit rows -> (B, C)."""
@@ -178,7 +179,7 @@ class PairProjection(PairHead, ClassWeighted):
         self._made, self._memory = None, {}
         history, kept = self._train_on_pairs(objective, source, backbone, stored, rows, validate, seed)
         self._memory = None
-        chosen_on = "val" if validate is not None and self.select == VAL else "nothing to choose"
+        chosen_on = NOTHING if validate is None else VAL
         notes = [f"Not read while training: {name} ({reason})" for name, reason in stored.skipped]
         return self._report(history, kept, chosen_on, notes)
 
@@ -225,10 +226,24 @@ class PairProjection(PairHead, ClassWeighted):
             return validate(self.adapted(backbone))
 
         training = self._epochs([*parameters, *objective.parameters()], sampled, loss_of, len(batches(0)))
-        score = on_val if validate is not None and self.select == VAL else None
-        kept, history = keep_best(training, parameters, score)
+        history, best = [], (-1.0, self.epochs, parameters)
+        for epoch in training:
+            history.append(epoch.row())
+            done = epoch.number + 1
+            if validate is not None and (done == self.epochs or done % self._every == 0):
+                history[-1]["val_score"] = score = on_val()
+                if score >= best[0]:
+                    best = score, done, [parameter.detach().clone() for parameter in parameters]
+        for parameter, value in zip(parameters, best[2]):
+            parameter.data.copy_(value)
+        self._made = None
         self._settle()
-        return history, kept
+        return history, best[1]
+
+    @property
+    def _every(self) -> int:
+        """Epochs from one score on val to the next."""
+        return max(1, self.epochs // SCORES_ON_VAL)
 
     @torch.no_grad()
     def _read(self, backbone: Backbone, texts: Sequence[Any]) -> Tensor:

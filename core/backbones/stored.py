@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone, normalized
+from ..contracts.families import STORED
 from ..contracts.images import ImageSize
 from ..contracts.recipe import SAMPLE
 from ..errors import CapabilityError, ConfigError, shortened
 from ..features.pair_files import StoredPairs, load_pairs
-
-FAMILY = "stored"
 
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> StoredBackbone:
@@ -32,13 +31,13 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
 
 def stored_spec(path: str | Path) -> str:
     """By which the features of a file are a backbone, wherever it is asked for."""
-    return f"{FAMILY}:{path if str(path) == SAMPLE else Path(path).absolute()}"
+    return f"{STORED}:{path if str(path) == SAMPLE else Path(path).absolute()}"
 
 
 class StoredRow:
     """A stored row (1, D), in the place of a decoded image -> "pixels" (1, 1, D)."""
 
-    spec: ClassVar[dict[str, Any]] = {"transform": FAMILY}
+    spec: ClassVar[dict[str, Any]] = {"transform": STORED}
 
     def __call__(self, row: np.ndarray, seed: int | None = None) -> Tensor:
         if getattr(row, "ndim", 0) != 2:
@@ -57,7 +56,7 @@ class StoredBackbone(Backbone):
         spec: by which it is loaded again.
     """
 
-    family = FAMILY
+    family = STORED
     capabilities = frozenset()
     image_size, image_mean, image_std, context_length = 1, (0.0,), (1.0,), 1
 
@@ -88,8 +87,8 @@ class StoredBackbone(Backbone):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if lacking := [text for text in texts if text not in self._row_of]:
             raise CapabilityError(
-                f"'{shortened(lacking[0])}' is none of the {len(self._row_of)} texts of {self.spec}, and new words need "
-                "the text tower; give --backbone MODEL"
+                f"'{shortened(lacking[0])}' is none of the {len(self._row_of)} texts of {self.spec}, and new words "
+                "need the text tower; give --backbone MODEL"
             )
         return torch.tensor([[self._row_of[text]] for text in texts], dtype=torch.int64).reshape(-1, 1)
 

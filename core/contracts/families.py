@@ -6,6 +6,7 @@ from typing import Any
 
 FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 PROJECTED = "projected"
+STORED = "stored"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -60,7 +61,7 @@ FAMILIES: dict[str, dict] = {
         "packages": (),
         "capabilities": frozenset(),
     },
-    "stored": {
+    STORED: {
         "spec": "stored:<features file of image-text pairs>",
         "what": "features that were made before, looked up; new images and words are refused",
         "extra": "all",

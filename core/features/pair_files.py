@@ -34,7 +34,7 @@ class StoredPairs:
         captions: M texts; of a file without words "text 0", "text 1", ...
         ids: N.
         split: N of "train", "val", "test" or "", or None.
-        groups: N keys of what belongs together (a patient, a scene), or None.
+        groups: N keys of what belongs together (a patient, a place), or None.
         logit_scale: of the encoder.
         fingerprint: of the encoder where the file names it (`backbone`), else of the file's own numbers.
         name, licence, notes: of the set.
@@ -68,7 +68,7 @@ def load_pairs(path: str | Path) -> StoredPairs:
 
     Arrays: `image_features` (N, D), `text_features` (M, D); `image_of_text` (M,), for each text the row of its image,
     which may be omitted where text i is of image i; optional: `captions` (M,), the words; `ids` (N,), `split` (N,),
-    `groups` (N,) or another usual name (patient, scene, ...), `logit_scale` (100), `backbone`, the encoder's name. Rows
+    `groups` (N,) or another usual name (patient, subject, ...), `logit_scale` (100), `backbone`, the encoder's name. Rows
     are brought to unit length. Pickled arrays are refused, never run.
 
     Raises:
@@ -81,8 +81,7 @@ def load_pairs(path: str | Path) -> StoredPairs:
     texts = F.normalize(arrays.rows("text_features"), dim=-1)
     if images.shape[1] != texts.shape[1]:
         raise arrays.error(
-            f"image_features are {images.shape[1]} wide, text_features {texts.shape[1]}; both sides of a pair come from "
-            "one encoder"
+            f"image_features are {images.shape[1]} wide, text_features {texts.shape[1]}; both come from one encoder"
         )
     count, image_of_text = len(images), _image_of_text(arrays, len(images), len(texts))
     captions = arrays.words("captions", len(texts), "text") or tuple(f"text {row}" for row in range(len(texts)))

@@ -80,6 +80,7 @@ class Retrieval(TowerTraining):
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
         | {"custom_hooks", "sources", "features"}
     )
+    at_evaluation: ClassVar = TowerTraining.at_evaluation | {"features"}
     comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
@@ -172,6 +173,8 @@ class Retrieval(TowerTraining):
         return fitted_retrieval(self.training(recipe), data, load, reporter, folder)
 
     def trained(self, recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int) -> Backbone:
+        if recipe.features and recipe.adapter_name != ZERO_SHOT:
+            self._check_on_stored(recipe.adapter_name)
         return self.train(recipe, data, backbone, Reporter(quiet=True), seed=seed)[2]
 
     def train(
