@@ -243,7 +243,7 @@ class Domain(ABC):
 
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
         """What images read with these options of `reading` have beyond red, green and blue, which towers are then
-        widened for; None for pictures of three channels."""
+        widened for, or which three bands they have; None for pictures of red, green and blue."""
         return None
 
     def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:

@@ -47,6 +47,23 @@ def size_in_words(size: ImageSize) -> str:
 
 
 @dataclass(frozen=True)
+class Band:
+    """What is known of a band.
+
+    Args:
+        sensor, code: the sensor, and what it calls the band ("sentinel-2", "B04"); "" where they are not known.
+        common: what the band is called of any sensor ("red").
+        wavelength, bandwidth: centre and width in nm; None where they are not known.
+    """
+
+    sensor: str = ""
+    code: str = ""
+    common: str = ""
+    wavelength: float | None = None
+    bandwidth: float | None = None
+
+
+@dataclass(frozen=True)
 class InputChannels:
     """Four or more channels of an image, for towers that were trained on red, green and blue.
 
@@ -56,6 +73,7 @@ class InputChannels:
             the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
             a file of weights that were trained on these channels.
         advice: what a user can give where nothing trains them, for messages.
+        bands: what is known of each, for towers that take bands by their wavelengths or names; or none.
     """
 
     ZERO: ClassVar[str] = "zero"
@@ -67,6 +85,7 @@ class InputChannels:
     names: tuple[str, ...]
     start: str = ZERO
     advice: str = "three channels"
+    bands: tuple[Band, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

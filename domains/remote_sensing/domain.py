@@ -14,7 +14,7 @@ from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, 
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
-from .bands import check_bands, further_channels, sensors
+from .bands import check_bands, further_channels, named_bands, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
@@ -59,7 +59,7 @@ class Reading(contracts.Reading):
 
     bands: str | None = option(
         None,
-        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi)",
+        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi); 4@842: at 842 nm",
         parse=check_bands,
     )
     band_start: str = option(
@@ -117,6 +117,12 @@ class Reading(contracts.Reading):
         """Those of a picture that has more than three."""
         names = further_channels(self.bands, self.sensor)
         return None if names is None else InputChannels(names, self.band_start, CHANNELS_ADVICE)
+
+    @property
+    def named_channels(self) -> InputChannels | None:
+        """Those of a picture of three or more whose bands were chosen, with what is known of each band."""
+        names, bands = named_bands(self.bands, self.sensor)
+        return InputChannels(names, self.band_start, CHANNELS_ADVICE, bands) if names else None
 
     @property
     def cutting(self) -> Cutting:
@@ -199,8 +205,8 @@ class RemoteSensing(Domain):
         return with_stretch(data, reading.stretch)
 
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
-        """Those of `--bands`, where they are more than three."""
-        return self.reading_of(options).channels
+        """Those of `--bands`, where they are three or more."""
+        return self.reading_of(options).named_channels
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images, normalised as those of the fit; large rasters cut into windows where those were.
