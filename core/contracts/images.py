@@ -143,6 +143,7 @@ class TrainingImages:
         negative: C lists of texts that say the class is absent, where images have several labels; or None.
         templates: texts with `{}` that prompts are made of, for classes to come.
         val: samples held out, for choosing an epoch.
+        draw: (row, seed) -> the sample that an epoch sees in the place of an item, as of `Domain.drawer`; None: itself.
         workers: threads that decode where images are only encoded; None takes one per CPU core.
         amp: None, "bf16" or "fp16": the precision in which they are encoded where no tower is trained.
     """
@@ -157,6 +158,7 @@ class TrainingImages:
     negative: Sequence[Sequence[str]] | None = None
     templates: Sequence[str] = ()
     val: Sequence[Item] = ()
+    draw: Callable[[int, int], Item] | None = None
     workers: int | None = None
     amp: str | None = None
 
