@@ -1,4 +1,4 @@
-"""What `pair-projection` brings on the packaged pairs of a real CLIP, over several splits; a table for docs/retrieval.md.
+"""What `pair-projection` brings on the packaged pairs of a real CLIP, over several splits.
 
     python benchmarks/stored_pairs.py [--splits 10] [--features FILE]
 

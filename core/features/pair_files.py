@@ -68,8 +68,8 @@ def load_pairs(path: str | Path) -> StoredPairs:
 
     Arrays: `image_features` (N, D), `text_features` (M, D); `image_of_text` (M,), for each text the row of its image,
     which may be omitted where text i is of image i; optional: `captions` (M,), the words; `ids` (N,), `split` (N,),
-    `groups` (N,) or another usual name (patient, subject, ...), `logit_scale` (100), `backbone`, the encoder's name. Rows
-    are brought to unit length. Pickled arrays are refused, never run.
+    `groups` (N,) or another usual name (patient, subject, ...), `logit_scale` (100), `backbone`, the encoder's name.
+    Rows are brought to unit length. Pickled arrays are refused, never run.
 
     Raises:
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values; an image
