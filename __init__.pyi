@@ -175,7 +175,7 @@ def fit(
     every: int = ...,
     finding: str | None = ...,
     findings: str | None = ...,
-    flip: float = ...,
+    flip: bool = ...,
     fold: int = ...,
     foreground: float = ...,
     fps: float = ...,

@@ -15,6 +15,7 @@ from typing import Any
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
+from ...contracts.images import CropTransform
 from ...contracts.items import Captions, DomainData, Item, Questions
 from ...contracts.pair_head import PairHead, PairParts
 from ...contracts.sources import NamedSource, SourceOptions
@@ -62,6 +63,7 @@ class RetrievalData:
         questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
         dual_softmax: also score with a dual softmax.
+        flip: whether half of the training images are mirrored, where their transform mirrors any.
         mixture: how samples are drawn where the pairs are `JoinedPairs`, of several sources.
     """
 
@@ -80,6 +82,7 @@ class RetrievalData:
     questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
     dual_softmax: bool = False
+    flip: bool = True
     mixture: Mixture | None = None
 
     def part(self, split: str) -> Any:
@@ -182,13 +185,14 @@ def train_on_pairs(
         )
         return parts_of(adapter, towers, source.pairs, how)
 
+    view = data.transform(backbone, True)
     report = training.fit_pairs(
         source,
         backbone,
         reporter,
         folder,
         of=f"{len(source)} pairs",
-        view=data.transform(backbone, True),
+        view=view if data.flip else CropTransform.unflipped(view),
         strong_view=None if data.strong_view is None else data.strong_view(backbone),
         validate=on_val if has_val else None,
         plan=plan,

@@ -66,6 +66,9 @@ class RetrievalOptions:
     dual_softmax: bool = option(
         False, "also score with a dual softmax, which reads all queries before it answers one of them"
     )
+    flip: bool = option(
+        False, "mirror half of the training images; captions that name left and right then become wrong"
+    )
 
     def __post_init__(self):
         settle(self)
@@ -145,7 +148,7 @@ class Retrieval(TowerTraining):
     def read(self, recipe: Recipe) -> RetrievalData:
         """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""
         if recipe.features:
-            return replace(read_stored(recipe.features, recipe.split_seed), dual_softmax=self._dual(recipe))
+            return self._as_asked(read_stored(recipe.features, recipe.split_seed), recipe)
         if not recipe.sources:
             return self._read_one(recipe)
         sources, options = sources_in(recipe.sources)
@@ -162,11 +165,13 @@ class Retrieval(TowerTraining):
         else:
             self.domain.check_task(self.name)
             data = divided_pairs(self.domain_data(recipe), self.domain, self.name, recipe.split_seed)
-        return replace(data, dual_softmax=self._dual(recipe))
+        return self._as_asked(data, recipe)
 
     @staticmethod
-    def _dual(recipe: Recipe) -> bool:
-        return recipe.task_options.get(DUAL, False)
+    def _as_asked(data: RetrievalData, recipe: Recipe) -> RetrievalData:
+        """The data with what the task's options say of them; a task without such an option mirrors as its images do."""
+        asked = recipe.task_options
+        return replace(data, dual_softmax=asked.get(DUAL, False), flip=asked.get("flip", True))
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
         load = partial(self.announced_backbone, recipe, reporter)
