@@ -318,6 +318,33 @@ class Domain(ABC):
         """
         return None
 
+    def valid(self, path: str | Path, decode: Mapping[str, Any]) -> np.ndarray | None:
+        """Where what `decode` shows has values, (H, W) bool. Pixels without one (nodata of a raster) are neither
+        learned nor named. None: all have one.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return None
+
+    def from_training(self, data: DomainData, **options) -> DomainData:
+        """A set whose splits are assigned, with what is computed of its training samples alone (the ranges that pixels
+        are stretched from). What new images need of it is in `DomainData.reading`.
+
+        Args:
+            options: fields of `reading`.
+        """
+        return data
+
+    def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of each channel of samples, of values in 0..1; None: those of the tower are
+        taken.
+
+        Raises:
+            DataError: none of them can be read.
+        """
+        return None
+
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """The stills of an item by name, (H, W, 3) uint8 each, the one to begin with first.
 

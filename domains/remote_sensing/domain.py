@@ -14,6 +14,7 @@ from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, 
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
+from .band_statistics import band_statistics, with_stretch
 from .bands import check_bands, further_channels, named_bands, sensors
 from .dota import is_dota, read_dota
 from .drawn_windows import GRID, WAYS, WindowDrawer, with_draws
@@ -22,14 +23,16 @@ from .layers import ClassRaster, Shapes, read_layer
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .maps import MAP_FILES
-from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
-from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
+from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects, with_bands, with_values
+from .pictures import check_stretch, decode_raster, is_raster, raster_format, valid_pixels
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .time_series import dates_of, with_time_series
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.contracts import Corruption, OwnFiles, Scorer, Use
     from ...core.runtime import Reporter
 
@@ -50,16 +53,7 @@ DENSE = (DETECTION, SEGMENTATION)
 OPEN_VOCAB = "open-vocab"
 REGRESSION = "regression"
 WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = (
-    "corpus",
-    "root",
-    "group_column",
-    "min_side",
-    "window_sides",
-    "language",
-    "band_start",
-    "time_series",
-)
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series")
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
@@ -254,7 +248,8 @@ class RemoteSensing(Domain):
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
         if reading.cut:
-            return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
+            data = data if reading.channels is None else with_bands(data, reading.channels)
+            return with_values(data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)]))
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
@@ -342,6 +337,18 @@ class RemoteSensing(Domain):
             raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")
         return pixels
 
+    def valid(self, path: str | Path, decode: Mapping[str, Any]) -> np.ndarray | None:
+        """Where a raster has values."""
+        return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
+
+    def from_training(self, data: DomainData, **options: Any) -> DomainData:
+        """With the stretch of the training windows."""
+        return with_stretch(data, self.reading_of(options).stretch)
+
+    def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Those of bands after the stretch."""
+        return band_statistics(items)
+
     def further_files(self, rows, data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
         """What was found in rasters, in their coordinates: `found.gpkg` of boxes, `maps/NAME.tif` of masks."""
         from .found import write_found
@@ -394,8 +401,8 @@ class RemoteSensing(Domain):
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
-        if reading.channels is not None:
-            raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
+        if reading.channels is None and reading.band_start != Reading.band_start:
+            raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
             layer = _layer(path, reading)
@@ -414,8 +421,11 @@ class RemoteSensing(Domain):
             data = with_blocks(data, reading.block_size)
         if not reading.labels:
             data = cut_objects(data, reading.cutting)
-        data = data.with_items([_told(item) for item in data.items])
-        data = with_stretch(data, reading.stretch)
+        if reading.channels is not None:
+            data = with_bands(data, reading.channels)
+            if not data.items:
+                raise DataError(data.skipped[-1][1])
+        data = with_values(data.with_items([_told(item) for item in data.items]))
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
         if reading.labels:
