@@ -46,6 +46,20 @@ class Reading:
         settle(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberReading(Reading):
+    """Of a domain whose images may have numbers."""
+
+    target_column: str | None = option(
+        None, "regression: the column of the number; by default found by the usual names (target, value, height, ...)"
+    )
+
+    def check_column(self, task: str) -> None:
+        """Raise the ConfigError of a column of numbers that is named for another task than regression."""
+        if self.target_column is not None and task != "regression":
+            raise ConfigError(f"--target-column {self.target_column}: is for --task regression; omit it")
+
+
 @dataclass
 class Evaluation:
     """How well a model of a domain's own does, and what a report shows of it.
