@@ -16,7 +16,8 @@ from ....core.contracts import DomainData, Item
 from ....core.data import Table, locate, read_table
 from ....core.errors import DataError
 from ....core.runtime import read_text
-from ..pictures import is_raster, with_stretch
+from ..band_statistics import with_stretch
+from ..pictures import is_raster
 from ..places import files_of_item, with_blocks
 from ..rasters import header_of
 from ..stacks import of_folder
