@@ -1,0 +1,1 @@
+"""Tasks of pictures from above besides those that all domains share."""
