@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "calibration": "CALIBRATION Calibration Scaling calibration_error",
         "conformal": "Conformal LabelSets SET_METHODS conformal_scores coverage_range fewest_rows held_by_class "
         "label_set_metrics raked threshold",
+        "number_intervals": "NumberIntervals",
         "patients": "Pooling",
         "selective": "Abstention Unlike answer_threshold distances error_bound",
         "without_labels": "Evidence",

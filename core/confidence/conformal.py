@@ -260,7 +260,7 @@ def set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None = Non
             "groups" their number. None: each image stands alone.
     """
     held = sets.gather(1, labels.long()[:, None]).squeeze(1)
-    return {**_held(held, units_of(groups, len(held))[0]), **_sizes(sets)}
+    return {**held_share(held, units_of(groups, len(held))[0]), **_sizes(sets)}
 
 
 def _sizes(sets: Tensor) -> dict[str, float]:
@@ -274,7 +274,7 @@ def unit_means(values: Tensor, unit: Tensor) -> Tensor:
     return unit.bincount(values.double()) / unit.bincount()
 
 
-def _held(held: Tensor, unit: Tensor) -> dict[str, Any]:
+def held_share(held: Tensor, unit: Tensor) -> dict[str, Any]:
     """Which share is held, (N,) in 0..1, on average over units, with its interval."""
     means = unit_means(held, unit)
     grouped = len(means) < len(held)
@@ -297,7 +297,7 @@ def held_by_class(
     for c, name in enumerate(class_names):
         own = labels == c if labels.ndim == 1 else labels[:, c] == 1
         if own.any():
-            found[name] = {**_held(sets[own, c], unit[own]), "images": int(own.sum())}
+            found[name] = {**held_share(sets[own, c], unit[own]), "images": int(own.sum())}
     return found
 
 
@@ -443,7 +443,7 @@ def label_set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None
     rows = truth.any(dim=1)
     held = (sets & truth)[rows].sum(dim=1).double() / truth[rows].sum(dim=1)  # (R,)
     none = {"coverage": None, "interval": None}
-    known = _held(held, units_of(groups, len(labels))[0][rows]) if len(held) else none
+    known = held_share(held, units_of(groups, len(labels))[0][rows]) if len(held) else none
     return {**known, "images_with_labels": len(held), **_sizes(sets)}
 
 

@@ -14,8 +14,8 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
-        "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Question "
-        "Questions Target check_items max_pixels_option",
+        "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Number "
+        "Question Questions Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",

@@ -1,4 +1,5 @@
-"""Samples, not yet decoded, and what is known of each besides its pixels: a label, labels, boxes, a mask, captions.
+"""Samples, not yet decoded, and what is known of each besides its pixels: a label, labels, a number, boxes, a mask,
+captions.
 
 Core asks a target only for what `Target` declares, so a domain with another kind of annotation brings a type of its
 own: a subclass of `Target`, usually a frozen dataclass. Samples with it are read, split, drawn, encoded and stored like
@@ -207,7 +208,7 @@ class DomainData:
         items: all samples, of all splits.
         class_names: what class indices of targets mean, in order.
         load: decodes one item, raising DataError if it cannot; shape (H, W, 3), or (T, H, W, 3) for clips.
-        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions", or a name of the domain's own.
+        kind: "labels", "multilabel", "clips", "numbers", "boxes", "masks" or "captions", or a name of the domain's own.
         name: what the set is called in reports.
         skipped: (file, reason) of everything left out while reading.
         notes: sentences for the user (a synthetic set says so here).
@@ -469,6 +470,25 @@ class Identity(Target):
         """None where there is no label, or none of the classes that stay."""
         label = None if self.label is None else new.get(self.label)
         return None if label is None else replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class Number(Target):
+    """One number per image, as a height or a share.
+
+    Args:
+        value: finite, in the unit of its column.
+        facts: what else the annotation says; a loss may ask for the numbers among it by name.
+    """
+
+    NAME: ClassVar[str] = "number"
+    """By which a loss asks for it."""
+
+    value: float
+    facts: Mapping[str, Any] | None = None
+
+    def numbers(self) -> Mapping[str, Any]:
+        return {**(self.facts or {}), self.NAME: self.value}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "top_label_mistakes top_mistakes val_score",
         "intervals": "Difference SIGNIFICANT class_intervals mean_interval paired_shares share_interval units_of "
         "wilson_interval",
+        "numbers": "NumberGain NumberSums",
         "score_intervals": "auroc_interval",
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics",
         "significance": "CalibrationBin McNemar calibration_curve drawn_weights exchange_test intervals_of mcnemar "
