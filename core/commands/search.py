@@ -199,7 +199,10 @@ def _evaluate(
     if as_json:
         print_json({**vars(done), "scores": [vars(score) for score in done.scores]})
         return
-    show_table(composed_table(done))
+    if done.files:
+        echo(f"{done.queries:,} queries of {done.set} answered: {', '.join(map(str, done.files))}")
+    else:
+        show_table(composed_table(done))
     for note in done.notes:
         echo(note)
 

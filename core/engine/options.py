@@ -379,7 +379,8 @@ class EvaluateOptions:
 
     evaluate: str | None = option(
         None,
-        "score the composed queries of a set: CIRR's, CIRCO's or FashionIQ's own JSON, or lines 'path domain class'",
+        "score the composed queries of a set: CIRR's, CIRCO's or FashionIQ's own JSON, FashionIQ's folder captions, or "
+        "lines 'path domain class'",
         metavar="FILE",
     )
     gallery: str | None = option(
@@ -389,6 +390,12 @@ class EvaluateOptions:
     )
     at: tuple[int, ...] | None = option(
         None, "ranks that --evaluate counts to, for instance 10,50; by default those of the set", low=1, metavar="K,K"
+    )
+    submission: str | None = option(
+        None,
+        "instead of scores, write the answers to the test queries of CIRR or CIRCO into this folder, for the server of "
+        "the set",
+        metavar="DIR",
     )
 
 

@@ -22,6 +22,7 @@ from ..metrics.significance import holm, p_words
 from ..metrics.subgroups import LEAST_UNITS, QUARTERS, Part, Subgroups, quartiles, shrunk_shares, subgroups
 from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
+from ._holistic import WORST
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -44,6 +45,7 @@ class ByColumn:
         without: test images that have no value.
         grouped: whether units are groups of images, patients say, and not single images.
         shares: what is compared ("Accuracy", "Recall of sick") -> in which parts, with adjusted p values.
+        worst: (test row, what is shown of it) of the most confident mistakes in the worst part, where parts differ.
     """
 
     column: str
@@ -52,6 +54,7 @@ class ByColumn:
     grouped: bool
     shares: Mapping[str, Subgroups]
     computed: bool = False
+    worst: Sequence[tuple[int, str]] = ()
 
     @property
     def title(self) -> str:
@@ -138,6 +141,10 @@ class ByColumns(Record):
         begins = "the lowest of the 95% intervals"
         return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins)}
 
+    def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
+        rows = [(row, words) for each in self.columns for row, words in each.worst]
+        return ("Most confident mistakes in the worst group", rows) if rows else None
+
     def section(self) -> list[TableSection]:
         tests = sum(of.p_value is not None for each in self.columns for of in each.shares.values())
         adjusted = f" p values are adjusted for {tests} tests (Holm)." if tests > 1 else ""
@@ -187,15 +194,15 @@ class BySubgroup(Judgement):
     def compute(self, fit: JudgedClassifier) -> ByColumns:
         columns, names, factors = self._columns(fit.prepared.data)
         values = _of_images(fit, factors)
-        made = [
-            _by_values(fit, name, values[name], computed=True)
-            if name in factors
-            else _by_values(
-                fit, name, values_of(_columns_of(columns, fit.prepared.data, name), name, fit.test.ids or ())
-            )
-            for name in names
-        ]
-        return ByColumns(_adjusted(made))
+        made, parts = [], []
+        for name in names:
+            if name not in factors:
+                of_table = _columns_of(columns, fit.prepared.data, name)
+                values[name] = values_of(of_table, name, fit.test.ids or ())
+            column, part_of = _by_values(fit, name, values[name], computed=name in factors)
+            made.append(column)
+            parts.append(part_of)
+        return ByColumns(_with_worst(fit, _adjusted(made), parts))
 
     def _columns(self, data: DomainData) -> tuple[Columns | None, list[str], list[str]]:
         """The table, the names of all that is asked for, each once, and those that are computed of images. A column
@@ -269,7 +276,10 @@ def _of_images(fit: JudgedClassifier, factors: Sequence[str]) -> dict[str, list[
     return {name: ["" if isnan(value) else f"{value:.4g}" for value in of] for name, of in values.items()}
 
 
-def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool = False) -> ByColumn:
+def _by_values(
+    fit: JudgedClassifier, name: str, values: Sequence[str], computed: bool
+) -> tuple[ByColumn, Sequence[str]]:
+    """What a column shows, and the part of each test image."""
     shares: dict[str, Subgroups] = {}
     if computed:  # in as many parts as have enough images
         units = units_of(fit.scores.groups, len(values))[1]
@@ -278,7 +288,7 @@ def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed
         quarters = quartiles(values)
     parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
     before = _zero_shot_right(fit)
-    for title, (right, rows) in _shares(fit).items():
+    for title, (right, rows, _) in _shares(fit).items():
         of = [parts[row] for row in rows]
         groups = None if fit.scores.groups is None else [fit.scores.groups[row] for row in rows]
         made = subgroups(right[rows], of, groups, seed=fit.seed)
@@ -288,7 +298,27 @@ def _by_values(fit: JudgedClassifier, name: str, values: Sequence[str], computed
             inside = {part.name: torch.tensor([value == part.name for value in of]) for part in made_of}
             made_of = [replace(part, zero_shot=float(right_before[inside[part.name]].mean())) for part in made_of]
         shares[title] = replace(made, parts=tuple(made_of))
-    return ByColumn(name, quarters is not None, values.count(""), fit.scores.groups is not None, shares, computed)
+    grouped = fit.scores.groups is not None
+    return ByColumn(name, quarters is not None, values.count(""), grouped, shares, computed), parts
+
+
+def _with_worst(fit: JudgedClassifier, columns: Sequence[ByColumn], parts: Sequence[Sequence[str]]) -> list[ByColumn]:
+    """With the most confident mistakes of each column's worst part, of all together at most `WORST`."""
+    gaps = [(title, of.gap[1].name) for each in columns for title, of in each.shares.items() if of.gap is not None]
+    most = max(1, WORST // max(1, len(gaps)))
+    compared, made, shown = _shares(fit), [], set[int]()
+    for column, part_of in zip(columns, parts):
+        worst: list[tuple[int, str]] = []
+        for title, of in column.shares.items():
+            if of.gap is None:
+                continue
+            right, rows, wrongness = compared[title]
+            inside = [row for row in rows if part_of[row] == of.gap[1].name and not right[row] and row not in shown]
+            chosen = sorted(inside, key=lambda row: -float(wrongness[row]))[:most]
+            worst += [(row, f"{column.column}: {of.gap[1].name}") for row in chosen]
+            shown.update(chosen)
+        made.append(replace(column, worst=worst))
+    return made
 
 
 def _zero_shot_right(fit: JudgedClassifier) -> Tensor | None:
@@ -309,18 +339,22 @@ def _points(best: Part, worst: Part) -> str:
     return f"{100 * (best.shrunk - worst.shrunk):.1f} points"
 
 
-def _shares(fit: JudgedClassifier) -> dict[str, tuple[Tensor, list[int]]]:
-    """Name -> (N,) bool which images are right, and the rows that count."""
+def _shares(fit: JudgedClassifier) -> dict[str, tuple[Tensor, list[int], Tensor]]:
+    """Name -> (N,) bool which images are right, the rows that count, and (N,) how sure the model is of a mistake."""
     logits, labels, names = fit.scores.adapted_logits, fit.labels, fit.class_names
     assert labels is not None  # as `check_read` asks for
     if labels.ndim == 2:
         calibrated = fit.calibration
         answers = logits.sigmoid() >= HALF if calibrated is None else calibrated.answers(logits)
-        return {f"Recall of {name}": (answers[:, c], _rows(labels[:, c] == 1)) for c, name in enumerate(names)}
+        return {
+            f"Recall of {name}": (answers[:, c], _rows(labels[:, c] == 1), -logits[:, c])
+            for c, name in enumerate(names)
+        }
     right = logits.argmax(dim=1) == labels
+    above = logits.amax(dim=1) - logits.gather(1, labels[:, None])[:, 0]
     of_classes = enumerate(names) if len(names) == 2 else ()
-    recalls = {f"Recall of {name}": (right, _rows(labels == c)) for c, name in of_classes}
-    return {ACCURACY: (right, list(range(len(labels)))), **recalls}
+    recalls = {f"Recall of {name}": (right, _rows(labels == c), above) for c, name in of_classes}
+    return {ACCURACY: (right, list(range(len(labels))), above), **recalls}
 
 
 def _rows(chosen: Tensor) -> list[int]:

@@ -4,8 +4,8 @@
   Liu et al. 2021, arXiv 2108.04024).
 * CIRCO: `annotations/val.json` ("Zero-Shot Composed Image Retrieval with Textual Inversion", Baldrati et al. 2023,
   arXiv 2303.15247).
-* FashionIQ: `captions/cap.dress.val.json` ("Fashion IQ: A New Dataset Towards Retrieving Images by Natural Language
-  Feedback", Wu et al. 2019, arXiv 1905.12794).
+* FashionIQ: `captions/cap.dress.val.json`, or the folder `captions` of all kinds of clothes ("Fashion IQ: A New Dataset
+  Towards Retrieving Images by Natural Language Feedback", Wu et al. 2019, arXiv 1905.12794).
 * domain conversion: lines "path domain class", where each image is asked with the name of each other domain ("Composed
   Image Retrieval for Training-Free Domain Conversion", Efthymiadis et al. 2024, arXiv 2412.03297).
 """
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ KEYS = {
 }
 """By which a file of objects is known."""
 TARGETS = {CIRR: "target_hard", CIRCO: "gt_img_ids", FASHION_IQ: "target"}
-HIDDEN = "the server of the set alone knows them; evaluate on its split val"
+HIDDEN = "the server of the set alone knows them; evaluate on its split val, or write answers for it with --submission"
 END = ".? ,"
 """Left out at the end of a caption of FashionIQ, as released."""
 
@@ -41,6 +41,7 @@ class ComposedQuery:
     targets: names of the right images, the first that was asked for.
     members: names of images that are alike, of which the target is one; the reference is left out.
     part: of the set, where it has several.
+    number: by which the server of the set knows it.
     """
 
     reference: str
@@ -48,6 +49,7 @@ class ComposedQuery:
     targets: tuple[str, ...]
     members: tuple[str, ...] = ()
     part: str = ""
+    number: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,32 @@ class ComposedSet:
         return Path(path).stem.lstrip("0") if self.name == CIRCO else Path(path).stem
 
 
-def read_composed(file: Path, gallery: Path | None = None) -> ComposedSet:
+def read_parts(place: Path, gallery: Path | None = None) -> list[ComposedSet]:
+    """The sets of a file, or of a folder of FashionIQ's captions, which is a set for each kind of clothes.
+
+    Args:
+        gallery: as of `read_composed`.
+
+    Raises:
+        DataError: as of `read_composed`; a folder without such captions.
+    """
+    if not place.is_dir():
+        return [read_composed(place, gallery)]
+    if gallery is not None:
+        raise DataError(f"--gallery {gallery}: the lists in image_splits say what is searched; omit it")
+    files = sorted(place.glob("cap.*.val.json"))
+    if not files:
+        raise DataError(f"{place}: no cap.NAME.val.json there; give FashionIQ's folder captions, or one file")
+    sets = [(file.name.split(".")[1], read_composed(file)) for file in files]
+    return [replace(each, queries=[replace(query, part=kind) for query in each.queries]) for kind, each in sets]
+
+
+def read_composed(file: Path, gallery: Path | None = None, truth: bool = True) -> ComposedSet:
     """The queries of a file.
 
     Args:
         gallery: of a list of domains, another that says what the images of the index are; by default the same.
+        truth: whether it must tell what is right.
 
     Raises:
         DataError: it cannot be read, is none of these, or does not tell what is right.
@@ -94,10 +117,10 @@ def read_composed(file: Path, gallery: Path | None = None) -> ComposedSet:
         raise DataError(
             f"{file}: none of the files of CIRR, CIRCO and FashionIQ, nor lines 'path domain class'; give one of these"
         )
-    if not _all_have(rows, (TARGETS[name],)):
+    if truth and not _all_have(rows, (TARGETS[name],)):
         raise DataError(f"{file}: does not tell which images are right; {HIDDEN}")
     try:
-        queries = [_QUERY[name](row) for row in rows]
+        queries = [_QUERY[name](row, TARGETS[name] in row) for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{file}: not as {name} writes it ({type(error).__name__}: {error}); fetch it again") from error
     return ComposedSet(name, queries, _split_beside(file))
@@ -107,23 +130,25 @@ def _all_have(rows: Any, keys: Sequence[str]) -> bool:
     return bool(rows) and isinstance(rows, list) and all(isinstance(row, Mapping) and {*keys} <= {*row} for row in rows)
 
 
-def _of_cirr(row: Mapping[str, Any]) -> ComposedQuery:
-    reference, target = row["reference"], row["target_hard"]
+def _of_cirr(row: Mapping[str, Any], truth: bool) -> ComposedQuery:
+    reference, targets = row["reference"], (row["target_hard"],) if truth else ()
     members = tuple(name for name in row["img_set"]["members"] if name != reference)
-    if target not in members:
+    if not {*targets} <= {*members}:
         raise ValueError(f"pair {row.get('pairid')} names a target outside its set")
-    return ComposedQuery(reference, (row["caption"],), (target,), members)
+    return ComposedQuery(reference, (row["caption"],), targets, members, number=str(row.get("pairid", "")))
 
 
-def _of_circo(row: Mapping[str, Any]) -> ComposedQuery:
-    first = row["target_img_id"]
-    targets = (first, *(each for each in row["gt_img_ids"] if each != first))
-    return ComposedQuery(str(row["reference_img_id"]), (row["relative_caption"],), tuple(map(str, targets)))
+def _of_circo(row: Mapping[str, Any], truth: bool) -> ComposedQuery:
+    first = row["target_img_id"] if truth else None
+    targets = (first, *(each for each in row["gt_img_ids"] if each != first)) if truth else ()
+    number, reference = str(row.get("id", "")), str(row["reference_img_id"])
+    return ComposedQuery(reference, (row["relative_caption"],), tuple(map(str, targets)), number=number)
 
 
-def _of_fashion_iq(row: Mapping[str, Any]) -> ComposedQuery:
+def _of_fashion_iq(row: Mapping[str, Any], truth: bool) -> ComposedQuery:
     one, two = (text.strip(END) for text in row["captions"])
-    return ComposedQuery(row["candidate"], (f"{one} and {two}", f"{two} and {one}"), (row["target"],))
+    texts = (f"{one} and {two}", f"{two} and {one}")
+    return ComposedQuery(row["candidate"], texts, (row["target"],) if truth else ())
 
 
 _QUERY = {CIRR: _of_cirr, CIRCO: _of_circo, FASHION_IQ: _of_fashion_iq}

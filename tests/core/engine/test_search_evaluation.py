@@ -41,12 +41,13 @@ def gallery(tmp_path_factory, small_clip_spec, small_clip):
 
 @pytest.fixture(params=["whole", "in blocks"])
 def evaluate(gallery, request, monkeypatch):
-    from vladapt.core.engine import search_evaluation
+    from vladapt.core.engine import composed_gallery, search_evaluation, search_submission
 
     if request.param == "in blocks":
         monkeypatch.setattr(search_evaluation, "QUERIES_AT_ONCE", 4)
-        monkeypatch.setattr(search_evaluation, "SCORES_AT_ONCE", 20)
-        monkeypatch.setattr(search_evaluation, "FEWEST_ROWS", 5)
+        monkeypatch.setattr(search_submission, "QUERIES_AT_ONCE", 3)
+        monkeypatch.setattr(composed_gallery, "SCORES_AT_ONCE", 20)
+        monkeypatch.setattr(composed_gallery, "FEWEST_ROWS", 5)
 
     def call(file, **how):
         return search_evaluation.evaluate_queries(gallery[0] / "an.index", file, device="cpu", **how)
@@ -139,6 +140,70 @@ def test_circo_counts_all_that_is_right_and_fashion_iq_asks_in_both_orders(galle
     ranks = metrics.target_ranks(scores[:, :10], torch.tensor([[9], [8]]))  # of the split alone, with the reference
     wanted = {f"R@{k}": float(metrics.is_found(ranks, k).double().mean()) for k in (1, 3)}
     assert {metric: score.value for metric, score in by_name(done).items()} == wanted and done.gallery == 10
+
+
+def test_the_kinds_of_clothes_are_searched_each_in_its_own_images_and_their_mean_is_shown(gallery, evaluate):
+    place, names, _ = gallery
+    for kind, first in (("dress", 0), ("shirt", 12), ("toptee", 24)):
+        rows = [
+            {"candidate": names[first + i], "target": names[first + 11 - i], "captions": ["is red", "is long"]}
+            for i in range(4)
+        ]
+        for folder, name, value in (
+            ("kinds/captions", f"cap.{kind}.val.json", rows),
+            ("kinds/image_splits", f"split.{kind}.val.json", names[first : first + 12]),
+        ):
+            (place / folder).mkdir(exist_ok=True, parents=True)
+            (place / folder / name).write_text(json.dumps(value))
+    done = evaluate(place / "kinds" / "captions", at="3,6")
+    alone = {
+        kind: by_name(evaluate(place / "kinds" / "captions" / f"cap.{kind}.val.json", at="3,6"))
+        for kind in ("dress", "shirt", "toptee")
+    }
+    for metric in ("R@3", "R@6"):
+        assert [by_name(done, kind)[metric].value for kind in alone] == [own[metric].value for own in alone.values()]
+        mean = by_name(done, "mean")[metric]
+        assert mean.value == pytest.approx(np.mean([own[metric].value for own in alone.values()]))
+        assert mean.chance == pytest.approx(int(metric[-1]) / 12) and mean.interval[0] <= mean.value
+    assert (done.set, done.queries, done.gallery) == ("FashionIQ", 12, 36)
+    with pytest.raises(DataError, match=r"no cap.NAME.val.json there"):
+        evaluate(place / "set")
+
+
+def test_answers_for_a_server_are_the_best_images_of_each_query(gallery, evaluate, small_clip):
+    place, names, _ = gallery
+    words = ("red", "a hat", "less sea", "two of them", "night")
+    rows = [
+        {"pairid": 7 * i, "reference": names[i], "caption": word, "img_set": {"members": names[i : i + 6]}}
+        for i, word in enumerate(words)
+    ]
+    (place / "cap.rc2.test1.json").write_text(json.dumps(rows))
+    done = evaluate(place / "cap.rc2.test1.json", compose="slerp", submission=str(place / "answers"))
+    scores, *_ = scores_of(gallery, small_clip, names[:5], [(word,) for word in words], "slerp")
+    every, subset = (json.loads(file.read_text()) for file in done.files)
+    assert [file.name for file in done.files] == ["recall.json", "recall_subset.json"] and not done.scores
+    assert (every.pop("version"), every.pop("metric")) == ("rc2", "recall")
+    assert (subset.pop("version"), subset.pop("metric")) == ("rc2", "recall_subset")
+    for i in range(5):
+        order = [names[j] for j in scores[i].argsort(descending=True).tolist() if j != i]
+        assert every[str(7 * i)] == order[:50]
+        assert subset[str(7 * i)] == [name for name in order if name in names[i + 1 : i + 6]][:3]
+
+    rows = [{"reference_img_id": int(names[i]), "relative_caption": word, "id": i} for i, word in enumerate(words)]
+    (place / "test.json").write_text(json.dumps(rows))
+    (file,) = evaluate(place / "test.json", submission=str(place / "answers")).files
+    scores, *_ = scores_of(gallery, small_clip, names[:5], [(word,) for word in words], "sum")
+    wanted = {str(i): [int(names[j]) for j in scores[i].argsort(descending=True).tolist()] for i in range(5)}
+    assert json.loads(file.read_text()) == wanted
+
+    (place / "test.json").write_text(json.dumps([{**rows[0], "id": 1}, {**rows[1], "id": 1}]))
+    with pytest.raises(DataError, match="each query needs a 'id' of its own"):
+        evaluate(place / "test.json", submission=str(place / "answers"))
+    (place / "lines.csv").write_text("\n".join(f"{names[i]}.png {DOMAINS[i % 2]} cup" for i in range(4)))
+    with pytest.raises(ConfigError, match="--at: with --submission the server scores"):
+        evaluate(place / "test.json", submission=str(place / "answers"), at="3")
+    with pytest.raises(ConfigError, match="domain conversion has no server"):
+        evaluate(place / "lines.csv", submission=str(place / "answers"))
 
 
 def test_domains_are_asked_pair_by_pair_and_their_mean_is_over_pairs(gallery, evaluate, small_clip):

@@ -1,5 +1,6 @@
 """`--by`: what a table of parts says of the worst of them."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,10 +45,32 @@ def test_zero_shot_is_counted_in_the_same_parts():
     flipped = torch.cat((right[:50], right[50:].flip(1)))
     scores = SimpleNamespace(adapted_logits=right, zero_shot_logits=flipped, groups=None)
     fit = SimpleNamespace(scores=scores, labels=labels, class_names=("a", "b", "c"), seed=0)
-    (of,) = module._by_values(fit, "site", site).shares.values()
+    (of,) = module._by_values(fit, "site", site, False)[0].shares.values()
     assert [(part.name, part.share, part.zero_shot) for part in of.parts] == [("north", 1, 1), ("south", 1, 0)]
     scores.zero_shot_logits = None
-    assert {part.zero_shot for part in module._by_values(fit, "site", site).shares["Accuracy"].parts} == {None}
+    assert {part.zero_shot for part in module._by_values(fit, "site", site, False)[0].shares["Accuracy"].parts} == {None}
+
+
+def test_the_surest_mistakes_of_the_worst_part_are_pictured_where_parts_differ():
+    labels, site = torch.arange(80) % 2, ["north"] * 50 + ["south"] * 30
+    logits = torch.nn.functional.one_hot(labels, 2).float()
+    wrong = torch.arange(50, 72)  # of the south
+    logits[wrong] = logits[wrong].flip(1) * (1 + torch.arange(22.0))[:, None]
+    logits[3] = logits[3].flip(0) * 100  # surer, and of the north
+    columns = Columns("table.csv", ("site",), (), lambda name: {str(n): site[n] for n in range(80)})
+    items = [Item(str(n), Path(str(n)), target=Label(int(labels[n]))) for n in range(80)]
+    data = DomainData(items, ("a", "b", "c"), lambda item: None, columns=lambda: columns)
+    scores = SimpleNamespace(adapted_logits=logits, zero_shot_logits=None, groups=None)
+    fit = SimpleNamespace(scores=scores, labels=labels, class_names=data.class_names, seed=0)
+    fit.test, fit.prepared = SimpleNamespace(ids=tuple(map(str, range(80)))), SimpleNamespace(data=data)
+    made = BySubgroup(by=("site",)).compute(fit)
+    title, rows = made.pictured()
+    assert title == "Most confident mistakes in the worst group"
+    assert rows == [(row, "site: south") for row in range(71, 61, -1)]
+    again = ByColumns.from_json(json.loads(json.dumps(made.to_json())))
+    assert [(row, words) for row, words in again.pictured()[1]] == rows
+    scores.adapted_logits = torch.nn.functional.one_hot(labels, 2).float()
+    assert BySubgroup(by=("site",)).compute(fit).pictured() is None
 
 
 @pytest.mark.parametrize(
