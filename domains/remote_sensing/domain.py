@@ -50,6 +50,8 @@ UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides",
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
+USED_BY_TARGETS = ("target_band", "target_nodata", "resample_target")
+NUMBERS = "pixel-regression"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
 
@@ -102,6 +104,16 @@ class Reading(contracts.Reading):
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
 
+    target_band: int | None = option(
+        None, "pixel-regression: band of the numbers, from 1; needed where a target has several", low=1, high=2000
+    )
+    target_nodata: float | None = option(
+        None, "pixel-regression: stored number that means nothing, where the target does not say so"
+    )
+    resample_target: bool = option(
+        False, "pixel-regression: take a target whose pixels are over twice as large, or as small, as the image's"
+    )
+
     language: str | None = option(
         None, "captions: only those of this language, in tables with a column language; by default all"
     )
@@ -132,6 +144,7 @@ class Reading(contracts.Reading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
+            **dict.fromkeys(USED_BY_TARGETS, NUMBERS),
             "window_sides": "new rasters, as vladapt index reads them",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
         }
@@ -153,7 +166,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", "pixel-regression")
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
 
@@ -190,6 +203,11 @@ class RemoteSensing(Domain):
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             known = None
+        elif task == NUMBERS:
+            from .number_maps import read_number_maps
+
+            layer = _layer(path, reading) if reading.labels else None
+            return with_stretch(read_number_maps(path, reading, reading.cutting, layer), reading.stretch)
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         else:
@@ -260,7 +278,15 @@ class RemoteSensing(Domain):
 
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
+        if task == NUMBERS:
+            return self._drawn_heights()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def _drawn_heights(self) -> DomainData:
+        from .drawn_heights import NOTE, heights_folder
+
+        licence = "Apache-2.0 (made by vladapt)"
+        return replace(self.read(heights_folder(), NUMBERS), name="drawn canopy", licence=licence, notes=[NOTE])
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
         """One picture of a raster; None for an image file.

@@ -65,13 +65,15 @@ def make_plan(
     optimizer = {"type": "AdamW", "lr": asked.lr or LR, "weight_decay": 0.01}
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": 5.0}}
     if options.encoder == TOWER:
-        wrapper["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": 1.0 if options.tuned == LORA else TOWER_RATE}}}
+        wrapper["paramwise_cfg"] = {
+            "custom_keys": {"backbone": {"lr_mult": 1.0 if options.tuned == LORA else TOWER_RATE}}
+        }
     if asked.amp is not None:
         wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
     source = train[0].target.source
     plan = Config(
         {
-            "default_scope": "vladapt",
+            "default_scope": "mmseg",
             "model": model,
             "train_dataloader": {
                 "batch_size": _of_one_process(batch),
@@ -139,7 +141,9 @@ def target_statistics(items: Sequence[Item]) -> tuple[float, float]:
     mean = sum(each.total for each in maps) / count
     variance = sum(each.squares - 2 * mean * each.total + each.count * mean**2 for each in maps) / count
     if variance <= 1e-12 * max(1.0, mean**2):
-        raise DataError(f"{maps[0].source.file}: all training pixels have the number {mean:g}; give a target that differs")
+        raise DataError(
+            f"{maps[0].source.file}: all training pixels have the number {mean:g}; give a target that differs"
+        )
     return mean, math.sqrt(variance)
 
 
@@ -173,7 +177,12 @@ def parts_of(
     head: dict[str, Any] = {"channels": width, "dropout_ratio": 0.0, "norm_cfg": norm, "align_corners": False}
     if options.encoder == "unet":
         base = math.gcd(width, GROUPS)
-        encoder = {"type": "mmseg.UNet", "in_channels": channels, "base_channels": width, "norm_cfg": {**norm, "num_groups": base}}
+        encoder = {
+            "type": "mmseg.UNet",
+            "in_channels": channels,
+            "base_channels": width,
+            "norm_cfg": {**norm, "num_groups": base},
+        }
         return encoder, None, {"type": "mmseg.FCNHead", **head, "in_channels": width, "in_index": 4, "num_convs": 1}
     if options.encoder == TOWER:
         encoder, outputs, strides = _tower(options, channels, backbone, spec)
@@ -181,7 +190,13 @@ def parts_of(
         depth, outputs = BLOCKS[options.encoder]
         strides = STRIDES
         norms = {"type": "BN", "requires_grad": True}
-        encoder = {"type": "mmseg.ResNet", "depth": depth, "in_channels": channels, "norm_cfg": norms, "style": "pytorch"}
+        encoder = {
+            "type": "mmseg.ResNet",
+            "depth": depth,
+            "in_channels": channels,
+            "norm_cfg": norms,
+            "style": "pytorch",
+        }
     maps = {"in_channels": list(outputs), "in_index": list(range(len(outputs)))}
     if options.decoder == "linear":
         joined = {"input_transform": "resize_concat", "num_convs": 0, "concat_input": False, "channels": sum(outputs)}
@@ -220,7 +235,9 @@ def _tower(
     return {**encoder, **pyramid}, [options.width] * LEVELS, [finest * 2**level for level in range(LEVELS)]
 
 
-def _normalisation(options: PixelOptions, train: Sequence[Item], backbone: Backbone) -> tuple[Sequence[float], Sequence[float]]:
+def _normalisation(
+    options: PixelOptions, train: Sequence[Item], backbone: Backbone
+) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of each channel: the tower's own, or of training windows."""
     places = np.unique(np.linspace(0, len(train) - 1, SAMPLED).round().astype(int))
     if options.encoder == TOWER:

@@ -15,7 +15,7 @@ from ....core.errors import DataError
 from ..localization.pictures import picture_size
 from ..pictures import is_raster
 from ..places import files_of_item, with_blocks
-from ..rasters import Header, header_of, open_raster
+from ..rasters import header_of, open_raster
 from ..windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
 from .target import NumberMap, NumberSource, source_over
 

@@ -159,11 +159,10 @@ def source_over(
         DataError: it is no raster of numbers, has another CRS or none, lies elsewhere, or its pixels are more than
             `COARSER` times larger or smaller.
     """
-    with safely([file]):
-        with opened(file) as dataset:
-            band = _band_of(dataset, file, band)
-            facts = {"scale": dataset.scales[band - 1], "offset": dataset.offsets[band - 1], "nodata": nodata}
-            facts |= {"name": dataset.descriptions[band - 1] or "", "unit": dataset.units[band - 1] or ""}
+    with safely([file]), opened(file) as dataset:
+        band = _band_of(dataset, file, band)
+        facts = {"scale": dataset.scales[band - 1], "offset": dataset.offsets[band - 1], "nodata": nodata}
+        facts |= {"name": dataset.descriptions[band - 1] or "", "unit": dataset.units[band - 1] or ""}
     own = header_of([file])
     source = NumberSource(file, band, **facts)
     if header is None or not (own.crs or header.crs):
@@ -183,7 +182,10 @@ def source_over(
             f"({header.pixel[1]:g} x {header.pixel[0]:g}): more than {COARSER:g} times apart; resample one of them, or "
             "give --resample-target"
         )
-    low, high = (np.maximum(own.corners.min(0), header.corners.min(0)), np.minimum(own.corners.max(0), header.corners.max(0)))
+    low, high = (
+        np.maximum(own.corners.min(0), header.corners.min(0)),
+        np.minimum(own.corners.max(0), header.corners.max(0)),
+    )
     if (low >= high).any():
         raise DataError(f"{file}: lies elsewhere than {picture.name}; give the target of that place")
     if own.grid == header.grid:
