@@ -1,7 +1,7 @@
 """The sample of pixel regression: canopy from above with its height, drawn once into the cache.
 
-Trees stand in meadows of the colour of their crowns; what tells their height is how wide crowns are and how long shadows
-fall. Light, haze and greenness vary from site to site and say nothing about heights.
+Trees stand in meadows of the colour of their crowns; what tells their height is how wide crowns are and how long
+shadows fall. Light, haze and greenness vary from site to site and say nothing about heights.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...core.features import FeatureStore
 from ...core.runtime import cached_folder
 
 VERSION = 1
-SITES, SIDE = 40, 64
+SITES, SIDE = 50, 64
 METRES_APART = 20_000
 CRS = "EPSG:32633"
 NODATA = -9999.0
 NOTE = (
-    "Drawn data: the sample's canopy is drawn by vladapt itself, not seen from space; its numbers show that the pipeline "
-    "works, nothing about forests."
+    "Drawn data: the sample's canopy is drawn by vladapt itself, not seen from space; its numbers show that the "
+    "pipeline works, nothing about forests."
 )
 
 
@@ -77,12 +77,11 @@ def drawn_canopy(side: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     stand, dense = (each / each.std() for each in smooth)
     typical = np.clip(rng.uniform(6, 22) + 5 * stand, 3, 32)  # metres of a tree that grows here
     height, shade = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
-    crowns = np.zeros((side, side), np.float32)
     y, x = np.mgrid[:side, :side]
     for _ in range(side * side // 40):
         row, column = rng.uniform(-4, side + 4, 2)
         at = int(np.clip(row, 0, side - 1)), int(np.clip(column, 0, side - 1))
-        if rng.random() > 0.5 + 0.35 * dense[at]:
+        if rng.random() > 0.65 + 0.35 * dense[at]:
             continue
         metres = float(typical[at] * rng.uniform(0.8, 1.2))
         radius = 0.8 + 0.16 * metres
@@ -92,15 +91,14 @@ def drawn_canopy(side: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
         )
         inside = 1 - ((y[near] - row) ** 2 + (x[near] - column) ** 2) / radius**2
         crown = metres * np.sqrt(np.clip(inside, 0, 1)) ** 0.7
-        top = crown > height[near]
-        crowns[near] = np.where(top, np.sqrt(np.clip(inside, 0, 1)), crowns[near])
         height[near] = np.maximum(height[near], crown)
         for step in range(1, int(0.5 * metres) + 1):  # the sun stands in the north-west
             place = (row + step - y) ** 2 + (column + step - x) ** 2 < (0.8 * radius) ** 2
             shade = np.where(place & (height < metres - 2 * step), 1.0, shade).astype(np.float32)
     meadow, light = np.array([0.33, 0.42, 0.22]) * rng.uniform(0.85, 1.15, 3), rng.uniform(0.8, 1.2)
     grain = gaussian_filter(rng.normal(size=(side, side)), 0.7)
-    lit = (0.85 + 0.25 * np.where(crowns > 0, crowns - 0.5, 0.1)) * (1 - 0.45 * np.clip(shade, 0, 1))
+    slope = np.tanh((np.gradient(height, axis=0) + np.gradient(height, axis=1)) / 4)  # what faces the sun is lit
+    lit = (0.95 + 0.2 * slope) * (1 - 0.45 * shade)
     pixels = light * meadow[:, None, None] * (lit + 0.06 * grain) + rng.uniform(0, 0.08)
     pixels = pixels + rng.normal(0, 0.01, pixels.shape)
     if seed[-1] % 3 == 0:

@@ -23,8 +23,8 @@ OURS = "this model"
 SHOWN, PIXELS_SHOWN = 6, 400
 """Windows of a report, and pixels of each window in its plot."""
 NOTE = (
-    "Each pixel counts once. Intervals draw places with replacement. R2 is the share of the variance of the test pixels that "
-    "is explained; against the training mean: 1 minus the squared error over that of the training mean."
+    "Each pixel counts once. Intervals draw places with replacement. R2 is the share of the variance of the test "
+    "pixels that is explained; against the training mean: 1 minus the squared error over that of the training mean."
 )
 
 

@@ -199,7 +199,8 @@ def parts_of(
         }
     maps = {"in_channels": list(outputs), "in_index": list(range(len(outputs)))}
     if options.decoder == "linear":
-        joined = {"input_transform": "resize_concat", "num_convs": 0, "concat_input": False, "channels": sum(outputs)}
+        joined = {"input_transform": "resize_concat", "num_convs": 0, "concat_input": False}
+        joined |= {"channels": sum(outputs), "norm_cfg": None}
         return encoder, None, {"type": "mmseg.FCNHead", **head, **maps, **joined}
     if options.decoder == "upernet":
         return encoder, None, {"type": "mmseg.UPerHead", **head, **maps}
@@ -221,8 +222,8 @@ def _tower(
         encoder["lora"] = {"r": options.rank}
     if channels != len(backbone.image_mean):
         raise ConfigError(
-            f"--backbone {spec}: takes pictures of {len(backbone.image_mean)} channels, these have {channels}; give --bands "
-            "of three, or --encoder resnet18"
+            f"--backbone {spec}: takes pictures of {len(backbone.image_mean)} channels, these have {channels}; give "
+            "--bands of three, or --encoder resnet18"
         )
     if "image_blocks" not in backbone.capabilities:
         blank = torch.zeros(1, channels, SMALLEST, SMALLEST, device=backbone.device)

@@ -157,8 +157,8 @@ def _in_folders(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, l
             collector.skip(shown(file, path), f"no image of that name in {sides[0].name}")
     if not pairs:
         raise DataError(
-            f"{path}: no pairs of an image and a target; give folders images and targets with files of the same names, a "
-            "table with columns image and target, or a raster with --labels TARGET.tif"
+            f"{path}: no pairs of an image and a target; give folders images and targets with files of the same names, "
+            "a table with columns image and target, or a raster with --labels TARGET.tif"
         )
     return collector, pairs
 

@@ -1,4 +1,4 @@
-"""A trained network asked for the numbers of images, and what is settled after its training: baselines and intervals."""
+"""A trained network asked for the numbers of images, and what is settled after training: baselines and intervals."""
 
 from __future__ import annotations
 

@@ -76,11 +76,14 @@ class NumberSource:
             dataset: as `open` gives it.
             box: (left, top, width, height) in pixels of the image.
         """
+        from rasterio.enums import ColorInterp
         from rasterio.windows import Window
 
         window = Window(*box)
         stored = dataset.read(self.band, window=window)
         there = (dataset.read_masks(self.band, window=window) > 0) & np.isfinite(stored)
+        if dataset.colorinterp[-1] == ColorInterp.alpha:  # which is no mask where it is of decimal numbers
+            there &= dataset.read(dataset.count, window=window) > 0
         if self.nodata is not None:
             there &= stored != self.nodata
         values = (np.where(there, stored, 0).astype(np.float64) * self.scale + self.offset).astype(np.float32)
