@@ -14,12 +14,14 @@ from ....core.confidence import NumberIntervals
 from ....core.contracts import Backbone, DomainData, Evaluation
 from ....core.metrics import NumberGain, NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
-from .baselines import MEAN, predicted
+from .baselines import BANDS, MEAN, TOWER, predicted
 from .pictures import Shown, density, examples
 from .regressor import Regressor, place_of_item, sampled
 
 Progress = Callable[[int, int], None]
 OURS = "this model"
+SHORT = {MEAN: "training_mean", BANDS: "ridge_bands", TOWER: "ridge_features"}
+"""How the baselines are called in metrics.json."""
 SHOWN, PIXELS_SHOWN = 6, 400
 """Windows of a report, and pixels of each window in its plot."""
 NOTE = (
@@ -61,6 +63,9 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     gain = scores[OURS].gain(scores[best])
     values, truth, scales = (np.concatenate(each) for each in zip(*rows))
     metrics = {name: value for name, value in scores[OURS].metrics().items() if value is not None}
+    metrics["rmse_gain"] = gain.value
+    metrics |= {f"rmse_{SHORT[name]}": of.metrics()["rmse"] for name, of in scores.items() if name != OURS}
+    intervals = scores[OURS].intervals() | ({} if gain.interval is None else {"rmse_gain": gain.interval})
     notes = list(kept.get("notes", ()))
     if regressor.reach is not None:
         held = _coverage(regressor, values, truth, scales, of_place)
@@ -74,7 +79,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
         ),
     ]
     notes.append(_verdict(gain, best, regressor.unit).text)
-    return Evaluation(metrics, sections, notes, scores[OURS].intervals(), int(used.sum()))
+    return Evaluation(metrics, sections, notes, intervals, int(used.sum()))
 
 
 def window_sums(values: np.ndarray, truth: np.ndarray, centre: float) -> torch.Tensor:

@@ -99,9 +99,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 def _colours(name: str) -> Any:
     import matplotlib
 
-    colours = matplotlib.colormaps[name].copy()
-    colours.set_bad(NOTHING)
-    return colours
+    return matplotlib.colormaps[name].with_extremes(bad=NOTHING)
 
 
 def _bar(figure: Any, drawn: Any, axis: Any, label: str) -> None:

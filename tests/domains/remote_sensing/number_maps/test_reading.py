@@ -56,15 +56,17 @@ def test_images_larger_than_a_window_are_cut_and_stay_together(write_raster, tmp
 def test_a_table_names_image_and_target(write_raster, tmp_path):
     for number in range(3):
         pair(write_raster, "set", f"site{number}")
-    rows = [f"set/images/site{k}.tif,set/targets/site{k}.tif,{split}" for k, split in enumerate(("train", "val", "test"))]
+    rows = [
+        f"set/images/site{k}.tif,set/targets/site{k}.tif,{split}" for k, split in enumerate(("train", "val", "test"))
+    ]
     table = tmp_path / "pairs.csv"
     table.write_text("\n".join(["image,target,split", *rows]))
     assert [item.split for item in read(table).items] == ["train", "val", "test"]
     table.write_text("image,target\nset/images/site0.tif,set/targets/none.tif")
-    with pytest.raises(DataError, match="line 2: column target: there is no file 'set/targets/none.tif'"):
+    with pytest.raises(DataError, match=r"line 2: column target: there is no file 'set/targets/none.tif'"):
         read(table)
     table.write_text("image,mask2\na,b")
-    with pytest.raises(DataError, match="needs columns image and target.*it has: image, mask2"):
+    with pytest.raises(DataError, match=r"needs columns image and target.*it has: image, mask2"):
         read(table)
 
 

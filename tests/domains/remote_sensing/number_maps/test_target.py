@@ -78,7 +78,10 @@ def test_where_the_image_has_nothing_is_told_apart(write_raster):
 
 
 OTHERS = {
-    "another resolution": ({"metres": 25.0}, r"pixels of 25 x 25 are not those of image.tif \(10 x 10\).*--resample-target"),
+    "another resolution": (
+        {"metres": 25.0},
+        r"pixels of 25 x 25 are not those of image.tif \(10 x 10\).*--resample-target",
+    ),
     "another place": ({"left": 900_000.0}, "lies elsewhere than image.tif"),
     "another CRS": ({"crs": "EPSG:32634"}, "is in EPSG:32634, but image.tif in EPSG:32633; reproject"),
     "no CRS": ({"crs": None}, "t.tif: has no CRS, but image.tif"),
@@ -107,7 +110,7 @@ def test_an_image_without_a_crs_beside_a_target_with_one_is_refused(write_raster
 def test_without_any_crs_sizes_must_agree(write_raster):
     image = write_raster("bare.tif", np.full((3, 12, 16), 90, np.uint8), crs=None)
     assert over(image, write_raster("same.tif", heights(), crs=None)).grid is None
-    with pytest.raises(DataError, match="16 x 10 pixels over bare.tif of 16 x 12"):
+    with pytest.raises(DataError, match=r"16 x 10 pixels over bare.tif of 16 x 12"):
         over(image, write_raster("other.tif", heights()[:, :10], crs=None))
 
 
