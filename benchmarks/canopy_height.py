@@ -5,8 +5,8 @@
 
 Trees and meadow have the same colours, so that a pixel says little of its height; crowns and shadows say it
 (`domains/remote_sensing/drawn_heights.py`). Of each seed other sites are drawn, fitted and split. The table has the
-RMSE in metres on test sites, and the difference to the best ridge regression, paired over seeds with its 95 % interval by
-Student's t. --maps keeps the map of a further site of the first seed, by `vladapt predict`.
+RMSE in metres on test sites, and the difference to the best ridge regression, paired over seeds with its 95 % interval
+by Student's t. --maps keeps the map of a further site of the first seed, by `vladapt predict`.
 
 --memory draws one raster of that side with its target, fits a small network on it, maps it and prints the most memory
 that the process had at once.

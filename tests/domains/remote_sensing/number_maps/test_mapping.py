@@ -10,7 +10,9 @@ import pytest
 from vladapt.core.contracts import Item
 from vladapt.core.errors import DataError
 
-rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+
+import rasterio
 
 from vladapt.domains.remote_sensing.number_maps import map_rasters, mapping
 
