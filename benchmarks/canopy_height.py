@@ -50,7 +50,10 @@ def heights(seeds: int, steps: int, sites: int, maps: Path | None) -> None:
     for seed in range(1, seeds + 1):
         with TemporaryDirectory() as folder:
             rows.append(fitted(seed, steps, sites, Path(folder), maps if seed == 1 else None))
-        print(f"seed {seed}: " + ", ".join(f"{name} {rows[-1].get(name, float('nan')):.3f}" for name in COLUMNS))
+        print(
+            f"seed {seed}: " + ", ".join(f"{name} {rows[-1].get(name, float('nan')):.3f}" for name in COLUMNS),
+            flush=True,
+        )
     gains = [min(row["rmse_ridge_features"], row["rmse_ridge_bands"]) - row["rmse"] for row in rows]
     half = float(t_quantile(len(rows) - 1)) * statistics.stdev(gains) / len(rows) ** 0.5
     print("\n| RMSE, m | mean | lowest | highest |\n|---|---|---|---|")
