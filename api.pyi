@@ -178,6 +178,7 @@ def search(
     domain: Domain | None = ...,
     reading: Mapping[str, Any] | None = ...,
     where: Mapping[str, str] | None = ...,
+    out: str | Path | None = ...,
     image: str | Path | None = ...,
     weight: float | None = ...,
     compose: str | None = ...,

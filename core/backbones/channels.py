@@ -10,7 +10,7 @@ repeats the three in turn with the same scale ("timm", 2019, github.com/huggingf
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..contracts.families import ROOTS
-from ..contracts.images import RGB, CropTransform, InputChannels
+from ..contracts.images import RGB, Band, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
-from .preprocessing import Preprocess
+from .preprocessing import Preprocess, normalize_
 
 SEED_LIMIT = 2**31
+UNCHANGED = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+"""Mean and standard deviation of three channels that stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,58 @@ class ChannelPreprocess(CropTransform):
             return pixels
         mean, std = (torch.tensor(side).view(-1, 1, 1) for side in (self.transform.mean, self.transform.std))
         return ((pixels * std + mean - mean.mean()) / std.mean())[: group.shape[-1]]
+
+
+@dataclass(frozen=True)
+class BandPreprocess(CropTransform):
+    """A picklable callable: image of C channels -> pixels (C, S, S) float32, each channel with its own mean and
+    standard deviation.
+
+    Args:
+        transform: resizes and crops; three channels at a time, all alike.
+        mean, std: of each channel.
+    """
+
+    transform: Preprocess
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "transform", replace(self.transform, mean=UNCHANGED[0], std=UNCHANGED[1]))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What it does, JSON-able: part of the feature store's key."""
+        statistics = {"mean": list(self.mean), "std": list(self.std)}
+        return {"transform": "bands", "of": self.transform.spec, **statistics}
+
+    def __call__(self, image: Any, seed: int | None = None) -> Tensor:
+        """(C, S, S) float32 of an array (H, W, C), uint8 or float in 0..1; of three channels a picture will do.
+
+        Raises:
+            DataError: an array of another shape or kind.
+        """
+        count = len(self.mean)
+        seed = int(torch.randint(SEED_LIMIT, ())) if seed is None and self.transform.train else seed
+        if count == RGB:
+            return normalize_(self.transform(image, seed=seed), self.mean, self.std)
+        array = np.asarray(image)
+        if isinstance(image, Image.Image) or array.ndim != 3 or array.shape[-1] != count:
+            shape = array.shape if array.ndim else type(image).__name__
+            raise DataError(f"an image of shape {shape} is not usable; give an array (H, W, {count})")
+        made = []
+        for start in range(0, count, RGB):
+            group = array[..., start : start + RGB]
+            width = group.shape[-1]
+            padded = np.pad(group, ((0, 0), (0, 0), (0, RGB - width)))
+            made.append(self.transform(np.ascontiguousarray(padded), seed=seed)[:width])
+        return normalize_(torch.cat(made), self.mean, self.std)
+
+    def with_crop(self, scale: tuple[float, float]) -> BandPreprocess:
+        return replace(self, transform=self.transform.with_crop(scale))
+
+    def without_flip(self) -> BandPreprocess:
+        return replace(self, transform=self.transform.without_flip())
 
 
 def input_layer(model: nn.Module, spec: str, count: int = RGB) -> tuple[str, nn.Conv2d]:
@@ -142,9 +196,10 @@ def divided(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Ten
 
 def facts(channels: InputChannels) -> dict[str, Any]:
     """JSON-able."""
-    return {**asdict(channels), "names": list(channels.names)}
+    return {**asdict(channels), "names": list(channels.names), "bands": [asdict(band) for band in channels.bands]}
 
 
 def channels_of(facts: Mapping[str, Any]) -> InputChannels:
     """Those that `facts` gave, trained since; KeyError or TypeError where they are damaged."""
-    return InputChannels(tuple(str(name) for name in facts["names"]), InputChannels.TRAINED, str(facts["advice"]))
+    names, bands = tuple(str(name) for name in facts["names"]), tuple(Band(**band) for band in facts.get("bands", ()))
+    return InputChannels(names, InputChannels.TRAINED, str(facts["advice"]), bands)

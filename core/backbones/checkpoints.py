@@ -44,6 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise DataError(f"{path}: holds no weights but a {type(content).__name__}; give a state dict")
+    content = _flat(content)
     state = {k: v for k, v in content.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OURS)}
     if not state:
         raise DataError(f"{path}: holds no weights; give a state dict")
@@ -51,6 +52,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key[len(prefix) :]: value for key, value in state.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _flat(content: Mapping) -> Mapping:
+    """Weights that a file holds by module (CROMA), under their whole names."""
+    if not content or not all(isinstance(part, Mapping) for part in content.values()):
+        return content
+    return {f"{name}.{key}": value for name, part in content.items() for key, value in part.items()}
 
 
 def _read_safetensors(path: Path):

@@ -1,4 +1,4 @@
-"""What backbones without a text tower share: `timm:`, `torchvision:` and modules of the user's own."""
+"""What backbones without a text tower share: `timm:`, `torchvision:`, `torchgeo:` and modules of the user's own."""
 
 from __future__ import annotations
 
@@ -142,13 +142,22 @@ class Weights:
         """What identifies them, JSON-able."""
         return f"random weights, seed {self.seed}" if self.file is None else file_digests([self.file])
 
-    def load(self, build: Callable[[], nn.Module], name: str, classifiers: Sequence[str]) -> nn.Module:
+    def load(
+        self,
+        build: Callable[[], nn.Module],
+        name: str,
+        classifiers: Sequence[str],
+        optional: Sequence[str] = (),
+        rename: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> nn.Module:
         """The encoder with these weights.
 
         Args:
             build: makes it with any.
             name: of the architecture, for messages.
             classifiers: modules of the published model that an encoder does without.
+            optional: names of weights that the file may lack.
+            rename: brings the weights of a published file to the names of the encoder.
 
         Raises:
             DataError: the file is damaged, or its weights are those of another architecture.
@@ -159,10 +168,11 @@ class Weights:
         state = {key.removeprefix(TRUNK): value for key, value in read_checkpoint(self.file).items()}
         with sized_like(self.file, TIMES), Undrawn():
             module = build()
+        state = state if rename is None else rename(module, state)
         unused = tuple(f"{each}." for each in classifiers)
         for key in [key for key in state if key.startswith(unused) and key not in module.state_dict()]:
             del state[key]
-        fit_weights(module, state, self.file, name)
+        fit_weights(module, state, self.file, name, optional)
         return module
 
 

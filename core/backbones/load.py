@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES, OFFERED, PROJECTED
-from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
+from ..contracts.images import RGB, ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
@@ -31,7 +31,7 @@ from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
-from .spec_options import MERGE, PATCHES, Patches, Reduction, split_options
+from .spec_options import MERGE, OPTIONS, PATCHES, Patches, Reduction, Resolution, SpecOption, split_options
 from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
@@ -47,11 +47,13 @@ def load_backbone(
         spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
             open_clip or transformers publish it, or of a `model.safetensors` that a training wrote. With "#merge=R" at
             the end its image tower merges R tokens in each block (`Reduction`); with "#patches=N" images keep their
-            aspect ratio, of towers that take any (`Patches`).
+            aspect ratio, of towers that take any (`Patches`); with "#res=M" a pixel is M metres on the ground, of
+            towers that want to know (`Resolution`).
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, or (height, width), where it is to differ from the
             model's own.
-        channels: of the images, where they have more than three: the image tower is widened for them.
+        channels: of the images, where they have more than three: the image tower is widened for them. Three of them
+            count where it takes bands by what they are.
 
     Raises:
         UnknownNameError: no family, architecture or tag has that name; the message has the nearest ones.
@@ -95,11 +97,16 @@ def load_backbone(
         raise missing_package(spec, family, error.name) from None
 
 
-def _with_option(spec: str, option: Reduction | Patches, device, image_size, channels) -> Backbone:
-    """The backbone of a spec whose image tower merges tokens, or takes images of any aspect ratio."""
-    name = MERGE if isinstance(option, Reduction) else PATCHES
+def _with_option(spec: str, option: SpecOption, device, image_size, channels) -> Backbone:
+    """The backbone of a spec whose image tower merges tokens, takes images of any aspect ratio, or knows how large a
+    pixel is on the ground."""
+    name = next(name for name, kind in OPTIONS.items() if isinstance(option, kind))
     whole = f"{spec}#{name}={option}"
-    backbone = load_backbone(spec, device, image_size if isinstance(option, Reduction) else None, channels)
+    backbone = load_backbone(spec, device, None if isinstance(option, Patches) else image_size, channels)
+    if isinstance(option, Resolution):
+        backbone.set_resolution(option)
+        backbone.spec = whole
+        return backbone
     for other, trained in ((MERGE, getattr(backbone, "reduction", None)), (PATCHES, getattr(backbone, "native", None))):
         if trained is not None:
             raise ConfigError(f"backbone '{whole}': was trained with #{other}={trained}, which stays; omit #{name}")
@@ -141,6 +148,8 @@ def _of_package(family: str, rest: str, image_size: ImageSize | None) -> Backbon
 def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
     """The backbone for images of these channels; one that was trained on others is refused."""
     if channels is None or (backbone.channels is not None and len(backbone.channels) == len(channels)):
+        return backbone
+    if len(channels) == RGB and not backbone.by_band:
         return backbone
     if backbone.channels is not None:
         has = ", ".join(backbone.channels.names)
@@ -222,7 +231,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     }
     if isinstance(backbone, HeadBackbone):
         state = {}  # what was learned is in the adapter's own file
-    elif backbone.channels is not None:
+    elif backbone.channels is not None and backbone.input_layer() is not None:
         layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
         state = divided(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -68,7 +68,7 @@ class TimmVitTower(_TimmHead, ImageTower):
     def __init__(self, visual: nn.Module):
         self.visual, self.trunk = visual, visual.trunk
         self.prefix = self.trunk.num_prefix_tokens
-        self.blocks = [_timm_block(block) for block in self.trunk.blocks]
+        self.blocks = [timm_block(block) for block in self.trunk.blocks]
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         return tuple(self.trunk.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:])))
@@ -116,7 +116,7 @@ class TimmVitTower(_TimmHead, ImageTower):
         return self.trunk.forward_head(self.trunk.norm(x), pre_logits=True)
 
 
-def _timm_block(block: nn.Module) -> Block:
+def timm_block(block: nn.Module) -> Block:
     return pre_norm_block(
         ln_1=block.norm1,
         qkv=block.attn.qkv,
@@ -127,7 +127,7 @@ def _timm_block(block: nn.Module) -> Block:
         scale_1=block.ls1,
         scale_2=block.ls2,
         module=block,
-        of=_timm_block,
+        of=timm_block,
     )
 
 

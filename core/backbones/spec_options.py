@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 
-MERGE, PATCHES, PLAIN = "merge", "patches", "plain"
+MERGE, PATCHES, RESOLUTION, PLAIN = "merge", "patches", "res", "plain"
 MOST_PATCHES = 65_536
 USAGE = (
     f"give #{MERGE}=R, for instance #{MERGE}=13; #{MERGE}=R:INFLECTION (-1 to 1), or #{MERGE}=R/R/R of single blocks; "
@@ -96,10 +96,44 @@ class Patches:
         return str(self.most)
 
 
-OPTIONS: dict[str, type[Reduction] | type[Patches]] = {MERGE: Reduction, PATCHES: Patches}
+@dataclass(frozen=True)
+class Resolution:
+    """How large a pixel is on the ground.
+
+    Args:
+        metres: of its side.
+    """
+
+    metres: float
+
+    @classmethod
+    def of(cls, text: str) -> Resolution:
+        """What "10" or "0.3" says.
+
+        Raises:
+            ConfigError: no such number.
+        """
+        if not re.fullmatch(r"\d{1,5}(\.\d{1,6})?", text) or float(text) == 0:
+            raise ConfigError(
+                f"#{RESOLUTION}={text}: is not usable; give the metres of a pixel on the ground, for instance "
+                f"#{RESOLUTION}=10"
+            )
+        return cls(float(text))
+
+    def __str__(self) -> str:
+        """As it stands in a spec."""
+        return f"{self.metres:g}"
 
 
-def split_options(spec: str) -> tuple[str, Reduction | Patches | None]:
+SpecOption = Reduction | Patches | Resolution
+OPTIONS: dict[str, type[Reduction] | type[Patches] | type[Resolution]] = {
+    MERGE: Reduction,
+    PATCHES: Patches,
+    RESOLUTION: Resolution,
+}
+
+
+def split_options(spec: str) -> tuple[str, SpecOption | None]:
     """A spec without what stands behind "#", and what that says. A path that exists is never split.
 
     Raises:

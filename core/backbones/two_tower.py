@@ -20,7 +20,7 @@ from ..contracts.families import JOINT
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import not_finite
-from .channels import ChannelPreprocess, input_layer, widen
+from .channels import BandPreprocess, ChannelPreprocess, input_layer, widen
 from .joint_parts import JointParts
 from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
@@ -104,7 +104,7 @@ class TwoTower(Backbone):
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False), unsized():
                 model = self.build_model()
                 if self.channels is not None:
-                    widen(model, self.spec, self.channels, self.further)
+                    self.widen_model(model)
                 if self.prompts is not None:
                     model.prompts = self.prompts
                 _check_numbers(model, self.spec)
@@ -113,11 +113,16 @@ class TwoTower(Backbone):
 
     @property
     def image_mean(self) -> tuple[float, ...]:
-        return self.transform.mean if self.channels is None else self.channels.widened(self.transform.mean)
+        return self.statistics()[0]
 
     @property
     def image_std(self) -> tuple[float, ...]:
-        return self.transform.std if self.channels is None else self.channels.widened(self.transform.std)
+        return self.statistics()[1]
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, by which pixels in 0..1 are normalised."""
+        mean, std = self.transform.mean, self.transform.std
+        return (mean, std) if self.channels is None else (self.channels.widened(mean), self.channels.widened(std))
 
     @property
     def image_size(self) -> ImageSize:
@@ -132,7 +137,7 @@ class TwoTower(Backbone):
         bias = getattr(self.model, "logit_bias", None)
         return None if bias is None else bias.reshape(())
 
-    def preprocess(self, train: bool = False) -> Preprocess | ChannelPreprocess:
+    def preprocess(self, train: bool = False) -> Preprocess | ChannelPreprocess | BandPreprocess:
         transform = replace(self.transform, train=train)
         return transform if self.channels is None else ChannelPreprocess(transform, len(self.channels))
 
@@ -143,6 +148,11 @@ class TwoTower(Backbone):
         start = InputChannels.ZERO if of_others else channels.start
         self.channels = replace(channels, start=start)
         self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
+
+    def widen_model(self, model: nn.Module) -> None:
+        """Let a model that was just built take images of `channels`, in place."""
+        assert self.channels is not None
+        widen(model, self.spec, self.channels, self.further)
 
     @property
     def least_side(self) -> int | None:

@@ -117,10 +117,12 @@ def search(
         _evaluate(index, words, scored, {**on, **how}, many, _where(where, camera), as_json)
         return
     asked = {"where": _where(where, camera), **on, **how}
-    if many:
+    if set(many) == {"out"} and words is None and how.get("image") is None:
+        raise ConfigError(f"--out {many['out']}: give words, --image or --queries FILE too")
+    if many and set(many) != {"out"}:
         _search_many(index, words, many, asked, as_json)
         return
-    result = engine_search(index, words, **asked)
+    result = engine_search(index, words, **many, **asked)
     (_print_result if as_json else _show_result)(result)
     _check_stands_out(result, strict)
 
@@ -129,9 +131,9 @@ def _search_many(index: str, words: str | None, many: dict[str, Any], asked: dic
     """Each line of `--queries`, into `--out`."""
     from ..engine.search import search_queries
 
-    if lacking := {"queries", "out"} - set(many):
+    if "out" not in many:
         there = next(iter(many))
-        raise ConfigError(f"--{there} {many[there]}: give --{lacking.pop()} FILE too")
+        raise ConfigError(f"--{there} {many[there]}: give --out FILE too")
     if words is not None:
         raise ConfigError(f"--queries {many['queries']}: holds the queries; omit {words!r}")
     done = search_queries(index, **many, **asked)
@@ -144,6 +146,7 @@ def _search_many(index: str, words: str | None, many: dict[str, Any], asked: dic
 def _print_result(result: SearchResult) -> None:
     content = {name: value for name, value in vars(result).items() if value or name != "notes"}
     content["hits"] = result.rows()
+    content |= {} if content.pop("out") is None else {"out": result.out}
     reranked, among = content.pop("reranked", None), content.pop("among_drawn", None)
     content |= {} if reranked is None else {"reranked": asdict(reranked)}
     content |= {} if among is None else {"among_drawn": {**asdict(among), "stands_out": among.stands_out}}
@@ -165,6 +168,8 @@ def _show_result(result: SearchResult) -> None:
         )
     if result.html:
         echo(f"Page: {result.html}")
+    if result.out:
+        echo(f"Written: {result.out}")
 
 
 def _check_stands_out(result: SearchResult, strict: bool) -> None:

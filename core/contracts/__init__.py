@@ -13,7 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "curator": "CAPTION_FEATURES Curator Decision IMAGE_FEATURES PairTable Survey TEXT",
         "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
-        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
+        "images": "Band CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Number "
         "Question Questions Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",

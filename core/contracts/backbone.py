@@ -84,6 +84,7 @@ class Backbone(ABC):
             towers (`core/backbones/heads.py`).
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
+        by_band: whether it takes bands by what they are, their wavelengths or names, also where there are three.
     """
 
     family: ClassVar[str] = ""
@@ -102,6 +103,7 @@ class Backbone(ABC):
     mask_token: int | None = None
     word_ids: range = range(0)
     channels: InputChannels | None = None
+    by_band: bool = False
     reduction: Any = None
     finder: Any = None
     answers: Mapping[str, Any] = MappingProxyType({})
@@ -320,6 +322,20 @@ class Backbone(ABC):
         raise CapabilityError(
             f"backbone '{self.spec}' takes images of one size, not of any aspect ratio; omit #patches, or give SigLIP "
             "2's NaFlex towers (hf:google/siglip2-base-patch16-naflex)"
+        )
+
+    def set_resolution(self, resolution: Any) -> None:
+        """Say how large a pixel is on the ground, in place, before the model is built ("SPEC#res=10").
+
+        Args:
+            resolution: a `Resolution` of `core/backbones/spec_options.py`.
+
+        Raises:
+            CapabilityError: it makes no difference to the image tower.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' does not look at the size of a pixel on the ground; omit #res, or give "
+            "Scale-MAE or Copernicus-FM of torchgeo"
         )
 
     def input_layer(self) -> nn.Module | None:

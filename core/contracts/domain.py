@@ -184,6 +184,7 @@ class Domain(ABC):
         metrics: names of metrics of its own, or their classes, that a classification reports besides the usual ones.
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
+        hit_files: suffixes of files of the domain's own that `search --out` writes, by `write_hits`.
         words: what reports and tables call "image", "images", "patient", "patients" and "image.png" -> its own word.
         judgements: task -> names of judgements of its own that are made there, besides the task's.
         searches_others: whether a search by an image leaves out what is of the image's own group, such as its patient,
@@ -204,6 +205,7 @@ class Domain(ABC):
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
     own_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    hit_files: ClassVar[tuple[str, ...]] = ()
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     searches_others: ClassVar[bool] = False
 
@@ -243,7 +245,7 @@ class Domain(ABC):
 
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
         """What images read with these options of `reading` have beyond red, green and blue, which towers are then
-        widened for; None for pictures of three channels."""
+        widened for, or which three bands they have; None for pictures of red, green and blue."""
         return None
 
     def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:
@@ -259,6 +261,16 @@ class Domain(ABC):
         """What `index` goes through, of new images as they are read. A domain of long samples divides them here, into
         items of which each part is found by itself (`part_item`)."""
         return data
+
+    def drawer(self, items: Sequence[Item], class_names: Sequence[str]) -> Callable[[int, int], Item]:
+        """What a training sees in the place of items with `Item.draw`: (row, seed) -> a sample with its target, a
+        function of both alone.
+
+        Args:
+            items: all that train, in the order of their rows.
+            class_names: what their targets are numbers of.
+        """
+        raise NotImplementedError(f"domain '{self.name}' reads samples that are drawn anew and does not draw them")
 
     def part_item(self, item: Item, part: int) -> Item | None:
         """One part of a sample as an item of its own, where `index` is to find parts by themselves (the seconds of a
@@ -354,6 +366,17 @@ class Domain(ABC):
             ConfigError, DataError: an option, or an image, that no such file can be made of.
         """
         raise NotImplementedError(f"domain '{self.name}' names files of its own and does not write them")
+
+    def write_hits(self, items: Sequence[Item], scores: Sequence[float], file: Path) -> list[str]:
+        """Write what a search found, the best first, as a file of one of `hit_files`.
+
+        Returns:
+            Sentences for the user.
+
+        Raises:
+            DataError: nothing that was found can stand in such a file, or nothing can be written there.
+        """
+        raise NotImplementedError(f"domain '{self.name}' names files of results and does not write them")
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:

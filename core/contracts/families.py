@@ -46,6 +46,13 @@ FAMILIES: dict[str, dict] = {
         "packages": ("torchvision",),
         "capabilities": OF_IMAGES - {"image_blocks"},
     },
+    "torchgeo": {
+        "spec": "torchgeo:<name>, torchgeo:<weights>, torchgeo:<name>@<file> or torchgeo:<name>@random:<seed>",
+        "what": "encoders of bands from above: DOFA, CROMA, Scale-MAE, Panopticon, Copernicus-FM, SSL4EO",
+        "extra": "torchgeo",
+        "packages": ("torchgeo",),
+        "capabilities": OF_IMAGES,
+    },
     "join": {
         "spec": "join:<image>+<text>, or a folder of `vladapt join`",
         "what": "an image tower and a text tower that were not trained together, of any families above",

@@ -47,6 +47,23 @@ def size_in_words(size: ImageSize) -> str:
 
 
 @dataclass(frozen=True)
+class Band:
+    """What is known of a band.
+
+    Args:
+        sensor, code: the sensor, and what it calls the band ("sentinel-2", "B04"); "" where they are not known.
+        common: what the band is called of any sensor ("red").
+        wavelength, bandwidth: centre and width in nm; None where they are not known.
+    """
+
+    sensor: str = ""
+    code: str = ""
+    common: str = ""
+    wavelength: float | None = None
+    bandwidth: float | None = None
+
+
+@dataclass(frozen=True)
 class InputChannels:
     """Four or more channels of an image, for towers that were trained on red, green and blue.
 
@@ -56,6 +73,7 @@ class InputChannels:
             the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
             a file of weights that were trained on these channels.
         advice: what a user can give where nothing trains them, for messages.
+        bands: what is known of each, for towers that take bands by their wavelengths or names; or none.
     """
 
     ZERO: ClassVar[str] = "zero"
@@ -67,6 +85,7 @@ class InputChannels:
     names: tuple[str, ...]
     start: str = ZERO
     advice: str = "three channels"
+    bands: tuple[Band, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -124,6 +143,7 @@ class TrainingImages:
         negative: C lists of texts that say the class is absent, where images have several labels; or None.
         templates: texts with `{}` that prompts are made of, for classes to come.
         val: samples held out, for choosing an epoch.
+        draw: (row, seed) -> the sample that an epoch sees in the place of an item, as of `Domain.drawer`; None: itself.
         workers: threads that decode where images are only encoded; None takes one per CPU core.
         amp: None, "bf16" or "fp16": the precision in which they are encoded where no tower is trained.
     """
@@ -138,6 +158,7 @@ class TrainingImages:
     negative: Sequence[Sequence[str]] | None = None
     templates: Sequence[str] = ()
     val: Sequence[Item] = ()
+    draw: Callable[[int, int], Item] | None = None
     workers: int | None = None
     amp: str | None = None
 

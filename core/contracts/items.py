@@ -61,6 +61,8 @@ class Item:
             what belongs together. By default all parts of a file stay on one side.
         unreviewed: whether a model made its target and no person has looked at it yet: it trains, and is never val or
             test.
+        draw: JSON-able: how a training draws another sample in its place, anew in each epoch (`Domain.drawer`). None:
+            it is what it is.
     """
 
     READ_BY: ClassVar[str] = "read_by"
@@ -77,6 +79,7 @@ class Item:
     split: str = ""
     apart: bool = False
     unreviewed: bool = field(default=False, repr=False)
+    draw: dict[str, Any] | None = None
 
     def with_(self, **changes) -> Item:
         return replace(self, **changes)

@@ -370,7 +370,11 @@ class QueriesOptions(EngineOptions):
         "names the file of the results",
         metavar="FILE",
     )
-    out: str | None = option(None, "file for the results of --queries, .jsonl or .csv", metavar="FILE")
+    out: str | None = option(
+        None,
+        "file for the results, .jsonl or .csv; where the index is of rasters, of one query also .gpkg",
+        metavar="FILE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from ..contracts.recipe import spec_of
 from ..contracts.shown import in_short
 from ..data.tables import csv_text
 from ..errors import CapabilityError, ConfigError, DataError
+from ..registry import load_domain
 from ..retrieval.above_chance import AmongDrawn, among_drawn, drawn_queries
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.entries import Entry
@@ -94,6 +95,7 @@ class SearchResult:
         reranked: how many candidates were ranked again by a method that looks at words and sample together, and how
             long that took; None where the vectors of the index are what is searched by.
         html: the page of pictures that was written, or None.
+        out: the file of results that was written, or None.
         among_drawn: whether the best answer to words stands out from those to drawn words; None where it is not asked.
         notes: sentences for the user.
     """
@@ -105,6 +107,7 @@ class SearchResult:
     query: dict[str, Any]
     hits: list[Hit]
     html: Path | None = None
+    out: Path | None = None
     reranked: Reranked | None = None
     among_drawn: AmongDrawn | None = None
     notes: list[str] = field(default_factory=list)
@@ -138,6 +141,7 @@ def search(
     domain: Domain | None = None,
     reading: Mapping[str, Any] | None = None,
     where: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
     **given: Any,
 ) -> SearchResult:
     """Search an index by a text, an image, or both.
@@ -151,14 +155,17 @@ def search(
         domain: a domain of your own that is not installed as a plug-in.
         reading: options of the domain's reader, in place of the index's own.
         where: name of what the index knows of its images (camera) -> the value that results have.
+        out: a file for the results, .jsonl, .csv, or of a kind that the domain of the index writes.
 
     Raises:
         ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read, or the index
-            does not know what `where` or `since` ask for.
+            does not know what `where` or `since` ask for, or `out` cannot be written.
         CapabilityError: another backbone or preprocessing than that of the index.
     """
     asked = options_from(SearchOptions, given, "search")
     _check(text, asked)
+    if out is not None:
+        _check_out(Path(out), index, domain)
     wanted, composition = Wanted(dict(where or {}), asked.since), composition_of(asked)
     opened, reader, tower, encode = opened_index(index, asked, wanted, composition, device, backbone, domain, reading)
     of_query = encode([Query(text, asked.image)])[0]
@@ -189,7 +196,33 @@ def search(
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, of_query.picture, asked.blur)
+    if out is not None:
+        result.out = Path(out)
+        result.notes += _write_out(result, Query(text, asked.image), reader)
     return result
+
+
+def _check_out(out: Path, index: str | Path, domain: Domain | None) -> None:
+    """Raise the ConfigError of a file of results of a kind that is not written."""
+    reading = RetrievalIndex.open(index).info.get("reading") or {}
+    if domain is None and reading.get("domain"):
+        domain = load_domain(reading["domain"])
+    suffixes = (*QUERY_FILES, *(() if domain is None else domain.hit_files))
+    if out.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out {out}: give a file that ends in {' or '.join(suffixes)}")
+
+
+def _write_out(result: SearchResult, query: Query, reader: ImageReader) -> list[str]:
+    """Write the results; returns sentences for the user."""
+    assert result.out is not None, "a file is asked for"
+    if result.out.suffix.lower() not in QUERY_FILES:
+        assert reader.domain is not None, "the kind of file is the domain's"
+        items, scores = [hit.entry.item() for hit in result.hits], [hit.score for hit in result.hits]
+        return reader.domain.write_hits(items, scores, result.out)
+    written = _written([(1, query)], [result.hits], result.out, first=True, with_images=query.image is not None)
+    with replacing(result.out) as part:
+        part.write_text(written, encoding="utf-8", errors="surrogatepass", newline="")
+    return []
 
 
 def _best_products(opened: RetrievalIndex, wanted: Wanted, refine: bool, queries: Tensor) -> Tensor:

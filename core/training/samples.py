@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..contracts.options import TOLERATED
-from ..errors import DataError
+from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_json
 from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
-from .sources import MixedSource, Source
+from .sources import LabelledSource, MixedSource, Source
 from .stored_teachers import StoredTeacher, stored_field
 
 LOCAL_CROPS = 8
@@ -84,38 +84,50 @@ class Samples(Dataset):
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
         if isinstance(self.source, MixedSource) and self.source.of_texts[self.source.number(row)]:
             return self._texts_alone(epoch, row)
+        source = self._drawn(epoch, row)
         made: dict[str, Any] = {}
         columns = {name: column for name in self.fields if (column := column_of(name))}
         of_losses = self.fields & self.views.keys()
         if of_losses or any(
             name.startswith("pixels") and name != "pixels_negative" for name in self.fields - columns.keys()
         ):
-            decoded = self.source.image(row)
+            decoded = source.image(row)
             made.update(self._pixels(decoded, epoch, row))
             made.update({name: self._view(name, decoded, epoch, row, name) for name in sorted(of_losses)})
         if "pixels_negative" in self.fields:
-            made["pixels_negative"] = self._view("light", self.source.negative_image(row), epoch, row, 90)
+            made["pixels_negative"] = self._view("light", source.negative_image(row), epoch, row, 90)
         for name, kind in {name: kind for name in self.fields if (kind := text_kind(name))}.items():
-            text = self.source.text(kind, row, epoch)
+            text = source.text(kind, row, epoch)
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
         for name, (read, tokenize) in self.tokenize_further.items():
-            made[name] = tokenize([str(self.source.text(TEXT_KINDS.get(read, read), row, epoch))])[0]
+            made[name] = tokenize([str(source.text(TEXT_KINDS.get(read, read), row, epoch))])[0]
         for teacher in self.stored:
             made[stored_field(teacher.place)] = teacher.of(self.source, row, epoch)
         for name, column in columns.items():
             if name.startswith("numbers."):
-                made[name] = torch.tensor(tuple(self.source.numbers(column, row)), dtype=torch.float64)  # (n,)
+                made[name] = torch.tensor(tuple(source.numbers(column, row)), dtype=torch.float64)  # (n,)
             elif name.startswith("pixels."):
-                made[name] = self._view("light", self.source.column_image(column, row), epoch, row, name)
+                made[name] = self._view("light", source.column_image(column, row), epoch, row, name)
         if "labels" in self.fields:
-            made["labels"] = torch.tensor(self.source.label(row))
+            made["labels"] = torch.tensor(source.label(row))
         if "image_ids" in self.fields:
-            made["image_ids"] = torch.tensor(self.source.image_id(row))
+            made["image_ids"] = torch.tensor(source.image_id(row))
         if "draws" in self.fields:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
             made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
+
+    def _drawn(self, epoch: int, row: int) -> Source:
+        """The source, of which the sample is drawn anew where it says so."""
+        if not isinstance(self.source, LabelledSource) or self.source.draw is None:
+            return self.source
+        if self.stored:
+            raise CapabilityError(
+                f"{self.source.name(row)}: is drawn anew in each epoch, and a teacher's features are stored of fixed "
+                "images; omit --draw-windows"
+            )
+        return self.source.drawn(row, seed_of(self.seed, epoch, row, "drawn"))
 
     def _texts_alone(self, epoch: int, row: int) -> dict[str, Any]:
         """Of a pair of texts: the sentence in the place of the image."""

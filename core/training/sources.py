@@ -221,7 +221,7 @@ class _Images:
         load: item -> decoded image.
     """
 
-    items: Sequence[Item]
+    items: Sequence[Item] | Mapping[int, Item]
     load: Callable[[Item], Decoded]
 
     def __len__(self) -> int:
@@ -243,9 +243,11 @@ class LabelledSource(_Images):
         items: each with one label, or all with several.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
+        draw: (row, seed) -> the sample that is seen in the place of an item, anew in each epoch; None: the item.
     """
 
     prompts: Sequence[Sequence[str]]
+    draw: Callable[[int, int], Item] | None = None
 
     labelled = True
 
@@ -261,6 +263,14 @@ class LabelledSource(_Images):
     @property
     def columns(self) -> Mapping[str, str]:
         return self.facts.columns
+
+    def drawn(self, row: int, seed: int) -> LabelledSource:
+        """The source of one row, the sample that is seen in its place."""
+        if self.draw is None:
+            return self
+        one = copy(self)
+        one.items = {row: self.draw(row, seed)}
+        return one
 
     def negative_image(self, row: int) -> Decoded:
         raise AssertionError("a labelled set has no negative images, and does not say it has")

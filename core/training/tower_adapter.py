@@ -320,7 +320,7 @@ class TowerAdapter(Augmented):
     def _task_of_labels(self, images: TrainingImages, prompts, labels: Tensor, backbone: Backbone) -> Task:
         """What a training on labels is about: its samples, its loss, how classes count."""
         return Task(
-            source=LabelledSource(images.items, Remembered(images.load), prompts),
+            source=LabelledSource(images.items, Remembered(images.load), prompts, images.draw),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
             class_priors=self.priors_of(labels, len(prompts)),
             view=self._view(images.train_transform, backbone),

@@ -3,17 +3,20 @@
 `--bands` takes numbers from 1 ("4,3,2"), names ("red,green,blue", "B04"), composites ("false-color") and indices
 ("ndvi"), comma-separated: one of them gives a grey picture, three a coloured one, four or more are channels that a
 tower is widened for. Several pictures of one place, of one or three channels each, are joined by "+"
-("true-color+false-color"): each is encoded by itself.
+("true-color+false-color"): each is encoded by itself. A band may be followed by its wavelength and its width in nm
+("4@842" or "4@842/115"), for towers that read bands by these.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ...core.contracts import Band
 from ...core.errors import ConfigError, DataError, did_you_mean
 
 FILE = Path(__file__).with_name("sensors.json")
@@ -32,6 +35,7 @@ INDICES: dict[str, tuple[str, str]] = {
     "ndbi": ("swir16", "nir"),
 }
 """Index -> the bands a and b of (a - b) / (a + b)."""
+WAVELENGTH = re.compile(r"(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?")
 DIFFERENCES: dict[str, tuple[str, str]] = {"vv-vh": ("vv", "vh")}
 """In dB, a ratio."""
 
@@ -46,6 +50,7 @@ class Sensor:
         orders: codes in the order in which files hold them.
         scale, offset: physical value = stored value * scale + offset, where whole numbers are stored.
         nodata: stored value that means nothing, where a file does not say; None for none.
+        wavelengths: its code of a band -> centre and width in nm.
     """
 
     name: str
@@ -54,10 +59,19 @@ class Sensor:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+    wavelengths: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def order_of(self, count: int) -> tuple[str, ...] | None:
         """Codes of a file of so many bands."""
         return next((order for order in self.orders if len(order) == count), None)
+
+    def code_of(self, name: str) -> str | None:
+        """Its code of a band, by that, by the common name, or by the number where all its files have it there."""
+        if name.isdigit():
+            there = {order[int(name) - 1] for order in self.orders if int(name) <= len(order)}
+            return there.pop() if len(there) == 1 else None
+        lower = {code.lower(): code for code in self.bands} | {common: code for code, common in self.bands.items()}
+        return lower.get(name.lower())
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,10 @@ def check_bands(text: str | int | Sequence[str | int]) -> str:
         ConfigError: no channel or two in a picture, more than three in one of several, or a band 0.
     """
     text = ",".join(map(str, text)) if isinstance(text, Sequence) and not isinstance(text, str) else str(text)
-    pictures = _split(text)
+    pictures, written = _split(text), _written(text)
+    for name, at, wave in (each.partition("@") for picture in written for each in picture):
+        if at and (not WAVELENGTH.fullmatch(wave) or name in COMPOSITES):
+            raise ConfigError(f"'{name}@{wave}': give a band and its wavelength in nm, as in 4@842 or 4@842/115")
     for picture in pictures:
         count = len(_spread(picture))
         if count in (0, 2) or (count > COLOURS and len(pictures) > 1):
@@ -97,7 +114,7 @@ def check_bands(text: str | int | Sequence[str | int]) -> str:
         for name in picture:
             if name.lstrip("-").isdigit() and int(name) < 1:
                 raise ConfigError(f"there is no band {name}; bands are counted from 1")
-    return "+".join(",".join(picture) for picture in pictures)
+    return "+".join(",".join(picture) for picture in written)
 
 
 def further_channels(text: str | None, sensor: str | None) -> tuple[str, ...] | None:
@@ -117,6 +134,37 @@ def further_channels(text: str | None, sensor: str | None) -> tuple[str, ...] | 
     if None in colours:
         return tuple(names)
     return (*colours, *[name for name in names if name not in colours])
+
+
+def named_bands(text: str | None, sensor: str | None) -> tuple[tuple[str, ...], tuple[Band, ...]]:
+    """Names of the channels of a picture of three or more, as they are read, and what is known of each; none where the
+    bands were not chosen, or make several pictures or a grey one.
+
+    Args:
+        text, sensor: as for `further_channels`.
+    """
+    pictures = _split(text or "")
+    if len(pictures) > 1 or len(_spread(pictures[0])) < COLOURS:
+        return (), ()
+    names = further_channels(text, sensor) or tuple(_spread(pictures[0]))
+    waves = {name: wave for name, _, wave in (each.partition("@") for each in _written(text or "")[0])}
+    return names, tuple(_band(name, sensor, waves.get(name, "")) for name in names)
+
+
+def _band(name: str, sensor: str | None, wave: str) -> Band:
+    """What the table of sensors knows of a band, and the wavelength that a user gave in its place."""
+    known = [sensors()[sensor]] if sensor else list(_sensors().values())
+    meant = [(each, code) for each in known if (code := each.code_of(name)) is not None]
+    facts = {(each.bands[code], each.wavelengths.get(code)) for each, code in meant}
+    common, wavelength, width = "", None, None
+    if len(facts) == 1:
+        common, (wavelength, width) = meant[0][0].bands[meant[0][1]], next(iter(facts))[1] or (None, None)
+    of_sensor = (sensor or meant[0][0].name, meant[0][1]) if len(facts) == 1 else ("", "")
+    if not common and any(name in each.bands.values() for each in known):
+        common = name
+    if given := WAVELENGTH.fullmatch(wave):
+        wavelength, width = float(given[1]), float(given[2]) if given[2] else width
+    return Band(*of_sensor, common, wavelength, width)
 
 
 def pictures_of(
@@ -170,6 +218,11 @@ def _meaning(name: str, sensor: str | None) -> str:
 
 
 def _split(text: str) -> list[list[str]]:
+    """Names of the bands of each picture, without wavelengths."""
+    return [[name.partition("@")[0] for name in picture] for picture in _written(text)]
+
+
+def _written(text: str) -> list[list[str]]:
     return [[name.strip().lower() for name in picture.split(",") if name.strip()] for picture in text.split("+")]
 
 
@@ -217,6 +270,7 @@ def _sensors() -> dict[str, Sensor]:
             facts.get("scale", 1.0),
             facts.get("offset", 0.0),
             facts.get("nodata"),
+            {code: (centre, width) for code, (centre, width) in facts.get("wavelengths", {}).items()},
         )
         for name, facts in content.items()
     }

@@ -14,9 +14,11 @@ from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, 
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
-from .bands import check_bands, further_channels, sensors
+from .bands import check_bands, further_channels, named_bands, sensors
 from .dota import is_dota, read_dota
+from .drawn_windows import GRID, WAYS, WindowDrawer, with_draws
 from .gdal import DRIVERS
+from .layers import ClassRaster, Shapes, read_layer
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .maps import MAP_FILES
@@ -24,6 +26,7 @@ from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
 from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
+from .time_series import dates_of, with_time_series
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
@@ -46,13 +49,26 @@ DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
 WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
+UNUSED_BY_DENSE = (
+    "corpus",
+    "root",
+    "group_column",
+    "min_side",
+    "window_sides",
+    "language",
+    "band_start",
+    "time_series",
+)
 """Options of the reader that change nothing for them."""
-USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
+USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
+<<<<<<< HEAD
 USED_BY_TARGETS = ("target_band", "target_nodata", "resample_target")
 NUMBERS = "pixel-regression"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
+=======
+USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
+>>>>>>> main
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +77,7 @@ class Reading(contracts.Reading):
 
     bands: str | None = option(
         None,
-        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi)",
+        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi); 4@842: at 842 nm",
         parse=check_bands,
     )
     band_start: str = option(
@@ -88,6 +104,11 @@ class Reading(contracts.Reading):
     )
     overlap: float = option(0.25, "large rasters: share of a window that the next window covers too", low=0, below=1)
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    draw_windows: str = option(
+        GRID,
+        "label layers: where windows that train lie: grid, random (drawn anew in each epoch), or balanced (by class)",
+        choices=WAYS,
+    )
     cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
@@ -99,6 +120,10 @@ class Reading(contracts.Reading):
     )
     block_size: float | None = option(
         None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
+    )
+    time_series: bool = option(
+        False,
+        "pictures of one place are one sample, whose parts they are by date: columns place and date, or dates in names",
     )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
@@ -131,6 +156,12 @@ class Reading(contracts.Reading):
         return None if names is None else InputChannels(names, self.band_start, CHANNELS_ADVICE)
 
     @property
+    def named_channels(self) -> InputChannels | None:
+        """Those of a picture of three or more whose bands were chosen, with what is known of each band."""
+        names, bands = named_bands(self.bands, self.sensor)
+        return InputChannels(names, self.band_start, CHANNELS_ADVICE, bands) if names else None
+
+    @property
     def cutting(self) -> Cutting:
         """How large rasters are cut into windows."""
         size = self.window_size or (DENSE_WINDOW if self.cut else WINDOW)
@@ -141,12 +172,14 @@ class Reading(contracts.Reading):
         rasters = any(is_raster(item.source) for item in data.items)
         kinds = {
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
+            **({} if rasters or data.blocks else {"block_size": "rasters, and tables with latitude and longitude"}),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
             **dict.fromkeys(USED_BY_TARGETS, NUMBERS),
             "window_sides": "new rasters, as vladapt index reads them",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
+            **({"time_series": "classification"} if data.kind == "captions" else {}),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -169,6 +202,7 @@ class RemoteSensing(Domain):
     tasks = ("classification", "retrieval", "detection", "segmentation", "pixel-regression")
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
+    hit_files: ClassVar = (".gpkg",)
 
     known: SceneSet | None = None
     corpus: str | None = None
@@ -202,12 +236,16 @@ class RemoteSensing(Domain):
 
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
+<<<<<<< HEAD
             known = None
         elif task == NUMBERS:
             from .number_maps import read_number_maps
 
             layer = _layer(path, reading) if reading.labels else None
             return with_stretch(read_number_maps(path, reading, reading.cutting, layer), reading.stretch)
+=======
+            data, known = with_blocks(data, reading.block_size), None
+>>>>>>> main
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         else:
@@ -217,8 +255,8 @@ class RemoteSensing(Domain):
         return with_stretch(data, reading.stretch)
 
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
-        """Those of `--bands`, where they are more than three."""
-        return self.reading_of(options).channels
+        """Those of `--bands`, where they are three or more."""
+        return self.reading_of(options).named_channels
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images, normalised as those of the fit; large rasters cut into windows where those were.
@@ -232,12 +270,37 @@ class RemoteSensing(Domain):
         """
         reading = self.reading_of(options)
         data = replace(read_unlabelled(paths, reading.formats), domain=replace(self, corpus=reading.corpus))
+        if reading.time_series:
+            return with_time_series(data, reading.formats)
         if reading.window_sides:
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
         if reading.cut:
             return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
+
+    def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
+        """A picture, or a window of a raster: FILE:left,top,width,height in pixels, FILE@left,bottom,right,top in its
+        coordinates."""
+        from .hits import read_window
+
+        data = read_window(path, self.reading_of(options))
+        return None if data is None else replace(data, domain=replace(self, corpus=self.reading_of(options).corpus))
+
+    def part_names(self, item: Item, count: int) -> Sequence[str]:
+        """The days of several dates of a place; of several composites of each none."""
+        days = dates_of(item)
+        return days if len(days) == count else ()
+
+    def write_hits(self, items: Sequence[Item], scores: Sequence[float], file: Path) -> list[str]:
+        """A GeoPackage."""
+        from .hits import write_hits
+
+        return write_hits(items, scores, file)
+
+    def drawer(self, items: Sequence[Item], class_names: Sequence[str]) -> Callable[[int, int], Item]:
+        """Windows of a large raster."""
+        return WindowDrawer(items, class_names)
 
     def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
         """A map of whole rasters: a file that is one, a folder, or a page where the run was fitted on windows."""
@@ -252,6 +315,10 @@ class RemoteSensing(Domain):
         from .maps.mapping import MapOptions, fitted_on_windows, write_maps
 
         options, given = self.reading_of(reading), use.reading or {}
+        if options.time_series:
+            raise ConfigError(
+                f"{use.run.shown}: learned from several dates of a place, so it makes no maps; omit --out"
+            )
         if not fitted_on_windows(use) and "window_size" not in given:
             raise ConfigError(
                 f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the "
@@ -357,7 +424,13 @@ class RemoteSensing(Domain):
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
-            data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
+            layer = _layer(path, reading)
+            data = read_objects(path, layer, reading, reading.cutting, task)
+        elif reading.draw_windows != GRID:
+            raise ConfigError(
+                f"--draw-windows {reading.draw_windows}: windows are drawn where a label layer says what is there; "
+                "give --labels, or omit it"
+            )
         elif is_dota(path):
             data = with_blocks(read_dota(path, reading.formats), reading.block_size)
         else:
@@ -371,6 +444,8 @@ class RemoteSensing(Domain):
         data = with_stretch(data, reading.stretch)
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
+        if reading.labels:
+            data = with_draws(data, layer, reading, path)
         return replace(data, reading={**data.reading, "cut": True, "window_size": reading.cutting.size})
 
 
@@ -387,20 +462,26 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     if path.is_file() and is_raster(path):
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
     shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-    return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
+    data = with_split_lists(read_any(path, reading.formats, **shared), path)
+    data = with_time_series(data, reading.formats) if reading.time_series else data
+    return with_blocks(data, reading.block_size)
 
 
 def _windows(path: Path, reading: Reading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
-    return read_windows(path, _layer(path, reading), reading, reading.cutting)
+    if reading.time_series:
+        raise ConfigError("--time-series: is for pictures of places, not for windows of --labels; omit one of both")
+    layer = _layer(path, reading)
+    return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading, path)
 
 
-def _layer(path: Path, reading: Reading) -> Path:
-    layer = Path(reading.labels)
-    beside = (path if path.is_dir() else path.parent) / layer
-    return layer if layer.exists() or not beside.exists() else beside
+def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:
+    file = Path(reading.labels)
+    beside = (path if path.is_dir() else path.parent) / file
+    file = file if file.exists() or not beside.exists() else beside
+    return read_layer(file, reading.label_column, reading.class_names)
 
 
 @lru_cache(maxsize=1)

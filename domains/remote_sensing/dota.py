@@ -2,12 +2,14 @@
 
 A line is x1 y1 x2 y2 x3 y3 x4 y4 category difficult; "imagesource:" and "gsd:" may stand before them ("DOTA: A
 Large-scale Dataset for Object Detection in Aerial Images", 2018, arXiv 1711.10398). A box is the upright hull of its
-four corners, which stay as its outline; difficult objects are neither learned nor counted.
+four corners, which stay as its outline; difficult objects are neither learned nor counted. Tiles of one picture, told
+by their names (P0001__1__824___0), stay on one side of a split: they overlap.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from ...core.runtime import text_lines
 from .localization.pictures import picture_size
 
 LABELS = ("labelTxt", "labelTxt-v1.5", "labelTxt-v1.0", "labelTxt-v2.0")
+TILE = re.compile(r"^(?P<picture>.+?)__\d+(?:\.\d+)?__-?\d+___-?\d+$")
+"""Name of a tile, as DOTA's own tools and mmrotate cut pictures: NAME__SCALE__LEFT___TOP."""
 HEADS = ("imagesource:", "gsd:", "acquisition dates:")
 
 
@@ -52,7 +56,8 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
                 collector.skip(shown(file, path), f"no picture {file.stem} in {folder / 'images'}")
                 continue
             before = len(collector.items)
-            collector.add_file(pictures[file.stem], shown(pictures[file.stem], path), formats, split=split)
+            where = {"split": split, "group": match["picture"] if (match := TILE.match(file.stem)) else None}
+            collector.add_file(pictures[file.stem], shown(pictures[file.stem], path), formats, **where)
             listed += [(item, _objects(file)) for item in collector.items[before:]]
     names = tuple(sorted({each.name for _, objects in listed for each in objects}))
     if not listed or not names:

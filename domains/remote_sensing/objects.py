@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.contracts import Boxes, DomainData, Item, Mask
 from ...core.errors import DataError
-from .layers import ClassRaster, Shapes, read_layer
+from .layers import ClassRaster, Shapes
 from .localization.pictures import picture_size
 from .pictures import is_raster
 from .places import files_of_item
@@ -25,13 +25,13 @@ from .windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
 DETECTION, SEGMENTATION = "detection", "segmentation"
 
 
-def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, task: str) -> DomainData:
+def read_objects(path: Path, layer: Shapes | ClassRaster, reading: Any, cutting: Cutting, task: str) -> DomainData:
     """Windows of a raster, or of all rasters of a folder, with the objects that a layer has in them, as boxes with
     outlines.
 
     Args:
         path: a raster, or a folder of rasters.
-        layer_path: areas; for masks also a raster of classes.
+        layer: areas; for masks also a raster of classes.
         reading: options of the reader: formats, the class column and names.
         cutting: how rasters are cut.
         task: "detection" or "segmentation".
@@ -39,10 +39,9 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
     Raises:
         DataError: a file cannot be read, the layer lies elsewhere, has points or, for boxes, is a raster.
     """
-    layer = read_layer(layer_path, reading.label_column, reading.class_names)
     if task == DETECTION and isinstance(layer, ClassRaster):
-        raise DataError(f"{layer_path}: a raster of classes has no boxes; give areas, or --task segmentation")
-    collector = rasters_of(path, layer_path, reading)
+        raise DataError(f"{layer.path}: a raster of classes has no boxes; give areas, or --task segmentation")
+    collector = rasters_of(path, layer.path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
     grids, words = grids_of(path, headers, cutting)
     items: list[Item] = []
@@ -54,7 +53,7 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
             if target is not None:
                 items.append(window_of(item, box).with_(target=target, group=block if words else None))
     if not any(item.target.boxes for item in items):
-        raise DataError(f"{layer_path}: covers no window of {path.name}; check that it lies in the same place")
+        raise DataError(f"{layer.path}: covers no window of {path.name}; check that it lies in the same place")
     notes = list(layer.notes)
     if words:
         notes.append(f"Splits are by place: {words}, each on one side (--block-size).")
@@ -62,6 +61,21 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
         notes.append(f"Windows that the label layer does not reach, left out: {left_out}.")
     what = {"kind": "boxes", "name": path.resolve().stem, "notes": notes, "blocks": words}
     return collector.data_set(path, reading.formats, layer.names, items=items, **what)
+
+
+def objects_in(
+    layer: Shapes | ClassRaster, item: Item, header: Header, box: Box, cutting: Cutting, task: str
+) -> Boxes | None:
+    """What a layer has in one window, as of `read_objects`; None where it says nothing.
+
+    Args:
+        layer: its shapes are those that touch the window, in the coordinates of the raster.
+        header: of the raster.
+    """
+    if isinstance(layer, Shapes):
+        of_areas = _of_areas(layer, item, header, [box], cutting, task)
+        return next(of_areas) if len(layer.geometries) else Boxes(size=(box[2], box[3]))
+    return next(_of_raster(layer, item, header, [box], cutting, task))
 
 
 def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
@@ -112,7 +126,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
 
 def _part(item: Item, box: Box) -> Item:
     if is_raster(item.source):
-        return window_of(item, box)
+        return window_of(item, box).with_(group=item.group or item.id)
     left, top, width, height = box
     decode = {**item.decode, "box": [left, top, left + width, top + height]}
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, group=item.group or item.id, apart=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,14 +14,16 @@ import numpy as np
 from ...core.contracts import DomainData, Item, Label, check_items
 from ...core.data import ItemCollector, shown, walk
 from ...core.errors import DataError
-from .layers import ClassRaster, Shapes, read_layer
+from .layers import ClassRaster, Shapes
 from .pictures import is_raster
-from .places import WINDOWS_PER_BLOCK, files_of_item, metres, metres_per_pixel
-from .rasters import Header, coordinates, corners_of, header_of
+from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, metres_per_pixel
+from .rasters import Header, corners_of, header_of
 
 MOST_WINDOWS = 2_000_000
 Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
+BlockSide = tuple[float, float]
+"""(height, width) of a block in pixels, which is whole for the coarsest raster."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Cutting:
 class _Blocks:
     """(height, width) in pixels of a block of each raster, and "blocks of 2.24 km", or "" for none."""
 
-    sides: list[tuple[int, int]]
+    sides: list[BlockSide]
     words: str
 
 
@@ -62,12 +65,12 @@ class _Cut:
     labels: np.ndarray
 
 
-def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -> DomainData:
+def read_windows(path: Path, layer: Shapes | ClassRaster, reading: Any, cutting: Cutting) -> DomainData:
     """Windows of a raster, or of all rasters of a folder, that a label layer says the class of.
 
     Args:
         path: a raster, or a folder of rasters.
-        layer_path: the layer; one inside the folder is no raster to be labelled.
+        layer: one inside the folder is no raster to be labelled.
         reading: options of the reader: formats, the class column and names.
         cutting: how rasters are cut.
 
@@ -75,16 +78,15 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
         DataError: a file cannot be read, the layer lies elsewhere, the area is smaller than two blocks, or no window
             has a class.
     """
-    layer = read_layer(layer_path, reading.label_column, reading.class_names)
-    collector = rasters_of(path, layer_path, reading)
+    collector = rasters_of(path, layer.path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
-    blocks = _blocks(path, headers, cutting)
+    blocks = blocks_of_land(path, headers, cutting)
     of_each = zip(collector.items, headers, blocks.sides, strict=True)
     cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
     items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
     if not items:
         raise DataError(
-            f"{layer_path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
+            f"{layer.path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
             "the same place, or lower --min-share"
         )
     notes = list(layer.notes)
@@ -95,6 +97,22 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
     what = {"name": path.resolve().stem, "notes": notes, "blocks": blocks.words}
     data = collector.data_set(path, reading.formats, layer.names, items=items, **what)
     return check_items(data, path)
+
+
+def class_of_window(layer: Shapes | ClassRaster, header: Header, box: Box, cutting: Cutting) -> int:
+    """The class that covers most of one window, -1 where that is too little.
+
+    Args:
+        layer: its shapes in the coordinates of the raster.
+        header: of the raster.
+    """
+    if isinstance(layer, Shapes):
+        shapes, classes = layer.geometries, layer.classes
+        return int(_labels_of_areas(shapes, classes, [box], header, len(layer.names), cutting)[0])
+    with layer.over(header) as raster:
+        places = layer.places(raster, box)
+    counts = np.bincount(places[places >= 0], minlength=len(layer.names))
+    return int(_largest(counts[None] / places.size, cutting.share)[0])
 
 
 def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
@@ -132,11 +150,11 @@ def grids_of(path: Path, headers: Sequence[Header], cutting: Cutting) -> tuple[l
     Raises:
         DataError: as for `read_windows`.
     """
-    blocks = _blocks(path, headers, cutting)
+    blocks = blocks_of_land(path, headers, cutting)
     grids = []
     for header, sides in zip(headers, blocks.sides):
-        lines = _lines(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
-        grids.append(_grid(lines, cutting, header))
+        lines = lines_of(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
+        grids.append(_grid(lines, cutting, header, sides))
     return grids, blocks.words
 
 
@@ -144,7 +162,7 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
     """A raster, or those of a folder, but for the layer.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or one has a CRS and another none, so that they cannot be divided by place.
     """
     collector, root = ItemCollector(), path if path.is_dir() else path.parent
     files = walk(path, root, collector) if path.is_dir() else [path]
@@ -154,10 +172,13 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
     if not collector.items:
         why = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
         raise DataError(f"{path}: holds no raster for {layer_path.name} to lie over{why}; give a folder of rasters")
+    if reading.block_size != 0:
+        headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
+        check_every_crs(headers, [item.source for item in collector.items])
     return collector
 
 
-def _blocks(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
+def blocks_of_land(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
     """How the land under some rasters is divided.
 
     Raises:
@@ -193,7 +214,7 @@ def _blocks_on_earth(path: Path, headers: Sequence[Header], cutting: Cutting, te
     # the same in coordinates for all rasters, and whole pixels of the coarsest, so that their lines meet
     wide = _whole(size / across * abs(headers[0].pixel[1]), [header.pixel[1] for header in headers])
     high = _whole(size / along * abs(headers[0].pixel[0]), [header.pixel[0] for header in headers])
-    sides = [(max(1, round(high / h.pixel[0])), max(1, round(wide / h.pixel[1]))) for h in headers]
+    sides = [(high / h.pixel[0], wide / h.pixel[1]) for h in headers]
     if min(map(min, sides)) < cutting.size:
         raise DataError(
             f"{path}: a block of {metres(size)} is smaller than a window of "
@@ -207,38 +228,44 @@ def _whole(length: float, steps: Sequence[float]) -> float:
     return max(1, round(length / max(steps))) * max(steps)
 
 
-def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: tuple[int, int]) -> _Cut:
+def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: BlockSide) -> _Cut:
     """The windows of a raster: on a grid inside each block, or around points."""
-    lines = _lines(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
+    lines = lines_of(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
     if isinstance(layer, ClassRaster):
-        boxes, blocks = _grid(lines, cutting, header)
+        boxes, blocks = _grid(lines, cutting, header, block)
         covered = layer.counts(item.source, files_of_item(item), boxes)
         return _Cut(item, boxes, blocks, _largest(covered, cutting.share))
     shapes = layer.on(header, item.source)
     import shapely
 
     points = shapely.get_dimensions(shapes) == 0
-    boxes, blocks, labels = _around_points(shapes[points], layer.classes[points], header, lines, cutting)
+    boxes, blocks, labels = _around_points(shapes[points], layer.classes[points], header, lines, cutting, block)
     if not points.all():
-        grid, of_grid = _grid(lines, cutting, header)
+        grid, of_grid = _grid(lines, cutting, header, block)
         boxes, blocks = [*boxes, *grid], [*blocks, *of_grid]
         of_areas = _labels_of_areas(shapes[~points], layer.classes[~points], grid, header, len(layer.names), cutting)
         labels = np.concatenate([labels, of_areas])
     return _Cut(item, boxes, blocks, labels)
 
 
-def _lines(header: Header, block: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """Rows and columns where blocks begin and the raster ends. Rasters of one CRS and grid share their lines."""
-    high, wide = block
-    a, b, c, d, e, f = header.transform or (1, 0, 0, 0, 1, 0)
-    upright = b == d == 0
-    down, right = (round(f / e) % high, round(c / a) % wide) if upright and header.crs else (0, 0)
-    rows = [0, *range(high - down if down else high, header.height, high), header.height]
-    columns = [0, *range(wide - right if right else wide, header.width, wide), header.width]
+def lines_of(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
+    """Rows and columns where blocks begin and the raster ends. Rasters of one CRS share their lines, as far as the
+    pixels of each let them."""
+    offsets, ends = _from_origin(header), (header.height, header.width)
+    rows, columns = (_marks(offset, side, end) for offset, side, end in zip(offsets, block, ends))
     return rows, columns
 
 
-def _grid(lines: tuple[list[int], list[int]], cutting: Cutting, header: Header) -> tuple[list[Box], list[str]]:
+def _marks(offset: float, side: float, end: int) -> list[int]:
+    """0, the multiples of `side` from `offset` pixels before 0 on, and the end."""
+    first, last = math.floor(offset / side) + 1, math.ceil((offset + end) / side)
+    inside = (round(number * side - offset) for number in range(first, last))
+    return [0, *(mark for mark in inside if 0 < mark < end), end]
+
+
+def _grid(
+    lines: tuple[list[int], list[int]], cutting: Cutting, header: Header, block: BlockSide
+) -> tuple[list[Box], list[str]]:
     """Windows on a grid inside each block; slivers of blocks narrower than a window have none."""
     rows, columns = lines
     least = min(cutting.size, header.height), min(cutting.size, header.width)
@@ -249,22 +276,31 @@ def _grid(lines: tuple[list[int], list[int]], cutting: Cutting, header: Header) 
             if bottom - top >= least[0] and right - left >= least[1]:
                 inside = boxes_of(bottom - top, right - left, cutting, left, top)
                 boxes += inside
-                blocks += [_block_name(header, left, top)] * len(inside)
+                blocks += [_block_name(header, left, top, block)] * len(inside)
         if len(boxes) > MOST_WINDOWS:
             raise DataError(f"more than {MOST_WINDOWS:,} windows; give a larger --window-size or a smaller --overlap")
     return boxes, blocks
 
 
-def _block_name(header: Header, left: int, top: int) -> str:
-    """Of the block that begins at a pixel: the same in all rasters that share it."""
-    if header.transform is None or not header.crs:
-        return f"block {top} {left}"
-    x, y = coordinates(header.transform, left, top)
-    return f"block {x:.6g} {y:.6g}"
+def _block_name(header: Header, left: int, top: int, block: BlockSide) -> str:
+    """Of the block that a pixel lies in: the same in all rasters that share it, also where it begins outside them."""
+    (down, right), (high, wide) = _from_origin(header), block
+    return f"block {math.floor((top + 0.5 + down) / high)} {math.floor((left + 0.5 + right) / wide)}"
+
+
+def _from_origin(header: Header) -> tuple[float, float]:
+    """Rows and columns from the origin of the coordinates to the raster; 0 where its axes are not those of the map."""
+    a, b, c, d, e, f = header.transform or (1, 0, 0, 0, 1, 0)
+    return (f / e, c / a) if b == d == 0 and header.crs else (0.0, 0.0)
 
 
 def _around_points(
-    points: np.ndarray, classes: np.ndarray, header: Header, lines: tuple[list[int], list[int]], cutting: Cutting
+    points: np.ndarray,
+    classes: np.ndarray,
+    header: Header,
+    lines: tuple[list[int], list[int]],
+    cutting: Cutting,
+    block: BlockSide,
 ) -> tuple[list[Box], list[str], np.ndarray]:
     """A window around each point, moved inside its block."""
     if not len(points):
@@ -281,7 +317,7 @@ def _around_points(
         top, high = _moved_inside(y, lines[0], cutting.size)
         left, wide = _moved_inside(x, lines[1], cutting.size)
         boxes.append((left, top, wide, high))
-        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0])))
+        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0]), block))
         labels.append(int(label))
     return boxes, blocks, np.array(labels, np.int64)
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_asked_of_many_queries_is_one_line(vladapt, texts, tmp_pa
     both = ["--queries", "queries.txt", "--out", "hits.csv"]
     for arguments, said, code in (
         (["--queries", "queries.txt"], "--queries queries.txt: give --out FILE too", 2),
-        (["--out", "hits.csv"], "--out hits.csv: give --queries FILE too", 2),
+        (["--out", "hits.csv"], "--out hits.csv: give words, --image or --queries FILE too", 2),
         (
             ["--queries", "queries.txt", "--out", "hits.xls"],
             "--out hits.xls: give a file that ends in .jsonl or .csv",

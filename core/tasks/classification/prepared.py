@@ -36,6 +36,7 @@ from ...prompts.languages import ClassWords
 from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
+from ...training.samples import seed_of
 from .resources import BaseRun, Resources
 
 
@@ -178,6 +179,7 @@ class Prepared:
         classes = len(self.class_names)
         wanted, parts = parts, parts or self.data.part_views is not None
         chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
+        chosen = chosen if shots is None else [item.with_(draw=None) for item in chosen]  # so many were labelled
         pool = self.data.split("val")
         val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
         if chosen:
@@ -252,8 +254,10 @@ class Prepared:
         if self.data.kind == "multilabel":
             against, sentences = self.negative_templates, self._sentences(self.class_names)
             negative = [sentences[name][1] if name in sentences else fill(against, name) for name in self.class_names]
+        drawn = any(item.draw for item in shots.items)
         return TrainingImages(
             items=shots.items,
+            draw=self.domain.drawer(shots.items, self.class_names) if drawn else None,
             load=self.data.load,
             train_transform=shots.augment or self.domain.transforms(self.backbone, True, self.task),
             eval_transform=self.transform,
@@ -418,5 +422,21 @@ def checked_and_split(
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])
     elif has_labels(data):
-        data = assign_splits(data, seed=seed, hashes=hashes)
+        data = _drawn_once(assign_splits(data, seed=seed, hashes=hashes), seed)
     return data, had_splits
+
+
+def _drawn_once(data: DomainData, seed: int) -> DomainData:
+    """The set whose training samples that are drawn anew in each epoch are those of one draw, for methods that encode
+    them once; those of val and test stay as they were read."""
+    places = [k for k, item in enumerate(data.items) if item.split == "train"]
+    if not any(data.items[k].draw for k in places) or data.domain is None:
+        return data
+    draw = data.domain.drawer([data.items[k] for k in places], data.class_names)
+    items = [item.with_(draw=None) for item in data.items]
+    taken = {item.id for item in items}
+    for row, k in enumerate(places):
+        drawn = draw(row, seed_of(seed, row, "drawn once"))
+        items[k] = data.items[k] if drawn.id in taken else drawn
+        taken.add(drawn.id)
+    return data.with_items(items)

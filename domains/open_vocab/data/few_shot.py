@@ -42,6 +42,8 @@ def draw_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of examples per class, 1 or more")
     if surplus not in SURPLUS:
         raise ConfigError(f"surplus '{surplus}': give one of {', '.join(SURPLUS)}")
+    if any(item.draw for item in data.split("train")):
+        raise ConfigError(f"--shots {shots}: samples are drawn anew in each epoch, so none can be chosen; omit it")
     pool = sorted((item for item in data.split("train") if item.id not in exclude), key=lambda item: item.rank(seed))
     counted = _boxes_of_class if data.kind == "boxes" else _images_of_class
     chosen = _drawn(pool, shots, len(data.class_names), counted)

@@ -108,6 +108,7 @@ def is_items_file(path: Path) -> bool:
 def _as_data(item: Item) -> dict[str, Any]:
     """The item and its target in one table, without what is empty."""
     values = {"id": item.id, "source": item.source, "decode": item.decode, "group": item.group, "split": item.split}
+    values |= {"draw": item.draw}
     if isinstance(item.target, Boxes):
         values |= _boxes_as_data(item.target)
     elif isinstance(item.target, Mask):
@@ -166,7 +167,7 @@ def _check_size(size: tuple | None) -> None:
 
 def _item(entry: dict[str, Any], kind: str) -> Item:
     target = _mask(entry) if kind == "masks" else _boxes(entry)
-    further = {name: entry[name] for name in ("decode", "group", "split") if name in entry}
+    further = {name: entry[name] for name in ("decode", "group", "split", "draw") if name in entry}
     return Item(id=entry["id"], source=Path(entry["source"]), target=target, **further)
 
 

@@ -1,1 +1,1 @@
-"""Tasks of pictures from above besides those that all domains share."""
+"""Tasks of remote sensing alone."""

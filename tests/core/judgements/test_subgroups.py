@@ -48,7 +48,9 @@ def test_zero_shot_is_counted_in_the_same_parts():
     (of,) = module._by_values(fit, "site", site, False)[0].shares.values()
     assert [(part.name, part.share, part.zero_shot) for part in of.parts] == [("north", 1, 1), ("south", 1, 0)]
     scores.zero_shot_logits = None
-    assert {part.zero_shot for part in module._by_values(fit, "site", site, False)[0].shares["Accuracy"].parts} == {None}
+    assert {part.zero_shot for part in module._by_values(fit, "site", site, False)[0].shares["Accuracy"].parts} == {
+        None
+    }
 
 
 def test_the_surest_mistakes_of_the_worst_part_are_pictured_where_parts_differ():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vladapt.core.contracts import Band
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.domains.remote_sensing.bands import check_bands, sensors
+from vladapt.core.registry import load_domain
+from vladapt.domains.remote_sensing.bands import check_bands, named_bands, sensors
 from vladapt.domains.remote_sensing.pictures import decode_raster
 
 from .conftest import numbers, values
@@ -124,3 +126,51 @@ def test_every_sensor_names_each_of_its_bands_once():
         for order in sensor.orders:
             assert set(order) <= set(sensor.bands) and len(set(order)) == len(order)
         assert len(set(sensor.bands.values())) == len(sensor.bands)
+
+
+RED = Band("sentinel-2", "B04", "red", 665, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "sensor", "names", "band"),
+    [
+        ("b04,b03,b02", None, ("b04", "b03", "b02"), RED),
+        ("red,green,blue", "sentinel-2", ("red", "green", "blue"), RED),
+        ("4,3,2,8", "eurosat", ("4", "3", "2", "8"), Band("eurosat", "B04", "red", 665, 30)),
+        ("4,3,2,8", "sentinel-2", ("4", "3", "2", "8"), Band()),  # its files have other bands in these places
+        ("nir,blue,red,green", "landsat-9", ("red", "green", "blue", "nir"), Band("landsat-9", "B4", "red", 655, 37)),
+        ("red,green,blue", None, ("red", "green", "blue"), Band("", "", "red")),  # of some sensor
+        ("1@650,2,3,4", None, ("1", "2", "3", "4"), Band("", "", "", 650.0)),
+        (
+            "red@660/25,green,blue",
+            "sentinel-2",
+            ("red", "green", "blue"),
+            Band("sentinel-2", "B04", "red", 660.0, 25.0),
+        ),
+        ("sar", None, ("vv", "vh", "vv-vh"), Band("sar", "VV", "vv")),
+    ],
+)
+def test_what_is_known_of_each_band(text, sensor, names, band):
+    channels = load_domain("remote-sensing").channels({"bands": text, "sensor": sensor})
+    assert channels.names == names and channels.bands[0] == band
+    assert (channels.names, channels.bands) == named_bands(text, sensor)
+
+
+@pytest.mark.parametrize("text", [None, "ndvi", "true-color+false-color"])
+def test_of_other_pictures_no_bands_are_told(text):
+    assert load_domain("remote-sensing").channels({"bands": text}) is None
+
+
+def test_wavelengths_are_no_part_of_names(write_raster):
+    assert check_bands("4@842,3@560/35,2") == "4@842,3@560/35,2"
+    stored = numbers(4, 6, 8)
+    file = write_raster("a.tif", stored)
+    np.testing.assert_array_equal(values(file, bands="4@842,3@560/35,2"), values(file, bands="4,3,2"))
+    for wrong in ("4@nir,3,2", "4@,3,2", "true-color@600", "4@842/,3,2"):
+        with pytest.raises(ConfigError, match="as in 4@842"):
+            check_bands(wrong)
+
+
+def test_every_band_of_an_optical_sensor_has_its_wavelength():
+    for sensor in sensors().values():
+        assert sensor.name == "sar" or set(sensor.wavelengths) == set(sensor.bands)

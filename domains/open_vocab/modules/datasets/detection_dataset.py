@@ -12,6 +12,7 @@ from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.boxes import annotated_boxes
 from ...data.chosen import choices_among, chosen_data
+from ...data.drawn_anew import DrawnAnew
 
 
 @DATASETS.register_module()
@@ -42,6 +43,7 @@ class DetectionDataset(BaseDetDataset):
     def __init__(self, *args: Any, surplus: str = "ignore", metainfo: dict[str, Any] | None = None, **options: Any):
         data = chosen_data("boxes", surplus=surplus, **choices_among(options, metainfo))
         self._items = [_sized(item, data) for item in data.items]
+        self._drawn = DrawnAnew.of(data)
         metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
         super().__init__(*args, metainfo=metainfo, **options)
 
@@ -50,6 +52,14 @@ class DetectionDataset(BaseDetDataset):
         items, self._items = self._items, []
         with_masks = any(item.target.segments for item in items)
         return [self._sample(number, item, with_masks) for number, item in enumerate(items)]
+
+    def prepare_data(self, idx: int) -> Any:
+        """A sample through the transforms; another one in its place where it is drawn anew."""
+        sample = self.get_data_info(idx)
+        if self._drawn is not None and not self.test_mode:
+            item = self._drawn(sample["img_id"])
+            sample |= self._sample(sample["img_id"], item, "mask" in (sample["instances"] or [{}])[0])
+        return self.pipeline(sample)
 
     def filter_data(self) -> list[dict[str, Any]]:
         """Without images that `filter_cfg` refuses, in training."""

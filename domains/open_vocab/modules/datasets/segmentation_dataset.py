@@ -10,6 +10,7 @@ from .....core.contracts import Item
 from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.chosen import choices_among, chosen_data
+from ...data.drawn_anew import DrawnAnew
 from ...data.masks import MaskReader, annotated_mask
 
 
@@ -57,13 +58,21 @@ class SegmentationDataset(BaseSegDataset):
                 f"{file or choice.get('path')}: its items have no table of mask values; write the file again"
             )
         self._items, self._table = data.items, data.load_mask.as_data()
+        self._drawn = DrawnAnew.of(data)
         metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
         super().__init__(metainfo=metainfo, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dict per image."""
         items, self._items = self._items, []
-        return [self._sample(item) for item in items]
+        return [{**self._sample(item), "row": row} for row, item in enumerate(items)]
+
+    def prepare_data(self, idx: int) -> Any:
+        """A sample through the transforms; another one in its place where it is drawn anew."""
+        sample = self.get_data_info(idx)
+        if self._drawn is not None and not self.test_mode:
+            sample |= self._sample(self._drawn(sample["row"]))
+        return self.pipeline(sample)
 
     def _sample(self, item: Item) -> dict[str, Any]:
         mask = annotated_mask(item)
