@@ -62,13 +62,9 @@ UNUSED_BY_DENSE = (
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
-<<<<<<< HEAD
 USED_BY_TARGETS = ("target_band", "target_nodata", "resample_target")
 NUMBERS = "pixel-regression"
-USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
-=======
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
->>>>>>> main
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,16 +232,12 @@ class RemoteSensing(Domain):
 
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
-<<<<<<< HEAD
-            known = None
+            data, known = with_blocks(data, reading.block_size), None
         elif task == NUMBERS:
             from .number_maps import read_number_maps
 
             layer = _layer(path, reading) if reading.labels else None
             return with_stretch(read_number_maps(path, reading, reading.cutting, layer), reading.stretch)
-=======
-            data, known = with_blocks(data, reading.block_size), None
->>>>>>> main
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         else:
