@@ -181,7 +181,7 @@ def fit(
     every: int = ...,
     finding: str | None = ...,
     findings: str | None = ...,
-    flip: float = ...,
+    flip: bool = ...,
     fold: int = ...,
     foreground: float = ...,
     fps: float = ...,

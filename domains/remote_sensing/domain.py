@@ -100,14 +100,14 @@ class Reading(contracts.NumberReading):
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
     draw_windows: str = option(
         GRID,
-        "label layers: where windows that train lie: grid, random (drawn anew in each epoch), or balanced (by class)",
+        "label layers: training windows on a grid, or drawn in each epoch: random, or balanced by class",
         choices=WAYS,
     )
     cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
         None,
-        "new rasters as windows of several sides, for an index that localize uses: 256,512,768",
+        "new rasters as windows of one or several sides, for an index (search, localize): 256,512,768",
         low=LEAST_SIDE,
         high=MOST_SIDE,
         parse=check_sides,
@@ -117,7 +117,7 @@ class Reading(contracts.NumberReading):
     )
     time_series: bool = option(
         False,
-        "pictures of one place are one sample, whose parts they are by date: columns place and date, or dates in names",
+        "dates of a place are parts of one sample: columns place and date, or dates in file names",
     )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
