@@ -383,8 +383,11 @@ class RemoteSensing(Domain):
         return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
-        """With the stretch of the training windows."""
-        return with_stretch(data, self.reading_of(options).stretch)
+        """With the stretch of the training windows, of a pair that of both dates."""
+        from .changes import KIND, stretched_pairs
+
+        stretch = self.reading_of(options).stretch
+        return stretched_pairs(data, stretch) if data.kind == KIND else with_stretch(data, stretch)
 
     def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Those of bands after the stretch."""
