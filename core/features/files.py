@@ -136,6 +136,25 @@ def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] 
     return features.numpy(), arrays.ids(len(features)), arrays.text("backbone")
 
 
+def load_numbers(path: str | Path) -> tuple[FeatureSet, Tensor, tuple[str, ...] | None]:
+    """A file or folder as `load_features` reads it, with `targets` (N,) in place of labels and texts.
+
+    Returns:
+        Features (N, D) without labels, their numbers (N,) float64, NaN where a row has none, and the splits as of
+        `FeatureFile`.
+
+    Raises:
+        DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
+    """
+    path = located(path)
+    arrays = _Arrays(path, _read(path), needed=("image_features", "targets"))
+    images, raw_norms, *_ = arrays.images_and_parts()
+    count = len(images)
+    of_rows = {"ids": arrays.ids(count), "groups": arrays.groups(count), "backbone": arrays.text("backbone")}
+    features = FeatureSet(features=images, labels=None, class_names=(), raw_norms=raw_norms, **of_rows)
+    return features, arrays.targets(count), arrays.split(count)
+
+
 def _read_array(path: Path) -> Tensor:
     """The only array of an `.npy`."""
     check_regular(path, "give a file of features")
@@ -413,6 +432,15 @@ class FileArrays:
             row = int(outside[0])
             raise self.error(f"labels[{row}] is {int(whole[row])}; class_names allows 0 to {classes - 1}")
         return whole.long()
+
+    def targets(self, count: int) -> Tensor:
+        """(N,) float64; NaN where there is none."""
+        targets = self._numbers("targets").double()
+        if tuple(targets.shape) != (count,):
+            raise self._error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
+        if bool(targets.isinf().any()):
+            raise self._error("targets holds infinity; give numbers, and NaN where there is none")
+        return targets
 
     def text_features(self, classes: int, width: int) -> Tensor:
         text, _ = self.features("text_features", ndim=2)

@@ -14,6 +14,7 @@ from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, 
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
+from .band_statistics import band_statistics, with_stretch
 from .bands import check_bands, further_channels, named_bands, sensors
 from .dota import is_dota, read_dota
 from .drawn_windows import GRID, WAYS, WindowDrawer, with_draws
@@ -22,14 +23,16 @@ from .layers import ClassRaster, Shapes, read_layer
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .maps import MAP_FILES
-from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
-from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
+from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects, with_bands, with_values
+from .pictures import check_stretch, decode_raster, is_raster, raster_format, valid_pixels
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .time_series import dates_of, with_time_series
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.contracts import Corruption, OwnFiles, Scorer, Use
     from ...core.runtime import Reporter
 
@@ -48,17 +51,9 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
+REGRESSION = "regression"
 WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = (
-    "corpus",
-    "root",
-    "group_column",
-    "min_side",
-    "window_sides",
-    "language",
-    "band_start",
-    "time_series",
-)
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series")
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
@@ -66,7 +61,7 @@ USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -182,7 +177,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
@@ -197,14 +192,14 @@ class RemoteSensing(Domain):
         become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
         rasters that say where they lie are split by place (`places.py`).
 
-        For retrieval, captioned images (`captions.py`).
+        For retrieval, captioned images (`captions.py`). For regression, a table with a number per image.
 
         With `labels`, a raster or a folder of rasters is cut into windows, whose classes, boxes or masks that layer
         says. Boxes and masks are also read of DOTA's folders, and of all that the domain open-vocab reads.
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection" or "segmentation".
+            task: "classification", "retrieval", "detection", "segmentation" or "regression".
             options: fields of `Reading`.
 
         Raises:
@@ -214,6 +209,7 @@ class RemoteSensing(Domain):
         """
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task == "retrieval":
             from .captions import read_captions
 
@@ -222,6 +218,8 @@ class RemoteSensing(Domain):
             data, known = with_blocks(data, reading.block_size), None
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
+        elif task == REGRESSION:
+            data, known = _numbers(path, reading), None
         else:
             data, known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -250,7 +248,8 @@ class RemoteSensing(Domain):
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
         if reading.cut:
-            return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
+            data = data if reading.channels is None else with_bands(data, reading.channels)
+            return with_values(data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)]))
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
@@ -314,9 +313,13 @@ class RemoteSensing(Domain):
         return written
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        """360 scenes of 12 kinds, 132 captioned ones, or 240 with a share of built area, drawn on demand; no
+        download."""
         from .drawn_scenes import drawn_pairs, drawn_scenes
+        from .drawn_shares import drawn_shares
 
+        if self.check_task(task) == REGRESSION:
+            return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
@@ -333,6 +336,18 @@ class RemoteSensing(Domain):
         if pixels.ndim != 3:
             raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")
         return pixels
+
+    def valid(self, path: str | Path, decode: Mapping[str, Any]) -> np.ndarray | None:
+        """Where a raster has values."""
+        return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
+
+    def from_training(self, data: DomainData, **options: Any) -> DomainData:
+        """With the stretch of the training windows."""
+        return with_stretch(data, self.reading_of(options).stretch)
+
+    def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Those of bands after the stretch."""
+        return band_statistics(items)
 
     def further_files(self, rows, data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
         """What was found in rasters, in their coordinates: `found.gpkg` of boxes, `maps/NAME.tif` of masks."""
@@ -386,8 +401,8 @@ class RemoteSensing(Domain):
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
-        if reading.channels is not None:
-            raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
+        if reading.channels is None and reading.band_start != Reading.band_start:
+            raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
             layer = _layer(path, reading)
@@ -406,8 +421,11 @@ class RemoteSensing(Domain):
             data = with_blocks(data, reading.block_size)
         if not reading.labels:
             data = cut_objects(data, reading.cutting)
-        data = data.with_items([_told(item) for item in data.items])
-        data = with_stretch(data, reading.stretch)
+        if reading.channels is not None:
+            data = with_bands(data, reading.channels)
+            if not data.items:
+                raise DataError(data.skipped[-1][1])
+        data = with_values(data.with_items([_told(item) for item in data.items]))
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
         if reading.labels:
@@ -431,6 +449,15 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     data = with_split_lists(read_any(path, reading.formats, **shared), path)
     data = with_time_series(data, reading.formats) if reading.time_series else data
     return with_blocks(data, reading.block_size)
+
+
+def _numbers(path: Path, reading: Reading) -> DomainData:
+    """Pictures with a number each; those that say where they lie are split by place."""
+    from ...core.data import read_numbers
+
+    if reading.labels:
+        raise ConfigError("--labels: a layer of classes; regression reads a table with a number per image; omit it")
+    return with_blocks(read_numbers(path, reading.formats, reading), reading.block_size)
 
 
 def _windows(path: Path, reading: Reading) -> DomainData:
