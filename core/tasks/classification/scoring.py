@@ -252,6 +252,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """The baselines and the adapted model side by side, with the interval of the adapted model and its change from
     zero-shot."""
     compared = Comparison.from_json(metrics)
+    assert compared is not None
     of_groups = f" of {plural(compared.test_groups, 'group')}" if compared.test_groups else ""
     name = compared.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
