@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,8 @@ def load_numbers(path: str | Path) -> tuple[FeatureSet, Tensor, tuple[str, ...] 
     arrays = FileArrays(path, read_arrays(path), needed=("image_features", "targets"))
     images, raw_norms, *_ = arrays.images_and_parts()
     count = len(images)
-    of_rows = {"ids": arrays.ids(count), "groups": arrays.groups(count), "backbone": arrays.text("backbone")}
-    features = FeatureSet(features=images, labels=None, class_names=(), raw_norms=raw_norms, **of_rows)
+    features = FeatureSet(images, None, ids=arrays.ids(count), groups=arrays.groups(count), raw_norms=raw_norms)
+    features = replace(features, backbone=arrays.text("backbone"))
     return features, arrays.targets(count), arrays.split(count)
 
 

@@ -51,9 +51,13 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
-REGRESSION = "regression"
-WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series")
+REGRESSION, CHANGE = "regression", "change"
+WINDOW, CHANGE_WINDOW, DENSE_WINDOW = 224, 256, 512
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series", "after")
+UNUSED_BY_CHANGE = (
+    *("corpus", "min_side", "window_sides", "language", "band_start", "overlap", "min_share", "background"),
+    *("label_column", "class_names", "cut", "time_series", "draw_windows"),
+)
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
@@ -85,9 +89,10 @@ class Reading(contracts.NumberReading):
     labels: str | None = option(
         None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference"
     )
+    after: str | None = option(None, "change: the raster of the second date, where --data is that of the first")
     window_size: int | None = option(
         None,
-        "large rasters: side of a window in pixels; by default 224, for segmentation and detection 512",
+        "large rasters: side of a window in pixels; by default 224, for change 256, boxes and masks 512",
         low=8,
         high=8192,
     )
@@ -95,14 +100,14 @@ class Reading(contracts.NumberReading):
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
     draw_windows: str = option(
         GRID,
-        "label layers: where windows that train lie: grid, random (drawn anew in each epoch), or balanced (by class)",
+        "label layers: training windows on a grid, or drawn in each epoch: random, or balanced by class",
         choices=WAYS,
     )
     cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
         None,
-        "new rasters as windows of several sides, for an index that localize uses: 256,512,768",
+        "new rasters as windows of one or several sides, for an index (search, localize): 256,512,768",
         low=LEAST_SIDE,
         high=MOST_SIDE,
         parse=check_sides,
@@ -112,7 +117,7 @@ class Reading(contracts.NumberReading):
     )
     time_series: bool = option(
         False,
-        "pictures of one place are one sample, whose parts they are by date: columns place and date, or dates in names",
+        "dates of a place are parts of one sample: columns place and date, or dates in file names",
     )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
@@ -156,6 +161,7 @@ class Reading(contracts.NumberReading):
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
             "window_sides": "new rasters, as vladapt index reads them",
+            "after": "change",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
             **({"time_series": "classification"} if data.kind == "captions" else {}),
         }
@@ -177,7 +183,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION)
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION, CHANGE)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
@@ -199,7 +205,7 @@ class RemoteSensing(Domain):
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection", "segmentation" or "regression".
+            task: "classification", "retrieval", "detection", "segmentation", "regression" or "change".
             options: fields of `Reading`.
 
         Raises:
@@ -216,6 +222,11 @@ class RemoteSensing(Domain):
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             data, known = with_blocks(data, reading.block_size), None
+        elif task == CHANGE:
+            from .changes import read_changes
+
+            self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
+            return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
         elif task == REGRESSION:
@@ -322,6 +333,10 @@ class RemoteSensing(Domain):
             return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
+        if self.check_task(task) == CHANGE:
+            from .changes import drawn_change_set
+
+            return drawn_change_set()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
@@ -395,12 +410,16 @@ class RemoteSensing(Domain):
         usual = backbone.preprocess(False)
         return EachPart(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
-    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
-        """Windows with boxes or masks."""
-        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+    @staticmethod
+    def _refuse_unused(reading: Reading, unused: Sequence[str], task: str) -> None:
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
+
+    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
+        """Windows with boxes or masks."""
+        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+        self._refuse_unused(reading, unused, task)
         if reading.channels is None and reading.band_start != Reading.band_start:
             raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
         other = load_domain(OPEN_VOCAB)

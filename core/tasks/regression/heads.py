@@ -191,10 +191,11 @@ class NumberHead(nn.Module):
         """(N,) how far the interval of each answer reaches to either side; None without intervals."""
         return None if self.intervals is None else self.intervals.half_widths(len(features), self.scales(features))
 
-    def calibrate(self, rows: NumberRows, coverage: float) -> None:
-        """Make intervals from rows that trained and chose nothing."""
+    def calibrate(self, rows: NumberRows, coverage: float) -> NumberIntervals:
+        """Make intervals from rows that trained and chose nothing, and keep them."""
         answers, scales = self.answers(rows.features), self.scales(rows.features)
         self.intervals = NumberIntervals.of_rows(answers, rows.numbers, coverage, rows.groups, scales)
+        return self.intervals
 
     # on disk ---------------------------------------------------------------------------------------------------------
 
@@ -277,11 +278,11 @@ def fit_head(
     return head, FitReport(kind, {"epochs": epochs}, chosen_on, history=history, trained_parameters=count)
 
 
-Training = tuple[str, str, HeadTraining, int]
+How = tuple[str, str, HeadTraining, int]
 """Kind of head, error, options and seed."""
 
 
-def _chosen_epochs(rows: NumberRows, how: Training) -> tuple[int, str]:
+def _chosen_epochs(rows: NumberRows, how: How) -> tuple[int, str]:
     """How many, and on what they were chosen."""
     training, seed = how[2:]
     parts = rows.held_out(seed=seed) if len(rows) >= FEWEST_ROWS else []
@@ -290,7 +291,8 @@ def _chosen_epochs(rows: NumberRows, how: Training) -> tuple[int, str]:
         return training.epochs, f"defaults: fewer than {FEWEST_ROWS} training images, or one group"
     errors = np.zeros(training.epochs + 1)
     for learned, looked_at in parts:
-        held, squared = rows.select(looked_at), []
+        held = rows.select(looked_at)
+        squared: list[float] = []
 
         def look(head: NumberHead, held: NumberRows = held, squared: list[float] = squared) -> None:
             squared.append(float((head.answers(held.features) - held.numbers).square().sum()))
@@ -302,7 +304,7 @@ def _chosen_epochs(rows: NumberRows, how: Training) -> tuple[int, str]:
 
 
 def _trained(
-    rows: NumberRows, how: Training, epochs: int, look: Callable[[NumberHead], None] = lambda head: None
+    rows: NumberRows, how: How, epochs: int, look: Callable[[NumberHead], None] = lambda head: None
 ) -> tuple[NumberHead, list[dict[str, float]]]:
     """The head after the first epochs of a whole training, and the history; `look` sees it before, and after each."""
     kind, error, training, seed = how

@@ -184,7 +184,13 @@ def prepared_images(
     if data.open_groups is not None and (fitted is None or grouping is not None):
         data = settle_groups(data, hashes, grouping)
     data, had_splits = _divided(data, split_seed, hashes, divided)
-    of = {"domain": domain.of(data), "backbone": backbone, "task": task, "store": FeatureStore(), "how": how}
+    of: dict[str, Any] = {
+        "domain": domain.of(data),
+        "backbone": backbone,
+        "task": task,
+        "store": FeatureStore(),
+        "how": how,
+    }
     return NumberImages(data=data, reporter=reporter, had_splits=had_splits, **of)
 
 
@@ -195,13 +201,14 @@ def prepared_features(path: Path, reporter: Reporter, *, split_seed: int = 0, di
         DataError: the file cannot be used.
     """
     features, numbers, split = load_numbers(path)
-    named = features.ids is not None and len(set(features.ids)) == len(features)
+    ids = features.ids or ()
+    named = len(set(ids)) == len(features)
     unit, items = features.unit, []
     for row, value in enumerate(numbers.tolist()):
         if value == value:
             decode = {"digest": hashlib.sha256(unit[row].numpy().tobytes()).hexdigest(), "row": row}
             group = None if features.groups is None else features.groups[row]
-            id_ = features.ids[row] if named else str(row)
+            id_ = ids[row] if named else str(row)
             items.append(Item(id_, path, decode, Number(value), group, "" if split is None else split[row]))
     if len(items) < 2:
         raise DataError(f"{path}: {len(items)} row with a number in targets; give two or more")

@@ -71,7 +71,7 @@ class Answers:
     def metrics(self, head: NumberHead) -> dict[str, Any]:
         """As metrics.json has them."""
         scores = {name: each.metrics() for name, each in self.sums.items()}
-        better = min(BASELINES, key=lambda name: scores[name][DECIDING])
+        better = min(BASELINES, key=lambda name: scores[name][DECIDING] or 0.0)
         groups = {} if self.sums[ADAPTED].units == len(self.rows) else {"test_groups": self.sums[ADAPTED].units}
         intervals = None
         if head.intervals is not None:

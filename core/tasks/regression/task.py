@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import Evaluated
 from ...contracts.options import option, options_from, settle
@@ -142,12 +143,12 @@ class Regression(Task):
             head.column, head.made_by = prepared.column, prepared.made_by
             if recipe.task_options["intervals"] == ADAPTIVE:
                 head.learn_errors(rows if towers is None else self._seen_by(towers, prepared, {"train": rows})["train"])
-            head.calibrate(seen["val"], recipe.task_options["interval_coverage"])
+            intervals = head.calibrate(seen["val"], recipe.task_options["interval_coverage"])
             baselines = {TRAIN_MEAN: mean_head(rows), RIDGE: fitted_ridge(rows)}
             answers = Answers.of(head, seen["test"], baselines, parts["test"])
             if not is_main():
                 return None
-            notes = [*prepared.data.notes, *prepared.notes_on_draw(recipe.shots), *report.notes, head.intervals.note]
+            notes = [*prepared.data.notes, *prepared.notes_on_draw(recipe.shots), *report.notes, intervals.note]
             metrics = answers.metrics(head)
             of = {"report": report, "metrics": metrics, "notes": notes, "seconds": time.monotonic() - started}
             info = self._info(recipe, prepared, {"train": rows, **parts}, adapter, of)
@@ -160,8 +161,8 @@ class Regression(Task):
             **metrics,
             "seconds": run.info.seconds,
         }
-        skipped = [tuple(pair) for pair in run.info.skipped]
-        counts = {"encoded": prepared.encoded, "from_store": prepared.stored}
+        skipped = [(name, reason) for name, reason in run.info.skipped]
+        counts: dict[str, Any] = {"encoded": prepared.encoded, "from_store": prepared.stored}
         return FitResult(run.path, adapter, report, metrics, summary, list(run.info.notes), skipped, **counts)
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
@@ -261,13 +262,21 @@ class Regression(Task):
     def _prepared(
         self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
     ) -> PreparedNumbers:
-        of = {"split_seed": recipe.split_seed, "divided": divided}
+        of: dict[str, Any] = {"split_seed": recipe.split_seed, "divided": divided}
         if recipe.features:
             return prepared_features(Path(recipe.features), reporter, **of)
-        data = read_data(recipe, self.domain, self.name)
-        backbone = announced(backbone_of(recipe, self.domain), reporter.info)
+        domain = self._domain
+        data = read_data(recipe, domain, self.name)
+        backbone = announced(backbone_of(recipe, domain), reporter.info)
         how = {"batch_size": encoding_batch_size(recipe), "workers": recipe.workers, "amp": recipe.amp}
-        return prepared_images(data, self.domain, self.name, backbone, reporter, how=how, fitted=fitted, **of)
+        return prepared_images(data, domain, self.name, backbone, reporter, how=how, fitted=fitted, **of)
+
+    @property
+    def _domain(self) -> Domain:
+        """What reads the images."""
+        if self.domain is None:
+            raise CapabilityError("images need a domain, which says how they are read; give --domain")
+        return self.domain
 
     def _fitted(
         self,
@@ -285,8 +294,9 @@ class Regression(Task):
             return None, *fit_head(rows, kind, error, _head_training(recipe), seed)
         if not isinstance(prepared, NumberImages):
             raise CapabilityError(f"--adapter {recipe.adapter_name}: trains on images; give --data")
+        adapter = new_adapter(recipe.adapter_name, adapter_options(recipe))
         training = Training(
-            new_adapter(recipe.adapter_name, adapter_options(recipe)),
+            adapter,
             seed,
             resume=recipe.resume and folder is not None,
             amp=recipe.amp,
@@ -294,7 +304,8 @@ class Regression(Task):
             tolerate=recipe.tolerate,
             hooks=recipe.custom_hooks,
         )
-        return train_towers(training, prepared, items, rows, recipe.task_options["error"], reporter, folder)
+        error = recipe.task_options["error"]
+        return train_towers(adapter, training, prepared, items, rows, error, reporter, folder)
 
     @staticmethod
     def _backbone(prepared: PreparedNumbers) -> Backbone | None:
@@ -420,10 +431,10 @@ class NumberPredictor:
 
     def predict_use(self, use: Use, reporter: Reporter) -> NumberPredictions:
         """Numbers of the images of a use."""
-        domain = self.task.domain
+        domain = self.task._domain
         data: DomainData = readable(images_of(domain, use.images, self.recipe.reading))
         how = {"batch_size": use.batch_size, "workers": use.workers, "amp": self.recipe.amp}
-        of = {"backbone": self.backbone, "task": self.task.name, "store": FeatureStore(), "how": how}
+        of: dict[str, Any] = {"backbone": self.backbone, "task": self.task.name, "store": FeatureStore(), "how": how}
         data.tolerate = 1.0
         prepared = NumberImages(data=data, reporter=reporter, domain=domain.of(data), **of)
         rows = prepared.rows(data.items, "images", self.towers)

@@ -60,6 +60,7 @@ def new_adapter(name: str, options: Mapping[str, Any]) -> Adapter:
 
 
 def train_towers(
+    adapter: Adapter,
     training: Training,
     prepared: NumberImages,
     items: Sequence[Item],
@@ -71,7 +72,8 @@ def train_towers(
     """The fitted adapter, whose towers a linear layer reads, and that layer.
 
     Args:
-        training: with a `new_adapter`.
+        adapter: as of `new_adapter`.
+        training: with it.
         items: training samples.
         frozen: the same as the towers see them before the training.
         error: that is minimised.
@@ -83,11 +85,11 @@ def train_towers(
     loss.start(ridge.centre, ridge.scale, ridge.linear.weight[0].detach(), float(ridge.linear.bias.detach()))
     view = Mirrored(prepared.domain.transforms(prepared.backbone, False, prepared.task))
     readable = set(frozen.ids)
-    source = ImageSource([item for item in items if item.id in readable], Remembered(prepared.data.load))
+    source: Any = ImageSource([item for item in items if item.id in readable], Remembered(prepared.data.load))
     how = {"view": view, "own": {Number.NAME: loss}}
     of = f"{len(source)} images with a number"
     report = training.fit_pairs(source, prepared.backbone, reporter, folder, of, **how)
-    return training.adapter, head_of_loss(training.name, loss), report
+    return adapter, head_of_loss(training.name, loss), report
 
 
 def adapted_by(adapter: Adapter | None, backbone: Backbone) -> Backbone | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from mmengine import Config
 
-from ....core.contracts import DomainData, Exported, ExportWishes, Recipe, Use, option, settle
+from ....core.contracts import DomainData, Exported, ExportWishes, InputChannels, Recipe, Use, option, settle
 from ....core.errors import CapabilityError, ConfigError
 from ....core.runtime import Reporter
 from ....core.tasks import ConfigTask, load_model
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..exporting.run import Form
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+RGB = 3
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 """An option of a model that names a file of weights, and its value where there is none."""
 
@@ -91,7 +92,7 @@ class ByNames(ConfigTask):
         model = self._config(recipe)["model"]
         if is_hub_node(model) and not model.get("config"):
             raise ConfigError("no model was named, whose type says what is trained; give one, --start hf:OWNER/NAME")
-        if (channels := self.domain.channels(recipe.reading)) is not None:
+        if (channels := self._further(recipe)) is not None:
             from ..plans.channels import check_channels
 
             check_channels(model, channels)
@@ -119,7 +120,7 @@ class ByNames(ConfigTask):
         described = self.described(recipe)
         stated = described if any(described.values()) else None
         options = plan_options(recipe, self.templates(recipe))
-        if (channels := self.domain.channels(recipe.reading)) is not None:
+        if (channels := self._further(recipe)) is not None:
             statistics = self.domain.channel_statistics(data.split("train"))
             options = replace(options, channels=channels, statistics=statistics)
         plan = make_plan(self._config(recipe), self.configs, options, data, stated)
@@ -178,9 +179,14 @@ class ByNames(ConfigTask):
         self._need_colours(use, "vladapt serve")
         return super().served(use, serving)
 
+    def _further(self, recipe: Recipe) -> InputChannels | None:
+        """The channels of images that have more than three."""
+        channels = self.domain.channels(recipe.reading)
+        return channels if channels is not None and len(channels) > RGB else None
+
     def _need_colours(self, use: Use, what: str) -> None:
         """Raise the CapabilityError of a run whose images have more than three channels."""
-        if (channels := self.domain.channels(self.used_again(use).reading)) is not None:
+        if (channels := self._further(self.used_again(use))) is not None:
             raise CapabilityError(
                 f"{use.run.shown}: reads the bands {', '.join(channels.names)}, and {what} takes pictures of three "
                 "channels; use vladapt predict"
