@@ -147,7 +147,7 @@ def load_numbers(path: str | Path) -> tuple[FeatureSet, Tensor, tuple[str, ...] 
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
     """
     path = located(path)
-    arrays = _Arrays(path, _read(path), needed=("image_features", "targets"))
+    arrays = FileArrays(path, read_arrays(path), needed=("image_features", "targets"))
     images, raw_norms, *_ = arrays.images_and_parts()
     count = len(images)
     features = FeatureSet(images, None, ids=arrays.ids(count), groups=arrays.groups(count), raw_norms=raw_norms)
