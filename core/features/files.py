@@ -437,9 +437,9 @@ class FileArrays:
         """(N,) float64; NaN where there is none."""
         targets = self._numbers("targets").double()
         if tuple(targets.shape) != (count,):
-            raise self._error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
+            raise self.error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
         if bool(targets.isinf().any()):
-            raise self._error("targets holds infinity; give numbers, and NaN where there is none")
+            raise self.error("targets holds infinity; give numbers, and NaN where there is none")
         return targets
 
     def text_features(self, classes: int, width: int) -> Tensor:
