@@ -357,8 +357,8 @@ class RemoteSensing(Domain):
         return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
-        """With the stretch of the training windows."""
-        return with_stretch(data, self.reading_of(options).stretch)
+        """With the stretch of the training windows, where the reader has given none."""
+        return data if "stretch" in data.reading else with_stretch(data, self.reading_of(options).stretch)
 
     def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Those of bands after the stretch."""
