@@ -9,17 +9,15 @@ expanded percentile interval).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .intervals import LEVEL, t_quantile, units_of
-from .significance import drawn_weights, percentiles
+from .intervals import LEVEL, units_of
+from .significance import drawn_weights, expanded, percentiles
 
 SAMPLES = 4000
 COUNT, ABSOLUTE, SQUARED, ABOVE, SPREAD, ERROR = range(6)
@@ -74,7 +72,7 @@ class NumberSums:
         if self.units < 2:
             return {}
         draws, value = _metrics(_drawn(self.sums, seed)), self.metrics()
-        bounds = {name: percentiles(of, _expanded(self.units, level)) for name, of in draws.items()}
+        bounds = {name: percentiles(of, expanded(self.units, level)) for name, of in draws.items()}
         return {name: list(each) for name, each in bounds.items() if each is not None and value[name] is not None}
 
     def gain(self, other: NumberSums, metric: str = "rmse", level: float = LEVEL, seed: int = 0) -> NumberGain:
@@ -93,7 +91,7 @@ class NumberSums:
         sign, interval = 1.0 if metric.startswith("r2") else -1.0, None
         if self.units > 1:
             drawn, of_other = (_metrics(_drawn(each.sums, seed))[metric] for each in (self, other))  # the same draws
-            bounds = percentiles(sign * (drawn - of_other), _expanded(self.units, level))
+            bounds = percentiles(sign * (drawn - of_other), expanded(self.units, level))
             interval = None if bounds is None else list(bounds)
         return NumberGain(metric, sign * float(mine - others), interval, self.units)
 
@@ -142,11 +140,3 @@ def _metrics(sums: Tensor) -> dict[str, Tensor]:
 def _drawn(sums: Tensor, seed: int) -> Tensor:
     """(S, 6) sums over units drawn with replacement."""
     return torch.cat([weight.double() @ sums for weight in drawn_weights(len(sums), None, SAMPLES, seed)])
-
-
-def _expanded(units: int, level: float) -> float:
-    """The level whose percentiles are those of Student's t, of so many units."""
-    from scipy.special import ndtr
-
-    reach = math.sqrt(units / (units - 1)) * float(t_quantile(np.float64(units - 1), level))
-    return float(1 - 2 * ndtr(-reach))

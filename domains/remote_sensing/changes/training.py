@@ -30,7 +30,8 @@ DIVISOR = 32
 """Of a tile's side: coarsest maps have a stride of 32."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by which ResNets are fed."""
-NORM = {"type": "GN", "num_groups": 8, "requires_grad": True}
+GROUPS = 4
+"""Of group norms in heads; one channel alone has no deviation on a map of one cell."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 RESNET_WIDTHS = {18: 1, 34: 1, 50: 4, 101: 4}
 """By which the stages of a ResNet are wider than 64, 128, 256 and 512."""
@@ -203,7 +204,7 @@ def _head(options: ChangeOptions, encoder: Encoder) -> dict[str, Any]:
         "channels": channels,
         "num_classes": 2,
         "dropout_ratio": 0.1,
-        "norm_cfg": NORM,
+        "norm_cfg": {"type": "GN", "num_groups": GROUPS, "requires_grad": True},
         "align_corners": False,
         "loss_decode": {"type": "mmseg.CrossEntropyLoss"},
     }

@@ -174,17 +174,13 @@ def parts_of(
     Args:
         channels: of the images.
     """
-    norm, width = {"type": "GN", "num_groups": math.gcd(options.width, GROUPS), "requires_grad": True}, options.width
+    width, groups = options.width, math.gcd(options.width, GROUPS)
+    groups = groups // 2 if groups == width else groups  # a group of one channel has no deviation on a map of one cell
+    norm = {"type": "GN", "num_groups": groups, "requires_grad": True}
     head: dict[str, Any] = {"channels": width, "dropout_ratio": 0.0, "norm_cfg": norm, "align_corners": False}
     if options.encoder == "unet":
         _check_start(asked.channels, options.encoder)
-        base = math.gcd(width, GROUPS)
-        encoder = {
-            "type": "mmseg.UNet",
-            "in_channels": channels,
-            "base_channels": width,
-            "norm_cfg": {**norm, "num_groups": base},
-        }
+        encoder = {"type": "mmseg.UNet", "in_channels": channels, "base_channels": width, "norm_cfg": norm}
         return encoder, None, {"type": "mmseg.FCNHead", **head, "in_channels": width, "in_index": 4, "num_convs": 1}
     if options.encoder == TOWER:
         encoder, outputs, strides = _tower(options, channels, backbone, asked)
