@@ -1,4 +1,4 @@
-"""Does an image with words find more than either alone? The proof in docs/retrieval.md.
+"""Does an image with words find more than either alone? The proof in docs/measurements/retrieval.md.
 
     python benchmarks/composed_queries.py [--seeds 0,1,2] [--scores FILE]
 

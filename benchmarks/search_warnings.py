@@ -1,4 +1,4 @@
-"""How often does a search warn of its best answer? The table of docs/retrieval.md.
+"""How often does a search warn of its best answer? The table of docs/measurements/retrieval.md.
 
     python benchmarks/search_warnings.py [--seeds 0,1,2] [--steps 600] [--features FOLDER] [--index FOLDER]
 
@@ -9,7 +9,7 @@ cent, means over seeds, plus or minus half of a 95 % interval by Student's t. Wh
 earlier call is not encoded again.
 
 An index of pictures with captions is asked with these, too. How far an answer rises was chosen on the first two
-captions of each picture of COCO (docs/retrieval.md), so these are left out.
+captions of each picture of COCO (docs/measurements/retrieval.md), so these are left out.
 """
 
 from __future__ import annotations

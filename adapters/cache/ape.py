@@ -1,4 +1,7 @@
-"""APE: a cache on discriminative channels, each key weighted by how far its zero-shot prediction is from its label."""
+"""APE: a cache on discriminative channels, each key weighted by how far its zero-shot prediction is from its label.
+
+Take it for an answer in a second with few shots.
+"""
 
 from __future__ import annotations
 

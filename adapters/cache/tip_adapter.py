@@ -1,4 +1,7 @@
-"""Tip-Adapter: a key-value cache of the support, added to zero-shot; nothing is trained."""
+"""Tip-Adapter: a key-value cache of the support, added to zero-shot; nothing is trained.
+
+Take it for an answer in a second with few shots, where keys of another tower are at hand, or as the usual baseline.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Cross-modal linear probe: a linear head trained on images, and on the class prompts as if they were images too."""
+"""Cross-modal linear probe: a linear head trained on images, and on the class prompts as if they were images too.
+
+Take it for the best few-shot numbers where minutes do not matter: it trains a grid of 12 settings.
+"""
 
 from __future__ import annotations
 

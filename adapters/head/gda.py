@@ -1,4 +1,7 @@
-"""GDA: classes as Gaussians with a shared covariance, added to the zero-shot scores; nothing is trained."""
+"""GDA: classes as Gaussians with a shared covariance, added to the zero-shot scores; nothing is trained.
+
+Take it from 4 shots on: an answer in a second, hard to beat with 16. It needs several images per class, or views.
+"""
 
 from __future__ import annotations
 

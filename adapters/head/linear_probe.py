@@ -1,4 +1,7 @@
-"""Linear probe: logistic regression on image features, without the text."""
+"""Linear probe: logistic regression on image features, without the text.
+
+Take it as the baseline, with 16 shots and more, or where there is no text tower.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Nearest class mean: the class whose mean feature is nearest, without the text; nothing is trained."""
+"""Nearest class mean: the class whose mean feature is nearest, without the text; nothing is trained.
+
+Take it where there is no text and nothing may be chosen.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ridge: least squares of the class indicators with a penalty on the weights, in closed form, without the text."""
+"""Ridge: least squares of the class indicators with a penalty on the weights, in closed form, without the text.
+
+Take it where texts say little, with 16 shots and more; it is in closed form.
+"""
 
 from __future__ import annotations
 

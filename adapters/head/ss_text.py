@@ -1,4 +1,7 @@
-"""SS-Text: class weights in closed form, the text plus the sum of the shots; nothing is trained or chosen."""
+"""SS-Text: class weights in closed form, the text plus the sum of the shots; nothing is trained or chosen.
+
+Take it without validation images and for any number of images per class.
+"""
 
 from __future__ import annotations
 

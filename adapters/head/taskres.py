@@ -1,4 +1,7 @@
-"""TaskRes: a residual learned on top of the text features."""
+"""TaskRes: a residual learned on top of the text features.
+
+Take it for the best few-shot numbers on frozen features; it chooses nothing on validation images.
+"""
 
 from __future__ import annotations
 

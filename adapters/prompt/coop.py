@@ -1,4 +1,7 @@
-"""CoOp: learned context vectors around the class names, with both towers frozen."""
+"""CoOp: learned context vectors around the class names, with both towers frozen.
+
+Take it where classes are to be added later, with a GPU or patience, and to compare with papers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""KgCoOp: a learned context that is kept near the frozen text tower's features of the classes."""
+"""KgCoOp: a learned context that is kept near the frozen text tower's features of the classes.
+
+Take it where classes are to be added later: it stays near what the text tower knows.
+"""
 
 from __future__ import annotations
 

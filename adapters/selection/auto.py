@@ -1,4 +1,7 @@
-"""Auto: judges fast methods on held-out parts of the support, and takes one of them."""
+"""Auto: judges fast methods on held-out parts of the support, and takes one of them.
+
+Take it where no method is in mind: it is the default.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""StatA: classifies all test images together, by Gaussians that stay near the text where a class has few images."""
+"""StatA: classifies all test images together, by Gaussians that stay near the text where a class has few images.
+
+Take it where all images to be classified are at hand and only few of the classes may occur among them.
+"""
 
 from __future__ import annotations
 

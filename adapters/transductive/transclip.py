@@ -1,4 +1,7 @@
-"""TransCLIP: classifies all test images together, by text, by a Gaussian mixture and by their neighbours."""
+"""TransCLIP: classifies all test images together, by text, by a Gaussian mixture and by their neighbours.
+
+Take it where all images to be classified are at hand and all classes occur among them. It does harm where few do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ZLaP: labels are propagated from the texts over a graph of the images' nearest neighbours."""
+"""ZLaP: labels are propagated from the texts over a graph of the images' nearest neighbours.
+
+Take it without labels where all images to be classified are at hand and all classes occur among them.
+"""
 
 from __future__ import annotations
 

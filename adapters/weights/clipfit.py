@@ -1,4 +1,7 @@
-"""CLIPFit: fine-tunes a few parameters that both towers already have: biases of the text and norms of the image."""
+"""CLIPFit: fine-tunes a few parameters that both towers already have: biases of the text and norms of the image.
+
+Take it for images unlike what the towers know, at less cost than `lora`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fine-tuning of whole towers, or of their last layers, on labelled images or pairs."""
+"""Fine-tuning of whole towers, or of their last layers, on labelled images or pairs.
+
+Take it for images unlike anything the towers know, where there are many of them and a GPU.
+"""
 
 from __future__ import annotations
 

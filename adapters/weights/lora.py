@@ -1,4 +1,7 @@
-"""CLIP-LoRA: low-rank updates of the attention of both towers, trained on a few labelled images."""
+"""CLIP-LoRA: low-rank updates of the attention of both towers, trained on a few labelled images.
+
+Take it for images unlike anything the towers know, with a GPU or a small set.
+"""
 
 from __future__ import annotations
 

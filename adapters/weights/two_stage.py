@@ -1,4 +1,7 @@
-"""2SFS: trains a few parameters of both towers first, then only a classifier on the tuned towers."""
+"""2SFS: trains a few parameters of both towers first, then only a classifier on the tuned towers.
+
+Take it for images unlike what the towers know: its settings are the same for every set.
+"""
 
 from __future__ import annotations
 

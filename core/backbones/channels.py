@@ -173,11 +173,8 @@ def widen(model: nn.Module, spec: str, channels: InputChannels, further: Tensor 
     if further is not None and tuple(further.shape) != shape:
         has = f"further channels of shape {tuple(further.shape)}"
         raise DataError(f"backbone '{spec}': {has} where {shape} are needed; copy it again")
-    if further is None and channels.start == InputChannels.MEAN:
-        rgb = rgb * (RGB / count)
-        further = rgb.mean(dim=1, keepdim=True).expand(shape)
-    further = rgb.new_zeros(shape) if further is None else further.to(rgb)
-    layer.weight = nn.Parameter(torch.cat([rgb, further], dim=1), requires_grad=layer.weight.requires_grad)
+    weights = channels.first_layer(rgb) if further is None else torch.cat([rgb, further.to(rgb)], dim=1)
+    layer.weight = nn.Parameter(weights, requires_grad=layer.weight.requires_grad)
     layer.in_channels = count
     parent = model.get_submodule(name.rpartition(".")[0])
     if getattr(parent, "num_channels", None) == RGB:  # by which transformers checks its inputs

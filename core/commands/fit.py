@@ -189,7 +189,7 @@ def evaluate(
     limits = parse_limits(fail_under) if fail_under is not None else ()
     opened = Run.open(run)
     task = task_of_run(opened)
-    check_asked(limits, judges_at(task, EVAL, how))
+    check_asked(limits, judges_at(task, EVAL, how), opened.metrics)
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))

@@ -100,7 +100,7 @@ class NumberIntervals:
         if self.unbounded:
             return (
                 f"No {self.coverage:.0%} intervals: they are calibrated on val, which has {of}; at least "
-                f"{fewest_rows(self.coverage)} are needed. Give more data, or a lower --coverage."
+                f"{fewest_rows(self.coverage)} are needed. Give more data, or ask for a lower coverage."
             )
         low, high = coverage_range(units, self.coverage)
         return (

@@ -11,7 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "corruption": "Corruption",
         "curator": "CAPTION_FEATURES Curator Decision IMAGE_FEATURES PairTable Survey TEXT",
-        "domain": "Domain Evaluation Finding MaskScorer Metric OwnFiles Reading Scorer",
+        "domain": "Domain Evaluation Finding MaskScorer Metric NumberReading OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "Band CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Number "

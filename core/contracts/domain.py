@@ -46,6 +46,20 @@ class Reading:
         settle(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberReading(Reading):
+    """Of a domain whose images may have numbers."""
+
+    target_column: str | None = option(
+        None, "regression: the column of the number; by default found by the usual names (target, value, height, ...)"
+    )
+
+    def check_column(self, task: str) -> None:
+        """Raise the ConfigError of a column of numbers that is named for another task than regression."""
+        if self.target_column is not None and task != "regression":
+            raise ConfigError(f"--target-column {self.target_column}: is for --task regression; omit it")
+
+
 @dataclass
 class Evaluation:
     """How well a model of a domain's own does, and what a report shows of it.
@@ -301,6 +315,33 @@ class Domain(ABC):
 
         Raises:
             DataError: it cannot be decoded.
+        """
+        return None
+
+    def valid(self, path: str | Path, decode: Mapping[str, Any]) -> np.ndarray | None:
+        """Where what `decode` shows has values, (H, W) bool. Pixels without one (nodata of a raster) are neither
+        learned nor named. None: all have one.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return None
+
+    def from_training(self, data: DomainData, **options) -> DomainData:
+        """A set whose splits are assigned, with what is computed of its training samples alone (the ranges that pixels
+        are stretched from). What new images need of it is in `DomainData.reading`.
+
+        Args:
+            options: fields of `reading`.
+        """
+        return data
+
+    def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of each channel of samples, of values in 0..1; None: those of the tower are
+        taken.
+
+        Raises:
+            DataError: none of them can be read.
         """
         return None
 

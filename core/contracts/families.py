@@ -6,6 +6,7 @@ from typing import Any
 
 FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 PROJECTED = "projected"
+STORED = "stored"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -63,6 +64,13 @@ FAMILIES: dict[str, dict] = {
     PROJECTED: {
         "spec": "projected:<model.safetensors>",
         "what": "a trained model, seen through what its loss finds images and texts by (M-FLAG's projectors)",
+        "extra": "all",
+        "packages": (),
+        "capabilities": frozenset(),
+    },
+    STORED: {
+        "spec": "stored:<features file of image-text pairs>",
+        "what": "features that were made before, looked up; new images and words are refused",
         "extra": "all",
         "packages": (),
         "capabilities": frozenset(),

@@ -99,6 +99,15 @@ class InputChannels:
         """Means or deviations of red, green and blue -> of all channels, further ones with the mean of these."""
         return (*values, *[sum(values) / RGB] * (len(self) - RGB))
 
+    def first_layer(self, rgb: Tensor) -> Tensor:
+        """Weights (W, 3, k, k) of a layer that was trained on red, green and blue -> (W, C, k, k), started so."""
+        weights = rgb.new_zeros((len(rgb), len(self), *rgb.shape[2:]))
+        weights[:, :RGB] = rgb
+        if self.start == self.MEAN:
+            weights[:, RGB:] = rgb.mean(dim=1, keepdim=True)
+            weights *= RGB / len(self)
+        return weights
+
 
 class CropTransform(ABC):
     """Base of transforms whose random crop can be changed; a method that publishes another crop asks for it."""

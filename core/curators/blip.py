@@ -25,6 +25,9 @@ class Blip(Curator):
     same way, so that an image whose text is noisy stays with a caption that is not: `captions`, with the columns that
     `curate caption --matcher` writes.
 
+    It reads the pixels of every pair: use a GPU for `curate score`, or `clip-score` as the cheap stand-in. A text
+    without a score goes.
+
     Example:
         >>> build_curator("blip").decide_all(pairs).keep.sum()
         57

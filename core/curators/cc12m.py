@@ -82,9 +82,11 @@ class CC12M(CaptionFilter):
     asked that images are JPEG, as both sets did.
 
     A table of hypernyms ("Obama", "politician") saves captions whose names are rare: words are counted as what they
-    stand for. `rewrite` also writes captions so, as CC3M did, and `persons` puts <PERSON> in place of names of persons,
-    as CC12M did; the texts of the pairs stay as they are, and decisions hold the others. CC3M's knowledge graph, and
-    what else it took out of captions, such as dates and places, are not public.
+    stand for. `rewrite` also writes captions so, as CC3M did, and `persons` puts `<PERSON>` in place of names of
+    persons, as CC12M did; the texts of the pairs stay as they are, and decisions hold the others. CC3M's knowledge
+    graph, and what else it took out of captions, such as dates and places, are not public.
+
+    Rare words are counted in the pool, and a small pool loses most captions by them: set `rare=2`, or 0.
 
     Example:
         >>> build_curator("cc12m", rare=5).decide_all(pairs).keep.sum()

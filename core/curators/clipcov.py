@@ -41,6 +41,9 @@ class Clipcov(Curator):
     Picks cost one pass over a class per refresh, so that the time grows with the pairs and not with its square; the
     first scores need |V|^2 similarities per class, in blocks.
 
+    For 5 to 10 % of a pool where the classes of the task are known: `classes` is a file of `vladapt embed` with
+    `text_features`, or a folder of `embed --captions` over class names. One huge class decides its time.
+
     Example:
         >>> build_curator("clipcov", classes="classes.safetensors", fraction=0.1).decide_all(pairs).keep.sum()
         100

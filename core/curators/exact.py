@@ -23,6 +23,8 @@ class Exact(Curator):
     Pairs without a digest are nobody's copies. Nothing but equality ties pairs: what is alike to an encoder is the
     subject of `sem-dedup`.
 
+    The same image with another caption is a copy, unless `same_caption` says otherwise.
+
     Example:
         >>> build_curator("exact").decide_all(pairs).keep.sum()
         950

@@ -40,6 +40,8 @@ class GotD(Curator):
     10,000 rows of 512 numbers, and there are tens of them. A few thousand rows of a large target are enough.
     Below a regularisation of 0.02 it computes in float64, and takes more iterations.
 
+    For a pool and unlabelled data of the task.
+
     Example:
         >>> build_curator("got-d", target="target.safetensors", fraction=0.1).decide_all(pairs).keep.sum()
         100

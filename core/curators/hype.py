@@ -41,6 +41,8 @@ class Hype(Curator):
     sum of both specificities, of the similarity (the Lorentzian distance, negative), and of columns with further
     scores: its authors add the CLIP score and a score of ImageNet's clusters.
 
+    The authors' weights are for non-commercial use and are not included.
+
     Example:
         >>> hype = build_curator("hype", reference_images="images.npy", reference_texts="texts.npy", curvature=0.1)
         >>> hype.decide_all(pairs).keep.sum()

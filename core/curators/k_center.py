@@ -25,6 +25,8 @@ class KCenter(Curator):
     all others, so that filters come first. N pairs of which k are kept take N k products: 10,000 of a million
     pairs half an hour of a core.
 
+    For a clean pool that is to be covered.
+
     Example:
         >>> build_curator("k-center", fraction=0.1).decide_all(pairs).keep.sum()
         100

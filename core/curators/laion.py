@@ -31,6 +31,8 @@ class Laion(CaptionFilter):
     of images known to be illegal, for which LAION-5B was withdrawn in 2023 and published anew in 2024 (Re-LAION-5B).
     Copies, by URL and text in LAION, are for the stage dedup.
 
+    No filter makes a set of web images safe; `vladapt curate remove --hashes` takes a hotline's list.
+
     Example:
         >>> build_curator("laion", column="similarity", encoder="ViT-B-32 openai").decide_all(pairs).keep.sum()
         171

@@ -43,6 +43,9 @@ class M4(Curator):
     A mean near Q leaves no room: what the weights cannot reach is told, with the moments before and after. Removing
     about 10 % (mean 0.9) is what the paper does. A pair is kept with probability q, or, with `weights`, weighted.
 
+    Attributes read from words are attributes of texts, not of people, and balancing them does not make a model
+    fair.
+
     Example:
         >>> m4 = build_curator("m4", attributes="woman", labels="nurse,pilot", words="words.json")
         >>> m4.decide_all(pairs).keep.mean()

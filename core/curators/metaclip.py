@@ -36,6 +36,10 @@ class Metaclip(Curator):
 
     Balance last: after downloading, removing of copies and filters, or t is too small.
 
+    The authors' own list is not free for commercial use. The limit belongs to 400 million pairs: lower it for a
+    small pool, or give `tail_share`. Case counts, and `, . ; : ? !` and backquotes are set apart in texts: "u.s."
+    never matches, and a note counts such entries.
+
     Example:
         >>> build_curator("metaclip", metadata="entries.txt", limit=200).decide_all(pairs).keep.sum()
         412

@@ -33,6 +33,8 @@ class Near(Curator):
 
     Features never tie pairs that hashes do not: semantic neighbours, such as two radiographs, are no copies.
 
+    Hashes do not survive crops, borders or mirroring.
+
     Example:
         >>> build_curator("near", distance=6).decide_all(pairs).keep.sum()
         900

@@ -26,6 +26,8 @@ class Prototypes(Curator):
     share of an equal part of all that is kept, or the whole of a smaller cluster. The other places go to the first of
     all the rest.
 
+    The hardest pairs of a set that was not cleaned are its errors.
+
     Example:
         >>> build_curator("prototypes", fraction=0.5).decide_all(pairs).keep.sum()
         500

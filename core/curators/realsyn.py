@@ -29,6 +29,8 @@ class Realsyn(Curator):
     none. One cluster per 168 pairs is published too; of a million pairs that takes an hour of a core.
     Centroids are learned from a million pairs, or 39 per cluster where that is more, which are held in memory.
 
+    Look at the distribution of your own encoder before a window is chosen.
+
     Example:
         >>> build_curator("realsyn", low=0.2, high=0.4, most=20).decide_all(pairs).keep.sum()
         280

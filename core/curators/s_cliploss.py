@@ -44,6 +44,10 @@ class SCLIPLoss(Curator):
     Batches are cut from the order of the hash of id, seed and number of the pass, all as long as each other: in the
     released code the last of a file is shorter, and its scores are higher for that alone.
 
+    The first filter to try: there is no threshold to tune. `temperature` is that of the encoder: 0.01 for OpenAI's
+    CLIP, 0.07 for DFN's. A million pairs of 512 numbers take about 14 minutes of one core per pass, of which there
+    are 10.
+
     Example:
         >>> build_curator("s-cliploss", passes=5).decide_all(pairs).keep.sum()
         300

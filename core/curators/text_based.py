@@ -24,6 +24,8 @@ class TextBased(CaptionFilter):
     up as it stands and then in small letters, or from NLTK's WordNet, which also takes "dogs" for "dog". Only the first
     synset of a word counts, its most frequent sense.
 
+    `entities` has a WordNet offset per line; `synsets` word, tab, offset, or JSON.
+
     Example:
         >>> build_curator("text-based", entities="imagenet21k.txt", synsets="synsets.json").decide_all(pairs).keep.sum()
         98

@@ -26,6 +26,8 @@ class TlDr(Curator):
     the features that the pairs come with: the paper's codebook, a captioner with a quantiser, is not trained here, nor
     does it write second captions; `curate caption` does.
 
+    For a redundant pool where no class names are known.
+
     Example:
         >>> build_curator("tl-dr", every=5, better=0.5).decide_all(pairs).keep.sum()
         100

@@ -22,6 +22,7 @@ __getattr__, __dir__ = lazy_exports(
         "links": "stays_inside",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",
+        "number_tables": "read_numbers",
         "nearest": "faiss_library nearest_rows",
         "pairs.captions": "CaptionSampler generator_of",
         "pairs.pair_set": "Pair PairSet StoredImages",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import Captions, DomainData, Target, check_items
+from ..contracts.items import Captions, DomainData, Number, Target, check_items
 from ..errors import DataError, did_you_mean
 from .class_folders import Layout
 from .files import Format, ItemCollector, locate, shown
@@ -23,6 +23,8 @@ from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
 
+NUMBERS = "numbers"
+"""Kind of a set with one number per image."""
 CAPTION_COLUMNS = ("caption", "captions", "report", "report_text", "findings", "impression")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
 NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed0")
@@ -56,8 +58,20 @@ def read_manifest(
     """
     path = Path(path)
     table = read_table(path)
-    columns = _Columns(table, label_column, group_column)
-    labels = _labels(table, columns, class_names)
+    columns = TableColumns(table, label_column, group_column)
+    return data_of_table(table, columns, _labels(table, columns, class_names), formats, root, group_column)
+
+
+def data_of_table(
+    table: Table,
+    columns: TableColumns,
+    labels: RowLabels,
+    formats: Sequence[Format],
+    root: str | Path | None,
+    group_column: str,
+) -> DomainData:
+    """The set of a table whose rows have these targets; arguments and errors as of `read_manifest`."""
+    path = table.path
     roots = [Path(root)] if root is not None else [path.parent, path.parent / "images"]
     classes = [() if target is None else target.classes() for target in labels.per_row]
     names = [row.text(columns.image) for row in table.rows]
@@ -83,7 +97,7 @@ def has_labels(path: Path) -> bool:
     """Whether a table says anything of classes or captions. One that cannot be read counts: its reader says why."""
     try:
         table = read_table(path)
-        _labels(table, _Columns(table), None)
+        _labels(table, TableColumns(table), None)
     except _NotThere:
         return False
     except DataError:
@@ -95,7 +109,7 @@ class _NotThere(DataError):
     """A table without a column of images or of labels."""
 
 
-class _Columns:
+class TableColumns:
     """Which column of the table holds what; None where there is none."""
 
     def __init__(self, table: Table, label: str | None = None, group: str = AUTO):
@@ -149,7 +163,7 @@ def _missing(table: Table, what: str, names: Sequence[str]) -> str:
     return f"{table.path}: no {what} column ({', '.join(names[:4])}, ...); it has: {columns}{cure}"
 
 
-def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) -> RowLabels:
+def _labels(table: Table, columns: TableColumns, class_names: Sequence[str] | None) -> RowLabels:
     if columns.label is not None:
         return labels_of_cells(table.rows, columns.label, class_names)
     if class_names is not None:
@@ -173,7 +187,7 @@ def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) 
 
 def _read_rows(
     table: Table,
-    columns: _Columns,
+    columns: TableColumns,
     labels: RowLabels,
     grouping: Grouping,
     roots: Sequence[Path],
@@ -206,7 +220,9 @@ def _read_rows(
             collector.add_file(file, id_ if times == 1 else f"{id_}#row{times}", formats, **fields)
             row_of |= {item.id: number for item in collector.items[before:]}
     notes = []
-    if unlabelled:
+    if unlabelled and labels.kind == NUMBERS:
+        notes.append(f"Rows without a number in column '{columns.label}', left out: {unlabelled}.")
+    elif unlabelled:
         notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
     if repeated:
         notes.append(f"Repeated rows, left out: {repeated}.")
@@ -220,7 +236,7 @@ def _id(name: str, file: Path, roots: Sequence[Path]) -> str:
     return shown(file.parent.resolve() / file.name, roots[0].resolve())
 
 
-def _split(row: Row, columns: _Columns) -> dict[str, Any]:
+def _split(row: Row, columns: TableColumns) -> dict[str, Any]:
     """The split of a row, as a field of its item."""
     split = row.text(columns.split)
     if not split:
@@ -243,6 +259,8 @@ def _notes_on_groups(grouping: Grouping, collector: ItemCollector, asked: str) -
 def _captioned(target: Target | None, captions: Any) -> Target | None:
     """The target of a row that may have captions besides its label."""
     if target is None or not captions:
+        return target
+    if isinstance(target, Number):
         return target
     texts = tuple(captions) if isinstance(captions, list) else (str(captions).strip(),)
     return Captions(texts, target.class_label())

@@ -55,6 +55,42 @@ def sample_shots(items: Sequence[Item], shots: int | None, seed: int, *, num_cla
     return [item for chosen in by_class for item in chosen]
 
 
+BINS = 5
+"""Quantile bins that shots are drawn from where images have numbers for classes."""
+
+
+def number_bins(items: Sequence[Item], values: Sequence[float], bins: int = BINS) -> list[list[Item]]:
+    """The items in quantile bins of their numbers, each of which holds as many, but for one.
+
+    Args:
+        items: N.
+        values: their numbers. Equal ones are divided by the ids of their items, whatever the order of these.
+        bins: how many; fewer where there are fewer items.
+    """
+    order = sorted(range(len(items)), key=lambda place: (values[place], items[place].rank(0)))
+    parts = np.array_split(np.array(order, dtype=int), min(bins, max(1, len(order))))
+    return [[items[place] for place in part] for part in parts]
+
+
+def sample_numbers(items: Sequence[Item], values: Sequence[float], shots: int | None, seed: int) -> list[Item]:
+    """K items of each of `BINS` quantile bins of their numbers, or all that a bin has; None for all items.
+
+    Args:
+        items, values: as of `number_bins`.
+        shots: K, 1 or more.
+        seed: fixes the choice.
+
+    Raises:
+        ConfigError: shots is not a whole number of 1 or more.
+    """
+    if shots is None:
+        return list(items)
+    if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
+        raise ConfigError(f"--shots {shots}: give a whole number of images per bin of the numbers, 1 or more, or all")
+    drawn = (sorted(part, key=lambda item: item.rank(seed))[:shots] for part in number_bins(items, values))
+    return [item for part in drawn for item in part]
+
+
 def draw_shots(
     items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, scenario: str | None = None
 ) -> list[Item]:

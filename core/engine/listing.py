@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def shown(kind: str, name: str) -> Shown:
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
     classes |= {"curator": curator_class, "benchmark": benchmark_class, "composition": composition_class}
     cls = classes[kind](name)
-    text = inspect.cleandoc(cls.__doc__ or "")
+    text = _description(cls)
     if kind == "task":
         options = [] if cls.options is None else list(options_of(cls.options))
         facts = [("takes", ", ".join(sorted(cls.takes))), ("compares", ", ".join(sorted(cls.compares)) or "nothing")]
@@ -151,7 +152,15 @@ def shown(kind: str, name: str) -> Shown:
     if kind == "adapter":
         named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
         facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
+        if (crop := getattr(cls, "published_crop", None)) is not None:
+            facts.append(("published with random crops of", f"{crop[0]:.0%} to {crop[1]:.0%} of the area"))
     return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
+
+
+def _description(cls: type) -> str:
+    """What the file of a class says that it does and when to take it, then what the class says of itself."""
+    parts = [inspect.getdoc(sys.modules[cls.__module__]) or "", inspect.cleandoc(cls.__doc__ or "")]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _curation(name: str) -> Shown:

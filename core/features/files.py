@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
+from . import packaged
 from .packaged import located
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
@@ -75,7 +76,7 @@ def load_features(path: str | Path) -> FeatureFile:
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
     """
     path = located(path)
-    arrays = _Arrays(path, _read(path))
+    arrays = FileArrays(path, read_arrays(path))
     names = arrays.names()
     images, raw_norms, parts, mask = arrays.images_and_parts()
     count, width = images.shape
@@ -109,7 +110,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
         DataError: no such file, not readable, no `image_features` or no `ids`, or with unusable values.
     """
     path = located(path)
-    arrays = _Arrays(path, _read(path), needed=("image_features", "ids"))
+    arrays = FileArrays(path, read_arrays(path), needed=("image_features", "ids"))
     features, *_ = arrays.images_and_parts()
     return F.normalize(features, dim=-1), arrays.ids(len(features)), arrays.text("backbone")
 
@@ -129,10 +130,29 @@ def load_rows(path: str | Path, kind: str) -> tuple[np.ndarray, tuple[str, ...] 
         DataError: no such file, not readable, none of the kind, or with unusable values.
     """
     path = located(path)
-    held = {kind: _read_array(path)} if path.suffix.lower() == ".npy" else _read(path, kind)
-    arrays = _Arrays(path, held, needed=(kind,))
+    held = {kind: _read_array(path)} if path.suffix.lower() == ".npy" else read_arrays(path, kind)
+    arrays = FileArrays(path, held, needed=(kind,))
     features = arrays.images_and_parts()[0] if "image_parts" in held and kind not in held else arrays.rows(kind)
     return features.numpy(), arrays.ids(len(features)), arrays.text("backbone")
+
+
+def load_numbers(path: str | Path) -> tuple[FeatureSet, Tensor, tuple[str, ...] | None]:
+    """A file or folder as `load_features` reads it, with `targets` (N,) in place of labels and texts.
+
+    Returns:
+        Features (N, D) without labels, their numbers (N,) float64, NaN where a row has none, and the splits as of
+        `FeatureFile`.
+
+    Raises:
+        DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
+    """
+    path = located(path)
+    arrays = FileArrays(path, read_arrays(path), needed=("image_features", "targets"))
+    images, raw_norms, *_ = arrays.images_and_parts()
+    count = len(images)
+    features = FeatureSet(images, None, ids=arrays.ids(count), groups=arrays.groups(count), raw_norms=raw_norms)
+    features = replace(features, backbone=arrays.text("backbone"))
+    return features, arrays.targets(count), arrays.split(count)
 
 
 def _read_array(path: Path) -> Tensor:
@@ -146,8 +166,10 @@ def _read_array(path: Path) -> Tensor:
         raise DataError(f"{path}: not a readable .npy file of numbers ({reason}); save or copy it again") from None
 
 
-def _read(path: Path, kind: str = "image_features") -> dict[str, Any]:
+def read_arrays(path: Path, kind: str = "image_features") -> dict[str, Any]:
     """Arrays of a file or folder; of shards, those of one kind of features."""
+    if path == packaged.FILE:
+        return packaged.classes()
     check_features_place(path)
     if path.is_dir():
         return _read_shards(path, kind)
@@ -220,7 +242,7 @@ def _from_json(text: str) -> Any:
         return text
 
 
-class _Arrays:
+class FileArrays:
     """The arrays of one file, each checked as it is taken."""
 
     def __init__(self, path: Path, arrays: Mapping[str, Any], needed: Sequence[str] = NEEDED):
@@ -233,15 +255,15 @@ class _Arrays:
         missing = [n for n in needed if n not in self._arrays and not (n == "image_features" and has_parts)]
         if missing:
             has = ", ".join(sorted(arrays)) or "nothing"
-            raise self._error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")
+            raise self.error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")
 
     def names(self) -> tuple[str, ...]:
         names = self.words("class_names", None)
         if len(names) < 2:
-            raise self._error(f"class_names holds {len(names)} name; a classifier needs at least two classes")
+            raise self.error(f"class_names holds {len(names)} name; a classifier needs at least two classes")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise self._error(f"class_names holds '{twice}' twice; name each class once")
+            raise self.error(f"class_names holds '{twice}' twice; name each class once")
         return names
 
     def ids(self, count: int) -> tuple[str, ...] | None:
@@ -249,23 +271,23 @@ class _Arrays:
         ids = self.words("ids", count)
         if ids is not None and len(set(ids)) < len(ids):
             twice, times = Counter(ids).most_common(1)[0]
-            raise self._error(f"ids holds '{shortened(twice)}' {times} times; give each row an id of its own")
+            raise self.error(f"ids holds '{shortened(twice)}' {times} times; give each row an id of its own")
         return ids
 
-    def words(self, name: str, count: int | None) -> tuple[str, ...] | None:
+    def words(self, name: str, count: int | None, of: str = "image") -> tuple[str, ...] | None:
         """A list of texts of length `count`, if given; None if the file has none of that name."""
         value = self._arrays.get(name)
         if value is None:
             return None
         array = np.asarray(value)
         if array.ndim != 1 or array.dtype.kind not in "US":
-            raise self._error(f"{name} is not a list of texts; save one text per row")
+            raise self.error(f"{name} is not a list of texts; save one text per row")
         if count is not None and len(array) != count:
-            raise self._error(f"{name} has {len(array)} rows for {count} image features; give one per row")
+            raise self.error(f"{name} has {len(array)} rows for {count} {of} features; give one per row")
         try:
             return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist())
         except UnicodeDecodeError:
-            raise self._error(f"{name} holds bytes that are not UTF-8; save texts as unicode") from None
+            raise self.error(f"{name} holds bytes that are not UTF-8; save texts as unicode") from None
 
     def text(self, name: str) -> str:
         value = self._arrays.get(name, "")
@@ -276,13 +298,13 @@ class _Arrays:
         if not (text := self.text("part_views")):
             return None
         if mask is None:
-            raise self._error("has part_views without image_parts; add image_parts (N, T, D)")
+            raise self.error("has part_views without image_parts; add image_parts (N, T, D)")
         try:
             views = PartViews.of_text(text)
         except ConfigError as error:
-            raise self._error(str(error)) from None
+            raise self.error(str(error)) from None
         if len(odd := (mask.sum(dim=1) % views.count).nonzero().flatten()):
-            raise self._error(
+            raise self.error(
                 f"part_views says {views.count} views; row {int(odd[0])} has parts that do not divide into them"
             )
         return views
@@ -291,7 +313,7 @@ class _Arrays:
         split = self.words("split", count)
         for row, value in enumerate(split or ()):
             if value and value not in Item.SPLITS:
-                raise self._error(f"split[{row}] is '{value}'; give one of {', '.join(Item.SPLITS)}")
+                raise self.error(f"split[{row}] is '{value}'; give one of {', '.join(Item.SPLITS)}")
         return split if split and any(split) else None
 
     def groups(self, count: int) -> tuple[str, ...] | None:
@@ -329,13 +351,13 @@ class _Arrays:
         tensor = self._numbers(name)
         if tensor.ndim != ndim or not tensor.numel():
             wanted = "(N, D)" if ndim == 2 else "(P, C, D)"
-            raise self._error(f"{name} has shape {tuple(tensor.shape)}; {wanted} is needed")
+            raise self.error(f"{name} has shape {tuple(tensor.shape)}; {wanted} is needed")
         if not tensor.is_floating_point():
-            raise self._error(f"{name} holds {tensor.dtype} values; features are floating-point numbers")
+            raise self.error(f"{name} holds {tensor.dtype} values; features are floating-point numbers")
         tensor = tensor.float()
         bad = (~torch.isfinite(tensor)).flatten(0, -2).any(dim=-1).nonzero().flatten()
         if len(bad):
-            raise self._error(f"{name} holds NaN or infinity in row {int(bad[0])}; extract the features again")
+            raise self.error(f"{name} holds NaN or infinity in row {int(bad[0])}; extract the features again")
         return tensor
 
     def images_and_parts(self) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
@@ -343,7 +365,7 @@ class _Arrays:
         these and their mask (N, T)."""
         if "image_parts" not in self._arrays:
             if "parts_mask" in self._arrays:
-                raise self._error("has parts_mask without image_parts; add image_parts (N, T, D)")
+                raise self.error("has parts_mask without image_parts; add image_parts (N, T, D)")
             return *self.features("image_features", ndim=2), None, None
         parts, mask, raw_norms = self._parts()
         features = mean_of_parts(parts, mask)
@@ -356,13 +378,13 @@ class _Arrays:
         parts = self._numbers("image_parts")
         if parts.ndim != 3 or not parts.numel() or not parts.is_floating_point():
             fault = f"image_parts has shape {tuple(parts.shape)} of {parts.dtype}"
-            raise self._error(f"{fault}; (N, T, D) floating-point numbers are needed")
+            raise self.error(f"{fault}; (N, T, D) floating-point numbers are needed")
         half = parts.dtype in (torch.float16, torch.bfloat16)
         mask = self._parts_mask(parts)
         parts = parts.float().masked_fill(~mask[..., None], 0)
         bad = (~torch.isfinite(parts)).flatten(1).any(dim=1).nonzero().flatten()
         if len(bad):
-            raise self._error(f"image_parts holds NaN or infinity in row {int(bad[0])}; extract the features again")
+            raise self.error(f"image_parts holds NaN or infinity in row {int(bad[0])}; extract the features again")
         off = (parts[mask].norm(dim=-1) - 1).abs().max()
         if half:
             return F.normalize(parts, dim=-1) if off < HALF_UNIT_TOLERANCE else parts, mask, False
@@ -374,21 +396,21 @@ class _Arrays:
         mask = self._numbers("parts_mask")
         if mask.shape != parts.shape[:2] or not bool(((mask == 0) | (mask == 1)).all()):
             wanted = tuple(parts.shape[:2])
-            raise self._error(f"parts_mask has shape {tuple(mask.shape)}; {wanted} of true and false is needed")
+            raise self.error(f"parts_mask has shape {tuple(mask.shape)}; {wanted} of true and false is needed")
         empty = (~mask.bool().any(dim=1)).nonzero().flatten()
         if len(empty):
-            raise self._error(f"parts_mask leaves row {int(empty[0])} without a part; remove the row")
+            raise self.error(f"parts_mask leaves row {int(empty[0])} without a part; remove the row")
         return mask.bool()
 
     def _check_mean(self, mean: Tensor, parts: Tensor) -> None:
         """Given features are the mean of the parts, but for their length."""
         given, _ = self.features("image_features", ndim=2)
         if given.shape != mean.shape:
-            raise self._error(f"image_features has shape {tuple(given.shape)}, image_parts {tuple(parts.shape)}")
+            raise self.error(f"image_features has shape {tuple(given.shape)}, image_parts {tuple(parts.shape)}")
         apart = (mean - F.normalize(given, dim=-1) * mean.norm(dim=-1, keepdim=True)).norm(dim=-1)  # (N,)
         wrong = (apart > MEAN_TOLERANCE * parts.norm(dim=-1).max()).nonzero().flatten()
         if len(wrong):
-            raise self._error(
+            raise self.error(
                 f"image_features is not the mean of image_parts in row {int(wrong[0])}; omit image_features"
             )
 
@@ -397,19 +419,28 @@ class _Arrays:
             return None
         labels = self._numbers("labels")
         if labels.ndim == 0 or len(labels) != count:
-            raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one per row")
+            raise self.error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one per row")
         if labels.ndim == 2:
             return self._several_labels(labels, classes)
         if labels.ndim != 1:
-            raise self._error(f"labels has shape {tuple(labels.shape)}; (N,) is needed")
+            raise self.error(f"labels has shape {tuple(labels.shape)}; (N,) is needed")
         whole = labels.double()
         if not bool((whole == whole.round()).all()):
-            raise self._error("labels are not whole numbers; give class indices from 0")
+            raise self.error("labels are not whole numbers; give class indices from 0")
         outside = ((whole < 0) | (whole >= classes)).nonzero().flatten()
         if len(outside):
             row = int(outside[0])
-            raise self._error(f"labels[{row}] is {int(whole[row])}; class_names allows 0 to {classes - 1}")
+            raise self.error(f"labels[{row}] is {int(whole[row])}; class_names allows 0 to {classes - 1}")
         return whole.long()
+
+    def targets(self, count: int) -> Tensor:
+        """(N,) float64; NaN where there is none."""
+        targets = self._numbers("targets").double()
+        if tuple(targets.shape) != (count,):
+            raise self.error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
+        if bool(targets.isinf().any()):
+            raise self.error("targets holds infinity; give numbers, and NaN where there is none")
+        return targets
 
     def text_features(self, classes: int, width: int) -> Tensor:
         text, _ = self.features("text_features", ndim=2)
@@ -417,7 +448,7 @@ class _Arrays:
             return text
         if text.shape == (width, classes):
             return text.T.contiguous()
-        raise self._error(
+        raise self.error(
             f"text features have shape {tuple(text.shape)}; {classes} classes and image features of width {width} "
             f"need ({classes}, {width})"
         )
@@ -428,25 +459,34 @@ class _Arrays:
             return None
         prompts, _ = self.features("text_prompts", ndim=3)
         if prompts.shape[1:] != (classes, width):
-            raise self._error(f"text_prompts has shape {tuple(prompts.shape)}; (P, {classes}, {width}) is needed")
+            raise self.error(f"text_prompts has shape {tuple(prompts.shape)}; (P, {classes}, {width}) is needed")
         return tuple(F.normalize(prompts, dim=-1).transpose(0, 1).contiguous().unbind(0))
+
+    def whole_numbers(self, name: str) -> Tensor | None:
+        """int64 values, if the file has them."""
+        if name not in self._arrays:
+            return None
+        values = self._numbers(name)
+        if values.is_floating_point() or values.dtype == torch.bool:
+            raise self.error(f"{name} holds {values.dtype} values; whole numbers are needed")
+        return values.long()
 
     def logit_scale(self) -> float:
         value = self._arrays.get("logit_scale", 100.0)
         try:
             scale = float(np.asarray(value).reshape(()))
         except (TypeError, ValueError):
-            raise self._error(f"logit_scale is {value!r}; give one number, 100 for a trained CLIP") from None
+            raise self.error(f"logit_scale is {value!r}; give one number, 100 for a trained CLIP") from None
         if not math.isfinite(scale) or scale <= 0:
-            raise self._error(f"logit_scale is {scale}; give a number above 0, 100 for a trained CLIP")
+            raise self.error(f"logit_scale is {scale}; give a number above 0, 100 for a trained CLIP")
         return scale
 
     def _several_labels(self, labels: Tensor, classes: int) -> Tensor:
         labels = labels.float()
         if labels.shape[1] != classes:
-            raise self._error(f"labels has {labels.shape[1]} columns for {classes} class names; give one per class")
+            raise self.error(f"labels has {labels.shape[1]} columns for {classes} class names; give one per class")
         if not bool(((labels == 0) | (labels == 1) | labels.isnan()).all()):
-            raise self._error("labels (N, C) holds values other than 0, 1 and NaN (unknown)")
+            raise self.error("labels (N, C) holds values other than 0, 1 and NaN (unknown)")
         return labels
 
     def _numbers(self, name: str) -> Tensor:
@@ -455,10 +495,10 @@ class _Arrays:
             return value
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
-            raise self._error(f"{name} holds {array.dtype} values; numbers are needed")
+            raise self.error(f"{name} holds {array.dtype} values; numbers are needed")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
         return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
 
-    def _error(self, problem: str) -> DataError:
+    def error(self, problem: str) -> DataError:
         return DataError(f"{self.path}: {problem}")

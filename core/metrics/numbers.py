@@ -78,10 +78,10 @@ class NumberSums:
         return {name: list(each) for name, each in bounds.items() if each is not None and value[name] is not None}
 
     def gain(self, other: NumberSums, metric: str = "rmse", level: float = LEVEL, seed: int = 0) -> NumberGain:
-        """How much lower a metric is here than of another prediction of the same numbers.
+        """How much better a metric is here than of another prediction of the same numbers.
 
         Args:
-            metric: "rmse" or "mae".
+            metric: "rmse", "mae", or one of which more is better: "r2", "r2_of_train_mean".
 
         Raises:
             DataError: those are other numbers.
@@ -90,21 +90,21 @@ class NumberSums:
         if self.sums.shape != other.sums.shape or not torch.allclose(self.sums[:, about], other.sums[:, about]):
             raise DataError("a paired difference needs predictions of the same numbers, in the same order")
         mine, others = (_metrics(each.sums.sum(dim=0))[metric] for each in (self, other))
-        interval = None
+        sign, interval = 1.0 if metric.startswith("r2") else -1.0, None
         if self.units > 1:
-            draws = (_metrics(_drawn(each.sums, seed))[metric] for each in (other, self))  # the same draws
-            bounds = percentiles(torch.sub(*draws), _expanded(self.units, level))
+            drawn, of_other = (_metrics(_drawn(each.sums, seed))[metric] for each in (self, other))  # the same draws
+            bounds = percentiles(sign * (drawn - of_other), _expanded(self.units, level))
             interval = None if bounds is None else list(bounds)
-        return NumberGain(metric, float(others - mine), interval, self.units)
+        return NumberGain(metric, sign * float(mine - others), interval, self.units)
 
 
 @dataclass(frozen=True)
 class NumberGain:
-    """By how much the error of a method is lower than that of another, over the same units.
+    """By how much a method is better than another, over the same units.
 
     Attributes:
         metric: that is compared.
-        value: in the unit of the numbers; positive where the method is better.
+        value: the difference of the metric; positive where the method is better.
         interval: of the difference, [low, high]; None of a single unit.
         units: places, patients or images that were drawn.
     """

@@ -55,12 +55,24 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
     return tuple(limits)
 
 
-def check_asked(limits: Sequence[Limit], judgements: Sequence[Judgement]) -> None:
-    """Raise the ConfigError of limits of what is made where it is asked for, and is not.
+def check_asked(
+    limits: Sequence[Limit], judgements: Sequence[Judgement], metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse what an evaluation cannot give, before anything is computed.
 
     Args:
         judgements: all of the evaluation, with what is asked of them.
+        metrics: of the fit, which has the same scores; none are compared where it has none.
+
+    Raises:
+        ConfigError: a limit of what is made where it is asked for, and is not. UnknownNameError: a name that neither
+            the fit nor a judgement has.
     """
+    scores, axes = _metrics(metrics or {}), {name for each in judgements for name in each.record.axes}
+    for name in (limit.name for limit in limits if scores):
+        if name not in scores and name not in axes:
+            cure = did_you_mean(name, [*scores, *axes])
+            raise UnknownNameError(f"--fail-under {shortened(name)}: this run has no such score; {cure}")
     named = {limit.name for limit in limits}
     for judgement in judgements:
         for name, cure in judgement.record.axes.items():

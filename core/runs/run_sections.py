@@ -40,6 +40,7 @@ from .sections import (
 
 KINDS = {
     "labels": "one label per image",
+    "numbers": "one number per image",
     "multilabel": "several labels per image",
     "clips": "one label per clip",
     "boxes": "boxes",

@@ -283,7 +283,8 @@ def _through_layers(objective: Objective, micro: int) -> dict[str, Tensor]:
     """Gradients of a layer behind each output and of the loss's own, of a batch in parts."""
     batch, loss, known = objective.batches[0], objective.ready(), {**OUTPUTS, **objective.cls.outputs}
     rows = {name: value for name, value in batch.items() if name not in objective.shared}
-    given = {name for name in rows if known[name].kind in ("unit", "raw") and not name.startswith("teacher.")}
+    encoded = {name for name in rows if not known[name].column or known[name].tower}  # other columns are numbers
+    given = {name for name in encoded if known[name].kind in ("unit", "raw") and not name.startswith("teacher.")}
     if not given:
         return {}
     with torch.random.fork_rng(devices=()):

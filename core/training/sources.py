@@ -214,7 +214,7 @@ class TargetNumbers:
 
 @dataclass
 class _Images:
-    """Images of items.
+    """Images of items. Numbers that targets bring (`Target.numbers`) are their columns.
 
     Args:
         items: the samples.
@@ -233,11 +233,21 @@ class _Images:
     def image(self, row: int) -> Decoded:
         return self.load(self.items[row])
 
+    @cached_property
+    def facts(self) -> TargetNumbers:
+        return TargetNumbers(self.items)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return self.facts.columns
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        return self.facts.numbers(column, row)
+
 
 @dataclass
 class LabelledSource(_Images):
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
-    Numbers that targets bring (`Target.numbers`) are its columns.
 
     Args:
         items: each with one label, or all with several.
@@ -255,14 +265,6 @@ class LabelledSource(_Images):
     def texts(self) -> frozenset[str]:
         several = any(isinstance(item.class_label(), tuple) for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
-
-    @cached_property
-    def facts(self) -> TargetNumbers:
-        return TargetNumbers(self.items)
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        return self.facts.columns
 
     def drawn(self, row: int, seed: int) -> LabelledSource:
         """The source of one row, the sample that is seen in its place."""
@@ -285,9 +287,6 @@ class LabelledSource(_Images):
     def image_id(self, row: int) -> int:
         return row
 
-    def numbers(self, column: str, row: int) -> Sequence[float]:
-        return self.facts.numbers(column, row)
-
     def column_image(self, column: str, row: int) -> Decoded:
         raise AssertionError("a labelled set has no columns of images, and does not say it has")
 
@@ -305,7 +304,6 @@ class ImageSource(_Images):
     captions: Sequence[str] = ()
 
     labelled = False
-    columns: ClassVar[Mapping[str, str]] = {}
 
     @property
     def texts(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
 from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
+from ..contracts.loss import Loss
 from ..contracts.options import option
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
@@ -206,6 +207,7 @@ class TowerAdapter(Augmented):
         validate: Callable[[Backbone], float] | None = None,
         place: TrainingPlace | None = None,
         plan: BatchPlan | None = None,
+        own: Mapping[str, Loss] | None = None,
         seed: int = 0,
     ) -> FitReport:
         """Learn from image-text pairs in place of labelled images; `adapted` gives the result, `logits` has no classes.
@@ -216,6 +218,8 @@ class TowerAdapter(Augmented):
             strong_view: the same for losses that ask for strongly augmented views; by default SimCLR's.
             validate: score of a backbone on val, the higher the better; for select="best_val".
             plan: which samples each step sees.
+            own: losses that the caller made, by name, each with weight 1, in place of the adapter's: afterwards they
+                hold what they learned.
 
         Raises:
             CapabilityError: the loss needs what the pairs do not have, or there is no val to select on.
@@ -233,6 +237,7 @@ class TowerAdapter(Augmented):
             plan=plan,
             strong_view=strong_view,
             identity=identity,
+            own=own or {},
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)

@@ -70,6 +70,7 @@ OF_SERIES = ("axis", "every", "central")
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
 """Options of samples that are more than an image -> what these are."""
 MASKS, VOLUMES = "segmentation", "volume-segmentation"
+REGRESSION = "regression"
 OPEN_VOCAB = "open-vocab"
 OF_LABEL_SETS = {VOLUMES: ("class_names", "group_column", "fold", "max_pixels"), MASKS: ("class_names", "max_pixels")}
 """Tasks of outlined structures -> the options that they take."""
@@ -97,7 +98,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -224,7 +225,7 @@ class Medical(Domain):
 
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
-    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES)
+    tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES, REGRESSION)
     reading = Reading
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
@@ -253,7 +254,8 @@ class Medical(Domain):
             path: file or folder.
             task: "classification", "retrieval" of images and their reports, "phrase-grounding", or
                 "segmentation" of images with masks, as the domain open-vocab reads them, or "volume-segmentation" of
-                sets of volumes with labels (`volumes/label_sets.py`).
+                sets of volumes with labels (`volumes/label_sets.py`), or "regression" of a table with a number per
+                image.
             options: fields of `Reading`.
 
         Raises:
@@ -261,6 +263,7 @@ class Medical(Domain):
             UnknownNameError: no option of that name, or a window that is the name of nothing.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
+        from ...core.data import read_numbers
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
         from .reported import read_plain_folder, with_reports
@@ -268,15 +271,19 @@ class Medical(Domain):
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
         modality = self.modality
         otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
+        otherwise = otherwise or task == REGRESSION
         if (layout := None if otherwise else published_layout(path)) is not None:
             unused = ("group_column", "root", "min_side", "study_column")
             _refuse_columns(reading, unused, f"the layout of {layout.name}", path)
             data = read_layout(layout, path, reading, task)
             modality = RADIOLOGY
+        elif task == REGRESSION:
+            data = read_numbers(path, reading.formats, reading)
         elif (array_file := _array_file(path)) is not None:
             modality = known_set(array_file).get("modality", modality)
             _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
@@ -326,6 +333,8 @@ class Medical(Domain):
         task = self.check_task(task)
         if task == MASKS:
             return load_domain(OPEN_VOCAB).sample(task)
+        if task == REGRESSION:
+            return load_domain("natural").sample(task)
         if task == VOLUMES:
             return _drawn_volumes()
         if task in (REPORTED, GROUNDING):

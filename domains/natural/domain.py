@@ -15,10 +15,11 @@ from .known_sets import KnownSet, known_set, recognised
 
 TEMPLATES = ("a photo of a {}.",)
 NEGATIVE = ("a photo without a {}.",)
+REGRESSION = "regression"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -37,7 +38,7 @@ class Natural(Domain):
     """
 
     name = "natural"
-    tasks = ("classification",)
+    tasks = ("classification", REGRESSION)
     reading = Reading
     # `views` as each method has them: of groceries and clothes, on `embedded`, caches gain up to 3 points by them
 
@@ -50,9 +51,11 @@ class Natural(Domain):
         few-shot research and ImageNet's variants as CoOp or torchvision lay them out (`layouts.py`); folders of Hugging
         Face `datasets` (`arrow_folder.py`).
 
+        For regression, a table with a number per image.
+
         Args:
             path: file or folder.
-            task: "classification".
+            task: "classification" or "regression".
             options: fields of `Reading`.
 
         Raises:
@@ -61,21 +64,25 @@ class Natural(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
             CapabilityError: files that need a package that is not installed.
         """
-        from ...core.data import with_lists
+        from ...core.data import read_numbers, with_lists
 
-        self.check_task(task)
+        task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
+        if task == REGRESSION:
+            _refuse_lists(reading)
+            return read_numbers(path, (replace(IMAGE, max_pixels=reading.max_pixels),), reading)
         data = _read(path, reading)
         known = recognised([data.name, *_names_of(path)], len(data.class_names))
         data = replace(data, published=None if known is None else known.name, domain=replace(self, known=known))
         return with_lists(data, {"train": reading.train_list, "val": reading.val_list})
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 pictures of 12 everyday things, drawn on demand; no download."""
+        """360 pictures of 12 everyday things, or 240 of a number of things, drawn on demand; no download."""
+        from .drawn_counts import drawn_counts
         from .drawn_things import drawn_things
 
-        self.check_task(task)
-        return drawn_things()
+        return drawn_counts() if self.check_task(task) == REGRESSION else drawn_things()
 
     def templates(self, task: str | None = None) -> list[str]:
         """Those of the published set, else "a photo of a {}."."""
@@ -109,6 +116,13 @@ def _read(path: Path, reading: Reading) -> DomainData:
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
     given = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     return with_spoken_names(read_any(path, formats, **given))
+
+
+def _refuse_lists(reading: Reading) -> None:
+    """Raise the ConfigError of lists of labelled images, of which regression has no use."""
+    for name in ("train_list", "val_list"):
+        if getattr(reading, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: does not apply to regression; give a column split instead")
 
 
 def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:

@@ -14,6 +14,7 @@ from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, 
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
+from .band_statistics import band_statistics, with_stretch
 from .bands import check_bands, further_channels, named_bands, sensors
 from .dota import is_dota, read_dota
 from .drawn_windows import GRID, WAYS, WindowDrawer, with_draws
@@ -22,14 +23,16 @@ from .layers import ClassRaster, Shapes, read_layer
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .maps import MAP_FILES
-from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
-from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
+from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects, with_bands, with_values
+from .pictures import check_stretch, decode_raster, is_raster, raster_format, valid_pixels
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .time_series import dates_of, with_time_series
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.contracts import Corruption, OwnFiles, Scorer, Use
     from ...core.runtime import Reporter
 
@@ -48,25 +51,23 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
-WINDOW, DENSE_WINDOW = 224, 512
-UNUSED_BY_DENSE = (
-    "corpus",
-    "root",
-    "group_column",
-    "min_side",
-    "window_sides",
-    "language",
-    "band_start",
-    "time_series",
+REGRESSION, CHANGE = "regression", "change"
+WINDOW, CHANGE_WINDOW, DENSE_WINDOW = 224, 256, 512
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series", "after")
+UNUSED_BY_CHANGE = (
+    *("corpus", "min_side", "window_sides", "language", "band_start", "overlap", "min_share", "background"),
+    *("label_column", "class_names", "cut", "time_series", "draw_windows"),
 )
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
+USED_BY_TARGETS = ("target_band", "target_nodata", "resample_target")
+NUMBERS = "pixel-regression"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class Reading(contracts.NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -90,9 +91,10 @@ class Reading(contracts.Reading):
     labels: str | None = option(
         None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference"
     )
+    after: str | None = option(None, "change: the raster of the second date, where --data is that of the first")
     window_size: int | None = option(
         None,
-        "large rasters: side of a window in pixels; by default 224, for segmentation and detection 512",
+        "large rasters: side of a window in pixels; by default 224, for change 256, boxes and masks 512",
         low=8,
         high=8192,
     )
@@ -100,14 +102,14 @@ class Reading(contracts.Reading):
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
     draw_windows: str = option(
         GRID,
-        "label layers: where windows that train lie: grid, random (drawn anew in each epoch), or balanced (by class)",
+        "label layers: training windows on a grid, or drawn in each epoch: random, or balanced by class",
         choices=WAYS,
     )
     cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
         None,
-        "new rasters as windows of several sides, for an index that localize uses: 256,512,768",
+        "new rasters as windows of one or several sides, for an index (search, localize): 256,512,768",
         low=LEAST_SIDE,
         high=MOST_SIDE,
         parse=check_sides,
@@ -117,10 +119,20 @@ class Reading(contracts.Reading):
     )
     time_series: bool = option(
         False,
-        "pictures of one place are one sample, whose parts they are by date: columns place and date, or dates in names",
+        "dates of a place are parts of one sample: columns place and date, or dates in file names",
     )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
+    )
+
+    target_band: int | None = option(
+        None, "pixel-regression: band of the numbers, from 1; needed where a target has several", low=1, high=2000
+    )
+    target_nodata: float | None = option(
+        None, "pixel-regression: stored number that means nothing, where the target does not say so"
+    )
+    resample_target: bool = option(
+        False, "pixel-regression: take a target whose pixels are over twice as large, or as small, as the image's"
     )
 
     language: str | None = option(
@@ -160,7 +172,9 @@ class Reading(contracts.Reading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
+            **dict.fromkeys(USED_BY_TARGETS, NUMBERS),
             "window_sides": "new rasters, as vladapt index reads them",
+            "after": "change",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
             **({"time_series": "classification"} if data.kind == "captions" else {}),
         }
@@ -182,7 +196,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation")
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION, NUMBERS, CHANGE)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
@@ -197,14 +211,14 @@ class RemoteSensing(Domain):
         become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
         rasters that say where they lie are split by place (`places.py`).
 
-        For retrieval, captioned images (`captions.py`).
+        For retrieval, captioned images (`captions.py`). For regression, a table with a number per image.
 
         With `labels`, a raster or a folder of rasters is cut into windows, whose classes, boxes or masks that layer
         says. Boxes and masks are also read of DOTA's folders, and of all that the domain open-vocab reads.
 
         Args:
             path: file or folder.
-            task: "classification", "retrieval", "detection" or "segmentation".
+            task: "classification", "retrieval", "detection", "segmentation", "regression" or "change".
             options: fields of `Reading`.
 
         Raises:
@@ -214,14 +228,27 @@ class RemoteSensing(Domain):
         """
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        reading.check_column(task)
         if task == "retrieval":
             from .captions import read_captions
 
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             data, known = with_blocks(data, reading.block_size), None
+        elif task == NUMBERS:
+            from .number_maps import read_number_maps
+
+            layer = _layer_file(path, reading) if reading.labels else None
+            return read_number_maps(path, reading, reading.cutting, layer)
+        elif task == CHANGE:
+            from .changes import read_changes
+
+            self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
+            return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
+        elif task == REGRESSION:
+            data, known = _numbers(path, reading), None
         else:
             data, known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -250,7 +277,8 @@ class RemoteSensing(Domain):
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
         if reading.cut:
-            return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
+            data = data if reading.channels is None else with_bands(data, reading.channels)
+            return with_values(data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)]))
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
@@ -314,12 +342,28 @@ class RemoteSensing(Domain):
         return written
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        """360 scenes of 12 kinds, 132 captioned ones, or 240 with a share of built area, drawn on demand; no
+        download."""
         from .drawn_scenes import drawn_pairs, drawn_scenes
+        from .drawn_shares import drawn_shares
 
+        if self.check_task(task) == REGRESSION:
+            return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
+        if task == NUMBERS:
+            return self._drawn_heights()
+        if self.check_task(task) == CHANGE:
+            from .changes import drawn_change_set
+
+            return drawn_change_set()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def _drawn_heights(self) -> DomainData:
+        from .drawn_heights import NOTE, heights_folder
+
+        licence = "Apache-2.0 (made by vladapt)"
+        return replace(self.read(heights_folder(), NUMBERS), name="drawn canopy", licence=licence, notes=[NOTE])
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
         """One picture of a raster; None for an image file.
@@ -333,6 +377,21 @@ class RemoteSensing(Domain):
         if pixels.ndim != 3:
             raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")
         return pixels
+
+    def valid(self, path: str | Path, decode: Mapping[str, Any]) -> np.ndarray | None:
+        """Where a raster has values."""
+        return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
+
+    def from_training(self, data: DomainData, **options: Any) -> DomainData:
+        """With the stretch of the training windows, of a pair that of both dates."""
+        from .changes import KIND, stretched_pairs
+
+        stretch = self.reading_of(options).stretch
+        return stretched_pairs(data, stretch) if data.kind == KIND else with_stretch(data, stretch)
+
+    def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Those of bands after the stretch."""
+        return band_statistics(items)
 
     def further_files(self, rows, data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
         """What was found in rasters, in their coordinates: `found.gpkg` of boxes, `maps/NAME.tif` of masks."""
@@ -380,14 +439,18 @@ class RemoteSensing(Domain):
         usual = backbone.preprocess(False)
         return EachPart(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
-    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
-        """Windows with boxes or masks."""
-        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+    @staticmethod
+    def _refuse_unused(reading: Reading, unused: Sequence[str], task: str) -> None:
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
-        if reading.channels is not None:
-            raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
+
+    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
+        """Windows with boxes or masks."""
+        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+        self._refuse_unused(reading, unused, task)
+        if reading.channels is None and reading.band_start != Reading.band_start:
+            raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
             layer = _layer(path, reading)
@@ -406,8 +469,11 @@ class RemoteSensing(Domain):
             data = with_blocks(data, reading.block_size)
         if not reading.labels:
             data = cut_objects(data, reading.cutting)
-        data = data.with_items([_told(item) for item in data.items])
-        data = with_stretch(data, reading.stretch)
+        if reading.channels is not None:
+            data = with_bands(data, reading.channels)
+            if not data.items:
+                raise DataError(data.skipped[-1][1])
+        data = with_values(data.with_items([_told(item) for item in data.items]))
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
         if reading.labels:
@@ -433,6 +499,15 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     return with_blocks(data, reading.block_size)
 
 
+def _numbers(path: Path, reading: Reading) -> DomainData:
+    """Pictures with a number each; those that say where they lie are split by place."""
+    from ...core.data import read_numbers
+
+    if reading.labels:
+        raise ConfigError("--labels: a layer of classes; regression reads a table with a number per image; omit it")
+    return with_blocks(read_numbers(path, reading.formats, reading), reading.block_size)
+
+
 def _windows(path: Path, reading: Reading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
@@ -444,10 +519,13 @@ def _windows(path: Path, reading: Reading) -> DomainData:
 
 
 def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:
+    return read_layer(_layer_file(path, reading), reading.label_column, reading.class_names)
+
+
+def _layer_file(path: Path, reading: Reading) -> Path:
     file = Path(reading.labels)
     beside = (path if path.is_dir() else path.parent) / file
-    file = file if file.exists() or not beside.exists() else beside
-    return read_layer(file, reading.label_column, reading.class_names)
+    return file if file.exists() or not beside.exists() else beside
 
 
 @lru_cache(maxsize=1)

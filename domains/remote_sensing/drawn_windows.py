@@ -25,7 +25,8 @@ import numpy as np
 from ...core.contracts import Boxes, DomainData, Item, Label, Mask, Target
 from ...core.errors import ConfigError, DataError
 from .layers import ClassRaster, Shapes, read_layer
-from .objects import DETECTION, SEGMENTATION, objects_in
+from .objects import DETECTION, SEGMENTATION, ignored_without_values, objects_in
+from .pictures import valid_pixels
 from .places import files_of_item
 from .rasters import Header, corners_of, header_of, kept_raster
 from .windows import Box, Cutting, blocks_of_land, class_of_window, lines_of, window_of
@@ -252,7 +253,9 @@ def _target_of(item: Item, like: Target | None, new: Mapping[int, int]) -> Targe
     if isinstance(like, Mask):
         numbered = replace(boxes, labels=tuple(label + spec["shift"] for label in boxes.labels))
         return replace(like, outlines=numbered, size=boxes.size, labels=None)
-    return boxes.restricted(new)
+    valid = valid_pixels(item.source, item.decode)
+    boxes = boxes.restricted(new)
+    return boxes if valid is None else ignored_without_values(boxes, valid)
 
 
 @lru_cache(maxsize=4)

@@ -12,10 +12,12 @@ import numpy as np
 from ...core.contracts import DomainData, Item
 from ...core.errors import DataError, shortened
 from ...core.runtime import replacing
+from .bands import pictures_of
 from .gdal import safely
+from .maps.rasters import colours
 from .pictures import is_raster
-from .places import Place, place_of
-from .rasters import coordinates
+from .places import Place, files_of_item, place_of
+from .rasters import coordinates, header_of
 
 BOXES, MAPS = "found.gpkg", "maps"
 NOTHING = 255
@@ -116,5 +118,23 @@ def _map(row: Mapping[str, Any], item: Item, place: Place, class_names: Sequence
                 partial, "w", driver="GTiff", compress="deflate", nodata=int(np.iinfo(deep).max), **profile, **where
             ) as raster:
                 raster.write(classes, 1)
-                raster.update_tags(**{f"class_{label}": name for label, name in enumerate(class_names)})
+                raster.set_band_description(1, "class")
+                if deep is np.uint8:
+                    raster.write_colormap(1, {NOTHING: (0, 0, 0, 0), **dict(enumerate(colours(len(class_names))))})
+                names = {f"class_{label}": name for label, name in enumerate(class_names)}
+                raster.update_tags(**names, **_read_by(item))
     return file
+
+
+def _read_by(item: Item) -> dict[str, str]:
+    """Tags that say which bands of a raster a model saw: their names, scale and offset of physical values, and the
+    ranges of these that it saw as 0 to 1."""
+    header = header_of(files_of_item(item), item.decode.get("sensor"))
+    pictures = pictures_of(item.decode.get("bands"), header.names, str(item.source), header.alpha)
+    bands = [band for picture in pictures for channel in picture for band in channel.bands]
+    named = [header.names[band][-1] if header.names[band] else str(band + 1) for band in bands]
+    scales, offsets = ([side[band] for band in bands] for side in (header.scaling.scales, header.scaling.offsets))
+    tags: dict[str, Any] = {"bands": named, "scales": scales, "offsets": offsets}
+    stretch = item.decode.get("stretch")
+    tags |= {} if stretch is None else {"stretch": [stretch] if isinstance(stretch, str) else stretch}
+    return {key: ",".join(v if isinstance(v, str) else f"{v:g}" for v in values) for key, values in tags.items()}

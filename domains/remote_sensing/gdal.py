@@ -114,6 +114,15 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError.unwritable(folder, cause) from None
 
 
+def same_crs(one: str, other: str) -> bool:
+    """Whether two CRSs, as text, are one, however they are written."""
+    rasterio = _rasterio()
+    try:
+        return one == other or rasterio.crs.CRS.from_wkt(one) == rasterio.crs.CRS.from_wkt(other)
+    except _gdal_errors():
+        return False
+
+
 def linear_unit(crs: str) -> float | None:
     """Metres of a unit of a projected CRS; None for a geographic one."""
     rasterio = _rasterio()

@@ -13,7 +13,8 @@ from ...core.contracts import DomainData, Item
 from ...core.data import read_unlabelled
 from ...core.errors import DataError, shortened
 from ...core.runtime import replacing
-from .pictures import is_raster, with_stretch
+from .band_statistics import with_stretch
+from .pictures import is_raster
 from .places import Place, files_of_item, place_of
 from .rasters import Header, header_of
 from .windows import Box, window_of

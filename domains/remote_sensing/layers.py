@@ -136,13 +136,16 @@ class ClassRaster:
         return np.where(there & (values[places] == stored[0]), places, -1)
 
 
-def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes | ClassRaster:
+def read_layer(
+    path: Path, column: str | None, class_names: Sequence[str] | None, one_class: bool = False
+) -> Shapes | ClassRaster:
     """A label layer of whatever kind.
 
     Args:
         path: .gpkg, .geojson, .json or .shp; or a raster of classes.
         column: the attribute that names the class; by default found by the usual names.
         class_names: of shapes, the classes in order; of a raster, names of its values in order.
+        one_class: all shapes are of one class, which no attribute need name.
 
     Raises:
         DataError: it cannot be read, has no such column, or names no class. CapabilityError: a package is missing.
@@ -152,7 +155,7 @@ def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None
     if path.suffix.lower() not in STARTS:
         known = " ".join([*STARTS, *DRIVERS])
         raise DataError(f"{path}: not a label layer of a known kind; known: {known}")
-    return _shapes(path, column, class_names)
+    return _shapes(path, column, class_names, one_class)
 
 
 def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
@@ -183,12 +186,15 @@ def _values_of(raster: OpenRaster) -> np.ndarray:
     return values
 
 
-def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes:
+def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None, one_class: bool) -> Shapes:
     shapely, meta, wkb, columns = _read(path)
     geometries = shapely.from_wkb(wkb, on_invalid="ignore")
     usable = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     if not usable.any():
         raise DataError(f"{path}: holds no shapes; give a layer of points, polygons or boxes")
+    if one_class:
+        kept = shapely.make_valid(geometries[usable])
+        return Shapes(path, kept, np.zeros(len(kept), np.int64), (path.stem,), meta["crs"] or "")
     named = _class_column(path, columns, column)
     texts = np.array([_text(value) for value in columns[named]], dtype=object)
     usable &= texts != ""

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import Boxes, DomainData, Item, Mask
+from ...core.contracts import Boxes, DomainData, InputChannels, Item, Mask
 from ...core.errors import DataError
+from .bands import COLOURS, pictures_of
 from .layers import ClassRaster, Shapes
 from .localization.pictures import picture_size
-from .pictures import is_raster
+from .pictures import is_raster, valid_pixels
 from .places import files_of_item
 from .rasters import Header, header_of
 from .windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
@@ -95,6 +96,65 @@ def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
         ]
     note = f"Pictures larger than {cutting.size} pixels, cut into windows (--window-size): {cut}."
     return replace(data, items=items, notes=[*data.notes, note]) if cut else data
+
+
+def with_bands(data: DomainData, channels: InputChannels) -> DomainData:
+    """A set without pictures that lack one of the bands of a model; these are listed in `skipped`."""
+    faults = {id(item): _lacking(item, channels) for item in data.items}
+    lacking = [(item.id, faults[id(item)]) for item in data.items if faults[id(item)]]
+    items = [item for item in data.items if not faults[id(item)]]
+    return replace(data, items=items, skipped=[*data.skipped, *lacking])
+
+
+def _lacking(item: Item, channels: InputChannels) -> str:
+    """Which band a picture lacks, in one line; "" for none."""
+    cure = f"give a raster with the bands {', '.join(channels.names)}"
+    if not is_raster(item.source):
+        return f"{item.source}: an image, which has no band {channels.names[COLOURS]}; {cure}"
+    try:
+        header = header_of(files_of_item(item), item.decode.get("sensor"))
+        pictures_of(item.decode.get("bands"), header.names, str(item.source), header.alpha)
+    except DataError as error:
+        return f"{str(error).partition(';')[0]}; {cure}"
+    return ""
+
+
+def with_values(data: DomainData) -> DomainData:
+    """A set without windows in which their raster has no value, but for one of each; boxes without any are ignored.
+    Only rasters whose headers say that pixels may have none are read for it."""
+    items: list[Item] = []
+    left_out, sources = 0, set()
+    for item in data.items:
+        valid = _valid(item)
+        if valid is not None and isinstance(item.target, Boxes):
+            item = item.with_(target=ignored_without_values(item.target, valid))
+        if valid is None or valid.any() or "window" not in item.decode:
+            items.append(item)
+            sources.add(item.source)
+        else:
+            left_out += 1
+    items += [item for item in {i.source: i for i in data.items}.values() if item.source not in sources]
+    note = f"Windows in which the raster has no value, left out: {left_out}."
+    return replace(data, items=items, notes=[*data.notes, note]) if left_out else data.with_items(items)
+
+
+def _valid(item: Item) -> np.ndarray | None:
+    """Where a window has values; what cannot be read is told where it is decoded."""
+    try:
+        return valid_pixels(item.source, item.decode) if is_raster(item.source) else None
+    except DataError:
+        return None
+
+
+def ignored_without_values(target: Boxes, valid: np.ndarray) -> Boxes:
+    """Boxes that lie wholly where there are no values are ignored."""
+    corners = np.array(target.boxes, np.float64).reshape(-1, 4)
+    low, high = np.floor(corners[:, :2]).astype(int).clip(0), np.ceil(corners[:, 2:]).astype(int)
+    empty = [not valid[y0:y1, x0:x1].any() for (x0, y0), (x1, y1) in zip(low, high)]
+    if not any(empty):
+        return target
+    ignored = target.ignored or (False,) * len(empty)
+    return replace(target, ignored=tuple(bool(was or now) for was, now in zip(ignored, empty)))
 
 
 def _cut(target: Boxes | Mask, box: Box, cutting: Cutting) -> Boxes | Mask:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...core.contracts import Decoded, DomainData, Item
+from ...core.contracts import Decoded, Item
 from ...core.data import Format
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
@@ -23,8 +23,6 @@ IMAGE, AUTO = "image", "auto"
 STRETCHES = (AUTO, IMAGE)
 MOST_SIDE = 2048
 """Pixels of the shortest side of a raster that is looked at as a whole: a larger one is read at that size."""
-SAMPLED, SAMPLED_SIDE = 64, 256
-"""Rasters, and pixels of their longest side, that a stretch is computed on."""
 
 
 def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence[float], max_pixels: int) -> Format:
@@ -125,17 +123,34 @@ def channel_values(
     Raises:
         DataError: as `decode_raster`.
     """
-    path, window = Path(path), decode.get("window")
+    with _opened(Path(path), decode, most_side) as (raster, window, size):
+        values, valid, pictures, eight_bits = read_channels(raster, path, decode, window, size)
+    if not valid.any():
+        raise DataError(f"{path}: {'no pixel of it' if window is None else 'no pixel of the window'} has a value")
+    return values, valid, pictures, eight_bits
+
+
+def valid_pixels(path: str | Path, decode: dict[str, Any]) -> np.ndarray | None:
+    """(H, W) bool, where the picture that `decode_raster` makes has values; None: everywhere, as the header says.
+
+    Raises:
+        DataError: as `decode_raster`.
+    """
+    with _opened(Path(path), decode) as (raster, window, size):
+        return read_channels(raster, path, decode, window, size)[1] if raster.header.masked else None
+
+
+@contextmanager
+def _opened(path: Path, decode: dict[str, Any], most_side: int | None = None) -> Iterator[tuple]:
+    """An open raster, the window of it that is read, None for all of it, and the (height, width) to bring it to."""
+    window = decode.get("window")
     files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
     opened = open_raster if window is None else kept_raster
     with opened(files, decode.get("sensor")) as raster:
         height, width = (raster.header.height, raster.header.width) if window is None else (window[3], window[2])
         size = _size(height, width, most_side)
         raster.check_size((height, width), size, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-        values, valid, pictures, eight_bits = read_channels(raster, path, decode, window, size)
-    if not valid.any():
-        raise DataError(f"{path}: {'no pixel of it' if window is None else 'no pixel of the window'} has a value")
-    return values, valid, pictures, eight_bits
+        yield raster, window, size
 
 
 def read_channels(
@@ -162,31 +177,6 @@ def read_channels(
     return np.stack([_channel(c, of_band) for c in channels]), valid, pictures, eight_bits and plain
 
 
-def with_stretch(data: DomainData, stretch: str | Sequence[float]) -> DomainData:
-    """The set whose rasters of more than 8 bits are all stretched from the same ranges, which a run keeps.
-
-    Args:
-        data: its items' rasters have no ranges yet.
-        stretch: as for `raster_format`; only "auto" computes ranges, percentiles of a sample without test images.
-
-    Raises:
-        DataError: rasters of different numbers of channels.
-    """
-    if stretch != AUTO:
-        return data
-    deep = [item for item in data.items if is_raster(item.source) and _is_deep(item)]
-    ranges = _ranges_of([item for item in deep if item.split != "test"] or deep)
-    if ranges is None:
-        return data
-    there = {item.id for item in deep}
-    items = [i.with_(decode={**i.decode, "stretch": list(ranges)}) if i.id in there else i for i in data.items]
-    pairs = ", ".join(f"{low:g} to {high:g}" for low, high in zip(ranges[::2], ranges[1::2]))
-    low, high = PERCENTILES
-    note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), in prediction too."
-    kept = {**data.reading, "stretch": ranges}
-    return replace(data, items=items, notes=[*data.notes, note], reading=kept)
-
-
 def _whole_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
     """(width, height), which may be more than can be decoded at once."""
     files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
@@ -197,38 +187,6 @@ def _whole_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
 def is_raster(path: Path) -> bool:
     """Whether a file is read by rasterio."""
     return path.name.lower().endswith((*DRIVERS, *PRODUCT_FILES))
-
-
-def _ranges_of(items: Sequence[Item]) -> tuple[float, ...] | None:
-    """Low and high of each channel, one after the other; None where nothing can be read."""
-    places = sorted({round(place) for place in np.linspace(0, len(items) - 1, SAMPLED)}) if items else []
-    pools: list[list[np.ndarray]] = []
-    kinds: list[str] = []
-    for item in (items[place] for place in places):
-        try:
-            values, valid, pictures, _ = channel_values(item.source, item.decode, SAMPLED_SIDE)
-        except DataError:
-            continue  # what cannot be read is listed where all images are checked
-        if not pools:
-            pools, kinds = [[] for _ in values], [c.kind for picture in pictures for c in picture]
-        if len(values) != len(pools):
-            raise DataError(
-                f"{item.source}: has {len(values)} channels, others have {len(pools)}; choose the bands by --bands"
-            )
-        for pool, channel in zip(pools, values):
-            pool.append(channel[valid])
-    ranges = [_range(np.concatenate(pool), kind) for pool, kind in zip(pools, kinds)]
-    return tuple(round(float(value), 6) for pair in ranges for value in pair) or None
-
-
-def _is_deep(item: Item) -> bool:
-    """Whether a raster has other than 8 bits, as its header says; a file that cannot be read is told later."""
-    names = item.decode.get("files")
-    files = [item.source.parent / name for name in names] if names else [item.source]
-    try:
-        return any(kind != "uint8" for kind in header_of(files, item.decode.get("sensor")).kinds)
-    except DataError:
-        return False
 
 
 def check_stretch(value: Any) -> Any:
@@ -281,7 +239,7 @@ def _channel(channel: Channel, of_band: dict[int, np.ndarray]) -> np.ndarray:
 def _stretched(values: np.ndarray, valid: np.ndarray, channels: Sequence[Channel], stretch: Any, path) -> np.ndarray:
     """(C, h, w) float32 in 0..1."""
     if isinstance(stretch, str):
-        ranges = [_range(each[valid], c.kind) for each, c in zip(values, channels)]
+        ranges = [range_of(each[valid], c.kind) for each, c in zip(values, channels)]
     else:
         ranges = list(zip(stretch[::2], stretch[1::2]))
         ranges = ranges * len(channels) if len(ranges) == 1 else ranges
@@ -294,7 +252,7 @@ def _stretched(values: np.ndarray, valid: np.ndarray, channels: Sequence[Channel
     return np.where(valid, unit, 0).astype(np.float32)
 
 
-def _range(values: np.ndarray, kind: str) -> tuple[float, float]:
+def range_of(values: np.ndarray, kind: str) -> tuple[float, float]:
     """Lowest and highest value of a channel that are told apart; an index has its own."""
     if kind == "index":
         return -1.0, 1.0

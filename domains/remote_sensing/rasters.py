@@ -56,6 +56,7 @@ class Header:
         scaling: of each band.
         alpha: whether there is transparency besides.
         palette: whether its bands are the colours of a palette.
+        masked: whether pixels of it may have no value.
     """
 
     width: int
@@ -68,6 +69,7 @@ class Header:
     scaling: Scaling
     alpha: bool = False
     palette: bool = False
+    masked: bool = False
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -279,7 +281,14 @@ class OpenRaster:
             self._scaling(kinds),
             alpha=not self._mistaken and "alpha" in self._colours.values(),
             palette=self._palette is not None,
+            masked=self._may_be_masked(kinds),
         )
+
+    def _may_be_masked(self, kinds: Sequence[str]) -> bool:
+        """By nodata, a mask, transparency, or values that are no numbers."""
+        flags = [] if self._mistaken else [flag.name for band in self._of_bands("mask_flag_enums") for flag in band]
+        of_sensor = self._sensor is not None and self._sensor.nodata is not None
+        return of_sensor or self._palette is not None or set(flags) != {"all_valid"} or any(k[0] in "fc" for k in kinds)
 
     def _of_bands(self, what: str) -> list[Any]:
         """A list that rasterio has of all bands of a file, as long as `_bands`."""

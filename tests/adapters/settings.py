@@ -207,6 +207,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "linear-probe": {"steps": between("steps", 0, 8, ties="published")},
     "lp-plus-plus": {"accumulate": between("accumulate", True, False, alpha_every=1)},
     "mean-pool": of_pairs("siglip"),
+    "pair-projection": {
+        "loss": between("loss", None, "siglip", lr=1e-3),
+        "loss_options": between("loss_options", None, {"clip": {"label_smoothing": 0.5}}, loss="clip", lr=1e-3),
+    },
     "maple": {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),

@@ -332,8 +332,7 @@ class ConfigTask(Task):
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         plans = {name: self._with_plan(recipe, name) for name in axes.recipes or ("",)}
-        data = split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed)
-        return ConfigContest(self, plans, data)
+        return ConfigContest(self, plans, self._split(recipe, reporter))
 
     def table(self, metrics: Mapping[str, Any]):
         return scores_table(metrics)
@@ -361,7 +360,13 @@ class ConfigTask(Task):
 
     def _data(self, recipe: Recipe, reporter: Reporter) -> DomainData:
         """What a fit trains and tests on."""
-        return self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
+        return self.choose(recipe, self._split(recipe, reporter))
+
+    def _split(self, recipe: Recipe, reporter: Reporter) -> DomainData:
+        """Readable samples with splits, and what the domain computes of those for training."""
+        data = split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed)
+        assert self.domain is not None
+        return self.domain.from_training(data, **recipe.reading)
 
     def _own_data(self, use: Use) -> DomainData:
         """What a run was fitted and tested on, for labels beside it."""

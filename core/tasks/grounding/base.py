@@ -81,7 +81,7 @@ class Grounding(Retrieval):
     retrieval does, and is scored before and after.
     """
 
-    takes: ClassVar = Retrieval.takes - {"sources"}
+    takes: ClassVar = Retrieval.takes - {"sources", "features"}
     judgements: ClassVar = ()
     places: ClassVar[frozenset] = frozenset()
     needs_domain: ClassVar = True

@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.items import DomainData, Questions
+from ...contracts.images import CropTransform
+from ...contracts.items import Captions, DomainData, Item, Questions
 from ...contracts.pair_head import PairHead, PairParts
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.file_hashes import FileHashes
@@ -25,6 +27,7 @@ from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, check_tolerated
 from ...errors import CapabilityError, DataError
+from ...features.pair_files import load_pairs, row_digest
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter
@@ -60,6 +63,7 @@ class RetrievalData:
         questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
         dual_softmax: also score with a dual softmax.
+        flip: whether half of the training images are mirrored, where their transform mirrors any.
         mixture: how samples are drawn where the pairs are `JoinedPairs`, of several sources.
     """
 
@@ -78,6 +82,7 @@ class RetrievalData:
     questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
     dual_softmax: bool = False
+    flip: bool = True
     mixture: Mixture | None = None
 
     def part(self, split: str) -> Any:
@@ -110,6 +115,26 @@ def read_files(
     check_skipped(pairs.skipped, pairs.total, tolerate)
     pairs = without_divided_copies(pairs, hashes)
     return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
+
+
+def read_stored(path: str, split_seed: int) -> RetrievalData:
+    """The pairs of a features file, in their splits; what the file does not divide is, whole groups and equal rows at a
+    time.
+
+    Raises:
+        DataError: as of `load_pairs` and `assign_splits`.
+    """
+    stored = load_pairs(path)
+    rows, groups, split = stored.images.numpy(), stored.groups or repeat(None), stored.split or repeat("")
+    items = [
+        Item(name, Path(stored.name), {"digest": row_digest(row)}, Captions(texts), group, part)
+        for name, row, texts, group, part in zip(stored.ids, rows, stored.captions_of(), groups, split)
+    ]
+    row_of = {name: rows[place : place + 1] for place, name in enumerate(stored.ids)}
+    data = DomainData(items, (), lambda item: row_of[item.id], kind="captions", name=stored.name, has_images=False)
+    data = assign_splits(data, seed=split_seed, hashes=FileHashes())
+    notes = [*stored.notes, *data.notes]
+    return RetrievalData(DomainPairs.of(data), stored.name, stored.licence, _plain, [], notes)
 
 
 def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) -> RetrievalData:
@@ -160,13 +185,14 @@ def train_on_pairs(
         )
         return parts_of(adapter, towers, source.pairs, how)
 
+    view = data.transform(backbone, True)
     report = training.fit_pairs(
         source,
         backbone,
         reporter,
         folder,
         of=f"{len(source)} pairs",
-        view=data.transform(backbone, True),
+        view=view if data.flip else CropTransform.unflipped(view),
         strong_view=None if data.strong_view is None else data.strong_view(backbone),
         validate=on_val if has_val else None,
         plan=plan,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...contracts.families import STORED
 from ...contracts.items import Item
 from ...contracts.run_info import RunInfo
 from ...errors import DataError
@@ -244,14 +245,16 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     path, words = shlex.quote(info.model), '"what you look for"'
     search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
     adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
-    steps = [
-        ("The model is a backbone like any other. Adapt it to labelled images:", adapt),
-        ("Search images with it:", search),
-        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"),
-    ]
+    python = f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"
+    steps = [("From Python:", python)]
+    if not str(info.backbone.spec).startswith(f"{STORED}:"):  # of stored features nothing new is encoded
+        steps.insert(0, ("Search images with it:", search))
+        steps.insert(0, ("The model is a backbone like any other. Adapt it to labelled images:", adapt))
     if info.adapter:
         score = f"vladapt eval {shlex.quote(folder)}"
-        steps.append(("Score it again, on its own test pairs or on others (--data):", score))
+        steps.append(
+            ("Score it again, on its own test pairs or on others (--data, or --features of stored ones):", score)
+        )
     return steps
 
 

@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
+from ...backbones.load import load_backbone
+from ...backbones.stored import stored_spec
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
+from ...contracts.pair_head import PairHead
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.sources import NamedSource, sources_in
@@ -22,7 +25,7 @@ from ...data.pairs.source_list import check_sources
 from ...errors import CapabilityError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
-from ...registry import catalogue
+from ...registry import adapter_class, catalogue
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
@@ -33,7 +36,16 @@ from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from .comparison import RetrievalComparison
 from .exporting import export_towers
-from .fitting import RetrievalData, divided_pairs, fitted_retrieval, joined, read_files, scored, train_on_pairs
+from .fitting import (
+    RetrievalData,
+    divided_pairs,
+    fitted_retrieval,
+    joined,
+    read_files,
+    read_stored,
+    scored,
+    train_on_pairs,
+)
 from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
@@ -42,6 +54,8 @@ from .source_scores import KEY as SOURCES
 from .source_scores import source_section, source_table
 from .tables import retrieval_table
 
+OF_TOWERS = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "sources", "custom_hooks"})
+"""Keys that mean nothing to stored features."""
 NO_CLASSES = "retrieval has no classes; omit it"
 
 
@@ -51,6 +65,9 @@ class RetrievalOptions:
 
     dual_softmax: bool = option(
         False, "also score with a dual softmax, which reads all queries before it answers one of them"
+    )
+    flip: bool = option(
+        False, "mirror half of the training images; captions that name left and right then become wrong"
     )
 
     def __post_init__(self):
@@ -64,8 +81,9 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
-        | {"custom_hooks", "sources"}
+        | {"custom_hooks", "sources", "features"}
     )
+    at_evaluation: ClassVar = TowerTraining.at_evaluation | {"features"}
     comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
@@ -75,10 +93,12 @@ class Retrieval(TowerTraining):
     needs_domain: ClassVar = False
     unused: ClassVar = {
         "shots": "counts images per class; retrieval trains on all training pairs; omit it",
-        "features": "a features file holds no captions; give --data",
+        "features": "needs the images and captions themselves; give --data",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions", "language"), NO_CLASSES),
     }
     default_adapter: ClassVar = "lora"
+    on_stored: ClassVar = "pair-projection"
+    """The default on a features file, which has no towers to train."""
     default_loss: ClassVar = "clip"
     on_parts: ClassVar = True
     names_nothing: ClassVar = (
@@ -92,6 +112,32 @@ class Retrieval(TowerTraining):
         able = filter(self.learns, own)
         return f"adapter '{{}}' cannot learn from pairs; use {', '.join([*able, 'full', 'lora'])} or lit"
 
+    def taken(self, recipe: Recipe) -> frozenset[str]:
+        return self.takes - OF_TOWERS if recipe.features else self.takes
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        if recipe.features and not recipe.adapter_name:
+            recipe = recipe.with_(adapter={**recipe.adapter, "name": self.on_stored})
+        return super().filled(recipe)
+
+    def backbone(self, recipe: Recipe) -> Backbone:
+        if recipe.features:
+            return load_backbone(stored_spec(recipe.features), recipe.device)
+        return super().backbone(recipe)
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        if recipe.features and recipe.adapter_name != ZERO_SHOT:
+            self._check_on_stored(recipe.adapter_name)
+
+    def _check_on_stored(self, name: str | None) -> None:
+        """Raise the CapabilityError of a method that trains towers."""
+        if name is not None and not issubclass(adapter_class(name), PairHead):
+            raise CapabilityError(
+                f"adapter '{name}' trains towers, which a features file does not have; use {self.on_stored}, or give "
+                "--data"
+            )
+
     def prepared(self, recipe: Recipe) -> Recipe:
         if recipe.adapter_name == ZERO_SHOT:
             raise CapabilityError(self.cannot_learn.format(ZERO_SHOT))
@@ -101,6 +147,8 @@ class Retrieval(TowerTraining):
 
     def read(self, recipe: Recipe) -> RetrievalData:
         """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""
+        if recipe.features:
+            return self._as_asked(read_stored(recipe.features, recipe.split_seed), recipe)
         if not recipe.sources:
             return self._read_one(recipe)
         sources, options = sources_in(recipe.sources)
@@ -117,13 +165,21 @@ class Retrieval(TowerTraining):
         else:
             self.domain.check_task(self.name)
             data = divided_pairs(self.domain_data(recipe), self.domain, self.name, recipe.split_seed)
-        return replace(data, dual_softmax=recipe.task_options.get(DUAL, False))
+        return self._as_asked(data, recipe)
+
+    @staticmethod
+    def _as_asked(data: RetrievalData, recipe: Recipe) -> RetrievalData:
+        """The data with what the task's options say of them; a task without such an option mirrors as its images do."""
+        asked = recipe.task_options
+        return replace(data, dual_softmax=asked.get(DUAL, False), flip=asked.get("flip", True))
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
         load = partial(self.announced_backbone, recipe, reporter)
         return fitted_retrieval(self.training(recipe), data, load, reporter, folder)
 
     def trained(self, recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int) -> Backbone:
+        if recipe.features and recipe.adapter_name != ZERO_SHOT:
+            self._check_on_stored(recipe.adapter_name)
         return self.train(recipe, data, backbone, Reporter(quiet=True), seed=seed)[2]
 
     def train(

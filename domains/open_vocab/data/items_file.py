@@ -28,6 +28,7 @@ from .outlines import valid_outline
 FORMAT, VERSION = "vladapt-items", 1
 STORED_VALUES = 256
 """Numbers that a mask may store."""
+RGB = 3
 MOST_PIXELS = 10**11
 """Of an image; the option max_pixels has the same bound."""
 EMPTY: tuple[Any, ...] = (None, "", {})
@@ -221,7 +222,8 @@ def _saved(data: DomainData, folder: Path) -> DomainData:
 
 
 def to_uint8(pixels: Decoded) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded image."""
+    """(H, W, 3) uint8 of a decoded image, of more channels the first three."""
+    pixels = pixels[..., :RGB]
     if pixels.dtype == np.uint8:
         return pixels
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

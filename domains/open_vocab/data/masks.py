@@ -13,6 +13,7 @@ import numpy as np
 from ....core.contracts import Item, Mask
 from ....core.data import decode_values
 from ....core.errors import DataError, shortened
+from ....core.registry import load_domain
 from .mask_tables import MOST_STORED
 from .outlines import draw
 
@@ -38,14 +39,17 @@ class MaskReader:
     background: int | None = None
 
     def __call__(self, item: Item) -> np.ndarray:
-        """(H, W) uint8: class indices, `IGNORED` elsewhere.
+        """(H, W) uint8: class indices, `IGNORED` elsewhere and where the image has no value.
 
         Raises:
             DataError: the file cannot be read, or is of another kind than the table.
         """
         file = annotated_mask(item).file
         labels = self._drawn(item) if file is None else self._looked_up(Path(file), item)
-        return _chosen(labels, self.classes, item)
+        labels, valid = _chosen(labels, self.classes, item), valid_pixels(item)
+        if valid is None or valid.shape != labels.shape:  # masks of another size are refused where images are loaded
+            return labels
+        return np.where(valid, labels, np.uint8(IGNORED))
 
     def choose(self, new: Mapping[int, int]) -> MaskReader:
         """A reader with class indices replaced, and those without a new one ignored."""
@@ -120,6 +124,13 @@ class MaskReader:
             pixels, _, has_outline = known
             labels[pixels] = IGNORED if left_out or not has_outline else label
         return labels
+
+
+def valid_pixels(item: Item) -> np.ndarray | None:
+    """(H, W) bool, where an image has values, as the domain says that decodes it; None: everywhere."""
+    decode = dict(item.decode)
+    domain = decode.pop(Item.READ_BY, None)
+    return None if domain is None else load_domain(domain).valid(item.source, decode)
 
 
 def check_stored(values: Iterable[tuple[int, int]], colours: Iterable[tuple[Sequence[int], int]]) -> None:

@@ -116,7 +116,7 @@ class JoinedMap:
         choose: (C, h, w) blended scores -> (1, h, w) classes.
 
     Attributes:
-        classes: (height, width) int32; -1 where no window lies.
+        classes: (height, width) int32; -1 where no window lies, or the picture has no value.
     """
 
     def __init__(self, size: tuple[int, int], choose: Callable[[torch.Tensor], torch.Tensor]):
@@ -125,17 +125,19 @@ class JoinedMap:
         self.total = torch.zeros(0, 0, size[1])  # (C, rows, width), of which C is known from the first window on
         self.weight = torch.zeros(0, size[1])
 
-    def add(self, window: Window, scores: torch.Tensor) -> None:
+    def add(self, window: Window, scores: torch.Tensor, valid: np.ndarray | None = None) -> None:
         """One window, not above those before it.
 
         Args:
             scores: (C, height, width).
+            valid: (height, width) bool, where the picture has values; None: everywhere.
         """
         left, top, width, height = window
         scores = scores.float().cpu()
         self._finish(top)
         self._reach(top + height, len(scores))
         weight = falling(height)[:, None] * falling(width)
+        weight = weight if valid is None else weight * torch.from_numpy(valid)
         rows, columns = slice(top - self.top, top - self.top + height), slice(left, left + width)
         self.total[:, rows, columns] += weight * scores
         self.weight[rows, columns] += weight

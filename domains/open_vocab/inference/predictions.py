@@ -94,10 +94,16 @@ class PredictedMap:
         """Of an mmseg data sample with `pred_sem_seg`."""
         return cls(sample.pred_sem_seg.data.squeeze(0).cpu().numpy())
 
+    def where(self, valid: np.ndarray | None) -> PredictedMap:
+        """With -1 where an image has no value."""
+        return self if valid is None else PredictedMap(np.where(valid, self.classes, -1))
+
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """As JSON-able values: the classes that are there with their share, and a COCO RLE of each."""
+        """As JSON-able values: the classes that are there with their share of what was looked at, and a COCO RLE of
+        each."""
         there = [int(label) for label in np.unique(self.classes) if label >= 0]
-        shares = {class_names[label]: float((self.classes == label).mean()) for label in there}
+        looked = max(1, int((self.classes >= 0).sum()))
+        shares = {class_names[label]: float((self.classes == label).sum() / looked) for label in there}
         masks = {class_names[label]: encode(self.classes == label) for label in there}
         ranked = sorted(shares.items(), key=lambda pair: -pair[1])
         return {

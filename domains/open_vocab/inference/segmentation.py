@@ -10,7 +10,7 @@ import numpy as np
 from ....core.contracts import DomainData, Evaluation, Item, MaskScorer
 from ....core.runs import PictureSection, TableSection
 from ..data.items_file import to_uint8
-from ..data.masks import IGNORED
+from ..data.masks import IGNORED, valid_pixels
 from ..drawing import draw_classes
 from ..scores.intervals import groups_of, image_counts, mean_iou_intervals
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
@@ -71,11 +71,12 @@ def predict_segmentation(model, data: DomainData, progress: Callable[[int, int],
     choose = getattr(model, "choose", lambda scores: scores.argmax(dim=0, keepdim=True))
     for name, size, samples in pictures_of(outcomes(model, data, data.items, progress)):
         if size is None:
-            found = PredictedMap.of(next(samples)[1])
+            item, sample = next(samples)
+            found = PredictedMap.of(sample).where(valid_pixels(item))
         else:
             joined = JoinedMap(size, choose)
             for item, sample in samples:
-                joined.add(window_of(item), sample.seg_logits.data)
+                joined.add(window_of(item), sample.seg_logits.data, valid_pixels(item))
             found = PredictedMap(joined.finished())
         rows.append({"id": name, **({} if size is None else {"size": list(size)}), **found.row(names)})
     return rows

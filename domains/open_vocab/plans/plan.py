@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from mmengine import Config
 from mmengine.dist import get_world_size
 
-from ....core.contracts import DomainData
+from ....core.contracts import DomainData, InputChannels
 from ....core.errors import ConfigError, DataError
 from ....core.features import FeatureStore
 from ..data.boxes import annotated_boxes
@@ -21,6 +21,7 @@ from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
 from ..data.novel import split_novel
+from .channels import is_deep, on_channels, on_depth
 from .classes import takes_names, with_classes
 from .kinds import KINDS, ConfigKind
 from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
@@ -45,6 +46,8 @@ class PlanOptions:
         novel: names that are not learned, comma-separated, or "coco" or "lvis"; empty for none.
         templates: prompts with {} for the class name; None for the usual ones.
         of_task: options of the task, which the plan keeps.
+        channels: of images that have more than three.
+        statistics: mean and standard deviation of each channel of the training images, where there are more than three.
     """
 
     schedule: Schedule = Schedule()
@@ -54,6 +57,8 @@ class PlanOptions:
     novel: str = ""
     templates: Any = None
     of_task: Mapping[str, Any] = field(default_factory=dict)
+    channels: InputChannels | None = None
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 def make_plan(
@@ -100,10 +105,14 @@ def make_plan(
         "novel": list(novel),
         "described": dict(described or {}),
         "test_pipeline": test_pipeline,
-        "notes": notes,
         **({"source": dict(source)} if (source := (plan.get("vladapt") or {}).get("source")) else {}),
         **options.of_task,
     }
+    if options.channels is not None:
+        notes += on_channels(kept, options.channels, options.statistics)
+    elif is_deep(data.split("train"), data):
+        notes += on_depth(kept)
+    kept["vladapt"]["notes"] = notes
     return Config(_with_batch_norms(kept, options.device))
 
 

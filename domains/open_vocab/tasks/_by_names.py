@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmengine import Config
 
-from ....core.contracts import DomainData, Exported, ExportWishes, Recipe, Use, option, settle
+from ....core.contracts import DomainData, Exported, ExportWishes, InputChannels, Recipe, Use, option, settle
 from ....core.errors import CapabilityError, ConfigError
 from ....core.runtime import Reporter
 from ....core.tasks import ConfigTask, load_model
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..exporting.run import Form
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+RGB = 3
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 """An option of a model that names a file of weights, and its value where there is none."""
 
@@ -91,6 +92,10 @@ class ByNames(ConfigTask):
         model = self._config(recipe)["model"]
         if is_hub_node(model) and not model.get("config"):
             raise ConfigError("no model was named, whose type says what is trained; give one, --start hf:OWNER/NAME")
+        if (channels := self._further(recipe)) is not None:
+            from ..plans.channels import check_channels
+
+            check_channels(model, channels)
 
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """The set with the classes that a recipe asks for."""
@@ -114,7 +119,11 @@ class ByNames(ConfigTask):
         source = source_at(recipe.task_options.get("start"))
         described = self.described(recipe)
         stated = described if any(described.values()) else None
-        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe, self.templates(recipe)), data, stated)
+        options = plan_options(recipe, self.templates(recipe))
+        if (channels := self._further(recipe)) is not None:
+            statistics = self.domain.channel_statistics(data.split("train"))
+            options = replace(options, channels=channels, statistics=statistics)
+        plan = make_plan(self._config(recipe), self.configs, options, data, stated)
         if source is not None and not plan.get("train_cfg"):
             check_names_of(source, data.class_names)
         if source is not None:
@@ -165,6 +174,24 @@ class ByNames(ConfigTask):
 
         return data if use.tile is None else tiled(data, use.tile)
 
+    def served(self, use: Use, serving: Any):
+        """As of any config, of pictures alone."""
+        self._need_colours(use, "vladapt serve")
+        return super().served(use, serving)
+
+    def _further(self, recipe: Recipe) -> InputChannels | None:
+        """The channels of images that have more than three."""
+        channels = self.domain.channels(recipe.reading)
+        return channels if channels is not None and len(channels) > RGB else None
+
+    def _need_colours(self, use: Use, what: str) -> None:
+        """Raise the CapabilityError of a run whose images have more than three channels."""
+        if (channels := self._further(self.used_again(use))) is not None:
+            raise CapabilityError(
+                f"{use.run.shown}: reads the bands {', '.join(channels.names)}, and {what} takes pictures of three "
+                "channels; use vladapt predict"
+            )
+
     @abstractmethod
     def form(self, model) -> Form:
         """What a model of this task becomes where it is exported."""
@@ -173,6 +200,7 @@ class ByNames(ConfigTask):
         """The graph of a model of mm, where it has a fixed one."""
         from ..exporting.run import export_run
 
+        self._need_colours(use, "an export")
         recipe, model = self.used_again(use), load_model(use.run, torch.device("cpu"))
         if model is None:
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")

@@ -53,7 +53,7 @@ class PersonSearch(Retrieval):
     show no pictures unless `--show-people` says so (`care.py`).
     """
 
-    takes: ClassVar = Retrieval.takes - {"sources"}
+    takes: ClassVar = Retrieval.takes - {"sources", "features"}
     needs_domain: ClassVar = True
     options: ClassVar = SearchOptions
 

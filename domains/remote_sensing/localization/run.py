@@ -19,8 +19,8 @@ from ....core.errors import ConfigError, DataError, shortened
 from ....core.features import FeatureStore
 from ....core.retrieval import RetrievalIndex
 from ....core.runtime import Reporter, file_stem
+from ..band_statistics import with_stretch
 from ..domain import RemoteSensing
-from ..pictures import with_stretch
 from .annotation import Annotated, read_annotation
 from .heat import MEDIAN, SIDES, HeatMap, check_median, check_sides
 from .pictures import MAP_FILES, box_of, check_map_file, picture_size, whole_picture, window_items, write_map

@@ -76,7 +76,7 @@ def write_rasters(
     with writing(folder):
         with ExitStack() as stack:
             classes, scores = (
-                stack.enter_context(_created(file, header, nodata)) for file, nodata in zip(plain, (NOTHING, NO_SCORE))
+                stack.enter_context(created(file, header, nodata)) for file, nodata in zip(plain, (NOTHING, NO_SCORE))
             )
             classes.write_colormap(1, {NOTHING: (0, 0, 0, 0), **dict(enumerate(colours(len(class_names)), start=1))})
             classes.update_tags(1, **{f"CLASS_{i}": name for i, name in enumerate(class_names, start=1)})
@@ -179,7 +179,8 @@ class _Counting:
         return Tally(pixels, self._areas[1:], scores, int(self.pixels[0]))
 
 
-def _created(file: Path, header: Header, nodata: int):
+def created(file: Path, header: Header, nodata: int):
+    """A tiled raster of one band of bytes on the grid of another, open for writing."""
     import rasterio
     from rasterio.transform import Affine
 

@@ -1,4 +1,7 @@
-"""Our default for clips: averaged frames plus a function of their course over time, where that helps."""
+"""Our default for clips: averaged frames plus a function of their course over time, where that helps.
+
+Take it first on clips.
+"""
 
 from __future__ import annotations
 

@@ -89,6 +89,15 @@ def test_what_was_not_asked_for_is_refused_before_anything_is_computed():
     check_asked(parse_limits("accuracy=0.5"), [BySubgroup(), Corruptions()])
 
 
+def test_a_misspelt_name_is_refused_before_anything_is_computed():
+    judged = [BySubgroup(by="site"), Corruptions(holistic=True)]
+    check_asked(parse_limits("accuracy=0.5,worst_group=0.5"), judged, METRICS)
+    for wrong, right in (("acuracy", "accuracy"), ("worst_grup.point", "worst_group")):
+        with pytest.raises(UnknownNameError, match=f"no such score; did you mean .*{right}"):
+            check_asked(parse_limits(f"{wrong}=0.5"), judged, METRICS)
+    check_asked(parse_limits("acuracy=0.5"), judged, {"adapted": None})  # a fit that scored nothing knows no names
+
+
 def test_what_was_asked_for_and_could_not_be_made_says_why():
     lacking = {"subgroups": parts(), "corruptions": CorruptionScores(0, "images may have several labels")}
     for name, reason in (("worst_group", "no value of --by has enough images"), ("corruptions", "several labels")):

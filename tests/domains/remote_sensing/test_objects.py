@@ -289,9 +289,3 @@ def test_labels_without_pictures_are_listed_and_alone_refused(dota):
         (dota / split / "images" / "P1.png").unlink()
     with pytest.raises(DataError, match="no picture with an object"):
         RemoteSensing().read(dota, "detection")
-
-
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_more_than_three_bands_are_refused(tmp_path, task):
-    with pytest.raises(ConfigError, match=f"--bands 1,2,3,4: {task} sees pictures of three channels"):
-        RemoteSensing().read(tmp_path, task, bands="1,2,3,4", sensor="naip")

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .....core.backbones import load_backbone
-from .....core.contracts import require
+from .....core.contracts import InputChannels, require
 from .....core.errors import ConfigError
 from .....core.registry import build_loss
 from .....core.training import LowRank, TowerLayers
 from .....registry import MODELS
+from .channels import widen_loaded
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 from .image_part import whole_patches
 
@@ -58,6 +59,8 @@ class CLIPVisionBackbone(BaseModule):
         drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
             with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
         with_cp: activations of the blocks are recomputed in the backward pass.
+        channels: names and start of `InputChannels`, where images have more than three channels: the layer that takes
+            them is widened, and trains unless all is frozen.
 
     Attributes:
         backbone: the core `Backbone`, for what goes beyond maps; its text tower is not part of this module.
@@ -84,12 +87,15 @@ class CLIPVisionBackbone(BaseModule):
         cropped_positions: bool | Mapping[str, Any] = False,
         drop_path: float = 0.0,
         with_cp: bool = False,
+        channels: Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
         require(0 <= drop_path < 1, "drop_path", drop_path, "give 0 to below 1")
         _check_freezing(frozen, frozen_stages, train_head, lora, cropped_positions)
-        self.backbone = load_backbone(backbone, device="cpu")
+        self.backbone = load_backbone(backbone, device="cpu", channels=(images := _channels(channels)))
+        if frozen:
+            self.backbone.check_channels("option frozen")
         self.backbone.need("feature_maps")
         self.is_transformer = "image_blocks" in self.backbone.capabilities
         self.drop_path, self.with_cp = drop_path, with_cp
@@ -101,6 +107,10 @@ class CLIPVisionBackbone(BaseModule):
         if norm_eval:
             TowerLayers(self.backbone).freeze_batch_norm()
         self._add_lora(lora)
+        if images is not None:
+            layer = self.backbone.input_layer()
+            layer.requires_grad_(not frozen)
+            widen_loaded(layer, images)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
             build_loss("ro-vit", **options).prepare(self.backbone)
@@ -116,7 +126,7 @@ class CLIPVisionBackbone(BaseModule):
     # What it gives ----------------------------------------------------------------------------------------------
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W), normalised as the tower's own pixels -> maps (B, C_i, h_i, w_i)."""
+        """(B, C, H, W), normalised as the tower's own pixels -> maps (B, C_i, h_i, w_i)."""
         if not self.is_transformer:
             maps = self._maps(pixels)
             return tuple(maps[index] for index in self.out_indices)
@@ -125,7 +135,7 @@ class CLIPVisionBackbone(BaseModule):
         return tuple(self.pyramid(self._patch_maps(pixels, [len(self.backbone.blocks("image"))])[0]))
 
     def dense_tokens(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D, h, w): each patch or cell in the space that texts share, not normalised."""
+        """(B, C, H, W) -> (B, D, h, w): each patch or cell in the space that texts share, not normalised."""
         tokens, grid = self.backbone.image_tokens(whole_patches(self.backbone, pixels))
         return tokens.transpose(1, 2).unflatten(2, grid)
 
@@ -228,12 +238,16 @@ class CLIPVisionBackbone(BaseModule):
     @torch.no_grad()
     def _stages(self) -> list[tuple[int, int]]:
         """Channels and stride of every map of a CNN."""
-        maps = self._maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
+        maps = self._maps(torch.zeros(1, len(self.backbone.image_mean), SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
         return [(each.shape[1], SMALLEST_CNN_IMAGE // each.shape[-1]) for each in maps]
 
     @torch.no_grad()
     def _width(self) -> int:
         return self.backbone.embed_image(self.backbone.blank_image()).shape[-1]
+
+
+def _channels(told: Mapping[str, Any] | None) -> InputChannels | None:
+    return None if told is None else InputChannels(tuple(told["names"]), told.get("start", InputChannels.ZERO))
 
 
 def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from ...data.masks import MOST_CLASSES, MaskReader
 from ...vocabulary import Classes, Vocabulary
 
 CHANNELS = ("bgr", "rgb")
+COLOURS = ("red", "green", "blue")
 
 
 @TRANSFORMS.register_module()
@@ -34,15 +36,26 @@ class LoadItemImage(BaseTransform):
     Args:
         channels: "bgr", as mmcv loads and data preprocessors with bgr_to_rgb expect, or "rgb".
         to_float32: float32 in 0..255 instead of uint8; keeps what is finer than 8 bits.
+        bands: names of the C channels of a raster, in the order in which they stay: img is (H, W, C). None: three.
+        fill: of each channel, in 0..255, what pixels without a value are seen as: the mean says least. None: as the
+            domain decodes them.
 
     Raises:
-        DataError: no valid image.
+        DataError: no valid image, or one of another number of channels.
     """
 
-    def __init__(self, channels: str = "bgr", to_float32: bool = False):
+    def __init__(
+        self,
+        channels: str = "bgr",
+        to_float32: bool = False,
+        bands: Sequence[str] | None = None,
+        fill: Sequence[float] | None = None,
+    ):
         if channels not in CHANNELS:
             raise ConfigError(f"LoadItemImage: channels '{channels}'; give one of {', '.join(CHANNELS)}")
         self.channels, self.to_float32 = channels, to_float32
+        self.bands = None if bands is None else tuple(bands)
+        self.fill = fill
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         decode = dict(results.get("decode") or {})
@@ -50,16 +63,29 @@ class LoadItemImage(BaseTransform):
         pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
         if pixels is None:
             pixels = decode_image(results["img_path"], decode)
+        self._check_bands(pixels, decode.get("bands"), results["img_path"])
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:
             pixels = to_uint8(pixels)
-        results["img"] = np.ascontiguousarray(pixels[..., ::-1] if self.channels == "bgr" else pixels)
+        if self.fill is not None and domain is not None:
+            valid = load_domain(domain).valid(results["img_path"], decode)
+            pixels = pixels if valid is None else np.where(valid[..., None], pixels, np.array(self.fill, pixels.dtype))
+        swap = self.channels == "bgr" and self.bands is None
+        results["img"] = np.ascontiguousarray(pixels[..., ::-1] if swap else pixels)
         results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
         return results
 
+    def _check_bands(self, pixels: np.ndarray, asked: str | None, path: str) -> None:
+        """Raise DataError of other bands than the model's."""
+        others = self.bands is not None and asked is not None and tuple(asked.split(",")) != self.bands
+        if others or pixels.shape[-1] != len(self.bands or COLOURS):
+            has = f"is read by the bands {asked}" if others else f"has {pixels.shape[-1]} channels"
+            reads = ", ".join(self.bands or COLOURS)
+            raise DataError(f"{path}: {has}, but the model reads {reads}; give these bands")
+
     def __repr__(self) -> str:
-        return f"LoadItemImage(channels='{self.channels}', to_float32={self.to_float32})"
+        return f"LoadItemImage(channels='{self.channels}', to_float32={self.to_float32}, bands={self.bands})"
 
 
 @TRANSFORMS.register_module()
@@ -107,7 +133,7 @@ def _item(results: dict[str, Any]) -> Item:
         only=results.get("only"),
     )
     name = str(results.get("item_id", results["img_path"]))
-    return Item(id=name, source=Path(results["img_path"]), target=target)
+    return Item(id=name, source=Path(results["img_path"]), decode=dict(results.get("decode") or {}), target=target)
 
 
 def _foreign(results: dict[str, Any]) -> np.ndarray:

@@ -1,0 +1,115 @@
+"""Windows slid over both dates: the probability of change of each pixel, in memory of one row of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ....core.contracts import DomainData, Item
+from ..maps.areas import Ground
+from ..maps.blending import RowBlender, window_weights
+from ..pictures import is_raster
+from ..places import files_of_item
+from ..rasters import header_of
+from ..windows import Box, starts
+from .pairs import check_dates, dates_of, part_of, size_of, unit_pair
+from .scoring import MODEL, check_channels, list_of
+
+OVERLAP = 0.25
+"""Share of a window that the next one covers too."""
+NO_VALUE = 255
+"""In a map of percentages, where a date has no value."""
+Progress = Callable[[int, int], None]
+
+
+def map_changes(
+    model: nn.Module, data: DomainData, folder: Path, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """A row of each pair with how much changed, and the files of the maps, (H, W) bytes of per cent, by id.
+
+    Raises:
+        DataError: a pair cannot be read, or has other channels than those of the training.
+    """
+    kept, rows, files = model.cfg.vladapt, [], {}
+    threshold = float(kept["thresholds"][MODEL]["value"])
+    for place, item in enumerate(data.items):
+        check_dates(*dates_of(item))
+        file = folder / f"{place}.raw"
+        height, width = size_of(item)
+        chances = np.memmap(file, np.uint8, "w+", shape=(height, width))
+        areas = _Areas(item)
+        for top, percent in probabilities(model, item, int(kept["side"])):
+            chances[top : top + len(percent)] = percent
+            areas.add(top, percent, 100 * threshold)
+        chances.flush()
+        rows.append({"id": item.id, **areas.row(), "threshold": round(threshold, 4)})
+        files[item.id] = file
+        progress(place + 1, len(data.items))
+    return rows, files
+
+
+def probabilities(model: Any, item: Item, side: int) -> Iterator[tuple[int, np.ndarray]]:
+    """First row, and (rows, width) uint8 per cent of change from north to south, 255 where a date has no value."""
+    height, width = size_of(item)
+    stride = max(1, round(side * (1 - OVERLAP)))
+    weights = window_weights((min(side, height), min(side, width)), stride)
+    blender, device = RowBlender(1, width), next(model.parameters()).device
+    valid = np.zeros((0, width), bool)
+    for top, below, boxes in _rows(height, width, side, stride):
+        high = min(side, height - top)
+        valid = np.pad(valid, ((0, top + high - blender.top - len(valid)), (0, 0)))
+        for some in list_of(iter(boxes)):
+            read = [unit_pair(part_of(item, box)) for box in some]
+            inputs = torch.from_numpy(np.stack([pixels for pixels, _ in read])).to(device)
+            check_channels(model, item, inputs.shape[2])
+            found = model.probabilities(inputs).float().cpu().numpy()
+            for (left, _, wide, _), chances, (_, there) in zip(some, found, read):
+                blender.add(top, left, chances[None], weights)
+                valid[top - blender.top : top - blender.top + high, left : left + wide] |= there
+        first = blender.top
+        (chances,), seen = blender.take(below)
+        rows = below - first
+        percent = np.rint(100 * chances).astype(np.uint8)
+        yield first, np.where(seen & valid[:rows], percent, NO_VALUE).astype(np.uint8)
+        valid = valid[rows:]
+
+
+def _rows(height: int, width: int, side: int, stride: int) -> Iterator[tuple[int, int, list[Box]]]:
+    """First row of a row of windows, the first row that the next ones reach, and its windows."""
+    high, wide = min(side, height), min(side, width)
+    tops = starts(height, high, stride)
+    for top, below in zip(tops, [*tops[1:], height]):
+        yield top, below, [(left, top, wide, high) for left in starts(width, wide, stride)]
+
+
+class _Areas:
+    """How much of a pair changed: in square metres where it lies somewhere, and as a share of what has a value."""
+
+    def __init__(self, item: Item):
+        before, _ = dates_of(item)
+        header = None
+        if is_raster(before.source):
+            header = header_of(files_of_item(before), before.decode.get("sensor"))
+        self._ground = None if header is None else Ground.of(header)
+        self._changed = self._known = 0
+        self._area = 0.0
+
+    def add(self, top: int, percent: np.ndarray, least: float) -> None:
+        known = percent != NO_VALUE
+        changed = known & (percent >= least)
+        self._changed, self._known = self._changed + int(changed.sum()), self._known + int(known.sum())
+        if self._ground is not None:
+            rows = np.arange(top, top + len(percent))
+            self._area += float((self._ground.of_pixels(rows) * changed.sum(axis=1)).sum())
+
+    def row(self) -> dict[str, Any]:
+        share = self._changed / max(1, self._known)
+        metres = self._ground is not None and self._ground.in_metres
+        words = f"{share:.1%} changed" + (f", {self._area:,.0f} m2" if metres else f", {self._changed:,} pixels")
+        area = {"area_m2": round(self._area, 2)} if metres else {}
+        return {"summary": words, "changed": round(share, 6), "pixels": self._changed, **area}

@@ -1,0 +1,218 @@
+"""The training of a model of change as an mmengine config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine import Config
+from mmengine.dist import get_world_size
+
+from ....core.contracts import Backbone, DomainData, Item
+from ....core.errors import DataError
+from ....registry import MODELS
+from .masks import load_change
+from .options import FPN, FULL, LIGHT, LORA, RESNETS, TOWER, ChangeOptions
+from .target import CHANGED, CLASS_NAMES, UNCHANGED
+
+EPOCHS, LEAST_STEPS, BATCH = 20, 240, 8
+"""Where a user says nothing; fewer steps do not train a new head."""
+RATE, TOWER_RATE, DECAY, CLIPPED, WARM = 1e-3, 0.1, 0.01, 5.0, 20
+"""AdamW's, the share of it for a tower that trains whole, the largest gradient, and steps of warm-up."""
+MOST_WEIGHT = 20.0
+"""Of changed pixels, where their share says."""
+DIVISOR = 32
+"""Of a tile's side: coarsest maps have a stride of 32."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, by which ResNets are fed."""
+NORM = {"type": "GN", "num_groups": 8, "requires_grad": True}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+RESNET_WIDTHS = {18: 1, 34: 1, 50: 4, 101: 4}
+"""By which the stages of a ResNet are wider than 64, 128, 256 and 512."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a fit says of the training besides; None where it says nothing.
+
+    Args:
+        batch_size: tiles of a step, over all processes.
+        amp: "bf16" or "fp16".
+    """
+
+    backbone: str
+    batch_size: int | None
+    amp: str | None
+    epochs: int | None
+    lr: float | None
+    seed: int
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A config of what looks at both dates, and the channels and strides of its maps."""
+
+    config: Mapping[str, Any]
+    channels: Sequence[int]
+    strides: Sequence[float]
+
+
+def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: Backbone) -> Config:
+    """The plan of a training on the train split.
+
+    Raises:
+        DataError: training tiles without change, or with nothing but change, or of more channels than the encoder's.
+        CapabilityError: the tower gives no maps, or has no attention for LoRA.
+    """
+    train = data.split("train")
+    check_training(train)
+    channels = data.load(train[0]).shape[-1]
+    encoder = _encoder(asked.backbone, options, backbone, channels)
+    batch = asked.batch_size or BATCH
+    steps = steps_of(asked.epochs, len(train), batch)
+    side = max(max(data.load_mask(item).shape) for item in train) if data.load_mask is not None else DIVISOR
+    side = DIVISOR * math.ceil(side / DIVISOR)
+    means = (backbone.image_mean, backbone.image_std) if options.encoder == TOWER else (MEAN, STD)
+    mean, std = (list(_widened(values, channels)) for values in means)
+    weight = options.change_weight or balancing_weight(train)
+    model = {
+        "type": "vladapt.ChangeSegmentor",
+        "encoder": dict(encoder.config),
+        "in_channels": list(encoder.channels),
+        "mean": mean,
+        "std": std,
+        "channels": options.head_channels,
+        "change_weight": weight,
+        "dice": options.dice_weight,
+        **_head(options, encoder),
+    }
+    optimizer = {"type": "AdamW", "lr": asked.lr or RATE, "weight_decay": DECAY}
+    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
+    if options.tower == FULL:
+        wrapper["paramwise_cfg"] = {"custom_keys": {"encoder": {"lr_mult": TOWER_RATE}}}
+    if asked.amp is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
+    dataset = {
+        "type": "vladapt.ChangeWindows",
+        "cases": [_case(item) for item in train],
+        "size": [side, side],
+        "draws": steps * batch,
+        "seed": asked.seed,
+        "augment": options.augmented,
+    }
+    return Config(
+        {
+            "default_scope": "vladapt",
+            "model": model,
+            "train_dataloader": {
+                "batch_size": max(1, batch // get_world_size()),
+                "num_workers": asked.workers or 0,
+                "sampler": {"type": "DefaultSampler", "shuffle": False},
+                "collate_fn": {"type": "default_collate"},
+                "dataset": dataset,
+            },
+            "train_cfg": {"by_epoch": False, "max_iters": steps},
+            "optim_wrapper": wrapper,
+            "param_scheduler": [
+                {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": min(WARM, steps), "by_epoch": False},
+                {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": steps + 1, "by_epoch": False},
+            ],
+            "vladapt": {
+                "task": "change",
+                "classes": list(CLASS_NAMES),
+                "backbone": asked.backbone,
+                "channels": channels,
+                "side": side,
+                "thresholds": {},
+            },
+        }
+    )
+
+
+def check_training(items: Sequence[Item]) -> None:
+    """Raise the DataError of training tiles that show one class alone."""
+    for label, lacking in ((CHANGED, "no tile of the training shows a change"), (UNCHANGED, "all pixels changed")):
+        if not any(label in item.classes() for item in items):
+            raise DataError(f"{lacking}, so that nothing is to be learned; add pairs, or give another split")
+
+
+def steps_of(epochs: int | None, tiles: int, batch: int) -> int:
+    """Training steps: of the epochs that are asked for, else of 20, and 240 at least."""
+    per_epoch = max(1, math.ceil(tiles / batch))
+    return per_epoch * epochs if epochs else max(LEAST_STEPS, per_epoch * EPOCHS)
+
+
+def balancing_weight(items: Sequence[Item]) -> float:
+    """The square root of how many unchanged pixels there are for each changed one, 1 to 20."""
+    counts = np.zeros(2, np.int64)
+    for item in items:
+        counts += np.bincount(load_change(item).ravel(), minlength=256)[[UNCHANGED, CHANGED]]
+    return round(float(np.clip(np.sqrt(counts[UNCHANGED] / max(1, counts[CHANGED])), 1, MOST_WEIGHT)), 3)
+
+
+def tower_config(backbone: str, options: ChangeOptions | None = None) -> dict[str, Any]:
+    """The config of a tower that gives its own maps; without options, a frozen one."""
+    how: dict[str, Any] = {"frozen": True}
+    if options is not None and options.tower == LORA:
+        how = {"lora": {"r": options.rank, "alpha": float(options.rank), "dropout": 0.0}}
+    elif options is not None and options.tower == FULL:
+        how = {"frozen_stages": -1}
+    return {"type": "vladapt.CLIPVisionBackbone", "backbone": backbone, "pyramid": "taps", **how}
+
+
+def _encoder(spec: str, options: ChangeOptions, backbone: Backbone, channels: int) -> Encoder:
+    if options.encoder != TOWER:
+        depth = RESNETS[options.encoder]
+        config = {"type": "mmseg.ResNet", "depth": depth, "in_channels": channels, "norm_eval": False}
+        widths = [64 * RESNET_WIDTHS[depth] * 2**stage for stage in range(4)]
+        return Encoder({**config, "norm_cfg": {"type": "BN", "requires_grad": True}}, widths, (4, 8, 16, 32))
+    if channels != len(backbone.image_mean):
+        raise DataError(
+            f"the dates have {channels} channels, and backbone '{spec}' takes {len(backbone.image_mean)}; give --bands "
+            "of three, or --encoder resnet-18, which takes any number"
+        )
+    backbone.need("feature_maps")
+    if options.tower == LORA:
+        backbone.need("image_blocks")
+    config = tower_config(spec, options)
+    built = MODELS.build(dict(config))
+    return Encoder(config, built.out_channels, built.strides)
+
+
+def _head(options: ChangeOptions, encoder: Encoder) -> dict[str, Any]:
+    """The neck and the head of mmsegmentation, where one is asked for."""
+    if options.head == LIGHT:
+        return {}
+    channels, levels = options.head_channels, len(encoder.channels)
+    shared = {
+        "in_channels": [channels] * levels,
+        "in_index": list(range(levels)),
+        "channels": channels,
+        "num_classes": 2,
+        "dropout_ratio": 0.1,
+        "norm_cfg": NORM,
+        "align_corners": False,
+        "loss_decode": {"type": "mmseg.CrossEntropyLoss"},
+    }
+    neck = {"type": "mmseg.FPN", "in_channels": [channels] * levels, "out_channels": channels, "num_outs": levels}
+    if options.head == FPN:
+        strides = [int(stride) for stride in encoder.strides]
+        return {"neck": neck, "decode_head": {"type": "mmseg.FPNHead", "feature_strides": strides, **shared}}
+    return {"decode_head": {"type": "mmseg.UPerHead", "pool_scales": (1, 2, 3, 6), **shared}}
+
+
+def _widened(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Of red, green and blue -> of all channels, further ones with the mean of these."""
+    if len(values) == channels:
+        return tuple(values)
+    return (*values[:channels], *[sum(values) / len(values)] * (channels - len(values)))
+
+
+def _case(item: Item) -> dict[str, Any]:
+    decode = {key: value for key, value in item.decode.items() if key != "digest"}
+    return {"source": str(Path(item.source).absolute()), "decode": decode, "mask": item.target.to_json()}

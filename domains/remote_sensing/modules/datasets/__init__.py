@@ -1,0 +1,1 @@
+"""What models of two dates learn from."""

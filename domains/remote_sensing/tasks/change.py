@@ -1,0 +1,113 @@
+"""Change detection: where the land changed between two dates, by a siamese head on any tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ....core.contracts import DomainData, Evaluation, Item, Recipe
+from ....core.errors import CapabilityError
+from ....core.tasks import ConfigTask
+from ..changes.options import ChangeOptions
+
+if TYPE_CHECKING:
+    from mmengine import Config
+
+PACKAGES = ("mmcv", "mmdet", "mmseg")
+
+
+class Change(ConfigTask):
+    """Changed land, as masks."""
+
+    name = "change"
+    deciding: ClassVar = "f1"
+    takes: ClassVar = frozenset({"data", "adapter", "shots", "backbone", "amp", "batch_size", "redact", "resume"})
+    unused: ClassVar = {
+        "classes": "its classes are change and no change; omit it",
+        "image_size": "tiles keep their size; give --window-size",
+        "plan": "the model follows from --encoder, --tower and --head",
+    }
+    compares: ClassVar = frozenset({"shots", "seeds"})
+    can: ClassVar = frozenset({"predict", "save"})
+    options: ClassVar = ChangeOptions
+    writes: ClassVar = (".tif", ".png", ".gpkg")
+    refusals: ClassVar = {"export": "maps come from windows that are slid over both dates; predict with the run"}
+
+    def __init__(self, domain=None):
+        super().__init__(domain)
+        self._maps: dict[str, Path] = {}
+        self._place: TemporaryDirectory | None = None
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        if not all(find_spec(package) for package in PACKAGES):
+            raise CapabilityError('change needs mmsegmentation: pip install "vladapt[open-vocab]"')
+
+    def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
+        """So many training tiles that show a change, and as many that show none, in the order of the seed."""
+        if recipe.shots is None:
+            return data
+        left = {True: recipe.shots, False: recipe.shots}
+        drawn = set()
+        for item in sorted(data.split("train"), key=lambda each: each.rank(recipe.seed)):
+            shows = 1 in item.classes()
+            if left[shows] > 0:
+                left[shows] -= 1
+                drawn.add(item.id)
+        return data.with_items([item for item in data.items if item.split != "train" or item.id in drawn])
+
+    def check_data(self, recipe: Recipe, data: DomainData) -> None:
+        """And that the training shows both classes."""
+        from ..changes.training import check_training
+
+        check_training(data.split("train"))
+
+    def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
+        """The siamese model and its training."""
+        from ..changes.training import Asked, make_plan
+
+        told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        asked = Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
+
+    def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
+        """And choose thresholds on val, of the model and of what needs no training."""
+        from ..changes.scoring import choose_thresholds
+
+        model, history = super().train(plan, folder, recipe, data, device, reporter, change)
+        with reporter.task("Choosing thresholds on val") as progress:
+            choose_thresholds(plan, model, data, progress)
+        return model, history
+
+    def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
+        """F1 and IoU of change, beside thresholds on differences."""
+        from ..changes.scoring import evaluate_changes
+
+        return evaluate_changes(model, data, progress)
+
+    def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
+        """New pairs: BEFORE AFTER, a table, or a folder with A and B."""
+        from ..changes import read_new
+
+        assert self.domain is not None
+        return read_new([Path(path) for path in paths], self.domain.reading_of(recipe.reading))
+
+    def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
+        """Of each pair how much changed; the maps lie in a folder until they are saved."""
+        from ..changes.mapping import map_changes
+
+        self._place = TemporaryDirectory(prefix="vladapt-")
+        rows, self._maps = map_changes(model, data, Path(self._place.name), progress)
+        return rows
+
+    def save(
+        self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
+    ) -> list[Path]:
+        """Masks and probabilities on the grid of each pair, polygons of changed land, and pictures."""
+        from ..changes.saving import save_changes
+
+        items: list[Item] = [item for item in data.items if item.id in self._maps]
+        return save_changes(items, self._maps, {row["id"]: row["threshold"] for row in rows}, folder)

@@ -1,0 +1,100 @@
+"""Maps of change: windows slid over both dates, and files on the grid of the rasters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+from PIL import Image
+from torch import nn
+
+from vladapt.core.errors import DataError
+from vladapt.domains.remote_sensing.changes import read_new
+from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
+from vladapt.domains.remote_sensing.changes.saving import save_changes
+from vladapt.domains.remote_sensing.domain import Reading
+
+rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+
+
+class Difference(nn.Module):
+    """A model whose probability of change is by how much the first channels differ."""
+
+    def __init__(self, threshold=0.3, side=32, channels=3):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        kept = {"thresholds": {"model": {"value": threshold}}, "side": side, "channels": channels}
+        self.cfg, self.shapes = Config({"vladapt": kept}), set()
+
+    def probabilities(self, inputs):
+        self.shapes.add(tuple(inputs.shape[-2:]))
+        return (inputs[:, 1, 0] - inputs[:, 0, 0]).abs() * self.scale.detach()
+
+
+@pytest.fixture
+def land(write_raster):
+    """Two dates of 70 x 100 pixels of 10 m, of which a rectangle of 20 x 30 differs and the first row has no value."""
+    before = np.full((3, 70, 100), 50, np.uint8)
+    after = before.copy()
+    after[:, 20:40, 50:80] = 203
+    before[:, 0] = 0
+    return [write_raster(f"{name}.tif", array, nodata=0) for name, array in (("before", before), ("after", after))]
+
+
+def test_blended_windows_have_the_scores_of_each_pixel(land):
+    item, model = read_new(land, Reading()).items[0], Difference()
+    rows = list(probabilities(model, item, 32))
+    assert model.shapes == {(32, 32)} and [top for top, _ in rows] == sorted(top for top, _ in rows)
+    percent = np.concatenate([part for _, part in rows])
+    expected = np.zeros((70, 100), int)
+    expected[20:40, 50:80] = 60
+    expected[0] = 255
+    assert np.array_equal(percent, expected)
+
+
+@pytest.mark.parametrize("side", [16, 70, 200])
+def test_windows_of_any_side_cover_all(land, side):
+    percent = np.concatenate(
+        [part for _, part in probabilities(Difference(), read_new(land, Reading()).items[0], side)]
+    )
+    assert percent.shape == (70, 100) and (percent == 60).sum() == 600 and (percent == 255).sum() == 100
+
+
+def test_files_have_the_grid_of_the_dates_and_areas_are_told(land, tmp_path):
+    data = read_new(land, Reading())
+    (tmp_path / "work").mkdir()
+    rows, maps = map_changes(Difference(), data, tmp_path / "work", lambda done, total: None)
+    assert rows[0]["pixels"] == 600 and rows[0]["area_m2"] == pytest.approx(60_000)
+    assert rows[0]["changed"] == pytest.approx(600 / 6900, abs=1e-6) and "m2" in rows[0]["summary"]
+    files = save_changes(data.items, maps, {row["id"]: row["threshold"] for row in rows}, tmp_path)
+    assert [file.name for file in files] == [
+        "before_change.tif",
+        "before_probability.tif",
+        "before_change.gpkg",
+        "before.png",
+    ]
+    with rasterio.open(files[0]) as mask, rasterio.open(files[1]) as chance, rasterio.open(land[0]) as source:
+        assert mask.crs == chance.crs == source.crs and mask.transform == chance.transform == source.transform
+        assert mask.nodata == chance.nodata == 255 and mask.is_tiled
+        values = mask.read(1)
+        assert (values == 1).sum() == 600 and values[20:40, 50:80].all() and (values[0] == 255).all()
+        assert set(np.unique(chance.read(1))) == {0, 60, 255}
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    meta, _, shapes, (names, scores, areas) = pyogrio.raw.read(files[2])
+    assert len(shapes) == 1 and list(names) == ["change"] and areas[0] == 60_000 and scores[0] == pytest.approx(0.6)
+    assert "32633" in meta["crs"] and shapely.from_wkb(shapes[0]).bounds == (500_500, 4_999_600, 500_800, 4_999_800)
+    assert np.asarray(Image.open(files[3])).shape[0] == 70 and not list(tmp_path.glob(".*"))
+
+
+def test_images_that_lie_nowhere_have_masks_and_no_polygons(folders, square, tmp_path):
+    data = read_new([folders([square()])], Reading())
+    (tmp_path / "work").mkdir()
+    rows, maps = map_changes(Difference(), data, tmp_path / "work", lambda done, total: None)
+    files = save_changes(data.items, maps, {data.items[0].id: 0.3}, tmp_path / "work")
+    assert "area_m2" not in rows[0] and [file.suffix for file in files] == [".tif", ".tif", ".png"]
+
+
+def test_dates_of_other_channels_than_the_training_are_refused(land, tmp_path):
+    with pytest.raises(DataError, match=r"before\.tif: has 3 channels, and the model was trained on 4"):
+        map_changes(Difference(channels=4), read_new(land, Reading()), tmp_path, lambda done, total: None)
