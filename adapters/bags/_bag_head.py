@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -143,5 +143,3 @@ def weighted_sum(scores: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of a bag: (T, K) scores and (T, D) -> (K, T) weights with sums of 1, and (K, D)."""
     weights = F.softmax(scores.T, dim=1)
     return weights, weights @ instances
-
-

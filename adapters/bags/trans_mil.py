@@ -18,7 +18,7 @@ HEADS, KERNEL, ROUNDS = 8, 33, 6
 
 
 def pseudo_inverse(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """Moore-Penrose inverses of (..., M, M), approximated as "Nystromformer" (Xiong et al. 2021, arXiv 2102.03902) does.
+    """Moore-Penrose inverses of (..., M, M), approximated as in "Nystromformer" (Xiong et al. 2021, arXiv 2102.03902).
 
     As released, it starts from the transpose divided by the largest sum of a column times that of a row, each the
     largest among all matrices.

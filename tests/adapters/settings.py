@@ -9,7 +9,7 @@ from vladapt.core.registry import adapter_class
 from vladapt.core.training.tower_adapter import TowerAdapter
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "abmil": {"lr": 0.01, "embed": 8},
+    "abmil": {"lr": 0.01, "embed": 8, "epochs": 1},
     "action-clip": {"layers": 1},
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
     "clam": {"lr": 0.01, "instances": 1, "dropout": 0.1},
