@@ -26,8 +26,8 @@ from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
-from .packaged import FILE as PACKAGED
-from .packaged import located, packaged_classes
+from . import packaged
+from .packaged import located
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -147,7 +147,7 @@ def load_numbers(path: str | Path) -> tuple[FeatureSet, Tensor, tuple[str, ...] 
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
     """
     path = located(path)
-    arrays = _Arrays(path, _read(path), needed=("image_features", "targets"))
+    arrays = FileArrays(path, read_arrays(path), needed=("image_features", "targets"))
     images, raw_norms, *_ = arrays.images_and_parts()
     count = len(images)
     features = FeatureSet(images, None, ids=arrays.ids(count), groups=arrays.groups(count), raw_norms=raw_norms)
@@ -168,8 +168,8 @@ def _read_array(path: Path) -> Tensor:
 
 def read_arrays(path: Path, kind: str = "image_features") -> dict[str, Any]:
     """Arrays of a file or folder; of shards, those of one kind of features."""
-    if path == PACKAGED:
-        return packaged_classes()
+    if path == packaged.FILE:
+        return packaged.classes()
     check_features_place(path)
     if path.is_dir():
         return _read_shards(path, kind)
@@ -437,9 +437,9 @@ class FileArrays:
         """(N,) float64; NaN where there is none."""
         targets = self._numbers("targets").double()
         if tuple(targets.shape) != (count,):
-            raise self._error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
+            raise self.error(f"targets has shape {tuple(targets.shape)} for {count} image features; give one per row")
         if bool(targets.isinf().any()):
-            raise self._error("targets holds infinity; give numbers, and NaN where there is none")
+            raise self.error("targets holds infinity; give numbers, and NaN where there is none")
         return targets
 
     def text_features(self, classes: int, width: int) -> Tensor:
