@@ -88,6 +88,7 @@ class PairProjection(PairHead, ClassWeighted):
     changed: ClassVar[dict[str, Tensor]] = {}
     _memory: dict[str, Tensor] | None = field(init=False, default=None, repr=False)
     """Texts that a running fit has read, by their words."""
+    _made: tuple[Backbone, Backbone] | None = field(init=False, default=None, repr=False)
 
     rank: int | None = option(None, "directions of each side that are projected anew; none: all", low=1, high=1_048_576)
     sides: str = option("both", "which side is projected", choices=("both", "image", "text"))
@@ -264,10 +265,9 @@ class PairProjection(PairHead, ClassWeighted):
             self.to(backbone.device)
         from ...core.backbones import HeadBackbone
 
-        made = getattr(self, "_made", None)
-        if made is None or made[0] is not backbone:
-            self._made = made = backbone, HeadBackbone(backbone, self)
-        return made[1]
+        if self._made is None or self._made[0] is not backbone:
+            self._made = backbone, HeadBackbone(backbone, self)
+        return self._made[1]
 
     @property
     def found_dim(self) -> int:

@@ -26,8 +26,8 @@ from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
-from .packaged import FILE as PACKAGED
-from .packaged import located, packaged_classes
+from . import packaged
+from .packaged import located
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -168,8 +168,8 @@ def _read_array(path: Path) -> Tensor:
 
 def read_arrays(path: Path, kind: str = "image_features") -> dict[str, Any]:
     """Arrays of a file or folder; of shards, those of one kind of features."""
-    if path == PACKAGED:
-        return packaged_classes()
+    if path == packaged.FILE:
+        return packaged.classes()
     check_features_place(path)
     if path.is_dir():
         return _read_shards(path, kind)

@@ -39,7 +39,7 @@ def located_pairs(path: str | Path) -> Path:
     return PAIRS if str(path) == SAMPLE else Path(path)
 
 
-def packaged_classes() -> dict[str, Any]:
+def classes() -> dict[str, Any]:
     """Arrays of the packaged classes, whose images are rows of the packaged pairs."""
     classes, pairs = ArrayFile(FILE).load(), ArrayFile(PAIRS).load()
     rows = classes.pop("rows")

@@ -191,6 +191,12 @@ class Comparison(Record, Verdict):
         """The interval of a metric, by default of the one that decides; None where there is none."""
         return (self.metric_intervals.get(side) or {}).get(metric or self.deciding)
 
+    def beside_adapted(self, scores: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Scores of a baseline as they stand beside the adapted model's: where that is calibrated and a baseline is
+        not, the baseline's calibration error is compared as the raw one alone."""
+        calibrated = "ece_uncalibrated" in self.adapted
+        return {key: value for key, value in scores.items() if key != "ece" or not calibrated}
+
     def section(self) -> VerdictSection | None:
         """Whether the adapted model is better than the strongest baseline, beyond chance; None where nobody can say."""
         return self._lowered(self._verdict(paragraphs=True))

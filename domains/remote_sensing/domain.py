@@ -61,6 +61,8 @@ UNUSED_BY_CHANGE = (
 """Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
+USED_BY_TARGETS = ("target_band", "target_nodata", "resample_target")
+NUMBERS = "pixel-regression"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share", "draw_windows")
 
 
@@ -123,6 +125,16 @@ class Reading(contracts.NumberReading):
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
 
+    target_band: int | None = option(
+        None, "pixel-regression: band of the numbers, from 1; needed where a target has several", low=1, high=2000
+    )
+    target_nodata: float | None = option(
+        None, "pixel-regression: stored number that means nothing, where the target does not say so"
+    )
+    resample_target: bool = option(
+        False, "pixel-regression: take a target whose pixels are over twice as large, or as small, as the image's"
+    )
+
     language: str | None = option(
         None, "captions: only those of this language, in tables with a column language; by default all"
     )
@@ -160,6 +172,7 @@ class Reading(contracts.NumberReading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
+            **dict.fromkeys(USED_BY_TARGETS, NUMBERS),
             "window_sides": "new rasters, as vladapt index reads them",
             "after": "change",
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
@@ -183,7 +196,7 @@ class RemoteSensing(Domain):
 
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
-    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION, CHANGE)
+    tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION, NUMBERS, CHANGE)
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
@@ -222,6 +235,11 @@ class RemoteSensing(Domain):
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             data, known = with_blocks(data, reading.block_size), None
+        elif task == NUMBERS:
+            from .number_maps import read_number_maps
+
+            layer = _layer_file(path, reading) if reading.labels else None
+            return read_number_maps(path, reading, reading.cutting, layer)
         elif task == CHANGE:
             from .changes import read_changes
 
@@ -333,11 +351,19 @@ class RemoteSensing(Domain):
             return drawn_shares()
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
+        if task == NUMBERS:
+            return self._drawn_heights()
         if self.check_task(task) == CHANGE:
             from .changes import drawn_change_set
 
             return drawn_change_set()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def _drawn_heights(self) -> DomainData:
+        from .drawn_heights import NOTE, heights_folder
+
+        licence = "Apache-2.0 (made by vladapt)"
+        return replace(self.read(heights_folder(), NUMBERS), name="drawn canopy", licence=licence, notes=[NOTE])
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
         """One picture of a raster; None for an image file.
@@ -357,8 +383,11 @@ class RemoteSensing(Domain):
         return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
-        """With the stretch of the training windows."""
-        return with_stretch(data, self.reading_of(options).stretch)
+        """With the stretch of the training windows, of a pair that of both dates."""
+        from .changes import KIND, stretched_pairs
+
+        stretch = self.reading_of(options).stretch
+        return stretched_pairs(data, stretch) if data.kind == KIND else with_stretch(data, stretch)
 
     def channel_statistics(self, items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Those of bands after the stretch."""
@@ -490,10 +519,13 @@ def _windows(path: Path, reading: Reading) -> DomainData:
 
 
 def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:
+    return read_layer(_layer_file(path, reading), reading.label_column, reading.class_names)
+
+
+def _layer_file(path: Path, reading: Reading) -> Path:
     file = Path(reading.labels)
     beside = (path if path.is_dir() else path.parent) / file
-    file = file if file.exists() or not beside.exists() else beside
-    return read_layer(file, reading.label_column, reading.class_names)
+    return file if file.exists() or not beside.exists() else beside
 
 
 @lru_cache(maxsize=1)

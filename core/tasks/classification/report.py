@@ -269,7 +269,7 @@ def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, fl
 
 def _scores(results: ClassificationResults) -> TableSection:
     compared = results.compared
-    before, after = compared.zero_shot, compared.adapted
+    before, after = compared.beside_adapted(compared.zero_shot or {}), compared.adapted
     withheld = after.get("macro_f1") is not None and not compared.between("adapted", "macro_f1")
     note = f"The arrow says which way is better. {_answers_words(results)}"
     if withheld and compared.metric_intervals:
@@ -277,12 +277,15 @@ def _scores(results: ClassificationResults) -> TableSection:
         note += f" Macro F1 has no interval, because a class has fewer than {FEWEST_OF_CLASS} {unit}."
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
-    bounds = {key: (compared.between(ZERO_SHOT, key), compared.between("adapted", key)) for key in MEASURES}
+    bounds = {
+        key: (compared.between(ZERO_SHOT, key) if key in before else None, compared.between("adapted", key))
+        for key in MEASURES
+    }
     rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, bounds)
     others = [each for key, each in compared.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
     keys = [key for key in MEASURES if key in after]
     for key, row in zip(keys, rows):
-        row[1:1] = [MEASURES[key].cell(other.scores.get(key)) for other in others]
+        row[1:1] = [MEASURES[key].cell(compared.beside_adapted(other.scores).get(key)) for other in others]
     header = (*(other.column for other in others), *(("Zero-shot",) if before else ()), "Adapted")
     return TableSection("All scores", ("Score", *header, *(("Change",) if before else ())), rows, note)
 

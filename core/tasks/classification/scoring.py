@@ -252,13 +252,14 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """The baselines and the adapted model side by side, with the interval of the adapted model and its change from
     zero-shot."""
     compared = Comparison.from_json(metrics)
+    assert compared is not None
     of_groups = f" of {plural(compared.test_groups, 'group')}" if compared.test_groups else ""
     name = compared.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
     options = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
     table = Table(title=f"{plural(compared.test_images, 'test image')}{of_groups}, {decides}", **options)
-    before, after = compared.zero_shot or {}, compared.adapted
-    others = {key: of.scores for key, of in compared.baselines.items() if key != ZERO_SHOT}
+    before, after = compared.beside_adapted(compared.zero_shot or {}), compared.adapted
+    others = {key: compared.beside_adapted(of.scores) for key, of in compared.baselines.items() if key != ZERO_SHOT}
     for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for key in [*(k for k in MEASURES if k in after), *(k for k in after if k not in MEASURES)]:

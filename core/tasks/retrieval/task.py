@@ -130,9 +130,9 @@ class Retrieval(TowerTraining):
         if recipe.features and recipe.adapter_name != ZERO_SHOT:
             self._check_on_stored(recipe.adapter_name)
 
-    def _check_on_stored(self, name: str) -> None:
+    def _check_on_stored(self, name: str | None) -> None:
         """Raise the CapabilityError of a method that trains towers."""
-        if not issubclass(adapter_class(name), PairHead):
+        if name is not None and not issubclass(adapter_class(name), PairHead):
             raise CapabilityError(
                 f"adapter '{name}' trains towers, which a features file does not have; use {self.on_stored}, or give "
                 "--data"

@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "drawn": "drawn_change_set",
         "masks": "masked_pair",
         "pairs": "Pair dates_of load_pair read_pair",
-        "reading": "read_changes read_new",
+        "reading": "KIND read_changes read_new stretched_pairs",
         "target": "CHANGED CLASS_NAMES IGNORED UNCHANGED ChangeMask",
     },
 )

@@ -16,7 +16,8 @@ from ....core.contracts import DomainData, Item
 from ....core.data import Table, locate, read_table
 from ....core.errors import DataError
 from ....core.runtime import read_text
-from ..pictures import is_raster, with_stretch
+from ..band_statistics import with_stretch
+from ..pictures import is_raster
 from ..places import files_of_item, with_blocks
 from ..rasters import header_of
 from ..stacks import of_folder
@@ -71,7 +72,7 @@ def read_changes(path: Path, reading: Any) -> DomainData:
     data = DomainData(tiles, CLASS_NAMES, load_pair, KIND, path.resolve().stem, notes=notes, load_mask=load_change)
     if of_blocks:
         data = replace(data, blocks=of_blocks, notes=[*data.notes, f"Splits are by place: {of_blocks} (--block-size)."])
-    return _stretched(replace(data, reading={"window_size": size}), reading.stretch)
+    return replace(data, reading={"window_size": size})
 
 
 def read_new(paths: Sequence[Path], reading: Any) -> DomainData:
@@ -293,8 +294,8 @@ def _of_blocks(boxes: Iterable[Any], blocks: Iterable[str], size: int) -> Iterab
             yield box, block
 
 
-def _stretched(data: DomainData, stretch: Any) -> DomainData:
-    """Both dates of more than 8 bits stretched from the same ranges."""
+def stretched_pairs(data: DomainData, stretch: Any) -> DomainData:
+    """Both dates of more than 8 bits stretched from the same ranges, those of the training."""
     both = [date.with_(id=f"{item.id} {n}") for item in data.items for n, date in enumerate(dates_of(item))]
     ranges = with_stretch(replace(data, items=both, notes=[]), stretch)
     if ranges.notes == []:

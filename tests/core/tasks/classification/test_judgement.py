@@ -207,3 +207,23 @@ def test_the_probe_is_fitted_on_the_same_few_images_and_not_beside_itself():
     assert fitted_probe(ape, support.select([]), classifier, None, 1) is None
     many = support.select(torch.arange(30).repeat(34))
     assert len(many) > 1000 and fitted_probe(ape, many, classifier, None, 1) is None
+
+
+def test_a_calibrated_error_stands_beside_no_raw_one():
+    sides = {"ece": 0.2, "ece_uncalibrated": 0.2, "accuracy": 0.5}
+    adapted = {"ece": 0.03, "ece_uncalibrated": 0.18, "accuracy": 0.6}
+    baselines = {"zero_shot": dict(sides), "linear_probe": {**sides, "ece": 0.3, "ece_uncalibrated": 0.3}}
+    metrics = {"adapted": adapted, "zero_shot": sides, "baselines": baselines, "test_images": 9}
+    table = metrics_table(metrics)
+    columns = [list(column.cells) for column in table.columns]
+    rows = {row[0]: row[1:] for row in zip(*columns)}
+    calibrated, raw = (
+        next(row for name, row in rows.items() if name.startswith(key))
+        for key in ("Calibration error ", "Calibration error, raw")
+    )
+    assert calibrated[2] == "0.030" and calibrated[0] in ("", "–") and calibrated[1] in ("", "–")
+    assert raw[:3] == ("0.200", "0.300", "0.180")
+    adapted.pop("ece_uncalibrated")  # nothing is calibrated: like is beside like
+    columns = [list(column.cells) for column in metrics_table(metrics).columns]
+    calibrated = next(row for row in zip(*columns) if row[0].startswith("Calibration error "))
+    assert calibrated[1:4] == ("0.200", "0.300", "0.030")

@@ -1,0 +1,13 @@
+"""Numbers per pixel: their rasters over images, a network that predicts them, how far it errs, and its maps."""
+
+from .draw import drawn_windows as drawn_windows
+from .evaluation import evaluate_number_maps as evaluate_number_maps
+from .mapping import map_rasters as map_rasters
+from .plan import make_plan as make_plan
+from .plan import plan_facts as plan_facts
+from .reading import read_number_maps as read_number_maps
+from .regressor import Regressor as Regressor
+from .regressor import settle as settle
+from .target import NumberMap as NumberMap
+from .target import NumberSource as NumberSource
+from .target import pixels_of as pixels_of

@@ -1,0 +1,138 @@
+"""How far predicted numbers of pixels are from true ones, beside the baselines, and what a report shows of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ....core.confidence import NumberIntervals
+from ....core.contracts import Backbone, DomainData, Evaluation
+from ....core.metrics import NumberGain, NumberSums
+from ....core.runs import PictureSection, TableSection, VerdictSection
+from .baselines import BANDS, MEAN, TOWER, predicted
+from .pictures import Shown, density, examples
+from .regressor import Regressor, place_of_item, sampled
+
+Progress = Callable[[int, int], None]
+OURS = "this model"
+SHORT = {MEAN: "training_mean", BANDS: "ridge_bands", TOWER: "ridge_features"}
+"""How the baselines are called in metrics.json."""
+SHOWN, PIXELS_SHOWN = 6, 400
+"""Windows of a report, and pixels of each window in its plot."""
+NOTE = (
+    "Each pixel counts once. Intervals draw places with replacement. R2 is the share of the variance of the test "
+    "pixels that is explained; against the training mean: 1 minus the squared error over that of the training mean."
+)
+
+
+def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone, progress: Progress) -> Evaluation:
+    """Scores on the test split."""
+    regressor, items = Regressor(model), data.split("test")
+    kept = regressor.kept
+    centre = float(kept["baselines"][MEAN]["intercept"])
+    places = sorted({place_of_item(item) for item in items})
+    earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
+    sums = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
+    rows, of_place = [], []
+    shown: list[Shown] = []
+    every = max(1, len(items) // SHOWN)
+    for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
+        truth, there = item.target.read()
+        valid, place = there & seen, places.index(place_of_item(item))
+        before = earlier[str(item.source), places[place]]
+        counted = valid & own_area(item.target.box, before)
+        before.append(item.target.box)
+        maps = {OURS: values, **predicted(kept["baselines"], pixels, backbone)}
+        if counted.any():
+            for name, of in maps.items():
+                sums[name][place] += window_sums(of[counted], truth[counted], centre)
+            picked = sampled(counted, PIXELS_SHOWN, [0, number])
+            rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
+            of_place += [places[place]] * len(picked)
+        if number % every == 0 and len(shown) < SHOWN:
+            shown.append(Shown(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
+        progress(number + 1, len(items))
+    used = sums[OURS][:, 0] > 0
+    scores = {name: NumberSums(of[used], centre) for name, of in sums.items()}
+    best = min((name for name in scores if name != OURS), key=lambda name: scores[name].metrics()["rmse"])
+    gain = scores[OURS].gain(scores[best])
+    values, truth, scales = (np.concatenate(each) for each in zip(*rows))
+    metrics = {name: value for name, value in scores[OURS].metrics().items() if value is not None}
+    metrics["rmse_gain"] = gain.value
+    metrics |= {f"rmse_{SHORT[name]}": of.metrics()["rmse"] for name, of in scores.items() if name != OURS}
+    intervals = scores[OURS].intervals() | ({} if gain.interval is None else {"rmse_gain": gain.interval})
+    notes = list(kept.get("notes", ()))
+    if regressor.reach is not None:
+        held = _coverage(regressor, values, truth, scales, of_place)
+        metrics["interval_coverage"], metrics["interval_width"] = held["coverage"], held["mean_width"]
+    sections = [
+        _verdict(gain, best, regressor.unit),
+        _table(scores, regressor.unit),
+        PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560),
+        PictureSection(
+            "Windows", examples(shown, regressor.unit), "Image, true, predicted, and predicted minus true.", 900, 1
+        ),
+    ]
+    notes.append(_verdict(gain, best, regressor.unit).text)
+    return Evaluation(metrics, sections, notes, intervals, int(used.sum()))
+
+
+def window_sums(values: np.ndarray, truth: np.ndarray, centre: float) -> torch.Tensor:
+    """The row of `NumberSums` of the pixels of a window."""
+    return NumberSums.of(torch.from_numpy(values), torch.from_numpy(truth), centre, torch.zeros(len(truth))).sums[0]
+
+
+def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray:
+    """(h, w) bool of the pixels of a window that no earlier one of its image has."""
+    left, top, width, height = box
+    own = np.ones((height, width), bool)
+    for x, y, wide, high in earlier:
+        own[max(0, y - top) : max(0, y + high - top), max(0, x - left) : max(0, x + wide - left)] = False
+    return own
+
+
+def _coverage(regressor: Regressor, values, truth, scales, places: Sequence[str]) -> Mapping[str, Any]:
+    """How often intervals hold, on average over places."""
+    made = NumberIntervals(regressor.coverage, float(regressor.reach), 0, None, scaled=True)
+    values, truth, scales = map(torch.from_numpy, (values, truth, scales))
+    return made.scores(values, truth, places, scales)
+
+
+def _verdict(gain: NumberGain, best: str, unit: str) -> VerdictSection:
+    between = "" if gain.interval is None else f" (95% interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    of = (
+        f"RMSE {abs(gain.value):.3g}{f' {unit}' if unit else ''} {'lower' if gain.value >= 0 else 'higher'} than {best}"
+    )
+    text = f"{of}{between}, over {gain.units} places."
+    if gain.better:
+        return VerdictSection("good", "Better than the baselines", text)
+    if gain.worse:
+        return VerdictSection("bad", "Worse than a baseline", f"{text} Use the baseline, or give more training data.")
+    return VerdictSection("open", "No better than a baseline, as far as these places tell", text)
+
+
+def _table(scores: Mapping[str, NumberSums], unit: str) -> TableSection:
+    rows = []
+    for name, of in scores.items():
+        metrics, bounds = of.metrics(), of.intervals().get("rmse")
+        between = "" if bounds is None else f"{bounds[0]:.3g} to {bounds[1]:.3g}"
+        numbers = [
+            None if metrics[key] is None else f"{metrics[key]:.3g}"
+            for key in ("rmse", "mae", "bias", "r2", "r2_of_train_mean")
+        ]
+        rows.append([name, numbers[0], between, *numbers[1:]])
+    of_unit = f", {unit}" if unit else ""
+    header = [
+        f"RMSE{of_unit} ↓",
+        "95% interval",
+        f"MAE{of_unit} ↓",
+        f"Bias{of_unit}",
+        "R2 ↑",
+        "R2 against the training mean ↑",
+    ]
+    return TableSection("Beside the baselines", ["", *header], rows, NOTE)
