@@ -37,7 +37,6 @@ class BagHead(ClassWeighted):
     patience: int | None = option(
         20, "epochs without a lower loss on val after which the training ends; none: never", low=1, high=100_000
     )
-    first_stop: int = option(0, "epochs before which it does not end", low=0, high=100_000)
 
     @abstractmethod
     def _network(self, width: int, classes: int) -> nn.Module:
@@ -114,8 +113,13 @@ class BagHead(ClassWeighted):
         for epoch in epochs:
             yield epoch
             since = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__)
-            if self.patience is not None and since >= self.patience and len(scores) > self.first_stop:
+            if self.patience is not None and since >= self.patience and len(scores) > self._first_stop:
                 return
+
+    @property
+    def _first_stop(self) -> int:
+        """Epochs before which a training does not end."""
+        return 0
 
     @property
     def _net(self) -> nn.Module:

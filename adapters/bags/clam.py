@@ -31,10 +31,10 @@ class ClamBag(nn.Module):
     def __init__(self, inputs: int, classes: int, width: int, hidden: int, branches: bool, dropout: float):
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout))
+        self.classes, self.branches = classes, branches
         self.attention = GatedAttention(width, hidden, classes if branches else 1, dropout=dropout)
-        self.classifiers = nn.ModuleList([nn.Linear(width, 1) for _ in range(classes)] if branches else [])
-        self.classifier = None if branches else nn.Linear(width, classes)
-        self.instance_classifiers = nn.ModuleList([nn.Linear(width, 2) for _ in range(classes)])
+        self.classifier = nn.Linear(width, classes)
+        self.instance_classifiers = nn.Linear(width, 2 * classes)  # two rows of each class
 
     def forward(self, bag: Tensor) -> Tensor:
         return self.read(bag)[0]
@@ -43,10 +43,9 @@ class ClamBag(nn.Module):
         """Logits (C,), attention (C, T) with sums of 1, and instances (T, W)."""
         instances = self.embed(bag)
         weights, pooled = weighted_sum(self.attention(instances), instances)
-        if self.classifier is not None:
-            return self.classifier(pooled[0]), weights.expand(len(self.instance_classifiers), -1), instances
-        logits = torch.cat([classify(own) for classify, own in zip(self.classifiers, pooled)])
-        return logits, weights, instances
+        if not self.branches:
+            return self.classifier(pooled[0]), weights.expand(self.classes, -1), instances
+        return (pooled * self.classifier.weight).sum(dim=1) + self.classifier.bias, weights, instances
 
     def instance_scores(
         self, weights: Tensor, instances: Tensor, label: int, count: int, subtyping: bool
@@ -59,15 +58,20 @@ class ClamBag(nn.Module):
             weights: (C, T). instances: (T, W), as `read` gives them.
         """
         count, made = min(count, len(instances)), []
-        for number, classify in enumerate(self.instance_classifiers):
+        for number in range(self.classes) if subtyping else (label,):
             top = instances[weights[number].topk(count).indices]
             if number == label:
                 bottom = instances[(-weights[number]).topk(count).indices]
                 targets = torch.arange(2 * count, device=top.device) < count
-                made.append((classify(torch.cat([top, bottom])), targets.long()))
-            elif subtyping:
-                made.append((classify(top), torch.zeros(count, dtype=torch.int64, device=top.device)))
+                made.append((self.shows(torch.cat([top, bottom]), number), targets.long()))
+            else:
+                made.append((self.shows(top, number), torch.zeros(count, dtype=torch.int64, device=top.device)))
         return made
+
+    def shows(self, instances: Tensor, number: int) -> Tensor:
+        """(n, 2) scores of instances (n, W) not showing a class, and showing it."""
+        rows, layer = slice(2 * number, 2 * number + 2), self.instance_classifiers
+        return F.linear(instances, layer.weight[rows], layer.bias[rows])
 
     def instance_loss(
         self,
@@ -81,7 +85,7 @@ class ClamBag(nn.Module):
         """The sum over classes of a loss of `instance_scores`; with `subtyping` divided by C."""
         made = self.instance_scores(weights, instances, label, count, subtyping)
         total = torch.stack([loss(scores, targets) for scores, targets in made]).sum()
-        return total / len(self.instance_classifiers) if subtyping else total
+        return total / self.classes if subtyping else total
 
 
 def smooth_svm(scores: Tensor, targets: Tensor, tau: float = 1.0, alpha: float = 1.0) -> Tensor:
@@ -123,7 +127,7 @@ class Clam(BagHead):
     differs: ClassVar[str] = "a bag with fewer parts than it draws gives all it has, where the released code fails"
 
     lr: float = 2e-4
-    first_stop: int = 50
+    min_epochs: int = option(50, "epochs before which the training does not end", low=0, high=100_000)
     branches: bool = option(False, "an attention for each class (CLAM-MB), in place of one for all (CLAM-SB)")
     size: str = option("small", "of the attention: small 256, big 384", choices=tuple(ATTENTION))
     dropout: float = option(0.25, "dropout in the training", low=0, below=1)
@@ -132,6 +136,10 @@ class Clam(BagHead):
     instance_loss: str = option(SVM, "loss of the parts: smooth SVM, or cross-entropy", choices=tuple(LOSSES))
     subtyping: bool = option(False, "classes exclude each other: also learn that parts do not show the others")
     balanced_sampling: bool = option(False, "draw bags with replacement, each class as often")
+
+    @property
+    def _first_stop(self) -> int:
+        return self.min_epochs
 
     def _network(self, width: int, classes: int) -> nn.Module:
         return ClamBag(width, classes, WIDTH, ATTENTION[self.size], self.branches, self.dropout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -23,11 +24,13 @@ def _loaded(network: nn.Module, ref: Reference, prefix: str, names: dict[str, st
     Args:
         names: beginning of a name of the fixture -> of ours.
     """
-    weights = {}
+    weights: dict[str, list[Tensor]] = {}
     for key, name in ref.keys(rf"w\.{prefix}(.+)"):
         begins = max((each for each in names if name.startswith(each)), key=len, default="")
-        weights[names.get(begins, "") + name[len(begins) :]] = ref[key]
-    network.load_state_dict(weights)
+        ours = names.get(begins, "") + name[len(begins) :]
+        in_place = ours if ours in network.state_dict() else re.sub(r"\.\d+\.(?=\w+$)", ".", ours)
+        weights.setdefault(in_place, []).append(ref[key])  # a layer of each class is a row, or two, of ours
+    network.load_state_dict({name: torch.cat(some) for name, some in weights.items()})
     return network.eval()
 
 
@@ -69,7 +72,7 @@ def clam(ref: Reference, f: Fixtures) -> Iterator[Check]:
             "attention_net.3.attention_a.0": "attention.attend",
             "attention_net.3.attention_b.0": "attention.gate",
             "attention_net.3.attention_c": "attention.score",
-            "classifiers": "classifiers" if kind == "mb" else "classifier",
+            "classifiers": "classifier",
             "instance_classifiers": "instance_classifiers",
         }
         sizes = (ref["x"].shape[1], ref.setting("C"), ref.setting("H"), ref.setting("D"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from parity_checks import bags as parity
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.adapters.bags import trans_mil
 from vladapt.adapters.bags._bag_head import weighted_sum
 from vladapt.adapters.bags.clam import ClamBag, smooth_svm
 from vladapt.adapters.bags.trans_mil import NystromAttention, TransBag, pseudo_inverse
@@ -75,9 +78,6 @@ def test_tokens_that_look_at_each_other_learn_what_all_parts_show():
     adapter = build_adapter("trans-mil", epochs=8, lr=2e-3, width=16)
     report = adapter.fit(sets["train"], TEXTS, seed=0)
     assert report.chosen == {"epoch": 8} and accuracy(adapter, sets["test"]) >= 0.85
-    fewer = build_adapter("trans-mil", epochs=8, lr=2e-3, width=16, most_parts=1)
-    fewer.fit(sets["train"], TEXTS, seed=0)
-    assert not torch.allclose(fewer.logits(sets["test"]), adapter.logits(sets["test"]))
 
 
 def test_top_k_finds_the_part_that_shows_a_class_and_the_mean_of_all_does_not(sets):
@@ -114,8 +114,8 @@ def test_parts_teach_as_the_bag_is_labelled_also_where_they_are_few():
     assert logits.shape == (3,) and torch.allclose(weights.sum(dim=1), torch.ones(3))
     order = weights[1].argsort(descending=True)
     ((scores, targets),) = network.instance_scores(weights, instances, 1, 2, subtyping=False)
-    chosen = torch.cat([order[:2], order.flip(0)[:2]])
-    assert torch.allclose(scores, network.instance_classifiers[1](instances[chosen]))
+    chosen, own = torch.cat([order[:2], order.flip(0)[:2]]), network.instance_classifiers
+    assert torch.allclose(scores, instances[chosen] @ own.weight[2:4].T + own.bias[2:4])
     assert targets.tolist() == [1, 1, 0, 0]
     every = network.instance_scores(weights, instances, 1, 2, subtyping=True)
     assert [targets.tolist() for _, targets in every] == [[0, 0], [1, 1, 0, 0], [0, 0]]
@@ -130,14 +130,15 @@ def test_the_smooth_svm_loss_is_its_formula():
     assert torch.allclose(smooth_svm(scores, targets), torch.log1p(torch.exp(other + 1 - own)).mean())
 
 
-def test_the_pseudo_inverse_is_one_and_attention_over_as_many_landmarks_is_exact():
+def test_the_pseudo_inverse_is_one_and_attention_over_as_many_landmarks_is_exact(monkeypatch):
     torch.manual_seed(0)
     rows = torch.randn(2, 6, 6, dtype=torch.float64).softmax(dim=-1) + torch.eye(6)
     assert torch.allclose(pseudo_inverse(rows, rounds=12), torch.linalg.pinv(rows), atol=1e-6)
+    monkeypatch.setattr(trans_mil, "pseudo_inverse", partial(pseudo_inverse, rounds=20))
     attention, tokens = NystromAttention(16, 2, 5, dropout=0.0).double().eval(), torch.randn(1, 5, 16).double()
     q, k, v = attention.to_qkv(tokens).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
     exact = (q @ k.mT * 8**-0.5).softmax(dim=-1) @ v + attention.res_conv(v)
-    assert torch.allclose(attention(tokens), attention.to_out(exact.transpose(1, 2).flatten(2)), atol=5e-3)
+    assert torch.allclose(attention(tokens), attention.to_out(exact.transpose(1, 2).flatten(2)), atol=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 17])
@@ -172,7 +173,7 @@ def test_what_cannot_be_is_refused():
 
 
 def test_a_training_ends_where_val_gets_no_better(sets):
-    adapter = build_adapter("abmil", epochs=40, lr=0.05, patience=2, first_stop=4, embed=0)
+    adapter = build_adapter("abmil", epochs=40, lr=0.05, patience=2, embed=0)
     history = adapter.fit(sets["train"], TEXTS, val=sets["val"], seed=0).history
     best = int(np.argmax([row["val_score"] for row in history]))
-    assert len(history) == max(best + 1 + 2, 5) < 40
+    assert len(history) == best + 1 + 2 < 40
