@@ -23,9 +23,7 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument(
-        "--rates", default="1e-5,3e-5,1e-4,3e-4,1e-3", help="learning rates, from which the val pairs choose"
-    )
+    parser.add_argument("--rates", default="1e-5,3e-5,1e-4,3e-4,1e-3", help="rates from which val pairs choose")
     parser.add_argument("--features", default="sample")
     asked = parser.parse_args()
     rates, chosen = [float(rate) for rate in asked.rates.split(",")], Counter[float]()
