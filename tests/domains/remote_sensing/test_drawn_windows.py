@@ -106,6 +106,20 @@ def test_a_draw_is_a_function_of_row_and_seed(land):
     assert windows[0] == [again(row, 1).decode["window"] for row in (0, 1, 2)] and windows[0] != windows[1]
 
 
+def test_classes_in_another_order_or_language_have_the_numbers_that_are_learned(land):
+    data, items, _ = read(land[0], "classes.tif", "classification", "random")
+    names = list(data.class_names)
+
+    def labels(class_names):
+        draw = RemoteSensing().drawer(items, class_names)
+        return [draw(row, 3).target.index for row in range(6)]
+
+    usual, last = labels(names), len(names) - 1
+    assert labels(names[::-1]) == [last - label for label in usual] and len(set(usual)) > 1
+    assert labels([f"{name} in French" for name in names]) == usual
+    assert labels([*names[:-1], "the last in French"]) == usual
+
+
 @pytest.mark.parametrize("layer", ["classes.tif", "areas.gpkg"])
 def test_masks_of_drawn_windows_are_what_the_layer_has_there(land, layer):
     folder, classes = land
