@@ -383,9 +383,11 @@ class RemoteSensing(Domain):
         return valid_pixels(path, dict(decode)) if is_raster(Path(path)) else None
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
-        """With the stretch of the training windows, of a pair that of both dates."""
+        """With the stretch of the training windows, of a pair that of both dates, where the reader has given none."""
         from .changes import KIND, stretched_pairs
 
+        if "stretch" in data.reading:
+            return data
         stretch = self.reading_of(options).stretch
         return stretched_pairs(data, stretch) if data.kind == KIND else with_stretch(data, stretch)
 
