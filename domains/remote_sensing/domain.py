@@ -241,7 +241,7 @@ class RemoteSensing(Domain):
             layer = _layer_file(path, reading) if reading.labels else None
             return read_number_maps(path, reading, reading.cutting, layer)
         elif task == CHANGE:
-            from .changes import read_changes
+            from .changes.reading import read_changes
 
             self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
             return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
@@ -354,7 +354,7 @@ class RemoteSensing(Domain):
         if task == NUMBERS:
             return self._drawn_heights()
         if self.check_task(task) == CHANGE:
-            from .changes import drawn_change_set
+            from .changes.drawn import drawn_change_set
 
             return drawn_change_set()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
@@ -384,7 +384,7 @@ class RemoteSensing(Domain):
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
         """With the stretch of the training windows, of a pair that of both dates, where the reader has given none."""
-        from .changes import KIND, stretched_pairs
+        from .changes.reading import KIND, stretched_pairs
 
         if "stretch" in data.reading:
             return data
