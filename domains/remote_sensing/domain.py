@@ -354,10 +354,15 @@ class RemoteSensing(Domain):
         if task == NUMBERS:
             return self._drawn_heights()
         if self.check_task(task) == CHANGE:
-            from .changes.drawn import drawn_change_set
-
-            return drawn_change_set()
+            return self._drawn_changes()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def _drawn_changes(self) -> DomainData:
+        from .changes.drawn import NOTE, SIDE, changes_folder
+        from .changes.reading import read_changes
+
+        data = read_changes(changes_folder(), Reading(window_size=SIDE))
+        return replace(data, name="drawn changes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE, *data.notes])
 
     def _drawn_heights(self) -> DomainData:
         from .drawn_heights import NOTE, heights_folder
