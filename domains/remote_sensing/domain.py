@@ -247,7 +247,7 @@ class RemoteSensing(Domain):
             layer = _layer_file(path, reading) if reading.labels else None
             return read_number_maps(path, reading, reading.cutting, layer)
         elif task == CHANGE:
-            from .changes import read_changes
+            from .changes.reading import read_changes
 
             self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
             self._check_band_start(reading)
@@ -361,10 +361,15 @@ class RemoteSensing(Domain):
         if task == NUMBERS:
             return self._drawn_heights()
         if self.check_task(task) == CHANGE:
-            from .changes import drawn_change_set
-
-            return drawn_change_set()
+            return self._drawn_changes()
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def _drawn_changes(self) -> DomainData:
+        from .changes.drawn import NOTE, SIDE, changes_folder
+        from .changes.reading import read_changes
+
+        data = read_changes(changes_folder(), Reading(window_size=SIDE))
+        return replace(data, name="drawn changes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE, *data.notes])
 
     def _drawn_heights(self) -> DomainData:
         from .drawn_heights import NOTE, heights_folder
@@ -391,7 +396,7 @@ class RemoteSensing(Domain):
 
     def from_training(self, data: DomainData, **options: Any) -> DomainData:
         """With the stretch of the training windows, of a pair that of both dates, where the reader has given none."""
-        from .changes import KIND, stretched_pairs
+        from .changes.reading import KIND, stretched_pairs
 
         if "stretch" in data.reading:
             return data

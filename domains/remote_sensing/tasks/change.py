@@ -92,7 +92,7 @@ class Change(ConfigTask):
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New pairs: BEFORE AFTER, a table, or a folder with A and B."""
-        from ..changes import read_new
+        from ..changes.reading import read_new
 
         assert self.domain is not None
         return read_new([Path(path) for path in paths], self.domain.reading_of(recipe.reading))

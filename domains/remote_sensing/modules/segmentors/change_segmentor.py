@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .....registry import MODELS
-from ...changes import CHANGED, IGNORED
+from ...changes.target import CHANGED, IGNORED
 
 GROUPS = 8
 """Of group norms in the head."""
