@@ -110,3 +110,17 @@ def test_intervals_are_calibrated_on_places_and_hold_on_others(sites, reddest):
 def test_channels_that_the_model_did_not_learn_are_refused(reddest):
     with pytest.raises(Exception, match=r"has 4 channels, but the model learned 3"):
         reddest(16).numbers([np.zeros((8, 8, 4), np.float32)])
+
+
+def test_ridge_chooses_its_penalty_on_places_that_it_did_not_see():
+    from vladapt.domains.remote_sensing.number_maps.baselines import _ridge
+
+    random = np.random.default_rng(0)
+    of_places, numbers = random.normal(size=(40, 30)), random.normal(size=40)  # a place says nothing of another
+    parts = [
+        (features + 0.01 * random.normal(size=(20, 30)), np.full(20, number), str(place))
+        for place, (features, number) in enumerate(zip(of_places, numbers))
+    ]
+    assert np.abs(_ridge(parts)["weights"]).max() < 0.1
+    alone = [(features, truth, "one place") for features, truth, _ in parts]
+    assert np.abs(_ridge(alone)["weights"]).max() > 0.4  # rows of one place are held out one by one
