@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, PreProjection, option
+from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.training import copy_of
@@ -87,7 +87,7 @@ class Projection(ClassWeighted, PooledViews):
     epochs: int = option(300, "length of the cosine", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        given: PreProjection = resources["pre_projection"]
+        given = resources["pre_projection"]
         _check(backbone, given.support, support)
         side = TextSide.of(classifier)
         self._note_what_stays(backbone, side)

@@ -24,7 +24,7 @@ __getattr__, __dir__ = lazy_exports(
         "matlab": "read_matlab",
         "number_tables": "read_numbers",
         "nearest": "faiss_library nearest_rows",
-        "pairs.captions": "CaptionSampler generator_of",
+        "pairs.captions": "CaptionSampler",
         "pairs.pair_set": "Pair PairSet StoredImages",
         "pairs.reading": "PAIR_FILES read_pairs",
         "pairs.record_fields": "split_named",

@@ -121,9 +121,9 @@ def evaluate_queries(
     names = {each.name for each in options_of(EvaluateOptions)}
     how = options_from(EvaluateOptions, {name: given.pop(name) for name in names & given.keys()}, "search")
     asked = options_from(SearchOptions, given, "search")
-    for each in options_of(SearchOptions):
-        if each.name not in USED and getattr(asked, each.name) != each.default:
-            raise ConfigError(f"--{each.name.replace('_', '-')}: --evaluate does not use it; omit it")
+    for option in options_of(SearchOptions):
+        if option.name not in USED and getattr(asked, option.name) != option.default:
+            raise ConfigError(f"--{option.name.replace('_', '-')}: --evaluate does not use it; omit it")
     file, composition = Path(evaluate), composition_of(asked)
     answers = None if how.submission is None else Path(how.submission)
     if answers is not None and how.at:

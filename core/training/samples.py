@@ -154,7 +154,7 @@ class Samples(Dataset):
         return self.views[kind](decoded, seed_of(self.seed, epoch, row, number))
 
 
-def seed_of(*numbers: int | str) -> int:
+def seed_of(*numbers: float | str) -> int:
     """One seed from several numbers or names, without the patterns that sums of them have."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 

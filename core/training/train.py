@@ -250,8 +250,8 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any], head: CosineHe
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
-    cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    cost_options += ("log_every", "log_to", "tolerate")
+    cost_options = {"micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel"}
+    cost_options.update(("log_every", "log_to", "tolerate"))
     later: dict[str, object] = {}  # which older checkpoints do not name
     later |= {"steps": None, "drop_last": True, "deterministic": False}
     later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}

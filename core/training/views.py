@@ -49,9 +49,9 @@ def strong_view(backbone: Backbone, scale: tuple[float, float] = STRONG_SCALE, b
         )
     size = min(height_and_width(backbone.image_size))
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-    blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
+    blurred = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
     steps = _crop_and_flip(backbone.image_size, scale)
-    return augmented_view(backbone, [*steps, jitter, v2.RandomGrayscale(p=0.2), blur])
+    return augmented_view(backbone, [*steps, jitter, v2.RandomGrayscale(p=0.2), blurred])
 
 
 def local_view(backbone: Backbone) -> View:

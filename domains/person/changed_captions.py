@@ -41,7 +41,7 @@ class ChangedCaptions(CaptionSampler):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a probability from 0 to below 1")
 
     def choose(self, pair: Pair, epoch: int, index: int, view: int = 0) -> str:
-        text, generator = super().choose(pair, epoch, index, view), self._generator("change", epoch, index, view)
+        text, generator = super().choose(pair, epoch, index, view), self.generator("change", epoch, index, view)
         others = self.paraphrases.get(text, ())
         if others and generator.random() < self.paraphrased:
             text = others[int(generator.integers(len(others)))]

@@ -28,12 +28,12 @@ from ...core.contracts import Captions, DomainData
 from ...core.data import (
     IMAGE,
     Box,
+    CaptionSampler,
     CocoFile,
     Format,
     ItemCollector,
     ListedImage,
     decode_values,
-    generator_of,
     locate,
     shown,
 )
@@ -78,7 +78,7 @@ def captions_of_boxes(boxes: Sequence[Box], size: tuple[int, int], name: str, se
     """
     if not boxes:
         raise ValueError("an image without boxes has no captions")
-    draw = generator_of(seed, "box-captions", name)
+    draw = CaptionSampler(seed=seed).generator("box-captions", name)
     counts = Counter(box.name for box in boxes)
     centre = Counter(box.name for box in boxes if _is_central(box.corners, size))
     texts = [

@@ -96,7 +96,7 @@ class CaptionSampler:
     def _chosen(self, pair: Pair, epoch: int, index: int, view: int) -> str:
         original = pair.captions[0]
         if self.shares:
-            return self._by_share(pair, self._generator("share", epoch, index, view))
+            return self._by_share(pair, self.generator("share", epoch, index, view))
         if self.mode == "first":
             return original
         pool = [*pair.captions]
@@ -106,7 +106,7 @@ class CaptionSampler:
             pool += [sheared(text, original) for text in pair.texts.get("synthetic", ())]
         elif self.mode == "sentences":
             pool = [sentence for text in pool for sentence in sentences_of(text)]
-        chosen = pool[int(self._generator("choose", epoch, index, view).integers(len(pool)))]
+        chosen = pool[int(self.generator("choose", epoch, index, view).integers(len(pool)))]
         return chosen if self.mode == "sentences" or len(chosen.split()) > 1 else original
 
     def _by_share(self, pair: Pair, generator: np.random.Generator) -> str:
@@ -126,7 +126,7 @@ class CaptionSampler:
 
     def second(self, pair: Pair, epoch: int, index: int) -> str:
         """The text of a second view: another draw, augmented (DeCLIP, Li et al., 2021, arXiv 2110.05208)."""
-        return self.augment(self.choose(pair, epoch, index, view=1), self._generator("second", epoch, index))
+        return self.augment(self.choose(pair, epoch, index, view=1), self.generator("second", epoch, index))
 
     def several(self, pair: Pair, epoch: int, index: int, count: int) -> list[str]:
         """The original and `count` sub-captions, N = count + 1 texts that all fit the image.
@@ -135,7 +135,7 @@ class CaptionSampler:
         """
         texts = (*pair.captions[1:], *pair.texts.get("synthetic", ())) or pair.captions
         pool = [sentence for text in texts for sentence in sentences_of(text)]
-        chosen = [pair.captions[0], *draw(pool, count, self._generator("several", epoch, index))]
+        chosen = [pair.captions[0], *draw(pool, count, self.generator("several", epoch, index))]
         return [self._switched(text, "several", place, epoch, index) for place, text in enumerate(chosen)]
 
     def short(self, pair: Pair, epoch: int, index: int) -> str:
@@ -143,20 +143,21 @@ class CaptionSampler:
         texts = pair.texts.get("short", ())
         if not texts:
             return first_sentence(self.choose(pair, epoch, index))
-        chosen = texts[int(self._generator("short", epoch, index).integers(len(texts)))]
+        chosen = texts[int(self.generator("short", epoch, index).integers(len(texts)))]
         return self._switched(chosen, "short", epoch, index)
 
     def other(self, pair: Pair, kind: str, epoch: int, index: int) -> str:
         """One of the texts "synthetic" or "negative"; where an image lacks them, a caption, or a made negative."""
-        generator = self._generator(kind, epoch, index)
+        generator = self.generator(kind, epoch, index)
         texts = pair.texts.get(kind, ())
         if texts:
             return texts[int(generator.integers(len(texts)))]
         caption = self.choose(pair, epoch, index)
         return swap_negative(caption, generator) if kind == "negative" else caption
 
-    def _generator(self, purpose: str, *numbers: int) -> np.random.Generator:
-        return generator_of(self.seed, purpose, *numbers)
+    def generator(self, purpose: str, *parts: int | str) -> np.random.Generator:
+        """For one purpose and, say, an epoch and a row: the same whenever it is asked for."""
+        return generator_of(self.seed, purpose, *parts)
 
 
 def shares_of_captions(mode: str) -> dict[str, float]:

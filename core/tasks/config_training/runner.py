@@ -63,8 +63,9 @@ TIMES = 4
 NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry")
 
 
-def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
-    """The model of a plan, from the registries; `model.cfg` is what is kept of the plan, tuples and all.
+def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Module:
+    """The model of a plan, or of what a run keeps of one, from the registries; `model.cfg` is what is kept of the plan,
+    tuples and all.
 
     Raises:
         UnknownNameError: a module that no registry has. ConfigError: it cannot be built.
@@ -73,11 +74,11 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
     from ....registry import MODELS
 
-    plan = with_tuples(kept)
-    init_default_scope(plan.get("default_scope", "vladapt"))
+    kept = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
+    init_default_scope(kept.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
-        model = MODELS.build(Config(deepcopy(plan)).model)
-    model.cfg = Config(plan)
+        model = MODELS.build(Config(deepcopy(kept)).model)
+    model.cfg = Config(kept)
     return model.to(device)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError
-from ....core.tasks import build_model, kept_of
+from ....core.tasks import build_model
 from .preprocessing import case_of
 
 
@@ -42,7 +42,7 @@ def fold_plans(plan: Config, data: DomainData, folds: int, seed: int) -> Iterato
 
 def joined(plan: Config, members: Sequence[nn.Module], device: torch.device) -> nn.Module:
     """One model of the plan with the networks of all, whose scores are averaged."""
-    model = build_model(kept_of(plan), device)
+    model = build_model(plan, device)
     state = model.state_dict()
     for place, member in enumerate(members):
         for name, value in member.state_dict().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from ....core.contracts import DomainData
 from ....core.data import IMAGE, loader
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import read_json, why_not_regular
+from ....core.runtime import check_regular, read_json
 from ..data.classes import check_names, choose_classes
 from .kinds import ConfigKind
 from .pipelines import Node, inner_datasets, texts_in
@@ -123,10 +123,9 @@ def _check_places(dataset: Node) -> None:
     """Refuse a device, a pipe or a socket, which mm's readers would read without end."""
     root = str(dataset.get("data_root") or "")
     for value in texts_in(dataset):
-        with suppress(OSError, ValueError):  # no path, or none that is there
-            reason = why_not_regular(os.stat(os.path.join(root, value)))
-            if reason is not None and not os.path.isdir(os.path.join(root, value)):
-                raise DataError(f"{os.path.join(root, value)}: {reason}; the config names it: correct the config")
+        place = Path(root, value)
+        if os.path.exists(place) and not os.path.isdir(place):
+            check_regular(place, "the config names it: correct the config")
 
 
 def _annotated(dataset: Node) -> list[str]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.backbones import load_backbone
-from ....core.contracts import SAMPLE, Backbone, Decoded, DomainData, Item
+from ....core.contracts import Backbone, Decoded, DomainData, Item
 from ....core.data import IMAGE, check_tolerated, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
@@ -150,7 +150,7 @@ def caption_people(
 def _pictures(paths: Sequence[str | Path]) -> DomainData:
     """The pictures, with the identities of sets that say them."""
     domain = load_domain(PERSON)
-    if [str(path) for path in paths] == [SAMPLE]:
+    if [str(path) for path in paths] == ["sample"]:
         return domain.sample(ATTRIBUTES)
     return images_of(domain, [Path(path) for path in paths], {})
 

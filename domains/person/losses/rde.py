@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts import Backbone, Extract, Loss, Output, option
+from ....core.contracts import Backbone, Loss, Output, option
 from ._clean_pairs import FITS, agreed, chunks_of, clean_by_loss
 from ._token_selection import TokenEmbedding, check_class_token, image_and_patches, text_and_words
 
@@ -119,7 +119,7 @@ class Rde(Loss):
         selections = self.image_selection(patches.float()), self.text_selection(words.float(), counts)
         return {**made, "image_selection": selections[0], "text_selection": selections[1]}
 
-    def before_epoch(self, extract: Extract) -> None:
+    def before_epoch(self, extract: Callable[[list[str]], dict[str, Tensor]]) -> None:
         """Tell clean pairs from wrong ones."""
         if not self.divide:
             return

@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ....core.contracts import DomainData
 from ....core.features import FeatureStore
 from ....core.runtime import cached_folder
 
@@ -34,11 +32,8 @@ ROOFS = np.array([[0.62, 0.32, 0.25], [0.72, 0.7, 0.68], [0.42, 0.42, 0.46], [0.
 NOTE = "These pairs are drawn by vladapt itself, not seen from space: their numbers say nothing about remote sensing."
 
 
-def drawn_change_set() -> DomainData:
+def changes_folder() -> Path:
     """68 pairs of 96 x 96 pixels with splits, in the layout of LEVIR-CD; drawn into the cache at the first call."""
-    from ..domain import Reading
-    from .reading import read_changes
-
     folder = FeatureStore.default_root().parent / "samples" / f"changes-{VERSION}"
     if not folder.is_dir():
         cached_folder(folder.parent)
@@ -50,8 +45,7 @@ def drawn_change_set() -> DomainData:
             shutil.rmtree(partial, ignore_errors=True)
             if not folder.is_dir():
                 raise
-    data = read_changes(folder, Reading(window_size=SIDE))
-    return replace(data, name="drawn changes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE, *data.notes])
+    return folder
 
 
 def write_change_set(folder: Path, shift: float, seed: int = 0) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ....core.contracts import Item
 from ....core.data import remember_by_file
-from ....core.errors import DataError, first_of
+from ....core.errors import DataError
 from ..layers import Shapes, read_layer
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -50,7 +50,7 @@ def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     known = {UNCHANGED, change, IGNORED}
     for pair in numbered:
         if other := sorted(set(read[pair.name]) - known):
-            listed = first_of([str(value) for value in read[pair.name]], LISTED)
+            listed = ", ".join(str(value) for value in read[pair.name][:LISTED])
             raise DataError(
                 f"{pair.mask}: a mask of more than two classes ({listed}; {other[0]} is neither 0, no change, nor "
                 f"{change}, change); give a mask of two"

@@ -89,11 +89,12 @@ def _picture(windows: Windows, size: tuple[int, int], scale: int) -> np.ndarray:
             bottom = min(top + rows, size[0])
             window = (0, top * scale, width, min(bottom * scale, height) - top * scale)
             raster.check_size((window[3], width), None, int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
-            values, there, *how = read_channels(raster, item.source, item.decode, window, (bottom - top, size[1]))
+            sized = bottom - top, size[1]
+            values, there, pictures, eight_bits = read_channels(raster, item.source, item.decode, window, sized)
             parts.append(values)
             valid.append(there)
     values, there = np.concatenate(parts, axis=1), np.concatenate(valid)
-    shown = picture_of(values, there, *how, item.decode.get("stretch", IMAGE), item.source)
+    shown = picture_of(values, there, pictures, eight_bits, item.decode.get("stretch", IMAGE), item.source)
     first = shown[0] if shown.ndim == 4 else shown
     return first if first.dtype == np.uint8 else np.rint(255 * first).astype(np.uint8)
 

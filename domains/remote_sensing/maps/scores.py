@@ -212,7 +212,9 @@ class _Pixels:
         decode = windows.item.decode
         raster.check_size((bottom - top, right - left), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
         window = (left, top, right - left, bottom - top)
-        self.values, self.there, *self.how = read_channels(raster, windows.item.source, decode, window)
+        self.values, self.there, self.pictures, self.eight_bits = read_channels(
+            raster, windows.item.source, decode, window
+        )
 
     def scored(self, scorer: Scorer) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """(rows, columns, C) float32 of the windows, and what could not be scored."""
@@ -248,7 +250,7 @@ class _Pixels:
     def _picture(self, item: Item) -> Decoded:
         values, there = (self._part(each, item.decode["window"]) for each in (self.values, self.there))
         stretch = self.windows.item.decode.get("stretch", IMAGE)
-        return picture_of(values, there, *self.how, stretch, item.source)
+        return picture_of(values, there, self.pictures, self.eight_bits, stretch, item.source)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

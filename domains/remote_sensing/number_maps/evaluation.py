@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ....core.confidence import NumberIntervals
 from ....core.contracts import Backbone, DomainData, Evaluation
-from ....core.metrics import NumberGain, NumberSums
+from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from .baselines import BANDS, MEAN, TOWER, predicted
 from .pictures import Shown, density, examples
-from .regressor import Regressor, place_of_item, sampled
+from .regressor import Regressor, sampled
+from .target import place_of_item
 
 Progress = Callable[[int, int], None]
 OURS = "this model"
@@ -37,7 +36,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     centre = float(kept["baselines"][MEAN]["intercept"])
     places = sorted({place_of_item(item) for item in items})
     earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
-    sums = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
     rows, of_place = [], []
     shown: list[Shown] = []
     every = max(1, len(items) // SHOWN)
@@ -67,18 +66,19 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     metrics |= {f"rmse_{SHORT[name]}": of.metrics()["rmse"] for name, of in scores.items() if name != OURS}
     intervals = scores[OURS].intervals() | ({} if gain.interval is None else {"rmse_gain": gain.interval})
     notes = list(kept.get("notes", ()))
-    if regressor.reach is not None:
-        held = _coverage(regressor, values, truth, scales, of_place)
+    if regressor.intervals is not None:
+        held = regressor.intervals.scores(*map(torch.from_numpy, (values, truth)), of_place, torch.from_numpy(scales))
         metrics["interval_coverage"], metrics["interval_width"] = held["coverage"], held["mean_width"]
+    verdict = _verdict(scores, best, regressor.unit)
     sections = [
-        _verdict(gain, best, regressor.unit),
+        verdict,
         _table(scores, regressor.unit),
         PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560),
         PictureSection(
             "Windows", examples(shown, regressor.unit), "Image, true, predicted, and predicted minus true.", 900, 1
         ),
     ]
-    notes.append(_verdict(gain, best, regressor.unit).text)
+    notes.append(verdict.text)
     return Evaluation(metrics, sections, notes, intervals, int(used.sum()))
 
 
@@ -96,14 +96,8 @@ def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray
     return own
 
 
-def _coverage(regressor: Regressor, values, truth, scales, places: Sequence[str]) -> Mapping[str, Any]:
-    """How often intervals hold, on average over places."""
-    made = NumberIntervals(regressor.coverage, float(regressor.reach), 0, None, scaled=True)
-    values, truth, scales = map(torch.from_numpy, (values, truth, scales))
-    return made.scores(values, truth, places, scales)
-
-
-def _verdict(gain: NumberGain, best: str, unit: str) -> VerdictSection:
+def _verdict(scores: Mapping[str, NumberSums], best: str, unit: str) -> VerdictSection:
+    gain = scores[OURS].gain(scores[best])
     between = "" if gain.interval is None else f" (95% interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
     of = (
         f"RMSE {abs(gain.value):.3g}{f' {unit}' if unit else ''} {'lower' if gain.value >= 0 else 'higher'} than {best}"

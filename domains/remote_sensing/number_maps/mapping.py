@@ -75,9 +75,10 @@ class Source:
         with open_raster(files_of_item(item), decode.get("sensor")) as raster:
             for box in boxes:
                 raster.check_size((box[3], box[2]), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-                values, valid, *how = read_channels(raster, item.source, decode, box)
+                values, valid, pictures, eight_bits = read_channels(raster, item.source, decode, box)
                 if valid.any():
-                    pixels = picture_of(values, valid, *how, decode.get("stretch", OWN_RANGE), item.source)
+                    stretch = decode.get("stretch", OWN_RANGE)
+                    pixels = picture_of(values, valid, pictures, eight_bits, stretch, item.source)
                     pixels = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
                     yield box, pixels.astype(np.float32, copy=False), valid
 
@@ -130,7 +131,7 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
     tops, lefts, size = grid(height, width, regressor.window, stride)
     ends = [*tops[1:], height]
-    bands = 1 if regressor.reach is None else 3
+    bands = 1 if regressor.intervals is None else 3
     strips = [(work / f"{STRIP}{row:05d}", (bands, end - top, width)) for row, (top, end) in enumerate(zip(tops, ends))]
     first = next((row for row, (file, shape) in enumerate(strips) if _strip(file, shape) is None), len(strips))
     start = (

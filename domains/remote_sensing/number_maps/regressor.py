@@ -15,7 +15,7 @@ from ....core.confidence import NumberIntervals
 from ....core.contracts import Backbone, DomainData, Item
 from ....core.errors import DataError
 from .baselines import fit_baselines
-from .target import item_pixels
+from .target import item_pixels, place_of_item
 
 AT_ONCE = 8
 """Windows of a batch."""
@@ -31,9 +31,10 @@ class Regressor:
         self.kept = model.cfg.vladapt
         self.window, self.channels = int(self.kept["window"]), int(model.mean.shape[0])
         self.name, self.unit = str(self.kept["target"]), str(self.kept["unit"])
-        reach = self.kept.get("interval")
-        self.reach: float | None = None if reach is None else float(reach["reach"])
-        self.coverage = float(self.kept["coverage"])
+        self.coverage, interval = float(self.kept["coverage"]), self.kept.get("interval")
+        self.intervals: NumberIntervals | None = None
+        if interval is not None:
+            self.intervals = NumberIntervals(self.coverage, float(interval["reach"]), 0, None, scaled=True)
 
     @torch.inference_mode()
     def numbers(self, pixels: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -62,12 +63,7 @@ class Regressor:
 
     def half_width(self, scales: np.ndarray) -> np.ndarray | None:
         """(h, w) how far intervals reach to either side; None without any."""
-        return None if self.reach is None else self.reach * scales
-
-
-def place_of_item(item: Item) -> str:
-    """What an item is counted with: its block or group, else its picture."""
-    return item.group or item.id.rpartition("#")[0] or item.id
+        return None if self.intervals is None else self.intervals.reach * scales
 
 
 def settle(model: nn.Module, plan: Config, data: DomainData, backbone: Backbone, seed: int) -> None:

@@ -67,7 +67,7 @@ class NumberSource:
         """The dataset, in the pixels of the image."""
         with safely([self.file]), ExitStack() as stack:
             dataset = stack.enter_context(opened(self.file))
-            yield dataset if self.grid is None else stack.enter_context(self._on_grid(dataset))
+            yield dataset if self.grid is None else stack.enter_context(self._on_grid(dataset, self.grid))
 
     def read(self, dataset: Any, box: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(h, w) float32 numbers, 0 where there are none, and (h, w) bool, where there are.
@@ -98,12 +98,12 @@ class NumberSource:
         grid = None if grid is None else Grid(**{**grid, "transform": tuple(grid["transform"])})
         return cls(**{**values, "file": Path(values["file"]), "grid": grid})
 
-    def _on_grid(self, dataset: Any) -> Any:
+    def _on_grid(self, dataset: Any, grid: Grid) -> Any:
         from rasterio.enums import Resampling
         from rasterio.transform import Affine
         from rasterio.vrt import WarpedVRT
 
-        grid, nothing = self.grid, dataset.nodata if self.nodata is None else self.nodata
+        nothing = dataset.nodata if self.nodata is None else self.nodata
         place = {"crs": grid.crs, "transform": Affine(*grid.transform), "width": grid.width, "height": grid.height}
         how = Resampling.average if self.finer else Resampling.bilinear
         masked = {"add_alpha": True} if nothing is None else {"src_nodata": nothing, "nodata": nothing}
@@ -135,6 +135,11 @@ class NumberMap(Target):
         """As `NumberSource.read`."""
         with self.source.open() as dataset:
             return self.source.read(dataset, self.box)
+
+
+def place_of_item(item: Item) -> str:
+    """What an item is counted with: its block or group, else its picture."""
+    return item.group or item.id.rpartition("#")[0] or item.id
 
 
 def source_over(
@@ -234,8 +239,8 @@ def _called(crs: Any) -> str:
 def pixels_of(source: Path, decode: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, C) float32 in 0..1, black where the image has nothing, and (H, W) bool, where it has values."""
     if is_raster(source):
-        values, valid, *how = channel_values(source, decode)
-        pixels = picture_of(values, valid, *how, decode.get("stretch", OWN_RANGE), source)
+        values, valid, pictures, eight_bits = channel_values(source, decode)
+        pixels = picture_of(values, valid, pictures, eight_bits, decode.get("stretch", OWN_RANGE), source)
         if pixels.ndim != 3:
             raise DataError(f"{source}: --bands makes several pictures of each place; give one composite")
     else:

@@ -70,6 +70,8 @@ class Change(ConfigTask):
         from ..changes.training import Asked, make_plan
 
         told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        assert self.domain is not None
+        told |= {"channels": self.domain.channels(recipe.reading)}
         asked = Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
         return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
 
@@ -90,7 +92,7 @@ class Change(ConfigTask):
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New pairs: BEFORE AFTER, a table, or a folder with A and B."""
-        from ..changes import read_new
+        from ..changes.reading import read_new
 
         assert self.domain is not None
         return read_new([Path(path) for path in paths], self.domain.reading_of(recipe.reading))

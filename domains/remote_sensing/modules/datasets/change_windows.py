@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from .....core.contracts import Item
 from .....registry import DATASETS
-from ...changes import IGNORED, ChangeMask, masked_pair
+from ...changes.masks import masked_pair
+from ...changes.target import IGNORED, ChangeMask
 
 GAIN, OFFSET, NOISE = 0.2, 0.1, 0.02
 """By how much light, haze and noise of a date vary, of pixels in 0..1."""

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from vladapt.core.errors import DataError
-from vladapt.domains.remote_sensing.changes import read_new
 from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
+from vladapt.domains.remote_sensing.changes.reading import read_new
 from vladapt.domains.remote_sensing.changes.saving import save_changes
 from vladapt.domains.remote_sensing.domain import Reading
 

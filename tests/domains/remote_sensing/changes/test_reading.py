@@ -162,7 +162,7 @@ def test_tiles_cover_an_area_once(width, height, size, left, top):
 
 
 def test_new_pairs_are_two_files_a_table_or_folders(folders, square):
-    from vladapt.domains.remote_sensing.changes import read_new
+    from vladapt.domains.remote_sensing.changes.reading import read_new
     from vladapt.domains.remote_sensing.domain import Reading
 
     root = folders([square()] * 2)
