@@ -94,7 +94,7 @@ def test_a_run_is_scored_on_its_own_pairs_and_on_others_of_its_encoder(fitted, f
 
 
 def test_new_images_need_towers(fitted):
-    with pytest.raises(CapabilityError, match="no towers for new images or words.*vladapt eval RUN --features"):
+    with pytest.raises(CapabilityError, match=r"no towers for new images or words.*vladapt eval RUN --features"):
         predict(fitted.run, ["photo.jpg"])
 
 
