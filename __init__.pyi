@@ -183,6 +183,7 @@ def fit(
     finding: str | None = ...,
     findings: str | None = ...,
     flip: bool = ...,
+    flip_probability: float = ...,
     fold: int = ...,
     foreground: float = ...,
     fps: float = ...,

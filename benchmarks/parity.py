@@ -19,6 +19,7 @@ import torch
 from parity_checks import (
     adversarial_losses,
     attacks,
+    bags,
     cache,
     caption_losses,
     chest_xrays,
@@ -68,7 +69,7 @@ from parity_checks.fixtures import Check, Fixtures
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (
-    *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
+    *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, bags, confidence),
     *(video, video_patches, video_towers),
 )
 LOSSES = (

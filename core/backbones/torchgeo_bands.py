@@ -83,7 +83,10 @@ def band_inputs(taken: BandsTaken, channels: InputChannels | None, spec: str) ->
         return BandInputs((0, 1, 2), (), (), *_statistics(taken, (0, 1, 2), RGB), note=note)
     places = _by_name(taken, channels, spec)
     names = [channels.names[place] for place in places]
-    pairs = ", ".join(code if code.lower() == name else f"{name} as {code}" for code, name in zip(taken.codes, names))
+    pairs = ", ".join(
+        code if _normal(code) == _normal(name) else f"{name} as {code}"
+        for code, name in zip(_as_given(taken, taken.codes), names)
+    )
     unused = [name for place, name in enumerate(channels.names) if place not in places]
     note = f"The encoder takes {pairs}{f'; {_listed(unused)} unused' if unused else ''}."
     return BandInputs(places, (), (), *_statistics(taken, places, len(channels)), note=note)
@@ -131,12 +134,20 @@ def _by_name(taken: BandsTaken, channels: InputChannels, spec: str) -> tuple[int
         places |= {_normal(band.code): place} if band.sensor in taken.sensors else {}
     missing = [code for code in taken.codes if _normal(code) not in places]
     if missing:
-        raise CapabilityError(f"{_takes(taken, spec)}, and --bands lacks {', '.join(missing)}; {_cure(taken)}")
+        raise CapabilityError(
+            f"{_takes(taken, spec)}, and --bands lacks {', '.join(_as_given(taken, missing))}; {_cure(taken)}"
+        )
     return tuple(places[_normal(code)] for code in taken.codes)
 
 
 def _takes(taken: BandsTaken, spec: str) -> str:
-    return f"backbone '{spec}' takes {len(taken.codes)} bands ({', '.join(taken.codes)})"
+    return f"backbone '{spec}' takes {len(taken.codes)} bands ({', '.join(_as_given(taken, taken.codes))})"
+
+
+def _as_given(taken: BandsTaken, codes: Sequence[str]) -> list[str]:
+    """Codes as `--bands` takes them: Sentinel-2's have two digits."""
+    padded = set(SENTINEL_2) & set(taken.sensors)
+    return [f"B0{code[1]}" if padded and re.fullmatch(r"B\d", code) else code for code in codes]
 
 
 def _cure(taken: BandsTaken) -> str:

@@ -95,7 +95,11 @@ class NumberIntervals:
     @property
     def note(self) -> str:
         """What a user must know of them."""
-        of = f"{self.rows} images" if self.groups is None else f"images of {self.groups} groups, each counted once"
+        of = (
+            f"{self.rows} image{'s' * (self.rows != 1)}"
+            if self.groups is None
+            else f"images of {self.groups} groups, each counted once"
+        )
         units = self.rows if self.groups is None else self.groups
         if self.unbounded:
             return (

@@ -153,6 +153,15 @@ class FeatureSet:
         return F.normalize(self.features, dim=-1)
 
     @property
+    def bags(self) -> list[Tensor]:
+        """N tensors (T, D), the parts of each sample that are there.
+
+        Raises:
+            CapabilityError: there are no parts.
+        """
+        return bags_of(self.parts, self.parts_mask)
+
+    @property
     def unit_parts(self) -> Tensor | None:
         """(N, T, D), the parts with rows of unit length, zero where there is no part; None without parts."""
         return None if self.parts is None else F.normalize(self.parts, dim=-1)
@@ -317,6 +326,18 @@ def mean_of_parts(parts: Tensor, mask: Tensor) -> Tensor:
     return (total / mask.sum(dim=1, keepdim=True)).float()
 
 
+def bags_of(parts: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+    """N views (T, D) of the parts that are there; where these are the first ones, nothing is copied."""
+    if parts is None or mask is None:
+        raise CapabilityError("these samples have no parts; pass parts and parts_mask")
+    counts = mask.sum(dim=1).tolist()
+    in_front = (mask.cumsum(dim=1) == torch.arange(1, mask.shape[1] + 1, device=mask.device)) == mask
+    return [
+        own[:count] if front else own[there]
+        for own, there, count, front in zip(parts, mask, counts, in_front.all(dim=1).tolist())
+    ]
+
+
 def all_there(parts: Tensor) -> Tensor:
     """(N, T) True: the mask of parts (N, T, D) that are all there."""
     return torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device)
@@ -389,6 +410,15 @@ class Batch:
         if self.features is None:
             raise CapabilityError("this batch carries no features; pass Batch(features=...)")
         return torch.nn.functional.normalize(self.features.float(), dim=-1)
+
+    @property
+    def bags(self) -> list[Tensor]:
+        """B tensors (T, D), the parts of each sample that are there.
+
+        Raises:
+            CapabilityError: there are no parts.
+        """
+        return bags_of(self.parts, self.parts_mask)
 
     @property
     def unit_parts(self) -> Tensor:

@@ -70,11 +70,11 @@ class NumberSums:
         return {name: float(value) if value.isfinite() else None for name, value in _metrics(self.sums.sum(0)).items()}
 
     def intervals(self, level: float = LEVEL, seed: int = 0) -> dict[str, list[float]]:
-        """Metric -> [low, high]; of a single unit there are none."""
+        """Metric -> [low, high]; of a single unit there are none, and none of R2 of fewer than four."""
         if self.units < 2:
             return {}
         draws, value = _metrics(_drawn(self.sums, seed)), self.metrics()
-        bounds = {name: percentiles(of, _expanded(self.units, level)) for name, of in draws.items()}
+        bounds = {name: _bounds(of, self.units, level) for name, of in draws.items()}
         return {name: list(each) for name, each in bounds.items() if each is not None and value[name] is not None}
 
     def gain(self, other: NumberSums, metric: str = "rmse", level: float = LEVEL, seed: int = 0) -> NumberGain:
@@ -93,9 +93,9 @@ class NumberSums:
         sign, interval = 1.0 if metric.startswith("r2") else -1.0, None
         if self.units > 1:
             drawn, of_other = (_metrics(_drawn(each.sums, seed))[metric] for each in (self, other))  # the same draws
-            bounds = percentiles(sign * (drawn - of_other), _expanded(self.units, level))
+            bounds = _bounds(sign * (drawn - of_other), self.units, level)
             interval = None if bounds is None else list(bounds)
-        return NumberGain(metric, sign * float(mine - others), interval, self.units)
+        return NumberGain(metric, sign * float(mine - others) + 0.0, interval, self.units)
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,14 @@ def _metrics(sums: Tensor) -> dict[str, Tensor]:
 def _drawn(sums: Tensor, seed: int) -> Tensor:
     """(S, 6) sums over units drawn with replacement."""
     return torch.cat([weight.double() @ sums for weight in drawn_weights(len(sums), None, SAMPLES, seed)])
+
+
+def _bounds(draws: Tensor, units: int, level: float) -> tuple[float, float] | None:
+    """Low and high; None where a metric is undefined in more draws than an interval may miss (R2 of two places, one of
+    which is drawn twice)."""
+    if float(draws.isfinite().double().mean()) < level:
+        return None
+    return percentiles(draws + 0.0, _expanded(units, level))  # no -0
 
 
 def _expanded(units: int, level: float) -> float:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ..contracts.judgement import Findings, Judgement
 
 POINT = ".point"
+FALLING = frozenset(
+    {"ece", "ece_uncalibrated", "mae", "rmse", "bias", "median_rank", "mean_rank", "hd95_mm", "hd95_px"}
+)
+"""Last words of scores of which more is not better."""
 USAGE = "give NAME=SHARE, as in accuracy=0.8,worst_group=0.6; NAME.point=SHARE compares the score itself"
 
 
@@ -68,8 +72,10 @@ def check_asked(
         ConfigError: a limit of what is made where it is asked for, and is not. UnknownNameError: a name that neither
             the fit nor a judgement has.
     """
-    scores, axes = _metrics(metrics or {}), {name for each in judgements for name in each.record.axes}
+    scores, axes = _rising(metrics or {}), {name for each in judgements for name in each.record.axes}
     for name in (limit.name for limit in limits if scores):
+        if _falls(name):
+            raise ConfigError(f"--fail-under {name}: more of it is not better, so no least value says that it is good")
         if name not in scores and name not in axes:
             cure = did_you_mean(name, [*scores, *axes])
             raise UnknownNameError(f"--fail-under {shortened(name)}: this run has no such score; {cure}")
@@ -119,6 +125,16 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, AxisScore]:
     intervals = (metrics.get("metric_intervals") or {}).get("adapted", {})
     return {
         name: AxisScore(name, value, intervals.get(name))
-        for name, value in (metrics.get("adapted") or {}).items()
-        if isinstance(value, (int, float)) and not name.startswith("ece")
+        for name, value in _rising(metrics).items()
+        if isinstance(value, (int, float))
     }
+
+
+def _rising(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of which more is better, by name; None where the images gave none."""
+    scores: Mapping[str, Any] = metrics.get("adapted") or {}
+    return {name: value for name, value in scores.items() if not _falls(name)}
+
+
+def _falls(name: str) -> bool:
+    return name.rpartition("/")[2] in FALLING

@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "batches": "GlobalBatches epoch_batches",
         "class_scores": "CosineHead PixelScores",
         "epoch_views": "EpochViews views_of_training",
+        "gated_attention": "GatedAttention",
         "layers": "TowerLayers truncated_starts",
         "lora": "LowRank",
         "parts": "Task Trained",

@@ -126,9 +126,9 @@ class WindowDrawer:
 
 def _renumbered(names: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
     """Number of a class of the layer -> its number among the classes that are learned."""
-    if len(names) == len(class_names):  # in another language, perhaps
-        return {number: number for number in range(len(names))}
     new = {number: class_names.index(name) for number, name in enumerate(names) if name in class_names}
+    if len(names) == len(class_names) and all(number == place for number, place in new.items()):
+        return {number: number for number in range(len(names))}  # some in another language, perhaps
     if not new:
         raise ConfigError(f"classes: none of {', '.join(class_names)} is in the label layer; omit --draw-windows")
     return new

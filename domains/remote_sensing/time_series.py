@@ -106,6 +106,8 @@ def _of_cells(place: str, date: str, where: str) -> tuple[str, str]:
     if match := DATE_IN_NAME.fullmatch(text):
         text = "-".join(match.groups()[:3])
     try:
+        if not text[:1].isdigit():  # numpy takes "", "NaT" and "today" for dates
+            raise ValueError
         return place.strip(), str(np.datetime64(text))
     except ValueError:
         raise DataError(f"{where} has the date '{shortened(text)}'; write dates as 2024-05-31") from None
@@ -120,7 +122,8 @@ def _of_name(item: Item) -> tuple[str, str]:
             "lists it; add dates, or omit --time-series"
         )
     rest = [part.strip("-_. ") for part in (path.stem[: match.start()], path.stem[match.end() :])]
-    return str(path.with_name("_".join(filter(None, rest)) or path.parent.name)), "-".join(match.groups())
+    name = "_".join(filter(None, rest)) or path.parent.name or "place"
+    return str(path.with_name(name)), "-".join(match.groups())
 
 
 def _series(place: str, dated: Sequence[tuple[str, Item]], formats: Sequence[Format]) -> Item:

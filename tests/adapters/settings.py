@@ -9,8 +9,10 @@ from vladapt.core.registry import adapter_class
 from vladapt.core.training.tower_adapter import TowerAdapter
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "abmil": {"lr": 0.01, "embed": 8, "epochs": 1},
     "action-clip": {"layers": 1},
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
+    "clam": {"lr": 0.01, "instances": 1, "dropout": 0.1, "epochs": 1},
     "clip2video": {"layers": 1},
     "clip4clip": {"layers": 1},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
@@ -25,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lp-plus-plus": {"views": 1},
     "tip-x": {"search_step": (20, 8, 5)},
     "tpt": {"steps": 2},
+    "trans-mil": {"lr": 0.01, "width": 16, "epochs": 1},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
 """Where a training of 20 steps is all warm-up, 20 steps per shot, per test image or of a search are slow, a grid has
@@ -48,6 +51,7 @@ SHOWN_ONCE = {
     "TowerAdapter": "full",
     "SharedContext": "coop",
     "PseudoLabelled": "grip",
+    "BagHead": "abmil",
     "PairTextHead": "mean-pool",
     "TunedTextHead": "mean-pool",
 }
@@ -119,6 +123,12 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
 
 
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "abmil": {"patience": between("patience", None, 1, lr=0.1, epochs=12)},
+    "clam": {
+        "patience": between("patience", None, 1, lr=0.05, dropout=0.7, epochs=20, min_epochs=0),
+        "min_epochs": between("min_epochs", 0, 20, lr=0.05, dropout=0.7, epochs=20, patience=1),
+    },
+    "trans-mil": {"patience": between("patience", None, 1, lr=0.1, dropout=0.7, epochs=12)},
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
     "action-clip-towers": {
         **of_training("cross-entropy", "clip", lr=0.001, epochs=8, sim_header="Conv_1D"),

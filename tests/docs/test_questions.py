@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vladapt.core.registry import catalogue
+
 DOCS = Path(__file__).parents[2] / "docs"
 CLICKS = 2
 QUESTIONS = {
@@ -12,9 +14,9 @@ QUESTIONS = {
     "scans with patients": r"^vladapt fit --domain medical --data",
     "stored features": r"^vladapt fit .*--features \S+",
     "a model to deploy": r"^vladapt export \S+",
-    "a method of your own": r"vladapt fit .*--adapter|build_adapter\(|^pip install",
+    "a method of your own": r"^vladapt fit .*--adapter text-mean\b",
 }
-"""A row of the home page -> the command, or line of Python, that answers it."""
+"""A row of the home page -> the command that answers it."""
 
 
 def links_of(page: Path) -> list[Path]:
@@ -53,3 +55,10 @@ def test_a_page_without_the_command_does_not_answer(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("vladapt export RUN\n\n```\nvladapt fit ./photos\n```\n", encoding="utf-8")
     assert not answers(page, QUESTIONS["a model to deploy"]) and answers(page, QUESTIONS["a folder of photos"])
+
+
+def test_a_method_of_ones_own_is_none_of_ours():
+    """`text-mean` is written, packaged and fitted on the page that shows how to add a method."""
+    assert "text-mean" not in catalogue.adapters()
+    page = DOCS.parent / "CONTRIBUTING.md"
+    assert answers(page, r"^text-mean = ") and answers(page, QUESTIONS["a method of your own"])

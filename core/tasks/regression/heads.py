@@ -1,11 +1,11 @@
 """Heads that answer with a number: the training mean, ridge, a linear layer, a small MLP.
 
 All see unit features, standardised by their training rows, and answer in the unit of the numbers. Ridge chooses its
-penalty by leave-one-out errors (scikit-learn's RidgeCV). The linear layer starts as ridge, and the MLP adds a hidden
-layer to it whose answers start at zero; both are trained by AdamW ("Decoupled Weight Decay Regularization", Loshchilov
-and Hutter 2019, arXiv 1711.05101) along a cosine. The number of epochs, none among them, is the one with the least
-squared error on rows held out of the training, whole groups at a time, after which all rows are learned from. Val
-chooses nothing: intervals are calibrated on it.
+penalty by errors on rows held out, one at a time or whole groups (scikit-learn's RidgeCV). The linear layer starts as
+ridge, and the MLP adds a hidden layer to it whose answers start at zero; both are trained by AdamW ("Decoupled Weight
+Decay Regularization", Loshchilov and Hutter 2019, arXiv 1711.05101) along a cosine. The number of epochs, none among
+them, has the least of the error that is minimised, on rows held out of the training, whole groups at a time; all rows
+are learned from afterwards. Val chooses nothing: intervals are calibrated on it.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class NumberRows:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether some belong together."""
+        return units_of(self.groups, len(self))[1] < len(self)
+
     def select(self, rows: Sequence[int]) -> NumberRows:
         """Some of them."""
         index = torch.as_tensor(rows, dtype=torch.int64)
@@ -94,6 +99,11 @@ class NumberRows:
         parts = GroupKFold(min(folds, units)).split(np.zeros(len(self)), groups=order[unit].numpy())
         return [(torch.from_numpy(learned), torch.from_numpy(looked_at)) for learned, looked_at in parts]
 
+    def to_choose_on(self, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Those of `held_out`; of `MANY_ROWS` and more the first alone."""
+        parts = self.held_out(seed=seed)
+        return parts[:1] if len(self) >= MANY_ROWS else parts
+
 
 class NumberHead(nn.Module):
     """Features (N, D) -> numbers.
@@ -108,7 +118,7 @@ class NumberHead(nn.Module):
 
     def __init__(self, kind: str, width: int, hidden: int = 0, dropout: float = 0.0):
         super().__init__()
-        self.kind, self.hidden, self.column, self.made_by = kind, hidden, "", ""
+        self.kind, self.column, self.made_by = kind, "", ""
         self.intervals: NumberIntervals | None = None
         self.penalty: float | None = None
         self.linear, self.further = nn.Linear(width, 1), None
@@ -201,7 +211,7 @@ class NumberHead(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; how it is built, in its header."""
-        made = {"kind": self.kind, "hidden": self.hidden, "column": self.column, "made_by": self.made_by}
+        made = {"kind": self.kind, "column": self.column, "made_by": self.made_by}
         if self.intervals is not None:
             made["intervals"] = {**vars(self.intervals), "reach": repr(self.intervals.reach)}
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
@@ -214,11 +224,12 @@ class NumberHead(nn.Module):
             with safe_open(str(path), framework="pt") as file:
                 made = json.loads((file.metadata() or {})["number_head"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            head = cls(str(made["kind"]), len(state["centre"]), int(made["hidden"]))
+            hidden = len(state["further.0.bias"]) if "further.0.bias" in state else 0
+            head = cls(str(made["kind"]), len(state["centre"]), hidden)
             head.load_state_dict(state)
             head.column, head.made_by = str(made["column"]), str(made["made_by"])
-            if (told := made.get("intervals")) is not None:
-                head.intervals = NumberIntervals(**{**told, "reach": float(told["reach"])})
+            if (intervals := made.get("intervals")) is not None:
+                head.intervals = NumberIntervals(**{**intervals, "reach": float(intervals["reach"])})
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
             raise DataError(f"{path}: damaged, or from another run; copy the run again, or fit again") from None
         return head.eval()
@@ -230,14 +241,17 @@ def mean_head(rows: NumberRows) -> NumberHead:
 
 
 def fitted_ridge(rows: NumberRows) -> NumberHead:
-    """Ridge regression, whose penalty has the least leave-one-out error."""
+    """Ridge regression, whose penalty has the least error on rows held out of it: one at a time, or whole groups where
+    rows belong together, since a row tells its neighbours' numbers."""
     from sklearn.linear_model import RidgeCV
 
     head = NumberHead(RIDGE, rows.features.shape[1]).standardise(rows)
     if len(rows) > 1:
         inputs = ((rows.features.double() - head.centre) / head.scale).numpy()
         wanted = ((rows.numbers - head.mean) / head.deviation).numpy()
-        fitted = RidgeCV(alphas=PENALTIES).fit(inputs, wanted)
+        parts = [(learned.numpy(), held.numpy()) for learned, held in rows.to_choose_on()] if rows.grouped else []
+        how = {"cv": parts, "scoring": "neg_mean_squared_error"} if parts else {}
+        fitted = RidgeCV(alphas=PENALTIES, **how).fit(inputs, wanted)
         with torch.no_grad():
             head.linear.weight.copy_(torch.from_numpy(np.atleast_2d(fitted.coef_)))
             head.linear.bias.fill_(float(fitted.intercept_))
@@ -270,7 +284,12 @@ def fit_head(
     if kind == RIDGE:
         head = fitted_ridge(rows)
         chosen = {} if head.penalty is None else {"penalty": head.penalty}
-        return head, FitReport(RIDGE, chosen, "leave-one-out errors of the training images")
+        by = (
+            "training images held out, whole groups at a time"
+            if rows.grouped
+            else "leave-one-out errors of the training images"
+        )
+        return head, FitReport(RIDGE, chosen, by)
     how = (kind, error, training, seed)
     epochs, chosen_on = _chosen_epochs(rows, how)
     head, history = _trained(rows, how, epochs)
@@ -284,21 +303,21 @@ How = tuple[str, str, HeadTraining, int]
 
 def _chosen_epochs(rows: NumberRows, how: How) -> tuple[int, str]:
     """How many, and on what they were chosen."""
-    training, seed = how[2:]
-    parts = rows.held_out(seed=seed) if len(rows) >= FEWEST_ROWS else []
-    parts = parts[:1] if len(rows) >= MANY_ROWS else parts
+    _, error, training, seed = how
+    parts = rows.to_choose_on(seed) if len(rows) >= FEWEST_ROWS else []
     if not parts:
         return training.epochs, f"defaults: fewer than {FEWEST_ROWS} training images, or one group"
-    errors = np.zeros(training.epochs + 1)
+    errors, deviation = np.zeros(training.epochs + 1), float(rows.numbers.std(unbiased=False)) or 1.0
     for learned, looked_at in parts:
         held = rows.select(looked_at)
-        squared: list[float] = []
+        errors_of: list[float] = []
 
-        def look(head: NumberHead, held: NumberRows = held, squared: list[float] = squared) -> None:
-            squared.append(float((head.answers(held.features) - held.numbers).square().sum()))
+        def look(head: NumberHead, held: NumberRows = held, errors_of: list[float] = errors_of) -> None:
+            missed = (head.answers(held.features) - held.numbers) / deviation
+            errors_of.append(float(ERRORS[error](missed, torch.zeros_like(missed), reduction="sum")))
 
         _trained(rows.select(learned), how, training.epochs, look)
-        errors += squared
+        errors += errors_of
     seen = sum(len(looked_at) for _, looked_at in parts)
     return int(errors.argmin()), f"{seen} training images held out in turn, whole groups at a time"
 

@@ -53,7 +53,7 @@ class NumberPredictions:
     def csv(self) -> str:
         """A table whose columns are called as the numbers are."""
         columns = ["id", self.column, f"{self.column}_low", f"{self.column}_high"]
-        cells = ([row["id"], *("" if v is None else f"{v:.6g}" for v in _numbers(row))] for row in self.rows())
+        cells = ([row["id"], *("" if v is None else f"{v:.10g}" for v in _numbers(row))] for row in self.rows())
         return csv_text(columns, cells)
 
 

@@ -106,18 +106,19 @@ def _scatter(answers: Answers, column: str) -> PictureSection:
     ends = [float(both.min()), float(both.max())]
     axes.plot(ends, ends, "--", color=GREY, linewidth=1, label="predicted = true", zorder=1)
     half = answers.half_widths
-    if half is not None and bool(half.isfinite().all()):
+    bounded = half is not None and bool(half.isfinite().all())
+    if bounded:
         bars = {"color": COLOUR, "alpha": 0.2, "linewidth": 0.8, "zorder": 2}
         low, high = (predicted + sign * half.numpy() for sign in (-1, 1))
         axes.vlines(true[shown], low[shown], high[shown], **bars)
     axes.scatter(true[shown], predicted[shown], s=12, color=COLOUR, alpha=0.7, linewidths=0, zorder=3)
-    axes.set_xlabel(f"true {column}")
-    axes.set_ylabel(f"predicted {column}")
+    axes.set_xlabel(f"true {column}", parse_math=False)
+    axes.set_ylabel(f"predicted {column}", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    caption = f"{len(shown)} test images" + ("; bars are their intervals" if half is not None else "")
+    caption = f"{len(shown)} test images" + ("; bars are their intervals" if bounded else "")
     return PictureSection("Predicted against true", [(drawn, caption)], side=760)
 
 

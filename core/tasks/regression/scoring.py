@@ -123,11 +123,11 @@ class NumberComparison(BeforeAfter, Verdict):
             return ""
         lower, interval, units = self.gain["value"], self.gain["interval"], self._units
         than = "the training mean" if self.better_baseline == TRAIN_MEAN else "ridge on frozen features"
+        if lower == 0 and interval in (None, [0, 0]):
+            return f"RMSE is that of {than}."
         how = f"lower by {lower:.4g}" if lower >= 0 else f"higher by {-lower:.4g}"
         if not interval:
-            return (
-                f"RMSE is {how} than that of {than}; one group of test images tells no interval, so it can be chance."
-            )
+            return f"RMSE is {how} than that of {than}; one test image or group has no interval, so it can be chance."
         chance = {"good": "more than chance", "bad": "more than chance", "open": "it can be chance"}[self.tone]
         between = f"{interval[0]:.4g} to {interval[1]:.4g}"
         return f"RMSE is {how} than that of {than}: {chance} (paired 95% interval over {units}: {between})."

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,7 +49,18 @@ from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
 from ..tower_training.fitted import Training
 from .contest import COMPARED, NumberContest
-from .heads import HEADS, MLP, HeadTraining, NumberHead, NumberRows, fit_head, fitted_ridge, mean_head
+from .heads import (
+    FEWEST_ROWS,
+    HEADS,
+    LINEAR,
+    MLP,
+    HeadTraining,
+    NumberHead,
+    NumberRows,
+    fit_head,
+    fitted_ridge,
+    mean_head,
+)
 from .predictions import NumberPredictions, predictions_table
 from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
 from .report import regression_report
@@ -110,7 +121,7 @@ class Regression(Task):
         if recipe.shots == 0:
             raise ConfigError("--shots 0: a regression learns from numbers; give 1 or more, or all")
         if recipe.adapter_name is None:
-            _head_training(recipe)
+            _check_head(recipe)
             if recipe.custom_hooks or recipe.resume:
                 option_ = "--resume" if recipe.resume else "--set custom_hooks"
                 raise ConfigError(f"{option_}: a head on stored features is trained in one go; omit it")
@@ -138,7 +149,9 @@ class Regression(Task):
         with self._checkpoints(recipe, rows, reporter) as folder:
             adapter, head, report = self._fitted(recipe, prepared, items, rows, recipe.seed, reporter, folder)
             towers = self._towers(adapter, prepared)
-            parts = {name: prepared.rows(prepared.split(name), f"{name} images") for name in ("val", "test")}
+            parts = {"test": prepared.rows(prepared.split("test"), "test images")}
+            val = prepared.data.split("val")
+            parts["val"] = prepared.rows(val, "val images") if val else parts["test"].select([])
             seen = parts if towers is None else self._seen_by(towers, prepared, parts)
             head.column, head.made_by = prepared.column, prepared.made_by
             if recipe.task_options["intervals"] == ADAPTIVE:
@@ -149,6 +162,8 @@ class Regression(Task):
             if not is_main():
                 return None
             notes = [*prepared.data.notes, *prepared.notes_on_draw(recipe.shots), *report.notes, intervals.note]
+            if recipe.task_options["intervals"] == ADAPTIVE and not intervals.scaled:
+                notes.append(f"Intervals are as wide for all images: adaptive ones need {FEWEST_ROWS} training images.")
             metrics = answers.metrics(head)
             of = {"report": report, "metrics": metrics, "notes": notes, "seconds": time.monotonic() - started}
             info = self._info(recipe, prepared, {"train": rows, **parts}, adapter, of)
@@ -442,6 +457,19 @@ class NumberPredictor:
         notes = [] if self.head.intervals is None or not self.head.intervals.unbounded else [self.head.intervals.note]
         widths = None if half is None else half.tolist()
         return NumberPredictions(self.head.column, rows.ids, numbers.tolist(), widths, _skipped(prepared), notes)
+
+
+def _check_head(recipe: Recipe) -> None:
+    """Raise the ConfigError of an option that a kind of head does not use, or that has a wrong value."""
+    _head_training(recipe)
+    kind = recipe.task_options["head"]
+    unused = {RIDGE: [each.name for each in fields(HeadTraining)], LINEAR: ["hidden", "dropout"]}.get(kind, [])
+    if kind == RIDGE and recipe.task_options["error"] != "mse":
+        raise ConfigError(
+            f"--error {recipe.task_options['error']}: ridge minimises the squared error; omit --error or --head"
+        )
+    if stated := [name for name in unused if name in recipe.adapter_options]:
+        raise ConfigError(f"adapter.{stated[0]}: is not used by --head {kind}; omit it, or give --head mlp")
 
 
 def _head_training(recipe: Recipe) -> HeadTraining:

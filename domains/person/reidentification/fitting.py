@@ -109,7 +109,7 @@ class ReidData:
         """The whole picture at the tower's size; for training moved and erased as the options say."""
         options, size = self.options, height_and_width(backbone.image_size)
         erasing = RandomErasing(options["erasing"], fill=options["erasing_fill"]) if options["erasing"] else None
-        how = {"flip": options["flip"], "pad": options["pad"], "erasing": erasing}
+        how = {"flip": options["flip_probability"], "pad": options["pad"], "erasing": erasing}
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train, **how)
 
 

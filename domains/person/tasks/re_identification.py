@@ -29,6 +29,8 @@ from ..reidentification.scoring import flat_scores
 from ..samplers import SAMPLERS
 
 LOSS = "bot"
+FORMERLY = {"flip": "flip_probability"}
+"""Options that runs and recipes may name as before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class ReidOptions(PeopleOptions):
     rerank_weight: float = option(WEIGHT, "re-ranking: share of the original distance", low=0, high=1)
     sampler: str = option("random-identity", "how a batch draws people and pictures", choices=tuple(SAMPLERS))
     pictures: int = option(4, "pictures of each person in a batch", low=2, high=1024)
-    flip: float = option(0.5, "probability that a training picture is flipped", low=0, high=1)
+    flip_probability: float = option(0.5, "how often a training picture is mirrored", low=0, high=1)
     pad: int = option(10, "pixels around a training picture, from which a crop is taken", low=0, high=1024)
     erasing: float = option(0.5, "probability that a part of a training picture is erased", low=0, high=1)
     erasing_fill: str = option("mean", "what erased parts are painted with", choices=FILLS)
@@ -77,6 +79,10 @@ class ReIdentification(TowerTraining):
     names_nothing: ClassVar = (
         "its model names nobody; find people with it: vladapt index IMAGES --domain person --backbone {} --out INDEX"
     )
+
+    def settled(self, recipe: Recipe) -> Recipe:
+        options = {FORMERLY.get(name, name): value for name, value in recipe.task_options.items()}
+        return super().settled(recipe.with_(task_options=options))
 
     def prepared(self, recipe: Recipe) -> Recipe:
         recipe = _with_loss(recipe)

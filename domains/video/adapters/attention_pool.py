@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import option
+from ....core.training import GatedAttention
 from ._frames import masked_mean
 from ._pairs import TunedPairHead
 
 
-class GatedAttention(nn.Module):
-    """Frames weighted by softmax_t(w^T (tanh(V h_t) * sigmoid(U h_t))), h_t a unit frame; w starts at 0.
+class FrameAttention(GatedAttention):
+    """(B, T, D) frames and (B, T) bool -> (B, D), the mean of unit frames weighted by a softmax of their scores, which
+    start at 0.
 
     Args:
         width: D. hidden: rows of V and U.
     """
 
     def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.attend, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.score = nn.Linear(hidden, 1, bias=False)
+        super().__init__(width, hidden, bias=False)
         nn.init.zeros_(self.score.weight)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -35,8 +35,7 @@ class GatedAttention(nn.Module):
 
     def weights(self, unit: Tensor, mask: Tensor) -> Tensor:
         """(B, T) above 0 where there is a frame, with a sum of 1."""
-        hidden = torch.tanh(self.attend(unit)) * torch.sigmoid(self.gate(unit))
-        return self.score(hidden)[..., 0].masked_fill(~mask, -torch.inf).softmax(dim=1)
+        return super().forward(unit)[..., 0].masked_fill(~mask, -torch.inf).softmax(dim=1)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -67,4 +66,4 @@ class AttentionPool(TunedPairHead):
     hidden: int = option(128, "width of the attention", low=1, high=65_536)
 
     def _network(self, width: int) -> nn.Module:
-        return GatedAttention(width, self.hidden)
+        return FrameAttention(width, self.hidden)

@@ -154,6 +154,7 @@ def test_a_protocol_and_a_preset_that_is_asked_for_take_the_published_views(give
     assert [each.n_views for each in built] == [dmn, tda]
 
 
+@pytest.mark.thorough(but=("None-4", "eurosat"))
 @pytest.mark.parametrize(
     ("preset", "shots", "rate", "epochs"),
     [

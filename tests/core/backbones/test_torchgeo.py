@@ -306,7 +306,7 @@ def test_attention_falls_with_distance_as_in_croma():
             DataError,
             r"download https://\S+ and give torchgeo:dofa_base\S+@FILE",
         ),
-        ("croma.optical@random", None, CapabilityError, r"takes 12 bands \(B1, .*; give them by --bands and --sensor"),
+        ("croma.optical@random", None, CapabilityError, r"takes 12 bands \(B01, .*; give them by --bands and --sensor"),
         ("croma.optical@random", channels(S2[:10]), CapabilityError, "--bands lacks B11, B12"),
         ("croma.optical@random", channels(["B1", "B2", "B3", "B4"], "landsat-8"), CapabilityError, "are of landsat-8"),
         ("croma.optical@random", InputChannels(tuple("1234")), CapabilityError, r"the images have 4 \(1, 2, 3, 4\)"),

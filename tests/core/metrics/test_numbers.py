@@ -36,6 +36,15 @@ def test_metrics_are_scikit_learns_and_do_not_depend_on_how_images_are_grouped(c
     assert metrics == pytest.approx(NumberSums.of(predicted, true, offset + 2.0).metrics())
 
 
+def test_there_is_no_interval_of_r2_where_many_draws_have_none():
+    """Of two or three images a draw often has one image only."""
+    true = torch.tensor([1.0, 2.0, 6.0, 7.0, 3.0])
+    for count, has_one in ((2, False), (3, False), (5, True)):
+        sums = NumberSums.of(true[:count] + torch.arange(count) / 3, true[:count], 0.0)
+        assert ("r2" in sums.intervals()) == has_one and "rmse" in sums.intervals()
+        assert (sums.gain(sums, "r2").interval is not None) == has_one
+
+
 def test_r2_against_the_training_mean_is_zero_for_that_mean():
     true = torch.tensor([1.0, 2.0, 6.0])
     metrics = NumberSums.of(torch.full((3,), 2.0), true, 2.0).metrics()

@@ -96,6 +96,17 @@ def test_a_misspelt_name_is_refused_before_anything_is_computed():
         with pytest.raises(UnknownNameError, match=f"no such score; did you mean .*{right}"):
             check_asked(parse_limits(f"{wrong}=0.5"), judged, METRICS)
     check_asked(parse_limits("acuracy=0.5"), judged, {"adapted": None})  # a fit that scored nothing knows no names
+    undefined = {"adapted": {"accuracy": 0.9, "auroc": None}}  # other images may have all classes
+    check_asked(parse_limits("auroc=0.5"), judged, undefined)
+
+
+@pytest.mark.parametrize("name", ["ece", "rmse", "text_to_image/mean_rank", "bias.point"])
+def test_a_score_of_which_more_is_not_better_has_no_least_value(name):
+    metrics = {"adapted": {"accuracy": 0.9, "rmse": 9.0, "bias": 1.0, "text_to_image/mean_rank": 9.0}}
+    with pytest.raises(ConfigError, match="more of it is not better"):
+        check_asked(parse_limits(f"{name}=0.5"), [], metrics)
+    with pytest.raises(UnknownNameError):
+        unmet(metrics, parse_limits(f"{name}=0.5"), NOTHING)
 
 
 def test_what_was_asked_for_and_could_not_be_made_says_why():

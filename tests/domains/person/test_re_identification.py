@@ -202,7 +202,7 @@ def test_each_option_changes_what_is_done(small_sample, small_clip):
         "rerank_weight": 0.5,
         "pictures": 2,
     }
-    others |= {"sampler": "balanced", "flip": 0.1, "pad": 2, "erasing": 0.2, "erasing_fill": "released"}
+    others |= {"sampler": "balanced", "flip_probability": 0.1, "pad": 2, "erasing": 0.2, "erasing_fill": "released"}
     assert {*others, "show_people", "last_stride"} == set(base)  # which the reports show; of a ResNet: below
 
     def done(options):
@@ -268,6 +268,12 @@ def test_the_contracts(small_sample, small_clip_spec):
     adapter = {"name": "full", "epochs": 1, "batch_size": 8, "lr": 1e-3}
     keys = {"backbone": small_clip_spec, "adapter": adapter, **SIZE}
     assert check_task(ReIdentification, load_domain("person"), raises=False, **keys) == []
+
+
+def test_an_older_run_or_recipe_names_the_flip_as_before():
+    flags = {"domain": "person", "task": TASK, "data": "sample"}
+    settled = task_of(resolve(flags=flags)).settled(resolve(flags=flags).with_(task_options={"flip": 0.2}))
+    assert settled.task_options["flip_probability"] == 0.2 and "flip" not in settled.task_options
 
 
 def test_the_published_recipe_resolves():

@@ -18,6 +18,7 @@ from vladapt.core.tasks.classification.prepared import checked_and_split
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.sources import LabelledSource
 from vladapt.domains.remote_sensing import RemoteSensing
+from vladapt.domains.remote_sensing.drawn_windows import _renumbered
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -104,6 +105,19 @@ def test_a_draw_is_a_function_of_row_and_seed(land):
     again = RemoteSensing().drawer(items, data.class_names)
     windows = [[draw(row, seed).decode["window"] for row in (0, 1, 2)] for seed in (1, 2)]
     assert windows[0] == [again(row, 1).decode["window"] for row in (0, 1, 2)] and windows[0] != windows[1]
+
+
+@pytest.mark.parametrize(
+    ("learned", "numbers"),
+    [
+        (["water", "forest", "field"], {0: 2, 1: 1, 2: 0}),
+        (["field", "forest", "water"], {0: 0, 1: 1, 2: 2}),
+        (["Feld", "Wald", "water"], {0: 0, 1: 1, 2: 2}),
+        (["water", "field"], {0: 1, 2: 0}),
+    ],
+)
+def test_classes_of_the_layer_are_those_that_are_learned_in_any_order_or_language(learned, numbers):
+    assert _renumbered(["field", "forest", "water"], learned) == numbers
 
 
 @pytest.mark.parametrize("layer", ["classes.tif", "areas.gpkg"])

@@ -120,11 +120,20 @@ def test_a_place_of_two_classes_and_a_date_that_is_none_are_one_line(tmp_path):
     for rows, words in (
         ("a.png,x,lake,2020-01-01\nb.png,y,lake,2021-01-01", r"b\.png: its class differs from that of a\.png"),
         ("a.png,x,lake,2020-01-01\nb.png,y,hill,summer", r"b\.png has the date 'summer'; write dates as"),
+        ("a.png,x,lake,\nb.png,y,hill,2020-01-01", r"a\.png has the date ''; write dates as"),
+        ("a.png,x,lake,today\nb.png,y,hill,NaT", r"a\.png has the date 'today'; write dates as"),
         ("a.png,x,,2020-01-01\nb.png,y,hill,2020-01-01", r"a\.png has no place"),
     ):
         (tmp_path / "t.csv").write_text(f"image,label,place,date\n{rows}\n")
         with pytest.raises(DataError, match=words):
             read(tmp_path / "t.csv")
+
+
+def test_names_that_are_dates_alone_are_dates_of_one_place(seasons, write_raster):
+    for day in DAYS:
+        write_raster(f"one/{day}.tif", picture(int(day[3])))
+    data = RemoteSensing().read_images([seasons.parent / "one"], time_series=True)
+    assert [len(data.load(item)) for item in data.items] == [3]
 
 
 def test_where_a_series_means_nothing_it_is_refused(seasons, tmp_path):

@@ -37,7 +37,7 @@ def rmse(head, held):
 
 
 def test_ridge_has_the_closed_form_at_the_penalty_of_the_least_leave_one_out_error():
-    learned = rows()
+    learned = rows(places=48)  # each stands alone
     head = fitted_ridge(learned)
     x = learned.features.double()
     x = (x - x.mean(0)) / x.std(0, unbiased=False)
@@ -53,6 +53,26 @@ def test_ridge_has_the_closed_form_at_the_penalty_of_the_least_leave_one_out_err
     weight = torch.linalg.solve(x.T @ x + best * torch.eye(x.shape[1]).double(), x.T @ y)
     expected = x @ weight * learned.numbers.std(unbiased=False) + learned.numbers.mean()
     assert torch.allclose(head.answers(learned.features), expected, atol=1e-4)
+
+
+def test_the_penalty_of_ridge_is_chosen_on_whole_places():
+    """Copies of a row tell its number to a row left out alone, but not to a place left out whole."""
+    once = rows(24, 20, noise=3.0, places=24)
+    copies = NumberRows(once.features.repeat(4, 1), once.numbers.repeat(4), once.groups * 4, tuple(map(str, range(96))))
+    alone = NumberRows(copies.features, copies.numbers, copies.ids, copies.ids)
+    assert fitted_ridge(copies).penalty > 10 * fitted_ridge(alone).penalty
+    held = rows(200, 20, seed=1, noise=0.0)
+    assert rmse(fitted_ridge(copies), held) < rmse(fitted_ridge(alone), held)
+
+
+def test_the_number_of_epochs_has_the_least_of_the_error_that_is_minimised():
+    """Few wrong numbers weigh little in absolute errors, so that more epochs are taken."""
+    learned = rows(80, noise=0.05)
+    learned.numbers[:6] += 60
+    training = HeadTraining(epochs=40, lr=2e-2, batch_size=80)
+    assert (
+        fit_head(learned, "linear", "l1", training)[1].chosen != fit_head(learned, "linear", "mse", training)[1].chosen
+    )
 
 
 def test_the_mean_answers_the_mean():

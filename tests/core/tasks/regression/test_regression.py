@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,8 +114,8 @@ def test_it_is_scored_again_alike_and_on_other_rows(fitted, features, tmp_path):
 @pytest.mark.parametrize("head", ["mlp", "linear", "ridge"])
 @pytest.mark.parametrize("width", [3, 700])
 def test_every_head_on_features_of_any_width_at_one_shot(head, width, tmp_path):
-    file = write_features(tmp_path / "rows.npz", width=width)
-    made = vladapt.fit(task="regression", features=file, shots=1, head=head, out=str(tmp_path / "runs"), **QUICK)
+    file, of_head = write_features(tmp_path / "rows.npz", width=width), QUICK if head == "mlp" else {}
+    made = vladapt.fit(task="regression", features=file, shots=1, head=head, out=str(tmp_path / "runs"), **of_head)
     assert len(Run.open(made.run).info.splits["train"]) == 5 and made.metrics["adapted"]["rmse"] > 0
 
 
@@ -128,6 +129,37 @@ def test_options_change_the_fit(features, tmp_path):
     assert rmse("l1", error="l1", **trained)["adapted"] != usual["adapted"]
     assert rmse("adaptive", intervals="adaptive")["number_intervals"] != rmse("plain")["number_intervals"]
     assert rmse("shots", shots=4)["adapted"] != rmse("plain again")["adapted"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"head": "ridge", "error": "l1"}, "--error l1"),
+        ({"head": "ridge", "adapter": {"epochs": 3}}, "adapter.epochs"),
+        ({"head": "linear", "adapter": {"hidden": 3}}, "adapter.hidden"),
+    ],
+)
+def test_options_that_a_head_does_not_use_are_refused(options, named, features, tmp_path):
+    with pytest.raises(ConfigError, match=named):
+        vladapt.fit(task="regression", features=features, out=str(tmp_path), **options)
+
+
+def test_two_images_are_fitted_without_val_and_adaptive_intervals_that_are_constant_say_so(tmp_path):
+    file = write_features(tmp_path / "two.npz", count=2, places=2)
+    made = vladapt.fit(task="regression", features=file, head="ridge", intervals="adaptive", out=str(tmp_path))
+    notes = " ".join(made.notes)
+    assert "val, which has 0 images" in notes and "need 20 training images" in notes
+    assert "RMSE is" in Run.open(made.run).info.verdict
+
+
+def test_a_column_of_any_name_is_drawn_and_predicted_numbers_keep_their_digits(pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "odd")
+    (folder / "table.csv").write_text((pictures / "table.csv").read_text().replace("height", "$\\frac$"))
+    column = {"target_column": "$\\frac$"}
+    made = vladapt.fit(task="regression", data=str(folder), head="ridge", out=str(tmp_path), **column)
+    predicted = vladapt.load_run(made.run).predict(pictures / "0.png")
+    predicted.numbers = [12345678.5]
+    assert predicted.csv().splitlines()[1].split(",")[1] == "12345678.5"
 
 
 def test_rows_without_a_number_are_left_out_and_counted(tmp_path):

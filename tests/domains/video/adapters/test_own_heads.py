@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from vladapt import Batch, FeatureSet, TextClassifier, build_adapter
 from vladapt.core.contracts.prepared import NoValidation
 from vladapt.domains.video.adapters._frames import average_of_unit, legendre, masked_mean, times, valid_first
-from vladapt.domains.video.adapters.attention_pool import GatedAttention
+from vladapt.domains.video.adapters.attention_pool import FrameAttention
 from vladapt.domains.video.adapters.temporal_adapter import CourseNetwork, right_of
 from vladapt.domains.video.adapters.temporal_tip import at_moments
 
@@ -71,7 +71,7 @@ def test_the_added_part_starts_at_nothing_exactly():
     clips = clips_of(3)
     added = CourseNetwork(WIDTH, 8, 3)(clips.parts, clips.parts_mask)
     assert torch.equal(added, average_of_unit(clips.parts, clips.parts_mask))
-    even = GatedAttention(WIDTH, 8).weights(clips.unit_parts, clips.parts_mask)
+    even = FrameAttention(WIDTH, 8).weights(clips.unit_parts, clips.parts_mask)
     assert torch.equal(even, torch.full_like(even, 1 / FRAMES))
 
 
@@ -231,7 +231,7 @@ def test_several_labels_are_judged_by_the_share_that_is_right():
 
 
 def test_attention_is_the_equation_of_the_paper():
-    pool = GatedAttention(4, 3)
+    pool = FrameAttention(4, 3)
     pool.score.weight.data = drawn(1, 3, seed=7)
     unit = F.normalize(drawn(1, 5, 4), dim=-1)
     mask = torch.tensor([[1, 1, 1, 1, 0]]).bool()

@@ -1,0 +1,149 @@
+"""Base of methods that learn from bags: samples of many parts, with one label for all (multiple-instance learning)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, option
+from ...core.training import Epoch, epoch_batches, keep_best, label_loss, train_epochs
+
+
+@dataclass(eq=False, kw_only=True)
+class BagHead(ClassWeighted):
+    """A network reads the parts of a sample as the tower gives them, in whatever number, and gives logits of the
+    classes; class texts are not used. One bag a step, as all of these are published; the weights of the epoch with the
+    least loss on val are kept, without val those of the last epoch.
+
+    Attributes:
+        network: name -> tensor of the network.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"parts"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    text_free: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("network",)
+    network: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
+
+    lr: float = option(1e-4, "learning rate", above=0)
+    weight_decay: float = option(1e-5, "weight decay, added to the gradient", low=0)
+    epochs: int = option(200, "epochs, at most", low=1, high=100_000)
+    patience: int | None = option(
+        20, "epochs without a lower loss on val after which the training ends; none: never", low=1, high=100_000
+    )
+
+    @abstractmethod
+    def _network(self, width: int, classes: int) -> nn.Module:
+        """A new network for parts D wide: bag (T, D) -> (C,) logits."""
+
+    def _bag_loss(self, network: nn.Module, bag: Tensor, label: Tensor, criterion) -> Tensor:
+        """The loss of one bag.
+
+        Args:
+            label: (), or (C,) of several labels.
+            criterion: (1, C) logits and labels -> cross-entropy, or binary cross-entropy.
+        """
+        return criterion(network(bag)[None], label[None])
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+    def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
+        """Epoch -> the bag of each step, (1,) int64."""
+        return epoch_batches(len(support), 1, seed, device=support.features.device)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        device, classes = support.features.device, len(classifier)
+        criterion = label_loss(support.multilabel, self.priors_of(support.labels, classes))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            built = self._network(support.dim, classes).to(device).train()
+            history, kept = self._train(built, support, val, criterion, classes, seed)
+        self._built = built.eval().requires_grad_(False)
+        self.network = {name: value.detach() for name, value in self._built.state_dict().items()}
+        trained = sum(parameter.numel() for parameter in built.parameters())
+        on = "options: the last epoch" if val is None else f"val ({len(val)} images): the epoch"
+        return FitReport(self.name, {"epoch": kept}, on, history=history, trained_parameters=trained)
+
+    def _train(
+        self, network: nn.Module, support: FeatureSet, val: FeatureSet | None, criterion, classes: int, seed: int
+    ) -> tuple[list[dict[str, float]], int]:
+        """Train in place; the history, and the epoch that is kept."""
+        bags, parameters = support.bags, list(network.parameters())
+        batches = self._order(support, classes, seed)
+        rates = [[self.lr] * len(support)] * self.epochs
+
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            row = int(index)
+            return self._bag_loss(network, bags[row], support.labels[row], criterion)
+
+        scores: list[float] = []
+
+        def val_score() -> float:
+            scores.append(-self._val_loss(network, val))
+            return scores[-1]
+
+        epochs = train_epochs(self._optimizer(parameters), rates, batches, loss_of)
+        if val is None:
+            kept, history = keep_best(epochs, parameters, None)
+        else:
+            kept, history = keep_best(self._stopped(epochs, scores), parameters, val_score)
+        return history, kept
+
+    @torch.no_grad()
+    def _val_loss(self, network: nn.Module, val: FeatureSet) -> float:
+        """Mean loss of val's labels, in which classes count as they are there."""
+        network.eval()
+        logits = torch.stack([network(bag) for bag in val.bags])
+        network.train()
+        return float(label_loss(val.multilabel)(logits, val.labels))
+
+    def _stopped(self, epochs: Iterable[Epoch], scores: list[float]) -> Iterator[Epoch]:
+        """Epochs until none was better for `patience` of them.
+
+        Args:
+            scores: of the epochs so far, appended to after each.
+        """
+        for epoch in epochs:
+            yield epoch
+            since = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__)
+            if self.patience is not None and since >= self.patience and len(scores) > self._first_stop:
+                return
+
+    @property
+    def _first_stop(self) -> int:
+        """Epochs before which a training does not end."""
+        return 0
+
+    @property
+    def _net(self) -> nn.Module:
+        """The network, built of the saved weights where this process did not train it."""
+        if (built := getattr(self, "_built", None)) is None:
+            with torch.random.fork_rng(devices=[]):  # what it is made of is replaced
+                built = self._network(self.dim_, len(self.class_names_))
+            built.load_state_dict(self.network)
+            device = next(iter(self.network.values())).device
+            self._built = built = built.to(device).eval().requires_grad_(False)
+        return built
+
+    @torch.no_grad()
+    def _logits(self, batch: Batch) -> Tensor:
+        return torch.stack([self._net(bag) for bag in batch.bags])
+
+    def to(self, device) -> BagHead:
+        super().to(device)
+        self.network = {name: value.to(device) for name, value in self.network.items()}
+        self._built = None
+        return self
+
+
+def weighted_sum(scores: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of a bag: (T, K) scores and (T, D) -> (K, T) weights with sums of 1, and (K, D)."""
+    weights = F.softmax(scores.T, dim=1)
+    return weights, weights @ instances
