@@ -9,17 +9,15 @@ expanded percentile interval).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .intervals import LEVEL, t_quantile, units_of
-from .significance import drawn_weights, percentiles
+from .intervals import LEVEL, units_of
+from .significance import drawn_weights, expanded, percentiles
 
 SAMPLES = 4000
 COUNT, ABSOLUTE, SQUARED, ABOVE, SPREAD, ERROR = range(6)
@@ -149,12 +147,4 @@ def _bounds(draws: Tensor, units: int, level: float) -> tuple[float, float] | No
     which is drawn twice)."""
     if float(draws.isfinite().double().mean()) < level:
         return None
-    return percentiles(draws + 0.0, _expanded(units, level))  # no -0
-
-
-def _expanded(units: int, level: float) -> float:
-    """The level whose percentiles are those of Student's t, of so many units."""
-    from scipy.special import ndtr
-
-    reach = math.sqrt(units / (units - 1)) * float(t_quantile(np.float64(units - 1), level))
-    return float(1 - 2 * ndtr(-reach))
+    return percentiles(draws + 0.0, expanded(units, level))  # no -0

@@ -137,6 +137,7 @@ def intervals_of(
     level: float = LEVEL,
     units: int | None = None,
     values: Mapping[str, float | None] | None = None,
+    by_student: bool = False,
 ) -> dict[str, list[float]]:
     """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
     1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would
@@ -148,11 +149,13 @@ def intervals_of(
         units: images, or groups, that were drawn.
         values: metric -> its value on all images, which its interval then holds. Draws of those are moved by their
             bias: a draw that misses a rare class, or sees an image twice, is on average better or worse.
+        by_student: of few units percentiles are too narrow; take them further out (`expanded`).
     """
+    outer = expanded(units, level) if by_student and units is not None else level
     found = {}
     for name, of in draws.items():
         value = (values or {}).get(name)
-        bounds = percentiles(of if value is None else centred(of, value), level)
+        bounds = percentiles(of if value is None else centred(of, value), outer)
         if bounds is not None:
             low, high = _never_certain(bounds, units, level)
             found[name] = [low, high] if value is None else [max(0.0, min(low, value)), min(1.0, max(high, value))]
@@ -164,6 +167,15 @@ def _never_certain(bounds: tuple[float, float], units: int | None, level: float)
     if units is None or all_or_none not in (0, 1) or max(abs(bound - all_or_none) for bound in bounds) > ROUNDING:
         return bounds
     return wilson_interval(all_or_none * units, units, level)
+
+
+def expanded(units: int, level: float = LEVEL) -> float:
+    """The level whose percentiles are those of Student's t, of two units or more ("What Teachers Should Know About the
+    Bootstrap", Hesterberg 2014, arXiv 1411.5279, the expanded percentile interval)."""
+    from scipy.special import ndtr
+
+    reach = math.sqrt(units / (units - 1)) * float(t_quantile(units - 1, level))
+    return float(1 - 2 * ndtr(-reach))
 
 
 def exchange_test(gains: Tensor, groups: Sequence[str] | None = None, *, seed: int = 0) -> float:

@@ -55,7 +55,11 @@ REGRESSION, CHANGE = "regression", "change"
 WINDOW, CHANGE_WINDOW, DENSE_WINDOW = 224, 256, 512
 UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "time_series", "after")
 UNUSED_BY_CHANGE = (
-    *("corpus", "min_side", "window_sides", "language", "band_start", "overlap", "min_share", "background"),
+    *("corpus", "min_side", "window_sides", "language", "overlap", "min_share", "background"),
+    *("label_column", "class_names", "cut", "time_series", "draw_windows"),
+)
+UNUSED_BY_NUMBERS = (
+    *("corpus", "min_side", "window_sides", "language", "min_share", "background", "root", "group_column", "after"),
     *("label_column", "class_names", "cut", "time_series", "draw_windows"),
 )
 """Options of the reader that change nothing for them."""
@@ -238,12 +242,15 @@ class RemoteSensing(Domain):
         elif task == NUMBERS:
             from .number_maps import read_number_maps
 
+            self._refuse_unused(reading, UNUSED_BY_NUMBERS, task)
+            self._check_band_start(reading)
             layer = _layer_file(path, reading) if reading.labels else None
             return read_number_maps(path, reading, reading.cutting, layer)
         elif task == CHANGE:
             from .changes.reading import read_changes
 
             self._refuse_unused(reading, UNUSED_BY_CHANGE, task)
+            self._check_band_start(reading)
             return read_changes(path, replace(reading, window_size=reading.window_size or CHANGE_WINDOW))
         elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
@@ -452,12 +459,16 @@ class RemoteSensing(Domain):
             if getattr(reading, name) != getattr(Reading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
 
+    @staticmethod
+    def _check_band_start(reading: Reading) -> None:
+        if reading.channels is None and reading.band_start != Reading.band_start:
+            raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
+
     def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
         """Windows with boxes or masks."""
         unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
         self._refuse_unused(reading, unused, task)
-        if reading.channels is None and reading.band_start != Reading.band_start:
-            raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
+        self._check_band_start(reading)
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
             layer = _layer(path, reading)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...core.contracts import option, settle
+from ...core.contracts import InputChannels, option, settle
 from ...core.errors import ConfigError
 
 TOWER = "tower"
@@ -63,7 +63,7 @@ class Asked:
         backbone: spec of the tower.
         batch_size: windows of a step, over all processes.
         amp: "bf16" or "fp16".
-        changes: of the config's model, by `plan.model`.
+        channels: of images of three or more named bands.
     """
 
     backbone: str
@@ -73,3 +73,4 @@ class Asked:
     lr: float | None
     seed: int
     workers: int | None
+    channels: InputChannels | None = None

@@ -149,13 +149,14 @@ def _evaluation(table: Tensor, items: Sequence[Item], thresholds: Any, pictures:
     metrics = dict(values[MODEL])
     metrics |= {f"f1_{name}": values[name]["f1"] for name in Baselines.NAMES}
     intervals: dict[str, list[float]] = {}
-    better = max(Baselines.NAMES, key=lambda name: thresholds[name]["f1"])
+    better = max(Baselines.NAMES, key=lambda name: values[name]["f1"])
     gain, bounds = values[MODEL]["f1"] - values[better]["f1"], None
     if units > 1:
         of_methods = {key: of[:, 0] for key, of in drawn.items()}
         of_methods |= {f"f1_{name}": drawn["f1"][:, list(TITLES).index(name)] for name in Baselines.NAMES}
-        intervals = intervals_of(of_methods, units=units, values=metrics)
-        bounds = intervals_of({"gain": drawn["f1"][:, 0] - drawn["f1"][:, list(TITLES).index(better)]})["gain"]
+        intervals = intervals_of(of_methods, units=units, values=metrics, by_student=True)
+        gains = drawn["f1"][:, 0] - drawn["f1"][:, list(TITLES).index(better)]
+        bounds = intervals_of({"gain": gains}, units=units, by_student=True)["gain"]
     verdict, tone = verdict_on(gain, bounds, TITLES[better].lower(), units)
     rows = [[title, *values[name].values(), f"{thresholds[name]['value']:.3g}"] for name, title in TITLES.items()]
     header = ["Method", "F1 ↑", "IoU ↑", "Precision ↑", "Recall ↑", "Threshold, chosen on val"]

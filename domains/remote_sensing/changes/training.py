@@ -12,11 +12,12 @@ import numpy as np
 from mmengine import Config
 from mmengine.dist import get_world_size
 
-from ....core.contracts import Backbone, DomainData, Item
-from ....core.errors import DataError
+from ....core.contracts import Backbone, DomainData, InputChannels, Item
+from ....core.errors import ConfigError, DataError
 from ....registry import MODELS
+from ..tower_bands import band_layer, band_options
 from .masks import load_change
-from .options import FPN, FULL, LIGHT, LORA, RESNETS, TOWER, ChangeOptions
+from .options import FPN, FROZEN, FULL, LIGHT, LORA, RESNETS, TOWER, ChangeOptions
 from .target import CHANGED, CLASS_NAMES, UNCHANGED
 
 EPOCHS, LEAST_STEPS, BATCH = 20, 240, 8
@@ -29,7 +30,8 @@ DIVISOR = 32
 """Of a tile's side: coarsest maps have a stride of 32."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by which ResNets are fed."""
-NORM = {"type": "GN", "num_groups": 8, "requires_grad": True}
+GROUPS = 4
+"""Of group norms in heads; one channel alone has no deviation on a map of one cell."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 RESNET_WIDTHS = {18: 1, 34: 1, 50: 4, 101: 4}
 """By which the stages of a ResNet are wider than 64, 128, 256 and 512."""
@@ -42,6 +44,7 @@ class Asked:
     Args:
         batch_size: tiles of a step, over all processes.
         amp: "bf16" or "fp16".
+        channels: of dates of three or more named bands.
     """
 
     backbone: str
@@ -51,6 +54,7 @@ class Asked:
     lr: float | None
     seed: int
     workers: int | None
+    channels: InputChannels | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,11 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
     train = data.split("train")
     check_training(train)
     channels = data.load(train[0]).shape[-1]
-    encoder = _encoder(asked.backbone, options, backbone, channels)
+    encoder = _encoder(asked, options, backbone, channels)
     batch = asked.batch_size or BATCH
+    if batch % get_world_size():
+        count = get_world_size()
+        raise ConfigError(f"--batch-size {batch}: {count} processes share a step; give a multiple of {count}")
     steps = steps_of(asked.epochs, len(train), batch)
     side = max(max(data.load_mask(item).shape) for item in train) if data.load_mask is not None else DIVISOR
     side = DIVISOR * math.ceil(side / DIVISOR)
@@ -94,7 +101,10 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
     optimizer = {"type": "AdamW", "lr": asked.lr or RATE, "weight_decay": DECAY}
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
     if options.tower == FULL:
-        wrapper["paramwise_cfg"] = {"custom_keys": {"encoder": {"lr_mult": TOWER_RATE}}}
+        rates = {"encoder": {"lr_mult": TOWER_RATE}}
+        if "channels" in encoder.config:
+            rates[f"encoder.{band_layer(encoder.config)}"] = {"lr_mult": 1.0}
+        wrapper["paramwise_cfg"] = {"custom_keys": rates}
     if asked.amp is not None:
         wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
     dataset = {
@@ -110,7 +120,7 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
             "default_scope": "vladapt",
             "model": model,
             "train_dataloader": {
-                "batch_size": max(1, batch // get_world_size()),
+                "batch_size": batch // get_world_size(),
                 "num_workers": asked.workers or 0,
                 "sampler": {"type": "DefaultSampler", "shuffle": False},
                 "collate_fn": {"type": "default_collate"},
@@ -165,21 +175,20 @@ def tower_config(backbone: str, options: ChangeOptions | None = None) -> dict[st
     return {"type": "vladapt.CLIPVisionBackbone", "backbone": backbone, "pyramid": "taps", **how}
 
 
-def _encoder(spec: str, options: ChangeOptions, backbone: Backbone, channels: int) -> Encoder:
+def _encoder(asked: Asked, options: ChangeOptions, backbone: Backbone, channels: int) -> Encoder:
     if options.encoder != TOWER:
         depth = RESNETS[options.encoder]
+        if asked.channels is not None and asked.channels.start != InputChannels.ZERO:
+            raise ConfigError(f"--band-start {asked.channels.start}: {options.encoder} starts from scratch; omit it")
         config = {"type": "mmseg.ResNet", "depth": depth, "in_channels": channels, "norm_eval": False}
         widths = [64 * RESNET_WIDTHS[depth] * 2**stage for stage in range(4)]
         return Encoder({**config, "norm_cfg": {"type": "BN", "requires_grad": True}}, widths, (4, 8, 16, 32))
-    if channels != len(backbone.image_mean):
-        raise DataError(
-            f"the dates have {channels} channels, and backbone '{spec}' takes {len(backbone.image_mean)}; give --bands "
-            "of three, or --encoder resnet-18, which takes any number"
-        )
     backbone.need("feature_maps")
     if options.tower == LORA:
         backbone.need("image_blocks")
-    config = tower_config(spec, options)
+    frozen = f"--tower {FROZEN}" if options.tower == FROZEN else ""
+    of_bands = band_options(asked.channels, channels, asked.backbone, frozen, "resnet-18")
+    config = {**tower_config(asked.backbone, options), **of_bands}
     built = MODELS.build(dict(config))
     return Encoder(config, built.out_channels, built.strides)
 
@@ -195,7 +204,7 @@ def _head(options: ChangeOptions, encoder: Encoder) -> dict[str, Any]:
         "channels": channels,
         "num_classes": 2,
         "dropout_ratio": 0.1,
-        "norm_cfg": NORM,
+        "norm_cfg": {"type": "GN", "num_groups": GROUPS, "requires_grad": True},
         "align_corners": False,
         "loss_decode": {"type": "mmseg.CrossEntropyLoss"},
     }

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.contracts import Backbone, Item
-from .target import item_pixels
+from .target import item_pixels, place_of_item
 
 MEAN, BANDS, TOWER = "training mean", "ridge on the bands", "ridge on frozen features"
 WINDOWS, PER_WINDOW = 128, 200
 """Training windows that a ridge regression is fitted on, and pixels or patches of each."""
-ALPHAS = tuple(10.0**power for power in range(-3, 5))
-"""Penalties of the ridge regression, chosen by leave-one-out."""
+ALPHAS = tuple(10.0**power for power in range(-3, 7))
+"""Penalties of the ridge regression, chosen by cross-validation over places: pixels of one place are alike, so that
+others of the same place would choose too small a penalty."""
+FOLDS = 5
 KNOWN = 0.5
 """Share of a patch that must have a number."""
 
@@ -31,21 +33,22 @@ def fit_baselines(train: Sequence[Item], backbone: Backbone, seed: int) -> dict[
     places = np.unique(np.linspace(0, len(train) - 1, min(WINDOWS, len(train))).round().astype(int))
     some = [train[place] for place in places]
     looks = looks_at(backbone, some[0])
-    of_bands: list[tuple[np.ndarray, np.ndarray]] = []
-    of_tower: list[tuple[np.ndarray, np.ndarray]] = []
+    of_bands: list[tuple[np.ndarray, np.ndarray, str]] = []
+    of_tower: list[tuple[np.ndarray, np.ndarray, str]] = []
     for number, item in enumerate(some):
         pixels, seen = item_pixels(item)
         truth, there = item.target.read()
         random = np.random.default_rng([seed, number])
         rows = _drawn(random, np.flatnonzero(there & seen))
-        of_bands.append((pixels.reshape(-1, pixels.shape[-1])[rows], truth.ravel()[rows]))
+        place = place_of_item(item)
+        of_bands.append((pixels.reshape(-1, pixels.shape[-1])[rows], truth.ravel()[rows], place))
         if looks:
             features = patch_features(backbone, pixels)  # (D, h, w)
             means, known = _of_patches(truth, there & seen, features.shape[-2:])
             cells = _drawn(random, np.flatnonzero(known))
-            of_tower.append((features.flatten(1).T.cpu().numpy()[cells], means.ravel()[cells]))
+            of_tower.append((features.flatten(1).T.cpu().numpy()[cells], means.ravel()[cells], place))
     baselines[BANDS] = _ridge(of_bands)
-    if looks and sum(len(truth) for _, truth in of_tower) > 1:
+    if looks and sum(len(truth) for _, truth, _ in of_tower) > 1:
         baselines[TOWER] = _ridge(of_tower)
     return baselines
 
@@ -90,14 +93,23 @@ def _of_patches(truth: np.ndarray, there: np.ndarray, grid: Sequence[int]) -> tu
     return (sums[0] / sums[1].clamp(min=1e-6)).numpy(), known
 
 
-def _ridge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """A ridge regression on standardised columns, as weights of the columns as they are."""
+def _ridge(parts: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> dict[str, Any]:
+    """A ridge regression on standardised columns, as weights of the columns as they are.
+
+    Args:
+        parts: rows (N, C), numbers (N,) and the place of each window.
+    """
     from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    rows, truth = (np.concatenate(each).astype(np.float64) for each in zip(*parts))
-    model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS)).fit(rows, truth)
+    rows, truth = (np.concatenate([part[k] for part in parts]).astype(np.float64) for k in (0, 1))
+    places = np.repeat([place for *_, place in parts], [len(part[1]) for part in parts])
+    folds, several = min(FOLDS, len(np.unique(places))), {}
+    if folds > 1:
+        several = {"cv": list(GroupKFold(folds).split(rows, groups=places)), "scoring": "neg_mean_squared_error"}
+    model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS, **several)).fit(rows, truth)
     scaler, ridge = model[0], model[1]
     weights = ridge.coef_ / scaler.scale_
     return {"weights": weights.tolist(), "intercept": float(ridge.intercept_ - weights @ scaler.mean_)}

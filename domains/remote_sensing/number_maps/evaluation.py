@@ -14,7 +14,8 @@ from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from .baselines import BANDS, MEAN, TOWER, predicted
 from .pictures import Shown, density, examples
-from .regressor import Regressor, place_of_item, sampled
+from .regressor import Regressor, sampled
+from .target import place_of_item
 
 Progress = Callable[[int, int], None]
 OURS = "this model"

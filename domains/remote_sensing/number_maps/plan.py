@@ -11,9 +11,10 @@ import torch
 from mmengine import Config
 from mmengine.dist import get_world_size
 
-from ....core.contracts import Backbone, DomainData, Item
+from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
 from ..pixel_options import FROZEN, LORA, PIXEL, TOWER, Asked, PixelOptions
+from ..tower_bands import band_layer, band_options
 from .target import NumberMap, item_pixels
 
 BATCH, EPOCHS, LEAST_STEPS = 8, 20, 400
@@ -47,7 +48,7 @@ def make_plan(
     cases, size = cases_of(train), window_size(train)
     pixel_mean, pixel_std = _normalisation(options, train, backbone)
     batch, steps = asked.batch_size or BATCH, steps_of(asked, options, len(train))
-    encoder, neck, head = parts_of(options, len(pixel_mean), backbone, asked.backbone)
+    encoder, neck, head = parts_of(options, len(pixel_mean), backbone, asked)
     scaled = options.interval_width == PIXEL
     head |= {"num_classes": 1 + scaled, "out_channels": 1 + scaled, "threshold": 0.0}
     model = {
@@ -65,9 +66,10 @@ def make_plan(
     optimizer = {"type": "AdamW", "lr": asked.lr or LR, "weight_decay": 0.01}
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": 5.0}}
     if options.encoder == TOWER:
-        wrapper["paramwise_cfg"] = {
-            "custom_keys": {"backbone": {"lr_mult": 1.0 if options.tuned == LORA else TOWER_RATE}}
-        }
+        rates = {"backbone": {"lr_mult": 1.0 if options.tuned == LORA else TOWER_RATE}}
+        if "channels" in encoder:
+            rates[f"backbone.{band_layer(encoder)}"] = {"lr_mult": 1.0}
+        wrapper["paramwise_cfg"] = {"custom_keys": rates}
     if asked.amp is not None:
         wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
     source = train[0].target.source
@@ -165,29 +167,26 @@ def cases_of(items: Sequence[Item]) -> list[dict[str, Any]]:
 
 
 def parts_of(
-    options: PixelOptions, channels: int, backbone: Backbone, spec: str
+    options: PixelOptions, channels: int, backbone: Backbone, asked: Asked
 ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
     """Configs of encoder, neck or None, and head.
 
     Args:
         channels: of the images.
-        spec: of the backbone.
     """
-    norm, width = {"type": "GN", "num_groups": math.gcd(options.width, GROUPS), "requires_grad": True}, options.width
+    width, groups = options.width, math.gcd(options.width, GROUPS)
+    groups = groups // 2 if groups == width else groups  # a group of one channel has no deviation on a map of one cell
+    norm = {"type": "GN", "num_groups": groups, "requires_grad": True}
     head: dict[str, Any] = {"channels": width, "dropout_ratio": 0.0, "norm_cfg": norm, "align_corners": False}
     if options.encoder == "unet":
-        base = math.gcd(width, GROUPS)
-        encoder = {
-            "type": "mmseg.UNet",
-            "in_channels": channels,
-            "base_channels": width,
-            "norm_cfg": {**norm, "num_groups": base},
-        }
+        _check_start(asked.channels, options.encoder)
+        encoder = {"type": "mmseg.UNet", "in_channels": channels, "base_channels": width, "norm_cfg": norm}
         return encoder, None, {"type": "mmseg.FCNHead", **head, "in_channels": width, "in_index": 4, "num_convs": 1}
     if options.encoder == TOWER:
-        encoder, outputs, strides = _tower(options, channels, backbone, spec)
+        encoder, outputs, strides = _tower(options, channels, backbone, asked)
     else:
         depth, outputs = BLOCKS[options.encoder]
+        _check_start(asked.channels, options.encoder)
         strides = STRIDES
         norms = {"type": "BN", "requires_grad": True}
         encoder = {
@@ -209,24 +208,26 @@ def parts_of(
     return encoder, neck, {"type": "mmseg.FPNHead", **head, **maps, "feature_strides": list(strides)}
 
 
+def _check_start(channels: InputChannels | None, encoder: str) -> None:
+    if channels is not None and channels.start != InputChannels.ZERO:
+        raise ConfigError(f"--band-start {channels.start}: {encoder} starts from scratch; omit it")
+
+
 @torch.no_grad()
 def _tower(
-    options: PixelOptions, channels: int, backbone: Backbone, spec: str
+    options: PixelOptions, channels: int, backbone: Backbone, asked: Asked
 ) -> tuple[dict[str, Any], Sequence[int], Sequence[float]]:
     """Config of an image tower, and channels and strides of its maps."""
     backbone.need("feature_maps")
-    encoder: dict[str, Any] = {"type": "vladapt.CLIPVisionBackbone", "backbone": spec}
+    encoder: dict[str, Any] = {"type": "vladapt.CLIPVisionBackbone", "backbone": asked.backbone}
     if options.tuned == FROZEN:
         encoder["frozen"] = True
     elif options.tuned == LORA:
         encoder["lora"] = {"r": options.rank}
-    if channels != len(backbone.image_mean):
-        raise ConfigError(
-            f"--backbone {spec}: takes pictures of {len(backbone.image_mean)} channels, these have {channels}; give "
-            "--bands of three, or --encoder resnet18"
-        )
+    frozen = f"--tuned {FROZEN}" if options.tuned == FROZEN else ""
+    encoder |= band_options(asked.channels, channels, asked.backbone, frozen)
     if "image_blocks" not in backbone.capabilities:
-        blank = torch.zeros(1, channels, SMALLEST, SMALLEST, device=backbone.device)
+        blank = torch.zeros(1, len(backbone.image_mean), SMALLEST, SMALLEST, device=backbone.device)
         maps = backbone.feature_maps(blank)
         return encoder, [each.shape[1] for each in maps], [SMALLEST // each.shape[-1] for each in maps]
     if options.decoder == "linear":

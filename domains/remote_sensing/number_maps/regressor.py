@@ -15,7 +15,7 @@ from ....core.confidence import NumberIntervals
 from ....core.contracts import Backbone, DomainData, Item
 from ....core.errors import DataError
 from .baselines import fit_baselines
-from .target import item_pixels
+from .target import item_pixels, place_of_item
 
 AT_ONCE = 8
 """Windows of a batch."""
@@ -64,11 +64,6 @@ class Regressor:
     def half_width(self, scales: np.ndarray) -> np.ndarray | None:
         """(h, w) how far intervals reach to either side; None without any."""
         return None if self.intervals is None else self.intervals.reach * scales
-
-
-def place_of_item(item: Item) -> str:
-    """What an item is counted with: its block or group, else its picture."""
-    return item.group or item.id.rpartition("#")[0] or item.id
 
 
 def settle(model: nn.Module, plan: Config, data: DomainData, backbone: Backbone, seed: int) -> None:

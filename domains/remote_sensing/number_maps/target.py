@@ -137,6 +137,11 @@ class NumberMap(Target):
             return self.source.read(dataset, self.box)
 
 
+def place_of_item(item: Item) -> str:
+    """What an item is counted with: its block or group, else its picture."""
+    return item.group or item.id.rpartition("#")[0] or item.id
+
+
 def source_over(
     file: Path,
     picture: Path,

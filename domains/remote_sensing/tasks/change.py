@@ -70,6 +70,8 @@ class Change(ConfigTask):
         from ..changes.training import Asked, make_plan
 
         told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        assert self.domain is not None
+        told |= {"channels": self.domain.channels(recipe.reading)}
         asked = Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
         return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
 

@@ -59,13 +59,13 @@ class PixelRegression(ConfigTask):
         """An encoder and a head with one channel, with what `plan` of the recipe changes of it."""
         from ..number_maps import make_plan
 
-        return make_plan(_asked(recipe), PixelOptions(**recipe.task_options), data, backbone, recipe.plan)
+        return make_plan(self._asked(recipe), PixelOptions(**recipe.task_options), data, backbone, recipe.plan)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """What a fit would train, and the statistics of its targets."""
         from ..number_maps import plan_facts
 
-        return plan_facts(_asked(recipe), PixelOptions(**recipe.task_options), data)
+        return plan_facts(self._asked(recipe), PixelOptions(**recipe.task_options), data)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And fit the baselines, and calibrate intervals on val."""
@@ -105,7 +105,8 @@ class PixelRegression(ConfigTask):
         """NAME.tif, in the coordinates of each image, and NAME.png."""
         return self._files
 
-
-def _asked(recipe: Recipe) -> Asked:
-    told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
-    return Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+    def _asked(self, recipe: Recipe) -> Asked:
+        assert self.domain is not None
+        given = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        given |= {"channels": self.domain.channels(recipe.reading)}
+        return Asked(**given, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

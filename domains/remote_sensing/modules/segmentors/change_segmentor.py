@@ -120,7 +120,7 @@ class _Summed(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        groups = GROUPS if channels % GROUPS == 0 else 1
+        groups = GROUPS if channels % GROUPS == 0 and channels > GROUPS else 1
         self.layers = nn.Sequential(
             nn.GroupNorm(groups, channels),
             nn.ReLU(),
