@@ -13,6 +13,7 @@ DECODERS = ("fpn", "upernet", "linear")
 FROZEN, LORA, FULL = "frozen", "lora", "full"
 MSE, HUBER, L1 = "mse", "huber", "l1"
 CONSTANT, PIXEL = "constant", "pixel"
+CHANNELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class PixelOptions:
         FULL, "of a tower: what trains besides the head: frozen (nothing), lora, full", choices=(FROZEN, LORA, FULL)
     )
     rank: int = option(4, "of --tuned lora: rank of the updates", low=1, high=1024)
-    width: int = option(64, "channels of the head", low=4, high=2048)
+    width: int | None = option(None, "channels of the head; by default 64", low=4, high=2048)
     loss_kind: str = option(
         MSE, "loss of a pixel, in standard deviations of the training targets", choices=(MSE, HUBER, L1)
     )
@@ -57,6 +58,11 @@ class PixelOptions:
             raise ConfigError(f"--rank {self.rank}: is for --tuned lora; omit it, or give that")
         if self.width != type(self).width and self.decoder == "linear":
             raise ConfigError(f"--width {self.width}: the linear head has the channels of the encoder; omit it")
+
+    @property
+    def channels(self) -> int:
+        """Of the head."""
+        return self.width or CHANNELS
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ...contracts.run_info import RunInfo
 from ...contracts.sources import NamedSource, sources_in
 from ...contracts.use import Exported, ExportWishes, Use
 from ...data.pairs.source_list import check_sources
-from ...errors import CapabilityError
+from ...errors import CapabilityError, ConfigError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
 from ...registry import adapter_class, catalogue
@@ -127,6 +127,8 @@ class Retrieval(TowerTraining):
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
+        if recipe.features and recipe.task_options.get("flip"):
+            raise ConfigError("--flip yes: stored features are of no image that could be mirrored; omit it")
         if recipe.features and recipe.adapter_name != ZERO_SHOT:
             self._check_on_stored(recipe.adapter_name)
 
@@ -144,6 +146,14 @@ class Retrieval(TowerTraining):
         self.check_learns(recipe.adapter_name)
         adapter_of(recipe)
         return recipe
+
+    def predict(self, use: Use, reporter: Reporter) -> Any:
+        if use.run.info.recipe.get("features"):
+            raise CapabilityError(
+                f"{use.run.shown}: was fitted on stored features, which have no towers for new images or words; score "
+                "it on other pairs of its encoder: vladapt eval RUN --features FILE --split all"
+            )
+        return super().predict(use, reporter)
 
     def read(self, recipe: Recipe) -> RetrievalData:
         """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""

@@ -76,7 +76,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     sections = [
         verdict,
         _table(scores, regressor.unit),
-        PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560),
+        PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560, columns=2),
         PictureSection(
             "Windows", examples(shown, regressor.unit), "Image, true, predicted, and predicted minus true.", 900, 1
         ),

@@ -174,7 +174,7 @@ def parts_of(
     Args:
         channels: of the images.
     """
-    width, groups = options.width, math.gcd(options.width, GROUPS)
+    width, groups = options.channels, math.gcd(options.channels, GROUPS)
     groups = groups // 2 if groups == width else groups  # a group of one channel has no deviation on a map of one cell
     norm = {"type": "GN", "num_groups": groups, "requires_grad": True}
     head: dict[str, Any] = {"channels": width, "dropout_ratio": 0.0, "norm_cfg": norm, "align_corners": False}
@@ -233,8 +233,8 @@ def _tower(
     if options.decoder == "linear":
         return {**encoder, "pyramid": "taps"}, [backbone.width("image")] * LEVELS, [backbone.image_stride] * LEVELS
     finest = backbone.image_stride / 4
-    pyramid = {"pyramid": "simple", "out_channels": options.width, "num_outs": LEVELS}
-    return {**encoder, **pyramid}, [options.width] * LEVELS, [finest * 2**level for level in range(LEVELS)]
+    pyramid = {"pyramid": "simple", "out_channels": options.channels, "num_outs": LEVELS}
+    return {**encoder, **pyramid}, [options.channels] * LEVELS, [finest * 2**level for level in range(LEVELS)]
 
 
 def _normalisation(

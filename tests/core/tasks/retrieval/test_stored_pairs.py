@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vladapt import compare, evaluate, fit
+from vladapt import compare, evaluate, fit, predict
 from vladapt.core.errors import CapabilityError, ConfigError, VladaptError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.retrieval.fitting import read_stored
@@ -93,6 +93,11 @@ def test_a_run_is_scored_on_its_own_pairs_and_on_others_of_its_encoder(fitted, f
         evaluate(fitted.run, features=str(folder / "foreign.npz"))
 
 
+def test_new_images_need_towers(fitted):
+    with pytest.raises(CapabilityError, match=r"no towers for new images or words.*vladapt eval RUN --features"):
+        predict(fitted.run, ["photo.jpg"])
+
+
 def test_methods_are_compared(folder, tmp_path):
     recipe = resolve(flags={"task": "retrieval", "features": str(folder / "pairs.npz")})
     made = compare(recipe, ["pair-projection", "lora"], seeds=[1], out=tmp_path)
@@ -106,6 +111,7 @@ def test_methods_are_compared(folder, tmp_path):
         ({"adapter": "full"}, CapabilityError, "'full' trains towers, .* use pair-projection, or give --data"),
         ({"backbone": "embedded"}, ConfigError, "--backbone embedded"),
         ({"shots": 4}, ConfigError, "--shots 4"),
+        ({"flip": True}, ConfigError, "--flip yes: stored features"),
     ],
 )
 def test_what_means_nothing_to_stored_features_is_refused(folder, given, error, message):
