@@ -192,7 +192,7 @@ def seconds() -> float:
 def table(measured: np.ndarray) -> str:
     """(seeds, torchgeo or vladapt, mIoU, seconds and parameters) as Markdown."""
     lines = ["| | torchgeo | vladapt | difference | standard error |", "| --- | ---: | ---: | ---: | ---: |"]
-    names = ("mIoU, %", 100, 1), ("CPU time of a training image, ms", 1000, 1), ("parameters, million", 1e-6, 2)
+    names = ("mIoU, %", 100, 1), ("CPU time of a training image, ms", 1000, 1), ("parameters, million", 1e-6, 3)
     for place, (name, scale, digits) in enumerate(names):
         of = scale * measured[..., place]  # (seeds, 2)
         gain = of[:, 1] - of[:, 0]

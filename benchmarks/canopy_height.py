@@ -76,9 +76,8 @@ def memory(side: int, folder: Path) -> None:
     image, target = _large(side, folder)
     started = time.monotonic()
     cut = {"labels": str(target), "window_size": 512, "overlap": 0.0, "block_size": 2048.0}
-    run = vladapt.fit(
-        **NETWORK, data={"path": str(image), **cut}, steps=20, tuned="frozen", decoder="linear", out=str(folder)
-    )
+    network = {**NETWORK, "width": 64, "tuned": "frozen", "decoder": "linear"}
+    run = vladapt.fit(**network, data={"path": str(image), **cut}, steps=20, out=str(folder))
     print(f"fit: {time.monotonic() - started:.0f} s, {_most()} MB")
     vladapt.predict(run.run, [image], out=str(folder / "maps"), device="cpu")
     print(f"fit and map: {time.monotonic() - started:.0f} s, {_most()} MB")

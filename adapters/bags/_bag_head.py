@@ -55,8 +55,8 @@ class BagHead(ClassWeighted):
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
-        """Epoch -> the bag of each step, (1,) int64."""
-        return epoch_batches(len(support), 1, seed, device=support.features.device)
+        """Epoch -> the bag of each step, (1,) int64 on the CPU, where reading it stops no GPU."""
+        return epoch_batches(len(support), 1, seed)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         device, classes = support.features.device, len(classifier)

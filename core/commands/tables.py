@@ -236,7 +236,8 @@ def _tests_words(tests: Sequence[Mapping[str, Any]]) -> str:
 def _test_words(each: Mapping[str, Any]) -> str:
     if "splits" in each:
         return f"corrected resampled t-test over {each['splits']} splits (Nadeau and Bengio)"
-    how = {"auroc": "DeLong’s test", "accuracy": "McNemar’s test"}.get(each["metric"], "score test class by class")
+    by_metric = {"auroc": "DeLong’s test", "accuracy": "McNemar’s test"}
+    how = each.get("test") or by_metric.get(each["metric"], "score test class by class")
     groups = f"{each['test_groups']} groups of the " if each.get("test_groups") else ""
     return f"{how} on the {groups}{each['test_images']} test images"
 

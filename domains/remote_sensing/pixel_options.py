@@ -54,6 +54,10 @@ class PixelOptions:
             raise ConfigError(f"--tuned {self.tuned}: {self.encoder} starts from scratch and trains whole; omit it")
         if self.encoder == "unet" and self.decoder != "fpn":
             raise ConfigError(f"--decoder {self.decoder}: unet has a decoder of its own; omit it")
+        if self.rank != type(self).rank and self.tuned != LORA:
+            raise ConfigError(f"--rank {self.rank}: is for --tuned lora; omit it, or give that")
+        if self.width != type(self).width and self.decoder == "linear":
+            raise ConfigError(f"--width {self.width}: the linear head has the channels of the encoder; omit it")
 
     @property
     def channels(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...contracts.task import Contest
+from ...metrics.intervals import LEVEL
 from ...metrics.numbers import NumberSums
 from ...metrics.significance import exchange_test, holm
 from .heads import NumberHead, NumberRows, fitted_ridge, mean_head
@@ -67,7 +68,8 @@ class NumberContest(Contest):
     def _against_the_better(self, shots: int | None, at: Mapping[str, NumberSums]) -> list[dict[str, Any]]:
         better = min((TRAIN_MEAN, RIDGE), key=lambda name: at[name].metrics()[DECIDING] or 0.0)
         names = [name for name in at if name not in BASELINES]
-        gains = {name: at[name].gain(at[better], COMPARED) for name in names}
+        level = 1 - (1 - LEVEL) / max(1, len(names))  # of all intervals together, as p values are adjusted
+        gains = {name: at[name].gain(at[better], COMPARED, level) for name in names}
         p_values = {name: exchange_test(_squared(at[better]) - _squared(at[name])) for name in names}
         adjusted = dict(zip(names, holm([p_values[name] for name in names])))
         units = {"test_images": len(self.test)}
@@ -82,6 +84,7 @@ class NumberContest(Contest):
                 "interval": gains[name].interval,
                 "p_value": p_values[name],
                 "p_holm": adjusted[name],
+                "test": "permutation test of squared errors",
                 **units,
             }
             for name in names

@@ -65,8 +65,23 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     made.add_column("interval", justify="right")
     for row in rows:
         low, high = row["low"], row["high"]
-        made.add_row(row["id"], f"{row['number']:.4g}", "–" if low is None else f"{low:.4g} to {high:.4g}")
+        made.add_row(row["id"], number_text(row["number"]), interval_text((low, high), "–"))
     return made
+
+
+def number_text(value: float | None, digits: int = 4) -> str:
+    """For people: so many digits, and no power of ten below a billion ("304,100")."""
+    if value is None:
+        return "–"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if 10**digits <= abs(rounded) < 1e9 else f"{rounded:.{digits}g}"
+
+
+def interval_text(bounds: Sequence[float | None] | None, without: str = "", digits: int = 4) -> str:
+    """ "12.1 to 13.4"; `without` where there is none."""
+    if not bounds or bounds[0] is None:
+        return without
+    return " to ".join(number_text(bound, digits) for bound in bounds)
 
 
 def _numbers(row: Mapping[str, Any]) -> tuple[float | None, ...]:

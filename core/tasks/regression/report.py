@@ -27,6 +27,7 @@ from ...runs.run_sections import (
 )
 from ...runs.sections import Cell, PictureSection, TableSection
 from .heads import HEADS
+from .predictions import interval_text, number_text
 from .scoring import MEASURES, Answers, NumberComparison
 
 WORST, MOST_POINTS = 10, 2000
@@ -47,8 +48,8 @@ def regression_report(
         picture: id of a test image -> what it shows; None where no image may be shown, or there is none.
     """
     adapted = result.adapted
-    lead = f"RMSE {_number(adapted['rmse'])}, MAE {_number(adapted['mae'])}, R2 {_number(adapted['r2'])} on "
-    lead += f"{result.test_images} test images that it never saw."
+    scores = ", ".join(f"{MEASURES[name].name} {number_text(adapted[name])}" for name in ("rmse", "mae", "r2"))
+    lead = f"{scores} on {result.test_images} test images that it never saw."
     cautions = small_test_set(result.test_images, info.notes) + few_groups(result.test_groups, result.test_images)
     history = [] if info.adapter in HEADS else info.get("fit", {}).get("history") or ()
     data = info.data
@@ -86,7 +87,9 @@ def _scores(result: NumberComparison) -> TableSection:
     rows = []
     for key, measure in MEASURES.items():
         title = Cell(measure.name, measure.meaning) if key == "bias" else measure.title()
-        cells = [Cell(_number(of.get(key)), _interval(result.interval(side, key))) for side, of in sides.values()]
+        cells = [
+            Cell(number_text(of.get(key)), interval_text(result.interval(side, key))) for side, of in sides.values()
+        ]
         rows.append([title, *cells])
     units = "groups" if result.test_groups else "images"
     note = f"With 95% intervals over {units}. Ridge sees the features of the frozen backbone."
@@ -119,14 +122,16 @@ def _scatter(answers: Answers, column: str) -> PictureSection:
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     caption = f"{len(shown)} test images" + ("; bars are their intervals" if bounded else "")
-    return PictureSection("Predicted against true", [(drawn, caption)], side=760)
+    return PictureSection("Predicted against true", [(drawn, caption)], side=760, columns=2)
 
 
 def _worst(answers: Answers, picture: Callable[[str], np.ndarray] | None) -> Any:
     """The images with the largest errors."""
     true, predicted, ids = answers.rows.numbers, answers.predicted, answers.rows.ids
     worst = (predicted - true).abs().argsort(descending=True)[:WORST].tolist()
-    words = {row: f"true {_number(float(true[row]))}, predicted {_number(float(predicted[row]))}" for row in worst}
+    words = {
+        row: f"true {number_text(float(true[row]))}, predicted {number_text(float(predicted[row]))}" for row in worst
+    }
     note = "Those farthest from their true number. Look whether that is right."
     if picture is None:
         return None
@@ -146,11 +151,3 @@ def _steps(folder: Path, info: RunInfo) -> list[tuple[str, str]]:
         ("Predict new images:", f"vladapt predict {folder} IMAGES --out predictions.csv"),
         ("Score it on other data:", f"vladapt eval {folder} --data TABLE"),
     ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _interval(bounds: Any) -> str:
-    return f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""

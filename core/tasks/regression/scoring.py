@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...metrics.numbers import NumberSums
 from ...runs.run_sections import Verdict
 from ...runs.sections import Measure, VerdictSection
 from .heads import NumberHead, NumberRows
+from .predictions import interval_text, number_text
 
 TRAIN_MEAN, RIDGE = BASELINES = ("train-mean", "ridge")
 ADAPTED, DECIDING = "adapted", "rmse"
@@ -125,11 +126,11 @@ class NumberComparison(BeforeAfter, Verdict):
         than = "the training mean" if self.better_baseline == TRAIN_MEAN else "ridge on frozen features"
         if lower == 0 and interval in (None, [0, 0]):
             return f"RMSE is that of {than}."
-        how = f"lower by {lower:.4g}" if lower >= 0 else f"higher by {-lower:.4g}"
+        how = f"lower by {number_text(lower)}" if lower >= 0 else f"higher by {number_text(-lower)}"
         if not interval:
             return f"RMSE is {how} than that of {than}; one test image or group has no interval, so it can be chance."
         chance = {"good": "more than chance", "bad": "more than chance", "open": "it can be chance"}[self.tone]
-        between = f"{interval[0]:.4g} to {interval[1]:.4g}"
+        between = interval_text(interval)
         return f"RMSE is {how} than that of {than}: {chance} (paired 95% interval over {units}: {between})."
 
     def section(self) -> VerdictSection | None:
@@ -145,7 +146,7 @@ class NumberComparison(BeforeAfter, Verdict):
         low, high = held["interval"]
         return (
             f"The {held['asked']:.0%} intervals hold the true number of {held['coverage']:.1%} of the test images "
-            f"(95% interval {low:.1%} to {high:.1%}); they are {held['mean_width']:.4g} wide on average."
+            f"(95% interval {low:.1%} to {high:.1%}); they are {number_text(held['mean_width'])} wide on average."
         )
 
     @property
@@ -168,7 +169,10 @@ class NumberComparison(BeforeAfter, Verdict):
         for name in sides:
             made.add_column(name, justify="right")
         for key, measure in MEASURES.items():
-            cells = [f"{_text(of.get(key))}{_between(self.interval(side, key))}" for side, of in sides.values()]
+            cells = [
+                "\n".join(filter(None, (number_text(of.get(key)), interval_text(self.interval(side, key), digits=3))))
+                for side, of in sides.values()
+            ]
             made.add_row(measure.name if key == "bias" else f"{measure.name} {measure.arrow}", *cells)
         return made
 
@@ -177,11 +181,3 @@ class NumberComparison(BeforeAfter, Verdict):
         named = {"training mean": TRAIN_MEAN, "ridge": RIDGE}
         baselines = {title: (name, self.baselines.get(name) or {}) for title, name in named.items()}
         return {**baselines, "this run": (ADAPTED, self.adapted)}
-
-
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _between(bounds: Sequence[float] | None) -> str:
-    return f"\n{bounds[0]:.3g} to {bounds[1]:.3g}" if bounds else ""

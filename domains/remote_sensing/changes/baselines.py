@@ -123,7 +123,7 @@ def vector_length(inputs: Tensor) -> Tensor:
 
 def _standardised(inputs: Tensor) -> Tensor:
     """Each band of each date of mean 0 and deviation 1."""
-    mean, std = inputs.mean(dim=(-2, -1), keepdim=True), inputs.std(dim=(-2, -1), keepdim=True)
+    mean, std = inputs.mean(dim=(-2, -1), keepdim=True), inputs.std(dim=(-2, -1), keepdim=True, correction=0)
     return (inputs - mean) / (std + SMALL)
 
 

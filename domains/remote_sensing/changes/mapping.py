@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def map_changes(
         height, width = size_of(item)
         chances = np.memmap(file, np.uint8, "w+", shape=(height, width))
         areas = _Areas(item)
-        for top, percent in probabilities(model, item, int(kept["side"])):
+        for top, percent in probabilities(model, item, int(kept["side"]), threshold):
             chances[top : top + len(percent)] = percent
             areas.add(top, percent, 100 * threshold)
         chances.flush()
@@ -53,8 +54,11 @@ def map_changes(
     return rows, files
 
 
-def probabilities(model: Any, item: Item, side: int) -> Iterator[tuple[int, np.ndarray]]:
-    """First row, and (rows, width) uint8 per cent of change from north to south, 255 where a date has no value."""
+def probabilities(model: Any, item: Item, side: int, threshold: float = 0.5) -> Iterator[tuple[int, np.ndarray]]:
+    """First row, and (rows, width) uint8 per cent of change from north to south, 255 where a date has no value.
+
+    Rounding takes no pixel to the other side of the threshold.
+    """
     height, width = size_of(item)
     stride = max(1, round(side * (1 - OVERLAP)))
     weights = window_weights((min(side, height), min(side, width)), stride)
@@ -74,7 +78,8 @@ def probabilities(model: Any, item: Item, side: int) -> Iterator[tuple[int, np.n
         first = blender.top
         (chances,), seen = blender.take(below)
         rows = below - first
-        percent = np.rint(100 * chances).astype(np.uint8)
+        percent, least = np.rint(100 * chances), math.ceil(100 * threshold)
+        percent = np.where(chances >= threshold, np.maximum(percent, least), np.minimum(percent, least - 1))
         yield first, np.where(seen & valid[:rows], percent, NO_VALUE).astype(np.uint8)
         valid = valid[rows:]
 

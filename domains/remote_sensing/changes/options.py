@@ -48,3 +48,5 @@ class ChangeOptions:
             raise ConfigError(f"--head-channels {self.head_channels}: give a multiple of 8")
         if self.encoder != TOWER and self.tower != FROZEN:
             raise ConfigError(f"--tower {self.tower}: {self.encoder} trains whole; omit it, or give --encoder tower")
+        if self.rank != type(self).rank and self.tower != LORA:
+            raise ConfigError(f"--rank {self.rank}: is for --tower lora; omit it, or give that")

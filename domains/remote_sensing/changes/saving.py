@@ -69,6 +69,18 @@ def save_changes(
     return written
 
 
+def check_free(items: Sequence[Item], folder: Path) -> None:
+    """Raise the DataError of a folder that has a file of the pairs: none is replaced."""
+    used: set[str] = set()
+    for item in items:
+        name = _free_name(item, used)
+        for file in (folder / f"{name}{part}" for part in (MASK, PROBABILITY, REGIONS, PICTURE)):
+            if file.exists() or file.is_symlink():
+                raise DataError(
+                    f"{file}: already exists, and maps do not replace files; remove it or give another --out"
+                )
+
+
 def write_maps(percent: np.ndarray, least: float, header: Header, mask_file: Path, probability_file: Path) -> None:
     """Both rasters, strip by strip."""
     height, width = percent.shape

@@ -4,6 +4,7 @@ whether it is better than what needs no training."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +27,7 @@ MODEL = "model"
 TITLES = {MODEL: "This model", "feature_difference": "Feature difference", "image_difference": "Image difference"}
 AT_ONCE = 8
 SHOWN = 6
+ON_TRAIN = "Thresholds were chosen on train, since val shows no change: that of the model is likely too high."
 NOTE = (
     "Counts are of all pixels of the test split that are not ignored. The feature difference is the cosine distance of "
     "the frozen tower's maps of both dates, the image difference the length of the difference of their bands. Depth, "
@@ -70,8 +72,8 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
             counts[name].add(levels, labels)
     chosen = {name: of.best().to_json() for name, of in counts.items()}
-    plan.vladapt["thresholds"] = chosen
-    model.cfg.vladapt["thresholds"] = chosen
+    for kept in (plan.vladapt, model.cfg.vladapt):
+        kept["thresholds"], kept["chosen_on"] = chosen, items[0].split
 
 
 def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> Evaluation:
@@ -95,7 +97,8 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
             if item.id in shown:
                 pictures += as_pictures(inputs[place], labels[place], called[MODEL][place], item.id)
     table = torch.from_numpy(np.stack(counts)).double()  # (N, methods, 3): hits, false alarms, misses
-    return _evaluation(table, items, kept["thresholds"], pictures)
+    evaluation = _evaluation(table, items, kept["thresholds"], pictures)
+    return replace(evaluation, notes=[*evaluation.notes, *([ON_TRAIN] if kept.get("chosen_on") == "train" else [])])
 
 
 def check_channels(model: Any, item: Item, channels: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ....core.contracts import Backbone, DomainData, Evaluation
+from ....core.errors import DataError
 from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from .baselines import BANDS, MEAN, TOWER, predicted
@@ -21,8 +22,8 @@ Progress = Callable[[int, int], None]
 OURS = "this model"
 SHORT = {MEAN: "training_mean", BANDS: "ridge_bands", TOWER: "ridge_features"}
 """How the baselines are called in metrics.json."""
-SHOWN, PIXELS_SHOWN = 6, 400
-"""Windows of a report, and pixels of each window in its plot."""
+SHOWN, PIXELS_SHOWN, MOST_PIXELS = 6, 400, 2_000_000
+"""Windows of a report, pixels of each window in its plot, and of all windows."""
 NOTE = (
     "Each pixel counts once. Intervals draw places with replacement. R2 is the share of the variance of the test "
     "pixels that is explained; against the training mean: 1 minus the squared error over that of the training mean."
@@ -39,7 +40,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
     rows, of_place = [], []
     shown: list[Shown] = []
-    every = max(1, len(items) // SHOWN)
+    every, per_window = max(1, len(items) // SHOWN), max(1, min(PIXELS_SHOWN, MOST_PIXELS // len(items)))
     for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
         valid, place = there & seen, places.index(place_of_item(item))
@@ -50,12 +51,14 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
         if counted.any():
             for name, of in maps.items():
                 sums[name][place] += window_sums(of[counted], truth[counted], centre)
-            picked = sampled(counted, PIXELS_SHOWN, [0, number])
+            picked = sampled(counted, per_window, [0, number])
             rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
             of_place += [places[place]] * len(picked)
         if number % every == 0 and len(shown) < SHOWN:
             shown.append(Shown(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
         progress(number + 1, len(items))
+    if not rows:
+        raise DataError(f"{items[0].source}: no test pixel has both a number and a value of the image; add windows")
     used = sums[OURS][:, 0] > 0
     scores = {name: NumberSums(of[used], centre) for name, of in sums.items()}
     best = min((name for name in scores if name != OURS), key=lambda name: scores[name].metrics()["rmse"])
@@ -73,7 +76,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     sections = [
         verdict,
         _table(scores, regressor.unit),
-        PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560),
+        PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560, columns=2),
         PictureSection(
             "Windows", examples(shown, regressor.unit), "Image, true, predicted, and predicted minus true.", 900, 1
         ),

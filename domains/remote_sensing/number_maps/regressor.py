@@ -19,8 +19,8 @@ from .target import item_pixels, place_of_item
 
 AT_ONCE = 8
 """Windows of a batch."""
-PIXELS_PER_WINDOW = 400
-"""Pixels of each window that intervals are calibrated on."""
+PIXELS_PER_WINDOW, MOST_PIXELS = 400, 2_000_000
+"""Pixels of each window that intervals are calibrated on, and of all windows."""
 
 
 class Regressor:
@@ -81,9 +81,10 @@ def _interval(regressor: Regressor, items: Sequence[Item], seed: int) -> tuple[d
         return None, ["No intervals: they are calibrated on val, which has no window."]
     rows: list[tuple[np.ndarray, ...]] = []
     places: list[str] = []
+    per_window = max(1, min(PIXELS_PER_WINDOW, MOST_PIXELS // len(items)))
     for number, (item, _, valid, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
-        picked = sampled(there & valid, PIXELS_PER_WINDOW, [seed, number])
+        picked = sampled(there & valid, per_window, [seed, number])
         rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
         places += [place_of_item(item)] * len(picked)
     values, truth, scales = (torch.from_numpy(np.concatenate(each)) for each in zip(*rows))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Item, Recipe
+from ....core.contracts import DomainData, Evaluation, Item, Recipe, Use
 from ....core.errors import CapabilityError
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
@@ -96,6 +96,14 @@ class Change(ConfigTask):
 
         assert self.domain is not None
         return read_new([Path(path) for path in paths], self.domain.reading_of(recipe.reading))
+
+    def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
+        """And refuse a folder that has such files, before anything is looked at."""
+        from ..changes.saving import check_free
+
+        if use.out is not None:
+            check_free(data.items, Path(use.out))
+        return super().answer(use, model, data, backbone, progress)
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of each pair how much changed; the maps lie in a folder until they are saved."""

@@ -20,6 +20,7 @@ from vladapt.core.tasks.regression.heads import (
     fitted_ridge,
     mean_head,
 )
+from vladapt.core.tasks.regression.predictions import number_text
 
 QUICK = HeadTraining(epochs=6, hidden=16, batch_size=16)
 
@@ -219,3 +220,11 @@ def test_a_damaged_file_and_features_of_another_width_are_refused(tmp_path):
             NumberHead.load(tmp_path / name)
     with pytest.raises(DataError, match=r"width 4.*10"):
         head.answers(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (12.3456, "12.35"), (-304123.0, "-304,100"), (99999.0, "100,000"), (2.5e12, "2.5e+12")],
+)
+def test_numbers_are_shown_with_four_digits_and_without_powers_of_ten(value, text):
+    assert number_text(value) == text

@@ -8,13 +8,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vladapt
+from vladapt.core.commands.tables import comparison_tests
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.metrics import NumberSums
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import task_class
 from vladapt.core.runs.folder import Run
+from vladapt.core.tasks.regression.contest import NumberContest
 from vladapt.testing import check_task
 
 QUICK = {"adapter": {"epochs": 2, "hidden": 8}}
@@ -226,6 +230,18 @@ def test_methods_are_compared_over_shots(features, tmp_path):
     tests = made.tests()
     assert [test["adapter"] for test in tests] == ["head", "head"]
     assert all(test["interval"][0] <= test["difference"] <= test["interval"][1] for test in tests)
+    assert "permutation test of squared errors on the" in comparison_tests(tests)[-1]
+
+
+def test_intervals_of_several_methods_are_wider_than_that_of_one():
+    true, noise = torch.arange(40.0), torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
+    names = ("train-mean", "ridge", "head", "lora")
+    at = {name: NumberSums.of(true + (4 - k) * noise[k], true, 20.0) for k, name in enumerate(names)}
+    contest = object.__new__(NumberContest)
+    contest.test = range(40)
+    alone, beside = (contest._against_the_better(4, {name: at[name] for name in names[:count]})[0] for count in (3, 4))
+    assert alone["difference"] == beside["difference"]
+    assert beside["interval"][0] < alone["interval"][0] < alone["interval"][1] < beside["interval"][1]
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,13 @@ def test_images_that_lie_nowhere_have_masks_and_no_polygons(folders, square, tmp
 def test_dates_of_other_channels_than_the_training_are_refused(land, tmp_path):
     with pytest.raises(DataError, match=r"before\.tif: has 3 channels, and the model was trained on 4"):
         map_changes(Difference(channels=4), read_new(land, Reading()), tmp_path, lambda done, total: None)
+
+
+def test_a_pixel_is_called_in_the_map_as_it_is_scored(write_raster):
+    before = np.zeros((3, 32, 32), np.uint8)
+    after = before + np.tile(np.arange(32, dtype=np.uint8), (32, 1)) + 90
+    item = read_new([write_raster(f"{n}.tif", each) for n, each in enumerate((before, after))], Reading()).items[0]
+    for threshold in (0.3635, 0.4235, 0.38, 0.0, 1.0):
+        ((_, percent),) = probabilities(Difference(), item, 32, threshold)
+        assert np.array_equal(percent >= 100 * threshold, (after[0] / np.float32(255)) >= threshold)
+        assert np.abs(percent - after[0] / 2.55).max() <= 1

@@ -81,6 +81,8 @@ def test_a_run_scores_the_same_again_and_maps_new_pairs(fitted, drawn_folder, tm
         "8_change.tif",
         "8_probability.tif",
     }
+    with pytest.raises(DataError, match=r"8_change.tif: already exists, and maps do not replace files"):
+        vladapt.predict(fitted.run, dates, out=str(tmp_path / "out"), device="cpu")
 
 
 def test_shots_are_tiles_with_and_without_change(drawn_folder):
@@ -128,6 +130,8 @@ def test_every_option_changes_the_plan(plans):
     assert resnet(torch.rand(1, 2, 3, 48, 48)).shape == (1, 2, 48, 48)
     with pytest.raises(ConfigError, match="resnet-18 trains whole"):
         ChangeOptions(encoder="resnet-18", tower="lora")
+    with pytest.raises(ConfigError, match="--rank 8: is for --tower lora"):
+        ChangeOptions(rank=8)
 
 
 def test_a_frozen_tower_keeps_its_weights_and_one_that_trains_does_not(plans):

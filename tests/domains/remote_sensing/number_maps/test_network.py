@@ -108,11 +108,11 @@ def test_a_predicted_scale_learns_the_error_and_leaves_the_numbers(planned):
 @pytest.mark.parametrize(
     "options",
     [
-        {"encoder": "tower", "tuned": "frozen", "decoder": "linear"},
+        {"encoder": "tower", "tuned": "frozen", "decoder": "linear", "width": 64},
         {"encoder": "tower"},
         {"encoder": "resnet18", "decoder": "upernet"},
     ],
-    ids=lambda options: "-".join(options.values()),
+    ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_encoders_and_heads_give_a_number_for_each_pixel(options, planned):
     model = built(planned(**options))
@@ -155,6 +155,8 @@ def test_options_that_do_not_fit_are_refused():
     for options, words in (
         ({"encoder": "resnet18", "tuned": "frozen"}, "starts from scratch"),
         ({"encoder": "unet", "decoder": "linear"}, "a decoder of its own"),
+        ({"encoder": "tower", "rank": 8}, "--rank 8: is for --tuned lora"),
+        ({"encoder": "tower", "decoder": "linear", "width": 8}, "--width 8: the linear head"),
     ):
         with pytest.raises(ConfigError, match=words):
             PixelOptions(**options)
