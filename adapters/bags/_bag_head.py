@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, option
-from ...core.training import Epoch, epoch_batches, keep_best, label_loss, train_epochs
+from ...core.training import epoch_batches, keep_best, label_loss, train_epochs
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -104,7 +106,7 @@ class BagHead(ClassWeighted):
         network.train()
         return float(label_loss(val.multilabel)(logits, val.labels))
 
-    def _stopped(self, epochs: Iterable[Epoch], scores: list[float]) -> Iterator[Epoch]:
+    def _stopped(self, epochs: Iterable[T], scores: list[float]) -> Iterator[T]:
         """Epochs until none was better for `patience` of them.
 
         Args:

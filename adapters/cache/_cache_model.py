@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FeatureSet, FurtherBackbone, TextClassifier
+from ...core.contracts import Batch, ByExample, FeatureSet, TextClassifier
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics import ALIKE, best_setting, row_weights
@@ -112,7 +112,7 @@ class Keyed(CacheModel):
         if other is None:
             return support, as_they_are, []
         note = f"cache keys are features of backbone {other.spec}"
-        return replace(support, views=None), key_rows(other), [note]
+        return replace(support, views=None), key_rows(other.spec, other.support, other.val), [note]
 
     def queries(self, batch: Batch) -> Tensor:
         """(B, D_k) unit rows that are compared with the keys.
@@ -134,20 +134,20 @@ def as_they_are(features: FeatureSet) -> FeatureSet:
     return features
 
 
-def key_rows(keys: FurtherBackbone) -> Rows:
-    """The rows by the backbone of the keys.
+def key_rows(spec: str, support: FeatureSet, val: FeatureSet | None) -> Rows:
+    """The rows by the backbone of the keys, which has features of support and val.
 
     Raises:
         DataError: rows without ids, or that the backbone of the keys has no features of.
     """
-    sets = [keys.support] if keys.val is None else [keys.support, keys.val]
+    sets = [support] if val is None else [support, val]
     place = {name: (each, row) for each in sets for row, name in enumerate(each.ids or ())}
 
     def rows(features: FeatureSet) -> FeatureSet:
         lacking = [name for name in features.ids or ("rows without ids",) if name not in place]
         if lacking:
             raise DataError(
-                f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}; compute them "
+                f"--resource keys={spec}: that backbone has no features of {lacking[0]}; compute them "
                 "for the same images"
             )
         made = torch.stack([place[name][0].features[place[name][1]] for name in features.ids])
