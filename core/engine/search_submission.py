@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ConfigError, DataError
 from ..retrieval.composed_sets import CIRCO, CIRR, ComposedQuery, ComposedSet
 from ..retrieval.index import RetrievalIndex
+from ..runs.folder import make_folder
 from ..runtime.files import write_whole
 from ..runtime.reading import json_text
 from .composed_gallery import QUERIES_AT_ONCE, Marks, query_factors, score_blocks
@@ -55,6 +56,7 @@ def write_submission(
         allowed: (rows,) which are searched; None for all.
         file: of the queries.
     """
+    make_folder(folder)
     best: dict[str, list[str]] = {}
     of_set: dict[str, list[str]] = {}
     for start in range(0, len(composed.queries), QUERIES_AT_ONCE):
@@ -65,7 +67,6 @@ def write_submission(
         for number, query in enumerate(some):
             best[query.number] = [names[row] for row in rows[number].tolist() if row >= 0]
             of_set[query.number] = [query.members[i] for i in in_set[number].tolist()]
-    folder.mkdir(parents=True, exist_ok=True)
     if composed.name == CIRCO:
         contents: dict[str, Any] = {"circo": {number: list(map(int, found)) for number, found in best.items()}}
     else:

@@ -314,7 +314,7 @@ def _with_worst(fit: JudgedClassifier, columns: Sequence[ByColumn], parts: Seque
                 continue
             right, rows, wrongness = compared[title]
             inside = [row for row in rows if part_of[row] == of.gap[1].name and not right[row] and row not in shown]
-            chosen = sorted(inside, key=lambda row: -float(wrongness[row]))[:most]
+            chosen = sorted(inside, key=lambda row: -float(wrongness[row]))[: min(most, WORST - len(shown))]
             worst += [(row, f"{column.column}: {of.gap[1].name}") for row in chosen]
             shown.update(chosen)
         made.append(replace(column, worst=worst))

@@ -81,8 +81,7 @@ class ReIdentification(TowerTraining):
     )
 
     def settled(self, recipe: Recipe) -> Recipe:
-        options = {FORMERLY.get(name, name): value for name, value in recipe.task_options.items()}
-        return super().settled(recipe.with_(task_options=options))
+        return super().settled(recipe.with_(task_options=_named_as_now(recipe.task_options)))
 
     def prepared(self, recipe: Recipe) -> Recipe:
         recipe = _with_loss(recipe)
@@ -162,10 +161,15 @@ class ReIdentification(TowerTraining):
         return reid_report(folder, info, result, (), searches=searches)
 
     def _read(self, recipe: Recipe, whole: bool) -> ReidData:
-        return divided_people(self.domain_data(recipe), recipe.task_options, recipe.split_seed, whole=whole)
+        options = _named_as_now(recipe.task_options)
+        return divided_people(self.domain_data(recipe), options, recipe.split_seed, whole=whole)
 
     def finish(self, run, info: RunInfo, data: ReidData, metrics: ReidComparison) -> None:
         write_card(run.path, info, data.data, [metrics.lead])
+
+
+def _named_as_now(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {FORMERLY.get(name, name): value for name, value in options.items()}
 
 
 def _with_loss(recipe: Recipe) -> Recipe:
