@@ -44,7 +44,7 @@ class ReidOptions(PeopleOptions):
     rerank_weight: float = option(WEIGHT, "re-ranking: share of the original distance", low=0, high=1)
     sampler: str = option("random-identity", "how a batch draws people and pictures", choices=tuple(SAMPLERS))
     pictures: int = option(4, "pictures of each person in a batch", low=2, high=1024)
-    flip_probability: float = option(0.5, "how often a training picture is mirrored", low=0, high=1)
+    flip_probability: float = option(0.5, "share of training pictures that are mirrored, at random", low=0, high=1)
     pad: int = option(10, "pixels around a training picture, from which a crop is taken", low=0, high=1024)
     erasing: float = option(0.5, "probability that a part of a training picture is erased", low=0, high=1)
     erasing_fill: str = option("mean", "what erased parts are painted with", choices=FILLS)
