@@ -36,7 +36,6 @@ from ...prompts.languages import ClassWords
 from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from ...training.samples import seed_of
 from .resources import BaseRun, Resources
 
 
@@ -432,6 +431,8 @@ def _drawn_once(data: DomainData, seed: int) -> DomainData:
     places = [k for k, item in enumerate(data.items) if item.split == "train"]
     if not any(data.items[k].draw for k in places) or data.domain is None:
         return data
+    from ...training.samples import seed_of  # only where samples are drawn anew
+
     draw = data.domain.drawer([data.items[k] for k in places], data.class_names)
     items = [item.with_(draw=None) for item in data.items]
     taken = {item.id for item in items}
