@@ -13,8 +13,9 @@ from vladapt.core.engine.embed import embed
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.testing.domain_trial import DomainTrial, ReadSet
 from vladapt.core.testing.samples import images_decode, pixels_are_inputs
+from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.bands import further_channels
-from vladapt.domains.remote_sensing.domain import CORPORA, RemoteSensing
+from vladapt.domains.remote_sensing.reading import CORPORA
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 NAMES = ("blue", "green", "red", "nir")

@@ -16,7 +16,7 @@ from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import load_domain
 from vladapt.core.testing.towers import plain as small_towers
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.domain import CORPORA
+from vladapt.domains.remote_sensing.reading import CORPORA
 from vladapt.domains.remote_sensing.scene_sets import scene_sets, spoken_name
 from vladapt.domains.remote_sensing.transforms import SceneAugment
 

@@ -13,7 +13,7 @@ from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
 from vladapt.domains.remote_sensing.changes.reading import read_new
 from vladapt.domains.remote_sensing.changes.saving import save_changes
-from vladapt.domains.remote_sensing.domain import Reading
+from vladapt.domains.remote_sensing.reading import Reading
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 

@@ -163,7 +163,7 @@ def test_tiles_cover_an_area_once(width, height, size, left, top):
 
 def test_new_pairs_are_two_files_a_table_or_folders(folders, square):
     from vladapt.domains.remote_sensing.changes.reading import read_new
-    from vladapt.domains.remote_sensing.domain import Reading
+    from vladapt.domains.remote_sensing.reading import Reading
 
     root = folders([square()] * 2)
     (root / "new.csv").write_text("before,after\nA/0.png,B/1.png\nA/0.png,B/0.png")

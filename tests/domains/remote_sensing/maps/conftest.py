@@ -13,7 +13,7 @@ from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.runtime.progress import Reporter
-from vladapt.domains.remote_sensing.domain import Reading
+from vladapt.domains.remote_sensing.reading import Reading
 from vladapt.domains.remote_sensing.windows import Cutting
 
 NAMES = ("red", "green", "blue")
