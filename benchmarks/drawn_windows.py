@@ -77,10 +77,10 @@ def row_of(side: int) -> list[str]:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(Path(sys.argv[2]))))
         sys.exit()
-    print_help(__doc__)
     print(f"| {' | '.join(HEAD)} |\n|{'---:|' * len(HEAD)}")
     for side in map(int, (sys.argv[1] if len(sys.argv) > 1 else "5000,20000").split(",")):
         print(f"| {' | '.join(row_of(side))} |", flush=True)

@@ -12,6 +12,7 @@ ignores places; `adaptive` predicts how wide each interval should be.
 from __future__ import annotations
 
 import torch
+from usage import print_help
 
 from vladapt.core.tasks.regression.heads import NumberHead, NumberRows, fitted_ridge
 
@@ -71,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

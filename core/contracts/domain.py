@@ -51,7 +51,7 @@ class NumberReading(Reading):
     """Of a domain whose images may have numbers."""
 
     target_column: str | None = option(
-        None, "regression: the column of the number; by default found by the usual names (target, value, height, ...)"
+        None, "regression: the column of the number; by default one of the usual names (target, height, ...)"
     )
 
     def check_column(self, task: str) -> None:

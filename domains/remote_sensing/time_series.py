@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item
-from ...core.data import FileHashes, Format
+from ...core.data import Format
 from ...core.errors import DataError, shortened
 from .pictures import is_raster
 from .places import files_of_item
@@ -143,6 +143,8 @@ def _series(place: str, dated: Sequence[tuple[str, Item]], formats: Sequence[For
                     f"{item.source}: its {what} differs from that of {first.source.name}, another date of the place "
                     f"{shortened(place)}; make it the same for all dates of a place"
                 )
+    from ...core.data import FileHashes
+
     hashes = FileHashes()
     files = [file for _, item in dated for file in files_of_item(item)]
     digest = hashlib.sha256("".join(hashes.sha256(file) for file in files).encode()).hexdigest()

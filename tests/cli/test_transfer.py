@@ -109,7 +109,7 @@ def test_new_classes_are_scored_as_for_classes_says(sets, vladapt):
     accuracy = {(r["adapter"], r["data"]): r["accuracy"] for r in found.rows if r["seed"] == 1}
     assert {row["adapter"] for row in found.rows} == {"zero-shot", "gda"}
     assert (
-        "has no scores for classes it never saw; these have: gda, biomed-coop, cocoop, coop"
+        "has no scores for classes it never saw; these have: gda, pair-projection, biomed-coop, cocoop, coop"
         in found.refused["tip-adapter"]
     )
     fitted = vladapt("fit", "--features", sets["source"], "--adapter", "gda", "--protocol", "cross-dataset", "--json")

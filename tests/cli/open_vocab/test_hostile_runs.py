@@ -224,7 +224,7 @@ def test_a_device_or_a_pipe_as_annotations_is_one_line(command, run, evil, place
     root, _, file = name.rpartition("/")
     other = with_data_set(run, tmp_path / "other", {"type": "CocoDataset", "data_root": f"{root}/", "ann_file": file})
     outcome = command("eval", other)
-    assert outcome.code == FAILED and f"{root}/{file}: a " in outcome.error, outcome
+    assert outcome.code == FAILED and f"{root}/{file}: cannot be read (a " in outcome.error, outcome
 
 
 def with_data_set(run: Path, other: Path, dataset: dict[str, Any]) -> Path:
