@@ -108,7 +108,7 @@ def test_a_predicted_scale_learns_the_error_and_leaves_the_numbers(planned):
 @pytest.mark.parametrize(
     "options",
     [
-        {"encoder": "tower", "tuned": "frozen", "decoder": "linear"},
+        {"encoder": "tower", "tuned": "frozen", "decoder": "linear", "width": None},
         {"encoder": "tower"},
         {"encoder": "resnet18", "decoder": "upernet"},
     ],
