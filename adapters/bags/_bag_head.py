@@ -16,6 +16,9 @@ from ...core.training import epoch_batches, keep_best, label_loss, train_epochs
 
 T = TypeVar("T")
 
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, C) and labels -> their mean loss."""
+
 
 @dataclass(eq=False, kw_only=True)
 class BagHead(ClassWeighted):
@@ -44,7 +47,7 @@ class BagHead(ClassWeighted):
     def _network(self, width: int, classes: int) -> nn.Module:
         """A new network for parts D wide: bag (T, D) -> (C,) logits."""
 
-    def _bag_loss(self, network: nn.Module, bag: Tensor, label: Tensor, criterion) -> Tensor:
+    def _bag_loss(self, network: nn.Module, bag: Tensor, label: Tensor, criterion: Criterion) -> Tensor:
         """The loss of one bag.
 
         Args:
@@ -66,15 +69,21 @@ class BagHead(ClassWeighted):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             built = self._network(support.dim, classes).to(device).train()
-            history, kept = self._train(built, support, val, criterion, classes, seed)
+            history, epoch = self._train(built, support, val, criterion, classes, seed)
         self._built = built.eval().requires_grad_(False)
         self.network = {name: value.detach() for name, value in self._built.state_dict().items()}
         trained = sum(parameter.numel() for parameter in built.parameters())
         on = "options: the last epoch" if val is None else f"val ({len(val)} images): the epoch"
-        return FitReport(self.name, {"epoch": kept}, on, history=history, trained_parameters=trained)
+        return FitReport(self.name, {"epoch": epoch}, on, history=history, trained_parameters=trained)
 
     def _train(
-        self, network: nn.Module, support: FeatureSet, val: FeatureSet | None, criterion, classes: int, seed: int
+        self,
+        network: nn.Module,
+        support: FeatureSet,
+        val: FeatureSet | None,
+        criterion: Criterion,
+        classes: int,
+        seed: int,
     ) -> tuple[list[dict[str, float]], int]:
         """Train in place; the history, and the epoch that is kept."""
         bags, parameters = support.bags, list(network.parameters())
@@ -88,23 +97,23 @@ class BagHead(ClassWeighted):
         scores: list[float] = []
 
         def val_score() -> float:
-            scores.append(-self._val_loss(network, val))
+            scores.append(-self._val_loss(network, val, criterion))
             return scores[-1]
 
         epochs = train_epochs(self._optimizer(parameters), rates, batches, loss_of)
         if val is None:
-            kept, history = keep_best(epochs, parameters, None)
+            best, history = keep_best(epochs, parameters, None)
         else:
-            kept, history = keep_best(self._stopped(epochs, scores), parameters, val_score)
-        return history, kept
+            best, history = keep_best(self._stopped(epochs, scores), parameters, val_score)
+        return history, best
 
     @torch.no_grad()
-    def _val_loss(self, network: nn.Module, val: FeatureSet) -> float:
-        """Mean loss of val's labels, in which classes count as they are there."""
+    def _val_loss(self, network: nn.Module, val: FeatureSet, criterion: Criterion) -> float:
+        """Mean loss of val's bags, by the criterion of the training."""
         network.eval()
         logits = torch.stack([network(bag) for bag in val.bags])
         network.train()
-        return float(label_loss(val.multilabel)(logits, val.labels))
+        return float(criterion(logits, val.labels))
 
     def _stopped(self, epochs: Iterable[T], scores: list[float]) -> Iterator[T]:
         """Epochs until none was better for `patience` of them.
@@ -114,13 +123,13 @@ class BagHead(ClassWeighted):
         """
         for epoch in epochs:
             yield epoch
-            since = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__)
-            if self.patience is not None and since >= self.patience and len(scores) > self._first_stop:
+            since = scores[::-1].index(max(scores))
+            if self.patience is not None and since >= self.patience and epoch.number > self._first_stop:
                 return
 
     @property
     def _first_stop(self) -> int:
-        """Epochs before which a training does not end."""
+        """The last epoch, from 0, after which a training never ends."""
         return 0
 
     @property

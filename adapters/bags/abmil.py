@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import option
 from ...core.training import GatedAttention
-from ._bag_head import BagHead, weighted_sum
+from ._bag_head import BagHead, Criterion, weighted_sum
 
 CLAMP = 1e-5
 """Probabilities lie as far from 0 and 1 in the loss of two classes."""
@@ -78,13 +78,13 @@ class Abmil(BagHead):
         outputs = 1 if classes == 2 and not self.multilabel_ else classes
         return AttentionBag(width, self.embed, self.hidden, self.gated, outputs)
 
-    def _bag_loss(self, network: nn.Module, bag: Tensor, label: Tensor, criterion) -> Tensor:
+    def _bag_loss(self, network: nn.Module, bag: Tensor, label: Tensor, criterion: Criterion) -> Tensor:
         if network.classifier.out_features > 1 or label.ndim:
             return super()._bag_loss(network, bag, label, criterion)
         return bernoulli_loss(criterion, network(bag), label)
 
 
-def bernoulli_loss(criterion, logits: Tensor, label: Tensor) -> Tensor:
+def bernoulli_loss(criterion: Criterion, logits: Tensor, label: Tensor) -> Tensor:
     """Of two classes: as `criterion` has it, no probability of which lies beyond `CLAMP`, where the gradient is 0."""
     least, most = -torch.log(torch.tensor(1 - CLAMP)), -torch.log(torch.tensor(CLAMP))
     return criterion(logits[None], label[None]).clamp(float(least), float(most))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import FeatureSet, option
 from ...core.training import GatedAttention
-from ._bag_head import BagHead, weighted_sum
+from ._bag_head import BagHead, Criterion, weighted_sum
 
 WIDTH = 512
 ATTENTION = {"small": 256, "big": 384}
@@ -127,7 +127,7 @@ class Clam(BagHead):
     differs: ClassVar[str] = "a bag with fewer parts than it draws gives all it has, where the released code fails"
 
     lr: float = 2e-4
-    min_epochs: int = option(50, "epochs before which the training does not end", low=0, high=100_000)
+    min_epochs: int = option(50, "the training does not end before this epoch", low=0, high=100_000)
     branches: bool = option(False, "an attention for each class (CLAM-MB), in place of one for all (CLAM-SB)")
     size: str = option("small", "of the attention: small 256, big 384", choices=tuple(ATTENTION))
     dropout: float = option(0.25, "dropout in the training", low=0, below=1)
@@ -144,7 +144,7 @@ class Clam(BagHead):
     def _network(self, width: int, classes: int) -> nn.Module:
         return ClamBag(width, classes, WIDTH, ATTENTION[self.size], self.branches, self.dropout)
 
-    def _bag_loss(self, network: ClamBag, bag: Tensor, label: Tensor, criterion) -> Tensor:
+    def _bag_loss(self, network: ClamBag, bag: Tensor, label: Tensor, criterion: Criterion) -> Tensor:
         logits, weights, instances = network.read(bag)
         of_bag = criterion(logits[None], label[None])
         if self.bag_weight == 1:

@@ -15,6 +15,7 @@ from ...core.contracts import (
     Backbone,
     Batch,
     ClassWeighted,
+    FeatureSet,
     FitReport,
     PairHead,
     PairParts,
@@ -62,7 +63,8 @@ class PairProjection(PairHead, ClassWeighted):
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
-    Classes with unequal numbers of images count alike (`class_weight`).
+    Classes with unequal numbers of images count alike (`class_weight`), and get offsets
+    (`ClassWeighted.cross_fitted_offsets`).
 
     Attributes:
         image_down, text_down: (D, r) Q of either side; (0, 0) where it is the identity.
@@ -106,21 +108,36 @@ class PairProjection(PairHead, ClassWeighted):
     # labelled images
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        history = self._learn(support, classifier, seed)
+
+        def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
+            other = type(self)(**self.options)
+            other.multilabel_ = False
+            other._learn(rest, classifier, seed)
+            return other._scores(other._of_images(held.unit), other.text)
+
+        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
+        if offsets is not None:
+            self.offset = self.offset + offsets
+        return self._report(history, self.epochs, NOTHING)
+
+    def _learn(self, support: FeatureSet, classifier: TextClassifier, seed: int) -> list[dict[str, float]]:
+        """Train on labelled images; the history."""
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
-        unit, self.text = support.unit, classifier.weights
-        parameters = self._start(unit, self.text)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
+        unit, texts = support.unit, classifier.weights
+        parameters = self._start(unit, texts)
+        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(texts)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            logits = self._scores(self._of_images(unit[index]), self._of_texts(self.text))
+            logits = self._scores(self._of_images(unit[index]), self._of_texts(texts))
             return criterion(logits, support.targets[index])
 
         batches = epoch_batches(len(support), self.batch_size, seed, drop_last=True, device=unit.device)
         history = [epoch.row() for epoch in self._epochs(parameters, batches, loss_of)]
         self._settle()
-        self.text = self._of_texts(self.text)
-        return self._report(history, self.epochs, NOTHING)
+        self.text = self._of_texts(texts)
+        return history
 
     def _scores(self, images: Tensor, texts: Tensor) -> Tensor:
         """(B, D) and (C, D) unit rows -> (B, C)."""
