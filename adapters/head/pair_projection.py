@@ -195,11 +195,11 @@ class PairProjection(PairHead, ClassWeighted):
         self.text, self.negative = torch.zeros(0, backbone.embed_dim, device=backbone.device), None
         self.offset, self.logit_scale = self.text.new_zeros(0), float(backbone.logit_scale)
         self._made, self._memory = None, {}
-        history, kept = self._train_on_pairs(objective, source, backbone, stored, rows, validate, seed)
+        history, epoch = self._train_on_pairs(objective, source, backbone, stored, rows, validate, seed)
         self._memory = None
         chosen_on = NOTHING if validate is None else VAL
         notes = [f"Not read while training: {name} ({reason})" for name, reason in stored.skipped]
-        return self._report(history, kept, chosen_on, notes)
+        return self._report(history, epoch, chosen_on, notes)
 
     def _train_on_pairs(
         self,
@@ -219,7 +219,7 @@ class PairProjection(PairHead, ClassWeighted):
         parameters = self._start(images, first)
         facts = {name: values.to(device) for name, values in objective.facts(source, rows).items()}
         bias = backbone.logit_bias
-        known = {
+        scales = {
             "logit_scale": torch.tensor(self.logit_scale, device=device),
             "teacher.logit_scale": backbone.logit_scale.detach(),
             **({} if bias is None else {"logit_bias": bias.detach()}),
@@ -234,7 +234,7 @@ class PairProjection(PairHead, ClassWeighted):
             index, texts = batch
             unit = images[place[index]]
             taught = objective.taught([unit], [texts]) if objective.teacher else {}
-            out = {**known, **taught, **{name: values[index] for name, values in facts.items()}}
+            out = {**scales, **taught, **{name: values[index] for name, values in facts.items()}}
             sides = self._of_images(unit), self._of_texts(texts)
             return objective.of_sides(*sides, out, epoch / self.epochs)
 
@@ -331,14 +331,14 @@ class PairProjection(PairHead, ClassWeighted):
         self.image_up, self.text_up = self.image_up.detach(), self.text_up.detach()
 
     def _report(
-        self, history: list[dict[str, float]], kept: int, chosen_on: str, notes: Sequence[str] = ()
+        self, history: list[dict[str, float]], epoch: int, chosen_on: str, notes: Sequence[str] = ()
     ) -> FitReport:
         trained = {"image": self.image_up, "text": self.text_up}
         count = sum(up.numel() for side, up in trained.items() if self.sides in ("both", side))
-        report = FitReport(self.name, {"epochs": kept}, chosen_on, history=history, notes=list(notes))
+        report = FitReport(self.name, {"epochs": epoch}, chosen_on, history=history, notes=list(notes))
         report.trained_parameters = count
         if chosen_on == VAL:
-            report.val_score = history[kept - 1]["val_score"]
+            report.val_score = history[epoch - 1]["val_score"]
         return report
 
     def _of_images(self, unit: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def write_submission(
             best[query.number] = [names[row] for row in rows[number].tolist() if row >= 0]
             of_set[query.number] = [query.members[i] for i in in_set[number].tolist()]
     if composed.name == CIRCO:
-        contents: dict[str, Any] = {"circo": {number: list(map(int, found)) for number, found in best.items()}}
+        contents: dict[str, Any] = {"circo": {number: list(map(int, names)) for number, names in best.items()}}
     else:
         version = {"version": "rc2"}
         contents = {
@@ -109,8 +109,8 @@ def _best(
 def _names(opened: RetrievalIndex, composed: ComposedSet, rows: Tensor) -> dict[int, str]:
     """Row -> what the set calls its image."""
     names = {}
-    wanted = np.unique(rows[rows >= 0].numpy())
+    ranked = np.unique(rows[rows >= 0].numpy())
     for segment in opened.segments:
-        for row in wanted[(wanted >= segment.first) & (wanted < segment.first + segment.count)].tolist():
+        for row in ranked[(ranked >= segment.first) & (ranked < segment.first + segment.count)].tolist():
             names[row] = composed.keys_of(segment.entries[row - segment.first].source or "")
     return names
