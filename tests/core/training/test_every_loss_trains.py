@@ -13,8 +13,8 @@ from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
-NOT_OF_PAIRS = {"binary-cross-entropy", "number", "stored-replay"}
-"""One needs several labels, one a number of each image, one a file of earlier pairs."""
+NOT_OF_PAIRS = {"binary-cross-entropy", "stored-replay"}
+"""One needs several labels, one a file of earlier pairs."""
 OF_QUERIES = {
     "width": 8,
     "heads": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ class ToyPairs:
     )
     labelled = True
     columns: ClassVar = {
-        **dict.fromkeys(("verbs", "nouns", "findings", "relations", "entities"), "numbers"),
+        **dict.fromkeys(("verbs", "nouns", "findings", "relations", "entities", "number"), "numbers"),
         "moment": "image",
         "moment_text": "text",
     }
@@ -60,7 +61,10 @@ class ToyPairs:
         return row // 2
 
     def numbers(self, column: str, row: int):
-        """Colours as verbs and findings, places as nouns, one number each; relations of each colour to each place."""
+        """Colours as verbs and findings, places as nouns, one number each; relations of each colour to each place; a
+        number of most images."""
+        if column == "number":
+            return [math.nan if row % 5 == 4 else float(row % 4)]
         if column == "relations":
             return [float((c, p) == (row % 4, row // 4 % 2)) for c in range(4) for p in range(2)]
         of, which = (PLACES, row // 4 % 2) if column == "nouns" else (COLOURS, row % 4)
