@@ -281,16 +281,17 @@ class DomainData:
         load: Callable[[Item], Any],
         class_names: Sequence[str] = (),
         kind: str = "labels",
+        **further: Any,
     ) -> DomainData:
         """A sample that a domain draws itself, the same on every machine, without a download or a licence of others.
 
         Args:
             note: what its numbers tell and what not, for the user.
             load: draws an item.
-            kind: of `DomainData`.
+            kind, further: of `DomainData`.
         """
         licence = "Apache-2.0 (made by vladapt)"
-        return cls(list(items), tuple(class_names), load, kind, name=name, notes=[note], licence=licence)
+        return cls(list(items), tuple(class_names), load, kind, name=name, notes=[note], licence=licence, **further)
 
     @staticmethod
     def drawn_splits(counts: Mapping[str, int]) -> list[str]:

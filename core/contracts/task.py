@@ -173,6 +173,7 @@ class Task(ABC):
         compares: fields of `Axes` that a comparison may vary; empty where there is none.
         method: the column of a comparison that names what is compared.
         deciding: the metric a comparison is about.
+        shot: what a shot is, on the axis of a comparison's plot.
         refusals: command ("evaluate", "predict", "compare", "export") -> why there is none.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
         packages: package that it imports -> the extra of this project that brings it, looked for before a fit starts.
@@ -197,6 +198,7 @@ class Task(ABC):
     compares: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[str] = "adapter"
     deciding: ClassVar[str] = "accuracy"
+    shot: ClassVar[str] = "labelled images per class"
     refusals: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[Mapping[str, str]] = {}

@@ -231,7 +231,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
         raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
     metric = task.deciding_of(rows.sorted())
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
-    plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
+    plots = _plotted(rows, sets, several, metric, task) if is_main() else [folder]
     means, refusals = task.published_means(settings, rows.sorted()), _told(refused, rows, sets)
     costs = _costs(sets, reporter) if len(axes.backbones or ()) > 1 and is_main() else {}
     files = (folder / TABLE, plots[0], refusals, notes)
@@ -301,13 +301,13 @@ def _told(refused: Mapping[tuple, str], rows: _Rows, sets: Sequence[_Set]) -> di
     }
 
 
-def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, method: str) -> list[Path]:
+def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, task: Task) -> list[Path]:
     """A plot per set; returns the PNGs."""
     stem = "accuracy_over_shots"
     stems = {place: f"{stem}-{_plain(each, several)}" if len(sets) > 1 else stem for place, each in enumerate(sets)}
     with all_or_none(rows.folder, [f"{name}{suffix}" for name in stems.values() for suffix in (".png", ".svg")]):
         for place, name in stems.items():
-            accuracy_over_shots(rows.sorted(place), rows.folder / name, metric, method)
+            accuracy_over_shots(rows.sorted(place), rows.folder / name, metric, task.method, task.shot)
     rows.finish()
     return [rows.folder / f"{name}.png" for name in stems.values()]
 

@@ -59,8 +59,9 @@ class Number(Loss):
     def start(self, centre: Tensor, scale: Tensor, weight: Tensor, bias: float) -> None:
         """Standardise features (x - centre) / scale, (D,) each, and begin with these weights (D,) of standardised
         numbers."""
-        for mine, given in ((self.centre, centre), (self.scale, scale), (self.layer.weight[0], weight)):
-            mine.copy_(given)
+        self.centre.copy_(centre)
+        self.scale.copy_(scale)
+        self.layer.weight[0].copy_(weight)
         self.layer.bias.fill_(bias)
 
     def answers_to(self, features: Tensor) -> Tensor:
@@ -68,8 +69,8 @@ class Number(Loss):
         return self.layer((features - self.centre) / self.scale).squeeze(-1)
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        wanted = (out[NUMBER] - self.mean) / self.deviation
-        known = wanted.isfinite()
+        targets = (out[NUMBER] - self.mean) / self.deviation
+        present = targets.isfinite()
         answers = self.answers_to(out["image_features"])
-        each = ERRORS[self.error](answers, torch.where(known, wanted, answers.detach()), reduction="none")
-        return {"loss": (each * known).sum() / known.sum().clamp(min=1)}
+        each = ERRORS[self.error](answers, torch.where(present, targets, answers.detach()), reduction="none")
+        return {"loss": (each * present).sum() / present.sum().clamp(min=1)}

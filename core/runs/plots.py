@@ -139,7 +139,11 @@ def _numbers():
 
 
 def accuracy_over_shots(
-    rows: Sequence[dict[str, Any]], path_stem: str | Path, metric: str | None = None, method: str = "adapter"
+    rows: Sequence[dict[str, Any]],
+    path_stem: str | Path,
+    metric: str | None = None,
+    method: str = "adapter",
+    shot: str = "labelled images per class",
 ) -> tuple[Path, Path]:
     """Draw the mean and the standard error over seeds of each method, over the number of shots; over splits, which
     overlap, the standard deviation.
@@ -153,6 +157,7 @@ def accuracy_over_shots(
         path_stem: where to write, without an ending.
         metric: which one; by default accuracy, or auroc where the rows have several labels per image.
         method: the column that names the method.
+        shot: what a shot is.
 
     Returns:
         The PNG and the SVG.
@@ -169,7 +174,7 @@ def accuracy_over_shots(
         at = at or _places(row["shots"] for row in rows)
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
         splits = len({row.get("split", 0) for row in rows}) > 1
-        figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, kinds=bool(kinds))
+        figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, "" if kinds else shot)
         return _written(figure, path_stem)
 
 
@@ -249,11 +254,11 @@ def _series(
 
 
 def _comparison(
-    series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str, splits: bool, kinds: bool
+    series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str, splits: bool, shot: str
 ):
-    """Over shots, or over kinds of tasks, where zero-shot is a curve like others."""
+    """Over shots or, where "" is one, over kinds of tasks, where zero-shot is a curve like others."""
     figure, axes = _figure((7.6, 4.6))
-    levels = {} if kinds else LEVELS
+    levels = LEVELS if shot else {}
     spread = mean_and_deviation if splits else mean_and_error
     learners = [name for name in series if name not in levels]
     ends = []
@@ -269,9 +274,9 @@ def _comparison(
         axes.axhline(level, color=GREY, linestyle=levels[name], linewidth=1.2, zorder=1)
         ends.append((None, level, name, "#555555"))
     words = "mean and standard deviation over splits" if splits else "mean and standard error over seeds"
-    _dress(axes, dict(sorted(ticks.items())), metric, "mean over tasks" if kinds else words)
-    if kinds:
-        axes.set_xlabel("kind of tasks")
+    _dress(axes, dict(sorted(ticks.items())), metric, words if shot else "mean over tasks")
+    axes.set_xlabel(f"{shot} (shots)" if shot else "kind of tasks")
+    if not shot:
         for label in axes.get_xticklabels():
             label.set(rotation=30, horizontalalignment="right")
     _name_ends(axes, ends)
@@ -315,7 +320,6 @@ def _dress(axes, ticks: dict[float, str], metric: str, words: str) -> None:
         axes.set_xlim(min(ticks) / 1.2, max(ticks) * 1.2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.08)
-    axes.set_xlabel("labelled images per class (shots)")
     axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.text(0, 1.02, words, transform=axes.transAxes, color=GREY, fontsize=9.5)

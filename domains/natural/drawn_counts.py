@@ -34,9 +34,8 @@ def drawn_counts() -> DomainData:
         for table, split in enumerate(DomainData.drawn_splits(SPLITS))
         for number in range(PER_TABLE)
     ]
-    data = DomainData.drawn("drawn berries", NOTE, items, render_item, kind="numbers")
-    data.number_names = {NumberTarget.NAME: (COLUMN,)}
-    return data
+    names = {NumberTarget.NAME: (COLUMN,)}
+    return DomainData.drawn("drawn berries", NOTE, items, render_item, kind="numbers", number_names=names)
 
 
 def render_item(item: Item) -> np.ndarray:
@@ -60,9 +59,9 @@ def render(table: int, number: int) -> tuple[np.ndarray, int]:
     grain = 0.03 * np.sin(x[..., None] * of_table.uniform(0.3, 1.2) + rng.uniform(0, 6))
     colours = wood + grain + rng.normal(0, 0.01, (SIDE, SIDE, 3))
     places: list[tuple[float, float]] = []
-    wanted = int(rng.integers(0, MOST + 1))
+    berries = int(rng.integers(0, MOST + 1))
     for _ in range(40 * MOST):
-        if len(places) == wanted:
+        if len(places) == berries:
             break
         middle = tuple(rng.uniform(4, SIDE - 4, 2))
         if all(np.hypot(middle[0] - other[0], middle[1] - other[1]) > 8 for other in places):

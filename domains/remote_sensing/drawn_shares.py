@@ -34,9 +34,8 @@ def drawn_shares() -> DomainData:
         for place, split in enumerate(DomainData.drawn_splits(SPLITS))
         for number in range(PER_PLACE)
     ]
-    data = DomainData.drawn("drawn settlements", NOTE, items, render_item, kind="numbers")
-    data.number_names = {NumberTarget.NAME: (COLUMN,)}
-    return data
+    names = {NumberTarget.NAME: (COLUMN,)}
+    return DomainData.drawn("drawn settlements", NOTE, items, render_item, kind="numbers", number_names=names)
 
 
 def render_item(item: Item) -> np.ndarray:

@@ -313,7 +313,7 @@ def facts_of_fit(done: Fitted, notes: list[str], seconds: float) -> dict[str, An
         "fit": done.report.to_dict(),
         "splits": ids,
         "digests": kept_digests(taught, digests_of),
-        "skipped": facts_of_skipped(prepared),
+        "skipped": facts_of_skipped(prepared.data.skipped, prepared.skipped),
         "notes": notes,
         "encoded_images": prepared.counts.computed,
         "stored_images": prepared.counts.cached,
@@ -322,10 +322,9 @@ def facts_of_fit(done: Fitted, notes: list[str], seconds: float) -> dict[str, An
     }
 
 
-def facts_of_skipped(prepared: PreparedData) -> list[list[str]]:
+def facts_of_skipped(*left_out: Sequence[Sequence[str]]) -> list[list[str]]:
     """(File, reason) of what was left out while reading and while encoding, each once."""
-    left_out = [(str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]]
-    return [list(pair) for pair in dict.fromkeys(left_out)]
+    return [list(pair) for pair in dict.fromkeys((str(name), reason) for part in left_out for name, reason in part)]
 
 
 def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] | None:

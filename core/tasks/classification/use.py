@@ -110,7 +110,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
         metrics=scores.metrics,
         notes=[*notes, *note_on_digests(use.run.info)] if notes else None,
-        skipped=facts_of_skipped(prepared),
+        skipped=facts_of_skipped(prepared.data.skipped, prepared.skipped),
     )
     if use.out is not None and is_main():
         explain = None

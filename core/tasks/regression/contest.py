@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,17 +48,18 @@ class NumberContest(Contest):
             head = mean_head(rows) if name == TRAIN_MEAN else fitted_ridge(rows)
         else:
             head, test = self.fit(name, items, rows, entry["seed"])
-        sums = NumberSums.of(head.answers(test.features), test.numbers, float(rows.numbers.mean()), test.groups)
-        self._sums.setdefault((name, shots), []).append(sums)
-        return {**sums.metrics(), "images": len(rows), "seconds": round(time.perf_counter() - started, 3)}
+        answers = head.answers(test.features)
+        about_train, about_test = (
+            NumberSums.of(answers, test.numbers, float(of.numbers.mean()), test.groups) for of in (rows, self.test)
+        )
+        self._sums.setdefault((name, shots), []).append(about_test)
+        return {**about_train.metrics(), "images": len(rows), "seconds": round(time.perf_counter() - started, 3)}
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each method against the better baseline at the same number of shots, its fits of all seeds together; nothing
         for a method of which a fit is missing."""
-        wanted = {(entry["adapter"], entry["shots"]): 0 for entry in entries}
-        for entry in entries:
-            wanted[entry["adapter"], entry["shots"]] += 1
-        whole = {key: of for key, of in self._sums.items() if len(of) == wanted.get(key)}
+        fits = Counter((entry["adapter"], entry["shots"]) for entry in entries)
+        whole = {key: of for key, of in self._sums.items() if len(of) == fits[key]}
         tests = []
         for shots in dict.fromkeys(key[1] for key in whole):
             at = {name: _together(of) for (name, k), of in whole.items() if k == shots}
@@ -92,19 +94,8 @@ class NumberContest(Contest):
 
 
 def _together(fits: Sequence[NumberSums]) -> NumberSums:
-    """The errors of several fits on the same images, by place; numbers are above the mean of the first."""
-    first = fits[0]
-    moved = [_about(each, first.centre) for each in fits]
-    return NumberSums(torch.stack(moved).sum(dim=0), first.centre)
-
-
-def _about(sums: NumberSums, centre: float) -> torch.Tensor:
-    """The sums with another centre."""
-    count, absolute, squared, above, spread, error = sums.sums.unbind(dim=1)
-    by = sums.centre - centre
-    return torch.stack(
-        [count, absolute, squared, above + by * count, spread + 2 * by * above + by * by * count, error], 1
-    )
+    """The errors of several fits on the same images, by place."""
+    return NumberSums(torch.stack([each.sums for each in fits]).sum(dim=0), fits[0].centre)
 
 
 def _squared(sums: NumberSums) -> torch.Tensor:

@@ -248,10 +248,10 @@ def fitted_ridge(rows: NumberRows) -> NumberHead:
     head = NumberHead(RIDGE, rows.features.shape[1]).standardise(rows)
     if len(rows) > 1:
         inputs = ((rows.features.double() - head.centre) / head.scale).numpy()
-        wanted = ((rows.numbers - head.mean) / head.deviation).numpy()
+        targets = ((rows.numbers - head.mean) / head.deviation).numpy()
         parts = [(learned.numpy(), held.numpy()) for learned, held in rows.to_choose_on()] if rows.grouped else []
         how = {"cv": parts, "scoring": "neg_mean_squared_error"} if parts else {}
-        fitted = RidgeCV(alphas=PENALTIES, **how).fit(inputs, wanted)
+        fitted = RidgeCV(alphas=PENALTIES, **how).fit(inputs, targets)
         with torch.no_grad():
             head.linear.weight.copy_(torch.from_numpy(np.atleast_2d(fitted.coef_)))
             head.linear.bias.fill_(float(fitted.intercept_))
@@ -333,7 +333,7 @@ def _trained(
         hidden = training.hidden if kind == MLP else 0
         head = NumberHead(kind, rows.features.shape[1], hidden, training.dropout).standardise(rows)
         head.linear.load_state_dict(ridge.linear.state_dict())
-        inputs, wanted = head.inputs(rows.features), head.targets(rows.numbers)
+        inputs, targets = head.inputs(rows.features), head.targets(rows.numbers)
         batches = epoch_batches(len(rows), training.batch_size, seed)
         steps = len(batches(0))
         rates = by_epoch(cosine_rates(training.lr, steps * training.epochs), steps)[:epochs]
@@ -342,7 +342,7 @@ def _trained(
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             head.train()
-            return ERRORS[error](head(inputs[index]), wanted[index])
+            return ERRORS[error](head(inputs[index]), targets[index])
 
         history = []
         look(head)

@@ -88,13 +88,12 @@ class PreparedNumbers(ABC):
         return sample_numbers(training, list(map(number_of, training)), shots, seed)
 
     def notes_on_draw(self, shots: int | None) -> list[str]:
-        """That bins have fewer images than were asked for."""
+        """That some of the `BINS` bins have fewer images than were asked for."""
         training = self.split("train")
         bins = number_bins(training, list(map(number_of, training)))
-        fewest = min(map(len, bins))
-        if shots is None or (fewest >= shots and len(bins) == BINS):
+        if shots is None or (min(map(len, bins)) >= shots and len(bins) == BINS):
             return []
-        return [f"Fewer than {shots} training images in some of the {len(bins)} bins of the numbers, all used."]
+        return [f"Fewer than {shots} training images in some of the {BINS} bins of the numbers, all used."]
 
 
 def number_of(item: Item) -> float:

@@ -130,7 +130,7 @@ class NumberComparison(BeforeAfter, Verdict):
         if not interval:
             return f"RMSE is {how} than that of {than}; one test image or group has no interval, so it can be chance."
         chance = {"good": "more than chance", "bad": "more than chance", "open": "it can be chance"}[self.tone]
-        between = interval_text(interval)
+        between = interval_text(interval if lower >= 0 else [-bound for bound in reversed(interval)])
         return f"RMSE is {how} than that of {than}: {chance} (paired 95% interval over {units}: {between})."
 
     def section(self) -> VerdictSection | None:

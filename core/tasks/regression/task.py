@@ -46,7 +46,8 @@ from ...runtime.files import kept_checkpoints, write_whole
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
-from ..classification.stored_run import recipe_again
+from ..classification.stored_run import facts_of_skipped, recipe_again
+from ..tower_training.base import BACKBONE_FACTS
 from ..tower_training.fitted import Training
 from .contest import COMPARED, NumberContest
 from .heads import (
@@ -104,6 +105,7 @@ class Regression(Task):
     at_prediction: ClassVar = frozenset({"batch_size", "workers"})
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds"})
     deciding: ClassVar = COMPARED
+    shot: ClassVar = "images per bin of the numbers"
     row_files: ClassVar = (".csv", ".jsonl")
     refusals: ClassVar = {"export": "exports hold classifiers and towers; use vladapt predict for numbers"}
     unused: ClassVar = {
@@ -193,7 +195,7 @@ class Regression(Task):
         towers = self._towers(adapter, prepared)
         seen = rows if towers is None else self._seen_by(towers, prepared, {"rows": rows})["rows"]
         answers = Answers.of(head, seen, baselines, rows)
-        skipped = _skipped(prepared)
+        skipped = facts_of_skipped(prepared.data.skipped, prepared.skipped)
         hidden = Redaction.of(prepared.data, skipped) if use.redact else None
         skipped = skipped if hidden is None else hidden.pairs(skipped)
         items = items_of(rows.ids, prepared.data.items)
@@ -354,15 +356,14 @@ class Regression(Task):
         of: Mapping[str, Any],
     ) -> RunInfo:
         data, backbone = prepared.data, self._backbone(prepared)
-        facts = ("spec", "fingerprint", "licence", "image_size")
         taught = {name: items_of(parts[name].ids, data.items) for name in ("train", "val")}
-        told = {
+        facts = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
             "adapter": recipe.adapter_name or recipe.task_options["head"],
             "adapter_options": {} if adapter is None else adapter.options,
-            "backbone": None if backbone is None else {name: getattr(backbone, name) for name in facts},
+            "backbone": None if backbone is None else {name: getattr(backbone, name) for name in BACKBONE_FACTS},
             "data": {
                 **data_facts(data, place_of_data(recipe)),
                 "splits": {name: len(rows) for name, rows in parts.items()},
@@ -375,7 +376,7 @@ class Regression(Task):
             "verdict": self.verdict(of["metrics"]),
             "splits": {name: list(rows.ids) for name, rows in parts.items()},
             "digests": kept_digests(taught, digests_of),
-            "skipped": _skipped(prepared),
+            "skipped": facts_of_skipped(prepared.data.skipped, prepared.skipped),
             "notes": [note[0].upper() + note[1:] for note in dict.fromkeys(of["notes"]) if note],
             "encoded_images": prepared.encoded,
             "stored_images": prepared.stored,
@@ -383,7 +384,7 @@ class Regression(Task):
             "versions": versions(),
             "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
         }
-        return RunInfo.from_json(told)
+        return RunInfo.from_json(facts)
 
     def _written(
         self,
@@ -456,7 +457,14 @@ class NumberPredictor:
         numbers, half = self.head.answers(rows.features), self.head.half_widths(rows.features)
         notes = [] if self.head.intervals is None or not self.head.intervals.unbounded else [self.head.intervals.note]
         widths = None if half is None else half.tolist()
-        return NumberPredictions(self.head.column, rows.ids, numbers.tolist(), widths, _skipped(prepared), notes)
+        return NumberPredictions(
+            self.head.column,
+            rows.ids,
+            numbers.tolist(),
+            widths,
+            facts_of_skipped(prepared.data.skipped, prepared.skipped),
+            notes,
+        )
 
 
 def _check_head(recipe: Recipe) -> None:
@@ -488,9 +496,3 @@ def _stored(run: FittedRun, backbone: Backbone | None) -> tuple[NumberHead, dict
     file = run.path / TOWERS_FILE
     adapter = load_adapter(file, backbone) if file.is_file() and backbone is not None else None
     return head, {TRAIN_MEAN: mean, RIDGE: ridge}, adapter
-
-
-def _skipped(prepared: PreparedNumbers) -> list[Any]:
-    """(File, reason) of what was left out, each once."""
-    left_out = [(str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]]
-    return [list(pair) for pair in dict.fromkeys(left_out)]

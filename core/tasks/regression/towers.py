@@ -53,8 +53,8 @@ def new_adapter(name: str, options: Mapping[str, Any]) -> Adapter:
     for key in OWN_LOSS:
         if key in options:
             raise ConfigError(f"--{key.replace('_', '-')}: regression trains by its own loss; choose it with --error")
-    known = {each.name for each in options_of(method)}
-    adapter = build_adapter(name, **{**{key: value for key, value in OF_IMAGES.items() if key in known}, **options})
+    own = {each.name for each in options_of(method)}
+    adapter = build_adapter(name, **{**{key: value for key, value in OF_IMAGES.items() if key in own}, **options})
     check_packages(f"adapter '{adapter.name}'", adapter.packages)
     return adapter
 
