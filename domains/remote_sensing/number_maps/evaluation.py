@@ -35,25 +35,25 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     regressor, items = Regressor(model), data.split("test")
     kept = regressor.kept
     centre = float(kept["baselines"][MEAN]["intercept"])
-    places = sorted({place_of_item(item) for item in items})
+    rows_of = {place: row for row, place in enumerate(sorted({place_of_item(item) for item in items}))}
     earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
-    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(rows_of), 6, dtype=torch.float64))
     rows, of_place = [], []
     shown: list[Shown] = []
     every, per_window = max(1, len(items) // SHOWN), max(1, min(PIXELS_SHOWN, MOST_PIXELS // len(items)))
     for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
-        valid, place = there & seen, places.index(place_of_item(item))
-        before = earlier[str(item.source), places[place]]
+        valid, place = there & seen, place_of_item(item)
+        before = earlier[str(item.source), place]
         counted = valid & own_area(item.target.box, before)
         before.append(item.target.box)
         maps = {OURS: values, **predicted(kept["baselines"], pixels, backbone)}
         if counted.any():
             for name, of in maps.items():
-                sums[name][place] += window_sums(of[counted], truth[counted], centre)
+                sums[name][rows_of[place]] += window_sums(of[counted], truth[counted], centre)
             picked = sampled(counted, per_window, [0, number])
             rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
-            of_place += [places[place]] * len(picked)
+            of_place += [place] * len(picked)
         if number % every == 0 and len(shown) < SHOWN:
             shown.append(Shown(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
         progress(number + 1, len(items))

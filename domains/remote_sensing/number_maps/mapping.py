@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,19 +24,16 @@ from ....core.errors import DataError
 from ....core.runtime import Reporter, file_stem, write_whole
 from ..gdal import writing
 from ..maps.blending import RowBlender, grid, window_weights
+from ..maps.scores import SCORED
 from ..maps.work import work_folders
-from ..pictures import IMAGE as OWN_RANGE
-from ..pictures import is_raster, picture_of, read_channels
+from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
-from ..rasters import Header, header_of, open_raster
+from ..rasters import Header, header_of
 from .pictures import map_picture
 from .regressor import AT_ONCE, Regressor
-from .target import item_pixels
 
 OVERLAP = 0.5
 """Share of a window that the next one covers too."""
-STRIP = "windows-"
-"""How files of finished rows begin."""
 NODATA = float("nan")
 BLOCK = 512
 MOST_SIDE = 1200
@@ -49,38 +47,38 @@ class Source:
 
     Args:
         header: of a raster, else None.
-        shape: (height, width).
     """
 
     item: Item
     header: Header | None
-    shape: tuple[int, int]
 
     @classmethod
     def of(cls, item: Item) -> Source:
-        if not is_raster(item.source):
-            return cls(item, None, item_pixels(item)[0].shape[:2])
-        header = header_of(files_of_item(item), item.decode.get("sensor"))
-        return cls(item, header, (header.height, header.width))
+        raster = is_raster(item.source)
+        return cls(item, header_of(files_of_item(item), item.decode.get("sensor")) if raster else None)
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """(H, W, C) of an image that is no raster."""
+        return masked_pixels(self.item.source, self.item.decode)[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        height, width = self.whole.shape[:2] if self.header is None else (self.header.height, self.header.width)
+        return height, width
 
     def windows(self, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray]]:
         """Each window (left, top, width, height) that has a value: pixels (h, w, C), and (h, w) bool, where."""
-        item, decode = self.item, self.item.decode
-        if self.header is None:
-            whole, valid = item_pixels(item)
-            for left, top, width, height in boxes:
-                inside = slice(top, top + height), slice(left, left + width)
-                yield (left, top, width, height), whole[inside], valid[inside]
-            return
-        with open_raster(files_of_item(item), decode.get("sensor")) as raster:
-            for box in boxes:
-                raster.check_size((box[3], box[2]), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-                values, valid, pictures, eight_bits = read_channels(raster, item.source, decode, box)
-                if valid.any():
-                    stretch = decode.get("stretch", OWN_RANGE)
-                    pixels = picture_of(values, valid, pictures, eight_bits, stretch, item.source)
-                    pixels = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
-                    yield box, pixels.astype(np.float32, copy=False), valid
+        for box in boxes:
+            left, top, width, height = box
+            if self.header is None:
+                pixels = self.whole[top : top + height, left : left + width]
+                yield box, in_unit(pixels), np.ones((height, width), bool)
+                continue
+            pixels, valid = masked_pixels(self.item.source, {**self.item.decode, "window": list(box)})
+            if valid.any():
+                yield box, in_unit(pixels), valid
 
 
 def map_rasters(
@@ -132,13 +130,12 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
     tops, lefts, size = grid(height, width, regressor.window, stride)
     ends = [*tops[1:], height]
     bands = 1 if regressor.intervals is None else 3
-    strips = [(work / f"{STRIP}{row:05d}", (bands, end - top, width)) for row, (top, end) in enumerate(zip(tops, ends))]
-    first = next((row for row, (file, shape) in enumerate(strips) if _strip(file, shape) is None), len(strips))
-    start = (
-        next((row for row, top in enumerate(tops) if top + size[0] > tops[first]), 0)
-        if first < len(tops)
-        else len(tops)
-    )
+    shapes = [(bands, end - top, width) for top, end in zip(tops, ends)]
+    strips = [(work / f"{SCORED}{row:05d}", shape) for row, shape in enumerate(shapes)]
+    first = next((row for row, strip in enumerate(strips) if _strip(*strip) is None), len(strips))
+    start = len(tops)
+    if first < len(tops):  # from the first window on that reaches into rows that are lacking
+        start = next(row for row, top in enumerate(tops) if top + size[0] > tops[first])
     weights, blender = window_weights(size, stride), RowBlender(2, width)
     blender.top = tops[start] if start < len(tops) else height
     for row in range(start, len(tops)):
