@@ -175,6 +175,7 @@ class Task(ABC):
         deciding: the metric a comparison is about.
         refusals: command ("evaluate", "predict", "compare", "export") -> why there is none.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
+        packages: package that it imports -> the extra of this project that brings it, looked for before a fit starts.
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
         row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.
         gives: what kinds of output may be made of (`core/contracts/output_kind.py`).
@@ -198,6 +199,7 @@ class Task(ABC):
     deciding: ClassVar[str] = "accuracy"
     refusals: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[Mapping[str, str]] = {}
+    packages: ClassVar[Mapping[str, str]] = {}
     writes: ClassVar[tuple[str, ...]] = ()
     row_files: ClassVar[tuple[str, ...]] = (".jsonl",)
     gives: ClassVar[frozenset[str]] = frozenset({ROWS})

@@ -223,7 +223,7 @@ def adapter_of(recipe: Recipe) -> Adapter:
         ConfigError: an option's value is not usable. CapabilityError: a package that it needs is not installed.
     """
     adapter = build_adapter(recipe.adapter_name, **adapter_options(recipe))
-    check_packages(adapter.name, adapter.packages)
+    check_packages(f"adapter '{adapter.name}'", adapter.packages)
     return adapter
 
 

@@ -37,7 +37,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, check_given, did_you_mean
 from ..prompts.languages import read_language
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
-from ..registry.catalogue import find, is_place, literal_in
+from ..registry.catalogue import Entry, find, is_place, literal_in
 from ..runs.places import HUB, run_folder
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
@@ -198,7 +198,12 @@ def check_recipe(recipe: Recipe) -> None:
     check_names(recipe, () if name is None else (name,))
     check_places(recipe)
     if name is not None and not is_place(name) and not recipe.adapter_options:
-        check_packages(name, literal_in(find(name, catalogue.adapters(), "adapter"), "packages") or {})
+        _check_packages_of("adapter", name, catalogue.adapters())
+
+
+def _check_packages_of(kind: str, name: str, entries: dict[str, Entry]) -> None:
+    """Refuse a method or a task of which a package is missing, without importing it."""
+    check_packages(f"{kind} '{name}'", literal_in(find(name, entries, kind), "packages") or {})
 
 
 def check_places(recipe: Recipe) -> None:
@@ -219,7 +224,7 @@ def check_places(recipe: Recipe) -> None:
 
 
 def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str] = ()) -> None:
-    """Refuse names that nothing has, and a backbone of which a package is missing.
+    """Refuse names that nothing has, and a task or a backbone of which a package is missing.
 
     Args:
         backbones: that are compared in place of the recipe's.
@@ -231,8 +236,8 @@ def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str
         find(recipe.domain, catalogue.domains(), "domain")
         if recipe.task:
             load_domain(recipe.domain).check_task(recipe.task)
-    elif recipe.task:
-        find(recipe.task, catalogue.tasks(), "task")
+    if recipe.task:
+        _check_packages_of("task", recipe.task, catalogue.tasks())
     for name in adapters:
         if not is_place(name):
             find(name, catalogue.adapters(), "adapter")

@@ -69,14 +69,15 @@ def build_adapter(name: str, **options: Any) -> Adapter:
     return cls(**chosen(cls, options, f"adapter '{name}'"))
 
 
-def check_packages(name: str, packages: Mapping[str, str]) -> None:
-    """Raise the CapabilityError of a package that an adapter needs and that is not installed.
+def check_packages(who: str, packages: Mapping[str, str]) -> None:
+    """Raise the CapabilityError of a package that is not installed.
 
     Args:
+        who: what needs it: "adapter 'x'".
         packages: package -> the extra of this project that brings it.
     """
     for package, extra in packages.items():
-        need_package(f"adapter '{name}'", package, extra)
+        need_package(who, package, extra)
 
 
 def load_adapter(path: str | Path, backbone=None) -> Adapter:

@@ -88,6 +88,13 @@ CASES = (
         "backbone 'hf:owner/name' needs the package 'transformers'; install it with: pip install 'vladapt[hf]'",
     ),
     ("open_clip", "fit --backbone openai-vit-b-16", 1, "needs the package 'open_clip'; install it with: pip install"),
+    (
+        "mmseg",
+        "fit --domain remote-sensing --task change",
+        1,
+        "task 'change' needs the package 'mmseg'; install it with: pip install 'vladapt[open-vocab]'",
+    ),
+    ("mmseg", "fit --domain remote-sensing --task pixel-regression", 1, "task 'pixel-regression' needs the package"),
     ("mmdet", "fit --domain open-vocab", 1, "detection and segmentation need mmdet and mmseg: no mmdet"),
 )
 """Module that is not installed, command, exit code, what is told."""

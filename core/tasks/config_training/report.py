@@ -25,6 +25,9 @@ FEW_OBJECTS = 30
 LISTED = 6
 UNITS = {"mm": "mm", "px": "pixels"}
 """Endings of the names of distances."""
+ERRORS = ("mae", "rmse")
+ABBREVIATIONS = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "f1": "F1", "hd95": "HD95"}
+"""First words of the names of scores, as they are written."""
 
 
 def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
@@ -82,8 +85,16 @@ def with_arrow(name: str) -> str:
     unit."""
     stem, _, unit = name.rpartition("_")
     if unit in UNITS:
-        return f"{stem.replace('_', ' ')}, {UNITS[unit]} ↓"
-    return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
+        return f"{in_words(stem)}, {UNITS[unit]} ↓"
+    first, _, rest = name.partition("_")
+    rises = is_share(name) or first == "r2" or rest == "gain"
+    return f"{in_words(name)}{' ↑' if rises else ' ↓' if first in ERRORS else ''}"
+
+
+def in_words(name: str) -> str:
+    """ "rmse_training_mean" -> "RMSE training mean"."""
+    first, *rest = name.split("_")
+    return " ".join((ABBREVIATIONS.get(first, first), *rest))
 
 
 def config_training_report(
@@ -101,7 +112,7 @@ def config_training_report(
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
     scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics.adapted.items()]
-    names = [name.replace("_", " ") for name in metrics.adapted]
+    names = [in_words(name) for name in metrics.adapted]
     numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
     between, groups = metrics.metric_intervals, metrics.test_groups
     texts = [_between(metrics, name) for name in metrics.adapted]

@@ -55,7 +55,7 @@ def new_adapter(name: str, options: Mapping[str, Any]) -> Adapter:
             raise ConfigError(f"--{key.replace('_', '-')}: regression trains by its own loss; choose it with --error")
     known = {each.name for each in options_of(method)}
     adapter = build_adapter(name, **{**{key: value for key, value in OF_IMAGES.items() if key in known}, **options})
-    check_packages(adapter.name, adapter.packages)
+    check_packages(f"adapter '{adapter.name}'", adapter.packages)
     return adapter
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Item, Recipe, Use
-from ....core.errors import CapabilityError
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
 
 if TYPE_CHECKING:
     from mmengine import Config
-
-PACKAGES = ("mmcv", "mmdet", "mmseg")
 
 
 class Change(ConfigTask):
@@ -30,6 +26,7 @@ class Change(ConfigTask):
         "image_size": "tiles keep their size; give --window-size",
         "plan": "the model follows from --encoder, --tower and --head",
     }
+    packages: ClassVar = {"mmcv": "open-vocab", "mmdet": "open-vocab", "mmseg": "open-vocab"}
     compares: ClassVar = frozenset({"shots", "seeds"})
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = ChangeOptions
@@ -40,11 +37,6 @@ class Change(ConfigTask):
         super().__init__(domain)
         self._maps: dict[str, Path] = {}
         self._place: TemporaryDirectory | None = None
-
-    def check(self, recipe: Recipe) -> None:
-        super().check(recipe)
-        if not all(find_spec(package) for package in PACKAGES):
-            raise CapabilityError('change needs mmsegmentation: pip install "vladapt[open-vocab]"')
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
         """So many training tiles that show a change, and as many that show none, in the order of the seed."""

@@ -30,6 +30,12 @@ class PixelRegression(ConfigTask):
     }
     at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
     at_prediction: ClassVar = frozenset({"out"})
+    packages: ClassVar = {
+        "rasterio": "remote-sensing",
+        "mmcv": "open-vocab",
+        "mmdet": "open-vocab",
+        "mmseg": "open-vocab",
+    }
     compares: ClassVar = frozenset({"shots", "seeds"})
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = PixelOptions

@@ -33,4 +33,8 @@ def test_names_of_scores_say_which_way_is_better():
     from vladapt.core.tasks.config_training.report import with_arrow
 
     names = ("surface_dice", "hd95_mm", "hd95_px", "missed")
-    assert [with_arrow(name) for name in names] == ["surface dice ↑", "hd95, mm ↓", "hd95, pixels ↓", "missed"]
+    assert [with_arrow(name) for name in names] == ["surface dice ↑", "HD95, mm ↓", "HD95, pixels ↓", "missed"]
+    others = ("rmse", "rmse_gain", "rmse_training_mean", "r2", "f1_feature_difference", "bias", "AP50")
+    assert [with_arrow(name) for name in others] == [
+        *("RMSE ↓", "RMSE gain ↑", "RMSE training mean ↓", "R2 ↑", "F1 feature difference ↑", "bias", "AP50 ↑"),
+    ]
