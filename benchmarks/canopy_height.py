@@ -27,6 +27,7 @@ import numpy as np
 import vladapt
 from vladapt.core.metrics.intervals import t_quantile
 from vladapt.domains.remote_sensing.drawn_heights import CRS, NODATA, drawn_canopy, write_sites
+from vladapt.domains.remote_sensing.gdal import NO_NETWORK
 
 SIDE = 64
 TILE = 500
@@ -95,8 +96,11 @@ def _large(side: int, folder: Path) -> tuple[Path, Path]:
     shape = {"width": side, "height": side, "crs": CRS, "transform": from_origin(300_000, 5_000_000, 1, 1)}
     how = {"driver": "GTiff", "tiled": True, "compress": "DEFLATE", "ZLEVEL": 1, "BIGTIFF": "IF_SAFER"}
     kinds = {"count": 3, "dtype": "uint8"}, {"count": 1, "dtype": "float32", "nodata": NODATA}
-    first = rasterio.open(files[0], "w", **shape, **how, **kinds[0])
-    with first as one, rasterio.open(files[1], "w", **shape, **how, **kinds[1]) as other:
+    with (
+        rasterio.Env(**NO_NETWORK),  # GDAL's cache is as large as its first use says
+        rasterio.open(files[0], "w", **shape, **how, **kinds[0]) as one,
+        rasterio.open(files[1], "w", **shape, **how, **kinds[1]) as other,
+    ):
         for top in range(0, side, TILE):
             for left in range(0, side, TILE):
                 place = ((top, min(top + TILE, side)), (left, min(left + TILE, side)))

@@ -70,8 +70,8 @@ def date_of(path: Path, formats: Sequence[Format]) -> Item:
     """
     fmt = Format.of(path, formats)
     if fmt is None:
-        known = " ".join(suffix for each in formats for suffix in each.suffixes)
-        raise DataError(f"{path}: not an image or raster; known kinds: {known}")
+        suffixes = " ".join(suffix for each in formats for suffix in each.suffixes)
+        raise DataError(f"{path}: not an image or raster; known kinds: {suffixes}")
     parts = fmt.expand(path)
     if len(parts) != 1:
         raise DataError(f"{path}: is not one picture of one date; give the file that stands for it")

@@ -33,8 +33,8 @@ NOTE = (
 def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone, progress: Progress) -> Evaluation:
     """Scores on the test split."""
     regressor, items = Regressor(model), data.split("test")
-    kept = regressor.kept
-    centre = float(kept["baselines"][MEAN]["intercept"])
+    facts = regressor.facts
+    centre = float(facts["baselines"][MEAN]["intercept"])
     rows_of = {place: row for row, place in enumerate(sorted({place_of_item(item) for item in items}))}
     earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(rows_of), 6, dtype=torch.float64))
@@ -47,7 +47,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
         before = earlier[str(item.source), place]
         counted = valid & own_area(item.target.box, before)
         before.append(item.target.box)
-        maps = {OURS: values, **predicted(kept["baselines"], pixels, backbone)}
+        maps = {OURS: values, **predicted(facts["baselines"], pixels, backbone)}
         if counted.any():
             for name, of in maps.items():
                 sums[name][rows_of[place]] += window_sums(of[counted], truth[counted], centre)
@@ -68,7 +68,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     metrics["rmse_gain"] = gain.value
     metrics |= {f"rmse_{SHORT[name]}": of.metrics()["rmse"] for name, of in scores.items() if name != OURS}
     intervals = scores[OURS].intervals() | ({} if gain.interval is None else {"rmse_gain": gain.interval})
-    notes = list(kept.get("notes", ()))
+    notes = list(facts.get("notes", ()))
     if regressor.intervals is not None:
         held = regressor.intervals.scores(*map(torch.from_numpy, (values, truth)), of_place, torch.from_numpy(scales))
         metrics["interval_coverage"], metrics["interval_width"] = held["coverage"], held["mean_width"]

@@ -4,14 +4,11 @@ killed goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,23 +16,23 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Item
-from ....core.data import digest_of_file
 from ....core.errors import DataError
 from ....core.runtime import Reporter, file_stem, write_whole
 from ..gdal import writing
 from ..maps.blending import RowBlender, grid, window_weights
+from ..maps.rasters import cloud_optimised, created
 from ..maps.scores import SCORED
-from ..maps.work import work_folders
+from ..maps.work import check_free, key_of, work_folders
 from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
 from ..rasters import Header, header_of
+from ..windows import batched
 from .pictures import map_picture
 from .regressor import AT_ONCE, Regressor
 
 OVERLAP = 0.5
 """Share of a window that the next one covers too."""
 NODATA = float("nan")
-BLOCK = 512
 MOST_SIDE = 1200
 """Pixels of the longer side of a picture."""
 PREDICTED, LOW, HIGH = range(3)
@@ -46,33 +43,26 @@ class Source:
     """An image that is mapped.
 
     Args:
-        header: of a raster, else None.
+        grid: of it, and so of its map.
+        whole: (H, W, C) of an image that is no raster, which is decoded once; None of a raster.
     """
 
     item: Item
-    header: Header | None
+    grid: Header
+    whole: np.ndarray | None = None
 
     @classmethod
     def of(cls, item: Item) -> Source:
-        raster = is_raster(item.source)
-        return cls(item, header_of(files_of_item(item), item.decode.get("sensor")) if raster else None)
-
-    @cached_property
-    def whole(self) -> np.ndarray:
-        """(H, W, C) of an image that is no raster."""
-        return masked_pixels(self.item.source, self.item.decode)[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        height, width = self.whole.shape[:2] if self.header is None else (self.header.height, self.header.width)
-        return height, width
+        if is_raster(item.source):
+            return cls(item, header_of(files_of_item(item), item.decode.get("sensor")))
+        whole, _ = masked_pixels(item.source, item.decode)
+        return cls(item, Header.unplaced(*whole.shape[:2]), whole)
 
     def windows(self, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray]]:
         """Each window (left, top, width, height) that has a value: pixels (h, w, C), and (h, w) bool, where."""
         for box in boxes:
             left, top, width, height = box
-            if self.header is None:
+            if self.whole is not None:
                 pixels = self.whole[top : top + height, left : left + width]
                 yield box, in_unit(pixels), np.ones((height, width), bool)
                 continue
@@ -103,14 +93,13 @@ def map_rasters(
     """
     names = _names(items)
     taken = [folder / f"{name}{suffix}" for name in names for suffix in (".tif", ".png")] if folder else []
-    if there := [file for file in taken if file.exists() or file.is_symlink()]:
-        raise DataError(f"{there[0]}: already exists, and maps do not replace files; remove it or give another --out")
+    check_free(taken)
     rows, files, skipped = [], [], []
     with TemporaryDirectory(prefix="vladapt-") as beside:
         for item, name in zip(items, names):
             try:
                 source = Source.of(item)
-                key = _key_of(item, regressor, fingerprint)
+                key = key_of(item, fingerprint, regressor.window)
                 with work_folders([folder or Path(beside)], [key], Reporter()) as (work,):
                     row = _mapped(source, regressor, work, progress)
                     rows.append(row)
@@ -125,7 +114,7 @@ def map_rasters(
 
 def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Predict what was not before, write the map into the work folder, and say what it shows."""
-    height, width = source.shape
+    height, width = source.grid.height, source.grid.width
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
     tops, lefts, size = grid(height, width, regressor.window, stride)
     ends = [*tops[1:], height]
@@ -151,23 +140,13 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
 
 def _predicted(source: Source, regressor: Regressor, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
     """Each window that has a value, with its numbers, scales and where it has values."""
-    held: list[tuple[Any, ...]] = []
-    for window in source.windows(boxes):
-        held.append(window)
-        if len(held) == AT_ONCE:
-            yield from _asked(source, regressor, held)
-            held = []
-    if held:
-        yield from _asked(source, regressor, held)
-
-
-def _asked(source: Source, regressor: Regressor, held: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    try:
-        found = regressor.numbers([pixels for _, pixels, _ in held])
-    except DataError as error:
-        raise DataError(f"{source.item.source}: {error}") from None
-    for (box, _, valid), (numbers, scales) in zip(held, found):
-        yield box, numbers, scales, valid
+    for some in batched(source.windows(boxes), AT_ONCE):
+        try:
+            answers = regressor.numbers([pixels for _, pixels, _ in some])
+        except DataError as error:
+            raise DataError(f"{source.item.source}: {error}") from None
+        for (box, _, valid), (numbers, scales) in zip(some, answers):
+            yield box, numbers, scales, valid
 
 
 def _bands(means: np.ndarray, seen: np.ndarray, regressor: Regressor) -> np.ndarray:
@@ -188,13 +167,10 @@ def _written(
     source: Source, regressor: Regressor, strips: Sequence[tuple[Path, Any]], tops: Sequence[int], file: Path
 ) -> dict[str, Any]:
     """Write the map of finished rows as a cloud-optimised GeoTIFF; the row of its image."""
-    import rasterio
-    from rasterio.shutil import copy
-
     count, total, low, high = 0, 0.0, np.inf, -np.inf
     plain = file.with_name("plain.tif")
     with writing(file.parent):
-        with rasterio.open(plain, "w", **_profile(source, strips[0][1][0])) as made:
+        with created(plain, source.grid, NODATA, "float32", strips[0][1][0]) as made:
             for place, name in enumerate(_band_names(regressor)[: made.count], start=1):
                 made.set_band_description(place, name)
                 if regressor.unit:
@@ -205,41 +181,18 @@ def _written(
                 if values is None:
                     raise DataError(f"{strip}: cannot be read; run the same command again")
                 made.write(values, window=((top, top + shape[1]), (0, shape[2])))
-                known = values[PREDICTED][np.isfinite(values[PREDICTED])]
-                if len(known):
-                    count, total = count + len(known), total + float(known.sum(dtype=np.float64))
-                    low, high = min(low, float(known.min())), max(high, float(known.max()))
-        how = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER"}
-        copy(plain, file, driver="COG", OVERVIEW_RESAMPLING="AVERAGE", **how)
+                numbers = values[PREDICTED][np.isfinite(values[PREDICTED])]
+                if len(numbers):
+                    count, total = count + len(numbers), total + float(numbers.sum(dtype=np.float64))
+                    low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+        cloud_optimised(plain, file, "AVERAGE", PREDICTOR="YES")
         plain.unlink()
     if not count:
         raise DataError(f"{source.item.source}: nothing to map, no pixel of it has a value")
     facts = {"mean": total / count, "lowest": low, "highest": high}
     unit = f" {regressor.unit}" if regressor.unit else ""
-    told = f"mean {facts['mean']:.4g}{unit}, {low:.4g} to {high:.4g}"
-    return {"id": source.item.id, "summary": told, **facts, "unit": regressor.unit, "pixels": count}
-
-
-def _profile(source: Source, bands: int) -> dict[str, Any]:
-    import rasterio
-    from rasterio.transform import Affine
-
-    (height, width), header = source.shape, source.header
-    place: dict[str, Any] = {}
-    if header is not None and header.transform is not None:
-        place["transform"] = Affine(*header.transform)
-    if header is not None and header.crs:
-        place["crs"] = rasterio.crs.CRS.from_wkt(header.crs)
-    tiles = {
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "compress": "DEFLATE",
-        "ZLEVEL": 1,
-        "interleave": "band",
-    }
-    shape = {"width": width, "height": height, "count": bands, "dtype": "float32", "nodata": NODATA}
-    return {"driver": "GTiff", "BIGTIFF": "IF_SAFER", **tiles, **shape, **place}
+    summary = f"mean {facts['mean']:.4g}{unit}, {low:.4g} to {high:.4g}"
+    return {"id": source.item.id, "summary": summary, **facts, "unit": regressor.unit, "pixels": count}
 
 
 def _band_names(regressor: Regressor) -> tuple[str, str, str]:
@@ -252,7 +205,7 @@ def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, 
     import rasterio
     from PIL import Image
 
-    height, width = source.shape
+    height, width = source.grid.height, source.grid.width
     shrink = max(1.0, max(height, width) / MOST_SIDE)
     size = max(1, round(height / shrink)), max(1, round(width / shrink))
     with writing(work), rasterio.open(work / "map.tif", driver="GTiff") as made:
@@ -266,14 +219,6 @@ def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, 
         raise DataError.unwritable(target.parent, error, "give another folder") from error
     row["map"] = str(files[0])
     return files
-
-
-def _key_of(item: Item, regressor: Regressor, fingerprint: str) -> str:
-    """16 hex digits of all that the numbers of an image depend on."""
-    paths = files_of_item(item) if is_raster(item.source) else [item.source]
-    files = [[str(file.resolve()), digest_of_file(file)] for file in paths]
-    parts = [fingerprint, files, item.decode, regressor.window]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _names(items: Sequence[Item]) -> list[str]:
