@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....core.contracts import DomainData, Evaluation, Item, Recipe, Use
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
+from ..pixel_options import Asked
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -59,7 +60,7 @@ class Change(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The siamese model and its training."""
-        from ..changes.training import Asked, make_plan
+        from ..changes.training import make_plan
 
         settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         assert self.domain is not None
