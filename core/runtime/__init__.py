@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "decisions": "DecisionFile",
-        "files": "WorkFolder cached_folder caching file_stem replacing write_cached write_whole",
+        "files": "WorkFolder caching file_stem filled_once replacing write_cached write_whole",
         "local_page": "LocalPage",
         "process": "installed_version",
         "progress": "Reporter",

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -227,6 +228,34 @@ def cached_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cache_refused(folder, error) from error
+    return folder
+
+
+def filled_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """A folder of the cache, filled at the first call: beside its place and then moved there, so that a stop leaves no
+    half of it. Of several processes the first one's stays.
+
+    Args:
+        fill: writes into the empty folder that it is given.
+
+    Raises:
+        CacheError: the cache cannot be written.
+    """
+    if folder.is_dir():
+        return folder
+    cached_folder(folder.parent)
+    try:
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    except OSError as error:
+        raise cache_refused(folder.parent, error) from error
+    try:
+        fill(partial)
+        os.replace(partial, folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -7,15 +7,12 @@ from volume to volume, as does the thickness of slices.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ...core.features import FeatureStore
-from ...core.runtime import cached_folder
+from ...core.runtime import filled_once
 
 VERSION = 1
 COUNT, SIDE, SLICES = 20, 24, 20
@@ -27,9 +24,7 @@ def volumes_folder() -> Path:
     """The folder of the drawn set, in the layout of the Medical Segmentation Decathlon; it is made at the first
     call."""
     folder = FeatureStore.default_root().parent / "samples" / f"volumes-{VERSION}"
-    if not folder.is_dir():
-        _draw_into(folder)
-    return folder
+    return filled_once(folder, _draw_into)
 
 
 def drawn_volume(number: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -49,27 +44,18 @@ def drawn_volume(number: int) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _draw_into(folder: Path) -> None:
-    """Drawn beside its place and then moved there, so that a stop leaves no half set."""
     import nibabel
 
-    cached_folder(folder.parent)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".volumes-"))
     for name in ("imagesTr", "labelsTr"):
-        (partial / name).mkdir()
+        (folder / name).mkdir()
     listed = []
     for number in range(COUNT):
         values, labels, thickness = drawn_volume(number)
         affine = np.diag([1.0, 1.0, thickness, 1.0])
         entry = {key: f"./{key}sTr/drawn_{number:03d}.nii" for key in ("image", "label")}
         for key, voxels in (("image", values), ("label", labels)):
-            nibabel.save(nibabel.Nifti1Image(voxels, affine), partial / entry[key])
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / entry[key])
         listed.append(entry)
     numbered = {"0": "background", **{str(number): name for number, name in enumerate(NAMES, 1)}}
     content = {"name": "drawn volumes", "modality": {"0": "MRI"}, "labels": numbered, "training": listed, "test": []}
-    (partial / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
-    try:
-        os.replace(partial, folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial, ignore_errors=True)
-        if not folder.is_dir():
-            raise
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.features import FeatureStore
-from ...core.runtime import cached_folder
+from ...core.runtime import filled_once
 
 VERSION = 1
 SIDE = 128
@@ -37,27 +34,16 @@ Outline = list[tuple[float, float]]
 def shapes_folder() -> Path:
     """The folder of the drawn set, COCO files and images; it is made at the first call."""
     folder = FeatureStore.default_root().parent / "samples" / f"shapes-{VERSION}"
-    if not folder.is_dir():
-        _draw_into(folder)
-    return folder
+    return filled_once(folder, _draw_into)
 
 
 def _draw_into(folder: Path) -> None:
-    """Drawn beside its place and then moved there, so that a stop leaves no half set."""
-    cached_folder(folder.parent)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".shapes-"))
-    (partial / "images").mkdir()
+    (folder / "images").mkdir()
     first = 0
     for split, count in COUNTS.items():
-        content = _coco(partial / "images", range(first, first + count))
-        (partial / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        content = _coco(folder / "images", range(first, first + count))
+        (folder / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
         first += count
-    try:
-        os.replace(partial, folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial, ignore_errors=True)
-        if not folder.is_dir():
-            raise
 
 
 def _coco(images: Path, numbers: Sequence[int]) -> dict:

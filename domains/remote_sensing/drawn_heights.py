@@ -6,15 +6,12 @@ shadows fall. Light, haze and greenness vary from site to site and say nothing a
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ...core.features import FeatureStore
-from ...core.runtime import cached_folder
+from ...core.runtime import filled_once
 
 VERSION = 1
 SITES, SIDE = 50, 64
@@ -30,17 +27,7 @@ NOTE = (
 def heights_folder() -> Path:
     """Folders images and targets with a GeoTIFF of each site; they are made at the first call."""
     folder = FeatureStore.default_root().parent / "samples" / f"canopy-heights-{VERSION}"
-    if not folder.is_dir():
-        cached_folder(folder.parent)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".canopy-"))
-        write_sites(partial, range(SITES), SIDE)
-        try:
-            os.replace(partial, folder)
-        except OSError:  # another process was first
-            shutil.rmtree(partial, ignore_errors=True)
-            if not folder.is_dir():
-                raise
-    return folder
+    return filled_once(folder, lambda partial: write_sites(partial, range(SITES), SIDE))
 
 
 def write_sites(folder: Path, numbers: range, side: int, seed: int = 0) -> None:

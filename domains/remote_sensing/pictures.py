@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, Item
-from ...core.data import Format
+from ...core.data import Format, decode_image
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
 from .gdal import DRIVERS
@@ -138,6 +138,39 @@ def valid_pixels(path: str | Path, decode: dict[str, Any]) -> np.ndarray | None:
     """
     with _opened(Path(path), decode) as (raster, window, size):
         return read_channels(raster, path, decode, window, size)[1] if raster.header.masked else None
+
+
+def masked_pixels(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels as they are stored, of a raster or an image, and where they have values, which may be nowhere.
+
+    Args:
+        source, decode: of an item; a raster has a "window", an image a "box", where a part of it is read.
+
+    Returns:
+        (H, W, C) uint8, or float32 in 0..1, black where there is no value; (H, W) bool.
+
+    Raises:
+        DataError: it cannot be read, has no such band, or its bands make several pictures.
+    """
+    if not is_raster(source):
+        pixels = decode_image(source, dict(decode))
+        return pixels, np.ones(pixels.shape[:2], bool)
+    files = [source.parent / name for name in decode["files"]] if "files" in decode else [source]
+    with kept_raster(files, decode.get("sensor")) as raster:
+        box = decode.get("window") or (0, 0, raster.header.width, raster.header.height)
+        raster.check_size((box[3], box[2]), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
+        values, valid, pictures, eight_bits = read_channels(raster, source, dict(decode), box)
+    if len(pictures) > 1:
+        raise DataError(f"{source}: --bands makes several pictures of each place; give one composite")
+    if not valid.any():  # nothing that a range of its own could be computed of
+        kind = np.uint8 if eight_bits else np.float32
+        return np.zeros((*valid.shape, max(COLOURS, len(values))), kind), valid
+    return picture_of(values, valid, pictures, eight_bits, decode.get("stretch", IMAGE), source), valid
+
+
+def in_unit(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as float32 in 0..1."""
+    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float32, copy=False)
 
 
 @contextmanager

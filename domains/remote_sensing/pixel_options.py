@@ -71,7 +71,7 @@ class Asked:
 
     Args:
         backbone: spec of the tower.
-        batch_size: windows of a step, over all processes.
+        batch_size: windows, or tiles of pairs, of a step, over all processes.
         amp: "bf16" or "fp16".
         channels: of images of three or more named bands.
     """

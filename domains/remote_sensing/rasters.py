@@ -71,6 +71,11 @@ class Header:
     palette: bool = False
     masked: bool = False
 
+    @classmethod
+    def unplaced(cls, height: int, width: int) -> Header:
+        """That of an image, which lies nowhere."""
+        return cls(width, height, ("uint8",), ((),), "", None, "", Scaling((1.0,), (0.0,)))
+
     @property
     def pixel(self) -> tuple[float, float]:
         """Height and width of a pixel in units of the coordinates."""

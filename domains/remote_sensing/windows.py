@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, m
 from .rasters import Header, corners_of, header_of
 
 MOST_WINDOWS = 2_000_000
+T = TypeVar("T")
 Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
 BlockSide = tuple[float, float]
@@ -136,6 +137,13 @@ def boxes_of(height: int, width: int, cutting: Cutting, left: int = 0, top: int 
         for y in starts(height, high, cutting.stride)
         for x in starts(width, wide, cutting.stride)
     ]
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many at a time, the last time the rest; `itertools.batched` from Python 3.12 on."""
+    left = iter(values)
+    while some := list(islice(left, size)):
+        yield some
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from torch.nn.functional import interpolate
 from ....core.contracts import Item
 from ....core.data import digest_of_files
 from ....core.features import FeatureStore
-from ....core.runtime import cached_folder
+from ....core.runtime import filled_once
 from ..volumes import Slabs, files_of
 from .fingerprint import Fingerprint
 
@@ -137,18 +135,7 @@ def prepared(files: Sequence[str], mask: str, values: Sequence[Sequence[int]], h
     """
     told = json.dumps([VERSION, digest_of_files([*map(Path, files), Path(mask)]), how.to_json(), [*map(list, values)]])
     folder = FeatureStore.default_root().parent / "volumes" / hashlib.sha256(told.encode()).hexdigest()[:24]
-    if not folder.is_dir():
-        cached_folder(folder.parent)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".volume-"))
-        try:
-            _write_case(partial, Slabs(files), Slabs([mask]), values, how)
-            os.replace(partial, folder)
-        except OSError:  # another process was first
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return PreparedCase(folder)
+    return PreparedCase(filled_once(folder, lambda empty: _write_case(empty, Slabs(files), Slabs([mask]), values, how)))
 
 
 def case_of(item: Item) -> dict[str, Any]:

@@ -67,10 +67,10 @@ class ScoreCounts:
     def best(self) -> Threshold:
         """The level and threshold of the highest F1; 0.5 of the first where nothing changed."""
         above = self._counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]  # (L, 2, bins) pixels at or above
-        found, total = above[:, CHANGED], above[:, CHANGED, :1]
+        hits, total = above[:, CHANGED], above[:, CHANGED, :1]
         if not len(self._counts) or not total.any():
             return Threshold(0, 0.5, float("nan"))
-        f1 = 2 * found / np.maximum(found + above[:, UNCHANGED] + total, 1)
+        f1 = 2 * hits / np.maximum(hits + above[:, UNCHANGED] + total, 1)
         level, place = np.unravel_index(int(f1.argmax()), f1.shape)
         return Threshold(int(level), float(place / BINS), float(f1[level, place]))
 

@@ -7,16 +7,13 @@ with an error.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ....core.features import FeatureStore
-from ....core.runtime import cached_folder
+from ....core.runtime import filled_once
 
 VERSION = 1
 SIDE, MARGIN = 96, 8
@@ -35,17 +32,7 @@ NOTE = "These pairs are drawn by vladapt itself, not seen from space: their numb
 def changes_folder() -> Path:
     """68 pairs of 96 x 96 pixels with splits, in the layout of LEVIR-CD; drawn into the cache at the first call."""
     folder = FeatureStore.default_root().parent / "samples" / f"changes-{VERSION}"
-    if not folder.is_dir():
-        cached_folder(folder.parent)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".changes-"))
-        write_change_set(partial, SAMPLE_SHIFT)
-        try:
-            os.replace(partial, folder)
-        except OSError:  # another process was first
-            shutil.rmtree(partial, ignore_errors=True)
-            if not folder.is_dir():
-                raise
-    return folder
+    return filled_once(folder, lambda partial: write_change_set(partial, SAMPLE_SHIFT))
 
 
 def write_change_set(folder: Path, shift: float, seed: int = 0) -> None:

@@ -17,9 +17,9 @@ from ..maps.blending import RowBlender, window_weights
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of
-from ..windows import Box, starts
+from ..windows import Box, batched, starts
 from .pairs import check_dates, dates_of, part_of, size_of, unit_pair
-from .scoring import MODEL, check_channels, list_of
+from .scoring import AT_ONCE, MODEL, check_channels
 
 OVERLAP = 0.25
 """Share of a window that the next one covers too."""
@@ -36,15 +36,15 @@ def map_changes(
     Raises:
         DataError: a pair cannot be read, or has other channels than those of the training.
     """
-    kept, rows, files = model.cfg.vladapt, [], {}
-    threshold = float(kept["thresholds"][MODEL]["value"])
+    facts, rows, files = model.cfg.vladapt, [], {}
+    threshold = float(facts["thresholds"][MODEL]["value"])
     for place, item in enumerate(data.items):
         check_dates(*dates_of(item))
         file = folder / f"{place}.raw"
         height, width = size_of(item)
         chances = np.memmap(file, np.uint8, "w+", shape=(height, width))
         areas = _Areas(item)
-        for top, percent in probabilities(model, item, int(kept["side"]), threshold):
+        for top, percent in probabilities(model, item, int(facts["side"]), threshold):
             chances[top : top + len(percent)] = percent
             areas.add(top, percent, 100 * threshold)
         chances.flush()
@@ -67,12 +67,12 @@ def probabilities(model: Any, item: Item, side: int, threshold: float = 0.5) -> 
     for top, below, boxes in _rows(height, width, side, stride):
         high = min(side, height - top)
         valid = np.pad(valid, ((0, top + high - blender.top - len(valid)), (0, 0)))
-        for some in list_of(iter(boxes)):
+        for some in batched(boxes, AT_ONCE):
             read = [unit_pair(part_of(item, box)) for box in some]
             inputs = torch.from_numpy(np.stack([pixels for pixels, _ in read])).to(device)
             check_channels(model, item, inputs.shape[2])
-            found = model.probabilities(inputs).float().cpu().numpy()
-            for (left, _, wide, _), chances, (_, there) in zip(some, found, read):
+            scores = model.probabilities(inputs).float().cpu().numpy()
+            for (left, _, wide, _), chances, (_, there) in zip(some, scores, read):
                 blender.add(top, left, chances[None], weights)
                 valid[top - blender.top : top - blender.top + high, left : left + wide] |= there
         first = blender.top
@@ -101,19 +101,19 @@ class _Areas:
         if is_raster(before.source):
             header = header_of(files_of_item(before), before.decode.get("sensor"))
         self._ground = None if header is None else Ground.of(header)
-        self._changed = self._known = 0
+        self._changed = self._valued = 0
         self._area = 0.0
 
     def add(self, top: int, percent: np.ndarray, least: float) -> None:
-        known = percent != NO_VALUE
-        changed = known & (percent >= least)
-        self._changed, self._known = self._changed + int(changed.sum()), self._known + int(known.sum())
+        valued = percent != NO_VALUE
+        changed = valued & (percent >= least)
+        self._changed, self._valued = self._changed + int(changed.sum()), self._valued + int(valued.sum())
         if self._ground is not None:
             rows = np.arange(top, top + len(percent))
             self._area += float((self._ground.of_pixels(rows) * changed.sum(axis=1)).sum())
 
     def row(self) -> dict[str, Any]:
-        share = self._changed / max(1, self._known)
+        share = self._changed / max(1, self._valued)
         metres = self._ground is not None and self._ground.in_metres
         words = f"{share:.1%} changed" + (f", {self._area:,.0f} m2" if metres else f", {self._changed:,} pixels")
         area = {"area_m2": round(self._area, 2)} if metres else {}

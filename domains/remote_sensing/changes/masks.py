@@ -47,9 +47,9 @@ def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     change = changes[0] if changes else CHANGED
     if not changes:
         raise DataError(f"{numbered[0].mask} and all other masks: have no number but 0, no change; label some change")
-    known = {UNCHANGED, change, IGNORED}
+    classes = {UNCHANGED, change, IGNORED}
     for pair in numbered:
-        if other := sorted(set(read[pair.name]) - known):
+        if other := sorted(set(read[pair.name]) - classes):
             listed = ", ".join(str(value) for value in read[pair.name][:LISTED])
             raise DataError(
                 f"{pair.mask}: a mask of more than two classes ({listed}; {other[0]} is neither 0, no change, nor "

@@ -15,9 +15,9 @@ from ....core.contracts import Item
 from ....core.data import FileHashes, Format
 from ....core.errors import DataError
 from ..gdal import same_crs
-from ..pictures import is_raster, picture_of, read_channels
+from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
-from ..rasters import Header, header_of, kept_raster
+from ..rasters import Header, header_of
 from ..windows import Box
 
 AFTER, AFTER_DECODE = "after", "after_decode"
@@ -70,8 +70,8 @@ def date_of(path: Path, formats: Sequence[Format]) -> Item:
     """
     fmt = Format.of(path, formats)
     if fmt is None:
-        known = " ".join(suffix for each in formats for suffix in each.suffixes)
-        raise DataError(f"{path}: not an image or raster; known kinds: {known}")
+        suffixes = " ".join(suffix for each in formats for suffix in each.suffixes)
+        raise DataError(f"{path}: not an image or raster; known kinds: {suffixes}")
     parts = fmt.expand(path)
     if len(parts) != 1:
         raise DataError(f"{path}: is not one picture of one date; give the file that stands for it")
@@ -187,46 +187,20 @@ def read_pair(item: Item) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: one cannot be read, or the dates differ in size or channels.
     """
-    (before, valid), (after, other) = map(_read_date, dates_of(item))
+    (before, valid), (after, other) = (masked_pixels(each.source, each.decode) for each in dates_of(item))
     if before.shape != after.shape:
         shapes = " and ".join(f"{w} x {h} pixels of {c} channels" for h, w, c in (before.shape, after.shape))
         files = " and ".join(str(each.source) for each in dates_of(item))
         raise DataError(f"{files}: have {shapes}; give two dates of one grid and the same --bands")
     if before.dtype != after.dtype:
-        before, after = map(_unit, (before, after))
+        before, after = map(in_unit, (before, after))
     return np.stack([before, after]), valid & other
 
 
 def unit_pair(item: Item) -> tuple[np.ndarray, np.ndarray]:
     """(2, C, H, W) float32 in 0..1, and (H, W) bool, as `read_pair`."""
     pixels, valid = read_pair(item)
-    return np.ascontiguousarray(_unit(pixels).transpose(0, 3, 1, 2)), valid
-
-
-def _read_date(item: Item) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, C) pixels, and (H, W) where there are values."""
-    if not is_raster(item.source):
-        from ....core.data import decode_image
-
-        pixels = decode_image(item.source, item.decode)
-        return pixels, np.ones(pixels.shape[:2], bool)
-    decode = item.decode
-    with kept_raster(files_of_item(item), decode.get("sensor")) as raster:
-        box = decode.get("window") or (0, 0, raster.header.width, raster.header.height)
-        raster.check_size((box[3], box[2]), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-        values, valid, pictures, eight_bits = read_channels(raster, item.source, decode, box)
-    if len(pictures) > 1:
-        raise DataError(f"{item.source}: --bands makes several pictures of each place; give one composite")
-    if not valid.any():
-        values, valid = np.zeros_like(values), np.zeros_like(valid)
-        kind = np.uint8 if eight_bits else np.float32
-        channels = max(3, len(values))
-        return np.zeros((*valid.shape, channels), kind), valid
-    return picture_of(values, valid, pictures, eight_bits, decode.get("stretch", "image"), item.source), valid
-
-
-def _unit(pixels: np.ndarray) -> np.ndarray:
-    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    return np.ascontiguousarray(in_unit(pixels).transpose(0, 3, 1, 2)), valid
 
 
 def _header(item: Item) -> Header | None:

@@ -112,7 +112,7 @@ def _pairs_at(path: Path, reading: Any, labelled: bool) -> list[Pair]:
     """Pairs of a table or a folder."""
     if path.is_file():
         return _of_table(path, reading, labelled)
-    cities = sorted({found.parent for found in path.glob(f"**/{OSCD_DATES[0]}") if found.is_dir()})
+    cities = sorted({folder.parent for folder in path.glob(f"**/{OSCD_DATES[0]}") if folder.is_dir()})
     return _of_cities(path, cities, reading, labelled) if cities else _of_folders(path, reading, labelled)
 
 
@@ -236,7 +236,7 @@ def _of_cities(path: Path, cities: Sequence[Path], reading: Any, labelled: bool)
         if file.stem in Item.SPLITS
         for name in _names_in(file)
     }
-    masks = {found.parent.name: found for found in sorted(path.glob(f"**/{OSCD_MASKS}")) if found.is_dir()}
+    masks = {folder.parent.name: folder for folder in sorted(path.glob(f"**/{OSCD_MASKS}")) if folder.is_dir()}
     pairs = []
     for city in cities:
         dates: list[Path] = []
@@ -304,8 +304,8 @@ def stretched_pairs(data: DomainData, stretch: Any) -> DomainData:
     for item, before, after in zip(data.items, ranges.items[::2], ranges.items[1::2]):
         of_after = {**item.decode["after_decode"], **_ranges(after)}
         items.append(item.with_(decode={**item.decode, **_ranges(before), "after_decode": of_after}))
-    kept = {**data.reading, **ranges.reading}
-    return replace(data, items=items, notes=[*data.notes, *ranges.notes], reading=kept)
+    reading = {**data.reading, **ranges.reading}
+    return replace(data, items=items, notes=[*data.notes, *ranges.notes], reading=reading)
 
 
 def _ranges(item: Item) -> dict[str, Any]:

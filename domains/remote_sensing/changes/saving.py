@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ def save_changes(
         least = 100 * thresholds[item.id]
         before, _ = dates_of(item)
         raster = is_raster(before.source)
-        header = header_of(files_of_item(before), before.decode.get("sensor")) if raster else _unplaced(height, width)
+        header = (
+            header_of(files_of_item(before), before.decode.get("sensor")) if raster else Header.unplaced(height, width)
+        )
         files = [folder / f"{name}{part}" for part in (MASK, PROBABILITY)]
         write_maps(percent, least, header, *files)
         if header.transform is not None and header.crs:
@@ -69,16 +71,12 @@ def save_changes(
     return written
 
 
-def check_free(items: Sequence[Item], folder: Path) -> None:
-    """Raise the DataError of a folder that has a file of the pairs: none is replaced."""
+def files_of_pairs(items: Sequence[Item], folder: Path) -> Iterator[Path]:
+    """All files that `save_changes` may write."""
     used: set[str] = set()
     for item in items:
         name = _free_name(item, used)
-        for file in (folder / f"{name}{part}" for part in (MASK, PROBABILITY, REGIONS, PICTURE)):
-            if file.exists() or file.is_symlink():
-                raise DataError(
-                    f"{file}: already exists, and maps do not replace files; remove it or give another --out"
-                )
+        yield from (folder / f"{name}{part}" for part in (MASK, PROBABILITY, REGIONS, PICTURE))
 
 
 def write_maps(percent: np.ndarray, least: float, header: Header, mask_file: Path, probability_file: Path) -> None:
@@ -135,10 +133,3 @@ def _free_name(item: Item, used: set[str]) -> str:
     name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
     used.add(name)
     return name
-
-
-def _unplaced(height: int, width: int) -> Header:
-    """The header of an image, which lies nowhere."""
-    from ..rasters import Scaling
-
-    return Header(width, height, ("uint8",), ((),), "", None, "", Scaling((1.0,), (0.0,)))

@@ -17,6 +17,7 @@ from ....core.contracts import DomainData, Evaluation, Item
 from ....core.errors import DataError
 from ....core.metrics import drawn_weights, intervals_of, units_of
 from ....core.runs import PictureSection, TableSection, VerdictSection
+from ..windows import batched
 from .baselines import Baselines, ScoreCounts
 from .masks import masked_pair
 from .pictures import as_pictures
@@ -40,23 +41,10 @@ def batches(items: Sequence[Item], progress: Progress) -> Iterator[tuple[Sequenc
     done = 0
     read = ((item, *masked_pair(item)) for item in items)
     for _, alike in groupby(read, key=lambda each: each[1].shape):
-        several = list_of(alike)
-        for some in several:
+        for some in batched(alike, AT_ONCE):
             yield [each[0] for each in some], np.stack([each[1] for each in some]), np.stack([each[2] for each in some])
             done += len(some)
             progress(done, len(items))
-
-
-def list_of(values: Iterator[Any]) -> Iterator[list[Any]]:
-    """Some at a time."""
-    some: list[Any] = []
-    for value in values:
-        some.append(value)
-        if len(some) == AT_ONCE:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress: Progress) -> None:
@@ -72,8 +60,8 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
             counts[name].add(levels, labels)
     chosen = {name: of.best().to_json() for name, of in counts.items()}
-    for kept in (plan.vladapt, model.cfg.vladapt):
-        kept["thresholds"], kept["chosen_on"] = chosen, items[0].split
+    for facts in (plan.vladapt, model.cfg.vladapt):
+        facts["thresholds"], facts["chosen_on"] = chosen, items[0].split
 
 
 def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> Evaluation:
@@ -82,23 +70,23 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     Raises:
         DataError: the dates have other channels than those of the training.
     """
-    items, kept = data.split("test"), model.cfg.vladapt
+    items, facts = data.split("test"), model.cfg.vladapt
     device = next(model.parameters()).device
-    baselines = Baselines(kept["backbone"], device)
+    baselines = Baselines(facts["backbone"], device)
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
     shown = _shown(items)
     for some, inputs, labels in batches(items, progress):
         check_channels(model, some[0], inputs.shape[2])
         scores = _scores(model, baselines, torch.from_numpy(inputs).to(device))
-        called = {name: _called(levels, kept["thresholds"][name]) for name, levels in scores.items()}
+        called = {name: _called(levels, facts["thresholds"][name]) for name, levels in scores.items()}
         counts += list(np.stack([outcomes(called[name], labels) for name in TITLES], axis=1))
         for place, item in enumerate(some):
             if item.id in shown:
                 pictures += as_pictures(inputs[place], labels[place], called[MODEL][place], item.id)
     table = torch.from_numpy(np.stack(counts)).double()  # (N, methods, 3): hits, false alarms, misses
-    evaluation = _evaluation(table, items, kept["thresholds"], pictures)
-    return replace(evaluation, notes=[*evaluation.notes, *([ON_TRAIN] if kept.get("chosen_on") == "train" else [])])
+    evaluation = _evaluation(table, items, facts["thresholds"], pictures)
+    return replace(evaluation, notes=[*evaluation.notes, *([ON_TRAIN] if facts.get("chosen_on") == "train" else [])])
 
 
 def check_channels(model: Any, item: Item, channels: int) -> None:

@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 from mmengine import Config
-from mmengine.dist import get_world_size
 
 from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
 from ....registry import MODELS
-from ..tower_bands import band_layer, band_options
+from ..pixel_options import Asked
+from ..pixel_training import BATCH, loader, optim_wrapper
+from ..tower_bands import band_options
 from .masks import load_change
 from .options import FPN, FROZEN, FULL, LIGHT, LORA, RESNETS, TOWER, ChangeOptions
 from .target import CHANGED, CLASS_NAMES, UNCHANGED
 
-EPOCHS, LEAST_STEPS, BATCH = 20, 240, 8
-"""Where a user says nothing; fewer steps do not train a new head."""
-RATE, TOWER_RATE, DECAY, CLIPPED, WARM = 1e-3, 0.1, 0.01, 5.0, 20
-"""AdamW's, the share of it for a tower that trains whole, the largest gradient, and steps of warm-up."""
+EPOCHS, LEAST_STEPS, WARM = 20, 240, 20
+"""Where a user says nothing; fewer steps do not train a new head. And steps of warm-up."""
 MOST_WEIGHT = 20.0
 """Of changed pixels, where their share says."""
 DIVISOR = 32
@@ -32,29 +31,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by which ResNets are fed."""
 GROUPS = 4
 """Of group norms in heads; one channel alone has no deviation on a map of one cell."""
-DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 RESNET_WIDTHS = {18: 1, 34: 1, 50: 4, 101: 4}
 """By which the stages of a ResNet are wider than 64, 128, 256 and 512."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a fit says of the training besides; None where it says nothing.
-
-    Args:
-        batch_size: tiles of a step, over all processes.
-        amp: "bf16" or "fp16".
-        channels: of dates of three or more named bands.
-    """
-
-    backbone: str
-    batch_size: int | None
-    amp: str | None
-    epochs: int | None
-    lr: float | None
-    seed: int
-    workers: int | None
-    channels: InputChannels | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +56,6 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
     channels = data.load(train[0]).shape[-1]
     encoder = _encoder(asked, options, backbone, channels)
     batch = asked.batch_size or BATCH
-    if batch % get_world_size():
-        count = get_world_size()
-        raise ConfigError(f"--batch-size {batch}: {count} processes share a step; give a multiple of {count}")
     steps = steps_of(asked.epochs, len(train), batch)
     side = max(max(data.load_mask(item).shape) for item in train) if data.load_mask is not None else DIVISOR
     side = DIVISOR * math.ceil(side / DIVISOR)
@@ -98,15 +73,6 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
         "dice": options.dice_weight,
         **_head(options, encoder),
     }
-    optimizer = {"type": "AdamW", "lr": asked.lr or RATE, "weight_decay": DECAY}
-    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
-    if options.tower == FULL:
-        rates = {"encoder": {"lr_mult": TOWER_RATE}}
-        if "channels" in encoder.config:
-            rates[f"encoder.{band_layer(encoder.config)}"] = {"lr_mult": 1.0}
-        wrapper["paramwise_cfg"] = {"custom_keys": rates}
-    if asked.amp is not None:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
     dataset = {
         "type": "vladapt.ChangeWindows",
         "cases": [_case(item) for item in train],
@@ -119,15 +85,9 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
         {
             "default_scope": "vladapt",
             "model": model,
-            "train_dataloader": {
-                "batch_size": batch // get_world_size(),
-                "num_workers": asked.workers or 0,
-                "sampler": {"type": "DefaultSampler", "shuffle": False},
-                "collate_fn": {"type": "default_collate"},
-                "dataset": dataset,
-            },
+            "train_dataloader": loader(asked, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
-            "optim_wrapper": wrapper,
+            "optim_wrapper": optim_wrapper(asked, encoder.config if options.tower == FULL else None),
             "param_scheduler": [
                 {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": min(WARM, steps), "by_epoch": False},
                 {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": steps + 1, "by_epoch": False},

@@ -121,7 +121,11 @@ def write_maps(
     written = OwnFiles([], columns_of(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
     pages: dict[Path, list[Layer]] = {}
     places = [_place(plan, use) for plan in plans]
-    with work_folders(places, [key_of(plan.windows, model) for plan in plans], reporter) as folders:
+    with work_folders(
+        places,
+        [key_of(w.item, model.fingerprint, w.size, w.stride) for w in (plan.windows for plan in plans)],
+        reporter,
+    ) as folders:
         for plan, folder in zip(plans, folders):
             plan.work = folder
             try:

@@ -93,7 +93,7 @@ def write_rasters(
                 written += of_class.size
                 progress(written, header.height * header.width)
         for file, made, resampling in zip(plain, (classes_file, scores_file), ("MODE", "AVERAGE")):
-            _cloud_optimised(file, made, resampling)
+            cloud_optimised(file, made, resampling)
             file.unlink()
     _check_whole(classes_file, counted.pixels)
     return counted.tally()
@@ -179,23 +179,31 @@ class _Counting:
         return Tally(pixels, self._areas[1:], scores, int(self.pixels[0]))
 
 
-def created(file: Path, header: Header, nodata: int):
-    """A tiled raster of one band of bytes on the grid of another, open for writing."""
+def created(file: Path, header: Header, nodata: float, kind: str = "uint8", count: int = 1):
+    """A tiled raster on the grid of another, of one band of bytes or of other ones, open for writing."""
     import rasterio
     from rasterio.transform import Affine
 
     place: dict[str, Any] = {} if header.transform is None else {"transform": Affine(*header.transform)}
     place |= {"crs": rasterio.crs.CRS.from_wkt(header.crs)} if header.crs else {}
-    shape = {"width": header.width, "height": header.height, "count": 1, "dtype": "uint8", "nodata": nodata}
-    tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "DEFLATE", "ZLEVEL": 1}
+    shape = {"width": header.width, "height": header.height, "count": count, "dtype": kind, "nodata": nodata}
+    tiles = {
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "DEFLATE",
+        "ZLEVEL": 1,
+        "interleave": "band",
+    }
     return rasterio.open(file, "w", driver="GTiff", BIGTIFF="IF_SAFER", **tiles, **shape, **place)
 
 
-def _cloud_optimised(plain: Path, written: Path, resampling: str) -> None:
+def cloud_optimised(plain: Path, written: Path, resampling: str, **further: str) -> None:
+    """Write a raster again as a cloud-optimised GeoTIFF, whose overviews are resampled by GDAL's way of that name."""
     from rasterio.shutil import copy
 
     how = {"COMPRESS": "DEFLATE", "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": resampling}
-    copy(plain, written, driver="COG", **how)
+    copy(plain, written, driver="COG", **how, **further)
 
 
 def _check_whole(file: Path, pixels: np.ndarray) -> None:

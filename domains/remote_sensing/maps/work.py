@@ -6,15 +6,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ....core.contracts import Scorer
+from ....core.contracts import Item
 from ....core.data import digest_of_file
+from ....core.errors import DataError
 from ....core.runtime import Reporter, WorkFolder
 from ..places import files_of_item
-from .scores import SCORED, Windows
+from .scores import SCORED
 
 
 @contextmanager
@@ -50,10 +51,22 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
         _remove_empty([folder.parent for folder in folders])
 
 
-def key_of(windows: Windows, model: Scorer) -> str:
-    """16 hex digits of all that scores of windows depend on."""
-    files = [[str(file.resolve()), digest_of_file(file)] for file in files_of_item(windows.item)]
-    parts = [model.fingerprint, files, windows.item.decode, windows.size, windows.stride]
+def check_free(files: Iterable[Path]) -> None:
+    """Raise the DataError of the first file that is there already: no map replaces one."""
+    for file in files:
+        if file.exists() or file.is_symlink():
+            raise DataError(f"{file}: already exists, and maps do not replace files; remove it or give another --out")
+
+
+def key_of(item: Item, model: str, *windows: int) -> str:
+    """16 hex digits of all that a map of an image depends on.
+
+    Args:
+        model: a text that changes with the model.
+        windows: how the image is cut.
+    """
+    files = [[str(file.resolve()), digest_of_file(file)] for file in files_of_item(item)]
+    parts = [model, files, item.decode, *windows]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

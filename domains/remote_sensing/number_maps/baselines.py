@@ -44,8 +44,8 @@ def fit_baselines(train: Sequence[Item], backbone: Backbone, seed: int) -> dict[
         of_bands.append((pixels.reshape(-1, pixels.shape[-1])[rows], truth.ravel()[rows], place))
         if looks:
             features = patch_features(backbone, pixels)  # (D, h, w)
-            means, known = _of_patches(truth, there & seen, features.shape[-2:])
-            cells = _drawn(random, np.flatnonzero(known))
+            means, enough = _of_patches(truth, there & seen, features.shape[-2:])
+            cells = _drawn(random, np.flatnonzero(enough))
             of_tower.append((features.flatten(1).T.cpu().numpy()[cells], means.ravel()[cells], place))
     baselines[BANDS] = _ridge(of_bands)
     if looks and sum(len(truth) for _, truth, _ in of_tower) > 1:
@@ -89,8 +89,8 @@ def _of_patches(truth: np.ndarray, there: np.ndarray, grid: Sequence[int]) -> tu
     """(h, w) mean number of each patch, and (h, w) bool where enough of it has one."""
     both = torch.from_numpy(np.stack([np.where(there, truth, 0), there]).astype(np.float32))
     sums = F.adaptive_avg_pool2d(both[None], tuple(grid))[0]
-    known = (sums[1] >= KNOWN).numpy()
-    return (sums[0] / sums[1].clamp(min=1e-6)).numpy(), known
+    enough = (sums[1] >= KNOWN).numpy()
+    return (sums[0] / sums[1].clamp(min=1e-6)).numpy(), enough
 
 
 def _ridge(parts: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> dict[str, Any]:

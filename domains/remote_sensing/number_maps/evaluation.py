@@ -33,27 +33,27 @@ NOTE = (
 def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone, progress: Progress) -> Evaluation:
     """Scores on the test split."""
     regressor, items = Regressor(model), data.split("test")
-    kept = regressor.kept
-    centre = float(kept["baselines"][MEAN]["intercept"])
-    places = sorted({place_of_item(item) for item in items})
+    facts = regressor.facts
+    centre = float(facts["baselines"][MEAN]["intercept"])
+    rows_of = {place: row for row, place in enumerate(sorted({place_of_item(item) for item in items}))}
     earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
-    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(places), 6, dtype=torch.float64))
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(rows_of), 6, dtype=torch.float64))
     rows, of_place = [], []
     shown: list[Shown] = []
     every, per_window = max(1, len(items) // SHOWN), max(1, min(PIXELS_SHOWN, MOST_PIXELS // len(items)))
     for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
-        valid, place = there & seen, places.index(place_of_item(item))
-        before = earlier[str(item.source), places[place]]
+        valid, place = there & seen, place_of_item(item)
+        before = earlier[str(item.source), place]
         counted = valid & own_area(item.target.box, before)
         before.append(item.target.box)
-        maps = {OURS: values, **predicted(kept["baselines"], pixels, backbone)}
+        maps = {OURS: values, **predicted(facts["baselines"], pixels, backbone)}
         if counted.any():
             for name, of in maps.items():
-                sums[name][place] += window_sums(of[counted], truth[counted], centre)
+                sums[name][rows_of[place]] += window_sums(of[counted], truth[counted], centre)
             picked = sampled(counted, per_window, [0, number])
             rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
-            of_place += [places[place]] * len(picked)
+            of_place += [place] * len(picked)
         if number % every == 0 and len(shown) < SHOWN:
             shown.append(Shown(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
         progress(number + 1, len(items))
@@ -68,7 +68,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     metrics["rmse_gain"] = gain.value
     metrics |= {f"rmse_{SHORT[name]}": of.metrics()["rmse"] for name, of in scores.items() if name != OURS}
     intervals = scores[OURS].intervals() | ({} if gain.interval is None else {"rmse_gain": gain.interval})
-    notes = list(kept.get("notes", ()))
+    notes = list(facts.get("notes", ()))
     if regressor.intervals is not None:
         held = regressor.intervals.scores(*map(torch.from_numpy, (values, truth)), of_place, torch.from_numpy(scales))
         metrics["interval_coverage"], metrics["interval_width"] = held["coverage"], held["mean_width"]

@@ -4,8 +4,6 @@ killed goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,26 +16,23 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Item
-from ....core.data import digest_of_file
 from ....core.errors import DataError
 from ....core.runtime import Reporter, file_stem, write_whole
 from ..gdal import writing
 from ..maps.blending import RowBlender, grid, window_weights
-from ..maps.work import work_folders
-from ..pictures import IMAGE as OWN_RANGE
-from ..pictures import is_raster, picture_of, read_channels
+from ..maps.rasters import cloud_optimised, created
+from ..maps.scores import SCORED
+from ..maps.work import check_free, key_of, work_folders
+from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
-from ..rasters import Header, header_of, open_raster
+from ..rasters import Header, header_of
+from ..windows import batched
 from .pictures import map_picture
 from .regressor import AT_ONCE, Regressor
-from .target import item_pixels
 
 OVERLAP = 0.5
 """Share of a window that the next one covers too."""
-STRIP = "windows-"
-"""How files of finished rows begin."""
 NODATA = float("nan")
-BLOCK = 512
 MOST_SIDE = 1200
 """Pixels of the longer side of a picture."""
 PREDICTED, LOW, HIGH = range(3)
@@ -48,39 +43,32 @@ class Source:
     """An image that is mapped.
 
     Args:
-        header: of a raster, else None.
-        shape: (height, width).
+        grid: of it, and so of its map.
+        whole: (H, W, C) of an image that is no raster, which is decoded once; None of a raster.
     """
 
     item: Item
-    header: Header | None
-    shape: tuple[int, int]
+    grid: Header
+    whole: np.ndarray | None = None
 
     @classmethod
     def of(cls, item: Item) -> Source:
-        if not is_raster(item.source):
-            return cls(item, None, item_pixels(item)[0].shape[:2])
-        header = header_of(files_of_item(item), item.decode.get("sensor"))
-        return cls(item, header, (header.height, header.width))
+        if is_raster(item.source):
+            return cls(item, header_of(files_of_item(item), item.decode.get("sensor")))
+        whole, _ = masked_pixels(item.source, item.decode)
+        return cls(item, Header.unplaced(*whole.shape[:2]), whole)
 
     def windows(self, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray]]:
         """Each window (left, top, width, height) that has a value: pixels (h, w, C), and (h, w) bool, where."""
-        item, decode = self.item, self.item.decode
-        if self.header is None:
-            whole, valid = item_pixels(item)
-            for left, top, width, height in boxes:
-                inside = slice(top, top + height), slice(left, left + width)
-                yield (left, top, width, height), whole[inside], valid[inside]
-            return
-        with open_raster(files_of_item(item), decode.get("sensor")) as raster:
-            for box in boxes:
-                raster.check_size((box[3], box[2]), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
-                values, valid, pictures, eight_bits = read_channels(raster, item.source, decode, box)
-                if valid.any():
-                    stretch = decode.get("stretch", OWN_RANGE)
-                    pixels = picture_of(values, valid, pictures, eight_bits, stretch, item.source)
-                    pixels = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
-                    yield box, pixels.astype(np.float32, copy=False), valid
+        for box in boxes:
+            left, top, width, height = box
+            if self.whole is not None:
+                pixels = self.whole[top : top + height, left : left + width]
+                yield box, in_unit(pixels), np.ones((height, width), bool)
+                continue
+            pixels, valid = masked_pixels(self.item.source, {**self.item.decode, "window": list(box)})
+            if valid.any():
+                yield box, in_unit(pixels), valid
 
 
 def map_rasters(
@@ -105,14 +93,13 @@ def map_rasters(
     """
     names = _names(items)
     taken = [folder / f"{name}{suffix}" for name in names for suffix in (".tif", ".png")] if folder else []
-    if there := [file for file in taken if file.exists() or file.is_symlink()]:
-        raise DataError(f"{there[0]}: already exists, and maps do not replace files; remove it or give another --out")
+    check_free(taken)
     rows, files, skipped = [], [], []
     with TemporaryDirectory(prefix="vladapt-") as beside:
         for item, name in zip(items, names):
             try:
                 source = Source.of(item)
-                key = _key_of(item, regressor, fingerprint)
+                key = key_of(item, fingerprint, regressor.window)
                 with work_folders([folder or Path(beside)], [key], Reporter()) as (work,):
                     row = _mapped(source, regressor, work, progress)
                     rows.append(row)
@@ -127,18 +114,17 @@ def map_rasters(
 
 def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Predict what was not before, write the map into the work folder, and say what it shows."""
-    height, width = source.shape
+    height, width = source.grid.height, source.grid.width
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
     tops, lefts, size = grid(height, width, regressor.window, stride)
     ends = [*tops[1:], height]
     bands = 1 if regressor.intervals is None else 3
-    strips = [(work / f"{STRIP}{row:05d}", (bands, end - top, width)) for row, (top, end) in enumerate(zip(tops, ends))]
-    first = next((row for row, (file, shape) in enumerate(strips) if _strip(file, shape) is None), len(strips))
-    start = (
-        next((row for row, top in enumerate(tops) if top + size[0] > tops[first]), 0)
-        if first < len(tops)
-        else len(tops)
-    )
+    shapes = [(bands, end - top, width) for top, end in zip(tops, ends)]
+    strips = [(work / f"{SCORED}{row:05d}", shape) for row, shape in enumerate(shapes)]
+    first = next((row for row, strip in enumerate(strips) if _strip(*strip) is None), len(strips))
+    start = len(tops)
+    if first < len(tops):  # from the first window on that reaches into rows that are lacking
+        start = next(row for row, top in enumerate(tops) if top + size[0] > tops[first])
     weights, blender = window_weights(size, stride), RowBlender(2, width)
     blender.top = tops[start] if start < len(tops) else height
     for row in range(start, len(tops)):
@@ -154,23 +140,13 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
 
 def _predicted(source: Source, regressor: Regressor, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
     """Each window that has a value, with its numbers, scales and where it has values."""
-    held: list[tuple[Any, ...]] = []
-    for window in source.windows(boxes):
-        held.append(window)
-        if len(held) == AT_ONCE:
-            yield from _asked(source, regressor, held)
-            held = []
-    if held:
-        yield from _asked(source, regressor, held)
-
-
-def _asked(source: Source, regressor: Regressor, held: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    try:
-        found = regressor.numbers([pixels for _, pixels, _ in held])
-    except DataError as error:
-        raise DataError(f"{source.item.source}: {error}") from None
-    for (box, _, valid), (numbers, scales) in zip(held, found):
-        yield box, numbers, scales, valid
+    for some in batched(source.windows(boxes), AT_ONCE):
+        try:
+            answers = regressor.numbers([pixels for _, pixels, _ in some])
+        except DataError as error:
+            raise DataError(f"{source.item.source}: {error}") from None
+        for (box, _, valid), (numbers, scales) in zip(some, answers):
+            yield box, numbers, scales, valid
 
 
 def _bands(means: np.ndarray, seen: np.ndarray, regressor: Regressor) -> np.ndarray:
@@ -191,13 +167,10 @@ def _written(
     source: Source, regressor: Regressor, strips: Sequence[tuple[Path, Any]], tops: Sequence[int], file: Path
 ) -> dict[str, Any]:
     """Write the map of finished rows as a cloud-optimised GeoTIFF; the row of its image."""
-    import rasterio
-    from rasterio.shutil import copy
-
     count, total, low, high = 0, 0.0, np.inf, -np.inf
     plain = file.with_name("plain.tif")
     with writing(file.parent):
-        with rasterio.open(plain, "w", **_profile(source, strips[0][1][0])) as made:
+        with created(plain, source.grid, NODATA, "float32", strips[0][1][0]) as made:
             for place, name in enumerate(_band_names(regressor)[: made.count], start=1):
                 made.set_band_description(place, name)
                 if regressor.unit:
@@ -208,41 +181,18 @@ def _written(
                 if values is None:
                     raise DataError(f"{strip}: cannot be read; run the same command again")
                 made.write(values, window=((top, top + shape[1]), (0, shape[2])))
-                known = values[PREDICTED][np.isfinite(values[PREDICTED])]
-                if len(known):
-                    count, total = count + len(known), total + float(known.sum(dtype=np.float64))
-                    low, high = min(low, float(known.min())), max(high, float(known.max()))
-        how = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK, "BIGTIFF": "IF_SAFER"}
-        copy(plain, file, driver="COG", OVERVIEW_RESAMPLING="AVERAGE", **how)
+                numbers = values[PREDICTED][np.isfinite(values[PREDICTED])]
+                if len(numbers):
+                    count, total = count + len(numbers), total + float(numbers.sum(dtype=np.float64))
+                    low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+        cloud_optimised(plain, file, "AVERAGE", PREDICTOR="YES")
         plain.unlink()
     if not count:
         raise DataError(f"{source.item.source}: nothing to map, no pixel of it has a value")
     facts = {"mean": total / count, "lowest": low, "highest": high}
     unit = f" {regressor.unit}" if regressor.unit else ""
-    told = f"mean {facts['mean']:.4g}{unit}, {low:.4g} to {high:.4g}"
-    return {"id": source.item.id, "summary": told, **facts, "unit": regressor.unit, "pixels": count}
-
-
-def _profile(source: Source, bands: int) -> dict[str, Any]:
-    import rasterio
-    from rasterio.transform import Affine
-
-    (height, width), header = source.shape, source.header
-    place: dict[str, Any] = {}
-    if header is not None and header.transform is not None:
-        place["transform"] = Affine(*header.transform)
-    if header is not None and header.crs:
-        place["crs"] = rasterio.crs.CRS.from_wkt(header.crs)
-    tiles = {
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "compress": "DEFLATE",
-        "ZLEVEL": 1,
-        "interleave": "band",
-    }
-    shape = {"width": width, "height": height, "count": bands, "dtype": "float32", "nodata": NODATA}
-    return {"driver": "GTiff", "BIGTIFF": "IF_SAFER", **tiles, **shape, **place}
+    summary = f"mean {facts['mean']:.4g}{unit}, {low:.4g} to {high:.4g}"
+    return {"id": source.item.id, "summary": summary, **facts, "unit": regressor.unit, "pixels": count}
 
 
 def _band_names(regressor: Regressor) -> tuple[str, str, str]:
@@ -255,7 +205,7 @@ def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, 
     import rasterio
     from PIL import Image
 
-    height, width = source.shape
+    height, width = source.grid.height, source.grid.width
     shrink = max(1.0, max(height, width) / MOST_SIDE)
     size = max(1, round(height / shrink)), max(1, round(width / shrink))
     with writing(work), rasterio.open(work / "map.tif", driver="GTiff") as made:
@@ -269,14 +219,6 @@ def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, 
         raise DataError.unwritable(target.parent, error, "give another folder") from error
     row["map"] = str(files[0])
     return files
-
-
-def _key_of(item: Item, regressor: Regressor, fingerprint: str) -> str:
-    """16 hex digits of all that the numbers of an image depend on."""
-    paths = files_of_item(item) if is_raster(item.source) else [item.source]
-    files = [[str(file.resolve()), digest_of_file(file)] for file in paths]
-    parts = [fingerprint, files, item.decode, regressor.window]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _names(items: Sequence[Item]) -> list[str]:

@@ -27,10 +27,10 @@ class Shown:
 
 def range_of(*maps: np.ndarray) -> tuple[float, float]:
     """Lowest and highest number that colours tell apart; 0 and 1 where there is none."""
-    known = np.concatenate([each[np.isfinite(each)].ravel() for each in maps])
-    if not len(known):
+    numbers = np.concatenate([each[np.isfinite(each)].ravel() for each in maps])
+    if not len(numbers):
         return 0.0, 1.0
-    low, high = np.percentile(known, RANGE)
+    low, high = np.percentile(numbers, RANGE)
     return float(low), float(high if high > low else low + 1)
 
 

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import Config
-from mmengine.dist import get_world_size
 
 from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
-from ..pixel_options import FROZEN, LORA, PIXEL, TOWER, Asked, PixelOptions
-from ..tower_bands import band_layer, band_options
+from ..pixel_options import FROZEN, FULL, LORA, PIXEL, TOWER, Asked, PixelOptions
+from ..pixel_training import BATCH, loader, optim_wrapper
+from ..tower_bands import band_options
 from .target import NumberMap, item_pixels
 
-BATCH, EPOCHS, LEAST_STEPS = 8, 20, 400
-LR, TOWER_RATE = 1e-3, 0.1
-"""The learning rate, and that of a pretrained tower as a share of it."""
+EPOCHS, LEAST_STEPS = 20, 400
 WARM = 20
 SAMPLED = 64
 """Training windows that the mean and deviation of channels are computed of, where no tower has its own."""
@@ -28,7 +26,6 @@ SMALLEST = 64
 LEVELS, GROUPS = 4, 32
 BLOCKS = {"resnet18": (18, (64, 128, 256, 512)), "resnet50": (50, (256, 512, 1024, 2048))}
 STRIDES = (4, 8, 16, 32)
-DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def make_plan(
@@ -63,36 +60,23 @@ def make_plan(
         "loss": options.loss_kind,
         "scaled": scaled,
     }
-    optimizer = {"type": "AdamW", "lr": asked.lr or LR, "weight_decay": 0.01}
-    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": 5.0}}
-    if options.encoder == TOWER:
-        rates = {"backbone": {"lr_mult": 1.0 if options.tuned == LORA else TOWER_RATE}}
-        if "channels" in encoder:
-            rates[f"backbone.{band_layer(encoder)}"] = {"lr_mult": 1.0}
-        wrapper["paramwise_cfg"] = {"custom_keys": rates}
-    if asked.amp is not None:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
+    trains_whole = options.encoder == TOWER and options.tuned == FULL
+    dataset = {
+        "type": "vladapt.NumberWindows",
+        "cases": cases,
+        "size": size,
+        "draws": steps * batch,
+        "seed": asked.seed,
+        "turned": options.augment == "turns",
+    }
     source = train[0].target.source
     plan = Config(
         {
             "default_scope": "mmseg",
             "model": model,
-            "train_dataloader": {
-                "batch_size": _of_one_process(batch),
-                "num_workers": asked.workers or 0,
-                "sampler": {"type": "DefaultSampler", "shuffle": False},
-                "collate_fn": {"type": "default_collate"},
-                "dataset": {
-                    "type": "vladapt.NumberWindows",
-                    "cases": cases,
-                    "size": size,
-                    "draws": steps * batch,
-                    "seed": asked.seed,
-                    "turned": options.augment == "turns",
-                },
-            },
+            "train_dataloader": loader(asked, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
-            "optim_wrapper": wrapper,
+            "optim_wrapper": optim_wrapper(asked, encoder if trains_whole else None, "backbone"),
             "param_scheduler": _rates(steps),
             "vladapt": {
                 "task": "pixel-regression",
@@ -261,11 +245,3 @@ def _rates(steps: int) -> list[dict[str, Any]]:
         {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": warm, "by_epoch": False},
         {"type": "CosineAnnealingLR", "eta_min": 0.0, "begin": warm, "end": max(steps, warm + 1), "by_epoch": False},
     ]
-
-
-def _of_one_process(batch: int) -> int:
-    """Of the windows of a step, which are said for all processes together, the share of one."""
-    processes = get_world_size()
-    if batch % processes:
-        raise ConfigError(f"--batch-size {batch}: {processes} processes share a step; give a multiple of {processes}")
-    return batch // processes

@@ -13,9 +13,9 @@ from ....core.contracts import DomainData, Item
 from ....core.data import Format, ItemCollector, Layout, Table, folders, locate, read_table, shown, split_named, walk
 from ....core.errors import DataError
 from ..localization.pictures import picture_size
-from ..pictures import is_raster
+from ..pictures import is_raster, masked_pixels
 from ..places import files_of_item, with_blocks
-from ..rasters import header_of, open_raster
+from ..rasters import header_of
 from ..windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
 from .target import NumberMap, NumberSource, source_over
 
@@ -113,13 +113,10 @@ def _measured(
 
 
 def _seen(item: Item, boxes: Sequence[Box]) -> Iterator[np.ndarray | bool]:
-    """Where the image has values in each window."""
-    if not is_raster(item.source):
-        yield from [True] * len(boxes)
-        return
-    with open_raster(files_of_item(item), item.decode.get("sensor")) as raster:
-        for box in boxes:
-            yield raster.read([0], box)[1]
+    """Where the image has values in each window, in all bands that are looked at."""
+    masked = is_raster(item.source) and header_of(files_of_item(item), item.decode.get("sensor")).masked
+    for box in boxes:
+        yield masked_pixels(item.source, {**item.decode, "window": list(box)})[1] if masked else True
 
 
 def _part(item: Item, box: Box, whole: bool) -> Item:

@@ -14,6 +14,7 @@ from torch import nn
 from ....core.confidence import NumberIntervals
 from ....core.contracts import Backbone, DomainData, Item
 from ....core.errors import DataError
+from ..windows import batched
 from .baselines import fit_baselines
 from .target import item_pixels, place_of_item
 
@@ -28,10 +29,10 @@ class Regressor:
 
     def __init__(self, model: nn.Module):
         self.model, self.device = model, next(model.parameters()).device
-        self.kept = model.cfg.vladapt
-        self.window, self.channels = int(self.kept["window"]), int(model.mean.shape[0])
-        self.name, self.unit = str(self.kept["target"]), str(self.kept["unit"])
-        self.coverage, interval = float(self.kept["coverage"]), self.kept.get("interval")
+        self.facts = model.cfg.vladapt
+        self.window, self.channels = int(self.facts["window"]), int(model.mean.shape[0])
+        self.name, self.unit = str(self.facts["target"]), str(self.facts["unit"])
+        self.coverage, interval = float(self.facts["coverage"]), self.facts.get("interval")
         self.intervals: NumberIntervals | None = None
         if interval is not None:
             self.intervals = NumberIntervals(self.coverage, float(interval["reach"]), 0, None, scaled=True)
@@ -55,10 +56,10 @@ class Regressor:
     def over(self, items: Sequence[Item]) -> Iterator[tuple[Item, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Each window with its pixels, where these have values, numbers and scales."""
         for _, same in groupby(items, key=lambda item: item.target.box[2:]):
-            for some in _batches(same):
+            for some in batched(same, AT_ONCE):
                 seen = [item_pixels(item) for item in some]
-                found = self.numbers([pixels for pixels, _ in seen])
-                for item, (pixels, valid), (values, scales) in zip(some, seen, found):
+                answers = self.numbers([pixels for pixels, _ in seen])
+                for item, (pixels, valid), (values, scales) in zip(some, seen, answers):
                     yield item, pixels, valid, values, scales
 
     def half_width(self, scales: np.ndarray) -> np.ndarray | None:
@@ -71,8 +72,8 @@ def settle(model: nn.Module, plan: Config, data: DomainData, backbone: Backbone,
     regressor = Regressor(model)
     settled: dict[str, Any] = {"baselines": fit_baselines(data.split("train"), backbone, seed)}
     settled["interval"], settled["notes"] = _interval(regressor, data.split("val"), seed)
-    for kept in (plan.vladapt, model.cfg.vladapt):
-        kept.update(settled)
+    for facts in (plan.vladapt, model.cfg.vladapt):
+        facts.update(settled)
 
 
 def _interval(regressor: Regressor, items: Sequence[Item], seed: int) -> tuple[dict[str, Any] | None, list[str]]:
@@ -108,14 +109,3 @@ def sampled(mask: np.ndarray, most: int, seed: Sequence[int]) -> np.ndarray:
     return (
         there if len(there) <= most else np.sort(np.random.default_rng(list(seed)).choice(there, most, replace=False))
     )
-
-
-def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Item, Target
-from ....core.data import IMAGE
 from ....core.errors import DataError
-from ..gdal import opened, safely
-from ..pictures import IMAGE as OWN_RANGE
-from ..pictures import channel_values, is_raster, picture_of
+from ..gdal import opened, safely, same_crs
+from ..pictures import in_unit, masked_pixels
 from ..rasters import Header, header_of
 
 COARSER = 2.0
@@ -224,33 +222,25 @@ def _check_crs(file: Path, own: Header, picture: Path, header: Header) -> None:
     if bool(own.crs) != bool(header.crs):
         which, other = (file, picture) if not own.crs else (picture, file)
         raise DataError(f"{which}: has no CRS, but {other.name}, which it goes with, has one; add its CRS")
+    if not same_crs(own.crs, header.crs):
+        one, other = _called(own.crs), _called(header.crs)
+        raise DataError(f"{file}: is in {one}, but {picture.name} in {other}; reproject the target")
+
+
+def _called(crs: str) -> str:
+    """The code of a CRS (EPSG:32633), where it has one."""
     from rasterio.crs import CRS
 
-    one, other = CRS.from_wkt(own.crs), CRS.from_wkt(header.crs)
-    if one != other:
-        raise DataError(f"{file}: is in {_called(one)}, but {picture.name} in {_called(other)}; reproject the target")
-
-
-def _called(crs: Any) -> str:
-    named = crs.to_authority()
+    named = CRS.from_wkt(crs).to_authority()
     return ":".join(named) if named else "a CRS of its own"
 
 
-def pixels_of(source: Path, decode: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def pixels_of(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, C) float32 in 0..1, black where the image has nothing, and (H, W) bool, where it has values."""
-    if is_raster(source):
-        values, valid, pictures, eight_bits = channel_values(source, decode)
-        pixels = picture_of(values, valid, pictures, eight_bits, decode.get("stretch", OWN_RANGE), source)
-        if pixels.ndim != 3:
-            raise DataError(f"{source}: --bands makes several pictures of each place; give one composite")
-    else:
-        pixels = IMAGE.load(source, decode)
-        valid = np.ones(pixels.shape[:2], bool)
-    if pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.float32) / 255
-    return pixels.astype(np.float32, copy=False), valid
+    pixels, valid = masked_pixels(source, decode)
+    return in_unit(pixels), valid
 
 
 def item_pixels(item: Item) -> tuple[np.ndarray, np.ndarray]:
     """As `pixels_of`."""
-    return pixels_of(item.source, dict(item.decode))
+    return pixels_of(item.source, item.decode)

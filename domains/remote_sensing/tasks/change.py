@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ....core.contracts import DomainData, Evaluation, Item, Recipe, Use
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
+from ..pixel_options import Asked
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -59,12 +60,12 @@ class Change(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The siamese model and its training."""
-        from ..changes.training import Asked, make_plan
+        from ..changes.training import make_plan
 
-        told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         assert self.domain is not None
-        told |= {"channels": self.domain.channels(recipe.reading)}
-        asked = Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        settings |= {"channels": self.domain.channels(recipe.reading)}
+        asked = Asked(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
         return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
@@ -91,10 +92,11 @@ class Change(ConfigTask):
 
     def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """And refuse a folder that has such files, before anything is looked at."""
-        from ..changes.saving import check_free
+        from ..changes.saving import files_of_pairs
+        from ..maps.work import check_free
 
         if use.out is not None:
-            check_free(data.items, Path(use.out))
+            check_free(files_of_pairs(data.items, Path(use.out)))
         return super().answer(use, model, data, backbone, progress)
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:

@@ -58,8 +58,8 @@ class PixelRegression(ConfigTask):
 
         if recipe.shots is None:
             return data
-        kept = {item.id for item in drawn_windows(data.split("train"), recipe.shots, recipe.seed)}
-        return data.with_items([item for item in data.items if item.split != "train" or item.id in kept])
+        drawn = {item.id for item in drawn_windows(data.split("train"), recipe.shots, recipe.seed)}
+        return data.with_items([item for item in data.items if item.split != "train" or item.id in drawn])
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """An encoder and a head with one channel, with what `plan` of the recipe changes of it."""
@@ -113,6 +113,6 @@ class PixelRegression(ConfigTask):
 
     def _asked(self, recipe: Recipe) -> Asked:
         assert self.domain is not None
-        given = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
-        given |= {"channels": self.domain.channels(recipe.reading)}
-        return Asked(**given, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
+        settings |= {"channels": self.domain.channels(recipe.reading)}
+        return Asked(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

@@ -22,6 +22,7 @@ from vladapt.core.runtime.files import (
     MARKER,
     claimed,
     file_stem,
+    filled_once,
     is_abandoned,
     kept_checkpoints,
     remove_abandoned,
@@ -227,3 +228,35 @@ def test_a_stem_of_any_name_leaves_room_for_an_ending(name):
 def test_a_stem_of_bytes_that_are_no_text_is_kept_where_it_is_short():
     name = os.fsdecode(b"caf\xe9")
     assert file_stem(name) == name and file_stem(200 * name).endswith("caf")
+
+
+def test_a_folder_of_the_cache_is_filled_once_and_whole(tmp_path):
+    folder, calls = tmp_path / "samples" / "set", []
+
+    def fill(empty, stops=False):
+        calls.append(empty)
+        (empty / "a").write_text("1")
+        if stops:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        filled_once(folder, lambda empty: fill(empty, stops=True))
+    assert not list(folder.parent.iterdir())
+    assert filled_once(folder, fill) == filled_once(folder, fill) == folder and len(calls) == 2
+    assert [file.name for file in folder.parent.iterdir()] == ["set"] and (folder / "a").read_text() == "1"
+
+
+def test_of_two_that_fill_a_folder_of_the_cache_the_first_one_stays(tmp_path):
+    folder = tmp_path / "set"
+
+    def second(empty):
+        filled_once(folder, lambda other: (other / "a").write_text("first"))
+        (empty / "a").write_text("second")
+
+    assert (filled_once(folder, second) / "a").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_is_no_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="set VLADAPT_CACHE to another folder"):
+        filled_once(tmp_path / "file" / "set", lambda empty: None)

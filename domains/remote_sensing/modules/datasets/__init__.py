@@ -1,1 +1,1 @@
-"""What models of two dates learn from."""
+"""Training windows of models of two dates, and of numbers per pixel."""

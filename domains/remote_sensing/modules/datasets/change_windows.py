@@ -14,6 +14,7 @@ from .....core.contracts import Item
 from .....registry import DATASETS
 from ...changes.masks import masked_pair
 from ...changes.target import IGNORED, ChangeMask
+from ._passes import Passes
 
 GAIN, OFFSET, NOISE = 0.2, 0.1, 0.02
 """By how much light, haze and noise of a date vary, of pixels in 0..1."""
@@ -38,6 +39,7 @@ class ChangeWindows(Dataset):
         self, cases: Sequence[Mapping[str, Any]], size: Sequence[int], draws: int, seed: int = 1, augment: bool = True
     ):
         self.cases, self.size, self.draws, self.seed, self.augment = list(cases), tuple(size), draws, seed, augment
+        self.place = Passes(len(self.cases), seed)
 
     def __len__(self) -> int:
         return self.draws
@@ -51,11 +53,6 @@ class ChangeWindows(Dataset):
             pixels, labels = _changed(np.random.default_rng([self.seed, number]), pixels, labels)
         pixels, labels = padded(pixels, self.size), padded(labels, self.size, IGNORED)
         return {"inputs": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
-
-    def place(self, number: int) -> int:
-        """Which tile a draw shows."""
-        time, at = divmod(number, len(self.cases))
-        return int(np.random.default_rng([self.seed, time]).permutation(len(self.cases))[at])
 
 
 def padded(values: np.ndarray, size: Sequence[int], fill: int = 0) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from .....registry import DATASETS
 from ...number_maps import NumberSource, pixels_of
+from ._passes import Passes
 
 
 @DATASETS.register_module()
@@ -30,14 +31,14 @@ class NumberWindows(Dataset):
     def __init__(self, cases: Sequence[Mapping[str, Any]], size: int, draws: int, seed: int = 1, turned: bool = True):
         self.cases, self.size, self.draws, self.seed, self.turned = list(cases), size, draws, seed, turned
         self.places = [(case, k) for case in range(len(self.cases)) for k in range(len(self.cases[case]["windows"]))]
-        self._order: tuple[int, np.ndarray] | None = None
+        self.place = Passes(len(self.places), seed, 1)
 
     def __len__(self) -> int:
         return self.draws
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """ "inputs" (C, S, S) float32, "target" (S, S) float32 and "valid" (S, S) bool."""
-        case, place = self.places[self._place(number)]
+        case, place = self.places[self.place(number)]
         pixels, target, valid = window_arrays(self.cases[case], self.cases[case]["windows"][place])
         pixels, target, valid = (_filled(each, self.size) for each in (pixels, target, valid))
         if self.turned:
@@ -49,12 +50,6 @@ class NumberWindows(Dataset):
             "target": torch.from_numpy(np.ascontiguousarray(target)),
             "valid": torch.from_numpy(np.ascontiguousarray(valid)),
         }
-
-    def _place(self, number: int) -> int:
-        epoch, at = divmod(number, len(self.places))
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.places))
-        return int(self._order[1][at])
 
 
 def window_arrays(case: Mapping[str, Any], box: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

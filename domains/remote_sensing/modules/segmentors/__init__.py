@@ -1,1 +1,1 @@
-"""Models that see two dates."""
+"""Models of two dates, and of numbers per pixel."""

@@ -16,6 +16,7 @@ from vladapt.core.tasks import build_model
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.changes.drawn import drawn_pair
 from vladapt.domains.remote_sensing.changes.options import ChangeOptions
+from vladapt.domains.remote_sensing.pixel_options import Asked
 from vladapt.domains.remote_sensing.tasks.change import Change
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
@@ -48,7 +49,7 @@ def fitted(drawn_folder, tmp_path_factory):
 def plans(drawn_folder):
     """plans(**options): the plan of a fit with these options."""
     from vladapt.core.backbones import load_backbone
-    from vladapt.domains.remote_sensing.changes.training import Asked, make_plan
+    from vladapt.domains.remote_sensing.changes.training import make_plan
 
     data = RemoteSensing().read(drawn_folder, "change")
     backbone = load_backbone("embedded", device="cpu")
@@ -144,7 +145,7 @@ def test_a_frozen_tower_keeps_its_weights_and_one_that_trains_does_not(plans):
 
 def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_folder, tmp_path, plans):
     from vladapt.core.backbones import load_backbone
-    from vladapt.domains.remote_sensing.changes.training import Asked, make_plan
+    from vladapt.domains.remote_sensing.changes.training import make_plan
 
     vision = {"layers": 4, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 48}
     text = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
@@ -164,7 +165,7 @@ def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_fold
         plans(tower="lora")
 
 
-def test_training_without_change_and_other_channels_are_refused(drawn_folder, tmp_path, plans, write_raster):
+def test_training_without_change_and_bands_that_are_not_there_are_refused(drawn_folder, tmp_path, write_raster):
     from vladapt.domains.remote_sensing.changes.training import check_training
 
     data = RemoteSensing().read(drawn_folder, "change", window_size=16)
@@ -174,5 +175,18 @@ def test_training_without_change_and_other_channels_are_refused(drawn_folder, tm
         array = np.random.default_rng(bands).integers(1, 200, (bands, 16, 16)).astype(np.uint8)
         write_raster(f"four/{name}/one.tif", array if bands > 1 else np.eye(16, dtype=np.uint8)[None])
     given = {**GIVEN, "data": str(tmp_path / "four"), "bands": "1,2,3,4", "block_size": 0}
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="has no band 4, only 3 and one marked as transparency"):
         vladapt.fit(out=str(tmp_path / "runs"), **given)
+
+
+def test_dates_of_other_channels_than_the_training_are_not_scored(drawn_folder):
+    from mmengine import Config
+
+    from vladapt.domains.remote_sensing.changes.scoring import evaluate_changes
+
+    model = torch.nn.Linear(1, 1)
+    model.cfg = Config({"vladapt": {"backbone": "embedded", "channels": 4}})
+    with pytest.raises(
+        DataError, match=r"\.png: has 3 channels, and the model was trained on 4; choose them by --bands"
+    ):
+        evaluate_changes(model, RemoteSensing().read(drawn_folder, "change"), lambda done, total: None)

@@ -112,6 +112,16 @@ def test_an_image_smaller_than_a_window_and_a_plain_picture_are_mapped(write_ras
     assert [row["pixels"] for row in rows] == [9 * 12, 20 * 24] and read(files[2])[1].crs is None
 
 
+def test_a_plain_picture_is_decoded_once(reddest, tmp_path, monkeypatch):
+    from PIL import Image
+
+    picture, decoded, decode = tmp_path / "plain.png", [], mapping.masked_pixels
+    Image.fromarray(pixels(40, 24).transpose(1, 2, 0).copy()).save(picture)
+    monkeypatch.setattr(mapping, "masked_pixels", lambda *of: decoded.append(of) or decode(*of))
+    map_rasters(reddest(16), [item(picture)], "run", None, quiet)
+    assert len(decoded) == 1
+
+
 def test_what_cannot_be_mapped_is_said(write_raster, reddest, image, tmp_path):
     empty = write_raster("empty.tif", np.zeros((3, 20, 20), np.uint8), nodata=0)
     rows, _, skipped = map_rasters(reddest(16), [item(image), item(empty)], "run", tmp_path / "out", quiet)

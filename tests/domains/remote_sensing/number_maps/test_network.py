@@ -177,7 +177,7 @@ def test_windows_are_a_function_of_seed_and_number_and_turn_with_their_targets(p
     plan = planned()
     windows = DATASETS.build(plan.train_dataloader.dataset.to_dict())
     plain = DATASETS.build({**plan.train_dataloader.dataset.to_dict(), "turned": False})
-    order = [windows._place(number) for number in range(16)]
+    order = [windows.place(number) for number in range(16)]
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8)) and order[:8] != order[8:]
     turned = 0
     for number in range(6):

@@ -90,6 +90,26 @@ def test_numbers_where_the_image_has_nothing_do_not_count(write_raster, tmp_path
     assert item.target.count == 16 * 12 and item.target.mean == 3
 
 
+def test_a_window_where_one_band_has_nothing_is_left_out(write_raster, tmp_path):
+    seen = image(32)
+    seen[2, :16] = 0
+    write_raster("set/images/a.tif", seen, nodata=0)
+    write_raster("set/targets/a.tif", heights(32))
+    items = read(tmp_path / "set", block_size=0, window_size=16, overlap=0.0).items
+    assert [item.target.box[:2] for item in items] == [(0, 16), (16, 16)]
+
+
+def test_windows_larger_than_a_whole_picture_is_looked_at_have_their_own_pixels(write_raster, tmp_path, monkeypatch):
+    from vladapt.domains.remote_sensing import pictures
+    from vladapt.domains.remote_sensing.number_maps.target import item_pixels
+
+    monkeypatch.setattr(pictures, "MOST_SIDE", 8)
+    pair(write_raster, "set", "site", side=24)
+    for size, sides in ((64, 24), (16, 16)):
+        item = read(tmp_path / "set", block_size=0, window_size=size).items[0]
+        assert item_pixels(item)[0].shape[:2] == item.target.read()[0].shape == (sides, sides)
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [

@@ -1,0 +1,54 @@
+"""How networks that answer for each pixel are fed and optimised, as parts of an mmengine config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.dist import get_world_size
+
+from ...core.errors import ConfigError
+from .pixel_options import Asked
+from .tower_bands import band_layer
+
+BATCH = 8
+RATE, TOWER_RATE, DECAY, CLIPPED = 1e-3, 0.1, 0.01, 5.0
+"""AdamW's, the share of it for a pretrained tower that trains whole, and the largest gradient."""
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def loader(asked: Asked, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a dataset that draws its own order; a batch is shared by all processes.
+
+    Raises:
+        ConfigError: a batch that the processes cannot share.
+    """
+    batch, processes = asked.batch_size or BATCH, get_world_size()
+    if batch % processes:
+        raise ConfigError(f"--batch-size {batch}: {processes} processes share a step; give a multiple of {processes}")
+    return {
+        "batch_size": batch // processes,
+        "num_workers": asked.workers or 0,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "collate_fn": {"type": "default_collate"},
+        "dataset": dict(dataset),
+    }
+
+
+def optim_wrapper(asked: Asked, tower: Mapping[str, Any] | None = None, name: str = "encoder") -> dict[str, Any]:
+    """AdamW.
+
+    Args:
+        tower: config of a pretrained tower that trains whole; new layers of its first bands have the usual rate.
+        name: of the tower in the model.
+    """
+    optimizer = {"type": "AdamW", "lr": asked.lr or RATE, "weight_decay": DECAY}
+    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
+    if tower is not None:
+        rates = {name: {"lr_mult": TOWER_RATE}}
+        if "channels" in tower:
+            rates[f"{name}.{band_layer(tower)}"] = {"lr_mult": 1.0}
+        wrapper["paramwise_cfg"] = {"custom_keys": rates}
+    if asked.amp is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
+    return wrapper
