@@ -27,7 +27,7 @@ from ...runs.run_sections import (
 )
 from ...runs.sections import Cell, PictureSection, TableSection
 from .heads import HEADS
-from .predictions import interval_text, number_text
+from .predictions import number_text
 from .scoring import MEASURES, Answers, NumberComparison
 
 WORST, MOST_POINTS = 10, 2000
@@ -47,8 +47,7 @@ def regression_report(
         info: of run.json.
         picture: id of a test image -> what it shows; None where no image may be shown, or there is none.
     """
-    adapted = result.adapted
-    scores = ", ".join(f"{MEASURES[name].name} {number_text(adapted[name])}" for name in ("rmse", "mae", "r2"))
+    scores = ", ".join(f"{MEASURES[name].name} {result.texts(name)[-1][0]}" for name in ("rmse", "mae", "r2"))
     lead = f"{scores} on {result.test_images} test images that it never saw."
     cautions = small_test_set(result.test_images, info.notes) + few_groups(result.test_groups, result.test_images)
     history = [] if info.adapter in HEADS else info.get("fit", {}).get("history") or ()
@@ -83,17 +82,13 @@ def regression_report(
 
 def _scores(result: NumberComparison) -> TableSection:
     """Each metric of the run beside the baselines."""
-    sides = result.sides()
     rows = []
     for key, measure in MEASURES.items():
         title = Cell(measure.name, measure.meaning) if key == "bias" else measure.title()
-        cells = [
-            Cell(number_text(of.get(key)), interval_text(result.interval(side, key))) for side, of in sides.values()
-        ]
-        rows.append([title, *cells])
+        rows.append([title, *(Cell(*texts) for texts in result.texts(key))])
     units = "groups" if result.test_groups else "images"
     note = f"With 95% intervals over {units}. Ridge sees the features of the frozen backbone."
-    return TableSection("Scores", ("", *sides), rows, note)
+    return TableSection("Scores", ("", *result.sides()), rows, note)
 
 
 def _scatter(answers: Answers, column: str) -> PictureSection:

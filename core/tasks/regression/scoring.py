@@ -165,19 +165,35 @@ class NumberComparison(BeforeAfter, Verdict):
             pad_edge=False,
         )
         made.add_column("")
-        sides = self.sides()
-        for name in sides:
+        for name in self.sides():
             made.add_column(name, justify="right")
         for key, measure in MEASURES.items():
-            cells = [
-                "\n".join(filter(None, (number_text(of.get(key)), interval_text(self.interval(side, key), digits=3))))
-                for side, of in sides.values()
-            ]
+            cells = ["\n".join(filter(None, texts)) for texts in self.texts(key, digits=3)]
             made.add_row(measure.name if key == "bias" else f"{measure.name} {measure.arrow}", *cells)
         return made
+
+    def texts(self, key: str, digits: int = 4) -> list[tuple[str, str]]:
+        """Of each side the value of a measure and its interval, "" for none: R2 in thousandths, errors in their unit.
+
+        Args:
+            digits: of the limits of an error's interval.
+        """
+        texts = []
+        for side, of in self.sides().values():
+            value, interval = of.get(key), self.interval(side, key)
+            if key.startswith("r2"):
+                limits = " to ".join(_thousandths(limit) for limit in interval or ())
+                texts.append(("–" if value is None else _thousandths(value), limits))
+            else:
+                texts.append((number_text(value), interval_text(interval, digits=digits)))
+        return texts
 
     def sides(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """Heading -> side and its metrics, the baselines first."""
         named = {"training mean": TRAIN_MEAN, "ridge": RIDGE}
         baselines = {title: (name, self.baselines.get(name) or {}) for title, name in named.items()}
         return {**baselines, "this run": (ADAPTED, self.adapted)}
+
+
+def _thousandths(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no -0.000
