@@ -33,6 +33,7 @@ class BagHead(ClassWeighted):
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
     text_free: ClassVar[bool] = True
+    can: ClassVar[frozenset[str]] = frozenset({"bags"})
     state: ClassVar[tuple[str, ...]] = ("network",)
     network: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
@@ -143,9 +144,12 @@ class BagHead(ClassWeighted):
             self._built = built = built.to(device).eval().requires_grad_(False)
         return built
 
+    def bag_logits(self, bag: Tensor) -> Tensor:
+        return self._net(bag)
+
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
-        return torch.stack([self._net(bag) for bag in batch.bags])
+        return torch.stack([self.bag_logits(bag) for bag in batch.bags])
 
     def to(self, device) -> BagHead:
         super().to(device)

@@ -35,6 +35,7 @@ class TopK(Adapter):
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
     label_free: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
+    can: ClassVar[frozenset[str]] = frozenset({"bags"})
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")
     differs: ClassVar[str] = "the mean of the largest scores in place of their sum, times the logit scale of the towers"
 
@@ -46,15 +47,18 @@ class TopK(Adapter):
         self.logit_bias = float(classifier.logit_bias or 0.0)
         return FitReport(self.name, {"k": self.k}, "options")
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def bag_logits(self, bag: Tensor) -> Tensor:
         texts = self.text if self.negative is None else torch.cat([self.text, self.negative])
-        pooled = torch.stack([pooled_scores(F.normalize(bag, dim=-1) @ texts.T, self.k) for bag in batch.bags])
+        pooled = pooled_scores(F.normalize(bag, dim=-1) @ texts.T, self.k)
         if self.negative is None:
             return self.logit_scale * pooled + self.logit_bias
         classes = len(self.text)
-        return self.logit_scale * (pooled[:, :classes] - pooled[:, classes:])
+        return self.logit_scale * (pooled[:classes] - pooled[classes:])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return torch.stack([self.bag_logits(bag) for bag in batch.bags])
 
 
 def pooled_scores(scores: Tensor, k: int) -> Tensor:
     """(T, C) -> (C,) means of the k largest of each class, or of all where there are fewer, or k is 0."""
-    return scores.topk(min(k or len(scores), len(scores)), dim=0).values.mean(dim=0)
+    return scores.sort(dim=0, descending=True).values[: k or None].mean(dim=0)

@@ -24,12 +24,17 @@ def pseudo_inverse(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
     largest among all matrices.
     """
     sizes = matrices.abs()
-    inverse = matrices.mT / (sizes.sum(dim=-1).max() * sizes.sum(dim=-2).max())
+    inverse = matrices.transpose(-2, -1) / (sizes.sum(dim=-1).max() * sizes.sum(dim=-2).max())
     unit = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     for _ in range(rounds):
         product = matrices @ inverse
         inverse = 0.25 * inverse @ (13 * unit - product @ (15 * unit - product @ (7 * unit - product)))
     return inverse
+
+
+def root(count: int | Tensor) -> int | Tensor:
+    """The side of the smallest square that holds so many; of a count that is being traced, a tensor."""
+    return count.double().sqrt().ceil().long() if isinstance(count, Tensor) else isqrt(count - 1) + 1
 
 
 class NystromAttention(nn.Module):
@@ -54,9 +59,9 @@ class NystromAttention(nn.Module):
         rows = self.to_qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, 1, H, N, d)
         q, k, v = rows[0] * rows.shape[-1] ** -0.5, rows[1], rows[2]
         of_queries, of_keys = (each.unflatten(2, (self.landmarks, -1)).mean(dim=3) for each in (q, k))
-        to_landmarks = (q @ of_keys.mT).softmax(dim=-1)  # (1, H, N, M)
-        among = (of_queries @ of_keys.mT).softmax(dim=-1)
-        from_landmarks = (of_queries @ k.mT).softmax(dim=-1)
+        to_landmarks = (q @ of_keys.transpose(-2, -1)).softmax(dim=-1)  # (1, H, N, M)
+        among = (of_queries @ of_keys.transpose(-2, -1)).softmax(dim=-1)
+        from_landmarks = (of_queries @ k.transpose(-2, -1)).softmax(dim=-1)
         mixed = (to_landmarks @ pseudo_inverse(among)) @ (from_landmarks @ v) + self.res_conv(v)
         return self.to_out(mixed.transpose(1, 2).flatten(2))[:, -count:]
 
@@ -85,10 +90,10 @@ class PyramidPositions(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         first, rest = tokens[:, :1], tokens[:, 1:]
-        side = isqrt(rest.shape[1])
-        square = rest.mT.unflatten(2, (side, side))
+        side = root(rest.shape[1])
+        square = rest.transpose(1, 2).unflatten(2, (side, side))
         square = square + self.proj(square) + self.proj1(square) + self.proj2(square)
-        return torch.cat([first, square.flatten(2).mT], dim=1)
+        return torch.cat([first, square.flatten(2).transpose(1, 2)], dim=1)
 
 
 class TransBag(nn.Module):
@@ -113,7 +118,7 @@ class TransBag(nn.Module):
     def forward(self, bag: Tensor) -> Tensor:
         tokens = self._fc1(self._some(bag))[None]
         count = tokens.shape[1]
-        side = isqrt(count - 1) + 1
+        side = root(count)
         tokens = torch.cat([self.cls_token, tokens, tokens[:, : side * side - count]], dim=1)  # the first ones repeated
         tokens = self.layer2(self.pos_layer(self.layer1(tokens)))
         return self._fc2(self.norm(tokens)[0, 0])

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ..metrics.presence import Presence
     from .backbone import Backbone
 
-ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
+ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams", "bags"})
 """Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
-learn from the images that it is asked about (`stream`)."""
+learn from the images that it is asked about (`stream`), answer by the parts of one sample alone (`bag_logits`)."""
 FORMAT = 1
 """Of the file of a fitted adapter."""
 OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
@@ -287,6 +287,19 @@ class Adapter(ABC):
             CapabilityError: it judges each image alone.
         """
         raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it predicts; omit --stream")
+
+    def bag_logits(self, bag: Tensor) -> Tensor:
+        """(C,) logits of the parts (T, D) of one sample, where "bags" is in `can`; traced, they hold for any T.
+
+        Raises:
+            CapabilityError: the method needs more than the parts of one sample.
+        """
+        raise CapabilityError(f"adapter '{self.name}' answers by more than the parts of one sample; use logits")
+
+    def attention(self, bag: Tensor) -> Tensor | None:
+        """(K, T) what each part (T, D) of a sample weighs, in rows with sums of 1: K = C, or one row for all classes.
+        None where the method has no such weights."""
+        return None
 
     @property
     def as_published(self) -> bool:
