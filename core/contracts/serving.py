@@ -62,6 +62,7 @@ class Sample:
         wishes: of its request.
         prepared: what its model takes, made by `Served.prepare`.
         answer: what its model gave, made by `Served.answer`; an error where it gave none.
+        parts: those of its parts that decided, made by `Served.answer` too; None where that is not known.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Sample:
     prepared: Any = None
     answer: Any = None
     wishes: Wishes = Wishes()
+    parts: list[dict[str, Any]] | None = None
 
 
 class Refused(NamedTuple):
@@ -102,6 +104,7 @@ class Serving:
         threads: of one answer; None for as many as there are cores.
         resources: name -> path, in place of the run's own.
         max_pixels: most that are decoded of an image.
+        max_bytes: most that the features of a sample's parts may have.
         training_ids: whether clients learn the names of labelled images.
     """
 
@@ -109,6 +112,7 @@ class Serving:
     threads: int | None = None
     resources: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 64_000_000
+    max_bytes: int = 64 << 20
     training_ids: bool = False
 
 
@@ -249,3 +253,12 @@ def only_answered(samples: Sequence[Sample], skipped: Sequence[Refused]) -> tupl
     if not answered:
         raise NoneReadable(skipped)
     return answered, skipped
+
+
+def with_parts(answer: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
+    """An answer with the parts that decided in the row of each sample."""
+    parts = {sample.id: sample.parts for sample in samples}
+    for row in answer["predictions"]:
+        if (deciding := parts.get(row["id"])) is not None:
+            row["parts"] = deciding
+    return answer

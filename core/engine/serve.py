@@ -69,6 +69,7 @@ def serve(
         waiting=asked.queue or limits.waiting,
         waiting_bytes=limits.waiting_bytes if max_mb is None else max(limits.waiting_bytes, max_mb << 20),
     )
+    serving = replace(serving, max_bytes=limits.request_bytes)
     if max_pixels is not None:
         serving = replace(serving, max_pixels=max_pixels)
     made = listening(host, port)
@@ -84,10 +85,11 @@ def serve(
 
 def load_export(folder: Path, serving: Serving) -> Served:
     """An export; nothing of torch is imported."""
-    from ..serving.exported import ServedExport
+    from ..serving.exported import ServedBags, ServedExport, has_bags
     from ..serving.exported_finder import ServedFinder, has_finder
 
-    return (ServedFinder if has_finder(folder) else ServedExport)(folder, serving)
+    kind = ServedFinder if has_finder(folder) else ServedBags if has_bags(folder) else ServedExport
+    return kind(folder, serving)
 
 
 def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Served:

@@ -19,6 +19,8 @@ FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
 PIXELS = "pixels"
 """The graph from pixels to logits, in `graphs` of the facts."""
+BAG = "bag"
+"""The graph from the features of a sample's parts to logits."""
 CURE = "export the run again"
 MOST_SIDE = 4096
 
@@ -46,15 +48,15 @@ def read_export(folder: Path) -> dict[str, Any]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The same of an export that classifies pictures, all of it checked.
+    """The same of an export that classifies pictures, or bags, all of it checked.
 
     Raises:
-        DataError: damaged, or of another version. CapabilityError: no graph from pixels, or pictures that a domain
-            prepares in its own way.
+        DataError: damaged, or of another version. CapabilityError: no graph from pixels or bags, or pictures that a
+            domain prepares in its own way.
     """
     place, facts = folder / FACTS, read_export(folder)
     graphs = facts.get("graphs")
-    if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
+    if not isinstance(graphs, dict) or graphs.keys().isdisjoint((PIXELS, BAG)) or "class_names" not in facts:
         script = "its predict.py" if (folder / SCRIPT).is_file() else "vladapt predict with the run"
         raise CapabilityError(f"{folder}: has no graph from pixels to classes, which serve needs; use {script}")
     if not (folder / SCRIPT).is_file():
@@ -67,7 +69,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
     """Key -> whether its value is what `predict.py` can work with."""
-    names, graph = facts["class_names"], facts["graphs"][PIXELS]
+    names, graphs = facts["class_names"], facts["graphs"]
     count = len(names) if isinstance(names, list) else 0
 
     def per_class(values: Any) -> bool:
@@ -96,8 +98,10 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "operating_point": isinstance(point, dict) and set(point) <= set(names) and all(map(is_number, point.values())),
         "per_patient": of is None or (isinstance(of, dict) and answers_patients(of)),
         "unlike_beyond": facts.get("unlike_beyond") is None or is_number(facts["unlike_beyond"]),
-        "graphs": is_graph(graph, folder),
-        "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
+        "graphs": is_graph(graphs.get(BAG, graphs.get(PIXELS)), folder),
+        "width": BAG not in graphs or (type(facts.get("width")) is int and facts["width"] > 0),
+        "preprocessing": BAG in graphs
+        or all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
         and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
         and how.get("mode") in ("shortest", "squash")
         and str(how.get("interpolation")).upper() in Image.Resampling.__members__

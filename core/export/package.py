@@ -26,6 +26,8 @@ CHECKED = {
     "pixels": "From pixels",
     "files": "From files that predict.py prepares",
     "int8": "The same in 8 bits",
+    "bags": "From features of parts",
+    "halves": "From the first half of each sample",
     "towers": "Cosines of images and texts",
 }
 """What was compared, for the user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from ..contracts.serving import (
     Serving,
     Wishes,
     only_answered,
+    with_parts,
 )
 from ..data.images import decode_picture
+from ..data.sent_bags import SentBag
 from ..errors import NOT_FINITE, ConfigError, DataError
-from ..export.folder import PIXELS, Session, as_picture, library, read_facts
+from ..export.folder import BAG, PIXELS, Session, as_picture, library, read_export, read_facts
 from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
@@ -38,14 +40,15 @@ class ServedExport(Served):
     """
 
     sizes = SIZES
+    graph: ClassVar = PIXELS
 
     def __init__(self, folder: Path, serving: Serving):
         library("onnxruntime")
         from ..export import standalone
 
         self._script, self._facts = standalone, read_facts(folder)
-        self._session = Session(folder / self._facts["graphs"][PIXELS], serving.threads)
-        self._max_pixels = serving.max_pixels
+        self._session = Session(folder / self._facts["graphs"][self.graph], serving.threads)
+        self._max_pixels, self._max_bytes = serving.max_pixels, serving.max_bytes
         self.name = str(self._facts.get("run", folder.name))
         self._coverages = {float(text): text for text in self._facts["coverage"]}
         self.facts = ClassifierFacts(
@@ -113,3 +116,39 @@ class ServedExport(Served):
         grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
         pixels = self._script.pixels(grey, self._facts["preprocessing"])
         return [Sample(f"example {number}", None, pixels) for number in range(count)]
+
+
+class ServedBags(ServedExport):
+    """The same of one that takes bags: files with the features of a sample's parts. One is read at a time, when it is
+    answered."""
+
+    sizes = (1,)
+    graph: ClassVar = BAG
+
+    def prepare(self, sample: Sample) -> None:
+        sample.prepared = SentBag(sample.source, self._facts["width"], self._max_bytes)
+
+    def answer(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            try:
+                bag, coords = sample.prepared.read()
+            except DataError as error:
+                sample.answer = error
+                continue
+            found = self._session(bag=bag)
+            logits, distance = found["logits"][0], found.get("distance", [None])[0]
+            sample.answer = (logits, distance) if np.isfinite(logits).all() else DataError(NOT_FINITE)
+            if "attention" in found:
+                sample.parts = self._script.deciding(logits, found["attention"], coords)
+
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        return with_parts(super().rows(samples, skipped, wishes), samples)
+
+    def examples(self, count: int) -> list[Sample]:
+        return []
+
+
+def has_bags(folder: Path) -> bool:
+    """Whether an export takes the features of a sample's parts."""
+    graphs = read_export(folder).get("graphs")
+    return isinstance(graphs, dict) and BAG in graphs

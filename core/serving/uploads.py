@@ -18,8 +18,8 @@ from typing import Any
 
 from ..errors import ConfigError, LimitError, printable
 
-ENDING = re.compile(r"(\.[A-Za-z0-9]{1,8}){1,2}$")
-"""Of a name, by which formats are told: ".nii.gz"."""
+ENDING = re.compile(r"(\.[A-Za-z0-9]{1,11}){1,2}$")
+"""Of a name, by which formats are told: ".nii.gz", ".safetensors"."""
 LONGEST_NAME = 255
 FIELDS = 16
 """Form fields that are no files; they are refused, but read first."""

@@ -61,9 +61,9 @@ def check_exported(use: Use) -> None:
         why = "learns from the images it predicts"
     elif cls.transductive:
         why = "reads all images together"
-    elif "parts" in cls.at_predict:
+    elif "parts" in cls.at_predict and "bags" not in cls.can:
         why = "reads the parts of a sample"
-    elif not cls.at_predict <= EXPORTED:
+    elif "bags" not in cls.can and not cls.at_predict <= EXPORTED:
         extra = ", ".join(sorted(cls.at_predict - EXPORTED)).replace("_", " ")
         why = f"needs more of an image than its features ({extra})"
     elif "images" in cls.needs:
@@ -85,8 +85,10 @@ def export_run(
     check_exported(use)
     new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
-    if wishes.int8 and recipe.features:
-        raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
+    bags = "bags" in adapter_class(use.run.info.adapter).can
+    if wishes.int8 and (recipe.features or bags):
+        of = "features of parts" if bags else "a features file"
+        raise ConfigError(f"--int8: is for the graph from pixels, and a run of {of} has none; omit it")
     other = bool(use.data or use.features)
     prepared = read(recipe.with_(shots=0), reporter, divided=not other)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
@@ -94,12 +96,19 @@ def export_run(
     patients = None
     if use.per_patient is not None:
         patients = Patients.of_run(use.run, Calibration.load(use.run.path), use.per_patient)
-    tested = rows_of_split(prepared, "test", everything=other)
+    tested = rows_of_split(prepared, "test", everything=other, parts=bags)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
-    made = _Export(new, use.run.shown, prepared, adapter, tested, task, patients)
+    made = export_of(adapter)(new, use.run.shown, prepared, adapter, tested, task, patients)
     with new.folder() as folder:
         facts, notes = made.written(folder, reporter)
     return new.exported(facts, notes)
+
+
+def export_of(adapter: Adapter) -> type[Export]:
+    """What writes the graphs of a method."""
+    from .exporting_bags import BagExport
+
+    return BagExport if "bags" in adapter.can else Export
 
 
 class Head(nn.Module):
@@ -116,10 +125,16 @@ class Head(nn.Module):
         self.register_buffer("support", unlike.support if tells_unlike else None)
 
     def forward(self, features: Tensor, pre_projection: Tensor | None = None):
-        logits = self.adapter.logits(Batch(features=features, pre_projection=pre_projection))
+        outputs = self.calibrated(
+            self.adapter.logits(Batch(features=features, pre_projection=pre_projection)), features
+        )
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def calibrated(self, logits: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """Calibrated logits (B, C), and where the run can tell the distance (B,) of features (B, D)."""
         logits = logits.float() / self.temperature + self.offset
         if self.support is None:
-            return logits
+            return (logits,)
         away = 1 - F.normalize(features.float(), dim=1) @ self.support.T  # (B, M)
         nearest = away.topk(min(NEIGHBOURS, len(self.support)), dim=1, largest=False).values
         return logits, nearest.mean(dim=1)
@@ -140,7 +155,9 @@ class Whole(nn.Module):
 
 
 @dataclass
-class _Export:
+class Export:
+    """The graphs of a run under way, from features and where one picture is a sample from pixels."""
+
     new: NewExport
     shown: str
     prepared: Any

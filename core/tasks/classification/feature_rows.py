@@ -122,11 +122,12 @@ class PreparedFeatures(Prepared):
         return self.test
 
 
-def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> FeatureSet:
+def rows_of_split(prepared: PreparedData, split: str, everything: bool, parts: bool = False) -> FeatureSet:
     """The rows of a split; "all" gives every row.
 
     Args:
         everything: whether data without a split of its own is taken whole for testing, as nothing was fitted on it.
+        parts: whether samples come with their parts.
 
     Raises:
         DataError: the data has no such split.
@@ -138,7 +139,7 @@ def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> Featu
         items = prepared.data.split(split)
     else:
         raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(splits))}; give one of them")
-    return prepared.features(items, f"{split} images")
+    return prepared.features(items, f"{split} images", parts=parts)
 
 
 def prepared_rows(

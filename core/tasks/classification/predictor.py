@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backbones.load import load_backbone
+from ...backbones.load import load_backbone, resolve_device
 from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
@@ -39,6 +40,7 @@ from ...features.store import Extraction, FeatureStore
 from ...judgements.per_patient import Patients
 from ...metrics.classification import check_scores
 from ...recipes.asked_for import backbone_of
+from ...registry import adapter_class
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
@@ -110,6 +112,27 @@ class Predictor:
             base.check_is(info.base)
         calibration = Calibration.load(use.run.path)
         return cls(use.run, task, recipe, backbone, adapter, calibration, base)
+
+    @classmethod
+    def of_bags(cls, use: Use, task: Task) -> Predictor:
+        """The same of a run on stored features whose method answers by the parts of a sample: there are no towers."""
+        adapter = fitted_adapter(use.run, None)
+        check_wishes(use, task, adapter)
+        made = cls(use.run, task, recipe_again(use), None, adapter, Calibration.load(use.run.path))
+        adapter.to(made.device)
+        return made
+
+    @staticmethod
+    def of_features(use: Use) -> bool:
+        """Whether a run is one of stored features of parts, which can be asked of more of them."""
+        return not use.run.info.backbone and "bags" in adapter_class(use.run.info.adapter).can
+
+    @cached_property
+    def device(self) -> torch.device:
+        """That the run answers on."""
+        if self.backbone is not None:
+            return self.backbone.device
+        return resolve_device(self.recipe.device)
 
     @property
     def domain(self) -> Domain:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.items import Decoded, DomainData, Item
@@ -24,11 +25,14 @@ from ...contracts.serving import (
     Serving,
     Wishes,
     only_answered,
+    with_parts,
 )
 from ...contracts.task import Task
 from ...contracts.use import Use
+from ...data.sent_bags import SentBag
 from ...data.unlabelled import images_of, readable
 from ...errors import NOT_FINITE, ConfigError, DataError
+from ...explanation.deciding_tiles import deciding_tiles
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
@@ -50,6 +54,14 @@ class _Source:
     place: dict[str, Any]
 
 
+@dataclass
+class _File:
+    """Of a bag: the file that it came in, of which no place is known."""
+
+    path: Path
+    place: dict[str, Any] = field(default_factory=dict)
+
+
 class ServedRun(Served):
     """A run.
 
@@ -66,20 +78,11 @@ class ServedRun(Served):
     def __init__(self, use: Use, task: Task, serving: Serving):
         if serving.threads is not None:
             torch.set_num_threads(serving.threads)
-        self.predictor = Predictor.of_use(use, task)
+        self.predictor = self._loaded(use, task)
         self.use, self.name = use, use.run.path.name
         adapter, calibration = self.predictor.adapter, self.predictor.calibration
         self.predictor.check_one_by_one("an answer would depend on other requests; use vladapt predict")
-        reading = self.predictor.recipe.reading
-        if (most := vars(task.domain.reading_of(reading)).get("max_pixels")) is not None:
-            reading = {**reading, "max_pixels": min(most, serving.max_pixels)}
-        self._reading = reading
-        self._towers = adapter.adapted(self.predictor.backbone)
-        self._store = FeatureStore(keep=False)
-        self._of_pixels = adapter.at_predict <= OF_PIXELS
-        on_cpu = self.predictor.backbone.device.type == "cpu"
-        self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
-        self.clock = time.process_time if on_cpu else time.perf_counter
+        self._take_samples(task, serving)
         self._labelled, self._ids = LabelledImages.load(use.run.path), serving.training_ids
         self.facts = ClassifierFacts(
             task=task.name,
@@ -91,6 +94,22 @@ class ServedRun(Served):
             unlike=calibration is not None and calibration.unlike is not None and calibration.unlike.known,
             labelled=0 if self._labelled is None else len(self._labelled),
         )
+
+    def _loaded(self, use: Use, task: Task) -> Predictor:
+        return Predictor.of_use(use, task)
+
+    def _take_samples(self, task: Task, serving: Serving) -> None:
+        """How samples are read, and how many at once."""
+        reading, adapter = self.predictor.recipe.reading, self.predictor.adapter
+        if (most := vars(task.domain.reading_of(reading)).get("max_pixels")) is not None:
+            reading = {**reading, "max_pixels": min(most, serving.max_pixels)}
+        self._reading = reading
+        self._towers = adapter.adapted(self.predictor.backbone)
+        self._store = FeatureStore(keep=False)
+        self._of_pixels = adapter.at_predict <= OF_PIXELS
+        on_cpu = self.predictor.backbone.device.type == "cpu"
+        self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
+        self.clock = time.process_time if on_cpu else time.perf_counter
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
         data = readable(images_of(self.predictor.domain, files, self._reading))
@@ -182,3 +201,49 @@ class ServedRun(Served):
         if pixels.ndim != 3:
             return []
         return [Sample(item.id, _Source(item, data, {}), pixels) for item in items]
+
+
+class ServedBags(ServedRun):
+    """A run on stored features: it takes files with the features of a sample's parts, never the slides or HDF5 that they
+    come from. One is read at a time, when it is answered."""
+
+    sizes = (1,)
+
+    def _loaded(self, use: Use, task: Task) -> Predictor:
+        return Predictor.of_bags(use, task)
+
+    def _take_samples(self, task: Task, serving: Serving) -> None:
+        self._most_bytes, self._device = serving.max_bytes, self.predictor.device
+        if self._device.type != "cpu":
+            self.clock = time.perf_counter
+
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        return [Sample(str(file), _File(file)) for file in files], []
+
+    def prepare(self, sample: Sample) -> None:
+        sample.prepared = SentBag(sample.source.path, self.predictor.adapter.dim_, self._most_bytes)
+
+    def answer(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            try:
+                sample.answer = self._answered(sample)
+            except DataError as error:
+                sample.answer = error
+
+    @torch.no_grad()
+    def _answered(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """(C,) logits, and the mean (D,) of the parts."""
+        adapter = self.predictor.adapter
+        features, coords = sample.prepared.read()
+        bag = torch.from_numpy(features).to(self._device)
+        logits = adapter.bag_logits(bag)
+        if not logits.logsumexp(0).isfinite():
+            raise DataError(NOT_FINITE)
+        sample.parts = deciding_tiles(adapter, bag, int(logits.argmax())).rows(coords)
+        return logits.cpu(), bag.double().mean(dim=0).float().cpu()
+
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        return with_parts(super().rows(samples, skipped, wishes), samples)
+
+    def examples(self, count: int) -> list[Sample]:
+        return []

@@ -93,7 +93,7 @@ from .scoring import (
     score_on,
     zero_shot_unless_better,
 )
-from .serving import ServedRun
+from .serving import ServedBags, ServedRun
 from .stored_run import (
     PREDICTIONS,
     facts_of_fit,
@@ -340,7 +340,7 @@ class Classification(ComparedClassification):
         return Predictor.of_use(use, self)
 
     def served(self, use: Use, serving: Serving) -> ServedRun:
-        return ServedRun(use, self, serving)
+        return (ServedBags if Predictor.of_features(use) else ServedRun)(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         from .exporting import export_run

@@ -1,0 +1,106 @@
+"""One bag as a request brings it: features of its parts, and where these lie, in an `.npz` or a `.safetensors` file.
+
+Its header is looked at first; values are unpacked only where they are no more than is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..errors import DataError, LimitError
+from .array_files import ArrayFile
+
+FEATURES, COORDS = "features", "coords"
+NUMBERS = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
+"""Types of safetensors that are read."""
+
+
+@dataclass(frozen=True)
+class SentBag:
+    """A file whose header is as it should be: `features` (T, D), and where the parts lie `coords` (T, 2).
+
+    Args:
+        path: of the file, `.npz` or `.safetensors`.
+        width: D.
+        most_bytes: that the arrays may have, unpacked.
+
+    Raises:
+        DataError: another kind of file, damaged, without features, or with features of another width. LimitError: too
+            large.
+    """
+
+    path: Path
+    width: int
+    most_bytes: int
+
+    def __post_init__(self):
+        kinds = self._kinds()
+        if FEATURES not in kinds:
+            raise DataError(f"{self.path}: lacks the array '{FEATURES}' (parts x width); store the features under it")
+        shape, dtype = kinds[FEATURES]
+        if len(shape) != 2 or not shape[0] or dtype.kind != "f":
+            raise DataError(f"{self.path}: features are {dtype} {shape}; (parts, {self.width}) floats are needed")
+        if shape[1] != self.width:
+            raise DataError(
+                f"{self.path}: features are {shape[1]} wide, the run takes {self.width}; use the encoder of the fit"
+            )
+        where, whole = kinds.get(COORDS, ((shape[0], 2), np.dtype(np.int64)))
+        if where != (shape[0], 2) or whole.kind not in "iu":
+            raise DataError(f"{self.path}: coords are {whole} {where}; ({shape[0]}, 2) whole numbers are needed")
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in (kinds[FEATURES], (where, whole)))
+        if size > self.most_bytes:
+            raise LimitError(
+                f"{self.path}: {size >> 20} MB of features, the limit is {self.most_bytes >> 20}; send fewer parts, or "
+                "raise --max-mb"
+            )
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """(T, D) float32 features, and (T, 2) int64 places or None.
+
+        Raises:
+            DataError: damaged, or NaN or infinity among the features.
+        """
+        names = [name for name in (FEATURES, COORDS) if name in self._kinds()]
+        if self._zipped:
+            arrays = ArrayFile(self.path).load(names)
+        else:
+            with self._opened() as file:
+                arrays = {name: file.get_tensor(name) for name in names}
+        with np.errstate(over="ignore"):  # of float64
+            features = np.ascontiguousarray(arrays[FEATURES], dtype=np.float32)
+        if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+            raise DataError(f"{self.path}: NaN or infinity in row {bad[0]} of features; extract them again")
+        where = arrays.get(COORDS)
+        return features, None if where is None else where.astype(np.int64)
+
+    @property
+    def _zipped(self) -> bool:
+        return self.path.suffix.lower() == ".npz"
+
+    def _kinds(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Name -> shape and type of each array that is read."""
+        if self._zipped:
+            return {name: (each.shape, each.dtype) for name, each in ArrayFile(self.path).headers().items()}
+        if self.path.suffix.lower() != ".safetensors":
+            raise DataError(
+                f"{self.path}: not a .safetensors or .npz file; send the features of the parts, not slides or HDF5"
+            )
+        kinds = {}
+        with self._opened() as file:
+            for name in {FEATURES, COORDS} & set(file.keys()):
+                part = file.get_slice(name)
+                if part.get_dtype() not in NUMBERS:
+                    raise DataError(f"{self.path}: {name} are {part.get_dtype()}; store them as float16 or float32")
+                kinds[name] = (tuple(part.get_shape()), np.dtype(NUMBERS[part.get_dtype()]))
+        return kinds
+
+    def _opened(self):
+        try:
+            return safe_open(str(self.path), framework="np")
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{self.path}: not a readable safetensors file ({error}); save or copy it again") from None
