@@ -49,7 +49,7 @@ class TopK(Adapter):
 
     def bag_logits(self, bag: Tensor) -> Tensor:
         texts = self.text if self.negative is None else torch.cat([self.text, self.negative])
-        pooled = pooled_scores(F.normalize(bag, dim=-1) @ texts.T, self.k)
+        pooled = pooled_scores(cosines(bag, texts), self.k)
         if self.negative is None:
             return self.logit_scale * pooled + self.logit_bias
         classes = len(self.text)
@@ -57,6 +57,19 @@ class TopK(Adapter):
 
     def _logits(self, batch: Batch) -> Tensor:
         return torch.stack([self.bag_logits(bag) for bag in batch.bags])
+
+    def attention(self, bag: Tensor) -> Tensor:
+        """(C, T): those that count for a class, all alike."""
+        self.check_fitted()
+        scores = cosines(bag, self.text)
+        chosen = scores.argsort(dim=0, descending=True)[: self.k or None]  # (k, C)
+        counts = torch.zeros_like(scores).scatter(0, chosen, 1.0)
+        return (counts / counts.sum(dim=0)).T
+
+
+def cosines(bag: Tensor, texts: Tensor) -> Tensor:
+    """(T, D) parts and unit texts (C, D) -> (T, C)."""
+    return F.normalize(bag, dim=-1) @ texts.T
 
 
 def pooled_scores(scores: Tensor, k: int) -> Tensor:

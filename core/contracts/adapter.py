@@ -297,8 +297,13 @@ class Adapter(ABC):
         raise CapabilityError(f"adapter '{self.name}' answers by more than the parts of one sample; use logits")
 
     def attention(self, bag: Tensor) -> Tensor | None:
-        """(K, T) what each part (T, D) of a sample weighs, in rows with sums of 1: K = C, or one row for all classes.
-        None where the method has no such weights."""
+        """(K, T) weights by which a method on bags looks at the parts of one, (T, D), with sums of 1: K is C where each
+        class weighs them anew, else 1. None where it has none to show: then only its answers without a part tell.
+
+        Raises:
+            CapabilityError: not fitted.
+        """
+        self.check_fitted()
         return None
 
     @property
