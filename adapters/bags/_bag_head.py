@@ -158,6 +158,17 @@ class BagHead(ClassWeighted):
         return self
 
 
+def spaced(bag: Tensor, most: int | None) -> Tensor:
+    """(T, D), or where there are more than `most` parts so many of them, evenly spaced; of any T where it is traced."""
+    count = bag.shape[0]
+    if most is None or (not isinstance(count, Tensor) and count <= most):
+        return bag
+    count = torch.as_tensor(count)
+    kept = count.clamp(max=most)
+    step = (count - 1).double() / (kept - 1).clamp(min=1)
+    return bag[(torch.arange(kept, device=bag.device) * step).round().long()]
+
+
 def weighted_sum(scores: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of a bag: (T, K) scores and (T, D) -> (K, T) weights with sums of 1, and (K, D)."""
     weights = F.softmax(scores.T, dim=1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import option, require
-from ._bag_head import BagHead
+from ._bag_head import BagHead, spaced
 
 HEADS, KERNEL, ROUNDS = 8, 33, 6
 """Of the attention, its convolution over values, and its pseudo-inverse."""
@@ -124,11 +124,9 @@ class TransBag(nn.Module):
         return self._fc2(self.norm(tokens)[0, 0])
 
     def _some(self, bag: Tensor) -> Tensor:
-        if self.most is None or len(bag) <= self.most:
-            return bag
-        if self.training:
+        if self.training and self.most is not None and len(bag) > self.most:
             return bag[torch.randperm(len(bag))[: self.most].sort().values.to(bag.device)]
-        return bag[torch.linspace(0, len(bag) - 1, self.most).round().long().to(bag.device)]
+        return spaced(bag, self.most)
 
 
 @dataclass(eq=False, kw_only=True)

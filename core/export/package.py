@@ -31,7 +31,7 @@ CHECKED = {
     "towers": "Cosines of images and texts",
 }
 """What was compared, for the user."""
-STANDALONE = Path(__file__).with_name("standalone.py")
+STANDALONE, SCRIPTS = Path(__file__).with_name("standalone.py"), Path(__file__).with_name("scripts")
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """Classify images with the model beside this file: python predict.py IMAGE ... [--top 3] [--coverage 0.9]
 
-Where samples have parts (the tiles of a slide), each is a .npz, .safetensors or .h5 file with their features (T, D) as
-`features`, and where they lie (T, 2) as `coords`. Needs onnxruntime, numpy and pillow, and h5py for .h5. Prints a JSON
-object per image, as `vladapt predict` does, and faults on stderr.
+Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt predict` does, and faults on stderr.
 """
 
 import argparse
@@ -59,51 +57,6 @@ def _cut(image, how):
 def _middle(image, width, height):
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
-
-
-def bag(path, width):
-    """(T, D) float32 features of the parts of a sample, and (T, 2) whole numbers where they lie, or None."""
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("features", "coords") if name in file}
-    elif path.suffix.lower() in (".h5", ".hdf5"):
-        try:
-            from h5py import File
-        except ImportError:
-            raise ValueError("h5py reads such files; pip install h5py") from None
-        with File(path) as file:
-            arrays = {name: file[name][()] for name in ("features", "coords") if name in file}
-    else:
-        arrays = _tensors(path)
-    features = arrays.get("features", np.zeros(0))
-    features = features[0] if features.ndim == 3 and len(features) == 1 else features
-    if features.ndim != 2 or not len(features) or features.shape[1] != width or features.dtype.kind != "f":
-        raise ValueError(f"features are {features.dtype} {features.shape}; (parts, {width}) floats are needed")
-    if not np.isfinite(features).all():
-        raise ValueError("features hold NaN or infinity")
-    return np.ascontiguousarray(features, dtype=np.float32), arrays.get("coords")
-
-
-def _tensors(path):
-    """The arrays of a .safetensors file."""
-    kinds = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
-    content = path.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    try:
-        header, arrays = json.loads(content[8:start]), {}
-        for name in {"features", "coords"} & set(header):
-            (first, last), kind = header[name]["data_offsets"], kinds[header[name]["dtype"]]
-            arrays[name] = np.frombuffer(content[start + first : start + last], kind).reshape(header[name]["shape"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"not a .safetensors file of float16 or float32 ({error})") from None
-    return arrays
-
-
-def deciding(logits, attention, coords=None, most=5):
-    """The parts that weigh most for the class that is named: `logits` (C,), `attention` (K, T), K = C or 1."""
-    weights = attention[int(logits.argmax()) if len(attention) > 1 else 0]
-    rows = [{"part": int(t), "weight": round(float(weights[t]), 6)} for t in np.argsort(-weights, kind="stable")[:most]]
-    return [{**row, **({} if coords is None else dict(zip("xy", coords[row["part"]].tolist())))} for row in rows]
 
 
 def patient_row(name, images, logits, facts, **how):
@@ -172,30 +125,23 @@ if __name__ == "__main__":
     given = vars(parser.parse_args())
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
-    kind = next(iter({"bag", "pixels"} & facts["graphs"].keys()))
-    graph = onnxruntime.InferenceSession(HERE / facts["graphs"][kind], options, providers=["CPUExecutionProvider"])
+    graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["pixels"], options, providers=["CPUExecutionProvider"])
     names, failed = [each.name for each in graph.get_outputs()], False
     together, of_patient = given.pop("per_patient", False), {}
     for path in given.pop("images"):
         try:
-            if kind == "bag":
-                sample, coords = bag(path, facts["width"])
-            else:
-                sample, coords = pixels(decoded(path), facts["preprocessing"]), None
-            found = dict(zip(names, graph.run(None, {kind: sample})))
+            picture = pixels(decoded(path), facts["preprocessing"])
+            found = dict(zip(names, graph.run(None, {"pixels": picture})))
             if not np.isfinite(found["logits"]).all():
                 raise ValueError("the model gives NaN or infinity for it")
-        except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
             failed = True
             continue
         if together:
             of_patient[path] = found["logits"][0]
         else:
-            row = row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)
-            if "attention" in found:
-                row["parts"] = deciding(found["logits"][0], found["attention"], coords)
-            print(json.dumps(row))
+            print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
     if of_patient:
         print(json.dumps(patient_row("patient", of_patient, np.stack([*of_patient.values()]), facts, **given)))
     sys.exit(int(failed))

@@ -125,6 +125,12 @@ class ServedBags(ServedExport):
     sizes = (1,)
     graph: ClassVar = BAG
 
+    def __init__(self, folder: Path, serving: Serving):
+        super().__init__(folder, serving)
+        from ..export.scripts.bags import deciding
+
+        self._deciding = deciding
+
     def prepare(self, sample: Sample) -> None:
         sample.prepared = SentBag(sample.source, self._facts["width"], self._max_bytes)
 
@@ -139,7 +145,7 @@ class ServedBags(ServedExport):
             logits, distance = found["logits"][0], found.get("distance", [None])[0]
             sample.answer = (logits, distance) if np.isfinite(logits).all() else DataError(NOT_FINITE)
             if "attention" in found:
-                sample.parts = self._script.deciding(logits, found["attention"], coords)
+                sample.parts = self._deciding(logits, found["attention"], coords)
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         return with_parts(super().rows(samples, skipped, wishes), samples)

@@ -17,7 +17,7 @@ from ...errors import CapabilityError
 from ...export.agreement import Agreement
 from ...export.folder import BAG, Session
 from ...export.graph import Graph
-from ...export.package import STANDALONE
+from ...export.package import SCRIPTS, STANDALONE
 from ...runtime.progress import Reporter
 from .exporting import Export, Head
 
@@ -59,7 +59,7 @@ class BagExport(Export):
                     f"{self.shown}: the graph does not match the model, {check.words}; predict with the run"
                 )
         notes = [] if self.weighs else [f"{self.adapter.name} has no attention, so predict.py names no deciding parts"]
-        self.new.finish(folder, facts, checks, STANDALONE)
+        self.new.finish(folder, facts, checks, SCRIPTS / "bags.py", [STANDALONE])
         return facts, notes
 
     @cached_property
