@@ -52,7 +52,7 @@ class SentBag:
         where, whole = kinds.get(COORDS, ((shape[0], 2), np.dtype(np.int64)))
         if where != (shape[0], 2) or whole.kind not in "iu":
             raise DataError(f"{self.path}: coords are {whole} {where}; ({shape[0]}, 2) whole numbers are needed")
-        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in (kinds[FEATURES], (where, whole)))
+        size = sum(math.prod(kinds[name][0]) * kinds[name][1].itemsize for name in (FEATURES, COORDS) if name in kinds)
         if size > self.most_bytes:
             raise LimitError(
                 f"{self.path}: {size >> 20} MB of features, the limit is {self.most_bytes >> 20}; send fewer parts, or "

@@ -27,15 +27,18 @@ class DecidingTiles:
         parts: their places in the bag.
         weights: of each.
         kind: what they are, "attention" or "loss".
+        every: (T,) weights of all parts, where the method gives them; else None.
     """
 
     parts: list[int]
     weights: list[float]
     kind: str
+    every: Tensor | None = None
 
     def rows(self, coords: Any = None) -> list[dict[str, Any]]:
-        """As JSON: "part", "weight", and where coords (T, 2) are known, "x" and "y" of the upper left corner."""
-        rows = [{"part": part, "weight": round(weight, 6)} for part, weight in zip(self.parts, self.weights)]
+        """The first as JSON: "part", "weight", and where coords (T, 2) are known, "x" and "y" of the upper left corner."""
+        pairs = list(zip(self.parts, self.weights))[:MOST]
+        rows: list[dict[str, Any]] = [{"part": part, "weight": round(weight, 6)} for part, weight in pairs]
         if coords is None:
             return rows
         return [{**row, **dict(zip("xy", map(int, coords[row["part"]])))} for row in rows]
@@ -54,8 +57,9 @@ def deciding_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST)
     attention = adapter.attention(bag)
     if attention is None:
         return _without_each(adapter, bag, called, most)
-    best = attention[called if len(attention) > 1 else 0].topk(min(most, len(bag)))
-    return DecidingTiles(best.indices.tolist(), best.values.tolist(), ATTENTION)
+    weights = attention[called if len(attention) > 1 else 0]
+    best = weights.topk(min(most, len(bag)))
+    return DecidingTiles(best.indices.tolist(), best.values.tolist(), ATTENTION, weights)
 
 
 def _without_each(adapter: Adapter, bag: Tensor, called: int, most: int) -> DecidingTiles:

@@ -101,13 +101,15 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "graphs": is_graph(graphs.get(BAG, graphs.get(PIXELS)), folder),
         "width": BAG not in graphs or (type(facts.get("width")) is int and facts["width"] > 0),
         "preprocessing": BAG in graphs
-        or all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
-        and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
-        and how.get("mode") in ("shortest", "squash")
-        and str(how.get("interpolation")).upper() in Image.Resampling.__members__
-        and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
-        and all(map(is_number, [*how.get("mean", ()), *how.get("std", ())]))
-        and 0 not in how.get("std", ()),
+        or (
+            all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
+            and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
+            and how.get("mode") in ("shortest", "squash")
+            and str(how.get("interpolation")).upper() in Image.Resampling.__members__
+            and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
+            and all(map(is_number, [*how.get("mean", ()), *how.get("std", ())]))
+            and 0 not in how.get("std", ())
+        ),
     }
 
 

@@ -104,7 +104,11 @@ if __name__ == "__main__":
             of_patient[path] = logits
             continue
         row = row_of(path, logits, distance, facts, **given)
-        print(json.dumps(row | ({"parts": deciding(logits, outputs["attention"], coords)} if "attention" in outputs else {})))
+        print(
+            json.dumps(
+                row | ({"parts": deciding(logits, outputs["attention"], coords)} if "attention" in outputs else {})
+            )
+        )
     if of_patient:
         print(json.dumps(patient_row("patient", of_patient, np.stack([*of_patient.values()]), facts, **given)))
     sys.exit(int(failed))

@@ -26,10 +26,12 @@ from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
+from ...runtime.reading import json_text
 from .explaining import SIDE, Asked, Explainer, Reason
 from .predictions import Predictions
+from .tiles_shown import ShownTiles
 
-PAGE, MAPS = "explanations.html", "heat-maps"
+PAGE, MAPS, TILES = "explanations.html", "heat-maps", "tiles"
 MOST = 200
 """Images that one page explains."""
 
@@ -55,6 +57,7 @@ def explained(
     features: Tensor,
     reporter: Reporter,
     parts: Sequence[int] | None = None,
+    tiles: Sequence[ShownTiles] = (),
 ) -> Explained:
     """Why the first images of `made` were answered so; their heat maps are then those of `made`.
 
@@ -62,6 +65,7 @@ def explained(
         data: the images, among others.
         features: (N, D), of the towers of the run's adapter.
         parts: of each sample the part that decided, which is then shown; -1 where it has one alone.
+        tiles: of each of the first slides those that decide; none of other samples.
 
     Raises:
         CapabilityError: a method that was named cannot look into the towers.
@@ -73,6 +77,8 @@ def explained(
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)
+    for reason, each in zip(reasons, tiles):
+        reason.tiles = each
     of = {name: (reason, target) for name, reason, target in zip(made.ids, reasons, targets)}
 
     def heat_map(name: str) -> HeatMap | None:
@@ -105,6 +111,8 @@ def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -
     """
     folder = Path(use.out or "")
     make_folder(folder / MAPS if any(each.heat is not None for each in why.reasons) else folder)
+    if any(each.tiles is not None for each in why.reasons):
+        make_folder(folder / TILES)
     made.explanations = []
     for n, (reason, target) in enumerate(zip(why.reasons, why.targets)):
         facts = {"class": made.class_names[target], **reason.to_dict()}
@@ -113,11 +121,26 @@ def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -
             write_whole(path, _png(reason.overlay))
             facts |= {"method": why.explainer.method, "heat_map": str(path)}
             made.files.append(path)
+        if reason.tiles is not None:
+            facts |= _written_tiles(reason.tiles, folder / TILES / f"{n + 1:04d}-{_safe(made.ids[n])}", made)
         made.explanations.append(facts)
     made.explanations += [{} for _ in made.ids[MOST:]]
     write_whole(folder / PAGE, _page(use.run, spec, why, made))
     made.files.append(folder / PAGE)
     made.notes.append(f"explanations: {folder / PAGE}")
+
+
+def _written_tiles(shown: ShownTiles, place: Path, made: Predictions) -> dict[str, str]:
+    """Write the deciding tiles of a slide where it is known where they lie; name of each file -> its path."""
+    contents = {".geojson": shown.geojson, ".png": shown.picture}
+    paths = {}
+    for ending, content in contents.items():
+        if content is not None:
+            path = place.with_name(place.name + ending)
+            write_whole(path, _png(content) if ending == ".png" else json_text(content))
+            made.files.append(path)
+            paths["geojson" if ending == ".geojson" else "tile_map"] = str(path)
+    return paths
 
 
 def _page(run: FittedRun, spec: str, why: Explained, made: Predictions) -> str:

@@ -38,6 +38,7 @@ from ...features.extract import encoder
 from ...runs.plots import strip
 from ...runs.sections import PictureSection, Reasons, data_uri
 from ...runtime.progress import Reporter
+from .tiles_shown import ShownTiles
 
 Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
 """(Row, class index) pairs -> why each was called that, and the words above them."""
@@ -53,6 +54,7 @@ MAP_WORDS = {
     "rollout": "Heat maps are made by attention rollout: what the tower attended to, whatever the answer",
     "attention": "Heat maps are made of the method’s attention: which patches the class looked at",
 }
+OF_TILES = "where samples are bags of tiles, those that decide are marked in their place"
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
 BESIDE_A_MISTAKE = 4
@@ -92,6 +94,7 @@ class Reason:
             None.
         heat: (H, W) in 0..1, or None.
         no_map: why there is no heat map, or "".
+        tiles: of a slide those that decide; None of other samples.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -101,10 +104,13 @@ class Reason:
     picture: np.ndarray | None = None
     heat: Tensor | None = None
     no_map: str = ""
+    tiles: ShownTiles | None = None
 
     @property
     def overlay(self) -> np.ndarray | None:
-        """(H, W, 3) uint8: the heat map over the picture."""
+        """(H, W, 3) uint8: the heat map over the picture, or the deciding tiles on their slide."""
+        if self.tiles is not None:
+            return self.tiles.picture
         return None if self.heat is None else overlaid(self.picture, self.heat)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +118,8 @@ class Reason:
         facts: dict[str, Any] = {"examples": [each.to_dict() for each in self.examples]}
         if self.examples_add is not None:
             facts |= {"logit": self.logit, "examples_add": self.examples_add}
+        if self.tiles is not None:
+            facts |= {"weights": self.tiles.tiles.kind, "parts": self.tiles.rows()}
         return {**facts, **({"no_heat_map": self.no_map} if self.no_map else {})}
 
     def shown(self) -> Reasons:
@@ -119,11 +127,14 @@ class Reason:
         overlay = self.overlay
         small = [None if image is None else data_uri(image, SMALL) for image in self.pictures]
         examples = [(image, ", ".join(each.labels), _number(each)) for image, each in zip(small, self.examples)]
-        return Reasons(None if overlay is None else data_uri(overlay, SIDE), examples, self.words())
+        side = SIDE if self.tiles is None else SHEET
+        return Reasons(None if overlay is None else data_uri(overlay, side), examples, self.words())
 
     def words(self) -> str:
         """What the labelled images add, in a sentence; and why there is no map."""
         sentences = [] if not self.no_map else [f"No heat map: {self.no_map}."]
+        if self.tiles is not None:
+            sentences.append(self.tiles.words())
         if self.examples_add is not None:
             sentences = [f"The labelled images add {self.examples_add:.2f} of the logit {self.logit:.2f}.", *sentences]
         return " ".join(sentences)
@@ -169,6 +180,9 @@ class Explainer:
         self.transform, self.method, self.no_maps, self.quick, self._several = transform, method, "", quick, False
         if towers is None:
             self.no_maps = "the run was made from a file of features, so there are no pictures"
+            return
+        if "bags" in adapter.can and transform is None:
+            self.no_maps = OF_TILES
             return
         self.seen, self.method = Seen(towers, adapter), method or default_method(towers, adapter)
         try:

@@ -44,7 +44,7 @@ from ...registry import adapter_class
 from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
-from .explained import explained, write_explanations
+from .explained import MOST, explained, write_explanations
 from .explaining import AUTO, Explainer
 from .predictions import (
     DECIDED,
@@ -57,6 +57,7 @@ from .predictions import (
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
+from .tiles_shown import ShownTiles, has_tiles, shown_tiles
 
 FEW = 8
 """Images that are encoded at once and not stored."""
@@ -220,7 +221,8 @@ class Predictor:
         made.sources = _sources(made, {item.id: _members(data, item) for item in items})
         parts = None if use.per_patient is not None else self._deciding(made, features, items)
         if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
-            why = explained(self.explainer(use, data), data, made, features.features, reporter, parts)
+            tiles = self._tiles(made, features, items, data)
+            why = explained(self.explainer(use, data), data, made, features.features, reporter, parts, tiles)
             if use.explain is not None:
                 write_explanations(use, why, self.backbone.spec, made)
         made.notes += note_on_digests(self.run.info) if made.notes else []
@@ -235,6 +237,16 @@ class Predictor:
         deciding = [name[part] if 0 <= part < len(name) else "" for name, part in zip(names, decided.tolist())]
         made.columns = {**made.columns, DECIDED: deciding}
         return decided.tolist()
+
+    def _tiles(
+        self, made: Predictions, features: FeatureSet, items: Sequence[Item], data: DomainData
+    ) -> list[ShownTiles]:
+        """Of the first samples the tiles that decide; none of samples that are no bags of tiles."""
+        if not has_tiles(self.adapter, features):
+            return []
+        called = list(enumerate(made.most_likely[:MOST].tolist()))
+        thumbnail = (lambda row: data.load(items[row])) if data.has_images else None
+        return shown_tiles(self.adapter, features, called, made.class_names, thumbnail)
 
     def patients(self, how: str, threshold: float | None) -> Patients:
         """What answers of patients are made by.

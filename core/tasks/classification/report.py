@@ -35,6 +35,7 @@ from ...runs.sections import (
     Measure,
     MistakeSection,
     Number,
+    PictureSection,
     TableSection,
     Track,
     VerdictSection,
@@ -43,6 +44,7 @@ from ...runs.sections import (
 from ...runtime.progress import part
 from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
 from .scoring import Fitted
+from .tiles_shown import tile_section
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -74,6 +76,7 @@ class ClassificationResults:
         findings: of the judgements, whose sections stand where these say.
         further: sections of a task of a domain's own.
         explain: why the mistakes were made; None: not explained.
+        tiles: which tiles decided, of slides; None of other samples.
     """
 
     info: RunInfo
@@ -90,6 +93,7 @@ class ClassificationResults:
     findings: Findings = field(default_factory=lambda: Findings({}))
     further: Sequence[Any] = ()
     explain: Explain | None = None
+    tiles: PictureSection | None = None
 
     @classmethod
     def of(cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, **further: Any) -> ClassificationResults:
@@ -127,6 +131,7 @@ class ClassificationResults:
             pictures = (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, prepared.test.features, *pictures)
             of |= {"thumbnails": prepared.thumbnail, "explain": explain}
+            of["tiles"] = tile_section(done.judged, of["ids"], prepared.thumbnail)
         return cls.of(done.judged, done.findings, info, **of)
 
     @property
@@ -175,6 +180,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *findings.sections(Place.DETAILS),
             *findings.sections(Place.TRUST),
             mistakes_section(results),
+            results.tiles,
             *(results.pictures.section(*each) for each in findings.pictured),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),

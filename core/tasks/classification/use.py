@@ -42,6 +42,7 @@ from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
 from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
+from .tiles_shown import tile_section
 
 STREAMING = "streaming.lock"
 
@@ -237,14 +238,16 @@ def write_evaluation(
         skipped = hidden.pairs(skipped)
     notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
     of = {"class_names": list(judged.class_names), "data": {**facts, "licence": data.licence}, "notes": notes}
+    thumbnails = (lambda row: data.load(items[row])) if images and not redact else None
     results = ClassificationResults.of(
         judged,
         findings,
         run.info.with_(created=now(), **of),
         ids=ids,
-        thumbnails=(lambda row: data.load(items[row])) if images and not redact else None,
+        thumbnails=thumbnails,
         skipped=[tuple(pair) for pair in skipped],
         explain=explain,
+        tiles=None if redact else tile_section(judged, ids, thumbnails),
     )
     report = classification_report(results, run.shown)
     lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"

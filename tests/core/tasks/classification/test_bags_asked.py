@@ -96,11 +96,11 @@ def run(tmp_path_factory):
     rows = {"labels": labels, "class_names": np.array(NAMES), "text_features": texts, "ids": np.arange(60).astype(str)}
     np.savez(folder / "bags.npz", image_parts=parts, parts_mask=mask, **rows)
     options = {"epochs": 6, "lr": 5e-3, "embed": 0, "hidden": 8, "class_weight": "none"}
-    how = {"adapter": "abmil", "adapter_options": options, "shots": "all", "seed": 0, "device": "cpu"}
+    how = {"adapter": {"name": "abmil", **options}, "shots": "all", "seed": 0, "device": "cpu"}
     made = vladapt.fit(features=str(folder / "bags.npz"), out=str(folder / "runs"), **how)
-    vladapt.export(made.path, out=folder / "model")
-    vladapt.evaluate(made.path, split="all", out=folder / "scored")
-    return made.path, folder / "model", folder / "scored"
+    vladapt.export(made.run, out=folder / "model")
+    vladapt.evaluate(made.run, split="all", out=folder / "scored")
+    return made.run, folder / "model", folder / "scored"
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -140,8 +140,8 @@ def test_a_served_bag_is_answered_as_the_run_scored_it_and_names_the_planted_par
                 features, coords = sent(row)
                 answer = asked.post("/predict", files={"f": ("s.npz", npz(features=features, coords=coords))}).json()
                 (made,) = answer["predictions"]
-                assert made["id"] == "s.npz" and made["label"] == scored[str(row)]["predicted"]
-                assert made["confidence"] == pytest.approx(float(scored[str(row)][f"p_{made['label']}"]), abs=1e-4)
+                assert made["id"] == "s.npz" and made["label"] == scored[str(row)]["label"]
+                assert made["confidence"] == pytest.approx(float(scored[str(row)]["confidence"]), abs=1e-4)
                 weights = [each["weight"] for each in made["parts"]]
                 assert weights == sorted(weights, reverse=True) and len(weights) == 5 and labels[row] == 1
                 best = made["parts"][0]
@@ -198,4 +198,8 @@ def test_the_script_reads_each_kind_of_file_and_says_the_same(run, tmp_path):
     )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row.pop("id") for row in rows] == names[:3] and rows[0] == rows[1] == rows[2] and rows[0]["parts"]
-    assert done.returncode == 1 and done.stderr.startswith("d.npz: features are float32 (") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("d.npz: features are float32 (")
+        and done.stderr.count("\n") == 1
+    )

@@ -1,0 +1,127 @@
+"""Which tiles an answer on a slide rests on, shown: in rows, as GeoJSON for QuPath, and on pictures of the slides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...contracts.adapter import Adapter
+from ...contracts.features import FeatureSet
+from ...contracts.judgement import JudgedClassifier
+from ...errors import DataError
+from ...explanation.deciding_tiles import ATTENTION, DecidingTiles, deciding_tiles
+from ...explanation.tile_maps import TilePlaces, as_geojson, tile_map
+from ...runs.sections import PictureSection
+
+IN_FILE = 100
+"""Tiles of a GeoJSON file."""
+SHOWN = 3
+"""Slides of a report that are right, and that are wrong."""
+SIDE = 418
+"""Pixels of a picture in a report."""
+Thumbnail = Callable[[int], np.ndarray]
+"""Row -> decoded picture of a slide."""
+
+
+@dataclass(frozen=True)
+class ShownTiles:
+    """Of one slide.
+
+    Args:
+        tiles: that decide.
+        places: where tiles lie, or None where that is not known.
+        class_name: that they decide for.
+        thumbnail: gives a picture of the slide; None where there is none.
+    """
+
+    tiles: DecidingTiles
+    places: TilePlaces | None
+    class_name: str
+    thumbnail: Callable[[], np.ndarray] | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The first tiles, as JSON."""
+        return self.tiles.rows(None if self.places is None else self.places.coords)
+
+    def words(self) -> str:
+        """The first tiles in a sentence."""
+        if self.tiles.kind == ATTENTION:
+            parts = [f"{row['part']} ({row['weight']:.0%})" for row in self.rows()]
+            return f"Tiles with the largest weights: {', '.join(parts)}."
+        parts = [f"{row['part']} (by {row['weight']:.2f})" for row in self.rows()]
+        return f"Tiles without which the logit falls most: {', '.join(parts)}."
+
+    @property
+    def geojson(self) -> dict[str, Any] | None:
+        """For QuPath; None where it is not known where tiles lie."""
+        return None if self.places is None else as_geojson(self.tiles, self.places, self.class_name)
+
+    @property
+    def picture(self) -> np.ndarray | None:
+        """(H, W, 3) uint8, of a slide that cannot be read the tiles alone; None where it is not known where they lie."""
+        if self.places is None:
+            return None
+        try:
+            thumbnail = None if self.thumbnail is None else np.asarray(self.thumbnail())
+        except DataError:
+            thumbnail = None
+        return tile_map(self.tiles, self.places, thumbnail)
+
+
+def has_tiles(adapter: Adapter, features: FeatureSet) -> bool:
+    """Whether samples are bags of tiles, and the method answers by these."""
+    return "bags" in adapter.can and features.stored_bags is not None
+
+
+def shown_tiles(
+    adapter: Adapter,
+    features: FeatureSet,
+    called: Sequence[tuple[int, int]],
+    class_names: Sequence[str],
+    thumbnail: Thumbnail | None = None,
+) -> list[ShownTiles]:
+    """The tiles that decide, of some slides, whose bags are read one at a time.
+
+    Args:
+        called: (row, class index) of each.
+    """
+    bags, made = features.bags.to(features.features.device), []
+    for row, target in called:
+        tiles = deciding_tiles(adapter, bags[row], target, IN_FILE)
+        places = TilePlaces.of(bags.coords(row), bags.attributes(row))
+        load = None if thumbnail is None else (lambda row=row: thumbnail(row))
+        made.append(ShownTiles(tiles, places, class_names[target], load))
+    return made
+
+
+def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbnail | None) -> PictureSection | None:
+    """Of a report: the surest wrong and the surest right slides, and what decided; None of samples without tiles, or
+    with several labels.
+
+    Args:
+        ids: N names of the test slides, or none.
+    """
+    labels, logits, class_names = judged.labels, judged.scores.adapted_logits.float(), judged.class_names
+    if labels is None or labels.ndim > 1 or not judged.own_classes or not has_tiles(judged.adapter, judged.test):
+        return None
+    shares = logits.softmax(dim=1) if judged.calibration is None else judged.calibration.probabilities(logits)
+    sureness, called = shares.max(dim=1)
+    right, rows = (called == labels.to(called.device)).tolist(), []
+    order = sureness.argsort(descending=True).tolist()
+    for hit in (False, True):
+        rows += [row for row in order if right[row] == hit][:SHOWN]
+    shown = shown_tiles(judged.adapter, judged.test, [(row, int(called[row])) for row in rows], class_names, thumbnail)
+    pictures = []
+    for row, each in zip(rows, shown):
+        if (picture := each.picture) is not None:
+            name = ids[row] if row < len(ids) else f"test image {row + 1}"
+            truth = "" if right[row] else f", and is “{class_names[int(labels[row])]}”"
+            pictures.append((picture, f"{name}: “{each.class_name}” ({float(sureness[row]):.0%}){truth}"))
+    note = (
+        "The surest wrong answers first, then the surest right ones; the five tiles that weigh most are outlined. An aid, "
+        "not a proof: weights say where the method looked, not why the slide has its class."
+    )
+    return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2) if pictures else None
