@@ -36,7 +36,7 @@ class DecidingTiles:
     every: Tensor | None = None
 
     def rows(self, coords: Any = None) -> list[dict[str, Any]]:
-        """The first as JSON: "part", "weight", and where coords (T, 2) are known, "x" and "y" of the upper left corner."""
+        """The first as JSON: "part", "weight", and of coords (T, 2) "x" and "y" of the upper left corner."""
         pairs = list(zip(self.parts, self.weights))[:MOST]
         rows: list[dict[str, Any]] = [{"part": part, "weight": round(weight, 6)} for part, weight in pairs]
         if coords is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .deciding_tiles import DecidingTiles
+from .deciding_tiles import MOST, DecidingTiles
 from .evidence import overlaid
 
 LONGEST = 1024
@@ -85,7 +85,7 @@ def as_geojson(tiles: DecidingTiles, places: TilePlaces, class_name: str) -> dic
 
 
 def tile_map(
-    tiles: DecidingTiles, places: TilePlaces, thumbnail: np.ndarray | None = None, named: int = 5
+    tiles: DecidingTiles, places: TilePlaces, thumbnail: np.ndarray | None = None, named: int = MOST
 ) -> np.ndarray:
     """(H, W, 3) uint8: how much each tile weighs, over the slide, and the first ones outlined.
 

@@ -1,8 +1,8 @@
-"""Classify samples of many parts, the tiles of slides, with the model beside this file: python predict.py BAG ... [--top 3]
+"""Classify bags, the features of many parts, with the model beside this file: python predict.py BAG ... [--top 3]
 
-A bag is a .npz, .safetensors or .h5 file with the features (T, D) of its parts as `features`, and where they lie (T, 2)
-as `coords`, if that is known. Needs onnxruntime, numpy and pillow, and h5py for .h5. Prints a JSON object per bag, as
-`vladapt predict` does, and faults on stderr.
+A bag is a .npz, .safetensors or .h5 file with the features (T, D) of the tiles of a slide as `features`, and where they
+lie (T, 2) as `coords`, if that is known. Needs onnxruntime, numpy and pillow, and h5py for .h5. Prints a JSON object
+per bag, as `vladapt predict` does, and faults on stderr.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""A run whose samples are bags as an ONNX graph: from the features of any number of parts to calibrated logits, and what
-each part weighs."""
+"""A run whose samples are bags as an ONNX graph: from the features of any number of parts to calibrated logits, and
+what each part weighs."""
 
 from __future__ import annotations
 

@@ -204,8 +204,8 @@ class ServedRun(Served):
 
 
 class ServedBags(ServedRun):
-    """A run on stored features: it takes files with the features of a sample's parts, never the slides or HDF5 that they
-    come from. One is read at a time, when it is answered."""
+    """A run on stored features: it takes files with the features of a sample's parts, never the slides or HDF5 that
+    they come from. One is read at a time, when it is answered."""
 
     sizes = (1,)
 
@@ -239,7 +239,8 @@ class ServedBags(ServedRun):
         logits = adapter.bag_logits(bag)
         if not logits.logsumexp(0).isfinite():
             raise DataError(NOT_FINITE)
-        sample.parts = deciding_tiles(adapter, bag, int(logits.argmax())).rows(coords)
+        if adapter.attention(bag) is not None:  # to leave parts out would take minutes of a request
+            sample.parts = deciding_tiles(adapter, bag, int(logits.argmax())).rows(coords)
         return logits.cpu(), bag.double().mean(dim=0).float().cpu()
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class ShownTiles:
 
     @property
     def picture(self) -> np.ndarray | None:
-        """(H, W, 3) uint8, of a slide that cannot be read the tiles alone; None where it is not known where they lie."""
+        """(H, W, 3) uint8, of a slide that cannot be read the tiles alone; None where their places are not known."""
         if self.places is None:
             return None
         try:
@@ -73,7 +73,7 @@ class ShownTiles:
 
 def has_tiles(adapter: Adapter, features: FeatureSet) -> bool:
     """Whether samples are bags of tiles, and the method answers by these."""
-    return "bags" in adapter.can and features.stored_bags is not None
+    return "bags" in adapter.can and getattr(features, "stored_bags", None) is not None
 
 
 def shown_tiles(
@@ -121,7 +121,7 @@ def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbn
             truth = "" if right[row] else f", and is “{class_names[int(labels[row])]}”"
             pictures.append((picture, f"{name}: “{each.class_name}” ({float(sureness[row]):.0%}){truth}"))
     note = (
-        "The surest wrong answers first, then the surest right ones; the five tiles that weigh most are outlined. An aid, "
-        "not a proof: weights say where the method looked, not why the slide has its class."
+        "The surest wrong answers first, then the surest right ones; the five tiles that weigh most are outlined. An "
+        "aid, not a proof: weights say where the method looked, not why the slide has its class."
     )
     return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2) if pictures else None
