@@ -112,8 +112,7 @@ class Reading(SlideOptions):
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
     unit: str = option(
         IMAGE_UNIT,
-        "what a sample is: each slice or image, a volume with its slices, a study with its views, or a slide with its "
-        "tiles",
+        "what a sample is: a slice or image, a volume with its slices, a study with its views, or a slide",
         choices=UNITS,
     )
     study_column: str = option(

@@ -26,5 +26,5 @@ class SlideOptions(contracts.NumberReading):
         None, "slides: micrometres per pixel of the largest level, where a slide does not say them", above=0, high=20
     )
     regions: str | None = option(
-        None, "slides: QuPath's GeoJSON, a file or folder named after slides: tiles are taken from its regions alone"
+        None, "slides: GeoJSON of QuPath, a file or folder named after slides; only its regions are used"
     )

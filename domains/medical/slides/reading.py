@@ -60,22 +60,22 @@ class Slide:
             DataError: OpenSlide cannot open the file.
         """
         with opened(path) as slide:
-            said, (width, height) = slide.properties, slide.dimensions
-            along = [_number(said, f"openslide.mpp-{axis}") for axis in "xy"]
-            mpp = None if None in along else math.sqrt(along[0] * along[1])
+            stated, (width, height) = slide.properties, slide.dimensions
+            across, down = (_number(stated, f"openslide.mpp-{axis}") for axis in "xy")
+            mpp = None if across is None or down is None else math.sqrt(across * down)
             return cls(
                 path,
                 width,
                 height,
                 tuple(float(each) for each in slide.level_downsamples),
                 mpp if mpp is not None and LEAST_MPP <= mpp <= MOST_MPP else None,
-                _number(said, "openslide.objective-power"),
-                tuple(int(_number(said, f"openslide.bounds-{axis}") or 0) for axis in "xy"),
+                _number(stated, "openslide.objective-power"),
+                (int(_number(stated, "openslide.bounds-x") or 0), int(_number(stated, "openslide.bounds-y") or 0)),
             )
 
     def resolution(self, otherwise: float | None = None) -> float:
-        """Micrometres per pixel of the largest level; by the objective, as 10 divided by its power, where neither the
-        file nor the user says it.
+        """Micrometres per pixel of the largest level; by the objective where neither the file nor the user says
+        it.
 
         Args:
             otherwise: what the user says of slides without a resolution.
@@ -83,20 +83,18 @@ class Slide:
         Raises:
             DataError: nothing says it.
         """
-        if self.mpp is not None:
-            return self.mpp
-        if otherwise is not None:
-            return otherwise
-        if self.is_guessed(otherwise):
-            return 10.0 / self.power
-        raise DataError(
-            f"{self.path}: says nothing of its resolution; give --slide-mpp, or a column mpp in the table, in "
-            "micrometres per pixel of its largest level"
-        )
+        stated = self.mpp if self.mpp is not None else otherwise if otherwise is not None else self.guessed_mpp
+        if stated is None:
+            raise DataError(
+                f"{self.path}: says nothing of its resolution; give --slide-mpp, or a column mpp in the table, in "
+                "micrometres per pixel of its largest level"
+            )
+        return stated
 
-    def is_guessed(self, otherwise: float | None = None) -> bool:
-        """Whether the resolution is reckoned from the power of the objective."""
-        return self.mpp is None and otherwise is None and self.power is not None and 1 <= self.power <= 100
+    @property
+    def guessed_mpp(self) -> float | None:
+        """Micrometres per pixel that go with the power of the objective, 0.25 with 40x; None where it has none."""
+        return 10.0 / self.power if self.power is not None and 1 <= self.power <= 100 else None
 
     def level_of(self, downsample: float) -> int:
         """The level to read from for pixels of so many of the largest level: the coarsest that is no coarser."""
@@ -184,10 +182,10 @@ def overview(slide: Slide, downsample: float) -> np.ndarray:
     return pixels
 
 
-def _number(said: Mapping[str, str], name: str) -> float | None:
+def _number(stated: Mapping[str, str], name: str) -> float | None:
     """A positive number among the properties."""
     try:
-        value = float(said.get(name, "nan"))
+        value = float(stated.get(name, "nan"))
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None

@@ -52,7 +52,7 @@ def as_slides(data: DomainData, reading: SlideOptions) -> DomainData:
         ConfigError: the regions are of none of the slides. DataError: a resolution in the table is no number.
     """
     stated = _resolutions(data.columns and data.columns())
-    regions = None if reading.regions is None else Path(reading.regions)
+    regions, files = None if reading.regions is None else Path(reading.regions), None
     if regions is not None:
         files = {item.id: regions_of(regions, item.source) for item in data.items}
         if data.items and not any(files.values()):
@@ -65,24 +65,17 @@ def as_slides(data: DomainData, reading: SlideOptions) -> DomainData:
         try:
             slide = Slide.of(item.source)
             mpp = stated.get(item.id) or slide.resolution(reading.slide_mpp)
-            decode = {
-                "tile": reading.tile or TILE,
-                "mpp": reading.mpp or MPP,
-                "tissue": reading.tissue,
-                "slide_mpp": mpp,
-            }
-            if regions is not None:
-                if (file := files[item.id]) is None:
-                    raise DataError(f"--regions {regions}: has no file of this slide, {item.source.stem}.geojson")
-                decode["regions"] = hashes.sha256(file)
-            if (digest := _digest(item.source)) is not None:
-                decode["digest"] = digest
+            file = None if files is None else files[item.id]
+            if files is not None and file is None:
+                raise DataError(f"--regions {regions}: has no file of this slide, {item.source.stem}.geojson")
+            digests = {"digest": _digest(item.source), "regions": file and hashes.sha256(file)}
         except DataError as error:
             skipped.append((item.id, str(error).removeprefix(f"{item.source}: ")))
             continue
-        if item.id not in stated and slide.is_guessed(reading.slide_mpp):
+        if slide.mpp is None and reading.slide_mpp is None and item.id not in stated:
             guessed[item.id] = slide.power, mpp
-        items.append(item.with_(decode=decode))
+        how = {"tile": reading.tile or TILE, "mpp": reading.mpp or MPP, "tissue": reading.tissue, "slide_mpp": mpp}
+        items.append(item.with_(decode={**how, **{name: each for name, each in digests.items() if each}}))
 
     def tiles(item: Item) -> SlideTiles:
         return tiles_of(item.source, tiling_of(item, regions))
@@ -109,7 +102,7 @@ def tiling_of(item: Item, regions: Path | None) -> Tiling:
 def _resolutions(columns: Columns | None) -> Mapping[str, float]:
     """What a table says of slides by their ids, in micrometres per pixel; empty cells say nothing."""
     name = None if columns is None else column_called(columns, MPP_COLUMNS)
-    if name is None:
+    if columns is None or name is None:
         return {}
     stated = {}
     for id_, cell in columns.cells(name).items():
