@@ -72,6 +72,8 @@ def rules_of(method: Method) -> list:
         pairs if "pairs" in claims.can else pairs_are_refused,
         every_option_counts,
     ]
+    if "bags" in claims.can:
+        rules.append(a_bag_alone_is_answered)
     if claims.backbone_needs:
         rules.append(other_towers_are_refused)
     if claims.text_free:
@@ -206,6 +208,22 @@ def pairs(method: Method) -> Iterator[str]:
         yield "can learn pairs, and its fit_pairs() reports no trained parameters"
     if adapter.adapted(towers) is towers:
         yield "can learn pairs, and its fit_pairs() leaves the towers as they were"
+
+
+def a_bag_alone_is_answered(method: Method) -> Iterator[str]:
+    """The parts of a sample say what the sample does in a set; of weights of parts the sums are 1."""
+    adapter, items = method.fitted.adapter, method.world.items["test"][:FEW]
+    bags = method.world.seen(adapter, items, adapter.adapted(method.backbone))[0].bags
+    alone, wanted = torch.stack([adapter.bag_logits(bag) for bag in bags]), method.world.logits(adapter, items)
+    if not torch.allclose(alone, wanted, rtol=1e-4, atol=1e-4):
+        yield "can answer bags, and its bag_logits() of a sample's parts are not its logits() of the sample"
+    for bag, weights in zip(bags, map(adapter.attention, bags)):
+        if weights is None:
+            continue
+        if weights.shape not in ((1, len(bag)), (len(adapter.class_names_), len(bag))):
+            yield f"its attention() has shape {tuple(weights.shape)} for {len(bag)} parts; (1 or C, T) is needed"
+        elif not torch.allclose(weights.sum(dim=1), torch.ones(len(weights)), atol=1e-3):
+            yield "its attention() does not add up to 1"
 
 
 def pairs_are_refused(method: Method) -> Iterator[str]:

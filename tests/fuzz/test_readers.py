@@ -101,6 +101,12 @@ def _features(file: Path) -> object:
     return load_features(file)
 
 
+def _sent_bag(file: Path) -> object:
+    from vladapt.core.data.sent_bags import SentBag
+
+    return SentBag(file, 4, 1 << 20).read()
+
+
 def _pairs(file: Path) -> object:
     from vladapt.core.data.pairs.reading import read_pairs
 
@@ -293,6 +299,7 @@ READERS = {
     "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=14),
     "radiographs": Reader(valid_sets.radiographs, _radiographs),
     "features": Reader(valid_sets.features, _features, examples=14),
+    "bag of a request": Reader(valid_sets.bag, _sent_bag, examples=14),
     "table of pairs": Reader(valid_sets.pair_table, _pairs),
     "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
     "coco captions": Reader(valid_sets.coco_captions, _pairs),

@@ -263,6 +263,16 @@ def radiographs(folder: Path) -> list[Path]:
     return [put_text(folder / name[:5] / name, *lines) for name, lines in tables.items()]
 
 
+def bag(folder: Path) -> list[Path]:
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    arrays = {"features": rng.normal(size=(6, 4)).astype(np.float16), "coords": rng.integers(0, 9000, (6, 2))}
+    np.savez(folder / "bag.npz", **arrays)
+    save_file(arrays, folder / "bag.safetensors")
+    return [folder / "bag.npz", folder / "bag.safetensors"]
+
+
 def features(folder: Path) -> list[Path]:
     from safetensors.numpy import save_file
 
