@@ -33,9 +33,9 @@ class TopK(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    reads_bags: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
-    can: ClassVar[frozenset[str]] = frozenset({"bags"})
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")
     differs: ClassVar[str] = "the mean of the largest scores in place of their sum, times the logit scale of the towers"
 

@@ -72,7 +72,7 @@ def rules_of(method: Method) -> list:
         pairs if "pairs" in claims.can else pairs_are_refused,
         every_option_counts,
     ]
-    if "bags" in claims.can:
+    if claims.reads_bags:
         rules.append(a_bag_alone_is_answered)
     if claims.backbone_needs:
         rules.append(other_towers_are_refused)
@@ -216,7 +216,7 @@ def a_bag_alone_is_answered(method: Method) -> Iterator[str]:
     bags = method.world.seen(adapter, items, adapter.adapted(method.backbone))[0].bags
     alone, wanted = torch.stack([adapter.bag_logits(bag) for bag in bags]), method.world.logits(adapter, items)
     if not torch.allclose(alone, wanted, rtol=1e-4, atol=1e-4):
-        yield "can answer bags, and its bag_logits() of a sample's parts are not its logits() of the sample"
+        yield "reads bags, and its bag_logits() of a sample's parts are not its logits() of the sample"
     for bag, weights in zip(bags, map(adapter.attention, bags)):
         if weights is None:
             continue

@@ -181,7 +181,7 @@ class Explainer:
         if towers is None:
             self.no_maps = "the run was made from a file of features, so there are no pictures"
             return
-        if "bags" in adapter.can and transform is None:
+        if adapter.reads_bags and transform is None:
             self.no_maps = OF_TILES
             return
         self.seen, self.method = Seen(towers, adapter), method or default_method(towers, adapter)

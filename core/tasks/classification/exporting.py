@@ -61,9 +61,9 @@ def check_exported(use: Use) -> None:
         why = "learns from the images it predicts"
     elif cls.transductive:
         why = "reads all images together"
-    elif "parts" in cls.at_predict and "bags" not in cls.can:
+    elif "parts" in cls.at_predict and not cls.reads_bags:
         why = "reads the parts of a sample"
-    elif "bags" not in cls.can and not cls.at_predict <= EXPORTED:
+    elif not cls.reads_bags and not cls.at_predict <= EXPORTED:
         extra = ", ".join(sorted(cls.at_predict - EXPORTED)).replace("_", " ")
         why = f"needs more of an image than its features ({extra})"
     elif "images" in cls.needs:
@@ -85,7 +85,7 @@ def export_run(
     check_exported(use)
     new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
-    bags = "bags" in adapter_class(use.run.info.adapter).can
+    bags = adapter_class(use.run.info.adapter).reads_bags
     if wishes.int8 and (recipe.features or bags):
         of = "features of parts" if bags else "a features file"
         raise ConfigError(f"--int8: is for the graph from pixels, and a run of {of} has none; omit it")
@@ -108,7 +108,7 @@ def export_of(adapter: Adapter) -> type[Export]:
     """What writes the graphs of a method."""
     from .exporting_bags import BagExport
 
-    return BagExport if "bags" in adapter.can else Export
+    return BagExport if adapter.reads_bags else Export
 
 
 class Head(nn.Module):

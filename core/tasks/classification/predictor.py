@@ -126,7 +126,7 @@ class Predictor:
     @staticmethod
     def of_features(use: Use) -> bool:
         """Whether a run is one of stored features of parts, which can be asked of more of them."""
-        return not use.run.info.backbone and "bags" in adapter_class(use.run.info.adapter).can
+        return not use.run.info.backbone and adapter_class(use.run.info.adapter).reads_bags
 
     @cached_property
     def device(self) -> torch.device:

@@ -73,7 +73,7 @@ class ShownTiles:
 
 def has_tiles(adapter: Adapter, features: FeatureSet) -> bool:
     """Whether samples are bags of tiles, and the method answers by these."""
-    return "bags" in adapter.can and getattr(features, "stored_bags", None) is not None
+    return adapter.reads_bags and features.stored_bags is not None
 
 
 def shown_tiles(
