@@ -3,16 +3,15 @@ what each part weighs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...contracts.bags import Bags
 from ...errors import CapabilityError
 from ...export.agreement import Agreement
 from ...export.folder import BAG, Session
@@ -51,8 +50,7 @@ class BagExport(Export):
         with reporter.task("Writing the graph"):
             session = self.new.write(self.bag_graph, folder / FILE, facts)
         facts["graphs"] = {BAG: FILE}
-        halves = [bag[: max(1, len(bag) // 2)] for bag in self.bags]
-        checks = {"bags": self._checked_bags(session, self.bags), "halves": self._checked_bags(session, halves)}
+        checks = {"bags": self._checked_bags(session, 1), "halves": self._checked_bags(session, 2)}
         for check in checks.values():
             if not check.is_close:
                 raise CapabilityError(
@@ -63,9 +61,10 @@ class BagExport(Export):
         return facts, notes
 
     @cached_property
-    def bags(self) -> Sequence[Tensor]:
-        """Of the test samples."""
-        return self.tested.with_parts().bags[:: -(-len(self.tested) // MOST_BAGS)]
+    def bags(self) -> Bags:
+        """Of the test samples, evenly so many."""
+        rows = range(0, len(self.tested), -(-len(self.tested) // MOST_BAGS))
+        return self.tested.with_parts().bags.select(rows).to(self.tested.features.device)
 
     @cached_property
     def weighs(self) -> bool:
@@ -78,12 +77,17 @@ class BagExport(Export):
 
     @property
     def bag_graph(self) -> Graph:
-        example = self.bags[0][torch.arange(TRACED, device=self.bags[0].device) % len(self.bags[0])]
+        bag = self.bags[0]
+        example = bag[torch.arange(TRACED, device=bag.device) % len(bag)]
         outputs = [*self._outputs, *(["attention"] if self.weighs else [])]
         return Graph(self.module, {BAG: example}, outputs, {BAG: ()})
 
     @torch.no_grad()
-    def _checked_bags(self, session: Session, bags: Sequence[Tensor]) -> Agreement:
-        model = torch.cat([self.module(bag)[0].cpu() for bag in bags])
-        graph = np.concatenate([session(**{BAG: bag.cpu().numpy()})["logits"] for bag in bags])
-        return Agreement.of(model, torch.from_numpy(graph), None, self._thresholds)
+    def _checked_bags(self, session: Session, divisor: int) -> Agreement:
+        """Of the first parts of each bag, all of them or a share."""
+        model, graph = [], []
+        for bag in self.bags:
+            some = bag[: max(1, len(bag) // divisor)]
+            model.append(self.module(some)[0].cpu())
+            graph.append(torch.from_numpy(session(**{BAG: some.cpu().numpy()})["logits"]))
+        return Agreement.of(torch.cat(model), torch.cat(graph), None, self._thresholds)
