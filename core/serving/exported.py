@@ -39,7 +39,7 @@ class ServedExport(Served):
         DataError: it is damaged. CapabilityError: it has no graph from pictures to classes, or onnxruntime is missing.
     """
 
-    sizes = SIZES
+    sizes: Sequence[int] = SIZES
     graph: ClassVar = PIXELS
 
     def __init__(self, folder: Path, serving: Serving):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,19 +75,24 @@ def check_exported(use: Use) -> None:
 
 
 def export_run(
-    use: Use, wishes: ExportWishes, task: str, read: Callable[..., PreparedData], reporter: Reporter
+    use: Use,
+    wishes: ExportWishes,
+    task: str,
+    read: Callable[..., PreparedData],
+    reporter: Reporter,
+    kind: type[Export],
 ) -> Exported:
     """Write the graphs of a run; see `Task.export`.
 
     Args:
+        kind: what writes them.
         read: what gives the data side of a recipe, as `Classification.prepared`.
     """
     check_exported(use)
     new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
-    bags = adapter_class(use.run.info.adapter).reads_bags
-    if wishes.int8 and (recipe.features or bags):
-        of = "features of parts" if bags else "a features file"
+    if wishes.int8 and (recipe.features or kind.of_parts):
+        of = "features of parts" if kind.of_parts else "a features file"
         raise ConfigError(f"--int8: is for the graph from pixels, and a run of {of} has none; omit it")
     other = bool(use.data or use.features)
     prepared = read(recipe.with_(shots=0), reporter, divided=not other)
@@ -96,19 +101,12 @@ def export_run(
     patients = None
     if use.per_patient is not None:
         patients = Patients.of_run(use.run, Calibration.load(use.run.path), use.per_patient)
-    tested = rows_of_split(prepared, "test", everything=other, parts=bags)
+    tested = rows_of_split(prepared, "test", everything=other, parts=kind.of_parts)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
-    made = export_of(adapter)(new, use.run.shown, prepared, adapter, tested, task, patients)
+    made = kind(new, use.run.shown, prepared, adapter, tested, task, patients)
     with new.folder() as folder:
         facts, notes = made.written(folder, reporter)
     return new.exported(facts, notes)
-
-
-def export_of(adapter: Adapter) -> type[Export]:
-    """What writes the graphs of a method."""
-    from .exporting_bags import BagExport
-
-    return BagExport if adapter.reads_bags else Export
 
 
 class Head(nn.Module):
@@ -156,7 +154,13 @@ class Whole(nn.Module):
 
 @dataclass
 class Export:
-    """The graphs of a run under way, from features and where one picture is a sample from pixels."""
+    """The graphs of a run under way, from features and where one picture is a sample from pixels.
+
+    Class attributes:
+        of_parts: whether samples are read with their parts.
+    """
+
+    of_parts: ClassVar[bool] = False
 
     new: NewExport
     shown: str

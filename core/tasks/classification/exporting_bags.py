@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class BagGraph(nn.Module):
 @dataclass
 class BagExport(Export):
     """The graph of a method that answers by the parts of one sample (`Adapter.bag_logits`)."""
+
+    of_parts: ClassVar = True
 
     def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
         facts = {**self._facts(), "width": self.adapter.dim_, "made_by": self.adapter.backbone_}

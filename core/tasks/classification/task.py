@@ -55,6 +55,7 @@ from ...recipes.asked_for import (
     without_shots,
     words_of,
 )
+from ...registry import adapter_class
 from ...registry.build import check_fit, divided, judgements_of, judges_at
 from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
@@ -343,9 +344,11 @@ class Classification(ComparedClassification):
         return (ServedBags if Predictor.of_features(use) else ServedRun)(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
-        from .exporting import export_run
+        from .exporting import Export, export_run
+        from .exporting_bags import BagExport
 
-        return export_run(use, wishes, self.name, self.prepared, reporter)
+        kind = BagExport if adapter_class(use.run.info.adapter).reads_bags else Export
+        return export_run(use, wishes, self.name, self.prepared, reporter, kind)
 
     def table(self, metrics: Mapping[str, Any]):
         table, further = metrics_table(metrics), Findings.of_metrics(judgements_of(self), metrics).tables
