@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -92,6 +92,21 @@ class HeldBag:
 
     def coords(self, scale: int) -> Tensor | None:
         return self.places
+
+
+@dataclass(frozen=True)
+class StoredTiles:
+    """Where the features of the tiles of a data set lie.
+
+    Args:
+        of: item -> its bag, of which no more is read than its header.
+        backbone: spec of what made them.
+        texts: file of the vectors of class texts that go with them, or None.
+    """
+
+    of: Callable[[Any], Bag]
+    backbone: str
+    texts: str | None = None
 
 
 class Bags(Sequence[Tensor]):
