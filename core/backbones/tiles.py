@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.bags import TEXTS
 from ..contracts.families import TILES
 from ..contracts.images import ImageSize
 from ..errors import CapabilityError, ConfigError
 from .two_tower import fingerprint
 
-TEXTS = "texts"
 SCALE = 100.0
 """CLIP's logit scale, for methods that weigh their own scores by it where there is no text."""
 
@@ -34,17 +34,6 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
         )
     encoder = next((word for word in further if word != TEXTS), "")
     return TileBackbone(int(width), encoder, TEXTS in further, spec, device)
-
-
-def tiles_spec(width: int, encoder: str, texts: bool) -> str:
-    """By which stored tile features are a backbone.
-
-    Args:
-        encoder: name of what made them, "" where nothing says it.
-        texts: whether vectors of class texts come with them.
-    """
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in encoder)
-    return f"{TILES}:{','.join(filter(None, (str(width), name, TEXTS if texts else '')))}"
 
 
 class TileBackbone(Backbone):

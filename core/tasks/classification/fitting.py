@@ -228,8 +228,8 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
         raise CapabilityError(f"adapter '{adapter.name}' {IMAGES}")
     if prepared.data.in_tiles and (seen := (adapter.needs | adapter.at_predict) & (OF_IMAGES | {"patch_tokens"})):
         raise CapabilityError(
-            f"adapter '{adapter.name}' looks at whole {'images' if seen & OF_IMAGES else 'patches'}, and slides are read "
-            f"by their tiles; choose one that reads bags ({READING_BAGS}) or linear-probe"
+            f"adapter '{adapter.name}' looks at whole {'images' if seen & OF_IMAGES else 'patches'}, and slides are "
+            f"read by their tiles; choose one that reads bags ({READING_BAGS}) or linear-probe"
         )
     if transfer is not None:
         transfer.check(adapter)
