@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .families import TILES
 
+TEXTS = "texts"
+"""In the spec of stored tile features with vectors of class texts."""
 ROWS_AT_ONCE = 4096
 """Parts of a bag that are summed at once."""
 
@@ -92,6 +95,21 @@ class HeldBag:
 
     def coords(self, scale: int) -> Tensor | None:
         return self.places
+
+
+@dataclass(frozen=True)
+class StoredTiles:
+    """Where the features of the tiles of a data set lie.
+
+    Args:
+        of: item -> its bag, of which no more is read than its header.
+        backbone: spec of what made them.
+        texts: file of the vectors of class texts that go with them, or None.
+    """
+
+    of: Callable[[Any], Bag]
+    backbone: str
+    texts: str | None = None
 
 
 class Bags(Sequence[Tensor]):
@@ -176,3 +194,14 @@ def mean_of_rows(rows: Tensor) -> Tensor:
     for some in rows.split(ROWS_AT_ONCE):
         total = np.add.reduce(np.concatenate([total, some.double().cpu().numpy()]), axis=0, keepdims=True)
     return torch.from_numpy(total[0] / len(rows)).float()
+
+
+def tiles_spec(width: int, encoder: str, texts: bool) -> str:
+    """By which stored tile features are a backbone.
+
+    Args:
+        encoder: name of what made them, "" where nothing says it.
+        texts: whether vectors of class texts come with them.
+    """
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in encoder)
+    return f"{TILES}:{','.join(filter(None, (str(width), name, TEXTS if texts else '')))}"

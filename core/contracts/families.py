@@ -7,6 +7,7 @@ from typing import Any
 FROM_MODULE = "vladapt.Backbone.from_module(module, image_size=..., embed_dim=...)"
 PROJECTED = "projected"
 STORED = "stored"
+TILES = "tiles"
 ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 OF_IMAGES = frozenset({"image_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
@@ -71,6 +72,13 @@ FAMILIES: dict[str, dict] = {
     STORED: {
         "spec": "stored:<features file of image-text pairs>",
         "what": "features that were made before, looked up; new images and words are refused",
+        "extra": "all",
+        "packages": (),
+        "capabilities": frozenset(),
+    },
+    TILES: {
+        "spec": "tiles:<width>, tiles:<width>,<encoder>",
+        "what": "stored features of the tiles of slides (--bags), read; new slides and words are refused",
         "extra": "all",
         "packages": (),
         "capabilities": frozenset(),

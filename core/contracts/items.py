@@ -24,7 +24,7 @@ from .shown import in_short
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .bags import Tiles
+    from .bags import StoredTiles, Tiles
     from .groups import OpenGroups, PossibleGroups
     from .part_views import PartViews
 
@@ -239,6 +239,7 @@ class DomainData:
             them (`Loss.named`).
         members: the images that a sample is joined of (the views of a study); None where each is one of its own.
         tiles: the tiles of a sample that has so many that they are read some at a time; None where `load` gives all.
+        bags: the features of their tiles, where these are stored and nothing is encoded; or None.
         has_images: whether `load` decodes something; False of the rows of a features file.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
@@ -272,6 +273,7 @@ class DomainData:
     number_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Callable[[Item], Sequence[Item]] | None = field(default=None, repr=False, compare=False)
     tiles: Callable[[Item], Tiles] | None = field(default=None, repr=False, compare=False)
+    bags: StoredTiles | None = None
     has_images: bool = True
     domain: Any = field(default=None, repr=False, compare=False)
 
@@ -308,6 +310,11 @@ class DomainData:
     @property
     def total(self) -> int:
         return len(self.items) + len(self.skipped)
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether its samples are bags of tiles, which are never in memory together."""
+        return self.bags is not None or self.tiles is not None
 
     def split(self, name: str) -> list[Item]:
         return [item for item in self.items if item.split == name]

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,9 @@ def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[F
                 standing = (file for fmt in formats if (file := fmt.of_folder(path)) is not None)
                 if (file := next(standing, None)) is not None:
                     return file
+        for root, fmt in product(roots, formats):
+            if (file := fmt.named(root, name)) is not None and stays_inside(file, root):
+                return file
         leaves = [cure_of(path, at) for at, path in candidates if not any(stays_inside(path, root) for root in roots)]
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{listed_in}: '{shortened(name)}' is not a usable path; correct it") from error
@@ -231,6 +235,8 @@ class Format:
             None where it is part of none. Only files that stand for a sample are of the format.
         max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `Item.MAX_PIXELS`.
         size: (file, decode) -> (width, height) of what `load` gives, by its header; None where only `load` tells.
+        columns: names of the column of a table that names such files, besides the usual ones.
+        named: (root, name) -> the file below a root that a table names without its ending, or None.
     """
 
     name: str
@@ -243,6 +249,8 @@ class Format:
     whole: Callable[[Path], Path | None] | None = None
     max_pixels: int = Item.MAX_PIXELS
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
+    columns: tuple[str, ...] = ()
+    named: Callable[[Path, str], Path | None] = lambda root, name: None
 
     @staticmethod
     def of(path: Path, formats: Sequence[Format]) -> Format | None:

@@ -58,7 +58,7 @@ def read_manifest(
     """
     path = Path(path)
     table = read_table(path)
-    columns = TableColumns(table, label_column, group_column)
+    columns = TableColumns(table, label_column, group_column, [name for fmt in formats for name in fmt.columns])
     return data_of_table(table, columns, _labels(table, columns, class_names), formats, root, group_column)
 
 
@@ -112,14 +112,15 @@ class _NotThere(DataError):
 class TableColumns:
     """Which column of the table holds what; None where there is none."""
 
-    def __init__(self, table: Table, label: str | None = None, group: str = AUTO):
-        self.image, self.split = table.column_of(Table.IMAGE), table.column_of(Table.SPLIT)
+    def __init__(self, table: Table, label: str | None = None, group: str = AUTO, images: Sequence[str] = ()):
+        images = [*images, *Table.IMAGE]
+        self.image, self.split = table.column_of(images), table.column_of(Table.SPLIT)
         self.caption = table.column_of(CAPTION_COLUMNS)
         self.group = None
         if group not in (AUTO, NONE) and not is_by_name(group):
             self.group = table.column_named(group.removeprefix(COLUMN), OPTION)
         if self.image is None:
-            raise _NotThere(_missing(table, "image", Table.IMAGE))
+            raise _NotThere(_missing(table, "image", images))
         self.notes: list[str] = []
         self.label = _label_column(table, self.notes) if label is None else table.column_named(label, "label_column")
 

@@ -5,6 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "bag_sets": "BagFolder",
         "extract": "cores",
         "files": "load_image_features",
         "store": "FeatureStore",

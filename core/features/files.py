@@ -103,6 +103,27 @@ def load_features(path: str | Path) -> FeatureFile:
     return FeatureFile(features, classifier, arrays.split(count), arrays.columns(count))
 
 
+def load_class_texts(path: str | Path, class_names: Sequence[str], width: int) -> TextClassifier:
+    """The classifier of a file that holds text features (C, D) and the names of their classes; `logit_scale` and
+    `text_prompts` as of `load_features`.
+
+    Args:
+        class_names: that are wanted, in their order.
+        width: D of the image features.
+
+    Raises:
+        DataError: no such file, not readable, lacks a class, or of another width.
+    """
+    arrays = FileArrays(path := located(path), read_arrays(path), needed=("text_features", "class_names"))
+    names = arrays.names()
+    if lacking := [name for name in class_names if name not in names]:
+        raise arrays.error(f"has no text features of class '{lacking[0]}' (it has {', '.join(names)}); add them")
+    text = arrays.text_features(len(names), width)
+    prototypes, scale = arrays.prototypes(len(names), width), arrays.logit_scale()
+    whole = TextClassifier(text, text, prototypes, class_names=names, logit_scale=scale)
+    return whole.select([names.index(name) for name in class_names])
+
+
 def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]:
     """What `vladapt embed --images` writes: unit image features (N, D), their ids, and the backbone's fingerprint.
 

@@ -98,7 +98,7 @@ class FeatureStore:
         self.root = self.default_root() if root is None else Path(root)
         self.keep, self.alone = keep, alone
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
-        self._hashes = FileHashes(root)
+        self.hashes = FileHashes(root)
         self._folders: dict[str, ShardFolder] = {}
         self._tuners: dict[tuple[str, ...], BatchSizeTuner] = {}
 
@@ -161,7 +161,7 @@ class FeatureStore:
         positions = list(range(first, len(items), step))
 
         def on_this_rank() -> Share:
-            table = Table(request, [items[i] for i in positions], self._hashes)
+            table = Table(request, [items[i] for i in positions], self.hashes)
             computed = self._fill(table, tuner, progress)
             return Share.of(table, positions, computed, backbone.embed_dim)
 
@@ -208,9 +208,9 @@ class FeatureStore:
             Position in `items` -> number of images or parts; a sample never met before counts as one.
         """
         request = Request(data, backbone, transform, None, tap, 0, 0, amp, workers, True)
-        table = Table(request, items, self._hashes)
-        _look_up_counts(table, self._folder(PART_COUNTS))
-        found = all_gather_json(table.lacking(self._folder(request.space).known(table.missing())))[0]
+        table = Table(request, items, self.hashes)
+        _look_up_counts(table, self.folder_of(PART_COUNTS))
+        found = all_gather_json(table.lacking(self.folder_of(request.space).known(table.missing())))[0]
         return {int(position): pieces for position, pieces in found.items()}  # one answer for all ranks
 
     def text_features(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
@@ -220,7 +220,7 @@ class FeatureStore:
             DataError: the store cannot be written, or the backbone gives NaN or infinity for a text.
         """
         space = space_of(backbone, "text", "float32")
-        folder = self._folder(space)
+        folder = self.folder_of(space)
         keys = [text_key(space, text) for text in texts]
         row_of: dict[bytes, np.ndarray] = {}
         for some, rows in folder.find(keys):
@@ -276,7 +276,7 @@ class FeatureStore:
     def _fill(self, table: Table, tuner: BatchSizeTuner, progress: Progress | None) -> int:
         """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
         request = table.request
-        folder, counts = self._folder(request.space), self._folder(PART_COUNTS)
+        folder, counts = self.folder_of(request.space), self.folder_of(PART_COUNTS)
         _look_up(table, folder, counts)
         jobs = table.jobs()
         if not jobs:
@@ -313,7 +313,8 @@ class FeatureStore:
         counts.merge()
         return computed
 
-    def _folder(self, space: str) -> ShardFolder | NoShards:
+    def folder_of(self, space: str) -> ShardFolder | NoShards:
+        """The rows of a space."""
         if not self.keep:
             return NoShards()
         if space not in self._folders:
@@ -350,7 +351,7 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
     groups = tuple(item.group or item.id for item in kept)
     features = FeatureSet(
         features=whole.values[:, 0].contiguous(),
-        labels=_labels([item.class_label() for item in kept]),
+        labels=labels_of_items(kept),
         class_names=request.data.class_names,
         views=whole.values[:, 1:].contiguous() if request.views else None,
         tap=request.tap,
@@ -370,6 +371,11 @@ def _soft_labels(items: Sequence[Item]) -> Tensor | None:
     """(N, C) float, None where losses take the labels as they are."""
     soft = [item.training_label() for item in items]
     return _labels(soft) if any(label != item.class_label() for label, item in zip(soft, items, strict=True)) else None
+
+
+def labels_of_items(items: Sequence[Item]) -> Tensor | None:
+    """(N,) int64, or (N, C) float where samples have several labels; None if one of them has none."""
+    return _labels([item.class_label() for item in items])
 
 
 def _labels(labels: Sequence[ClassLabel]) -> Tensor | None:

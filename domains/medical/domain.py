@@ -65,7 +65,7 @@ REPORTED = "retrieval"
 """The task that learns from reports."""
 OF_REPORTS = ("reports", "report_part", "findings", "entities")
 """Options of that task."""
-IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT, SLIDE_UNIT = UNITS = ("image", "volume", "study", "slide")
+IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT, SLIDE_UNIT, PATIENT_UNIT = UNITS = ("image", "volume", "study", "slide", "patient")
 OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
@@ -112,7 +112,7 @@ class Reading(SlideOptions):
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
     unit: str = option(
         IMAGE_UNIT,
-        "what a sample is: a slice or image, a volume with its slices, a study with its views, or a slide",
+        "what a sample is: an image or slice, a volume, a study with its views, a slide, or a patient's slides",
         choices=UNITS,
     )
     study_column: str = option(
@@ -273,11 +273,14 @@ class Medical(Domain):
         from .medmnist import known_set
         from .reported import read_plain_folder, with_reports
         from .slides.samples import as_slides, check_slides
+        from .slides.stored import read_stored
         from .studies import studies_of
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
         reading.check_column(task)
+        if (stored := read_stored(path, reading, task)) is not None:
+            return replace(stored, domain=replace(self, modality=reading.modality or self.modality))
         if reading.unit == SLIDE_UNIT:
             check_slides(task)
         if task in OF_LABEL_SETS:
@@ -323,9 +326,12 @@ class Medical(Domain):
         from ...core.data import read_unlabelled
         from .layouts.published import with_patients
         from .slides.samples import as_slides, check_slides
+        from .slides.stored import read_new_stored
         from .studies import new_studies
 
         reading = self.reading_of(options)
+        if (stored := read_new_stored(paths, reading)) is not None:
+            return replace(stored, domain=replace(self, modality=reading.modality or self.modality))
         if reading.unit == SLIDE_UNIT:
             check_slides(self.tasks[0])
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]

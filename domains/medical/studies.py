@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path, PurePosixPath
 
-from ...core.contracts import ClassLabel, Columns, Decoded, DomainData, Item, Target, UnequalParts
+from ...core.contracts import Columns, Decoded, DomainData, Item, Target, UnequalParts
 from ...core.data import Format, columns_beside, digest_of_files, group_of, is_by_name, kind_of_column, values_by_name
 from ...core.errors import ConfigError, DataError, UnknownNameError
 from .targets import Findings, Viewed
@@ -210,7 +210,7 @@ def _common(items: Sequence[Item], name: str) -> Target | None:
     return Findings(_joined(labels), soft)
 
 
-def _joined(labels: Sequence[ClassLabel]) -> tuple[float, ...]:
+def _joined(labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """(C,) the largest known value of each class."""
     return tuple(max((value for value in values if not isnan(value)), default=float("nan")) for values in zip(*labels))
 

@@ -399,7 +399,11 @@ class NewImages(Prepared):
 
     def extracted(self, items: Sequence[Item], *, tap: str = PROJECTED, parts: bool = False, **how: Any) -> Extraction:
         """Features of some items; of a few at once, which are not stored."""
-        at_once = not parts and (self.ready is not None or (len(items) <= FEW and self.store.alone is None))
+        at_once = (
+            not parts
+            and not self.data.in_tiles
+            and (self.ready is not None or (len(items) <= FEW and self.store.alone is None))
+        )
         few = self._extracted_at_once(items, tap) if at_once else None
         return few or super().extracted(items, tap=tap, parts=parts, **how)
 

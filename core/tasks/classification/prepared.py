@@ -27,7 +27,9 @@ from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_tolerated, drop_unreadable
 from ...errors import DataError
+from ...features.bag_extraction import bags_of_items
 from ...features.batches import Extras, batches
+from ...features.files import load_class_texts
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...prompts.classifier import build_classifier, fill
@@ -112,6 +114,8 @@ class Prepared:
         return self.classifier_of(self.class_names)
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        if self.data.bags is not None and self.data.bags.texts is not None:
+            return load_class_texts(self.data.bags.texts, class_names, self.backbone.embed_dim).to(self.device)
         if not self.backbone.has_text:
             return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
         described = self.descriptions
@@ -137,7 +141,8 @@ class Prepared:
 
     @cached_property
     def templates(self) -> Sequence[str]:
-        templates = self.given_templates if self.backbone.has_text else []
+        stored = self.data.bags is not None and self.data.bags.texts is not None
+        templates = self.given_templates if self.backbone.has_text and not stored else []
         if templates is None and self.words is not None and self.words.templates:
             return list(self.words.templates)
         if templates is None:
@@ -369,6 +374,8 @@ class Prepared:
     def extracted(self, items: Sequence[Item], **how: Any) -> Extraction:
         """Features of some items, and which could not be read; `how` as `FeatureStore.get_or_compute` has it."""
         transform, encoding = self.transform, asdict(self.encoding)
+        if self.data.in_tiles:
+            return bags_of_items(self.data, list(items), self.backbone, transform, self.store, **encoding, **how)
         return self.store.get_or_compute(self.data, list(items), self.backbone, transform, **encoding, **how)
 
     def thumbnail(self, index: int):
@@ -411,8 +418,11 @@ def checked_and_split(
         DataError: too many cannot be read, or there are too few to split.
     """
     hashes = FileHashes()
-    with reporter.task("Checking images") as progress:
-        data = drop_unreadable(data, hashes, workers=workers, progress=progress)
+    if data.bags is None:
+        with reporter.task("Checking images") as progress:
+            data = drop_unreadable(data, hashes, workers=workers, progress=progress)
+    else:
+        check_tolerated(data)
     grouping = None if fitted is None else fitted.data.get("grouping")
     still_open = data.open_groups is not None and has_labels(data)
     if still_open and (fitted is None or grouping is not None):  # older runs asked names and pixels for nothing

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
-from ...backbones.load import announced
+from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.backbone import Backbone
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import (
@@ -489,7 +490,7 @@ def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter
         domain=task.domain.of(data),
         task=task.name,
         data=data,
-        backbone=backbone_of(recipe, task.domain),
+        backbone=_backbone_for(recipe, task, data),
         store=FeatureStore(),
         reporter=reporter,
         encoding=encoding,
@@ -498,3 +499,16 @@ def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter
         descriptions=recipe.descriptions,
         reading=recipe.reading,
     )
+
+
+def _backbone_for(recipe: Recipe, task: Task, data: DomainData) -> Backbone:
+    """The recipe's backbone; of stored tile features, unless the user names another of their width, what made them."""
+    if data.bags is None or not (recipe.gave("backbone") and data.bags.texts is None):
+        return backbone_of(recipe if data.bags is None else recipe.with_(backbone=data.bags.backbone), task.domain)
+    backbone, stored = backbone_of(recipe, task.domain), load_backbone(data.bags.backbone, recipe.device)
+    if backbone.embed_dim != stored.embed_dim:
+        raise CapabilityError(
+            f"--backbone {recipe.backbone}: gives features of width {backbone.embed_dim}, the stored ones have "
+            f"{stored.embed_dim}; give the encoder that made them, or omit it"
+        )
+    return backbone

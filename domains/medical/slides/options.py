@@ -28,3 +28,13 @@ class SlideOptions(contracts.NumberReading):
     regions: str | None = option(
         None, "slides: GeoJSON of QuPath, a file or folder named after slides; only its regions are used"
     )
+    bags: str | None = option(None, "slides: folder of stored tile features, of CLAM, TRIDENT or vladapt")
+    coarse_bags: str | None = option(
+        None, "slides: folder of the stored tile features of a lower magnification, for vila-mil"
+    )
+    texts: str | None = option(
+        None, "slides: file of text features of the classes (class_names, text_features), beside stored tile features"
+    )
+    clam_splits: str | None = option(
+        None, "slides: splits_N.csv of CLAM, which slides train, choose and test, beside stored tile features"
+    )

@@ -1,0 +1,69 @@
+"""Slides whose tile features are stored, in place of their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....core import contracts
+from ....core.contracts import DomainData
+from ....core.errors import ConfigError
+from ....core.features import BagFolder
+from .options import SlideOptions
+
+if TYPE_CHECKING:
+    from ..domain import Reading
+
+CLASSIFICATION = "classification"
+PATIENT, SLIDE, IMAGE = "patient", "slide", "image"
+UNITS = (IMAGE, SLIDE, PATIENT)
+BESIDE = ("coarse_bags", "texts", "clam_splits")
+OF_PIXELS = ("mpp", "tile", "tissue", "slide_mpp", "regions", "window", "max_pixels")
+
+
+def read_stored(path: Path, reading: Reading, task: str) -> DomainData | None:
+    """A labelled set of stored tile features; None where pixels are to be read.
+
+    Raises:
+        ConfigError: an option that is not for them, or another task. DataError: as `BagFolder.read`.
+    """
+    if reading.bags is None and not (task == CLASSIFICATION and BagFolder.are_class_folders(path, reading.formats)):
+        _refuse_alone(reading)
+        return None
+    if task != CLASSIFICATION:
+        raise ConfigError(f"--bags: is for --task {CLASSIFICATION}; omit one of them")
+    named = {each.name: getattr(reading, each.name) for each in fields(contracts.Reading)}
+    return _folder(reading).read(path, **named)
+
+
+def read_new_stored(paths: Sequence[str | Path], reading: Reading) -> DomainData | None:
+    """Files of tile features to predict; None where pixels are to be read."""
+    if reading.bags is None and not BagFolder.are_files(paths):
+        _refuse_alone(reading)
+        return None
+    return _folder(reading).read_new(paths)
+
+
+def _folder(reading: Reading) -> BagFolder:
+    if reading.unit not in UNITS:
+        raise ConfigError(f"--unit {reading.unit}: stored tile features are of slides; give {SLIDE} or {PATIENT}")
+    if unused := [name for name in OF_PIXELS if getattr(reading, name) != _default(name, reading)]:
+        raise ConfigError(f"--{unused[0].replace('_', '-')}: is for pixels, and tile features are stored; omit it")
+    bags, coarse, splits = (
+        None if place is None else Path(place) for place in (reading.bags, reading.coarse_bags, reading.clam_splits)
+    )
+    return BagFolder(bags, coarse, reading.texts, reading.unit == PATIENT, splits)
+
+
+def _default(name: str, reading: SlideOptions) -> object:
+    return next(each.default for each in fields(reading) if each.name == name)
+
+
+def _refuse_alone(reading: Reading) -> None:
+    """Raise the ConfigError of an option that goes with stored tile features alone."""
+    if reading.unit == PATIENT:
+        raise ConfigError(f"--unit {PATIENT}: joins slides whose tile features are stored; give --bags FOLDER")
+    if given := [name for name in BESIDE if getattr(reading, name) is not None]:
+        raise ConfigError(f"--{given[0].replace('_', '-')}: goes with stored tile features; give --bags FOLDER")
