@@ -54,7 +54,7 @@ MAP_WORDS = {
     "rollout": "Heat maps are made by attention rollout: what the tower attended to, whatever the answer",
     "attention": "Heat maps are made of the method’s attention: which patches the class looked at",
 }
-OF_TILES = "where samples are bags of tiles, those that decide are marked in their place"
+OF_TILES = "slides are read by their tiles, and methods on bags name those that decide"
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
 BESIDE_A_MISTAKE = 4
@@ -156,6 +156,7 @@ class Explainer:
         picture_of: a labelled image -> its decoded picture, or None.
         transform: decoded image -> pixels, as the features were made.
         method: of `heat_maps.METHODS`; None for the default of the towers.
+        no_pictures: why there are no heat maps where there are no towers.
         quick: no method that asks the tower many times per image, unless it is named; and of samples with several
             parts (clips, volumes) no more is decoded than must be.
 
@@ -175,14 +176,12 @@ class Explainer:
         transform: Callable[[Decoded], Tensor] | None,
         method: str | None = None,
         quick: bool = False,
+        no_pictures: str = "the run was made from a file of features, so there are no pictures",
     ):
         self.adapter, self.towers, self.labelled, self.picture_of = adapter, towers, labelled, picture_of
         self.transform, self.method, self.no_maps, self.quick, self._several = transform, method, "", quick, False
         if towers is None:
-            self.no_maps = "the run was made from a file of features, so there are no pictures"
-            return
-        if adapter.reads_bags and transform is None:
-            self.no_maps = OF_TILES
+            self.no_maps = no_pictures
             return
         self.seen, self.method = Seen(towers, adapter), method or default_method(towers, adapter)
         try:

@@ -46,6 +46,7 @@ class BagExport(Export):
     """The graph of a method that answers by the parts of one sample (`Adapter.bag_logits`)."""
 
     of_parts: ClassVar = True
+    _why_no_pictures = "a sample is the features of its parts"
 
     def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
         facts = {**self._facts(), "width": self.adapter.dim_, "made_by": self.adapter.backbone_}

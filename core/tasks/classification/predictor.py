@@ -45,7 +45,7 @@ from ...registry.build import check_judging, judges_at
 from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explained import MOST, explained, write_explanations
-from .explaining import AUTO, Explainer
+from .explaining import AUTO, OF_TILES, Explainer
 from .predictions import (
     DECIDED,
     Predictions,
@@ -267,8 +267,10 @@ class Predictor:
     def explainer(self, use: Use, data: DomainData) -> Explainer:
         """What says why images of the data were answered so, by the method that is asked for."""
         towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
-        transform = self.domain.of(data).transforms(self.backbone, False, self.task.name)
         labelled = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
+        if data.in_tiles:
+            return Explainer(self.adapter, None, *labelled, None, method, no_pictures=OF_TILES)
+        transform = self.domain.of(data).transforms(self.backbone, False, self.task.name)
         return Explainer(self.adapter, towers, *labelled, transform, method)
 
     def images(
