@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ...contracts.domain import Domain
-from ...contracts.items import DomainData
+from ...contracts.items import DomainData, Item
 from ...contracts.output_kind import HeatMap
 from ...contracts.run_info import FittedRun
 from ...contracts.use import Use
+from ...errors import DataError
 from ...explanation.evidence import overlaid
 from ...explanation.placing import on_image
 from ...runs.folder import make_folder
@@ -77,8 +78,8 @@ def explained(
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)
-    for reason, each in zip(reasons, tiles):
-        reason.tiles = each
+    for reason, each, name in zip(reasons, tiles, made.ids):
+        reason.tiles, reason.picture = each, _still(data, item_of[name])
     of = {name: (reason, target) for name, reason, target in zip(made.ids, reasons, targets)}
 
     def heat_map(name: str) -> HeatMap | None:
@@ -95,9 +96,17 @@ def explained(
     made.heat_map = heat_map
     if len(made.ids) > MOST:
         made.notes.append(f"the first {MOST} of {len(made.ids)} images are explained; give fewer to explain others")
-    if explainer.no_maps:
+    if explainer.no_maps and not tiles:
         made.notes.append(f"no heat maps: {explainer.no_maps}")
     return Explained(explainer, reasons, targets)
+
+
+def _still(data: DomainData, item: Item) -> np.ndarray | None:
+    """The picture of a slide; None where it cannot be read."""
+    try:
+        return Domain.as_still(np.asarray(data.load(item)))
+    except DataError:
+        return None
 
 
 def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -> None:

@@ -18,6 +18,7 @@ from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
+from ...contracts.families import TILES
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
@@ -59,6 +60,8 @@ from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
 from .tiles_shown import ShownTiles, has_tiles, shown_tiles
 
+SLIDE = "slide"
+"""The unit of a domain's reader whose samples are read by their tiles."""
 FEW = 8
 """Images that are encoded at once and not stored."""
 
@@ -116,7 +119,7 @@ class Predictor:
 
     @classmethod
     def of_bags(cls, use: Use, task: Task) -> Predictor:
-        """The same of a run on stored features whose method answers by the parts of a sample: there are no towers."""
+        """The same of a run whose method answers by the features of parts, without the towers that make them."""
         adapter = fitted_adapter(use.run, None)
         check_wishes(use, task, adapter)
         made = cls(use.run, task, recipe_again(use), None, adapter, Calibration.load(use.run.path))
@@ -124,9 +127,14 @@ class Predictor:
         return made
 
     @staticmethod
-    def of_features(use: Use) -> bool:
-        """Whether a run is one of stored features of parts, which can be asked of more of them."""
-        return not use.run.info.backbone and adapter_class(use.run.info.adapter).reads_bags
+    def of_tiles(use: Use, domain: Domain) -> bool:
+        """Whether the samples of a run are bags of tiles, by whose features alone its method answers."""
+        info = use.run.info
+        if not adapter_class(info.adapter).reads_bags:
+            return False
+        if not info.backbone or info.backbone.spec.partition(":")[0] == TILES:
+            return True
+        return vars(domain.reading_of(recipe_again(use).reading)).get("unit") == SLIDE
 
     @cached_property
     def device(self) -> torch.device:
@@ -245,7 +253,7 @@ class Predictor:
         if not has_tiles(self.adapter, features):
             return []
         called = list(enumerate(made.most_likely[:MOST].tolist()))
-        thumbnail = (lambda row: data.load(items[row])) if data.has_images else None
+        thumbnail = None if data.tiles is None else (lambda row: data.load(items[row]))
         return shown_tiles(self.adapter, features, called, made.class_names, thumbnail)
 
     def patients(self, how: str, threshold: float | None) -> Patients:

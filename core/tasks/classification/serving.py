@@ -204,7 +204,7 @@ class ServedRun(Served):
 
 
 class ServedBags(ServedRun):
-    """A run on stored features: it takes files with the features of a sample's parts, never the slides or HDF5 that
+    """A run on bags of tiles: it takes files with the features of a sample's parts, never the slides or HDF5 that
     they come from. One is read at a time, when it is answered."""
 
     sizes = (1,)

@@ -342,7 +342,7 @@ class Classification(ComparedClassification):
         return Predictor.of_use(use, self)
 
     def served(self, use: Use, serving: Serving) -> ServedRun:
-        return (ServedBags if Predictor.of_features(use) else ServedRun)(use, self, serving)
+        return (ServedBags if Predictor.of_tiles(use, self.domain) else ServedRun)(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         from .exporting import Export, export_run

@@ -104,6 +104,7 @@ def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbn
     Args:
         ids: N names of the test slides, or none.
     """
+    thumbnail = thumbnail if judged.prepared.data.tiles is not None else None  # stored features have none
     labels, logits, class_names = judged.labels, judged.scores.adapted_logits.float(), judged.class_names
     if labels is None or labels.ndim > 1 or not judged.own_classes or not has_tiles(judged.adapter, judged.test):
         return None
