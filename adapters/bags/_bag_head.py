@@ -59,6 +59,10 @@ class BagHead(ClassWeighted):
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
+    def _scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+        """What lowers the rate by the loss on val, if anything does."""
+        return None
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         """Epoch -> the bag of each step, (1,) int64 on the CPU, where reading it stops no GPU."""
         return epoch_batches(len(support), 1, seed)
@@ -88,7 +92,9 @@ class BagHead(ClassWeighted):
         """Train in place; the history, and the epoch that is kept."""
         bags, parameters = support.bags, list(network.parameters())
         batches = self._order(support, classes, seed)
-        rates = [[self.lr] * len(support)] * self.epochs
+        optimizer = self._optimizer(parameters)
+        scheduler = self._scheduler(optimizer)
+        rates = ([optimizer.param_groups[0]["lr"]] * len(support) for _ in range(self.epochs))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             row = int(index)
@@ -98,9 +104,11 @@ class BagHead(ClassWeighted):
 
         def val_score() -> float:
             scores.append(-self._val_loss(network, val, criterion))
+            if scheduler is not None:
+                scheduler.step(-scores[-1])
             return scores[-1]
 
-        epochs = train_epochs(self._optimizer(parameters), rates, batches, loss_of)
+        epochs = train_epochs(optimizer, rates, batches, loss_of)
         if val is None:
             best, history = keep_best(epochs, parameters, None)
         else:
