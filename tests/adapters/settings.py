@@ -131,9 +131,9 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "trans-mil": {"patience": between("patience", None, 1, lr=0.1, dropout=0.7, epochs=12)},
     "vila-mil": {
-        "patience": between("patience", None, 1, lr=0.1, epochs=12, min_epochs=0),
-        "min_epochs": between("min_epochs", 0, 20, lr=0.1, epochs=20, patience=1),
-        "plateau": between("plateau", None, 1, lr=0.1, epochs=12),
+        "patience": between("patience", None, 1, lr=0.003, epochs=16, min_epochs=0),
+        "min_epochs": between("min_epochs", 0, 20, lr=0.003, epochs=16, patience=1),
+        "plateau": between("plateau", None, 1, lr=0.003, epochs=16),
     },
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
     "action-clip-towers": {
