@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -95,7 +95,7 @@ class BagHead(ClassWeighted):
         seed: int,
     ) -> tuple[list[dict[str, float]], int]:
         """Train in place; the history, and the epoch that is kept."""
-        bags, parameters = support.bags, list(network.parameters())
+        bags, parameters = self._bags(support), list(network.parameters())
         batches = self._order(support, classes, seed)
         optimizer = self._optimizer(parameters)
         scheduler = self._scheduler(optimizer)
@@ -120,11 +120,15 @@ class BagHead(ClassWeighted):
             best, history = keep_best(self._stopped(epochs, scores), parameters, val_score)
         return history, best
 
+    def _bags(self, samples: FeatureSet | Batch) -> Sequence[Any]:
+        """What the network reads of each sample: its parts (T, D), or a tuple of such."""
+        return samples.bags
+
     @torch.no_grad()
     def _val_loss(self, network: nn.Module, val: FeatureSet, criterion: Criterion) -> float:
         """Mean loss of val's bags, by the criterion of the training."""
         network.eval()
-        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in val.bags])
+        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in self._bags(val)])
         network.train()
         return float(criterion(logits, val.labels))
 
@@ -158,7 +162,7 @@ class BagHead(ClassWeighted):
 
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
-        return torch.stack([self._net(spaced(bag, self.most_parts)) for bag in batch.bags])
+        return torch.stack([self._net(spaced(bag, self.most_parts)) for bag in self._bags(batch)])
 
     def to(self, device) -> BagHead:
         super().to(device)
@@ -167,15 +171,19 @@ class BagHead(ClassWeighted):
         return self
 
 
-def drawn(bag: Tensor, most: int | None) -> Tensor:
-    """(T, D), or where there are more than `most` parts so many of them, drawn, in their order."""
+def drawn(bag: Any, most: int | None) -> Any:
+    """(T, D), or where there are more than `most` parts so many of them, drawn, in their order; of a tuple each."""
+    if isinstance(bag, tuple):
+        return tuple(drawn(each, most) for each in bag)
     if most is None or len(bag) <= most:
         return bag
     return bag[torch.randperm(len(bag))[:most].sort().values.to(bag.device)]
 
 
-def spaced(bag: Tensor, most: int | None) -> Tensor:
-    """(T, D), or where there are more than `most` parts so many of them, evenly spaced."""
+def spaced(bag: Any, most: int | None) -> Any:
+    """(T, D), or where there are more than `most` parts so many of them, evenly spaced; of a tuple each."""
+    if isinstance(bag, tuple):
+        return tuple(spaced(each, most) for each in bag)
     if most is None or len(bag) <= most:
         return bag
     return bag[torch.linspace(0, len(bag) - 1, most).round().long().to(bag.device)]

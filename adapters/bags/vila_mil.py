@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import Backbone, FitReport, TextClassifier, option
+from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, DataError
 from ...core.prompts import PromptLearner
 from ...core.training import GatedAttention
@@ -54,7 +54,7 @@ class PrototypesAndTexts(nn.Module):
 
 
 class ViLaBag(nn.Module):
-    """A bag (T, D), or its scales, -> (C,) logits.
+    """Scales of a bag, the finest first, -> (C,) logits.
 
     Args:
         texts: (S, C, D), those of each scale; where a context is learned, brought up to date when a training pauses.
@@ -74,8 +74,7 @@ class ViLaBag(nn.Module):
         self.register_buffer("texts", texts.clone())
         self.context, self.encode = context, encode
 
-    def forward(self, bag: Tensor | Sequence[Tensor]) -> Tensor:
-        scales = (bag,) if isinstance(bag, Tensor) else bag
+    def forward(self, scales: Sequence[Tensor]) -> Tensor:
         if len(scales) != len(self.texts):
             raise CapabilityError(
                 f"vila-mil was fitted on bags of {len(self.texts)} magnifications, these have {len(scales)}; "
@@ -151,6 +150,9 @@ class VilaMil(BagHead):
         start = (self.network.get("texts"), None if context is None else nn.Parameter(context.clone()), None)
         return ViLaBag(self.prototypes, self.hidden, *(self._start or start))
 
+    def _bags(self, samples: FeatureSet | Batch) -> Sequence[tuple[Tensor, ...]]:
+        return samples.bags.by_scale()
+
     def _scheduler(self, optimizer: torch.optim.Optimizer):
         if self.plateau is None:
             return None
@@ -160,9 +162,8 @@ class VilaMil(BagHead):
         device = support.features.device
         support, classifier = (each if backbone is None else each.to(backbone.device) for each in (support, classifier))
         val = val if val is None or backbone is None else val.to(backbone.device)
-        scales = 1
         described = resources.get("descriptions")
-        sentences = sentences_of(self.class_names_, scales, described)
+        sentences = sentences_of(self.class_names_, support.bags.scales, described)
         how = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "resources": resources, "seed": seed}
         self._start, note = self._texts(classifier, backbone, sentences, described, seed)
         try:
