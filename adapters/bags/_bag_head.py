@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -64,6 +64,10 @@ class BagHead(ClassWeighted):
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
+    def _scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+        """What lowers the rate by the loss on val, if anything does."""
+        return None
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         """Epoch -> the bag of each step, (1,) int64 on the CPU, where reading it stops no GPU."""
         return epoch_batches(len(support), 1, seed)
@@ -91,9 +95,11 @@ class BagHead(ClassWeighted):
         seed: int,
     ) -> tuple[list[dict[str, float]], int]:
         """Train in place; the history, and the epoch that is kept."""
-        bags, parameters = support.bags, list(network.parameters())
+        bags, parameters = self._bags(support), list(network.parameters())
         batches = self._order(support, classes, seed)
-        rates = [[self.lr] * len(support)] * self.epochs
+        optimizer = self._optimizer(parameters)
+        scheduler = self._scheduler(optimizer)
+        rates = ([optimizer.param_groups[0]["lr"]] * len(support) for _ in range(self.epochs))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             row = int(index)
@@ -103,20 +109,26 @@ class BagHead(ClassWeighted):
 
         def val_score() -> float:
             scores.append(-self._val_loss(network, val, criterion))
+            if scheduler is not None:
+                scheduler.step(-scores[-1])
             return scores[-1]
 
-        epochs = train_epochs(self._optimizer(parameters), rates, batches, loss_of)
+        epochs = train_epochs(optimizer, rates, batches, loss_of)
         if val is None:
             best, history = keep_best(epochs, parameters, None)
         else:
             best, history = keep_best(self._stopped(epochs, scores), parameters, val_score)
         return history, best
 
+    def _bags(self, samples: FeatureSet | Batch) -> Sequence[Any]:
+        """What the network reads of each sample: its parts (T, D), or a tuple of such."""
+        return samples.bags
+
     @torch.no_grad()
     def _val_loss(self, network: nn.Module, val: FeatureSet, criterion: Criterion) -> float:
         """Mean loss of val's bags, by the criterion of the training."""
         network.eval()
-        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in val.bags])
+        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in self._bags(val)])
         network.train()
         return float(criterion(logits, val.labels))
 
@@ -148,12 +160,12 @@ class BagHead(ClassWeighted):
             self._built = built = built.to(device).eval().requires_grad_(False)
         return built
 
-    def bag_logits(self, bag: Tensor) -> Tensor:
+    def bag_logits(self, bag: Tensor | tuple[Tensor, ...]) -> Tensor:
         return self._net(spaced(bag, self.most_parts))
 
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
-        return torch.stack([self.bag_logits(bag) for bag in batch.bags])
+        return torch.stack([self.bag_logits(bag) for bag in self._bags(batch)])
 
     def to(self, device) -> BagHead:
         super().to(device)
@@ -162,15 +174,20 @@ class BagHead(ClassWeighted):
         return self
 
 
-def drawn(bag: Tensor, most: int | None) -> Tensor:
-    """(T, D), or where there are more than `most` parts so many of them, drawn, in their order."""
+def drawn(bag: Any, most: int | None) -> Any:
+    """(T, D), or where there are more than `most` parts so many of them, drawn, in their order; of a tuple each."""
+    if isinstance(bag, tuple):
+        return tuple(drawn(each, most) for each in bag)
     if most is None or len(bag) <= most:
         return bag
     return bag[torch.randperm(len(bag))[:most].sort().values.to(bag.device)]
 
 
-def spaced(bag: Tensor, most: int | None) -> Tensor:
-    """(T, D), or where there are more than `most` parts so many of them, evenly spaced; of any T where it is traced."""
+def spaced(bag: Any, most: int | None) -> Any:
+    """(T, D), or where there are more than `most` parts so many of them, evenly spaced; of a tuple each. It holds for
+    any T where it is traced."""
+    if isinstance(bag, tuple):
+        return tuple(spaced(each, most) for each in bag)
     count = bag.shape[0]
     if most is None or (not isinstance(count, Tensor) and count <= most):
         return bag

@@ -13,6 +13,7 @@ from vladapt.adapters.bags.abmil import AttentionBag, bernoulli_loss
 from vladapt.adapters.bags.clam import ClamBag
 from vladapt.adapters.bags.top_k import pooled_scores
 from vladapt.adapters.bags.trans_mil import TransBag, pseudo_inverse
+from vladapt.adapters.bags.vila_mil import PrototypesAndTexts
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -113,6 +114,32 @@ def trans_mil(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(gradient, "grad_x", "gradient of the bag")
 
 
+@compares("vila-mil", "mil_vila_mizero")
+def vila_mil(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {
+        "learnable_image_center": "prototypes",
+        "cross_attention_1": "to_prototypes",
+        "cross_attention_2": "to_texts",
+        "attention_V.0": "attention.attend",
+        "attention_U.0": "attention.gate",
+        "attention_weights": "attention.score",
+        "norm": "norm",
+    }
+    low, high, text = (ref[name].clone().requires_grad_() for name in ("low", "high", "text"))
+    network = PrototypesAndTexts(low.shape[1], ref.setting("P"), ref.setting("hd"))
+    network.prototypes = torch.nn.Parameter(network.prototypes[:, None])  # as the reference has them
+    _loaded(network, ref, "", names)
+    network.prototypes = torch.nn.Parameter(network.prototypes[:, 0])
+    logits = network((low, high), text.chunk(2))  # the first half is of the low resolution
+    yield ref.check(logits.softmax(0)[None], "prob", "probabilities")
+    loss = _criterion(logits[None], torch.tensor([ref.setting("label")]))
+    yield ref.check(loss, "loss")
+    gradients = torch.autograd.grad(loss, (text, high, network.prototypes))
+    yield ref.check(gradients[0], "grad_text", "gradient of the texts")
+    yield ref.check(gradients[1], "grad_high", "gradient of the finer scale")
+    yield ref.check(gradients[2][:, None], "grad_prototypes", "gradient of the prototypes")
+
+
 @compares("top-k", "mil_vila_mizero")
 def top_k(ref: Reference, f: Fixtures) -> Iterator[Check]:
     scores = ref["mizero.patch_logits"]
@@ -125,5 +152,5 @@ def top_k(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(F.normalize(prompts.mean(dim=1), dim=-1).T, "mizero.classifier", "class vectors")
 
 
-GROUPS = (attention, clam, trans_mil, top_k)
+GROUPS = (attention, clam, trans_mil, vila_mil, top_k)
 DEVIATIONS: dict[str, str] = {}

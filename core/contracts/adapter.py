@@ -31,7 +31,7 @@ ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
 learn from the images that it is asked about (`stream`)."""
 FORMAT = 1
 """Of the file of a fitted adapter."""
-READING_BAGS = "abmil, clam, top-k, trans-mil"
+READING_BAGS = "abmil, clam, top-k, trans-mil, vila-mil"
 """Methods with `reads_bags`, for messages."""
 OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
 """What the header of that file must say."""

@@ -173,6 +173,10 @@ class Bags(Sequence[Tensor]):
         """The same bags at another magnification, 0 the finest."""
         return Bags(self._bags, self.device, scale)
 
+    def by_scale(self) -> Sequence[tuple[Tensor, ...]]:
+        """The same bags at all magnifications, the finest first, read when they are asked for."""
+        return _AllScales([self.of_scale(scale) for scale in range(self.scales)])
+
     def select(self, rows: Iterable[Any]) -> Bags:
         """The bags of some rows, none of which is read."""
         positions = rows.tolist() if isinstance(rows, Tensor) else rows
@@ -186,6 +190,17 @@ class Bags(Sequence[Tensor]):
         """(N, D) float32 on the device, the mean of each bag, summed in float64 part by part; one bag is held."""
         means = [mean_of_rows(bag.read(self.scale)) for bag in self._bags]
         return torch.stack(means).to(self.device) if means else torch.zeros(0, self.dim, device=self.device)
+
+
+class _AllScales(Sequence[tuple[Tensor, ...]]):
+    def __init__(self, scales: Sequence[Bags]):
+        self._scales = scales
+
+    def __len__(self) -> int:
+        return len(self._scales[0])
+
+    def __getitem__(self, row):
+        return tuple(bags[row] for bags in self._scales)
 
 
 def mean_of_rows(rows: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Epoch:
 
 def train_epochs(
     optimizer: torch.optim.Optimizer,
-    rates: Sequence[Sequence[float]],
+    rates: Iterable[Sequence[float]],
     batches: Callable[[int], Iterable[Any]],
     loss_of: Callable[[int, Any], Tensor],
     *,
@@ -56,7 +56,8 @@ def train_epochs(
 
     Args:
         optimizer: over leaf tensors. No other tensor gets a gradient.
-        rates: for each epoch the learning rate of each of its steps. Batches beyond these are left out.
+        rates: for each epoch the learning rate of each of its steps, asked for when the epoch begins. Batches beyond
+            these are left out.
         batches: epoch -> what each step sees, usually indices of samples (`epoch_batches`).
         loss_of: (epoch, batch) -> loss, or (R,) losses of independent heads, whose sum is minimised.
         clip_grad: largest norm of the gradient, or None.

@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tip-x": {"search_step": (20, 8, 5)},
     "tpt": {"steps": 2},
     "trans-mil": {"lr": 0.01, "width": 16, "epochs": 1},
+    "vila-mil": {"lr": 0.01, "n_ctx": 2, "prototypes": 4, "hidden": 8, "epochs": 1},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
 """Where a training of 20 steps is all warm-up, 20 steps per shot, per test image or of a search are slow, a grid has
@@ -129,6 +130,11 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "min_epochs": between("min_epochs", 0, 20, lr=0.05, dropout=0.7, epochs=20, patience=1),
     },
     "trans-mil": {"patience": between("patience", None, 1, lr=0.1, dropout=0.7, epochs=12)},
+    "vila-mil": {
+        "patience": between("patience", None, 1, lr=0.003, epochs=16, min_epochs=0),
+        "min_epochs": between("min_epochs", 0, 20, lr=0.003, epochs=16, patience=1),
+        "plateau": between("plateau", None, 1, lr=0.003, epochs=16),
+    },
     "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
     "action-clip-towers": {
         **of_training("cross-entropy", "clip", lr=0.001, epochs=8, sim_header="Conv_1D"),

@@ -49,6 +49,11 @@ class BagExport(Export):
     _why_no_pictures = "a sample is the features of its parts"
 
     def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
+        if (scales := self.tested.with_parts().bags.scales) > 1:
+            raise CapabilityError(
+                f"{self.shown}: its slides have tiles of {scales} magnifications, and a graph takes those of one; "
+                "predict with the run"
+            )
         facts = {**self._facts(), "width": self.adapter.dim_, "made_by": self.adapter.backbone_}
         with reporter.task("Writing the graph"):
             session = self.new.write(self.bag_graph, folder / FILE, facts)

@@ -214,6 +214,8 @@ class ServedBags(ServedRun):
 
     def _take_samples(self, task: Task, serving: Serving) -> None:
         self._most_bytes, self._device = serving.max_bytes, self.predictor.device
+        adapter = self.predictor.adapter
+        adapter.bag_logits(torch.zeros(2, adapter.dim_, device=self._device))  # one of two magnifications refuses
         if self._device.type != "cpu":
             self.clock = time.perf_counter
 

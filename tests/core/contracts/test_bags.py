@@ -72,6 +72,7 @@ def drawn(count: int, seed: int) -> tuple[FeatureSet, FeatureSet]:
         ("abmil", {"epochs": 2, "embed": 8, "hidden": 4}),
         ("clam", {"epochs": 2, "instances": 2}),
         ("trans-mil", {"epochs": 1, "width": 16, "most_parts": 4}),
+        ("vila-mil", {"epochs": 2, "prototypes": 3, "hidden": 4}),
     ],
 )
 def test_a_method_gives_the_same_to_the_bit_of_bags_that_are_read_and_holds_one_at_a_time(name, options):

@@ -61,6 +61,7 @@ def fitted(name: str, **options):
         ("clam", {"epochs": 1, "branches": True}),
         ("trans-mil", {"epochs": 1, "width": 8}),
         ("trans-mil", {"epochs": 1, "width": 8, "most_parts": 9}),
+        ("vila-mil", {"epochs": 1, "prototypes": 3}),
         ("top-k", {"k": 3}),
         ("top-k", {"k": 0}),
     ],
