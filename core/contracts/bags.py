@@ -25,7 +25,8 @@ class Tiles(Protocol):
     Attributes:
         coords: (T, 2) int64, x and y of their upper left corners in pixels of the largest level.
         attributes: JSON-able: "side" of a tile as it is read, in pixels; "level0_side", the same in pixels of the
-            largest level; "mpp", micrometres per pixel as it is read; "width" and "height" of the largest level.
+            largest level; "mpp", micrometres per pixel as it is read; "width" and "height" of the largest level;
+            "origin", x and y of what was scanned.
     """
 
     coords: np.ndarray

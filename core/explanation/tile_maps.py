@@ -48,13 +48,14 @@ class TilePlaces:
             return None
         coords = np.asarray(coords).astype(np.int64)
         steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
-        side = int(attributes.get("level0_side") or (steps.min() if len(steps) else 0))
+        side = _stated(attributes.get("level0_side")) or int(steps.min() if len(steps) else 0)
         if side < 1:
             return None
         reach = (coords.max(axis=0) + side).tolist()
-        size = (int(attributes.get("width") or reach[0]), int(attributes.get("height") or reach[1]))
-        x, y = attributes.get("origin") or (0, 0)
-        return cls(coords, side, size, (int(x), int(y)))
+        width, height = (_stated(attributes.get(name)) or most for name, most in zip(("width", "height"), reach))
+        origin = attributes.get("origin")
+        x, y = map(_stated, origin) if isinstance(origin, (list, tuple)) and len(origin) == 2 else (0, 0)
+        return cls(coords, side, (width, height), (x, y))
 
     def box(self, part: int) -> tuple[int, int, int, int]:
         """x0, y0, x1, y1 of a tile within the slide."""
@@ -65,6 +66,11 @@ class TilePlaces:
         """The same from where QuPath counts."""
         (x0, y0, x1, y1), (x, y) = self.box(part), self.origin
         return x0 - x, y0 - y, x1 - x, y1 - y
+
+
+def _stated(value: Any) -> int:
+    """A number of pixels that a file says; 0 where it is none."""
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1 << 31 else 0
 
 
 def as_geojson(tiles: DecidingTiles, places: TilePlaces, class_name: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ FORMAT = 1
 FEATURES, COORDS = "features", "coords"
 NAMES = {"patch_size": "side", "patch_size_level0": "level0_side", "level0_width": "width", "level0_height": "height"}
 """What TRIDENT and CLAM call what they say of tiles -> what `Tiles` calls it."""
-KEPT = frozenset({"side", "level0_side", "mpp", "width", "height"})
+KEPT = frozenset({"side", "level0_side", "mpp", "width", "height", "origin"})
 ENCODER_FOLDER = re.compile(r"features_(\w{1,80})")
 """The folder of TRIDENT's features of an encoder."""
 CURE = "encode the slide again"

@@ -127,6 +127,7 @@ def _tiles_of(path: Path, tiling: Tiling) -> SlideTiles:
         "mpp": side * slide_mpp / tiling.tile,
         "width": slide.width,
         "height": slide.height,
+        "origin": list(slide.origin),
     }
     return SlideTiles(slide, coords, attributes)
 

@@ -102,6 +102,9 @@ def test_a_tile_at_the_edge_is_cut_there_and_without_a_side_the_step_is_it():
     assert TilePlaces.of(coords, {"level0_side": 300, "width": 500, "height": 600}).box(1) == (300, 0, 500, 300)
     assert TilePlaces.of(None, {"level0_side": 300}) is None
     assert TilePlaces.of(coords[:1], {}) is None, "nothing says how large a single tile is"
+    odd = {"level0_side": "big", "width": float("nan"), "height": -1, "origin": [None, "x"]}
+    made = TilePlaces.of(coords, odd)
+    assert (made.side, made.size, made.origin) == (300, (600, 600), (0, 0)), "a file may say anything"
 
 
 @pytest.mark.parametrize("pictured", [True, False])
