@@ -111,8 +111,8 @@ class BagFolder:
             patient = BARCODE.match(path.name)
             return None if patient is None else group_of(patient[0].upper())
 
-        how = {"load": _picture, "expand": expand, "group": group}
-        return Format(NAME, SUFFIXES, **how, columns=SLIDE_COLUMNS, named=self._file_named)
+        further = {"columns": SLIDE_COLUMNS, "named": self._file_named}
+        return replace(Format(NAME, SUFFIXES, load=_picture, expand=expand, group=group), **further)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
