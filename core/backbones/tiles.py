@@ -64,6 +64,13 @@ class TileBackbone(Backbone):
     def logit_scale(self) -> Tensor:
         return torch.tensor(SCALE, device=self.device)
 
+    def need_texts(self, method: str = "") -> None:
+        if not self.has_text:
+            asked = f"{method} learns from class texts: " if method else ""
+            raise CapabilityError(
+                f"{asked}stored tile features come without; give --texts FILE, or --backbone, what made them"
+            )
+
     def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
         return _no_pixels
 

@@ -141,7 +141,8 @@ class TileEncoder:
         workers: int,
         amp: str | None,
     ):
-        self.data, self.backbone, self.transform = data, backbone, transform
+        assert data.tiles is not None
+        self.tiles, self.backbone, self.transform = data.tiles, backbone, transform
         self.batch, self.workers, self.encode = batch, workers, encoder(backbone, PROJECTED, amp)
         self.space, self.hashes = space_of(backbone, "tiles", amp or "float32"), store.hashes
         self.folder = store.root.parent / "bags" / folder_name(self.space) if store.keep else None
@@ -157,7 +158,7 @@ class TileEncoder:
         tiles = {}
         for item in todo:
             try:
-                tiles[item.id] = self.data.tiles(item)
+                tiles[item.id] = self.tiles(item)
             except DataError as error:
                 skipped.append((item.id, one_line(error)))
         total, done = sum(len(each.coords) for each in tiles.values()), 0

@@ -274,10 +274,11 @@ class _Hdf5:
 
     def attributes(self) -> dict[str, Any]:
         stated = self._stated(COORDS)
-        made = {ours: stated[name] for name, ours in NAMES.items() if name in stated}
-        if "level0_side" not in made and "side" in made and isinstance(stated.get("downsample"), float):
-            made["level0_side"] = round(made["side"] * stated["downsample"])
-        return {name: int(value) for name, value in made.items() if isinstance(value, float) and value > 0}
+        numbers = {name: value for name, value in stated.items() if isinstance(value, float) and value > 0}
+        made = {ours: round(numbers[name]) for name, ours in NAMES.items() if name in numbers}
+        if "level0_side" not in made and "side" in made and "downsample" in numbers:
+            made["level0_side"] = round(made["side"] * numbers["downsample"])
+        return made
 
     def made_by(self) -> tuple[str, str]:
         encoder = self._stated(FEATURES).get("encoder")

@@ -87,9 +87,8 @@ class BagFolder:
         """
         where = {} if self.folder is None or path.is_dir() else {"root": str(self.folder)}
         data = read_any(path, (self._format,), **{**options, **where})
-        items = [item.with_(split=self._split_of[_stem(item)]) for item in data.items if _stem(item) in self._split_of]
-        data = data if self.splits is None else self._with_splits(data, items)
-        return self._set_of(replace(data, notes=[*data.notes, *self._on_missing(data)]))
+        data = replace(data, notes=[*data.notes, *self._on_missing(data)])
+        return self._set_of(data if self.splits is None else self._with_splits(data))
 
     def read_new(self, paths: Sequence[str | Path]) -> DomainData:
         """Unlabelled files, or folders of them."""
@@ -112,8 +111,8 @@ class BagFolder:
             patient = BARCODE.match(path.name)
             return None if patient is None else group_of(patient[0].upper())
 
-        how = {"load": _picture, "expand": expand, "group": group}
-        return Format(NAME, SUFFIXES, **how, columns=SLIDE_COLUMNS, named=self._file_named)
+        further = {"columns": SLIDE_COLUMNS, "named": self._file_named}
+        return replace(Format(NAME, SUFFIXES, load=_picture, expand=expand, group=group), **further)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -144,15 +143,16 @@ class BagFolder:
         split_of.pop("", None)
         return split_of
 
-    def _with_splits(self, data: DomainData, items: list[Item]) -> DomainData:
+    def _with_splits(self, data: DomainData) -> DomainData:
+        """The slides that CLAM's file lists, each in its split."""
+        items = [item.with_(split=self._split_of[_stem(item)]) for item in data.items if _stem(item) in self._split_of]
         if not items:
             raise DataError(
                 f"{self.splits}: names none of the {len(data.items)} slides of {data.name}; give its splits"
             )
-        if not (left := len(data.items) - len(items)):
-            return replace(data, items=items)
-        note = f"Slides that {self.splits.name} does not list, left out: {left}." if self.splits else ""
-        return replace(data, items=items, notes=[*data.notes, note])
+        left = len(data.items) - len(items)
+        notes = [f"Slides that {Path(self.splits or '').name} does not list, left out: {left}."] if left else []
+        return replace(data, items=items, notes=[*data.notes, *notes])
 
     def _on_missing(self, data: DomainData) -> list[str]:
         """Notes on slides without a file, and on files that nothing lists."""
@@ -161,7 +161,7 @@ class BagFolder:
         skipped = {Path(name).name for name, _ in data.skipped}
         beside = [name for name, path in self._files.items() if path not in listed and name not in skipped]
         told = (("Slides without stored features", without), ("Stored features that the data do not list", beside))
-        return [f"{what}: {len(names)} ({first_of(names, 3)})." for what, names in told if names]
+        return [f"{what}: {len(names)} ({first_of(sorted(names), 3)})." for what, names in told if names]
 
     def _set_of(self, data: DomainData) -> DomainData:
         data = self._of_one_encoder(data)

@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import ClassLabel, Labels, Target
+from ...core.contracts import Labels, Target
 
 GROUNDING = "phrase-grounding"
 """The task whose targets are `Phrases`."""
@@ -50,10 +50,10 @@ class Viewed(Target):
     view: str = ""
     laterality: str = ""
 
-    def class_label(self) -> ClassLabel:
+    def class_label(self) -> int | tuple[float, ...] | None:
         return None if self.of is None else self.of.class_label()
 
-    def training_label(self) -> ClassLabel:
+    def training_label(self) -> int | tuple[float, ...] | None:
         return None if self.of is None else self.of.training_label()
 
     def classes(self) -> tuple[int, ...]:
@@ -96,10 +96,10 @@ class Reported(Target):
     entities: tuple[int, ...] = ()
     of_entities: int = 0
 
-    def class_label(self) -> ClassLabel:
+    def class_label(self) -> int | tuple[float, ...] | None:
         return None if self.of is None else self.of.class_label()
 
-    def training_label(self) -> ClassLabel:
+    def training_label(self) -> int | tuple[float, ...] | None:
         return None if self.of is None else self.of.training_label()
 
     def classes(self) -> tuple[int, ...]:

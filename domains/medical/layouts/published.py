@@ -12,7 +12,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import ClassLabel, DomainData, check_items
+from ....core.contracts import DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
@@ -204,7 +204,7 @@ def _items(
     return collector, dict(row_of)
 
 
-def _says_nothing(label: ClassLabel) -> bool:
+def _says_nothing(label: int | tuple[float, ...] | None) -> bool:
     """Whether no finding is known."""
     return isinstance(label, tuple) and all(map(isnan, label))
 
