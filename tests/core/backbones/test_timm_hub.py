@@ -97,7 +97,7 @@ def test_what_is_no_model_of_timm_is_refused_in_one_line(written, monkeypatch):
     with pytest.raises(DataError, match="timm cannot make it"):
         load_backbone(f"timm:hf-hub:someone/small@{file}", "cpu")
     (file.parent / "config.json").unlink()
-    with pytest.raises(DataError, match=rr"has no config\.json with weights; give timm:hf-hub:someone/small@FILE"):
+    with pytest.raises(DataError, match=r"has no config\.json with weights; give timm:hf-hub:someone/small@FILE"):
         load_backbone(f"timm:hf-hub:someone/small@{file}", "cpu")
     with pytest.raises(ConfigError, match="'nobody' is not a repository of the hub"):
         load_backbone("timm:hf-hub:nobody", "cpu")
