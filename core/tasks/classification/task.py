@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
-from ...backbones.load import announced
+from ...backbones.load import announce_terms, announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
@@ -482,6 +482,7 @@ def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
+    announce_terms(recipe.backbone, reporter.info)
     return Prepared(
         domain=task.domain.of(data),
         task=task.name,

@@ -43,6 +43,16 @@ def test_the_arguments_and_pixels_of_the_repository_are_used(written):
     assert backbone.transform.mean == (0.5, 0.4, 0.3) and "image_tokens" in backbone.capabilities
 
 
+def test_a_tower_of_any_size_of_image_is_opened(written):
+    """UNI's, whose arguments are not all in its repository."""
+    file, model = written()
+    backbone = load_backbone(f"timm:hf-hub:MahmoodLab/UNI@{file}", "cpu")
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(backbone.encode_image(pixels, normalize=False), model(pixels))
+    blocks = backbone.run_blocks("image", backbone.embed_image(pixels))
+    torch.testing.assert_close(backbone.pool_image(blocks, normalize=False), model(pixels), atol=1e-5, rtol=1e-5)
+
+
 def test_virchow2_is_the_class_token_beside_the_mean_of_the_patches_without_registers(written, tmp_path):
     file, model = written(timm.layers.SwiGLUPacked, torch.nn.SiLU, reg_tokens=4, global_pool="", mlp_ratio=4)
     backbone = load_backbone(f"timm:hf-hub:paige-ai/Virchow2@{file}", "cpu")
