@@ -353,8 +353,8 @@ def test_terms_are_told_before_a_model_is_downloaded_and_not_of_one_that_lies_he
     told = []
     announce_terms("virchow2#merge=4", told.append)
     assert told == [
-        "Backbone virchow2#merge=4: its weights are under CC-BY-NC-ND-4.0, for non-commercial use only; its terms are to "
-        "be accepted at https://huggingface.co/paige-ai/Virchow2 first"
+        "Backbone virchow2#merge=4: its weights are under CC-BY-NC-ND-4.0, for non-commercial use only; its terms are "
+        "to be accepted at https://huggingface.co/paige-ai/Virchow2 first"
     ]
     announce_terms("timm:hf-hub:bioptimus/H-optimus-0", told.append)
     assert "under Apache-2.0; its terms are to be accepted" in told[1]
