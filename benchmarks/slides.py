@@ -1,9 +1,10 @@
 """A large slide: how long its tissue, its tiles and their pixels take, and how much memory.
 
-    python benchmarks/slides.py            # draws a slide of 100,000 x 80,000 pixels into a temporary folder, and reads it
+    python benchmarks/slides.py   # draws a slide of 100,000 x 80,000 pixels into a temporary folder, and reads it
 
-Seconds are the processor's. Most tiles of the file are missing, as of a slide that is mostly glass; the others are one of a few drawn tiles. Memory
-is the largest resident size of a process that does nothing else, after its imports and at its end.
+Seconds are the processor's. Most tiles of the file are missing, as of a slide that is mostly glass; the others are some
+of a few drawn ones. Memory is the largest resident size of a process that does nothing else, after its imports and at
+its end.
 """
 
 from __future__ import annotations
