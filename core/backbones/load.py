@@ -32,7 +32,7 @@ from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
 from .spec_options import MERGE, OPTIONS, PATCHES, Patches, Reduction, Resolution, SpecOption, split_options
-from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
+from .specs import FILE, alias_of, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
 def load_backbone(
@@ -159,6 +159,21 @@ def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
         )
     backbone.widen(channels)
     return backbone
+
+
+def announce_terms(spec: str, tell: Callable[[str], None]) -> None:
+    """Say before a published model is downloaded that its licence forbids commercial use, or that it is gated.
+
+    Args:
+        spec: of a backbone; nothing is said of what lies here already, which `announced` does.
+        tell: takes the line.
+    """
+    entry = find_published(alias_of(split_options(spec)[0]) or "")
+    if entry is None or not (entry.gated or entry.non_commercial) or entry.is_cached():
+        return
+    line = licence_line(entry.licence, spec) or f"Backbone {spec}: its weights are under {entry.licence}"
+    gate = f"; its terms are to be accepted at https://huggingface.co/{entry.id} first" if entry.gated else ""
+    tell(f"{line}{gate}")
 
 
 def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:

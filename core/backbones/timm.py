@@ -1,5 +1,5 @@
-"""Image encoders of timm: `timm:<name>`, `timm:<name>.<tag>`, `timm:<name>@<file>`; with `@random:<seed>` weights that
-nothing has trained.
+"""Image encoders of timm: `timm:<name>`, `timm:<name>.<tag>`, `timm:<name>@<file>`; `timm:hf-hub:<owner>/<name>` of
+others (`timm_hub.py`); with `@random:<seed>` weights that nothing has trained.
 
 PyTorch Image Models, 2019, github.com/huggingface/pytorch-image-models. Features are those before the classifier, and
 pixels are made by timm's own data configuration of the weights.
@@ -29,6 +29,7 @@ from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spe
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_timm import TimmMapTower, tower_class_of
 from .preprocessing import Preprocess
+from .timm_hub import CLASS_AND_PATCHES, PREFIX, ClassAndPatches, HubModel
 from .tower_steps import ImageTower
 from .two_tower import fingerprint
 
@@ -40,6 +41,11 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> TimmBackbone:
     """The backbone `timm:<rest>`; see `load_backbone`."""
     name, place = split_spec(rest, "timm")
+    if name.startswith(PREFIX):
+        given = Weights.of(place) if place else None
+        hub, file = HubModel.of(name, None if given is None else given.file)
+        weights = Weights(file) if given is None else given
+        return TimmBackbone(name, dict(hub.pixels), weights, spec, device, image_size, hub)
     config = _config(name)
     weights = Weights.of(place) if place else Weights(_published(name, config))
     return TimmBackbone(name, config, weights, spec, device, image_size)
@@ -50,7 +56,9 @@ def rebuild(
 ) -> TimmBackbone:
     """The backbone of weights that were trained here."""
     name, size = description["name"], image_size or as_image_size(description["image_size"])
-    backbone = TimmBackbone(name, _config(name), Weights(weights), spec, device, size)
+    hub = HubModel(**description["hub"]) if "hub" in description else None
+    config = _config(name) if hub is None else dict(hub.pixels)
+    backbone = TimmBackbone(name, config, Weights(weights), spec, device, size, hub)
     if description["last_stride"] == 1:
         backbone.set_last_stride()
     return backbone
@@ -66,6 +74,7 @@ class TimmBackbone(NamedEncoder):
         spec: as the user wrote it.
         device: where the encoder goes when it is built.
         image_size: of its images; by default that of its weights.
+        hub: what the repository of the hub says that publishes it, where timm does not.
 
     Raises:
         DataError: images are prepared in a way that is not known here.
@@ -73,24 +82,42 @@ class TimmBackbone(NamedEncoder):
 
     family = "timm"
 
-    def __init__(self, name: str, config: Any, weights: Weights, spec: str, device, image_size: ImageSize | None):
+    def __init__(
+        self,
+        name: str,
+        config: Any,
+        weights: Weights,
+        spec: str,
+        device,
+        image_size: ImageSize | None,
+        hub: HubModel | None = None,
+    ):
         super().__init__()
-        self.name, self.weights, self.spec, self.device = name, weights, spec, device
+        self.name, self.weights, self.spec, self.device, self.hub = name, weights, spec, device, hub
         self.licence = "none" if weights.file is None else config.get("license") or "unknown"
+        if hub is not None and weights.file is not None:
+            self.licence = hub.licence
+        self.encoder = partial(_encoder, name) if hub is None else hub.encoder
         with torch.device("meta"):
-            skeleton = _encoder(name)
+            skeleton = self.encoder()
         self.embed_dim = getattr(skeleton, "head_hidden_size", None) or skeleton.num_features
+        self.pooled = hub is not None and hub.pool == CLASS_AND_PATCHES
+        self.embed_dim *= 1 + self.pooled
         self.transform = _transform(name, config, image_size)
-        self.native_size = as_image_size(tuple(config["input_size"][1:]))
+        self.native_size = as_image_size(tuple(config.get("input_size", (3, 224, 224))[1:]))
         self.classifiers, self.config = _names(config.get("classifier")), config
-        self.tower = tower_class(timm.models.model_entrypoint(name.partition(".")[0]).__module__, skeleton)
-        self.capabilities, self.is_resnet = self.tower.opens, is_timm_resnet(name)
+        architecture = name if hub is None else hub.architecture
+        module = timm.models.model_entrypoint(architecture.partition(".")[0]).__module__
+        self.tower = WholeTower if self.pooled else tower_class(module, skeleton)
+        self.capabilities, self.is_resnet = self.tower.opens, is_timm_resnet(architecture)
         self.turned = self.tower.turned
-        self.fingerprint = fingerprint("timm", name, weights.identity, self.transform.spec)
+        built = name if hub is None else [hub.architecture, dict(hub.arguments), hub.pool]
+        self.fingerprint = fingerprint("timm", built, weights.identity, self.transform.spec)
 
     @property
     def description(self) -> dict:
-        return {"name": self.name, "image_size": self.image_size, "last_stride": self.last_stride}
+        facts = {"name": self.name, "image_size": self.image_size, "last_stride": self.last_stride}
+        return facts if self.hub is None else {**facts, "hub": self.hub.description}
 
     def classifier_of_names(self) -> Classifier | None:
         if self.weights.file is None or len(self.classifiers) != 1:
@@ -98,7 +125,7 @@ class TimmBackbone(NamedEncoder):
         return named_classifier([self.weights.file], self.classifiers, _class_names(self.config), self.embed_dim)
 
     def build_model(self) -> nn.Module:
-        trunk = self.weights.load(partial(_encoder, self.name), self.name, self.classifiers)
+        trunk = self.weights.load(self.encoder, self.name, self.classifiers)
         if self.image_size != self.native_size and hasattr(trunk, "set_input_size"):
             try:
                 trunk.set_input_size(img_size=height_and_width(self.image_size))
@@ -110,7 +137,10 @@ class TimmBackbone(NamedEncoder):
         if self.last_stride == 1:
             at_stride_one(trunk, self.spec)
             trunk.feature_info[-1]["reduction"] //= 2
-        return ImageModel(trunk)
+        model = ImageModel(trunk)
+        if self.pooled:
+            model.visual.head = ClassAndPatches(trunk.num_prefix_tokens)
+        return model
 
 
 def _class_names(config: dict[str, Any]) -> Sequence[str]:

@@ -265,6 +265,16 @@ class Domain(ABC):
         """
         return options_from(self.reading, options, f"domain '{self.name}'")
 
+    def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
+        """Options of `reading` with those that the backbone decides where nobody says otherwise: how large a tile of a
+        slide is, say.
+
+        Args:
+            options: as the user gave them.
+            backbone: its spec, or None.
+        """
+        return options
+
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
         """What images read with these options of `reading` have beyond red, green and blue, which towers are then
         widened for, or which three bands they have; None for pictures of red, green and blue."""

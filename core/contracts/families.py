@@ -35,7 +35,7 @@ FAMILIES: dict[str, dict] = {
         "capabilities": ALL,
     },
     "timm": {
-        "spec": "timm:<name>, timm:<name>.<tag>, timm:<name>@<file> or timm:<name>@random:<seed>",
+        "spec": "timm:<name>, timm:<name>.<tag> or timm:hf-hub:<owner>/<name>; with @<file> or @random:<seed>",
         "what": "image encoders of timm, without texts",
         "extra": "timm",
         "packages": ("timm",),

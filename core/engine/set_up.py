@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..backbones.hub import NON_COMMERCIAL
-from ..backbones.load import announced, load_backbone
+from ..backbones.load import announce_terms, announced, load_backbone
 from ..backbones.specs import find_published
 from ..contracts.backbone import Backbone
 from ..runtime.progress import Reporter
@@ -58,6 +58,7 @@ def set_up(spec: str, device: str = "auto", reporter: Reporter | None = None) ->
     here = None if entry is None else entry.is_cached()
     if entry is not None and not here:
         reporter.info(f"Fetching {spec}: {entry.parameters:g} million parameters, from {entry.url or entry.id}")
+    announce_terms(spec, reporter.info)
     backbone = announced(load_backbone(spec, device), reporter.info)
     named = _tried(backbone)
     forbidden = bool(NON_COMMERCIAL.search(backbone.licence))

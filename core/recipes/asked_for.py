@@ -39,14 +39,14 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     Raises:
         DataError: there is no such file or folder, nothing usable in it, or as for `check_ids`.
     """
-    path = recipe.data_path
+    path, options = recipe.data_path, domain.reading_for(recipe.reading, recipe.backbone)
     if path == SAMPLE:
-        return domain.sample_as(task, recipe.reading)
+        return domain.sample_as(task, options)
     check_data_place(path)
     if is_label_file(path):
         data = read_label_file(path, domain, task, recipe.reading)
     else:
-        data = check_ids(domain.read(path, task, **recipe.reading), path)
+        data = check_ids(domain.read(path, task, **options), path)
     return replace(data, tolerate=recipe.tolerate)
 
 

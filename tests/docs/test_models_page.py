@@ -9,6 +9,7 @@ from vladapt.core.backbones.specs import find_published, published
 from vladapt.core.contracts.backbone import CAPABILITIES
 from vladapt.core.registry import build_adapter
 
+OF_SLIDES = ("uni", "uni2", "virchow2", "h", "prov")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 
 
@@ -32,10 +33,11 @@ def test_every_capability_is_explained():
 def test_what_the_page_says_lacks_a_capability_does():
     lacks = {capability: {e.alias for e in published() if capability not in e.can} for capability in CAPABILITIES}
     assert {alias.partition("-")[0] for alias in lacks["trim"]} == {
-        *("siglip", "siglip2", "medsiglip", "mobileclip", "mobileclip2", "dinov2", "dinov3", "rad")
+        *("siglip", "siglip2", "medsiglip", "mobileclip", "mobileclip2", "dinov2", "dinov3", "rad"),
+        *OF_SLIDES,
     }
     assert {"openai-rn50", "laion-convnext-base-w", "mobileclip-s1"} <= lacks["image_blocks"]
-    assert {alias.partition("-")[0] for alias in lacks["prompt"]} == {"dinov2", "dinov3", "rad"}
+    assert {alias.partition("-")[0] for alias in lacks["prompt"]} == {"dinov2", "dinov3", "rad", *OF_SLIDES}
 
 
 @pytest.mark.parametrize("adapter", ["linear-probe", "tip-adapter", "tip-adapter-f", "gda"])

@@ -73,6 +73,16 @@ def _medical_folder(file: Path) -> DomainData:
     return Medical().read(_root(file) / "data")
 
 
+def _slides(file: Path, **options: str) -> DomainData:
+    from vladapt.domains.medical import Medical
+
+    return Medical().read(_root(file) / "data", unit="slide", tile=32, **options)
+
+
+def _slides_in_regions(file: Path) -> DomainData:
+    return _slides(file, regions=str(_root(file) / "regions"))
+
+
 def _medical_file(file: Path) -> DomainData:
     from vladapt.domains.medical import Medical
 
@@ -296,6 +306,8 @@ READERS = {
     "dicom of predict": Reader(valid_sets.dicom, _unlabelled),
     "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=5),
     "nifti": Reader(valid_sets.nifti, _medical_folder),
+    "slides": Reader(valid_sets.slides, _slides),
+    "regions of slides": Reader(lambda folder: valid_sets.slides(folder)[::-1], _slides_in_regions),
     "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=14),
     "radiographs": Reader(valid_sets.radiographs, _radiographs),
     "features": Reader(valid_sets.features, _features, examples=14),
@@ -372,6 +384,9 @@ def _read(reader: Reader, file: Path) -> None:
         for item in _first(data.items):
             with _ours():
                 data.load(item)
+            if data.tiles is not None:
+                with _ours():
+                    data.tiles(item).read(range(1))
             if data.load_mask is not None:
                 with _ours():
                     data.load_mask(item)

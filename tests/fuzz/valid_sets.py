@@ -223,6 +223,26 @@ def nifti(folder: Path) -> list[Path]:
     return files
 
 
+def slides(folder: Path) -> list[Path]:
+    """Slides first, the GeoJSON of their regions last."""
+    from vladapt.domains.medical.slides.drawn import deflated, write_pyramid
+
+    files = []
+    for n in range(4):
+        pixels = np.random.default_rng(n).integers(100, 220, (320, 320, 3)).astype(np.uint8)
+        pixels[..., 1] = 60
+        path = folder / "data" / "ab"[n % 2] / f"{n}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pyramid(path, [(320, 320), (160, 160)], [deflated(pixels), deflated(pixels[::2, ::2])], 0.5)
+        files.append(path)
+    (folder / "regions").mkdir()
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [200, 0], [200, 200], [0, 200], [0, 0]]]}
+    for n in range(4):
+        files.append(folder / "regions" / f"{n}.geojson")
+        files[-1].write_text(json.dumps({"type": "FeatureCollection", "features": [{"geometry": square}]}))
+    return files
+
+
 def medmnist(folder: Path) -> list[Path]:
     images = np.stack([picture(n) for n in range(4)])
     labels = np.array([[0], [1], [0], [1]], np.uint8)

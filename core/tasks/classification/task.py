@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
-from ...backbones.load import announced, load_backbone
+from ...backbones.load import announce_terms, announced, load_backbone
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.images import TrainingPlace
@@ -486,6 +486,7 @@ def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
+    announce_terms(recipe.backbone, reporter.info)
     return Prepared(
         domain=task.domain.of(data),
         task=task.name,

@@ -1,7 +1,7 @@
 """The sample of slides: small pyramids with pieces of tissue, some of which show a lesion, drawn once into the cache.
 
 Tissue is pink with small nuclei, in the stain of its slide. The large dark nuclei of a lesion lie together in a few
-tiles; a normal slide has about as many, scattered, so that the mean over a slide tells little of them.
+tiles; a normal slide has about as many, scattered.
 """
 
 from __future__ import annotations

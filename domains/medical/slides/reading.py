@@ -26,6 +26,10 @@ ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")
 SUFFIXES = (*ENDINGS, ".tif", ".tiff")
 LEAST_MPP, MOST_MPP = 0.02, 20.0
 """Micrometres per pixel that a microscope gives; what a TIFF says besides is the resolution of a print."""
+LONGEST_SIDE = 2_000_000
+"""Pixels: half a metre of glass at 0.25 micrometres."""
+OVERVIEW_PIXELS = 1 << 26
+"""Most pixels of an overview."""
 STRIP_PIXELS = 1 << 22
 """Most pixels that are decoded at once for an overview."""
 
@@ -61,6 +65,8 @@ class Slide:
         """
         with opened(path) as slide:
             stated, (width, height) = slide.properties, slide.dimensions
+            if max(width, height) > LONGEST_SIDE:
+                raise DataError(f"{path}: says {width:,} x {height:,} pixels, which no slide has; copy it again")
             across, down = (_number(stated, f"openslide.mpp-{axis}") for axis in "xy")
             mpp = None if across is None or down is None else math.sqrt(across * down)
             return cls(
@@ -90,6 +96,11 @@ class Slide:
                 "micrometres per pixel of its largest level"
             )
         return stated
+
+    @property
+    def least_downsample(self) -> float:
+        """That of the largest overview."""
+        return max(1.0, math.sqrt(self.width * self.height / OVERVIEW_PIXELS))
 
     @property
     def guessed_mpp(self) -> float | None:
@@ -157,7 +168,7 @@ def overview(slide: Slide, downsample: float) -> np.ndarray:
 
     Args:
         slide: its header.
-        downsample: pixels of the largest level along the side of one of the overview; at least 1.
+        downsample: pixels of the largest level along the side of one of the overview; at least `least_downsample`.
 
     Returns:
         (ceil(height / downsample), ceil(width / downsample), 3) uint8; what lies beyond the slide is white.

@@ -85,7 +85,15 @@ def as_slides(data: DomainData, reading: SlideOptions) -> DomainData:
         return thumbnail(item.source, item.decode)
 
     notes = [*data.notes, *_on_guesses(guessed)]
-    of = {"items": items, "skipped": [*data.skipped, *skipped], "load": load, "tiles": tiles, "notes": notes}
+    cut = {"tile": reading.tile or TILE, "mpp": reading.mpp or MPP}
+    of = {
+        "reading": {**data.reading, **cut},
+        "items": items,
+        "skipped": [*data.skipped, *skipped],
+        "load": load,
+        "tiles": tiles,
+        "notes": notes,
+    }
     return replace(data, **of)
 
 

@@ -112,7 +112,7 @@ def _tiles_of(path: Path, tiling: Tiling) -> SlideTiles:
         )
     if tiling.regions is not None:
         coords = _inside(coords, side, slide, tiling.regions)
-    downsample = max(1.0, min(PIXEL_UM / slide_mpp, side / LEAST_PIXELS))
+    downsample = max(slide.least_downsample, min(PIXEL_UM / slide_mpp, side / LEAST_PIXELS))
     mask = tissue_mask(overview(slide, downsample), downsample * slide_mpp)
     coords = coords[shares(mask, downsample, coords, side) >= tiling.tissue]
     if not len(coords):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vladapt.core.backbones import card_licence, hub_folder
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import announce_terms, load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
 from vladapt.core.backbones.specs import TABLE, find_published, licence_line, models_folder, published
 from vladapt.core.contracts.families import FAMILIES
@@ -347,3 +347,18 @@ def test_a_text_tower_that_states_no_padding_has_transformers_own(small, tmp_pat
         (folder / "open_clip_model.safetensors").write_bytes(b"")
         assert load_backbone(str(folder), "cpu").text_model["pad_token_id"] == padding
         assert transformers.AutoConfig.for_model(kind).pad_token_id == padding
+
+
+def test_terms_are_told_before_a_model_is_downloaded_and_not_of_one_that_lies_here(hub):
+    told = []
+    announce_terms("virchow2#merge=4", told.append)
+    assert told == [
+        "Backbone virchow2#merge=4: its weights are under CC-BY-NC-ND-4.0, for non-commercial use only; its terms are "
+        "to be accepted at https://huggingface.co/paige-ai/Virchow2 first"
+    ]
+    announce_terms("timm:hf-hub:bioptimus/H-optimus-0", told.append)
+    assert "under Apache-2.0; its terms are to be accepted" in told[1]
+    hub("paige-ai/Virchow2", {"model.safetensors": b"", "config.json": b"{}"})
+    for spec in ("virchow2", "embedded", "quiltnet-b-32", "timm:vit_tiny_patch16_224"):
+        announce_terms(spec, told.append)
+    assert len(told) == 2

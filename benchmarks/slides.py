@@ -1,0 +1,90 @@
+"""A large slide: how long its tissue, its tiles and their pixels take, and how much memory.
+
+    python benchmarks/slides.py   # draws a slide of 100,000 x 80,000 pixels into a temporary folder, and reads it
+
+Seconds are the processor's. Most tiles of the file are missing, as of a slide that is mostly glass; the others are some
+of a few drawn ones. Memory is the largest resident size of a process that does nothing else, after its imports and at
+its end.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vladapt.domains.medical.slides.drawn import deflated, write_pyramid
+from vladapt.domains.medical.slides.tiles import Tiling, tiles_of
+
+WIDTH, HEIGHT, MPP = 100_000, 80_000, 0.25
+LEVELS = (1, 4, 16, 32)
+SIDE = 256
+ROWS = 64
+"""Tiles that are read at once."""
+
+
+def write_slide(path: Path) -> None:
+    """The slide, with an ellipse of tissue over a seventh of it."""
+    random = np.random.default_rng(0)
+    drawn = [
+        next(deflated(np.clip(random.normal(0, 12, (SIDE, SIDE, 1)) + (222, 165, 195), 0, 255).astype(np.uint8)))
+        for _ in range(4)
+    ]
+    sides = [(-(-HEIGHT // level), -(-WIDTH // level)) for level in LEVELS]
+    write_pyramid(path, sides, [_tiles(drawn, height, width) for height, width in sides], MPP)
+
+
+def _tiles(drawn: list[bytes], height: int, width: int) -> Iterator[bytes]:
+    for top in range(0, height, SIDE):
+        for left in range(0, width, SIDE):
+            y, x = (top + SIDE / 2) / height - 0.5, (left + SIDE / 2) / width - 0.5
+            yield drawn[(top + left) // SIDE % len(drawn)] if (x / 0.2) ** 2 + (y / 0.22) ** 2 < 1 else b""
+
+
+def measured(path: Path) -> dict[str, float]:
+    """Processor seconds and megabytes of a fresh process."""
+    done = subprocess.run([sys.executable, __file__, str(path)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def read(path: Path) -> dict[str, float]:
+    """What `measured` asks of its process."""
+    before, started = _megabytes(), time.process_time()
+    tiles = tiles_of(path, Tiling(tile=SIDE, mpp=0.5, tissue=0.5))
+    found = time.process_time()
+    for start in range(0, len(tiles), ROWS):
+        tiles.read(range(start, min(start + ROWS, len(tiles))))
+    ended = time.process_time()
+    seconds = {"tissue and tiles": found - started, "pixels": ended - found}
+    return {"tiles": len(tiles), "imports": before, "largest": _megabytes(), **seconds}
+
+
+def _megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.tif"
+        write_slide(path)
+        size, result = path.stat().st_size / 2**20, measured(path)
+    print("| slide | file | tiles | tissue and tiles | their pixels | memory after imports | largest |")
+    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| {WIDTH:,} x {HEIGHT:,} | {size:.0f} MB | {result['tiles']:,.0f} | {result['tissue and tiles']:.1f} s | "
+        f"{result['pixels']:.1f} s | {result['imports']:.0f} MB | {result['largest']:.0f} MB |"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(read(Path(sys.argv[1]))))
+    else:
+        main()
