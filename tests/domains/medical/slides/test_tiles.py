@@ -44,7 +44,8 @@ def test_a_slide_full_of_tissue_gives_every_tile_that_lies_in_it(write_slide, mp
     tiles = tiles_of(write_slide("a.tif", height, width, mpp=mpp), EVERY_64)
     side = round(64 * 0.5 / mpp)
     assert len(tiles) == (width // side) * (height // side)
-    assert tiles.attributes == {"side": 64, "level0_side": side, "mpp": 0.5, "width": width, "height": height}
+    size = {"width": width, "height": height, "origin": [0, 0]}
+    assert tiles.attributes == {"side": 64, "level0_side": side, "mpp": 0.5, **size}
 
 
 @settings(max_examples=25, deadline=None)
