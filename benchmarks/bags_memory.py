@@ -1,4 +1,4 @@
-"""Anonymous memory of fits on stored tile features: 100 slides of 20,000 tiles of 1,280 numbers, 5 GB in half precision.
+"""Anonymous memory of fits on stored tile features: 100 slides of 20,000 tiles of 1,280 halves, 5 GB.
 
 python benchmarks/bags_memory.py FOLDER [--slides 100] [--tiles 20000] [--method NAME ...]
 
