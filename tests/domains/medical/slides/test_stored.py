@@ -36,7 +36,7 @@ def fit(slides, **how):
 def test_a_run_on_stored_tiles_is_evaluated_and_predicts_files(slides, tmp_path):
     done = fit(slides, adapter={"name": "abmil", "epochs": 3}, shots=4, out=str(tmp_path))
     assert done.run.exists()
-    predicted = vladapt.predict(str(done.run), str(slides / "bags"), device="cpu")
+    predicted = vladapt.predict(str(done.run), [str(slides / "bags")], device="cpu")
     assert len(predicted.ids) == 24
 
 
