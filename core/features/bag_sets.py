@@ -111,8 +111,15 @@ class BagFolder:
             patient = BARCODE.match(path.name)
             return None if patient is None else group_of(patient[0].upper())
 
-        further = {"columns": SLIDE_COLUMNS, "named": self._file_named}
-        return replace(Format(NAME, SUFFIXES, load=_picture, expand=expand, group=group), **further)
+        return Format(
+            NAME,
+            SUFFIXES,
+            load=_picture,
+            expand=expand,
+            group=group,
+            columns=SLIDE_COLUMNS,
+            named=self._file_named,
+        )
 
     @cached_property
     def _files(self) -> dict[str, Path]:

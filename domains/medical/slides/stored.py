@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ....core import contracts
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError
 from ....core.features import BagFolder
-from .options import SlideOptions
-
-if TYPE_CHECKING:
-    from ..domain import Reading
 
 CLASSIFICATION = "classification"
 PATIENT, SLIDE, IMAGE = "patient", "slide", "image"
@@ -23,8 +19,11 @@ BESIDE = ("coarse_bags", "texts", "clam_splits")
 OF_PIXELS = ("mpp", "tile", "tissue", "slide_mpp", "regions", "window", "max_pixels")
 
 
-def read_stored(path: Path, reading: Reading, task: str) -> DomainData | None:
+def read_stored(path: Path, reading: Any, task: str) -> DomainData | None:
     """A labelled set of stored tile features; None where pixels are to be read.
+
+    Args:
+        reading: what a user says to the domain's reader.
 
     Raises:
         ConfigError: an option that is not for them, or another task. DataError: as `BagFolder.read`.
@@ -38,7 +37,7 @@ def read_stored(path: Path, reading: Reading, task: str) -> DomainData | None:
     return _folder(reading).read(path, **named)
 
 
-def read_new_stored(paths: Sequence[str | Path], reading: Reading) -> DomainData | None:
+def read_new_stored(paths: Sequence[str | Path], reading: Any) -> DomainData | None:
     """Files of tile features to predict; None where pixels are to be read."""
     if reading.bags is None and not BagFolder.are_files(paths):
         _refuse_alone(reading)
@@ -46,7 +45,7 @@ def read_new_stored(paths: Sequence[str | Path], reading: Reading) -> DomainData
     return _folder(reading).read_new(paths)
 
 
-def _folder(reading: Reading) -> BagFolder:
+def _folder(reading: Any) -> BagFolder:
     if reading.unit not in UNITS:
         raise ConfigError(f"--unit {reading.unit}: stored tile features are of slides; give {SLIDE} or {PATIENT}")
     if unused := [name for name in OF_PIXELS if getattr(reading, name) != _default(name, reading)]:
@@ -57,11 +56,11 @@ def _folder(reading: Reading) -> BagFolder:
     return BagFolder(bags, coarse, reading.texts, reading.unit == PATIENT, splits)
 
 
-def _default(name: str, reading: SlideOptions) -> object:
+def _default(name: str, reading: Any) -> object:
     return next(each.default for each in fields(reading) if each.name == name)
 
 
-def _refuse_alone(reading: Reading) -> None:
+def _refuse_alone(reading: Any) -> None:
     """Raise the ConfigError of an option that goes with stored tile features alone."""
     if reading.unit == PATIENT:
         raise ConfigError(f"--unit {PATIENT}: joins slides whose tile features are stored; give --bags FOLDER")

@@ -128,7 +128,7 @@ def test_rows_of_a_set_are_read_as_they_are_asked_for(reader, monkeypatch, held)
         rows = tokens.rows(torch.tensor(index))
         assert torch.equal(rows, torch.stack([wanted(reader, row, 4) for row in index]))
     assert (tokens._held is None) == (held == 0)
-    folder = reader.store._folder(next(space for space in reader.store._folders if PATCH_TOKENS in space))
+    folder = reader.store.folder_of(next(space for space in reader.store._folders if PATCH_TOKENS in space))
     assert folder._checked
     for shard in folder.path.glob("*.safetensors"):
         shard.write_bytes(shard.read_bytes()[:40])

@@ -1,0 +1,66 @@
+"""A fit, an evaluation and predictions on stored tile features, as a user runs them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import vladapt
+from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.features.bag_files import write_bag
+
+WIDTH = 8
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("slides"), np.random.default_rng(0)
+    (root / "bags").mkdir()
+    rows = ["slide_id,label"]
+    for number in range(24):
+        bag = torch.from_numpy(rng.normal(size=(6, WIDTH)).astype(np.float32))
+        bag[0, number % 2] += 8
+        write_bag(root / "bags" / f"s{number:02d}.safetensors", bag, np.arange(12).reshape(6, 2), {})
+        rows.append(f"s{number:02d},{'ab'[number % 2]}")
+    (root / "table.csv").write_text("\n".join(rows))
+    np.savez(root / "texts.npz", class_names=np.array(["a", "b"]), text_features=np.eye(2, WIDTH, dtype=np.float32))
+    return root
+
+
+def fit(slides, **how):
+    data = {"path": str(slides / "table.csv"), "bags": str(slides / "bags"), **how.pop("data", {})}
+    return vladapt.fit(domain="medical", data=data, device="cpu", **how)
+
+
+def test_a_run_on_stored_tiles_is_evaluated_and_predicts_files(slides, tmp_path):
+    done = fit(slides, adapter={"name": "abmil", "epochs": 3}, shots=4, out=str(tmp_path))
+    assert done.run.exists()
+    predicted = vladapt.predict(str(done.run), [str(slides / "bags")], device="cpu")
+    assert len(predicted.ids) == 24
+
+
+def test_texts_make_class_vectors_and_without_them_a_method_says_what_to_give(slides, tmp_path):
+    done = fit(
+        slides, adapter="top-k", shots=0, out=str(tmp_path), data={"texts": str(slides / "texts.npz")}, judge=False
+    )
+    assert done.metrics["zero_shot"]["accuracy"] is not None
+    with pytest.raises(CapabilityError, match="stored tile features come without; give --texts FILE"):
+        fit(slides, adapter="top-k", shots=0, out=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "told"),
+    [
+        ({"data": {"tile": 256}}, ConfigError, "--tile: is for pixels"),
+        ({"data": {"unit": "volume"}}, ConfigError, "--unit volume: stored tile features are of slides"),
+        ({"data": {"bags": None, "texts": "t.npz"}}, ConfigError, "--texts: goes with stored tile features"),
+        ({"data": {"bags": None, "unit": "patient"}}, ConfigError, "--unit patient: joins slides"),
+        ({"backbone": "embedded"}, CapabilityError, "gives features of width 512, the stored ones have 8|width"),
+        ({"adapter": "tpt"}, CapabilityError, "tpt"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(slides, tmp_path, how, error, told):
+    with pytest.raises(error, match=told) as caught:
+        fit(slides, **{"adapter": "abmil", "shots": 2, "out": str(tmp_path), **how})
+    assert "\n" not in str(caught.value)
