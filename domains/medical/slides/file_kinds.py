@@ -19,7 +19,10 @@ def slide_format() -> Format:
     def expand(path: Path) -> list[dict[str, Any]]:
         from .reading import Slide
 
-        Slide.of(path)
+        try:
+            Slide.of(path)
+        except DataError as error:  # whoever lists what is left out names the file
+            raise DataError(str(error).removeprefix(f"{path}: ")) from None
         return [{}]
 
     return Format(SLIDE, SUFFIXES, load=thumbnail, expand=expand)

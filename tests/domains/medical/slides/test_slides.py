@@ -88,7 +88,7 @@ def test_a_file_that_is_no_slide_is_left_out(slides):
     (slides / "a" / "broken.svs").write_bytes((slides / "a" / "1.tif").read_bytes()[:100])
     data = read(slides)
     assert len(data.items) == 4 and [name for name, _ in data.skipped] == ["a/broken.svs", "a/plain.tif"]
-    assert "is no slide that OpenSlide opens" in data.skipped[1][1]
+    assert data.skipped[1][1].startswith("is no slide that OpenSlide opens; give one (.svs")
 
 
 def test_images_stay_images_and_slides_among_them_are_named(slides):
@@ -159,3 +159,18 @@ def test_the_sample_has_two_classes_that_few_tiles_tell_apart():
         return np.array([(pixels[y : y + 256, x : x + 256].max(axis=2) < 120).mean() for x, y in grid(2048, 2048, 256)])
 
     assert dark(lesion).max() > 4 * dark(normal).max() and dark(lesion).mean() < 1.5 * dark(normal).mean()
+
+
+def test_the_sample_is_read_as_any_slides_and_cut_as_asked(tmp_path, monkeypatch):
+    from vladapt import Recipe
+    from vladapt.core.recipes.asked_for import read_data
+
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    monkeypatch.setattr("vladapt.domains.medical.slides.drawn.COUNT", 4)
+    recipe = Recipe(domain="medical", data={"path": "sample", "unit": "slide", "mpp": 1.0})
+    data = read_data(recipe, MEDICAL, "classification")
+    assert (
+        data.class_names == ("lesion", "normal") and data.name == "drawn slides" and "drawn, not scans" in data.notes[0]
+    )
+    assert data.tiles(data.items[0]).attributes["level0_side"] == 512
+    assert len(read_data(recipe.with_(data={"path": "sample"}), MEDICAL, "classification").items) == 300
