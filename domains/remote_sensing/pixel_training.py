@@ -46,8 +46,8 @@ def optim_wrapper(asked: Asked, tower: Mapping[str, Any] | None = None, name: st
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
     if tower is not None:
         rates = {name: {"lr_mult": TOWER_RATE}}
-        if "channels" in tower:
-            rates[f"{name}.{band_layer(tower)}"] = {"lr_mult": 1.0}
+        if "channels" in tower and (layer := band_layer(tower)) is not None:
+            rates[f"{name}.{layer}"] = {"lr_mult": 1.0}
         wrapper["paramwise_cfg"] = {"custom_keys": rates}
     if asked.amp is not None:
         wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}

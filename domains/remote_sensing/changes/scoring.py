@@ -54,7 +54,7 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
     if not any(CHANGED in item.classes() for item in items):
         items = data.split("train")
     device = next(model.parameters()).device
-    baselines = Baselines(plan.vladapt["backbone"], device)
+    baselines = Baselines(plan.vladapt, device)
     counts = {name: ScoreCounts() for name in TITLES}
     for _, inputs, labels in batches(items, progress):
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
@@ -72,7 +72,7 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     """
     items, facts = data.split("test"), model.cfg.vladapt
     device = next(model.parameters()).device
-    baselines = Baselines(facts["backbone"], device)
+    baselines = Baselines(facts, device)
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
     shown = _shown(items)
