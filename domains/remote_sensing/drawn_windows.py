@@ -28,7 +28,7 @@ from .layers import ClassRaster, Shapes, read_layer
 from .objects import DETECTION, SEGMENTATION, ignored_without_values, objects_in
 from .pictures import valid_pixels
 from .places import files_of_item
-from .rasters import Header, corners_of, header_of, kept_raster
+from .rasters import Header, corners_of, header_of
 from .windows import Box, Cutting, blocks_of_land, class_of_window, lines_of, window_of
 
 GRID, RANDOM, BALANCED = "grid", "random", "balanced"
@@ -285,5 +285,6 @@ def _indexed(path: Path, column: str | None, names: tuple[str, ...], header: Hea
 
 
 def _has_value(item: Item) -> bool:
-    with kept_raster(files_of_item(item), item.decode.get("sensor")) as raster:
-        return bool(raster.read([0], item.decode["window"])[1].any())
+    """Whether some pixel of a window has a value in all the bands that are read."""
+    valid = valid_pixels(item.source, item.decode)
+    return valid is None or bool(valid.any())

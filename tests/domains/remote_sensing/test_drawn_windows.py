@@ -188,9 +188,10 @@ def test_where_no_object_is_to_be_found_windows_are_drawn_at_random(land):
     assert draw(0, 1).group == items[0].group and draw(0, 1).id != draw(0, 2).id
 
 
-def test_windows_without_a_value_are_not_drawn(land, tmp_path):
+@pytest.mark.parametrize("empty", [slice(None), slice(1, None)], ids=["all bands", "all but the first"])
+def test_windows_without_a_value_are_not_drawn(land, tmp_path, empty):
     stored = np.random.default_rng(0).integers(1, 255, (3, SIDE, SIDE)).astype(np.uint8)
-    stored[:, : SIDE // 2] = 0
+    stored[empty, : SIDE // 2] = 0
     save(tmp_path / "half.tif", stored, nodata=0)
     how = {"labels": str(land[0] / "classes.tif"), "draw_windows": "random", **HOW}
     items = RemoteSensing().read(tmp_path / "half.tif", "segmentation", **how).items
