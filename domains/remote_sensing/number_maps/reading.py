@@ -87,7 +87,8 @@ def _windows(
     if large:
         headers = [header_of(files_of_item(pair.item), pair.item.decode.get("sensor")) for pair in pairs]
         grids, words = grids_of(path, headers, cutting)
-        return [list(zip(boxes, blocks if words else [None] * len(boxes))) for boxes, blocks in grids], words
+        names = [[block.name if words else None for block in blocks] for _, blocks in grids]
+        return [list(zip(boxes, of_each)) for (boxes, _), of_each in zip(grids, names)], words
     grids = []
     for pair in pairs:
         height, width = picture_size(pair.item)
