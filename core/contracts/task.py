@@ -320,6 +320,14 @@ class Task(ABC):
     def table(self, metrics: Mapping[str, Any]):
         """Scores as a rich table."""
 
+    def falls(self, score: str) -> bool:
+        """Whether more of a score is not better, so that no least value says that it is good.
+
+        Args:
+            score: as of metrics.json: "rmse", "text_to_image/mean_rank".
+        """
+        return False
+
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         """Whether the change is more than chance, in a sentence; "" where nothing can be said."""
         return ""

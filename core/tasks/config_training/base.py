@@ -54,6 +54,7 @@ from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (
     config_training_report,
+    is_error,
     metrics_of,
     scores_table,
     summaries_table,
@@ -342,6 +343,9 @@ class ConfigTask(Task):
 
     def table(self, metrics: Mapping[str, Any]):
         return scores_table(metrics)
+
+    def falls(self, score: str) -> bool:
+        return is_error(score) or score == "bias"
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return summaries_table(rows)

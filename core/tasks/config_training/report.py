@@ -86,9 +86,14 @@ def with_arrow(name: str) -> str:
     stem, _, unit = name.rpartition("_")
     if unit in UNITS:
         return f"{in_words(stem)}, {UNITS[unit]} ↓"
+    rises = is_share(name) or name.partition("_")[0] == "r2" or name.endswith("_gain")
+    return f"{in_words(name)}{' ↑' if rises else ' ↓' if is_error(name) else ''}"
+
+
+def is_error(name: str) -> bool:
+    """Whether a score is a distance or an error, the lower the better."""
     first, _, rest = name.partition("_")
-    rises = is_share(name) or first == "r2" or rest == "gain"
-    return f"{in_words(name)}{' ↑' if rises else ' ↓' if first in ERRORS else ''}"
+    return name.rpartition("_")[2] in UNITS or (first in ERRORS and rest != "gain")
 
 
 def in_words(name: str) -> str:
