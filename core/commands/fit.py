@@ -161,7 +161,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME=SHARE",
-            help="End with exit code 1 where the 95% interval of a score begins lower: accuracy=0.8,worst_group=0.6; "
+            help="End with exit code 1 where the 95 % interval of a score begins lower: accuracy=0.8,worst_group=0.6; "
             "accuracy.point=0.8 compares the score itself.",
             rich_help_panel=OUTPUT,
         ),

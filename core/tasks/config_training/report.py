@@ -133,7 +133,7 @@ def config_training_report(
             HeadlineSection(numbers),
             shared.warnings(small_test_words(metrics, info.notes)),
             shared.notes(info),
-            TableSection("All scores", ("Score", "Value", *(("95% interval",) if between else ())), rows, note),
+            TableSection("All scores", ("Score", "Value", *(("95 % interval",) if between else ())), rows, note),
             *sections,
             _course(history),
             _facts(info),
@@ -180,7 +180,7 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
     table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
     table.add_column("")
-    for column in ("score", *(("95% interval",) if between else ())):
+    for column in ("score", *(("95 % interval",) if between else ())):
         table.add_column(column, justify="right")
     for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"

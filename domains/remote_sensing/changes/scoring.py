@@ -171,14 +171,14 @@ def verdict_on(gain: float, bounds: Sequence[float] | None, other: str, places: 
 
     Args:
         gain: in F1.
-        bounds: its 95% interval; None where the test split is of one place.
+        bounds: its 95 % interval; None where the test split is of one place.
         other: the baseline, in words.
         places: of the test split.
     """
     points = f"F1 is {abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} a threshold on the {other}"
     if bounds is None:
         return f"{points}; the test split is of one place, so that no interval says how sure that is.", "open"
-    between = f"95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}, over {places} places"
+    between = f"95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}, over {places} places"
     if bounds[0] > 0:
         return f"{points} ({between}).", "good"
     if bounds[1] < 0:

@@ -101,7 +101,7 @@ def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray
 
 def _verdict(scores: Mapping[str, NumberSums], best: str, unit: str) -> VerdictSection:
     gain = scores[OURS].gain(scores[best])
-    between = "" if gain.interval is None else f" (95% interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    between = "" if gain.interval is None else f" (95 % interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
     of = (
         f"RMSE {abs(gain.value):.3g}{f' {unit}' if unit else ''} {'lower' if gain.value >= 0 else 'higher'} than {best}"
     )
@@ -126,7 +126,7 @@ def _table(scores: Mapping[str, NumberSums], unit: str) -> TableSection:
     of_unit = f", {unit}" if unit else ""
     header = [
         f"RMSE{of_unit} ↓",
-        "95% interval",
+        "95 % interval",
         f"MAE{of_unit} ↓",
         f"Bias{of_unit}",
         "R2 ↑",
