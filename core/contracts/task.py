@@ -279,7 +279,8 @@ class Task(ABC):
 
     def served(self, use: Use, serving: Serving) -> Served:
         """The run's model, loaded once, for `vladapt serve`."""
-        raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve; use vladapt predict")
+        why = self.refusals.get("serve") or f"{self.title} is not supported by vladapt serve; use vladapt predict"
+        raise CapabilityError(f"{use.run.shown}: {why}")
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""

@@ -326,6 +326,8 @@ class ConfigTask(Task):
         return predicted
 
     def served(self, use: Use, serving: Serving) -> ServedConfig:
+        if "serve" in self.refusals:
+            raise CapabilityError(f"{use.run.shown}: {self._refusal('serve')}")
         self.check_use(use, "predict")
         assert self.domain is not None
         return ServedConfig(use, self.domain, self.used_again(use).reading, self.finder, serving)

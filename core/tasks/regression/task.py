@@ -107,7 +107,10 @@ class Regression(Task):
     deciding: ClassVar = COMPARED
     shot: ClassVar = "images per bin of the numbers"
     row_files: ClassVar = (".csv", ".jsonl")
-    refusals: ClassVar = {"export": "exports hold classifiers and towers; use vladapt predict for numbers"}
+    refusals: ClassVar = {
+        "export": "exports hold classifiers and towers; use vladapt predict for numbers",
+        "serve": "its answer is a number, not labels, boxes or masks; use vladapt predict",
+    }
     unused: ClassVar = {
         **dict.fromkeys(("classes", "novel", "templates", "descriptions", "language"), "numbers have no classes"),
         "val_shots": "val calibrates the intervals and chooses nothing; omit it",

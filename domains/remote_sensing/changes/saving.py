@@ -49,9 +49,9 @@ def map_and_save(
     if folder is not None:
         check_free(files_of_pairs(data.items, folder))
     side, keys = int(model.cfg.vladapt["side"]), []
-    for place, item in enumerate(data.items):
+    for number, item in enumerate(data.items):
         before, after = dates_of(item)
-        keys.append(key_of(before, key_of(after, fingerprint), side, place))
+        keys.append(key_of(before, key_of(after, fingerprint), side, number))
     with TemporaryDirectory(prefix="vladapt-") as beside:
         place = Path(beside) if folder is None else folder
         with work_folders([place] * len(keys), keys, Reporter()) as works:

@@ -32,7 +32,10 @@ class Change(ConfigTask):
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = ChangeOptions
     writes: ClassVar = (".tif", ".png", ".gpkg")
-    refusals: ClassVar = {"export": "maps come from windows that are slid over both dates; predict with the run"}
+    refusals: ClassVar = {
+        "export": "maps come from windows that are slid over both dates; predict with the run",
+        "serve": "a request is one image, and change needs both dates; use vladapt predict",
+    }
 
     def __init__(self, domain=None):
         super().__init__(domain)

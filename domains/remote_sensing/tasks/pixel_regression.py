@@ -40,7 +40,10 @@ class PixelRegression(ConfigTask):
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = PixelOptions
     writes: ClassVar = (".tif", ".png")
-    refusals: ClassVar = {"export": "numbers come from windows that are blended over an image; predict with the run"}
+    refusals: ClassVar = {
+        "export": "numbers come from windows that are blended over an image; predict with the run",
+        "serve": "its answer is a map of numbers, not labels, boxes or masks; use vladapt predict",
+    }
 
     def __init__(self, domain=None):
         super().__init__(domain)

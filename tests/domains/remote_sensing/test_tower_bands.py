@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from vladapt.core.backbones import load_backbone
 from vladapt.core.contracts import InputChannels
 from vladapt.core.contracts.images import Band
 from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.registry import task_class
 from vladapt.core.tasks import build_model
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.changes.options import ChangeOptions
@@ -108,6 +111,19 @@ def test_bands_that_would_change_nothing_are_refused(plans, folder_of, task, opt
 def test_options_of_bands_that_are_not_there_are_refused(folder_of, task):
     with pytest.raises(ConfigError, match="is for four or more --bands"):
         RemoteSensing().read(folder_of(task), task, bands="1,2,3", band_start="mean")
+
+
+@pytest.mark.parametrize("task", ["change", "pixel-regression", "regression"])
+def test_maps_and_numbers_are_neither_exported_nor_served_and_the_line_says_why(task):
+    made = task_class(task)(RemoteSensing())
+    use = SimpleNamespace(run=SimpleNamespace(shown="runs/one"))
+    for refused, words in (
+        (lambda: made.export(use, None, None), "windows|classifiers"),
+        (lambda: made.served(use, None), "dates|not labels"),
+    ):
+        with pytest.raises(CapabilityError, match=rf"^runs/one: .*({words}).*predict") as raised:
+            refused()
+        assert "\n" not in str(raised.value)
 
 
 WAVES = (665.0, 560.0, 490.0, 842.0)
