@@ -10,7 +10,7 @@ repeats the three in turn with the same scale ("timm", 2019, github.com/huggingf
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..contracts.families import ROOTS
-from ..contracts.images import RGB, Band, CropTransform, InputChannels
+from ..contracts.images import RGB, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
 from .preprocessing import Preprocess, normalize_
 
@@ -182,21 +182,10 @@ def widen(model: nn.Module, spec: str, channels: InputChannels, further: Tensor 
 
 
 # In a file the layer keeps its first three channels under the library's own name, so that other readers find the tower
-# they know; the further ones stand beside it, with what `facts` says in the header.
+# they know; the further ones stand beside it, with `InputChannels.facts` in the header.
 
 
 def divided(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Tensor]:
     """A state dict whose `layer` has three channels; the further ones are under `name`."""
     weight = state[f"{layer}.weight"]
     return {**state, f"{layer}.weight": weight[:, :RGB], name: weight[:, RGB:]}
-
-
-def facts(channels: InputChannels) -> dict[str, Any]:
-    """JSON-able."""
-    return {**asdict(channels), "names": list(channels.names), "bands": [asdict(band) for band in channels.bands]}
-
-
-def channels_of(facts: Mapping[str, Any]) -> InputChannels:
-    """Those that `facts` gave, trained since; KeyError or TypeError where they are damaged."""
-    names, bands = tuple(str(name) for name in facts["names"]), tuple(Band(**band) for band in facts.get("bands", ()))
-    return InputChannels(names, InputChannels.TRAINED, str(facts["advice"]), bands)

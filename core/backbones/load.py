@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
 from ..runtime.reading import read_json
-from .channels import channels_of, divided, facts, input_layer
+from .channels import divided, input_layer
 from .checkpoints import file_digests
 from .finders import ANSWERS, FINDER, FinderBackbone, built_loss, kept_tensors, loss_in_words
 from .heads import FAMILY as HEADS
@@ -234,7 +235,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "trained_from": {"spec": backbone.spec, "fingerprint": backbone.fingerprint},
         "licence": backbone.licence,
         "description": backbone.description,
-        **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
+        **({} if backbone.channels is None else {"channels": backbone.channels.facts}),
         **({} if (reduction := getattr(backbone, "reduction", None)) is None else {MERGE: str(reduction)}),
         **({} if (native := getattr(backbone, "native", None)) is None else {PATCHES: str(native)}),
         **({} if backbone.finder is None else {"finder": loss_in_words(backbone.finder)}),
@@ -275,7 +276,8 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
     rebuild = _through_head if family == HEADS else import_module(f".{family}", __package__).rebuild
     try:
         backbone: Any = rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
-        backbone.channels = channels_of(header["channels"]) if "channels" in header else None
+        if "channels" in header:
+            backbone.channels = replace(InputChannels.of_facts(header["channels"]), start=InputChannels.TRAINED)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
     with safe_open(str(path), framework="pt") as f:

@@ -68,7 +68,7 @@ def split_attention(backbone: Backbone, towers: Collection[str] = ("image", "tex
     towers = (towers,) if isinstance(towers, str) else tuple(towers)
     require(set(towers) <= set(ROOTS) and len(towers) > 0, "towers", towers, "give image, text or both")
     for name, module in list(backbone.model.named_modules()):
-        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) in towers:
+        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) in towers and not _of_torch(name, backbone.model):
             _open(module, name, backbone.model)
     backbone._towers = None  # they hold the modules that stood here before
     layers = [layer for tower in dict.fromkeys(towers) for layer in _layers(backbone, tower)]
@@ -87,6 +87,12 @@ def merge_attention(backbone: Backbone) -> None:
         if isinstance(module, (SplitAttention, SplitLinear)):
             _replace(backbone.model, name, module.merged())
     backbone._towers = None
+
+
+def _of_torch(name: str, model: nn.Module) -> bool:
+    """Whether a module is part of torch's own layer, which reaches into its attention, as the transformer that makes
+    DOFA's first weights of the wavelengths."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer)
 
 
 def _open(module: nn.Module, name: str, model: nn.Module) -> None:

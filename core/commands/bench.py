@@ -110,7 +110,7 @@ def _show(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]])
         if title:  # it names the set
             cells = [[part or WHOLE, *line] for _, part, *line in cells]
         of = f"{title}: zero-shot" if title else "Zero-shot"
-        show_table(table_of(f"{of} in %, with 95% intervals", cells, NAMES))
+        show_table(table_of(f"{of} in %, with 95 % intervals", cells, NAMES))
 
 
 def bench_cells(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -161,7 +161,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME=SHARE",
-            help="End with exit code 1 where the 95% interval of a score begins lower: accuracy=0.8,worst_group=0.6; "
+            help="End with exit code 1 where the 95 % interval of a score begins lower: accuracy=0.8,worst_group=0.6; "
             "accuracy.point=0.8 compares the score itself.",
             rich_help_panel=OUTPUT,
         ),
@@ -189,7 +189,7 @@ def evaluate(
     limits = parse_limits(fail_under) if fail_under is not None else ()
     opened = Run.open(run)
     task = task_of_run(opened)
-    check_asked(limits, judges_at(task, EVAL, how), opened.metrics)
+    check_asked(limits, judges_at(task, EVAL, how), opened.metrics, task.falls)
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
@@ -197,7 +197,7 @@ def evaluate(
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
-        check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
+        check_limits(result, limits, Findings.of_metrics(judgements_of(task), result), task.falls)
         return
     echo(worded(result.get("in_fit_words", ""), words))
     show_table(task.table(result), words)
@@ -206,7 +206,7 @@ def evaluate(
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
-    check_limits(result, limits, Findings.of_metrics(judgements_of(task), result))
+    check_limits(result, limits, Findings.of_metrics(judgements_of(task), result), task.falls)
 
 
 def predict(

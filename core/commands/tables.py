@@ -199,7 +199,7 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
         adjusted = f", both adjusted for {several} methods (Holm)" if several > 1 else ""
         if any(each["p_holm"] is not None for each in tests):
             lines.append(
-                f"In brackets: 95% intervals and p values{adjusted}: {_tests_words(tests)}; at 0.05 or more the "
+                f"In brackets: 95 % intervals and p values{adjusted}: {_tests_words(tests)}; at 0.05 or more the "
                 "difference can be chance."
             )
         if any(each["p_holm"] is None for each in tests):

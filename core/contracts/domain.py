@@ -156,10 +156,12 @@ class Metric(ABC):
     Class attributes:
         name: its name, and its key in metrics.json.
         multilabel: whether it takes several labels per image too.
+        falls: the lower the better.
     """
 
     name: ClassVar[str] = ""
     multilabel: ClassVar[bool] = False
+    falls: ClassVar[bool] = False
 
     @abstractmethod
     def compute(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> float | dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,6 +94,18 @@ class InputChannels:
     def further(self) -> str:
         """Names of the channels after the first three."""
         return ", ".join(self.names[RGB:])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON holds them."""
+        return {**asdict(self), "names": list(self.names), "bands": [asdict(band) for band in self.bands]}
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> InputChannels:
+        """The channels that `facts` describes; KeyError or TypeError where it is damaged."""
+        names, bands = tuple(map(str, facts["names"])), tuple(Band(**band) for band in facts.get("bands", ()))
+        start, advice = str(facts.get("start", cls.ZERO)), str(facts.get("advice", cls.advice))
+        return cls(names, start, advice, bands)
 
     def widened(self, values: Sequence[float]) -> tuple[float, ...]:
         """Means or deviations of red, green and blue -> of all channels, further ones with the mean of these."""

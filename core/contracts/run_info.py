@@ -282,7 +282,7 @@ class AxisScore:
     score: float
     interval: Sequence[float] | None = None
     zero_shot: float | None = None
-    begins: str = "its 95% interval"
+    begins: str = "its 95 % interval"
 
 
 class Record(Keyed):

@@ -279,7 +279,8 @@ class Task(ABC):
 
     def served(self, use: Use, serving: Serving) -> Served:
         """The run's model, loaded once, for `vladapt serve`."""
-        raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve; use vladapt predict")
+        why = self.refusals.get("serve") or f"{self.title} is not supported by vladapt serve; use vladapt predict"
+        raise CapabilityError(f"{use.run.shown}: {why}")
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""
@@ -319,6 +320,14 @@ class Task(ABC):
     @abstractmethod
     def table(self, metrics: Mapping[str, Any]):
         """Scores as a rich table."""
+
+    def falls(self, score: str) -> bool:
+        """Whether more of a score is not better, so that no least value says that it is good.
+
+        Args:
+            score: as of metrics.json: "rmse", "text_to_image/mean_rank".
+        """
+        return False
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         """Whether the change is more than chance, in a sentence; "" where nothing can be said."""

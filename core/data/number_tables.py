@@ -21,7 +21,7 @@ from .files import Format, visible
 from .images import IMAGE
 from .manifests import NUMBERS, TableColumns, data_of_table
 from .row_labels import RowLabels
-from .tables import NUMBER, Row, Table, read_table
+from .tables import NUMBER, PARQUET, Row, Table, read_table
 
 USUAL = ("target", "targets", "value", "number", "y")
 """Names of the column, the first of which a table has is taken."""
@@ -31,7 +31,7 @@ OF_THINGS = (
 )
 """Further names, one of which is taken where a table has only that."""
 NO_NUMBER = frozenset({"", "nan", "none", "null"})
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl", PARQUET)
 TAKEN = ("root", "group_column", "max_pixels")
 """Options of `Reading` that apply."""
 
@@ -42,7 +42,7 @@ def read_numbers(
     """Images with a number each (`Number`), from a table with one image per row; groups and splits as of manifests.
 
     Args:
-        path: the table (csv, tsv, jsonl, or json with a list of objects), or a folder with it.
+        path: the table (csv, tsv, jsonl, parquet, or json with a list of objects), or a folder with it.
         formats: what counts as an image.
         reading: options; of a domain's own reading those of `NumberReading` count.
 
@@ -71,9 +71,11 @@ def _table_in(path: Path) -> Path:
     """The table itself, or that of a folder."""
     if not path.is_dir():
         if not path.is_file():
-            raise DataError(f"{path}: no such file or folder; give a table with a number per image (csv, tsv, jsonl)")
-        if Path(path.name.removesuffix(".gz")).suffix.lower() not in Table.SUFFIXES:
-            raise DataError(f"{path}: not a table; give one with a number per image (csv, tsv, jsonl)")
+            raise DataError(
+                f"{path}: no such file or folder; give a table with a number per image (csv, tsv, jsonl, parquet)"
+            )
+        if Path(path.name.removesuffix(".gz")).suffix.lower() not in (*Table.SUFFIXES, PARQUET):
+            raise DataError(f"{path}: not a table; give one with a number per image (csv, tsv, jsonl, parquet)")
         return path
     tables = sorted(entry.name for entry in visible(path) if Path(entry.name).suffix.lower() in TABLES)
     named = [name for name in tables if Path(name).stem.lower() in MANIFEST_STEMS]
@@ -82,7 +84,9 @@ def _table_in(path: Path) -> Path:
         cure = (
             f"it has {', '.join(tables)}; give one of them" if tables else "add one with an image and a number per row"
         )
-        raise DataError(f"{path}: regression reads a table (csv, tsv, jsonl), and the folder has {len(tables)}: {cure}")
+        raise DataError(
+            f"{path}: regression reads a table (csv, tsv, jsonl, parquet), and the folder has {len(tables)}: {cure}"
+        )
     return path / chosen[0]
 
 

@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSONL and JSON lists as rows that know where they stand."""
+"""Tables: CSV, TSV, JSONL, JSON lists and Parquet as rows that know where they stand."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..contracts.items import Columns
-from ..errors import DataError, UnknownNameError
-from ..runtime.reading import parse_json, read_text
+from ..errors import DataError, UnknownNameError, shortened
+from ..runtime.process import need_package
+from ..runtime.reading import check_regular, parse_json, read_text
 
-MOST_COLUMNS = 100_000
+PARQUET = ".parquet"
+MOST_COLUMNS, MOST_ROWS = 100_000, 20_000_000
 FORMULA = re.compile(r"'*[=+\-@\t\n]")
 """How a cell begins that a spreadsheet may calculate, after any quotes that say it is a text."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -128,11 +130,15 @@ def columns_of(table: Table, row_of: Mapping[str, int], taken: Iterable[str | No
 
 
 def read_table(path: Path) -> Table:
-    """A table with a header row, or one JSON object per row; also packed as .gz.
+    """A table with a header row, or one JSON object per row, also packed as .gz; or Parquet, of which columns of lists,
+    structures and bytes are left out.
 
     Raises:
         DataError: the file is missing, empty, not UTF-8, or malformed; the message names the line.
+        CapabilityError: Parquet, and pyarrow is not installed.
     """
+    if path.suffix.lower() == PARQUET:
+        return _read_parquet(path)
     text = read_text(path)
     if not text.strip():
         raise DataError(f"{path}: empty file; give a header row and one row per image")
@@ -145,6 +151,32 @@ def read_table(path: Path) -> Table:
     if not rows:
         raise DataError(f"{path}: no rows below the header; give one row per image")
     return Table(path, tuple(dict.fromkeys(columns)), rows)
+
+
+def _read_parquet(path: Path) -> Table:
+    need_package(str(path), "pyarrow", "shards")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_regular(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > MOST_ROWS:
+                raise DataError(f"{path}: has {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}; divide it")
+            kinds = {field.name: field.type for field in file.schema_arrow}
+            columns = [name for name, kind in kinds.items() if not (pa.types.is_nested(kind) or _is_bytes(kind))]
+            listed = file.read(columns).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged table ({shortened(' '.join(str(error).split()))}); get it again") from None
+    if not listed or not columns:
+        raise DataError(f"{path}: no rows with numbers or texts; give one row per image")
+    return Table(path, tuple(columns), [Row(row, f"{path} row {n}") for n, row in enumerate(listed, 1)])
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _csv_rows(path: Path, text: str, suffix: str) -> tuple[list[str], list[Row]]:

@@ -271,7 +271,7 @@ class Comparison(Record, Verdict):
         else:
             text = f"Against {called} ({score})"
         bounds = [points(measure, bound, unit=False) for bound in baseline.interval or ()]
-        between = f"95% interval {' to '.join(bounds)}" if bounds else ""
+        between = f"95 % interval {' to '.join(bounds)}" if bounds else ""
         tested = "; ".join(filter(None, (between, self._test(baseline.p_value))))
         return f"{text}: {points(measure, baseline.difference)} ({tested})."
 

@@ -179,7 +179,7 @@ class CorruptionScores(Record):
         rise = _points(self.rise, self.rise_interval)
         return (
             f"on corrupted images the error is {SHARE.text(self.error)}, on the same images as they are "
-            f"{SHARE.text(1 - self.clean)} ({rise.text} points, 95% interval {rise.small}); {which or none}, {worst} "
+            f"{SHARE.text(1 - self.clean)} ({rise.text} points, 95 % interval {rise.small}); {which or none}, {worst} "
             "the most"
         )
 

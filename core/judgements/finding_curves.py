@@ -48,7 +48,7 @@ PLOTTED = (
     "that of those wrongly acted on, weighted by the odds of the probability from which on one would act; doing "
     "nothing has 0."
 )
-MARKED = "Ring: the operating point, with the 95% intervals of both rates."
+MARKED = "Ring: the operating point, with the 95 % intervals of both rates."
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ WIDTH = 0.1
 MOST_NAMED = 4
 """Labels that have sentences of their own."""
 SHARE = Measure("")
-HEADER = ("", "Value", "95% interval", "Test images")
+HEADER = ("", "Value", "95 % interval", "Test images")
 NOTE = (
     "From the threshold on, a calibrated probability, an image is called positive. It was chosen on images of which "
     "nothing was learned, none of them a test image. Predictive values are the shares of positive and negative answers "

@@ -139,7 +139,7 @@ class UnlikeScores(Record):
         interval = [min(limits) for limits in zip(*(each.auroc_interval for each in of))]
         beside = [each.zero_shot[f"{MCM}/{OWN}"] for each in self.sets.values() if f"{MCM}/{OWN}" in each.zero_shot]
         zero_shot = min(beside) if len(beside) == len(of) else None
-        begins = "the lowest of the 95% intervals" if len(of) > 1 else "its 95% interval"
+        begins = "the lowest of the 95 % intervals" if len(of) > 1 else "its 95 % interval"
         return {"unlike": AxisScore("Unlike images", min(each.auroc for each in of), interval, zero_shot, begins)}
 
     def rows(self, scores: Sequence[str] = ()) -> Iterator[tuple[str, SetScores, list[tuple[Any, ...]]]]:
@@ -201,7 +201,7 @@ class UnlikeScores(Record):
         for name, of in self.sets.items():
             score = of.scores[self.headline]
             between = NUMBER.between(score.auroc_interval)
-            shares.append(f"{name} {NUMBER.text(score.auroc)} (95% interval {between}; {_counted(of)})")
+            shares.append(f"{name} {NUMBER.text(score.auroc)} (95 % interval {between}; {_counted(of)})")
         title = "the distance to the support" if self.headline == DISTANCE else _title(self.headline)
         first = f"AUROC of test images against images of other things, by {title}: {', '.join(shares)}"
         return [first, *filter(None, [self.without])]

@@ -164,7 +164,7 @@ class PatientScores(Record):
 
     def table(self) -> Table:
         table = Table(title=TITLE, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("", "per image", self._heading, "95% interval"):
+        for name in ("", "per image", self._heading, "95 % interval"):
             table.add_column(name.lower(), justify="right" if name else "left")
         for row in self.rows:
             table.add_row(*([row] if isinstance(row, str) else [*row[:2], row[2].text, row[2].small]))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARE = Measure("")
 ACCURACY = "Accuracy"
-INTERVALS = "The 95% intervals of all values of a column hold together."
+INTERVALS = "The 95 % intervals of all values of a column hold together."
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class ByColumns(Record):
         share = min(part.share if part.shrunk is None else part.shrunk for part in parts)
         before = [worst for each in self.columns for of in each.shares.values() for worst in _worst_of_zero_shot(of)]
         zero_shot = min(before, default=None)
-        begins = "the lowest of the 95% intervals"
+        begins = "the lowest of the 95 % intervals"
         return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins)}
 
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
@@ -161,7 +161,7 @@ class ByColumns(Record):
         tables = []
         for each in self.columns:
             table = Table(title=each.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-            for name in (*each.header, "95% interval"):
+            for name in (*each.header, "95 % interval"):
                 table.add_column(name, justify="left" if name == each.column else "right")
             for row in each.rows():
                 cells = [row] if isinstance(row, str) else [*map(str, row[:-1]), row[-1].text, row[-1].small]

@@ -109,7 +109,7 @@ class TypographicScores(Record):
         change = self.scores.cells()[2]
         return (
             f"with the name of another class drawn into each image the accuracy is {SHARE.text(self.scores.accuracy)} "
-            f"({change.text} points, 95% interval {change.small}); {SHARE.text(self.follows)} of the answers are the "
+            f"({change.text} points, 95 % interval {change.small}); {SHARE.text(self.follows)} of the answers are the "
             f"drawn word, {SHARE.text(self.follows_clean)} without it"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from ..contracts.judgement import Findings, Judgement
 
 POINT = ".point"
-FALLING = frozenset(
-    {"ece", "ece_uncalibrated", "mae", "rmse", "bias", "median_rank", "mean_rank", "hd95_mm", "hd95_px"}
-)
-"""Last words of scores of which more is not better."""
 USAGE = "give NAME=SHARE, as in accuracy=0.8,worst_group=0.6; NAME.point=SHARE compares the score itself"
 
 
@@ -60,21 +56,25 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 
 def check_asked(
-    limits: Sequence[Limit], judgements: Sequence[Judgement], metrics: Mapping[str, Any] | None = None
+    limits: Sequence[Limit],
+    judgements: Sequence[Judgement],
+    metrics: Mapping[str, Any] | None = None,
+    falls: Callable[[str], bool] = lambda score: False,
 ) -> None:
     """Refuse what an evaluation cannot give, before anything is computed.
 
     Args:
         judgements: all of the evaluation, with what is asked of them.
         metrics: of the fit, which has the same scores; none are compared where it has none.
+        falls: as `Task.falls`.
 
     Raises:
         ConfigError: a limit of what is made where it is asked for, and is not. UnknownNameError: a name that neither
             the fit nor a judgement has.
     """
-    scores, axes = _rising(metrics or {}), {name for each in judgements for name in each.record.axes}
+    scores, axes = _rising(metrics or {}, falls), {name for each in judgements for name in each.record.axes}
     for name in (limit.name for limit in limits if scores):
-        if _falls(name):
+        if falls(name):
             raise ConfigError(f"--fail-under {name}: more of it is not better, so no least value says that it is good")
         if name not in scores and name not in axes:
             cure = did_you_mean(name, [*scores, *axes])
@@ -86,23 +86,31 @@ def check_asked(
                 raise ConfigError(f"--fail-under {name}: {cure} too, or omit it")
 
 
-def check_limits(metrics: Mapping[str, Any], limits: Sequence[Limit], findings: Findings) -> None:
+def check_limits(
+    metrics: Mapping[str, Any], limits: Sequence[Limit], findings: Findings, falls: Callable[[str], bool]
+) -> None:
     """Raise a ScoreTooLow that names the limits that an evaluation does not reach; otherwise as `unmet`."""
-    if sentences := unmet(metrics, limits, findings):
+    if sentences := unmet(metrics, limits, findings, falls):
         raise ScoreTooLow(f"--fail-under: {'; '.join(sentences)}")
 
 
-def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit], findings: Findings) -> list[str]:
+def unmet(
+    metrics: Mapping[str, Any],
+    limits: Sequence[Limit],
+    findings: Findings,
+    falls: Callable[[str], bool] = lambda score: False,
+) -> list[str]:
     """A sentence for each limit that an evaluation does not reach.
 
     Args:
         metrics: as of metrics.json.
         findings: of its judgements, with all classes that there may be.
+        falls: as `Task.falls`.
 
     Raises:
         UnknownNameError: it has no such score. ConfigError: the score has no interval.
     """
-    scores, sentences = {**_metrics(metrics), **findings.axis_scores}, []
+    scores, sentences = {**_metrics(metrics, falls), **findings.axis_scores}, []
     cures = {name: cure for of in findings.classes.values() for name, cure in of.record.axes.items()}
     for limit in limits:
         score = scores.get(limit.name) or cures.get(limit.name) or did_you_mean(limit.name, [*scores, *cures])
@@ -120,21 +128,17 @@ def unmet(metrics: Mapping[str, Any], limits: Sequence[Limit], findings: Finding
     return sentences
 
 
-def _metrics(metrics: Mapping[str, Any]) -> dict[str, AxisScore]:
+def _metrics(metrics: Mapping[str, Any], falls: Callable[[str], bool]) -> dict[str, AxisScore]:
     """Of the run, by name, but for those of which less is better."""
     intervals = (metrics.get("metric_intervals") or {}).get("adapted", {})
     return {
         name: AxisScore(name, value, intervals.get(name))
-        for name, value in _rising(metrics).items()
+        for name, value in _rising(metrics, falls).items()
         if isinstance(value, (int, float))
     }
 
 
-def _rising(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _rising(metrics: Mapping[str, Any], falls: Callable[[str], bool]) -> dict[str, Any]:
     """Scores of which more is better, by name; None where the images gave none."""
     scores: Mapping[str, Any] = metrics.get("adapted") or {}
-    return {name: value for name, value in scores.items() if not _falls(name)}
-
-
-def _falls(name: str) -> bool:
-    return name.rpartition("/")[2] in FALLING
+    return {name: value for name, value in scores.items() if not falls(name)}

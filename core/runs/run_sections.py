@@ -328,7 +328,7 @@ class TowerComparison(BeforeAfter, Verdict):
                 Track(name.capitalize(), self[side][key], self.interval(side, key), roles.get(side, ""))
                 for side, name in columns.items()
             ]
-        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals over {unit}", of)
+        return HeadlineSection(numbers, tracks, measures[first], f"with 95 % intervals over {unit}", of)
 
 
 @dataclass(frozen=True, kw_only=True)

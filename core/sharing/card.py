@@ -127,7 +127,7 @@ class Card:
         kind = name if "/" in name else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         for key, value, interval in self._scores():
             measure = _measure(key)
-            between = f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            between = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
             yield EvalResult(
                 task_type=self.pipeline,
                 dataset_type=kind,
@@ -181,7 +181,7 @@ class Card:
 
     def _how_well(self) -> list[str]:
         images, others = self.metrics.test_images, self._baselines()
-        columns = ["", *others, "this model", "95% interval"]
+        columns = ["", *others, "this model", "95 % interval"]
         rows = []
         for key, value, interval in self._scores():
             measure = _measure(key)

@@ -16,7 +16,7 @@ from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
 from .band_statistics import band_statistics, with_stretch
 from .dota import is_dota, read_dota
-from .drawn_windows import GRID, WindowDrawer, with_draws
+from .drawn_windows import WindowDrawer, with_draws
 from .layers import ClassRaster, Shapes, read_layer
 from .localization.pictures import window_items
 from .maps import MAP_FILES
@@ -26,7 +26,7 @@ from .places import with_blocks
 from .reading import CHANGE_WINDOW, CORPORA, NUMBERS, Reading
 from .scene_sets import SceneSet, scene_set, with_words
 from .time_series import dates_of, with_time_series
-from .windows import cut_unlabelled, read_windows
+from .windows import GRID, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -360,7 +360,7 @@ class RemoteSensing(Domain):
         if task == SEGMENTATION and data.kind == "boxes":
             data = other.as_masks(data, reading.background)
         if reading.labels:
-            data = with_draws(data, layer, reading, path)
+            data = with_draws(data, layer, reading)
         return replace(data, reading={**data.reading, "cut": True, "window_size": reading.cutting.size})
 
 
@@ -398,7 +398,7 @@ def _windows(path: Path, reading: Reading) -> DomainData:
     if reading.time_series:
         raise ConfigError("--time-series: is for pictures of places, not for windows of --labels; omit one of both")
     layer = _layer(path, reading)
-    return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading, path)
+    return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading)
 
 
 def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:

@@ -12,7 +12,6 @@ the window is drawn.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,23 +27,22 @@ from .layers import ClassRaster, Shapes, read_layer
 from .objects import DETECTION, SEGMENTATION, ignored_without_values, objects_in
 from .pictures import valid_pixels
 from .places import files_of_item
-from .rasters import Header, corners_of, header_of, kept_raster
-from .windows import Box, Cutting, blocks_of_land, class_of_window, lines_of, window_of
+from .rasters import Header, corners_of, header_of
+from .windows import GRID, Box, Cutting, class_of_window, window_of
 
-GRID, RANDOM, BALANCED = "grid", "random", "balanced"
+RANDOM, BALANCED = "random", "balanced"
 WAYS = (GRID, RANDOM, BALANCED)
 TRIES = 20
 """Draws of a window that the layer says nothing of, or that has no value, before that of the grid is taken."""
 BACKGROUND = "background"
 
 
-def with_draws(data: DomainData, layer: Shapes | ClassRaster, reading: Any, path: Path) -> DomainData:
+def with_draws(data: DomainData, layer: Shapes | ClassRaster, reading: Any) -> DomainData:
     """A set of windows, of which those that train are to be drawn anew.
 
     Args:
-        data: windows on a grid inside blocks of land, labelled by the layer.
+        data: windows on a grid inside blocks of land (`window_in`), labelled by the layer.
         reading: options of the reader: how windows were cut and are drawn, and what names their classes.
-        path: of the rasters.
 
     Raises:
         ConfigError: there are no blocks. DataError: the layer has points, around which windows lie.
@@ -72,22 +70,9 @@ def with_draws(data: DomainData, layer: Shapes | ClassRaster, reading: Any, path
         "share": cutting.share,
         "shift": int(reading.background and BACKGROUND not in layer.names),
     }
-    sources = {item.source: item for item in data.items}
-    headers = {source: header_of(files_of_item(item), item.decode.get("sensor")) for source, item in sources.items()}
-    sides = blocks_of_land(path, list(headers.values()), cutting).sides
-    lines = {source: lines_of(header, side) for (source, header), side in zip(headers.items(), sides)}
-    items = [
-        item.with_(draw={**spec, "block": list(_block_around(item.decode["window"], *lines[item.source]))})
-        for item in data.items
-    ]
+    items = [item.with_(draw={**spec, **item.draw}) for item in data.items]
     note = f"Training windows are drawn anew in each epoch ({how}, --draw-windows); val and test stay on the grid."
     return replace(data, items=items, notes=[*data.notes, note])
-
-
-def _block_around(window: Box, rows: Sequence[int], columns: Sequence[int]) -> Box:
-    left, top, _, _ = window
-    row, column = bisect_right(rows, top) - 1, bisect_right(columns, left) - 1
-    return columns[column], rows[row], columns[column + 1] - columns[column], rows[row + 1] - rows[row]
 
 
 class WindowDrawer:
@@ -285,5 +270,6 @@ def _indexed(path: Path, column: str | None, names: tuple[str, ...], header: Hea
 
 
 def _has_value(item: Item) -> bool:
-    with kept_raster(files_of_item(item), item.decode.get("sensor")) as raster:
-        return bool(raster.read([0], item.decode["window"])[1].any())
+    """Whether some pixel of a window has a value in all the bands that are read."""
+    valid = valid_pixels(item.source, item.decode)
+    return valid is None or bool(valid.any())

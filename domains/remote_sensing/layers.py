@@ -30,7 +30,7 @@ STARTS = {
 CLASS_COLUMNS = (*Table.LABEL, "type", "crop", "landuse", "landcover", "code", "value")
 MOST_SHAPES = 5_000_000
 MOST_CLASSES = 1000
-PIXELS_AT_ONCE = 16 << 20
+PIXELS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .localization.pictures import picture_size
 from .pictures import is_raster, valid_pixels
 from .places import files_of_item
 from .rasters import Header, header_of
-from .windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
+from .windows import GRID, Box, Cutting, boxes_of, grids_of, rasters_of, window_in, window_of
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
 
@@ -52,7 +52,8 @@ def read_objects(path: Path, layer: Shapes | ClassRaster, reading: Any, cutting:
         for box, block, target in zip(boxes, blocks, objects(layer, item, header, boxes, cutting, task)):
             left_out += target is None
             if target is not None:
-                items.append(window_of(item, box).with_(target=target, group=block if words else None))
+                window = window_in(item, box, block if words else None, reading.draw_windows != GRID)
+                items.append(window.with_(target=target))
     if not any(item.target.boxes for item in items):
         raise DataError(f"{layer.path}: covers no window of {path.name}; check that it lies in the same place")
     notes = list(layer.notes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.dist import get_world_size
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor
 
 from ...core.errors import ConfigError
 from .pixel_options import Asked
@@ -15,6 +16,19 @@ BATCH = 8
 RATE, TOWER_RATE, DECAY, CLIPPED = 1e-3, 0.1, 0.01, 5.0
 """AdamW's, the share of it for a pretrained tower that trains whole, and the largest gradient."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def over_processes(part: Tensor) -> Tensor:
+    """The sum of something over all processes, of each of which `part` is known here.
+
+    The mean of the processes' gradients, which a step takes, is then that of one process with the whole batch.
+    """
+    processes = get_world_size()
+    if processes == 1:
+        return part
+    total = part.detach().clone()
+    all_reduce(total)
+    return total + processes * (part - part.detach())
 
 
 def loader(asked: Asked, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,8 +60,8 @@ def optim_wrapper(asked: Asked, tower: Mapping[str, Any] | None = None, name: st
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
     if tower is not None:
         rates = {name: {"lr_mult": TOWER_RATE}}
-        if "channels" in tower:
-            rates[f"{name}.{band_layer(tower)}"] = {"lr_mult": 1.0}
+        if "channels" in tower and (layer := band_layer(tower)) is not None:
+            rates[f"{name}.{layer}"] = {"lr_mult": 1.0}
         wrapper["paramwise_cfg"] = {"custom_keys": rates}
     if asked.amp is not None:
         wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}

@@ -142,7 +142,10 @@ def with_blocks(data: DomainData, block_size: float | None) -> DomainData:
     notes = [f"{what} by place: {len(set(blocks))} blocks of {metres(size)}, each on one side (--block-size)."]
     if elsewhere := len(chosen) - len(placed):
         notes.append(f"Images of which nothing says where they lie, split at random: {elsewhere}.")
-    return replace(data, items=items, notes=[*data.notes, *notes], blocks="" if given else f"blocks of {metres(size)}")
+    settled = data.open_groups.note if data.open_groups is not None else ""
+    notes = [*(note for note in data.notes if note != settled), *notes]
+    blocks_in_words = "" if given else f"blocks of {metres(size)}"
+    return replace(data, items=items, notes=notes, blocks=blocks_in_words, open_groups=None)
 
 
 def check_every_crs(headers: Sequence[Header], files: Sequence[Path]) -> None:

@@ -187,6 +187,10 @@ class OpenRaster:
         named = sensors().get(sensor)
         self._mistaken = len(files) == 1 and len(every) > len(solid) and bool(named and named.order_of(len(every)))
         self._bands = every if self._mistaken else solid
+        transparent = [] if self._mistaken else [band for band in every if band not in solid]
+        self._unheeded = {
+            id(each): i for each, i in transparent if all("alpha" not in _names(of) for of in each.mask_flag_enums)
+        }
         self._palette = None
         if PALETTE in self._colours.values() and not classes:
             if len(self._bands) > 1:
@@ -221,8 +225,7 @@ class OpenRaster:
         for position in bands:
             dataset, index = self._bands[position]
             raw = dataset.read(index, **(how if self._palette is None else _nearest(how)))
-            there = np.ones(raw.shape, bool) if self._mistaken else dataset.read_masks(index, **_nearest(how)) > 0
-            there &= self._there(raw, dataset, index)
+            there = self._unmasked(dataset, index, _nearest(how)) & self._there(raw, dataset, index)
             if self._palette is not None:
                 colours = self._palette[raw]  # (h, w, 4)
                 raw, there = colours[..., position], there & (colours[..., 3] > 0)
@@ -251,6 +254,15 @@ class OpenRaster:
         left, top, width, height = window
         if min(left, top) < 0 or left + width > self.header.width or top + height > self.header.height:
             raise DataError(f"{self.files[0]}: window {list(window)} lies outside it; correct the window")
+
+    def _unmasked(self, dataset, index: int, how: dict[str, Any]) -> np.ndarray | bool:
+        """Where the file says that there is a value. GDAL's masks leave out transparency beside bands of other types
+        than uint8 and uint16, and beside nodata."""
+        if self._mistaken:
+            return True
+        unmasked = dataset.read_masks(index, **how) > 0
+        alpha = self._unheeded.get(id(dataset))
+        return unmasked if alpha is None else unmasked & (dataset.read(alpha, **how) > 0)
 
     def _there(self, raw: np.ndarray, dataset, index: int) -> np.ndarray | bool:
         """Where values mean something, as far as the mask of the file does not say it."""
@@ -291,9 +303,15 @@ class OpenRaster:
 
     def _may_be_masked(self, kinds: Sequence[str]) -> bool:
         """By nodata, a mask, transparency, or values that are no numbers."""
-        flags = [] if self._mistaken else [flag.name for band in self._of_bands("mask_flag_enums") for flag in band]
+        flags = [] if self._mistaken else [flag for band in self._of_bands("mask_flag_enums") for flag in _names(band)]
         of_sensor = self._sensor is not None and self._sensor.nodata is not None
-        return of_sensor or self._palette is not None or set(flags) != {"all_valid"} or any(k[0] in "fc" for k in kinds)
+        return (
+            of_sensor
+            or bool(self._unheeded)
+            or self._palette is not None
+            or set(flags) != {"all_valid"}
+            or any(k[0] in "fc" for k in kinds)
+        )
 
     def _of_bands(self, what: str) -> list[Any]:
         """A list that rasterio has of all bands of a file, as long as `_bands`."""
@@ -328,6 +346,11 @@ class OpenRaster:
         plain = self._sensor is None or any(np.dtype(kind).kind not in "iu" for kind in kinds) or "uint8" in kinds
         scale, offset = (1.0, 0.0) if plain else (self._sensor.scale, self._sensor.offset + _since_baseline(self.files))
         return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
+
+
+def _names(flags: Sequence[Any]) -> list[str]:
+    """Of what a mask is made, as GDAL says it of a band."""
+    return [flag.name for flag in flags]
 
 
 def _stamps(files: Sequence[Path]) -> tuple[tuple[str, tuple[int, ...]], ...]:

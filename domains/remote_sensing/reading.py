@@ -8,11 +8,11 @@ from ...core import contracts
 from ...core.contracts import DomainData, InputChannels, option
 from ...core.data import IMAGE, Format
 from .bands import check_bands, further_channels, named_bands, sensors
-from .drawn_windows import GRID, WAYS
+from .drawn_windows import WAYS
 from .gdal import DRIVERS
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .pictures import check_stretch, is_raster, raster_format
-from .windows import Cutting
+from .windows import GRID, Cutting
 
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "clip": ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,21 @@ from .pictures import is_raster
 from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, metres_per_pixel
 from .rasters import Header, corners_of, header_of
 
+GRID = "grid"
+"""Windows that stay as they were cut, where others are drawn anew in each epoch."""
 MOST_WINDOWS = 2_000_000
 T = TypeVar("T")
 Box = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
 BlockSide = tuple[float, float]
 """(height, width) of a block in pixels, which is whole for the coarsest raster."""
+
+
+class Block(NamedTuple):
+    """A part of a raster, in pixels, of a block of land that stays on one side of the splits."""
+
+    name: str
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class _Cut:
 
     item: Item
     boxes: list[Box]
-    blocks: list[str]
+    blocks: list[Block]
     labels: np.ndarray
 
 
@@ -84,7 +93,10 @@ def read_windows(path: Path, layer: Shapes | ClassRaster, reading: Any, cutting:
     blocks = blocks_of_land(path, headers, cutting)
     of_each = zip(collector.items, headers, blocks.sides, strict=True)
     cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
-    items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
+    items, unlabelled = (
+        list(_items(cuts, bool(blocks.words), reading.draw_windows != GRID)),
+        sum(int((cut.labels < 0).sum()) for cut in cuts),
+    )
     if not items:
         raise DataError(
             f"{layer.path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
@@ -151,7 +163,9 @@ def starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, length - size, stride), length - size]
 
 
-def grids_of(path: Path, headers: Sequence[Header], cutting: Cutting) -> tuple[list[tuple[list[Box], list[str]]], str]:
+def grids_of(
+    path: Path, headers: Sequence[Header], cutting: Cutting
+) -> tuple[list[tuple[list[Box], list[Block]]], str]:
     """Windows on a grid inside each block of land, and the block of each, for several rasters; what blocks are, "" for
     none.
 
@@ -273,18 +287,19 @@ def _marks(offset: float, side: float, end: int) -> list[int]:
 
 def _grid(
     lines: tuple[list[int], list[int]], cutting: Cutting, header: Header, block: BlockSide
-) -> tuple[list[Box], list[str]]:
+) -> tuple[list[Box], list[Block]]:
     """Windows on a grid inside each block; slivers of blocks narrower than a window have none."""
     rows, columns = lines
     least = min(cutting.size, header.height), min(cutting.size, header.width)
     boxes: list[Box] = []
-    blocks: list[str] = []
+    blocks: list[Block] = []
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
             if bottom - top >= least[0] and right - left >= least[1]:
                 inside = boxes_of(bottom - top, right - left, cutting, left, top)
                 boxes += inside
-                blocks += [_block_name(header, left, top, block)] * len(inside)
+                around = (left, top, right - left, bottom - top)
+                blocks += [Block(_block_name(header, left, top, block), around)] * len(inside)
         if len(boxes) > MOST_WINDOWS:
             raise DataError(f"more than {MOST_WINDOWS:,} windows; give a larger --window-size or a smaller --overlap")
     return boxes, blocks
@@ -309,7 +324,7 @@ def _around_points(
     lines: tuple[list[int], list[int]],
     cutting: Cutting,
     block: BlockSide,
-) -> tuple[list[Box], list[str], np.ndarray]:
+) -> tuple[list[Box], list[Block], np.ndarray]:
     """A window around each point, moved inside its block."""
     if not len(points):
         return [], [], np.zeros(0, np.int64)
@@ -319,24 +334,26 @@ def _around_points(
     column, row = _pixels(xy, header)
     inside = (column >= 0) & (row >= 0) & (column < header.width) & (row < header.height)
     boxes: list[Box] = []
-    blocks: list[str] = []
+    blocks: list[Block] = []
     labels: list[int] = []
     for x, y, label in zip(column[inside], row[inside], classes[inside]):
-        top, high = _moved_inside(y, lines[0], cutting.size)
-        left, wide = _moved_inside(x, lines[1], cutting.size)
+        (first_row, last_row), (first, last) = _around(y, lines[0]), _around(x, lines[1])
+        top, high = _moved_inside(y, first_row, last_row, cutting.size)
+        left, wide = _moved_inside(x, first, last, cutting.size)
         boxes.append((left, top, wide, high))
-        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0]), block))
+        name = _block_name(header, first, first_row, block)
+        blocks.append(Block(name, (first, first_row, last - first, last_row - first_row)))
         labels.append(int(label))
     return boxes, blocks, np.array(labels, np.int64)
 
 
-def _begin(at: float, lines: Sequence[int]) -> int:
-    return next(low for low, high in pairwise(lines) if low <= at < high)
+def _around(at: float, lines: Sequence[int]) -> tuple[int, int]:
+    """The lines before and after a place."""
+    return next((low, high) for low, high in pairwise(lines) if low <= at < high)
 
 
-def _moved_inside(at: float, lines: Sequence[int], size: int) -> tuple[int, int]:
+def _moved_inside(at: float, low: int, high: int, size: int) -> tuple[int, int]:
     """Begin and length of a window around a place, inside its block as far as that is as large as a window."""
-    low, high = next((low, high) for low, high in pairwise(lines) if low <= at < high)
     length = min(size, high - low)
     return int(min(max(round(at - length / 2), low), high - length)), length
 
@@ -369,12 +386,24 @@ def _largest(covered: np.ndarray, share: float) -> np.ndarray:
     return np.where(covered.max(axis=1, initial=0) >= share, covered.argmax(axis=1), -1)
 
 
-def _items(cuts: Sequence[_Cut], grouped: bool) -> Iterator[Item]:
+def _items(cuts: Sequence[_Cut], grouped: bool, drawn: bool) -> Iterator[Item]:
     for cut in cuts:
-        for box, name, label in zip(cut.boxes, cut.blocks, cut.labels):
+        for box, block, label in zip(cut.boxes, cut.blocks, cut.labels):
             if label >= 0:
-                block = name if grouped else None
-                yield window_of(cut.item, box).with_(target=Label(int(label)), group=block)
+                window = window_in(cut.item, box, block if grouped else None, drawn)
+                yield window.with_(target=Label(int(label)))
+
+
+def window_in(item: Item, box: Box, block: Block | None, drawn: bool) -> Item:
+    """A window of a raster in a block of land.
+
+    Args:
+        drawn: others of the same block are to be drawn in its place.
+    """
+    window = window_of(item, box)
+    if block is None:
+        return window
+    return window.with_(group=block.name, draw={"block": list(block.box)} if drawn else None)
 
 
 def window_of(item: Item, box: Box) -> Item:

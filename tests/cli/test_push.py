@@ -64,8 +64,8 @@ def test_a_folder_as_the_hub_has_it(vladapt, run):
     accuracy = next(each for each in card.data.eval_results if each.metric_type == "accuracy")
     low, high = metrics["metric_intervals"]["adapted"]["accuracy"]
     assert accuracy.metric_value == pytest.approx(metrics["adapted"]["accuracy"], abs=1e-4)
-    assert accuracy.metric_name == f"Accuracy (95% interval {low:.4f} to {high:.4f})"
-    for words in ("zero-shot | largest class | linear probe | this model | 95% interval", "Not to be used for"):
+    assert accuracy.metric_name == f"Accuracy (95 % interval {low:.4f} to {high:.4f})"
+    for words in ("zero-shot | largest class | linear probe | this model | 95 % interval", "Not to be used for"):
         assert words in card.text
     assert "not a medical device" in card.text and "hf:me/colours" in card.text and "red, green" not in card.text
     assert "pip install vladapt" not in card.text, "no public index has it, and anybody could take the name there"

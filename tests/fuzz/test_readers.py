@@ -293,7 +293,14 @@ def _questions(file: Path) -> None:
     questions_with(file)
 
 
+def _numbers(file: Path) -> DomainData:
+    from vladapt.core.data import read_numbers
+
+    return read_numbers(file)
+
+
 READERS = {
+    "numbers in parquet": Reader(valid_sets.numbers_parquet, _numbers),
     "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=14),
     "manifest csv": Reader(valid_sets.manifest_csv, _any),
     "manifest tsv": Reader(valid_sets.manifest_indicators, _any),

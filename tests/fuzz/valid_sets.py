@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SIZE = (20, 16)
@@ -55,6 +56,16 @@ def class_folders(folder: Path) -> list[Path]:
 def manifest_csv(folder: Path) -> list[Path]:
     rows = [f"{name},{('x', 'y')[n % 2]},train,p{n}" for n, name in enumerate(four_images(folder))]
     return [put_text(folder / "labels.csv", "image,label,split,patient", *rows)]
+
+
+def numbers_parquet(folder: Path) -> list[Path]:
+    pytest.importorskip("pyarrow", reason="extra shards is not installed")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(four_images(folder))
+    pq.write_table(pa.table({"image": names, "age": [float(n) for n in range(len(names))]}), folder / "ages.parquet")
+    return [folder / "ages.parquet"]
 
 
 def manifest_indicators(folder: Path) -> list[Path]:

@@ -240,7 +240,7 @@ def _headline(results: ClassificationResults) -> HeadlineSection:
         unit = "" if results.multilabel else "points"
         change = measure.change(compared.best.scores[deciding], after).text
         numbers.append(Number("Against the best of them", change, f"{unit} to {compared.best.name}".strip()))
-    interval = f"{measure.name} with its 95% interval ({_how(results)})" if compared.metric_intervals else ""
+    interval = f"{measure.name} with its 95 % interval ({_how(results)})" if compared.metric_intervals else ""
     return HeadlineSection(numbers, {"": tracks}, measure, interval, _test_images(results), footnote.strip())
 
 
@@ -254,7 +254,7 @@ def _all_sides(results: ClassificationResults) -> BarsSection | None:
     bars += [Bar(side.title, side.score, side.interval, side.zero_shot) for side in sides]
     note = (
         f"The {measure.name.lower()} on the test images, and what the sections below explain. The line on a bar is its "
-        "95% interval, the thin bar below it zero-shot. Its section says on which images a side rests."
+        "95 % interval, the thin bar below it zero-shot. Its section says on which images a side rests."
     )
     return BarsSection("From all sides", bars, note, measure)
 
@@ -318,7 +318,7 @@ def _per_class(results: ClassificationResults) -> TableSection:
     table = per_class_table(results.labels, *logits, results.class_names, results.groups)
     note = (
         "Recall is the share of a class’s test images that are found. Precision is the share of answers with that name "
-        "that are right. Each 95% interval is for its class alone, not adjusted for their number."
+        "that are right. Each 95 % interval is for its class alone, not adjusted for their number."
     )
     rows: list[Any] = [_class_cells(row, compared) for row in table]
     if len(table) >= MANY_CLASSES:
@@ -359,7 +359,7 @@ def _per_label(results: ClassificationResults) -> TableSection:
     both = ("AUROC, zero-shot", "AUROC, adapted", "Change")
     header = ("Label", "Present, of known", *(both if compared else ("AUROC",)))
     note = (
-        f"AUROC is the {AUROC.meaning}. Unknown labels are left out. Each 95% interval is for its label alone, not "
+        f"AUROC is the {AUROC.meaning}. Unknown labels are left out. Each 95 % interval is for its label alone, not "
         "adjusted for their number."
     )
     return TableSection("Label by label", header, rows, note)

@@ -260,7 +260,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     table = Table(title=f"{plural(compared.test_images, 'test image')}{of_groups}, {decides}", **options)
     before, after = compared.beside_adapted(compared.zero_shot or {}), compared.adapted
     others = {key: compared.beside_adapted(of.scores) for key, of in compared.baselines.items() if key != ZERO_SHOT}
-    for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
+    for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95 % interval", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for key in [*(k for k in MEASURES if k in after), *(k for k in after if k not in MEASURES)]:
         measure, old, new = _measure(key), before.get(key), after[key]

@@ -57,10 +57,11 @@ from ...recipes.asked_for import (
     words_of,
 )
 from ...registry import adapter_class
-from ...registry.build import check_fit, divided, judgements_of, judges_at
+from ...registry.build import build_metric, check_fit, divided, judgements_of, judges_at
 from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
+from ...runs.sections import MEASURES
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
@@ -354,6 +355,12 @@ class Classification(ComparedClassification):
     def table(self, metrics: Mapping[str, Any]):
         table, further = metrics_table(metrics), Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(table, *further) if further else table
+
+    def falls(self, score: str) -> bool:
+        if score in MEASURES:
+            return MEASURES[score].falls
+        own = self.domain.metrics if self.domain is not None else ()
+        return any(metric.falls and metric.name == score.partition("/")[0] for metric in map(build_metric, own))
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         comparison = Comparison.from_json(metrics)

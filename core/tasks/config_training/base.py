@@ -54,6 +54,7 @@ from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (
     config_training_report,
+    is_error,
     metrics_of,
     scores_table,
     summaries_table,
@@ -162,6 +163,14 @@ class ConfigTask(Task):
         """The backbone of a fit: the recipe's, unless a config of the recipe's stands on one of its own."""
         return recipe.backbone
 
+    def backbone_of(self, recipe: Recipe, spec: str, device: Any) -> Backbone:
+        """The backbone of a spec; one that takes bands by what they are is told those of the recipe."""
+        backbone = load_backbone(spec, device=device, image_size=recipe.image_size)
+        channels = self.domain.channels(recipe.reading) if backbone.by_band and self.domain is not None else None
+        if channels is None:
+            return backbone
+        return load_backbone(spec, device=device, image_size=recipe.image_size, channels=channels)
+
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
         """What the recipe wants of a set whose splits are assigned: its classes, its shots."""
         return data
@@ -263,8 +272,7 @@ class ConfigTask(Task):
         """Scores of a run's model; the recipe's choices are of the run's own data."""
         check_run(use.run)
         recipe, elsewhere = self.used_again(use), bool(use.data)
-        spec = use.run.info.backbone.spec
-        backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
+        backbone = self.backbone_of(recipe, use.run.info.backbone.spec, recipe.device)
         with registered_only():
             data = self._read(recipe)
             chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
@@ -292,8 +300,7 @@ class ConfigTask(Task):
             raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
         check_run(use.run)
         recipe = self.used_again(use)
-        spec = use.run.info.backbone.spec
-        backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
+        backbone = self.backbone_of(recipe, use.run.info.backbone.spec, use.device)
         labels = any(kind.made_of == kind.BOXES for kind in use.outputs)
         saves = use.out and not labels and ("save" in self.can or not use.outputs)
         folder = self._folder(use.out) if saves else None
@@ -319,6 +326,8 @@ class ConfigTask(Task):
         return predicted
 
     def served(self, use: Use, serving: Serving) -> ServedConfig:
+        if "serve" in self.refusals:
+            raise CapabilityError(f"{use.run.shown}: {self._refusal('serve')}")
         self.check_use(use, "predict")
         assert self.domain is not None
         return ServedConfig(use, self.domain, self.used_again(use).reading, self.finder, serving)
@@ -336,6 +345,9 @@ class ConfigTask(Task):
 
     def table(self, metrics: Mapping[str, Any]):
         return scores_table(metrics)
+
+    def falls(self, score: str) -> bool:
+        return is_error(score) or score == "bias"
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return summaries_table(rows)
@@ -390,7 +402,7 @@ class ConfigTask(Task):
     ) -> tuple[Backbone, Config | None, list[str]]:
         """What a training starts from, its plan, and what is said of the data that it sees."""
         self.check_data(recipe, data)
-        backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
+        backbone = self.backbone_of(recipe, self.backbone_spec(recipe), recipe.device)
         announced(backbone, reporter.info)
         lesson = self.taught(recipe, data, backbone.device, reporter)
         words = words_of(recipe, self.domain)

@@ -86,9 +86,14 @@ def with_arrow(name: str) -> str:
     stem, _, unit = name.rpartition("_")
     if unit in UNITS:
         return f"{in_words(stem)}, {UNITS[unit]} ↓"
+    rises = is_share(name) or name.partition("_")[0] == "r2" or name.endswith("_gain")
+    return f"{in_words(name)}{' ↑' if rises else ' ↓' if is_error(name) else ''}"
+
+
+def is_error(name: str) -> bool:
+    """Whether a score is a distance or an error, the lower the better."""
     first, _, rest = name.partition("_")
-    rises = is_share(name) or first == "r2" or rest == "gain"
-    return f"{in_words(name)}{' ↑' if rises else ' ↓' if first in ERRORS else ''}"
+    return name.rpartition("_")[2] in UNITS or (first in ERRORS and rest != "gain")
 
 
 def in_words(name: str) -> str:
@@ -128,7 +133,7 @@ def config_training_report(
             HeadlineSection(numbers),
             shared.warnings(small_test_words(metrics, info.notes)),
             shared.notes(info),
-            TableSection("All scores", ("Score", "Value", *(("95% interval",) if between else ())), rows, note),
+            TableSection("All scores", ("Score", "Value", *(("95 % interval",) if between else ())), rows, note),
             *sections,
             _course(history),
             _facts(info),
@@ -175,7 +180,7 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
     table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
     table.add_column("")
-    for column in ("score", *(("95% interval",) if between else ())):
+    for column in ("score", *(("95 % interval",) if between else ())):
         table.add_column(column, justify="right")
     for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"

@@ -175,7 +175,7 @@ class SetsRemembered(JsonObject):
     def _summaries(self) -> TableSection:
         rows = [[title, _summary(name, of)] for name, title in SUMMARIES.items() if (of := self[name])]
         note = "Intervals are of differences between stages on the same test images, drawn with replacement."
-        return TableSection("What was kept", ("Of R@1", "Value, 95% interval"), rows, note)
+        return TableSection("What was kept", ("Of R@1", "Value, 95 % interval"), rows, note)
 
 
 def _scores(table: Remembering, stages: Sequence[StageScores], stage: int, number: int) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _scores(result: NumberComparison) -> TableSection:
         title = Cell(measure.name, measure.meaning) if key == "bias" else measure.title()
         rows.append([title, *(Cell(*texts) for texts in result.texts(key))])
     units = "groups" if result.test_groups else "images"
-    note = f"With 95% intervals over {units}. Ridge sees the features of the frozen backbone."
+    note = f"With 95 % intervals over {units}. Ridge sees the features of the frozen backbone."
     return TableSection("Scores", ("", *result.sides()), rows, note)
 
 

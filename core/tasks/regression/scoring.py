@@ -131,7 +131,7 @@ class NumberComparison(BeforeAfter, Verdict):
             return f"RMSE is {how} than that of {than}; one test image or group has no interval, so it can be chance."
         chance = {"good": "more than chance", "bad": "more than chance", "open": "it can be chance"}[self.tone]
         between = interval_text(interval if lower >= 0 else [-bound for bound in reversed(interval)])
-        return f"RMSE is {how} than that of {than}: {chance} (paired 95% interval over {units}: {between})."
+        return f"RMSE is {how} than that of {than}: {chance} (paired 95 % interval over {units}: {between})."
 
     def section(self) -> VerdictSection | None:
         text = "\n".join(filter(None, (self.sentence, self.coverage_words)))
@@ -146,7 +146,7 @@ class NumberComparison(BeforeAfter, Verdict):
         low, high = held["interval"]
         return (
             f"The {held['asked']:.0%} intervals hold the true number of {held['coverage']:.1%} of the test images "
-            f"(95% interval {low:.1%} to {high:.1%}); they are {number_text(held['mean_width'])} wide on average."
+            f"(95 % interval {low:.1%} to {high:.1%}); they are {number_text(held['mean_width'])} wide on average."
         )
 
     @property

@@ -65,7 +65,7 @@ from .heads import (
 from .predictions import NumberPredictions, predictions_table
 from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
 from .report import regression_report
-from .scoring import BASELINES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
+from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
 from .towers import adapted_by, new_adapter, train_towers
 
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
@@ -107,7 +107,10 @@ class Regression(Task):
     deciding: ClassVar = COMPARED
     shot: ClassVar = "images per bin of the numbers"
     row_files: ClassVar = (".csv", ".jsonl")
-    refusals: ClassVar = {"export": "exports hold classifiers and towers; use vladapt predict for numbers"}
+    refusals: ClassVar = {
+        "export": "exports hold classifiers and towers; use vladapt predict for numbers",
+        "serve": "its answer is a number, not labels, boxes or masks; use vladapt predict",
+    }
     unused: ClassVar = {
         **dict.fromkeys(("classes", "novel", "templates", "descriptions", "language"), "numbers have no classes"),
         "val_shots": "val calibrates the intervals and chooses nothing; omit it",
@@ -267,6 +270,9 @@ class Regression(Task):
 
     def table(self, metrics: Mapping[str, Any]):
         return NumberComparison.from_json(metrics).table()
+
+    def falls(self, score: str) -> bool:
+        return score == "bias" or (score in MEASURES and MEASURES[score].falls)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return NumberComparison.from_json(metrics).sentence

@@ -162,7 +162,7 @@ def _headline(metrics: RetrievalComparison) -> HeadlineSection | None:
     footnote = "Texts of one image are not independent trials, so images count." if several else ""
     how = "Wilson; for the texts Korn and Graubard, over images" if several else "Wilson"
     how = "Korn and Graubard, over groups" if metrics.test_groups else how
-    return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95% interval ({how})", of, footnote)
+    return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95 % interval ({how})", of, footnote)
 
 
 def _scores(metrics: RetrievalComparison) -> TableSection | None:

@@ -241,6 +241,12 @@ class Retrieval(TowerTraining):
         """Of every report, at its end."""
         return []
 
+    def falls(self, score: str) -> bool:
+        from .report import MEASURES
+
+        name = score.rpartition("/")[2]
+        return name in MEASURES and MEASURES[name].falls
+
     def table(self, metrics: Mapping[str, Any]):
         further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
         further += [] if (sources := source_table(metrics.get(SOURCES, ()))) is None else [sources]

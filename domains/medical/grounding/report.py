@@ -167,7 +167,7 @@ def _by_finding(metrics: PhraseComparison) -> TableSection:
         for name, of in metrics.findings.items()
     ]
     header = ("Finding", "Phrases", *(measure.title() for measure in MEASURES.values()))
-    note = "With 95% intervals over patients, where a finding has two or more."
+    note = "With 95 % intervals over patients, where a finding has two or more."
     return TableSection("Finding by finding", header, rows, note)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts import DomainData, InputChannels, Item
+from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import CapabilityError, ConfigError
 from .pipelines import Node, nodes
 
@@ -75,25 +75,17 @@ def on_channels(
         CapabilityError: as `check_channels`, or no layer of the backbone can be widened.
     """
     model = plan["model"]
-    check_channels(model, channels)
-    if of_images := _of_images(plan):
-        raise CapabilityError(f"{of_images[0]} takes images of three channels; give --bands of three or another recipe")
-    told = {"names": list(channels.names), "start": channels.start}
+    before = _learned_bands(plan, channels)
     backbone, given = model["backbone"], model["data_preprocessor"]
-    before = backbone.get("names") or (backbone.get("channels") or {}).get("names")
     if before:  # of the run that a training starts from
-        if tuple(before) != channels.names:
-            raise CapabilityError(
-                f"--bands {','.join(channels.names)}: the model learned {','.join(before)}; give these"
-            )
         statistics = [value / 255 for value in given["mean"]], [value / 255 for value in given["std"]]
     elif _name(backbone) in VISION:
-        backbone["channels"] = told
+        backbone["channels"] = channels.facts
     else:
-        model["backbone"] = {"type": "vladapt.WidenedBackbone", "backbone": dict(backbone), **told}
+        widening = {"names": list(channels.names), "start": channels.start}
+        model["backbone"] = {"type": "vladapt.WidenedBackbone", "backbone": dict(backbone), **widening}
     mean, std = statistics or (_widened(given, "mean", channels), _widened(given, "std", channels))
-    given.update(type=PREPROCESSORS[_name(given)], mean=[255 * each for each in mean], std=[255 * each for each in std])
-    given.update(bgr_to_rgb=False, rgb_to_bgr=False)
+    light = _reading_bands(plan, channels, mean, std)
     _train_input(plan, len(channels))
     stated = ", ".join(f"{name} {m:.3g} ± {s:.3g}" for name, m, s in zip(channels.names, mean, std))
     started = "the mean of its weights for these" if channels.start == InputChannels.MEAN else "zero"
@@ -104,10 +96,54 @@ def on_channels(
     return [
         began,
         f"Bands are normalised by mean and standard deviation of {source}: {stated}.",
-        *_change_light(
-            plan, {"bands": list(channels.names), "fill": given["mean"], "channels": "rgb", "to_float32": True}
-        ),
+        *light,
     ]
+
+
+def on_bands(plan: Node, tower: Backbone) -> list[str]:
+    """Let a plan on a tower that takes bands by what they are read them, in place, normalised as the tower has it.
+
+    Returns:
+        Notes.
+
+    Raises:
+        CapabilityError: as `on_channels`.
+    """
+    channels, model = tower.channels, plan["model"]
+    assert channels is not None
+    _learned_bands(plan, channels)
+    if _name(model["backbone"]) not in VISION:
+        raise CapabilityError(
+            f"--backbone {tower.spec}: {_name(model['backbone'])} cannot be told of its bands; give a recipe with a "
+            f"{VISION[0]} (open-vocab/fpn, upernet, faster-rcnn)"
+        )
+    model["backbone"]["channels"] = channels.facts
+    return [*tower.notes_on_channels(), *_reading_bands(plan, channels, tower.image_mean, tower.image_std)]
+
+
+def _learned_bands(plan: Node, channels: InputChannels) -> Sequence[str]:
+    """Names of the bands that the model has learned; none of one that has learned from three channels.
+
+    Raises:
+        CapabilityError: it has learned others, or cannot read these.
+    """
+    check_channels(plan["model"], channels)
+    if of_images := _of_images(plan):
+        raise CapabilityError(f"{of_images[0]} takes images of three channels; give --bands of three or another recipe")
+    backbone = plan["model"]["backbone"]
+    learned = backbone.get("names") or (backbone.get("channels") or {}).get("names") or ()
+    if learned and tuple(learned) != channels.names:
+        raise CapabilityError(f"--bands {','.join(channels.names)}: the model learned {','.join(learned)}; give these")
+    return learned
+
+
+def _reading_bands(plan: Node, channels: InputChannels, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """Let loaders give all bands, and the preprocessor normalise them, in place; notes on what was left out."""
+    given = plan["model"]["data_preprocessor"]
+    given.update(type=PREPROCESSORS[_name(given)], mean=[255 * each for each in mean], std=[255 * each for each in std])
+    given.update(bgr_to_rgb=False, rgb_to_bgr=False)
+    loading = {"bands": list(channels.names), "fill": given["mean"], "channels": "rgb", "to_float32": True}
+    return _change_light(plan, loading)
 
 
 def _widened(given: Node, key: str, channels: InputChannels) -> Sequence[float]:

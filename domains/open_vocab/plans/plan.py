@@ -13,7 +13,7 @@ import torch
 from mmengine import Config
 from mmengine.dist import get_world_size
 
-from ....core.contracts import DomainData, InputChannels
+from ....core.contracts import Backbone, DomainData, InputChannels
 from ....core.errors import ConfigError, DataError
 from ....core.features import FeatureStore
 from ..data.boxes import annotated_boxes
@@ -21,7 +21,7 @@ from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
 from ..data.novel import split_novel
-from .channels import is_deep, on_channels, on_depth
+from .channels import is_deep, on_bands, on_channels, on_depth
 from .classes import takes_names, with_classes
 from .kinds import KINDS, ConfigKind
 from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
@@ -47,6 +47,7 @@ class PlanOptions:
         templates: prompts with {} for the class name; None for the usual ones.
         of_task: options of the task, which the plan keeps.
         channels: of images that have more than three.
+        by_band: the backbone, where it takes bands by what they are, with those of the images.
         statistics: mean and standard deviation of each channel of the training images, where there are more than three.
     """
 
@@ -58,6 +59,7 @@ class PlanOptions:
     templates: Any = None
     of_task: Mapping[str, Any] = field(default_factory=dict)
     channels: InputChannels | None = None
+    by_band: Backbone | None = None
     statistics: tuple[Sequence[float], Sequence[float]] | None = None
 
 
@@ -86,7 +88,7 @@ def make_plan(
     if options.backbone is not None:
         if backbone_of(model) is None:
             raise ConfigError(f"--backbone {options.backbone}: no part of the config's model takes one; omit it")
-        on_backbone(plan, options.backbone)
+        on_backbone(plan, options.backbone, options.by_band and options.by_band.channels)
     novel = split_novel(data.class_names, options.novel, data.frequency).novel if options.novel else ()
     learned = [name for name in data.class_names if name not in novel]
     if novel and not takes_names(model):
@@ -108,7 +110,9 @@ def make_plan(
         **({"source": dict(source)} if (source := (plan.get("vladapt") or {}).get("source")) else {}),
         **options.of_task,
     }
-    if options.channels is not None:
+    if options.by_band is not None:
+        notes += on_bands(kept, options.by_band)
+    elif options.channels is not None:
         notes += on_channels(kept, options.channels, options.statistics)
     elif is_deep(data.split("train"), data):
         notes += on_depth(kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 
+from ....core.contracts import InputChannels
 from ....core.errors import ConfigError
 from .pipelines import Node, nodes
 
@@ -164,8 +165,12 @@ def backbone_of(model: Node) -> str | None:
     return next((node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)), None)
 
 
-def on_backbone(plan: Node, spec: str) -> None:
-    """Put a plan on another backbone, in place: every part that names one, the pixels it takes, the neck's channels."""
+def on_backbone(plan: Node, spec: str, bands: InputChannels | None = None) -> None:
+    """Put a plan on another backbone, in place: every part that names one, the pixels it takes, the neck's channels.
+
+    Args:
+        bands: of the images, for a backbone that takes bands by what they are.
+    """
     from ..modules.backbones.image_part import pixel_cfg
 
     model = plan["model"]
@@ -174,7 +179,9 @@ def on_backbone(plan: Node, spec: str) -> None:
             node["backbone"] = spec
     given = model.get("data_preprocessor")
     if isinstance(given, dict):
-        given.update(pixel_cfg(spec))
+        given.update(pixel_cfg(spec, bands))
+    if bands is not None and isinstance(vision := model.get("backbone"), dict):
+        vision["channels"] = bands.facts
     _match_neck(model)
 
 

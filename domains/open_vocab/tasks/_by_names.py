@@ -120,7 +120,9 @@ class ByNames(ConfigTask):
         described = self.described(recipe)
         stated = described if any(described.values()) else None
         options = plan_options(recipe, self.templates(recipe))
-        if (channels := self._further(recipe)) is not None:
+        if backbone.by_band and backbone.channels is not None:
+            options = replace(options, by_band=backbone)
+        elif (channels := self._further(recipe)) is not None:
             statistics = self.domain.channel_statistics(data.split("train"))
             options = replace(options, channels=channels, statistics=statistics)
         plan = make_plan(self._config(recipe), self.configs, options, data, stated)

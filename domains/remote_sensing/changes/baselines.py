@@ -7,6 +7,7 @@ mean 0 and deviation 1 in each band. Features are compared by their cosine, at e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,15 +80,15 @@ class Baselines:
     """Distances of two dates by a frozen tower and by pixels.
 
     Args:
-        backbone: spec of the tower.
-        mean, std: of each channel, as the tower wants them.
-        channels: of the dates; a tower of other channels sees the first ones.
+        facts: what a plan says of the tower: "backbone", its spec, and "bands", those that it was told of, or None.
+            A tower of fewer channels than the dates have sees the first ones.
     """
 
     NAMES = ("feature_difference", "image_difference")
 
-    def __init__(self, backbone: str, device: torch.device):
-        self.tower: nn.Module = MODELS.build(tower_config(backbone)).to(device).eval()
+    def __init__(self, facts: Mapping[str, Any], device: torch.device):
+        tower = tower_config(facts["backbone"]) | {"channels": facts.get("bands")}
+        self.tower: nn.Module = MODELS.build(tower).to(device).eval()
         of_tower: Any = self.tower
         self.mean, self.std = (
             torch.tensor(values, device=device).view(-1, 1, 1)

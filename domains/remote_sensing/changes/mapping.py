@@ -1,9 +1,10 @@
-"""Windows slid over both dates: the probability of change of each pixel, in memory of one row of windows."""
+"""Windows slid over both dates: the probability of change of each pixel, in memory of one row of windows; a process
+that is killed goes on where it stopped."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from ....core.contracts import DomainData, Item
 from ..maps.areas import Ground
 from ..maps.blending import RowBlender, window_weights
+from ..maps.strips import Strips, first_reaching
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of
@@ -29,22 +31,28 @@ Progress = Callable[[int, int], None]
 
 
 def map_changes(
-    model: nn.Module, data: DomainData, folder: Path, progress: Progress
+    model: nn.Module, data: DomainData, folders: Sequence[Path], progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """A row of each pair with how much changed, and the files of the maps, (H, W) bytes of per cent, by id.
+
+    Args:
+        folders: one for each pair (`work_folders`), with what was finished of its map.
 
     Raises:
         DataError: a pair cannot be read, or has other channels than those of the training.
     """
     facts, rows, files = model.cfg.vladapt, [], {}
     threshold = float(facts["thresholds"][MODEL]["value"])
-    for place, item in enumerate(data.items):
+    for place, (item, folder) in enumerate(zip(data.items, folders, strict=True)):
         check_dates(*dates_of(item))
-        file = folder / f"{place}.raw"
-        height, width = size_of(item)
+        file, (height, width), side = folder / "map.raw", size_of(item), int(facts["side"])
+        strips = Strips(folder, [top for top, _, _ in _rows(height, width, side)], height, width, 1, np.uint8)
+        first = strips.lacking()
+        for row, (_, percent) in enumerate(probabilities(model, item, side, threshold, first), first):
+            strips.write(row, percent[None])
         chances = np.memmap(file, np.uint8, "w+", shape=(height, width))
         areas = _Areas(item)
-        for top, percent in probabilities(model, item, int(facts["side"]), threshold):
+        for top, (percent,) in strips:
             chances[top : top + len(percent)] = percent
             areas.add(top, percent, 100 * threshold)
         chances.flush()
@@ -54,17 +62,24 @@ def map_changes(
     return rows, files
 
 
-def probabilities(model: Any, item: Item, side: int, threshold: float = 0.5) -> Iterator[tuple[int, np.ndarray]]:
+def probabilities(
+    model: Any, item: Item, side: int, threshold: float = 0.5, first: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
     """First row, and (rows, width) uint8 per cent of change from north to south, 255 where a date has no value.
 
     Rounding takes no pixel to the other side of the threshold.
+
+    Args:
+        first: the row of windows from which on they are wanted.
     """
     height, width = size_of(item)
-    stride = max(1, round(side * (1 - OVERLAP)))
-    weights = window_weights((min(side, height), min(side, width)), stride)
+    weights = window_weights((min(side, height), min(side, width)), _stride(side))
     blender, device = RowBlender(1, width), next(model.parameters()).device
     valid = np.zeros((0, width), bool)
-    for top, below, boxes in _rows(height, width, side, stride):
+    windows = list(_rows(height, width, side))
+    start = first_reaching([top for top, _, _ in windows], first, min(side, height))
+    blender.top = windows[start][0] if start < len(windows) else height
+    for row, (top, below, boxes) in enumerate(windows[start:], start):
         high = min(side, height - top)
         valid = np.pad(valid, ((0, top + high - blender.top - len(valid)), (0, 0)))
         for some in batched(boxes, AT_ONCE):
@@ -75,18 +90,23 @@ def probabilities(model: Any, item: Item, side: int, threshold: float = 0.5) -> 
             for (left, _, wide, _), chances, (_, there) in zip(some, scores, read):
                 blender.add(top, left, chances[None], weights)
                 valid[top - blender.top : top - blender.top + high, left : left + wide] |= there
-        first = blender.top
+        begin = blender.top
         (chances,), seen = blender.take(below)
-        rows = below - first
+        rows = below - begin
         percent, least = np.rint(100 * chances), math.ceil(100 * threshold)
         percent = np.where(chances >= threshold, np.maximum(percent, least), np.minimum(percent, least - 1))
-        yield first, np.where(seen & valid[:rows], percent, NO_VALUE).astype(np.uint8)
+        if row >= first:
+            yield begin, np.where(seen & valid[:rows], percent, NO_VALUE).astype(np.uint8)
         valid = valid[rows:]
 
 
-def _rows(height: int, width: int, side: int, stride: int) -> Iterator[tuple[int, int, list[Box]]]:
+def _stride(side: int) -> int:
+    return max(1, round(side * (1 - OVERLAP)))
+
+
+def _rows(height: int, width: int, side: int) -> Iterator[tuple[int, int, list[Box]]]:
     """First row of a row of windows, the first row that the next ones reach, and its windows."""
-    high, wide = min(side, height), min(side, width)
+    high, wide, stride = min(side, height), min(side, width), _stride(side)
     tops = starts(height, high, stride)
     for top, below in zip(tops, [*tops[1:], height]):
         yield top, below, [(left, top, wide, high) for left in starts(width, wide, stride)]

@@ -7,7 +7,7 @@ Neural Networks" (2018, arXiv 1810.08468).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,8 +271,12 @@ def _placed(path: Path, pairs: Sequence[Pair], reading: Any) -> tuple[list[tuple
     if large and not pairs[0].split:
         pair = pairs[0]
         header = header_of(files_of_item(pair.before), pair.before.decode.get("sensor"))
-        (grid,), words = grids_of(path, [header], replace(cutting, overlap=0.0))
-        tiles = [(box, block if words else None) for box, block in _of_blocks(*grid, cutting.size)]
+        ((_, blocks),), words = grids_of(path, [header], replace(cutting, overlap=0.0))
+        tiles = [
+            (tile, block.name if words else None)
+            for block in dict.fromkeys(blocks)
+            for tile in tile_boxes(block.box, cutting.size)
+        ]
         return [(pair, pair.item, tiles)], words
     data = with_blocks(DomainData([pair.item for pair in pairs], (), load_pair, name=path.name), reading.block_size)
     whole = []
@@ -281,17 +285,6 @@ def _placed(path: Path, pairs: Sequence[Pair], reading: Any) -> tuple[list[tuple
         boxes = tile_boxes((0, 0, width, height), cutting.size)
         whole.append((pair, item, [(box, item.group or pair.name) for box in boxes]))
     return whole, data.blocks
-
-
-def _of_blocks(boxes: Iterable[Any], blocks: Iterable[str], size: int) -> Iterable[tuple[Any, str]]:
-    """Tiles that cover each block once, of windows that overlap at its end."""
-    around: dict[str, tuple[int, int, int, int]] = {}
-    for (left, top, width, height), block in zip(boxes, blocks):
-        x0, y0, x1, y1 = around.get(block, (left, top, left, top))
-        around[block] = min(x0, left), min(y0, top), max(x1, left + width), max(y1, top + height)
-    for block, (x0, y0, x1, y1) in around.items():
-        for box in tile_boxes((x0, y0, x1 - x0, y1 - y0), size):
-            yield box, block
 
 
 def stretched_pairs(data: DomainData, stretch: Any) -> DomainData:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ....core.contracts import Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
-from ....core.runtime import file_stem
+from ....core.runtime import Reporter, file_stem
 from ..gdal import writing
 from ..maps.areas import Ground
 from ..maps.rasters import created, strip_rows
 from ..maps.regions import Regions, regions_of, write_regions
+from ..maps.work import check_free, key_of, work_folders
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import Header, header_of
-from .mapping import NO_VALUE
+from .mapping import NO_VALUE, map_changes
 from .pairs import dates_of, part_of, size_of, unit_pair
 from .pictures import as_colours, marked
 from .target import CHANGED, IGNORED, UNCHANGED
@@ -28,6 +32,41 @@ MASK, PROBABILITY, REGIONS, PICTURE = "_change.tif", "_probability.tif", "_chang
 CHANGE = "change"
 PICTURE_SIDE = 1024
 """Of a picture of a pair; a larger pair is shown as far as its upper left corner."""
+
+
+def map_and_save(
+    model: Any, data: DomainData, fingerprint: str, folder: Path | None, progress: Callable[[int, int], None]
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Map pairs and write their files; rows as of `map_changes`.
+
+    Args:
+        fingerprint: text that changes with whatever the maps depend on, besides the dates.
+        folder: where files are written; None writes none.
+
+    Raises:
+        DataError: a file is there already, nothing can be written, or as `map_changes`.
+    """
+    if folder is not None:
+        check_free(files_of_pairs(data.items, folder))
+    side, keys = int(model.cfg.vladapt["side"]), []
+    for number, item in enumerate(data.items):
+        before, after = dates_of(item)
+        keys.append(key_of(before, key_of(after, fingerprint), side, number))
+    with TemporaryDirectory(prefix="vladapt-") as beside:
+        place = Path(beside) if folder is None else folder
+        with work_folders([place] * len(keys), keys, Reporter()) as works:
+            rows, maps = map_changes(model, data, works, progress)
+            if folder is None:
+                return rows, []
+            thresholds = {row["id"]: row["threshold"] for row in rows}
+            made = save_changes(data.items, maps, thresholds, works[0])
+            files = [folder / file.name for file in made]
+            try:
+                for source, file in zip(made, files):
+                    os.replace(source, file)
+            except OSError as error:
+                raise DataError.unwritable(folder, error, "give another folder") from error
+            return rows, files
 
 
 def save_changes(

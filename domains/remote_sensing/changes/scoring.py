@@ -54,7 +54,7 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
     if not any(CHANGED in item.classes() for item in items):
         items = data.split("train")
     device = next(model.parameters()).device
-    baselines = Baselines(plan.vladapt["backbone"], device)
+    baselines = Baselines(plan.vladapt, device)
     counts = {name: ScoreCounts() for name in TITLES}
     for _, inputs, labels in batches(items, progress):
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
@@ -72,7 +72,7 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     """
     items, facts = data.split("test"), model.cfg.vladapt
     device = next(model.parameters()).device
-    baselines = Baselines(facts["backbone"], device)
+    baselines = Baselines(facts, device)
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
     shown = _shown(items)
@@ -171,14 +171,14 @@ def verdict_on(gain: float, bounds: Sequence[float] | None, other: str, places: 
 
     Args:
         gain: in F1.
-        bounds: its 95% interval; None where the test split is of one place.
+        bounds: its 95 % interval; None where the test split is of one place.
         other: the baseline, in words.
         places: of the test split.
     """
     points = f"F1 is {abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} a threshold on the {other}"
     if bounds is None:
         return f"{points}; the test split is of one place, so that no interval says how sure that is.", "open"
-    between = f"95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}, over {places} places"
+    between = f"95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}, over {places} places"
     if bounds[0] > 0:
         return f"{points} ({between}).", "good"
     if bounds[1] < 0:

@@ -97,6 +97,7 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
                 "classes": list(CLASS_NAMES),
                 "backbone": asked.backbone,
                 "channels": channels,
+                "bands": backbone.channels.facts if backbone.by_band and backbone.channels is not None else None,
                 "side": side,
                 "thresholds": {},
             },
@@ -147,7 +148,7 @@ def _encoder(asked: Asked, options: ChangeOptions, backbone: Backbone, channels:
     if options.tower == LORA:
         backbone.need("image_blocks")
     frozen = f"--tower {FROZEN}" if options.tower == FROZEN else ""
-    of_bands = band_options(asked.channels, channels, asked.backbone, frozen, "resnet-18")
+    of_bands = band_options(asked.channels, channels, backbone, frozen, "resnet-18")
     config = {**tower_config(asked.backbone, options), **of_bands}
     built = MODELS.build(dict(config))
     return Encoder(config, built.out_channels, built.strides)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ....core.contracts import Backbone, DomainData, Evaluation
+from ....core.contracts import Backbone, DomainData, Evaluation, Item
 from ....core.errors import DataError
 from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
@@ -36,7 +36,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     facts = regressor.facts
     centre = float(facts["baselines"][MEAN]["intercept"])
     rows_of = {place: row for row, place in enumerate(sorted({place_of_item(item) for item in items}))}
-    earlier: dict[tuple[str, str], list[Sequence[int]]] = defaultdict(list)
+    earlier = earlier_windows(items)
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(rows_of), 6, dtype=torch.float64))
     rows, of_place = [], []
     shown: list[Shown] = []
@@ -44,9 +44,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
         valid, place = there & seen, place_of_item(item)
-        before = earlier[str(item.source), place]
-        counted = valid & own_area(item.target.box, before)
-        before.append(item.target.box)
+        counted = valid & own_area(item.target.box, earlier[number])
         maps = {OURS: values, **predicted(facts["baselines"], pixels, backbone)}
         if counted.any():
             for name, of in maps.items():
@@ -90,6 +88,23 @@ def window_sums(values: np.ndarray, truth: np.ndarray, centre: float) -> torch.T
     return NumberSums.of(torch.from_numpy(values), torch.from_numpy(truth), centre, torch.zeros(len(truth))).sums[0]
 
 
+def earlier_windows(items: Sequence[Item]) -> list[list[Sequence[int]]]:
+    """Of each window the (left, top, width, height) of those before it that share pixels of its image with it."""
+    import shapely
+
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        rows_of[str(item.source), place_of_item(item)].append(row)
+    earlier: list[list[Sequence[int]]] = [[] for _ in items]
+    for rows in rows_of.values():
+        left, top, width, height = np.array([items[row].target.box for row in rows]).T
+        windows = shapely.box(left, top, left + width, top + height)
+        for one, other in shapely.STRtree(windows).query(windows, predicate="intersects").T:
+            if other < one:
+                earlier[rows[one]].append(items[rows[other]].target.box)
+    return earlier
+
+
 def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray:
     """(h, w) bool of the pixels of a window that no earlier one of its image has."""
     left, top, width, height = box
@@ -101,7 +116,7 @@ def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray
 
 def _verdict(scores: Mapping[str, NumberSums], best: str, unit: str) -> VerdictSection:
     gain = scores[OURS].gain(scores[best])
-    between = "" if gain.interval is None else f" (95% interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    between = "" if gain.interval is None else f" (95 % interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
     of = (
         f"RMSE {abs(gain.value):.3g}{f' {unit}' if unit else ''} {'lower' if gain.value >= 0 else 'higher'} than {best}"
     )
@@ -126,7 +141,7 @@ def _table(scores: Mapping[str, NumberSums], unit: str) -> TableSection:
     of_unit = f", {unit}" if unit else ""
     header = [
         f"RMSE{of_unit} ↓",
-        "95% interval",
+        "95 % interval",
         f"MAE{of_unit} ↓",
         f"Bias{of_unit}",
         "R2 ↑",

@@ -5,9 +5,7 @@ killed goes on where it stopped.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +15,11 @@ import numpy as np
 
 from ....core.contracts import Item
 from ....core.errors import DataError
-from ....core.runtime import Reporter, file_stem, write_whole
+from ....core.runtime import Reporter, file_stem
 from ..gdal import writing
 from ..maps.blending import RowBlender, grid, window_weights
 from ..maps.rasters import cloud_optimised, created
-from ..maps.scores import SCORED
+from ..maps.strips import Strips, first_reaching
 from ..maps.work import check_free, key_of, work_folders
 from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
@@ -117,25 +115,20 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
     height, width = source.grid.height, source.grid.width
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
     tops, lefts, size = grid(height, width, regressor.window, stride)
-    ends = [*tops[1:], height]
-    bands = 1 if regressor.intervals is None else 3
-    shapes = [(bands, end - top, width) for top, end in zip(tops, ends)]
-    strips = [(work / f"{SCORED}{row:05d}", shape) for row, shape in enumerate(shapes)]
-    first = next((row for row, strip in enumerate(strips) if _strip(*strip) is None), len(strips))
-    start = len(tops)
-    if first < len(tops):  # from the first window on that reaches into rows that are lacking
-        start = next(row for row, top in enumerate(tops) if top + size[0] > tops[first])
+    strips = Strips(work, tops, height, width, 1 if regressor.intervals is None else 3, np.float32)
+    first = strips.lacking()
+    start = first_reaching(tops, first, size[0])
     weights, blender = window_weights(size, stride), RowBlender(2, width)
     blender.top = tops[start] if start < len(tops) else height
     for row in range(start, len(tops)):
         boxes = [(left, tops[row], size[1], size[0]) for left in lefts]
         for box, numbers, scales, valid in _predicted(source, regressor, boxes):
             blender.add(box[1], box[0], np.stack([numbers, scales]), weights * valid)
-        means, seen = blender.take(ends[row])
+        means, seen = blender.take(strips.end(row))
         if row >= first:
-            write_whole(strips[row][0], zlib.compress(_bands(means, seen, regressor).tobytes(), 1))
+            strips.write(row, _bands(means, seen, regressor))
         progress(row + 1, len(tops))
-    return _written(source, regressor, strips, tops, work / "map.tif")
+    return _written(source, regressor, strips, work / "map.tif")
 
 
 def _predicted(source: Source, regressor: Regressor, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
@@ -156,31 +149,19 @@ def _bands(means: np.ndarray, seen: np.ndarray, regressor: Regressor) -> np.ndar
     return np.where(seen, np.stack(bands), np.float32(NODATA)).astype(np.float32)
 
 
-def _strip(file: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """Finished rows; None where they are not there, or damaged."""
-    with suppress(OSError, zlib.error, ValueError):
-        return np.frombuffer(zlib.decompress(file.read_bytes()), np.float32).reshape(shape)
-    return None
-
-
-def _written(
-    source: Source, regressor: Regressor, strips: Sequence[tuple[Path, Any]], tops: Sequence[int], file: Path
-) -> dict[str, Any]:
+def _written(source: Source, regressor: Regressor, strips: Strips, file: Path) -> dict[str, Any]:
     """Write the map of finished rows as a cloud-optimised GeoTIFF; the row of its image."""
     count, total, low, high = 0, 0.0, np.inf, -np.inf
     plain = file.with_name("plain.tif")
     with writing(file.parent):
-        with created(plain, source.grid, NODATA, "float32", strips[0][1][0]) as made:
+        with created(plain, source.grid, NODATA, "float32", strips.bands) as made:
             for place, name in enumerate(_band_names(regressor)[: made.count], start=1):
                 made.set_band_description(place, name)
                 if regressor.unit:
                     made.set_band_unit(place, regressor.unit)
             made.update_tags(SOFTWARE="vladapt", **({"COVERAGE": f"{regressor.coverage:g}"} if made.count > 1 else {}))
-            for (strip, shape), top in zip(strips, tops):
-                values = _strip(strip, shape)
-                if values is None:
-                    raise DataError(f"{strip}: cannot be read; run the same command again")
-                made.write(values, window=((top, top + shape[1]), (0, shape[2])))
+            for top, values in strips:
+                made.write(values, window=((top, top + values.shape[1]), (0, strips.width)))
                 numbers = values[PREDICTED][np.isfinite(values[PREDICTED])]
                 if len(numbers):
                     count, total = count + len(numbers), total + float(numbers.sum(dtype=np.float64))

@@ -209,7 +209,7 @@ def _tower(
     elif options.tuned == LORA:
         encoder["lora"] = {"r": options.rank}
     frozen = f"--tuned {FROZEN}" if options.tuned == FROZEN else ""
-    encoder |= band_options(asked.channels, channels, asked.backbone, frozen)
+    encoder |= band_options(asked.channels, channels, backbone, frozen)
     if "image_blocks" not in backbone.capabilities:
         blank = torch.zeros(1, len(backbone.image_mean), SMALLEST, SMALLEST, device=backbone.device)
         maps = backbone.feature_maps(blank)

@@ -87,14 +87,15 @@ def _windows(
     if large:
         headers = [header_of(files_of_item(pair.item), pair.item.decode.get("sensor")) for pair in pairs]
         grids, words = grids_of(path, headers, cutting)
-        return [list(zip(boxes, blocks if words else [None] * len(boxes))) for boxes, blocks in grids], words
-    grids = []
+        names = [[block.name if words else None for block in blocks] for _, blocks in grids]
+        return [list(zip(boxes, of_each)) for (boxes, _), of_each in zip(grids, names)], words
+    images = []
     for pair in pairs:
         height, width = picture_size(pair.item)
         boxes = boxes_of(height, width, cutting)
         group = pair.item.group or (pair.item.id if len(boxes) > 1 else None)
-        grids.append([(box, group) for box in boxes])
-    return grids, ""
+        images.append([(box, group) for box in boxes])
+    return images, ""
 
 
 def _measured(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Item, Recipe, Use
+from ....core.contracts import DomainData, Evaluation, Recipe, Use
+from ....core.data import digest_of_file
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
 from ..pixel_options import Asked
@@ -32,12 +32,14 @@ class Change(ConfigTask):
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = ChangeOptions
     writes: ClassVar = (".tif", ".png", ".gpkg")
-    refusals: ClassVar = {"export": "maps come from windows that are slid over both dates; predict with the run"}
+    refusals: ClassVar = {
+        "export": "maps come from windows that are slid over both dates; predict with the run",
+        "serve": "a request is one image, and change needs both dates; use vladapt predict",
+    }
 
     def __init__(self, domain=None):
         super().__init__(domain)
-        self._maps: dict[str, Path] = {}
-        self._place: TemporaryDirectory | None = None
+        self._files: list[Path] = []
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
         """So many training tiles that show a change, and as many that show none, in the order of the seed."""
@@ -91,27 +93,18 @@ class Change(ConfigTask):
         return read_new([Path(path) for path in paths], self.domain.reading_of(recipe.reading))
 
     def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
-        """And refuse a folder that has such files, before anything is looked at."""
-        from ..changes.saving import files_of_pairs
-        from ..maps.work import check_free
+        """Of each pair how much changed, and its files, straight into the folder that is asked for: a process that is
+        killed goes on from there."""
+        from ..changes.saving import map_and_save
 
-        if use.out is not None:
-            check_free(files_of_pairs(data.items, Path(use.out)))
-        return super().answer(use, model, data, backbone, progress)
-
-    def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
-        """Of each pair how much changed; the maps lie in a folder until they are saved."""
-        from ..changes.mapping import map_changes
-
-        self._place = TemporaryDirectory(prefix="vladapt-")
-        rows, self._maps = map_changes(model, data, Path(self._place.name), progress)
+        of_run = (use.run.adapter_path, use.run.path / "run.json")
+        folder = None if use.out is None else Path(use.out)
+        fingerprint = " ".join(map(digest_of_file, of_run))
+        rows, self._files = map_and_save(model, data, fingerprint, folder, progress)
         return rows
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
     ) -> list[Path]:
         """Masks and probabilities on the grid of each pair, polygons of changed land, and pictures."""
-        from ..changes.saving import save_changes
-
-        items: list[Item] = [item for item in data.items if item.id in self._maps]
-        return save_changes(items, self._maps, {row["id"]: row["threshold"] for row in rows}, folder)
+        return self._files

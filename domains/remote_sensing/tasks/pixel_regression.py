@@ -40,7 +40,10 @@ class PixelRegression(ConfigTask):
     can: ClassVar = frozenset({"predict", "save"})
     options: ClassVar = PixelOptions
     writes: ClassVar = (".tif", ".png")
-    refusals: ClassVar = {"export": "numbers come from windows that are blended over an image; predict with the run"}
+    refusals: ClassVar = {
+        "export": "numbers come from windows that are blended over an image; predict with the run",
+        "serve": "its answer is a map of numbers, not labels, boxes or masks; use vladapt predict",
+    }
 
     def __init__(self, domain=None):
         super().__init__(domain)
@@ -75,11 +78,10 @@ class PixelRegression(ConfigTask):
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And fit the baselines, and calibrate intervals on val."""
-        from ....core.backbones import load_backbone
         from ..number_maps import settle
 
         model, history = super().train(plan, folder, recipe, data, device, reporter, change)
-        settle(model, plan, data, load_backbone(recipe.backbone, device=device), recipe.seed)
+        settle(model, plan, data, self.backbone_of(recipe, recipe.backbone, device), recipe.seed)
         return model, history
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,24 @@ def test_numbers_are_read_and_rows_without_one_are_counted(table):
 def test_json_lines_hold_numbers_and_null(table):
     lines = [json.dumps({"image": f"{n}.png", "age": age}) for n, age in enumerate((30, 41.5, None))]
     assert values(table("\n".join(lines), "ages.jsonl")) == {"0.png": 30.0, "1.png": 41.5}
+
+
+def test_a_parquet_table_is_read_as_others_are(folder, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"image": [f"{n}.png" for n in range(6)], "age": [1.5, None, -3.0, math.nan, 7.0, 8.0]}
+    columns |= {"patient": ["a", "a", "b", "b", "c", "c"], "crop": [b"x"] * 6, "box": [[1, 2]] * 6}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for path in (tmp_path / "t.parquet", tmp_path):
+        data = read_numbers(path, reading=NumberReading(root=str(folder)))
+        assert values(data) == {"0.png": 1.5, "2.png": -3.0, "4.png": 7.0, "5.png": 8.0}
+        by_id = {item.id: item.group for item in data.items}
+        assert by_id["4.png"] == by_id["5.png"] != by_id["0.png"] and data.columns().cells("age")["4.png"] == "7.0"
+    pq.write_table(pa.table({**columns, "age": [True] * 6}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet row 1: 'True' in column 'age' is not a number"):
+        read_numbers(tmp_path / "t.parquet", reading=NumberReading(root=str(folder)))
+    (tmp_path / "t.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"t\.parquet: damaged table"):
+        read_numbers(tmp_path / "t.parquet", reading=NumberReading(root=str(folder)))
 
 
 def test_tabs_and_a_split_and_groups(table):

@@ -111,7 +111,7 @@ def test_methods_are_tested_against_the_best_baseline(tmp_path):
         assert (each["p_holm"] < 0.05) == (not low <= 0 <= high)
     lines = comparison_tests(found.tests())
     assert f"{best}, the best baseline" in lines[0] and "over 6 splits" in lines[-1]
-    assert "95% intervals and p values, both adjusted for 2 methods (Holm)" in lines[-1]
+    assert "95 % intervals and p values, both adjusted for 2 methods (Holm)" in lines[-1]
 
 
 def test_fewer_than_five_splits_have_scores_alone(tmp_path):
@@ -281,7 +281,7 @@ def test_each_data_set_says_which_test_it_had():
     assert "pets, sun: corrected resampled t-test over 10 splits" in words
     assert "dtd: McNemar’s test on the 300 test images" in words
     assert comparison_tests([tested("pets", splits=10)])[-1].startswith(
-        "In brackets: 95% intervals and p values: corrected"
+        "In brackets: 95 % intervals and p values: corrected"
     )
 
 

@@ -50,7 +50,7 @@ def test_all_scores_are_shown_and_the_one_that_was_settled_before_leads(made):
     note = made.section().note
     assert "MCM, own scale is the score that counts" in note and "with an interval from 40 of each on" in note
     first, second = made.notes
-    assert "by MCM, own scale: near 0.900 (95% interval 0.850 to 0.990; 80 images, 2 copies" in first
+    assert "by MCM, own scale: near 0.900 (95 % interval 0.850 to 0.990; 80 images, 2 copies" in first
     assert second == "GL-MCM is left out" and made.table().row_count == 4
     assert made.pictured()[1] == [(4, "50.0% of the others look more ordinary")]
 

@@ -4,11 +4,13 @@ import math
 
 import pytest
 
+from vladapt.core.contracts import Metric
 from vladapt.core.contracts.judgement import Findings
 from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.judgements.corruptions import Corruptions, CorruptionScores, KindScores
 from vladapt.core.judgements.subgroups import ByColumn, ByColumns, BySubgroup
 from vladapt.core.metrics.subgroups import Part, Subgroups
+from vladapt.core.registry import load_domain, task_class
 from vladapt.core.runs.limits import Limit, check_asked, parse_limits, unmet
 
 METRICS = {
@@ -72,7 +74,7 @@ def test_the_lower_limit_is_compared_unless_the_score_is_asked_for(text, names):
 
 def test_a_sentence_names_score_interval_and_limit():
     [sentence] = unmet(METRICS, parse_limits("accuracy=0.8"), MADE)
-    assert sentence == "accuracy is 0.850, and its 95% interval begins at 0.790, below 0.8"
+    assert sentence == "accuracy is 0.850, and its 95 % interval begins at 0.790, below 0.8"
 
 
 def test_a_score_that_is_no_number_reaches_no_limit():
@@ -100,13 +102,42 @@ def test_a_misspelt_name_is_refused_before_anything_is_computed():
     check_asked(parse_limits("auroc=0.5"), judged, undefined)
 
 
-@pytest.mark.parametrize("name", ["ece", "rmse", "text_to_image/mean_rank", "bias.point"])
-def test_a_score_of_which_more_is_not_better_has_no_least_value(name):
-    metrics = {"adapted": {"accuracy": 0.9, "rmse": 9.0, "bias": 1.0, "text_to_image/mean_rank": 9.0}}
-    with pytest.raises(ConfigError, match="more of it is not better"):
-        check_asked(parse_limits(f"{name}=0.5"), [], metrics)
-    with pytest.raises(UnknownNameError):
-        unmet(metrics, parse_limits(f"{name}=0.5"), NOTHING)
+@pytest.mark.parametrize(
+    ("domain", "task", "falling", "rising"),
+    [
+        ("natural", "classification", ("ece", "ece_uncalibrated"), ("accuracy", "auroc/cat", "macro_f1")),
+        ("natural", "regression", ("rmse", "mae", "bias"), ("r2", "r2_of_train_mean")),
+        ("natural", "retrieval", ("text_to_image/mean_rank", "image_to_text/median_rank"), ("text_to_image/r1",)),
+        ("remote-sensing", "pixel-regression", ("rmse", "rmse_training_mean", "bias"), ("r2", "rmse_gain")),
+        ("medical", "volume-segmentation", ("hd95_mm", "hd95_px"), ("dice", "surface_dice")),
+    ],
+)
+def test_a_score_of_which_more_is_not_better_has_no_least_value(domain, task, falling, rising):
+    falls = task_class(task)(load_domain(domain)).falls
+    metrics = {"adapted": dict.fromkeys((*falling, *rising), 0.4)}
+    for name in falling:
+        for limits in (parse_limits(f"{name}=0.5"), parse_limits(f"{name}.point=0.5")):
+            with pytest.raises(ConfigError, match="more of it is not better"):
+                check_asked(limits, [], metrics, falls)
+            with pytest.raises(UnknownNameError):
+                unmet(metrics, limits, NOTHING, falls)
+    for name in rising:
+        check_asked(parse_limits(f"{name}.point=0.5"), [], metrics, falls)
+        assert len(unmet(metrics, parse_limits(f"{name}.point=0.5"), NOTHING, falls)) == 1
+
+
+def test_a_metric_of_a_domain_says_itself_that_less_of_it_is_better():
+    class Misses(Metric):
+        name = "misses"
+        falls = True
+
+        def compute(self, logits, labels, class_names):
+            return {"left": 0.5}
+
+    domain = load_domain("natural")
+    domain.metrics = (Misses,)
+    falls = task_class("classification")(domain).falls
+    assert falls("misses/left") and falls("misses") and not falls("accuracy")
 
 
 def test_what_was_asked_for_and_could_not_be_made_says_why():
@@ -130,4 +161,4 @@ def test_scores_that_are_not_there_are_refused_with_what_to_give():
         with pytest.raises(ConfigError, match=f"{name}: has no interval here; give {name}.point=0.5"):
             unmet(metrics, [Limit(name, 0.5)], NOTHING)
     with pytest.raises(UnknownNameError):
-        unmet(METRICS, [Limit("ece", 0.5)], NOTHING)  # which falls
+        unmet(METRICS, [Limit("ece", 0.5)], NOTHING, lambda score: score == "ece")

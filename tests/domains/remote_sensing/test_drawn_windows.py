@@ -53,9 +53,9 @@ def land(tmp_path_factory):
 
 
 def save(file, stored, **profile):
-    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(LEFT, TOP, 10, 10)}
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(LEFT, TOP, 10, 10)} | profile
     shape = {"count": len(stored), "height": stored.shape[1], "width": stored.shape[2], "dtype": stored.dtype}
-    with rasterio.open(file, "w", driver="GTiff", **shape, **place, **profile) as raster:
+    with rasterio.open(file, "w", driver="GTiff", **shape, **place) as raster:
         raster.write(stored)
 
 
@@ -98,6 +98,25 @@ def test_windows_lie_in_training_blocks_and_on_other_places_than_the_grid(land, 
         assert (of_block[:, :2].min(axis=0) <= (left, top)).all()
         assert (of_block[:, 2:].max(axis=0) >= (left + wide, top + high)).all()
     assert len(places - {tuple(item.decode["window"][:2]) for item in data.items}) > len(places) / 2
+
+
+def test_blocks_are_those_of_the_grid_where_a_raster_beside_has_no_labels(land, tmp_path):
+    """The block of a window would be another without the finer raster, of which nothing is known."""
+    stored = np.random.default_rng(0).integers(1, 255, (3, SIDE, SIDE)).astype(np.uint8)
+    for name, metres, east in (("a.tif", 10, 0), ("b.tif", 6, 5_000)):
+        place = rasterio.transform.from_origin(LEFT + east, TOP, metres, metres)
+        save(tmp_path / name, stored, transform=place)
+    how = {**HOW, "block_size": None, "window_size": 8, "draw_windows": "random"}
+    data = RemoteSensing().read(tmp_path, "segmentation", labels=str(land[0] / "classes.tif"), **how)
+    assert {item.source.name for item in data.items} == {"a.tif"}
+    reach = {}
+    for item in data.items:
+        left, top, wide, high = item.decode["window"]
+        reach.setdefault(item.group, []).append((left, top, left + wide, top + high))
+    for item in data.items:
+        corners = np.array(reach[item.group])
+        (x0, y0), (x1, y1) = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+        assert item.draw["block"] == [x0, y0, x1 - x0, y1 - y0]
 
 
 def test_a_draw_is_a_function_of_row_and_seed(land):
@@ -188,9 +207,10 @@ def test_where_no_object_is_to_be_found_windows_are_drawn_at_random(land):
     assert draw(0, 1).group == items[0].group and draw(0, 1).id != draw(0, 2).id
 
 
-def test_windows_without_a_value_are_not_drawn(land, tmp_path):
+@pytest.mark.parametrize("empty", [slice(None), slice(1, None)], ids=["all bands", "all but the first"])
+def test_windows_without_a_value_are_not_drawn(land, tmp_path, empty):
     stored = np.random.default_rng(0).integers(1, 255, (3, SIDE, SIDE)).astype(np.uint8)
-    stored[:, : SIDE // 2] = 0
+    stored[empty, : SIDE // 2] = 0
     save(tmp_path / "half.tif", stored, nodata=0)
     how = {"labels": str(land[0] / "classes.tif"), "draw_windows": "random", **HOW}
     items = RemoteSensing().read(tmp_path / "half.tif", "segmentation", **how).items

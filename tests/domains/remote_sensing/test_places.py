@@ -11,6 +11,8 @@ from PIL import Image
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.errors import DataError
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.prepared import checked_and_split
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.places import place_of
 
@@ -68,6 +70,17 @@ def test_class_folders_of_rasters(write_raster, tmp_path, seed):
     check_land(divided(data, tmp_path, seed))
 
 
+def test_blocks_of_land_are_what_groups_the_pictures_of_a_fit(write_raster, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    scenes(write_raster, "s", 0, [f"{NAMES[i % 2]}/{i}.tif" for i in range(24)])
+    data = RemoteSensing().read(tmp_path / "s", "classification", block_size=2000)
+    split, _ = checked_and_split(data, Reporter(quiet=True), 1, 0)
+    check_land(split.items)
+    assert [item.group for item in split.items] == [item.group for item in data.items]
+    assert sum("Splits are by place" in note for note in split.notes) == 1
+    assert not any("by patient, subject" in note for note in split.notes)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_table_of_pictures_with_coordinates(tmp_path, seed):
     random = np.random.default_rng(seed)
@@ -79,7 +92,8 @@ def test_a_table_of_pictures_with_coordinates(tmp_path, seed):
         rows.append(f"{name},{NAMES[i % 2]},{y},{x}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
     data = RemoteSensing().read(tmp_path / "t.csv", "classification", block_size=5000)
-    assert data.blocks == "blocks of 5 km"
+    assert data.blocks == "blocks of 5 km" and data.open_groups is None
+    assert sum("group" in note or "by place" in note for note in data.notes) == 1
     split = {item.id: item.split for item in divided(data, tmp_path, seed)}
     assert len(split) == 40 and all(split[f"{i}.png"] == split[f"{i + 1}.png"] for i in range(0, 40, 2))
 

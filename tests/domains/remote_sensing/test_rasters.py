@@ -178,6 +178,33 @@ def test_no_data_of_8_bits_are_black(write_raster):
     np.testing.assert_array_equal(picture[2:], stored[:, 2:].transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+def test_what_a_turned_raster_does_not_reach_has_no_value_on_another_grid(write_raster, tmp_path, kind):
+    side, place = 40, rasterio.Affine.translation(500_200, 4_999_800)
+    turned = (
+        place * rasterio.Affine.rotation(30) * rasterio.Affine.scale(10, -10) * rasterio.Affine.translation(-20, -20)
+    )
+    file, shape = tmp_path / "turned.tif", {"count": 1, "height": side, "width": side, "dtype": kind}
+    with rasterio.open(file, "w", driver="GTiff", crs="EPSG:32633", transform=turned, **shape) as raster:
+        raster.write(np.full((1, side, side), 7, kind))
+    grid = header_of([write_raster("grid.tif", np.ones((1, side, side), np.uint8))])
+    with open_raster([file], grid=grid) as raster:
+        assert raster.header.masked
+        for window, size in ((None, None), ((0, 0, 16, 16), None), (None, (20, 20))):
+            values, there = raster.read([0], window, size)
+            assert 0.2 < there.mean() < 0.95 and not there[0, 0]
+            assert size is not None or np.array_equal(values[0] == 7, there)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_transparent_pixels_have_no_value_whatever_the_type_of_the_bands(write_raster, kind):
+    stored = np.full((4, 8, 8), 200, kind)
+    stored[3, :, :3] = 0
+    file = write_raster("clear.tif", stored, photometric="rgb", alpha="yes")
+    _, there, _, _ = channel_values(file, {})
+    assert header_of([file]).masked and np.array_equal(there, stored[3] > 0)
+
+
 def test_a_raster_of_nodata_is_one_line(write_raster):
     file = write_raster("a.tif", np.zeros((3, 8, 8), np.uint8), nodata=0)
     with pytest.raises(DataError, match=r"a\.tif: no pixel of it has a value"):

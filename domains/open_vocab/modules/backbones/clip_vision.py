@@ -59,8 +59,9 @@ class CLIPVisionBackbone(BaseModule):
         drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
             with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
         with_cp: activations of the blocks are recomputed in the backward pass.
-        channels: names and start of `InputChannels`, where images have more than three channels: the layer that takes
-            them is widened, and trains unless all is frozen.
+        channels: facts of `InputChannels`, where images have more than three channels: the layer that takes them is
+            widened, and trains unless all is frozen. A tower that takes bands by what they are (torchgeo's) wants
+            those of three, too.
 
     Attributes:
         backbone: the core `Backbone`, for what goes beyond maps; its text tower is not part of this module.
@@ -93,7 +94,8 @@ class CLIPVisionBackbone(BaseModule):
         super().__init__(init_cfg)
         require(0 <= drop_path < 1, "drop_path", drop_path, "give 0 to below 1")
         _check_freezing(frozen, frozen_stages, train_head, lora, cropped_positions)
-        self.backbone = load_backbone(backbone, device="cpu", channels=(images := _channels(channels)))
+        images = None if channels is None else InputChannels.of_facts(channels)
+        self.backbone = load_backbone(backbone, device="cpu", channels=images)
         if frozen:
             self.backbone.check_channels("option frozen")
         self.backbone.need("feature_maps")
@@ -107,8 +109,7 @@ class CLIPVisionBackbone(BaseModule):
         if norm_eval:
             TowerLayers(self.backbone).freeze_batch_norm()
         self._add_lora(lora)
-        if images is not None:
-            layer = self.backbone.input_layer()
+        if images is not None and (layer := self.backbone.input_layer()) is not None:
             layer.requires_grad_(not frozen)
             widen_loaded(layer, images)
         if cropped_positions:
@@ -244,10 +245,6 @@ class CLIPVisionBackbone(BaseModule):
     @torch.no_grad()
     def _width(self) -> int:
         return self.backbone.embed_image(self.backbone.blank_image()).shape[-1]
-
-
-def _channels(told: Mapping[str, Any] | None) -> InputChannels | None:
-    return None if told is None else InputChannels(tuple(told["names"]), told.get("start", InputChannels.ZERO))
 
 
 def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .....core.backbones import load_backbone
-from .....core.contracts import Backbone
+from .....core.contracts import Backbone, InputChannels
 
 NEEDED_TO_PROJECT = "alignment"  # of the embedded backbone: shared by both towers, never trained
 NORMS = (nn.BatchNorm2d,)
@@ -74,16 +74,17 @@ def whole_patches(backbone: Backbone, pixels: Tensor) -> Tensor:
     return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
 
 
-def pixel_cfg(spec: str) -> dict[str, Any]:
+def pixel_cfg(spec: str, channels: InputChannels | None = None) -> dict[str, Any]:
     """Options of a `data_preprocessor` by which images as mm loads them, BGR in 0..255, become what the tower knows.
 
     Args:
         spec: of the backbone, see `load_backbone`; its towers are not built.
+        channels: of the images, for a backbone that takes bands by what they are.
 
     Raises:
         ConfigError: a spec that cannot be used.
     """
-    backbone = load_backbone(spec, device="cpu")
+    backbone = load_backbone(spec, device="cpu", channels=channels)
     return {
         "mean": [255 * mean for mean in backbone.image_mean],
         "std": [255 * std for std in backbone.image_std],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .....registry import MODELS
 from ...changes.target import CHANGED, IGNORED
+from ...pixel_training import over_processes
 
 GROUPS = 8
 """Of group norms in the head."""
@@ -91,7 +92,7 @@ class ChangeSegmentor(BaseModel):
 
 
 def weighted_cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over pixels that are not ignored; 0 without any.
+    """The weighted mean over pixels of the batch of all processes that are not ignored; 0 without any.
 
     Args:
         scores: (B, 2, H, W).
@@ -100,11 +101,12 @@ def weighted_cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor) -> T
     """
     each = F.cross_entropy(scores, labels.long(), weights, ignore_index=IGNORED, reduction="sum")
     weight = weights[labels.clamp(max=CHANGED).long()] * (labels != IGNORED)
-    return each / weight.sum().clamp(min=SMOOTH)
+    summed, weighed = over_processes(torch.stack([each, weight.sum()]))
+    return summed / weighed.clamp(min=SMOOTH)
 
 
 def change_dice(scores: Tensor, labels: Tensor) -> Tensor:
-    """1 less the soft Dice of change over all pixels of the batch that are not ignored.
+    """1 less the soft Dice of change over all pixels of the batch of all processes that are not ignored.
 
     Args:
         scores: (B, 2, H, W).
@@ -112,7 +114,8 @@ def change_dice(scores: Tensor, labels: Tensor) -> Tensor:
     """
     there = labels != IGNORED
     share, truth = scores.softmax(dim=1)[:, CHANGED] * there, (labels == CHANGED) & there
-    return 1 - (2 * (share * truth).sum() + SMOOTH) / (share.sum() + truth.sum() + SMOOTH)
+    shared, either = over_processes(torch.stack([(share * truth).sum(), share.sum() + truth.sum()]))
+    return 1 - (2 * shared + SMOOTH) / (either + SMOOTH)
 
 
 class _Summed(nn.Module):

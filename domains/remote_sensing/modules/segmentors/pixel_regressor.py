@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from .....registry import MODELS
+from ...pixel_training import over_processes
 
 DIVISOR = 32
 """Of the sides of what an encoder sees; images are filled up to it on the right and below."""
@@ -86,5 +87,6 @@ class PixelRegressor(BaseModel):
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean over pixels that count, 0 where none does."""
-    return (values * valid).sum() / valid.sum().clamp(min=1)
+    """The mean over pixels of the batch of all processes that count, 0 where none does."""
+    total, count = over_processes(torch.stack([(values * valid).sum(), valid.sum().to(values.dtype)]))
+    return total / count.clamp(min=1)

@@ -159,7 +159,7 @@ def test_it_says_the_scores_with_their_intervals():
         for score in ("macro_f1", "auroc", "ece"):
             assert f"{given.metrics[side][score]:.3f}" in text
     for baseline in given.metrics["baselines"].values():
-        assert f"{100 * baseline['difference']:+.1f} points (95% interval" in text
+        assert f"{100 * baseline['difference']:+.1f} points (95 % interval" in text
 
 
 def test_a_method_that_read_the_test_images_together_says_so():

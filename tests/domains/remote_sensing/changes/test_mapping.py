@@ -12,7 +12,7 @@ from torch import nn
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
 from vladapt.domains.remote_sensing.changes.reading import read_new
-from vladapt.domains.remote_sensing.changes.saving import save_changes
+from vladapt.domains.remote_sensing.changes.saving import map_and_save, save_changes
 from vladapt.domains.remote_sensing.reading import Reading
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
@@ -64,7 +64,7 @@ def test_windows_of_any_side_cover_all(land, side):
 def test_files_have_the_grid_of_the_dates_and_areas_are_told(land, tmp_path):
     data = read_new(land, Reading())
     (tmp_path / "work").mkdir()
-    rows, maps = map_changes(Difference(), data, tmp_path / "work", lambda done, total: None)
+    rows, maps = map_changes(Difference(), data, [tmp_path / "work"], lambda done, total: None)
     assert rows[0]["pixels"] == 600 and rows[0]["area_m2"] == pytest.approx(60_000)
     assert rows[0]["changed"] == pytest.approx(600 / 6900, abs=1e-6) and "m2" in rows[0]["summary"]
     files = save_changes(data.items, maps, {row["id"]: row["threshold"] for row in rows}, tmp_path)
@@ -90,14 +90,14 @@ def test_files_have_the_grid_of_the_dates_and_areas_are_told(land, tmp_path):
 def test_images_that_lie_nowhere_have_masks_and_no_polygons(folders, square, tmp_path):
     data = read_new([folders([square()])], Reading())
     (tmp_path / "work").mkdir()
-    rows, maps = map_changes(Difference(), data, tmp_path / "work", lambda done, total: None)
+    rows, maps = map_changes(Difference(), data, [tmp_path / "work"], lambda done, total: None)
     files = save_changes(data.items, maps, {data.items[0].id: 0.3}, tmp_path / "work")
     assert "area_m2" not in rows[0] and [file.suffix for file in files] == [".tif", ".tif", ".png"]
 
 
 def test_dates_of_other_channels_than_the_training_are_refused(land, tmp_path):
     with pytest.raises(DataError, match=r"before\.tif: has 3 channels, and the model was trained on 4"):
-        map_changes(Difference(channels=4), read_new(land, Reading()), tmp_path, lambda done, total: None)
+        map_changes(Difference(channels=4), read_new(land, Reading()), [tmp_path], lambda done, total: None)
 
 
 def test_a_pixel_is_called_in_the_map_as_it_is_scored(write_raster):
@@ -108,3 +108,42 @@ def test_a_pixel_is_called_in_the_map_as_it_is_scored(write_raster):
         ((_, percent),) = probabilities(Difference(), item, 32, threshold)
         assert np.array_equal(percent >= 100 * threshold, (after[0] / np.float32(255)) >= threshold)
         assert np.abs(percent - after[0] / 2.55).max() <= 1
+
+
+def test_a_map_that_was_stopped_goes_on_behind_its_finished_rows(land, tmp_path):
+    class Stopped(Difference):
+        left = 10**6
+
+        def probabilities(self, inputs):
+            self.left -= len(inputs)
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().probabilities(inputs)
+
+    def written(folder):
+        return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".tif", ".png")}
+
+    def run(model, name, fingerprint="model"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        rows, files = map_and_save(model, read_new(land, Reading()), fingerprint, folder, lambda done, total: None)
+        assert sorted(files) == sorted(file for file in folder.iterdir() if file.is_file())
+        return rows, written(folder), 10**6 - model.left
+
+    whole, model = run(Stopped(side=16), "whole"), Stopped(side=16)
+    model.left = whole[2] // 2
+    with pytest.raises(KeyboardInterrupt):
+        run(model, "again")
+    assert written(tmp_path / "again") == {}
+    rows, files, asked = run(Stopped(side=16), "again")
+    assert (rows, files) == whole[:2] and 0 < asked < whole[2]
+    model = Stopped(side=16)
+    model.left = whole[2] // 2
+    with pytest.raises(KeyboardInterrupt):
+        run(model, "other")
+    assert run(Stopped(side=16), "other", "another model")[2] == whole[2]
+
+
+def test_pairs_are_mapped_without_files_too(land):
+    rows, files = map_and_save(Difference(), read_new(land, Reading()), "", None, lambda done, total: None)
+    assert rows[0]["pixels"] == 600 and files == []

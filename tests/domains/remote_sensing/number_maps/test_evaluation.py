@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
 from vladapt.domains.remote_sensing.number_maps import evaluate_number_maps, evaluation
 from vladapt.domains.remote_sensing.number_maps.baselines import BANDS, MEAN, TOWER, fit_baselines, predicted
-from vladapt.domains.remote_sensing.number_maps.evaluation import own_area
+from vladapt.domains.remote_sensing.number_maps.evaluation import earlier_windows, own_area
 from vladapt.domains.remote_sensing.number_maps.regressor import Regressor, _interval
 
 
@@ -94,6 +96,21 @@ def test_windows_that_overlap_leave_no_pixel_out_and_none_twice():
     for place, (x, y, wide, high) in enumerate(boxes):
         count[y : y + high, x : x + wide] += own_area(boxes[place], boxes[:place])
     assert (count == 1).all()
+
+
+def test_earlier_windows_are_those_of_the_image_that_overlap_and_no_others(sites):
+    data = sites(lambda number, shape: np.full(shape, number + 1.0), count=2)
+    images = {item.source: item for item in data.items}
+    random, items = np.random.default_rng(0), []
+    for row in range(120):
+        box = (*map(int, random.integers(0, 60, 2)), *map(int, random.integers(4, 12, 2)))
+        image = list(images.values())[row % len(images)]
+        items.append(image.with_(id=str(row), target=replace(image.target, box=box)))
+
+    for row, boxes in enumerate(earlier_windows(items)):
+        own, before = items[row].target.box, items[row % len(images) : row : len(images)]
+        assert set(boxes) <= {item.target.box for item in before} and len(boxes) < 30
+        assert np.array_equal(own_area(own, boxes), own_area(own, [item.target.box for item in before]))
 
 
 def test_intervals_are_calibrated_on_places_and_hold_on_others(sites, reddest):
