@@ -288,6 +288,16 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it predicts; omit --stream")
 
+    def attention(self, bag: Tensor) -> Tensor | None:
+        """(K, T) weights by which a method on bags looks at the parts of one, (T, D), with sums of 1: K is C where each
+        class weighs them anew, else 1. None where it has none to show: then only its answers without a part tell.
+
+        Raises:
+            CapabilityError: not fitted.
+        """
+        self.check_fitted()
+        return None
+
     @property
     def as_published(self) -> bool:
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
