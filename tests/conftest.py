@@ -97,7 +97,7 @@ def pytest_collection():
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported stays: the collector of garbage need not look through it, not even once, which takes seconds."""
+    """What was imported stays: the collector of garbage need not look through it, not even once."""
     gc.freeze()
 
 
