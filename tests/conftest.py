@@ -391,11 +391,13 @@ def _plots(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _plots_of_a_kind_drawn_once(_plots):
-    from shared_plots import share_plots
+    from shared_plots import share_comparisons, share_plots
 
-    reports = sys.modules.get("vladapt.core.runs.run_sections")
+    reports, comparisons = map(sys.modules.get, ("vladapt.core.runs.run_sections", "vladapt.core.engine.compare"))
     if reports is not None:
         share_plots(reports, _plots)
+    if comparisons is not None:
+        share_comparisons(comparisons, _plots)
 
 
 @pytest.fixture(scope="session")
