@@ -33,6 +33,7 @@ class TopK(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    reads_bags: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")

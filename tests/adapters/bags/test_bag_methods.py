@@ -12,7 +12,8 @@ from parity_checks import bags as parity
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.bags import trans_mil
-from vladapt.adapters.bags._bag_head import weighted_sum
+from vladapt.adapters.bags._bag_head import drawn as drawn_parts
+from vladapt.adapters.bags._bag_head import spaced, weighted_sum
 from vladapt.adapters.bags.clam import ClamBag, smooth_svm
 from vladapt.adapters.bags.trans_mil import NystromAttention, TransBag, pseudo_inverse
 from vladapt.core.contracts.features import Batch, bags_of
@@ -183,14 +184,12 @@ def test_the_pseudo_inverse_is_one_and_attention_over_as_many_landmarks_is_exact
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 17])
 def test_bags_of_any_size_fill_a_square_and_some_parts_are_drawn_of_large_ones(count):
     torch.manual_seed(0)
-    network, bag = TransBag(WIDTH, 3, 16, dropout=0.0, most=None).eval(), torch.randn(count, WIDTH)
+    network, bag = TransBag(WIDTH, 3, 16, dropout=0.0).eval(), torch.randn(count, WIDTH)
     assert network(bag).isfinite().all()
-    network.most = 4
-    spaced = network._some(bag)
-    assert len(spaced) == min(4, count) and torch.equal(spaced[-1], bag[-1])
-    network.train()
-    torch.manual_seed(1)
-    assert len(network._some(bag)) == min(4, count)
+    assert len(spaced(bag, 4)) == min(4, count) and torch.equal(spaced(bag, 4)[-1], bag[-1])
+    draws = [drawn_parts(bag, 4) for _ in range(8)]
+    assert {len(draw) for draw in draws} == {min(4, count)}
+    assert any(not torch.equal(draw, draws[0]) for draw in draws) == (count > 4)
 
 
 def test_bags_are_the_parts_that_are_there():
