@@ -1,13 +1,14 @@
 # Two commands: `make fit` (first result) and `make test` (the suite). Only Python, make and a package index are
 # needed. A stamp in .venv says what is installed, so a second run starts at once; a changed pyproject.toml installs again.
-# Besides: `make test-all` (with its thorough tests), `make docs` (the site, in build/site), `make pictures` (those of the README), `make dist` (what is released, tried).
+# Besides: `make check` (lint, and tests of what changed since BASE, in two minutes), `make test-all` (with its thorough tests), `make docs` (the site, in build/site), `make pictures` (those of the README), `make dist` (what is released, tried).
 PYTHON ?= python3
+BASE ?= HEAD~1  # a commit or a branch, for `make check`
 JOBS ?= 2  # processes of the suite, a thread each: more threads would only wait for each other
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: fit test test-all lint style imports types index docs pictures dist clean
+.PHONY: fit test test-all check lint style imports types index docs pictures dist clean
 
 fit: $(VENV)/.installed-fit
 	$(BIN)/vladapt fit --domain medical
@@ -20,6 +21,10 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	VLADAPT_FUZZ=60 $(SUITE) $(PYTEST_ARGS)
+
+# Lint, then the tests nearest to what changed.
+check: lint
+	files="$$($(BIN)/python benchmarks/changed_tests.py $(BASE))" && if [ -n "$$files" ]; then $(SUITE) -m "not thorough" $$files; fi
 
 lint: style imports types
 

@@ -97,8 +97,7 @@ def pytest_collection():
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported stays: the collector of garbage need not look through it again and again."""
-    gc.collect()
+    """What was imported stays: the collector of garbage need not look through it, not even once."""
     gc.freeze()
 
 
@@ -324,10 +323,14 @@ def small_clip(small_clip_spec):
     return load_backbone(small_clip_spec, device="cpu")
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Of mmengine, which is one for all of a process: no test names modules in the default scope that another left
     behind, and the versions of compilers, which a shell tells for each Runner, are asked for once. Of torch's exporter,
-    that its table of operators is made once."""
+    that its table of operators is made once. Of matplotlib, that figures which no test looks at are not laid out."""
+    layouts = sys.modules.get("matplotlib.layout_engine")
+    if layouts is not None:
+        own = _layout_of(layouts.ConstrainedLayoutEngine)
+        layouts.ConstrainedLayoutEngine.execute = own if "runs" in item.path.parts else _no_layout
     graph = sys.modules.get("vladapt.core.export.graph")
     if graph is not None:
         from shared_operators import share_operators
@@ -340,9 +343,23 @@ def pytest_runtest_setup() -> None:
         runner.collect_env = functools.cache(runner.collect_env)
 
 
+@functools.cache
+def _layout_of(engine: type):
+    """Matplotlib's own, asked for before it is replaced."""
+    return engine.execute
+
+
+def _no_layout(engine, figure) -> None:
+    pass
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _types_of_options_made_once():
-    """Typer has pydantic make the types of all options, some 130, anew for each command."""
+    """Typer has pydantic make the types of all options, some 130, anew for each command, and reads its signature
+    twice."""
+    import typer.main
+
+    typer.main.get_params_from_function = functools.lru_cache(maxsize=4)(typer.main.get_params_from_function)
     try:
         from typer import _adapters as adapters
     except ImportError:
@@ -374,11 +391,13 @@ def _plots(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _plots_of_a_kind_drawn_once(_plots):
-    from shared_plots import share_plots
+    from shared_plots import share_comparisons, share_plots
 
-    reports = sys.modules.get("vladapt.core.runs.run_sections")
+    reports, comparisons = map(sys.modules.get, ("vladapt.core.runs.run_sections", "vladapt.core.engine.compare"))
     if reports is not None:
         share_plots(reports, _plots)
+    if comparisons is not None:
+        share_comparisons(comparisons, _plots)
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ class TransMil(BagHead):
         CapabilityError: samples without parts.
 
     Example:
-        >>> adapter = build_adapter("trans-mil", epochs=2)
+        >>> adapter = build_adapter("trans-mil", epochs=2, width=64)
         >>> report = adapter.fit(support, classifier)
         >>> adapter.logits(test).shape
         torch.Size([12, 3])

@@ -7,8 +7,10 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from inspect import isabstract
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.domain import Domain, Metric
@@ -427,7 +429,8 @@ def _imported(entry: Entry, point: EntryPoint) -> Any:
         raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
 
 
-def _only_subclass(module, base: type, entry: Entry) -> type:
+@cache
+def _only_subclass(module: ModuleType, base: type, entry: Entry) -> type:
     subclasses = [
         value
         for value in vars(module).values()

@@ -189,8 +189,7 @@ def kebab(stem: str) -> str:
 def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     """Files of this package and entry points; a name taken twice is an error that names both."""
     plural = "losses" if kind == "loss" else f"{kind}s"
-    installed = _installed(tuple(sys.path))
-    points = () if installed is None else installed.select(group=f"vladapt.{plural}")
+    points = _points(tuple(sys.path), f"vladapt.{plural}")
     outside = [Entry(point.name, kind, entry_point=point) for point in points]
     named: dict[str, Entry] = {}
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
@@ -201,6 +200,13 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
             )
         named[entry.name] = entry
     return named
+
+
+@cache
+def _points(path: tuple[str, ...], group: str) -> tuple[EntryPoint, ...]:
+    """Those of a group, for which every entry point is looked at."""
+    installed = _installed(path)
+    return () if installed is None else tuple(installed.select(group=group))
 
 
 @cache

@@ -10,18 +10,23 @@ MOST_ROOMS = 20
 MOST_NAMES = 304
 
 
-def test_adapters_and_domains_import_from_rooms_and_never_from_a_file_inside_one():
-    inside = [f"{each.user}: {each.room}" for each in house.names_of_rooms() if "." in each.room]
+@pytest.fixture(scope="module")
+def names_of_rooms():
+    return list(house.names_of_rooms())
+
+
+def test_adapters_and_domains_import_from_rooms_and_never_from_a_file_inside_one(names_of_rooms):
+    inside = [f"{each.user}: {each.room}" for each in names_of_rooms if "." in each.room]
     assert not inside, f"import from the room, whose __init__ exports what it is to give: {inside}"
 
 
-def test_they_use_few_rooms_and_no_more_names_than_before():
-    names = {(each.room, each.name) for each in house.names_of_rooms()}
+def test_they_use_few_rooms_and_no_more_names_than_before(names_of_rooms):
+    names = {(each.room, each.name) for each in names_of_rooms}
     assert len({room for room, _ in names}) <= MOST_ROOMS and len(names) <= MOST_NAMES
 
 
-def test_files_beside_the_folders_count_too():
-    assert {"adapters.cache", "adapters.published_sets"} <= {each.user for each in house.names_of_rooms()}
+def test_files_beside_the_folders_count_too(names_of_rooms):
+    assert {"adapters.cache", "adapters.published_sets"} <= {each.user for each in names_of_rooms}
 
 
 @pytest.mark.parametrize("room", house.rooms())

@@ -210,11 +210,10 @@ def test_an_export_answers_patients_as_the_run_does(vladapt, fitted, exported):
         served.check(Wishes(per_patient="mean"))
 
 
-def test_exports_without_patients_are_as_before_and_damaged_ones_are_refused(fitted, exported, tmp_path):
+@pytest.mark.thorough
+def test_exports_without_patients_are_as_before(fitted, exported, tmp_path):
     from vladapt.core.engine.export import export
 
-    with pytest.raises(ConfigError, match=r"^--per-patient median: give mean or max$"):
-        export(fitted[0], tmp_path / "median", per_patient="median", device="cpu")
     facts = json.loads((exported / "export.json").read_text())
     plain = export(fitted[0], tmp_path / "plain", device="cpu").facts
     assert "per_patient" not in plain and {**facts, "per_patient": None, "sha256": 0} == {
@@ -222,6 +221,14 @@ def test_exports_without_patients_are_as_before_and_damaged_ones_are_refused(fit
         "per_patient": None,
         "sha256": 0,
     }
+
+
+def test_damaged_exports_are_refused(fitted, exported, tmp_path):
+    from vladapt.core.engine.export import export
+
+    with pytest.raises(ConfigError, match=r"^--per-patient median: give mean or max$"):
+        export(fitted[0], tmp_path / "median", per_patient="median", device="cpu")
+    facts = json.loads((exported / "export.json").read_text())
     damaged = shutil.copytree(exported, tmp_path / "damaged")
     for wrong in ({"how": "least"}, {"temperature": [0.0, 1.0]}, {"coverage": {"0.9": [1]}}, {"offset": "no"}):
         changed = {**facts, "per_patient": {**facts["per_patient"], **wrong}}

@@ -27,3 +27,30 @@ def share_plots(reports, folder: str | Path) -> None:
 
     reports.curve_picture = shared
     reports.page_template.cache_clear()
+
+
+def share_comparisons(engine, folder: str | Path) -> None:
+    """The same of the module `vladapt.core.engine.compare`: plots of the same cells are drawn once, whatever was scored
+    in them."""
+    from vladapt.core.runtime.files import write_whole
+
+    draw = engine.accuracy_over_shots
+    if draw.__name__ == "shared":
+        return
+
+    def shared(rows, path_stem, metric, method, shot):
+        cells = [
+            (row[method], row["shots"], row.get("seed"), row.get("split"), row.get("tasks"), row.get(metric) is None)
+            for row in rows
+        ]
+        file = Path(folder) / hashlib.sha256(repr((cells, metric, method, shot)).encode()).hexdigest()
+        endings, made = (".png", ".svg"), []
+        if not file.with_suffix(".svg").exists():
+            for part, ending in zip(draw(rows, f"{file}-{os.getpid()}", metric, method, shot), endings, strict=True):
+                part.replace(file.with_suffix(ending))
+        for ending in endings:
+            made.append(Path(f"{path_stem}{ending}"))
+            write_whole(made[-1], file.with_suffix(ending).read_bytes())
+        return tuple(made)
+
+    engine.accuracy_over_shots = shared

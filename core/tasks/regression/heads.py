@@ -243,20 +243,36 @@ def mean_head(rows: NumberRows) -> NumberHead:
 def fitted_ridge(rows: NumberRows) -> NumberHead:
     """Ridge regression, whose penalty has the least error on rows held out of it: one at a time, or whole groups where
     rows belong together, since a row tells its neighbours' numbers."""
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import Ridge, RidgeCV
 
     head = NumberHead(RIDGE, rows.features.shape[1]).standardise(rows)
     if len(rows) > 1:
         inputs = ((rows.features.double() - head.centre) / head.scale).numpy()
         targets = ((rows.numbers - head.mean) / head.deviation).numpy()
         parts = [(learned.numpy(), held.numpy()) for learned, held in rows.to_choose_on()] if rows.grouped else []
-        how = {"cv": parts, "scoring": "neg_mean_squared_error"} if parts else {}
-        fitted = RidgeCV(alphas=PENALTIES, **how).fit(inputs, targets)
+        if parts:
+            head.penalty = _penalty_of_groups(inputs, targets, parts)
+            fitted = Ridge(head.penalty).fit(inputs, targets)
+        else:
+            fitted = RidgeCV(alphas=PENALTIES).fit(inputs, targets)
+            head.penalty = float(fitted.alpha_)
         with torch.no_grad():
             head.linear.weight.copy_(torch.from_numpy(np.atleast_2d(fitted.coef_)))
             head.linear.bias.fill_(float(fitted.intercept_))
-        head.penalty = float(fitted.alpha_)
     return head
+
+
+def _penalty_of_groups(inputs: np.ndarray, targets: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The penalty with the least mean squared error on rows held out, as RidgeCV chooses it; one decomposition of the
+    others serves all penalties."""
+    from sklearn.linear_model import Ridge
+
+    errors = np.zeros(len(PENALTIES))
+    for learned, held in parts:
+        of_each = np.tile(targets[learned, None], len(PENALTIES))
+        every = Ridge(PENALTIES, solver="svd").fit(inputs[learned], of_each)
+        errors += np.square(every.predict(inputs[held]) - targets[held, None]).mean(axis=0)
+    return PENALTIES[int(errors.argmin())]
 
 
 def head_of_loss(kind: str, loss: NumberLoss) -> NumberHead:

@@ -52,6 +52,7 @@ def accuracy(adapter, test: FeatureSet) -> float:
     return float((adapter.predict(test) == test.labels).double().mean())
 
 
+@pytest.mark.thorough(but=("abmil",))
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -70,6 +71,7 @@ def test_a_part_in_thirty_decides_and_the_mean_does_not_tell(sets, name, options
     assert accuracy(means, sets["test"]) <= 0.75
 
 
+@pytest.mark.thorough
 def test_tokens_that_look_at_each_other_learn_what_all_parts_show():
     """To find one part among many takes TransMIL more bags than a test has."""
     sets = {name: drawn(60, seed, parts=5, shift=0.0) for seed, name in enumerate(("train", "test"))}

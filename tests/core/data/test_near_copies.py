@@ -25,7 +25,7 @@ from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
 from vladapt.core.data.verify import content_key, drop_unreadable
 from vladapt.core.runtime import reading
 
-BASES = 40
+BASES = 24
 
 
 @cache

@@ -142,3 +142,20 @@ def test_epochs_of_a_method_that_does_not_train():
         build_adapter("gda", epochs=5)
     with pytest.raises(UnknownNameError, match=r"^--lr: tip-adapter has no learning rate; it takes "):
         build_adapter("tip-adapter", lr=0.1)
+
+
+def test_entry_points_are_looked_through_once_for_each_kind(monkeypatch):
+    asked = []
+
+    class Installed:
+        def select(self, group):
+            asked.append(group)
+            return ()
+
+    monkeypatch.setattr(catalogue, "_installed", lambda path: Installed())
+    catalogue._points.cache_clear()
+    try:
+        assert catalogue.judgements() == catalogue.judgements() and catalogue.losses()
+        assert asked == ["vladapt.judgements", "vladapt.losses"]
+    finally:
+        catalogue._points.cache_clear()

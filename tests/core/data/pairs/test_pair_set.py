@@ -192,7 +192,7 @@ def test_workers_of_a_loader_read_what_this_process_reads():
 
 
 def test_a_row_costs_little_beside_its_text_and_building_is_fast():
-    count, caption, name = 100_000, "a caption of one of very many pictures", "folder/%07d.jpg"
+    count, caption, name = 30_000, "a caption of one of very many pictures", "folder/%07d.jpg"
     tracemalloc.start()
     builder = PairBuilder("/data", "list.csv")
     for row in range(count):
@@ -202,8 +202,8 @@ def test_a_row_costs_little_beside_its_text_and_building_is_fast():
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     text = count * (len(caption) + len(name % 0))
-    assert len(pairs) == count and pairs[count - 1].source == "/data/folder/0099999.jpg"
+    assert len(pairs) == count and pairs[count - 1].source == "/data/folder/0029999.jpg"
     assert (held - text) / count < 60 and (peak - text) / count < 200
     began = time.process_time()
     part = pairs.select(np.arange(0, count, 2)).split("train")
-    assert len(part) == count // 2 and time.process_time() - began < 0.5
+    assert len(part) == count // 2 and time.process_time() - began < 0.15

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import RidgeCV
 
 from vladapt.core.contracts.options import options_from
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
@@ -64,6 +65,18 @@ def test_the_penalty_of_ridge_is_chosen_on_whole_places():
     assert fitted_ridge(copies).penalty > 10 * fitted_ridge(alone).penalty
     held = rows(200, 20, seed=1, noise=0.0)
     assert rmse(fitted_ridge(copies), held) < rmse(fitted_ridge(alone), held)
+
+
+@pytest.mark.parametrize(("count", "width"), [(96, 10), (40, 60)])
+def test_on_whole_places_ridge_is_that_of_scikit_learn(count, width):
+    learned = rows(count, width, places=8)
+    head = fitted_ridge(learned)
+    inputs = ((learned.features.double() - head.centre) / head.scale).numpy()
+    targets = ((learned.numbers - head.mean) / head.deviation).numpy()
+    parts = [(kept.numpy(), held.numpy()) for kept, held in learned.to_choose_on()]
+    fitted = RidgeCV(PENALTIES, cv=parts, scoring="neg_mean_squared_error").fit(inputs, targets)
+    assert len(parts) > 1 and head.penalty == fitted.alpha_
+    assert np.allclose(head.linear.weight.detach().numpy(), fitted.coef_, atol=1e-6)
 
 
 def test_the_number_of_epochs_has_the_least_of_the_error_that_is_minimised():

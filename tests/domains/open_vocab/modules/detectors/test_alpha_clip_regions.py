@@ -33,6 +33,7 @@ def losses(model, batch: dict) -> torch.Tensor:
     return model(**model.data_preprocessor(batch, True), mode="loss")["loss_region"]
 
 
+@pytest.mark.thorough
 def test_it_learns_to_name_regions_it_never_saw(region_towers, trained, accuracy):
     config = {
         "type": "vladapt.AlphaCLIPRegions",

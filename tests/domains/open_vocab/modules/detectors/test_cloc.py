@@ -125,6 +125,7 @@ def test_it_names_regions_it_never_saw(learned, build, accuracy):
     assert accuracy(learned) > 0.8
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_it_finds_what_a_text_is_about(learned, build, packed):
     def hits(model, other: bool = False) -> float:
@@ -145,21 +146,15 @@ def test_it_finds_what_a_text_is_about(learned, build, packed):
 
 
 @torch.no_grad()
-def test_grounded_regions_need_no_boxes(learned, packed):
-    batch = packed(2000, 8)
+def test_grounded_regions_need_no_boxes(build, packed):
+    model, batch = build(regions="grounded").eval(), packed(2000, 8)
     truth = [sample.gt_instances for sample in batch["data_samples"]]
     for sample in batch["data_samples"]:
         del sample.gt_instances
-    learned.regions = "grounded"
-    try:
-        samples = learned.test_step(batch)
-    finally:
-        learned.regions = "given"
-    for sample, region in zip(samples, truth, strict=True):
-        assert sample.pred_instances.bboxes.shape == (3, 4)  # one for each class
-        assert sample.pred_instances.bboxes.max() <= 32
-        assert sample.pred_instances.bboxes.min() >= 0
-        assert len(region) == 2
+    grounded = model.ground(model.data_preprocessor(batch)["inputs"], [f"a photo of a {name}." for name in NAMES])
+    for sample, boxes, region in zip(model.test_step(batch), grounded, truth, strict=True):
+        assert torch.equal(sample.pred_instances.bboxes, boxes.clamp(0, 32))  # one for each class
+        assert len(boxes) == 3 and len(region) == 2
 
 
 def test_it_trains_by_a_runner_and_comes_back(region_towers, trained, accuracy):
