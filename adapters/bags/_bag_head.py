@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, option
 from ...core.training import epoch_batches, keep_best, label_loss, train_epochs
-
-T = TypeVar("T")
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, C) and labels -> their mean loss."""
@@ -32,6 +30,7 @@ class BagHead(ClassWeighted):
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    reads_bags: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("network",)
     network: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
@@ -41,6 +40,12 @@ class BagHead(ClassWeighted):
     epochs: int = option(200, "epochs, at most", low=1, high=100_000)
     patience: int | None = option(
         20, "epochs without a lower loss on val after which the training ends; none: never", low=1, high=100_000
+    )
+    most_parts: int | None = option(
+        None,
+        "parts of a bag to look at, drawn anew in each epoch, evenly spaced at prediction; none: all",
+        low=1,
+        high=10_000_000,
     )
 
     @abstractmethod
@@ -92,7 +97,7 @@ class BagHead(ClassWeighted):
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             row = int(index)
-            return self._bag_loss(network, bags[row], support.labels[row], criterion)
+            return self._bag_loss(network, drawn(bags[row], self.most_parts), support.labels[row], criterion)
 
         scores: list[float] = []
 
@@ -111,11 +116,11 @@ class BagHead(ClassWeighted):
     def _val_loss(self, network: nn.Module, val: FeatureSet, criterion: Criterion) -> float:
         """Mean loss of val's bags, by the criterion of the training."""
         network.eval()
-        logits = torch.stack([network(bag) for bag in val.bags])
+        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in val.bags])
         network.train()
         return float(criterion(logits, val.labels))
 
-    def _stopped(self, epochs: Iterable[T], scores: list[float]) -> Iterator[T]:
+    def _stopped(self, epochs: Iterable[Any], scores: list[float]) -> Iterator[Any]:
         """Epochs until none was better for `patience` of them.
 
         Args:
@@ -145,13 +150,27 @@ class BagHead(ClassWeighted):
 
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
-        return torch.stack([self._net(bag) for bag in batch.bags])
+        return torch.stack([self._net(spaced(bag, self.most_parts)) for bag in batch.bags])
 
     def to(self, device) -> BagHead:
         super().to(device)
         self.network = {name: value.to(device) for name, value in self.network.items()}
         self._built = None
         return self
+
+
+def drawn(bag: Tensor, most: int | None) -> Tensor:
+    """(T, D), or where there are more than `most` parts so many of them, drawn, in their order."""
+    if most is None or len(bag) <= most:
+        return bag
+    return bag[torch.randperm(len(bag))[:most].sort().values.to(bag.device)]
+
+
+def spaced(bag: Tensor, most: int | None) -> Tensor:
+    """(T, D), or where there are more than `most` parts so many of them, evenly spaced."""
+    if most is None or len(bag) <= most:
+        return bag
+    return bag[torch.linspace(0, len(bag) - 1, most).round().long().to(bag.device)]
 
 
 def weighted_sum(scores: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,13 @@ class AttentionBag(nn.Module):
         self.attention = GatedAttention(embed or width, hidden, gated=gated)
         self.classifier = nn.Linear(embed or width, outputs)
 
-    def forward(self, bag: Tensor) -> Tensor:
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention (1, T) with a sum of 1, and the mean of the instances by it, (1, W)."""
         instances = bag if self.embed is None else F.relu(self.embed(bag))
-        _, (pooled,) = weighted_sum(self.attention(instances), instances)
-        logits = self.classifier(pooled)
+        return weighted_sum(self.attention(instances), instances)
+
+    def forward(self, bag: Tensor) -> Tensor:
+        logits = self.classifier(self.read(bag)[1][0])
         return torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
 
 
@@ -82,6 +85,11 @@ class Abmil(BagHead):
         if network.classifier.out_features > 1 or label.ndim:
             return super()._bag_loss(network, bag, label, criterion)
         return bernoulli_loss(criterion, network(bag), label)
+
+    @torch.no_grad()
+    def attention(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
+        return self._net.read(bag)[0]
 
 
 def bernoulli_loss(criterion: Criterion, logits: Tensor, label: Tensor) -> Tensor:

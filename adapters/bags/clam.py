@@ -153,6 +153,12 @@ class Clam(BagHead):
         of_parts = network.instance_loss(weights, instances, int(label), *how)
         return self.bag_weight * of_bag + (1 - self.bag_weight) * of_parts
 
+    @torch.no_grad()
+    def attention(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
+        weights = self._net.read(bag)[1]
+        return weights if self.branches else weights[:1]
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         if not self.balanced_sampling:
             return super()._order(support, classes, seed)

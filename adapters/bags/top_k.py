@@ -33,6 +33,7 @@ class TopK(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    reads_bags: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")
@@ -48,13 +49,30 @@ class TopK(Adapter):
 
     def _logits(self, batch: Batch) -> Tensor:
         texts = self.text if self.negative is None else torch.cat([self.text, self.negative])
-        pooled = torch.stack([pooled_scores(F.normalize(bag, dim=-1) @ texts.T, self.k) for bag in batch.bags])
+        pooled = torch.stack([pooled_scores(cosines(bag, texts), self.k) for bag in batch.bags])
         if self.negative is None:
             return self.logit_scale * pooled + self.logit_bias
         classes = len(self.text)
         return self.logit_scale * (pooled[:, :classes] - pooled[:, classes:])
 
+    def attention(self, bag: Tensor) -> Tensor:
+        """(C, T): those that count for a class, all alike."""
+        self.check_fitted()
+        scores = cosines(bag, self.text)
+        chosen = scores.topk(most(scores, self.k), dim=0).indices  # (k, C)
+        return torch.zeros_like(scores).scatter(0, chosen, 1 / len(chosen)).T
+
+
+def cosines(bag: Tensor, texts: Tensor) -> Tensor:
+    """(T, D) parts and unit texts (C, D) -> (T, C)."""
+    return F.normalize(bag, dim=-1) @ texts.T
+
 
 def pooled_scores(scores: Tensor, k: int) -> Tensor:
     """(T, C) -> (C,) means of the k largest of each class, or of all where there are fewer, or k is 0."""
-    return scores.topk(min(k or len(scores), len(scores)), dim=0).values.mean(dim=0)
+    return scores.topk(most(scores, k), dim=0).values.mean(dim=0)
+
+
+def most(scores: Tensor, k: int) -> int:
+    """How many of (T, C) scores count for a class."""
+    return min(k or len(scores), len(scores))

@@ -96,12 +96,10 @@ class TransBag(nn.Module):
 
     Args:
         width: of the tokens, a multiple of `HEADS`.
-        most: instances that are looked at, drawn in a training and else evenly spaced; None: all.
     """
 
-    def __init__(self, inputs: int, classes: int, width: int, dropout: float, most: int | None):
+    def __init__(self, inputs: int, classes: int, width: int, dropout: float):
         super().__init__()
-        self.most = most
         self._fc1 = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.layer1 = Layer(width, HEADS, width // 2, dropout)
@@ -111,19 +109,12 @@ class TransBag(nn.Module):
         self._fc2 = nn.Linear(width, classes)
 
     def forward(self, bag: Tensor) -> Tensor:
-        tokens = self._fc1(self._some(bag))[None]
+        tokens = self._fc1(bag)[None]
         count = tokens.shape[1]
         side = isqrt(count - 1) + 1
         tokens = torch.cat([self.cls_token, tokens, tokens[:, : side * side - count]], dim=1)  # the first ones repeated
         tokens = self.layer2(self.pos_layer(self.layer1(tokens)))
         return self._fc2(self.norm(tokens)[0, 0])
-
-    def _some(self, bag: Tensor) -> Tensor:
-        if self.most is None or len(bag) <= self.most:
-            return bag
-        if self.training:
-            return bag[torch.randperm(len(bag))[: self.most].sort().values.to(bag.device)]
-        return bag[torch.linspace(0, len(bag) - 1, self.most).round().long().to(bag.device)]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -159,14 +150,13 @@ class TransMil(BagHead):
     patience: int | None = 10
     width: int = option(512, "width of the tokens, a multiple of 8", low=8, high=65_536)
     dropout: float = option(0.1, "dropout of the attention's output in the training", low=0, below=1)
-    most_parts: int | None = option(None, "parts of a bag that are looked at; none: all", low=1, high=10_000_000)
 
     def __post_init__(self):
         super().__post_init__()
         require(self.width % HEADS == 0, "width", self.width, f"give a multiple of {HEADS}")
 
     def _network(self, width: int, classes: int) -> nn.Module:
-        return TransBag(width, classes, self.width, self.dropout, self.most_parts)
+        return TransBag(width, classes, self.width, self.dropout)
 
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         from timm.optim.lookahead import Lookahead

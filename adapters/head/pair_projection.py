@@ -107,20 +107,6 @@ class PairProjection(PairHead, ClassWeighted):
 
     # labelled images
 
-    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        history = self._learn(support, classifier, seed)
-
-        def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
-            other = type(self)(**self.options)
-            other.multilabel_ = False
-            other._learn(rest, classifier, seed)
-            return other._scores(other._of_images(held.unit), other.text)
-
-        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
-        if offsets is not None:
-            self.offset = self.offset + offsets
-        return self._report(history, self.epochs, NOTHING)
-
     def _learn(self, support: FeatureSet, classifier: TextClassifier, seed: int) -> list[dict[str, float]]:
         """Train on labelled images; the history."""
         frame = frame_of(classifier, support)
@@ -138,6 +124,20 @@ class PairProjection(PairHead, ClassWeighted):
         self._settle()
         self.text = self._of_texts(texts)
         return history
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        history = self._learn(support, classifier, seed)
+
+        def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
+            other = type(self)(**self.options)
+            other.multilabel_ = False
+            other._learn(rest, classifier, seed)
+            return other._scores(other._of_images(held.unit), other.text)
+
+        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
+        if offsets is not None:
+            self.offset = self.offset + offsets
+        return self._report(history, self.epochs, NOTHING)
 
     def _scores(self, images: Tensor, texts: Tensor) -> Tensor:
         """(B, D) and (C, D) unit rows -> (B, C)."""

@@ -98,7 +98,7 @@ def clam(ref: Reference, f: Fixtures) -> Iterator[Check]:
 def trans_mil(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(pseudo_inverse(ref["pinv.x"]), "pinv.iter6", "pseudo-inverse")
     bag = ref["x"][0].clone().requires_grad_()
-    network = TransBag(bag.shape[1], ref.setting("C"), ref.setting("d"), dropout=0.1, most=None)
+    network = TransBag(bag.shape[1], ref.setting("C"), ref.setting("d"), dropout=0.1)
     _loaded(network, ref, "", {})
     seen: dict[str, Tensor] = {}
     for name, module in (("after_layer1", network.layer1), ("after_ppeg", network.pos_layer)):

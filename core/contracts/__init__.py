@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
+        "bags": "Bags Tiles",
         "bench": "BenchScore BenchSet BenchTowers",
         "choices": "ByAttention ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "corruption": "Corruption",

@@ -31,6 +31,8 @@ ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
 learn from the images that it is asked about (`stream`)."""
 FORMAT = 1
 """Of the file of a fitted adapter."""
+READING_BAGS = "abmil, clam, top-k, trans-mil"
+"""Methods with `reads_bags`, for messages."""
 OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
 """What the header of that file must say."""
 
@@ -76,6 +78,7 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
+        reads_bags: whether it takes parts as `bags`, one sample at a time, and never as one tensor `parts`.
         text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
         transductive: whether the engine passes the whole unlabelled test set once; a note warns of absent classes.
         tower_weights: whether `save` writes weights of the backbone, changed ones too, and not only what was added.
@@ -109,6 +112,7 @@ class Adapter(ABC):
     backbone_needs: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
+    reads_bags: ClassVar[bool] = False
     text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     tower_weights: ClassVar[bool] = False
@@ -288,6 +292,16 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it predicts; omit --stream")
 
+    def attention(self, bag: Tensor) -> Tensor | None:
+        """(K, T) weights by which a method on bags looks at the parts of one, (T, D), with sums of 1: K is C where each
+        class weighs them anew, else 1. None where it has none to show: then only its answers without a part tell.
+
+        Raises:
+            CapabilityError: not fitted.
+        """
+        self.check_fitted()
+        return None
+
     @property
     def as_published(self) -> bool:
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
@@ -396,12 +410,16 @@ class Adapter(ABC):
             raise CapabilityError(f"adapter '{self.name}' {lacking}; give --data and --backbone")
 
     def check_parts(self, features: FeatureSet) -> None:
-        """Refuse samples without parts, where the method needs parts.
+        """Refuse samples without parts, where the method needs parts, and stored ones, where it needs all at once.
 
         Raises:
-            CapabilityError: they have none.
+            CapabilityError: they have none, or too many to be held.
         """
-        if "parts" in self.needs and features.parts is None and len(features):
+        if "parts" in self.needs and features.stored_bags is not None and not self.reads_bags:
+            lacking = f"adapter '{self.name}' needs all parts of all samples at once, and these are read one by one"
+            cure = f"choose one that reads bags ({READING_BAGS}), or that takes their means, such as linear-probe"
+            raise CapabilityError(f"{lacking}; {cure}")
+        if "parts" in self.needs and not features.has_parts and len(features):
             lacking = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows)"
             raise CapabilityError(f"{lacking}; these are single images: give clips, volumes, or image_parts in a file")
 
@@ -439,11 +457,12 @@ class Adapter(ABC):
         """The batch, if a fitted adapter can answer it."""
         self.check_fitted()
         batch = Batch.of(batch)
-        for given in (batch.features, batch.parts):
-            if given is not None and given.shape[-1] != self.dim_:
-                widths = f"was fitted on features of width {self.dim_}, these have {given.shape[-1]}"
-                raise CapabilityError(f"adapter '{self.name}' {widths}; use the backbone of the fit")
-        if "parts" in self.at_predict and batch.parts is None:
+        widths = [each.shape[-1] for each in (batch.features, batch.parts) if each is not None]
+        for width in widths if batch.stored_bags is None else [*widths, batch.stored_bags.dim]:
+            if width != self.dim_:
+                other = f"was fitted on features of width {self.dim_}, these have {width}"
+                raise CapabilityError(f"adapter '{self.name}' {other}; use the backbone of the fit")
+        if "parts" in self.at_predict and batch.parts is None and (batch.stored_bags is None or not self.reads_bags):
             needed = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows) to predict"
             raise CapabilityError(f"{needed}; pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts")
         return batch
@@ -465,7 +484,8 @@ class Adapter(ABC):
     def _with_or_without_parts(self, features: FeatureSet) -> FeatureSet:
         """What the method may see of a set: its parts only where it asks for them."""
         self.check_parts(features := features.one_view())
-        return features if "parts" in self.needs | self.optional else features.without_parts()
+        seen = "parts" in self.needs | self.optional and (features.stored_bags is None or self.reads_bags)
+        return features if seen else features.without_parts()
 
     def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:
         if "pixels" not in self.needs:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+ROWS_AT_ONCE = 4096
+"""Parts of a bag that are summed at once."""
 
 
 class Tiles(Protocol):
@@ -26,3 +34,145 @@ class Tiles(Protocol):
         Raises:
             DataError: the file is damaged there.
         """
+
+
+class Bag(Protocol):
+    """The features of the parts of one sample.
+
+    Attributes:
+        counts: T, number of parts, of each scale.
+        dim: D, their width.
+        attributes: JSON-able, as of `Tiles`, as far as they are known.
+    """
+
+    @property
+    def counts(self) -> tuple[int, ...]: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
+
+    def read(self, scale: int) -> Tensor:
+        """(T, D) floating-point numbers.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+
+    def coords(self, scale: int) -> Tensor | None:
+        """(T, 2) int64 as of `Tiles`, or None where they are not known."""
+
+
+@dataclass(frozen=True)
+class HeldBag:
+    """A bag in memory, of one scale.
+
+    Args:
+        rows: (T, D).
+        places: (T, 2) int64, its `coords`, or None.
+        attributes: as of `Bag`.
+    """
+
+    rows: Tensor
+    places: Tensor | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return (len(self.rows),)
+
+    @property
+    def dim(self) -> int:
+        return self.rows.shape[1]
+
+    def read(self, scale: int) -> Tensor:
+        return self.rows
+
+    def coords(self, scale: int) -> Tensor | None:
+        return self.places
+
+
+class Bags(Sequence[Tensor]):
+    """N bags of parts, each (T, D) float32, read when it is asked for and held by nobody else.
+
+    Where slides were encoded at several magnifications, each bag has several scales, 0 the finest: `of_scale` gives the
+    bags of another.
+
+    Args:
+        bags: N of them, all of one width and of as many scales.
+        device: to which a bag is moved when it is read; None leaves it where it is.
+        scale: that is read.
+
+    Raises:
+        DataError: widths or scales differ.
+    """
+
+    def __init__(self, bags: Iterable[Bag], device: Any = None, scale: int = 0):
+        self._bags, self.device, self.scale = tuple(bags), device, scale
+        for name, values in (("width", self._widths), ("number of scales", {len(bag.counts) for bag in self._bags})):
+            if len(values) > 1:
+                raise DataError(f"bags differ in {name} ({', '.join(map(str, sorted(values)))}); encode them alike")
+
+    @property
+    def _widths(self) -> set[int]:
+        return {bag.dim for bag in self._bags}
+
+    def __len__(self) -> int:
+        return len(self._bags)
+
+    def __getitem__(self, row):  # a bag of a row; `select` gives several
+        return self._bags[row].read(self.scale).to(self.device, torch.float32)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} bags of {sum(self.counts)} parts"
+
+    @property
+    def dim(self) -> int:
+        """D; 0 without a bag."""
+        return next(iter(self._widths), 0)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Parts of each bag."""
+        return tuple(bag.counts[self.scale] for bag in self._bags)
+
+    @property
+    def scales(self) -> int:
+        """Magnifications of each bag."""
+        return max((len(bag.counts) for bag in self._bags), default=1)
+
+    def coords(self, row: int) -> Tensor | None:
+        """(T, 2) int64 on the CPU, where the tiles of a bag lie, as of `Tiles`; None where that is not known."""
+        return self._bags[row].coords(self.scale)
+
+    def attributes(self, row: int) -> Mapping[str, Any]:
+        """What is known of the tiles of a bag, as of `Tiles`."""
+        return self._bags[row].attributes
+
+    def of_scale(self, scale: int) -> Bags:
+        """The same bags at another magnification, 0 the finest."""
+        return Bags(self._bags, self.device, scale)
+
+    def select(self, rows: Iterable[Any]) -> Bags:
+        """The bags of some rows, none of which is read."""
+        positions = rows.tolist() if isinstance(rows, Tensor) else rows
+        return Bags([self._bags[row] for row in positions], self.device, self.scale)
+
+    def to(self, device: Any) -> Bags:
+        """The same bags, which are moved to a device as they are read."""
+        return Bags(self._bags, device, self.scale)
+
+    def means(self) -> Tensor:
+        """(N, D) float32 on the device, the mean of each bag, summed in float64 part by part; one bag is held."""
+        means = [mean_of_rows(bag.read(self.scale)) for bag in self._bags]
+        return torch.stack(means).to(self.device) if means else torch.zeros(0, self.dim, device=self.device)
+
+
+def mean_of_rows(rows: Tensor) -> Tensor:
+    """The mean of (T, D), added up as `mean_of_parts` does, to the bit."""
+    total = np.zeros((1, rows.shape[1]))
+    for some in rows.split(ROWS_AT_ONCE):
+        total = np.add.reduce(np.concatenate([total, some.double().cpu().numpy()]), axis=0, keepdims=True)
+    return torch.from_numpy(total[0] / len(rows)).float()

@@ -235,6 +235,14 @@ class Domain(ABC):
             ConfigError: an option that is not usable, said before anything is read.
         """
 
+    def sample_as(self, task: str, options: Mapping[str, Any]) -> DomainData:
+        """The sample of a task as a user wants it read; where the options make no other, that of the task.
+
+        Args:
+            options: fields of `reading`.
+        """
+        return self.sample(task)
+
     def run_of_model(self, place: str) -> Path | None:
         """The folder of a run, made without training, of the model that a place of the hub names; None for a place that
         the domain has no use for.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CapabilityError, DataError
+from .bags import Bags, HeldBag
 from .part_views import IMAGES, PartViews
 from .shown import in_short
 
@@ -23,7 +24,8 @@ TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens",
 """Where in the image tower features are taken -> what the tower must be capable of."""
 MEAN_TOLERANCE = 1e-3
 """How far features may lie from the mean of their parts, in units of the largest number among the parts."""
-PER_ROW = ("features", "labels", "soft_labels", "views", "groups", "ids", "parts", "parts_mask", "parts_order")
+OF_PARTS = ("parts", "parts_mask", "parts_order", "stored_bags")
+PER_ROW = ("features", "labels", "soft_labels", "views", "groups", "ids", *OF_PARTS)
 PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative", "unnormalized")
 """Fields of a set, and of a text classifier, that have one entry per row, and per class."""
 TENSORS = ("features", "labels", "soft_labels", "views", "parts", "parts_mask", "parts_order")
@@ -59,6 +61,8 @@ class FeatureSet:
         parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
         parts_order: (N, T) int64, which part of the sample as it was read stands where; by default each in its place.
         part_views: how the parts divide into views whose predictions are averaged; None where they are all of one.
+        stored_bags: N bags of parts in place of `parts`, read one at a time (tiles of a slide), or None. `features` are
+            then their means; see `of_bags`.
         soft_labels: (N, C) in 0..1 with NaN where a label is unknown, which losses take in place of labels: smoothed
             ones, unknown to everything else. None where they are the labels.
 
@@ -83,6 +87,7 @@ class FeatureSet:
     parts_order: Tensor | None = None
     part_views: PartViews | None = None
     soft_labels: Tensor | None = None
+    stored_bags: Bags | None = None
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class FeatureSet:
         parts_order: TensorLike | None = None,
         part_views: PartViews | None = None,
         soft_labels: TensorLike | None = None,
+        stored_bags: Bags | None = None,
     ):
         for name, value in list(locals().items())[1:]:
             object.__setattr__(self, name, value)
@@ -112,7 +118,7 @@ class FeatureSet:
             raise DataError(f"features have shape {tuple(self.features.shape)}; (N, D) is needed")
         object.__setattr__(self, "features", self.features.float())
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        for name in ("labels", "soft_labels", "views", "groups", "ids"):
+        for name in ("labels", "soft_labels", "views", "groups", "ids", "stored_bags"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.features):
                 raise DataError(f"{name} has {len(value)} rows for {len(self.features)} features")
@@ -120,7 +126,9 @@ class FeatureSet:
             object.__setattr__(self, "labels", self.labels.long())
         if not torch.isfinite(self.features).all():
             raise DataError("features hold NaN or infinity; extract them again")
-        if self.parts is not None:
+        if self.stored_bags is not None:
+            self._check_bags(self.stored_bags)
+        elif self.parts is not None:
             self._check_parts()
         elif self.parts_mask is not None:
             raise DataError("parts_mask without parts; give parts (N, T, D) too")
@@ -137,6 +145,16 @@ class FeatureSet:
         mask = all_there(parts) if parts_mask is None else parts_mask.bool()
         return cls(mean_of_parts(parts, mask), parts=parts, parts_mask=mask, **others)
 
+    @classmethod
+    def of_bags(cls, bags: Bags, **others: Any) -> FeatureSet:
+        """A set of samples whose parts are read one sample at a time, and whose features are the means of the parts.
+
+        Args:
+            bags: N bags, each of which is read once, for its mean.
+            others: further fields of the set.
+        """
+        return cls(bags.means(), stored_bags=bags, **others)
+
     def __len__(self) -> int:
         return len(self.features)
 
@@ -144,6 +162,7 @@ class FeatureSet:
         rows, width = self.features.shape
         labels = "no labels" if self.labels is None else f"labels {tuple(self.labels.shape)}"
         parts = "" if self.parts is None else f", parts {tuple(self.parts.shape)}"
+        parts = parts if self.stored_bags is None else f", {self.stored_bags}"
         of = f" of {len(self.class_names)} classes" if self.class_names else ""
         return f"<{type(self).__name__}: {rows} images, {width} features, {labels}{of}{parts}>"
 
@@ -153,13 +172,18 @@ class FeatureSet:
         return F.normalize(self.features, dim=-1)
 
     @property
-    def bags(self) -> list[Tensor]:
-        """N tensors (T, D), the parts of each sample that are there.
+    def bags(self) -> Bags:
+        """N tensors (T, D), the parts of each sample that are there; where they are stored, read when asked for.
 
         Raises:
             CapabilityError: there are no parts.
         """
-        return bags_of(self.parts, self.parts_mask)
+        return bags_of(self.parts, self.parts_mask) if self.stored_bags is None else self.stored_bags
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the parts of the samples are known, in memory or as stored bags."""
+        return self.parts is not None or self.stored_bags is not None
 
     @property
     def unit_parts(self) -> Tensor | None:
@@ -269,7 +293,9 @@ class FeatureSet:
 
     def without_parts(self) -> FeatureSet:
         """The same samples, each as the mean of its parts and nothing more."""
-        return self if self.parts is None else replace(self, parts=None, parts_mask=None, parts_order=None)
+        if not self.has_parts:
+            return self
+        return replace(self, parts=None, parts_mask=None, parts_order=None, stored_bags=None)
 
     def one_view(self) -> FeatureSet:
         """The same samples, each by the view that methods are fitted on; without parts by the mean of all."""
@@ -281,10 +307,17 @@ class FeatureSet:
 
     def with_parts(self) -> FeatureSet:
         """The same samples with parts: where there are none, each image is the only part of its sample."""
-        if self.parts is not None:
+        if self.has_parts:
             return self
         parts = self.features[:, None]  # (N, 1, D)
         return replace(self, parts=parts, parts_mask=all_there(parts))
+
+    def _check_bags(self, bags: Bags) -> None:
+        """Say what does not fit stored bags, none of which is read."""
+        if self.parts is not None or self.part_views is not None:
+            raise DataError("stored_bags beside parts or part_views; give one of them")
+        if len(self) and bags.dim != self.dim:
+            raise DataError(f"bags of parts {bags.dim} wide for features {self.dim} wide; give their means")
 
     def _check_parts(self) -> None:
         """Bring parts and mask into form, or say what is wrong with them."""
@@ -326,16 +359,14 @@ def mean_of_parts(parts: Tensor, mask: Tensor) -> Tensor:
     return (total / mask.sum(dim=1, keepdim=True)).float()
 
 
-def bags_of(parts: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+def bags_of(parts: Tensor | None, mask: Tensor | None) -> Bags:
     """N views (T, D) of the parts that are there; where these are the first ones, nothing is copied."""
     if parts is None or mask is None:
         raise CapabilityError("these samples have no parts; pass parts and parts_mask")
     counts = mask.sum(dim=1).tolist()
     in_front = (mask.cumsum(dim=1) == torch.arange(1, mask.shape[1] + 1, device=mask.device)) == mask
-    return [
-        own[:count] if front else own[there]
-        for own, there, count, front in zip(parts, mask, counts, in_front.all(dim=1).tolist())
-    ]
+    rows = zip(parts, mask, counts, in_front.all(dim=1).tolist())
+    return Bags([HeldBag(own[:count] if front else own[there]) for own, there, count, front in rows])
 
 
 def all_there(parts: Tensor) -> Tensor:
@@ -379,7 +410,7 @@ class Batch:
         parts_mask: (B, T) bool, True where there is a part; by default all are there.
         patch_tokens: (B, T, h, w, D) float32, not normalised: features of the h x w patches of each part, in the order
             of `parts`, zero where there is none.
-        part_views: as of a FeatureSet.
+        part_views, stored_bags: as of a FeatureSet.
     """
 
     __repr__ = in_short
@@ -398,6 +429,7 @@ class Batch:
     parts_mask: Tensor | None = None
     patch_tokens: Tensor | None = None
     part_views: PartViews | None = None
+    stored_bags: Bags | None = None
 
     def __post_init__(self):
         _take_arrays(self, OF_BATCHES)
@@ -412,13 +444,13 @@ class Batch:
         return torch.nn.functional.normalize(self.features.float(), dim=-1)
 
     @property
-    def bags(self) -> list[Tensor]:
-        """B tensors (T, D), the parts of each sample that are there.
+    def bags(self) -> Bags:
+        """B tensors (T, D), the parts of each sample that are there; where they are stored, read when asked for.
 
         Raises:
             CapabilityError: there are no parts.
         """
-        return bags_of(self.parts, self.parts_mask)
+        return bags_of(self.parts, self.parts_mask) if self.stored_bags is None else self.stored_bags
 
     @property
     def unit_parts(self) -> Tensor:
@@ -449,7 +481,7 @@ class Batch:
         if isinstance(value, Batch):
             return value
         if isinstance(value, FeatureSet):
-            names = ("features", "ids", "parts", "parts_mask", "part_views")
+            names = ("features", "ids", "parts", "parts_mask", "part_views", "stored_bags")
             return cls(**{name: getattr(value, name) for name in names})
         return cls(features=value)
 
@@ -543,17 +575,19 @@ class TextClassifier:
 
 
 def _picked(value: Any, rows: Tensor) -> Any:
-    """Rows of a tensor, or of a tuple; None, and a tuple that is empty since nothing is known, stay as they are."""
+    """Rows of a tensor, of bags or of a tuple; None, and a tuple that is empty since nothing is known, stay so."""
+    if isinstance(value, Bags):
+        return value.select(rows)
     if value is None or isinstance(value, Tensor):
         return value if value is None else value[rows]
     return tuple(value[i] for i in rows.tolist()) if value else value
 
 
 def _moved(value: Any, device: Any) -> Any:
-    """A tensor, or each of a tuple, on a device; anything else as it is."""
+    """A tensor, bags, or each of a tuple, on a device; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(_moved(each, device) for each in value)
-    return value.to(device) if isinstance(value, Tensor) else value
+    return value.to(device) if isinstance(value, (Tensor, Bags)) else value
 
 
 def _take_arrays(instance: Any, names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from .shown import in_short
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .bags import Tiles
     from .groups import OpenGroups, PossibleGroups
     from .part_views import PartViews
 
@@ -237,6 +238,7 @@ class DomainData:
         number_names: what `Target.numbers` are of, in their order: "findings" -> their names, for losses that describe
             them (`Loss.named`).
         members: the images that a sample is joined of (the views of a study); None where each is one of its own.
+        tiles: the tiles of a sample that has so many that they are read some at a time; None where `load` gives all.
         has_images: whether `load` decodes something; False of the rows of a features file.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
@@ -269,6 +271,7 @@ class DomainData:
     tolerate: float = TOLERATED
     number_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Callable[[Item], Sequence[Item]] | None = field(default=None, repr=False, compare=False)
+    tiles: Callable[[Item], Tiles] | None = field(default=None, repr=False, compare=False)
     has_images: bool = True
     domain: Any = field(default=None, repr=False, compare=False)
 

@@ -264,7 +264,7 @@ def read_source(table: Path, source: Source, domain: Domain, task: str, reading:
                 f"{table}: corrects {place}, which holds corrections itself; give that one to `vladapt fit --data`"
             )
         return read_label_file(place, domain, task, {"root": reading["root"]} if "root" in reading else {})
-    return domain.sample(task) if place == SAMPLE else domain.read(place, task, **source.reading)
+    return domain.sample_as(task, source.reading) if place == SAMPLE else domain.read(place, task, **source.reading)
 
 
 def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: Source, classes: Sequence[str]) -> list[str]:

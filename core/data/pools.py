@@ -53,7 +53,7 @@ def read_pool(domain: Domain, task: str, path: str, reading: Mapping[str, Any]) 
         DataError: no such path, or no image there. UnknownNameError: no table there has the column of groups.
     """
     if path == SAMPLE:
-        data = domain.sample(task)
+        data = domain.sample_as(task, reading)
     elif os.path.exists(path):
         data = images_of(domain, [path], {name: value for name, value in reading.items() if name != "root"})
     else:

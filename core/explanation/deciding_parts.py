@@ -24,12 +24,14 @@ def deciding_parts(adapter: Adapter, features: FeatureSet, called: Tensor) -> Te
         called: (N,) class indices.
 
     Returns:
-        (N,) indices, -1 for samples of a single part; None where the method reads no parts, or more than these.
+        (N,) indices, -1 for samples of a single part; None where the method reads no parts, or more than these, and of
+        stored bags, which have too many to leave out each.
     """
     if "parts" not in adapter.at_predict or not adapter.at_predict <= SEEN or features.part_views is not None:
         return None
     parts, mask = features.parts, features.parts_mask
-    assert parts is not None and mask is not None
+    if parts is None or mask is None:
+        return None
     of_sample, left_out = (mask & (mask.sum(dim=1, keepdim=True) > 1)).nonzero(as_tuple=True)  # (M,) each
     without = torch.full(mask.shape, torch.inf, device=parts.device)
     for some in torch.arange(len(of_sample), device=parts.device).split(AT_ONCE):

@@ -85,11 +85,13 @@ class Extras:
         if "parts" not in adapter.at_predict and features.part_views is None:
             return {}
         some = features.select(list(rows))
-        if some.parts is None and self.parts is not None:
+        if not some.has_parts and self.parts is not None:
             some = _same_rows(self.parts(self._behind(some.ids)), some).to(features.features.device)
-        elif some.parts is None:
+        elif not some.has_parts or some.stored_bags is not None:
             adapter.check_parts(some)
         some = some.with_parts()
+        if some.stored_bags is not None:
+            return {"stored_bags": some.stored_bags}
         return {"parts": some.parts, "parts_mask": some.parts_mask, "part_views": features.part_views}
 
     def of_patches(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class PartOrder(Judgement):
     place: ClassVar = Place.REASONS
 
     def compute(self, fit: JudgedClassifier) -> OrderReliance | None:
-        """How much is lost when parts are in another order; None where no sample has two parts.
+        """How much is lost when parts are in another order; None where no sample has two parts, and of stored bags.
 
         Where the fit made towers that see the parts of a sample together, at most `MOST_SAMPLES` test samples are
         decoded and encoded in each order. The seed of the fit fixes the `ORDERS` shufflings.
@@ -105,7 +105,7 @@ class PartOrder(Judgement):
         adapter, test, moved = fit.adapter, fit.test, on_adapted(fit.prepared, fit.adapter)
         if moved.backbone is not None and moved.backbone.joint is not None:
             return _of_joint_towers(fit, moved)
-        seen = test if moved is fit.prepared and test.parts is not None else moved.of_ids(test.ids, parts=True)
+        seen = test if moved is fit.prepared and test.has_parts else moved.of_ids(test.ids, parts=True)
         if seen.parts is None or int(seen.parts_mask.sum(dim=1).max()) < 2:
             return None
         key = deciding_of(fit.metrics)

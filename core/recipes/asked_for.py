@@ -41,7 +41,7 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     """
     path = recipe.data_path
     if path == SAMPLE:
-        return domain.sample(task)
+        return domain.sample_as(task, recipe.reading)
     check_data_place(path)
     if is_label_file(path):
         data = read_label_file(path, domain, task, recipe.reading)

@@ -99,7 +99,7 @@ class ImageReader:
         if self.domain is None:
             return _captioned(paths[0]) if is_pair_file(paths) else read_unlabelled(paths)
         if [str(path) for path in paths] == [SAMPLE]:
-            return self.domain.sample(self.task)
+            return self.domain.sample_as(self.task, self.options)
         return images_of(self.domain, paths, self.options)
 
     def to_index(self, paths: Sequence[str | Path]) -> DomainData:

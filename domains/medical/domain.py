@@ -22,6 +22,7 @@ from .formats import dicom_format, itk_format, nifti_format, whole_volumes
 from .intensity import MINMAX, check_window
 from .layouts.certainty import BLANKS, LEAST_SHARE, POLICIES
 from .reports.sections import PARTS, SEEN
+from .slides import SlideOptions, slide_format, slides_elsewhere
 from .targets import GROUNDING
 
 if TYPE_CHECKING:
@@ -64,10 +65,11 @@ REPORTED = "retrieval"
 """The task that learns from reports."""
 OF_REPORTS = ("reports", "report_part", "findings", "entities")
 """Options of that task."""
-IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT = UNITS = ("image", "volume", "study")
+IMAGE_UNIT, VOLUME_UNIT, STUDY_UNIT, SLIDE_UNIT = UNITS = ("image", "volume", "study", "slide")
 OF_SERIES = ("axis", "every", "central")
 """Options that change DICOM files, too, where whole volumes are samples."""
 OF_UNITS = {"slices": VOLUME_UNIT, "spacing": VOLUME_UNIT, "study_column": STUDY_UNIT}
+OF_UNITS |= dict.fromkeys(("mpp", "tile", "tissue", "slide_mpp", "regions"), SLIDE_UNIT)
 """Options of samples that are more than an image -> what these are."""
 MASKS, VOLUMES = "segmentation", "volume-segmentation"
 REGRESSION = "regression"
@@ -98,7 +100,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.NumberReading):
+class Reading(SlideOptions):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -110,7 +112,7 @@ class Reading(contracts.NumberReading):
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
     unit: str = option(
         IMAGE_UNIT,
-        "what a sample is: each slice or image, a volume with its slices, or a study with its views",
+        "what a sample is: a slice or image, a volume with its slices, a study with its views, or a slide",
         choices=UNITS,
     )
     study_column: str = option(
@@ -173,6 +175,8 @@ class Reading(contracts.NumberReading):
     def formats(self) -> tuple[Format, ...]:
         """DICOM, volumes and images, as these options say; volumes alone where they are the samples, none of them where
         studies are."""
+        if self.unit == SLIDE_UNIT:
+            return (slide_format(),)
         if self.unit == VOLUME_UNIT:
             names = ("axis", "every", "slices", "spacing", "volume", "window")
             cut = {name: getattr(self, name) for name in names}
@@ -183,7 +187,8 @@ class Reading(contracts.NumberReading):
             for make in (nifti_format, itk_format)
             if self.unit != STUDY_UNIT
         )
-        return dicom_format(self.window, self.max_pixels), *volumes, replace(IMAGE, max_pixels=self.max_pixels)
+        images = replace(IMAGE, max_pixels=self.max_pixels)
+        return dicom_format(self.window, self.max_pixels), *volumes, slides_elsewhere(), images
 
     def notes_on_unused(self, data: DomainData, task: str) -> list[str]:
         """One sentence for each option that was given and changed nothing, since no such file is in the data, or the
@@ -267,15 +272,19 @@ class Medical(Domain):
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
         from .reported import read_plain_folder, with_reports
+        from .slides.samples import as_slides, check_slides
         from .studies import studies_of
 
         task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
         reading.check_column(task)
+        if reading.unit == SLIDE_UNIT:
+            check_slides(task)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
         modality = self.modality
-        otherwise = reading.label_column is not None or reading.label_tag is not None or reading.unit == VOLUME_UNIT
+        otherwise = reading.label_column is not None or reading.label_tag is not None
+        otherwise = otherwise or reading.unit in (VOLUME_UNIT, SLIDE_UNIT)
         otherwise = otherwise or task == REGRESSION
         if (layout := None if otherwise else published_layout(path)) is not None:
             unused = ("group_column", "root", "min_side", "study_column")
@@ -291,6 +300,8 @@ class Medical(Domain):
         else:
             plain = read_plain_folder(path, reading.formats) if task == REPORTED else None
             data = plain or _read(path, reading)
+        if reading.unit == SLIDE_UNIT:
+            data = as_slides(data, reading)
         if reading.unit == STUDY_UNIT and layout is None:
             data = studies_of(data, reading.study_column, reading.formats)
         if task == REPORTED:
@@ -311,9 +322,12 @@ class Medical(Domain):
         """
         from ...core.data import read_unlabelled
         from .layouts.published import with_patients
+        from .slides.samples import as_slides, check_slides
         from .studies import new_studies
 
         reading = self.reading_of(options)
+        if reading.unit == SLIDE_UNIT:
+            check_slides(self.tasks[0])
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
@@ -321,6 +335,8 @@ class Medical(Domain):
             parts.append(with_patients(read_unlabelled(others, formats=reading.formats), others, reading))
         if reading.unit == STUDY_UNIT and not arrays:
             return new_studies(parts[0], others, reading.study_column, reading.formats)
+        if reading.unit == SLIDE_UNIT:
+            parts = [as_slides(part, reading) for part in parts]
         domain = replace(self, modality=reading.modality or self.modality, prompts=reading.prompts)
         return replace(_joined(parts), domain=domain)
 
@@ -341,6 +357,15 @@ class Medical(Domain):
             data = drawn_radiographs() if task == REPORTED else drawn_phrases()
             return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
+
+    def sample_as(self, task: str | None, options: Mapping[str, Any]) -> DomainData:
+        """With `unit="slide"` 60 drawn slides, half of which show a lesion in a few of their tiles."""
+        if self.reading_of(options).unit != SLIDE_UNIT:
+            return self.sample(task)
+        from .slides.drawn import LICENCE, NOTE, TABLE, slides_folder
+
+        data = self.read(slides_folder() / TABLE, task, **options)
+        return replace(data, name="drawn slides", licence=LICENCE, notes=[NOTE, *data.notes])
 
     def mask_scorer(self, data: DomainData):
         """Dice, HD95 and surface Dice of each structure."""

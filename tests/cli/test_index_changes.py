@@ -162,10 +162,12 @@ def test_what_cannot_be_asked_of_many_queries_is_one_line(vladapt, texts, tmp_pa
     assert not (tmp_path / "hits.csv").exists()
 
 
-def test_codes_are_refined_by_rows_unless_that_is_declined(index, vladapt, texts):
+def test_codes_are_refined_by_rows_unless_that_is_declined(index, vladapt, tmp_path):
+    words = [f"{word} number {number}" for word in WORDS for number in range(30)]  # more than a code has values
+    (tmp_path / "lines.txt").write_text("\n".join(words) + "\n")
     index("--texts", "lines.txt", "--kind", "ivf-pq")
     refined, coarse = (
-        [hit["score"] for hit in vladapt("search", texts, "a red bus", *more, "--json").json["hits"]]
+        [hit["score"] for hit in vladapt("search", "an.index", words[0], *more, "--json").json["hits"]]
         for more in ([], ["--refine", "no"])
     )
     assert refined[0] == pytest.approx(1, abs=2e-3) and refined != coarse

@@ -187,7 +187,7 @@ class Prepared:
             support = self._no_support()
         if check is not None:
             check(support)
-        parts = support.parts is not None
+        parts = support.has_parts
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
         test = self.test_set(parts) if parts and wanted else self.test
@@ -199,7 +199,7 @@ class Prepared:
         if shots.val is None:
             return shots
         views = 0 if shots.support.views is None else shots.support.views.shape[1]
-        items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
+        items, parts = [*shots.items, *shots.val_items], shots.support.has_parts
         title = "support and validation images"
         both = self.features(items, title, views, shots.seed, parts=parts, augment=shots.augment)
         both = both.with_parts() if parts else both
@@ -330,7 +330,7 @@ class Prepared:
 
     def test_set(self, parts: bool = False) -> FeatureSet:
         """Features of the test split, with parts if wanted; read once."""
-        if self._test is None or (parts and self._test.parts is None):
+        if self._test is None or (parts and not self._test.has_parts):
             items = self.data.split("test")
             if not items:
                 raise DataError(f"{self.data.name}: no test images; give more images per class, or a test split")

@@ -246,7 +246,7 @@ class LabelledPictures:
 
     def _decoded(self, item: Item, digest: str) -> Decoded | None:
         if self.run.info.data.path == SAMPLE:
-            self._of_sample = self._of_sample or self.domain.sample(self.task)
+            self._of_sample = self._of_sample or self.domain.sample_as(self.task, self.reading)
             return self._of_sample.load(item)
         item = item.with_(source=self.path_of(str(item.source)))
         data = images_of(self.domain, [item.source], self.reading)

@@ -12,7 +12,8 @@ from parity_checks import bags as parity
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.bags import trans_mil
-from vladapt.adapters.bags._bag_head import weighted_sum
+from vladapt.adapters.bags._bag_head import drawn as drawn_parts
+from vladapt.adapters.bags._bag_head import spaced, weighted_sum
 from vladapt.adapters.bags.clam import ClamBag, smooth_svm
 from vladapt.adapters.bags.trans_mil import NystromAttention, TransBag, pseudo_inverse
 from vladapt.core.contracts.features import Batch, bags_of
@@ -107,6 +108,43 @@ def test_attention_is_what_the_equations_say_and_the_order_of_parts_changes_noth
     assert not torch.allclose(GatedAttention(WIDTH, 5, gated=False)(bag), attention(bag))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("abmil", {}, 1),
+        ("clam", {}, 1),
+        ("clam", {"branches": True}, 2),
+        ("top-k", {"k": 3}, 2),
+        ("top-k", {"k": 0}, 2),
+    ],
+)
+def test_attention_of_a_bag_is_what_its_answer_is_made_of(sets, name, options, rows):
+    adapter, bag = build_adapter(name, **options, **({} if name == "top-k" else {"epochs": 1})), sets["test"].bags[3]
+    with pytest.raises(CapabilityError, match="is not fitted"):
+        adapter.attention(bag)
+    adapter.fit(sets["train"].select(list(range(8))), TEXTS, seed=0)
+    weights = adapter.attention(bag)
+    assert weights.shape == (rows, len(bag)) and torch.allclose(weights.sum(dim=1), torch.ones(rows), atol=1e-5)
+    if name == "top-k":
+        scores = (weights @ F.normalize(bag, dim=1) * TEXTS.weights).sum(dim=1) * TEXTS.logit_scale
+        chosen = weights.count_nonzero(dim=1).tolist()
+        assert chosen == [options["k"] or len(bag)] * 2
+    else:
+        network = adapter._net
+        pooled = weights @ F.relu(network.embed(bag))  # (K, W)
+        rows_of = network.classifier
+        scores = (pooled * rows_of.weight).sum(dim=1) + rows_of.bias
+        if name == "abmil":  # one output for two classes
+            scores = torch.cat([torch.zeros(1), scores])
+    assert torch.allclose(adapter.logits(sets["test"].select([3]))[0], scores, atol=1e-4)
+
+
+def test_a_method_without_weights_of_parts_shows_none(sets):
+    adapter = build_adapter("trans-mil", epochs=1, width=8)
+    adapter.fit(sets["train"].select(list(range(4))), TEXTS, seed=0)
+    assert adapter.attention(sets["test"].bags[0]) is None
+
+
 def test_parts_teach_as_the_bag_is_labelled_also_where_they_are_few():
     torch.manual_seed(0)
     network, bag = ClamBag(WIDTH, 3, 8, 4, branches=True, dropout=0.0), torch.randn(7, WIDTH)
@@ -144,14 +182,12 @@ def test_the_pseudo_inverse_is_one_and_attention_over_as_many_landmarks_is_exact
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 17])
 def test_bags_of_any_size_fill_a_square_and_some_parts_are_drawn_of_large_ones(count):
     torch.manual_seed(0)
-    network, bag = TransBag(WIDTH, 3, 16, dropout=0.0, most=None).eval(), torch.randn(count, WIDTH)
+    network, bag = TransBag(WIDTH, 3, 16, dropout=0.0).eval(), torch.randn(count, WIDTH)
     assert network(bag).isfinite().all()
-    network.most = 4
-    spaced = network._some(bag)
-    assert len(spaced) == min(4, count) and torch.equal(spaced[-1], bag[-1])
-    network.train()
-    torch.manual_seed(1)
-    assert len(network._some(bag)) == min(4, count)
+    assert len(spaced(bag, 4)) == min(4, count) and torch.equal(spaced(bag, 4)[-1], bag[-1])
+    draws = [drawn_parts(bag, 4) for _ in range(8)]
+    assert {len(draw) for draw in draws} == {min(4, count)}
+    assert any(not torch.equal(draw, draws[0]) for draw in draws) == (count > 4)
 
 
 def test_bags_are_the_parts_that_are_there():
