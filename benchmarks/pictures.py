@@ -1,16 +1,18 @@
 """The pictures in the README and the pages, from real runs and headless Chromium, in docs/pictures.
 
-    python benchmarks/pictures.py [report|boxes|drawn_radiographs] ...      all by default; `make pictures`
+    python benchmarks/pictures.py [report|photos|people|film|boxes|drawn_radiographs] ...     by default all
 
-The report is of a fit on photographs of clothes (CC0; `general/clothing` in $VLADAPT_DATA), the boxes are those of a
-detector on drawn scenes. The first fit takes a minute, the second half an hour on two cores; their folders stay in
-build/pictures, and a second call only takes the pictures again.
+The report and the heat maps are of a fit on photographs of clothes (CC0; `general/clothing` in $VLADAPT_DATA), people
+and the film are drawn and searched, the boxes are those of a detector on drawn scenes. The detector takes half an hour
+on two cores, all others some minutes; their folders stay in build/pictures, and a second call only takes the pictures
+again.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -29,14 +31,27 @@ SHOWN, SIDE, GAP = (0, 3, 4, 7), 219, 8
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking")
 
 
+def vladapt(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "vladapt", *arguments], check=True, cwd=WORK)
+
+
 def run_of(name: str, *arguments: str) -> Path:
     """The run of this name, fitted if there is none yet."""
     folder = WORK / name
-    found = sorted(folder.glob("*/report.html"))
-    if not found:
-        subprocess.run([sys.executable, "-m", "vladapt", "fit", *arguments, "--out", folder], check=True, cwd=WORK)
-        found = sorted(folder.glob("*/report.html"))
-    return found[-1].parent
+    reports = sorted(folder.glob("*/report.html"))
+    if not reports:
+        vladapt("fit", *arguments, "--out", folder)
+        reports = sorted(folder.glob("*/report.html"))
+    return reports[-1].parent
+
+
+def searched(domain: str, data: str, *query: str) -> Path:
+    """The page of a search in an index of the data, which is made if there is none yet."""
+    index, page = f"{domain}.index", f"{domain}.html"
+    if not (WORK / index).exists():
+        vladapt("index", data, "--domain", domain, "--out", index)
+    vladapt("search", index, *query, "--html", page)
+    return WORK / page
 
 
 def screenshot(page: Path, name: str, window: tuple[int, int], cut: tuple[int, int, int, int] | None = None) -> Path:
@@ -70,11 +85,58 @@ def saved(picture: Image.Image, name: str) -> Path:
     return target
 
 
-def report() -> Path:
+def clothes() -> Path:
+    """Class folders of photographs.
+
+    Raises:
+        SystemExit: they are not there.
+    """
     data = Path(os.environ.get("VLADAPT_DATA", ROOT.parent / "shared" / "data")) / "general" / "clothing" / "images"
     if not data.is_dir():
         sys.exit(f"pictures: {data} is not there; set VLADAPT_DATA to the folder of public sets")
-    return screenshot(run_of("clothing", "--data", str(data), "--shots", "8") / "report.html", "report", (900, 1050))
+    return data
+
+
+def clothing_run() -> Path:
+    return run_of("clothing", "--data", str(clothes()), "--shots", "8")
+
+
+def report() -> Path:
+    return screenshot(clothing_run() / "report.html", "report", (900, 1050))
+
+
+def photos() -> Path:
+    """What two answers on photographs of the test split depend on, and the labelled ones most like them."""
+    run = clothing_run()
+    tested = json.loads((run / "run.json").read_text("utf-8"))["splits"]["test"]
+    shown = [next(name for name in tested if name.startswith(kind)) for kind in ("shoes/", "dress/")]
+    for name in shown:
+        shutil.copy(clothes() / name, WORK / f"{Path(name).parent}.jpg")
+    vladapt("predict", run, *(f"{Path(name).parent}.jpg" for name in shown), "--explain", "--out", "why")
+    return screenshot(WORK / "why" / "explanations.html", "photos", (900, 900), (0, 0, 900, 880))
+
+
+def people() -> Path:
+    """The people of a drawn gallery most like one of them, as the tutorial searches it."""
+    if not (WORK / "people").exists():
+        subprocess.run(
+            [sys.executable, ROOT / "examples" / "sample_folder.py", "person", "people"], check=True, cwd=WORK
+        )
+    one = ("--image", "people/images/person-00000-c1-000.png", "--top", "3")
+    return screenshot(searched("person", "people/people.jsonl", *one), "people", (900, 700), (0, 0, 900, 690))
+
+
+def film() -> Path:
+    """The seconds of a drawn film that look most like one of them."""
+    from video_writing import write_video
+
+    from vladapt.domains.video.drawn_clips import draw_clip
+    from vladapt.domains.video.drawn_moments import RATE, shown_in
+
+    if not (WORK / "film.mp4").exists():
+        parts = (draw_clip(clip.motion, clip.number, RATE * clip.seconds) for clip in shown_in(0))
+        write_video(WORK / "film.mp4", [frame for part in parts for frame in part], fps=RATE)
+    return screenshot(searched("video", "film.mp4", "--image", "film.mp4#t=20", "--top", "3"), "film", (900, 470))
 
 
 def boxes() -> Path:
@@ -102,7 +164,7 @@ def side_by_side(pictures: list[Image.Image], side: int) -> Image.Image:
     return row
 
 
-DRAWN = {"report": report, "boxes": boxes, "drawn_radiographs": drawn_radiographs}
+DRAWN = {each.__name__: each for each in (report, photos, people, film, boxes, drawn_radiographs)}
 
 
 def main(names: list[str]) -> None:
