@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -139,7 +139,9 @@ class VilaMil(BagHead):
     prototypes: int = option(16, "prototypes that are learned", low=1, high=65_536)
     hidden: int = option(192, "width of the attention over prototypes", low=1, high=65_536)
 
-    _start: ClassVar[tuple[Tensor, nn.Parameter | None, Callable[[], Tensor] | None] | None] = None
+    _start: tuple[Tensor, nn.Parameter | None, Callable[[], Tensor] | None] | None = field(
+        init=False, default=None, repr=False
+    )
 
     @property
     def _first_stop(self) -> int:
@@ -169,7 +171,7 @@ class VilaMil(BagHead):
         try:
             report = super()._fit(support, classifier, **how)
         finally:
-            del self._start
+            self._start = None
         self.to(device)
         report.notes.append(note)
         return report

@@ -68,7 +68,7 @@ class TileBackbone(Backbone):
         if not self.has_text:
             asked = f"{method} learns from class texts: " if method else ""
             raise CapabilityError(
-                f"{asked}stored tile features come without; give --texts FILE, or --backbone, what made them"
+                f"{asked}stored tile features come without; give --class-texts FILE, or --backbone, what made them"
             )
 
     def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:

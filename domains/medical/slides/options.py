@@ -32,7 +32,7 @@ class SlideOptions(contracts.NumberReading):
     coarse_bags: str | None = option(
         None, "slides: folder of the stored tile features of a lower magnification, for vila-mil"
     )
-    texts: str | None = option(
+    class_texts: str | None = option(
         None, "slides: file of text features of the classes (class_names, text_features), beside stored tile features"
     )
     clam_splits: str | None = option(

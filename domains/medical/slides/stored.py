@@ -15,7 +15,7 @@ from ....core.features import BagFolder
 CLASSIFICATION = "classification"
 PATIENT, SLIDE, IMAGE = "patient", "slide", "image"
 UNITS = (IMAGE, SLIDE, PATIENT)
-BESIDE = ("coarse_bags", "texts", "clam_splits")
+BESIDE = ("coarse_bags", "class_texts", "clam_splits")
 OF_PIXELS = ("mpp", "tile", "tissue", "slide_mpp", "regions", "window", "max_pixels")
 
 
@@ -53,7 +53,7 @@ def _folder(reading: Any) -> BagFolder:
     bags, coarse, splits = (
         None if place is None else Path(place) for place in (reading.bags, reading.coarse_bags, reading.clam_splits)
     )
-    return BagFolder(bags, coarse, reading.texts, reading.unit == PATIENT, splits)
+    return BagFolder(bags, coarse, reading.class_texts, reading.unit == PATIENT, splits)
 
 
 def _default(name: str, reading: Any) -> object:
