@@ -188,6 +188,9 @@ class VilaMil(BagHead):
         scales = len(sentences)
         flat = [each for of_scale in sentences for each in of_scale]
         shape = (scales, len(classifier), classifier.weights.shape[1])
+        backbone = (
+            backbone if backbone is not None and backbone.context_length else None
+        )  # stored features read no text
         if backbone is not None and self.n_ctx and "prompt" in backbone.capabilities:
             learner = PromptLearner(backbone, flat, n_ctx=self.n_ctx, seed=seed)
 

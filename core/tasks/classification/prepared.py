@@ -363,7 +363,7 @@ class Prepared:
         if views and augment is None:
             augment = self.domain.transforms(self.backbone, True, self.task)
         how = {"views": views, "view_transform": augment if views else None, "seed": seed}
-        with self.reporter.task(f"Encoding {title}") as progress:
+        with self.reporter.task(f"Encoding {title}", "tiles" if self.data.in_tiles else "images") as progress:
             extraction = self.extracted(items, tap=tap, parts=parts, progress=progress, **how)
         self.counts.computed += extraction.computed
         self.counts.cached += extraction.cached

@@ -42,11 +42,22 @@ def test_a_run_on_stored_tiles_is_evaluated_and_predicts_files(slides, tmp_path)
 
 def test_texts_make_class_vectors_and_without_them_a_method_says_what_to_give(slides, tmp_path):
     done = fit(
-        slides, adapter="top-k", shots=0, out=str(tmp_path), data={"class_texts": str(slides / "texts.npz")}, judge=False
+        slides,
+        adapter="top-k",
+        shots=0,
+        out=str(tmp_path),
+        data={"class_texts": str(slides / "texts.npz")},
+        judge=False,
     )
     assert done.metrics["zero_shot"]["accuracy"] is not None
     with pytest.raises(CapabilityError, match="stored tile features come without; give --class-texts FILE"):
         fit(slides, adapter="top-k", shots=0, out=str(tmp_path))
+
+
+def test_stored_texts_stay_as_they_are_where_a_method_would_learn_a_context_before_them(slides, tmp_path):
+    data = {"class_texts": str(slides / "texts.npz"), "coarse_bags": str(slides / "bags")}
+    done = fit(slides, adapter={"name": "vila-mil", "epochs": 2}, shots=4, out=str(tmp_path), data=data)
+    assert any("class vectors stay as stored" in note for note in done.notes)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +65,11 @@ def test_texts_make_class_vectors_and_without_them_a_method_says_what_to_give(sl
     [
         ({"data": {"tile": 256}}, ConfigError, "--tile: is for pixels"),
         ({"data": {"unit": "volume"}}, ConfigError, "--unit volume: stored tile features are of slides"),
-        ({"data": {"bags": None, "class_texts": "t.npz"}}, ConfigError, "--class-texts: goes with stored tile features"),
+        (
+            {"data": {"bags": None, "class_texts": "t.npz"}},
+            ConfigError,
+            "--class-texts: goes with stored tile features",
+        ),
         ({"data": {"bags": None, "unit": "patient"}}, ConfigError, "--unit patient: joins slides"),
         ({"backbone": "embedded"}, CapabilityError, "gives features of width 512, the stored ones have 8|width"),
         ({"adapter": "tpt"}, CapabilityError, "tpt"),
