@@ -49,7 +49,7 @@ def draw(folder: Path, images: int, classes: int) -> None:
 
 def store_drawn_features(data, store: FeatureStore) -> None:
     request = Request(data, BACKBONE, TRANSFORM, None, "projected", 0, 0, None, None)
-    shards, keys = store._folder(request.space), Table(request, data.items, store._hashes).missing()
+    shards, keys = store.folder_of(request.space), Table(request, data.items, store.hashes).missing()
     for start in range(0, len(keys), AT_ONCE):
         some = keys[start : start + AT_ONCE]
         shards.append(some, np.random.default_rng(start).normal(size=(len(some), BACKBONE.embed_dim)))

@@ -9,6 +9,7 @@ its end.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -84,7 +85,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(read(Path(sys.argv[1]))))
-    else:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slide", nargs="?", type=Path, help="a slide to read, in place of the drawn one: its numbers")
+    slide = parser.parse_args().slide
+    if slide is None:
         main()
+    else:
+        print(json.dumps(read(slide)))

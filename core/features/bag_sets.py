@@ -17,7 +17,6 @@ from torch import Tensor
 from ..contracts.bags import Bag, StoredTiles, tiles_spec
 from ..contracts.items import DomainData, Item
 from ..data.class_folders import Layout
-from ..data.detect import read_any
 from ..data.file_hashes import digest_of_files
 from ..data.files import Format
 from ..data.group_columns import group_of
@@ -86,6 +85,8 @@ class BagFolder:
                 of different encoders.
         """
         where = {} if self.folder is None or path.is_dir() else {"root": str(self.folder)}
+        from ..data.detect import read_any
+
         data = read_any(path, (self._format,), **{**options, **where})
         data = replace(data, notes=[*data.notes, *self._on_missing(data)])
         return self._set_of(data if self.splits is None else self._with_splits(data))

@@ -112,7 +112,7 @@ class Reading(SlideOptions):
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
     unit: str = option(
         IMAGE_UNIT,
-        "what a sample is: an image or slice, a volume, a study with its views, a slide, or a patient's slides",
+        "what a sample is: an image or slice, a volume, a study's views, a slide, or a patient's slides",
         choices=UNITS,
     )
     study_column: str = option(
@@ -272,7 +272,6 @@ class Medical(Domain):
         from .layouts.published import published_layout, read_layout
         from .medmnist import known_set
         from .reported import read_plain_folder, with_reports
-        from .slides.samples import as_slides, check_slides
         from .slides.stored import read_stored
         from .studies import studies_of
 
@@ -282,6 +281,8 @@ class Medical(Domain):
         if (stored := read_stored(path, reading, task)) is not None:
             return replace(stored, domain=replace(self, modality=reading.modality or self.modality))
         if reading.unit == SLIDE_UNIT:
+            from .slides.samples import as_slides, check_slides
+
             check_slides(task)
         if task in OF_LABEL_SETS:
             return _label_set(path, reading, task)
@@ -325,14 +326,17 @@ class Medical(Domain):
         """
         from ...core.data import read_unlabelled
         from .layouts.published import with_patients
-        from .slides.samples import as_slides, check_slides
-        from .slides.stored import read_new_stored
         from .studies import new_studies
 
         reading = self.reading_of(options)
-        if (stored := read_new_stored(paths, reading)) is not None:
-            return replace(stored, domain=replace(self, modality=reading.modality or self.modality))
+        if reading.may_be_stored(paths):
+            from .slides.stored import read_new_stored
+
+            if (stored := read_new_stored(paths, reading)) is not None:
+                return replace(stored, domain=replace(self, modality=reading.modality or self.modality))
         if reading.unit == SLIDE_UNIT:
+            from .slides.samples import as_slides, check_slides
+
             check_slides(self.tasks[0])
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]

@@ -60,7 +60,7 @@ CASES = (
         "",
         "fit --backbone zzzzzzz:bar",
         2,
-        "unknown backbone 'zzzzzzz:bar'; there are: embedded, hf, join, module, open_clip, projected, stored, timm",
+        "unknown backbone 'zzzzzzz:bar'; there are: embedded, hf, join, module, open_clip, projected, stored, tiles",
     ),
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
     ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),

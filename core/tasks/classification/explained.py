@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
 from .explaining import SIDE, Asked, Explainer, Reason
 from .predictions import Predictions
-from .tiles_shown import ShownTiles
+
+if TYPE_CHECKING:
+    from .tiles_shown import ShownTiles
 
 PAGE, MAPS, TILES = "explanations.html", "heat-maps", "tiles"
 MOST = 200

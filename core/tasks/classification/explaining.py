@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ from ...features.extract import encoder
 from ...runs.plots import strip
 from ...runs.sections import PictureSection, Reasons, data_uri
 from ...runtime.progress import Reporter
-from .tiles_shown import ShownTiles
+
+if TYPE_CHECKING:
+    from .tiles_shown import ShownTiles
 
 Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
 """(Row, class index) pairs -> why each was called that, and the words above them."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -58,7 +58,9 @@ from .predictions import (
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
-from .tiles_shown import ShownTiles, has_tiles, shown_tiles
+
+if TYPE_CHECKING:
+    from .tiles_shown import ShownTiles
 
 SLIDE = "slide"
 """The unit of a domain's reader whose samples are read by their tiles."""
@@ -250,8 +252,10 @@ class Predictor:
         self, made: Predictions, features: FeatureSet, items: Sequence[Item], data: DomainData
     ) -> list[ShownTiles]:
         """Of the first samples the tiles that decide; none of samples that are no bags of tiles."""
-        if not has_tiles(self.adapter, features):
+        if not (self.adapter.reads_bags and features.stored_bags is not None):
             return []
+        from .tiles_shown import shown_tiles
+
         called = list(enumerate(made.most_likely[:MOST].tolist()))
         thumbnail = None if data.tiles is None else (lambda row: data.load(items[row]))
         return shown_tiles(self.adapter, features, called, made.class_names, thumbnail)

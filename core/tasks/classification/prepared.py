@@ -27,7 +27,6 @@ from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_tolerated, drop_unreadable
 from ...errors import DataError
-from ...features.bag_extraction import bags_of_items
 from ...features.batches import Extras, batches
 from ...features.files import load_class_texts
 from ...features.patch_tokens import PatchTokenReader
@@ -375,6 +374,8 @@ class Prepared:
         """Features of some items, and which could not be read; `how` as `FeatureStore.get_or_compute` has it."""
         transform, encoding = self.transform, asdict(self.encoding)
         if self.data.in_tiles:
+            from ...features.bag_extraction import bags_of_items
+
             return bags_of_items(self.data, list(items), self.backbone, transform, self.store, **encoding, **how)
         return self.store.get_or_compute(self.data, list(items), self.backbone, transform, **encoding, **how)
 

@@ -44,7 +44,6 @@ from ...runs.sections import (
 from ...runtime.progress import part
 from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
 from .scoring import Fitted
-from .tiles_shown import tile_section
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -127,6 +126,8 @@ class ClassificationResults:
         """
         of = {"ids": info.splits["test"], "skipped": [tuple(pair) for pair in info.skipped], "further": further}
         if shows:
+            from .tiles_shown import tile_section
+
             prepared = done.judged.prepared
             pictures = (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, prepared.test.features, *pictures)

@@ -29,10 +29,8 @@ from ...contracts.serving import (
 )
 from ...contracts.task import Task
 from ...contracts.use import Use
-from ...data.sent_bags import SentBag
 from ...data.unlabelled import images_of, readable
 from ...errors import NOT_FINITE, ConfigError, DataError
-from ...explanation.deciding_tiles import deciding_tiles
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
@@ -223,6 +221,8 @@ class ServedBags(ServedRun):
         return [Sample(str(file), _File(file)) for file in files], []
 
     def prepare(self, sample: Sample) -> None:
+        from ...data.sent_bags import SentBag
+
         sample.prepared = SentBag(sample.source.path, self.predictor.adapter.dim_, self._most_bytes)
 
     def answer(self, samples: Sequence[Sample]) -> None:
@@ -241,6 +241,8 @@ class ServedBags(ServedRun):
         logits = adapter.bag_logits(bag)
         if not logits.logsumexp(0).isfinite():
             raise DataError(NOT_FINITE)
+        from ...explanation.deciding_tiles import deciding_tiles
+
         if adapter.attention(bag) is not None:  # to leave parts out would take minutes of a request
             sample.parts = deciding_tiles(adapter, bag, int(logits.argmax())).rows(coords)
         return logits.cpu(), bag.double().mean(dim=0).float().cpu()

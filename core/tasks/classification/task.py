@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
 
@@ -96,7 +96,6 @@ from .scoring import (
     score_on,
     zero_shot_unless_better,
 )
-from .serving import ServedBags, ServedRun
 from .stored_run import (
     PREDICTIONS,
     facts_of_fit,
@@ -108,6 +107,9 @@ from .stored_run import (
     write_fit,
 )
 from .use import evaluate_run, predict_with_run
+
+if TYPE_CHECKING:
+    from .serving import ServedRun
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions", "language"})
 OF_FEATURES = frozenset({"features"})
@@ -343,6 +345,8 @@ class Classification(ComparedClassification):
         return Predictor.of_use(use, self)
 
     def served(self, use: Use, serving: Serving) -> ServedRun:
+        from .serving import ServedBags, ServedRun
+
         return (ServedBags if Predictor.of_tiles(use, self.domain) else ServedRun)(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:

@@ -42,7 +42,6 @@ from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
 from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
-from .tiles_shown import tile_section
 
 STREAMING = "streaming.lock"
 
@@ -232,6 +231,8 @@ def write_evaluation(
     write_whole(folder / PREDICTIONS, answers_table(judged, ids, with_truth=True))
     if judged.labels is None:
         return
+    from .tiles_shown import tile_section
+
     facts = {"name": data.name, "path": place, "kind": data.kind}
     if hidden is not None:
         facts |= {"name": NO_NAME, "path": LEFT_OUT}

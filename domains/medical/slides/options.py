@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ....core import contracts
 from ....core.contracts import option
 
+STORED = (".safetensors", ".h5", ".hdf5", ".pt")
+"""Endings of files of tile features."""
 TILE, MPP = 256, 0.5
 """Where neither the user nor the encoder says otherwise."""
 
@@ -33,8 +37,15 @@ class SlideOptions(contracts.NumberReading):
         None, "slides: folder of the stored tile features of a lower magnification, for vila-mil"
     )
     class_texts: str | None = option(
-        None, "slides: file of text features of the classes (class_names, text_features), beside stored tile features"
+        None, "slides: text features of the classes (class_names, text_features), beside stored tile features"
     )
     clam_splits: str | None = option(
         None, "slides: splits_N.csv of CLAM, which slides train, choose and test, beside stored tile features"
     )
+
+    def may_be_stored(self, paths: Sequence[str | Path]) -> bool:
+        """Whether new samples may be stored tile features, by what is asked for and by their names alone."""
+        of_stored = (self.bags, self.coarse_bags, self.class_texts, self.clam_splits)
+        if getattr(self, "unit", None) == "patient" or any(value is not None for value in of_stored):
+            return True
+        return any(Path(path).suffix.lower() in STORED or Path(path).is_dir() for path in paths)

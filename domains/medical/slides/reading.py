@@ -17,13 +17,11 @@ import numpy as np
 
 from ....core.errors import DataError
 from ....core.runtime import check_regular
+from .file_kinds import SUFFIXES
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
-ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")
-"""Of files that are slides and nothing else."""
-SUFFIXES = (*ENDINGS, ".tif", ".tiff")
 LEAST_MPP, MOST_MPP = 0.02, 20.0
 """Micrometres per pixel that a microscope gives; what a TIFF says besides is the resolution of a print."""
 LONGEST_SIDE = 2_000_000

@@ -120,7 +120,7 @@ class ByNames(ConfigTask):
         described = self.described(recipe)
         stated = described if any(described.values()) else None
         options = plan_options(recipe, self.templates(recipe))
-        if backbone.by_band and backbone.channels is not None:
+        if backbone is not None and backbone.by_band and backbone.channels is not None:
             options = replace(options, by_band=backbone)
         elif (channels := self._further(recipe)) is not None:
             statistics = self.domain.channel_statistics(data.split("train"))

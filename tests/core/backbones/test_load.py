@@ -45,7 +45,7 @@ def cached(hub, repo, files):
         ("embeded", "did you mean embedded"),
         (
             "resnet50",
-            "unknown backbone 'resnet50'; there are: embedded, hf, join, module, open_clip, projected, stored, timm",
+            "unknown backbone 'resnet50'; there are: embedded, hf, join, module, open_clip, projected, stored, tiles",
         ),
         ("open_clip:ViT-B-33/openai", "unknown open_clip architecture 'ViT-B-33'; did you mean ViT-B-32"),
         ("open_clip:zzzzzzzzzz/openai", r"open_clip.list_models\(\)"),

@@ -14,6 +14,7 @@ pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
 import rasterio
 
+from vladapt.domains.remote_sensing.maps import strips
 from vladapt.domains.remote_sensing.number_maps import map_rasters, mapping
 
 
@@ -70,7 +71,7 @@ def test_intervals_are_further_bands(image, reddest, tmp_path):
 def test_a_map_goes_on_where_it_was_stopped(image, reddest, tmp_path, monkeypatch):
     whole = reddest(16)
     map_rasters(whole, [item(image)], "run", tmp_path / "whole", quiet)
-    stopped, write, written = reddest(16), mapping.write_whole, []
+    stopped, write, written = reddest(16), strips.write_whole, []
 
     def stops(file, content):
         if len(written) == 2:
@@ -78,7 +79,7 @@ def test_a_map_goes_on_where_it_was_stopped(image, reddest, tmp_path, monkeypatc
         written.append(file)
         write(file, content)
 
-    monkeypatch.setattr(mapping, "write_whole", stops)
+    monkeypatch.setattr(strips, "write_whole", stops)
     with pytest.raises(KeyboardInterrupt):
         map_rasters(stopped, [item(image)], "run", tmp_path / "out", quiet)
     monkeypatch.undo()
