@@ -8,11 +8,9 @@ from typing import Any
 from ....core.contracts import Decoded
 from ....core.data import Format
 from ....core.errors import DataError
+from .options import ENDINGS, SUFFIXES
 
 SLIDE = "slide"
-ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")
-"""Of files that are slides and nothing else."""
-SUFFIXES = (*ENDINGS, ".tif", ".tiff")
 
 
 def slide_format() -> Format:

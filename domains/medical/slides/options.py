@@ -9,6 +9,9 @@ from pathlib import Path
 from ....core import contracts
 from ....core.contracts import option
 
+ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")
+"""Of files that are slides and nothing else."""
+SUFFIXES = (*ENDINGS, ".tif", ".tiff")
 STORED = (".safetensors", ".h5", ".hdf5", ".pt")
 """Endings of files of tile features."""
 TILE, MPP = 256, 0.5

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....core.errors import DataError
 from ....core.runtime import check_regular
-from .file_kinds import SUFFIXES
+from .options import SUFFIXES
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
