@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from ..contracts.bags import Bag, Bags, HeldBag, Tiles, mean_of_rows
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import content_key
-from ..errors import CapabilityError, DataError, one_line
-from ..runtime.files import cached_folder
+from ..errors import CacheError, CapabilityError, DataError, SourceError, one_line
+from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.shards import ShardWriter
 from .bag_files import SUFFIXES, open_bag, write_bag
 from .extract import cores, encoder
@@ -30,6 +31,8 @@ MEANS = "means of tiles"
 """The tap of what is stored of a bag besides its tiles."""
 
 Progress = Callable[[int, int], None]
+Skipped: TypeAlias = list[tuple[str, str]]
+"""(Item id, reason in one line)."""
 
 
 def bags_of_items(
@@ -64,15 +67,17 @@ def bags_of_items(
     """
     if views or tap != PROJECTED:
         raise CapabilityError("tiles of slides have neither augmented views nor another tap; choose another method")
-    skipped: list[tuple[str, str]] = []
+    skipped: Skipped = []
     bags: dict[str, Bag] = {}
-    encoded = 0
+    encoded, made_by = 0, "null"
     if data.bags is not None:
         bags = {item.id: data.bags.of(item) for item in items}
     else:
         encode = TileEncoder(data, backbone, transform, store, batch_size or TILES_AT_ONCE, workers or cores(), amp)
         bags, encoded, skipped = encode.bags(items, progress)
-    means = _means(bags, [item for item in items if item.id in bags], backbone, store, skipped)
+        made_by = transform_spec(transform)
+    space = space_of(backbone, MEANS, amp or "float32")
+    means = _means(bags, [item for item in items if item.id in bags], space, made_by, store, skipped)
     kept = [item for item in items if item.id in means]
     groups = tuple(item.group or item.id for item in kept)
     features = FeatureSet(
@@ -88,13 +93,16 @@ def bags_of_items(
 
 
 def _means(
-    bags: dict[str, Bag], items: Sequence[Item], backbone: Backbone, store: FeatureStore, skipped: list
+    bags: dict[str, Bag], items: Sequence[Item], space: str, made_by: str, store: FeatureStore, skipped: Skipped
 ) -> dict[str, Tensor]:
     """Item id -> (D,); the bags that are read for it are held one at a time, and what is wrong with one is added to
-    `skipped`."""
-    space, hashes = space_of(backbone, MEANS, "float32"), store.hashes
+    `skipped`.
+
+    Args:
+        made_by: spec of the transform of the tiles; "null" where they are stored features.
+    """
     folder = store.folder_of(space)
-    keys = {item.id: image_key(space, content_key(item, hashes), "null") for item in items}
+    keys = {item.id: image_key(space, content_key(item, store.hashes), made_by) for item in items}
     known = {key: row for some, rows in folder.find(list(keys.values())) for key, row in zip(some, rows)}
     writer, means = ShardWriter(folder, 1024, 10.0), {}
     try:
@@ -122,7 +130,7 @@ def _finite(mean: Tensor, item: Item) -> Tensor:
 
 
 class TileEncoder:
-    """Encodes the tiles of slides, of which no more than `batch` are decoded at a time.
+    """Encodes the tiles of slides, of which no more than twice `batch` are decoded at a time.
 
     Args:
         data: with `tiles`.
@@ -146,22 +154,32 @@ class TileEncoder:
         self.batch, self.workers, self.encode = batch, workers, encoder(backbone, PROJECTED, amp)
         self.space, self.hashes = space_of(backbone, "tiles", amp or "float32"), store.hashes
         self.folder = store.root.parent / "bags" / folder_name(self.space) if store.keep else None
+        self.divided = store.keep and store.alone is None and world_size() > 1
 
-    def bags(self, items: Sequence[Item], progress: Progress | None) -> tuple[dict[str, Bag], int, list]:
-        """Item id -> its bag, how many were encoded now, and (id, reason) of those that cannot be."""
-        bags, todo, skipped = {}, [], []
-        for item in items:
-            if (bag := self._stored(item)) is None:
-                todo.append(item)
-            else:
-                bags[item.id] = bag
+    def bags(self, items: Sequence[Item], progress: Progress | None) -> tuple[dict[str, Bag], int, Skipped]:
+        """Item id -> its bag, how many were encoded now, and (id, reason) of those that cannot be.
+
+        The ranks of torchrun divide the slides among them. A rank that does not see what others wrote encodes it, too.
+        """
+        if not self.divided:
+            return self._of_some(items, progress)
+        of_rank = run_on_all(lambda: self._of_some(items[rank() :: world_size()], progress)[1:])
+        of_ranks = all_gather_json(of_rank)
+        reasons = {name: reason for _, skipped in of_ranks for name, reason in skipped}
+        bags, _, further = self._of_some([item for item in items if item.id not in reasons], progress)
+        reasons |= dict(further)
+        skipped = [(item.id, reasons[item.id]) for item in items if item.id in reasons]
+        return bags, sum(encoded for encoded, _ in of_ranks), skipped
+
+    def _of_some(self, items: Sequence[Item], progress: Progress | None) -> tuple[dict[str, Bag], int, Skipped]:
+        bags: dict[str, Bag | None] = {item.id: self._stored(item) for item in items}
+        skipped: Skipped = []
         tiles = {}
-        for item in todo:
-            try:
-                tiles[item.id] = self.tiles(item)
-            except DataError as error:
-                skipped.append((item.id, one_line(error)))
-        total, done = sum(len(each.coords) for each in tiles.values()), 0
+        for item in items:
+            if bags[item.id] is None:
+                with _skipping(item, skipped):
+                    tiles[item.id] = self.tiles(item)
+        total, done, encoded = sum(len(each.coords) for each in tiles.values()), 0, 0
 
         def advance(count: int) -> None:
             nonlocal done
@@ -169,14 +187,12 @@ class TileEncoder:
             if progress is not None:
                 progress(done, total)
 
-        for item in todo:
-            if item.id not in tiles:
-                continue
-            try:
-                bags[item.id] = self._encoded(item, tiles[item.id], advance)
-            except DataError as error:
-                skipped.append((item.id, one_line(error)))
-        return {item.id: bags[item.id] for item in items if item.id in bags}, len(tiles) - len(skipped), skipped
+        for item in items:
+            if item.id in tiles:
+                with _skipping(item, skipped):
+                    bags[item.id] = self._encoded(item, tiles[item.id], advance)
+                    encoded += 1
+        return {name: bag for name, bag in bags.items() if bag is not None}, encoded, skipped
 
     def _path(self, item: Item) -> Path:
         key = image_key(self.space, content_key(item, self.hashes), transform_spec(self.transform))
@@ -193,21 +209,43 @@ class TileEncoder:
             return None
 
     def _encoded(self, item: Item, tiles: Tiles, advance: Callable[[int], None]) -> Bag:
-        count = len(tiles.coords)
-        if not count:
+        if not len(tiles.coords):
             raise DataError(f"{item.source}: has no tile with tissue; lower --tissue, or leave the slide out")
-        rows = torch.empty(count, self.backbone.embed_dim)  # (T, D)
-        with ThreadPoolExecutor(self.workers) as threads:
-            for start in range(0, count, self.batch):
-                some = range(start, min(start + self.batch, count))
-                pixels = torch.stack(list(threads.map(self.transform, tiles.read(some))))  # (B, 3, S, S)
-                rows[some.start : some.stop] = self.encode(pixels).cpu()
-                advance(len(some))
-        _finite(rows, item)
-        attributes = dict(tiles.attributes)
+        rows, attributes = self._rows(item, tiles, advance), dict(tiles.attributes)
         if self.folder is None:
-            return HeldBag(rows, torch.from_numpy(np.asarray(tiles.coords)), attributes)
+            return HeldBag(torch.cat(list(rows)), torch.from_numpy(np.asarray(tiles.coords)), attributes)
         path = self._path(item)
-        cached_folder(path.parent)
         write_bag(path, rows, tiles.coords, attributes, self.backbone.fingerprint, self.backbone.spec)
         return open_bag(path)
+
+    def _rows(self, item: Item, tiles: Tiles, advance: Callable[[int], None]) -> Iterator[Tensor]:
+        """(B, D) on the CPU, of some tiles after the others; the next ones are decoded while these are encoded."""
+        each = -(-self.batch // self.workers)  # that one thread decodes
+
+        def pixels(rows: range) -> Tensor:
+            return torch.stack([self.transform(tile) for tile in tiles.read(rows)])  # (k, 3, S, S)
+
+        def submitted(some: range) -> list[Future]:
+            return [threads.submit(pixels, some[start : start + each]) for start in range(0, len(some), each)]
+
+        every = range(len(tiles.coords))
+        batches = [every[start : start + self.batch] for start in every[:: self.batch]]
+        with ThreadPoolExecutor(self.workers) as threads:
+            waiting = submitted(batches[0])
+            for some, further in zip(batches, [*batches[1:], range(0)]):
+                decoded = torch.cat([future.result() for future in waiting])  # (B, 3, S, S)
+                waiting = submitted(further)
+                yield _finite(self.encode(decoded).cpu(), item)
+                advance(len(some))
+
+
+@contextmanager
+def _skipping(item: Item, skipped: Skipped) -> Iterator[None]:
+    """A block that adds its item to `skipped` where it cannot be read. That the cache or the source of all fails is no
+    fault of the item, and passes."""
+    try:
+        yield
+    except (CacheError, SourceError):
+        raise
+    except DataError as error:
+        skipped.append((item.id, one_line(error)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from ..contracts.bags import Bag
 from ..data.array_files import BOMB_BYTES, BOMB_RATIO
 from ..errors import DataError, one_line, shortened
-from ..runtime.files import HEADER, write_tensors
+from ..runtime.files import HEADER, caching
 from ..runtime.process import need_package
 from ..runtime.reading import check_regular
 
@@ -42,6 +42,10 @@ KEPT = frozenset({"side", "level0_side", "mpp", "width", "height", "origin"})
 ENCODER_FOLDER = re.compile(r"features_(\w{1,80})")
 """The folder of TRIDENT's features of an encoder."""
 CURE = "encode the slide again"
+DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+"""Of features in our files, as safetensors calls them."""
+MOST_TILES = 10**12
+"""Of a slide: room for their number in a header that is written before they are counted."""
 
 
 @dataclass(frozen=True)
@@ -156,26 +160,55 @@ def open_bag(path: str | Path) -> BagFile:
 
 def write_bag(
     path: str | Path,
-    features: Tensor,
+    features: Iterable[Tensor],
     coords: Tensor | np.ndarray | None,
     attributes: Mapping[str, Any],
     encoder: str = "",
     backbone: str = "",
 ) -> Path:
-    """Write our own file, whole or not at all. Returns the path.
+    """Write our own file to the cache, whole or not at all. Returns the path.
 
     Args:
-        features: (T, D) floating-point numbers, which stay of their type.
+        features: rows (k, D) of some tiles after the others, or (T, D) of all; floating-point numbers, which stay of
+            their type. They are taken while the file is written, so that no more than some need be held.
         coords: (T, 2), as of `Tiles`, or None.
         attributes: as of `Tiles`.
         encoder: fingerprint of the backbone.
         backbone: its spec.
+
+    Raises:
+        CacheError: nothing can be written there. What `features` raise passes, and leaves nothing.
     """
-    tensors = {FEATURES: features.cpu()}
-    if coords is not None:
-        tensors[COORDS] = torch.as_tensor(coords).long().cpu()
-    header = {"format": FORMAT, "attributes": dict(attributes), "encoder": encoder, "backbone": backbone}
-    return write_tensors(Path(path), tensors, header)
+    stated = {"format": FORMAT, "attributes": dict(attributes), "encoder": encoder, "backbone": backbone}
+    places = None if coords is None else torch.as_tensor(coords).long().cpu().contiguous()
+
+    def header(dtype: torch.dtype, width: int, count: int) -> bytes:
+        """Of a safetensors file, with spaces up to where its tensors begin, whatever their count."""
+        end = count * width * dtype.itemsize
+        entries: dict[str, Any] = {"__metadata__": {HEADER: json.dumps(stated)}}
+        entries[FEATURES] = {"dtype": DTYPES[dtype], "shape": [count, width], "data_offsets": [0, end]}
+        if places is not None:
+            size = places.numel() * places.itemsize
+            entries[COORDS] = {"dtype": "I64", "shape": list(places.shape), "data_offsets": [end, end + size]}
+        return json.dumps(entries).encode()
+
+    with caching(Path(path)) as file:
+        count, reserved = 0, 0
+        for rows in features:
+            rows = torch.atleast_2d(rows).cpu().contiguous()
+            if not count:
+                dtype, width = rows.dtype, rows.shape[1]
+                reserved = -(-len(header(dtype, width, MOST_TILES)) // 8) * 8
+                file.seek(8 + reserved)
+            file.write(rows.view(torch.uint8).numpy())
+            count += len(rows)
+        if not count:
+            raise DataError(f"{path}: no tile to write; leave the slide out")
+        if places is not None:
+            file.write(places.view(torch.uint8).numpy())
+        file.seek(0)
+        file.write(reserved.to_bytes(8, "little") + header(dtype, width, count).ljust(reserved))
+    return Path(path)
 
 
 def _check_coords(path: Path, coords: Tensor | None, count: int, attributes: Mapping[str, Any]) -> None:
@@ -348,13 +381,15 @@ class _Ours:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "null"))
             if not isinstance(header, dict) or header.get("format") != FORMAT or FEATURES not in file.keys():  # noqa: SIM118
-                raise DataError(f"{path}: not a file of tile features; `vladapt embed --out FOLDER` writes them")
+                raise DataError(
+                    f"{path}: not a file of tile features that vladapt wrote; give those of CLAM or TRIDENT"
+                )
             yield cls(path, file, header)
 
     def shape(self) -> tuple[int, int]:
         found = self.file.get_slice(FEATURES)
         return _checked_shape(
-            self.path, tuple(found.get_shape()), found.get_dtype() in ("F16", "BF16", "F32", "F64"), found.get_dtype()
+            self.path, tuple(found.get_shape()), found.get_dtype() in DTYPES.values(), found.get_dtype()
         )
 
     def features(self) -> Tensor:

@@ -133,3 +133,19 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, make,
     with pytest.raises(DataError, match=told) as caught:
         open_bag(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_are_written_as_they_come_and_a_failure_leaves_nothing(tmp_path):
+    rows, coords = drawn((9, 3), torch.float16)
+    path = write_bag(tmp_path / "a.safetensors", rows.split(4), coords, {"side": 256}, "print", "embedded")
+    bag = open_bag(path)
+    assert torch.equal(bag.read(0), rows) and torch.equal(bag.coords(0), torch.as_tensor(coords))
+    assert (bag.attributes, bag.encoder, bag.backbone) == ({"side": 256}, "print", "embedded")
+
+    def broken():
+        yield rows
+        raise DataError("the slide is damaged there")
+
+    with pytest.raises(DataError, match="damaged there"):
+        write_bag(tmp_path / "b.safetensors", broken(), None, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]

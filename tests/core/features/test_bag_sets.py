@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.items import DomainData, Item, Label
-from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CacheError, CapabilityError, ConfigError, DataError
 from vladapt.core.features import bag_extraction
 from vladapt.core.features.bag_extraction import bags_of_items
 from vladapt.core.features.bag_files import write_bag
@@ -170,6 +170,10 @@ class Values:
 
 @pytest.fixture
 def slides(tmp_path):
+    return slides_in(tmp_path)
+
+
+def slides_in(tmp_path: Path):
     tiles = {"a": DrawnTiles(list(range(10))), "b": DrawnTiles(list(range(100, 107)))}
     for name in tiles:
         (tmp_path / name).write_text(name)
@@ -204,6 +208,42 @@ def test_a_process_that_is_stopped_goes_on_at_the_next_slide(tmp_path, slides):
         encoded(data, tmp_path / "cache" / "features")
     tiles["b"].stop_at, tiles["a"].reads = None, []
     assert encoded(data, tmp_path / "cache" / "features").computed == 1 and tiles["a"].reads == []
+
+
+def test_the_mean_of_a_slide_is_of_the_tiles_as_they_were_encoded(tmp_path, slides):
+    data, root = slides[0], tmp_path / "cache" / "features"
+    encoded(data, root)
+
+    class Doubled(Values):
+        spec = "doubled values"
+
+        def __call__(self, tile):
+            return 2 * super().__call__(tile)
+
+    found = bags_of_items(data, data.items, Grey(), Doubled(), FeatureStore(root))
+    assert torch.equal(found.features.features, found.features.bags.means())
+    found = encoded(data, root, amp="bf16")
+    assert torch.equal(found.features.features, found.features.bags.means())
+
+
+def test_slides_that_cannot_be_cut_are_not_counted_among_the_encoded(tmp_path, slides):
+    data, tiles = slides
+    del tiles["a"]
+
+    def cut(item):
+        if item.id not in tiles:
+            raise DataError(f"{item.source}: has no tile")
+        return tiles[item.id]
+
+    found = encoded(replace(data, tiles=cut), tmp_path / "cache" / "features")
+    assert (found.computed, found.cached) == (1, 0) and [name for name, _ in found.skipped] == ["a"]
+
+
+def test_a_cache_that_cannot_be_written_ends_the_run_and_skips_no_slide(tmp_path, slides):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "bags").write_text("a file in place of the folder")
+    with pytest.raises(CacheError, match="cannot be written there"):
+        encoded(slides[0], tmp_path / "cache" / "features")
 
 
 def test_tiles_have_no_views(tmp_path, slides):

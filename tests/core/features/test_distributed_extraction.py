@@ -58,6 +58,19 @@ for lengths in ({lengths!r}, [0] * 3, [0, 2]):
 stop()
 """
 
+SLIDES = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from test_bag_sets import encoded, slides_in
+from vladapt.core.runtime.distributed import rank, start_from_environment, stop
+start_from_environment()
+data, tiles = slides_in(Path({out!r}))
+found = encoded(data, Path({root!r}))
+print([name for name in tiles if tiles[name].reads], found.computed, found.features.features[:, 0].tolist())
+stop()
+"""
+
 
 def on_two(root, out, bad=(), fails=False, code=CODE, **more):
     code = code.format(here=str(HERE), root=str(root), out=str(out), bad=list(bad), fails=fails, **more)
@@ -105,3 +118,9 @@ def test_ranks_gather_parts_of_any_lengths(tmp_path):
         for of_first, of_second, own in zip(first, second, expected):
             assert torch.equal(of_first, of_second)
             torch.testing.assert_close(of_first, own)
+
+
+def test_ranks_divide_slides_and_hold_the_same_bags(tmp_path):
+    (tmp_path / "slides").mkdir()
+    told = on_two(tmp_path / "cache" / "features", tmp_path / "slides", code=SLIDES)
+    assert [out.strip() for out, *_ in told] == ["['a'] 2 [4.5, 103.0]", "['b'] 2 [4.5, 103.0]"], told
