@@ -257,6 +257,11 @@ def _checked_shape(path: Path, shape: tuple[int, ...], floating: bool, kind: Any
     return flat[0], flat[1]
 
 
+def _is_size(value: Any) -> bool:
+    """Whether a header has a number that pixels may have."""
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
+
+
 @dataclass(frozen=True)
 class _Hdf5:
     """CLAM's and TRIDENT's."""
@@ -400,8 +405,12 @@ class _Ours:
 
     def attributes(self) -> dict[str, Any]:
         stated = self.header.get("attributes")
-        numbers = stated.items() if isinstance(stated, dict) else ()
-        return {name: value for name, value in numbers if isinstance(value, (int, float)) and value > 0}
+        if not isinstance(stated, dict):
+            return {}
+        numbers = {name: value for name, value in stated.items() if _is_size(value) and value > 0}
+        origin = stated.get("origin")
+        placed = isinstance(origin, list) and len(origin) == 2 and all(_is_size(each) for each in origin)
+        return {**numbers, "origin": origin} if placed else numbers
 
     def made_by(self) -> tuple[str, str]:
         encoder, backbone = (shortened(str(self.header.get(name) or ""), 300) for name in ("encoder", "backbone"))

@@ -149,3 +149,12 @@ def test_rows_are_written_as_they_come_and_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match="damaged there"):
         write_bag(tmp_path / "b.safetensors", broken(), None, {})
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_our_file_says_where_the_scanned_part_of_a_slide_begins(tmp_path):
+    rows, coords = drawn((3, 2))
+    attributes = {"level0_side": 512, "mpp": 0.5, "width": 9000, "height": 8000, "origin": [30, 0]}
+    assert open_bag(write_bag(tmp_path / "a.safetensors", rows, coords, attributes)).attributes == attributes
+    for origin in ("30", [30], [30, "0"], [float("nan"), 0], [-1, 0]):
+        bag = open_bag(write_bag(tmp_path / "b.safetensors", rows, coords, {"mpp": 0.5, "origin": origin}))
+        assert bag.attributes == {"mpp": 0.5}
