@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ ENCODER_FOLDER = re.compile(r"features_(\w{1,80})")
 CURE = "encode the slide again"
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 """Of features in our files, as safetensors calls them."""
+PICKLE = b"\x80"
+"""How files of torch before 1.6 begin, which are no archives."""
 MOST_TILES = 10**12
 """Of a slide: room for their number in a header that is written before they are counted."""
 
@@ -257,6 +260,13 @@ def _checked_shape(path: Path, shape: tuple[int, ...], floating: bool, kind: Any
     return flat[0], flat[1]
 
 
+def _places(path: Path, coords: Tensor) -> Tensor:
+    """Coords as whole numbers, of whichever type they are stored."""
+    if coords.is_complex() or (coords.is_floating_point() and not bool(coords.isfinite().all())):
+        raise DataError(f"{path}: coords hold values that are no numbers of pixels; {CURE}")
+    return coords.long()
+
+
 def _is_size(value: Any) -> bool:
     """Whether a header has a number that pixels may have."""
     return isinstance(value, (int, float)) and 0 <= value < math.inf
@@ -282,14 +292,16 @@ class _Hdf5:
         """A dataset that lies in this file, and has the bytes that it claims."""
         import h5py
 
-        found = self.file.get(name, getlink=True) if name in self.file else None
-        if found is None:
+        link = self.file.get(name, getlink=True) if name in self.file else None
+        if link is None:
             held = ", ".join(shortened(key) for key in list(self.file)[:6]) or "nothing"
             raise DataError(f"{self.path}: holds no {name} (it has {held}); give the features of its tiles")
-        dataset = self.file[name] if isinstance(found, h5py.HardLink) else None
-        if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        dataset = self.file[name] if isinstance(link, h5py.HardLink) else None
+        if dataset is not None and not (isinstance(dataset, h5py.Dataset) and dataset.shape):
+            raise DataError(f"{self.path}: {name} is no array; {CURE}")
+        if dataset is None or dataset.external or dataset.is_virtual:
             raise DataError(f"{self.path}: {name} lies in another file; copy it into this one")
-        size = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
         if size > BOMB_BYTES and size > BOMB_RATIO * dataset.id.get_storage_size():
             raise DataError(f"{self.path}: {name} unpacks to {size:,} bytes, far more than the file holds; {CURE}")
         return dataset
@@ -308,7 +320,8 @@ class _Hdf5:
         coords = self._dataset(COORDS)
         if coords.dtype.kind not in "iuf":
             raise DataError(f"{self.path}: coords are {coords.dtype} values; pairs of whole numbers are needed")
-        return torch.from_numpy(coords[...].astype(np.int64)).reshape(-1, coords.shape[-1])
+        numbers = coords[...].astype(np.float64 if coords.dtype.kind == "f" else np.int64)
+        return _places(self.path, torch.from_numpy(numbers)).reshape(-1, coords.shape[-1])
 
     def attributes(self) -> dict[str, Any]:
         stated = self._stated(COORDS)
@@ -338,7 +351,7 @@ class _Hdf5:
 
 @dataclass(frozen=True)
 class _Torch:
-    """CLAM's tensor, or a dict with `features` and `coords`."""
+    """CLAM's tensor, or a dict with `features` and `coords`; mapped, but for the files of torch before 1.6."""
 
     path: Path
     held: Mapping[str, Any]
@@ -346,12 +359,16 @@ class _Torch:
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator[_Torch]:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = is_zipfile(path)
+        with path.open("rb") as file:
+            if not mapped and file.read(1) != PICKLE:
+                raise DataError(f"{path}: not a file that torch wrote; {CURE}")
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         yield cls(path, held if isinstance(held, Mapping) else {FEATURES: held})
 
     def _tensor(self, name: str) -> Tensor:
         value = self.held.get(name)
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
             raise DataError(f"{self.path}: holds no tensor of {name}; save the (T, D) tensor alone")
         return value
 
@@ -363,7 +380,7 @@ class _Torch:
         return self._tensor(FEATURES).reshape(self.shape())
 
     def coords(self) -> Tensor | None:
-        return self._tensor(COORDS).long() if COORDS in self.held else None
+        return _places(self.path, self._tensor(COORDS)) if COORDS in self.held else None
 
     def attributes(self) -> dict[str, Any]:
         return {}
@@ -392,16 +409,16 @@ class _Ours:
             yield cls(path, file, header)
 
     def shape(self) -> tuple[int, int]:
-        found = self.file.get_slice(FEATURES)
+        stored = self.file.get_slice(FEATURES)
         return _checked_shape(
-            self.path, tuple(found.get_shape()), found.get_dtype() in DTYPES.values(), found.get_dtype()
+            self.path, tuple(stored.get_shape()), stored.get_dtype() in DTYPES.values(), stored.get_dtype()
         )
 
     def features(self) -> Tensor:
         return self.file.get_tensor(FEATURES).reshape(self.shape())
 
     def coords(self) -> Tensor | None:
-        return self.file.get_tensor(COORDS).long() if COORDS in self.file.keys() else None  # noqa: SIM118
+        return _places(self.path, self.file.get_tensor(COORDS)) if COORDS in self.file.keys() else None  # noqa: SIM118
 
     def attributes(self) -> dict[str, Any]:
         stated = self.header.get("attributes")

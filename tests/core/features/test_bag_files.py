@@ -119,11 +119,20 @@ def _pickled(path: Path) -> Path:
             lambda path: hdf5(path, np.zeros((1, 4), np.float32), np.array([[10, 900]]), level0_height=800),
             "coords reach 900, beyond the height of the slide, 800",
         ),
+        ("a.h5", lambda path: hdf5(path, np.zeros((3, 4), np.float32), np.array(3)), "coords is no array"),
+        ("a.h5", lambda path: hdf5(path, np.zeros((3, 4), np.float32), h5py.Empty("i8")), "coords is no array"),
+        ("a.h5", lambda path: hdf5(path, np.float32(3)), "features is no array"),
+        (
+            *("a.h5", lambda path: hdf5(path, np.zeros((3, 4), np.float32), np.full((3, 2), np.nan))),
+            "coords hold values that are no numbers of pixels",
+        ),
         ("a.h5", _external, "lies in another file"),
         ("a.h5", _claiming, "unpacks to 4,000,000,000 bytes"),
         ("a.h5", lambda path: path.write_bytes(b"no hdf5"), "not a readable file of tile features"),
         ("a.pt", _pickled, "holds more than tensors, which is never opened"),
         ("a.pt", lambda path: torch.save({"other": torch.zeros(2, 2)}, path), "holds no tensor of features"),
+        ("a.pt", lambda path: torch.save(torch.zeros(2, 2, device="meta"), path), "holds no tensor of features"),
+        ("a.pt", lambda path: path.write_bytes(b"junk"), "not a file that torch wrote"),
         ("a.safetensors", lambda path: path.write_bytes(b"{}"), "not a readable file of tile features"),
         ("a.npy", lambda path: path.write_bytes(b"{}"), "not a file of tile features; known: .safetensors .h5"),
     ],
@@ -158,3 +167,12 @@ def test_our_file_says_where_the_scanned_part_of_a_slide_begins(tmp_path):
     for origin in ("30", [30], [30, "0"], [float("nan"), 0], [-1, 0]):
         bag = open_bag(write_bag(tmp_path / "b.safetensors", rows, coords, {"mpp": 0.5, "origin": origin}))
         assert bag.attributes == {"mpp": 0.5}
+
+
+def test_tensors_of_an_early_torch_are_read_and_run_nothing(tmp_path):
+    rows, _ = drawn((3, 2))
+    torch.save(rows, path := tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(open_bag(path).read(0), rows)
+    torch.save({"features": Path("a")}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match="holds more than tensors, which is never opened"):
+        open_bag(path)
