@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ SPLITS = ("train", "val", "test")
 BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=\W|$)", re.IGNORECASE)
 """How a name of The Cancer Genome Atlas begins: its 12 characters are the patient."""
 NAME = "tile features"
+UNPLACED = "; which of its tiles decided is not shown where a patient has several"
 SIDE = 256
 """Of the picture of a bag, at most."""
 
@@ -93,7 +95,13 @@ class BagFolder:
 
     def read_new(self, paths: Sequence[str | Path]) -> DomainData:
         """Unlabelled files, or folders of them."""
-        return self._set_of(read_unlabelled(paths, (self._format,)))
+        return self._set_of(read_unlabelled(paths, (self._format,)), labelled=False)
+
+    def widths(self) -> Iterator[int]:
+        """Of the features of each file of the folder that can be read, one opened after the other."""
+        for file in self._files.values():
+            with suppress(DataError):
+                yield open_bag(file).dim
 
     @cached_property
     def _opened(self) -> dict[Path, BagFile]:
@@ -166,12 +174,18 @@ class BagFolder:
         """Notes on slides without a file, and on files that nothing lists."""
         without = [name for name, reason in data.skipped if reason.startswith("no such file")]
         listed = {item.source for item in data.items}
-        skipped = {Path(name).name for name, _ in data.skipped}
+        skipped = {name for id_, _ in data.skipped for name in (Path(id_).name, Path(id_).stem)}
         beside = [name for name, path in self._files.items() if path not in listed and name not in skipped]
         told = (("Slides without stored features", without), ("Stored features that the data do not list", beside))
         return [f"{what}: {len(names)} ({first_of(sorted(names), 3)})." for what, names in told if names]
 
-    def _set_of(self, data: DomainData) -> DomainData:
+    def _set_of(self, data: DomainData, labelled: bool = True) -> DomainData:
+        """The set with its bags, of one encoder.
+
+        Args:
+            labelled: where nothing says whose the slides are, a labelled set is refused, and new slides are samples
+                of their own.
+        """
         data = self._of_one_encoder(data)
         bags: dict[str, Bag] = {}
         skipped = []
@@ -181,7 +195,7 @@ class BagFolder:
             except DataError as error:
                 skipped.append((item.id, str(error)))
         data = replace(data, items=[item for item in data.items if item.id in bags], skipped=[*data.skipped, *skipped])
-        if self.joined:
+        if self.joined and (labelled or any(item.group for item in data.items)):
             data, bags = _by_patient(data, bags)
         opened = [self._opened[item.source] for item in data.items]
         encoders = {bag.encoder for bag in opened}
@@ -255,7 +269,7 @@ def _by_patient(data: DomainData, bags: dict[str, Bag]) -> tuple[DomainData, dic
             first = first.with_(decode={"slides": len(some), "digest": digest})
         items.append(first)
         joined[first.id] = JoinedBag(tuple(bags[item.id] for item in some)) if len(some) > 1 else bags[first.id]
-    note = f"Patients: {len(items)}, of {len(data.items)} slides."
+    note = f"Patients: {len(items)}, of {len(data.items)} slides{UNPLACED * (len(items) < len(data.items))}."
     return replace(data, items=items, notes=[*data.notes, note]), joined
 
 

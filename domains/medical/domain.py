@@ -369,9 +369,17 @@ class Medical(Domain):
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
-        """Of slides the tile and resolution that a published encoder was made for."""
+        """Of slides the tile and resolution that a published encoder was made for.
+
+        Raises:
+            DataError: stored features of tiles are not of that encoder's width.
+        """
         from .slides.encoders import encoder_of
 
+        if options.get("bags") is not None:
+            from .slides.stored import check_encoder
+
+            check_encoder(options["bags"], backbone)
         encoder = encoder_of(backbone) if options.get("unit") == SLIDE_UNIT else None
         if encoder is None:
             return options

@@ -11,6 +11,7 @@ from ....core import contracts
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError
 from ....core.features import BagFolder
+from .encoders import check_width, encoder_of
 
 CLASSIFICATION = "classification"
 PATIENT, SLIDE, IMAGE = "patient", "slide", "image"
@@ -43,6 +44,27 @@ def read_new_stored(paths: Sequence[str | Path], reading: Any) -> DomainData | N
         _refuse_alone(reading)
         return None
     return _folder(reading).read_new(paths)
+
+
+def check_encoder(folder: str, spec: str | None) -> None:
+    """Refuse stored features of which none has the width of the backbone that the user names, before that is loaded.
+
+    Args:
+        folder: of the features.
+        spec: of the backbone.
+
+    Raises:
+        DataError: as `check_width`.
+    """
+    if (encoder := encoder_of(spec)) is None:
+        return
+    widths = []
+    for width in BagFolder(Path(folder)).widths():
+        if width == encoder.width:
+            return
+        widths.append(width)
+    if widths:
+        check_width(spec, widths[0], f"--bags {folder}")
 
 
 def _folder(reading: Any) -> BagFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vladapt.core.features.store import FeatureStore
 TABLE = "case_id,slide_id,label\np1,a,no\np1,b,no\np2,c,yes\np3,d,yes\n"
 
 
-def bags_in(folder: Path, names: str = "abcd", width: int = 4, encoder: str = "") -> Path:
+def bags_in(folder: Path, names: Sequence[str] = "abcd", width: int = 4, encoder: str = "") -> Path:
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(names):
         rows = torch.randn(number + 2, width, generator=torch.Generator().manual_seed(number))
@@ -54,7 +55,9 @@ def test_slides_and_files_without_the_other_are_told(tmp_path, table):
 
 def test_slides_of_a_patient_are_one_sample(tmp_path, table):
     data = BagFolder(bags_in(tmp_path / "bags"), joined=True).read(table)
-    assert [item.id for item in data.items] == list("acd") and "Patients: 3, of 4 slides." in data.notes
+    assert [item.id for item in data.items] == list("acd") and any(
+        "Patients: 3, of 4 slides; which of" in note for note in data.notes
+    )
     assert data.bags.of(data.items[0]).counts == (5,)
     table.write_text(TABLE.replace("p1,b,no", "p1,b,yes"))
     with pytest.raises(DataError, match="'a' and 'b' are of one patient, and of different classes"):
@@ -62,6 +65,23 @@ def test_slides_of_a_patient_are_one_sample(tmp_path, table):
     table.write_text("slide_id,label\na,no\nb,no\nc,yes\nd,yes\n")
     with pytest.raises(ConfigError, match="nothing says whose the slides"):
         BagFolder(tmp_path / "bags", joined=True).read(table)
+
+
+def test_new_slides_are_joined_by_barcode_and_others_stay_alone(tmp_path):
+    names = [f"TCGA-3C-AALI-01Z-00-DX{n}" for n in (1, 2)]
+    folder = bags_in(tmp_path / "bags", ["a", "b"])
+    data = BagFolder(joined=True).read_new([folder])
+    assert [data.bags.of(item).counts for item in data.items] == [(2,), (3,)]
+    data = BagFolder(joined=True).read_new([bags_in(folder, names)])
+    assert sorted(data.bags.of(item).counts for item in data.items) == [(2,), (3,), (5,)]
+
+
+def test_a_damaged_file_that_is_listed_with_its_ending_is_not_told_as_unlisted(tmp_path, table):
+    folder = bags_in(tmp_path / "bags")
+    (folder / "b.safetensors").write_bytes(b"damaged")
+    table.write_text("slide_id,label\na.svs,no\nb.svs,no\nc.svs,yes\nd.svs,yes\n")
+    data = BagFolder(folder).read(table)
+    assert [name for name, _ in data.skipped] == ["b.svs"] and not any("do not list" in note for note in data.notes)
 
 
 def test_barcodes_of_the_atlas_say_whose_a_slide_is(tmp_path):

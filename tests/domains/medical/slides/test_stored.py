@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vladapt
-from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.features.bag_files import write_bag
 
 WIDTH = 8
@@ -72,6 +72,7 @@ def test_stored_texts_stay_as_they_are_where_a_method_would_learn_a_context_befo
         ),
         ({"data": {"bags": None, "unit": "patient"}}, ConfigError, "--unit patient: joins slides"),
         ({"backbone": "embedded"}, CapabilityError, "gives features of width 512, the stored ones have 8|width"),
+        ({"backbone": "uni"}, DataError, r"--bags .*: its features are 8 wide, UNI gives 1,024; give the backbone"),
         ({"adapter": "tpt"}, CapabilityError, "tpt"),
     ],
 )
