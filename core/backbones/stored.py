@@ -48,22 +48,19 @@ class StoredRow:
         return torch.from_numpy(np.ascontiguousarray(row))[None].float()
 
 
-class StoredBackbone(Backbone):
-    """What a file of pairs is as a backbone.
+class TowerlessBackbone(Backbone):
+    """Features that are stored, in place of towers that make them.
 
     Args:
-        pairs: that are looked up: an image by its row, a text by its words.
         spec: by which it is loaded again.
+        device: of its scale.
+        scale: of logits.
     """
 
-    family = STORED
     capabilities = frozenset()
-    image_size, image_mean, image_std, context_length = 1, (0.0,), (1.0,), 1
 
-    def __init__(self, pairs: StoredPairs, spec: str, device: torch.device):
-        self.pairs, self.spec, self.device = pairs, spec, device
-        self.embed_dim, self.licence, self.fingerprint = pairs.images.shape[1], pairs.licence, pairs.fingerprint
-        self._row_of = {text: row for row, text in reversed(list(enumerate(pairs.captions)))}
+    def __init__(self, spec: str, device: torch.device, scale: float):
+        self.spec, self.device, self._scale = spec, device, scale
         self._model = nn.Module()
 
     @property
@@ -73,7 +70,29 @@ class StoredBackbone(Backbone):
 
     @property
     def logit_scale(self) -> Tensor:
-        return torch.tensor(self.pairs.logit_scale, device=self.device)
+        return torch.tensor(self._scale, device=self.device)
+
+    def to(self, device) -> Backbone:
+        self.device = torch.device(device)
+        return self
+
+
+class StoredBackbone(TowerlessBackbone):
+    """What a file of pairs is as a backbone.
+
+    Args:
+        pairs: that are looked up: an image by its row, a text by its words.
+        spec: by which it is loaded again.
+    """
+
+    family = STORED
+    image_size, image_mean, image_std, context_length = 1, (0.0,), (1.0,), 1
+
+    def __init__(self, pairs: StoredPairs, spec: str, device: torch.device):
+        super().__init__(spec, device, pairs.logit_scale)
+        self.pairs = pairs
+        self.embed_dim, self.licence, self.fingerprint = pairs.images.shape[1], pairs.licence, pairs.fingerprint
+        self._row_of = {text: row for row, text in reversed(list(enumerate(pairs.captions)))}
 
     def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
         return StoredRow()
@@ -102,7 +121,3 @@ class StoredBackbone(Backbone):
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         rows = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).flatten().cpu()
         return normalized(self.pairs.texts[rows].to(self.device), normalize)
-
-    def to(self, device) -> Backbone:
-        self.device = torch.device(device)
-        return self

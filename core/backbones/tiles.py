@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..contracts.backbone import Backbone
 from ..contracts.bags import TEXTS
 from ..contracts.families import TILES
 from ..contracts.images import ImageSize
 from ..errors import CapabilityError, ConfigError
+from .stored import TowerlessBackbone
 from .two_tower import fingerprint
 
 SCALE = 100.0
@@ -36,7 +36,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
     return TileBackbone(int(width), encoder, TEXTS in further, spec, device)
 
 
-class TileBackbone(Backbone):
+class TileBackbone(TowerlessBackbone):
     """What stored tile features are as a backbone.
 
     Args:
@@ -47,22 +47,12 @@ class TileBackbone(Backbone):
     """
 
     family = TILES
-    capabilities = frozenset()
     image_size, image_mean, image_std, context_length = 1, (0.0,), (1.0,), 0
 
     def __init__(self, width: int, encoder: str, texts: bool, spec: str, device: torch.device):
-        self.embed_dim, self.has_text, self.spec, self.device = width, texts, spec, device
+        super().__init__(spec, device, SCALE)
+        self.embed_dim, self.has_text = width, texts
         self.fingerprint = fingerprint(TILES, str(width), encoder, {})
-        self._model = nn.Module()
-
-    @property
-    def model(self) -> nn.Module:
-        """Nothing that could be trained."""
-        return self._model
-
-    @property
-    def logit_scale(self) -> Tensor:
-        return torch.tensor(SCALE, device=self.device)
 
     def need_texts(self, method: str = "") -> None:
         if not self.has_text:
@@ -85,10 +75,6 @@ class TileBackbone(Backbone):
 
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> NoReturn:
         self.tokenize(())
-
-    def to(self, device) -> Backbone:
-        self.device = torch.device(device)
-        return self
 
 
 def _no_pixels(*of: Any, **how: Any) -> NoReturn:

@@ -142,7 +142,8 @@ class Bags(Sequence[Tensor]):
         return len(self._bags)
 
     def __getitem__(self, row):  # a bag of a row; `select` gives several
-        return self._bags[row].read(self.scale).to(self.device, torch.float32)
+        rows = self._bags[row].read(self.scale)
+        return rows.to(rows.device if self.device is None else self.device).float()  # halves are moved as halves
 
     def __repr__(self) -> str:
         return f"{len(self)} bags of {sum(self.counts)} parts"
