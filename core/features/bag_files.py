@@ -61,7 +61,6 @@ class BagFile:
         count: T.
         attributes: as of `Tiles`, as far as the file says them.
         encoder: what made the features: a fingerprint in our files, a name in TRIDENT's; "" where it is not known.
-        backbone: the spec of that backbone, in our files; else "".
     """
 
     path: Path
@@ -69,7 +68,6 @@ class BagFile:
     count: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     encoder: str = ""
-    backbone: str = ""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -157,8 +155,7 @@ def open_bag(path: str | Path) -> BagFile:
         count, dim = tensors.shape()
         attributes = {name: value for name, value in tensors.attributes().items() if name in KEPT}
         _check_coords(path, tensors.coords(), count, attributes)
-        encoder, backbone = tensors.made_by()
-        return BagFile(path, dim, count, attributes, encoder, backbone)
+        return BagFile(path, dim, count, attributes, tensors.encoder())
 
 
 def write_bag(
@@ -177,7 +174,7 @@ def write_bag(
         coords: (T, 2), as of `Tiles`, or None.
         attributes: as of `Tiles`.
         encoder: fingerprint of the backbone.
-        backbone: its spec.
+        backbone: its spec, for who reads the header; nothing is loaded by what a file says.
 
     Raises:
         CacheError: nothing can be written there. What `features` raise passes, and leaves nothing.
@@ -331,10 +328,10 @@ class _Hdf5:
             made["level0_side"] = round(made["side"] * numbers["downsample"])
         return made
 
-    def made_by(self) -> tuple[str, str]:
+    def encoder(self) -> str:
         encoder = self._stated(FEATURES).get("encoder")
         named = ENCODER_FOLDER.fullmatch(self.path.parent.name)
-        return encoder if isinstance(encoder, str) else named[1] if named else "", ""
+        return encoder if isinstance(encoder, str) else named[1] if named else ""
 
     def _stated(self, name: str) -> dict[str, float | str]:
         """Numbers and texts among the attributes of a dataset; of a pair of numbers the first."""
@@ -385,8 +382,8 @@ class _Torch:
     def attributes(self) -> dict[str, Any]:
         return {}
 
-    def made_by(self) -> tuple[str, str]:
-        return "", ""
+    def encoder(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -429,6 +426,5 @@ class _Ours:
         placed = isinstance(origin, list) and len(origin) == 2 and all(_is_size(each) for each in origin)
         return {**numbers, "origin": origin} if placed else numbers
 
-    def made_by(self) -> tuple[str, str]:
-        encoder, backbone = (shortened(str(self.header.get(name) or ""), 300) for name in ("encoder", "backbone"))
-        return encoder, backbone
+    def encoder(self) -> str:
+        return shortened(str(self.header.get("encoder") or ""), 300)

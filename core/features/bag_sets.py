@@ -198,13 +198,8 @@ class BagFolder:
         if self.joined and (labelled or any(item.group for item in data.items)):
             data, bags = _by_patient(data, bags)
         opened = [self._opened[item.source] for item in data.items]
-        encoders = {bag.encoder for bag in opened}
-        backbones = {bag.backbone for bag in opened}
-        named = next(iter(encoders)) if len(encoders) == 1 else ""
-        spec = next(iter(backbones), "") if len(backbones) == 1 and self.texts is None else ""
-        spec = spec or tiles_spec(
-            opened[0].dim if opened else 1, "" if any(backbones) else named, self.texts is not None
-        )
+        dim, encoder = (opened[0].dim, opened[0].encoder) if opened else (1, "")
+        spec = tiles_spec(dim, encoder, self.texts is not None)
         return replace(data, bags=StoredTiles(lambda item: bags[item.id], spec, self.texts))
 
     def _bag(self, item: Item) -> Bag:

@@ -41,7 +41,7 @@ def test_our_file_holds_what_was_written(tmp_path, shape, dtype, seed):
     attributes = {"side": 256, "level0_side": 512, "mpp": 0.5, "width": 40_000, "height": 9_000}
     bag = open_bag(write_bag(tmp_path / "a.safetensors", features, coords, attributes, "print", "embedded"))
     assert (bag.counts, bag.dim, bag.attributes) == ((shape[0],), shape[1], attributes)
-    assert (bag.encoder, bag.backbone) == ("print", "embedded")
+    assert bag.encoder == "print"
     assert bag.read(0).dtype == dtype and torch.equal(bag.read(0), features)
     assert torch.equal(bag.coords(0), torch.from_numpy(coords))
     assert torch.equal(Bags([bag])[0], features.float())
@@ -149,7 +149,7 @@ def test_rows_are_written_as_they_come_and_a_failure_leaves_nothing(tmp_path):
     path = write_bag(tmp_path / "a.safetensors", rows.split(4), coords, {"side": 256}, "print", "embedded")
     bag = open_bag(path)
     assert torch.equal(bag.read(0), rows) and torch.equal(bag.coords(0), torch.as_tensor(coords))
-    assert (bag.attributes, bag.encoder, bag.backbone) == ({"side": 256}, "print", "embedded")
+    assert (bag.attributes, bag.encoder) == ({"side": 256}, "print")
 
     def broken():
         yield rows

@@ -126,6 +126,13 @@ def test_features_of_another_encoder_than_most_are_left_out(tmp_path, table):
     assert BagFolder(folder).read(table).bags.backbone == "tiles:4,uni"
 
 
+def test_no_backbone_is_loaded_by_what_a_file_of_features_says(tmp_path, table):
+    folder = bags_in(tmp_path / "bags")
+    for name in "abcd":
+        write_bag(folder / f"{name}.safetensors", torch.randn(3, 4), None, {}, "print", "timm:hf-hub:other/model")
+    assert BagFolder(folder).read(table).bags.backbone == "tiles:4,print"
+
+
 def test_coarser_bags_are_a_second_scale(tmp_path, table):
     coarse = bags_in(tmp_path / "low", "dcba")
     data = BagFolder(bags_in(tmp_path / "bags"), coarse).read(table)
