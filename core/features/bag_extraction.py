@@ -69,14 +69,14 @@ def bags_of_items(
         raise CapabilityError("tiles of slides have neither augmented views nor another tap; choose another method")
     skipped: Skipped = []
     bags: dict[str, Bag] = {}
-    encoded, made_by = 0, "null"
+    encoded, made_by, dtype = 0, "null", "float32"
     if data.bags is not None:
         bags = {item.id: data.bags.of(item) for item in items}
     else:
         encode = TileEncoder(data, backbone, transform, store, batch_size or TILES_AT_ONCE, workers or cores(), amp)
         bags, encoded, skipped = encode.bags(items, progress)
-        made_by = transform_spec(transform)
-    space = space_of(backbone, MEANS, amp or "float32")
+        made_by, dtype = transform_spec(transform), amp or dtype
+    space = space_of(backbone, MEANS, dtype)
     means = _means(bags, [item for item in items if item.id in bags], space, made_by, store, skipped)
     kept = [item for item in items if item.id in means]
     groups = tuple(item.group or item.id for item in kept)

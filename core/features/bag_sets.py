@@ -32,6 +32,8 @@ SLIDE_COLUMNS = ("slide_id", "slide", "slide_name")
 SPLITS = ("train", "val", "test")
 BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=\W|$)", re.IGNORECASE)
 """How a name of The Cancer Genome Atlas begins: its 12 characters are the patient."""
+ENDING = re.compile(r"\.[a-z]\w{1,7}$", re.IGNORECASE)
+"""Of the file of a slide."""
 NAME = "tile features"
 UNPLACED = "; which of its tiles decided is not shown where a patient has several"
 SIDE = 256
@@ -140,7 +142,7 @@ class BagFolder:
 
     def _file_named(self, root: Path, name: str) -> Path | None:
         """The file of a slide, whose name may have the ending of the slide itself."""
-        return self._files.get(name) or self._files.get(Path(name).stem) or self._files.get(Path(name).name)
+        return self._files.get(Path(name).name) or self._files.get(_without_ending(name))
 
     @cached_property
     def _split_of(self) -> dict[str, str]:
@@ -153,7 +155,7 @@ class BagFolder:
         split_of: dict[str, str] = {}
         for split in SPLITS:
             for row in table.rows:
-                name = row.text(split)
+                name = _without_ending(row.text(split))
                 if split_of.setdefault(name, split) != split and name:
                     raise DataError(f"{row.place}: slide {name} is in {split_of[name]} and in {split}; correct one")
         split_of.pop("", None)
@@ -174,7 +176,7 @@ class BagFolder:
         """Notes on slides without a file, and on files that nothing lists."""
         without = [name for name, reason in data.skipped if reason.startswith("no such file")]
         listed = {item.source for item in data.items}
-        skipped = {name for id_, _ in data.skipped for name in (Path(id_).name, Path(id_).stem)}
+        skipped = {name for id_, _ in data.skipped for name in (Path(id_).name, _without_ending(id_))}
         beside = [name for name, path in self._files.items() if path not in listed and name not in skipped]
         told = (("Slides without stored features", without), ("Stored features that the data do not list", beside))
         return [f"{what}: {len(names)} ({first_of(sorted(names), 3)})." for what, names in told if names]
@@ -211,6 +213,11 @@ class BagFolder:
         coarse = open_bag(file)
         if coarse.dim != fine.dim:
             raise DataError(f"{file}: features are {coarse.dim} wide, those of {item.source} {fine.dim}")
+        if coarse.encoder and fine.encoder and coarse.encoder != fine.encoder:
+            raise DataError(f"{file}: features are of {coarse.encoder}, those of {item.source} of {fine.encoder}")
+        sides = [bag.attributes.get("level0_side") for bag in (fine, coarse)]
+        if None not in sides and sides[1] < sides[0]:
+            raise DataError(f"{file}: has smaller tiles than {item.source}; exchange --bags and --coarse-bags")
         return ScaledBag((fine, coarse))
 
     def _of_one_encoder(self, data: DomainData) -> DomainData:
@@ -235,6 +242,11 @@ def _files_in(folder: Path) -> dict[str, Path]:
     files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES]
     ordered = sorted(files, key=lambda file: SUFFIXES.index(file.suffix.lower()))
     return {file.stem: file for file in reversed(ordered)}
+
+
+def _without_ending(name: str) -> str:
+    """The name of a slide without folders and without the ending of its file; one such as S1.2 stays whole."""
+    return ENDING.sub("", Path(name).name)
 
 
 def _stem(item: Item) -> str:

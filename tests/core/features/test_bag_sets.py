@@ -139,6 +139,29 @@ def test_coarser_bags_are_a_second_scale(tmp_path, table):
     assert data.bags.of(data.items[0]).counts == (2, 5)
 
 
+def test_coarser_bags_of_another_encoder_or_a_finer_cutting_are_left_out(tmp_path, table):
+    fine, coarse = bags_in(tmp_path / "bags", encoder="uni"), bags_in(tmp_path / "low", encoder="uni")
+    rows, sides = torch.randn(3, 4), {"a": (512, 2048), "b": (2048, 512)}
+    for name, (finer, coarser) in sides.items():
+        write_bag(fine / f"{name}.safetensors", rows, None, {"level0_side": finer}, "uni")
+        write_bag(coarse / f"{name}.safetensors", rows, None, {"level0_side": coarser}, "uni")
+    write_bag(coarse / "c.safetensors", rows, None, {}, "conch")
+    data = BagFolder(fine, coarse).read(table)
+    assert [item.id for item in data.items] == ["a", "d"]
+    reasons = dict(data.skipped)
+    assert reasons["b"].endswith("exchange --bags and --coarse-bags") and "features are of conch" in reasons["c"]
+
+
+def test_a_slide_whose_name_has_a_dot_is_not_taken_for_another(tmp_path, table):
+    folder = bags_in(tmp_path / "bags", ["s", "t.1", "u.1", "v"])
+    table.write_text("slide_id,label\ns.1,no\nt.1,no\nu.1.svs,yes\nscans/v.ndpi,yes\n")
+    data = BagFolder(folder).read(table)
+    assert [item.source.stem for item in data.items] == ["t.1", "u.1", "v"]
+    assert [name for name, _ in data.skipped] == ["s.1"]
+    (splits := tmp_path / "splits_0.csv").write_text(",train,val,test\n0,t.1,u.1.svs,v\n")
+    assert [item.split for item in BagFolder(folder, splits=splits).read(table).items] == ["train", "val", "test"]
+
+
 def extraction(data: DomainData, root: Path):
     backbone = load_backbone(data.bags.backbone, "cpu")
     return bags_of_items(data, data.items, backbone, None, FeatureStore(root))
