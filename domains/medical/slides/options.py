@@ -35,7 +35,7 @@ class SlideOptions(contracts.NumberReading):
     regions: str | None = option(
         None, "slides: GeoJSON of QuPath, a file or folder named after slides; only its regions are used"
     )
-    bags: str | None = option(None, "slides: folder of stored tile features, of CLAM, TRIDENT or vladapt")
+    bags: str | None = option(None, "slides: folder of stored tile features, of CLAM or TRIDENT")
     coarse_bags: str | None = option(
         None, "slides: folder of the stored tile features of a lower magnification, for vila-mil"
     )
