@@ -27,6 +27,8 @@ from .table import folder_name, image_key, space_of, transform_spec
 
 TILES_AT_ONCE = 64
 """Tiles that are decoded, and encoded, together."""
+TILES_PER_OPENING = 8
+"""Tiles that a thread decodes at least: to open a slide takes as long as to read one."""
 MEANS = "means of tiles"
 """The tap of what is stored of a bag besides its tiles."""
 
@@ -220,7 +222,7 @@ class TileEncoder:
 
     def _rows(self, item: Item, tiles: Tiles, advance: Callable[[int], None]) -> Iterator[Tensor]:
         """(B, D) on the CPU, of some tiles after the others; the next ones are decoded while these are encoded."""
-        each = -(-self.batch // self.workers)  # that one thread decodes
+        each = max(TILES_PER_OPENING, -(-self.batch // self.workers))  # that one thread decodes
 
         def pixels(rows: range) -> Tensor:
             return torch.stack([self.transform(tile) for tile in tiles.read(rows)])  # (k, 3, S, S)

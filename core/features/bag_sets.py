@@ -215,8 +215,7 @@ class BagFolder:
             raise DataError(f"{file}: features are {coarse.dim} wide, those of {item.source} {fine.dim}")
         if coarse.encoder and fine.encoder and coarse.encoder != fine.encoder:
             raise DataError(f"{file}: features are of {coarse.encoder}, those of {item.source} of {fine.encoder}")
-        sides = [bag.attributes.get("level0_side") for bag in (fine, coarse)]
-        if None not in sides and sides[1] < sides[0]:
+        if coarse.attributes.get("level0_side", math.inf) < fine.attributes.get("level0_side", 0):
             raise DataError(f"{file}: has smaller tiles than {item.source}; exchange --bags and --coarse-bags")
         return ScaledBag((fine, coarse))
 
