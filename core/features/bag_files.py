@@ -87,7 +87,7 @@ class BagFile:
 
 @dataclass(frozen=True)
 class JoinedBag:
-    """The tiles of several slides as one bag; where they lie is not told, since each slide has its own places.
+    """The tiles of several slides as one bag. It has no coords, since those of each slide count from its own corner.
 
     Args:
         bags: of the slides, in their order.

@@ -178,8 +178,8 @@ class BagFolder:
         listed = {item.source for item in data.items}
         skipped = {name for id_, _ in data.skipped for name in (Path(id_).name, _without_ending(id_))}
         beside = [name for name, path in self._files.items() if path not in listed and name not in skipped]
-        told = (("Slides without stored features", without), ("Stored features that the data do not list", beside))
-        return [f"{what}: {len(names)} ({first_of(sorted(names), 3)})." for what, names in told if names]
+        lists = (("Slides without stored features", without), ("Stored features that the data do not list", beside))
+        return [f"{what}: {len(names)} ({first_of(sorted(names), 3)})." for what, names in lists if names]
 
     def _set_of(self, data: DomainData, labelled: bool = True) -> DomainData:
         """The set with its bags, of one encoder.
