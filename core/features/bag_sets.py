@@ -198,10 +198,16 @@ class BagFolder:
         if self.coarse is None:
             return fine
         if (file := self._coarse_files.get(item.source.stem)) is None:
-            raise DataError(f"no file of this slide below {self.coarse}")
+            raise DataError(f"no file of this slide below {self.coarse}; give its folder as --coarse-bags")
         coarse = open_bag(file)
         if coarse.dim != fine.dim:
             raise DataError(f"{file}: features are {coarse.dim} wide, those of {item.source} {fine.dim}")
+        of_fine, of_coarse = (_downsampling(each) for each in (fine, coarse))
+        if of_coarse <= of_fine:
+            raise DataError(
+                f"{file}: its tiles are downsampled by {of_coarse:g}, no more than those of {item.source} by "
+                f"{of_fine:g}; give the higher magnification as --bags, the lower one as --coarse-bags"
+            )
         return ScaledBag((fine, coarse))
 
     def _of_one_encoder(self, data: DomainData) -> DomainData:
@@ -226,6 +232,12 @@ def _files_in(folder: Path) -> dict[str, Path]:
     files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES]
     ordered = sorted(files, key=lambda file: SUFFIXES.index(file.suffix.lower()))
     return {file.stem: file for file in reversed(ordered)}
+
+
+def _downsampling(bag: Bag) -> float:
+    """Pixels of the largest level per pixel of a tile as it was read; NaN where they are not known."""
+    of_level, read = (bag.attributes.get(name, math.nan) for name in ("level0_side", "side"))
+    return of_level / read
 
 
 def _stem(item: Item) -> str:

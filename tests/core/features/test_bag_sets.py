@@ -21,11 +21,11 @@ from vladapt.core.features.store import FeatureStore
 TABLE = "case_id,slide_id,label\np1,a,no\np1,b,no\np2,c,yes\np3,d,yes\n"
 
 
-def bags_in(folder: Path, names: str = "abcd", width: int = 4, encoder: str = "") -> Path:
+def bags_in(folder: Path, names: str = "abcd", width: int = 4, encoder: str = "", **attributes: float) -> Path:
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(names):
         rows = torch.randn(number + 2, width, generator=torch.Generator().manual_seed(number))
-        write_bag(folder / f"{name}.safetensors", rows, np.arange(2 * len(rows)).reshape(-1, 2), {}, encoder)
+        write_bag(folder / f"{name}.safetensors", rows, np.arange(2 * len(rows)).reshape(-1, 2), attributes, encoder)
     return folder
 
 
@@ -110,6 +110,16 @@ def test_coarser_bags_are_a_second_scale(tmp_path, table):
     coarse = bags_in(tmp_path / "low", "dcba")
     data = BagFolder(bags_in(tmp_path / "bags"), coarse).read(table)
     assert data.bags.of(data.items[0]).counts == (2, 5)
+
+
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_magnifications_that_are_exchanged_or_the_same_are_refused(tmp_path, table, side):
+    coarse = bags_in(tmp_path / "low", side=256, level0_side=1024)
+    data = BagFolder(bags_in(tmp_path / "high", side=256, level0_side=side), coarse).read(table)
+    assert not data.items and [name for name, _ in data.skipped] == list("abcd")
+    assert f"downsampled by 4, no more than those of {tmp_path / 'high'}" in data.skipped[0][1]
+    larger_tiles = bags_in(tmp_path / "high", side=1024, level0_side=1024)
+    assert len(BagFolder(larger_tiles, coarse).read(table).items) == 4
 
 
 def extraction(data: DomainData, root: Path):
