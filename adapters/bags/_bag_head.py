@@ -21,8 +21,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 @dataclass(eq=False, kw_only=True)
 class BagHead(ClassWeighted):
     """A network reads the parts of a sample as the tower gives them, in whatever number, and gives logits of the
-    classes; class texts are not used. One bag a step, as all of these are published; the weights of the epoch with the
-    least loss on val are kept, without val those of the last epoch.
+    classes; class texts are not used. The weights of the epoch with the least loss on val are kept, without val those
+    of the last epoch.
 
     Attributes:
         network: name -> tensor of the network.
@@ -41,6 +41,7 @@ class BagHead(ClassWeighted):
     patience: int | None = option(
         20, "epochs without a lower loss on val after which the training ends; none: never", low=1, high=100_000
     )
+    bags_per_step: int = option(1, "bags whose mean gradient makes a step", low=1, high=100_000)
     most_parts: int | None = option(
         None,
         "parts of a bag to look at, drawn anew in each epoch, evenly spaced at prediction; none: all",
@@ -56,7 +57,7 @@ class BagHead(ClassWeighted):
         """The loss of one bag.
 
         Args:
-            label: (), or (C,) of several labels.
+            label: (), or (C,) of several labels; on the CPU, where reading it stops no GPU.
             criterion: (1, C) logits and labels -> cross-entropy, or binary cross-entropy.
         """
         return criterion(network(bag)[None], label[None])
@@ -74,7 +75,11 @@ class BagHead(ClassWeighted):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         device, classes = support.features.device, len(classifier)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, classes))
+        loss = label_loss(support.multilabel, self.priors_of(support.labels, classes))
+
+        def criterion(logits: Tensor, labels: Tensor) -> Tensor:
+            return loss(logits, labels.to(logits.device))
+
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             built = self._network(support.dim, classes).to(device).train()
@@ -95,7 +100,7 @@ class BagHead(ClassWeighted):
         seed: int,
     ) -> tuple[list[dict[str, float]], int]:
         """Train in place; the history, and the epoch that is kept."""
-        bags, parameters = self._bags(support), list(network.parameters())
+        bags, labels, parameters = self._bags(support), support.labels.cpu(), list(network.parameters())
         batches = self._order(support, classes, seed)
         optimizer = self._optimizer(parameters)
         scheduler = self._scheduler(optimizer)
@@ -103,7 +108,7 @@ class BagHead(ClassWeighted):
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             row = int(index)
-            return self._bag_loss(network, drawn(bags[row], self.most_parts), support.labels[row], criterion)
+            return self._bag_loss(network, drawn_parts(bags[row], self.most_parts), labels[row], criterion)
 
         scores: list[float] = []
 
@@ -113,7 +118,7 @@ class BagHead(ClassWeighted):
                 scheduler.step(-scores[-1])
             return scores[-1]
 
-        epochs = train_epochs(optimizer, rates, batches, loss_of)
+        epochs = train_epochs(optimizer, rates, batches, loss_of, accumulate=self.bags_per_step)
         if val is None:
             best, history = keep_best(epochs, parameters, None)
         else:
@@ -128,7 +133,7 @@ class BagHead(ClassWeighted):
     def _val_loss(self, network: nn.Module, val: FeatureSet, criterion: Criterion) -> float:
         """Mean loss of val's bags, by the criterion of the training."""
         network.eval()
-        logits = torch.stack([network(spaced(bag, self.most_parts)) for bag in self._bags(val)])
+        logits = torch.stack([network(spaced_parts(bag, self.most_parts)) for bag in self._bags(val)])
         network.train()
         return float(criterion(logits, val.labels))
 
@@ -161,7 +166,7 @@ class BagHead(ClassWeighted):
         return built
 
     def bag_logits(self, bag: Tensor | tuple[Tensor, ...]) -> Tensor:
-        return self._net(spaced(bag, self.most_parts))
+        return self._net(spaced_parts(bag, self.most_parts))
 
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
@@ -174,20 +179,20 @@ class BagHead(ClassWeighted):
         return self
 
 
-def drawn(bag: Any, most: int | None) -> Any:
+def drawn_parts(bag: Any, most: int | None) -> Any:
     """(T, D), or where there are more than `most` parts so many of them, drawn, in their order; of a tuple each."""
     if isinstance(bag, tuple):
-        return tuple(drawn(each, most) for each in bag)
+        return tuple(drawn_parts(each, most) for each in bag)
     if most is None or len(bag) <= most:
         return bag
     return bag[torch.randperm(len(bag))[:most].sort().values.to(bag.device)]
 
 
-def spaced(bag: Any, most: int | None) -> Any:
+def spaced_parts(bag: Any, most: int | None) -> Any:
     """(T, D), or where there are more than `most` parts so many of them, evenly spaced; of a tuple each. It holds for
     any T where it is traced."""
     if isinstance(bag, tuple):
-        return tuple(spaced(each, most) for each in bag)
+        return tuple(spaced_parts(each, most) for each in bag)
     count = bag.shape[0]
     if most is None or (not isinstance(count, Tensor) and count <= most):
         return bag

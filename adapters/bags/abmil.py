@@ -66,7 +66,8 @@ class Abmil(BagHead):
     multilabel: ClassVar[bool] = True
     differs: ClassVar[str] = (
         "the authors have two classes and train their extractor; here features are frozen, more classes have a "
-        "softmax, and the epoch with the least loss on val is kept, where there is val"
+        "softmax, and the epoch with the least loss on val is kept, where there is val; their script's default has no "
+        "gate (`gated=false`)"
     )
 
     lr: float = 5e-4

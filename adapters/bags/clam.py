@@ -111,6 +111,7 @@ class Clam(BagHead):
     most 200 epochs, ended after epoch 50 where 20 epochs did not lower the loss on val.
 
     Settings are those of the authors' README (rate 2e-4, smooth SVM); their code's own are 1e-4 and `instance_loss=ce`.
+    The README draws each class as often (`balanced_sampling`), in place of which `class_weight` weighs the classes.
     A bag with fewer parts than `instances` gives all it has, where the released code fails.
 
     Raises:
@@ -124,7 +125,10 @@ class Clam(BagHead):
         torch.Size([12, 3])
     """
 
-    differs: ClassVar[str] = "a bag with fewer parts than it draws gives all it has, where the released code fails"
+    differs: ClassVar[str] = (
+        "a bag with fewer parts than it draws gives all it has, where the released code fails; bags are drawn once per "
+        "epoch, where the README's command draws each class as often (`balanced_sampling`)"
+    )
 
     lr: float = 2e-4
     min_epochs: int = option(50, "the training does not end before this epoch", low=0, high=100_000)
@@ -159,14 +163,19 @@ class Clam(BagHead):
         weights = self._net.read(bag)[1]
         return weights if self.branches else weights[:1]
 
+    def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        if self.balanced_sampling:
+            return None  # what is drawn has each class as often
+        return super().priors_of(labels, num_classes)
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         if not self.balanced_sampling:
             return super()._order(support, classes, seed)
         labels = support.labels.cpu()
         weights = 1 / labels.bincount(minlength=classes).double()[labels]
 
-        def drawn(epoch: int) -> Iterable[Tensor]:
+        def balanced(epoch: int) -> Iterable[Tensor]:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             return weights.multinomial(len(labels), replacement=True, generator=generator).split(1)
 
-        return drawn
+        return balanced

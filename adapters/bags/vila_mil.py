@@ -127,8 +127,8 @@ class VilaMil(BagHead):
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder", "descriptions"})
     differs: ClassVar[str] = (
         "the context stands before the sentence, where the released code writes it over the first 16 tokens; the rate "
-        "falls on a plateau, where the released code makes a scheduler and never steps it (`plateau=none`); the epoch "
-        "with the least loss on val is kept, not with the fewest errors"
+        "falls on a plateau, where the released code makes a scheduler and never steps it (`plateau=none`); the "
+        "loss on val says which epoch is kept and when the training ends, where the released code counts errors"
     )
 
     min_epochs: int = option(80, "the training does not end before this epoch", low=0, high=100_000)

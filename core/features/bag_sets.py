@@ -209,14 +209,18 @@ class BagFolder:
         if self.coarse is None:
             return fine
         if (file := self._coarse_files.get(item.source.stem)) is None:
-            raise DataError(f"no file of this slide below {self.coarse}")
+            raise DataError(f"no file of this slide below {self.coarse}; give its folder as --coarse-bags")
         coarse = open_bag(file)
         if coarse.dim != fine.dim:
             raise DataError(f"{file}: features are {coarse.dim} wide, those of {item.source} {fine.dim}")
         if coarse.encoder and fine.encoder and coarse.encoder != fine.encoder:
             raise DataError(f"{file}: features are of {coarse.encoder}, those of {item.source} of {fine.encoder}")
-        if coarse.attributes.get("level0_side", math.inf) < fine.attributes.get("level0_side", 0):
-            raise DataError(f"{file}: has smaller tiles than {item.source}; exchange --bags and --coarse-bags")
+        of_fine, of_coarse = (_downsampling(each) for each in (fine, coarse))
+        if of_coarse <= of_fine:
+            raise DataError(
+                f"{file}: its tiles are downsampled by {of_coarse:g}, no more than those of {item.source} by "
+                f"{of_fine:g}; give the higher magnification as --bags, the lower one as --coarse-bags"
+            )
         return ScaledBag((fine, coarse))
 
     def _of_one_encoder(self, data: DomainData) -> DomainData:
@@ -246,6 +250,12 @@ def _files_in(folder: Path) -> dict[str, Path]:
 def _without_ending(name: str) -> str:
     """The name of a slide without folders and without the ending of its file; one such as S1.2 stays whole."""
     return ENDING.sub("", Path(name).name)
+
+
+def _downsampling(bag: Bag) -> float:
+    """Pixels of the largest level per pixel of a tile as it was read; NaN where they are not known."""
+    of_level, read = (bag.attributes.get(name, math.nan) for name in ("level0_side", "side"))
+    return of_level / read
 
 
 def _stem(item: Item) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,8 @@ from .languages import spoken
 
 CHUNK = 256
 """Texts encoded at once."""
+SHOWN = 80
+"""Characters of a text in a message, at most."""
 POSITIONS = ("end", "middle", "front")
 
 
@@ -180,10 +183,11 @@ def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -
     )
     room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
     if int(lengths.max()) > room:
-        worst = class_names[int(lengths.argmax())]
+        longest = class_names[int(lengths.argmax())]
         raise ConfigError(
-            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
-            f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
+            f"the class text '{shorten(longest, SHOWN, placeholder=' ...')}' takes {int(lengths.max())} tokens, "
+            f"{max(room, 0)} are left beside {n_ctx} of context in this tower's {context_length}; shorten the text, or "
+            "the context (n_ctx, ctx_init)"
         )
     place = " ".join([Layout.PLACEHOLDER] * n_ctx)
     return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths

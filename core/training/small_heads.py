@@ -51,29 +51,34 @@ def train_epochs(
     loss_of: Callable[[int, Any], Tensor],
     *,
     clip_grad: float | None = None,
+    accumulate: int = 1,
 ) -> Iterator[Epoch]:
     """Train in place what the optimiser holds, and yield after every epoch.
 
     Args:
         optimizer: over leaf tensors. No other tensor gets a gradient.
-        rates: for each epoch the learning rate of each of its steps, asked for when the epoch begins. Batches beyond
+        rates: for each epoch the learning rate at each of its batches, asked for when the epoch begins. Batches beyond
             these are left out.
         batches: epoch -> what each step sees, usually indices of samples (`epoch_batches`).
         loss_of: (epoch, batch) -> loss, or (R,) losses of independent heads, whose sum is minimised.
         clip_grad: largest norm of the gradient, or None.
+        accumulate: batches whose mean gradient makes a step; the last step of an epoch may have fewer.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for epoch, rates_of_epoch in enumerate(rates):
         losses = []
-        for rate, batch in zip(rates_of_epoch, batches(epoch)):
+        for number, (rate, batch) in enumerate(zip(rates_of_epoch, batches(epoch)), start=1):
             set_learning_rate(optimizer, rate)
             loss = loss_of(epoch, batch)
-            optimizer.zero_grad()
-            loss.sum().backward(inputs=parameters)
+            if number % accumulate == 1 % accumulate:
+                optimizer.zero_grad()
+            (loss.sum() / accumulate).backward(inputs=parameters)
+            losses.append(loss.detach())
+            if number % accumulate and number < len(rates_of_epoch):
+                continue
             if clip_grad is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
             optimizer.step()
-            losses.append(loss.detach())
         yield Epoch(epoch, rates_of_epoch, torch.stack(losses))
 
 

@@ -129,7 +129,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "patience": between("patience", None, 1, lr=0.05, dropout=0.7, epochs=20, min_epochs=0),
         "min_epochs": between("min_epochs", 0, 20, lr=0.05, dropout=0.7, epochs=20, patience=1),
     },
-    "trans-mil": {"patience": between("patience", None, 1, lr=0.1, dropout=0.7, epochs=12)},
+    "trans-mil": {
+        "patience": between("patience", None, 1, lr=0.1, dropout=0.7, epochs=12, bags_per_step=1),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
+    },
     "vila-mil": {
         "patience": between("patience", None, 1, lr=0.003, epochs=16, min_epochs=0),
         "min_epochs": between("min_epochs", 0, 20, lr=0.003, epochs=16, patience=1),

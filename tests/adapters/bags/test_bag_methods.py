@@ -12,8 +12,7 @@ from parity_checks import bags as parity
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.bags import trans_mil
-from vladapt.adapters.bags._bag_head import drawn as drawn_parts
-from vladapt.adapters.bags._bag_head import spaced, weighted_sum
+from vladapt.adapters.bags._bag_head import drawn_parts, spaced_parts, weighted_sum
 from vladapt.adapters.bags.clam import ClamBag, smooth_svm
 from vladapt.adapters.bags.trans_mil import NystromAttention, TransBag, pseudo_inverse
 from vladapt.core.contracts.features import Batch, bags_of
@@ -78,7 +77,7 @@ def test_tokens_that_look_at_each_other_learn_what_all_parts_show():
     for name, bags in sets.items():
         bags.parts[bags.labels == 1, :, 0] += 2.0
         sets[name] = FeatureSet.of_parts(bags.parts, labels=bags.labels, class_names=bags.class_names)
-    adapter = build_adapter("trans-mil", epochs=8, lr=2e-3, width=16)
+    adapter = build_adapter("trans-mil", epochs=8, lr=2e-3, width=16, bags_per_step=1)
     report = adapter.fit(sets["train"], TEXTS, seed=0)
     assert report.chosen == {"epoch": 8} and accuracy(adapter, sets["test"]) >= 0.85
 
@@ -186,7 +185,7 @@ def test_bags_of_any_size_fill_a_square_and_some_parts_are_drawn_of_large_ones(c
     torch.manual_seed(0)
     network, bag = TransBag(WIDTH, 3, 16, dropout=0.0).eval(), torch.randn(count, WIDTH)
     assert network(bag).isfinite().all()
-    assert len(spaced(bag, 4)) == min(4, count) and torch.equal(spaced(bag, 4)[-1], bag[-1])
+    assert len(spaced_parts(bag, 4)) == min(4, count) and torch.equal(spaced_parts(bag, 4)[-1], bag[-1])
     draws = [drawn_parts(bag, 4) for _ in range(8)]
     assert {len(draw) for draw in draws} == {min(4, count)}
     assert any(not torch.equal(draw, draws[0]) for draw in draws) == (count > 4)
@@ -208,6 +207,26 @@ def test_what_cannot_be_is_refused():
         build_adapter("trans-mil", width=20)
     with pytest.raises(CapabilityError, match="needs the parts of each sample"):
         build_adapter("abmil").fit(drawn(4, 0).without_parts(), TEXTS)
+
+
+def test_transmil_takes_no_weight_decay_from_biases_and_norms_and_mixes_none_into_the_gradient():
+    matrix, bias = (torch.nn.Parameter(torch.ones(*shape)) for shape in ((2, 2), (2,)))
+    optimizer = build_adapter("trans-mil", lr=0.1, weight_decay=0.5)._optimizer([matrix, bias])
+    for each in (matrix, bias):
+        each.grad = torch.zeros_like(each)
+    optimizer.step()
+    assert torch.allclose(matrix, torch.full((2, 2), 0.95)) and torch.equal(bias, torch.ones(2))
+
+
+def test_classes_that_are_drawn_as_often_are_not_weighed_again(sets):
+    """Else the rare class would be preferred: its share would be taken out twice."""
+    unequal = sets["train"].select([*range(0, 40, 2), 1, 3, 5])
+    networks = []
+    for weight in ("balanced", "none"):
+        adapter = build_adapter("clam", epochs=1, balanced_sampling=True, class_weight=weight)
+        adapter.fit(unequal, TEXTS, seed=0)
+        networks.append(adapter.network)
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
 
 
 def test_a_training_ends_where_val_gets_no_better(sets):

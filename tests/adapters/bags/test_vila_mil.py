@@ -156,8 +156,11 @@ def test_without_a_context_texts_stay_what_the_tower_makes_of_them(world):
 def test_a_text_too_long_beside_the_context_is_refused(world):
     long = tuple((" ".join(["cells"] * 200),) for _ in world.names)
     inputs = world.inputs(adapter := build_adapter("vila-mil", **QUICK))
-    with pytest.raises(ConfigError, match="tokens"):
+    with pytest.raises(
+        ConfigError, match=r"class text 'A WSI of .* cells \.\.\.' takes .* tokens, .* shorten"
+    ) as error:
         adapter.fit(**{**inputs, "resources": {"descriptions": long}})
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(("plateau", "falls"), [(1, True), (None, False)])

@@ -22,11 +22,13 @@ from vladapt.core.features.store import FeatureStore
 TABLE = "case_id,slide_id,label\np1,a,no\np1,b,no\np2,c,yes\np3,d,yes\n"
 
 
-def bags_in(folder: Path, names: Sequence[str] = "abcd", width: int = 4, encoder: str = "") -> Path:
+def bags_in(
+    folder: Path, names: Sequence[str] = "abcd", width: int = 4, encoder: str = "", **attributes: float
+) -> Path:
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(names):
         rows = torch.randn(number + 2, width, generator=torch.Generator().manual_seed(number))
-        write_bag(folder / f"{name}.safetensors", rows, np.arange(2 * len(rows)).reshape(-1, 2), {}, encoder)
+        write_bag(folder / f"{name}.safetensors", rows, np.arange(2 * len(rows)).reshape(-1, 2), attributes, encoder)
     return folder
 
 
@@ -143,13 +145,13 @@ def test_coarser_bags_of_another_encoder_or_a_finer_cutting_are_left_out(tmp_pat
     fine, coarse = bags_in(tmp_path / "bags", encoder="uni"), bags_in(tmp_path / "low", encoder="uni")
     rows, sides = torch.randn(3, 4), {"a": (512, 2048), "b": (2048, 512)}
     for name, (finer, coarser) in sides.items():
-        write_bag(fine / f"{name}.safetensors", rows, None, {"level0_side": finer}, "uni")
-        write_bag(coarse / f"{name}.safetensors", rows, None, {"level0_side": coarser}, "uni")
+        write_bag(fine / f"{name}.safetensors", rows, None, {"side": 256, "level0_side": finer}, "uni")
+        write_bag(coarse / f"{name}.safetensors", rows, None, {"side": 256, "level0_side": coarser}, "uni")
     write_bag(coarse / "c.safetensors", rows, None, {}, "conch")
     data = BagFolder(fine, coarse).read(table)
     assert [item.id for item in data.items] == ["a", "d"]
     reasons = dict(data.skipped)
-    assert reasons["b"].endswith("exchange --bags and --coarse-bags") and "features are of conch" in reasons["c"]
+    assert "give the higher magnification as --bags" in reasons["b"] and "features are of conch" in reasons["c"]
 
 
 def test_a_slide_whose_name_has_a_dot_is_not_taken_for_another(tmp_path, table):
@@ -160,6 +162,16 @@ def test_a_slide_whose_name_has_a_dot_is_not_taken_for_another(tmp_path, table):
     assert [name for name, _ in data.skipped] == ["s.1"]
     (splits := tmp_path / "splits_0.csv").write_text(",train,val,test\n0,t.1,u.1.svs,v\n")
     assert [item.split for item in BagFolder(folder, splits=splits).read(table).items] == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_magnifications_that_are_exchanged_or_the_same_are_refused(tmp_path, table, side):
+    coarse = bags_in(tmp_path / "low", side=256, level0_side=1024)
+    data = BagFolder(bags_in(tmp_path / "high", side=256, level0_side=side), coarse).read(table)
+    assert not data.items and [name for name, _ in data.skipped] == list("abcd")
+    assert f"downsampled by 4, no more than those of {tmp_path / 'high'}" in data.skipped[0][1]
+    larger_tiles = bags_in(tmp_path / "high", side=1024, level0_side=1024)
+    assert len(BagFolder(larger_tiles, coarse).read(table).items) == 4
 
 
 def extraction(data: DomainData, root: Path):

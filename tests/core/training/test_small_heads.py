@@ -49,6 +49,25 @@ def test_every_step_descends_at_its_own_rate_on_its_own_batch():
     assert [epoch.number for epoch in done] == [0, 1] and not any(epoch.losses.requires_grad for epoch in done)
 
 
+@pytest.mark.parametrize(("accumulate", "means"), [(1, [[0], [1], [2]]), (2, [[0, 1], [2]]), (3, [[0, 1, 2]])])
+def test_gradients_of_some_batches_make_a_step_and_the_last_of_an_epoch_may_have_fewer(accumulate, means):
+    rows, parameter = torch.tensor([1.0, 2.0, 4.0]), torch.zeros(1, requires_grad=True)
+
+    def loss_of(epoch, batch):
+        return (rows[batch] * parameter).sum()
+
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    for _ in train_epochs(optimizer, [[0.1] * 3] * 2, lambda _: [0, 1, 2], loss_of, accumulate=accumulate):
+        pass
+    moved = sum(float(rows[some].sum()) / accumulate for some in means)
+    assert parameter.item() == pytest.approx(-0.1 * moved * 2)
+    steps = []
+    optimizer.step = lambda: steps.append(parameter.grad.item())
+    for _ in train_epochs(optimizer, [[0.1] * 3], lambda _: [0, 1, 2], loss_of, accumulate=accumulate):
+        pass
+    assert steps == pytest.approx([float(rows[some].sum()) / accumulate for some in means])
+
+
 def test_the_loss_is_told_its_epoch():
     weight = torch.zeros((), requires_grad=True)
     done = train_epochs(sgd(weight), [[1.0]] * 3, lambda epoch: [None], lambda epoch, _: weight * 0 + epoch)
