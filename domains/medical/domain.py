@@ -370,13 +370,17 @@ class Medical(Domain):
 
     def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
         """Of slides the tile and resolution that a published encoder was made for."""
+        if options.get("unit") != SLIDE_UNIT:
+            return options
         from .slides.encoders import encoder_of
 
-        encoder = encoder_of(backbone) if options.get("unit") == SLIDE_UNIT else None
-        if encoder is None:
+        if (encoder := encoder_of(backbone)) is None:
             return options
         stated = {name: value for name, value in options.items() if value is not None}
         return {"tile": encoder.tile, "mpp": encoder.mpp, **stated}
+
+    def in_tiles(self, options: Mapping[str, Any]) -> bool:
+        return self.reading_of(options).unit == SLIDE_UNIT
 
     def sample_as(self, task: str | None, options: Mapping[str, Any]) -> DomainData:
         """With `unit="slide"` 60 drawn slides, half of which show a lesion in a few of their tiles."""

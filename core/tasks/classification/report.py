@@ -95,13 +95,20 @@ class ClassificationResults:
     tiles: PictureSection | None = None
 
     @classmethod
-    def of(cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, **further: Any) -> ClassificationResults:
+    def of(
+        cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, *, shows: bool, **further: Any
+    ) -> ClassificationResults:
         """Of a scored model.
 
         Args:
+            shows: whether samples may be shown.
             further: fields that do not follow from these.
         """
-        scores = judged.scores
+        from .tiles_shown import tile_section  # reports alone need it
+
+        scores, tiles = judged.scores, None
+        if shows:
+            tiles = tile_section(judged, further["ids"], further["thumbnails"])
         return cls(
             info=info,
             class_names=list(judged.class_names),
@@ -112,6 +119,7 @@ class ClassificationResults:
             groups=scores.groups,
             calibration=judged.calibration,
             findings=findings,
+            tiles=tiles,
             **further,
         )
 
@@ -126,14 +134,11 @@ class ClassificationResults:
         """
         of = {"ids": info.splits["test"], "skipped": [tuple(pair) for pair in info.skipped], "further": further}
         if shows:
-            from .tiles_shown import tile_section
-
             prepared = done.judged.prepared
             pictures = (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, prepared.test.features, *pictures)
             of |= {"thumbnails": prepared.thumbnail, "explain": explain}
-            of["tiles"] = tile_section(done.judged, of["ids"], prepared.thumbnail)
-        return cls.of(done.judged, done.findings, info, **of)
+        return cls.of(done.judged, done.findings, info, shows=shows, **of)
 
     @property
     def confident_logits(self) -> Tensor:

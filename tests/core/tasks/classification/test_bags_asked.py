@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from safetensors.numpy import save
 import vladapt
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.confidence import Calibration
-from vladapt.core.contracts.serving import Serving
+from vladapt.core.contracts.serving import Sample, Serving
 from vladapt.core.engine.serve import load_export, load_run
 from vladapt.core.serving.app import Access, build_app
 from vladapt.core.serving.desk import Desk
 from vladapt.core.serving.uploads import Limits
 from vladapt.core.tasks.classification.exporting import Head
 from vladapt.core.tasks.classification.exporting_bags import BagGraph
+from vladapt.core.tasks.classification.serving import ServedBags
 
 pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -152,6 +154,29 @@ def test_a_served_bag_is_answered_as_the_run_scored_it_and_names_the_planted_par
             halves = save({"features": sent(1)[0].astype(np.float16)})
             made = asked.post("/predict", files={"f": ("s.safetensors", halves)}).json()["predictions"][0]
             assert made["parts"][0]["part"] == planted[1] and "x" not in made["parts"][0]
+
+
+def test_the_parts_of_a_served_bag_are_those_of_the_calibrated_answer_and_weighed_once():
+    asked = []
+
+    class Weighing:
+        multilabel_ = True
+
+        def bag_logits(self, bag):
+            return torch.tensor([2.0, 1.0])
+
+        def attention(self, bag):
+            asked.append(len(bag))
+            return torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
+
+    scaling = SimpleNamespace(probabilities=lambda logits: (logits + torch.tensor([-5.0, 5.0])).sigmoid())
+    served = ServedBags.__new__(ServedBags)
+    served.predictor, served._device = SimpleNamespace(adapter=Weighing(), calibration=scaling), torch.device("cpu")
+    rows = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
+    sample = Sample("s", None, SimpleNamespace(read=lambda: (rows, None)))
+    served.answer([sample])
+    assert sample.parts[0] == {"part": 2, "weight": 0.7} and asked == [3]
+    np.testing.assert_allclose(sample.answer[1], rows.mean(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("exported", [False, True])
