@@ -217,15 +217,25 @@ def test_the_script_reads_each_kind_of_file_and_says_the_same(run, tmp_path):
     (tmp_path / "b.safetensors").write_bytes(save({"features": features, "coords": coords}))
     with h5py.File(tmp_path / "c.h5", "w") as file:
         file["features"], file["coords"] = features[None], coords
-    (tmp_path / "d.npz").write_bytes(npz(features=features[:, :2]))
-    names = ["a.npz", "b.safetensors", "c.h5", "d.npz"]
+    bad = {
+        "d.npz": npz(features=features[:, :2]),
+        "cut.npz": npz(features=features)[:-30],
+        "cut.h5": b"\x89HDF\r\n\x1a\n",
+    }
+    bad |= {"cut.h5": b"\x89HDF\r\n\x1a\n", "cut.safetensors": save({"features": features})[:-8]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("features")
+    names, bad = ["a.npz", "b.safetensors", "c.h5"], [*bad, "group.h5"]
     done = subprocess.run(
-        [sys.executable, "-I", run[1] / "predict.py", *names], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-I", run[1] / "predict.py", *bad, *names],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row.pop("id") for row in rows] == names[:3] and rows[0] == rows[1] == rows[2] and rows[0]["parts"]
-    assert (
-        done.returncode == 1
-        and done.stderr.startswith("d.npz: features are float32 (")
-        and done.stderr.count("\n") == 1
-    )
+    rows, faults = [json.loads(line) for line in done.stdout.splitlines()], done.stderr.splitlines()
+    assert [row.pop("id") for row in rows] == names and rows[0] == rows[1] == rows[2] and rows[0]["parts"]
+    assert done.returncode == 1 and [line.partition(":")[0] for line in faults] == bad
+    assert "features are float32 (" in faults[0] and all("; replace it or leave it out" in line for line in faults)
