@@ -14,7 +14,7 @@ from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import JudgedClassifier
 from ...errors import DataError
-from ...explanation.deciding_tiles import ATTENTION, DecidingTiles, deciding_tiles
+from ...explanation.deciding_tiles import ATTENTION, LOSS, DecidingTiles, deciding_tiles
 from ...explanation.tile_maps import TilePlaces, as_geojson, tile_map
 from ...runs.sections import PictureSection
 
@@ -24,6 +24,8 @@ SHOWN = 3
 """Slides of a report that are right, and that are wrong."""
 SIDE = 418
 """Pixels of a picture in a report."""
+MEANING = {ATTENTION: "where the method looked", LOSS: "how far the logit falls without a tile"}
+"""Of weights, for a note."""
 Thumbnail = Callable[[int], np.ndarray]
 """Row -> decoded picture of a slide."""
 
@@ -133,8 +135,10 @@ def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbn
             name = ids[row] if row < len(ids) else f"test image {row + 1}"
             truth = "" if right[row] else f", and is “{class_names[int(labels[row])]}”"
             pictures.append((picture, f"{name}: “{each.class_name}” ({float(sureness[row]):.0%}){truth}"))
+    if not pictures:
+        return None
     note = (
         "The surest wrong answers first, then the surest right ones; the five tiles that weigh most are outlined. An "
-        "aid, not a proof: weights say where the method looked, not why the slide has its class."
+        f"aid, not a proof: weights say {MEANING[shown[0].tiles.kind]}, not why the slide has its class."
     )
-    return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2) if pictures else None
+    return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2)
