@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
-from ...errors import first_of
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
-from ...metrics.intervals import class_intervals
 from ...metrics.score_intervals import FEWEST_OF_CLASS
 from ...runs import run_sections as shared
-from ...runs.run_sections import Report, few_groups, small_test_set
+from ...runs.run_sections import Report
 from ...runs.sections import (
     MEASURES,
     Bar,
@@ -43,7 +40,7 @@ from ...runs.sections import (
 )
 from ...runtime.progress import part
 from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
-from .scoring import Fitted
+from .scoring import Fitted, commonest, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -51,8 +48,6 @@ PAIRS, PROMPTS = 20, 4
 MOST_THRESHOLDS = 12
 AUROC, SHARE = MEASURES["auroc"], Measure("")
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
-FEW_OF_CLASS = 30
-LISTED = 6
 MISTAKES = 12
 
 
@@ -442,55 +437,6 @@ import vladapt
 predictor = vladapt.load_run({json.dumps(folder, ensure_ascii=False)})
 for row in predictor.predict(["image.png"]).rows():
     print(row)"""
-
-
-def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
-    """What must not be overlooked when reading the scores."""
-    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
-    sentences += few_groups(found.test_groups, found.test_images)
-    at_chance = found.words_at_chance(len(class_names))
-    sentences += [at_chance] if at_chance and at_chance not in notes else []
-    if labels.ndim == 2:
-        return sentences + _of_several_labels(found)
-    name, share = commonest(labels, class_names)
-    accuracy = found.adapted["accuracy"]
-    if accuracy <= share:
-        sentences.append(
-            f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
-            f"adapted model is right on {accuracy:.1%}. Look at the balanced accuracy."
-        )
-    return sentences
-
-
-def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
-    """Classes of which the test set has so few images that nothing can be said of them."""
-    if labels.ndim == 2:
-        counts = ((labels == 1).sum(dim=0)).tolist()
-    else:
-        counts = torch.bincount(labels.long(), minlength=len(class_names)).tolist()
-    few = sorted((count, name) for count, name in zip(counts, class_names) if 0 < count < FEW_OF_CLASS)
-    if not few:
-        return []
-    listed = first_of([f"{name} ({count})" for count, name in few], LISTED)
-    one_class = torch.zeros(few[0][0], dtype=torch.int64)
-    low, high = class_intervals(one_class == 0, one_class, 1)[0]
-    return [
-        f"Fewer than {FEW_OF_CLASS} test images: {listed}. With {plural(few[0][0], 'image')}, even if all are "
-        f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
-    ]
-
-
-def _of_several_labels(found: Comparison) -> list[str]:
-    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
-    if blank:
-        return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]
-    return []
-
-
-def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
-    """The commonest class of the test set and its share."""
-    counts = torch.bincount(labels.long(), minlength=len(class_names))
-    return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:
