@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
+from ...contracts.families import TILES
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
@@ -426,16 +427,18 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     if not info.backbone:
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
-    predict = f"vladapt predict {shlex.quote(folder)} image.png"
-    return [("Classify new images, from a terminal:", predict), score, ("From Python:", _python(folder))]
+    of_tiles = info.backbone.spec.partition(":")[0] == TILES
+    file, words = ("slide.h5", "slides, by the features of their tiles") if of_tiles else ("image.png", "images")
+    predict = f"vladapt predict {shlex.quote(folder)} {file}"
+    return [(f"Classify new {words}, from a terminal:", predict), score, ("From Python:", _python(folder, file))]
 
 
-def _python(folder: str) -> str:
+def _python(folder: str, file: str) -> str:
     return f"""\
 import vladapt
 
 predictor = vladapt.load_run({json.dumps(folder, ensure_ascii=False)})
-for row in predictor.predict(["image.png"]).rows():
+for row in predictor.predict([{json.dumps(file)}]).rows():
     print(row)"""
 
 

@@ -65,6 +65,8 @@ def test_the_planted_tile_is_the_first_in_rows_and_in_files_for_qupath(run, slid
 
 
 def test_reports_show_the_surest_slides_with_their_tiles(run, tmp_path):
-    assert "Deciding tiles" in (Path(run) / "report.html").read_text(encoding="utf-8")
+    report = (Path(run) / "report.html").read_text(encoding="utf-8")
+    assert "Deciding tiles" in report and "where the method looked" in report
+    assert " slide.h5" in report and "image.png" not in report, "what the run predicts"
     vladapt.evaluate(run, out=tmp_path / "scored", device="cpu")
     assert "Deciding tiles" in (tmp_path / "scored" / "report.html").read_text(encoding="utf-8")
