@@ -24,7 +24,7 @@ NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number
 NOT_FINITE = "the model gives NaN or infinity for it"
 LONGEST_VALUE = 80
 """Characters of a value that a message quotes."""
-LONGEST_MESSAGE = 700
+LONGEST_MESSAGE = 580
 """Characters of a message; of a longer one the middle goes, since it begins with the place and ends with the cure."""
 REASON_CHARACTERS = 300
 """Of why an image cannot be used."""

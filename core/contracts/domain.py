@@ -277,6 +277,10 @@ class Domain(ABC):
         """
         return options
 
+    def in_tiles(self, options: Mapping[str, Any]) -> bool:
+        """Whether samples read with these options of `reading` are bags of tiles (`DomainData.in_tiles`)."""
+        return False
+
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
         """What images read with these options of `reading` have beyond red, green and blue, which towers are then
         widened for, or which three bands they have; None for pictures of red, green and blue."""

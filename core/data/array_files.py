@@ -70,7 +70,11 @@ class ArrayFile:
         """
         headers = self.headers()
         with self.reading(), np.load(self.path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in (headers if names is None else names)}
+            names = list(headers) if names is None else names
+            if missing := [name for name in names if name not in headers]:
+                raise KeyError(missing[0])
+            # by the whole name: numpy prefers a member without the ending, which was not looked at
+            return {name: arrays[f"{name}{SUFFIX}"] for name in names}
 
     def single(self) -> np.ndarray:
         """The array of an `.npy`.

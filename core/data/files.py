@@ -237,6 +237,7 @@ class Format:
         size: (file, decode) -> (width, height) of what `load` gives, by its header; None where only `load` tells.
         columns: names of the column of a table that names such files, besides the usual ones.
         named: (root, name) -> the file below a root that a table names without its ending, or None.
+        refused: whether none of its files is a sample here, and `expand` says how they are read.
     """
 
     name: str
@@ -251,6 +252,7 @@ class Format:
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
     columns: tuple[str, ...] = ()
     named: Callable[[Path, str], Path | None] = lambda root, name: None
+    refused: bool = False
 
     @staticmethod
     def of(path: Path, formats: Sequence[Format]) -> Format | None:

@@ -54,9 +54,15 @@ def deciding_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST)
         called: class index.
         most: parts that are named.
     """
+    return attended_tiles(adapter, bag, called, most) or _without_each(adapter, bag, called, most)
+
+
+@torch.no_grad()
+def attended_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST) -> DecidingTiles | None:
+    """Those that the method attends to, at the cost of one answer; None where it has no attention to show."""
     attention = adapter.attention(bag)
     if attention is None:
-        return _without_each(adapter, bag, called, most)
+        return None
     weights = attention[called if len(attention) > 1 else 0]
     best = weights.topk(min(most, len(bag)))
     return DecidingTiles(best.indices.tolist(), best.values.tolist(), ATTENTION, weights)

@@ -42,17 +42,20 @@ class TilePlaces:
 
         Args:
             coords: (T, 2), or None.
-            attributes: as of `Tiles`, as far as they are known; else the side is the least step from tile to tile.
+            attributes: as of `Tiles`, as far as they are known; else the side is the commonest step from a tile to the
+                next of its row or column. A size that leaves out the corner of a tile is that of another slide, and
+                does not count.
         """
         if coords is None or not len(coords):
             return None
         coords = np.asarray(coords).astype(np.int64)
-        steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
-        side = _stated(attributes.get("level0_side")) or int(steps.min() if len(steps) else 0)
+        side = _stated(attributes.get("level0_side")) or _commonest_step(coords)
         if side < 1:
             return None
-        reach = (coords.max(axis=0) + side).tolist()
-        width, height = (_stated(attributes.get(name)) or most for name, most in zip(("width", "height"), reach))
+        stated = (_stated(attributes.get(name)) for name in ("width", "height"))
+        width, height = (
+            size if size > last else last + side for size, last in zip(stated, coords.max(axis=0).tolist())
+        )
         origin = attributes.get("origin")
         x, y = map(_stated, origin) if isinstance(origin, (list, tuple)) and len(origin) == 2 else (0, 0)
         return cls(coords, side, (width, height), (x, y))
@@ -66,6 +69,16 @@ class TilePlaces:
         """The same from where QuPath counts."""
         (x0, y0, x1, y1), (x, y) = self.box(part), self.origin
         return x0 - x, y0 - y, x1 - x, y1 - y
+
+
+def _commonest_step(coords: np.ndarray) -> int:
+    """From a tile to the next of its row or column, of equally common steps the least; 0 where no two share one."""
+    steps = []
+    for along, across in ((0, 1), (1, 0)):
+        jumps = np.diff(coords[np.lexsort((coords[:, along], coords[:, across]))], axis=0)
+        steps.append(jumps[(jumps[:, across] == 0) & (jumps[:, along] > 0), along])
+    values, counts = np.unique(np.concatenate(steps), return_counts=True)
+    return int(values[counts.argmax()]) if len(values) else 0
 
 
 def _stated(value: Any) -> int:

@@ -109,39 +109,41 @@ def check(facts):
             sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
 
 
-if __name__ == "__main__":
+def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
+    """Answer the files of the command line; `read(path, facts)` gives what the graph takes and what `further` knows."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     check(facts)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--top", type=int, default=3, help="classes per image")
+    parser = argparse.ArgumentParser(description=words.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar=kind.upper())
+    parser.add_argument("--top", type=int, default=3, help=f"classes per {kind}")
     parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
     parser.add_argument("--coverage-per", dest="per", choices=["all", *facts.get("coverage_per", ())], default="all")
     if facts["multilabel"] or facts.get("finding") is not None:
         parser.add_argument("--threshold", type=float, help="name a finding from this probability on")
-    if "per_patient" in facts:
-        words = f"one answer, by the {facts['per_patient']['how']}, for the patient that all images are of"
-        parser.add_argument("--per-patient", action="store_true", help=words)
-    given = vars(parser.parse_args())
+    if of := facts.get("per_patient"):
+        parser.add_argument("--per-patient", action="store_true", help=f"one answer, by the {of['how']} of all {kind}s")
+    how = vars(parser.parse_args())
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
-    graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["pixels"], options, providers=["CPUExecutionProvider"])
-    names, failed = [each.name for each in graph.get_outputs()], False
-    together, of_patient = given.pop("per_patient", False), {}
-    for path in given.pop("images"):
+    session = onnxruntime.InferenceSession(HERE / facts["graphs"][graph], options, providers=["CPUExecutionProvider"])
+    answered, files, together = {}, how.pop("files"), how.pop("per_patient", False)
+    for path in files:
         try:
-            picture = pixels(decoded(path), facts["preprocessing"])
-            found = dict(zip(names, graph.run(None, {"pixels": picture})))
-            if not np.isfinite(found["logits"]).all():
+            tensor, known = read(path, facts)
+            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, {graph: tensor})))
+            if not np.isfinite(outputs["logits"]).all():
                 raise ValueError("the model gives NaN or infinity for it")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
-            failed = True
             continue
-        if together:
-            of_patient[path] = found["logits"][0]
-        else:
-            print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
-    if of_patient:
-        print(json.dumps(patient_row("patient", of_patient, np.stack([*of_patient.values()]), facts, **given)))
-    sys.exit(int(failed))
+        answered[path] = outputs["logits"][0]
+        if not together:
+            row = row_of(path, answered[path], outputs.get("distance", [None])[0], facts, **how)
+            print(json.dumps(row | further(outputs, known)))
+    if together and answered:
+        print(json.dumps(patient_row("patient", answered, np.stack([*answered.values()]), facts, **how)))
+    sys.exit(int(not answered.keys() >= set(files)))
+
+
+if __name__ == "__main__":
+    answer_all(__doc__, "image", "pixels", lambda path, facts: (pixels(decoded(path), facts["preprocessing"]), None))

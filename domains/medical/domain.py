@@ -374,17 +374,21 @@ class Medical(Domain):
         Raises:
             DataError: stored features of tiles are not of that encoder's width.
         """
-        from .slides.encoders import encoder_of
-
         if options.get("bags") is not None:
             from .slides.stored import check_encoder
 
             check_encoder(options["bags"], backbone)
-        encoder = encoder_of(backbone) if options.get("unit") == SLIDE_UNIT else None
-        if encoder is None:
+        if options.get("unit") != SLIDE_UNIT:
+            return options
+        from .slides.encoders import encoder_of
+
+        if (encoder := encoder_of(backbone)) is None:
             return options
         stated = {name: value for name, value in options.items() if value is not None}
         return {"tile": encoder.tile, "mpp": encoder.mpp, **stated}
+
+    def in_tiles(self, options: Mapping[str, Any]) -> bool:
+        return self.reading_of(options).unit == SLIDE_UNIT
 
     def sample_as(self, task: str | None, options: Mapping[str, Any]) -> DomainData:
         """With `unit="slide"` 60 drawn slides, half of which show a lesion in a few of their tiles."""

@@ -5,20 +5,17 @@ lie (T, 2) as `coords`, if that is known. Needs onnxruntime, numpy and pillow, a
 per bag, as `vladapt predict` does, and faults on stderr.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-HERE = Path(__file__).resolve().parent
 try:
-    from ..standalone import check, patient_row, row_of
+    from ..standalone import answer_all
 except ImportError:  # a script, whose folder `python -I` leaves out
-    sys.path.insert(0, str(HERE))
-    from standalone import check, patient_row, row_of  # type: ignore[no-redef]
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from standalone import answer_all  # type: ignore[no-redef]
 
 NUMBERS = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
 """Types of safetensors that are read."""
@@ -28,18 +25,12 @@ MOST = 5
 
 def bag(path, width):
     """(T, D) float32 features of the parts of a sample, and (T, 2) whole numbers where they lie, or None."""
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("features", "coords") if name in file}
-    elif path.suffix.lower() in (".h5", ".hdf5"):
-        try:
-            from h5py import File
-        except ImportError:
-            raise ValueError("h5py reads such files; pip install h5py") from None
-        with File(path) as file:
-            arrays = {name: file[name][()] for name in ("features", "coords") if name in file}
-    else:
-        arrays = tensors(path)
+    try:
+        arrays = arrays_of(path)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # damaged files make zipfile, zlib, numpy and h5py raise many types
+        raise ValueError(f"not a readable file of arrays ({error or type(error).__name__})") from None
     features, coords = arrays.get("features", np.zeros(0)), arrays.get("coords")
     features = features[0] if features.ndim == 3 and len(features) == 1 else features
     if features.ndim != 2 or not len(features) or features.shape[1] != width or features.dtype.kind != "f":
@@ -49,6 +40,22 @@ def bag(path, width):
     if coords is not None and (coords.shape != (len(features), 2) or coords.dtype.kind not in "iu"):
         raise ValueError(f"coords are {coords.dtype} {coords.shape}; ({len(features)}, 2) whole numbers are needed")
     return np.ascontiguousarray(features, dtype=np.float32), coords
+
+
+def arrays_of(path):
+    """Those among features and coords that a file holds."""
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("features", "coords") if name in file}
+    if ending not in (".h5", ".hdf5"):
+        return tensors(path)
+    try:
+        from h5py import File
+    except ImportError:
+        raise ValueError("h5py reads such files; pip install h5py") from None
+    with File(path) as file:
+        return {name: file[name][()] for name in ("features", "coords") if name in file}
 
 
 def tensors(path):
@@ -72,43 +79,12 @@ def deciding(logits, attention, coords=None):
     return [{**row, **({} if coords is None else dict(zip("xy", coords[row["part"]].tolist())))} for row in rows]
 
 
+def parts_of(outputs, coords):
+    """What is said of the parts, where the method weighs them."""
+    if "attention" not in outputs:
+        return {}
+    return {"parts": deciding(outputs["logits"][0], outputs["attention"], coords)}
+
+
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    check(facts)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bags", nargs="+", type=Path)
-    parser.add_argument("--top", type=int, default=3, help="classes per bag")
-    parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
-    parser.add_argument("--coverage-per", dest="per", choices=["all", *facts.get("coverage_per", ())], default="all")
-    if facts["multilabel"] or facts.get("finding") is not None:
-        parser.add_argument("--threshold", type=float, help="name a finding from this probability on")
-    if "per_patient" in facts:
-        words = f"one answer, by the {facts['per_patient']['how']}, for the patient that all bags are of"
-        parser.add_argument("--per-patient", action="store_true", help=words)
-    given = vars(parser.parse_args())
-    graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["bag"], providers=["CPUExecutionProvider"])
-    names, failed = [each.name for each in graph.get_outputs()], False
-    together, of_patient = given.pop("per_patient", False), {}
-    for path in given.pop("bags"):
-        try:
-            features, coords = bag(path, facts["width"])
-            outputs = dict(zip(names, graph.run(None, {"bag": features})))
-            if not np.isfinite(outputs["logits"]).all():
-                raise ValueError("the model gives NaN or infinity for it")
-        except (OSError, ValueError, EOFError) as error:
-            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
-            failed = True
-            continue
-        logits, distance = outputs["logits"][0], outputs.get("distance", [None])[0]
-        if together:
-            of_patient[path] = logits
-            continue
-        row = row_of(path, logits, distance, facts, **given)
-        print(
-            json.dumps(
-                row | ({"parts": deciding(logits, outputs["attention"], coords)} if "attention" in outputs else {})
-            )
-        )
-    if of_patient:
-        print(json.dumps(patient_row("patient", of_patient, np.stack([*of_patient.values()]), facts, **given)))
-    sys.exit(int(failed))
+    answer_all(__doc__, "bag", "bag", lambda path, facts: bag(path, facts["width"]), parts_of)

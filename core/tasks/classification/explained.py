@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ...contracts.domain import Domain
-from ...contracts.items import DomainData, Item
+from ...contracts.items import DomainData
 from ...contracts.output_kind import HeatMap
 from ...contracts.run_info import FittedRun
 from ...contracts.use import Use
-from ...errors import DataError
 from ...explanation.evidence import overlaid
 from ...explanation.placing import on_image
 from ...runs.folder import make_folder
@@ -80,8 +79,8 @@ def explained(
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)
-    for reason, each, name in zip(reasons, tiles, made.ids):
-        reason.tiles, reason.picture = each, _still(data, item_of[name])
+    for reason, each in zip(reasons, tiles):
+        reason.tiles, reason.picture = each, each.slide
     of = {name: (reason, target) for name, reason, target in zip(made.ids, reasons, targets)}
 
     def heat_map(name: str) -> HeatMap | None:
@@ -101,14 +100,6 @@ def explained(
     if explainer.no_maps and not tiles:
         made.notes.append(f"no heat maps: {explainer.no_maps}")
     return Explained(explainer, reasons, targets)
-
-
-def _still(data: DomainData, item: Item) -> np.ndarray | None:
-    """The picture of a slide; None where it cannot be read."""
-    try:
-        return Domain.as_still(np.asarray(data.load(item)))
-    except DataError:
-        return None
 
 
 def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -> None:

@@ -62,8 +62,6 @@ from .stored_run import fitted_adapter, labelled_in_run, recipe_again
 if TYPE_CHECKING:
     from .tiles_shown import ShownTiles
 
-SLIDE = "slide"
-"""The unit of a domain's reader whose samples are read by their tiles."""
 FEW = 8
 """Images that are encoded at once and not stored."""
 
@@ -136,7 +134,7 @@ class Predictor:
             return False
         if not info.backbone or info.backbone.spec.partition(":")[0] == TILES:
             return True
-        return vars(domain.reading_of(recipe_again(use).reading)).get("unit") == SLIDE
+        return domain.in_tiles(recipe_again(use).reading)
 
     @cached_property
     def device(self) -> torch.device:
@@ -252,13 +250,11 @@ class Predictor:
         self, made: Predictions, features: FeatureSet, items: Sequence[Item], data: DomainData
     ) -> list[ShownTiles]:
         """Of the first samples the tiles that decide; none of samples that are no bags of tiles."""
-        if not (self.adapter.reads_bags and features.stored_bags is not None):
-            return []
-        from .tiles_shown import shown_tiles
+        from .tiles_shown import shown_tiles  # explanations of slides alone need it
 
         called = list(enumerate(made.most_likely[:MOST].tolist()))
-        thumbnail = None if data.tiles is None else (lambda row: data.load(items[row]))
-        return shown_tiles(self.adapter, features, called, made.class_names, thumbnail)
+        of = (made.class_names, lambda row: data.load(items[row]), data.tiles is not None)
+        return shown_tiles(self.adapter, features, called, *of)
 
     def patients(self, how: str, threshold: float | None) -> Patients:
         """What answers of patients are made by.

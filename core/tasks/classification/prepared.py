@@ -14,10 +14,12 @@ from ...backbones.languages import note_on_language
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
+from ...contracts.bags import StoredTiles
 from ...contracts.domain import Domain, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.items import DomainData, Item, items_of
+from ...contracts.judgement import Judgement
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
 from ...contracts.run_info import RunInfo
@@ -26,7 +28,7 @@ from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_tolerated, drop_unreadable
-from ...errors import DataError
+from ...errors import CapabilityError, DataError
 from ...features.batches import Extras, batches
 from ...features.files import load_class_texts
 from ...features.patch_tokens import PatchTokenReader
@@ -382,6 +384,28 @@ class Prepared:
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""
         return self.data.load(self.test_items[index])
+
+
+def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
+    """Raise what judgements that are asked for tell of the data as they were read."""
+    for judgement in judges:
+        if judgement.asked:
+            judgement.check_read(data)
+
+
+def as_wide_as(bags: StoredTiles, backbone: Backbone, device: str | None) -> Backbone:
+    """The backbone, if its features are as wide as the stored ones of tiles.
+
+    Raises:
+        CapabilityError: they are not.
+    """
+    stored = load_backbone(bags.backbone, device).embed_dim
+    if backbone.embed_dim != stored:
+        raise CapabilityError(
+            f"--backbone {backbone.spec}: gives features of width {backbone.embed_dim}, the stored ones have {stored}; "
+            "give the encoder that made them, or omit it"
+        )
+    return backbone
 
 
 def with_preset(data: DomainData, domain: Domain, preset: str, used: str = "prompts") -> DomainData:

@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
+from ...contracts.families import TILES
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
-from ...errors import first_of
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
-from ...metrics.intervals import class_intervals
 from ...metrics.score_intervals import FEWEST_OF_CLASS
 from ...runs import run_sections as shared
-from ...runs.run_sections import Report, few_groups, small_test_set
+from ...runs.run_sections import Report
 from ...runs.sections import (
     MEASURES,
     Bar,
@@ -43,7 +41,7 @@ from ...runs.sections import (
 )
 from ...runtime.progress import part
 from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
-from .scoring import Fitted
+from .scoring import Fitted, commonest, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -51,8 +49,6 @@ PAIRS, PROMPTS = 20, 4
 MOST_THRESHOLDS = 12
 AUROC, SHARE = MEASURES["auroc"], Measure("")
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
-FEW_OF_CLASS = 30
-LISTED = 6
 MISTAKES = 12
 
 
@@ -95,13 +91,20 @@ class ClassificationResults:
     tiles: PictureSection | None = None
 
     @classmethod
-    def of(cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, **further: Any) -> ClassificationResults:
+    def of(
+        cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, *, shows: bool, **further: Any
+    ) -> ClassificationResults:
         """Of a scored model.
 
         Args:
+            shows: whether samples may be shown.
             further: fields that do not follow from these.
         """
-        scores = judged.scores
+        from .tiles_shown import tile_section  # reports alone need it
+
+        scores, tiles = judged.scores, None
+        if shows:
+            tiles = tile_section(judged, further["ids"], further["thumbnails"])
         return cls(
             info=info,
             class_names=list(judged.class_names),
@@ -112,6 +115,7 @@ class ClassificationResults:
             groups=scores.groups,
             calibration=judged.calibration,
             findings=findings,
+            tiles=tiles,
             **further,
         )
 
@@ -126,14 +130,11 @@ class ClassificationResults:
         """
         of = {"ids": info.splits["test"], "skipped": [tuple(pair) for pair in info.skipped], "further": further}
         if shows:
-            from .tiles_shown import tile_section
-
             prepared = done.judged.prepared
             pictures = (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, prepared.test.features, *pictures)
             of |= {"thumbnails": prepared.thumbnail, "explain": explain}
-            of["tiles"] = tile_section(done.judged, of["ids"], prepared.thumbnail)
-        return cls.of(done.judged, done.findings, info, **of)
+        return cls.of(done.judged, done.findings, info, shows=shows, **of)
 
     @property
     def confident_logits(self) -> Tensor:
@@ -426,66 +427,19 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     if not info.backbone:
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
-    predict = f"vladapt predict {shlex.quote(folder)} image.png"
-    return [("Classify new images, from a terminal:", predict), score, ("From Python:", _python(folder))]
+    of_tiles = info.backbone.spec.partition(":")[0] == TILES
+    file, words = ("slide.h5", "slides, by the features of their tiles") if of_tiles else ("image.png", "images")
+    predict = f"vladapt predict {shlex.quote(folder)} {file}"
+    return [(f"Classify new {words}, from a terminal:", predict), score, ("From Python:", _python(folder, file))]
 
 
-def _python(folder: str) -> str:
+def _python(folder: str, file: str) -> str:
     return f"""\
 import vladapt
 
 predictor = vladapt.load_run({json.dumps(folder, ensure_ascii=False)})
-for row in predictor.predict(["image.png"]).rows():
+for row in predictor.predict([{json.dumps(file)}]).rows():
     print(row)"""
-
-
-def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
-    """What must not be overlooked when reading the scores."""
-    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
-    sentences += few_groups(found.test_groups, found.test_images)
-    at_chance = found.words_at_chance(len(class_names))
-    sentences += [at_chance] if at_chance and at_chance not in notes else []
-    if labels.ndim == 2:
-        return sentences + _of_several_labels(found)
-    name, share = commonest(labels, class_names)
-    accuracy = found.adapted["accuracy"]
-    if accuracy <= share:
-        sentences.append(
-            f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
-            f"adapted model is right on {accuracy:.1%}. Look at the balanced accuracy."
-        )
-    return sentences
-
-
-def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
-    """Classes of which the test set has so few images that nothing can be said of them."""
-    if labels.ndim == 2:
-        counts = ((labels == 1).sum(dim=0)).tolist()
-    else:
-        counts = torch.bincount(labels.long(), minlength=len(class_names)).tolist()
-    few = sorted((count, name) for count, name in zip(counts, class_names) if 0 < count < FEW_OF_CLASS)
-    if not few:
-        return []
-    listed = first_of([f"{name} ({count})" for count, name in few], LISTED)
-    one_class = torch.zeros(few[0][0], dtype=torch.int64)
-    low, high = class_intervals(one_class == 0, one_class, 1)[0]
-    return [
-        f"Fewer than {FEW_OF_CLASS} test images: {listed}. With {plural(few[0][0], 'image')}, even if all are "
-        f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
-    ]
-
-
-def _of_several_labels(found: Comparison) -> list[str]:
-    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
-    if blank:
-        return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]
-    return []
-
-
-def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
-    """The commonest class of the test set and its share."""
-    counts = torch.bincount(labels.long(), minlength=len(class_names))
-    return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:

@@ -19,13 +19,14 @@ from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
-from ...errors import CapabilityError, DataError
+from ...errors import CapabilityError, DataError, first_of
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
 from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.classification import check_scores, metrics_of
-from ...metrics.intervals import units_of
+from ...metrics.intervals import class_intervals, units_of
 from ...registry import build_adapter, build_judgement
+from ...runs.run_sections import few_groups, small_test_set
 from ...runs.sections import MEASURES, Measure, plural, points
 from ...runtime.progress import Reporter
 from .fitting import fit_adapter
@@ -40,6 +41,10 @@ MOST_PROBED = 1000
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}
 WITHOUT_LABELS = "without-labels"
 """The judgement that says whether a method is kept where no label was learned from."""
+FEW_OF_CLASS = 30
+"""Test images of a class of which little can be said."""
+LISTED = 6
+"""Classes that are named."""
 
 
 def score_on(
@@ -278,3 +283,52 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 def _measure(key: str) -> Measure:
     """How a metric is written; one of a domain's own as a number."""
     return MEASURES.get(key) or Measure(key.replace("auroc/", "AUROC ").replace("_", " "), kind="number")
+
+
+def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """What must not be overlooked when reading the scores, in sentences."""
+    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
+    sentences += few_groups(found.test_groups, found.test_images)
+    at_chance = found.words_at_chance(len(class_names))
+    sentences += [at_chance] if at_chance and at_chance not in notes else []
+    if labels.ndim == 2:
+        return sentences + _of_several_labels(found)
+    name, share = commonest(labels, class_names)
+    accuracy = found.adapted["accuracy"]
+    if accuracy <= share:
+        sentences.append(
+            f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
+            f"adapted model is right on {accuracy:.1%}. Look at the balanced accuracy."
+        )
+    return sentences
+
+
+def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Classes of which the test set has so few images that nothing can be said of them."""
+    if labels.ndim == 2:
+        counts = ((labels == 1).sum(dim=0)).tolist()
+    else:
+        counts = torch.bincount(labels.long(), minlength=len(class_names)).tolist()
+    few = sorted((count, name) for count, name in zip(counts, class_names) if 0 < count < FEW_OF_CLASS)
+    if not few:
+        return []
+    listed = first_of([f"{name} ({count})" for count, name in few], LISTED)
+    one_class = torch.zeros(few[0][0], dtype=torch.int64)
+    low, high = class_intervals(one_class == 0, one_class, 1)[0]
+    return [
+        f"Fewer than {FEW_OF_CLASS} test images: {listed}. With {plural(few[0][0], 'image')}, even if all are "
+        f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
+    ]
+
+
+def _of_several_labels(found: Comparison) -> list[str]:
+    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
+    if blank:
+        return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]
+    return []
+
+
+def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
+    """The commonest class of the test set and its share."""
+    counts = torch.bincount(labels.long(), minlength=len(class_names))
+    return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...confidence.calibration import TABLE_COVERAGES
+from ...contracts.bags import mean_of_rows
 from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import (
     CLASSIFYING,
@@ -29,8 +30,10 @@ from ...contracts.serving import (
 )
 from ...contracts.task import Task
 from ...contracts.use import Use
+from ...data.sent_bags import SentBag
 from ...data.unlabelled import images_of, readable
 from ...errors import NOT_FINITE, ConfigError, DataError
+from ...explanation.deciding_tiles import attended_tiles
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
@@ -221,8 +224,6 @@ class ServedBags(ServedRun):
         return [Sample(str(file), _File(file)) for file in files], []
 
     def prepare(self, sample: Sample) -> None:
-        from ...data.sent_bags import SentBag
-
         sample.prepared = SentBag(sample.source.path, self.predictor.adapter.dim_, self._most_bytes)
 
     def answer(self, samples: Sequence[Sample]) -> None:
@@ -237,15 +238,16 @@ class ServedBags(ServedRun):
         """(C,) logits, and the mean (D,) of the parts."""
         adapter = self.predictor.adapter
         features, coords = sample.prepared.read()
-        bag = torch.from_numpy(features).to(self._device)
+        rows = torch.from_numpy(features)
+        bag = rows.to(self._device)
         logits = adapter.bag_logits(bag)
         if not logits.logsumexp(0).isfinite():
             raise DataError(NOT_FINITE)
-        from ...explanation.deciding_tiles import deciding_tiles
-
-        if adapter.attention(bag) is not None:  # to leave parts out would take minutes of a request
-            sample.parts = deciding_tiles(adapter, bag, int(logits.argmax())).rows(coords)
-        return logits.cpu(), bag.double().mean(dim=0).float().cpu()
+        calibration, logits = self.predictor.calibration, logits.cpu()
+        likely = logits if calibration is None else calibration.probabilities(logits[None])[0]
+        tiles = attended_tiles(adapter, bag, int(likely.argmax()))  # leaving parts out would take minutes
+        sample.parts = None if tiles is None else tiles.rows(coords)
+        return logits, mean_of_rows(rows)
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         return with_parts(super().rows(samples, skipped, wishes), samples)

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Group
 
-from ...backbones.load import announce_terms, announced, load_backbone
+from ...backbones.load import announce_terms, announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.backbone import Backbone
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import (
@@ -31,7 +30,7 @@ from ...contracts.judgement import (
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
-from ...contracts.serving import Serving
+from ...contracts.serving import Served, Serving
 from ...contracts.task import FILE_KINDS, FitResult, Task
 from ...contracts.use import ANSWERS, HEAT_MAPS, ROWS, Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
@@ -81,7 +80,7 @@ from .fitting import (
 )
 from .predictions import DECIDED
 from .predictor import Predictor, RunScorer
-from .prepared import Encoding, Prepared, checked_and_split, with_preset
+from .prepared import Encoding, Prepared, as_wide_as, check_read, checked_and_split, with_preset
 from .protocols import OWN, Setting, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
@@ -107,9 +106,6 @@ from .stored_run import (
     write_fit,
 )
 from .use import evaluate_run, predict_with_run
-
-if TYPE_CHECKING:
-    from .serving import ServedRun
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions", "language"})
 OF_FEATURES = frozenset({"features"})
@@ -344,7 +340,7 @@ class Classification(ComparedClassification):
     def predictor(self, use: Use) -> Predictor:
         return Predictor.of_use(use, self)
 
-    def served(self, use: Use, serving: Serving) -> ServedRun:
+    def served(self, use: Use, serving: Serving) -> Served:
         from .serving import ServedBags, ServedRun
 
         return (ServedBags if Predictor.of_tiles(use, self.domain) else ServedRun)(use, self, serving)
@@ -487,22 +483,19 @@ def prepared_images(
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
 
 
-def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
-    """Raise what judgements that are asked for tell of the data as they were read."""
-    for judgement in judges:
-        if judgement.asked:
-            judgement.check_read(data)
-
-
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
+    asked = data.bags is None or (recipe.gave("backbone") and data.bags.texts is None)
+    backbone = backbone_of(recipe if asked else recipe.with_(backbone=data.bags.backbone), task.domain)
+    if asked and data.bags is not None:
+        backbone = as_wide_as(data.bags, backbone, recipe.device)
     announce_terms(recipe.backbone, reporter.info)
     return Prepared(
         domain=task.domain.of(data),
         task=task.name,
         data=data,
-        backbone=_backbone_for(recipe, task, data),
+        backbone=backbone,
         store=FeatureStore(),
         reporter=reporter,
         encoding=encoding,
@@ -511,16 +504,3 @@ def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter
         descriptions=recipe.descriptions,
         reading=recipe.reading,
     )
-
-
-def _backbone_for(recipe: Recipe, task: Task, data: DomainData) -> Backbone:
-    """The recipe's backbone; of stored tile features, unless the user names another of their width, what made them."""
-    if data.bags is None or not (recipe.gave("backbone") and data.bags.texts is None):
-        return backbone_of(recipe if data.bags is None else recipe.with_(backbone=data.bags.backbone), task.domain)
-    backbone, stored = backbone_of(recipe, task.domain), load_backbone(data.bags.backbone, recipe.device)
-    if backbone.embed_dim != stored.embed_dim:
-        raise CapabilityError(
-            f"--backbone {recipe.backbone}: gives features of width {backbone.embed_dim}, the stored ones have "
-            f"{stored.embed_dim}; give the encoder that made them, or omit it"
-        )
-    return backbone

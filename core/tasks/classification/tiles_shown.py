@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ...contracts.adapter import Adapter
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import JudgedClassifier
 from ...errors import DataError
-from ...explanation.deciding_tiles import ATTENTION, DecidingTiles, deciding_tiles
+from ...explanation.deciding_tiles import ATTENTION, LOSS, DecidingTiles, deciding_tiles
 from ...explanation.tile_maps import TilePlaces, as_geojson, tile_map
 from ...runs.sections import PictureSection
 
@@ -22,6 +24,8 @@ SHOWN = 3
 """Slides of a report that are right, and that are wrong."""
 SIDE = 418
 """Pixels of a picture in a report."""
+MEANING = {ATTENTION: "where the method looked", LOSS: "how far the logit falls without a tile"}
+"""Of weights, for a note."""
 Thumbnail = Callable[[int], np.ndarray]
 """Row -> decoded picture of a slide."""
 
@@ -34,13 +38,15 @@ class ShownTiles:
         tiles: that decide.
         places: where tiles lie, or None where that is not known.
         class_name: that they decide for.
-        thumbnail: gives a picture of the slide; None where there is none.
+        thumbnail: decodes a picture of the slide; None where there is none.
+        scanned: whether this picture is of the slide itself, not of where its tiles lie.
     """
 
     tiles: DecidingTiles
     places: TilePlaces | None
     class_name: str
     thumbnail: Callable[[], np.ndarray] | None = None
+    scanned: bool = True
 
     def rows(self) -> list[dict[str, Any]]:
         """The first tiles, as JSON."""
@@ -59,16 +65,20 @@ class ShownTiles:
         """For QuPath; None where it is not known where tiles lie."""
         return None if self.places is None else as_geojson(self.tiles, self.places, self.class_name)
 
+    @cached_property
+    def slide(self) -> np.ndarray | None:
+        """(H, W, 3) uint8, decoded once; None where it cannot be read."""
+        try:
+            return None if self.thumbnail is None else Domain.as_still(np.asarray(self.thumbnail()))
+        except DataError:
+            return None
+
     @property
     def picture(self) -> np.ndarray | None:
         """(H, W, 3) uint8, of a slide that cannot be read the tiles alone; None where their places are not known."""
         if self.places is None:
             return None
-        try:
-            thumbnail = None if self.thumbnail is None else np.asarray(self.thumbnail())
-        except DataError:
-            thumbnail = None
-        return tile_map(self.tiles, self.places, thumbnail)
+        return tile_map(self.tiles, self.places, self.slide if self.scanned else None)
 
 
 def has_tiles(adapter: Adapter, features: FeatureSet) -> bool:
@@ -82,18 +92,22 @@ def shown_tiles(
     called: Sequence[tuple[int, int]],
     class_names: Sequence[str],
     thumbnail: Thumbnail | None = None,
+    scanned: bool = True,
 ) -> list[ShownTiles]:
-    """The tiles that decide, of some slides, whose bags are read one at a time.
+    """The tiles that decide, of some slides, whose bags are read one at a time; none of samples without tiles.
 
     Args:
         called: (row, class index) of each.
+        thumbnail, scanned: as of `ShownTiles`.
     """
+    if not has_tiles(adapter, features):
+        return []
     bags, made = features.bags.to(features.features.device), []
     for row, target in called:
         tiles = deciding_tiles(adapter, bags[row], target, IN_FILE)
         places = TilePlaces.of(bags.coords(row), bags.attributes(row))
         load = None if thumbnail is None else (lambda row=row: thumbnail(row))
-        made.append(ShownTiles(tiles, places, class_names[target], load))
+        made.append(ShownTiles(tiles, places, class_names[target], load, scanned))
     return made
 
 
@@ -104,7 +118,6 @@ def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbn
     Args:
         ids: N names of the test slides, or none.
     """
-    thumbnail = thumbnail if judged.prepared.data.tiles is not None else None  # stored features have none
     labels, logits, class_names = judged.labels, judged.scores.adapted_logits.float(), judged.class_names
     if labels is None or labels.ndim > 1 or not judged.own_classes or not has_tiles(judged.adapter, judged.test):
         return None
@@ -114,15 +127,18 @@ def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbn
     order = sureness.argsort(descending=True).tolist()
     for hit in (False, True):
         rows += [row for row in order if right[row] == hit][:SHOWN]
-    shown = shown_tiles(judged.adapter, judged.test, [(row, int(called[row])) for row in rows], class_names, thumbnail)
+    pairs, scanned = [(row, int(called[row])) for row in rows], judged.prepared.data.tiles is not None
+    shown = shown_tiles(judged.adapter, judged.test, pairs, class_names, thumbnail, scanned)
     pictures = []
     for row, each in zip(rows, shown):
         if (picture := each.picture) is not None:
             name = ids[row] if row < len(ids) else f"test image {row + 1}"
             truth = "" if right[row] else f", and is “{class_names[int(labels[row])]}”"
             pictures.append((picture, f"{name}: “{each.class_name}” ({float(sureness[row]):.0%}){truth}"))
+    if not pictures:
+        return None
     note = (
         "The surest wrong answers first, then the surest right ones; the five tiles that weigh most are outlined. An "
-        "aid, not a proof: weights say where the method looked, not why the slide has its class."
+        f"aid, not a proof: weights say {MEANING[shown[0].tiles.kind]}, not why the slide has its class."
     )
-    return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2) if pictures else None
+    return PictureSection("Deciding tiles", pictures, note, SIDE, columns=2)

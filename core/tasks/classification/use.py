@@ -231,24 +231,21 @@ def write_evaluation(
     write_whole(folder / PREDICTIONS, answers_table(judged, ids, with_truth=True))
     if judged.labels is None:
         return
-    from .tiles_shown import tile_section
-
     facts = {"name": data.name, "path": place, "kind": data.kind}
     if hidden is not None:
         facts |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
     notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
     of = {"class_names": list(judged.class_names), "data": {**facts, "licence": data.licence}, "notes": notes}
-    thumbnails = (lambda row: data.load(items[row])) if images and not redact else None
     results = ClassificationResults.of(
         judged,
         findings,
         run.info.with_(created=now(), **of),
+        shows=not redact,
         ids=ids,
-        thumbnails=thumbnails,
+        thumbnails=(lambda row: data.load(items[row])) if images and not redact else None,
         skipped=[tuple(pair) for pair in skipped],
         explain=explain,
-        tiles=None if redact else tile_section(judged, ids, thumbnails),
     )
     report = classification_report(results, run.shown)
     lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"

@@ -34,7 +34,7 @@ def slides_elsewhere() -> Format:
     def expand(path: Path) -> list[dict[str, Any]]:
         raise DataError("a whole-slide image; read it with --unit slide")
 
-    return Format(SLIDE, ENDINGS, load=thumbnail, expand=expand)
+    return Format(SLIDE, ENDINGS, load=thumbnail, expand=expand, refused=True)
 
 
 def thumbnail(path: Path, decode: dict[str, Any]) -> Decoded:

@@ -107,6 +107,18 @@ def test_a_tile_at_the_edge_is_cut_there_and_without_a_side_the_step_is_it():
     assert (made.side, made.size, made.origin) == (300, (600, 600), (0, 0)), "a file may say anything"
 
 
+def test_regions_that_are_cut_from_corners_of_their_own_do_not_make_tiles_small():
+    grid = np.stack(np.meshgrid(np.arange(3), np.arange(2)), axis=-1).reshape(-1, 2) * 256
+    places = TilePlaces.of(np.concatenate([grid, grid + [1031, 7]]), {})
+    assert (places.side, places.size) == (256, (1031 + 3 * 256, 7 + 2 * 256))
+    assert TilePlaces.of(np.array([[0, 0], [256, 300]]), {}) is None, "no two tiles are neighbours"
+
+
+def test_a_size_of_another_slide_does_not_turn_tiles_inside_out():
+    places = TilePlaces.of(np.array([[0, 0], [900, 0]]), {"level0_side": 100, "width": 500, "height": 50})
+    assert places.box(1) == (900, 0, 1000, 50) and places.box(0) == (0, 0, 100, 50)
+
+
 @pytest.mark.parametrize("pictured", [True, False])
 def test_the_map_is_brightest_where_the_deciding_tile_lies(pictured):
     grid = np.stack(np.meshgrid(np.arange(4), np.arange(3)), axis=-1).reshape(-1, 2) * 1000

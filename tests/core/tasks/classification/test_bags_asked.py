@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from safetensors.numpy import save
 import vladapt
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.confidence import Calibration
-from vladapt.core.contracts.serving import Serving
+from vladapt.core.contracts.serving import Sample, Serving
 from vladapt.core.engine.serve import load_export, load_run
 from vladapt.core.serving.app import Access, build_app
 from vladapt.core.serving.desk import Desk
 from vladapt.core.serving.uploads import Limits
 from vladapt.core.tasks.classification.exporting import Head
 from vladapt.core.tasks.classification.exporting_bags import BagGraph
+from vladapt.core.tasks.classification.serving import ServedBags
 
 pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -154,6 +156,29 @@ def test_a_served_bag_is_answered_as_the_run_scored_it_and_names_the_planted_par
             assert made["parts"][0]["part"] == planted[1] and "x" not in made["parts"][0]
 
 
+def test_the_parts_of_a_served_bag_are_those_of_the_calibrated_answer_and_weighed_once():
+    asked = []
+
+    class Weighing:
+        multilabel_ = True
+
+        def bag_logits(self, bag):
+            return torch.tensor([2.0, 1.0])
+
+        def attention(self, bag):
+            asked.append(len(bag))
+            return torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
+
+    scaling = SimpleNamespace(probabilities=lambda logits: (logits + torch.tensor([-5.0, 5.0])).sigmoid())
+    served = ServedBags.__new__(ServedBags)
+    served.predictor, served._device = SimpleNamespace(adapter=Weighing(), calibration=scaling), torch.device("cpu")
+    rows = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
+    sample = Sample("s", None, SimpleNamespace(read=lambda: (rows, None)))
+    served.answer([sample])
+    assert sample.parts[0] == {"part": 2, "weight": 0.7} and asked == [3]
+    np.testing.assert_allclose(sample.answer[1], rows.mean(axis=0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("exported", [False, True])
 def test_bad_bags_are_refused_in_a_line(run, client, exported):
     features = sent(1)[0]
@@ -192,15 +217,25 @@ def test_the_script_reads_each_kind_of_file_and_says_the_same(run, tmp_path):
     (tmp_path / "b.safetensors").write_bytes(save({"features": features, "coords": coords}))
     with h5py.File(tmp_path / "c.h5", "w") as file:
         file["features"], file["coords"] = features[None], coords
-    (tmp_path / "d.npz").write_bytes(npz(features=features[:, :2]))
-    names = ["a.npz", "b.safetensors", "c.h5", "d.npz"]
+    bad = {
+        "d.npz": npz(features=features[:, :2]),
+        "cut.npz": npz(features=features)[:-30],
+        "cut.h5": b"\x89HDF\r\n\x1a\n",
+    }
+    bad |= {"cut.h5": b"\x89HDF\r\n\x1a\n", "cut.safetensors": save({"features": features})[:-8]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("features")
+    names, bad = ["a.npz", "b.safetensors", "c.h5"], [*bad, "group.h5"]
     done = subprocess.run(
-        [sys.executable, "-I", run[1] / "predict.py", *names], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-I", run[1] / "predict.py", *bad, *names],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row.pop("id") for row in rows] == names[:3] and rows[0] == rows[1] == rows[2] and rows[0]["parts"]
-    assert (
-        done.returncode == 1
-        and done.stderr.startswith("d.npz: features are float32 (")
-        and done.stderr.count("\n") == 1
-    )
+    rows, faults = [json.loads(line) for line in done.stdout.splitlines()], done.stderr.splitlines()
+    assert [row.pop("id") for row in rows] == names and rows[0] == rows[1] == rows[2] and rows[0]["parts"]
+    assert done.returncode == 1 and [line.partition(":")[0] for line in faults] == bad
+    assert "features are float32 (" in faults[0] and all("; replace it or leave it out" in line for line in faults)

@@ -16,8 +16,7 @@ from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference
 from vladapt.core.registry import build_adapter
 from vladapt.core.tasks.classification.contest import Tested as _Tested
-from vladapt.core.tasks.classification.report import warnings_of
-from vladapt.core.tasks.classification.scoring import fitted_probe, metrics_table
+from vladapt.core.tasks.classification.scoring import fitted_probe, metrics_table, warnings_of
 
 NAMES = ["neutrophil", "monocyte", "basophil"]
 

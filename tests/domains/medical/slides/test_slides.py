@@ -100,6 +100,14 @@ def test_images_stay_images_and_slides_among_them_are_named(slides):
     assert data.skipped == [("a/scan.ndpi", "a whole-slide image; read it with --unit slide")]
 
 
+def test_kinds_that_are_refused_are_not_among_those_that_are_read(tmp_path):
+    (tmp_path / "scan.ndpi").write_bytes(b"II*\0")
+    with pytest.raises(DataError, match=r"scan\.ndpi: a whole-slide image; read it with --unit slide") as refused:
+        MEDICAL.read_images([tmp_path])
+    kinds = str(refused.value).partition("known kinds: ")[2].split()
+    assert {".dcm", ".png", ".tif"} <= set(kinds) and not {".ndpi", ".svs"} & set(kinds)
+
+
 def test_a_slide_without_tissue_cannot_be_decoded_and_so_is_left_out_before_a_fit(slides, write_slide):
     write_slide("set/a/empty.tif", tissue=(slice(0), slice(0)))
     data = read(slides)
