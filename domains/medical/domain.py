@@ -17,7 +17,7 @@ from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mea
 from ...core.registry import load_domain
 from .file_kinds import DICOM, ITK, NIFTI
 from .intensity import MINMAX
-from .reading import OF_MODALITY, PAIR, REPORTED, SLIDE_UNIT, STUDY_UNIT, VOLUME_UNIT, Reading, prompts
+from .reading import OF_MODALITY, PAIR, PATIENT_UNIT, REPORTED, SLIDE_UNIT, STUDY_UNIT, VOLUME_UNIT, Reading, prompts
 from .targets import GROUNDING
 
 if TYPE_CHECKING:
@@ -208,6 +208,11 @@ class Medical(Domain):
             data = drawn_radiographs() if task == REPORTED else drawn_phrases()
             return replace(data, domain=replace(self, modality=RADIOLOGY))
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
+
+    def words_of(self, reading: Mapping[str, Any]) -> Mapping[str, str]:
+        """Of slides, by their pixels or by stored features of their tiles."""
+        of_slides = reading.get("unit") in (SLIDE_UNIT, PATIENT_UNIT) or reading.get("bags") is not None
+        return {"image": "slide", "images": "slides", "image.png": "slide.svs"} if of_slides else self.words
 
     def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
         """Of slides the tile and resolution that a published encoder was made for."""
