@@ -1,6 +1,7 @@
 """A large slide: how long its tissue, its tiles and their pixels take, and how much memory.
 
-    python benchmarks/slides.py   # draws a slide of 100,000 x 80,000 pixels into a temporary folder, and reads it
+    python benchmarks/slides.py             # draws a slide of 100,000 x 80,000 pixels, and reads it
+    python benchmarks/slides.py --run RUN   # predicts it by a run, and explains the answer
 
 Seconds are the processor's. Most tiles of the file are missing, as of a slide that is mostly glass; the others are some
 of a few drawn ones. Memory is the largest resident size of a process that does nothing else, after its imports and at
@@ -67,14 +68,25 @@ def read(path: Path) -> dict[str, float]:
     return {"tiles": len(tiles), "imports": before, "largest": _megabytes(), **seconds}
 
 
+def predicted(path: Path, run: Path) -> dict[str, float]:
+    """Processor seconds and megabytes of the command that predicts a slide and explains the answer."""
+    command = [sys.executable, "-m", "vladapt", "predict", str(run), str(path), "--explain", "--out", f"{path}.why"]
+    subprocess.run(command, check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": used.ru_utime + used.ru_stime, "largest": used.ru_maxrss / 1024}
+
+
 def _megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
+def main(run: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.tif"
         write_slide(path)
+        if run is not None:
+            print("{seconds:.0f} s, at most {largest:,.0f} MB".format(**predicted(path, run)))
+            return
         size, result = path.stat().st_size / 2**20, measured(path)
     print("| slide | file | tiles | tissue and tiles | their pixels | memory after imports | largest |")
     print("|---|---|---|---|---|---|---|")
@@ -87,8 +99,9 @@ def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", nargs="?", type=Path, help="a slide to read, in place of the drawn one: its numbers")
-    slide = parser.parse_args().slide
-    if slide is None:
-        main()
+    parser.add_argument("--run", type=Path, help="a run that predicts the drawn slide")
+    arguments = parser.parse_args()
+    if arguments.slide is None:
+        main(arguments.run)
     else:
-        print(json.dumps(read(slide)))
+        print(json.dumps(read(arguments.slide)))

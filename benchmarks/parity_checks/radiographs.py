@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vladapt.core.data import read_table
-from vladapt.domains.medical.domain import Reading
 from vladapt.domains.medical.layouts import chexpert_columns, finding_lists, reader_boxes, run_lengths
 from vladapt.domains.medical.layouts.certainty import written_findings
 from vladapt.domains.medical.layouts.entries import Annotated
+from vladapt.domains.medical.reading import Reading
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference

@@ -69,7 +69,7 @@ def compare(
     from ..engine.compare import compare as engine_compare
     from ..runs.sections import worded
 
-    folder, words = folder_of(out), words_of(resolved.domain)
+    folder, words = folder_of(out), words_of(resolved)
     how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter(words)}
     try:
         result = engine_compare(resolved, **axes, **how)

@@ -46,7 +46,7 @@ def embed(
     from ..runs.sections import worded
 
     recipe = given.recipe()
-    words = words_of(recipe.domain)
+    words = words_of(recipe)
     written = engine_embed(recipe, out, images=images or (), reporter=reporter(words), **how)
     patch_tokens = how.get("patch_tokens")
     if as_json:

@@ -32,6 +32,7 @@ from .tables import (
 
 if TYPE_CHECKING:
     from ..contracts.task import Task
+    from ..runs.folder import Run
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -76,7 +77,7 @@ def fit(
 
     try:
         with timed(spent):
-            result = engine_fit(resolved, reporter=reporter(words_of(resolved.domain)))
+            result = engine_fit(resolved, reporter=reporter(words_of(resolved)))
     except CheckpointsKept as stop:
         raise Stopped({"--resume": ""}) from stop
     if result is None:
@@ -84,7 +85,7 @@ def fit(
     if as_json:
         print_json({**result.summary, "timing": spent.seconds} if spent else result.summary)
         return
-    _show(result)
+    _show(result, words_of(resolved))
     if spent:
         show_table(timing_table(spent))
 
@@ -93,7 +94,7 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
     """What a fit would train."""
     from ..engine.fit import plan as engine_plan
 
-    facts = engine_plan(recipe, reporter=reporter(words_of(recipe.domain)))
+    facts = engine_plan(recipe, reporter=reporter(words_of(recipe)))
     print_json(facts) if as_json else show_table(facts_table(facts))
 
 
@@ -120,11 +121,10 @@ def _evaluate_on(place: str, recipe: Recipe, as_json: bool) -> None:
     evaluate(place, named, backbone, recipe.out, as_json=as_json)
 
 
-def _show(result) -> None:
+def _show(result, words: Mapping[str, str]) -> None:
     """Scores, what was chosen, and where the run lies."""
     from ..runs.sections import choice, worded
 
-    words = _words(result.task)
     if result.metrics.get("adapted"):  # rows without labels have no scores
         show_table(result.task.table(result.metrics), words)
     echo(worded(result.task.verdict(result.metrics), words))
@@ -140,9 +140,9 @@ def _show(result) -> None:
         echo(f"Report: {report}")
 
 
-def _words(task: Any) -> Mapping[str, str]:
-    """Of the domain."""
-    return {} if task.domain is None else task.domain.words
+def _words(task: Any, run: Run) -> Mapping[str, str]:
+    """What the domain of a run calls its images and patients."""
+    return {} if task.domain is None else task.domain.words_of(run.info.recipe.get("data") or {})
 
 
 def evaluate(
@@ -193,7 +193,7 @@ def evaluate(
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
-    words = _words(task)
+    words = _words(task, opened)
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
@@ -279,8 +279,9 @@ def predict(
     run = str(place_of(run))
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    task = task_of_run(Run.open(run))
-    words = _words(task)
+    opened = Run.open(run)
+    task = task_of_run(opened)
+    words = _words(task, opened)
     places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}
     if are_shards(outputs):
         made = engine_predict(run, images, **places, **how, **shards, tolerate=tolerate)

@@ -48,7 +48,7 @@ def select(
 
     options, others = _options_of_method(given.sets)
     recipe = replace(given, sets=others).recipe()
-    words = words_of(recipe.domain)
+    words = words_of(recipe)
     if wrong_labels:
         budget = how.pop("budget", None)
         for_others = {**{f"--{name}": value for name, value in how.items()}, f"--set {OF_METHOD}": options}

@@ -49,7 +49,7 @@ def index(
     from ..runs.sections import worded
 
     recipe = given.recipe()
-    words = words_of(recipe.domain)
+    words = words_of(recipe)
     made = engine_index(recipe, out, images=images or (), reporter=reporter(words), **how)
     if as_json:
         print_json(vars(made))

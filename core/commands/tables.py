@@ -15,6 +15,7 @@ from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
     from ..contracts.domain import OwnFiles
+    from ..contracts.recipe import Recipe
     from ..runtime.progress import Timing
 
 WORDS = {"auroc": "macro AUROC"}
@@ -335,11 +336,11 @@ def reporter(words: Mapping[str, str] | None = None):
     return Reporter(not is_main_rank(), partial(worded, words=words or {}))
 
 
-def words_of(domain: str | None) -> Mapping[str, str]:
-    """What a domain of this name calls images and patients."""
+def words_of(recipe: Recipe) -> Mapping[str, str]:
+    """What the domain of a recipe calls its images and patients."""
     from ..registry import load_domain
 
-    return load_domain(domain).words if domain else {}
+    return load_domain(recipe.domain).words_of(recipe.reading) if recipe.domain else {}
 
 
 def timing_table(timing: Timing) -> Table:

@@ -258,6 +258,10 @@ class Domain(ABC):
         """The domain as its words and transforms are for a data set that it read."""
         return data.domain or self
 
+    def words_of(self, reading: Mapping[str, Any]) -> Mapping[str, str]:
+        """The `words` for samples that are read with these options of a recipe; the same for all by default."""
+        return self.words
+
     def reading_of(self, options: Mapping[str, Any]) -> Any:
         """`reading` from what a user said. None counts as not given.
 

@@ -358,7 +358,8 @@ class Report:
     def of_run(cls, info: RunInfo, **parts: Any) -> Report:
         """Of a run, which says when it was made and with which packages."""
         with suppress(UnknownNameError):  # a domain of the caller's own, or one that is not installed here
-            parts = {"words": load_domain(info.domain).words, **parts} if info.domain else parts
+            if info.domain:
+                parts = {"words": load_domain(info.domain).words_of(info.recipe.get("data") or {}), **parts}
         return cls(created=info.created, versions=info.versions, **parts)
 
     def of_evaluation(self, run: str | Path, lead: str) -> Report:

@@ -7,7 +7,7 @@ import pytest
 from vladapt import CapabilityError, load_domain
 from vladapt.core.contracts import DomainData
 from vladapt.core.prompts.languages import ClassWords, read_language
-from vladapt.domains.medical.domain import prompts
+from vladapt.domains.medical.reading import prompts
 from vladapt.domains.medical.synthetic_cells import KINDS as CELLS
 from vladapt.domains.natural.drawn_things import KINDS as THINGS
 from vladapt.domains.open_vocab.shapes import NAMES as SHAPES

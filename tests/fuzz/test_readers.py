@@ -91,8 +91,8 @@ def _medical_file(file: Path) -> DomainData:
 
 def _radiographs(file: Path) -> DomainData:
     from vladapt.domains.medical import Medical
-    from vladapt.domains.medical.domain import Reading
     from vladapt.domains.medical.layouts.published import published_layout, read_layout
+    from vladapt.domains.medical.reading import Reading
 
     if (layout := published_layout(file.parent)) is not None and layout.objects is not None:
         read_layout(layout, file.parent, Reading(), "detection")

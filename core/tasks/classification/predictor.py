@@ -382,7 +382,7 @@ class NewImages(Prepared):
         """
         moved = on_adapted(self, adapter)
         parts = "parts" in adapter.at_predict or self.data.part_views is not None
-        with self.reporter.task("Encoding images") as progress:
+        with self.reporter.task("Encoding images", "tiles" if self.data.in_tiles else "images") as progress:
             extraction = moved.extracted(self.data.items, parts=parts, progress=progress)
         if not len(extraction.features):
             raise NoneReadable(extraction.skipped)

@@ -1,7 +1,8 @@
 """The sample of slides: small pyramids with pieces of tissue, some of which show a lesion, drawn once into the cache.
 
-Tissue is pink with small nuclei, in the stain of its slide. The large dark nuclei of a lesion lie together in a few
-tiles; a normal slide has about as many, scattered.
+Tissue is pink with small nuclei, in the stain of its slide. Each slide has large dark nuclei, scattered, and nests of
+small ones, in numbers that are drawn for it and say nothing of its class. In a lesion large dark nuclei lie together,
+most of them in one tile, which tells more of it than the mean of the tiles does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ....core.features import FeatureStore
 from ....core.runtime import filled_once
 from .samples import PACKAGES, check_packages
 
-VERSION = 1
+VERSION = 2
 COUNT, SIDE, MPP = 60, 2048, 0.5
 SLIDES_EACH = 2
 """Of a patient."""
@@ -27,6 +28,10 @@ CLASSES = ("lesion", "normal")
 NOTE = "These slides are drawn, not scans: their numbers say nothing about patients."
 LICENCE = "Apache-2.0 (made by vladapt)"
 TABLE = "slides.csv"
+SCATTERED, NESTS, IN_LESION = (100, 1300), (0, 13), 130
+"""Large nuclei anywhere, nests of small ones, and large nuclei of a lesion: the least and one more than the most."""
+LARGE = (5, 9), (70, 40, 110)
+"""Radii and colour of large nuclei."""
 
 
 def slides_folder() -> Path:
@@ -55,11 +60,16 @@ def drawn_slide(number: int) -> tuple[np.ndarray, str]:
     pixels = cv2.resize(shades, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
     pixels[tissue == 0] = 244
     inside = tissue > 0
-    _draw_nuclei(pixels, random.uniform(0, SIDE, (2500, 2)), inside, (3, 6), (150, 110, 170))
+    _draw_nuclei(pixels, random.uniform(0, SIDE, (random.integers(1500, 3500), 2)), inside, (3, 6), (150, 110, 170))
+    _draw_nuclei(pixels, random.uniform(0, SIDE, (random.integers(*SCATTERED), 2)), inside, *LARGE)
+    for _ in range(random.integers(*NESTS)):
+        nest = centres[random.integers(3)] + random.normal(0, 0.12 * SIDE, 2)
+        places = nest + random.normal(0, 45, (random.integers(80, 220), 2))
+        _draw_nuclei(pixels, places, inside, (3, 4), (90, 50, 130))
     label = CLASSES[number // SLIDES_EACH % 2]
-    spread = random.normal(0, 0.025 * SIDE, (250, 2)) + centres[0]
-    scattered = random.uniform(0.1, 0.9, (600, 2)) * SIDE
-    _draw_nuclei(pixels, spread if label == CLASSES[0] else scattered, inside, (5, 9), (70, 40, 110))
+    if label == CLASSES[0]:
+        middle = centres[0] // TILE * TILE + TILE / 2
+        _draw_nuclei(pixels, middle + random.normal(0, 50, (IN_LESION, 2)), inside, *LARGE)
     return pixels, label
 
 

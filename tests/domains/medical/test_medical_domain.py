@@ -17,8 +17,8 @@ from vladapt.core.data.verify import content_key
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import load_domain
 from vladapt.domains.medical import Medical
-from vladapt.domains.medical.domain import prompts
 from vladapt.domains.medical.intensity import PRESETS, check_window
+from vladapt.domains.medical.reading import prompts
 from vladapt.testing import check_domain
 
 MODALITIES = {"radiology", "histology", "dermatology", "ophthalmology", "haematology", "microscopy", "general"}

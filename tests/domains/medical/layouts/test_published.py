@@ -17,11 +17,11 @@ from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.medical import Medical
-from vladapt.domains.medical.domain import Reading
 from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, SOFT, UNCERTAIN, settled
 from vladapt.domains.medical.layouts.chexpert_columns import DEVICES, FINDINGS
 from vladapt.domains.medical.layouts.published import LAYOUTS, published_layout, read_layout
 from vladapt.domains.medical.layouts.run_lengths import counts_of, mask_of
+from vladapt.domains.medical.reading import Reading
 
 NAN = float("nan")
 CHEXPERT_HEADER = (

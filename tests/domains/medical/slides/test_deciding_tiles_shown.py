@@ -68,5 +68,6 @@ def test_reports_show_the_surest_slides_with_their_tiles(run, tmp_path):
     report = (Path(run) / "report.html").read_text(encoding="utf-8")
     assert "Deciding tiles" in report and "where the method looked" in report
     assert " slide.h5" in report and "image.png" not in report, "what the run predicts"
+    assert "test slides" in report and "test images" not in report
     vladapt.evaluate(run, out=tmp_path / "scored", device="cpu")
     assert "Deciding tiles" in (tmp_path / "scored" / "report.html").read_text(encoding="utf-8")
