@@ -162,8 +162,8 @@ def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:
     for item in data.items:
         try:
             if not is_raster(item.source):
-                known = " ".join(DRIVERS)
-                raise DataError(f"{item.source}: not a raster, which a map needs; known: {known}")
+                suffixes = " ".join(DRIVERS)
+                raise DataError(f"{item.source}: not a raster, which a map needs; known: {suffixes}")
             header_of(files_of_item(item), item.decode.get("sensor"))
             items.append(item)
         except DataError as error:
@@ -210,8 +210,8 @@ def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
 def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     """Raise the ConfigError of what cannot be written before anything is computed."""
     if use.out is not None and Path(use.out).suffix[1:].isalpha() and not Path(use.out).is_dir():
-        known = ", ".join((*MAP_FILES, PAGE, *FACTS))
-        raise ConfigError(f"--out {use.out}: maps are not written as files of that kind; give {known}, or a folder")
+        kinds = ", ".join((*MAP_FILES, PAGE, *FACTS))
+        raise ConfigError(f"--out {use.out}: maps are not written as files of that kind; give {kinds}, or a folder")
     single = [file for file in use.files if file.suffix.lower() in MAP_FILES]
     if several and single:
         raise ConfigError(f"--out {single[0]}: one file for {len(plans)} rasters; give a folder")

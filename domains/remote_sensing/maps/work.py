@@ -48,8 +48,8 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
                 _remove_forgotten(beside=work.path)
             yield folders
         except BaseException:
-            if kept := _kept(works):
-                listed = ", ".join(map(str, kept))
+            if unfinished := _kept(works):
+                listed = ", ".join(map(str, unfinished))
                 reporter.info(f"The windows scored so far are kept in {listed}; the same command continues from them")
             _remove_empty([*(folder.parent for folder in folders), *made])
             raise
@@ -139,13 +139,13 @@ def _moved(file: Path) -> list[tuple[str, int, int]]:
 
 def _kept(works: Sequence[WorkFolder]) -> list[Path]:
     """Remove folders in which nothing was scored, and half-made files in the others, which are given back."""
-    kept = [work for work in works if any(work.path.glob(f"{SCORED}*"))]
+    scored = [work for work in works if any(work.path.glob(f"{SCORED}*"))]
     for work in works:
-        if work in kept:
+        if work in scored:
             _remove_half_made(work)
         else:
             shutil.rmtree(work.path, ignore_errors=True)
-    return [work.path for work in kept]
+    return [work.path for work in scored]
 
 
 def _remove_half_made(work: WorkFolder) -> None:
