@@ -31,8 +31,6 @@ ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
 learn from the images that it is asked about (`stream`)."""
 FORMAT = 1
 """Of the file of a fitted adapter."""
-READING_BAGS = "abmil, clam, top-k, trans-mil, vila-mil"
-"""Methods with `reads_bags`, for messages."""
 OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
 """What the header of that file must say."""
 
@@ -426,7 +424,7 @@ class Adapter(ABC):
         """
         if "parts" in self.needs and features.stored_bags is not None and not self.reads_bags:
             lacking = f"adapter '{self.name}' needs all parts of all samples at once, and these are read one by one"
-            cure = f"choose one that reads bags ({READING_BAGS}), or that takes their means, such as linear-probe"
+            cure = "choose one that reads bags, such as abmil, or that takes their means, such as linear-probe"
             raise CapabilityError(f"{lacking}; {cure}")
         if "parts" in self.needs and not features.has_parts and len(features):
             lacking = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows)"

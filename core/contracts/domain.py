@@ -291,6 +291,11 @@ class Domain(ABC):
         """What `search --image` looks for, a single item; None: it is read as new images are."""
         return None
 
+    def to_read_again(self, files: Sequence[str | Path]) -> list[str | Path]:
+        """What `read_images` takes for items whose files (`Item.source`) are these: the folders of files that are no
+        sample by themselves."""
+        return list(files)
+
     def to_index(self, data: DomainData, **options) -> DomainData:
         """What `index` goes through, of new images as they are read. A domain of long samples divides them here, into
         items of which each part is found by itself (`part_item`)."""

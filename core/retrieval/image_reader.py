@@ -169,7 +169,7 @@ class ImageReader:
         there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
         if not there:
             return gone
-        load = self.read(there).load
+        load = self.read(there if self.domain is None else self.domain.to_read_again(there)).load
         return lambda item: load(item) if Path(item.source).is_file() else gone(item)
 
 

@@ -102,6 +102,11 @@ class Video(Domain):
 
         return read_query(path, self.reading_of(options))
 
+    def to_read_again(self, files: Sequence[str | Path]) -> list[str | Path]:
+        """Videos, and the folders of frames."""
+        videos, _ = Reading().formats
+        return list(dict.fromkeys(file if videos.matches(Path(file)) else Path(file).parent for file in files))
+
     def to_index(self, data: DomainData, **options: Any) -> DomainData:
         """Videos in stretches of frames at `fps`, each frame to be found by itself; or clips as they are."""
         from .long_videos import divided

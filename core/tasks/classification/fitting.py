@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...contracts.adapter import READING_BAGS, Adapter, FitReport
+from ...contracts.adapter import Adapter, FitReport
 from ...contracts.choices import Augmented, FreshViews, PooledViews
 from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
@@ -229,7 +229,7 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
     if prepared.data.in_tiles and (seen := (adapter.needs | adapter.at_predict) & (OF_IMAGES | {"patch_tokens"})):
         raise CapabilityError(
             f"adapter '{adapter.name}' looks at whole {'images' if seen & OF_IMAGES else 'patches'}, and slides are "
-            f"read by their tiles; choose one that reads bags ({READING_BAGS}) or linear-probe"
+            "read by their tiles; choose one that reads bags, such as abmil, or their means, such as linear-probe"
         )
     if transfer is not None:
         transfer.check(adapter)

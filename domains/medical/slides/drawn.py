@@ -16,6 +16,7 @@ import numpy as np
 
 from ....core.features import FeatureStore
 from ....core.runtime import filled_once
+from .samples import PACKAGES, check_packages
 
 VERSION = 1
 COUNT, SIDE, MPP = 60, 2048, 0.5
@@ -29,7 +30,12 @@ TABLE = "slides.csv"
 
 
 def slides_folder() -> Path:
-    """The folder of the drawn slides and their table; it is made at the first call."""
+    """The folder of the drawn slides and their table; it is made at the first call.
+
+    Raises:
+        CapabilityError: what draws and reads them is not installed.
+    """
+    check_packages({**PACKAGES, "tifffile": "tifffile"})
     folder = FeatureStore.default_root().parent / "samples" / f"slides-{VERSION}"
     return filled_once(folder, _draw_into)
 

@@ -31,7 +31,16 @@ def check_slides(task: str) -> None:
     """
     if task != CLASSIFICATION:
         raise ConfigError(f"--unit {SLIDE}: is for --task {CLASSIFICATION}; omit one of them")
-    for module, package in PACKAGES.items():
+    check_packages(PACKAGES)
+
+
+def check_packages(packages: Mapping[str, str]) -> None:
+    """Refuse slides where a package is not installed.
+
+    Args:
+        packages: module -> name of its package.
+    """
+    for module, package in packages.items():
         if find_spec(module) is None:
             raise CapabilityError(
                 f"--unit {SLIDE} needs the package '{package}'; install it with: pip install 'vladapt[slides]'"

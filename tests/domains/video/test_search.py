@@ -83,6 +83,19 @@ def test_whole_clips_may_be_entries_and_unreadable_videos_are_listed(films, smal
     assert [name for name, _ in data.skipped] == [f"{tmp_path}/set/cut.mp4"] and len(data.items) == 2
 
 
+def test_clips_in_folders_of_frames_are_shown_on_the_page(small_clip_spec, tmp_path):
+    for clip in range(2):
+        (tmp_path / "set" / f"clip{clip}").mkdir(parents=True)
+        for frame in range(3):
+            Image.new("RGB", (32, 32), (90 * clip, 60, 40 * frame)).save(tmp_path / f"set/clip{clip}/{frame}.png")
+    made = resolve(flags={"domain": "video", "backbone": small_clip_spec})
+    index(made, tmp_path / "index", images=[tmp_path / "set"])
+    page = tmp_path / "page.html"
+    found = search(tmp_path / "index", image=tmp_path / "set" / "clip1", html=page)
+    assert "clip1" in found.hits[0].entry.id
+    assert page.read_text(encoding="utf-8").count("<img") >= 2
+
+
 def test_rows_of_predictions_say_what_was_looked_at(clips, write, small_clip_spec, tmp_path):
     root = clips(*(f"{c}/{n}.mp4" for c in ("run", "sit") for n in range(4)))
     splits = ("train", "train", "test", "test")

@@ -143,6 +143,14 @@ def test_slides_are_for_classification_and_need_their_packages(slides, monkeypat
         read(slides)
 
 
+def test_the_sample_names_what_draws_it_where_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    spec_of = {"tifffile": None}
+    monkeypatch.setattr("vladapt.domains.medical.slides.samples.find_spec", lambda name: spec_of.get(name, name))
+    with pytest.raises(CapabilityError, match=r"needs the package 'tifffile'; install it with: .*vladapt\[slides\]"):
+        MEDICAL.sample_as("classification", {"unit": "slide"})
+
+
 def test_new_slides_are_read_without_labels(slides):
     data = MEDICAL.read_images([slides / "a", slides / "b" / "3.tif"], unit="slide", tile=64)
     assert len(data.items) == 3 and len(data.tiles(data.items[2]).coords) == 24
