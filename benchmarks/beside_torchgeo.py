@@ -24,7 +24,7 @@ import numpy as np
 import rasterio
 import segmentation_models_pytorch as smp
 import torch
-from four_bands import BANDS, CLASSES, OFFSET, SCALE, write_chips
+from four_bands import BANDS, CLASSES, OFFSET, SCALE, config, fit, write_chips
 from mmengine.hooks import Hook
 from PIL import Image
 from safetensors.torch import load_file
@@ -32,8 +32,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.trainers import SemanticSegmentationTask
 from torchmetrics.functional import jaccard_index
 
-import vladapt
-from vladapt.core.recipes.resolve import resolve
 from vladapt.registry import HOOKS
 
 CHIPS, SIDE, EPOCHS, BATCH, RATE, DECAY = {"train": 64, "val": 8, "test": 32}, 64, 6, 4, 1e-3, 0.01
@@ -110,67 +108,39 @@ def main() -> None:
             torch.manual_seed(seed)
             task = NarrowTask("upernet", "resnet18", in_channels=len(BANDS), num_classes=len(CLASSES), lr=RATE)
             torch.save(task.model.encoder.state_dict(), Path(folder) / "start.pth")
-            ours, run = fit(data, seed, Path(folder))
+            ours, run = fit_ours(data, seed, Path(folder))
             rows.append([fit_torchgeo(task, data, run), ours])
             print(f"seed {seed}: mIoU, CPU seconds, parameters {np.round(rows[-1], 4).tolist()}", flush=True)
     print(table(np.array(rows)))
     print(f"{len(rows)} seeds, {time.process_time() - began:.0f} s of CPU")
 
 
-def fit(data: Path, seed: int, folder: Path) -> tuple[tuple[float, float, int], dict]:
+def fit_ours(data: Path, seed: int, folder: Path) -> tuple[tuple[float, float, int], dict]:
     """mIoU, CPU seconds of a training image and number of parameters of a run, and what its run.json says."""
-    file = folder / "upernet.json"
-    file.write_text(json.dumps(config(folder / "start.pth")))
-    flags = {"domain": "remote-sensing", "task": "segmentation", "data.path": str(data), "data.bands": ",".join(BANDS)}
-    flags |= {"seed": seed, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
     clock.clear()
-    run = vladapt.fit(resolve(config=str(file), flags=flags)).run
+    run = fit(segmentor(folder / "start.pth"), data, BANDS, seed, folder)
     score = json.loads((run / "metrics.json").read_text())["adapted"]["mIoU"]
     (weights,) = run.glob("*.safetensors")
     learned = [value for name, value in load_file(weights).items() if name.endswith((".weight", ".bias"))]
     return (score, seconds(), sum(value.numel() for value in learned)), json.loads((run / "run.json").read_text())
 
 
-def config(start: Path) -> dict:
-    """A ResNet of 18 layers with UPerNet, as mmsegmentation has them."""
-    norm = {"type": "BN", "requires_grad": True}
-    load = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
-    backbone = {"type": "ResNet", "depth": 18, "norm_cfg": norm, "out_indices": [0, 1, 2, 3], "style": "pytorch"}
-    backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": str(start)}
-    head = {"type": "UPerHead", "in_channels": [64, 128, 256, 512], "in_index": [0, 1, 2, 3], "channels": CHANNELS}
-    head |= {"num_classes": len(CLASSES), "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.0}
-    head["loss_decode"] = {"type": "CrossEntropyLoss", "use_sigmoid": False}
-    scale = {"mean": [127.5] * 3, "std": [64.0] * 3, "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255}
-    return {
-        "default_scope": "mmseg",
-        "model": {
-            "type": "EncoderDecoder",
-            "data_preprocessor": {"type": "SegDataPreProcessor", **scale, "size_divisor": 32},
-            "backbone": backbone,
-            "decode_head": head,
-            "train_cfg": {},
-            "test_cfg": {"mode": "whole"},
-        },
-        "train_dataloader": {
-            "batch_size": BATCH,
-            "num_workers": 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": True},
-            "dataset": {
-                "type": "vladapt.SegmentationDataset",
-                "path": "sample",
-                "pipeline": [*load, {"type": "PackSegInputs"}],
-            },
-        },
-        "test_pipeline": [*load, {"type": "PackSegInputs"}],
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": EPOCHS},
-        "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": RATE, "weight_decay": DECAY}},
-        "param_scheduler": [{"type": "ConstantLR", "factor": 1.0}],
-        "custom_hooks": [{"type": "vladapt.StepClock", "start": str(start)}],
-    }
+def segmentor(start: Path) -> dict:
+    """A ResNet of 18 layers with UPerNet, as mmsegmentation has them, whose encoder starts from a file."""
+    training = config(
+        {"type": "ResNet", "depth": 18, "init_cfg": {"type": "Pretrained", "checkpoint": str(start)}},
+        {"type": "UPerHead", "in_channels": [64, 128, 256, 512], "in_index": [0, 1, 2, 3], "channels": CHANNELS},
+        epochs=EPOCHS,
+        batch=BATCH,
+        rate=RATE,
+        decay=DECAY,
+        schedule={"type": "ConstantLR", "factor": 1.0},
+    )
+    return {**training, "custom_hooks": [{"type": "vladapt.StepClock", "start": str(start)}]}
 
 
 def fit_torchgeo(task: NarrowTask, data: Path, run: dict) -> tuple[float, float, int]:
-    """As `fit`, of torchgeo's task in lightning's Trainer; the rate stays, as its patience is longer than training."""
+    """As `fit_ours`, of torchgeo's task in lightning's Trainer; the rate stays: its patience outlasts training."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0}
     trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", devices=1, callbacks=[Clock()], **quiet)

@@ -3,20 +3,24 @@
 Dark patches are water or shadow by the toss of a coin. In red, green and blue both are the ground as little light
 shows it; in the infrared water is black, and shaded plants are not. Reflectance is stored as Sentinel-2 stores it,
 in 16 bits with scale and offset, and bands have names. Masks hold the place of the class in `CLASSES`, 255 where a
-scene has no value.
+scene has no value. `config` and `fit` have a segmentor of mmsegmentation learn it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter, label
+
+import vladapt
+from vladapt.core.recipes.resolve import resolve
 
 CLASSES = ("land", "water", "shadow")
 BANDS = ("red", "green", "blue", "nir")
@@ -89,6 +93,66 @@ def write_raster(file: Path, bands: np.ndarray, unseen: np.ndarray | None = None
         raster.descriptions = BANDS
         raster.scales, raster.offsets = (SCALE,) * len(bands), (OFFSET,) * len(bands)
     return file
+
+
+def config(
+    backbone: Mapping[str, Any],
+    head: Mapping[str, Any],
+    neck: Mapping[str, Any] | None = None,
+    augmentation: Sequence[Mapping[str, Any]] = (),
+    *,
+    epochs: int,
+    batch: int,
+    rate: float,
+    decay: float,
+    schedule: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Of a ResNet, a neck and a head of mmsegmentation, with plain batch norms, trained by AdamW.
+
+    Args:
+        augmentation: transforms of training images.
+        schedule: of the rate.
+    """
+    norm = {"type": "BN", "requires_grad": True}
+    load = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
+    scale = {"mean": [127.5] * 3, "std": [64.0] * 3, "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255}
+    output = {"num_classes": len(CLASSES), "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.0}
+    output["loss_decode"] = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    return {
+        "default_scope": "mmseg",
+        "model": {
+            "type": "EncoderDecoder",
+            "data_preprocessor": {"type": "SegDataPreProcessor", **scale, "size_divisor": 32},
+            "backbone": {"norm_cfg": norm, "out_indices": [0, 1, 2, 3], "style": "pytorch", **backbone},
+            **({} if neck is None else {"neck": dict(neck)}),
+            "decode_head": {**output, **head},
+            "train_cfg": {},
+            "test_cfg": {"mode": "whole"},
+        },
+        "train_dataloader": {
+            "batch_size": batch,
+            "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "dataset": {
+                "type": "vladapt.SegmentationDataset",
+                "path": "sample",
+                "pipeline": [*load, *augmentation, {"type": "PackSegInputs"}],
+            },
+        },
+        "test_pipeline": [*load, {"type": "PackSegInputs"}],
+        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": epochs},
+        "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": rate, "weight_decay": decay}},
+        "param_scheduler": [dict(schedule)],
+    }
+
+
+def fit(config: Mapping[str, Any], data: Path, bands: Sequence[str], seed: int, folder: Path) -> Path:
+    """The run of a segmentor on some bands of `write_chips`."""
+    file = folder / "segmentor.json"
+    file.write_text(json.dumps(config))
+    flags = {"domain": "remote-sensing", "task": "segmentation", "data.path": str(data), "data.bands": ",".join(bands)}
+    flags |= {"seed": seed, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
+    return vladapt.fit(resolve(config=str(file), flags=flags)).run
 
 
 def _place(left: float = 500_000) -> dict:

@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
-from four_bands import CLASSES, write_chips, write_scene
+from four_bands import BANDS, CLASSES, config, fit, write_chips, write_scene
 from PIL import Image
 from pycocotools.mask import decode
 from scipy.stats import t
 
 import vladapt
-from vladapt.core.recipes.resolve import resolve
 
-CHOICES = {"three": "red,green,blue", "four": "red,green,blue,nir"}
+CHOICES = BANDS[:3], BANDS
 CHIPS, SIDE, EPOCHS, BATCH, RATE = {"train": 64, "val": 8, "test": 32}, 64, 12, 8, 3e-3
 WIDTH = 16
 COLOURS = np.array([(120, 190, 90), (40, 90, 220), (60, 60, 60), (255, 255, 255)], np.uint8)
@@ -48,56 +47,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, asked.seeds + 1):
             data = write_chips(Path(folder) / f"{seed}", seed, CHIPS, SIDE)
-            rows.append([scores(fit(data, bands, seed, Path(folder)), data) for bands in CHOICES.values()])
+            rows.append([scores(fit(segmentor(), data, bands, seed, Path(folder)), data) for bands in CHOICES])
             print(f"seed {seed}: mIoU and IoU of water {np.round(rows[-1], 3).tolist()}", flush=True)
     print(table(100 * np.array(rows)))
     print(f"{time.process_time() - began:.0f} s of CPU")
 
 
-def fit(data: Path, bands: str, seed: int, folder: Path) -> Path:
-    """The run of a segmentor on some bands."""
-    file = folder / "resnet.json"
-    file.write_text(json.dumps(config()))
-    flags = {"domain": "remote-sensing", "task": "segmentation", "data.path": str(data), "data.bands": bands}
-    flags |= {"seed": seed, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
-    return vladapt.fit(resolve(config=str(file), flags=flags)).run
-
-
-def config() -> dict:
+def segmentor() -> dict:
     """A ResNet of 18 layers and 16 channels with FPN, as mmsegmentation has them."""
     widths, pyramid = [WIDTH * 2**level for level in range(4)], 2 * WIDTH
-    norm = {"type": "BN", "requires_grad": True}
-    load = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
-    backbone = {"type": "ResNetV1c", "depth": 18, "stem_channels": WIDTH, "base_channels": WIDTH, "norm_cfg": norm}
-    head = {"type": "FPNHead", "in_channels": [pyramid] * 4, "in_index": [0, 1, 2, 3], "channels": pyramid}
-    head |= {"feature_strides": [4, 8, 16, 32], "num_classes": len(CLASSES), "norm_cfg": norm, "align_corners": False}
-    head |= {"dropout_ratio": 0.0, "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False}}
-    scale = {"mean": [127.5] * 3, "std": [64.0] * 3, "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255}
-    train = [*load, {"type": "RandomFlip", "prob": 0.5}, {"type": "PhotoMetricDistortion"}, {"type": "PackSegInputs"}]
     steps = EPOCHS * CHIPS["train"] // BATCH
-    rates = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-6, "begin": 0, "end": steps, "by_epoch": False}
-    return {
-        "default_scope": "mmseg",
-        "model": {
-            "type": "EncoderDecoder",
-            "data_preprocessor": {"type": "SegDataPreProcessor", **scale, "size_divisor": 32},
-            "backbone": {**backbone, "num_stages": 4, "out_indices": [0, 1, 2, 3], "style": "pytorch"},
-            "neck": {"type": "FPN", "in_channels": widths, "out_channels": pyramid, "num_outs": 4},
-            "decode_head": head,
-            "train_cfg": {},
-            "test_cfg": {"mode": "whole"},
-        },
-        "train_dataloader": {
-            "batch_size": BATCH,
-            "num_workers": 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": True},
-            "dataset": {"type": "vladapt.SegmentationDataset", "path": "sample", "pipeline": train},
-        },
-        "test_pipeline": [*load, {"type": "PackSegInputs"}],
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": EPOCHS},
-        "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": RATE, "weight_decay": 0.01}},
-        "param_scheduler": [rates],
-    }
+    return config(
+        {"type": "ResNetV1c", "depth": 18, "stem_channels": WIDTH, "base_channels": WIDTH},
+        {"type": "FPNHead", "in_channels": [pyramid] * 4, "in_index": [0, 1, 2, 3], "channels": pyramid}
+        | {"feature_strides": [4, 8, 16, 32]},
+        {"type": "FPN", "in_channels": widths, "out_channels": pyramid, "num_outs": 4},
+        [{"type": "RandomFlip", "prob": 0.5}, {"type": "PhotoMetricDistortion"}],
+        epochs=EPOCHS,
+        batch=BATCH,
+        rate=RATE,
+        decay=0.01,
+        schedule={"type": "PolyLR", "power": 0.9, "eta_min": 1e-6, "begin": 0, "end": steps, "by_epoch": False},
+    )
 
 
 def scores(run: Path, data: Path) -> tuple[float, float]:
@@ -107,8 +78,8 @@ def scores(run: Path, data: Path) -> tuple[float, float]:
         with Image.open(data / "test" / "masks" / f"{Path(row['id']).stem}.png") as mask:
             truth = np.asarray(mask) == CLASSES.index("water")
         outline = row["masks"].get("water")
-        found = np.zeros_like(truth) if outline is None else decode(outline).astype(bool)
-        shared, either = shared + (truth & found).sum(), either + (truth | found).sum()
+        water = np.zeros_like(truth) if outline is None else decode(outline).astype(bool)
+        shared, either = shared + (truth & water).sum(), either + (truth | water).sum()
     return json.loads((run / "metrics.json").read_text())["adapted"]["mIoU"], shared / either
 
 
@@ -116,23 +87,23 @@ def draw_map(folder: Path) -> None:
     """One seed with four bands, and its map beside the scene and the truth: FOLDER/map.png."""
     data = write_chips(folder / "chips", 1, CHIPS, SIDE)
     scene, classes = write_scene(folder, 101, 256, 384, empty=0.15)
-    run = fit(data, CHOICES["four"], 1, folder)
-    vladapt.predict(run, [str(scene)], out=str(folder / "found"))
+    run = fit(segmentor(), data, BANDS, 1, folder)
+    vladapt.predict(run, [str(scene)], out=str(folder / "maps"))
     with rasterio.open(scene) as raster:
         values, valid = raster.read().astype(float), raster.dataset_mask() > 0
     with rasterio.open(classes) as raster:
         truth = raster.read(1)
-    with rasterio.open(folder / "found" / "maps" / "scene.tif") as raster:
-        found = raster.read(1)
+    with rasterio.open(folder / "maps" / "maps" / "scene.tif") as raster:
+        called = raster.read(1)
         print(raster.crs, raster.transform.to_gdal(), raster.nodata, raster.descriptions, raster.tags(), sep="\n")
     low, high = np.percentile(values[:, valid], (2, 98), axis=1)
     shown = (255 * ((values - low[:, None, None]) / (high - low)[:, None, None]).clip(0, 1)).astype(np.uint8)
     panels = [shown[:3].transpose(1, 2, 0), np.repeat(shown[3][..., None], 3, axis=2)]
-    panels += [COLOURS[np.minimum(each, len(CLASSES))] for each in (truth, found)]
+    panels += [COLOURS[np.minimum(each, len(CLASSES))] for each in (truth, called)]
     Image.fromarray(np.concatenate([np.pad(each, ((0, 0), (0, 6), (0, 0))) for each in panels], axis=1)).save(
         folder / "map.png"
     )
-    print(f"right: {(found == truth)[valid].mean():.3f} of the pixels with a value; {folder / 'map.png'}")
+    print(f"right: {(called == truth)[valid].mean():.3f} of the pixels with a value; {folder / 'map.png'}")
 
 
 def table(scored: np.ndarray) -> str:

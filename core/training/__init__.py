@@ -12,6 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "layers": "TowerLayers truncated_starts",
         "lora": "LowRank",
         "parts": "Task Trained",
+        "ridge": "penalty_of_groups",
         "samples": "seed_of",
         "schedules": "by_epoch cosine_rates dassl_learning_rates",
         "settings": "TrainingSettings",

@@ -41,8 +41,8 @@ def with_stretch(data: DomainData, stretch: str | Sequence[float]) -> DomainData
     pairs = ", ".join(f"{low:g} to {high:g}" for low, high in zip(ranges[::2], ranges[1::2]))
     low, high = PERCENTILES
     note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), in prediction too."
-    kept = {**data.reading, "stretch": ranges}
-    return replace(data, items=items, notes=[*data.notes, note], reading=kept)
+    reading = {**data.reading, "stretch": ranges}
+    return replace(data, items=items, notes=[*data.notes, note], reading=reading)
 
 
 def band_statistics(items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -114,12 +114,12 @@ def boxes_of_mask(
         contours, _ = cv2.findContours(of_class, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         _, regions = cv2.connectedComponents(of_class, connectivity=8)
         areas = np.bincount(regions.ravel())
-        found = []
+        outer = []
         for contour in contours:
             x, y = contour[:, 0, 0], contour[:, 0, 1]
             if areas[regions[y[0], x[0]]] >= min_area:
-                found.append((float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)))
-        boxes += [Box(name, corners) for corners in sorted(found, key=lambda corners: (corners[1], corners[0]))]
+                outer.append((float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)))
+        boxes += [Box(name, corners) for corners in sorted(outer, key=lambda corners: (corners[1], corners[0]))]
     return boxes
 
 

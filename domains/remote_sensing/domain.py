@@ -309,14 +309,14 @@ class RemoteSensing(Domain):
         from .transforms import OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
-        wanted = own
+        statistics = own
         if self.corpus:
-            channels, wanted = backbone.channels, CORPORA[self.corpus]
-            wanted = wanted if channels is None else tuple(map(channels.widened, wanted))
+            channels, statistics = backbone.channels, CORPORA[self.corpus]
+            statistics = statistics if channels is None else tuple(map(channels.widened, statistics))
         if train:
-            return EachPart(SceneAugment(backbone.image_size, *wanted))
+            return EachPart(SceneAugment(backbone.image_size, *statistics))
         usual = backbone.preprocess(False)
-        return EachPart(OtherCorpus(usual, own, wanted) if self.corpus else usual)
+        return EachPart(OtherCorpus(usual, own, statistics) if self.corpus else usual)
 
     @staticmethod
     def _refuse_unused(reading: Reading, unused: Sequence[str], task: str) -> None:

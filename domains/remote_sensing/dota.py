@@ -95,8 +95,8 @@ def _object(cells: list[str], where: str) -> Oriented:
         if len(cells) not in (9, 10) or not all(map(math.isfinite, corners)):
             raise ValueError
     except ValueError:
-        said = shortened(" ".join(cells))
-        raise DataError(f"{where}: '{said}' is not x1 y1 ... x4 y4 category difficult; correct it") from None
+        line = shortened(" ".join(cells))
+        raise DataError(f"{where}: '{line}' is not x1 y1 ... x4 y4 category difficult; correct it") from None
     return Oriented(corners, cells[8].replace("-", " "), len(cells) == 10 and cells[9] != "0")
 
 
@@ -104,12 +104,12 @@ def _item(item: Item, objects: Sequence[Oriented], index: dict[str, int]) -> Ite
     height, width = picture_size(item)
     points = np.array([each.corners for each in objects], np.float64).reshape(-1, 4, 2)
     hulls = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).clip(0, (width, height, width, height))
-    kept = np.flatnonzero((hulls[:, 2] > hulls[:, 0]) & (hulls[:, 3] > hulls[:, 1]))
-    ignored = tuple(objects[k].difficult for k in kept)
+    inside = np.flatnonzero((hulls[:, 2] > hulls[:, 0]) & (hulls[:, 3] > hulls[:, 1]))
+    ignored = tuple(objects[k].difficult for k in inside)
     target = Boxes(
-        boxes=tuple(tuple(map(float, hulls[k])) for k in kept),
-        labels=tuple(index[objects[k].name] for k in kept),
-        segments=tuple([list(objects[k].corners)] for k in kept) if len(kept) else None,
+        boxes=tuple(tuple(map(float, hulls[k])) for k in inside),
+        labels=tuple(index[objects[k].name] for k in inside),
+        segments=tuple([list(objects[k].corners)] for k in inside) if len(inside) else None,
         ignored=ignored if any(ignored) else None,
         size=(width, height),
     )

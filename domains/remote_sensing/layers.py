@@ -153,8 +153,8 @@ def read_layer(
     if path.suffix.lower() in DRIVERS:
         return _class_raster(path, class_names)
     if path.suffix.lower() not in STARTS:
-        known = " ".join([*STARTS, *DRIVERS])
-        raise DataError(f"{path}: not a label layer of a known kind; known: {known}")
+        kinds = " ".join([*STARTS, *DRIVERS])
+        raise DataError(f"{path}: not a label layer of a known kind; known: {kinds}")
     return _shapes(path, column, class_names, one_class)
 
 
@@ -193,8 +193,8 @@ def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None, o
     if not usable.any():
         raise DataError(f"{path}: holds no shapes; give a layer of points, polygons or boxes")
     if one_class:
-        kept = shapely.make_valid(geometries[usable])
-        return Shapes(path, kept, np.zeros(len(kept), np.int64), (path.stem,), meta["crs"] or "")
+        shapes = shapely.make_valid(geometries[usable])
+        return Shapes(path, shapes, np.zeros(len(shapes), np.int64), (path.stem,), meta["crs"] or "")
     named = _class_column(path, columns, column)
     texts = np.array([_text(value) for value in columns[named]], dtype=object)
     usable &= texts != ""
@@ -206,10 +206,10 @@ def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None, o
     notes = [f"Classes are column '{named}' of the label layer."]
     if left := int((~usable).sum()):
         notes.append(f"Shapes without a geometry or a class, left out: {left}.")
-    kept = geometries[usable]
-    broken = ~shapely.is_valid(kept)
-    kept = np.where(broken, shapely.make_valid(kept), kept) if broken.any() else kept
-    return Shapes(path, kept, classes, names, meta["crs"] or "", notes)
+    shapes = geometries[usable]
+    broken = ~shapely.is_valid(shapes)
+    shapes = np.where(broken, shapely.make_valid(shapes), shapes) if broken.any() else shapes
+    return Shapes(path, shapes, classes, names, meta["crs"] or "", notes)
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any], np.ndarray, dict[str, np.ndarray]]:

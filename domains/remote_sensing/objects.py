@@ -200,13 +200,13 @@ def in_window(target: Boxes, box: Box, share: float) -> Boxes:
     inside = corners.clip(0, (width, height, width, height))
     whole = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
     seen = np.prod(inside[:, 2:] - inside[:, :2], axis=1)
-    kept = np.flatnonzero(seen > 0)
+    rows = np.flatnonzero(seen > 0)
     left_out = np.array(target.ignored or [False] * len(seen)) | (seen < share * whole)
-    ignored = [bool(left_out[k]) for k in kept]
-    segments = [_moved(target.segments[k] if target.segments else None, box) for k in kept]
+    ignored = [bool(left_out[k]) for k in rows]
+    segments = [_moved(target.segments[k] if target.segments else None, box) for k in rows]
     return Boxes(
-        boxes=tuple(tuple(map(float, inside[k])) for k in kept),
-        labels=tuple(target.labels[k] for k in kept),
+        boxes=tuple(tuple(map(float, inside[k])) for k in rows),
+        labels=tuple(target.labels[k] for k in rows),
         segments=tuple(segments) if any(segments) else None,
         ignored=tuple(ignored) if any(ignored) else None,
         size=(width, height),
@@ -222,8 +222,10 @@ def _moved(segment: Any, box: Box) -> Any:
     if isinstance(segment, dict):
         from pycocotools import mask
 
-        known = segment if isinstance(segment["counts"], (str, bytes)) else mask.frPyObjects(segment, *segment["size"])
-        return encoded(mask.decode(known)[top : top + height, left : left + width])
+        encoding = (
+            segment if isinstance(segment["counts"], (str, bytes)) else mask.frPyObjects(segment, *segment["size"])
+        )
+        return encoded(mask.decode(encoding)[top : top + height, left : left + width])
     import shapely
 
     areas = [shapely.make_valid(shapely.Polygon(np.reshape(each, (-1, 2)) - (left, top))) for each in segment]

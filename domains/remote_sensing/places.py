@@ -119,17 +119,17 @@ def with_blocks(data: DomainData, block_size: float | None) -> DomainData:
     splits = {item.split for item in data.items if item.split}
     if block_size == 0 or len(splits) > 2 or any(item.group for item in data.items):
         return data
-    given = len(splits) == 2
+    divided = len(splits) == 2
     training = "train" if "train" in splits else "val"
-    chosen = [k for k, item in enumerate(data.items) if not given or item.split in ("", training)]
+    chosen = [k for k, item in enumerate(data.items) if not divided or item.split in ("", training)]
     spots = _spots([data.items[k] for k in chosen]) or _spots_of_table(data, chosen)
     placed = [(k, spot) for k, spot in zip(chosen, spots) if spot is not None]
-    if not placed or (given and data.whole_train):
+    if not placed or (divided and data.whole_train):
         return data
     size = block_size or WINDOWS_PER_BLOCK * _usual_side([spot for _, spot in placed])
     blocks = _joined([spot for _, spot in placed], size)
     if len(set(blocks)) < 2:
-        if given:
+        if divided:
             return data
         raise DataError(
             f"{data.name}: its pictures cover less than two blocks of {metres(size)}, so that none is left for "
@@ -138,13 +138,13 @@ def with_blocks(data: DomainData, block_size: float | None) -> DomainData:
     items = list(data.items)
     for (k, _), (row, column) in zip(placed, blocks):
         items[k] = items[k].with_(group=f"block {row} {column}")
-    what = "Val is taken from train" if given else "Splits are"
+    what = "Val is taken from train" if divided else "Splits are"
     notes = [f"{what} by place: {len(set(blocks))} blocks of {metres(size)}, each on one side (--block-size)."]
     if elsewhere := len(chosen) - len(placed):
         notes.append(f"Images of which nothing says where they lie, split at random: {elsewhere}.")
     settled = data.open_groups.note if data.open_groups is not None else ""
     notes = [*(note for note in data.notes if note != settled), *notes]
-    blocks_in_words = "" if given else f"blocks of {metres(size)}"
+    blocks_in_words = "" if divided else f"blocks of {metres(size)}"
     return replace(data, items=items, notes=notes, blocks=blocks_in_words, open_groups=None)
 
 
@@ -231,8 +231,8 @@ def _spot_of_cells(longitude: str, latitude: str, where: str) -> _Spot | None:
     except ValueError:
         x = y = math.nan
     if not (abs(x) <= 360 and abs(y) <= 90):
-        given = shortened(f"{latitude}, {longitude}")
-        raise DataError(f"{where} lies at latitude, longitude {given}, which is no place in degrees; correct the table")
+        shown = shortened(f"{latitude}, {longitude}")
+        raise DataError(f"{where} lies at latitude, longitude {shown}, which is no place in degrees; correct the table")
     return _Spot((x, y), (x, y, x, y))
 
 

@@ -170,10 +170,11 @@ class OpenRaster:
     """Bands of one place on one grid. `header` says what they are.
 
     Args:
+        stored: bands of the files, transparency included; a dataset on another grid may have one more.
         classes: as of `open_raster`; else a band with a palette is three, those of its colours.
     """
 
-    def __init__(self, files: list[Path], datasets: list[Any], sensor: str | None, classes: bool = False):
+    def __init__(self, files: list[Path], datasets: list[Any], sensor: str | None, stored: int, classes: bool = False):
         self.files, self._datasets = files, datasets
         if sum(each.count for each in datasets) > MOST_BANDS:
             raise DataError(f"{files[0]}: has more than {MOST_BANDS:,} bands; choose some of them, or get it again")
@@ -185,7 +186,7 @@ class OpenRaster:
             raise DataError(f"{files[0]}: has no band other than transparency; give another file")
         # four bands are easily written with the fourth marked as transparency: a sensor that is named knows better
         named = sensors().get(sensor)
-        self._mistaken = len(files) == 1 and len(every) > len(solid) and bool(named and named.order_of(len(every)))
+        self._mistaken = len(files) == 1 and stored > len(solid) and bool(named and named.order_of(stored))
         self._bands = every if self._mistaken else solid
         transparent = [] if self._mistaken else [band for band in every if band not in solid]
         self._unheeded = {
@@ -372,28 +373,24 @@ def _opened_on_one_grid(
     if len(files) > MOST_FILES:
         raise DataError(f"{files[0]}: {len(files)} bands in separate files, more than {MOST_FILES}; remove some")
     datasets = [stack.enter_context(opened(file)) for file in files]
+    stored = sum(each.count for each in datasets)
     if grid is not None:
         datasets = [stack.enter_context(_on_grid(each, grid)) for each in datasets]
-    return OpenRaster(list(files), _on_one_grid(datasets, files, stack), sensor, classes)
+    return OpenRaster(list(files), _on_one_grid(datasets, files, stack), sensor, stored, classes)
 
 
 def _on_grid(dataset, grid: Header):
-    """A dataset seen on another grid; what it does not reach is masked."""
-    from rasterio.enums import Resampling
+    """A dataset seen on another grid, by the nearest pixel."""
     from rasterio.transform import Affine
-    from rasterio.vrt import WarpedVRT
 
     place = {"crs": grid.crs, "transform": Affine(*grid.transform), "width": grid.width, "height": grid.height}
-    return WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=dataset.nodata is None, **place)
+    return _warped(dataset, "nearest", place)
 
 
 def _on_one_grid(datasets: list[Any], files: Sequence[Path], stack: ExitStack) -> list[Any]:
     """All on the grid of the finest."""
     if len(datasets) == 1:
         return datasets
-    from rasterio.enums import Resampling
-    from rasterio.vrt import WarpedVRT
-
     finest = max(datasets, key=lambda each: (each.width * each.height, -datasets.index(each)))
     grid = {"crs": finest.crs, "transform": finest.transform, "width": finest.width, "height": finest.height}
     placed = []
@@ -403,8 +400,35 @@ def _on_one_grid(datasets: list[Any], files: Sequence[Path], stack: ExitStack) -
             continue
         if each.crs is None or finest.crs is None:
             raise DataError(f"{file}: differs in size from the other bands of its place, and has no CRS; resample it")
-        placed.append(stack.enter_context(WarpedVRT(each, resampling=Resampling.bilinear, **grid)))
+        placed.append(stack.enter_context(_warped(each, "bilinear", grid, whole=_covers(each, finest))))
     return placed
+
+
+def _warped(dataset, resampling: str, grid: dict[str, Any], whole: bool = False):
+    """A dataset seen on another grid, resampled in rasterio's way of that name; what it does not reach is masked.
+
+    Args:
+        whole: it has a value at every pixel of the grid.
+    """
+    from rasterio.enums import ColorInterp, Resampling
+    from rasterio.vrt import WarpedVRT
+
+    masked = dataset.nodata is not None or ColorInterp.alpha in dataset.colorinterp
+    return WarpedVRT(dataset, resampling=Resampling[resampling], add_alpha=not (masked or whole), **grid)
+
+
+def _covers(dataset, other) -> bool:
+    """Whether a dataset has a value at every pixel of another; False where that takes more than a look at corners."""
+    upright = dataset.transform.is_rectilinear and other.transform.is_rectilinear and dataset.crs == other.crs
+    if not upright or any(_names(flags) != ["all_valid"] for flags in dataset.mask_flag_enums):
+        return False
+    (left, bottom, right, top), inner, slack = dataset.bounds, other.bounds, min(map(abs, other.res)) / 100
+    return (
+        left <= inner.left + slack
+        and bottom <= inner.bottom + slack
+        and right >= inner.right - slack
+        and top >= inner.top - slack
+    )
 
 
 def _palette(dataset: Any, index: int) -> np.ndarray:

@@ -144,5 +144,5 @@ class Reading(contracts.NumberReading):
             **dict.fromkeys(("cut", "background"), "segmentation and detection"),
             **({"time_series": "classification"} if data.kind == "captions" else {}),
         }
-        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in changed if name in kinds]

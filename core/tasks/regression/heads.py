@@ -30,6 +30,7 @@ from ...losses.number import ERRORS
 from ...losses.number import Number as NumberLoss
 from ...metrics.intervals import units_of
 from ...training.batches import epoch_batches
+from ...training.ridge import penalty_of_groups
 from ...training.schedules import by_epoch, cosine_rates
 from ...training.small_heads import train_epochs
 
@@ -251,7 +252,7 @@ def fitted_ridge(rows: NumberRows) -> NumberHead:
         targets = ((rows.numbers - head.mean) / head.deviation).numpy()
         parts = [(learned.numpy(), held.numpy()) for learned, held in rows.to_choose_on()] if rows.grouped else []
         if parts:
-            head.penalty = _penalty_of_groups(inputs, targets, parts)
+            head.penalty = penalty_of_groups(inputs, targets, parts, PENALTIES)
             fitted = Ridge(head.penalty).fit(inputs, targets)
         else:
             fitted = RidgeCV(alphas=PENALTIES).fit(inputs, targets)
@@ -260,19 +261,6 @@ def fitted_ridge(rows: NumberRows) -> NumberHead:
             head.linear.weight.copy_(torch.from_numpy(np.atleast_2d(fitted.coef_)))
             head.linear.bias.fill_(float(fitted.intercept_))
     return head
-
-
-def _penalty_of_groups(inputs: np.ndarray, targets: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """The penalty with the least mean squared error on rows held out, as RidgeCV chooses it; one decomposition of the
-    others serves all penalties."""
-    from sklearn.linear_model import Ridge
-
-    errors = np.zeros(len(PENALTIES))
-    for learned, held in parts:
-        of_each = np.tile(targets[learned, None], len(PENALTIES))
-        every = Ridge(PENALTIES, solver="svd").fit(inputs[learned], of_each)
-        errors += np.square(every.predict(inputs[held]) - targets[held, None]).mean(axis=0)
-    return PENALTIES[int(errors.argmin())]
 
 
 def head_of_loss(kind: str, loss: NumberLoss) -> NumberHead:

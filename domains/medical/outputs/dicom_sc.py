@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydicom import Dataset
 
-from ....core.contracts import HeatMap, Item, Task, Use
+from ....core.contracts import Item, Task, Use
 from ....core.errors import ConfigError
 from ..volumes.series import slices_of
 from ._dicom import PRODUCT, DicomOutput, about_us, made_of, new_uid, of_dicom, saved, shortened_label, source_of
@@ -44,20 +44,21 @@ class DicomSc(DicomOutput):
             with made_of(source):
                 header = source_of(source)
                 uid = series.setdefault(str(header.StudyInstanceUID), new_uid())
-                image = _capture(heat_map, items[0], header, uid, len(files) + 1, use)
+                image = _capture(heat_map.overlay, items[0], header, uid, len(files) + 1, use)
+                image.DerivationDescription = f"{heat_map.method} of {shortened_label(heat_map.target)}"
             files.append(saved(image, folder / self.name / f"{number:04d}.dcm"))
         self.note_on_others(predicted)
         return files
 
 
-def _capture(heat_map: HeatMap, item: Item, header: Dataset, series: str, number: int, use: Use) -> Dataset:
-    """The map over its image, as an image that stands where its source stands."""
+def _capture(overlay: np.ndarray, item: Item, header: Dataset, series: str, number: int, use: Use) -> Dataset:
+    """A map over its image, (H, W, 3) uint8, as an image that stands where its source stands."""
     from highdicom.sc import SCImage
 
     about, place = about_us(use), slices_of(item.source)[item.decode.get("frame", 0)]
     image = SCImage.from_ref_dataset(
         header,
-        pixel_array=heat_map.overlay,
+        pixel_array=overlay,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -75,7 +76,6 @@ def _capture(heat_map: HeatMap, item: Item, header: Dataset, series: str, number
     )
     image.PatientOrientation = _towards(place.orientation) or header.get("PatientOrientation") or ""
     image.Laterality = header.get("ImageLaterality") or header.get("Laterality") or ""
-    image.DerivationDescription = f"{heat_map.method} of {shortened_label(heat_map.target)}"
     image.BurnedInAnnotation = "NO"
     image.SourceImageSequence = [_reference(header, item)]
     if place.position and place.orientation and header.get("FrameOfReferenceUID"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..gdal import writing
 from ..maps.areas import Ground
 from ..maps.rasters import created, strip_rows
 from ..maps.regions import Regions, regions_of, write_regions
-from ..maps.work import check_free, key_of, work_folders
+from ..maps.work import check_free, key_of, put_in_place, work_folders
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import Header, header_of
@@ -44,14 +43,14 @@ def map_and_save(
         folder: where files are written; None writes none.
 
     Raises:
-        DataError: a file is there already, nothing can be written, or as `map_changes`.
+        ConfigError: a file is there already. DataError: nothing can be written, or as `map_changes`.
     """
-    if folder is not None:
-        check_free(files_of_pairs(data.items, folder))
     side, keys = int(model.cfg.vladapt["side"]), []
     for number, item in enumerate(data.items):
         before, after = dates_of(item)
         keys.append(key_of(before, key_of(after, fingerprint), side, number))
+    if folder is not None:
+        check_free(files_of_pairs(data.items, folder), [folder], keys)
     with TemporaryDirectory(prefix="vladapt-") as beside:
         place = Path(beside) if folder is None else folder
         with work_folders([place] * len(keys), keys, Reporter()) as works:
@@ -60,13 +59,9 @@ def map_and_save(
                 return rows, []
             thresholds = {row["id"]: row["threshold"] for row in rows}
             made = save_changes(data.items, maps, thresholds, works[0])
-            files = [folder / file.name for file in made]
-            try:
-                for source, file in zip(made, files):
-                    os.replace(source, file)
-            except OSError as error:
-                raise DataError.unwritable(folder, error, "give another folder") from error
-            return rows, files
+            moves = {folder / file.name: file for file in made}
+            put_in_place(moves, works[0])
+            return rows, list(moves)
 
 
 def save_changes(

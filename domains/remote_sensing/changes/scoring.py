@@ -178,7 +178,8 @@ def verdict_on(gain: float, bounds: Sequence[float] | None, other: str, places: 
     points = f"F1 is {abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} a threshold on the {other}"
     if bounds is None:
         return f"{points}; the test split is of one place, so that no interval says how sure that is.", "open"
-    between = f"95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}, over {places} places"
+    low, high = sorted(100 * (bound if gain >= 0 else -bound) for bound in bounds)
+    between = f"95 % interval {low:.1f} to {high:.1f}, over {places} places"
     if bounds[0] > 0:
         return f"{points} ({between}).", "good"
     if bounds[1] < 0:

@@ -44,16 +44,16 @@ def windows_of(height: int, width: int, sides: Sequence[int] = SIDES) -> np.ndar
     Raises:
         TooSmall: no side fits.
     """
-    found = set()
+    windows = set()
     for side in sides:
         if side > min(height, width):
             continue
         for offset in (0, side - side // 2):
             rows, columns = (_starts(length, side, offset) for length in (height, width))
-            found |= {(row, row + side, column, column + side) for row in rows for column in columns}
-    if not found:
+            windows |= {(row, row + side, column, column + side) for row in rows for column in columns}
+    if not windows:
         raise TooSmall(f"{width} x {height} pixels are less than a window of {min(sides)}; give smaller --sides")
-    return np.array(sorted(found), np.int64)
+    return np.array(sorted(windows), np.int64)
 
 
 @dataclass(frozen=True)

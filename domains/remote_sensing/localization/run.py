@@ -122,10 +122,12 @@ def localize(
     check_median(median)
     if sides is not None:
         check_sides(sides)
-    wanted = None if annotation is None else _sentences(Path(annotation), source, text)
-    several = wanted is not None and out.suffix.lower() not in MAP_FILES
-    if wanted is not None and len(wanted) > 1 and not several:
-        raise ConfigError(f"--out {out}: the annotation asks for {len(wanted)} maps; give a folder, or --text for one")
+    sentences = None if annotation is None else _sentences(Path(annotation), source, text)
+    several = sentences is not None and out.suffix.lower() not in MAP_FILES
+    if sentences is not None and len(sentences) > 1 and not several:
+        raise ConfigError(
+            f"--out {out}: the annotation asks for {len(sentences)} maps; give a folder, or --text for one"
+        )
     if not several:
         check_map_file(out)
     if RetrievalIndex.is_in(source):
@@ -142,7 +144,7 @@ def localize(
     result = Localization(skipped=pictures.skipped)
     if several:
         out.mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(wanted or [None]):
+    for number, each in enumerate(sentences or [None]):
         windows = pictures.windows_of(None if each is None else each.image)
         sentence = text if each is None else each.caption
         file = out / f"{file_stem(windows.item.source.stem)}-{number}.tif" if several else out
@@ -221,11 +223,11 @@ class _Pictures:
         if not data.items:
             raise DataError(f"{path}: cannot be read ({data.skipped[0][1] if data.skipped else 'no picture'})")
         item = data.items[0]
-        wanted, boxes, features = window_items(item, self.sides), [], []
+        items, boxes, features = window_items(item, self.sides), [], []
         transform = self.domain.of(data).transforms(self.backbone, False)
         with self.reporter.task(f"Encoding windows of {path.name}", unit="windows") as progress:
             how = {"at_once": AT_ONCE, "progress": progress, **self.how}
-            for extraction in FeatureStore().some_at_once(data, wanted, self.backbone, transform, **how):
+            for extraction in FeatureStore().some_at_once(data, items, self.backbone, transform, **how):
                 self.skipped += extraction.skipped
                 boxes += [box_of(each.decode) for each in extraction.items]
                 features += [extraction.features.unit] if extraction.items else []

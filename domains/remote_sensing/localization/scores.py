@@ -116,8 +116,8 @@ def attention_centres(probability: np.ndarray) -> np.ndarray:
     middles = np.array(ndimage.center_of_mass(peaks, labels, range(1, count + 1))).reshape(-1, 2).astype(np.int64)
     values = probability[middles[:, 0], middles[:, 1]]
     order = np.argsort(-values, kind="stable")
-    kept = middles[order][values[order] >= LEAST_PROBABILITY]
-    return np.ascontiguousarray(kept[:, ::-1])
+    likely = middles[order][values[order] >= LEAST_PROBABILITY]
+    return np.ascontiguousarray(likely[:, ::-1])
 
 
 def mean_scores(scores: Sequence[LocalizationScores]) -> dict[str, float]:

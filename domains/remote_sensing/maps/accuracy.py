@@ -102,5 +102,5 @@ def map_accuracy(class_names: Sequence[str], matrix: np.ndarray, areas: np.ndarr
             Estimate(producers, Z * np.sqrt(of_producers)),
             Estimate(shares, Z * np.sqrt(of_cells.sum(axis=0))),
             float(areas[sampled].sum()),
-            tuple(name for name, area, known in zip(class_names, areas, sampled) if area > 0 and not known),
+            tuple(name for name, area, has_sample in zip(class_names, areas, sampled) if area > 0 and not has_sample),
         )

@@ -3,10 +3,7 @@ end."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +12,7 @@ from typing import Any
 
 from ....core.contracts import Domain, DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import Reporter, file_stem, json_text, replacing, write_whole
+from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..gdal import DRIVERS
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -30,7 +27,7 @@ from .reference import ElsewhereError, Reference, assess
 from .regions import regions_of, write_regions
 from .scores import UnmappableError, Windows, score_windows
 from .summary import as_json, columns_of, facts_of, matrix_of, rows_as_text, with_half
-from .work import key_of, work_folders
+from .work import check_free, key_of, put_in_place, work_folders
 
 MAP, SCORES, PACKAGE, GEOJSON, ACCURACY, PAGE = ".tif", "_scores.tif", ".gpkg", ".geojson", "_accuracy.json", ".html"
 FACTS = (".csv", ".jsonl")
@@ -121,11 +118,9 @@ def write_maps(
     written = OwnFiles([], columns_of(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
     pages: dict[Path, list[Layer]] = {}
     places = [_place(plan, use) for plan in plans]
-    with work_folders(
-        places,
-        [key_of(w.item, model.fingerprint, w.size, w.stride) for w in (plan.windows for plan in plans)],
-        reporter,
-    ) as folders:
+    keys = [key_of(w.item, model.fingerprint, w.size, w.stride) for w in (plan.windows for plan in plans)]
+    check_free([*use.files, *(target for plan in plans for target in plan.targets.values())], places, keys)
+    with work_folders(places, keys, reporter) as folders:
         for plan, folder in zip(plans, folders):
             plan.work = folder
             try:
@@ -167,8 +162,8 @@ def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:
     for item in data.items:
         try:
             if not is_raster(item.source):
-                known = " ".join(DRIVERS)
-                raise DataError(f"{item.source}: not a raster, which a map needs; known: {known}")
+                suffixes = " ".join(DRIVERS)
+                raise DataError(f"{item.source}: not a raster, which a map needs; known: {suffixes}")
             header_of(files_of_item(item), item.decode.get("sensor"))
             items.append(item)
         except DataError as error:
@@ -215,8 +210,8 @@ def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
 def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     """Raise the ConfigError of what cannot be written before anything is computed."""
     if use.out is not None and Path(use.out).suffix[1:].isalpha() and not Path(use.out).is_dir():
-        known = ", ".join((*MAP_FILES, PAGE, *FACTS))
-        raise ConfigError(f"--out {use.out}: maps are not written as files of that kind; give {known}, or a folder")
+        kinds = ", ".join((*MAP_FILES, PAGE, *FACTS))
+        raise ConfigError(f"--out {use.out}: maps are not written as files of that kind; give {kinds}, or a folder")
     single = [file for file in use.files if file.suffix.lower() in MAP_FILES]
     if several and single:
         raise ConfigError(f"--out {single[0]}: one file for {len(plans)} rasters; give a folder")
@@ -227,11 +222,7 @@ def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     targets = [target for plan in plans for target in plan.targets.values() if target not in use.files]
     if twice := [target for target in targets if targets.count(target) > 1]:
         raise ConfigError(f"{twice[0]}: would be written twice, for two rasters of that name; rename one of them")
-    for target in [*use.files, *targets]:
-        if target.exists() or target.is_symlink():
-            raise ConfigError(
-                f"{target}: already exists, and maps do not replace files; remove it or give another --out"
-            )
+    check_free([*use.files, *targets], (_place(plan, use) for plan in plans))
 
 
 def _place(plan: Planned, use: Use) -> Path:
@@ -295,31 +286,13 @@ def _made(
     return facts, layer
 
 
-def _move(made: Path, target: Path) -> None:
-    try:
-        os.replace(made, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise DataError.unwritable(target.parent, error) from error
-        with replacing(target) as partial:  # on another disk
-            shutil.copyfile(made, partial)
-
-
 def _put_in_place(plans: Sequence[Planned], use: Use, written: OwnFiles) -> None:
-    """Move all that was made; what was moved is taken away again where one cannot be."""
+    """Move all that was made."""
     of_plans = [(target, plan.made(part)) for plan in plans for part, target in plan.targets.items()]
     moves = {target: made for target, made in of_plans if made.exists()}
     for file in use.files:
         if file.suffix.lower() in FACTS:
             moves[file] = plans[0].work / f"facts{file.suffix.lower()}"
             write_whole(moves[file], rows_as_text(written, file.suffix.lower()))
-    done: list[Path] = []
-    try:
-        for target, made in moves.items():
-            _move(made, target)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            target.unlink(missing_ok=True)
-        raise
+    put_in_place(moves, plans[0].work)
     written.files += list(moves)

@@ -212,8 +212,8 @@ def _check_whole(file: Path, pixels: np.ndarray) -> None:
     Raises:
         DataError: not what was written.
     """
-    found = np.zeros_like(pixels)
+    counts = np.zeros_like(pixels)
     for _, (of_class,) in strips_of([file]):
-        found += np.bincount(of_class.ravel(), minlength=len(pixels))[: len(pixels)]
-    if not np.array_equal(found, pixels):
+        counts += np.bincount(of_class.ravel(), minlength=len(pixels))[: len(pixels)]
+    if not np.array_equal(counts, pixels):
         raise DataError.unwritable(file.parent, OSError("what was written is not what is read back"))

@@ -115,10 +115,10 @@ class Reference:
         for top in tops:
             rows = min(height, self.header.height - top)
             here, outline = strip_place(self.header.transform, top, (rows, self.header.width))
-            found = np.sort(tree.query(outline))
+            near = np.sort(tree.query(outline))
             truth = np.zeros((rows, self.header.width), np.int32)
-            if len(found):
-                pairs = zip(shapes[found], numbers[found] + 1)
+            if len(near):
+                pairs = zip(shapes[near], numbers[near] + 1)
                 truth = rasterize(pairs, out_shape=truth.shape, transform=here, dtype="int32")
             yield truth.astype(np.int64) - 1
 
@@ -170,17 +170,17 @@ def assess(
 
 def _at_points(reference: Reference, classes_file: Path) -> Sample:
     at, truth = reference.points
-    said = np.zeros(len(truth), np.int64)
+    mapped = np.zeros(len(truth), np.int64)
     for top, (of_class,) in strips_of([classes_file]):
         here = (at[:, 1] >= top) & (at[:, 1] < top + len(of_class))
-        said[here] = of_class[at[here, 1] - top, at[here, 0]]
-    known = said != NOTHING
+        mapped[here] = of_class[at[here, 1] - top, at[here, 0]]
+    known = mapped != NOTHING
     note = f"accuracy is measured at {known.sum():,} points of {reference.layer.path.name}"
     note += "" if known.all() else f"; {(~known).sum():,} more lie where the raster has no value"
     areas = len(reference.shapes[1])
     note += f"; its {areas:,} areas are not used" if areas else ""
     note += "; intervals hold if points were drawn at random within each class of the map"
-    return Sample(said[known] - 1, truth[known], [note])
+    return Sample(mapped[known] - 1, truth[known], [note])
 
 
 def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
@@ -191,23 +191,23 @@ def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
     for (_, (of_class,)), truth in zip(strips_of([classes_file]), reference.strips(), strict=True):
         known = (truth >= 0) & (of_class != NOTHING)
         covered += int(known.sum())
-        said, right = of_class[known], truth[known]
-        draws = rng.random(len(said), np.float32)
-        for each in np.unique(said):
+        mapped, right = of_class[known], truth[known]
+        draws = rng.random(len(mapped), np.float32)
+        for each in np.unique(mapped):
             before, classes = drawn.get(int(each), (np.zeros(0, np.float32), np.zeros(0, np.int64)))
             limit = before[-1] if len(before) == PER_CLASS else np.inf
-            new = (said == each) & (draws < limit)
+            new = (mapped == each) & (draws < limit)
             draw, true = np.concatenate([before, draws[new]]), np.concatenate([classes, right[new]])
             first = np.argsort(draw, kind="stable")[:PER_CLASS]
             drawn[int(each)] = draw[first], true[first]
-    said = np.concatenate([np.full(len(true), each - 1) for each, (_, true) in drawn.items()] or [np.zeros(0, int)])
+    mapped = np.concatenate([np.full(len(true), each - 1) for each, (_, true) in drawn.items()] or [np.zeros(0, int)])
     true = np.concatenate([true for _, true in drawn.values()] or [np.zeros(0, int)])
     note = (
         f"accuracy is measured at {len(true):,} pixels, drawn at random from each class of the map among the "
         f"{covered:,} that {reference.layer.path.name} covers; intervals hold if it covers all, or parts that were "
         "drawn at random"
     )
-    return Sample(said, true, [note])
+    return Sample(mapped, true, [note])
 
 
 def _named(layer: ClassRaster, class_names: Sequence[str], names: Sequence[str] | None) -> ClassRaster:

@@ -104,10 +104,10 @@ def _mean_scores(shapes: np.ndarray, scores_file: Path, transform) -> np.ndarray
     tree = shapely.STRtree(shapes)
     for top, (of_score,) in strips_of([scores_file]):
         here, outline = strip_place(transform, top, of_score.shape)
-        found = tree.query(outline)
-        if len(found):
+        near = tree.query(outline)
+        if len(near):
             burnt = rasterize(
-                zip(shapes[found], found + 1), out_shape=of_score.shape, transform=here, dtype="int32"
+                zip(shapes[near], near + 1), out_shape=of_score.shape, transform=here, dtype="int32"
             ).ravel()
             burnt[of_score.ravel() == NO_SCORE] = 0
             sums += np.bincount(burnt, of_score.ravel(), len(sums))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.contracts import Backbone, Item
+from ....core.training import penalty_of_groups
 from .target import item_pixels, place_of_item
 
 MEAN, BANDS, TOWER = "training mean", "ridge on the bands", "ridge on frozen features"
@@ -99,18 +100,19 @@ def _ridge(parts: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> dict[str, Any
     Args:
         parts: rows (N, C), numbers (N,) and the place of each window.
     """
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import Ridge, RidgeCV
     from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     rows, truth = (np.concatenate([part[k] for part in parts]).astype(np.float64) for k in (0, 1))
     places = np.repeat([place for *_, place in parts], [len(part[1]) for part in parts])
-    folds, several = min(FOLDS, len(np.unique(places))), {}
+    scaler, folds = StandardScaler(), min(FOLDS, len(np.unique(places)))
+    rows = scaler.fit_transform(rows)
+    ridge = RidgeCV(ALPHAS)
     if folds > 1:
-        several = {"cv": list(GroupKFold(folds).split(rows, groups=places)), "scoring": "neg_mean_squared_error"}
-    model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS, **several)).fit(rows, truth)
-    scaler, ridge = model[0], model[1]
+        parts = list(GroupKFold(folds).split(rows, groups=places))
+        ridge = Ridge(penalty_of_groups(rows, truth, parts, ALPHAS))
+    ridge.fit(rows, truth)
     weights = ridge.coef_ / scaler.scale_
     return {"weights": weights.tolist(), "intercept": float(ridge.intercept_ - weights @ scaler.mean_)}
 

@@ -116,7 +116,8 @@ def own_area(box: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray
 
 def _verdict(scores: Mapping[str, NumberSums], best: str, unit: str) -> VerdictSection:
     gain = scores[OURS].gain(scores[best])
-    between = "" if gain.interval is None else f" (95 % interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    low, high = sorted(bound if gain.value >= 0 else -bound for bound in gain.interval or (0, 0))
+    between = "" if gain.interval is None else f" (95 % interval {low:.3g} to {high:.3g})"
     of = (
         f"RMSE {abs(gain.value):.3g}{f' {unit}' if unit else ''} {'lower' if gain.value >= 0 else 'higher'} than {best}"
     )

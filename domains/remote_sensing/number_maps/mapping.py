@@ -4,7 +4,6 @@ killed goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..gdal import writing
 from ..maps.blending import RowBlender, grid, window_weights
 from ..maps.rasters import cloud_optimised, created
 from ..maps.strips import Strips, first_reaching
-from ..maps.work import check_free, key_of, work_folders
+from ..maps.work import check_free, key_of, put_in_place, work_folders
 from ..pictures import in_unit, is_raster, masked_pixels
 from ..places import files_of_item
 from ..rasters import Header, header_of
@@ -33,6 +32,8 @@ OVERLAP = 0.5
 NODATA = float("nan")
 MOST_SIDE = 1200
 """Pixels of the longer side of a picture."""
+SUFFIXES = (".tif", ".png")
+"""Of a map and its picture."""
 PREDICTED, LOW, HIGH = range(3)
 
 
@@ -87,27 +88,34 @@ def map_rasters(
         A row per image, the files, and (id, reason) of images that have no map.
 
     Raises:
-        DataError: a file is there already, nothing can be written, or the only image has no map.
+        ConfigError: a file is there already. DataError: nothing can be written, or the only image has no map.
     """
     names = _names(items)
-    taken = [folder / f"{name}{suffix}" for name in names for suffix in (".tif", ".png")] if folder else []
-    check_free(taken)
-    rows, files, skipped = [], [], []
+    rows, moves, skipped = [], {}, []
     with TemporaryDirectory(prefix="vladapt-") as beside:
-        for item, name in zip(items, names):
-            try:
-                source = Source.of(item)
-                key = key_of(item, fingerprint, regressor.window)
-                with work_folders([folder or Path(beside)], [key], Reporter()) as (work,):
+        place = Path(beside) if folder is None else folder
+        # the name makes keys differ where a raster comes twice
+        keys = [key_of(item, f"{fingerprint} {name}", regressor.window) for item, name in zip(items, names)]
+        if folder is not None:
+            check_free((folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES), [folder], keys)
+        with work_folders([place] * len(keys), keys, Reporter()) as works:
+            for item, name, work in zip(items, names, works):
+                try:
+                    source = Source.of(item)
                     row = _mapped(source, regressor, work, progress)
-                    rows.append(row)
                     if folder is not None:
-                        files += _put(source, regressor, row, work, folder / name)
-            except DataError as error:
-                if len(items) == 1:
-                    raise
-                skipped.append((item.id, str(error)))
-    return rows, files, skipped
+                        _draw(source, regressor, work)
+                        files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+                        moves |= {file: work / f"map{file.suffix}" for file in files}
+                        row["map"] = str(files[0])
+                    rows.append(row)
+                except DataError as error:
+                    if len(items) == 1:
+                        raise
+                    skipped.append((item.id, str(error)))
+            if moves:
+                put_in_place(moves, works[0])
+    return rows, list(moves), skipped
 
 
 def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -181,8 +189,8 @@ def _band_names(regressor: Regressor) -> tuple[str, str, str]:
     return name, f"{name}, lower end of {regressor.coverage:.0%}", f"{name}, upper end of {regressor.coverage:.0%}"
 
 
-def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, target: Path) -> list[Path]:
-    """Draw the picture beside a map, and move both to their places."""
+def _draw(source: Source, regressor: Regressor, work: Path) -> None:
+    """Draw the picture beside a map, smaller where it is large."""
     import rasterio
     from PIL import Image
 
@@ -191,15 +199,10 @@ def _put(source: Source, regressor: Regressor, row: dict[str, Any], work: Path, 
     size = max(1, round(height / shrink)), max(1, round(width / shrink))
     with writing(work), rasterio.open(work / "map.tif", driver="GTiff") as made:
         values = made.read(1, out_shape=size, masked=True).filled(np.nan)
-    files = [target.with_name(f"{target.name}{suffix}") for suffix in (".tif", ".png")]
     try:
         Image.fromarray(map_picture(values, regressor.name or "predicted", regressor.unit)).save(work / "map.png")
-        for made, file in zip((work / "map.tif", work / "map.png"), files):
-            os.replace(made, file)
     except OSError as error:
-        raise DataError.unwritable(target.parent, error, "give another folder") from error
-    row["map"] = str(files[0])
-    return files
+        raise DataError.unwritable(work, error, "give another folder") from error
 
 
 def _names(items: Sequence[Item]) -> list[str]:

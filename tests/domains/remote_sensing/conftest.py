@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,30 @@ def write_raster(tmp_path):
         return file
 
     return write
+
+
+@pytest.fixture
+def killed_while_moving(monkeypatch, tmp_path):
+    """killed_while_moving(make, folder): run `make` and leave the folder of its files as a process leaves it that is
+    killed between two of them; returns those that were moved."""
+    from vladapt.domains.remote_sensing.maps import work
+
+    def kill(make, folder):
+        move, moved = work._move, []
+
+        def stop(made, place):
+            if moved:
+                shutil.copytree(folder, tmp_path / "killed")
+                raise KeyboardInterrupt
+            moved.append(place)
+            move(made, place)
+
+        monkeypatch.setattr(work, "_move", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make()
+        monkeypatch.setattr(work, "_move", move)
+        shutil.rmtree(folder)
+        (tmp_path / "killed").rename(folder)
+        return moved
+
+    return kill

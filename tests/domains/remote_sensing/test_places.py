@@ -81,6 +81,25 @@ def test_blocks_of_land_are_what_groups_the_pictures_of_a_fit(write_raster, tmp_
     assert not any("by patient, subject" in note for note in split.notes)
 
 
+def test_what_tells_places_and_no_classes_scores_chance(write_raster, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    colours, coins = random.integers(20, 235, (81, 3, 1, 1)), random.permutation(81) % 2
+    for site, picture in np.ndindex(81, 3):  # three neighbours of one colour and class at each site
+        stored = (colours[site] + random.integers(-3, 4, (3, 8, 8))).astype(np.uint8)
+        left, top = 500_000.0 + 900 * (site % 9) + 100 * picture, 5_000_000.0 - 900 * (site // 9)
+        write_raster(f"s/{NAMES[coins[site]]}/{site}_{picture}.tif", stored, left=left, top=top)
+    accuracy = {}
+    for block_size in (None, 0):
+        data = RemoteSensing().read(tmp_path / "s", "classification", block_size=block_size)
+        items = checked_and_split(data, Reporter(quiet=True), 1, 0)[0].items
+        sites = np.array([int(item.source.stem.partition("_")[0]) for item in items])
+        train, test = (np.flatnonzero([item.split == split for item in items]) for split in ("train", "test"))
+        apart = np.abs(colours[sites[test], None] - colours[sites[train]]).sum(axis=(2, 3, 4))
+        accuracy[block_size] = (coins[sites[train[apart.argmin(axis=1)]]] == coins[sites[test]]).mean()
+    assert accuracy[0] > 0.9 and 0.2 < accuracy[None] < 0.8
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_table_of_pictures_with_coordinates(tmp_path, seed):
     random = np.random.default_rng(seed)

@@ -196,6 +196,49 @@ def test_what_a_turned_raster_does_not_reach_has_no_value_on_another_grid(write_
             assert size is not None or np.array_equal(values[0] == 7, there)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("masked", [False, True])
+def test_bands_in_files_of_their_own_have_no_value_where_one_does_not_reach(write_raster, kind, masked):
+    fine = write_raster("a_B02.tif", np.full((1, 12, 12), 5, kind))
+    wide, narrow = (fine.with_name(f"a_{band}.tif") for band in ("B03", "B04"))
+    with rasterio.open(fine) as raster:
+        place = raster.profile
+    coarse = {"transform": place["transform"] * rasterio.Affine.scale(2), "width": 6, "height": 6}
+    with rasterio.open(wide, "w", **{**place, **coarse}) as raster:
+        raster.write(np.full((1, 6, 6), 7, kind))
+    half = {"width": 6, "height": 12} if not masked else coarse
+    with rasterio.open(narrow, "w", **{**place, **half}) as raster:
+        raster.write(np.full((1, half["height"], 6), 9, kind))
+        if masked:
+            raster.write_mask(np.repeat([[True] * 3 + [False] * 3], 6, axis=0))
+    files = files_of(fine)
+    assert files == [fine, wide, narrow]
+    with open_raster(files) as raster:
+        assert raster.header.masked and len(raster.header.kinds) == 3
+        stored, there = raster.read([0, 1, 2])
+        assert raster.read([0, 1])[1].all(), "a coarser band of the whole place"
+    np.testing.assert_array_equal(there, np.repeat([[True] * 6 + [False] * 6], 12, axis=0))
+    np.testing.assert_array_equal(stored[:, there].T, [[5, 7, 9]] * int(there.sum()))
+
+
+def test_no_mask_of_another_grid_is_taken_for_a_band_of_the_sensor(write_raster):
+    file = write_raster("s2.tif", np.full((12, 8, 8), 3000, np.uint16))
+    header = header_of([file], "sentinel-2")
+    with open_raster([file], "sentinel-2", grid=header) as raster:
+        assert raster.header.names == header.names
+        assert raster.read([0])[1].all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_a_transparent_raster_is_brought_to_another_grid(write_raster, kind):
+    stored = np.full((4, 8, 8), 200, kind)
+    stored[3, :, :3] = 0
+    file = write_raster("clear.tif", stored, photometric="rgb", alpha="yes")
+    with open_raster([file], grid=header_of([file])) as raster:
+        assert len(raster.header.kinds) == 3
+        np.testing.assert_array_equal(raster.read([0, 1, 2])[1], stored[3] > 0)
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
 def test_transparent_pixels_have_no_value_whatever_the_type_of_the_bands(write_raster, kind):
     stored = np.full((4, 8, 8), 200, kind)

@@ -9,7 +9,7 @@ from mmengine import Config
 from PIL import Image
 from torch import nn
 
-from vladapt.core.errors import DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
 from vladapt.domains.remote_sensing.changes.reading import read_new
 from vladapt.domains.remote_sensing.changes.saving import map_and_save, save_changes
@@ -142,6 +142,19 @@ def test_a_map_that_was_stopped_goes_on_behind_its_finished_rows(land, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(model, "other")
     assert run(Stopped(side=16), "other", "another model")[2] == whole[2]
+
+
+def test_maps_that_a_killed_process_was_moving_are_made_again(land, tmp_path, killed_while_moving):
+    def run(folder):
+        return map_and_save(Difference(), read_new(land, Reading()), "model", folder, lambda done, total: None)
+
+    whole, folder = run(tmp_path / "whole"), tmp_path / "out"
+    (moved,) = killed_while_moving(lambda: run(folder), folder)
+    assert moved.exists() and not (folder / "before.png").exists()
+    rows, files = run(folder)
+    assert rows == whole[0] and sorted(files) == sorted(folder.iterdir())
+    with pytest.raises(ConfigError, match="already exists"):
+        run(folder)
 
 
 def test_pairs_are_mapped_without_files_too(land):

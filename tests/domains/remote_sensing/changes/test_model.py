@@ -253,3 +253,8 @@ def test_how_long_and_with_which_weight_is_trained(tiles):
     assert steps_of(None, 8, 8) == 240 and steps_of(None, 400, 8) == 1000 and steps_of(3, 20, 8) == 9
     counts = np.bincount(np.concatenate([tiles[0].load_mask(item).ravel() for item in tiles[0].items]))
     assert balancing_weight(tiles[0].items) == pytest.approx(max(1, (counts[0] / counts[1]) ** 0.5), abs=1e-3)
+
+
+def test_a_difference_and_its_interval_have_one_sign():
+    text, _ = verdict_on(-0.05, (-0.08, 0.01), "image difference", 7)
+    assert "5.0 points below" in text and "interval -1.0 to 8.0" in text

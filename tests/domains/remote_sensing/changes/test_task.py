@@ -82,7 +82,7 @@ def test_a_run_scores_the_same_again_and_maps_new_pairs(fitted, drawn_folder, tm
         "8_change.tif",
         "8_probability.tif",
     }
-    with pytest.raises(DataError, match=r"8_change.tif: already exists, and maps do not replace files"):
+    with pytest.raises(ConfigError, match=r"8_change.tif: already exists, and maps do not replace files"):
         vladapt.predict(fitted.run, dates, out=str(tmp_path / "out"), device="cpu")
 
 

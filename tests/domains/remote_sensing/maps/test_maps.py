@@ -12,6 +12,7 @@ import pytest
 from vladapt.core.contracts.items import Item
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.maps import mapping, page, rasters, scores
+from vladapt.domains.remote_sensing.maps import work as moving
 from vladapt.domains.remote_sensing.maps.blending import window_weights
 from vladapt.domains.remote_sensing.windows import Cutting, boxes_of
 
@@ -225,7 +226,7 @@ def test_a_full_disk_leaves_no_file_half_written(make_maps, write_raster, patche
             raise DataError(f"{target.parent}: cannot be written there (No space left on device); free some space")
         made.replace(target)
 
-    monkeypatch.setattr(mapping, "_move", refuse)
+    monkeypatch.setattr(moving, "_move", refuse)
     with pytest.raises(DataError, match="No space left"):
         make_maps([write_raster("land.tif", patches(20, 20))], ["map.tif"])
     assert not list(tmp_path.glob("map*"))
@@ -233,6 +234,21 @@ def test_a_full_disk_leaves_no_file_half_written(make_maps, write_raster, patche
     again = colours()
     make_maps([tmp_path / "land.tif"], ["map.tif"], scorer=again)
     assert (tmp_path / "map.tif").exists() and again.calls == 0
+
+
+def test_maps_that_a_killed_process_was_moving_are_made_again(
+    make_maps, write_raster, patches, tmp_path, colours, killed_while_moving
+):
+    sources, folder = [write_raster(f"{name}.tif", patches(20, 20)) for name in "ab"], tmp_path / "maps"
+    (moved,) = killed_while_moving(lambda: make_maps(sources, ["maps"]), folder)
+    assert moved.exists() and not (folder / "b.html").exists()
+    with pytest.raises(ConfigError, match="already exists"):
+        make_maps(sources, ["maps"], overlap=0.5)
+    again = colours()
+    made = make_maps(sources, ["maps"], scorer=again)
+    assert again.calls == 0 and sorted(made.files) == sorted(folder.iterdir())
+    with pytest.raises(ConfigError, match="already exists"):
+        make_maps(sources, ["maps"])
 
 
 # several rasters, and what cannot be mapped ---------------------------------------------------------------------------

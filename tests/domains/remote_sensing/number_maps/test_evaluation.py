@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_a_model_that_is_worse_than_a_baseline_is_not_praised(sites, reddest, em
     found = evaluate_number_maps(model, data, embedded, lambda done, total: None)
     verdict = found.sections[0]
     assert verdict.tone == "bad" and "higher than ridge on the bands" in verdict.text and verdict.text in found.notes
+    how_much, low, high = map(float, re.search(r"RMSE (\S+) .* interval (\S+) to (\S+)\)", verdict.text).groups())
+    assert 0 < low <= how_much <= high, "the difference and its interval have one sign"
 
 
 def test_a_ridge_on_the_bands_finds_what_is_in_the_bands(sites, embedded):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts import Item
-from vladapt.core.errors import DataError
+from vladapt.core.errors import ConfigError, DataError
 
 pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
@@ -92,6 +92,38 @@ def test_a_map_goes_on_where_it_was_stopped(image, reddest, tmp_path, monkeypatc
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["scene.png", "scene.tif"]
 
 
+def test_maps_that_a_killed_process_was_moving_are_made_again(
+    image, write_raster, reddest, tmp_path, killed_while_moving
+):
+    images, folder = [item(image), item(write_raster("other.tif", pixels(20, 30)))], tmp_path / "out"
+    map_rasters(reddest(16), images, "run", tmp_path / "whole", quiet)
+    (moved,) = killed_while_moving(lambda: map_rasters(reddest(16), images, "run", folder, quiet), folder)
+    assert moved.exists() and not (folder / "other.tif").exists()
+    with pytest.raises(ConfigError, match="already exists"):
+        map_rasters(reddest(16), images, "another run", folder, quiet)
+    again = reddest(16)
+    _, files, _ = map_rasters(again, images, "run", folder, quiet)
+    assert again.model.asked == 0 and sorted(files) == sorted(folder.iterdir())
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "whole" / file.name).read_bytes()
+    with pytest.raises(ConfigError, match="already exists"):
+        map_rasters(reddest(16), images, "run", folder, quiet)
+
+
+def test_a_file_in_the_place_of_one_that_was_moved_is_not_replaced(image, reddest, tmp_path, killed_while_moving):
+    folder = tmp_path / "out"
+    (moved,) = killed_while_moving(lambda: map_rasters(reddest(16), [item(image)], "run", folder, quiet), folder)
+    moved.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="already exists"):
+        map_rasters(reddest(16), [item(image)], "run", folder, quiet)
+    assert moved.read_bytes() == b"mine"
+
+
+def test_a_raster_that_comes_twice_has_two_maps(image, reddest, tmp_path):
+    _, files, _ = map_rasters(reddest(16), [item(image)] * 2, "run", tmp_path / "out", quiet)
+    assert [file.name for file in files] == ["scene.tif", "scene.png", "scene_2.tif", "scene_2.png"]
+
+
 def test_a_damaged_strip_is_made_again(image, reddest, tmp_path, monkeypatch):
     monkeypatch.setattr(mapping, "_written", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -129,7 +161,7 @@ def test_what_cannot_be_mapped_is_said(write_raster, reddest, image, tmp_path):
     assert len(rows) == 1 and skipped[0][0] == "empty.tif" and "no pixel of it has a value" in skipped[0][1]
     with pytest.raises(DataError, match="no pixel of it has a value"):
         map_rasters(reddest(16), [item(empty)], "run", tmp_path / "more", quiet)
-    with pytest.raises(DataError, match=r"scene.tif: already exists"):
+    with pytest.raises(ConfigError, match=r"scene.tif: already exists"):
         map_rasters(reddest(16), [item(image)], "run", tmp_path / "out", quiet)
     with pytest.raises(DataError, match=r"scene.tif: has 3 channels, but the model learned 4"):
         map_rasters(reddest(16, channels=4), [item(image)], "run", tmp_path / "four", quiet)
