@@ -128,7 +128,7 @@ def _show(result, words: Mapping[str, str]) -> None:
     if result.metrics.get("adapted"):  # rows without labels have no scores
         show_table(result.task.table(result.metrics), words)
     echo(worded(result.task.verdict(result.metrics), words))
-    echo(choice(result.report))
+    echo(worded(choice(result.report), words))
     if result.report.judged:
         show_table(judged_table(result.report.judged), words)
     echo_notes(result.notes, words)
