@@ -29,9 +29,7 @@ from ...recipes.asked_for import (
 )
 from ...registry.build import judges_at
 from ...runtime.progress import Reporter
-from .contest import RepeatedSplits
 from .fitting import Augmentation, augmentation_of
-from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, protocol_named
 from .resources import check_resources
 from .scoring import LARGEST_CLASS, PROBE
@@ -59,6 +57,9 @@ class ComparedClassification(Task):
         return protocol.entries(names, shots, seeds, [name for name, each in adapters.items() if each.label_free])
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        from .contest import RepeatedSplits
+        from .protocol_contests import contest_kind
+
         protocol = protocol_named(recipe.protocol)
         names = adapters_among(protocol.methods(axes.adapters))
         check_named(recipe, names)
@@ -99,6 +100,8 @@ class ComparedClassification(Task):
     def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
         """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
         tested."""
+        from .protocol_contests import SourceContest, TargetContest, check_protocol
+
         named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
         read = len({(recipe.features, recipe.data_path) for recipe in recipes})
         check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
