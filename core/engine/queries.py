@@ -211,19 +211,19 @@ class QueryEncoder:
 
 
 def search_encoded(
-    opened: RetrievalIndex, queries: Sequence[EncodedQuery], wanted: Sequence[Wanted], top: int, refine: bool
+    opened: RetrievalIndex, queries: Sequence[EncodedQuery], filters: Sequence[Wanted], top: int, refine: bool
 ) -> list[list[Hit]]:
     """The results of each query; those whose filter is the same are searched for together.
 
     Args:
-        wanted: filter of each; they differ in `other_than` alone.
+        filters: filter of each; they differ in `other_than` alone.
     """
-    alone = [[place] for place, each in enumerate(wanted) if each.other_than is not None]
-    common = [place for place, each in enumerate(wanted) if each.other_than is None]
+    alone = [[place] for place, each in enumerate(filters) if each.other_than is not None]
+    common = [place for place, each in enumerate(filters) if each.other_than is None]
     counts = {len(queries[place].factors) for place in common}
     hits: dict[int, list[Hit]] = {}
     for places in [*alone, *([place for place in common if len(queries[place].factors) == n] for n in sorted(counts))]:
-        factors, only = torch.stack([queries[place].factors for place in places]), wanted[places[0]]  # (q, F, D)
+        factors, only = torch.stack([queries[place].factors for place in places]), filters[places[0]]  # (q, F, D)
         if factors.shape[1] == 1:
             some = opened.search_many(factors[:, 0], top, only, refine)
         else:
