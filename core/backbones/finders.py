@@ -134,13 +134,13 @@ def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, 
         DataError: words and weights do not belong together, or name a loss that does not do that.
     """
     try:
-        told = json.loads(words)
-        if any(isinstance(value, str) and value.lower().endswith(OF_FILES) for value in told["options"].values()):
+        stored = json.loads(words)
+        if any(isinstance(value, str) and value.lower().endswith(OF_FILES) for value in stored["options"].values()):
             raise ValueError("an option names a file")
         with torch.device("meta"):  # nothing is allocated that the file does not hold
-            loss = build_loss(told["loss"], told["dims"], **told["options"])
+            loss = build_loss(stored["loss"], stored["dims"], **stored["options"])
         if not getattr(loss, claim):
-            raise ValueError(f"loss '{told['loss']}' {claim} nothing")
+            raise ValueError(f"loss '{stored['loss']}' {claim} nothing")
         loss.load_state_dict(dict(weights), assign=True)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, VladaptError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
@@ -150,9 +150,9 @@ def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, 
 
 def kept_tensors(backbone: Backbone) -> dict[str, Tensor]:
     """Those of the losses that are kept beside a backbone, under the names that they have in files and checkpoints."""
-    kept = {} if backbone.finder is None else {FINDER: backbone.finder}
-    kept |= {f"{ANSWERS}{name}.": loss for name, loss in backbone.answers.items()}
-    return {start + name: value for start, loss in kept.items() for name, value in loss.state_dict().items()}
+    losses = {} if backbone.finder is None else {FINDER: backbone.finder}
+    losses |= {f"{ANSWERS}{name}.": loss for name, loss in backbone.answers.items()}
+    return {start + name: value for start, loss in losses.items() for name, value in loss.state_dict().items()}
 
 
 def take_kept(backbone: Backbone, state: dict[str, Tensor]) -> None:

@@ -339,8 +339,8 @@ class Parts:
 
     def _check_classes(self) -> None:
         if self.task.class_prompts is None:
-            wanted = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
-            raise CapabilityError(f"a loss needs {wanted}; pairs have no classes, use clip")
+            needs = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
+            raise CapabilityError(f"a loss needs {needs}; pairs have no classes, use clip")
 
     def _say_what_is_experimental(self) -> None:
         for name, loss in self.objective.losses.items():

@@ -135,7 +135,7 @@ def keep_best(
     Returns:
         The kept epoch, from 1, and the history, each row with its "val_score" where there is one.
     """
-    history, highest, kept = [], -math.inf, None
+    history, highest, best_epoch = [], -math.inf, None
     for epoch in epochs:
         history.append(row(epoch))
         if score is None:
@@ -143,13 +143,13 @@ def keep_best(
         with torch.no_grad():
             history[-1]["val_score"] = reached = score()
         if best and reached > highest:
-            highest, kept = reached, (epoch.number + 1, [parameter.detach().clone() for parameter in parameters])
-    if kept is None:
+            highest, best_epoch = reached, (epoch.number + 1, [parameter.detach().clone() for parameter in parameters])
+    if best_epoch is None:
         return len(history), history
     with torch.no_grad():
-        for parameter, value in zip(parameters, kept[1]):
+        for parameter, value in zip(parameters, best_epoch[1]):
             parameter.copy_(value)
-    return kept[0], history
+    return best_epoch[0], history
 
 
 def training_features(support: FeatureSet, index: Tensor, views: int | EpochViews, epoch: int) -> Tensor:
@@ -177,5 +177,5 @@ def label_loss(several: bool, priors: Tensor | None = None, **options: Any) -> C
         options: of the loss.
     """
     criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
-    known = {} if priors is None else {"class_priors": priors}
-    return lambda logits, labels: criterion({"logits": logits, "labels": labels, **known})["loss"]
+    shared = {} if priors is None else {"class_priors": priors}
+    return lambda logits, labels: criterion({"logits": logits, "labels": labels, **shared})["loss"]

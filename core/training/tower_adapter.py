@@ -361,8 +361,8 @@ class TowerAdapter(Augmented):
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
-        found, towers.answers = towers.finder, {}
-        self.finder, self.finder_weights = (None, {}) if found is None else described_loss(found)
+        finder, towers.answers = towers.finder, {}
+        self.finder, self.finder_weights = (None, {}) if finder is None else described_loss(finder)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 
