@@ -160,7 +160,8 @@ def test_predictive_values_of_images_at_a_prevalence_stand_beside_those_of_patie
     metrics = vladapt("eval", run, *how, "--json").json
     ((finding, of_images),) = metrics["operating_point"]["points"].items()
     of_patients = metrics["per_patient"]["operating_point"]["points"][finding]
-    shown = [line.split() for line in vladapt("eval", run, *how).out.partition("One answer per patient")[2].splitlines()]
+    text = vladapt("eval", run, *how).out.partition("One answer per patient")[2]
+    shown = [line.split() for line in text.splitlines()]
     rows = [line[-5:-3] for line in shown if line[1:5] == ["at", "a", "prevalence", "of"]]
     values = [[f"{at['at_prevalence'][of]:.1%}" for at in (of_images, of_patients)] for of in ("ppv", "npv")]
     assert rows == values and values[0][0] != values[1][0]
