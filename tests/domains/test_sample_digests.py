@@ -14,24 +14,24 @@ from vladapt.domains.remote_sensing.drawn_heights import drawn_canopy
 
 ON_DEMAND = {
     "medical classification": "6065e8051d3017dd",
-    "medical retrieval": "6065e8051d3017dd",
-    "medical phrase-grounding": "4b783001026915a9",
-    "natural classification": "4b783001026915a9",
-    "natural regression": "f55be21b036eeb3f",
-    "person person-search": "f55be21b036eeb3f",
-    "remote-sensing classification": "a1cdb8f62fbfee10",
-    "remote-sensing retrieval": "a1cdb8f62fbfee10",
-    "remote-sensing regression": "8f97ddd8768b6aa0",
-    "video classification": "8f97ddd8768b6aa0",
-    "video retrieval": "b27795961f4f8fff",
-    "video moments": "b27795961f4f8fff",
+    "medical retrieval": "4b783001026915a9",
+    "medical phrase-grounding": "f55be21b036eeb3f",
+    "natural classification": "a1cdb8f62fbfee10",
+    "natural regression": "8f97ddd8768b6aa0",
+    "person person-search": "b27795961f4f8fff",
+    "remote-sensing classification": "0270f70d06becc30",
+    "remote-sensing retrieval": "b70e7e2a0ab8d014",
+    "remote-sensing regression": "cdffc85e9802ce01",
+    "video classification": "fb473dd8c97f44ec",
+    "video retrieval": "7f59e4a7672469be",
+    "video moments": "ca7769b3972278ec",
 }
 IN_FOLDERS = {
-    "volume": "0270f70d06becc30",
-    "slide": "0270f70d06becc30",
-    "shapes": "b70e7e2a0ab8d014",
-    "dates": "b70e7e2a0ab8d014",
-    "canopy": "cdffc85e9802ce01",
+    "volume": "91bb55214a0ab3a3",
+    "slide": "1a099e390efad14e",
+    "shapes": "8087eae14513d1a5",
+    "dates": "fbee52b09f131d58",
+    "canopy": "c4288a0d466208c3",
 }
 FEW = 4
 """Images of each set whose pixels are compared."""
