@@ -15,7 +15,7 @@ from typing import Any
 from ..contracts.features import Detection
 from ..errors import DataError, shortened
 from ..runtime.reading import MOST_DIGITS, read_json
-from .coco import CocoFile
+from .coco import CocoFile, Id
 
 
 def read_detections(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[Detection, ...]]:
@@ -66,8 +66,8 @@ def _read(path: Path) -> Any:
 def _by_image(
     path: Path,
     entries: Iterable[Any],
-    names: Mapping[Hashable, str] | None,
-    labels: Mapping[Hashable, str] | None,
+    names: Mapping[Id, str] | None,
+    labels: Mapping[Id, str] | None,
 ) -> dict[str, list[Detection]]:
     """Image name -> its boxes with an area."""
     by_image: dict[str, list[Detection]] = defaultdict(list)
@@ -86,7 +86,7 @@ def _by_image(
     return dict(by_image)
 
 
-def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashable, str]) -> str:
+def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Id, str]) -> str:
     try:
         return names[entry[key]]
     except (KeyError, TypeError):
