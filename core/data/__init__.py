@@ -11,6 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "crops": "Box ListedImage",
         "detect": "read_any",
         "detections": "read_detections",
+        "drawing": "Drawing",
         "files": "Format ItemCollector folders loader locate shown visible walk",
         "file_hashes": "FileHashes digest_of_file digest_of_files",
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",

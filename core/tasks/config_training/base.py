@@ -45,7 +45,7 @@ from ...recipes.resolve import resolve
 from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
-from ...runtime.distributed import is_main, run_on_all
+from ...runtime.distributed import is_main, run_on_all, world_size
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
@@ -206,6 +206,20 @@ class ConfigTask(Task):
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New images, without those that cannot be read or decoded."""
         return readable(images_of(self.domain, paths, recipe.reading), decode=True)
+
+    @staticmethod
+    def per_process(batch_size: int) -> int:
+        """Of the samples of a step, counted over all processes, the share of one.
+
+        Raises:
+            ConfigError: the processes cannot share them evenly.
+        """
+        processes = world_size()
+        if batch_size % processes:
+            raise ConfigError(
+                f"--batch-size {batch_size}: {processes} processes share a step; give a multiple of {processes}"
+            )
+        return batch_size // processes
 
     @staticmethod
     def used_again(use: Use) -> Recipe:

@@ -10,7 +10,7 @@ from ....core.contracts import DomainData, Evaluation, Recipe, Use
 from ....core.data import digest_of_file
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
-from ..pixel_options import Asked
+from ..pixel_options import PixelSchedule
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -67,8 +67,8 @@ class Change(ConfigTask):
         settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         assert self.domain is not None
         settings |= {"channels": self.domain.channels(recipe.reading)}
-        asked = Asked(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
-        return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
+        schedule = PixelSchedule(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        return make_plan(schedule, ChangeOptions(**recipe.task_options), data, backbone)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose thresholds on val, of the model and of what needs no training."""
