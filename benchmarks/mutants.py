@@ -16,13 +16,15 @@ import importlib
 import os
 import random
 import sys
-from collections import Counter
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from defects import PRELOADED, ROOT, Defect, copied, first_failure, written_into
+import pytest
+from defects import PRELOADED, ROOT, Defect, FirstFailure, copied, first_failure, written_into
 
 COMPARED = {
     ast.Lt: "<=",
@@ -46,6 +48,8 @@ class Mutant:
 
     file: str
     line: int
+    function: int
+    """The first line of the function around it, 0 where there is none and all tests may tell."""
     kind: str
     change: str
     """What stands there, and what instead."""
@@ -56,19 +60,29 @@ class Mutant:
 
 def mutants_of(file: str, source: str, kinds: Iterable[str] = KINDS) -> Iterator[Mutant]:
     """All mutants of a file, in the order of its lines; annotations, docstrings and messages stay."""
-    text, asked = source.encode(), frozenset(kinds)
+    text, asked, tree = source.encode(), frozenset(kinds), ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    for node in sorted(_code(ast.parse(source)), key=lambda node: (node.lineno, node.col_offset)):
+    for node in sorted(_code(tree), key=lambda node: (node.lineno, node.col_offset)):
         first = starts[node.lineno - 1] + node.col_offset
         last = starts[node.end_lineno - 1] + node.end_col_offset
         old = text[first:last].decode()
         for kind, new in _changes(node, source):
             if kind in asked:
-                change = f"{' '.join(old.split())} -> {new}"
+                change = f"{' '.join(old.split())} -> {' '.join(new.split())}"
                 mutated = (text[:first] + new.encode() + text[last:]).decode()
-                yield Mutant(file, node.lineno, kind, change, source, mutated)
+                yield Mutant(file, node.lineno, _around(node, functions), kind, change, source, mutated)
+
+
+def _around(node: ast.expr | ast.stmt, functions: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> int:
+    """The first line, as code objects have it, of the innermost function in whose body a node is."""
+    bodies = [each for each in functions if each.body[0].lineno <= node.lineno <= each.end_lineno]
+    if not bodies:
+        return 0
+    inner = max(bodies, key=lambda each: each.lineno)
+    return min(each.lineno for each in (inner, *inner.decorator_list))
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
@@ -154,6 +168,53 @@ def _parses(source: str) -> bool:
     return True
 
 
+class Callers(FirstFailure):
+    """Which tests call which functions of the copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.test, self.called = "", defaultdict(set)
+        self.place = f"{Path.cwd()}{os.sep}"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item, nextitem):
+        self.test = item.nodeid.partition("[")[0]
+        sys.settrace(self._entered)
+        threading.settrace(self._entered)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        """What others of the file may use, all of them call."""
+        test = self.test
+        if fixturedef.scope != "function":
+            self.test = test.partition("::")[0]
+        try:
+            return (yield)
+        finally:
+            self.test = test
+
+    def _entered(self, frame, event, arg) -> None:
+        code = frame.f_code
+        if code.co_filename.startswith(self.place):
+            self.called[code.co_filename.removeprefix(self.place), code.co_firstlineno].add(self.test)
+
+    def outcome(self, ran: bool):
+        return (*super().outcome(ran), dict(self.called))
+
+
+def tests_of(mutant: Mutant, callers: dict[tuple[str, int], set[str]], tests: Iterable[str]) -> tuple[str, ...]:
+    """Those that call the function of a mutant; all tests where it is in none."""
+    if not mutant.function:
+        return tuple(tests)
+    names = callers.get((mutant.file, mutant.function), set())
+    return tuple(sorted(name for name in names if name == (file := name.partition("::")[0]) or file not in names))
+
+
 def python_files(names: Iterable[str]) -> list[Path]:
     """Those of files and folders below the repository."""
     files: set[Path] = set()
@@ -182,19 +243,20 @@ def main() -> None:
             importlib.import_module(name)
     mutants = drawn_mutants(python_files(asked.files), asked.count, asked.seed, asked.kinds)
     killed: Counter[bool] = Counter()
+    everywhere = ("-m", "not thorough", *asked.tests)
     with copied() as package:
-        failed, passed = first_failure(package, tuple(asked.tests), os.devnull, 10 * asked.limit)
+        failed, passed, *callers = first_failure(package, everywhere, os.devnull, 30 * asked.limit, Callers)
         if failed or not passed:
             sys.exit(f"without a mutant: {failed or 'no test passed'}")
         for mutant in mutants:
-            change = Defect(mutant.kind, mutant.file, mutant.source, mutant.mutated, tuple(asked.tests))
-            with written_into(package, change):
-                failed, _ = first_failure(package, change.tests, os.devnull, asked.limit)
+            change = Defect(mutant.kind, mutant.file, mutant.source, mutant.mutated, ())
+            failed = ""
+            if tests := tests_of(mutant, *callers, everywhere):
+                with written_into(package, change):
+                    failed, _ = first_failure(package, tests, os.devnull, asked.limit)
             killed[bool(failed)] += 1
-            print(
-                f"{'killed' if failed else 'ALIVE '} {mutant.file}:{mutant.line} {mutant.change:.120} {failed}",
-                flush=True,
-            )
+            outcome = f"killed by {failed}" if failed else "ALIVE" if tests else "ALIVE, called by no test"
+            print(f"{mutant.file}:{mutant.line} {mutant.change:.120}: {outcome}", flush=True)
     print(f"{killed[True]} of {len(mutants)} mutants killed by {passed} tests")
 
 
