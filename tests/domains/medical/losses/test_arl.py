@@ -568,7 +568,6 @@ def test_what_cannot_be_is_told():
         ({"entity_heads": 3}, "entity_width=4 does not divide into entity_heads=3"),
         ({"patch_layer": 4}, "patch_layer=4, and there are 3 layers"),
         ({"entities": {}}, "option entities names none"),
-        (dict.fromkeys(TERMS, 0), "all weights are 0"),
     ):
         with pytest.raises(ConfigError, match=why):
             built(**options)
