@@ -123,7 +123,7 @@ def test_an_annotation_without_a_box_or_category_list_is_one_line(write_coco):
 def test_a_path_out_of_the_folder_is_refused(write_coco):
     folder = write_coco([GOOD])
     change(folder, images=[{"id": 1, "file_name": "../../secret.png"}])
-    with pytest.raises(DataError, match=r"leaves the folder"):
+    with pytest.raises(DataError):
         read_detection(folder)
 
 

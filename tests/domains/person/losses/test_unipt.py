@@ -105,6 +105,6 @@ def test_what_is_wrong_is_said():
 
 def test_towers_without_blocks_leave_patches_out():
     embedded = load_backbone("embedded", device="cpu")
-    with pytest.raises(CapabilityError, match="transformer blocks of the image tower"):
+    with pytest.raises(CapabilityError):
         build_loss("unipt", DIMS, **NARROW).prepare(embedded)
     build_loss("unipt", DIMS, patches=0).prepare(embedded)
