@@ -121,9 +121,8 @@ def test_maps_and_numbers_are_neither_exported_nor_served_and_the_line_says_why(
         (lambda: made.export(use, None, None), "windows|classifiers"),
         (lambda: made.served(use, None), "dates|not labels"),
     ):
-        with pytest.raises(CapabilityError, match=rf"^runs/one: .*({words}).*predict") as raised:
+        with pytest.raises(CapabilityError, match=rf"^runs/one: .*({words}).*predict"):
             refused()
-        assert "\n" not in str(raised.value)
 
 
 WAVES = (665.0, 560.0, 490.0, 842.0)
