@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import DataError
 from .columns import NumbersColumn, TextColumn, TextsColumn, lengths, lists_of, numbers_of
@@ -207,7 +208,7 @@ def field_notes(pairs: PairSet) -> list[str]:
 
 def leaders_of(names: pa.LargeBinaryArray) -> np.ndarray | None:
     """(N,) for each row the first row of the same image; None if no two rows share one."""
-    coded = names.dictionary_encode()
+    coded = pc.dictionary_encode(names, memory_pool=pa.system_memory_pool())  # Arrow's own would keep what it frees
     if len(coded.dictionary) == len(names):
         return None
     numbers = coded.indices.to_numpy()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DataError, first_of, printable
-from ...runtime.process import need_package
 from ...runtime.reading import check_regular
 from ...runtime.remote import is_url, shown
 from ..file_hashes import FileHashes
@@ -72,7 +71,6 @@ def list_rows(
     Raises:
         DataError: no such list, a damaged one, or a source that leaves the folder of the list.
     """
-    need_package("reading a list of pairs", "pyarrow", "shards")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
