@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -354,8 +353,3 @@ def _trained(
             history.append(epoch.row())
             look(head)
     return head.eval(), history
-
-
-def described(head: NumberHead) -> dict[str, Any]:
-    """What run.json says of a head."""
-    return {"head": head.kind, "width": head.width, "column": head.column}
