@@ -12,7 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "detect": "read_any",
         "detections": "read_detections",
         "files": "Format ItemCollector folders loader locate shown visible walk",
-        "file_hashes": "FileHashes digest_of_file digest_of_files",
+        "file_hashes": "FileHashes",
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",
         "group_names": "is_by_name values_by_name",
         "group_words": "kind_of_column",

@@ -14,7 +14,7 @@ from math import isnan
 from pathlib import Path, PurePosixPath
 
 from ...core.contracts import Columns, Decoded, DomainData, Item, Target, UnequalParts
-from ...core.data import Format, columns_beside, digest_of_files, group_of, is_by_name, kind_of_column, values_by_name
+from ...core.data import FileHashes, Format, columns_beside, group_of, is_by_name, kind_of_column, values_by_name
 from ...core.errors import ConfigError, DataError, UnknownNameError
 from .targets import Findings, Viewed
 
@@ -114,7 +114,7 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
     for some in images.values():
         some = sorted(some, key=lambda item: (_rank(told.view.get(item.id, ""), item.id), item.id))
         try:
-            digest = digest_of_files([item.source for item in some])
+            digest = FileHashes.of_files([item.source for item in some])
         except DataError as error:
             skipped.append((some[0].id, str(error)))
             continue

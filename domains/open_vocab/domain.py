@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import Domain, DomainData, Item, max_pixels_option, option, settle
+from ...core.contracts import Domain, DomainData, Item, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from ...core.registry import task_class
@@ -24,7 +24,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
     reduce_zero_label: bool = option(False, "masks: 0 is no class, and 1 the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are the first class")
-    max_pixels: int = max_pixels_option()
+    max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):
         settle(self)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ....core.contracts import Item
-from ....core.data import digest_of_files
+from ....core.data import FileHashes
 from ....core.features import FeatureStore
 from ....core.runtime import filled_once
 from ..volumes import Slabs, files_of
@@ -133,7 +133,8 @@ def prepared(files: Sequence[str], mask: str, values: Sequence[Sequence[int]], h
     Raises:
         DataError: a file cannot be read. CacheError: the cache cannot be written.
     """
-    told = json.dumps([VERSION, digest_of_files([*map(Path, files), Path(mask)]), how.to_json(), [*map(list, values)]])
+    digest = FileHashes.of_files([*map(Path, files), Path(mask)])
+    told = json.dumps([VERSION, digest, how.to_json(), [*map(list, values)]])
     folder = FeatureStore.default_root().parent / "volumes" / hashlib.sha256(told.encode()).hexdigest()[:24]
     return PreparedCase(filled_once(folder, lambda empty: _write_case(empty, Slabs(files), Slabs([mask]), values, how)))
 
