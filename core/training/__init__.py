@@ -22,6 +22,6 @@ __getattr__, __dir__ = lazy_exports(
         "tower_adapter": "ClassTowerAdapter TowerAdapter",
         "tower_passes": "MaskedWords image_features",
         "tower_weights": "BetweenWeights copy_of",
-        "views": "augmented_view strong_view",
+        "views": "Views",
     },
 )
