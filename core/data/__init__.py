@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "files": "Format ItemCollector folders loader locate shown visible walk",
         "file_hashes": "FileHashes",
         "group_columns": "columns_beside group_by_tables_beside group_of group_rows",
-        "group_names": "is_by_name values_by_name",
+        "group_names": "GroupNames",
         "group_words": "kind_of_column",
         "hamming": "bits_apart hashes_within near_pairs",
         "images": "IMAGE decode_bytes decode_image decode_values",
