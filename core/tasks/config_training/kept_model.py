@@ -46,12 +46,12 @@ class KeptModel:
         from .runner import build_model  # and with it mmengine's Runner
 
         check_run(self.run)
-        kept, file = self.run.info.plan, self.run.path / "run.json"
-        if kept is None:
+        stored, file = self.run.info.plan, self.run.path / "run.json"
+        if stored is None:
             return None
         try:
             with registered_only(), sized_like(self.run.adapter_path, TIMES):
-                model = build_model(kept, torch.device("cpu"))
+                model = build_model(stored, torch.device("cpu"))
         except (DataError, CapabilityError):
             raise
         except Exception as error:  # mm's parts raise any kind for options that do not fit

@@ -66,11 +66,11 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
 
     from ....registry import MODELS
 
-    kept = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
-    init_default_scope(kept.get("default_scope", "vladapt"))
+    stored = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
+    init_default_scope(stored.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
-        model = MODELS.build(Config(deepcopy(kept)).model)
-    model.cfg = Config(kept)
+        model = MODELS.build(Config(deepcopy(stored)).model)
+    model.cfg = Config(stored)
     return model.to(device)
 
 
@@ -193,9 +193,9 @@ class _PlanRunner(Runner):
     def load_checkpoint(self, *args: Any, **options: Any):
         """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
         stderr."""
-        with redirect_stdout(StringIO()) as told:
+        with redirect_stdout(StringIO()) as printed:
             checkpoint = super().load_checkpoint(*args, **options)
-        _, misfit, faults = told.getvalue().partition(MISFIT)
+        _, misfit, faults = printed.getvalue().partition(MISFIT)
         if misfit and is_main():
             print(f"{MISFIT}{faults}".strip(), file=sys.stderr)
         return checkpoint
@@ -250,8 +250,8 @@ def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings.experiment_name = f"vladapt-{time.time_ns()}"
     settings.log_level = "ERROR"
     settings.setdefault("default_scope", "vladapt")
-    given = settings.get("randomness") or {}
-    settings.randomness = {**given, "seed": seed if given.get("seed") is None else given["seed"]}
+    randomness = settings.get("randomness") or {}
+    settings.randomness = {**randomness, "seed": seed if randomness.get("seed") is None else randomness["seed"]}
     _set_checkpoints(settings)
     settings.custom_hooks = list(settings.get("custom_hooks") or [])
     if world_size() > 1:

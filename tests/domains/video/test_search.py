@@ -15,7 +15,7 @@ from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.runs.plots import PictureSection
+from vladapt.core.runs import PictureSection
 from vladapt.core.tasks.classification.explaining import SamplePictures
 from vladapt.domains.video import Video
 
