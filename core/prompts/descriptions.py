@@ -23,7 +23,7 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
         DataError: the file cannot be read, is not JSON or of another shape, lacks a class, or names an unknown one.
     """
     path = Path(path)
-    by_key = _by_key(_class_json(path, "write {class: [sentences]}"), path)
+    by_key = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
     known = {key_of(name): name for name in class_names}
     for key, (name, _) in by_key.items():
         if key not in known and not others:
@@ -51,7 +51,7 @@ def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[st
     return by_key
 
 
-def _class_json(path: Path, wanted: str) -> dict[str, Any]:
+def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     """The object in the file, not empty.
 
     Args:
@@ -82,7 +82,7 @@ def read_pair_attributes(path: str | Path, class_names: Sequence[str]) -> dict[s
     """
     path = Path(path)
     name_of, found = {key_of(name): name for name in class_names}, {}
-    for name, others in _class_json(path, PAIRS).items():
+    for name, others in read_class_json(path, PAIRS).items():
         if not isinstance(others, dict):
             raise DataError(f"{path}: class '{name}' has no other classes; {PAIRS}")
         for other, (_, sentences) in _by_key(others, path).items():
@@ -100,7 +100,7 @@ def read_word_sentences(path: str | Path) -> dict[str, tuple[str, ...]]:
         DataError: the file cannot be read, is not JSON or of another shape.
     """
     path = Path(path)
-    by_key = _by_key(_class_json(path, "write {word: [sentences]}"), path)
+    by_key = _by_key(read_class_json(path, "write {word: [sentences]}"), path)
     return {name: tuple(sentences) for name, sentences in by_key.values()}
 
 
@@ -123,7 +123,7 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
     path = Path(path)
     synonyms: dict[str, Synonyms] = {}
     name_of = {key_of(name): name for name in class_names}
-    for name, value in _class_json(path, SHAPE).items():
+    for name, value in read_class_json(path, SHAPE).items():
         if key_of(name) not in name_of:
             raise DataError(f"{path}: names '{name}', not a class of the data; {did_you_mean(name, class_names)}")
         synonyms[name_of[key_of(name)]] = _counted(path, name, value)

@@ -25,8 +25,8 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, spoken
-from ...core.runtime import read_json, read_text
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""
@@ -215,18 +215,11 @@ def _is_file(text: str) -> bool:
     return "," not in text and (suffix in FILES or (suffix != "" and os.path.isfile(text)))
 
 
-def _object_in(path: Path) -> dict[str, Any]:
-    content = read_json(path, JSON_SHAPE)
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: holds no object of classes; {JSON_SHAPE}")
-    return content
-
-
 def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     if path.suffix.lower() not in FILES:
         raise DataError(f"{path}: names come from a .txt or .json file; write one class per line, or {JSON_SHAPE[6:]}")
     if path.suffix.lower() == ".json":
-        return _entries(_object_in(path), path)
+        return _entries(read_class_json(path, JSON_SHAPE), path)
     lines = read_text(path, "write one class per line", MOST_BYTES).splitlines()
     rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
