@@ -26,7 +26,7 @@ from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import divided, input_layer
 from .checkpoints import file_digests
-from .finders import ANSWERS, FINDER, FinderBackbone, built_loss, kept_tensors, loss_in_words
+from .finders import ANSWERS, FINDER, FinderBackbone, KeptLoss, kept_tensors, loss_in_words
 from .heads import FAMILY as HEADS
 from .heads import HeadBackbone
 from .hub import NOT_CACHED
@@ -303,7 +303,7 @@ def _with_kept_losses(
 
     def built(words: str, start: str, claim: str) -> Any:
         own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        return built_loss(words, own, device, place, claim)
+        return KeptLoss(words, own).built(device, place, claim)
 
     if "finder" in header:
         backbone.finder = built(header["finder"], FINDER, "finds")

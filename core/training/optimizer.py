@@ -16,7 +16,7 @@ from ..runtime.process import need_package
 from .adabelief import AdaBelief
 from .layers import TowerLayers
 from .objective import Objective
-from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
+from .schedules import LearningRates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
 from .settings import BY_EPOCH, BY_STEP, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
@@ -222,7 +222,7 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
         falls = {"milestones": settings.milestones, "factor": settings.step_factor}
         return [rate / settings.lr for rate in epoch_step_rates(settings.lr, settings.epochs, **rise, **falls)]
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
-    return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
+    return [rate / settings.lr for rate in LearningRates.dassl(settings.lr, settings.epochs, **warmup)]
 
 
 def merge_groups(optimizer: torch.optim.Optimizer) -> None:

@@ -34,7 +34,7 @@ from .teachers import OF_TEACHERS, need_same_words, need_teacher_texts, side_by_
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_passes import check_seen
 from .tower_weights import BetweenWeights, copy_of
-from .views import View, light_view, local_view, seeded_view, strong_view
+from .views import View, Views, seeded_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
@@ -238,12 +238,12 @@ class Parts:
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone
         views: dict[str, View] = {
-            "light": task.view or light_view(backbone, self.settings.crop_scale, self.settings.flip)
+            "light": task.view or Views(backbone).light(self.settings.crop_scale, self.settings.flip)
         }
         if self.fields & {"pixels_strong1", "pixels_strong2"}:
-            views["strong"] = task.strong_view or strong_view(backbone)
+            views["strong"] = task.strong_view or Views(backbone).strong()
         if "pixels_local" in self.fields:
-            views["local"] = local_view(backbone)
+            views["local"] = Views(backbone).local()
         for loss in self.objective.losses.values():
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None

@@ -21,7 +21,7 @@ from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
 from .batches import epoch_batches
 from .epoch_views import EpochViews
-from .schedules import dassl_learning_rates, set_learning_rate
+from .schedules import LearningRates, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def dassl_epochs(
     Args:
         support: N labelled images.
         loss_of: (unit features (B, D), labels) -> loss.
-        warmup: as in `dassl_learning_rates`.
+        warmup: as in `LearningRates.dassl`.
         views: as in `training_features`.
         order: (epochs, N) int64 overriding the shuffle.
     """
     device = support.features.device
     batches = epoch_batches(len(support), batch_size, seed, order=order, drop_last=True, device=device)
-    of_epochs = dassl_learning_rates(optimizer.defaults["lr"], epochs, warmup=warmup)
+    of_epochs = LearningRates.dassl(optimizer.defaults["lr"], epochs, warmup=warmup)
     rates = [[rate] * len(batches(0)) for rate in of_epochs]
 
     def loss_of_step(epoch: int, index: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
-from ...core.data import ItemCollector, Layout, decode_bytes, decode_image, folders, shown, stays_inside
+from ...core.data import IMAGE, ItemCollector, Layout, decode_bytes, folders, shown, stays_inside
 from ...core.errors import DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime import check_regular, json_values, version_of
 
@@ -78,7 +78,7 @@ def load_row(item: Item) -> Decoded:
     """The decoded image of a row: from its bytes, or from the file beside that it names."""
     limit = {key: item.decode[key] for key in ("max_pixels",) if key in item.decode}
     if (beside := item.decode.get("beside")) is not None:
-        return decode_image(item.source.parent / beside, limit)
+        return IMAGE.load(item.source.parent / beside, limit)
     file = item.source
     with _readable(file):
         image = _tabled(file, version_of(file.stat())).image_at(int(item.decode["row"]), str(item.decode["column"]))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ....core.contracts import Item
-from ....core.data import digest_of_files
+from ....core.data import FileHashes
 from ....core.features import FeatureStore
 from ..volumes import Slabs, files_of
 from .fingerprint import Fingerprint
@@ -132,7 +132,7 @@ def prepared(files: Sequence[str], mask: str, values: Sequence[Sequence[int]], h
     Raises:
         DataError: a file cannot be read. CacheError: the cache cannot be written.
     """
-    sources = digest_of_files([*map(Path, files), Path(mask)])
+    sources = FileHashes.of_files([*map(Path, files), Path(mask)])
     content = json.dumps([VERSION, sources, how.to_json(), [*map(list, values)]])
     name = f"volumes/{hashlib.sha256(content.encode()).hexdigest()[:24]}"
     return PreparedCase(

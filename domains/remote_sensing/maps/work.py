@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ....core.contracts import Item
-from ....core.data import digest_of_file
+from ....core.data import FileHashes
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter, WorkFolder, json_text, replacing, write_whole
 from ..places import files_of_item
@@ -108,7 +108,7 @@ def key_of(item: Item, model: str, *windows: int) -> str:
         model: a text that changes with the model.
         windows: how the image is cut.
     """
-    files = [[str(file.resolve()), digest_of_file(file)] for file in files_of_item(item)]
+    files = [[str(file.resolve()), FileHashes.of_file(file)] for file in files_of_item(item)]
     parts = [model, files, item.decode, *windows]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

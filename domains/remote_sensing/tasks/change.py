@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Recipe, Use
-from ....core.data import digest_of_file
+from ....core.data import FileHashes
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
 from ..pixel_options import PixelSchedule
@@ -99,7 +99,7 @@ class Change(ConfigTask):
 
         of_run = (use.run.adapter_path, use.run.path / "run.json")
         folder = None if use.out is None else Path(use.out)
-        fingerprint = " ".join(map(digest_of_file, of_run))
+        fingerprint = " ".join(map(FileHashes.of_file, of_run))
         rows, self._files = map_and_save(model, data, fingerprint, folder, progress)
         return rows
 

@@ -14,7 +14,7 @@ from vladapt.core.contracts import PairParts
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import adapter_class, catalogue
 from vladapt.core.tasks.retrieval.task import Retrieval
-from vladapt.core.training.schedules import cosine_rates
+from vladapt.core.training.schedules import LearningRates
 from vladapt.domains.video import Video
 from vladapt.domains.video.adapters import _pairs, _text_tokens
 
@@ -120,7 +120,7 @@ def test_a_training_is_its_loop_written_out(kind, fitted, backbone, parts):
     frames, mask = parts.parts[rows], parts.mask[rows]
     trained = adapter._trained()
     optimizer = torch.optim.AdamW(trained, weight_decay=adapter.weight_decay)
-    for epoch, rate in enumerate(cosine_rates(0.01, 4, 1)):
+    for epoch, rate in enumerate(LearningRates.cosine(0.01, 4, 1)):
         optimizer.param_groups[0]["lr"] = rate
         loss = loss_of(adapter, kind, frames, mask, texts, tokens, words, float(backbone.logit_scale))
         optimizer.zero_grad()
