@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbones.heads import towers_in
 from ..contracts.backbone import Backbone
 from ..contracts.composition import Composition, ImagesAndWords
+from ..contracts.families import STORED
 from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import options_of
@@ -21,6 +23,7 @@ from ..errors import ConfigError, DataError
 from ..features.extract import encoder
 from ..features.store import FeatureStore
 from ..registry.build import build_composition
+from ..retrieval.columns import rows_with
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, check_finite, mixed
@@ -192,12 +195,15 @@ class QueryEncoder:
         with torch.inference_mode():
             return self.tower.encode_text(texts).cpu()
 
-    def of_images(self, files: Sequence[str]) -> list[tuple[Entry, Tensor, Decoded]]:
-        """Entry, feature (D,) and pixels of each.
+    def of_images(self, files: Sequence[str]) -> list[tuple[Entry, Tensor, Decoded | None]]:
+        """Entry, feature (D,) and pixels of each; of an index of stored features files are ids of its images, without
+        pixels.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: one cannot be read, or is not there.
         """
+        if towers_in(self.tower).family == STORED:
+            return [(*self._indexed(name), None) for name in files]
         encode, read = encoder(self.tower, PROJECTED, None), []
         for file in files:
             data, picture = self.reader.one(file, self.tower.least_side)
@@ -208,6 +214,20 @@ class QueryEncoder:
         else:
             features = [encode(pixels[None])[0].cpu() for _, pixels, _ in read]
         return [(entry, feature, picture) for (entry, _, picture), feature in zip(read, features)]
+
+    def _indexed(self, name: str) -> tuple[Entry, Tensor]:
+        """An image of the index by its id, and its row (D,)."""
+        opened = self.opened
+        for segment in opened.segments:
+            rows = np.flatnonzero(rows_with(segment.columns, segment.entries, [name]) & segment.live)
+            if len(rows):
+                place = np.array([segment.first + rows[0]], np.int64)
+                return opened.entries[int(place[0])], torch.from_numpy(opened.rows(place))[0]
+        first = next(iter(opened.entries)).id
+        raise DataError(
+            f"--image {name}: not among the {len(opened)} images of {opened.path}, which holds stored features; give "
+            f"the id of one, for instance {first} (a new image needs the image tower)"
+        )
 
 
 def search_encoded(

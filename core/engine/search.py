@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ..backbones.finders import searched
-from ..backbones.heads import HeadBackbone
+from ..backbones.heads import HeadBackbone, towers_in
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.composition import Composition
 from ..contracts.domain import Domain
+from ..contracts.families import STORED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from, options_of
 from ..contracts.recipe import spec_of
@@ -184,15 +185,14 @@ def search(
     else:
         _refuse_candidates(opened, asked)
         hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
-    among = None
-    if text is not None and asked.image is None and reranked is None and hits and opened.info["holds"] != TEXTS:
+    among, holds = None, opened.info["holds"]
+    new_words = towers_in(tower).family != STORED
+    if new_words and text is not None and asked.image is None and reranked is None and hits and holds != TEXTS:
         best = partial(_best_products, opened, wanted, asked.refine)
         drawn = IndexGallery(opened, tower, drawn_queries(text)).vocabulary()[1]  # stored, as few lengths occur
         among = among_drawn(of_query.factors[0].float(), drawn, best, _mean_row(opened))
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
-    result = SearchResult(
-        opened.path, opened.info["holds"], query, hits, reranked=reranked, among_drawn=among, notes=notes
-    )
+    result = SearchResult(opened.path, holds, query, hits, reranked=reranked, among_drawn=among, notes=notes)
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, of_query.picture, asked.blur)

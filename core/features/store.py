@@ -22,6 +22,7 @@ from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import filled_once, write_cached
+from ..runtime.process import keeps
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
@@ -315,6 +316,8 @@ class FeatureStore:
                         progress(total - table.todo, total)
         finally:
             writer.flush()
+            if computed and self.keep:
+                keeps("features", self.root.parent)
         folder.merge()
         counts.merge()
         return computed
