@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "parts": "Task Trained",
         "ridge": "penalty_of_groups",
         "samples": "seed_of",
-        "schedules": "LearningRates cosine_rates",
+        "schedules": "LearningRates by_epoch cosine_rates",
         "settings": "TrainingSettings",
         "similarity_objective": "SimilarityObjective",
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",

@@ -75,6 +75,11 @@ cosine_rates = LearningRates.cosine
 """Its public name."""
 
 
+def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
+    """`LearningRates.by_epoch` under the public name that it had."""
+    return LearningRates(rates).by_epoch(steps)
+
+
 def epoch_step_rates(
     lr: float, epochs: int, *, warmup_epochs: int, warmup_lr: float, milestones: Sequence[int], factor: float
 ) -> list[float]:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -154,10 +154,10 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Map
     return ShardIndex(table, tar.skipped, tar.notes)
 
 
-def _kinds(further: Mapping[str, str]) -> dict[str, type[TextColumn]]:
+def _kinds(further: Mapping[str, str]) -> dict[str, type[Any]]:
     """The columns of texts and numbers, and what they are grown by."""
     names = (*TEXT_FIELDS, *(name for name, kind in further.items() if kind == "text"))
-    kinds = {"key": TextColumn, "captions": TextsColumn, "label": TextColumn}
+    kinds: dict[str, type[Any]] = {"key": TextColumn, "captions": TextsColumn, "label": TextColumn}
     kinds |= {TEXTS + name: TextsColumn for name in names}
     return kinds | {NUMBERS + name: NumbersColumn for name, kind in further.items() if kind == "numbers"}
 

@@ -62,7 +62,7 @@ def test_words_pictures_clips_and_times_ask_for_frames(indexed, films, tmp_path)
     assert by_picture.score == pytest.approx(1, abs=1e-5) and by_picture.entry.id == f"{named},1.5"
     assert len(search(indexed.index, image=films / "film0.mp4", top=2).hits) == 2
     columns = [column.header for column in hits_table(search(indexed.index, "white stripes").hits).columns]
-    assert columns == ["rank", "score", "found", "start", "end", "time"], "the video stands in what was found already"
+    assert columns == ["rank", "score", "id", "start", "end", "time"], "the video stands in the id already"
     late = search(indexed.index, "white stripes", top=20, since="2", where={"video": f"{films}/film0.mp4"}).hits
     assert sorted(float(hit.entry.about["time"]) for hit in late) == [2.0, 2.5, 3.0]
     with pytest.raises(DataError, match=r"9 to 9\.001 seconds lie outside its 3\.40 seconds"):
