@@ -72,7 +72,8 @@ def train_and_choose(
         selection.train, val=selection.val, order=None if selection.held_out else order, **given
     )
     chosen, score = _search(adapter, selection, axes, epoch, given)
-    if score is not None and adapter.select != "last" and adapter.counts_unequal(selection.train, len(adapter.text)):
+    unequal = adapter.weighting.counts_unequal(selection.train, len(adapter.text))
+    if score is not None and adapter.select != "last" and unequal:
         other = copy.copy(adapter)
         other._train(selection.train, stop=0, **given)
         before, untrained = _search(other, selection, axes, 0, given)
@@ -103,7 +104,7 @@ def _search(
         chosen = dict(zip(names, best))
     _predict_with(adapter, selection.train, axes, chosen, epoch, given)
     if score is not None and adapter.offset is not None:
-        score = adapter.val_score(adapter._logits(batch_of(val, rows)), val.labels)
+        score = adapter.weighting.val_score(adapter._logits(batch_of(val, rows)), val.labels)
     return chosen, score
 
 
@@ -125,7 +126,7 @@ def _predict_with(
         return other._logits(batch_of(held, given.get("rows", as_they_are)))
 
     adapter.beta_, adapter.alpha_ = chosen["beta"], chosen["alpha"]
-    adapter.offset = adapter.cross_fitted_offsets(support, len(adapter.text), given["seed"], logits_of)
+    adapter.offset = adapter.weighting.cross_fitted_offsets(support, len(adapter.text), given["seed"], logits_of)
 
 
 def train_keeping_best(

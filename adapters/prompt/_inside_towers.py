@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, TrainingImages, option
+from ...core.contracts import Backbone, ClassWeighting, RandomCrops, TrainingImages, has, option
 from ...core.errors import ConfigError
 from ...core.prompts import fill, spoken
-from ...core.training import ClassTowerAdapter
+from ...core.training import TowerAdapter
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)
@@ -20,15 +20,16 @@ CROP = (0.08, 1.0)
 
 
 @dataclass(eq=False, kw_only=True)
-class TokenAdapter(ClassTowerAdapter):
+class TokenAdapter(TowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 
     tower_weights: ClassVar[bool] = False
-    published_crop: ClassVar[tuple[float, float]] = CROP
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
+    crops = has(RandomCrops, published_crop=CROP)
+    weighting = has(ClassWeighting)
     batch_size: int = 4
     weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)

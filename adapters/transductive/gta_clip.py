@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FitReport, Item, Loss, TrainingImages, TrainingPlace, option
+from ...core.contracts import (
+    Backbone,
+    Batch,
+    FitReport,
+    Item,
+    Loss,
+    RandomCrops,
+    TrainingImages,
+    TrainingPlace,
+    has,
+    option,
+)
 from ...core.training import (
     GlobalBatches,
     ImageSource,
@@ -88,9 +99,9 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         *("means", "variance"),
     )
     default_epochs: ClassVar[int] = 30
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     clip_grad: ClassVar[None] = None
 
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
     lr: float = option(2e-7, "learning rate of all but the projections", above=0)
     projection_lr: float = option(1e-6, "learning rate of the projections into the shared space", above=0)
     weight_decay: float = option(1e-4, "weight decay on all that trains", low=0)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from settings import OPTIONS
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.contracts.choices import ClassWeighted, Searched
+from vladapt.core.contracts.choices import ClassWeighting, Ties
+from vladapt.core.contracts.parts import part_of
 from vladapt.core.data.sampling import hold_out
 from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics, val_score
 from vladapt.core.prompts.classifier import build_classifier
@@ -19,9 +20,9 @@ from vladapt.core.testing.towers import small_clip
 PLAIN = frozenset({"features", "views"})
 ALL = sorted(catalogue.adapters())
 ON_FEATURES = [name for name in ALL if adapter_class(name).needs <= PLAIN]
-WEIGHTED = [name for name in ON_FEATURES if issubclass(adapter_class(name), ClassWeighted)]
-ALL_WEIGHTED = [name for name in ALL if issubclass(adapter_class(name), ClassWeighted)]
-SEARCHED = [name for name in ON_FEATURES if issubclass(adapter_class(name), Searched)]
+WEIGHTED = [name for name in ON_FEATURES if part_of(adapter_class(name), ClassWeighting)]
+ALL_WEIGHTED = [name for name in ALL if part_of(adapter_class(name), ClassWeighting)]
+SEARCHED = [name for name in ON_FEATURES if part_of(adapter_class(name), Ties)]
 QUICK = {
     "tip-adapter": {"search_step": (30, 10)}, "tip-adapter-f": {"search_step": (30, 10), "epochs": 10},
     "ape": {"search_step": (20, 10, 4)}, "ape-t": {"search_step": (30, 10), "epochs": 10},

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, FitReport, Loss, TrainingImages
+from ....core.contracts import Backbone, ClassWeighting, FitReport, Loss, TrainingImages, has
 from ....core.errors import CapabilityError, DataError
-from ....core.training import ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
+from ....core.training import PixelScores, Source, Task, TowerAdapter, TowerLayers
 from ..transforms import EachFrame, as_frames
 
 TRIES = 20
@@ -21,7 +21,7 @@ TRIES = 20
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipTowerAdapter(ClassTowerAdapter):
+class ClipTowerAdapter(TowerAdapter):
     """A method says how its image tower sees the frames of a clip together (`_joint`). The rest is `full`: both towers,
     or the image tower alone, are trained in a copy by cross-entropy on scaled cosines of clips and class prompts,
     frames travel in 8 bits, and what was learned goes into another copy by `adapted`, whose features are of clips.
@@ -42,9 +42,11 @@ class ClipTowerAdapter(ClassTowerAdapter):
     """
 
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
-    state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
+    state: ClassVar[tuple[str, ...]] = (*TowerAdapter.state, "frames")
     trains_text: ClassVar[bool] = True
     trains_scale: ClassVar[bool] = True
+
+    weighting = has(ClassWeighting)
     head_loss: Loss | None = field(init=False, default=None, repr=False)
     head_rate: float = field(init=False, default=1.0, repr=False)
     gives_frames: bool = field(init=False, default=False, repr=False)

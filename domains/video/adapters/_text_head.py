@@ -11,7 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
+from ....core.contracts import (
+    Adapter,
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    TextClassifier,
+    has,
+    option,
+)
 from ....core.errors import CapabilityError
 from ....core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
 from ._axes import CHANNELS, spanned_axes, starts_from_texts
@@ -48,7 +58,7 @@ class Step:
 
 
 @dataclass(eq=False, kw_only=True)
-class TextHead(ClassWeighted):
+class TextHead(Adapter):
     """A method brings the network (`_network`), and scores by it where that is more than a cosine (`_cosines`).
 
     Scores are a video feature's cosines to the class texts times the logit scale of the towers. AdamW, the rate rising
@@ -73,6 +83,8 @@ class TextHead(ClassWeighted):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset", "axes")
     later_state: ClassVar = {"axes": None}
+
+    weighting = has(ClassWeighting)
     axes: Tensor | None = field(init=False, default=None, repr=False)
     on_axes: ClassVar[bool] = False
     """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
@@ -175,7 +187,7 @@ class TextHead(ClassWeighted):
 
     def _train(self, support: FeatureSet, clips: Clips, classes: int, seed: int) -> list[dict[str, float]]:
         """Train the network in place; a row per epoch."""
-        priors, generator = self.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
+        priors, generator = self.weighting.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
         criterion = label_loss(support.multilabel, priors)
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))

@@ -146,7 +146,7 @@ class TemporalAdapter(TunedTextHead):
                 rows.append(right_of(other.logits(seen), seen.labels))
         labels = torch.cat([seen.labels for _, seen in pairs])
         order, mean = (torch.cat(rows) for rows in right.values())
-        weights = row_weights(labels) if self.balanced and not support.multilabel else None
+        weights = row_weights(labels) if self.weighting.balanced and not support.multilabel else None
         weights = torch.ones_like(order) if weights is None else weights.to(order)
         weights = weights / weights.sum()
         gain = (weights * (order - mean)).sum()
