@@ -76,10 +76,10 @@ class Drawn:
 def test_weights_and_scores_of_a_method_are_balanced_where_its_classes_count_alike():
     labels, logits = torch.tensor([0, 0, 0, 1]), torch.tensor([[1.0, 0.0]] * 4)  # all are taken for the first class
     alike, plain = (build_adapter("gda", class_weight=weight) for weight in ("balanced", "none"))
-    assert alike.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
-    assert plain.class_weights(labels, 2) is None
-    assert (alike.val_score(logits, labels), plain.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
-    assert alike.class_weights(labels[2:], 2) is None and alike.class_weights(F.one_hot(labels).float(), 2) is None
+    assert alike.weighting.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
+    assert plain.weighting.class_weights(labels, 2) is None
+    assert (alike.weighting.val_score(logits, labels), plain.weighting.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
+    assert alike.weighting.class_weights(labels[2:], 2) is None and alike.weighting.class_weights(F.one_hot(labels).float(), 2) is None
 
 
 def repeats(name: str, do: str) -> bool:
@@ -208,7 +208,7 @@ def test_what_learns_from_classes_weighs_them():
 
 def test_several_labels_have_no_priors():
     adapter = build_adapter("coop")
-    assert adapter.priors_of(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 2) is None
+    assert adapter.weighting.priors_of(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 2) is None
 
 
 class Published(type(build_adapter("coop"))):
@@ -247,7 +247,7 @@ def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
 @pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
 def test_a_preset_asks_for_what_is_published(name):
     adapter = build_adapter(name, preset="eurosat")
-    assert not adapter.balanced and adapter.ties == "published"
+    assert not adapter.weighting.balanced and adapter.ties == "published"
     assert build_adapter(name).balanced and build_adapter(name).ties == "plateau"
 
 
