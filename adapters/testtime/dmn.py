@@ -24,9 +24,12 @@ from ...core.training import (
     views_of_training,
 )
 from ..published_sets import SETS, VARIANTS, preset_option
+from ._bags import RandomViews
 from ._memory import EMPTY, Memory, empty_memory, surest
 from ._stream import StreamedInViews
 
+CROP = (0.5, 1.0)
+"""Shares of an image that published crops keep, of shots and of test images."""
 WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights of the two memories that are searched."""
 LAST_RATE = 1e-7
@@ -106,9 +109,10 @@ class Dmn(StreamedInViews):
         *StreamedInViews.state, *memory, "shots", "weights", *(f"{name}_residual" for name in RESIDUALS),
     )  # fmt: skip
 
+    test_views = has(RandomViews, published_crop=CROP)
     weighting = has(ClassWeighting)
     choice = has(Ties)
-    pool = has(TrainingViews, published_crop=(0.5, 1.0))
+    pool = has(TrainingViews, published_crop=CROP)
     presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
     preset: str | None = preset_option(*SETS, *VARIANTS)
     beta: float = option(5.5, "sharpness of the weights by which a memory is read", low=0)
@@ -128,10 +132,6 @@ class Dmn(StreamedInViews):
         super().__post_init__()
         if self.augmix is None:
             self.augmix = not (self.preset or "").startswith("imagenet")
-
-    @property
-    def crop_of_views(self) -> tuple[float, float]:
-        return self.crop_scale or self.pool.published_crop
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier, seed)

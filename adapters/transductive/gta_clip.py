@@ -33,13 +33,13 @@ from ...core.training import (
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
 from ._neighbours import mutual_links
-from ._together import ClassifiedTogether
+from ._together import ANSWERS, answered, one_update, remember
 
 ALL, RELEASED = TUNED = ("all", "released")
 
 
 @dataclass(eq=False, kw_only=True)
-class GtaClip(ClassifiedTogether, SelfTrained):
+class GtaClip(SelfTrained):
     """Generate, Transduct, Adapt: Iterative Transduction with VLMs (Saha, Lawrence and Maji, 2025, arXiv 2501.06031).
 
     A class's logit is the mean over its attribute texts of the scaled cosine to each. In each of 30 rounds
@@ -91,13 +91,14 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         'all except parameters with "proj" in their names, `tune`); colours are not jittered; the last round is '
         "kept (released: the best on test labels). The training is checked against an explicit loop"
     )
-    needs: ClassVar[frozenset[str]] = SelfTrained.needs
+    transductive: ClassVar[bool] = True
     optional: ClassVar[frozenset[str]] = frozenset({"attributes", "pair_attributes"})
     state: ClassVar[tuple[str, ...]] = (
         *SelfTrained.state,
-        *(name for name in ClassifiedTogether.state if name != "logit_scale"),
-        *("means", "variance"),
+        *ANSWERS,
+        *("text", "lambda_", "base_", "means", "variance"),
     )
+    later_state: ClassVar = {**SelfTrained.later_state, "base_": ""}
     default_epochs: ClassVar[int] = 30
     clip_grad: ClassVar[None] = None
 
@@ -147,10 +148,12 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         self.changed = self._learned(towers, backbone)
         self._made = self._named(towers)
         self.text, self.logit_scale = mean_texts(towers, texts), float(towers.logit_scale)
-        self.queries = features
-        report, log_assignments = self._joint(self.logit_scale * features @ self.text.T, support, val, seed)
-        self._remember(features, log_assignments)
+        solution = self._solved(features, self.logit_scale * features @ self.text.T)
+        self.means, self.variance = solution.mixture.means, solution.mixture.variance
+        log_assignments = solution.log_assignments
+        remember(self, features, log_assignments)
         self.log_assignments = self.log_assignments.log_softmax(dim=1)
+        report = FitReport(self.name, chosen_on="published settings")
         moved = int((log_assignments.argmax(dim=1) != classifier.logits(unlabeled.unit).argmax(dim=1)).sum())
         report.notes += [
             f"{len(features)} unlabelled images classified together; {moved} left the class of their prompts"
@@ -209,17 +212,13 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         progress = TrainingPlace(None, on_step=on_step, hooks=hooks)
         return self._train_in_place(towers, task, progress, epochs=1, steps=steps, seed=seed)[0]
 
-    def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
-        solution = self._solved(self.queries, logits)
-        self.means, self.variance = solution.mixture.means, solution.mixture.variance
-        return FitReport(self.name, chosen_on="published settings"), solution.log_assignments
-
-    def _log_likelihood(self, unit: Tensor) -> Tensor:
-        centre = self.means.mean(dim=0)
-        return Mixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
-
     def _logits(self, batch: Batch) -> Tensor:
-        return super()._logits(Batch(self._unit(batch)))
+        return answered(self, Batch(self._unit(batch)), self._outside)
+
+    def _outside(self, batch: Batch) -> Tensor:
+        unit, centre = batch.features, self.means.mean(dim=0)
+        likelihood = Mixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
+        return one_update(self, unit, self.logit_scale * unit @ self.text.T, likelihood)
 
 
 class Comparisons:
