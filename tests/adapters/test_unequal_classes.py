@@ -75,11 +75,11 @@ class Drawn:
 
 def test_weights_and_scores_of_a_method_are_balanced_where_its_classes_count_alike():
     labels, logits = torch.tensor([0, 0, 0, 1]), torch.tensor([[1.0, 0.0]] * 4)  # all are taken for the first class
-    alike, plain = (build_adapter("gda", class_weight=weight) for weight in ("balanced", "none"))
-    assert alike.weighting.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
-    assert plain.weighting.class_weights(labels, 2) is None
-    assert (alike.weighting.val_score(logits, labels), plain.weighting.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
-    assert alike.weighting.class_weights(labels[2:], 2) is None and alike.weighting.class_weights(F.one_hot(labels).float(), 2) is None
+    alike, plain = (build_adapter("gda", class_weight=weight).weighting for weight in ("balanced", "none"))
+    assert alike.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
+    assert plain.class_weights(labels, 2) is None
+    assert (alike.val_score(logits, labels), plain.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
+    assert alike.class_weights(labels[2:], 2) is None and alike.class_weights(F.one_hot(labels).float(), 2) is None
 
 
 def repeats(name: str, do: str) -> bool:
@@ -218,8 +218,8 @@ class Published(type(build_adapter("coop"))):
 
 
 def test_as_published_no_class_is_weighed():
-    assert Published().priors_of(torch.tensor([0, 0, 1]), 2) is None
-    assert build_adapter("coop").priors_of(torch.tensor([0, 0, 1]), 2) is not None
+    assert Published().weighting.priors_of(torch.tensor([0, 0, 1]), 2) is None
+    assert build_adapter("coop").weighting.priors_of(torch.tensor([0, 0, 1]), 2) is not None
 
 
 @pytest.mark.thorough(but=("coop",))
@@ -248,7 +248,7 @@ def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
 def test_a_preset_asks_for_what_is_published(name):
     adapter = build_adapter(name, preset="eurosat")
     assert not adapter.weighting.balanced and adapter.ties == "published"
-    assert build_adapter(name).balanced and build_adapter(name).ties == "plateau"
+    assert build_adapter(name).weighting.balanced and build_adapter(name).ties == "plateau"
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHED if adapter_class(name).presets])
