@@ -548,7 +548,7 @@ class Adapter(ABC):
                 raise CapabilityError(f"adapter '{self.name}' needs {REQUIRED[name]}; pass resources={{'{name}': ...}}")
 
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        reads_together = type(self).transductive
+        reads_together = type(self).transductive and "unlabeled" in self.needs and not self.multilabel
         if not (reads_together and self.label_free):
             self._check_labels(support, classifier, backbone, unlabeled)
         if reads_together:
