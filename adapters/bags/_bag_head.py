@@ -71,13 +71,17 @@ class BagHead(Adapter):
         """What lowers the rate by the loss on val, if anything does."""
         return None
 
+    def _priors(self, labels: Tensor, classes: int) -> Tensor | None:
+        """(C,) what the loss adds to logits, so that classes count alike."""
+        return self.weighting.priors_of(labels, classes)
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         """Epoch -> the bag of each step, (1,) int64 on the CPU, where reading it stops no GPU."""
         return epoch_batches(len(support), 1, seed)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         device, classes = support.features.device, len(classifier)
-        loss = label_loss(support.multilabel, self.weighting.priors_of(support.labels, classes))
+        loss = label_loss(support.multilabel, self._priors(support.labels, classes))
 
         def criterion(logits: Tensor, labels: Tensor) -> Tensor:
             return loss(logits, labels.to(logits.device))

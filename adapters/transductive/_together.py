@@ -21,8 +21,8 @@ ANSWERS = ("queries", "prints", "log_assignments")
 """What `remember` leaves in the state of a method."""
 
 
-def remember(method: Any, queries: Tensor, answers: Tensor) -> None:
-    """Keep an answer for each of the unlabelled images: set `ANSWERS` of a method.
+def remember(method: Any, queries: Tensor, answers: Tensor) -> Tensor:
+    """Keep an answer for each of the unlabelled images: set `ANSWERS` of a method, and return the last of them.
 
     Images are kept once each, in the order of prints; copies of one image share the mean of their answers.
 
@@ -36,6 +36,7 @@ def remember(method: Any, queries: Tensor, answers: Tensor) -> None:
     merged = Links.of(place, rows, 1 / copies[place], len(copies))
     method.log_assignments = merged.spread(answers)
     method.queries = queries[merged.columns[merged.starts]]
+    return method.log_assignments
 
 
 def answered(method: Any, batch: Batch, outside: Callable[[Batch], Tensor]) -> Tensor:
@@ -120,8 +121,7 @@ class ClassifiedTogether(Adapter):
         moved = int((log_assignments.argmax(dim=1) != logits.argmax(dim=1)).sum())
         gave = f"that '{self.base_}'" if self.base_ else "their text logits"
         report.notes.append(f"{len(logits)} unlabelled images classified together; {moved} left the class {gave} gave")
-        remember(self, self.queries, log_assignments)
-        self.log_assignments = self.log_assignments.log_softmax(dim=1)
+        self.log_assignments = remember(self, self.queries, log_assignments).log_softmax(dim=1)
         return report
 
     @abstractmethod

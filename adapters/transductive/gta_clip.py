@@ -151,8 +151,7 @@ class GtaClip(SelfTrained):
         solution = self._solved(features, self.logit_scale * features @ self.text.T)
         self.means, self.variance = solution.mixture.means, solution.mixture.variance
         log_assignments = solution.log_assignments
-        remember(self, features, log_assignments)
-        self.log_assignments = self.log_assignments.log_softmax(dim=1)
+        self.log_assignments = remember(self, features, log_assignments).log_softmax(dim=1)
         report = FitReport(self.name, chosen_on="published settings")
         moved = int((log_assignments.argmax(dim=1) != classifier.logits(unlabeled.unit).argmax(dim=1)).sum())
         report.notes += [
@@ -170,7 +169,6 @@ class GtaClip(SelfTrained):
     def _begin(self, backbone: Backbone) -> None:
         self.backbone_, self.templates, self.lambda_, self.base_ = backbone.fingerprint, [], 1.0, ""
         self.prefix = self.finder = self.weights = self.negative = None
-        self.finder_weights = {}
         self._note_scale(backbone)
 
     def _transduct(self, towers: Backbone, features: Tensor, texts: Sequence[Sequence[str]]) -> Solution:

@@ -20,7 +20,7 @@ class OldBase(Adapter):
 
     def __init_subclass__(cls, **options: Any):
         if "cure" not in vars(cls):
-            cures = {base.__name__: base.cure for base in cls.__mro__ if vars(base).get("cure")}
+            cures = {base.__name__: vars(base)["cure"] for base in cls.__mro__ if vars(base).get("cure")}
             what = "; ".join(f"in place of {name} write {cure}" for name, cure in cures.items())
             message = f"{cls.__name__} derives from bases that go in two releases: {what}"
             warnings.warn(message, DeprecationWarning, stacklevel=2)

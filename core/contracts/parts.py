@@ -10,10 +10,7 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_type_hints
-
-if TYPE_CHECKING:
-    from .adapter import Adapter
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 P = TypeVar("P", bound="Part")
 
@@ -28,7 +25,7 @@ class Part:
 
     published: ClassVar[Mapping[str, Any]] = {}
 
-    def settled(self, adapter: Adapter) -> dict[str, Any]:
+    def settled(self, adapter: Any) -> dict[str, Any]:
         """Options that are settled when an adapter is built, with their values: what "auto" is then.
 
         Raises:
@@ -58,8 +55,8 @@ def parts_of(cls: type) -> dict[str, _Has]:
     return {name: value for name, value in attributes.items() if isinstance(value, _Has)}
 
 
-def part_of(method: Adapter | type[Adapter], kind: type[P]) -> P | None:
-    """A method's part of this kind, of a class with the defaults of its options; None where it has none."""
+def part_of(method: Any, kind: type[P]) -> P | None:
+    """The part of this kind that a method has, or its class, with the defaults of options; None where it has none."""
     parts = parts_of(method if isinstance(method, type) else type(method))
     names = [name for name, each in parts.items() if issubclass(each.kind, kind)]
     return getattr(method, names[-1]) if names else None
@@ -99,6 +96,6 @@ class _Has:
         self.kind, self.facts = kind, facts
         self.options = {each.name: each for each in fields(kind) if "option" in each.metadata}
 
-    def __get__(self, method: Adapter | None, cls: type) -> Part:
+    def __get__(self, method: Any, cls: type) -> Part:
         source = cls if method is None else method
         return self.kind(**self.facts, **{name: getattr(source, name) for name in self.options})

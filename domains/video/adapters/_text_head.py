@@ -97,7 +97,7 @@ class TextHead(Adapter):
 
     weighting = has(ClassWeighting)
     axes: Tensor | None = field(init=False, default=None, repr=False)
-    residual: Tensor | None = field(init=False, default=None, repr=False)
+    residual: Any = field(init=False, default=None, repr=False)
     tuned: ClassVar[TunedText | None] = None
     on_axes: ClassVar[bool] = False
     """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
