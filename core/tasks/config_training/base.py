@@ -281,12 +281,12 @@ class ConfigTask(Task):
                 self._rename(use.run, model, use.classes)
             with running(use.run):
                 scores = self._scored(model, chosen, backbone, reporter)
-        known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
+        overlap = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
         result = Evaluated(
             run=use.run.shown,
             data=data.name,
             split=use.split,
-            in_fit=known,
+            in_fit=overlap,
             metrics=metrics_of(scores, chosen),
             notes=scores.notes,
             skipped=[list(pair) for pair in chosen.skipped],
@@ -393,8 +393,8 @@ class ConfigTask(Task):
         if not name:
             return recipe
         other = resolve(config=name) if Path(name).suffix else resolve(recipe=name)
-        kept = {key.partition(".")[0] for key in recipe.given}
-        changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - kept}
+        own_sections = {key.partition(".")[0] for key in recipe.given}
+        changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - own_sections}
         return self.settled(recipe.with_(**changes, given=recipe.given | other.given))
 
     def _planned(
@@ -481,7 +481,7 @@ class ConfigTask(Task):
 
     def _info(self, recipe: Recipe, done: FittedConfig, seconds: float) -> RunInfo:
         data, backbone = done.data, done.backbone
-        told = {
+        facts = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
@@ -500,7 +500,7 @@ class ConfigTask(Task):
             "versions": versions(),
             "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
         }
-        return RunInfo.from_json(told)
+        return RunInfo.from_json(facts)
 
 
 class ConfigContest(Contest):

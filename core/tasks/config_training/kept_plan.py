@@ -34,11 +34,11 @@ def check_plan(plan: Config) -> None:
     if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
         raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
     try:
-        kept = json.loads(json.dumps(kept_of(plan)))
+        plain = json.loads(json.dumps(kept_of(plan)))
     except TypeError:
         raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
     try:
-        check_kept(kept, "the config", known=False)
+        check_kept(plain, "the config", registered=False)
     except DataError as error:
         fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
         raise ConfigError(f"{fault}; a run of it could not be read again; change that") from None
@@ -51,11 +51,11 @@ def kept_of(plan: Config) -> dict[str, Any]:
     Raises:
         ConfigError: a type of the model is a class that no registry has.
     """
-    kept = without_sources(needed_of(plan))
-    kept["model"] = _with_registered_names(kept["model"], OF_MODELS)
-    if isinstance(kept.get("vladapt"), dict):
-        kept["vladapt"] = _with_registered_names(kept["vladapt"], OF_PIPELINES)
-    return with_tuples_marked(kept)
+    plain = without_sources(needed_of(plan))
+    plain["model"] = _with_registered_names(plain["model"], OF_MODELS)
+    if isinstance(plain.get("vladapt"), dict):
+        plain["vladapt"] = _with_registered_names(plain["vladapt"], OF_PIPELINES)
+    return with_tuples_marked(plain)
 
 
 def needed_of(plan: Config) -> dict[str, Any]:
@@ -111,28 +111,28 @@ def plan_of(run: FittedRun) -> dict[str, Any] | None:
     return None if run.info.plan is None else with_tuples(run.info.plan)
 
 
-def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
+def check_kept(stored: Any, where: str, *, registered: bool = True) -> None:
     """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
 
     Args:
         where: the file, for the message.
-        known: as of `check_parts`.
+        registered: as of `check_parts`.
 
     Raises:
         DataError: one line with the key.
     """
-    if not isinstance(kept, dict) or not isinstance(kept.get("model"), dict):
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise DataError(f"{where}: plan holds no model; fit again")
-    if other := sorted(set(kept) - {"model", *KEPT}):
+    if other := sorted(set(stored) - {"model", *KEPT}):
         raise DataError(f"{where}: plan.{shown(other[0])}: a run keeps no such part of a plan; remove it, or fit again")
     try:
-        plan = with_tuples(kept)
+        plan = with_tuples(stored)
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
     check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
-    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, known=known)
+    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, registered=registered)
     ours = plan.get("vladapt", {})
-    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, known=known)
+    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, registered=registered)
     for key, kind in OURS.items():
         if isinstance(ours, dict) and not all(isinstance(each, kind) for each in _listed(ours.get(key, ()))):
             raise DataError(f"{where}: plan.vladapt.{key} is damaged; fit again")

@@ -74,11 +74,11 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
 
     from ....registry import MODELS
 
-    kept = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
-    init_default_scope(kept.get("default_scope", "vladapt"))
+    stored = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
+    init_default_scope(stored.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
-        model = MODELS.build(Config(deepcopy(kept)).model)
-    model.cfg = Config(kept)
+        model = MODELS.build(Config(deepcopy(stored)).model)
+    model.cfg = Config(stored)
     return model.to(device)
 
 
@@ -91,12 +91,12 @@ def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
         CapabilityError: a library that the model needs is missing.
     """
     check_run(run)
-    kept, file = run.info.plan, run.path / "run.json"
-    if kept is None:
+    stored, file = run.info.plan, run.path / "run.json"
+    if stored is None:
         return None
     try:
         with registered_only(), sized_like(run.adapter_path, TIMES):
-            model = build_model(kept, torch.device("cpu"))
+            model = build_model(stored, torch.device("cpu"))
     except (DataError, CapabilityError):
         raise
     except Exception as error:  # mm's parts raise any kind for options that do not fit
@@ -245,9 +245,9 @@ class _PlanRunner(Runner):
     def load_checkpoint(self, *args: Any, **options: Any):
         """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
         stderr."""
-        with redirect_stdout(StringIO()) as told:
+        with redirect_stdout(StringIO()) as printed:
             checkpoint = super().load_checkpoint(*args, **options)
-        _, misfit, faults = told.getvalue().partition(MISFIT)
+        _, misfit, faults = printed.getvalue().partition(MISFIT)
         if misfit and is_main():
             print(f"{MISFIT}{faults}".strip(), file=sys.stderr)
         return checkpoint
@@ -302,8 +302,8 @@ def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings.experiment_name = f"vladapt-{time.time_ns()}"
     settings.log_level = "ERROR"
     settings.setdefault("default_scope", "vladapt")
-    given = settings.get("randomness") or {}
-    settings.randomness = {**given, "seed": seed if given.get("seed") is None else given["seed"]}
+    randomness = settings.get("randomness") or {}
+    settings.randomness = {**randomness, "seed": seed if randomness.get("seed") is None else randomness["seed"]}
     _set_checkpoints(settings)
     settings.custom_hooks = list(settings.get("custom_hooks") or [])
     if world_size() > 1:
