@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Adapter, Batch, FeatureSet, TextClassifier
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, TextClassifier, Ties
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics import ALIKE, best_setting, row_weights
@@ -49,6 +49,8 @@ class CacheModel(Adapter):
     """
 
     can: ClassVar[frozenset[str]] = frozenset({"examples"})
+    weighting: ClassVar[ClassWeighting]
+    choice: ClassVar[Ties]
 
     def take_texts(self, classifier: TextClassifier) -> None:
         """Set `text` (C, D), `logit_bias` and `logit_scale`, by which the classifier's logits are told.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet
+from ...core.contracts import Batch, FeatureSet
 from ...core.data import Selection
 from ...core.metrics import ALIKE
 from ...core.training import (
@@ -19,7 +19,7 @@ from ...core.training import (
     keep_best,
     train_epochs,
 )
-from ._cache_model import Axis, Rows, as_they_are, search_as
+from ._cache_model import Axis, CacheModel, Rows, as_they_are, search_as
 
 SELECT = ("best_val", "last")
 
@@ -48,7 +48,7 @@ class Trained:
 
 
 def train_and_choose(
-    adapter: ClassWeighted,
+    adapter: CacheModel,
     support: FeatureSet,
     selection: Selection,
     axes: Sequence[Axis],
@@ -92,7 +92,7 @@ def train_and_choose(
 
 
 def _search(
-    adapter: ClassWeighted, selection: Selection, axes: Sequence[Axis], epoch: int, given: dict
+    adapter: CacheModel, selection: Selection, axes: Sequence[Axis], epoch: int, given: dict
 ) -> tuple[dict[str, float], float | None]:
     """Beta and alpha of the best score on val, and what it is with the offsets of unequal classes; the defaults and
     None without val. The adapter then predicts with them."""
@@ -109,7 +109,7 @@ def _search(
 
 
 def _predict_with(
-    adapter: ClassWeighted,
+    adapter: CacheModel,
     support: FeatureSet,
     axes: Sequence[Axis],
     chosen: dict[str, float],

@@ -50,7 +50,7 @@ class TipAdapterF(CacheModel):
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`ClassWeighted.cross_fitted_offsets`), and the cache before training counts as epoch 0,
+    Unequal classes get offsets (`ClassWeighting.cross_fitted_offsets`), and the cache before training is epoch 0,
     which is kept where it scores better on val.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`), as in tip-adapter; then only

@@ -42,7 +42,7 @@ class LinearProbe(Adapter):
 
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
-    ones get offsets (`ClassWeighted.cross_fitted_offsets`).
+    ones get offsets (`ClassWeighting.cross_fitted_offsets`).
 
     Raises:
         ConfigError: an option is out of range.

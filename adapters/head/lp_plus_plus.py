@@ -49,7 +49,7 @@ class LPPlusPlus(Adapter):
     differs.
 
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
-    The bias takes in the offsets of unequal classes (`ClassWeighted.cross_fitted_offsets`).
+    The bias takes in the offsets of unequal classes (`ClassWeighting.cross_fitted_offsets`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.

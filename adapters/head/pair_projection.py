@@ -65,7 +65,7 @@ class PairProjection(PairHead, Adapter):
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
     Classes with unequal numbers of images count alike (`class_weight`), and get offsets
-    (`ClassWeighted.cross_fitted_offsets`).
+    (`ClassWeighting.cross_fitted_offsets`).
 
     Attributes:
         image_down, text_down: (D, r) Q of either side; (0, 0) where it is the identity.

@@ -19,7 +19,6 @@ __getattr__, __dir__ = lazy_exports(
         "Question Questions Target check_items max_pixels_option",
         "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
-        "old_bases": "ByExample ClassWeighted FreshViews PooledViews Searched",
         "options": "as_text option settle whole_number",
         "output_kind": "HeatMap LabelMap OutputKind",
         "outputs": "Output",

@@ -193,8 +193,9 @@ class StoredViews(RandomCrops):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingViews(StoredViews):
-    """The same where new views of each image in every epoch are published, and by default the stored ones are taken in
-    turn. `EpochViews` (`core/training/epoch_views.py`) encodes new ones, of the resource `images`.
+    """Views of each image that are new in every epoch, as published, or by default the stored ones in turn.
+
+    `EpochViews` (`core/training/epoch_views.py`) encodes new ones, of the resource `images`.
 
     Args:
         averages_views: whether the stored ones are read besides, for the keys of a cache.

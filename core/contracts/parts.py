@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
@@ -65,13 +66,18 @@ def part_of(method: Any, kind: type[P]) -> P | None:
 def put_options(cls: type, fixed: Mapping[str, Any]) -> None:
     """Make the options of the parts that a class body names fields of the class, which is to become a dataclass. An
     option that the body declares itself, or only its default, has the place of the part's. Of a part that a base has
-    too the options stay.
+    too the options stay; its facts may be class attributes for two more releases.
 
     Args:
         fixed: options of bases that the class does not have -> their values.
     """
     own = inspect.get_annotations(cls)
     of_bases = {name: part for base in reversed(cls.__mro__[1:]) for name, part in parts_of(base).items()}
+    for attribute, part in of_bases.items():
+        if facts := {name: vars(cls)[name] for name in part.names_of_facts if name in vars(cls)}:
+            cure = f"{attribute} = has({part.kind.__name__}, {', '.join(f'{name}=...' for name in facts)})"
+            warnings.warn(f"{cls.__name__} has facts of a part: write {cure}", DeprecationWarning, stacklevel=4)
+            setattr(cls, attribute, _Has(part.kind, {**part.facts, **facts}))
     kinds: dict[str, Any] = {}
     for attribute, part in [(name, value) for name, value in vars(cls).items() if isinstance(value, _Has)]:
         hints, inherited = get_type_hints(part.kind), of_bases[attribute].options if attribute in of_bases else {}
@@ -95,6 +101,7 @@ class _Has:
     def __init__(self, kind: type[Part], facts: Mapping[str, Any]):
         self.kind, self.facts = kind, facts
         self.options = {each.name: each for each in fields(kind) if "option" in each.metadata}
+        self.names_of_facts = [each.name for each in fields(kind) if each.name not in self.options]
 
     def __get__(self, method: Any, cls: type) -> Part:
         source = cls if method is None else method

@@ -466,4 +466,4 @@ class TowerAdapter(Adapter):
 class ClassTowerAdapter(ClassWeighted, TowerAdapter):
     """In place of it: `TowerAdapter` and `weighting = has(ClassWeighting)`."""
 
-    cure: ClassVar[str] = "TowerAdapter and weighting = has(ClassWeighting)"
+    cure: ClassVar[str] = "derive from TowerAdapter"

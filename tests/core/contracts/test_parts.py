@@ -1,189 +1,172 @@
-"""Sets and batches whose samples have parts: the mean of those that are there, and who may see them."""
+"""Parts: their options stand flat among a method's own, in order; `self.part` has the values; old bases still work."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vladapt.core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier
-from vladapt.core.errors import CapabilityError, DataError
+from vladapt import Adapter, FitReport, api, option
+from vladapt.core.contracts import ClassWeighting, Part, RandomCrops, StoredViews, Ties, TrainingViews, has
+from vladapt.core.contracts.features import FeatureSet, TextClassifier
+from vladapt.core.contracts.options import options_of
+from vladapt.core.contracts.parts import part_of
+from vladapt.core.errors import ConfigError
 
-D = 3
-
-
-@st.composite
-def sets_with_parts(draw):
-    """Up to five samples of up to four parts, at least one of each there, with junk where there is none."""
-    count, most = draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    row = st.lists(st.booleans(), min_size=most, max_size=most).filter(any)
-    mask = torch.tensor(draw(st.lists(row, min_size=count, max_size=count)))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    parts = torch.randn(count, most, D, generator=generator)
-    junk = torch.full_like(parts, draw(st.sampled_from([7.0, float("nan"), float("inf")])))
-    return torch.where(mask[..., None], parts, junk), mask
+UNIT = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+LABELS = torch.tensor([0, 0, 0, 0, 1, 1])
 
 
-@given(sets_with_parts())
-def test_features_are_the_mean_of_the_parts_that_are_there(made):
-    parts, mask = made
-    found = FeatureSet.of_parts(parts, mask)
-    for i in range(len(parts)):
-        torch.testing.assert_close(found.features[i], parts[i][mask[i]].double().mean(dim=0).float())
-    assert found.parts[~mask].eq(0).all() and torch.equal(found.parts[mask], parts[mask])
-    assert found.unit_parts[~mask].eq(0).all()
-    torch.testing.assert_close(found.unit_parts[mask].norm(dim=-1), torch.ones(int(mask.sum())))
+@dataclass(frozen=True, kw_only=True)
+class Pace(Part):
+    """How fast it goes."""
+
+    published: ClassVar = {"speed": 2.0}
+    fastest: float = 10.0
+    speed: float = option(1.0, "how fast", above=0)
+
+    def settled(self, adapter):
+        if self.speed > self.fastest:
+            raise ConfigError(f"option speed={self.speed:g} is not usable; give {self.fastest:g} at most")
+        return {"speed": 3.0} if self.speed == 1 else {}
+
+    @property
+    def needs(self):
+        return frozenset({"images"}) if self.speed > 5 else frozenset()
 
 
-@given(sets_with_parts(), st.data())
-def test_selected_rows_keep_their_parts(made, data):
-    parts, mask = made
-    found = FeatureSet.of_parts(parts, mask, ids=tuple(map(str, range(len(parts)))))
-    index = data.draw(st.lists(st.integers(0, len(parts) - 1), max_size=6))
-    picked = found.select(index)
-    assert picked.ids == tuple(map(str, index)) and picked.parts_mask.dtype == torch.bool
-    assert torch.equal(picked.parts, found.parts[index]) and torch.equal(picked.parts_mask, mask[index])
-    assert torch.equal(picked.features, found.features[index])
+class Means:
+    """A method, but for its base."""
 
+    state: ClassVar = ("means",)
 
-@given(sets_with_parts(), st.integers(1, 3))
-def test_padding_changes_nothing(made, more):
-    parts, mask = made
-    longer = torch.nn.functional.pad(parts, (0, 0, 0, more), value=float("nan"))
-    padded = FeatureSet.of_parts(longer, torch.nn.functional.pad(mask, (0, more)))
-    plain = FeatureSet.of_parts(parts, mask)
-    assert torch.equal(padded.features, plain.features)
-    assert torch.equal(padded.parts[:, : parts.shape[1]], plain.parts) and padded.parts[:, parts.shape[1] :].eq(0).all()
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed):
+        self.means = torch.nn.functional.one_hot(support.labels).float().T @ support.unit
+        return FitReport("means", notes=[self.pool.views_note(support)] if hasattr(self, "pool") else [])
 
-
-def test_parts_go_with_the_set_and_can_be_let_go():
-    found = FeatureSet.of_parts(torch.randn(2, 4, D), labels=torch.tensor([0, 1]))
-    assert found.parts_mask.all(), "without a mask all are there"
-    moved = found.to("cpu").without_labels()
-    assert moved.labels is None and torch.equal(moved.parts, found.parts)
-    assert replace(found, backbone="abc").parts is not None
-    alone = found.without_parts()
-    assert alone.parts is None and alone.parts_mask is None and torch.equal(alone.features, found.features)
-    assert alone.without_parts() is alone
-
-
-def test_an_image_is_the_only_part_of_its_sample():
-    images = FeatureSet(torch.randn(3, D))
-    assert images.unit_parts is None
-    found = images.with_parts()
-    assert torch.equal(found.parts[:, 0], images.features) and found.parts_mask.shape == (3, 1)
-    assert found.with_parts() is found
-
-
-@pytest.mark.parametrize(
-    ("parts", "mask", "said"),
-    [
-        (torch.zeros(2, D), None, r"parts have shape \(2, 3\); \(N, T, D\) with N = 2, D = 3"),
-        (torch.zeros(3, 4, D), None, r"shape \(3, 4, 3\)"),
-        (torch.zeros(2, 4, 5), None, r"shape \(2, 4, 5\)"),
-        (torch.zeros(2, 4, D), torch.ones(2, 3), r"parts_mask has shape \(2, 3\); \(N, T\) = \(2, 4\)"),
-        (torch.zeros(2, 2, D), torch.tensor([[True, False], [False, False]]), "row 1 has no part"),
-        (torch.full((2, 2, D), torch.nan), None, "parts hold NaN or infinity"),
-        (torch.ones(2, 2, D), None, "not the mean of the parts; build the set with FeatureSet.of_parts"),
-        (None, torch.ones(2, 2), "parts_mask without parts"),
-    ],
-)
-def test_parts_that_do_not_fit_are_named(parts, mask, said):
-    with pytest.raises(DataError, match=said) as caught:
-        FeatureSet(torch.zeros(2, D), parts=parts, parts_mask=mask)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_set_without_rows_may_have_parts():
-    assert len(FeatureSet.of_parts(torch.zeros(0, 4, D))) == 0
+    def _logits(self, batch):
+        return batch.unit @ self.means.T
 
 
 @dataclass(eq=False, kw_only=True)
-class LastPart(Adapter):
-    """Scores the last part that is there, and remembers what it was shown."""
+class Walker(Means, Adapter):
+    """Own options stand behind those of parts."""
 
-    name = "last-part"
-    needs: ClassVar = frozenset({"parts"})
-    at_predict: ClassVar = frozenset({"parts"})
-    state: ClassVar = ("weights_",)
-
-    def _fit(self, support, classifier, *, val, unlabeled, **_):
-        self.shown = support, val, unlabeled
-        self.weights_ = classifier.weights
-        return FitReport(self.name)
-
-    def _logits(self, batch):
-        last = batch.parts_mask.shape[1] - 1 - batch.parts_mask.flip(1).int().argmax(dim=1)
-        return batch.unit_parts[torch.arange(len(last)), last] @ self.weights_.T
+    own: int = option(1, "its own")
+    pace = has(Pace)
+    choice = has(Ties)
+    speed: float = 4.0
 
 
-class Plain(LastPart):
-    """Asks for no parts."""
+@dataclass(eq=False, kw_only=True)
+class Runner(Walker):
+    """Other facts of the same part, one more part, and an option less."""
 
-    name = "plain"
-    needs: ClassVar = frozenset({"features"})
-    at_predict: ClassVar = frozenset({"features"})
-
-    def _logits(self, batch):
-        return batch.unit @ self.weights_.T
+    fixed: ClassVar = {"own": 7}
+    pace = has(Pace, fastest=20.0)
+    weighting = has(ClassWeighting)
 
 
-class MayUse(Plain):
-    """Takes parts where there are some."""
-
-    name = "may-use"
-    optional: ClassVar = frozenset({"parts"})
+def names(cls: type) -> list[str]:
+    return [each.name for each in options_of(cls)]
 
 
-@pytest.fixture
-def clips():
-    torch.manual_seed(0)
-    support = FeatureSet.of_parts(torch.randn(4, 5, D), labels=torch.tensor([0, 1, 0, 1]), class_names=("a", "b"))
-    return support, TextClassifier(torch.randn(2, D), class_names=("a", "b"))
+def test_options_of_parts_are_flat_in_order_and_keep_their_bounds():
+    assert names(Walker) == ["speed", "ties", "own"] and names(Runner) == ["speed", "ties", "class_weight"]
+    assert Walker().options == {"speed": 4.0, "ties": "plateau", "own": 1}
+    with pytest.raises(ConfigError, match=r"option speed=-1 of Walker is not usable"):
+        Walker(speed=-1)
 
 
-def test_who_needs_parts_gets_them_and_nobody_else_does(clips):
-    support, classifier = clips
-    sets = {"val": support, "unlabeled": support.without_labels()}
-    needing, plain, may = LastPart(), Plain(), MayUse()
-    for adapter in (needing, plain, may):
-        adapter.fit(support, classifier, **sets)
-    assert all(torch.equal(shown.parts, support.parts) for shown in (*needing.shown, *may.shown))
-    assert all(shown.parts is None for shown in plain.shown)
-    may.fit(support.without_parts(), classifier)
-    assert may.shown[0].parts is None
+def test_a_part_has_the_values_of_options_and_settles_them():
+    assert (Walker(speed="2").pace.speed, Walker(speed=1).speed, Walker(speed=1).pace.speed) == (2.0, 3.0, 3.0)
+    changed = Walker()
+    changed.speed = 9.0
+    assert changed.pace.speed == 9.0
 
 
-@pytest.mark.parametrize("lacking", ["support", "val", "unlabeled"])
-def test_samples_without_parts_are_refused_in_one_line(clips, lacking):
-    support, classifier = clips
-    sets = {"support": support, "val": support, "unlabeled": support.without_labels()}
-    sets[lacking] = sets[lacking].without_parts()
-    said = r"adapter 'last-part' needs the parts of each sample \(frames, slices, windows\); these are single images"
-    with pytest.raises(CapabilityError, match=said) as caught:
-        LastPart().fit(sets["support"], classifier, val=sets["val"], unlabeled=sets["unlabeled"])
-    assert "\n" not in str(caught.value)
+def test_needs_of_a_part_are_of_the_one_that_asks_for_them():
+    assert "images" in Walker(speed=6).needs and "images" not in Walker().needs | Walker.needs
 
 
-def test_a_batch_has_parts_where_the_method_predicts_from_them(clips):
-    support, classifier = clips
-    adapter = LastPart()
-    adapter.fit(support, classifier)
-    last = torch.nn.functional.normalize(support.parts[:, -1], dim=1) @ adapter.weights_.T
-    torch.testing.assert_close(adapter.logits(support), last)
-    torch.testing.assert_close(adapter.logits(Batch(parts=support.parts)), last)
-    first_only = torch.arange(5).expand(4, 5) < 1
-    torch.testing.assert_close(
-        adapter.logits(Batch(parts=support.parts, parts_mask=first_only)),
-        torch.nn.functional.normalize(support.parts[:, 0], dim=1) @ adapter.weights_.T,
-    )
-    with pytest.raises(CapabilityError, match=r"needs the parts of each sample .* to predict; pass Batch\(parts="):
-        adapter.logits(support.features)
-    with pytest.raises(CapabilityError, match="width 3, these have 7"):
-        adapter.logits(Batch(parts=torch.zeros(2, 5, 7)))
-    with pytest.raises(CapabilityError, match="carries no parts"):
-        _ = Batch(features=support.features).unit_parts
+def test_a_subclass_has_other_facts_and_the_same_options():
+    with pytest.raises(ConfigError, match="give 10 at most"):
+        Walker(speed=11)
+    assert Runner(speed=11).pace.fastest == 20.0 and Runner().speed == 4.0 and Runner().own == 7
+
+
+def test_a_part_is_found_by_its_kind_of_a_class_too():
+    assert part_of(Runner, ClassWeighting).class_weight == "auto" and part_of(Walker, ClassWeighting) is None
+    assert part_of(Walker, Pace).speed == 4.0 and part_of(Runner(speed=2), Pace) == Pace(fastest=20.0, speed=2.0)
+
+
+def test_what_papers_have_is_that_of_all_parts():
+    assert Runner.published_options() == {"speed": 2.0, "ties": "published", "class_weight": "none"}
+
+
+def test_views_that_are_new_are_views_and_crops():
+    assert issubclass(TrainingViews, StoredViews) and issubclass(StoredViews, RandomCrops)
+    pool = TrainingViews(views=3, fresh_views=True)
+    assert (pool.fresh, pool.pooled, pool.needs) == (True, 0, {"images"})
+    assert TrainingViews(views=3, fresh_views=True, averages_views=True).pooled == 3
+    assert (StoredViews(views=3).fresh, StoredViews(views=3).pooled, StoredViews().needs) == (False, 3, frozenset())
+
+
+def old(*bases: str, **attributes) -> type:
+    """A method as it was written before there were parts."""
+    kinds = tuple(getattr(api, base) for base in bases)
+    with pytest.warns(DeprecationWarning, match=rf"^Old derives from bases that go in two releases: .*{bases[0]}"):
+        return dataclass(eq=False, kw_only=True)(type("Old", (Means, *kinds), {"__module__": __name__, **attributes}))
+
+
+def fitted(cls: type, **options) -> Adapter:
+    adapter = cls(**options)
+    adapter.name = "means"
+    support = FeatureSet(UNIT, LABELS, ("a", "b"), views=UNIT[:, None].repeat(1, 3, 1))
+    report = adapter.fit(support, TextClassifier(UNIT[:2], logit_scale=1.0, class_names=("a", "b")))
+    assert report.notes in ([], ["trained on 2 augmented views per image"])
+    return adapter
+
+
+def test_a_method_with_the_old_bases_fits_is_saved_and_restored(tmp_path):
+    from vladapt.core.contracts.adapter_file import read_adapter_file
+
+    cls = old("Searched", "FreshViews", published_crop=(0.5, 1.0), needs=frozenset({"features", "views"}))
+    assert names(cls) == ["crop_scale", "views", "fresh_views", "class_weight", "ties"]
+    adapter = fitted(cls, views=2)
+    path = adapter.save(tmp_path / "adapter.safetensors")
+    header, tensors = read_adapter_file(path)[:2]
+    again = cls(**header["options"]).restore(header, tensors, path)
+    assert torch.equal(again.logits(UNIT), adapter.logits(UNIT)) and again.options == adapter.options
+
+
+def test_what_the_old_bases_gave_is_found_in_the_parts():
+    adapter = old("Searched", "FreshViews", published_crop=(0.5, 1.0))(views=2, fresh_views=True)
+    assert (adapter.balanced, adapter.fresh, adapter.pooled, adapter.pool.published_crop) == (True, True, 0, (0.5, 1.0))
+    assert adapter.class_weights(LABELS, 2).tolist() == pytest.approx([0.75, 1.5]) and "images" in adapter.needs
+    assert adapter.published_options() == {"class_weight": "none", "ties": "published"}
+    with pytest.raises(AttributeError, match="no attribute 'unheard'"):
+        _ = adapter.unheard
+
+
+def test_examples_by_an_old_base_are_an_ability():
+    assert old("ByExample", can=frozenset({"new_classes"})).can == {"examples", "new_classes"}
+
+
+def test_a_tower_method_with_the_old_base_counts_classes_alike():
+    cls = old("ClassTowerAdapter", _choose=lambda self, backbone: [], published_crop=(0.2, 1.0))
+    adapter = cls()
+    assert adapter.weighting.balanced and adapter.balanced and adapter.crops.published_crop == (0.2, 1.0)
+    assert names(cls)[0] == "crop_scale" and names(cls)[-1] == "class_weight"
+
+
+def test_a_fact_as_a_class_attribute_is_taken_and_warned_of():
+    with pytest.warns(DeprecationWarning, match=r"^Steady has facts of a part: write pace = has\(Pace, fastest=...\)"):
+
+        @dataclass(eq=False, kw_only=True)
+        class Steady(Walker):
+            fastest: ClassVar[float] = 30.0
+
+    assert Steady(speed=25).pace.fastest == 30.0
