@@ -13,7 +13,7 @@ from .core.lazy import lazy_exports
 
 SECTIONS: dict[str, dict[str, str]] = {
     "contracts": {
-        "core.contracts": "Adapter Part has ClassWeighting Ties RandomCrops StoredViews TrainingViews FitReport "
+        "core.contracts": "Adapter has ClassWeighting Ties RandomCrops StoredViews TrainingViews FitReport "
         "require FeatureSet TextClassifier Batch Loss RowLoss Output Metric Selector Pool Backbone InputChannels "
         "TrainingImages TrainingPlace Detection",
     },

@@ -81,7 +81,6 @@ from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
 from .core.contracts.output_kind import OutputKind as OutputKind
-from .core.contracts.parts import Part as Part
 from .core.contracts.parts import has as has
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, FitReport, Loss, option
 from ...core.errors import CapabilityError
 from ...core.prompts import encoded_classes
-from ..transductive._together import ANSWERS, answered, remember
+from ..transductive._together import ANSWERS, answered, check_together, remember
 from ._projected import Propagation, projection_of
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -93,6 +93,8 @@ class Reclip(SelfTrained):
         super().__post_init__()
         if not self.train:
             self.needs, self.at_predict = frozenset({"features", "unlabeled"}), PLAIN
+
+    _check_support = check_together
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"optimizer": "sgd", "decayed": "all", "schedule": "constant"}

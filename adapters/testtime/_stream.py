@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TrainingImages, has, option
 from ...core.errors import CapabilityError
-from ..transductive._together import ANSWERS, TOGETHER, answered, remember
+from ..transductive._together import ANSWERS, TOGETHER, answered, check_together, remember
 from ._bags import RandomViews
 
 
@@ -41,6 +41,8 @@ class Streamed(Adapter):
     memory: ClassVar[tuple[str, ...]] = ()
 
     shuffle: bool = option(True, "draw the order of the images by the seed; no: take them as they are given")
+
+    _check_support = check_together
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier, seed)

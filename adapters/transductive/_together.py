@@ -21,6 +21,24 @@ ANSWERS = ("queries", "prints", "log_assignments")
 """What `remember` leaves in the state of a method."""
 
 
+def check_together(method: Any, support, classifier, backbone, unlabeled) -> None:
+    """The `_check_support` of methods that read all unlabelled images at once, with one label per image: a `label_free`
+    one needs no labels; all need images to classify, of the width of the text."""
+    if not method.label_free:
+        Adapter._check_support(method, support, classifier, backbone, unlabeled)
+    several = support.multilabel or classifier.negative is not None
+    method.check_kind(several_labels=several, text_encoder=backbone is not None)
+    method.multilabel_ = False
+    if unlabeled is None or not len(unlabeled):
+        raise CapabilityError(f"adapter '{method.name}' classifies unlabelled images together; pass some as unlabeled=")
+    widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
+    if len(widths) > 1:
+        raise CapabilityError(
+            f"support, unlabelled images and text have features of width {sorted(widths)}; "
+            "all must come from one backbone"
+        )
+
+
 def remember(method: Any, queries: Tensor, answers: Tensor) -> Tensor:
     """Keep an answer for each of the unlabelled images: set `ANSWERS` of a method, and return the last of them.
 
@@ -100,6 +118,7 @@ class ClassifiedTogether(Adapter):
     later_state: ClassVar[dict[str, Any]] = {"base_": ""}
 
     n_neighbors: int
+    _check_support = check_together
 
     @property
     def base_(self) -> str:

@@ -33,7 +33,7 @@ from ...core.training import (
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
 from ._neighbours import mutual_links
-from ._together import ANSWERS, answered, one_update, remember
+from ._together import ANSWERS, answered, check_together, one_update, remember
 
 ALL, RELEASED = TUNED = ("all", "released")
 
@@ -118,6 +118,8 @@ class GtaClip(SelfTrained):
         0.1, "difference of the two largest z below which an image counts as confused", above=0, high=1
     )
     compared: float = option(0.05, "share of the first round's confused pairs to compare", low=0, high=1)
+
+    _check_support = check_together
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"betas": (0.9, 0.98), "eps": 1e-6, "decayed": "all", "schedule": "constant"}

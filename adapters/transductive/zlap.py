@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.data import nearest_rows
 from ._propagation import normalised_graph, propagated
-from ._together import SAME, TOGETHER
+from ._together import SAME, TOGETHER, check_together
 
 TOLERANCE = 1e-6
 TRANSDUCTIVE, INDUCTIVE, SPARSE = SETUPS = ("transductive", "inductive", "sparse-inductive")
@@ -83,6 +83,8 @@ class Zlap(Adapter):
         choices=SETUPS,
     )
     iterations: int = option(50, "limit on the steps of the solver", low=1, high=100_000)
+
+    _check_support = check_together
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.queries = classifier.weights, unlabeled.unit

@@ -548,26 +548,6 @@ class Adapter(ABC):
                 raise CapabilityError(f"adapter '{self.name}' needs {REQUIRED[name]}; pass resources={{'{name}': ...}}")
 
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        reads_together = type(self).transductive and "unlabeled" in self.needs and not self.multilabel
-        if not (reads_together and self.label_free):
-            self._check_labels(support, classifier, backbone, unlabeled)
-        if reads_together:
-            self._check_read_together(support, classifier, backbone, unlabeled)
-
-    def _check_read_together(self, support, classifier, backbone, unlabeled) -> None:
-        """A method that reads all test images at once takes one label per image, and needs some of the texts' width."""
-        several = support.multilabel or classifier.negative is not None
-        self.check_kind(several_labels=several, text_encoder=backbone is not None)
-        self.multilabel_ = False
-        if unlabeled is None or not len(unlabeled):
-            lacking = "classifies unlabelled images together; pass some as unlabeled="
-            raise CapabilityError(f"adapter '{self.name}' {lacking}")
-        widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
-        if len(widths) > 1:
-            found = f"support, unlabelled images and text have features of width {sorted(widths)}"
-            raise CapabilityError(f"{found}; all must come from one backbone")
-
-    def _check_labels(self, support, classifier, backbone, unlabeled) -> None:
         labelled = support.labels is not None and len(support) > 0
         if not labelled and not self.label_free:
             raise CapabilityError(f"adapter '{self.name}' needs labelled support images; there are none")
