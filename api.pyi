@@ -64,11 +64,11 @@ from .core.contracts.adapter import require as require
 from .core.contracts.bench import BenchScore as BenchScore
 from .core.contracts.bench import BenchSet as BenchSet
 from .core.contracts.bench import BenchTowers as BenchTowers
-from .core.contracts.choices import ByExample as ByExample
-from .core.contracts.choices import ClassWeighted as ClassWeighted
-from .core.contracts.choices import FreshViews as FreshViews
-from .core.contracts.choices import PooledViews as PooledViews
-from .core.contracts.choices import Searched as Searched
+from .core.contracts.choices import ClassWeighting as ClassWeighting
+from .core.contracts.choices import RandomCrops as RandomCrops
+from .core.contracts.choices import StoredViews as StoredViews
+from .core.contracts.choices import Ties as Ties
+from .core.contracts.choices import TrainingViews as TrainingViews
 from .core.contracts.curator import Curator as Curator
 from .core.contracts.curator import Decision as Decision
 from .core.contracts.curator import Survey as Survey
@@ -81,6 +81,7 @@ from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
 from .core.contracts.output_kind import OutputKind as OutputKind
+from .core.contracts.parts import has as has
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector
 from .core.contracts.task import Axes as Axes
@@ -142,7 +143,6 @@ from .core.training.batches import epoch_batches as epoch_batches
 from .core.training.small_heads import label_loss as label_loss
 from .core.training.small_heads import train_epochs as train_epochs
 from .core.training.small_heads import training_features as training_features
-from .core.training.tower_adapter import ClassTowerAdapter as ClassTowerAdapter
 from .core.training.tower_adapter import TowerAdapter as TowerAdapter
 from .core.training.tower_passes import image_features as image_features
 from .core.training.tower_weights import copy_of as copy_of

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
-from ..core.contracts import Adapter, option
+from ..core.contracts import option
 from ..core.errors import UnknownNameError, did_you_mean
 
 MOST_SHOTS = 16
@@ -50,29 +49,11 @@ def set_name(name: str) -> str:
     raise UnknownNameError(f"no data set with published settings has that name; {did_you_mean(plain, _SPELLINGS)}")
 
 
-@dataclass(eq=False, kw_only=True)
-class WithPreset(Adapter):
-    """Base of methods that publish other settings for some of the sets."""
+def preset_option(*sets: str) -> Any:
+    """The option `preset` of a method that publishes other settings for some sets, which its `presets` names.
 
-    presets: ClassVar[tuple[str, ...]] = SETS
-
-    preset: str | None = option(
-        None,
-        "published set whose settings are used, shared options as papers have them; none: the general ones",
-        choices=SETS,
-        parse=set_name,
-    )
-
-
-@dataclass(eq=False, kw_only=True)
-class WithVariants(WithPreset):
-    """Base of those that publish settings for the variants of ImageNet too."""
-
-    presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
-
-    preset: str | None = option(
-        None,
-        "published set whose settings are used, shared options as papers have them; none: the general ones",
-        choices=(*SETS, *VARIANTS),
-        parse=set_name,
-    )
+    Args:
+        sets: those that it may be; by default `SETS`.
+    """
+    help = "published set whose settings are used, shared options as papers have them; none: the general ones"
+    return option(None, help, choices=sets or SETS, parse=set_name)

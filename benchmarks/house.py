@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import grimp
@@ -153,6 +154,14 @@ def names_of_rooms() -> list[Named]:
     return sorted(found)
 
 
+def classes_above_adapters() -> dict[str, int]:
+    """How many classes of ours stand above each method, `Adapter` among them."""
+    from vladapt.core.registry import adapter_class, catalogue
+
+    bases = {name: adapter_class(name).__mro__[1:] for name in catalogue.adapters()}
+    return {name: sum(base.__module__.split(".")[0] == "vladapt" for base in mro) for name, mro in bases.items()}
+
+
 def rooms() -> list[str]:
     """Folders of `core`."""
     return sorted(folder.name for folder in (ROOT / "core").iterdir() if (folder / "__init__.py").is_file())
@@ -218,6 +227,8 @@ def table(*, entered: bool) -> Iterator[Row]:
     names, modules = ({(each.room, each.name) for each in used}, {each.room for each in used})
     shown = f"{len(names)} in {len(modules)} modules"
     yield Row("names of core that adapters and domains import", shown, "449 in 147 modules", "260 in 20")
+    above = classes_above_adapters().values()
+    yield Row("own classes above an adapter: median; most", f"{median(above):g}; {max(above)}", "4; 10", "3 at most")
 
 
 def _edges() -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, has, option
 from ...core.training import epoch_batches, keep_best, label_loss, train_epochs
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -19,7 +19,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(eq=False, kw_only=True)
-class BagHead(ClassWeighted):
+class BagHead(Adapter):
     """A network reads the parts of a sample as the tower gives them, in whatever number, and gives logits of the
     classes; class texts are not used. The weights of the epoch with the least loss on val are kept, without val those
     of the last epoch.
@@ -33,6 +33,8 @@ class BagHead(ClassWeighted):
     reads_bags: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("network",)
+
+    weighting = has(ClassWeighting)
     network: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
     lr: float = option(1e-4, "learning rate", above=0)
@@ -69,13 +71,17 @@ class BagHead(ClassWeighted):
         """What lowers the rate by the loss on val, if anything does."""
         return None
 
+    def _priors(self, labels: Tensor, classes: int) -> Tensor | None:
+        """(C,) what the loss adds to logits, so that classes count alike."""
+        return self.weighting.priors_of(labels, classes)
+
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         """Epoch -> the bag of each step, (1,) int64 on the CPU, where reading it stops no GPU."""
         return epoch_batches(len(support), 1, seed)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         device, classes = support.features.device, len(classifier)
-        loss = label_loss(support.multilabel, self.priors_of(support.labels, classes))
+        loss = label_loss(support.multilabel, self._priors(support.labels, classes))
 
         def criterion(logits: Tensor, labels: Tensor) -> Tensor:
             return loss(logits, labels.to(logits.device))

@@ -163,10 +163,8 @@ class Clam(BagHead):
         weights = self._net.read(bag)[1]
         return weights if self.branches else weights[:1]
 
-    def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
-        if self.balanced_sampling:
-            return None  # what is drawn has each class as often
-        return super().priors_of(labels, num_classes)
+    def _priors(self, labels: Tensor, classes: int) -> Tensor | None:
+        return None if self.balanced_sampling else super()._priors(labels, classes)  # each class is drawn as often
 
     def _order(self, support: FeatureSet, classes: int, seed: int) -> Callable[[int], Iterable[Tensor]]:
         if not self.balanced_sampling:

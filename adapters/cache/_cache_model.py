@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FeatureSet, TextClassifier
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, TextClassifier, Ties
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics import ALIKE, best_setting, row_weights
@@ -41,11 +41,16 @@ Rows = Callable[[FeatureSet], FeatureSet]
 
 
 @dataclass(eq=False, kw_only=True)
-class CacheModel(ByExample):
+class CacheModel(Adapter):
     """Base of caches that are added to zero-shot: logits = s x W^T + b + alpha s / 100 exp(-beta (1 - q F^T)) L.
 
-    A method leaves F and L in `keys` (N, D_k) and `values` (N, C), beta and alpha in `beta_` and `alpha_`.
+    A method leaves F and L in `keys` (N, D_k) and `values` (N, C), beta and alpha in `beta_` and `alpha_`. One that
+    takes a resource `keys` has it in `optional`, and "keyed" in its `state` and its `later_state`.
     """
+
+    can: ClassVar[frozenset[str]] = frozenset({"examples"})
+    weighting: ClassVar[ClassWeighting]
+    choice: ClassVar[Ties]
 
     def take_texts(self, classifier: TextClassifier) -> None:
         """Set `text` (C, D), `logit_bias` and `logit_scale`, by which the classifier's logits are told.
@@ -60,38 +65,6 @@ class CacheModel(ByExample):
     def zero_shot(self, unit: Tensor, text: Tensor | None = None) -> Tensor:
         """(B, C) logits of unit features without a cache; of `text` where other rows than the adapter's are given."""
         return self.logit_scale * unit @ (self.text if text is None else text).T + self.logit_bias
-
-    def queries(self, batch: Batch) -> Tensor:
-        """(B, D_k) unit rows q that are compared with the keys."""
-        return batch.unit
-
-    def class_values(self) -> Tensor:
-        """(N, C) what the keys add to the classes."""
-        return self.values
-
-    @property
-    def cache_weight(self) -> float:
-        """Of the cache in the logits; published alphas assume CLIP's logit scale."""
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE
-
-    def scores(self, unit: Tensor, queries: Tensor, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(B, C) logits of unit features (B, D) that are compared as `queries` (B, D_k)."""
-        cache = cache_logits(queries, keys, values, self.beta_)  # (B, C)
-        return self.zero_shot(unit, text) + self.cache_weight * cache
-
-    def _logits(self, batch: Batch) -> Tensor:
-        return self.scores(batch.unit, self.queries(batch), self.text, self.keys, self.class_values())
-
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
-        parts = example_logits(self.queries(batch), self.keys, self.class_values(), self.beta_, classes)  # (B, N)
-        return self.cache_weight * parts
-
-
-@dataclass(eq=False, kw_only=True)
-class Keyed(CacheModel):
-    """Base of caches that take a resource `keys`. A method has "keyed" in its `state` and its `later_state`."""
-
-    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
 
     @property
     def keyed(self) -> bool:
@@ -127,6 +100,27 @@ class Keyed(CacheModel):
                 f"adapter '{self.name}' has keys of another backbone; pass Batch(features=..., keys=...)"
             )
         return F.normalize(batch.keys.float(), dim=-1)
+
+    def class_values(self) -> Tensor:
+        """(N, C) what the keys add to the classes."""
+        return self.values
+
+    @property
+    def cache_weight(self) -> float:
+        """Of the cache in the logits; published alphas assume CLIP's logit scale."""
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE
+
+    def scores(self, unit: Tensor, queries: Tensor, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, C) logits of unit features (B, D) that are compared as `queries` (B, D_k)."""
+        cache = cache_logits(queries, keys, values, self.beta_)  # (B, C)
+        return self.zero_shot(unit, text) + self.cache_weight * cache
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self.scores(batch.unit, self.queries(batch), self.text, self.keys, self.class_values())
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        parts = example_logits(self.queries(batch), self.keys, self.class_values(), self.beta_, classes)  # (B, N)
+        return self.cache_weight * parts
 
 
 def as_they_are(features: FeatureSet) -> FeatureSet:
@@ -306,8 +300,8 @@ def search_as(
             alphas,
             beyond=beyond(adapter, alphas),
             alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
-            balanced=adapter.balanced,
-            ties=adapter.ties,
+            balanced=adapter.weighting.balanced,
+            ties=adapter.choice.ties,
         )
         return (beta, alpha), score
 
@@ -323,7 +317,7 @@ def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     if (
         adapter.multilabel_
         or adapter.as_published
-        or adapter.ties == "published"
+        or adapter.choice.ties == "published"
         or adapter.search_scale is not None
         or adapter.alpha is not None
     ):

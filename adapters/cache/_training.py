@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet
+from ...core.contracts import Batch, FeatureSet
 from ...core.data import Selection
 from ...core.metrics import ALIKE
 from ...core.training import LearningRates, epoch_batches, keep_best, train_epochs
-from ._cache_model import Axis, Rows, as_they_are, search_as
+from ._cache_model import Axis, CacheModel, Rows, as_they_are, search_as
 
 SELECT = ("best_val", "last")
 
@@ -43,7 +43,7 @@ class Trained:
 
 
 def train_and_choose(
-    adapter: ClassWeighted,
+    adapter: CacheModel,
     support: FeatureSet,
     selection: Selection,
     axes: Sequence[Axis],
@@ -67,7 +67,8 @@ def train_and_choose(
         selection.train, val=selection.val, order=None if selection.held_out else order, **given
     )
     chosen, score = _search(adapter, selection, axes, epoch, given)
-    if score is not None and adapter.select != "last" and adapter.counts_unequal(selection.train, len(adapter.text)):
+    unequal = adapter.weighting.counts_unequal(selection.train, len(adapter.text))
+    if score is not None and adapter.select != "last" and unequal:
         other = copy.copy(adapter)
         other._train(selection.train, stop=0, **given)
         before, untrained = _search(other, selection, axes, 0, given)
@@ -86,7 +87,7 @@ def train_and_choose(
 
 
 def _search(
-    adapter: ClassWeighted, selection: Selection, axes: Sequence[Axis], epoch: int, given: dict
+    adapter: CacheModel, selection: Selection, axes: Sequence[Axis], epoch: int, given: dict
 ) -> tuple[dict[str, float], float | None]:
     """Beta and alpha of the best score on val, and what it is with the offsets of unequal classes; the defaults and
     None without val. The adapter then predicts with them."""
@@ -98,12 +99,12 @@ def _search(
         chosen = dict(zip(names, best))
     _predict_with(adapter, selection.train, axes, chosen, epoch, given)
     if score is not None and adapter.offset is not None:
-        score = adapter.val_score(adapter._logits(batch_of(val, rows)), val.labels)
+        score = adapter.weighting.val_score(adapter._logits(batch_of(val, rows)), val.labels)
     return chosen, score
 
 
 def _predict_with(
-    adapter: ClassWeighted,
+    adapter: CacheModel,
     support: FeatureSet,
     axes: Sequence[Axis],
     chosen: dict[str, float],
@@ -120,7 +121,7 @@ def _predict_with(
         return other._logits(batch_of(held, given.get("rows", as_they_are)))
 
     adapter.beta_, adapter.alpha_ = chosen["beta"], chosen["alpha"]
-    adapter.offset = adapter.cross_fitted_offsets(support, len(adapter.text), given["seed"], logits_of)
+    adapter.offset = adapter.weighting.cross_fitted_offsets(support, len(adapter.text), given["seed"], logits_of)
 
 
 def train_keeping_best(

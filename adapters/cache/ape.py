@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, ClassWeighting, FitReport, StoredViews, Ties, has, option, require
 from ...core.data import selection_split
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._cache_model import (
     REFERENCE_SCALE,
     CacheModel,
@@ -35,7 +35,7 @@ SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(WithPreset, CacheModel, Searched, PooledViews):
+class APE(CacheModel):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -68,11 +68,15 @@ class APE(WithPreset, CacheModel, Searched, PooledViews):
         "unequal shots are averaged per class (the released code assumes equal ones); nothing is searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     gamma: float | None = option(None, "strength of the KL weighting; none to search it", low=0)
@@ -109,28 +113,28 @@ class APE(WithPreset, CacheModel, Searched, PooledViews):
                 beyond=beyond(self, alphas),
                 exponent=self.exponent,
                 alpha_factor=self.logit_scale / REFERENCE_SCALE,
-                balanced=self.balanced,
-                ties=self.ties,
+                balanced=self.weighting.balanced,
+                ties=self.choice.ties,
             )
 
         chosen, words, score = choose(grid_axes(self, AXES, APE_SETTINGS[self.preset]), selection, search)
         searched = search_notes(self.keys, self.values, score)
         self._remember(support)
         self.beta_, self.alpha_, self.gamma_ = chosen["beta"], chosen["alpha"], chosen["gamma"]
-        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels kept", *searched]
+        notes = [keys_note(support, self.pool.views), f"{len(self.channels)} of {support.dim} channels kept", *searched]
         return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _remember(self, support) -> None:
         """Channels, refined keys, values and each key's divergence."""
         setting = APE_SETTINGS[self.preset]
-        keys = cache_keys(support, self.views)  # (N, D)
+        keys = cache_keys(support, self.pool.views)  # (N, D)
         one_hot = one_hot_values(support, len(self.text))  # (N, C)
         top_q = self.top_q or max(1, round(setting.top_q / APE_WIDTH * support.dim))
         self.channels = select_channels(channel_criterion(self.text, self.w or setting.w, keys, one_hot), top_q)
         self.keys = self._refine(keys)  # (N, Q)
         guess = (self.keys @ self._refine(self.text).T).softmax(dim=-1)  # (N, C)
         self.exponent = (one_hot * torch.log2((one_hot + SMOOTHING) / (guess + SMOOTHING))).sum(dim=-1)  # (N,)
-        weights = self.class_weights(support.labels, len(self.text))
+        weights = self.weighting.class_weights(support.labels, len(self.text))
         self.values = cache_values(support, len(self.text), weights)  # (N, C)
 
     def _refine(self, features: Tensor) -> Tensor:

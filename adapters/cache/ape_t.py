@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
+from ...core.contracts import Batch, ClassWeighting, FitReport, Ties, TrainingViews, has, option
 from ...core.data import selection_split
 from ...core.training import label_loss, training_features, views_of_training
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._cache_model import (
     CacheModel,
     cache_keys,
@@ -30,7 +30,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(WithPreset, CacheModel, Searched, FreshViews):
+class APET(CacheModel):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -51,7 +51,7 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`ClassWeighted.cross_fitted_offsets`), and the cache before training counts as epoch 0,
+    Unequal classes get offsets (`ClassWeighting.cross_fitted_offsets`), and the cache before training is epoch 0,
     which is kept where it scores better on val.
 
     Raises:
@@ -71,8 +71,6 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
         "stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
-    averages_views: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
         "offset",
@@ -80,6 +78,11 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
     later_state: ClassVar[dict[str, None]] = {"offset": None}
     trained: ClassVar[tuple[str, ...]] = ("residual", "value_scale")
 
+    pool = has(TrainingViews, published_crop=(0.5, 1.0), averages_views=True)
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     top_q: int | None = option(
@@ -104,29 +107,29 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
         axes = grid_axes(self, AXES, APE_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
-        given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
+        given = {"base": base, "seed": seed, "seen": views_of_training(self.pool, support, backbone, resources, seed)}
         trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
-        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels are trained"]
-        notes += [self.views_note(support)] if self.fresh else []
+        notes = [keys_note(support, self.pool.views), f"{len(self.channels)} of {support.dim} channels are trained"]
+        notes += [self.pool.views_note(support)] if self.pool.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
     def _train(
         self, support, *, base, seed, seen=None, val=None, stop=None, order=None
     ) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
-        weights = self.class_weights(support.labels, len(base))
-        keys, values = cache_keys(support, self.views), cache_values(support, len(base), weights)
+        weights = self.weighting.class_weights(support.labels, len(base))
+        keys, values = cache_keys(support, self.pool.views), cache_values(support, len(base), weights)
         self.channels = self._choose_channels(base, keys, one_hot_values(support, len(base)))
         residual = torch.zeros(len(base), len(self.channels), device=keys.device, requires_grad=True)
         value_scale = torch.ones(len(keys), 1, device=keys.device, requires_grad=True)
         compose = partial(self._compose, base, keys, values, support.labels)
-        criterion = label_loss(False, self.priors_of(support.labels, len(base)))
+        criterion = label_loss(False, self.weighting.priors_of(support.labels, len(base)))
 
         def logits(unit: Tensor) -> Tensor:
             return self.scores(unit, unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_features(support, index, seen or self.views, epoch)
+            images = training_features(support, index, seen or self.pool.views, epoch)
             return criterion(logits(images), support.labels[index])
 
         kept = train_keeping_best(
@@ -135,7 +138,7 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
             len(support),
             self._schedule(support, seed, stop),
             order=order,
-            score=None if val is None else lambda: self.val_score(logits(val.unit), val.labels),
+            score=None if val is None else lambda: self.weighting.val_score(logits(val.unit), val.labels),
             select=self.select,
         )
         self.residual, self.value_scale = residual.detach(), value_scale.detach()

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, Ties, has, option, require
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
-from ..published_sets import WithPreset
-from ._cache_model import Axis, Keyed, Rows, cache_logits, choose, example_logits
+from ..published_sets import SETS, preset_option
+from ._cache_model import Axis, CacheModel, Rows, cache_logits, choose, example_logits
 from ._presets import PROKER_SETTINGS
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
@@ -31,7 +31,7 @@ MOST_DOUBLE, MOST_SINGLE = 4096, 1_000_000
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Keyed, Searched, PooledViews):
+class ProKeR(CacheModel):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -86,14 +86,19 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
         "are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP is not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     text_free: ClassVar[bool] = True
     published: ClassVar[dict[str, int]] = {"most_rows": NO_LIMIT}
+    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_", "keyed",
     )  # fmt: skip
     later_state: ClassVar = {"keyed": False}
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)
     penalty: float | None = option(None, "lambda; none to search it", above=0)
     search_beta: tuple[float, float] | None = option(
@@ -156,9 +161,9 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
         def search(betas: Sequence[float], penalties: Sequence[float]):
             problem, val = self._problem(selection.train, taken, rows), selection.val
             zero_shot = val.unit @ self.text.T
-            score = partial(self.val_score, labels=val.labels)
+            score = partial(self.weighting.val_score, labels=val.labels)
             scores = problem.scores(rows(val).unit, zero_shot, betas, penalties, score)
-            best, lam = best_setting(scores, self.ties)
+            best, lam = best_setting(scores, self.choice.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
 
         return search
@@ -166,20 +171,20 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
     def _problem(self, support: FeatureSet, taken: int, rows: Rows) -> Problem:
         compared, (unit, labels) = rows(support), rows_of(support, taken)
         keys = unit if compared is support else rows_of(compared, taken)[0]
-        return Problem.of(keys, labels, unit @ self.text.T, self.class_weights(labels, len(self.text)))
+        return Problem.of(keys, labels, unit @ self.text.T, self.weighting.class_weights(labels, len(self.text)))
 
     def _taken(self, support: FeatureSet) -> int:
         """How many views of each image are rows; 0 where the image itself is."""
-        if not self.views or support.views is None:
+        if not self.pool.views or support.views is None:
             return 0
-        taken = min(self.views, support.views.shape[1])
+        taken = min(self.pool.views, support.views.shape[1])
         within = taken if self.most_rows == NO_LIMIT else self.most_rows // max(1, len(support))
         return max(1, min(taken, within))
 
     def _notes(self, support: FeatureSet, taken: int) -> list[str]:
         if not taken:
             return ["rows are features of the images as they are, without augmented views"]
-        given = min(self.views, support.views.shape[1])
+        given = min(self.pool.views, support.views.shape[1])
         fewer = f" (of {given}, to keep to {self.most_rows} rows)" if taken < given else ""
         return [f"{taken} augmented views of each image are rows of their own{fewer}"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts import FitReport, PooledViews, Searched, option
+from ...core.contracts import ClassWeighting, FitReport, StoredViews, Ties, has, option
 from ...core.data import selection_split
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._cache_model import (
-    Keyed,
+    CacheModel,
     cache_keys,
     cache_values,
     choose,
@@ -27,7 +27,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
+class TipAdapter(CacheModel):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -71,14 +71,19 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
         "searched on held-out support images"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
+    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "keyed",
     )  # fmt: skip
     later_state: ClassVar = {"keyed": False}
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     search_scale: tuple[float, float] | None = option(
@@ -93,12 +98,12 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
         self._remember(rows(selection.train))
         axes = grid_axes(self, AXES, TIP_SETTINGS[self.preset])
         chosen, words, score = choose(axes, selection, search_as(self, selection, rows))
-        notes = [*(notes or [keys_note(support, self.views)]), *search_notes(self.keys, self.values, score)]
+        notes = [*(notes or [keys_note(support, self.pool.views)]), *search_notes(self.keys, self.values, score)]
         self._remember(rows(support))
         self.beta_, self.alpha_ = chosen["beta"], chosen["alpha"]
         return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _remember(self, support) -> None:
-        self.keys = cache_keys(support, self.views)  # (N, D)
-        weights = self.class_weights(support.labels, len(self.text))
+        self.keys = cache_keys(support, self.pool.views)  # (N, D)
+        weights = self.weighting.class_weights(support.labels, len(self.text))
         self.values = cache_values(support, len(self.text), weights)  # (N, C)

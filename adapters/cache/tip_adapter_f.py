@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
+from ...core.contracts import Batch, ClassWeighting, FitReport, Ties, TrainingViews, has, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
 from ...core.training import label_loss, training_features, views_of_training
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._cache_model import (
-    Keyed,
+    CacheModel,
     Rows,
     as_they_are,
     cache_keys,
@@ -28,7 +28,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
+class TipAdapterF(CacheModel):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -50,7 +50,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`ClassWeighted.cross_fitted_offsets`), and the cache before training counts as epoch 0,
+    Unequal classes get offsets (`ClassWeighting.cross_fitted_offsets`), and the cache before training is epoch 0,
     which is kept where it scores better on val.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`), as in tip-adapter; then only
@@ -77,16 +77,20 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
         "best epoch on test document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
-    averages_views: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
+    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "offset", "keyed",
     )  # fmt: skip
     later_state: ClassVar = {"offset": None, "keyed": False}
     trained: ClassVar[tuple[str, ...]] = ("keys",)
 
+    pool = has(TrainingViews, published_crop=(0.5, 1.0), averages_views=True)
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     search_scale: tuple[float, float] | None = option(
@@ -106,12 +110,15 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
-        if self.keyed and self.fresh:
+        if self.keyed and self.pool.fresh:
             raise CapabilityError("option fresh_views: keys of another backbone have no views; omit one of the two")
-        seen = views_of_training(self, support, backbone, resources, seed)
+        seen = views_of_training(self.pool, support, backbone, resources, seed)
         given = {"rows": rows, "seed": seed, "seen": seen}
         trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
-        notes = notes or [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
+        notes = notes or [
+            keys_note(support, self.pool.views),
+            *([self.pool.views_note(support)] if self.pool.fresh else []),
+        ]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
     def _train(
@@ -119,20 +126,20 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     ) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
         compared = rows(support)
-        weights = self.class_weights(support.labels, len(self.text))
+        weights = self.weighting.class_weights(support.labels, len(self.text))
         self.values = cache_values(support, len(self.text), weights)  # (N, C)
-        self.keys = cache_keys(compared, self.views).clone().requires_grad_()  # (N, D_k)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
+        self.keys = cache_keys(compared, self.pool.views).clone().requires_grad_()  # (N, D_k)
+        criterion = label_loss(support.multilabel, self.weighting.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_features(support, index, seen or self.views, epoch)
-            queries = images if compared is support else training_features(compared, index, self.views, epoch)
+            images = training_features(support, index, seen or self.pool.views, epoch)
+            queries = images if compared is support else training_features(compared, index, self.pool.views, epoch)
             return criterion(self._unit_logits(images, queries), support.targets[index])
 
         epochs = self.epochs or TIP_SETTINGS[self.preset].epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
         of_val = None if val is None else (val.unit, rows(val).unit)
-        score = None if val is None else lambda: self.val_score(self._unit_logits(*of_val), val.labels)
+        score = None if val is None else lambda: self.weighting.val_score(self._unit_logits(*of_val), val.labels)
         kept = train_keeping_best(
             [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
         )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, Ties, has, option, require
 from ...core.data import Selection, selection_split
 from ..support_folder import support_folder_images
 from ._cache_model import (
@@ -31,7 +31,7 @@ STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
 
 
 @dataclass(eq=False, kw_only=True)
-class TipX(CacheModel, Searched, PooledViews):
+class TipX(CacheModel):
     """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
     arXiv 2211.16198).
 
@@ -77,7 +77,6 @@ class TipX(CacheModel, Searched, PooledViews):
         "images are compared with that range set by hand, and differ without it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "signatures", "mean_keys", "ranges",
@@ -85,6 +84,9 @@ class TipX(CacheModel, Searched, PooledViews):
     )  # fmt: skip
     later_state: ClassVar[dict[str, bool]] = {"of_shots": False}
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     gamma: float | None = option(None, "weight of the signatures; none to search it", low=0)
@@ -122,7 +124,7 @@ class TipX(CacheModel, Searched, PooledViews):
             return search_two_terms(
                 unit, selection.val.labels, zero_shot, self.keys, self.values, self._likeness(unit),
                 alphas, betas, gammas, factor=self.logit_scale / REFERENCE_SCALE,
-                balanced=self.balanced, ties=self.ties,
+                balanced=self.weighting.balanced, ties=self.choice.ties,
             )  # fmt: skip
 
         chosen, words, score = choose(self._axes(), selection, search)
@@ -148,7 +150,7 @@ class TipX(CacheModel, Searched, PooledViews):
     def _remember(self, folder: FeatureSet | None, shots: FeatureSet) -> None:
         """Keys, values, and each class's mean signature."""
         parts = [part for part in (folder, shots if folder is None or self.use_shots else None) if part is not None]
-        self.keys = torch.cat([cache_keys(part, self.views) for part in parts])  # (N, D)
+        self.keys = torch.cat([cache_keys(part, self.pool.views) for part in parts])  # (N, D)
         one_hot = torch.cat([one_hot_values(part, len(self.text)) for part in parts])  # (N, C)
         counts = one_hot.sum(dim=0)  # (C,)
         self.signatures = torch.zeros(len(self.text), len(self.text), device=self.keys.device)
@@ -156,7 +158,7 @@ class TipX(CacheModel, Searched, PooledViews):
             self.signatures += one_hot[rows].T @ self._log_signature(self.keys[rows])
         self.signatures /= counts.clamp(min=1)[:, None]  # (C, C): mean over a class's keys
         self.mean_keys = float(counts.sum() / (counts > 0).sum())
-        weights = self.class_weights(one_hot.argmax(dim=1), len(self.text))
+        weights = self.weighting.class_weights(one_hot.argmax(dim=1), len(self.text))
         self.values = one_hot if weights is None else one_hot * weights
 
     def _ranges(self, queries: Tensor | None) -> list[float]:
@@ -192,10 +194,10 @@ class TipX(CacheModel, Searched, PooledViews):
 
     def _notes(self, folder: FeatureSet | None, support: FeatureSet) -> list[str]:
         if folder is None:
-            return ["the cache holds the shots; no support folder was given", keys_note(support, self.views)]
+            return ["the cache holds the shots; no support folder was given", keys_note(support, self.pool.views)]
         beside = f" and the {len(support)} shots" if self.use_shots else "; the shots are not in it"
         images = f"the {len(folder)} images of the support folder"
-        return [f"the cache holds {images}{beside}", keys_note(folder, self.views)]
+        return [f"the cache holds {images}{beside}", keys_note(folder, self.pool.views)]
 
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit

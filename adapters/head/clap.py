@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option, require
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, has, option, require
 from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..dassl_options import dassl_warmup
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
@@ -24,7 +24,7 @@ INITS = ("zero-shot", "random")
 
 
 @dataclass(eq=False, kw_only=True)
-class Clap(ClassWeighted, PooledViews):
+class Clap(Adapter):
     """CLass-Adaptive linear Probe, of A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models
     (Silva-Rodriguez et al., 2024, arXiv 2312.12730).
 
@@ -76,11 +76,12 @@ class Clap(ClassWeighted, PooledViews):
         "l2). The comparison uses the fixture's learning rates, which are not those of a full training run"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("prototypes",)
 
+    pool = has(StoredViews, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
     views: int = 20
     constraint: str = option("l2", "distance of prototypes and text that is penalised", choices=CONSTRAINTS)
     multipliers: str = option("zero-shot", "multiplier of the penalty of each class", choices=MULTIPLIERS)
@@ -105,11 +106,11 @@ class Clap(ClassWeighted, PooledViews):
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         base, notes = text_base(classifier, REFERENCE_LENGTH * math.sqrt(relative_scale(classifier)))
-        unit, labels = training_rows(support, self.views)
+        unit, labels = training_rows(support, self.pool.views)
         self.penalties = self._penalties(frame.logits(unit, unit_rows(base)), labels)
         self.prototypes = self._first(base, relative_scale(classifier), seed)
         history = self._train(unit, labels, base, len(support), resources.get("batch_order"), seed)
-        return FitReport(self.name, history=history, notes=[self.views_note(support), *notes])
+        return FitReport(self.name, history=history, notes=[self.pool.views_note(support), *notes])
 
     def _penalties(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(C,) lambda before training, from zero-shot logits of the training rows."""
@@ -136,7 +137,7 @@ class Clap(ClassWeighted, PooledViews):
         batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
         steps = self.batches or max(1, images // self.batch_size)
         rates = [[rate] * steps for rate in LearningRates.dassl(self.lr, self.epochs, warmup=self.warmup)]
-        criterion = label_loss(labels.ndim == 2, self.priors_of(labels, len(base)))
+        criterion = label_loss(labels.ndim == 2, self.weighting.priors_of(labels, len(base)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             return criterion(self._scores(unit[index]), labels[index]) + self._penalty(base)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, FreshViews, Searched, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, Ties, TrainingViews, has, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
 from ...core.training import dassl_epochs, label_loss, views_of_training
@@ -27,7 +27,7 @@ EPOCHS_FROM_SHOTS = ((8, 200), (2, 100), (1, 50))
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipAdapter(Searched, FreshViews):
+class ClipAdapter(Adapter):
     """CLIP-Adapter: Better Vision-Language Models with Feature Adapters (Gao et al., 2021, arXiv 2110.04544).
 
     f' = ratio A(f) + (1 - ratio) f with A(f) = ReLU(W2 ReLU(W1 f)), no biases, W1 (D/4, D), W2 (D, D/4); logits =
@@ -71,11 +71,13 @@ class ClipAdapter(Searched, FreshViews):
         "(`fresh_views`); `ratio=None` searches the ratio on val, which the released code does not do"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("down", "up")
 
+    pool = has(TrainingViews, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     ratio: float | None = option(
         RATIO, "share of the adapted feature, 0 being zero-shot; none to search it", low=0, high=1
     )
@@ -95,7 +97,7 @@ class ClipAdapter(Searched, FreshViews):
         selection = self._selection(support, val, epochs, seed)
         ratios = RATIOS if selection.val is not None else (RATIO if self.ratio is None else float(self.ratio),)
         order = resources.get("batch_order")
-        train = partial(self._train, views=views_of_training(self, support, backbone, resources, seed))
+        train = partial(self._train, views=views_of_training(self.pool, support, backbone, resources, seed))
 
         heads, history = train(selection.train, ratios, epochs, seed, None if selection.held_out else order)
         best, score = self._best(selection, heads)
@@ -106,7 +108,7 @@ class ClipAdapter(Searched, FreshViews):
             history, ratios, best = first + [{**row, "refit": 1} for row in second[0]], ratios[best : best + 1], 0
         self.down, self.up, self.ratio_ = heads.down[best], heads.up[best], ratios[best]
         chosen = {"ratio": self.ratio_, "epochs": epochs}
-        return FitReport(self.name, chosen, selection.words, score, history, notes=[self.views_note(support)])
+        return FitReport(self.name, chosen, selection.words, score, history, notes=[self.pool.views_note(support)])
 
     def _selection(self, support: FeatureSet, val: FeatureSet | None, epochs: int, seed: int) -> Selection:
         if self.ratio is None:
@@ -120,7 +122,7 @@ class ClipAdapter(Searched, FreshViews):
         """A head for each ratio, and the history of each."""
         heads = _Heads.fresh(support.dim, self.reduction, ratios, seed, support.features.device)
         optimizer = torch.optim.SGD([heads.down, heads.up], self.lr, self.momentum, weight_decay=self.weight_decay)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
+        criterion = label_loss(support.multilabel, self.weighting.priors_of(support.labels, len(self.text)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return torch.stack([criterion(logits, labels) for logits in self._scores(heads.adapt(unit))])  # (R,)
@@ -138,8 +140,8 @@ class ClipAdapter(Searched, FreshViews):
         if selection.val is None:
             return 0, None
         adapted, labels = self._scores(heads.adapt(selection.val.unit)), selection.val.labels
-        scores = [self.val_score(logits, labels) for logits in adapted]
-        best = best_setting(np.array(scores), self.ties)[0]
+        scores = [self.weighting.val_score(logits, labels) for logits in adapted]
+        best = best_setting(np.array(scores), self.choice.ties)[0]
         return best, scores[best]
 
     def _scores(self, adapted: Tensor) -> Tensor:

@@ -15,7 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
+from ...core.contracts import (
+    Adapter,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    StoredViews,
+    TextClassifier,
+    Ties,
+    has,
+    option,
+)
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
 from ...core.training import LearningRates, train_epochs
@@ -31,7 +42,7 @@ FUSED = ("cpu", "cuda")
 
 
 @dataclass(eq=False, kw_only=True)
-class CrossModal(Searched, PooledViews):
+class CrossModal(Adapter):
     """Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models (Lin, Yu, Kuang, Pathak and
     Ramanan, 2023, arXiv 2301.06267), the linear probe.
 
@@ -73,6 +84,9 @@ class CrossModal(Searched, PooledViews):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
+    pool = has(StoredViews)
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     lr: float | None = option(None, "peak learning rate of AdamW; none to search it", above=0)
     weight_decay: float | None = option(None, "weight decay of AdamW; none to search it", low=0)
     batch_size: int | None = option(
@@ -106,7 +120,7 @@ class CrossModal(Searched, PooledViews):
             history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again.history]
             run = _Run(again.head, run.step, run.score)
         self.weights = self.trained_share * run.head + (1 - self.trained_share) * zero_shot  # (C, D)
-        notes = [self.views_note(support), *samples.note]
+        notes = [self.pool.views_note(support), *samples.note]
         chosen = {**point, "step": run.step}
         return FitReport(self.name, chosen, selection.words, run.score, history, notes, start.numel())
 
@@ -120,8 +134,8 @@ class CrossModal(Searched, PooledViews):
 
     def _samples(self, support: FeatureSet, classifier: TextClassifier) -> _Samples:
         images, labels = support.unit, support.labels
-        if self.views and support.views is not None:
-            further = unit_rows(support.views[:, : self.views].float()).transpose(0, 1)  # (V, N, D)
+        if self.pool.views and support.views is not None:
+            further = unit_rows(support.views[:, : self.pool.views].float()).transpose(0, 1)  # (V, N, D)
             images, labels = torch.cat([images, *further]), labels.repeat(1 + len(further))
         if not self.prompts:
             return _Samples(images, labels, images[:0], labels[:0], len(classifier))
@@ -130,7 +144,7 @@ class CrossModal(Searched, PooledViews):
 
     def _axes(self, samples: _Samples, searched: bool) -> dict[str, tuple[float, ...]]:
         """The grid, each axis with the values to try; without val one of each."""
-        published = self.ties == "published"
+        published = self.choice.ties == "published"
         sizes = [size for size in BATCH_SIZES if samples.smallest > (size // 2 if self.prompts else size)]
         grid = {"lr": RATES, "weight_decay": DECAYS, "batch_size": tuple(sizes or BATCH_SIZES[:1])}
         if not searched:
@@ -147,7 +161,7 @@ class CrossModal(Searched, PooledViews):
             [self._train(samples, start, rate, decays, size, val, seed, stop) for size in sizes] for rate in rates
         ]  # rates, sizes, decays
         scores = np.array([[[run.score or 0.0 for run in row] for row in rows] for rows in runs])
-        r, d, b = best_setting(scores.swapaxes(1, 2), self.ties)  # in the order of the published loops
+        r, d, b = best_setting(scores.swapaxes(1, 2), self.choice.ties)  # in the order of the published loops
         return {"lr": rates[r], "weight_decay": decays[d], "batch_size": sizes[b]}, runs[r][b][d]
 
     def _train(
@@ -156,7 +170,7 @@ class CrossModal(Searched, PooledViews):
         """A head for each decay, trained side by side on the same batches; without val their last step is kept."""
         heads = [start.clone().requires_grad_() for _ in decays]
         groups = [{"params": [head], "weight_decay": decay} for head, decay in zip(heads, decays)]
-        unequal = self.class_weights(samples.labels, samples.num_classes) is not None
+        unequal = self.weighting.class_weights(samples.labels, samples.num_classes) is not None
         priors = samples.log_priors() if unequal else None
         batches, count = self._batches(samples, size, seed), len(heads)
 
@@ -176,7 +190,7 @@ class CrossModal(Searched, PooledViews):
                 if val is None:
                     run.head, run.step = head.detach(), steps - 1
                 else:
-                    run.look(head.detach(), steps - 1, self.val_score(val.unit @ head.detach().T, val.labels))
+                    run.look(head.detach(), steps - 1, self.weighting.val_score(val.unit @ head.detach().T, val.labels))
         return runs
 
     def _parts(self, rate: float, looked_at: bool, stop: int | None) -> list[list[float]]:

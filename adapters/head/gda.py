@@ -14,7 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
+from ...core.contracts import (
+    Adapter,
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    StoredViews,
+    TextClassifier,
+    Ties,
+    has,
+    option,
+)
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import best_setting
@@ -28,7 +40,7 @@ ESTIMATORS = {"shrunk": shrunk_precision, "class-mean": mean_class_precision}
 
 
 @dataclass(eq=False, kw_only=True)
-class GDA(Searched, PooledViews):
+class GDA(Adapter):
     """A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation (Wang et al., 2024, arXiv 2402.04087).
 
     logits of class c = s x t_c + alpha s/100 (x P mu_c - mu_c P mu_c / 2 - log C), with s the logit scale (100 where
@@ -76,7 +88,6 @@ class GDA(Searched, PooledViews):
         '`estimator="class-mean"`'
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     text_free: ClassVar[bool] = True
@@ -84,6 +95,9 @@ class GDA(Searched, PooledViews):
         "text", "logit_scale", "logit_bias", "weight", "bias", "alpha_", "rows", "templates",
     )  # fmt: skip
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0)
     estimator: str = option(
         "shrunk", "estimator of the precision; class-mean: that of the released base-to-new script", choices=ESTIMATORS
@@ -133,15 +147,15 @@ class GDA(Searched, PooledViews):
         self._estimate(selection.train)
         unit = selection.val.unit
         zero_shot, gaussian = self._zero_shot(unit), self._gaussian(unit)
-        scores = [self.val_score(zero_shot + alpha * gaussian, selection.val.labels) for alpha in GRID]
-        best = best_setting(np.array(scores), self.ties)[0]
+        scores = [self.weighting.val_score(zero_shot + alpha * gaussian, selection.val.labels) for alpha in GRID]
+        best = best_setting(np.array(scores), self.choice.ties)[0]
         return GRID[best] if scores[best] > 0 else START, selection.words, scores[best]
 
     def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
         """(n, D) unit rows, one per view or image, and their (n,) labels."""
-        if not self.views or support.views is None:
+        if not self.pool.views or support.views is None:
             return support.unit, support.labels
-        views = support.views[:, : self.views].float()  # (N, V, D)
+        views = support.views[:, : self.pool.views].float()  # (N, V, D)
         labels = support.labels.repeat_interleave(views.shape[1])
         return F.normalize(views, dim=-1).flatten(0, 1), labels
 
@@ -153,7 +167,7 @@ class GDA(Searched, PooledViews):
         absent = counts == 0
         if absent.any():
             means[absent] = new_class_gaussians(self.text[absent], rows, self.neighbors, self.text_copies)[0]
-        unequal = self.class_weights(labels, len(means)) is not None
+        unequal = self.weighting.class_weights(labels, len(means)) is not None
         images = counts / (len(rows) // len(support))  # views of an image are no further images
         excess = mean_excess(rows, labels, means, images, precision) if unequal else None
         self._set_scores(means, precision, excess)
@@ -185,7 +199,7 @@ class GDA(Searched, PooledViews):
 
     def _notes(self, support: FeatureSet, labels: Tensor) -> list[str]:
         notes = ["each image is one row: there are no augmented views"]
-        if self.views and support.views is not None:
+        if self.pool.views and support.views is not None:
             notes = [f"{len(labels) // len(support)} augmented views of each image are rows of their own"]
         if not self.weight.any():
             notes.append("one row per class has no covariance: this is zero-shot; take more shots or views")

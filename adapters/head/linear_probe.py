@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, Ties, has, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import ALIKE, best_setting
@@ -27,7 +27,7 @@ NEVER = -1e4  # bias of a class without support images: probability 0, and still
 
 
 @dataclass(eq=False, kw_only=True)
-class LinearProbe(Searched):
+class LinearProbe(Adapter):
     """The linear probe of CLIP (Radford et al., 2021, arXiv 2103.00020), searched as in CoOp (Zhou et al., 2021,
     Learning to Prompt for Vision-Language Models, arXiv 2109.01134).
 
@@ -42,7 +42,7 @@ class LinearProbe(Searched):
 
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
-    ones get offsets (`ClassWeighted.cross_fitted_offsets`).
+    ones get offsets (`ClassWeighting.cross_fitted_offsets`).
 
     Raises:
         ConfigError: an option is out of range.
@@ -64,6 +64,8 @@ class LinearProbe(Searched):
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
     trained: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     C: float | None = option(None, "inverse strength of the regularisation; none to search it", above=0)
     steps: int = option(8, "bisection steps of the search; 0 keeps the best of the coarse list", low=0, high=1000)
     max_iter: int = option(1000, "iterations of lbfgs per fit", low=1, high=1_000_000)
@@ -75,9 +77,11 @@ class LinearProbe(Searched):
             selection = selection_split(support, val, seed)
             chosen, words = DEFAULT_C, selection.words
             if selection.val is not None:
-                chosen, score = search_c(lambda c: self._score(selection, num_classes, c, seed), self.steps, self.ties)
+                chosen, score = search_c(
+                    lambda c: self._score(selection, num_classes, c, seed), self.steps, self.choice.ties
+                )
         self.weight, self.bias = learned = self._balanced_regress(support, num_classes, chosen, seed)
-        if score is not None and self.counts_unequal(selection.train, num_classes):
+        if score is not None and self.weighting.counts_unequal(selection.train, num_classes):
             if selection.held_out:
                 learned = self._balanced_regress(selection.train, num_classes, chosen, seed)
             score = self._score_of(*learned, selection.val)
@@ -88,7 +92,7 @@ class LinearProbe(Searched):
         return self._score_of(*learned, selection.val)
 
     def _score_of(self, weight: Tensor, bias: Tensor, val: FeatureSet) -> float:
-        return self.val_score(val.features @ weight.T + bias, val.labels)
+        return self.weighting.val_score(val.features @ weight.T + bias, val.labels)
 
     def _balanced_regress(
         self, support, num_classes: int, c: float, seed: int, count: int | None = None
@@ -100,7 +104,7 @@ class LinearProbe(Searched):
             return held.features.float() @ weight.T + bias
 
         weight, bias = self._regress(support, num_classes, c)
-        offsets = self.cross_fitted_offsets(support, num_classes, seed, logits_of, count)
+        offsets = self.weighting.cross_fitted_offsets(support, num_classes, seed, logits_of, count)
         return weight, bias if offsets is None else bias + offsets
 
     def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:
@@ -110,7 +114,7 @@ class LinearProbe(Searched):
         if support.multilabel:
             weight, bias = _one_vs_rest(features, labels, num_classes, c, self.max_iter)
         else:
-            unequal = self.counts_unequal(support, num_classes)
+            unequal = self.weighting.counts_unequal(support, num_classes)
             weight, bias = _multinomial(features, labels, num_classes, c, self.max_iter, balanced=unequal)
         weight = weight if basis is None else weight @ basis
         device = support.features.device

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, has, option
 from ...core.data import selection_split
 from ...core.errors import ConfigError
 from ..published_sets import MOST_SHOTS
 
 
 @dataclass(eq=False, kw_only=True)
-class LPPlusPlus(ClassWeighted, PooledViews):
+class LPPlusPlus(Adapter):
     """LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP (Huang et al., 2024, arXiv 2404.02285).
 
     logits of class c = x w_c + b_c + alpha_c (x t_c), with unit features x and unit text weights t, and no temperature:
@@ -49,7 +49,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     differs.
 
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
-    The bias takes in the offsets of unequal classes (`ClassWeighted.cross_fitted_offsets`).
+    The bias takes in the offsets of unequal classes (`ClassWeighting.cross_fitted_offsets`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
@@ -69,10 +69,11 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         "since the published numbers and the fixtures were made so; `accumulate=False` zeroes it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     state: ClassVar[tuple[str, ...]] = ("text", "weight", "bias", "alpha")
     trained: ClassVar[tuple[str, ...]] = ("weight", "bias", "alpha")
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
     epochs: int = option(300, "steps, each over the whole support", low=1, high=100_000)
     momentum: float = option(0.9, "momentum of the steps of w and b", low=0, below=1)
     alpha_scale: float = option(250.0, "what the mean similarity is multiplied by to start alpha", low=0)
@@ -90,7 +91,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         epoch, score, history = self._train(problem, bias, self.epochs, selection.val)
         shifted = self._shift(selection.train, bias, epoch, seed)
         if shifted and score is not None:
-            score = self.val_score(self._scores(selection.val.unit), selection.val.labels)
+            score = self.weighting.val_score(self._scores(selection.val.unit), selection.val.labels)
         if selection.held_out:
             problem = self._problem(support)
             again = self._train(problem, bias, epoch)[2]
@@ -113,7 +114,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
             other._train(self._problem(rest), bias, epoch)
             return other._scores(held.unit)
 
-        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
+        offsets = self.weighting.cross_fitted_offsets(support, len(self.text), seed, logits_of)
         if offsets is not None:
             self.bias = self.bias + offsets
         return offsets is not None
@@ -122,13 +123,13 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         return {"epochs": report.chosen["epoch"]}
 
     def _augmented(self, support: FeatureSet) -> bool:
-        return bool(self.views) and support.views is not None
+        return bool(self.pool.views) and support.views is not None
 
     def _problem(self, support: FeatureSet) -> _Problem:
         """Of unit features: the first augmented view of each image, or the image's own."""
         unit = F.normalize(support.views[:, 0].float(), dim=-1) if self._augmented(support) else support.unit
-        priors = self.priors_of(support.labels, len(self.text))
-        weights = self.class_weights(support.labels, len(self.text))
+        priors = self.weighting.priors_of(support.labels, len(self.text))
+        weights = self.weighting.class_weights(support.labels, len(self.text))
         return _Problem(unit, support.labels, self.text, priors, weights)
 
     @torch.no_grad()
@@ -150,7 +151,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
             history.append({"epoch": epoch, "loss": loss, "lr": rate})
             if val is None:
                 continue
-            history[-1]["val_score"] = score = self.val_score(self._scores(val.unit), val.labels)
+            history[-1]["val_score"] = score = self.weighting.val_score(self._scores(val.unit), val.labels)
             if score >= best:
                 best, kept = score, (epoch, self.weight, self.bias, self.alpha)
         if kept is None:

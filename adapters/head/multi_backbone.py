@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, TextClassifier, has, option
 from ...core.errors import CapabilityError, DataError
 from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 
@@ -20,7 +20,7 @@ STATIC_ITERATIONS = 50
 
 
 @dataclass(eq=False, kw_only=True)
-class MultiBackbone(ClassWeighted):
+class MultiBackbone(Adapter):
     """Unveiling Backbone Effects in CLIP: Exploring Representational Synergies and Variances (Rodriguez-Opazo et al.,
     2023, arXiv 2312.14400) and Synergy and Diversity in CLIP: Enhancing Performance Through Adaptive Backbone
     Ensembling (the same, 2024, arXiv 2405.17139: the Neural Logit Controller).
@@ -69,6 +69,7 @@ class MultiBackbone(ClassWeighted):
     )  # fmt: skip
     experimental: ClassVar[str] = "the formula of the temperatures, the controller's size and how both are trained"
 
+    weighting = has(ClassWeighting)
     combine: str = option("input", "what the temperatures depend on", choices=COMBINE)
     prior: float = option(0.01, "weight of the penalty that holds temperatures near 1", above=0)
     hidden: int = option(32, "width of the controller's hidden layer", low=1, high=1_048_576)
@@ -85,7 +86,7 @@ class MultiBackbone(ClassWeighted):
         self.specs = [THIS_BACKBONE, *(other.spec for other in further)]
         unit = _side_by_side([support.features, *(other.support.features for other in further)])  # (N, D)
         logits = self._each(unit)  # (B, N, C)
-        criterion = label_loss(False, self.priors_of(support.labels, len(classifier)))
+        criterion = label_loss(False, self.weighting.priors_of(support.labels, len(classifier)))
 
         def loss_of(log_weights: Tensor, index: Tensor | slice) -> Tensor:
             """Of (B, n) log 1/T of the images in `index`: cross-entropy, and the pull of temperatures towards 1."""

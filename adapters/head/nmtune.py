@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, TrainingViews, has, option
 from ...core.training import LearningRates, epoch_batches, train_epochs, views_of_training
 
 
 @dataclass(eq=False, kw_only=True)
-class NMTune(ClassWeighted, FreshViews):
+class NMTune(Adapter):
     """Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks (Chen et al., 2024,
     arXiv 2309.17002).
 
@@ -59,9 +59,10 @@ class NMTune(ClassWeighted, FreshViews):
         "no fixture: checked against an explicit training loop with torch's own layers, and each term by hand"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.8, 1.0)
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
+    pool = has(TrainingViews, published_crop=(0.8, 1.0))
+    weighting = has(ClassWeighting)
     ratio: int = option(4, "width of the hidden layer, as a multiple of the features'", low=1, high=1024)
     mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0)
     cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0)
@@ -73,10 +74,10 @@ class NMTune(ClassWeighted, FreshViews):
     batch_size: int = option(64, "images per step, each with two views", low=1, high=1_048_576)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self._priors = self.priors_of(support.labels, len(classifier))
+        self._priors = self.weighting.priors_of(support.labels, len(classifier))
         generator = torch.Generator().manual_seed(seed)
         model = _Tuned(support.dim, self.ratio * support.dim, len(classifier), generator, support.features.device)
-        views = views_of_training(self, support, backbone, resources, seed, count=2)
+        views = views_of_training(self.pool, support, backbone, resources, seed, count=2)
         history = self._train(model, support, views, resources.get("batch_order"), seed)
         self._remember(model)
         count = sum(parameter.numel() for parameter in model.parameters.values())
@@ -113,7 +114,7 @@ class NMTune(ClassWeighted, FreshViews):
 
     def _pair(self, support: FeatureSet, views, epoch: int, index: Tensor) -> list[Tensor]:
         """(B, D) features of the two views of an epoch, as the tower gives them, or of the images alone."""
-        if self.fresh:
+        if self.pool.fresh:
             return list(views.of(support, epoch)[index].unbind(dim=1))
         if not views or support.views is None:
             return [support.features[index]]
@@ -136,8 +137,8 @@ class NMTune(ClassWeighted, FreshViews):
         return F.linear(F.linear(hidden, self.out, self.out_bias) + features, self.head, self.head_bias)
 
     def _notes(self, support: FeatureSet) -> list[str]:
-        notes = [self.views_note(support)] if self.fresh else []
-        if not self.fresh and (not self.views or support.views is None):
+        notes = [self.pool.views_note(support)] if self.pool.fresh else []
+        if not self.pool.fresh and (not self.pool.views or support.views is None):
             notes.append("no augmented views: each image stands for both of its views")
         if not support.raw_norms:
             notes.append(

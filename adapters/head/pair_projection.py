@@ -14,12 +14,13 @@ from ...core.contracts import (
     Adapter,
     Backbone,
     Batch,
-    ClassWeighted,
+    ClassWeighting,
     FeatureSet,
     FitReport,
     PairHead,
     PairParts,
     TextClassifier,
+    has,
     option,
 )
 from ...core.errors import CapabilityError, DataError
@@ -36,7 +37,7 @@ SCORES_ON_VAL = 10
 
 
 @dataclass(eq=False, kw_only=True)
-class PairProjection(PairHead, ClassWeighted):
+class PairProjection(PairHead, Adapter):
     """A baseline for pairs whose features are stored: identity-initialised projections, trained by CLIP's loss.
 
     The loss is that of Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021,
@@ -56,7 +57,7 @@ class PairProjection(PairHead, ClassWeighted):
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
     Classes with unequal numbers of images count alike (`class_weight`), and get offsets
-    (`ClassWeighted.cross_fitted_offsets`).
+    (`ClassWeighting.cross_fitted_offsets`).
 
     Attributes:
         image_down, text_down: (D, r) Q of either side; (0, 0) where it is the identity.
@@ -80,6 +81,8 @@ class PairProjection(PairHead, ClassWeighted):
     )
     of_pairs: ClassVar[frozenset[str]] = frozenset({"loss", "loss_options"})
     changed: ClassVar[dict[str, Tensor]] = {}
+
+    weighting = has(ClassWeighting)
     _memory: dict[str, Tensor] | None = field(init=False, default=None, repr=False)
     """Texts that a running fit has read, by their words."""
     _made: tuple[Backbone, Backbone] | None = field(init=False, default=None, repr=False)
@@ -105,7 +108,7 @@ class PairProjection(PairHead, ClassWeighted):
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         unit, texts = support.unit, classifier.weights
         parameters = self._start(unit, texts)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(texts)))
+        criterion = label_loss(support.multilabel, self.weighting.priors_of(support.labels, len(texts)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             logits = self._scores(self._of_images(unit[index]), self._of_texts(texts))
@@ -126,7 +129,7 @@ class PairProjection(PairHead, ClassWeighted):
             other._learn(rest, classifier, seed)
             return other._scores(other._of_images(held.unit), other.text)
 
-        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
+        offsets = self.weighting.cross_fitted_offsets(support, len(self.text), seed, logits_of)
         if offsets is not None:
             self.offset = self.offset + offsets
         return self._report(history, self.epochs, NOTHING)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextPool, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, TextPool, has, option
 from ...core.errors import DataError
 from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..support_folder import support_folder_images
@@ -23,7 +23,7 @@ TAIL = 0.2  # share of classes, the rarest, that are reported apart
 
 
 @dataclass(eq=False, kw_only=True)
-class RealLinear(ClassWeighted):
+class RealLinear(Adapter):
     """The Neglected Tails in Vision-Language Models (Parashar, Lin, Liu, Dong, Li, Ramanan, Caverlee and Kong, 2024,
     arXiv 2401.12425): REAL-Prompt and REAL-Linear.
 
@@ -69,6 +69,7 @@ class RealLinear(ClassWeighted):
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder", "synonyms", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
+    weighting = has(ClassWeighting)
     per_class: int | None = option(
         100, "images taken per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
     )
@@ -124,7 +125,7 @@ class RealLinear(ClassWeighted):
         optimizer = torch.optim.AdamW([head], lr=self.lr, weight_decay=self.weight_decay)
         of_images = endless_batches(len(images), self.batch_size, 2 * seed, head.device)
         of_prompts = endless_batches(len(texts.prompts), self.batch_size, 2 * seed + 1, head.device)
-        criterion = label_loss(False, self.priors_of(labels, len(texts.zero_shot)))
+        criterion = label_loss(False, self.weighting.priors_of(labels, len(texts.zero_shot)))
 
         def loss_of(part: int, batch: tuple[Tensor, Tensor]) -> Tensor:
             image, prompt = batch

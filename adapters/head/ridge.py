@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.confidence import Scaling
-from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, Ties, has, option
 from ...core.data import selection_split
 from ...core.metrics import best_setting, row_weights
 from .linear_probe import NEVER, never_predicted
@@ -31,7 +31,7 @@ PASSES = 100
 
 
 @dataclass(eq=False, kw_only=True)
-class Ridge(Searched):
+class Ridge(Adapter):
     """Meta-learning with differentiable closed-form solvers (Bertinetto, Henriques, Torr and Vedaldi, 2018,
     arXiv 1805.08136), whose solver is ridge regression, here on the features of a frozen tower.
 
@@ -70,6 +70,8 @@ class Ridge(Searched):
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     penalty: float | None = option(None, "weight of the squared weights; none to choose it", above=0)
     choose_by: str = option(
         "val", "choose the penalty on val where there is any, else by leave-one-out; or always as named", choices=WAYS
@@ -77,7 +79,7 @@ class Ridge(Searched):
 
     @torch.no_grad()
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        fits = _Fits(support, len(classifier), self.balanced)
+        fits = _Fits(support, len(classifier), self.weighting.balanced)
         penalty, words, score = self._choose(fits, support, val, seed)
         weight, bias = fits.weights(penalty)
         scaling = _scaling(fits, support, penalty)
@@ -101,7 +103,7 @@ class Ridge(Searched):
 
             def score_on_val(penalty: float) -> float:
                 weight, bias = fits.weights(penalty)
-                return self.val_score(unit @ weight.T + bias, labels)
+                return self.weighting.val_score(unit @ weight.T + bias, labels)
 
             return self._best(score_on_val, selection.words)
         rows = fits.compared
@@ -111,13 +113,13 @@ class Ridge(Searched):
             return *self._best(lambda penalty: -fits.gcv(penalty), "generalised cross-validation")[:2], None
 
         def score_left_out(penalty: float) -> float:
-            return self.val_score(fits.left_out(penalty)[rows], support.labels[rows])
+            return self.weighting.val_score(fits.left_out(penalty)[rows], support.labels[rows])
 
         return self._best(score_left_out, f"the support, each {fits.unit_of_leaving} left out in turn")
 
     def _best(self, score, words: str) -> tuple[float, str, float]:
         scores = [score(penalty) for penalty in GRID]
-        best = best_setting(np.array(scores), self.ties)[0]
+        best = best_setting(np.array(scores), self.choice.ties)[0]
         return GRID[best], words, scores[best]
 
     def _logits(self, batch: Batch) -> Tensor:

@@ -11,17 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
+from ...core.contracts import Adapter, Batch, ClassWeighting, FitReport, TrainingViews, has, option
 from ...core.training import dassl_epochs, label_loss, views_of_training
 from ..dassl_options import dassl_batch_size, dassl_warmup
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._text_rows import Frame, frame_of, text_base, unit_rows
 
 EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
 
 @dataclass(eq=False, kw_only=True)
-class Taskres(WithPreset, ClassWeighted, FreshViews):
+class Taskres(Adapter):
     """Task Residual for Tuning Vision-Language Models (Yu et al., 2023, arXiv 2211.10277).
 
     t' = t + alpha r, logits = s x (t'/|t'|)^T. t (C, D) are the text features as the tower gives them, a mean over a
@@ -62,11 +62,14 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
         "text features are unknown (a features file), they are set to 10, about CLIP's"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("residual",)
 
+    pool = has(TrainingViews, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     alpha: float | None = option(None, "weight of the residual; none: 0.5, or the preset's", low=0)
     lr: float | None = option(None, "peak learning rate; none: 2e-3, or the preset's", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
@@ -88,20 +91,20 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         self.base, notes = text_base(classifier)
         epochs = self.epochs or next(epochs for least, epochs in EPOCHS_FROM_SHOTS if support.shots >= least)
-        views = views_of_training(self, support, backbone, resources, seed)
+        views = views_of_training(self.pool, support, backbone, resources, seed)
         history = self._train(support, views, epochs, resources.get("batch_order"), seed)
         return FitReport(
             self.name,
             chosen={"alpha": self.alpha_, "epochs": epochs},
             chosen_on="options" if self.epochs else f"published settings for {support.shots} shots",
             history=history,
-            notes=[self.views_note(support), *notes],
+            notes=[self.pool.views_note(support), *notes],
         )
 
     def _train(self, support, views, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         self.residual = torch.zeros_like(self.base).requires_grad_()
         optimizer = torch.optim.Adam([self.residual], lr=self._lr, weight_decay=self.weight_decay)
-        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.base)))
+        criterion = label_loss(support.multilabel, self.weighting.priors_of(support.labels, len(self.base)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return criterion(self._scores(unit), labels)

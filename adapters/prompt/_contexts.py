@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, FreshViews
+from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport
 from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts import PromptLearner
 from ...core.training import dassl_epochs, views_of_training
@@ -35,7 +35,7 @@ def check_transfer(adapter: Adapter, backbone: Backbone) -> None:
 
 
 def fit_context(
-    adapter: FreshViews,
+    adapter: Any,
     parameters: Sequence[Tensor],
     support: FeatureSet,
     loss_of: Callable[[Tensor, Tensor], Tensor],
@@ -56,14 +56,14 @@ def fit_context(
     training = dassl_epochs(
         optimizer, support, loss_of, epochs, seed,
         batch_size=adapter.batch_size, warmup=adapter.warmup, order=resources.get("batch_order"),
-        views=views_of_training(adapter, support, backbone, resources, seed),
+        views=views_of_training(adapter.pool, support, backbone, resources, seed),
     )  # fmt: skip
     return FitReport(
         adapter=adapter.name,
         history=[epoch.row(first=0) for epoch in training],
         chosen={"epochs": epochs, "n_ctx": parameters[0].shape[-2], "lr": adapter.lr},
         chosen_on=f"published settings for {support.shots} shots" if adapter.epochs is None else "options",
-        notes=[adapter.views_note(support)],
+        notes=[adapter.pool.views_note(support)],
     )
 
 

@@ -9,26 +9,28 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, TrainingImages, option
+from ...core.contracts import Adapter, Backbone, ClassWeighting, Part, RandomCrops, has, option
 from ...core.errors import ConfigError
 from ...core.prompts import fill, spoken
-from ...core.training import ClassTowerAdapter
+from ...core.training import TowerAdapter
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)
 """Dassl's crop."""
+TEXT_BLOCKS = frozenset({"image_blocks", "text_blocks", "prompt"})
 
 
 @dataclass(eq=False, kw_only=True)
-class TokenAdapter(ClassTowerAdapter):
+class TokenAdapter(TowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 
     tower_weights: ClassVar[bool] = False
-    published_crop: ClassVar[tuple[float, float]] = CROP
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
+    crops = has(RandomCrops, published_crop=CROP)
+    weighting = has(ClassWeighting)
     batch_size: int = 4
     weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)
@@ -57,33 +59,29 @@ class TokenAdapter(ClassTowerAdapter):
         backbone.load_prompts(self.changed).requires_grad_(False)
 
 
-@dataclass(eq=False, kw_only=True)
-class TextTokenAdapter(TokenAdapter):
-    """Base of those that have tokens in the text tower too, and so choose the words around them.
+@dataclass(frozen=True, kw_only=True)
+class TextTokens(Part):
+    """Tokens in the text tower too, and the words around them: a class's text is `ctx_init` with its first tokens
+    replaced by the learned ones, then the class's name. As published, the domain's own prompts are not used.
 
-    A class's text is `ctx_init` with its first tokens replaced by the learned ones, then the class's name. As
-    published, the domain's own prompts are not used.
+    A method has `TEXT_BLOCKS` in `backbone_needs`, and no option `prompts_a_class`, since there is one.
     """
-
-    prompts_a_class: ClassVar[None] = None  # no option: there is one
-    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
 
     ctx_init: str | None = option("a photo of a", "words that the first tokens start from; none: random")
 
-    def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
-        if not self.class_names_:
-            raise ConfigError(f"{self.name} writes texts around class names, and none are given; name them in the data")
-        words = words_after(backbone, self.ctx_init, self._text_count())[1]
+    def class_texts(self, method: Adapter, backbone: Backbone, count: int) -> tuple[list[list[str]], list[str]]:
+        """What `TowerAdapter._class_texts` gives, for so many tokens."""
+        names = method.class_names_
+        if not names:
+            raise ConfigError(
+                f"{method.name} writes texts around class names, and none are given; name them in the data"
+            )
+        words = words_after(backbone, self.ctx_init, count)[1]
         templates = [f"{words} {{}}.".strip()]
-        return [fill(templates, name) for name in self.class_names_], templates
+        return [fill(templates, name) for name in names], templates
 
-    @abstractmethod
-    def _text_count(self) -> int:
-        """Tokens of the text tower."""
-
-    def _text_tokens(self, backbone: Backbone, depth: int) -> Tensor:
+    def start(self, backbone: Backbone, depth: int, count: int) -> Tensor:
         """(depth, n, W): the words' own embeddings at first, and random ones before the blocks after it."""
-        count = self._text_count()
         words, _ = words_after(backbone, self.ctx_init, count)
         tokens = random_tokens(depth, count, backbone.width("text"))
         return tokens if words is None else torch.cat([words[None].cpu(), tokens[1:]])

@@ -9,7 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, ClassWeighted, FitReport, FreshViews, TextClassifier, option
+from ...core.contracts import (
+    Adapter,
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FitReport,
+    TextClassifier,
+    TrainingViews,
+    has,
+    option,
+)
 from ...core.errors import CapabilityError
 from ...core.prompts import PromptLearner
 from ...core.training import label_loss
@@ -50,7 +60,7 @@ class Step:
 
 
 @dataclass(eq=False, kw_only=True)
-class SharedContext(ClassWeighted, FreshViews):
+class SharedContext(Adapter):
     """A method says how a step is scored (`_loss`) and how long it trains (`default_epochs`).
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
@@ -75,7 +85,6 @@ class SharedContext(ClassWeighted, FreshViews):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views", "text_encoder"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
@@ -83,6 +92,8 @@ class SharedContext(ClassWeighted, FreshViews):
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
+    pool = has(TrainingViews, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
     n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
     csc: bool = option(False, "one context per class instead of one for all")
     class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
@@ -140,7 +151,7 @@ class SharedContext(ClassWeighted, FreshViews):
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         context = resources.get("ctx")
         learner = prompt_learner(self, backbone, self.class_names_, csc=self.csc, ctx=context, seed=seed)
-        priors = self.priors_of(support.labels, len(classifier))
+        priors = self.weighting.priors_of(support.labels, len(classifier))
         criterion, generator = label_loss(self.multilabel_, priors), torch.Generator().manual_seed(seed)
         epochs = self.epochs or self._published_epochs(support.shots)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
+from ...core.contracts import Batch, ClassWeighting, FitReport, TrainingViews, has, option
 from ...core.prompts import PromptLearner
 from ...core.training import label_loss
 from ..blocks import in_blocks
@@ -27,7 +27,7 @@ META = ("down_weight", "down_bias", "up_weight", "up_bias")
 
 
 @dataclass(eq=False, kw_only=True)
-class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
+class Cocoop(PromptsAtPrediction):
     """Conditional context optimisation.
 
     Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
@@ -69,12 +69,13 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
         "float32 instead of float16; by default 10 stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views", "text_encoder"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
+    pool = has(TrainingViews, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
@@ -100,7 +101,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
         learner = self._learner(backbone, ctx=resources.get("ctx"), seed=seed)
         meta = _new_network(support.dim, learner.ctx.shape[-1], self.reduction, seed, backbone.device)
         trained = [learner.ctx, *meta]
-        criterion = label_loss(False, self.priors_of(support.labels, len(classifier)))
+        criterion = label_loss(False, self.weighting.priors_of(support.labels, len(classifier)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             with half_where_asked(self, unit.device):

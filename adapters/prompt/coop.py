@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._shared_context import SharedContext
 
 
 @dataclass(eq=False, kw_only=True)
-class Coop(WithPreset, SharedContext):
+class Coop(SharedContext):
     """Context optimisation.
 
     Zhou et al., Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134.
@@ -48,6 +48,9 @@ class Coop(WithPreset, SharedContext):
     multilabel: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))
     of_imagenet: ClassVar[int] = 50
+
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
 
     def _published_epochs(self, shots: int) -> int:
         return self.of_imagenet if self.preset == "imagenet" else super()._published_epochs(shots)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.contracts import Backbone, option
-from ._inside_towers import TextTokenAdapter
+from ...core.contracts import Backbone, TrainingImages, has, option
+from ._inside_towers import TEXT_BLOCKS, TextTokens, TokenAdapter
 
 
 @dataclass(eq=False, kw_only=True)
-class Maple(TextTokenAdapter):
+class Maple(TokenAdapter):
     """Multi-modal prompt learning.
 
     Khattak et al., MaPLe: Multi-modal Prompt Learning, 2022, arXiv 2210.03117.
@@ -50,17 +50,20 @@ class Maple(TextTokenAdapter):
 
     differs: ClassVar[str] = "as vpt; also any widths (released: 512 and 768)"
     default_epochs: ClassVar[int] = 5
+    backbone_needs: ClassVar[frozenset[str]] = TEXT_BLOCKS
+    fixed: ClassVar = {"prompts_a_class": None}
 
+    words = has(TextTokens)
     n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)
     depth: int = option(9, "blocks of both towers with their own tokens", low=1, high=1000)
     lr: float = 3.5e-3
 
-    def _text_count(self) -> int:
-        return self.n_ctx
+    def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
+        return self.words.class_texts(self, backbone, self.n_ctx)
 
     def _tokens(self, backbone: Backbone) -> dict[str, Any]:
         depth = min(self.depth, *(len(backbone.blocks(tower)) for tower in ("image", "text")))
-        text = self._text_tokens(backbone, depth)
+        text = self.words.start(backbone, depth, self.n_ctx)
         widths = (backbone.width("text"), backbone.width("image"))
         first, later = nn.Linear(*widths), nn.Linear(*widths)  # all but the first start alike, as published
         couplings = [first, *(deepcopy(later) for _ in range(depth - 1))]

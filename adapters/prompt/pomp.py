@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import option
+from ...core.contracts import TrainingViews, has, option
 from ._shared_context import SharedContext, Step
 
 BASES = {"ln": 1.0, "log10": math.log(10)}
@@ -57,9 +57,9 @@ class Pomp(SharedContext):
         "as coop; the margin is a natural logarithm, as the paper derives it. The released version behind the fixture "
         "uses base 10, and is reproduced with `correction='log10'` (`None` for no margin)"
     )
-    published_randaugment: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
+    pool = has(TrainingViews, published_crop=(0.08, 1.0), published_randaugment=True)
     sampled_classes: int = option(
         1000, "classes per step, the image's own among them; at most all", low=2, high=100_000_000
     )

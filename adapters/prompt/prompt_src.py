@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Backbone, FitReport, TrainingImages, option, require
+from ...core.contracts import Backbone, FitReport, TrainingImages, has, option, require
 from ...core.prompts import build_classifier, check_templates
 from ...core.training import Task
-from ._inside_towers import TextTokenAdapter, random_tokens
+from ._inside_towers import TEXT_BLOCKS, TextTokens, TokenAdapter, random_tokens
 
 REGULATION = "self-regulation"
 PUBLISHED_EPOCHS = 20
@@ -27,7 +27,7 @@ def _teacher(value: Any) -> Any:
 
 
 @dataclass(eq=False, kw_only=True)
-class PromptSrc(TextTokenAdapter):
+class PromptSrc(TokenAdapter):
     """Self-regulating prompts.
 
     Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, 2023, arXiv 2307.06948.
@@ -73,7 +73,10 @@ class PromptSrc(TextTokenAdapter):
     default_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
     default_epochs: ClassVar[int] = PUBLISHED_EPOCHS
     multilabel: ClassVar[bool] = False
+    backbone_needs: ClassVar[frozenset[str]] = TEXT_BLOCKS
+    fixed: ClassVar = {"prompts_a_class": None}
 
+    words = has(TextTokens)
     n_text: int = option(4, "tokens of the text tower", low=1, high=1024)
     n_image: int = option(4, "tokens of the image tower", low=1, high=1024)
     text_depth: int = option(9, "blocks of the text tower with their own tokens", low=1, high=1000)
@@ -99,14 +102,14 @@ class PromptSrc(TextTokenAdapter):
             alone = getattr(self, name) is None or self.gpa == (name != "ema")
             require(alone, name, getattr(self, name), "gpa=True has mean and std, gpa=False may have ema")
 
-    def _text_count(self) -> int:
-        return self.n_text
+    def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
+        return self.words.class_texts(self, backbone, self.n_text)
 
     def _tokens(self, backbone: Backbone) -> dict[str, Tensor]:
         image_depth = min(self.image_depth, len(backbone.blocks("image")))
         text_depth = min(self.text_depth, len(backbone.blocks("text")))
         image = random_tokens(image_depth, self.n_image, backbone.width("image"))
-        return {"image": image, "text": self._text_tokens(backbone, text_depth)}
+        return {"image": image, "text": self.words.start(backbone, text_depth, self.n_text)}
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         if not self.gpa:

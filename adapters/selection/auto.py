@@ -12,15 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import (
-    Adapter,
-    Batch,
-    ByExample,
-    FeatureSet,
-    FitReport,
-    TextClassifier,
-    option,
-)
+from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics import macro_auroc, row_weights, units_of
 from ...core.registry import adapter_class, build_adapter
@@ -58,7 +50,7 @@ LARGEST = {
 
 
 @dataclass(eq=False, kw_only=True)
-class Auto(ByExample):
+class Auto(Adapter):
     """Cross-validation over methods (A survey of cross-validation procedures for model selection, Arlot and Celisse,
     2010, arXiv 0907.4728) with the one-standard-error rule of Classification and Regression Trees (Breiman, Friedman,
     Olshen and Stone, 1984). Which methods, and their order, are ours.
@@ -110,6 +102,7 @@ class Auto(ByExample):
     transductive_unlabelled: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"as_papers": True}
+    can: ClassVar[frozenset[str]] = frozenset({"examples"})
     state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
     _method: ClassVar[Adapter | None] = None
 
@@ -268,7 +261,7 @@ class Auto(ByExample):
 
     def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
         """Where the method that was taken is such a sum."""
-        return self.taken.example_parts(batch, classes) if isinstance(self.taken, ByExample) else None
+        return self.taken.example_parts(batch, classes) if "examples" in self.taken.can else None
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, Trainin
 from ...core.errors import CapabilityError
 from ...core.training import ImageSource, Remembered, Task, TowerAdapter
 from ..weights._norms import norms_of
-from ..weights._one_way import OneWay
+from ..weights._one_way import ONE_WAY
 
 View = Callable[[Any, int], Tensor]
 
 
 @dataclass(eq=False, kw_only=True)
-class SelfTrained(OneWay, TowerAdapter):
+class SelfTrained(TowerAdapter):
     """Base of the methods that train towers on images whose labels they make themselves.
 
     They find the images in `resources["unlabeled_images"]` and their features in `unlabeled`, and train by a loss of
@@ -31,9 +31,7 @@ class SelfTrained(OneWay, TowerAdapter):
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = True
     # no options: the method has its own schedule
-    warmup: ClassVar[float] = 0.0
-    prompts_a_class: ClassVar[None] = None
-    layer_decay: ClassVar[float] = 1.0
+    fixed: ClassVar[Mapping[str, Any]] = {**ONE_WAY, "warmup": 0.0, "prompts_a_class": None, "layer_decay": 1.0}
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return {**super()._settings_of_method(epochs), "drop_last": False}

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
+from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, RandomCrops, has, option
 from ...core.training import image_features
-from ..published_sets import WithPreset
+from ..published_sets import SETS, preset_option
 from ._projected import prototypes
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -38,7 +38,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 @dataclass(eq=False, kw_only=True)
-class Dpa(WithPreset, SelfTrained):
+class Dpa(SelfTrained):
     """DPA: Dual Prototypes Alignment for Unsupervised Adaptation of Vision-Language Models (Ali, Gholipour Picha, Ahmad
     and Naseem, 2024, arXiv 2408.08855).
 
@@ -84,10 +84,11 @@ class Dpa(WithPreset, SelfTrained):
         "test labels). The similarity-weighted prototypes, which the released code defines but does not use, are not "
         "included"
     )
-    published_crop: ClassVar[tuple[float, float]] = (0.3, 1.0)
-    published_randaugment: ClassVar[bool] = True
     end_lr: ClassVar[float] = 2e-6
 
+    crops = has(RandomCrops, published_crop=(0.3, 1.0), published_randaugment=True)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     batch_size: int = 64
     lr: float | None = option(None, "peak learning rate; none: 1e-5, or the preset's", above=0)
     share: float | None = option(

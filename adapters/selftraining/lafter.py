@@ -10,10 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
+from ...core.contracts import (
+    Backbone,
+    Batch,
+    CropTransform,
+    FitReport,
+    Loss,
+    Output,
+    RandomCrops,
+    TextClassifier,
+    has,
+    option,
+)
 from ...core.prompts import build_classifier
 from ...core.training import Views
-from ..published_sets import VARIANTS, WithVariants
+from ..published_sets import SETS, VARIANTS, preset_option
 from ._towers import SelfTrained, as_tested, train_norms
 
 SMOOTHING = 0.1
@@ -31,7 +42,7 @@ TOKENS = "prompts.image.tokens"
 
 
 @dataclass(eq=False, kw_only=True)
-class Lafter(WithVariants, SelfTrained):
+class Lafter(SelfTrained):
     """LaFTer: Label-Free Tuning of Zero-shot Classifier using Language and Unlabeled Image Collections (Mirza et al.,
     2023, arXiv 2305.18287).
 
@@ -76,9 +87,11 @@ class Lafter(WithVariants, SelfTrained):
     optional: ClassVar[frozenset[str]] = frozenset({"attributes"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     default_epochs: ClassVar[int] = 50
-    published_crop: ClassVar[tuple[float, float]] = (0.2, 1.0)
     clip_grad: ClassVar[None] = None
 
+    crops = has(RandomCrops, published_crop=(0.2, 1.0))
+    presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
+    preset: str | None = preset_option(*SETS, *VARIANTS)
     batch_size: int = 50
     lr: float = 5e-4
     weight_decay: float = option(0.01, "weight decay on all that trains but biases", low=0)
@@ -109,7 +122,7 @@ class Lafter(WithVariants, SelfTrained):
         labels = (unlabeled.unit.to(head.device) @ head.T).argmax(dim=1)
         loss = OfTextLabels(head, labels)
         safe = images.train_transform.safe_crop if isinstance(images.train_transform, CropTransform) else None
-        crop = self.crop_scale or safe or self.published_crop
+        crop = self.crops.crop_scale or safe or self.crops.published_crop
         how = {"view": as_tested(images), "strong_view": Views(backbone).strong(crop, blur=1.0)}
         how |= {"place": resources.get("place"), "seed": seed, "epochs": self.epochs or self.default_epochs}
         report = self._self_train(loss, images, backbone, **how)

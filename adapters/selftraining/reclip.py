@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, FitReport, Loss, option
 from ...core.errors import CapabilityError
 from ...core.prompts import encoded_classes
-from ..transductive._together import AnsweredTogether
+from ..transductive._together import ANSWERS, answered, check_together, remember
 from ._projected import Propagation, projection_of
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -23,7 +23,7 @@ MEAN, RELEASED = IMAGE_LOSSES = ("mean", "released")
 
 
 @dataclass(eq=False, kw_only=True)
-class Reclip(AnsweredTogether, SelfTrained):
+class Reclip(SelfTrained):
     """ReCLIP: Refine Contrastive Language Image Pre-Training with Source Free Domain Adaptation (Hu et al., 2023,
     arXiv 2308.03793).
 
@@ -69,9 +69,9 @@ class Reclip(AnsweredTogether, SelfTrained):
         "is a mean over the images that agree (released: also divided by the batch size, `image_loss`); the last "
         "weights are kept (released: the epoch that is best on test labels)"
     )
-    needs: ClassVar[frozenset[str]] = SelfTrained.needs
+    transductive: ClassVar[bool] = True
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "pixels"})
-    state: ClassVar[tuple[str, ...]] = (*SelfTrained.state, *AnsweredTogether.state, "centroids")
+    state: ClassVar[tuple[str, ...]] = (*SelfTrained.state, *ANSWERS, "centroids")
     crop_scale: ClassVar[None] = None
     clip_grad: ClassVar[None] = None
 
@@ -93,6 +93,8 @@ class Reclip(AnsweredTogether, SelfTrained):
         super().__post_init__()
         if not self.train:
             self.needs, self.at_predict = frozenset({"features", "unlabeled"}), PLAIN
+
+    _check_support = check_together
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"optimizer": "sgd", "decayed": "all", "schedule": "constant"}
@@ -136,7 +138,7 @@ class Reclip(AnsweredTogether, SelfTrained):
         done = spread(self.weights, unlabeled.unit, projection_of(self.weights, cut))
         self.centroids = done.centroids
         scores = done.scores[len(classifier) :].clamp_min(torch.finfo(torch.float32).tiny)
-        self._remember(unlabeled.unit, scores.log())
+        remember(self, unlabeled.unit, scores.log())
         moved = int((done.labels != classifier.logits(unlabeled.unit).argmax(dim=1)).sum())
         note = f"{len(unlabeled)} unlabelled images in one graph; {moved} left the class their texts gave"
         return FitReport(self.name, notes=[note])
@@ -146,7 +148,7 @@ class Reclip(AnsweredTogether, SelfTrained):
 
     def _logits(self, batch: Batch) -> Tensor:
         if not self.train:
-            return AnsweredTogether._logits(self, batch)
+            return answered(self, batch, self._outside)
         if batch.pixels is None:
             raise CapabilityError(f"adapter '{self.name}' looks at images by two towers; pass Batch(pixels=...)")
         towers = self.towers

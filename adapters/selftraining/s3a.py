@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
+from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, RandomCrops, has, option
 from ...core.errors import CapabilityError
 from ...core.prompts import build_classifier, fill, spoken
 from ...core.training import GlobalBatches, TowerLayers, image_features
@@ -80,11 +80,9 @@ class S3a(SelfTrained):
     )
     optional: ClassVar[frozenset[str]] = frozenset({"vocabulary", "realign_prompts"})
     default_epochs: ClassVar[int] = 30
-    published_crop: ClassVar[tuple[float, float]] = (0.3, 1.0)
-    published_randaugment: ClassVar[bool] = True
-
     clip_grad: ClassVar[None] = None
 
+    crops = has(RandomCrops, published_crop=(0.3, 1.0), published_randaugment=True)
     batch_size: int = 64
     lr: float = option(2e-5, "peak learning rate for batches of 256 images; in proportion for others", above=0)
     weight_decay: float = 0.05

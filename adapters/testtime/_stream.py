@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, TrainingImages, option
+from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TrainingImages, has, option
 from ...core.errors import CapabilityError
-from ..transductive._together import AnsweredTogether
-from ._bags import SeenInViews
+from ..transductive._together import ANSWERS, TOGETHER, answered, check_together, remember
+from ._bags import RandomViews
 
 
 @dataclass(eq=False, kw_only=True)
-class Streamed(AnsweredTogether):
+class Streamed(Adapter):
     """Base of the methods whose test images come as a stream: each is answered with the state that those before it
     left.
 
@@ -33,12 +33,16 @@ class Streamed(AnsweredTogether):
     A method implements `_start` and `_next`, and names in `memory` the tensors that `_next` changes.
     """
 
+    needs: ClassVar[frozenset[str]] = TOGETHER
+    transductive: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     can: ClassVar[frozenset[str]] = frozenset({"streams"})
-    state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "logit_bias", "seen", "length")
+    state: ClassVar[tuple[str, ...]] = (*ANSWERS, "text", "logit_scale", "logit_bias", "seen", "length")
     memory: ClassVar[tuple[str, ...]] = ()
 
     shuffle: bool = option(True, "draw the order of the images by the seed; no: take them as they are given")
+
+    _check_support = check_together
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier, seed)
@@ -53,7 +57,7 @@ class Streamed(AnsweredTogether):
         for row in order.tolist():
             answers[row] = self._answered(bag_of(row))
         moved = int((answers.argmax(dim=1) != classifier.logits(unit).argmax(dim=1)).sum())
-        self._remember(unit, answers)
+        remember(self, unit, answers)
         how = "in an order drawn by the seed" if self.shuffle else "as they were given"
         note = f"{self.length} unlabelled images, one after the other {how}; {moved} left the class their texts gave"
         return FitReport(self.name, notes=[note])
@@ -83,6 +87,9 @@ class Streamed(AnsweredTogether):
     def _answered(self, bag: Tensor) -> Tensor:
         self.seen += 1
         return self._next(bag)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return answered(self, batch, self._outside)
 
     def _outside(self, batch: Batch) -> Tensor:
         return torch.stack([self._as_if_next(bag) for bag in self._bags_at_prediction(batch)])
@@ -117,7 +124,7 @@ class Streamed(AnsweredTogether):
 
 
 @dataclass(eq=False, kw_only=True)
-class StreamedInViews(SeenInViews, Streamed):
+class StreamedInViews(Streamed):
     """Base of those that may look at several views of each image, of which the surest ones count; at `n_views=1` at the
     image alone, whose features are stored.
 
@@ -129,7 +136,8 @@ class StreamedInViews(SeenInViews, Streamed):
     state: ClassVar[tuple[str, ...]] = (*Streamed.state, "seed")
     later_state: ClassVar[Mapping[str, Any]] = {"seed": 0}
 
-    n_views: int | None = option(  # type: ignore[assignment]  # built, it is a number
+    test_views = has(RandomViews)
+    n_views: int | None = option(
         None, "views per image, itself included; none: 1, or as published with a preset", low=1, high=1000
     )
     selection: float = option(0.1, "share of the views that count, the surest ones, at least one", above=0, high=1)
@@ -158,17 +166,17 @@ class StreamedInViews(SeenInViews, Streamed):
         unit = rows.unit
 
         def bag_of(row: int) -> Tensor:
-            known = unit[row].to(self.towers.device)
-            return self._bag(training.load(items[row]), training.eval_transform, known).to(unit.device)
+            first = unit[row].to(self.towers.device)
+            return self.test_views.bag(self, training.load(items[row]), training.eval_transform, first).to(unit.device)
 
         return bag_of
 
     def _logits(self, batch: Batch) -> Tensor:
         if self.in_views:
-            self._check_images_of(batch)
+            self.test_views.check(self, batch)
         return super()._logits(batch)
 
     def _bags_at_prediction(self, batch: Batch) -> Iterator[Tensor]:
         if not self.in_views:
             return super()._bags_at_prediction(batch)
-        return (bag.to(self.text.device) for bag in self._bags(batch))
+        return (bag.to(self.text.device) for bag in self.test_views.bags(self, batch))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, option
+from ...core.contracts import ClassWeighting, FeatureSet, FitReport, Ties, TrainingViews, has, option
 from ...core.data import selection_split
 from ...core.metrics import best_setting
 from ...core.training import (
@@ -22,10 +22,13 @@ from ...core.training import (
     training_features,
     views_of_training,
 )
-from ..published_sets import SETS, VARIANTS, WithVariants
+from ..published_sets import SETS, VARIANTS, preset_option
+from ._bags import RandomViews
 from ._memory import EMPTY, Memory, empty_memory, surest
 from ._stream import StreamedInViews
 
+CROP = (0.5, 1.0)
+"""Shares of an image that published crops keep, of shots and of test images."""
 WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights of the two memories that are searched."""
 LAST_RATE = 1e-7
@@ -51,7 +54,7 @@ RESIDUALS = ("query", "key", "value", "output", "words")
 
 
 @dataclass(eq=False, kw_only=True)
-class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
+class Dmn(StreamedInViews):
     """Dual Memory Networks: A Versatile Adaptation Approach for Vision-Language Models (Zhang et al., 2024,
     arXiv 2403.17589).
 
@@ -99,13 +102,18 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         "default 10 stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = StreamedInViews.needs | {"views"}
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     published_views: ClassVar[dict[str | None, int]] = dict.fromkeys((None, *SETS, *VARIANTS), 32)
     memory: ClassVar[tuple[str, ...]] = ("features", "entropy")
     state: ClassVar[tuple[str, ...]] = (
         *StreamedInViews.state, *memory, "shots", "weights", *(f"{name}_residual" for name in RESIDUALS),
     )  # fmt: skip
 
+    test_views = has(RandomViews, published_crop=CROP)
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
+    pool = has(TrainingViews, published_crop=CROP)
+    presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
+    preset: str | None = preset_option(*SETS, *VARIANTS)
     beta: float = option(5.5, "sharpness of the weights by which a memory is read", low=0)
     slots: int = option(50, "images per class in the dynamic memory", low=1, high=10_000)
     dynamic_weight: float | None = option(None, "b_2, weight of the dynamic memory; none: chosen, or 1", low=0)
@@ -123,10 +131,6 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         super().__post_init__()
         if self.augmix is None:
             self.augmix = not (self.preset or "").startswith("imagenet")
-
-    @property
-    def crop_of_views(self) -> tuple[float, float]:
-        return self.crop_scale or self.published_crop
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier, seed)
@@ -151,7 +155,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         report.chosen, report.chosen_on, report.val_score, report.history = settings, words, score, history
         if history:
             report.trained_parameters = sum(residual.numel() for residual in self._residuals.values())
-            report.notes.append(self.views_note(support))
+            report.notes.append(self.pool.views_note(support))
         return report
 
     # what is kept -----------------------------------------------------------------------------------------------------
@@ -231,8 +235,8 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
         rates = LearningRates(LAST_RATE + rate for rate in LearningRates.cosine(lr - LAST_RATE, steps * epochs))
-        views = views_of_training(self, support, backbone, resources, seed)
-        criterion = label_loss(False, self.priors_of(support.labels, len(self.text)))
+        views = views_of_training(self.pool, support, backbone, resources, seed)
+        criterion = label_loss(False, self.weighting.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             unit, labels = training_features(support, index, views, epoch), support.labels[index]
@@ -257,10 +261,10 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         text, dynamic, static = torch.stack([self._answers(bag_of(row)) for row in range(len(val))], dim=1)  # (N, C)
         axes = [WEIGHTS if given is None else (given,) for given in (self.dynamic_weight, self.static_weight)]
         scores = np.array([
-            [self.val_score(text + b2 * dynamic + b3 * static, val.labels) for b3 in axes[1]]
+            [self.weighting.val_score(text + b2 * dynamic + b3 * static, val.labels) for b3 in axes[1]]
             for b2 in axes[0]
         ])  # fmt: skip
-        best = best_setting(scores, self.ties)
+        best = best_setting(scores, self.choice.ties)
         self.weights = [float(axis[place]) for axis, place in zip(axes, best)]
         return float(scores[best])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import option, require
-from ..published_sets import VARIANTS, WithVariants
+from ..published_sets import SETS, VARIANTS, preset_option
 from ._memory import Memory, empty_memory, entropy_of, surest
 from ._stream import StreamedInViews
 
@@ -36,7 +36,7 @@ PUBLISHED = {
 
 
 @dataclass(eq=False, kw_only=True)
-class Tda(WithVariants, StreamedInViews):
+class Tda(StreamedInViews):
     """Efficient Test-Time Adaptation of Vision-Language Models (Karmanov et al., 2024, arXiv 2403.18293).
 
     Images x come one after the other, with text features t and p = softmax(text logits). Two caches hold a few images
@@ -84,6 +84,8 @@ class Tda(WithVariants, StreamedInViews):
     state: ClassVar[tuple[str, ...]] = (*StreamedInViews.state, *memory, "alpha_", "beta_")
     published_views: ClassVar[dict[str | None, int]] = dict.fromkeys(VARIANTS, 64)
 
+    presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
+    preset: str | None = preset_option(*SETS, *VARIANTS)
     augmix: bool = option(True, "mix each crop with slightly altered ones (AugMix)")
 
     alpha: float | None = option(None, "weight of the positive cache; none: the preset's, or 2", low=0)

@@ -10,15 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, FitReport, option
+from ...core.contracts import Batch, FitReport, has, option
 from ...core.errors import ConfigError
 from ...core.prompts import PromptLearner
 from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_named, half_where_asked
-from ._bags import SeenInViews
+from ._bags import RandomViews
 
 
 @dataclass(eq=False, kw_only=True)
-class Tpt(PromptsAtPrediction, SeenInViews):
+class Tpt(PromptsAtPrediction):
     """Test-time prompt tuning.
 
     Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, 2022, arXiv 2209.07511.
@@ -67,6 +67,7 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     cost_options: ClassVar[frozenset[str]] = frozenset({*COST_OPTIONS, "images_at_once"})
 
+    test_views = has(RandomViews)
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
@@ -97,15 +98,11 @@ class Tpt(PromptsAtPrediction, SeenInViews):
         return FitReport(self.name, notes=["nothing is learned from the support: each test image tunes a context"])
 
     def _logits(self, batch: Batch) -> Tensor:
-        bags = self._bags(batch)
+        bags = self.test_views.bags(self, batch, half_where_asked(self, self.towers.device))
         parts = []
         while some := list(islice(bags, self.images_at_once)):
             parts.append(self.tuned_logits(torch.stack(some)))
         return torch.cat(parts).to(self.ctx.device if batch.features is None else batch.features.device)
-
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        with half_where_asked(self, pixels.device):
-            return super()._encoded(pixels)
 
     def tuned_logits(self, views: Tensor) -> Tensor:
         """(I, C) logits of images, each with a context tuned on its own views.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -14,87 +15,90 @@ from ...core.errors import CapabilityError
 from ._neighbours import Links, row_prints
 
 SAME = 1e-5  # largest difference of two unit features that are of one image
+TOGETHER = frozenset({"features", "unlabeled"})
+"""What a method needs that reads all unlabelled images at once."""
+ANSWERS = ("queries", "prints", "log_assignments")
+"""What `remember` leaves in the state of a method."""
 
 
-class ReadTogether(Adapter):
-    """Base of the methods that read all unlabelled images at once, with one label per image."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled"})
-    transductive: ClassVar[bool] = True
-
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """A `label_free` method needs no labels; all need images to classify, of the width of the text."""
-        if not self.label_free:
-            super()._check_support(support, classifier, backbone, unlabeled)
-        self.check_kind(
-            several_labels=support.multilabel or classifier.negative is not None, text_encoder=backbone is not None
+def check_together(method: Any, support, classifier, backbone, unlabeled) -> None:
+    """The `_check_support` of methods that read all unlabelled images at once, with one label per image: a `label_free`
+    one needs no labels; all need images to classify, of the width of the text."""
+    if not method.label_free:
+        Adapter._check_support(method, support, classifier, backbone, unlabeled)
+    several = support.multilabel or classifier.negative is not None
+    method.check_kind(several_labels=several, text_encoder=backbone is not None)
+    method.multilabel_ = False
+    if unlabeled is None or not len(unlabeled):
+        raise CapabilityError(f"adapter '{method.name}' classifies unlabelled images together; pass some as unlabeled=")
+    widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
+    if len(widths) > 1:
+        raise CapabilityError(
+            f"support, unlabelled images and text have features of width {sorted(widths)}; "
+            "all must come from one backbone"
         )
-        self.multilabel_ = False
-        if unlabeled is None or not len(unlabeled):
-            raise CapabilityError(
-                f"adapter '{self.name}' classifies unlabelled images together; pass some as unlabeled="
-            )
-        widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
-        if len(widths) > 1:
-            raise CapabilityError(
-                f"support, unlabelled images and text have features of width {sorted(widths)}; "
-                "all must come from one backbone"
-            )
 
 
-class AnsweredTogether(ReadTogether):
-    """Base of those that keep an answer for each of the unlabelled images.
+def remember(method: Any, queries: Tensor, answers: Tensor) -> Tensor:
+    """Keep an answer for each of the unlabelled images: set `ANSWERS` of a method, and return the last of them.
 
-    An image of the unlabelled set (the same feature) gets the answer that the fit gave it; copies of one image share
-    the mean of theirs. Any other image is answered by what the fit kept, so that no answer depends on the batch.
+    Images are kept once each, in the order of prints; copies of one image share the mean of their answers.
 
-    A method calls `_remember` in its `_fit` and implements `_outside`.
+    Args:
+        queries: (Q, D) unit rows.
+        answers: (Q, C) logits.
     """
-
-    state: ClassVar[tuple[str, ...]] = ("queries", "prints", "log_assignments")
-
-    def _remember(self, queries: Tensor, answers: Tensor) -> None:
-        """Keep `queries`, each image once, in the order of prints, and an answer for each.
-
-        Args:
-            queries: (Q, D) unit rows.
-            answers: (Q, C) logits.
-        """
-        prints = row_prints(queries)
-        self.prints, place, copies = torch.unique(prints, return_inverse=True, return_counts=True)
-        rows = torch.arange(len(prints), device=prints.device)
-        merged = Links.of(place, rows, 1 / copies[place], len(copies))
-        self.log_assignments = merged.spread(answers)
-        self.queries = queries[merged.columns[merged.starts]]
-
-    def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        place = torch.searchsorted(self.prints, row_prints(unit)).clamp_max(len(self.prints) - 1)
-        logits = self.log_assignments[place]
-        others = (~self._same(unit, place)).nonzero().flatten()
-        if len(others):  # features of a known image may differ in the last bits
-            place = nearest_rows(unit[others], self.queries, 1)[1][:, 0]
-            known = self._same(unit[others], place)
-            logits[others] = self.log_assignments[place]
-            unknown = others[~known]
-            if len(unknown):
-                logits[unknown] = self._outside(_rows_of(batch, unit, unknown))
-        return logits
-
-    @abstractmethod
-    def _outside(self, batch: Batch) -> Tensor:
-        """(B, C) logits of images that were not in the unlabelled set.
-
-        Args:
-            batch: with unit features, and with images and base logits where the whole batch has them.
-        """
-
-    def _same(self, unit: Tensor, place: Tensor) -> Tensor:
-        """(B,) whether each row is the query at its place."""
-        return (self.queries[place] - unit).abs().amax(dim=1) <= SAME
+    prints = row_prints(queries)
+    method.prints, place, copies = torch.unique(prints, return_inverse=True, return_counts=True)
+    rows = torch.arange(len(prints), device=prints.device)
+    merged = Links.of(place, rows, 1 / copies[place], len(copies))
+    method.log_assignments = merged.spread(answers)
+    method.queries = queries[merged.columns[merged.starts]]
+    return method.log_assignments
 
 
-class ClassifiedTogether(AnsweredTogether):
+def answered(method: Any, batch: Batch, outside: Callable[[Batch], Tensor]) -> Tensor:
+    """(B, C) logits: an image of the unlabelled set (the same feature) gets the answer that the fit gave it, any other
+    one what the fit kept says of it, so that no answer depends on the batch.
+
+    Args:
+        method: with `ANSWERS`.
+        outside: a batch of images that were not in the unlabelled set, with unit features, and with images and base
+            logits where the whole batch has them -> their logits.
+    """
+    unit = batch.unit
+    place = torch.searchsorted(method.prints, row_prints(unit)).clamp_max(len(method.prints) - 1)
+    logits = method.log_assignments[place]
+    others = (~_same(unit, method.queries[place])).nonzero().flatten()
+    if len(others):  # features of an image of the set may differ in the last bits
+        place = nearest_rows(unit[others], method.queries, 1)[1][:, 0]
+        inside = _same(unit[others], method.queries[place])
+        logits[others] = method.log_assignments[place]
+        rest = others[~inside]
+        if len(rest):
+            logits[rest] = outside(_rows_of(batch, unit, rest))
+    return logits
+
+
+def one_update(method: Any, unit: Tensor, base: Tensor, likelihood: Tensor, weight: float = 1.0) -> Tensor:
+    """(B, C) log z of other images: one update of each with the joint solution kept.
+
+    Args:
+        method: with `ANSWERS`, `lambda_` and the option `n_neighbors`.
+        unit: (B, D) unit rows.
+        base: (B, C) logits whose softmax is y.
+        likelihood: (B, C) what the solution's mixture adds to log z.
+        weight: what the sum over neighbours is multiplied by.
+    """
+    cosines, index = nearest_rows(unit, method.queries, method.n_neighbors)
+    update = likelihood + method.lambda_ * base.log_softmax(dim=1)
+    for k in range(cosines.shape[1]):
+        share = weight * cosines[:, k, None].clamp_min(0) / cosines.shape[1]
+        update += share * method.log_assignments[index[:, k]].exp()
+    return update.log_softmax(dim=1)
+
+
+class ClassifiedTogether(Adapter):
     """Base of the methods that give each unlabelled image its log-assignment z in one joint solution.
 
     An image of the unlabelled set gets its z of that solution; copies of one image share the mean of their log z. Any
@@ -107,11 +111,14 @@ class ClassifiedTogether(AnsweredTogether):
     A method has the option `n_neighbors` and implements `_joint` and `_log_likelihood`.
     """
 
+    needs: ClassVar[frozenset[str]] = TOGETHER
     optional: ClassVar[frozenset[str]] = frozenset({"base"})
-    state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "lambda_", "base_")
+    transductive: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (*ANSWERS, "text", "logit_scale", "lambda_", "base_")
     later_state: ClassVar[dict[str, Any]] = {"base_": ""}
 
     n_neighbors: int
+    _check_support = check_together
 
     @property
     def base_(self) -> str:
@@ -133,8 +140,7 @@ class ClassifiedTogether(AnsweredTogether):
         moved = int((log_assignments.argmax(dim=1) != logits.argmax(dim=1)).sum())
         gave = f"that '{self.base_}'" if self.base_ else "their text logits"
         report.notes.append(f"{len(logits)} unlabelled images classified together; {moved} left the class {gave} gave")
-        self._remember(self.queries, log_assignments)
-        self.log_assignments = self.log_assignments.log_softmax(dim=1)
+        self.log_assignments = remember(self, self.queries, log_assignments).log_softmax(dim=1)
         return report
 
     @abstractmethod
@@ -154,6 +160,9 @@ class ClassifiedTogether(AnsweredTogether):
         """What the sum over neighbours is multiplied by."""
         return 1.0
 
+    def _logits(self, batch: Batch) -> Tensor:
+        return answered(self, batch, self._outside)
+
     def _outside(self, batch: Batch) -> Tensor:
         """(B, C) one update of each row."""
         unit, base = batch.features, batch.base
@@ -164,13 +173,12 @@ class ClassifiedTogether(AnsweredTogether):
             )
         if not self.base_:
             base = self.logit_scale * unit @ self.text.T  # (B, C); a bias, the same for all classes, changes nothing
-        cosines, index = nearest_rows(unit, self.queries, self.n_neighbors)
-        update = self._log_likelihood(unit)
-        update += self.lambda_ * base.log_softmax(dim=1)
-        for k in range(cosines.shape[1]):
-            weight = self._neighbour_weight * cosines[:, k, None].clamp_min(0) / cosines.shape[1]
-            update += weight * self.log_assignments[index[:, k]].exp()
-        return update.log_softmax(dim=1)
+        return one_update(self, unit, base, self._log_likelihood(unit), self._neighbour_weight)
+
+
+def _same(unit: Tensor, queries: Tensor) -> Tensor:
+    """(B,) whether each row is the query beside it."""
+    return (queries - unit).abs().amax(dim=1) <= SAME
 
 
 def _rows_of(batch: Batch, unit: Tensor, rows: Tensor) -> Batch:

@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FitReport, Item, Loss, TrainingImages, TrainingPlace, option
+from ...core.contracts import (
+    Backbone,
+    Batch,
+    FitReport,
+    Item,
+    Loss,
+    RandomCrops,
+    TrainingImages,
+    TrainingPlace,
+    has,
+    option,
+)
 from ...core.training import (
     GlobalBatches,
     ImageSource,
@@ -22,13 +33,13 @@ from ...core.training import (
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
 from ._neighbours import mutual_links
-from ._together import ClassifiedTogether
+from ._together import ANSWERS, answered, check_together, one_update, remember
 
 ALL, RELEASED = TUNED = ("all", "released")
 
 
 @dataclass(eq=False, kw_only=True)
-class GtaClip(ClassifiedTogether, SelfTrained):
+class GtaClip(SelfTrained):
     """Generate, Transduct, Adapt: Iterative Transduction with VLMs (Saha, Lawrence and Maji, 2025, arXiv 2501.06031).
 
     A class's logit is the mean over its attribute texts of the scaled cosine to each. In each of 30 rounds
@@ -80,17 +91,18 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         'all except parameters with "proj" in their names, `tune`); colours are not jittered; the last round is '
         "kept (released: the best on test labels). The training is checked against an explicit loop"
     )
-    needs: ClassVar[frozenset[str]] = SelfTrained.needs
+    transductive: ClassVar[bool] = True
     optional: ClassVar[frozenset[str]] = frozenset({"attributes", "pair_attributes"})
     state: ClassVar[tuple[str, ...]] = (
         *SelfTrained.state,
-        *(name for name in ClassifiedTogether.state if name != "logit_scale"),
-        *("means", "variance"),
+        *ANSWERS,
+        *("text", "lambda_", "base_", "means", "variance"),
     )
+    later_state: ClassVar = {**SelfTrained.later_state, "base_": ""}
     default_epochs: ClassVar[int] = 30
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     clip_grad: ClassVar[None] = None
 
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
     lr: float = option(2e-7, "learning rate of all but the projections", above=0)
     projection_lr: float = option(1e-6, "learning rate of the projections into the shared space", above=0)
     weight_decay: float = option(1e-4, "weight decay on all that trains", low=0)
@@ -106,6 +118,8 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         0.1, "difference of the two largest z below which an image counts as confused", above=0, high=1
     )
     compared: float = option(0.05, "share of the first round's confused pairs to compare", low=0, high=1)
+
+    _check_support = check_together
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"betas": (0.9, 0.98), "eps": 1e-6, "decayed": "all", "schedule": "constant"}
@@ -136,10 +150,11 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         self.changed = self._learned(towers, backbone)
         self._made = self._named(towers)
         self.text, self.logit_scale = mean_texts(towers, texts), float(towers.logit_scale)
-        self.queries = features
-        report, log_assignments = self._joint(self.logit_scale * features @ self.text.T, support, val, seed)
-        self._remember(features, log_assignments)
-        self.log_assignments = self.log_assignments.log_softmax(dim=1)
+        solution = self._solved(features, self.logit_scale * features @ self.text.T)
+        self.means, self.variance = solution.mixture.means, solution.mixture.variance
+        log_assignments = solution.log_assignments
+        self.log_assignments = remember(self, features, log_assignments).log_softmax(dim=1)
+        report = FitReport(self.name, chosen_on="published settings")
         moved = int((log_assignments.argmax(dim=1) != classifier.logits(unlabeled.unit).argmax(dim=1)).sum())
         report.notes += [
             f"{len(features)} unlabelled images classified together; {moved} left the class of their prompts"
@@ -156,7 +171,6 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     def _begin(self, backbone: Backbone) -> None:
         self.backbone_, self.templates, self.lambda_, self.base_ = backbone.fingerprint, [], 1.0, ""
         self.prefix = self.finder = self.weights = self.negative = None
-        self.finder_weights = {}
         self._note_scale(backbone)
 
     def _transduct(self, towers: Backbone, features: Tensor, texts: Sequence[Sequence[str]]) -> Solution:
@@ -198,17 +212,13 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         progress = TrainingPlace(None, on_step=on_step, hooks=hooks)
         return self._train_in_place(towers, task, progress, epochs=1, steps=steps, seed=seed)[0]
 
-    def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
-        solution = self._solved(self.queries, logits)
-        self.means, self.variance = solution.mixture.means, solution.mixture.variance
-        return FitReport(self.name, chosen_on="published settings"), solution.log_assignments
-
-    def _log_likelihood(self, unit: Tensor) -> Tensor:
-        centre = self.means.mean(dim=0)
-        return Mixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
-
     def _logits(self, batch: Batch) -> Tensor:
-        return super()._logits(Batch(self._unit(batch)))
+        return answered(self, Batch(self._unit(batch)), self._outside)
+
+    def _outside(self, batch: Batch) -> Tensor:
+        unit, centre = batch.features, self.means.mean(dim=0)
+        likelihood = Mixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
+        return one_update(self, unit, self.logit_scale * unit @ self.text.T, likelihood)
 
 
 class Comparisons:

@@ -12,7 +12,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import FitReport, Tied, option, require
+from ...core.contracts import FitReport, Ties, has, option, require
 from ...core.data import nearest_rows, selection_split
 from ...core.metrics import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
@@ -24,7 +24,7 @@ FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 
 
 @dataclass(eq=False, kw_only=True)
-class TransClip(Tied, ClassifiedTogether):
+class TransClip(ClassifiedTogether):
     """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
 
     For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
@@ -78,6 +78,7 @@ class TransClip(Tied, ClassifiedTogether):
     )
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 
+    choice = has(Ties)
     mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
     text_weight: float | None = option(
         None, "lambda, weight of the text; none: 0.5 in few-shot mode, 1 in zero-shot mode", low=0
@@ -135,7 +136,7 @@ class TransClip(Tied, ClassifiedTogether):
         for gamma in self.gammas:
             guess = self._solve(logits, links, selection.train, gamma).log_assignments[closest].argmax(dim=1)
             scores.append(float((guess == selection.val.labels).double().mean()))
-        (best,) = best_setting(np.array(scores), self.ties)
+        (best,) = best_setting(np.array(scores), self.choice.ties)
         return float(self.gammas[best]), selection.words, scores[best]
 
     def _solve(self, logits: Tensor, links: Links, support, gamma: float = 0.0) -> Solution:

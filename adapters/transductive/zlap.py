@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FitReport, option
+from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.data import nearest_rows
 from ._propagation import normalised_graph, propagated
-from ._together import SAME, ReadTogether
+from ._together import SAME, TOGETHER, check_together
 
 TOLERANCE = 1e-6
 TRANSDUCTIVE, INDUCTIVE, SPARSE = SETUPS = ("transductive", "inductive", "sparse-inductive")
 
 
 @dataclass(eq=False, kw_only=True)
-class Zlap(ReadTogether):
+class Zlap(Adapter):
     """Label Propagation for Zero-shot Classification with Vision-Language Models (Stojnic, Kalantidis and Tolias, 2024,
     arXiv 2404.04072).
 
@@ -66,6 +66,8 @@ class Zlap(ReadTogether):
         "with `scale_similarities` weights of images outside the graph are never negative (released: negative if a "
         "cosine is below the smallest of the graph); logits are the logarithms of the released scores"
     )
+    needs: ClassVar[frozenset[str]] = TOGETHER
+    transductive: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "queries", "propagated", "lowest", "highest")
 
@@ -81,6 +83,8 @@ class Zlap(ReadTogether):
         choices=SETUPS,
     )
     iterations: int = option(50, "limit on the steps of the solver", low=1, high=100_000)
+
+    _check_support = check_together
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.queries = classifier.weights, unlabeled.unit

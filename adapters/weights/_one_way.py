@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-
-@dataclass(eq=False, kw_only=True)
-class OneWay:
-    """Stands before a `TowerAdapter` among the bases: what are options of others is settled here."""
-
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    teacher: ClassVar[tuple[str, ...]] = ()
-    training: ClassVar[None] = None
-    ema: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
+ONE_WAY: Mapping[str, Any] = {
+    "loss": None,
+    "loss_options": None,
+    "teacher": (),
+    "training": None,
+    "ema": None,
+    "select": "last",
+    "patience": None,
+}
+"""Options of `TowerAdapter` that they do not have, for `Adapter.fixed`."""

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.contracts import Backbone, TrainingImages, option
+from ...core.contracts import Backbone, ClassWeighting, RandomCrops, TrainingImages, has, option
 from ...core.errors import CapabilityError
-from ...core.training import ClassTowerAdapter, Task
-from ..published_sets import WithPreset
+from ...core.training import Task, TowerAdapter
+from ..published_sets import SETS, preset_option
 from ._norms import norms_of
 
 
 @dataclass(eq=False, kw_only=True)
-class Clipfit(WithPreset, ClassTowerAdapter):
+class Clipfit(TowerAdapter):
     """Fine-tuning of the text tower's feed-forward biases and the image tower's norms.
 
     Li et al., Vision-Language Model Fine-Tuning via Simple Parameter-Efficient Modification, 2024, arXiv 2409.16718.
@@ -63,11 +63,14 @@ class Clipfit(WithPreset, ClassTowerAdapter):
         "32 (released: 32 or 128); a class's text is encoded once per step, not twice. The paper's penalty on changes "
         "of the norms is neither in the released training nor here"
     )
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     default_epochs: ClassVar[int] = 100
     short: ClassVar[dict[str, int]] = {"food101": 10, "imagenet": 10}
     strongly_anchored: ClassVar[frozenset[str | None]] = frozenset({None, "dtd", "sun397"})
 
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
+    presets: ClassVar[tuple[str, ...]] = SETS
+    preset: str | None = preset_option()
     lr: float = 2e-3
     weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)

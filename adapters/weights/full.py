@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts import Backbone, option
-from ...core.training import ClassTowerAdapter, TowerAdapter, TowerLayers
+from ...core.contracts import Backbone, ClassWeighting, has, option
+from ...core.training import TowerAdapter, TowerLayers
 
 
 @dataclass(eq=False, kw_only=True)
-class Full(ClassTowerAdapter):
+class Full(TowerAdapter):
     """Fine-tuning of both towers.
 
     Goyal et al., Finetune like you pretrain: Improved finetuning of zero-shot vision models (FLYP), 2022,
@@ -48,6 +48,7 @@ class Full(ClassTowerAdapter):
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     text_free: ClassVar[bool] = True
 
+    weighting = has(ClassWeighting)
     last: int | None = option(None, "train only this many last layers of each tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:

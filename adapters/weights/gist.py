@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, Item, TrainingImages, option
+from ...core.contracts import (
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    Item,
+    RandomCrops,
+    TrainingImages,
+    has,
+    option,
+)
 from ...core.errors import CapabilityError, ConfigError
 from ...core.features import cores
 from ...core.prompts import build_classifier, spoken
@@ -25,14 +36,14 @@ from ...core.training import (
     epoch_batches,
     train_epochs,
 )
-from ._one_way import OneWay
+from ._one_way import ONE_WAY
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
 
 
 @dataclass(eq=False, kw_only=True)
-class Gist(ClassWeighted, OneWay, TowerAdapter):
+class Gist(TowerAdapter):
     """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
     arXiv 2307.11315.
 
@@ -82,7 +93,11 @@ class Gist(ClassWeighted, OneWay, TowerAdapter):
     multilabel: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 40
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+
+    fixed: ClassVar = ONE_WAY
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
+
     # no options: trained at one rate, and the last weights are the towers of the probe
     prompts_a_class: ClassVar[None] = None
     warmup: ClassVar[float] = 0.0
@@ -136,7 +151,7 @@ class Gist(ClassWeighted, OneWay, TowerAdapter):
             lr=self.probe_lr,
             batch_size=self.probe_batch_size,
             seed=seed,
-            priors=self.priors_of(seen.labels, len(self.class_names_)),
+            priors=self.weighting.priors_of(seen.labels, len(self.class_names_)),
             score=None if val is None else partial(self._score_of_probe, val),
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
@@ -147,7 +162,7 @@ class Gist(ClassWeighted, OneWay, TowerAdapter):
         return replace(report, **decided, trained_parameters=count)
 
     def _score_of_probe(self, val: FeatureSet, probe: nn.Linear) -> float:
-        return self.val_score(probe(val.features), val.labels)
+        return self.weighting.val_score(probe(val.features), val.labels)
 
     def _logits(self, batch: Batch) -> Tensor:
         features = self._raw(batch)

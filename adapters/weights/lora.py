@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...core.contracts import Backbone, option, require
+from ...core.contracts import Backbone, ClassWeighting, RandomCrops, has, option, require
 from ...core.training import (
-    ClassTowerAdapter,
     LowRank,
     TowerAdapter,
 )
@@ -26,7 +25,7 @@ TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
 
 
 @dataclass(eq=False, kw_only=True)
-class Lora(ClassTowerAdapter):
+class Lora(TowerAdapter):
     """Low-rank adaptation of both towers.
 
     Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models (CLIP-LoRA), 2024, arXiv 2405.18541.
@@ -62,9 +61,10 @@ class Lora(ClassTowerAdapter):
     text_free: ClassVar[bool] = True
     tower_weights: ClassVar[bool] = False
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
 
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
     lr: float = 2e-4
     weight_decay: float = 1e-2
     warmup: float = 0.0

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
+from ...core.contracts import Adapter, Backbone, Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, has, option
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.training import copy_of
@@ -22,7 +22,7 @@ BY_SHOTS: dict[str, Callable[[int], float]] = {"1/K": lambda shots: 1 / shots, "
 
 
 @dataclass(eq=False, kw_only=True)
-class Projection(ClassWeighted, PooledViews):
+class Projection(Adapter):
     """ProLIP, the fine-tuned visual projection.
 
     Fahes, Vu, Bursuc, Perez, de Charette: CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2024,
@@ -70,7 +70,6 @@ class Projection(ClassWeighted, PooledViews):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
-    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     multilabel: ClassVar[bool] = True
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
@@ -79,6 +78,8 @@ class Projection(ClassWeighted, PooledViews):
     )
     trained: ClassVar[tuple[str, ...]] = ("change",)
 
+    pool = has(StoredViews, published_crop=(0.5, 1.0))
+    weighting = has(ClassWeighting)
     views: int = 300
     lr: float | None = option(None, "peak learning rate; none: chosen on val, or 1e-5", above=0)
     penalty: float | Literal["1/K", "1/K^2"] | None = option(
@@ -92,7 +93,7 @@ class Projection(ClassWeighted, PooledViews):
         side = TextSide.of(classifier)
         self._note_what_stays(backbone, side)
         hidden = given.support.to(support.features.device)
-        views = min(self.views, 0 if hidden.views is None else hidden.views.shape[1])
+        views = min(self.pool.views, 0 if hidden.views is None else hidden.views.shape[1])
 
         def images(epoch: int) -> tuple[Tensor, Tensor]:
             seen = hidden.views[:, epoch % views].float() if views else hidden.features
@@ -102,7 +103,7 @@ class Projection(ClassWeighted, PooledViews):
         runs, words = self._runs(support, selection)
         score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
         best, reached = None, None
-        priors = self.priors_of(support.labels, len(classifier))
+        priors = self.weighting.priors_of(support.labels, len(classifier))
         for run in train_runs(images, support.targets, side, runs, self.epochs, priors):
             value = None if score is None else score(run)
             if best is None or value > reached:
@@ -145,7 +146,7 @@ class Projection(ClassWeighted, PooledViews):
 
         def score(run: Run) -> float:
             logits = side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0]
-            return self.val_score(logits, selection.val.labels)
+            return self.weighting.val_score(logits, selection.val.labels)
 
         return score
 

@@ -14,10 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, TrainingImages, TrainingPlace, option
+from ...core.contracts import (
+    Adapter,
+    Backbone,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    RandomCrops,
+    TrainingImages,
+    TrainingPlace,
+    has,
+    option,
+)
 from ...core.errors import CapabilityError
 from ...core.training import (
-    ClassTowerAdapter,
     CosineHead,
     GlobalBatches,
     LowRank,
@@ -25,7 +35,7 @@ from ...core.training import (
     Trained,
 )
 from ._norms import norms_of
-from ._one_way import OneWay
+from ._one_way import ONE_WAY
 from .lora import attach_lora
 
 TOWERS = ("image", "text")
@@ -34,7 +44,7 @@ CLASSIFIER = "classifier"
 
 
 @dataclass(eq=False, kw_only=True)
-class TwoStage(OneWay, ClassTowerAdapter):
+class TwoStage(TowerAdapter):
     """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages (2SFS; Farina, Mancini, Iacca and Ricci,
     2025, arXiv 2503.11609).
 
@@ -73,8 +83,12 @@ class TwoStage(OneWay, ClassTowerAdapter):
         "(released: refused). Base and new classes may be classified together (released: never)"
     )
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
-    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
+
+    fixed: ClassVar = ONE_WAY
+    crops = has(RandomCrops, published_crop=(0.08, 1.0))
+    weighting = has(ClassWeighting)
+
     # no options: the budget is in steps, and both stages go as published
     epochs: ClassVar[None] = None
     warmup: ClassVar[float] = 0.0

@@ -12,10 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TrainingImages, option
+from ...core.contracts import (
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    RandomCrops,
+    TrainingImages,
+    has,
+    option,
+)
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
-from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained
+from ...core.training import Remembered, Task, TowerAdapter, Trained
 from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
@@ -26,7 +36,7 @@ from ._changes import (
     trained_parts,
 )
 from ._linear_head import LinearHead, fisher_of_head, train_head
-from ._one_way import OneWay
+from ._one_way import ONE_WAY
 
 LR, HEAD_LR = 3e-5, 1e-3
 WARMUP = 500
@@ -51,7 +61,7 @@ class _Fit:
 
 
 @dataclass(eq=False, kw_only=True)
-class WiseFt(OneWay, ClassTowerAdapter):
+class WiseFt(TowerAdapter):
     """Weight-space ensemble of the zero-shot and the fine-tuned model.
 
     Wortsman et al., Robust fine-tuning of zero-shot models, 2021, arXiv 2109.01903.
@@ -100,7 +110,11 @@ class WiseFt(OneWay, ClassTowerAdapter):
     can: ClassVar[frozenset[str]] = frozenset({"channels"})
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 10
-    published_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
+
+    fixed: ClassVar = ONE_WAY
+    crops = has(RandomCrops, published_crop=(0.9, 1.0))
+    weighting = has(ClassWeighting)
+
     # no option: the head has its own start
     prompts_a_class: ClassVar[None] = None
 
@@ -221,7 +235,7 @@ class WiseFt(OneWay, ClassTowerAdapter):
         between = self._between(head, selection.train)
 
         def score(alpha: float) -> float:
-            return self.val_score(between(alpha)(selection.val.unit), selection.val.labels)
+            return self.weighting.val_score(between(alpha)(selection.val.unit), selection.val.labels)
 
         self._decide(None if selection.val is None else score, selection.words)
         words, alpha, reached = now.choice
@@ -251,7 +265,7 @@ class WiseFt(OneWay, ClassTowerAdapter):
             rise=self._rise,
             clip_grad=self.clip_grad,
             label_smoothing=self.label_smoothing,
-            priors=self.priors_of(support.labels, len(head.bias)),
+            priors=self.weighting.priors_of(support.labels, len(head.bias)),
             seed=self._now.seed,
         )
 

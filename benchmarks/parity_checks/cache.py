@@ -193,7 +193,8 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         rows, labels = rows_of(support, options["views"])
         problem = Problem.of(rows, labels, rows @ text.weights.T)
         val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
-        scores = problem.scores(val, val @ text.weights.T, *grids, partial(adapter.val_score, labels=f.val.labels))
+        score = partial(adapter.weighting.val_score, labels=f.val.labels)
+        scores = problem.scores(val, val @ text.weights.T, *grids, score)
         yield ref.check(100 * scores, f"{case}_val_accuracy")
 
 

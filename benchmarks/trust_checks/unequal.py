@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vladapt.core.contracts.choices import ClassWeighted
+from vladapt.core.contracts.choices import ClassWeighting
+from vladapt.core.contracts.parts import part_of
 from vladapt.core.metrics.classification import classification_metrics
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.tasks.classification.contest import RepeatedSplits
@@ -46,7 +47,7 @@ def lines(data: Path) -> Iterator[str]:
             cells = []
             for splits in sets.values():
                 cells.append(_cell(growth(splits, name)))
-                weighted = issubclass(adapter_class(name), ClassWeighted)
+                weighted = part_of(adapter_class(name), ClassWeighting) is not None
                 cells.append(_cell(growth(splits, name, class_weight="none")) if weighted else "–")
             yield f"| `{name}` | {' | '.join(cells)} |"
 

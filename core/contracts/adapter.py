@@ -19,6 +19,7 @@ from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, settle
 from .part_views import averaged
+from .parts import parts_of, put_options
 from .resources import OF_TOWERS, REQUIRED
 from .shown import in_short
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from ..metrics.presence import Presence
     from .backbone import Backbone
 
-ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
+ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams", "examples", "attention"})
 """Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
-learn from the images that it is asked about (`stream`)."""
+learn from the images that it is asked about (`stream`), say what each labelled image adds to a score (`example_parts`)
+and where in an image each class looks (`attention_maps`)."""
 FORMAT = 1
 """Of the file of a fitted adapter."""
 OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
@@ -95,6 +97,7 @@ class Adapter(ABC):
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
         presets: names of the published sets that its option `preset` takes.
+        fixed: options of its base that it does not have -> their values.
         published: options of its own -> what papers have, which a protocol takes where the user gives none.
         published_views: preset -> `n_views` of each image that it classifies, as papers have them; None: on any set. A
             protocol and a preset that is asked for take them where there are images.
@@ -129,15 +132,22 @@ class Adapter(ABC):
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
     presets: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[Mapping[str, Any]] = {}
     published: ClassVar[Mapping[str, Any]] = {}
     published_views: ClassVar[Mapping[str | None, int]] = {}
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         cls.__repr__ = in_short  # type: ignore[method-assign]  # `dataclass` leaves it
+        put_options(cls, vars(cls).get("fixed", {}))
 
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
+        for name in parts_of(type(self)):
+            for option, value in getattr(self, name).settled(self).items():
+                setattr(self, option, value)
+            if further := getattr(self, name).needs:
+                self.needs = self.needs | further  # type: ignore[misc]  # of this one, by its options
 
     def fit(
         self,
@@ -291,6 +301,32 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it predicts; omit --stream")
 
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
+        """What each labelled image adds to a logit of each image of a batch, where "examples" is in `can`.
+
+        Args:
+            batch: B images, as `logits` takes them.
+            classes: (B,) int64, the class whose logit is looked at.
+
+        Returns:
+            (B, N V): of the N images of the support in their order V numbers each (one per view that the method
+            keeps), one image's after the other's. What the logit has besides their sum does not come from single
+            images. None where what was fitted is no such sum.
+
+        Raises:
+            CapabilityError: its logits are no such sums.
+        """
+        raise CapabilityError(f"adapter '{self.name}' adds up no labelled images; take a cache, such as tip-adapter")
+
+    def attention_maps(self, batch: Batch) -> Tensor:
+        """(B, C, h, w): how much each class looks at each patch, of a batch with the `patch_tokens` of single images,
+        where "attention" is in `can`; the sum over patches is 1.
+
+        Raises:
+            CapabilityError: its classes look at no patches.
+        """
+        raise CapabilityError(f"attention: adapter '{self.name}' has none of its own; omit --explain-method")
+
     def bag_logits(self, bag: Tensor) -> Tensor:
         """(C,) logits of the parts (T, D) of one sample, of a method with `reads_bags`; traced, they hold for any T.
 
@@ -321,7 +357,7 @@ class Adapter(ABC):
         Args:
             labelled: whether images are labelled.
         """
-        return dict(cls.published)
+        return {**cls.published, **{k: v for each in parts_of(cls).values() for k, v in each.kind.published.items()}}
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         """Options by which another fit does what this one ended with: what it chose, where an option can say it."""

@@ -1,11 +1,10 @@
-"""What methods share: options (how unequal classes count, which of equally good settings is taken, how images
-are augmented), and scores that are sums over the labelled images; and how a trained head comes to count classes alike.
+"""Parts that methods have: how unequal classes count, which of equally good settings is taken, how images are
+augmented; and how a trained head comes to count classes alike.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +14,10 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..metrics.classification import class_weights, val_score
 from .adapter import Adapter, require
-from .features import Batch, FeatureSet
+from .features import FeatureSet
 from .images import CropTransform
 from .options import option
+from .parts import Part
 
 AUTO = "auto"
 """Not given: our default, or what is published where published settings (a preset) are asked for."""
@@ -29,13 +29,15 @@ OFFSET_RIDGE, OFFSET_STEPS = 1e-2, 100
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
-@dataclass(eq=False, kw_only=True)
-class ClassWeighted(Adapter):
-    """Base of methods in which each class counts alike, however many images it has.
+@dataclass(frozen=True, kw_only=True)
+class ClassWeighting(Part):
+    """Whether each class counts alike, however many images it has.
 
-    Published methods are made for equally many images per class; where they are, the option changes nothing. Built,
-    `class_weight` is "balanced" or "none".
+    Published methods are made for equally many images per class; where they are, the option changes nothing. In a built
+    method `class_weight` is "balanced" or "none".
     """
+
+    published: ClassVar[Mapping[str, Any]] = {"class_weight": NONE}
 
     class_weight: str = option(
         AUTO,
@@ -43,14 +45,8 @@ class ClassWeighted(Adapter):
         choices=(AUTO, BALANCED, NONE),
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.class_weight == AUTO:
-            self.class_weight = NONE if self.as_published else BALANCED
-
-    @classmethod
-    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
-        return {**super().published_options(labelled), "class_weight": NONE}
+    def settled(self, adapter: Adapter) -> dict[str, Any]:
+        return {"class_weight": NONE if adapter.as_published else BALANCED} if self.class_weight == AUTO else {}
 
     @property
     def balanced(self) -> bool:
@@ -111,9 +107,11 @@ class ClassWeighted(Adapter):
         return balancing_offsets(torch.cat(logits), labels[torch.cat(parts).to(labels.device)])
 
 
-@dataclass(eq=False, kw_only=True)
-class Tied(Adapter):
-    """Base of methods that choose one of several settings on val. Built, `ties` is "plateau" or "published"."""
+@dataclass(frozen=True, kw_only=True)
+class Ties(Part):
+    """Which of several settings is taken that are equal on val. In a built method "plateau" or "published"."""
+
+    published: ClassVar[Mapping[str, Any]] = {"ties": PUBLISHED}
 
     ties: str = option(
         AUTO,
@@ -121,42 +119,30 @@ class Tied(Adapter):
         choices=(AUTO, PLATEAU, PUBLISHED),
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.ties == AUTO:
-            self.ties = PUBLISHED if self.as_published else PLATEAU
-
-    @classmethod
-    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
-        return {**super().published_options(labelled), "ties": PUBLISHED}
+    def settled(self, adapter: Adapter) -> dict[str, Any]:
+        return {"ties": PUBLISHED if adapter.as_published else PLATEAU} if self.ties == AUTO else {}
 
 
-@dataclass(eq=False, kw_only=True)
-class Searched(Tied, ClassWeighted):
-    """Base of methods that search settings on val: by balanced accuracy where classes count alike."""
+@dataclass(frozen=True, kw_only=True)
+class RandomCrops(Part):
+    """How images are randomly cropped and flipped for a training.
 
-
-@dataclass(eq=False, kw_only=True)
-class Augmented(Adapter):
-    """Base of methods that learn from randomly cropped and flipped images.
-
-    Class attributes:
+    Args:
         published_crop: shares of an image's area that the published method's random crop keeps; None where it
             publishes none.
         published_randaugment: whether it publishes RandAugment on top of that.
     """
 
-    published_crop: ClassVar[tuple[float, float] | None] = None
-    published_randaugment: ClassVar[bool] = False
-
+    published_crop: tuple[float, float] | None = None
+    published_randaugment: bool = False
     crop_scale: tuple[float, float] | None = option(
         None, "shares of an image's area that random crops keep; none: as published, or milder", above=0, high=1
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def settled(self, adapter: Adapter) -> dict[str, Any]:
         ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
         require(ordered, "crop_scale", self.crop_scale, "give two shares with 0 < smallest <= largest <= 1")
+        return {}
 
     def training_transform(self, transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A training transform, augmenting as this method does: with the crop of `crop_scale`, or the published one
@@ -176,10 +162,10 @@ class Augmented(Adapter):
         return (crop.with_randaugment() or crop) if free and self.published_randaugment else crop
 
 
-@dataclass(eq=False, kw_only=True)
-class PooledViews(Augmented):
-    """Base of methods that learn from a stored pool of augmented views of each image (`FeatureSet.views`), or from the
-    image as it is where there are none. They have "views" in `needs`."""
+@dataclass(frozen=True, kw_only=True)
+class StoredViews(RandomCrops):
+    """How many views of each image are learned from, of a stored pool of augmented ones (`FeatureSet.views`); where
+    there are none, it is the image as it is. A method has "views" in `needs`."""
 
     views: int = option(
         10,
@@ -187,6 +173,11 @@ class PooledViews(Augmented):
         low=0,
         high=10_000,
     )
+
+    @property
+    def fresh(self) -> bool:
+        """Whether new views are encoded in every epoch."""
+        return False
 
     @property
     def pooled(self) -> int:
@@ -200,31 +191,24 @@ class PooledViews(Augmented):
         return "trained on features of the images as they are, without augmented views"
 
 
-@dataclass(eq=False, kw_only=True)
-class FreshViews(PooledViews):
-    """Base of methods that publish new views of each image in every epoch, and by default train on the stored ones in
-    turn. `EpochViews` (`core/training/epoch_views.py`) encodes new ones.
+@dataclass(frozen=True, kw_only=True)
+class TrainingViews(StoredViews):
+    """Views of each image that are new in every epoch, as published, or by default the stored ones in turn.
 
-    Class attributes:
+    `EpochViews` (`core/training/epoch_views.py`) encodes new ones, of the resource `images`.
+
+    Args:
         averages_views: whether the stored ones are read besides, for the keys of a cache.
-
-    Resources:
-        images: `TrainingImages`, with `fresh_views`.
-
-    Raises:
-        CapabilityError: `fresh_views` without images or without the backbone.
     """
 
-    averages_views: ClassVar[bool] = False
-
+    averages_views: bool = False
     fresh_views: bool = option(
         False, "encode new views of each image in every epoch, as published; no: use stored ones"
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.fresh:
-            self.needs = self.needs | {"images"}
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"images"}) if self.fresh else frozenset()
 
     @property
     def fresh(self) -> bool:
@@ -239,33 +223,6 @@ class FreshViews(PooledViews):
         if self.fresh:
             return "trained on a new augmented view of each image in every epoch, none of them stored"
         return super().views_note(support)
-
-
-class ByExample(Adapter):
-    """Base of methods that add something per labelled image to the logits: caches and kernels."""
-
-    @abstractmethod
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
-        """What each labelled image adds to a logit of each image of a batch.
-
-        Args:
-            batch: B images, as `logits` takes them.
-            classes: (B,) int64, the class whose logit is looked at.
-
-        Returns:
-            (B, N V): of the N images of the support in their order V numbers each (one per view that the method
-            keeps), one image's after the other's. What the logit has besides their sum does not come from single
-            images. None where what was fitted is no such sum.
-        """
-
-
-class ByAttention(Adapter):
-    """Base of methods whose classes look at the patches of an image."""
-
-    @abstractmethod
-    def attention_maps(self, batch: Batch) -> Tensor:
-        """(B, C, h, w): how much each class looks at each patch, of a batch with the `patch_tokens` of single images;
-        the sum over patches is 1."""
 
 
 def log_priors(labels: Tensor, num_classes: int) -> Tensor | None:

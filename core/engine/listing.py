@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.specs import Published, find_published, published
+from ..contracts.choices import RandomCrops
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
+from ..contracts.parts import part_of
 from ..curation import RECIPES, curation_recipe
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
@@ -152,7 +154,7 @@ def shown(kind: str, name: str) -> Shown:
     if kind == "adapter":
         named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
         facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
-        if (crop := getattr(cls, "published_crop", None)) is not None:
+        if (crops := part_of(cls, RandomCrops)) is not None and (crop := crops.published_crop) is not None:
             facts.append(("published with random crops of", f"{crop[0]:.0%} to {crop[1]:.0%} of the area"))
     return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
 

@@ -30,7 +30,6 @@ from torch import Tensor
 from ..backbones.native_aspect import takes_rows
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.choices import ByAttention
 from ..contracts.features import Batch, FeatureSet
 from ..contracts.items import Item
 from ..errors import CapabilityError, ConfigError, DataError
@@ -300,7 +299,7 @@ class Seen:
 
 def default_method(towers: Backbone, adapter: Adapter | None = None) -> str:
     """The way of a method on a tower where none is named."""
-    if isinstance(adapter, ByAttention):
+    if adapter is not None and "attention" in adapter.can:
         return ATTENTION
     if "image_blocks" in towers.capabilities:
         return ROLLOUT
@@ -317,7 +316,7 @@ def check_method(method: str, seen: Seen) -> None:
         raise ConfigError(f"--explain-method {method}: give one of {', '.join(METHODS)}")
     towers, adapter = seen.towers, seen.adapter
     if method == ATTENTION:
-        if not isinstance(adapter, ByAttention):
+        if "attention" not in adapter.can:
             raise CapabilityError(f"attention: adapter '{adapter.name}' has none of its own; omit --explain-method")
         return
     if why := _not_followed(adapter):

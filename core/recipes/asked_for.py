@@ -11,10 +11,11 @@ from typing import Any
 from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.choices import FreshViews
+from ..contracts.choices import TrainingViews
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item, check_ids
 from ..contracts.options import options_of
+from ..contracts.parts import part_of
 from ..contracts.recipe import AUTO, HOOKS, SAMPLE, Recipe, check_data_place
 from ..data.file_hashes import FileHashes
 from ..data.label_files import is_label_file, read_label_file
@@ -331,7 +332,7 @@ def with_published_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
     options: dict[str, dict[str, Any]] = {}
     for name in [name for name in names if _views_are_asked_for(recipe, name)]:
         cls, own = adapter_class(name), recipe.with_adapter(name).adapter_options
-        published = {"fresh_views": True} if issubclass(cls, FreshViews) and not recipe.resources.get("keys") else {}
+        published = {"fresh_views": True} if part_of(cls, TrainingViews) and not recipe.resources.get("keys") else {}
         if None in cls.published_views:
             published["n_views"] = cls.published_views[None]
         options[name] = {key: value for key, value in published.items() if key not in own}

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
-from ..contracts.choices import Augmented
+from ..contracts.choices import RandomCrops
 from ..contracts.features import PRE_PROJECTION, PROJECTED, Detection, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
 from ..contracts.items import Item
+from ..contracts.parts import part_of
 from ..contracts.resources import BasePredictions, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
 from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill
@@ -374,7 +375,8 @@ def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:
 def _with_views(features: FeatureSet, adapter: Adapter) -> FeatureSet:
     """With views that differ a little, less where the method asks for a crop of its own."""
     noise = torch.randn(len(features), VIEWS, features.dim, generator=torch.Generator().manual_seed(0))
-    asked = adapter.crop_scale if isinstance(adapter, Augmented) else None
+    crops = part_of(adapter, RandomCrops)
+    asked = None if crops is None else crops.crop_scale
     spread = 0.1 if asked is None else 0.1 * (2 - sum(asked))
     return replace(features, views=features.features[:, None] + spread * features.features.std() * noise)
 

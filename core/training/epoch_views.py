@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.choices import FreshViews
+from ..contracts.choices import StoredViews
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
 from ..contracts.items import Item, items_of
@@ -80,7 +80,7 @@ class EpochViews:
 
 
 def views_of_training(
-    method: FreshViews,
+    pool: StoredViews,
     support: FeatureSet,
     backbone: Backbone | None,
     resources: Mapping[str, Any],
@@ -90,6 +90,7 @@ def views_of_training(
     """What `training_features` takes: the number of stored views, or new ones where the method asks for these.
 
     Args:
+        pool: the part of the method that says which.
         support: of the whole fit.
         resources: of the fit.
         count: views of each image in an epoch, where they are new.
@@ -98,8 +99,8 @@ def views_of_training(
         CapabilityError: new ones are asked for, and there are no images, or no backbone.
         ConfigError: a crop is asked for, and the images' transform has none.
     """
-    if not method.fresh:
-        return method.views
+    if not pool.fresh:
+        return pool.views
     images = resources.get("images")
     if images is None or backbone is None:
         raise CapabilityError(
@@ -111,5 +112,5 @@ def views_of_training(
             f"option fresh_views: {len(missing)} of {len(support)} rows of the support have ids of no training image; "
             "give the images of all of them"
         )
-    transform = method.training_transform(images.train_transform)
+    transform = pool.training_transform(images.train_transform)
     return EpochViews(replace(images, load=Remembered(images.load), train_transform=transform), backbone, seed, count)

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.finders import KeptLoss
-from ..contracts.adapter import FitReport, require
+from ..contracts.adapter import Adapter, FitReport, require
 from ..contracts.backbone import Backbone, logit_facts
-from ..contracts.choices import Augmented, ClassWeighted
+from ..contracts.choices import NONE, ClassWeighting, RandomCrops
 from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.loss import Loss
+from ..contracts.old_bases import ClassWeighted
 from ..contracts.options import option
+from ..contracts.parts import has
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
 from ..registry import loss_class
@@ -50,9 +52,14 @@ OF_TEXTS = ("text_", "class_features", "teacher.class")
 
 
 @dataclass(eq=False, kw_only=True)
-class TowerAdapter(Augmented):
+class TowerAdapter(Adapter):
     """Base of the methods that train towers. A method says what trains (`_choose`) and, where it hangs something on the
     towers, what is kept of it (`_learned`) and how that goes into another copy of the backbone (`_put`).
+
+    A method that trains on labels has `weighting = has(ClassWeighting)`: the cross-entropy is then of logits to which
+    the log shares of the classes are added, and val is scored by balanced accuracy. With equal classes, several labels
+    per image, or pairs nothing differs. A contrastive loss needs no such shares: among the texts of a batch each class
+    stands as often as it has images.
 
     The backbone given to `fit` stays as it is: a copy of its towers is trained, so that memory holds both. After the
     fit, logits are scaled cosines between features of `adapted(backbone)` and the class prompts as its text tower
@@ -87,6 +94,9 @@ class TowerAdapter(Augmented):
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
     finder: ClassVar[str | None] = None
     finder_weights: ClassVar[Mapping[str, Tensor]] = {}
+
+    weighting: ClassVar[ClassWeighting] = ClassWeighting(class_weight=NONE)
+    crops: ClassVar[RandomCrops] = has(RandomCrops)
 
     epochs: int | None = option(
         None, "passes over the training images; none: the method's own number", low=1, high=100_000
@@ -157,15 +167,6 @@ class TowerAdapter(Augmented):
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
         """The task with what the method's own losses need beyond it; on pairs there are no `images`."""
         return task
-
-    @property
-    def balanced(self) -> bool:
-        """Whether each class counts alike in the score on val."""
-        return False
-
-    def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
-        """What a loss on the labels adds to the logits; see `Task.class_priors`."""
-        return None
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         """What the training changed, on the CPU. Whatever was hung on the towers is merged into them."""
@@ -326,7 +327,7 @@ class TowerAdapter(Augmented):
         return Task(
             source=LabelledSource(images.items, Remembered(images.load), prompts, images.draw),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
-            class_priors=self.priors_of(labels, len(prompts)),
+            class_priors=self.weighting.priors_of(labels, len(prompts)),
             view=self._view(images.train_transform, backbone),
         )
 
@@ -384,7 +385,7 @@ class TowerAdapter(Augmented):
 
     def _val_score(self, scores: Callable[[Tensor], Tensor], towers: Backbone, images: TrainingImages) -> float:
         """Accuracy of (B, D) unit features -> (B, C) scores on the val images, or macro AUROC; see `score_by`."""
-        return score_by(scores, towers, images, self.batch_size, self.amp, self.balanced)
+        return score_by(scores, towers, images, self.batch_size, self.amp, self.weighting.balanced)
 
     def _scores(self, towers: Backbone, prompts, negative) -> nn.Module:
         """What val is scored by, in the training: class texts as the text tower now reads them, or `PixelScores`."""
@@ -392,7 +393,7 @@ class TowerAdapter(Augmented):
 
     def _view(self, transform: Callable[..., Tensor], backbone: Backbone) -> Callable[[Any, int], Tensor]:
         """(decoded image, seed) -> augmented pixels; those of clips in 8 bits, as far as their frames were so."""
-        augment = self.training_transform(transform)
+        augment = self.crops.training_transform(transform)
 
         def view(decoded: Any, seed: int) -> Tensor:
             pixels = augment(decoded, seed=seed)
@@ -463,10 +464,6 @@ class TowerAdapter(Augmented):
 
 @dataclass(eq=False, kw_only=True)
 class ClassTowerAdapter(ClassWeighted, TowerAdapter):
-    """Base of those that train on the labels, by cross-entropy over the classes.
+    """In place of it: `TowerAdapter` and `weighting = has(ClassWeighting)`."""
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`): the cross-entropy is of logits to
-    which the log shares of the classes are added, and val is scored by balanced accuracy. Published is "none". With
-    equal classes, several labels per image, or pairs nothing differs. A contrastive loss needs no such shares: among
-    the texts of a batch each class stands as often as it has images.
-    """
+    cure: ClassVar[str] = "derive from TowerAdapter"

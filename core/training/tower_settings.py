@@ -71,7 +71,7 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
         save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
         workers=_workers(device, steps) if method.workers is None else method.workers,
         flip=True,  # images are augmented by the domain's transform, and only where there is none by the backbone's
-        **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
+        **({} if method.crops.crop_scale is None else {"crop_scale": method.crops.crop_scale}),
         **{
             **{name: getattr(method, name) for name in SETTINGS},
             **method._settings_of_method(epochs),

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vladapt.core.contracts.choices import Augmented, FreshViews, PooledViews
+from vladapt.core.contracts.choices import RandomCrops, StoredViews, TrainingViews
+from vladapt.core.contracts.parts import part_of
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.method import Method
@@ -31,7 +32,7 @@ PUBLISHED = {
     **dict.fromkeys(["cross-modal", "full", "lit", "reclip"]),  # publish no random crop, or none that is known
     **dict.fromkeys(["x-clip", "stan", "vifi-clip", "open-vclip", "testa", "action-clip-towers"]),
 }
-FRESH = sorted(name for name in PUBLISHED if issubclass(adapter_class(name), FreshViews))
+FRESH = sorted(name for name in PUBLISHED if part_of(adapter_class(name), TrainingViews))
 QUICK = {"epochs": 2, "fresh_views": True}
 
 
@@ -49,9 +50,9 @@ def logits(name: str, **given) -> torch.Tensor:
 
 
 def test_each_method_declares_the_crop_that_it_publishes():
-    augmented = [name for name in catalogue.adapters() if issubclass(adapter_class(name), Augmented)]
-    assert {name: adapter_class(name).published_crop for name in augmented} == PUBLISHED
-    assert {name for name in augmented if adapter_class(name).published_randaugment} == {"pomp", "dpa", "s3a"}
+    crops = {name: part_of(adapter_class(name), RandomCrops) for name in catalogue.adapters()}
+    assert {name: each.published_crop for name, each in crops.items() if each} == PUBLISHED
+    assert {name for name, each in crops.items() if each and each.published_randaugment} == {"pomp", "dpa", "s3a"}
     caches, heads = ["ape-t", "tip-adapter-f"], ["clip-adapter", "dmn", "nmtune", "taskres"]
     assert set(FRESH) == {*caches, *heads, "biomed-coop", "coop", "cocoop", "kgcoop", "pomp"}
 
@@ -59,23 +60,23 @@ def test_each_method_declares_the_crop_that_it_publishes():
 def test_who_needs_views_says_how_many_and_of_which_crop():
     for name in catalogue.adapters():
         if "views" in adapter_class(name).needs:
-            assert issubclass(adapter_class(name), PooledViews), name
+            assert part_of(adapter_class(name), StoredViews), name
 
 
 @pytest.mark.parametrize("name", ["coop", "cocoop", "kgcoop", "pomp"])
 def test_prompts_learn_from_ten_stored_views_unless_told_otherwise(name):
     adapter = build_adapter(name)
-    assert (adapter.views, adapter.pooled, adapter.fresh) == (10, 10, False)
+    assert (adapter.views, adapter.pool.pooled, adapter.pool.fresh) == (10, 10, False)
     assert "views" in adapter.needs and "images" not in adapter.needs
     told = build_adapter(name, fresh_views=True)
-    assert (told.pooled, told.fresh) == (0, True) and "images" in told.needs
+    assert (told.pool.pooled, told.pool.fresh) == (0, True) and "images" in told.needs
     none = build_adapter(name, fresh_views=True, views=0)
-    assert (none.pooled, none.fresh) == (0, False) and "images" not in none.needs
+    assert (none.pool.pooled, none.pool.fresh) == (0, False) and "images" not in none.needs
 
 
 @pytest.mark.parametrize("name", ["tip-adapter-f", "ape-t"])
 def test_keys_of_a_cache_average_the_stored_views_all_the_same(name):
-    assert build_adapter(name, fresh_views=True).pooled == 10
+    assert build_adapter(name, fresh_views=True).pool.pooled == 10
 
 
 @pytest.mark.parametrize("name", FRESH)

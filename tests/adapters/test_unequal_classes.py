@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from settings import OPTIONS
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.contracts.choices import ClassWeighted, Searched
+from vladapt.core.contracts.choices import ClassWeighting, Ties
+from vladapt.core.contracts.parts import part_of
 from vladapt.core.data.sampling import hold_out
 from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics, val_score
 from vladapt.core.prompts.classifier import build_classifier
@@ -19,9 +20,9 @@ from vladapt.core.testing.towers import small_clip
 PLAIN = frozenset({"features", "views"})
 ALL = sorted(catalogue.adapters())
 ON_FEATURES = [name for name in ALL if adapter_class(name).needs <= PLAIN]
-WEIGHTED = [name for name in ON_FEATURES if issubclass(adapter_class(name), ClassWeighted)]
-ALL_WEIGHTED = [name for name in ALL if issubclass(adapter_class(name), ClassWeighted)]
-SEARCHED = [name for name in ON_FEATURES if issubclass(adapter_class(name), Searched)]
+WEIGHTED = [name for name in ON_FEATURES if part_of(adapter_class(name), ClassWeighting)]
+ALL_WEIGHTED = [name for name in ALL if part_of(adapter_class(name), ClassWeighting)]
+SEARCHED = [name for name in ON_FEATURES if part_of(adapter_class(name), Ties)]
 QUICK = {
     "tip-adapter": {"search_step": (30, 10)}, "tip-adapter-f": {"search_step": (30, 10), "epochs": 10},
     "ape": {"search_step": (20, 10, 4)}, "ape-t": {"search_step": (30, 10), "epochs": 10},
@@ -74,7 +75,7 @@ class Drawn:
 
 def test_weights_and_scores_of_a_method_are_balanced_where_its_classes_count_alike():
     labels, logits = torch.tensor([0, 0, 0, 1]), torch.tensor([[1.0, 0.0]] * 4)  # all are taken for the first class
-    alike, plain = (build_adapter("gda", class_weight=weight) for weight in ("balanced", "none"))
+    alike, plain = (build_adapter("gda", class_weight=weight).weighting for weight in ("balanced", "none"))
     assert alike.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
     assert plain.class_weights(labels, 2) is None
     assert (alike.val_score(logits, labels), plain.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
@@ -207,7 +208,7 @@ def test_what_learns_from_classes_weighs_them():
 
 def test_several_labels_have_no_priors():
     adapter = build_adapter("coop")
-    assert adapter.priors_of(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 2) is None
+    assert adapter.weighting.priors_of(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 2) is None
 
 
 class Published(type(build_adapter("coop"))):
@@ -217,8 +218,8 @@ class Published(type(build_adapter("coop"))):
 
 
 def test_as_published_no_class_is_weighed():
-    assert Published().priors_of(torch.tensor([0, 0, 1]), 2) is None
-    assert build_adapter("coop").priors_of(torch.tensor([0, 0, 1]), 2) is not None
+    assert Published().weighting.priors_of(torch.tensor([0, 0, 1]), 2) is None
+    assert build_adapter("coop").weighting.priors_of(torch.tensor([0, 0, 1]), 2) is not None
 
 
 @pytest.mark.thorough(but=("coop",))
@@ -246,8 +247,8 @@ def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
 @pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
 def test_a_preset_asks_for_what_is_published(name):
     adapter = build_adapter(name, preset="eurosat")
-    assert not adapter.balanced and adapter.ties == "published"
-    assert build_adapter(name).balanced and build_adapter(name).ties == "plateau"
+    assert not adapter.weighting.balanced and adapter.ties == "published"
+    assert build_adapter(name).weighting.balanced and build_adapter(name).ties == "plateau"
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHED if adapter_class(name).presets])

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.choices import ByExample
 from ...contracts.features import PROJECTED, Batch
 from ...contracts.items import Decoded
 from ...contracts.prepared import PreparedData, on_adapted
@@ -199,7 +198,7 @@ class Explainer:
     @property
     def examples_count(self) -> bool:
         """Whether the score is a sum over labelled images, with parts that can be told."""
-        return isinstance(self.adapter, ByExample)
+        return "examples" in self.adapter.can
 
     def note(self, exact: bool) -> str:
         """What a page says above explanations.

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.choices import Augmented, FreshViews, PooledViews
+from ...contracts.choices import RandomCrops, StoredViews
 from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
 from ...contracts.items import Item, items_of
 from ...contracts.part_views import IMAGES
+from ...contracts.parts import part_of
 from ...contracts.prepared import PreparedData, Shots
 from ...data.file_hashes import FileHashes
 from ...data.verify import content_key
@@ -76,18 +77,18 @@ def augmentation_of(
     published = published or adapter.as_published
     views = views_wanted(adapter, prepared, published or "views" in own_options)
     usual = prepared.domain.transforms(prepared.backbone, True, prepared.task)
-    if not isinstance(adapter, Augmented):
+    if (crops := part_of(adapter, RandomCrops)) is None:
         return Augmentation(views, usual if views else None)
-    own_crop = bool(adapter.crop_scale) or adapter.published_crop is None
+    own_crop = bool(crops.crop_scale) or crops.published_crop is None
     if published and not own_crop and isinstance(usual, CropTransform):
         usual = prepared.backbone.preprocess(True)
-    transform = adapter.training_transform(usual)
+    transform = crops.training_transform(usual)
     if own_crop:
         return Augmentation(views, transform)
-    note = f"augmented as domain {prepared.domain.name} does (published: crops of {_percent(adapter.published_crop)})"
+    note = f"augmented as domain {prepared.domain.name} does (published: crops of {_percent(crops.published_crop)})"
     if isinstance(transform, CropTransform):
-        crop = tighter(transform.safe_crop or adapter.published_crop, adapter.published_crop)
-        transform, note = transform.with_crop(crop), _on_crop(crop, adapter.published_crop, prepared.domain.name)
+        crop = tighter(transform.safe_crop or crops.published_crop, crops.published_crop)
+        transform, note = transform.with_crop(crop), _on_crop(crop, crops.published_crop, prepared.domain.name)
     return Augmentation(views, transform, note if _augments(adapter, views) else "")
 
 
@@ -115,7 +116,8 @@ def views_wanted(adapter: Adapter, prepared: PreparedData, decided: bool) -> int
     """
     if "views" not in adapter.needs or "pre_projection" in adapter.needs:
         return 0
-    asked = adapter.pooled if isinstance(adapter, PooledViews) else int(adapter.options.get("views") or 0)
+    pool = part_of(adapter, StoredViews)
+    asked = pool.pooled if pool is not None else int(adapter.options.get("views") or 0)
     most = None if decided or prepared.domain is None else prepared.domain.views
     return asked if most is None else min(asked, most)
 
@@ -130,7 +132,7 @@ def fewer_views(shots: Shots, views: int) -> Shots:
 
 def _augments(adapter: Adapter, views: int) -> bool:
     """Whether a fit looks at augmented images."""
-    fresh = isinstance(adapter, FreshViews) and adapter.fresh
+    fresh = (pool := part_of(adapter, StoredViews)) is not None and pool.fresh
     before = "pre_projection" in adapter.needs and bool(adapter.options.get("views"))
     return views > 0 or fresh or before or "pixels" in adapter.needs
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
-from ...contracts.choices import FreshViews
+from ...contracts.choices import StoredViews
 from ...contracts.features import PRE_PROJECTION, FeatureSet
+from ...contracts.parts import part_of
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.resources import (
@@ -114,7 +115,7 @@ def check_needs(resources: Mapping[str, Any], adapter: Adapter, backbone: Backbo
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
         )
-    elif isinstance(adapter, FreshViews) and adapter.fresh:
+    elif (pool := part_of(adapter, StoredViews)) is not None and pool.fresh:
         raise CapabilityError(
             "option fresh_views: new views need the images themselves, which a features file does not have; give "
             "--data and --backbone, or omit it"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....core.backbones import KeptLoss
-from ....core.contracts import Batch, ByAttention, FitReport, TextClassifier
+from ....core.contracts import Adapter, Batch, FitReport, TextClassifier
 from ....core.errors import CapabilityError
 
 PAIRS_AT_ONCE = 1 << 24
@@ -17,7 +17,7 @@ PAIRS_AT_ONCE = 1 << 24
 
 
 @dataclass(eq=False, kw_only=True)
-class QueryAnswers(ByAttention):
+class QueryAnswers(Adapter):
     """Base of methods that ask what a pre-training learned, and learn nothing themselves.
 
     A class is the finding of its name, in whatever case. One of another name is asked for by its texts, beside the
@@ -29,7 +29,7 @@ class QueryAnswers(ByAttention):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_tokens"})
     multilabel: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
-    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes", "attention"})
     state: ClassVar[tuple[str, ...]] = ("words", "weights", "texts", "places", "grid")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, FitReport, Loss, TrainingImages
+from ....core.contracts import Backbone, ClassWeighting, FitReport, Loss, TrainingImages, has
 from ....core.errors import CapabilityError, DataError
-from ....core.training import ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
+from ....core.training import PixelScores, Source, Task, TowerAdapter, TowerLayers
 from ..transforms import EachFrame, as_frames
+from ._mixing import END_SHARE, Mixing
 
 TRIES = 20
 """Clips that are tried for one that can be read."""
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipTowerAdapter(ClassTowerAdapter):
+class ClipTowerAdapter(TowerAdapter):
     """A method says how its image tower sees the frames of a clip together (`_joint`). The rest is `full`: both towers,
     or the image tower alone, are trained in a copy by cross-entropy on scaled cosines of clips and class prompts,
     frames travel in 8 bits, and what was learned goes into another copy by `adapted`, whose features are of clips.
@@ -39,12 +40,17 @@ class ClipTowerAdapter(ClassTowerAdapter):
     Class attributes:
         trains_text: whether the text tower is trained.
         trains_scale: whether the logit scale (and bias) is.
+        mixing: a part of those that are trained as X-CLIP is: clips of a batch are mixed, and AdamW goes down a cosine
+            to a hundredth of the rate.
     """
 
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
-    state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
+    state: ClassVar[tuple[str, ...]] = (*TowerAdapter.state, "frames")
     trains_text: ClassVar[bool] = True
     trains_scale: ClassVar[bool] = True
+    mixing: ClassVar[Mixing | None] = None
+
+    weighting = has(ClassWeighting)
     head_loss: Loss | None = field(init=False, default=None, repr=False)
     head_rate: float = field(init=False, default=1.0, repr=False)
     gives_frames: bool = field(init=False, default=False, repr=False)
@@ -77,10 +83,13 @@ class ClipTowerAdapter(ClassTowerAdapter):
         return joint.attach(backbone)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return {**super()._settings_of_method(epochs), "head_rate": self.head_rate}
+        settings = {**super()._settings_of_method(epochs), "head_rate": self.head_rate}
+        return settings if self.mixing is None else {**settings, "betas": (0.9, 0.98), "end_lr": END_SHARE * self.lr}
 
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
         task = super()._completed(task, base, images)
+        if self.mixing is not None and images is not None and self.loss is None and not self.multilabel_:
+            task = self.mixing.completed(task, self.default_loss, len(images.prompts))
         if self.head_loss is None:
             return task
         identity = {**task.identity, "head": self.head_loss.identity}

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.contracts import Backbone, TrainingImages, option
+from ....core.contracts import Part, option
 from ....core.training import Task
-from ._clip_towers import ClipTowerAdapter
 
 WARMUP_SHARE = 5 / 50
 """Of the epochs, as X-CLIP and ViFi-CLIP have it for few shots."""
@@ -21,31 +20,23 @@ END_SHARE = 0.01
 """Of the peak rate, where the cosine ends."""
 
 
-@dataclass(eq=False, kw_only=True)
-class Mixed(ClipTowerAdapter):
-    """Base of those that are trained as X-CLIP is: mixup (Zhang et al., 2017, arXiv 1710.09412) or CutMix (Yun et al.,
-    2019, arXiv 1905.04899) on each batch, one of both by chance, smoothed labels, and AdamW down a cosine to a
-    hundredth of the rate.
+@dataclass(frozen=True, kw_only=True)
+class Mixing(Part):
+    """How clips are mixed: mixup (Zhang et al., 2017, arXiv 1710.09412) or CutMix (Yun et al., 2019, arXiv 1905.04899)
+    on each batch, one of both by chance, and smoothed labels.
 
     Mixing and smoothing belong to the method's own loss: with `loss` given, or several labels per clip, there is none.
     """
 
-    warmup: float = WARMUP_SHARE
     mixup: float = option(0.8, "alpha of the Beta distribution of mixup shares; 0: no mixup", low=0, high=1000)
     cutmix: float = option(1.0, "alpha of the Beta distribution of CutMix areas; 0: no CutMix", low=0, high=1000)
     cutmix_share: float = option(0.5, "share of the batches that get CutMix where both are on", low=0, high=1)
     label_smoothing: float = option(0.1, "share of the target spread over all classes", low=0, below=1)
 
-    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        settings = {"betas": (0.9, 0.98), "eps": 1e-8, "end_lr": END_SHARE * self.lr}
-        return {**super()._settings_of_method(epochs), **settings}
-
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
-        task = super()._completed(task, base, images)
-        if images is None or self.loss is not None or self.multilabel_:
-            return task
-        options = {self.default_loss: {"label_smoothing": self.label_smoothing}, **task.loss_options}
-        mix = partial(mixed, classes=len(images.prompts), alphas=(self.mixup, self.cutmix), share=self.cutmix_share)
+    def completed(self, task: Task, loss: str, classes: int) -> Task:
+        """The task of a training by the method's own loss."""
+        options = {loss: {"label_smoothing": self.label_smoothing}, **task.loss_options}
+        mix = partial(mixed, classes=classes, alphas=(self.mixup, self.cutmix), share=self.cutmix_share)
         return replace(task, loss_options=options, mix=mix if self.mixup or self.cutmix else None)
 
 

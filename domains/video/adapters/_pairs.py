@@ -19,15 +19,16 @@ from ._axes import CHANNELS, WIDE, spanned_axes, starts_from_texts
 from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length, masked_mean, valid_first
 from ._head_towers import EachFrameAlone, HeadLoss, train_towers
-from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead, TunedTextHead
+from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead
 from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
 
 OF_WIDTH = 64
 """Width of features for which the matrix that gives sentences their residuals is taken as it is."""
 
 
+@PairHead.register
 @dataclass(eq=False, kw_only=True)
-class PairTextHead(PairHead, TextHead):
+class PairTextHead(TextHead):
     """Base of heads that learn from pairs, too. A method says what its similarity is: vectors of clips and sentences
     (`_of_clips`, `_of_sentences`), or, where it looks at both together and is `pairwise`, `_pair_scores`.
 
@@ -36,8 +37,11 @@ class PairTextHead(PairHead, TextHead):
     `train_towers` both towers are trained with the head, end to end, at `coef_lr` times its rate, as CLIP4Clip trains
     them; clips are then augmented, and all have as many frames as the first.
 
+    What is learned of pairs where a method is `tuned` is a matrix that gives each sentence a residual, zero at first.
+
     Attributes:
         changed: name -> weight of the towers; empty where they stayed as they were.
+        residual: of a fit on pairs (D, D).
     """
 
     can: ClassVar[frozenset[str]] = TextHead.can | {"pairs"}
@@ -47,6 +51,8 @@ class PairTextHead(PairHead, TextHead):
         {"loss", "loss_options", "teacher", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
+    tuned_state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "changed")
+    """The state of those that are `tuned`."""
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
     frames: int = field(init=False, default=0, repr=False)
@@ -77,6 +83,11 @@ class PairTextHead(PairHead, TextHead):
     # what a method says
 
     @property
+    def pairwise(self) -> bool:
+        """Whether it looks at a clip and a sentence together."""
+        return False
+
+    @property
     def branches(self) -> tuple[float, ...]:
         """Weights of the similarities whose sum is the head's, and of their losses."""
         return (1.0,)
@@ -87,7 +98,13 @@ class PairTextHead(PairHead, TextHead):
 
     def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
         """For each branch (N, D) unit."""
-        return [sentences.whole]
+        if self.tuned is None:
+            return [sentences.whole]
+        return [F.normalize(sentences.whole + self._added(sentences), dim=-1)]
+
+    def _added(self, sentences: Sentences) -> Tensor:
+        """(N, D), what is added to unit sentences; a step of Adam makes it as large whatever D is."""
+        return sentences.whole @ self.residual * sqrt(OF_WIDTH / len(self.residual))
 
     def _pair_scores(self, frames: Tensor, mask: Tensor, sentences: Sentences) -> Tensor:
         """(B, N) similarities."""
@@ -99,6 +116,7 @@ class PairTextHead(PairHead, TextHead):
         self.text, self.axes = torch.zeros(0, backbone.embed_dim, device=backbone.device), None
         self.offset, self.negative = self.text.new_zeros(0), None
         self.logit_scale = float(self.scale_of(backbone.logit_scale.detach()))
+        self.residual = None if self.tuned is None else self.text.new_zeros(backbone.embed_dim, backbone.embed_dim)
 
     def scale_of(self, towers: Tensor) -> Tensor:
         """What its similarities are multiplied by, where that of the towers' cosines is given."""
@@ -106,7 +124,10 @@ class PairTextHead(PairHead, TextHead):
 
     def as_parameters(self) -> list[nn.Parameter]:
         """What it learns beside its network, from now on as parameters."""
-        return []
+        if self.tuned is None or not self.tuned.tune_text:
+            return []
+        self.residual = nn.Parameter(self.residual)
+        return [self.residual]
 
     # what users call
 
@@ -402,35 +423,6 @@ class PairTextHead(PairHead, TextHead):
             "teacher.logit_scale": backbone.logit_scale.detach(),
             **({} if bias is None else {"logit_bias": bias.detach()}),
         }
-
-
-@dataclass(eq=False, kw_only=True)
-class TunedPairHead(TunedTextHead, PairTextHead):
-    """Base of our own heads among these. What they learn of a class is a residual of its text; of pairs it is a matrix
-    that gives each sentence a residual, zero at first.
-
-    Attributes:
-        residual: of a fit on pairs (D, D).
-    """
-
-    state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "changed")
-
-    def _without_classes(self, backbone: Backbone) -> None:
-        super()._without_classes(backbone)
-        self.residual = self.text.new_zeros(backbone.embed_dim, backbone.embed_dim)
-
-    def as_parameters(self) -> list[nn.Parameter]:
-        if not self.tune_text:
-            return []
-        self.residual = nn.Parameter(self.residual)
-        return [self.residual]
-
-    def _added(self, sentences: Sentences) -> Tensor:
-        """(N, D), what is added to unit sentences; a step of Adam makes it as large whatever D is."""
-        return sentences.whole @ self.residual * sqrt(OF_WIDTH / len(self.residual))
-
-    def _of_sentences(self, sentences: Sentences) -> list[Tensor]:
-        return [F.normalize(sentences.whole + self._added(sentences), dim=-1)]
 
 
 def encoded_parts(source: Source, backbone: Backbone) -> PairParts:

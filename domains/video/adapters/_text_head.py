@@ -11,7 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
+from ....core.contracts import (
+    Adapter,
+    Backbone,
+    Batch,
+    ClassWeighting,
+    FeatureSet,
+    FitReport,
+    Part,
+    TextClassifier,
+    has,
+    option,
+)
 from ....core.errors import CapabilityError
 from ....core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ._axes import CHANNELS, spanned_axes, starts_from_texts
@@ -47,8 +58,16 @@ class Step:
     generator: torch.Generator
 
 
+@dataclass(frozen=True, kw_only=True)
+class TunedText(Part):
+    """What our own heads learn of a class beside what they learn of the frames: a residual of its text, as in Task
+    Residual for Tuning Vision-Language Models (Yu et al., 2023, arXiv 2211.10277)."""
+
+    tune_text: bool = option(True, "also learn a residual of each class text, as TaskRes does")
+
+
 @dataclass(eq=False, kw_only=True)
-class TextHead(ClassWeighted):
+class TextHead(Adapter):
     """A method brings the network (`_network`), and scores by it where that is more than a cosine (`_cosines`).
 
     Scores are a video feature's cosines to the class texts times the logit scale of the towers. AdamW, the rate rising
@@ -65,6 +84,8 @@ class TextHead(ClassWeighted):
         weights: name -> tensor of the network.
         text: (C, D) unit rows of the classes.
         axes: (D, W) that the network reads, or None for the features themselves.
+        residual: with `tuned`, which has it in `state`: (C, D), 0 before the first step; added to the unit texts, which
+            are then made unit again.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"parts"})
@@ -73,7 +94,11 @@ class TextHead(ClassWeighted):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset", "axes")
     later_state: ClassVar = {"axes": None}
+
+    weighting = has(ClassWeighting)
     axes: Tensor | None = field(init=False, default=None, repr=False)
+    residual: Any = field(init=False, default=None, repr=False)
+    tuned: ClassVar[TunedText | None] = None
     on_axes: ClassVar[bool] = False
     """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
     weights: ClassVar[dict[str, Tensor]] = {}
@@ -146,6 +171,7 @@ class TextHead(ClassWeighted):
         """Keep what was trained, and say so."""
         trained = sum(parameter.numel() for parameter in self._trained())
         network = self._net.eval().requires_grad_(False)
+        self.residual = None if self.residual is None else self.residual.detach()
         self.weights = {name: value.detach() for name, value in network.state_dict().items()}
         chosen = {"epochs": self.epochs, "lr": self.lr}
         report = {"chosen": chosen, "chosen_on": "options", "history": history, "notes": notes, **known}
@@ -156,6 +182,7 @@ class TextHead(ClassWeighted):
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale
         self.negative = classifier.negative if self.multilabel_ else None
         self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
+        self.residual = None if self.tuned is None else torch.zeros_like(classifier.weights)
 
     def _clips(self, support: FeatureSet, resources) -> Clips:
         """Rows of the support (B,) -> what the network sees of these clips, and which frames are there."""
@@ -171,11 +198,12 @@ class TextHead(ClassWeighted):
 
     def _trained(self) -> list[Tensor]:
         """What gradient steps change."""
-        return list(self._net.parameters())
+        learns_texts = self.tuned is not None and self.tuned.tune_text
+        return [*self._net.parameters(), *([self.residual.requires_grad_()] if learns_texts else [])]
 
     def _train(self, support: FeatureSet, clips: Clips, classes: int, seed: int) -> list[dict[str, float]]:
         """Train the network in place; a row per epoch."""
-        priors, generator = self.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
+        priors, generator = self.weighting.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
         criterion = label_loss(support.multilabel, priors)
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
@@ -201,7 +229,7 @@ class TextHead(ClassWeighted):
 
     def _rows(self) -> Tensor:
         """(C, D) unit rows of the classes."""
-        return self.text
+        return self.text if self.residual is None else F.normalize(self.text + self.residual, dim=-1)
 
     @property
     def _net(self) -> nn.Module:
@@ -245,37 +273,4 @@ class TextHead(ClassWeighted):
         """Take the texts of other classes."""
         self.text = classifier.weights
         self.offset = self.offset[:1].expand(len(classifier)).clone()  # the backbone's bias, alike for all classes
-
-
-@dataclass(eq=False, kw_only=True)
-class TunedTextHead(TextHead):
-    """Base of our own heads: what is learned of a class is a residual of its text, as in Task Residual for Tuning
-    Vision-Language Models (Yu et al., 2023, arXiv 2211.10277), beside what is learned of the frames.
-
-    Attributes:
-        residual: (C, D), 0 before the first step; added to the unit texts, which are then made unit again.
-    """
-
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual")
-
-    weight_decay: float = 0.01
-    tune_text: bool = option(True, "also learn a residual of each class text, as TaskRes does")
-
-    def _frame(self, classifier: TextClassifier) -> None:
-        super()._frame(classifier)
-        self.residual = torch.zeros_like(classifier.weights)
-
-    def _rows(self) -> Tensor:
-        return F.normalize(self.text + self.residual, dim=-1)
-
-    def _trained(self) -> list[Tensor]:
-        return [*super()._trained(), *([self.residual.requires_grad_()] if self.tune_text else [])]
-
-    def _report(self, history: list[dict[str, float]], notes: list[str], **known: Any) -> FitReport:
-        report = super()._report(history, notes, **known)
-        self.residual = self.residual.detach()
-        return report
-
-    def _rename(self, backbone: Backbone | None, classifier: TextClassifier) -> None:
-        super()._rename(backbone, classifier)
-        self.residual = torch.zeros_like(classifier.weights)
+        self.residual = None if self.tuned is None else torch.zeros_like(classifier.weights)

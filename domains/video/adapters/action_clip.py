@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import option
+from ....core.contracts import Part, has, option
 from ._axes import Axes
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
@@ -67,8 +67,8 @@ class ConvolutionHead(nn.Module):
         return masked_mean(self.shift(channels).mT + frames, mask)
 
 
-@dataclass(eq=False, kw_only=True)
-class Header:
+@dataclass(frozen=True, kw_only=True)
+class Header(Part):
     """Which network makes a video feature of the frames, as options."""
 
     sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
@@ -76,9 +76,10 @@ class Header:
 
     @property
     def places(self) -> int | None:
+        """How many frames it has learned positions for."""
         return POSITIONS if self.sim_header == "Transf" else None
 
-    def header(
+    def network(
         self, width: int, axes: Tensor | None = None, heads: int | None = None, released_conv: bool = False
     ) -> nn.Module:
         """A new network for features D = `width` wide, or for axes (D, W) of them: (frames, mask) -> (B, D).
@@ -96,7 +97,7 @@ class Header:
 
 
 @dataclass(eq=False, kw_only=True)
-class ActionClip(Header, TextHead):
+class ActionClip(TextHead):
     """ActionCLIP: A New Paradigm for Video Action Recognition (Wang, Xing and Liu, 2021, arXiv 2109.08472).
 
     The head `sim_header` makes a video feature of the frames: Transf (published default, 6 blocks), LSTM or Conv_1D.
@@ -129,11 +130,16 @@ class ActionClip(Header, TextHead):
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
+    header = has(Header)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
     released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
 
+    @property
+    def places(self) -> int | None:  # type: ignore[override]  # by an option
+        return self.header.places
+
     def _network(self, width: int) -> nn.Module:
-        return self.header(width, self.axes, self.heads, self.released_conv)
+        return self.header.network(width, self.axes, self.heads, self.released_conv)
 
     def _step_loss(self, step: Step) -> Tensor:
         scores = self._scores(step.frames, step.mask)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, Batch, Loss, TrainingImages, option
+from ....core.contracts import Backbone, Batch, Loss, TrainingImages, has, option
 from ....core.errors import CapabilityError
 from ....core.prompts import encoded_classes
 from ....core.training import Task
@@ -52,7 +52,7 @@ class SharedClasses(Loss):
 
 
 @dataclass(eq=False, kw_only=True)
-class ActionClipTowers(Header, ClipTowerAdapter):
+class ActionClipTowers(ClipTowerAdapter):
     """ActionCLIP: A New Paradigm for Video Action Recognition (Wang, Xing and Liu, 2021, arXiv 2109.08472), trained as
     published: the head of `action-clip` on the frames of an image tower that learns with it, and the text tower.
 
@@ -91,12 +91,13 @@ class ActionClipTowers(Header, ClipTowerAdapter):
     batch_size: int = 128
     lr: float = 5e-6
     weight_decay: float = 0.2
+    header = has(Header)
     f_ratio: float = option(10.0, "rate of the head, as a multiple of that of the towers", above=0)
 
     def _joint(self, backbone: Backbone) -> HeadedFrames:
-        if self.places is not None:
-            check_length(self.frames, self.places, f"adapter '{self.name}'")
-        return HeadedFrames(self.frames, self.header(backbone.embed_dim), self.f_ratio)
+        if (places := self.header.places) is not None:
+            check_length(self.frames, places, f"adapter '{self.name}'")
+        return HeadedFrames(self.frames, self.header.network(backbone.embed_dim), self.f_ratio)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return {**super()._settings_of_method(epochs), "betas": (0.9, 0.98)}

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import option
+from ....core.contracts import has, option
 from ....core.training import GatedAttention
 from ._frames import masked_mean
-from ._pairs import TunedPairHead
+from ._pairs import PairTextHead
+from ._text_head import TunedText
 
 
 class FrameAttention(GatedAttention):
@@ -39,7 +40,7 @@ class FrameAttention(GatedAttention):
 
 
 @dataclass(eq=False, kw_only=True)
-class AttentionPool(TunedPairHead):
+class AttentionPool(PairTextHead):
     """Attention-based Deep Multiple Instance Learning (Ilse, Tomczak and Welling, 2018, arXiv 1802.04712), over the
     frames of a clip: the gated attention of its equation 9 says how much each frame counts.
 
@@ -63,6 +64,10 @@ class AttentionPool(TunedPairHead):
         "class texts, and attention starts uniform"
     )
 
+    state: ClassVar[tuple[str, ...]] = PairTextHead.tuned_state
+
+    tuned = has(TunedText)
+    weight_decay: float = 0.01
     hidden: int = option(128, "width of the attention", low=1, high=65_536)
 
     def _network(self, width: int) -> nn.Module:

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import option
+from ....core.contracts import has, option
 from ._frames import average_of_unit, masked_mean
-from ._pairs import TunedPairHead
+from ._pairs import PairTextHead
+from ._text_head import TunedText
 
 
 class FrameAverage(nn.Module):
@@ -29,7 +30,7 @@ class FrameAverage(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class MeanPool(TunedPairHead):
+class MeanPool(PairTextHead):
     """Frame averaging, the baseline of every temporal method: the meanP of CLIP4Clip (Luo et al., 2021,
     arXiv 2104.08860) normalises frames, averages them and normalises the mean; ViFi-CLIP (Rasheed et al., 2022, arXiv
     2212.03640) averages them as they are (`unit_frames=false`).
@@ -56,8 +57,10 @@ class MeanPool(TunedPairHead):
         "a residual of each class text is learned from the shots, of pairs a matrix that gives each sentence one; "
         "`tune_text=false` is the published method"
     )
-    state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedPairHead.state if name != "weights")
+    state: ClassVar[tuple[str, ...]] = tuple(name for name in PairTextHead.tuned_state if name != "weights")
 
+    tuned = has(TunedText)
+    weight_decay: float = 0.01
     unit_frames: bool = option(True, "normalise frames before they are averaged, as CLIP4Clip does")
 
     def _network(self, width: int) -> nn.Module:

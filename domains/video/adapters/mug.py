@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, TextClassifier, option, require
+from ....core.contracts import Backbone, TextClassifier, has, option, require
 from ....core.registry import build_adapter
 from ._clip_towers import ClipTowerAdapter
 from ._matching import matching_loss
-from ._pairs import TunedPairHead
-from ._text_head import ROWS_AT_ONCE, Step
+from ._pairs import PairTextHead
+from ._text_head import ROWS_AT_ONCE, Step, TunedText
 from ._text_tokens import Sentences, class_texts, token_features
 
 ENTRIES = 1 << 24
@@ -89,7 +89,7 @@ class Guidance(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class Mug(TunedPairHead):
+class Mug(PairTextHead):
     """The mutual-guided alignment of Mug-STAN: Adapting Image-Language Pretrained Models for General Video
     Understanding (Liu et al., 2023, arXiv 2311.15075), on stored frame features, with the features of the tokens of a
     class's first text.
@@ -127,10 +127,12 @@ class Mug(TunedPairHead):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = (*TunedPairHead.state, "tokens", "words", "frames")
-    later_state: ClassVar[Mapping[str, Any]] = {**TunedPairHead.later_state, "frames": 0}
-    of_pairs: ClassVar[frozenset[str]] = TunedPairHead.of_pairs | {"towers", "tower_options"}
+    state: ClassVar[tuple[str, ...]] = (*PairTextHead.tuned_state, "tokens", "words", "frames")
+    later_state: ClassVar[Mapping[str, Any]] = {**PairTextHead.later_state, "frames": 0}
+    of_pairs: ClassVar[frozenset[str]] = PairTextHead.of_pairs | {"towers", "tower_options"}
 
+    tuned = has(TunedText)
+    weight_decay: float = 0.01
     mode: str = option(
         "simple", "how tokens and frames guide each other", choices=("simple", "full", "frame_text", "wti")
     )

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Batch, FeatureSet, PatchTokens, option
+from ....core.contracts import Batch, FeatureSet, PatchTokens, has, option
 from ....core.errors import CapabilityError
 from ._frames import average_of_unit, valid_first
-from ._text_head import Clips, TunedTextHead
+from ._text_head import Clips, TextHead, TunedText
 
 ENTRIES = 1 << 26
 """Scores of pooled tokens for classes that are held at once, where no gradient is wanted."""
@@ -94,7 +94,7 @@ class PooledReading(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class PllavaPool(TunedTextHead):
+class PllavaPool(TextHead):
     """PLLaVA: Parameter-free LLaVA Extension from Images to Videos for Video Dense Captioning (Xu et al., 2024,
     arXiv 2404.16994): the patches of all frames go through a projector of two layers and are averaged over bins of time
     and space, 16 x 12 x 12 of them, whatever the number of patches.
@@ -129,9 +129,11 @@ class PllavaPool(TunedTextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_tokens"})
-    state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "grid")
+    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "grid")
     rows_at_once: ClassVar[int] = 16
 
+    tuned = has(TunedText)
+    weight_decay: float = 0.01
     frames: int = option(16, "frames of each clip that are pooled", low=1, high=4096)
     pooled_frames: int = option(16, "bins of time that they are pooled to", low=1, high=4096)
     pooled_side: int = option(12, "bins of height and of width that patches are pooled to", low=1, high=1024)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import FeatureSet, FitReport, option
+from ....core.contracts import FeatureSet, FitReport, has, option
 from ....core.metrics import row_weights
 from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times
-from ._text_head import TunedTextHead
+from ._text_head import TextHead, TunedText
 
 FOLDS = 4
 SURE = 2.0
@@ -62,7 +62,7 @@ class CourseNetwork(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class TemporalAdapter(TunedTextHead):
+class TemporalAdapter(TextHead):
     """An adapter for clips of our own: frame averaging (`mean-pool`) plus a residual that sees the order of frames.
 
     The frames' projections on Legendre polynomials of the time within the clip, and the area that their path goes
@@ -89,8 +89,10 @@ class TemporalAdapter(TunedTextHead):
     """
 
     differs: ClassVar[str] = "ours"
-    state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "ordered")
+    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "ordered")
 
+    tuned = has(TunedText)
+    weight_decay: float = 0.01
     use: str = option(
         AUTO,
         "keep the part that sees the order of frames: where it helps, always, or never",
@@ -146,7 +148,7 @@ class TemporalAdapter(TunedTextHead):
                 rows.append(right_of(other.logits(seen), seen.labels))
         labels = torch.cat([seen.labels for _, seen in pairs])
         order, mean = (torch.cat(rows) for rows in right.values())
-        weights = row_weights(labels) if self.balanced and not support.multilabel else None
+        weights = row_weights(labels) if self.weighting.balanced and not support.multilabel else None
         weights = torch.ones_like(order) if weights is None else weights.to(order)
         weights = weights / weights.sum()
         gain = (weights * (order - mean)).sum()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts import Batch, FeatureSet, FitReport, Searched, option
+from ....core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, Ties, has, option
 from ....core.data import Selection, selection_split
 from ....core.metrics import best_setting
 from ._frames import average_of_unit, valid_first
@@ -24,7 +24,7 @@ STEPS = {"beta": 70, "alpha": 15}
 
 
 @dataclass(eq=False, kw_only=True)
-class TemporalTip(Searched):
+class TemporalTip(Adapter):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519),
     over clips. What is compared of two clips is ours.
 
@@ -55,6 +55,8 @@ class TemporalTip(Searched):
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "keys", "values", "beta_", "alpha_")
 
+    weighting = has(ClassWeighting)
+    choice = has(Ties)
     match: str = option("time", "what is compared: frames at the same time, or their means", choices=("time", "mean"))
     points: int = option(8, "moments at which clips are compared", low=1, high=1024)
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
@@ -73,7 +75,7 @@ class TemporalTip(Searched):
     def _remember(self, support: FeatureSet) -> None:
         self.keys = self._described(support)  # (N, points * D)
         self.values = F.one_hot(support.labels, len(self.text)).float()  # (N, C)
-        weights = self.class_weights(support.labels, len(self.text))
+        weights = self.weighting.class_weights(support.labels, len(self.text))
         self.values = self.values if weights is None else self.values * weights.to(self.values)
 
     def _choose(self, selection: Selection) -> tuple[dict[str, float], str, float | None]:
@@ -89,7 +91,7 @@ class TemporalTip(Searched):
             for name, value in given.items()
         ]
         scores = self._grid(selection.val, *grids)
-        place = best_setting(scores, self.ties)
+        place = best_setting(scores, self.choice.ties)
         taken = {name: float(grid[i]) for name, grid, i in zip(given, grids, place)}
         return taken, selection.words, float(scores[place])
 
@@ -100,7 +102,7 @@ class TemporalTip(Searched):
         for i, beta in enumerate(betas):
             cache = self._cache(affinity, beta)
             for j, alpha in enumerate(alphas):
-                scores[i, j] = self.val_score(zero_shot + alpha * cache, val.labels)
+                scores[i, j] = self.weighting.val_score(zero_shot + alpha * cache, val.labels)
         return scores
 
     def _described(self, clips: FeatureSet | Batch) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....core.contracts import Backbone
+from ....core.contracts import Backbone, has
 from ._clip_towers import ClipTowerAdapter
-from ._mixing import Mixed
+from ._mixing import WARMUP_SHARE, Mixing
 
 
 @dataclass(eq=False, kw_only=True)
-class VifiClip(Mixed, ClipTowerAdapter):
+class VifiClip(ClipTowerAdapter):
     """Fine-tuned CLIP Models are Efficient Video Learners (Rasheed et al., 2022, arXiv 2212.03640).
 
     A plain CLIP: the features of the frames are averaged before they are made unit, and both towers and the logit scale
@@ -45,6 +45,8 @@ class VifiClip(Mixed, ClipTowerAdapter):
     )
     default_epochs: ClassVar[int] = 50
 
+    mixing = has(Mixing)
+    warmup: float = WARMUP_SHARE
     batch_size: int = 64
     lr: float = 2e-6
     weight_decay: float = 1e-3

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, Batch, TrainingImages, option
+from ....core.contracts import Backbone, Batch, TrainingImages, has, option
 from ....core.errors import CapabilityError
 from ....core.training import Task, truncated_starts
 from ..transforms import EachFrame, by_crop
-from ._clip_towers import FixedTexts, need_class_token
-from ._mixing import Mixed
+from ._clip_towers import ClipTowerAdapter, FixedTexts, need_class_token
+from ._mixing import WARMUP_SHARE, Mixing
 from ._transformer import QuickGELU, ResidualBlock, heads_of
 
 INIT_STD = 0.02
@@ -169,7 +169,7 @@ class TextsOfVideos(FixedTexts):
 
 
 @dataclass(eq=False, kw_only=True)
-class XClip(Mixed):
+class XClip(ClipTowerAdapter):
     """Expanding Language-Image Pretrained Models for General Video Recognition (Ni et al., 2022, arXiv 2208.02816), the
     X-CLIP of action recognition; another method of that name is for retrieval.
 
@@ -214,6 +214,8 @@ class XClip(Mixed):
     trains_scale: ClassVar[bool] = False
     default_epochs: ClassVar[int] = 50
 
+    mixing = has(Mixing)
+    warmup: float = WARMUP_SHARE
     batch_size: int = 64
     lr: float = 2e-6
     weight_decay: float = 1e-3

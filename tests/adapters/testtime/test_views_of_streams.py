@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vladapt.adapters.testtime._bags import RandomViews
 from vladapt.adapters.testtime._views import random_views
 from vladapt.core.contracts import Batch, FeatureSet, Item, TrainingImages
 from vladapt.core.errors import CapabilityError
@@ -91,7 +92,7 @@ def test_several_views_without_the_images_are_one_line(name, unlabelled, classif
         fitted(name, unlabelled[0], classifier, small_clip, {})
 
 
-def test_dmn_weighs_its_memories_on_views_of_val_images(unlabelled, classifier, small_clip, looked_at):
+def test_dmn_weighs_its_memories_on_views_of_val_images(unlabelled, classifier, small_clip, looked_at, monkeypatch):
     """Its labelled images that are held out are seen in views as the others are."""
     rows, _, resources = unlabelled
     images = pictures(80, 12)
@@ -107,7 +108,12 @@ def test_dmn_weighs_its_memories_on_views_of_val_images(unlabelled, classifier, 
     bag_of = adapter._bags_of(taught, {"images": own}, "images")
     torch.testing.assert_close(torch.stack([bag_of(row) for row in range(12)]), bags, atol=1e-4, rtol=1e-4)
     asked = []
-    adapter._bag = lambda image, transform, known: (asked.append(image), known[None])[1]
+
+    def watched(views, method, image, transform, first):
+        asked.append(image)
+        return first[None]
+
+    monkeypatch.setattr(RandomViews, "bag", watched)
     how = {"unlabeled": rows, "backbone": small_clip, "resources": {**resources, "images": own}, "seed": SEED}
     adapter.fit(taught, classifier, val=taught, **how)
     assert len(asked) == len(rows) + len(taught)

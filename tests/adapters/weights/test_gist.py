@@ -43,7 +43,7 @@ def fitted(problem):
 def test_the_published_settings_are_the_defaults():
     adapter = build_adapter("gist")
     assert adapter.options.items() >= {**PUBLISHED, **OF_PROBE}.items()
-    assert adapter.default_epochs == 40 and adapter.published_crop == (0.08, 1.0)
+    assert adapter.default_epochs == 40 and adapter.crops.published_crop == (0.08, 1.0)
 
 
 def test_an_image_gets_the_nearest_texts_of_its_own_class(problem, small_clip):
