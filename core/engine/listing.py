@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.specs import Published, find_published, published
-from ..contracts.choices import RandomCrops
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..contracts.parts import part_of
@@ -154,6 +153,8 @@ def shown(kind: str, name: str) -> Shown:
     if kind == "adapter":
         named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
         facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
+        from ..contracts.choices import RandomCrops  # torch, which lists do without
+
         if (crops := part_of(cls, RandomCrops)) is not None and (crop := crops.published_crop) is not None:
             facts.append(("published with random crops of", f"{crop[0]:.0%} to {crop[1]:.0%} of the area"))
     return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])

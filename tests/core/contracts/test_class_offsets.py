@@ -19,9 +19,9 @@ def test_cross_fitted_offsets_are_of_images_that_were_held_out():
         scored.extend(held.features[:, 0].tolist())
         return torch.nn.functional.one_hot(held.labels, 4).float()
 
-    assert build_adapter("linear-probe").cross_fitted_offsets(support, 4, 0, logits_of).shape == (4,)
+    assert build_adapter("linear-probe").weighting.cross_fitted_offsets(support, 4, 0, logits_of).shape == (4,)
     assert sorted(scored) == [1, 2, 3, 4, 5, 6, 7, 8]
     equal = support.select([1, 2, 3, 4, 7, 8])
-    assert build_adapter("linear-probe").cross_fitted_offsets(equal, 4, 0, logits_of) is None
+    assert build_adapter("linear-probe").weighting.cross_fitted_offsets(equal, 4, 0, logits_of) is None
     unweighted = build_adapter("linear-probe", class_weight="none")
-    assert unweighted.cross_fitted_offsets(support, 4, 0, logits_of) is None
+    assert unweighted.weighting.cross_fitted_offsets(support, 4, 0, logits_of) is None

@@ -134,7 +134,7 @@ def test_images_whose_crop_cannot_be_changed_are_as_their_domain_says(augmented,
 )
 def test_new_views_are_taken_where_published_settings_are_asked_for(given, new):
     recipe = with_published_views(resolve(flags={"adapter": "coop", **given}), ["coop", "tip-adapter"])
-    assert build_adapter("coop", **recipe.with_adapter("coop").adapter_options).fresh is new
+    assert build_adapter("coop", **recipe.with_adapter("coop").adapter_options).pool.fresh is new
     assert "fresh_views" not in recipe.with_adapter("tip-adapter").adapter_options  # it publishes none
 
 
