@@ -40,8 +40,8 @@ from ...training.log import FILE, LogFile, read_log
 from ...training.optimizer import merge_groups
 from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
-from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
 from .registered import registered_only
+from .stored_plan import check_plan, check_run, needed_of, plan_to_store, with_tuples, with_tuples_marked
 
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
@@ -74,11 +74,11 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
 
     from ....registry import MODELS
 
-    kept = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
-    init_default_scope(kept.get("default_scope", "vladapt"))
+    stored = with_tuples(plan_to_store(plan) if isinstance(plan, Config) else plan)
+    init_default_scope(stored.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
-        model = MODELS.build(Config(deepcopy(kept)).model)
-    model.cfg = Config(kept)
+        model = MODELS.build(Config(deepcopy(stored)).model)
+    model.cfg = Config(stored)
     return model.to(device)
 
 
@@ -91,12 +91,12 @@ def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
         CapabilityError: a library that the model needs is missing.
     """
     check_run(run)
-    kept, file = run.info.plan, run.path / "run.json"
-    if kept is None:
+    stored, file = run.info.plan, run.path / "run.json"
+    if stored is None:
         return None
     try:
         with registered_only(), sized_like(run.adapter_path, TIMES):
-            model = build_model(kept, torch.device("cpu"))
+            model = build_model(stored, torch.device("cpu"))
     except (DataError, CapabilityError):
         raise
     except Exception as error:  # mm's parts raise any kind for options that do not fit
@@ -170,14 +170,14 @@ def train_plan(
         with named_faults():
             runner.train()
     model = _trained(runner).eval()
-    model.cfg = Config(with_tuples(kept_of(plan)))
+    model.cfg = Config(with_tuples(plan_to_store(plan)))
     return model, read_log(folder / FILE) if is_main() else []
 
 
 def _built_as_named(plan: Config, device: torch.device) -> nn.Module:
     """A model that is used as it is, with the weights that the user's config names."""
     model = build_model(with_tuples_marked(needed_of(plan)), device)
-    model.cfg = Config(with_tuples(kept_of(plan)))
+    model.cfg = Config(with_tuples(plan_to_store(plan)))
     return model
 
 
@@ -302,8 +302,9 @@ def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings.experiment_name = f"vladapt-{time.time_ns()}"
     settings.log_level = "ERROR"
     settings.setdefault("default_scope", "vladapt")
-    given = settings.get("randomness") or {}
-    settings.randomness = {**given, "seed": seed if given.get("seed") is None else given["seed"]}
+    randomness = settings.get("randomness") or {}
+    own = randomness.get("seed")
+    settings.randomness = {**randomness, "seed": seed if own is None else own}
     _set_checkpoints(settings)
     settings.custom_hooks = list(settings.get("custom_hooks") or [])
     if world_size() > 1:

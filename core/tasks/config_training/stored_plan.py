@@ -34,28 +34,28 @@ def check_plan(plan: Config) -> None:
     if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
         raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
     try:
-        kept = json.loads(json.dumps(kept_of(plan)))
+        stored = json.loads(json.dumps(plan_to_store(plan)))
     except TypeError:
         raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
     try:
-        check_kept(kept, "the config", known=False)
+        check_stored(stored, "the config", strict=False)
     except DataError as error:
         fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
         raise ConfigError(f"{fault}; a run of it could not be read again; change that") from None
 
 
-def kept_of(plan: Config) -> dict[str, Any]:
+def plan_to_store(plan: Config) -> dict[str, Any]:
     """What run.json keeps of a plan, as plain data, tuples told from lists: types by their registered names, and
     without where weights came from, all of which the run has.
 
     Raises:
         ConfigError: a type of the model is a class that no registry has.
     """
-    kept = without_sources(needed_of(plan))
-    kept["model"] = _with_registered_names(kept["model"], OF_MODELS)
-    if isinstance(kept.get("vladapt"), dict):
-        kept["vladapt"] = _with_registered_names(kept["vladapt"], OF_PIPELINES)
-    return with_tuples_marked(kept)
+    stored = without_sources(needed_of(plan))
+    stored["model"] = _with_registered_names(stored["model"], OF_MODELS)
+    if isinstance(stored.get("vladapt"), dict):
+        stored["vladapt"] = _with_registered_names(stored["vladapt"], OF_PIPELINES)
+    return with_tuples_marked(stored)
 
 
 def needed_of(plan: Config) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def check_run(run: FittedRun) -> None:
     """
     where = str(run.path / "run.json")
     if run.info.plan is not None:
-        check_kept(run.info.plan, where)
+        check_stored(run.info.plan, where)
     plan = run.info.recipe.get("plan") or {}
     if not isinstance(plan, Mapping):
         raise DataError(f"{where}: recipe.plan is damaged; fit again")
@@ -106,33 +106,33 @@ def check_run(run: FittedRun) -> None:
 
 
 def plan_of(run: FittedRun) -> dict[str, Any] | None:
-    """The plan that a run keeps, as `kept_of` was given it; None where it keeps none. Errors as of `check_run`."""
+    """The plan that a run keeps, as `plan_to_store` took it; None where it keeps none. Errors as of `check_run`."""
     check_run(run)
     return None if run.info.plan is None else with_tuples(run.info.plan)
 
 
-def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
-    """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
+def check_stored(stored: Any, where: str, *, strict: bool = True) -> None:
+    """Refuse what `plan_to_store` did not make, or what was changed since to build anything but registered types.
 
     Args:
         where: the file, for the message.
-        known: as of `check_parts`.
+        strict: as of `check_parts`.
 
     Raises:
         DataError: one line with the key.
     """
-    if not isinstance(kept, dict) or not isinstance(kept.get("model"), dict):
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise DataError(f"{where}: plan holds no model; fit again")
-    if other := sorted(set(kept) - {"model", *KEPT}):
+    if other := sorted(set(stored) - {"model", *KEPT}):
         raise DataError(f"{where}: plan.{shown(other[0])}: a run keeps no such part of a plan; remove it, or fit again")
     try:
-        plan = with_tuples(kept)
+        plan = with_tuples(stored)
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
     check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
-    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, known=known)
+    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, strict=strict)
     ours = plan.get("vladapt", {})
-    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, known=known)
+    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, strict=strict)
     for key, kind in OURS.items():
         if isinstance(ours, dict) and not all(isinstance(each, kind) for each in _listed(ours.get(key, ()))):
             raise DataError(f"{where}: plan.vladapt.{key} is damaged; fit again")
