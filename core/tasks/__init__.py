@@ -7,7 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
-        "config_training.stored_plan": "plan_of",
+        "config_training.kept_plan": "plan_of",
         "config_training.registered": "running",
         "config_training.runner": "build_model load_model named_faults quiet",
         "config_training.base": "ConfigTask",

@@ -50,6 +50,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
+from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (
     config_training_report,
@@ -62,7 +63,6 @@ from .report import (
 from .results import ConfigPredictions, FittedConfig
 from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
 from .serving import Finder, ServedConfig, by_picture
-from .stored_plan import check_run, plan_to_store
 
 Progress = Callable[[int, int], None]
 SEEDS = (1, 2, 3)
@@ -281,12 +281,12 @@ class ConfigTask(Task):
                 self._rename(use.run, model, use.classes)
             with running(use.run):
                 scores = self._scored(model, chosen, backbone, reporter)
-        in_fit = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
+        overlap = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
         result = Evaluated(
             run=use.run.shown,
             data=data.name,
             split=use.split,
-            in_fit=in_fit,
+            in_fit=overlap,
             metrics=metrics_of(scores, chosen),
             notes=scores.notes,
             skipped=[list(pair) for pair in chosen.skipped],
@@ -393,8 +393,8 @@ class ConfigTask(Task):
         if not name:
             return recipe
         other = resolve(config=name) if Path(name).suffix else resolve(recipe=name)
-        settled = {key.partition(".")[0] for key in recipe.given}
-        changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - settled}
+        own_sections = {key.partition(".")[0] for key in recipe.given}
+        changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - own_sections}
         return self.settled(recipe.with_(**changes, given=recipe.given | other.given))
 
     def _planned(
@@ -481,7 +481,7 @@ class ConfigTask(Task):
 
     def _info(self, recipe: Recipe, done: FittedConfig, seconds: float) -> RunInfo:
         data, backbone = done.data, done.backbone
-        told = {
+        facts = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
@@ -489,7 +489,7 @@ class ConfigTask(Task):
             "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
             "data": data_facts(data, place_of_data(recipe)),
             "class_names": list(data.class_names),
-            "plan": None if done.plan is None else plan_to_store(done.plan),
+            "plan": None if done.plan is None else kept_of(done.plan),
             "shots": recipe.shots,
             "seed": recipe.seed,
             "splits": {split: [item.id for item in data.split(split)] for split in Item.SPLITS},
@@ -500,7 +500,7 @@ class ConfigTask(Task):
             "versions": versions(),
             "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
         }
-        return RunInfo.from_json(told)
+        return RunInfo.from_json(facts)
 
 
 class ConfigContest(Contest):

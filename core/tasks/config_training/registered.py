@@ -68,20 +68,20 @@ PICKLES = ("pkl", "pickle", "yaml", "yml")
 SHOWN = 60
 
 
-def check_parts(value: Any, where: str, registries: Sequence[Registry], *, strict: bool = True) -> None:
+def check_parts(value: Any, where: str, registries: Sequence[Registry], *, registered: bool = True) -> None:
     """Refuse parts of a run that would be built of anything but registered types.
 
     Args:
         value: of JSON; a dict with `type` stands for what is built.
         where: the file and the key of the value, for the message.
         registries: where types are looked up.
-        strict: False leaves names that nothing has to whoever builds them.
+        registered: False leaves names that nothing has to whoever builds them.
 
     Raises:
         DataError: a type that no registry has, one that reads other files, a dotted name, a scope that is none of
             `SCOPES`, an option of `WEIGHTS` or `SOURCES`, or a text that names a file with code or a URL.
     """
-    _Check(registries, strict).parts(value, where, 0)
+    _Check(registries, registered).parts(value, where, 0)
 
 
 def check_scope(scope: Any, where: str) -> None:
@@ -136,10 +136,10 @@ def without_sources(value: Any) -> Any:
     """A copy of a user's config without the options by which weights, images and configs come from elsewhere."""
     if isinstance(value, Mapping):
         sources = {key for key, inner in value.items() if key in IMAGE_SOURCES or names_weights(key, inner)}
-        rest = {key: inner for key, inner in value.items() if key not in sources}
-        if isinstance(rest.get(TEACHER), str):
-            rest[TEACHER] = {"model": Config.fromfile(rest[TEACHER]).model.to_dict()}
-        return {key: without_sources(inner) for key, inner in rest.items()}
+        without = {key: inner for key, inner in value.items() if key not in sources}
+        if isinstance(without.get(TEACHER), str):
+            without[TEACHER] = {"model": Config.fromfile(without[TEACHER]).model.to_dict()}
+        return {key: without_sources(inner) for key, inner in without.items()}
     return type(value)(map(without_sources, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -181,11 +181,11 @@ class _Check:
     """One walk through a value.
 
     Args:
-        registries, strict: as of `check_parts`.
+        registries, registered: as of `check_parts`.
     """
 
-    def __init__(self, registries: Sequence[Registry], strict: bool):
-        self.registries, self.strict = registries, strict
+    def __init__(self, registries: Sequence[Registry], registered: bool):
+        self.registries, self.registered = registries, registered
 
     def parts(self, value: Any, where: str, depth: int) -> None:
         if depth > DEEPEST:
@@ -231,7 +231,7 @@ class _Check:
             )
         if name in OPERATORS or is_registered(name, self.registries):
             return
-        if self.strict or ("." in name and name.partition(".")[0] not in SCOPES):
+        if self.registered or ("." in name and name.partition(".")[0] not in SCOPES):
             raise DataError(
                 f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built only from "
                 "these; import the package that registers it, or fit again"

@@ -40,8 +40,8 @@ from ...training.log import FILE, LogFile, read_log
 from ...training.optimizer import merge_groups
 from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
+from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
 from .registered import registered_only
-from .stored_plan import check_plan, check_run, needed_of, plan_to_store, with_tuples, with_tuples_marked
 
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
@@ -74,7 +74,7 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
 
     from ....registry import MODELS
 
-    stored = with_tuples(plan_to_store(plan) if isinstance(plan, Config) else plan)
+    stored = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
     init_default_scope(stored.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
         model = MODELS.build(Config(deepcopy(stored)).model)
@@ -170,14 +170,14 @@ def train_plan(
         with named_faults():
             runner.train()
     model = _trained(runner).eval()
-    model.cfg = Config(with_tuples(plan_to_store(plan)))
+    model.cfg = Config(with_tuples(kept_of(plan)))
     return model, read_log(folder / FILE) if is_main() else []
 
 
 def _built_as_named(plan: Config, device: torch.device) -> nn.Module:
     """A model that is used as it is, with the weights that the user's config names."""
     model = build_model(with_tuples_marked(needed_of(plan)), device)
-    model.cfg = Config(with_tuples(plan_to_store(plan)))
+    model.cfg = Config(with_tuples(kept_of(plan)))
     return model
 
 
@@ -245,9 +245,9 @@ class _PlanRunner(Runner):
     def load_checkpoint(self, *args: Any, **options: Any):
         """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
         stderr."""
-        with redirect_stdout(StringIO()) as told:
+        with redirect_stdout(StringIO()) as printed:
             checkpoint = super().load_checkpoint(*args, **options)
-        _, misfit, faults = told.getvalue().partition(MISFIT)
+        _, misfit, faults = printed.getvalue().partition(MISFIT)
         if misfit and is_main():
             print(f"{MISFIT}{faults}".strip(), file=sys.stderr)
         return checkpoint
@@ -303,8 +303,7 @@ def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings.log_level = "ERROR"
     settings.setdefault("default_scope", "vladapt")
     randomness = settings.get("randomness") or {}
-    own = randomness.get("seed")
-    settings.randomness = {**randomness, "seed": seed if own is None else own}
+    settings.randomness = {**randomness, "seed": seed if randomness.get("seed") is None else randomness["seed"]}
     _set_checkpoints(settings)
     settings.custom_hooks = list(settings.get("custom_hooks") or [])
     if world_size() > 1:

@@ -14,8 +14,8 @@ from mmengine import Config
 
 from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.recipes.resolve import resolve, task_of
+from vladapt.core.tasks.config_training.kept_plan import kept_of
 from vladapt.core.tasks.config_training.runner import build_model
-from vladapt.core.tasks.config_training.stored_plan import plan_to_store
 from vladapt.domains.open_vocab.domain import OpenVocab
 from vladapt.domains.open_vocab.vocabulary import NamedClasses
 
@@ -52,7 +52,7 @@ def test_a_recipe_builds_its_model_for_the_names_and_the_backbone_that_are_given
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLADAPT_CACHE", str(place / "cache"))
         plan = task_of(recipe).plan(recipe, data, None)
-        model = build_model(plan_to_store(plan), torch.device("cpu"))
+        model = build_model(kept_of(plan), torch.device("cpu"))
     taught = [module.text.names for module in model.modules() if hasattr(getattr(module, "text", None), "names")]
     assert all(names == ("cat", "dog") for names in taught)
     assert any(isinstance(module, NamedClasses) for module in model.modules())

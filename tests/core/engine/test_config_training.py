@@ -18,8 +18,8 @@ import vladapt
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training import runner as config_runner
+from vladapt.core.tasks.config_training.kept_plan import check_plan, kept_of, with_tuples
 from vladapt.core.tasks.config_training.runner import build_model, plan_key, train_plan
-from vladapt.core.tasks.config_training.stored_plan import check_plan, plan_to_store, with_tuples
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CPU = torch.device("cpu")
@@ -217,7 +217,7 @@ def test_what_mmengine_prints_of_weights_leaves_stdout_alone(tmp_path, capsys):
 
 
 def build(plan):
-    return build_model(plan_to_store(plan), CPU)
+    return build_model(kept_of(plan), CPU)
 
 
 @pytest.mark.parametrize("randomness", [{}, {"randomness": {"deterministic": False}}, {"randomness": {"seed": None}}])
@@ -290,7 +290,7 @@ def test_weights_of_the_same_options_are_one_group_and_learn_the_same(tmp_path, 
 def test_tuples_and_infinity_survive_json():
     group = {"test_pipeline": [{"type": "Resize", "scale": (4, 3), "steps": [1, (2, [3, ()])]}]}
     plan = toy_plan(model={"scale": (16, 16), "most": float("inf")}, vladapt=group, default_scope="vladapt")
-    kept = json.loads(json.dumps(plan_to_store(plan), allow_nan=False))
+    kept = json.loads(json.dumps(kept_of(plan), allow_nan=False))
     assert set(kept) == {"model", "vladapt", "default_scope"}
     again = with_tuples(kept)
     assert again["model"]["scale"] == (16, 16) and again["model"]["most"] == float("inf")

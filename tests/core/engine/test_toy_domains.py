@@ -160,7 +160,7 @@ def test_a_task_the_domain_lacks_is_named(small_clip_spec):
 def test_a_plan_with_objects_in_its_model_is_refused():
     from mmengine import Config
 
-    from vladapt.core.tasks.config_training.stored_plan import check_plan
+    from vladapt.core.tasks.config_training.kept_plan import check_plan
 
     with pytest.raises(ConfigError, match="plain data"):
         check_plan(Config({"model": {"type": "X", "layer": object()}}))

@@ -34,28 +34,28 @@ def check_plan(plan: Config) -> None:
     if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
         raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
     try:
-        stored = json.loads(json.dumps(plan_to_store(plan)))
+        plain = json.loads(json.dumps(kept_of(plan)))
     except TypeError:
         raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
     try:
-        check_stored(stored, "the config", strict=False)
+        check_kept(plain, "the config", registered=False)
     except DataError as error:
         fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
         raise ConfigError(f"{fault}; a run of it could not be read again; change that") from None
 
 
-def plan_to_store(plan: Config) -> dict[str, Any]:
+def kept_of(plan: Config) -> dict[str, Any]:
     """What run.json keeps of a plan, as plain data, tuples told from lists: types by their registered names, and
     without where weights came from, all of which the run has.
 
     Raises:
         ConfigError: a type of the model is a class that no registry has.
     """
-    stored = without_sources(needed_of(plan))
-    stored["model"] = _with_registered_names(stored["model"], OF_MODELS)
-    if isinstance(stored.get("vladapt"), dict):
-        stored["vladapt"] = _with_registered_names(stored["vladapt"], OF_PIPELINES)
-    return with_tuples_marked(stored)
+    plain = without_sources(needed_of(plan))
+    plain["model"] = _with_registered_names(plain["model"], OF_MODELS)
+    if isinstance(plain.get("vladapt"), dict):
+        plain["vladapt"] = _with_registered_names(plain["vladapt"], OF_PIPELINES)
+    return with_tuples_marked(plain)
 
 
 def needed_of(plan: Config) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def check_run(run: FittedRun) -> None:
     """
     where = str(run.path / "run.json")
     if run.info.plan is not None:
-        check_stored(run.info.plan, where)
+        check_kept(run.info.plan, where)
     plan = run.info.recipe.get("plan") or {}
     if not isinstance(plan, Mapping):
         raise DataError(f"{where}: recipe.plan is damaged; fit again")
@@ -106,17 +106,17 @@ def check_run(run: FittedRun) -> None:
 
 
 def plan_of(run: FittedRun) -> dict[str, Any] | None:
-    """The plan that a run keeps, as `plan_to_store` took it; None where it keeps none. Errors as of `check_run`."""
+    """The plan that a run keeps, as `kept_of` was given it; None where it keeps none. Errors as of `check_run`."""
     check_run(run)
     return None if run.info.plan is None else with_tuples(run.info.plan)
 
 
-def check_stored(stored: Any, where: str, *, strict: bool = True) -> None:
-    """Refuse what `plan_to_store` did not make, or what was changed since to build anything but registered types.
+def check_kept(stored: Any, where: str, *, registered: bool = True) -> None:
+    """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
 
     Args:
         where: the file, for the message.
-        strict: as of `check_parts`.
+        registered: as of `check_parts`.
 
     Raises:
         DataError: one line with the key.
@@ -130,9 +130,9 @@ def check_stored(stored: Any, where: str, *, strict: bool = True) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
     check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
-    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, strict=strict)
+    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, registered=registered)
     ours = plan.get("vladapt", {})
-    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, strict=strict)
+    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, registered=registered)
     for key, kind in OURS.items():
         if isinstance(ours, dict) and not all(isinstance(each, kind) for each in _listed(ours.get(key, ()))):
             raise DataError(f"{where}: plan.vladapt.{key} is damaged; fit again")
