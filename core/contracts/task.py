@@ -174,7 +174,7 @@ class Task(ABC):
         method: the column of a comparison that names what is compared.
         deciding: the metric a comparison is about.
         shot: what a shot is, on the axis of a comparison's plot.
-        refusals: command ("evaluate", "predict", "compare", "export") -> why there is none.
+        refusals: command ("evaluate", "predict", "compare", "export", "serve") -> why there is none.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
         packages: package that it imports -> the extra of this project that brings it, looked for before a fit starts.
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.

@@ -151,9 +151,8 @@ class PatientScores(Record):
         for name, point in self.operating_point.points.items():
             of_images = self.of_points.points[name]
             yield f"{name}, from {of_images.threshold:.3f} on, of patients {point.threshold:.3f}"
-            values = {title: value for title, value, *_ in of_images.rows()}
-            for title, value, between, _ in point.rows():
-                yield title, values.get(title, ""), Cell(value, between)
+            for (title, of_image, *_), (_, value, between, _) in zip(of_images.rows(), point.rows()):
+                yield title, of_image, Cell(value, between)
 
     def note(self) -> str:
         return self.made

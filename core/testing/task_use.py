@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from ..contracts.serving import Serving
 from ..contracts.task import Axes
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
@@ -130,6 +131,7 @@ def what_it_refuses_it_refuses_in_its_words(trial: TaskTrial) -> Iterator[str]:
     calls: dict[str, tuple[Callable[[], Any], ...]] = {
         "evaluate": (lambda: task.evaluate(use, QUIET),),
         "predict": (lambda: task.predict(use, QUIET), lambda: task.predictions_table([])),
+        "serve": (lambda: task.served(use, Serving()),),
         "compare": (
             lambda: task.check_axes(Axes(seeds=(1,))),
             lambda: task.entries(trial.recipe(), Axes(seeds=(1,))),

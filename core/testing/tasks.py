@@ -28,7 +28,7 @@ from .options import OPTION_RULES, Options
 from .task_trial import TaskTrial
 from .task_use import USE_RULES
 
-COMMANDS = ("evaluate", "predict", "compare", "export")
+COMMANDS = ("evaluate", "predict", "compare", "export", "serve")
 FILES = ("run.json", "metrics.json", "log.txt", "report.html")
 ELSEWHERE = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""")
 """In a page: something that has to be fetched."""

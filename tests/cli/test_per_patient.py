@@ -153,6 +153,20 @@ def test_eval_shows_both_and_changes_no_score_of_images(vladapt, fitted, tmp_pat
     assert "One answer per patient" in shown and "max of 60 patients" in shown
 
 
+def test_predictive_values_of_images_at_a_prevalence_stand_beside_those_of_patients(vladapt, fitted, tmp_path):
+    run, _ = fitted
+    data = draw(tmp_path / "other", 60, True)
+    how = ("--data", data, "--per-patient", "max", "--prevalence", 0.02)
+    metrics = vladapt("eval", run, *how, "--json").json
+    ((finding, of_images),) = metrics["operating_point"]["points"].items()
+    of_patients = metrics["per_patient"]["operating_point"]["points"][finding]
+    text = vladapt("eval", run, *how).out.partition("One answer per patient")[2]
+    shown = [line.split() for line in text.splitlines()]
+    rows = [line[-5:-3] for line in shown if line[1:5] == ["at", "a", "prevalence", "of"]]
+    values = [[f"{at['at_prevalence'][of]:.1%}" for at in (of_images, of_patients)] for of in ("ppv", "npv")]
+    assert rows == values and values[0][0] != values[1][0]
+
+
 @pytest.mark.parametrize(
     "more, message",
     [

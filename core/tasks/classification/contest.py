@@ -238,14 +238,14 @@ class Tested:
         """See `ClassificationContest.judged`; nothing for methods of which a fit of `entries` is missing."""
         if self.labels is None:
             return []
-        wanted: dict[tuple, int] = {}
+        entries_per_fit: dict[tuple, int] = {}
         for entry in entries:
             key = (entry["adapter"], entry["shots"])
-            wanted[key] = wanted.get(key, 0) + 1
+            entries_per_fit[key] = entries_per_fit.get(key, 0) + 1
         fits = self.logits or self.right
         if self.logits and sum(each.numel() for of in fits.values() for each in of) > MOST_RANKED:
             return []
-        whole = {key: of for key, of in fits.items() if wanted.get(key) == len(of)}
+        whole = {key: of for key, of in fits.items() if entries_per_fit.get(key) == len(of)}
         tests = []
         for metric in ("auroc",) if self.logits else ("accuracy", "balanced_accuracy"):
             for shots in dict.fromkeys(key[1] for key in whole):

@@ -215,11 +215,12 @@ class Export:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        found = Calibration.load(self.new.run.path)
-        if found is None or not found.multilabel:
-            return found
+        calibration = Calibration.load(self.new.run.path)
+        if calibration is None or not calibration.multilabel:
+            return calibration
         return replace(
-            found, thresholds=label_thresholds(thresholds_of(self.new.run), found, self.adapter.class_names_)
+            calibration,
+            thresholds=label_thresholds(thresholds_of(self.new.run), calibration, self.adapter.class_names_),
         )
 
     @cached_property

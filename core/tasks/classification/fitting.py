@@ -58,14 +58,14 @@ class Augmentation:
 
 
 def augmentation_of(
-    adapter: Adapter, prepared: PreparedData, given: Collection[str] = (), published: bool = False
+    adapter: Adapter, prepared: PreparedData, own_options: Collection[str] = (), published: bool = False
 ) -> Augmentation:
     """What a method's images go through in training. A preset or a protocol takes what it publishes, a user's
     `crop_scale` goes before both; else the crop is the tighter of what it publishes and of what is safe for images of
     the domain.
 
     Args:
-        given: names of the options that somebody gave for the method.
+        own_options: names of the options that somebody gave for the method.
         published: whether a protocol asks for what papers do.
 
     Raises:
@@ -74,7 +74,7 @@ def augmentation_of(
     if prepared.domain is None:
         return Augmentation()
     published = published or adapter.as_published
-    views = views_wanted(adapter, prepared, published or "views" in given)
+    views = views_wanted(adapter, prepared, published or "views" in own_options)
     usual = prepared.domain.transforms(prepared.backbone, True, prepared.task)
     if not isinstance(adapter, Augmented):
         return Augmentation(views, usual if views else None)
@@ -106,17 +106,17 @@ def notes_on_augmentation(of: Mapping[str, Augmentation]) -> list[str]:
     return [f"{note}: {', '.join(those)}" if len(of) > 1 else note for note, those in names.items()]
 
 
-def views_wanted(adapter: Adapter, prepared: PreparedData, given: bool) -> int:
+def views_wanted(adapter: Adapter, prepared: PreparedData, decided: bool) -> int:
     """How many augmented views of each support image a fit has, as projected features.
 
     Args:
-        given: whether the user, a preset or a protocol says how many; else they are no more than the domain found to
+        decided: whether the user, a preset or a protocol says how many; else they are no more than the domain found to
             help.
     """
     if "views" not in adapter.needs or "pre_projection" in adapter.needs:
         return 0
     asked = adapter.pooled if isinstance(adapter, PooledViews) else int(adapter.options.get("views") or 0)
-    most = None if given or prepared.domain is None else prepared.domain.views
+    most = None if decided or prepared.domain is None else prepared.domain.views
     return asked if most is None else min(asked, most)
 
 

@@ -182,7 +182,7 @@ class Prepared:
             searches: whether settings may be chosen at all.
         """
         classes = len(self.class_names)
-        wanted, parts = parts, parts or self.data.part_views is not None
+        parts_asked, parts = parts, parts or self.data.part_views is not None
         chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         chosen = chosen if shots is None else [item.with_(draw=None) for item in chosen]  # so many were labelled
         pool = self.data.split("val")
@@ -196,7 +196,7 @@ class Prepared:
         parts = support.has_parts
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
-        test = self.test_set(parts) if parts and wanted else self.test
+        test = self.test_set(parts) if parts and parts_asked else self.test
         samples = tuple(items_of(support.ids, chosen)), tuple(items_of(held.ids, val)) if val else ()
         return Shots(support, held, test, *samples, seed, searches, augment)
 

@@ -102,10 +102,10 @@ class Protocol:
         notes = [f"Protocol {self.name}: {self.what}; methods with their published settings"] if self.name else []
         return [*notes, self.afterwards] if of_fit and self.afterwards else notes
 
-    def prompts(self, given: Any, domain: Domain, task: str) -> tuple[Any, list[str]]:
+    def prompts(self, prompts: Any, domain: Domain, task: str) -> tuple[Any, list[str]]:
         """The prompts given, or the one that the protocol takes, and a sentence of it; None for the domain's."""
-        if given is not None or not self.one_prompt or (one := domain.one_template(task)) is None:
-            return given, []
+        if prompts is not None or not self.one_prompt or (one := domain.one_template(task)) is None:
+            return prompts, []
         return one, [f"One prompt, as papers use under {self.name}: {one}"]
 
     def methods(self, asked: Sequence[str] | None) -> list[str]:

@@ -447,9 +447,9 @@ def mistakes_section(results: ClassificationResults) -> MistakeSection:
     names, scores = results.class_names, (results.confident_logits, results.labels)
     if results.multilabel:
         answers = None if results.calibration is None else results.calibration.answers(results.adapted_logits)
-        said = ("absent", "present")
+        presence_words = ("absent", "present")
         wrong = [
-            (m, m.label, f"{names[m.label]}: {said[m.present]}", said[not m.present])
+            (m, m.label, f"{names[m.label]}: {presence_words[m.present]}", presence_words[not m.present])
             for m in top_label_mistakes(*scores, MISTAKES, answers)
         ]
     else:

@@ -48,7 +48,7 @@ TOWER_NEEDS = frozenset(
 
 
 def check_resources(
-    given: Mapping[str, Any], adapters: Sequence[Adapter], besides: frozenset[str] = frozenset()
+    resources: Mapping[str, Any], adapters: Sequence[Adapter], besides: frozenset[str] = frozenset()
 ) -> None:
     """Refuse names that no fit uses and files that are not there.
 
@@ -59,7 +59,7 @@ def check_resources(
         UnknownNameError: no resource has that name. ConfigError: no adapter uses it, or there is no such file.
     """
     used = besides.union(*(adapter.needs | adapter.optional for adapter in adapters))
-    _check_given(given, used, ", ".join(adapter.name for adapter in adapters), others=True)
+    _check_given(resources, used, ", ".join(adapter.name for adapter in adapters), others=True)
 
 
 def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Mapping[str, str] | None) -> None:
@@ -75,10 +75,10 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
 
 
 def _check_given(
-    given: Mapping[str, Any], used: frozenset[str], who: str, cure: str = "", others: bool = False
+    resources: Mapping[str, Any], used: frozenset[str], who: str, cure: str = "", others: bool = False
 ) -> None:
     """Args: cure: where a file is not there. others: name the methods that use what is of no use here."""
-    for name, value in given.items():
+    for name, value in resources.items():
         flag = name.replace("_", "-")
         if name not in GIVEN:
             raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
@@ -96,11 +96,11 @@ def _takers(name: str) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
+def check_needs(resources: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
     """Refuse an adapter whose needs cannot be met, before anything is encoded.
 
     Args:
-        given: resource name -> path.
+        resources: resource name -> path.
         backbone: None where there is a features file.
 
     Raises:
@@ -109,7 +109,7 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
     needs = adapter.needs & TOWER_NEEDS
     if backbone is not None:
         adapter.check_towers(backbone)
-    elif used := sorted(TOWER_NEEDS & adapter.optional & given.keys()):
+    elif used := sorted(TOWER_NEEDS & adapter.optional & resources.keys()):
         raise CapabilityError(
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
@@ -125,7 +125,7 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
             f"adapter '{adapter.name}' needs {what}, which a features file does not have; give --data and --backbone"
         )
     for name in GIVEN:
-        if name in adapter.needs and given.get(name) is None:
+        if name in adapter.needs and resources.get(name) is None:
             place = {"further_backbones": "SPEC,SPEC", "support_folder": "DIR", "base": "RUN"}.get(name, "FILE")
             raise CapabilityError(
                 f"adapter '{adapter.name}' needs {REQUIRED[name]}; give --resource {name.replace('_', '-')}={place}"
@@ -140,25 +140,25 @@ class Resources:
 
     def collect(self, adapter: Adapter, shots) -> dict[str, Any]:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
-        wanted = adapter.needs | adapter.optional
+        used = adapter.needs | adapter.optional
         collected: dict[str, Any] = {"templates": list(self.prepared.templates)}
         texts = ("attributes", "pair_attributes", "vocabulary", "realign_prompts")
         for name in ("captions", "support_folder", "synonyms", "boxes", "ctx", *texts):
-            if name in wanted and self._given(name) is not None:
+            if name in used and self._given(name) is not None:
                 collected[name] = getattr(self, name)
         if "support_folder" in collected and self.support_captions is not None:
             collected["support_captions"] = self.support_captions
-        if "descriptions" in wanted and self.prepared.descriptions:
+        if "descriptions" in used and self.prepared.descriptions:
             collected["descriptions"] = self.descriptions
-        if "further_backbones" in wanted and self.further:
+        if "further_backbones" in used and self.further:
             collected["further_backbones"] = self._further_features(shots)
-        if "keys" in wanted and self.keyed is not None:
+        if "keys" in used and self.keyed is not None:
             collected["keys"] = self._beside(self._given("keys"), self.keyed, shots)
-        if "pre_projection" in wanted:
+        if "pre_projection" in used:
             collected["pre_projection"] = self._pre_projection(adapter, shots)
-        if "patch_tokens" in wanted:
+        if "patch_tokens" in used:
             collected["patch_tokens"] = self._patch_tokens(shots)
-        if wanted & {"pixels", "images"}:
+        if used & {"pixels", "images"}:
             collected["images"] = self.prepared.training_images(shots)
         return collected
 
@@ -298,9 +298,9 @@ class Resources:
         return self.prepared.given.get(name)
 
 
-def further_specs(given: Mapping[str, Any]) -> list[str]:
+def further_specs(resources: Mapping[str, Any]) -> list[str]:
     """Backbones, or features files, comma-separated or in a list."""
-    listed = given.get("further_backbones")
+    listed = resources.get("further_backbones")
     parts: Iterable[str] = listed.split(",") if isinstance(listed, str) else listed or ()
     return [str(part).strip() for part in parts if str(part).strip()]
 

@@ -285,16 +285,16 @@ def _measure(key: str) -> Measure:
     return MEASURES.get(key) or Measure(key.replace("auroc/", "AUROC ").replace("_", " "), kind="number")
 
 
-def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
+def warnings_of(comparison: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What must not be overlooked when reading the scores, in sentences."""
     sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
-    sentences += few_groups(found.test_groups, found.test_images)
-    at_chance = found.words_at_chance(len(class_names))
+    sentences += few_groups(comparison.test_groups, comparison.test_images)
+    at_chance = comparison.words_at_chance(len(class_names))
     sentences += [at_chance] if at_chance and at_chance not in notes else []
     if labels.ndim == 2:
-        return sentences + _of_several_labels(found)
+        return sentences + _of_several_labels(comparison)
     name, share = commonest(labels, class_names)
-    accuracy = found.adapted["accuracy"]
+    accuracy = comparison.adapted["accuracy"]
     if accuracy <= share:
         sentences.append(
             f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
@@ -321,8 +321,8 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def _of_several_labels(found: Comparison) -> list[str]:
-    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
+def _of_several_labels(comparison: Comparison) -> list[str]:
+    blank = [key.split("/", 1)[1] for key, v in comparison.adapted.items() if key.startswith("auroc/") and v is None]
     if blank:
         return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]
     return []

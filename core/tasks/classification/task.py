@@ -168,8 +168,8 @@ class Classification(ComparedClassification):
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
         return recipe
 
-    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        own, judging = divided(self, given)
+    def _task_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, options)
         return {**super()._task_options(own), **judging}
 
     def taken(self, recipe: Recipe) -> frozenset[str]:

@@ -92,7 +92,7 @@ class Columns:
         places: dict[str, list[int]] = {}
         for column, name in enumerate(fitted):
             places.setdefault(_plain(name), []).append(column)
-        wanted, met, chosen = Counter(map(_plain, target)), Counter(), []
+        repeats, met, chosen = Counter(map(_plain, target)), Counter(), []
         for name in target:
             key = _plain(name)
             if key not in places:
@@ -101,7 +101,7 @@ class Columns:
                     "cross-dataset tests on other classes)"
                 )
             columns = places[key]
-            chosen.append((columns[met[key]],) if wanted[key] == len(columns) else tuple(columns))
+            chosen.append((columns[met[key]],) if repeats[key] == len(columns) else tuple(columns))
             met[key] += 1
         return cls(tuple(chosen))
 

@@ -195,8 +195,8 @@ def _scored_by(
         )
     logits = score_on(prepared, adapter, replace(seen, labels=None), names, None, reporter).adapted_logits
     order = [list(adapter.class_names_).index(name) for name in names]
-    known = in_the_fit(rival.info, lambda: digests_of(items_of(chosen.ids, prepared.data.items)))
-    return OtherRun(rival.path.name, logits[:, order], known.get("in_fit_words", ""))
+    overlap = in_the_fit(rival.info, lambda: digests_of(items_of(chosen.ids, prepared.data.items)))
+    return OtherRun(rival.path.name, logits[:, order], overlap.get("in_fit_words", ""))
 
 
 def write_evaluation(

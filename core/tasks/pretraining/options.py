@@ -51,7 +51,7 @@ def plan_of(
     Raises:
         ConfigError: a value is not usable. UnknownNameError: no such key.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
+    set_values = {name: value for name, value in settings.items() if value is not None}
     places = {name: value for name, value in places.items() if value is not None}
     asked, of_losses = _parsed(sets)
     data_options: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def plan_of(
         elif key in OF_TASK:
             places |= chosen(PretrainingOptions, {key: value}, "pre-training")
         elif key in SETTINGS:
-            given[key] = value
+            set_values[key] = value
         else:
             settable = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, settable)}")
@@ -82,7 +82,7 @@ def plan_of(
         losses=weights,
         loss_options=_of_losses(weights, {}, of_losses),
         data_options=chosen(reading, data_options, reader),
-        settings=TrainingSettings(**given),
+        settings=TrainingSettings(**set_values),
         **places,
     )
 

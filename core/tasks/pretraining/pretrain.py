@@ -469,7 +469,7 @@ def _info(
             f"No retrieval is measured, since loss {names} compares no images with texts; ask the model for findings "
             f"with `vladapt fit --adapter {names} --backbone {FILE}`."
         )
-    told = {
+    facts = {
         "created": now(),
         "data": splits.facts(plan.data),
         "backbone": {"spec": plan.backbone, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
@@ -490,7 +490,7 @@ def _info(
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
     }
-    return RunInfo.from_json(told)
+    return RunInfo.from_json(facts)
 
 
 def _log(info: RunInfo, metrics: dict[str, Any]) -> str:
@@ -554,10 +554,10 @@ class PretrainFolder:
         for name, text in {"log.txt": f"{log}\n", **({CARD: card} if card else {})}.items():
             write_whole(self.path / name, without_place(text))
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
-            told = without_place(json.loads(json_text(value, default=str)))
+            portable = without_place(json.loads(json_text(value, default=str)))
             if name == "run.json":
-                told["sha256"] = sha256_in(self.path)
-            write_whole(self.path / name, json_text(told, indent=1))
+                portable["sha256"] = sha256_in(self.path)
+            write_whole(self.path / name, json_text(portable, indent=1))
         for stage in self.stages:
             shutil.rmtree(stage)
 

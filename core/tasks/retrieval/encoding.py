@@ -162,8 +162,8 @@ class PairEncoding:
             rows, failed = _encoded_images(backbone, pairs, listed, self)
         skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
         check_skipped(skipped, len(listed), self.tolerate)
-        kept = [place for place in range(len(listed)) if place not in failed]
-        return rows[kept], kept, skipped
+        readable = [place for place in range(len(listed)) if place not in failed]
+        return rows[readable], readable, skipped
 
 
 def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairFeatures:
@@ -186,21 +186,21 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
     check_skipped(reasons, len(ids), options.tolerate)
-    kept = [place for place in range(len(ids)) if place not in skipped]
-    captions = [(new, text) for new, place in enumerate(kept) for text in listed[place][1].captions]
+    readable = [place for place in range(len(ids)) if place not in skipped]
+    captions = [(new, text) for new, place in enumerate(readable) for text in listed[place][1].captions]
     if not captions:
         raise DataError("no image has a caption, so there is nothing to retrieve; give captions")
     columns = torch.tensor([distinct[text] for _, text in captions])
     return PairFeatures(
-        images=images[kept],
+        images=images[readable],
         texts=_text_rows(backbone, [text for _, text in captions], options),
         image_of_text=torch.tensor([image for image, _ in captions]),
-        ids=tuple(ids[place] for place in kept),
-        labels=_labels([listed[place][1] for place in kept]),
+        ids=tuple(ids[place] for place in readable),
+        labels=_labels([listed[place][1] for place in readable]),
         skipped=reasons,
-        groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
+        groups=tuple(getattr(listed[place][1], "group", None) for place in readable),
         captions=tuple(text for _, text in captions),
-        scores=None if table is None else PairScores(table, torch.tensor(kept), columns),
+        scores=None if table is None else PairScores(table, torch.tensor(readable), columns),
     )
 
 

@@ -68,31 +68,31 @@ def _scores(features: PairFeatures, vectors: Tensor, images: Tensor, texts: Tens
 
 def choice_section(metrics: Mapping[str, Any]) -> TableSection | None:
     """For the report; None where nothing was asked."""
-    if not (told := metrics.get(KEY)):
+    if not (choice := metrics.get(KEY)):
         return None
-    header, rows = _cells(told)
-    return TableSection(told["adapted"]["name"], header, rows, _words(told["adapted"]), sub=True)
+    header, rows = _cells(choice)
+    return TableSection(choice["adapted"]["name"], header, rows, _words(choice["adapted"]), sub=True)
 
 
 def choice_table(metrics: Mapping[str, Any]) -> Table | None:
     """For a terminal; None where nothing was asked."""
-    if not (told := metrics.get(KEY)):
+    if not (choice := metrics.get(KEY)):
         return None
-    header, rows = _cells(told)
+    header, rows = _cells(choice)
     by_name = {name: dict(zip(header[1:], cells)) for name, *cells in rows}
-    table = table_of(told["adapted"]["name"], _words(told["adapted"]), by_name, of=header[0])
+    table = table_of(choice["adapted"]["name"], _words(choice["adapted"]), by_name, of=header[0])
     table.min_width = 72  # for the words below
     return table
 
 
-def _cells(told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    sides = [side for side in SIDES if told.get(side)]
-    names = told["adapted"]["scores"]
-    rows = [(name, *(SHARE.text(told[side]["scores"].get(name)) for side in sides)) for name in names]
+def _cells(choice: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    sides = [side for side in SIDES if choice.get(side)]
+    names = choice["adapted"]["scores"]
+    rows = [(name, *(SHARE.text(choice[side]["scores"].get(name)) for side in sides)) for name in names]
     return ("Questions", *(SIDES[side] for side in sides)), rows
 
 
-def _words(told: Mapping[str, Any]) -> str:
+def _words(adapted: Mapping[str, Any]) -> str:
     why = "left out, because a sample of theirs is missing or unreadable"
-    left_out = f"; {told['left_out']} {why}" if told["left_out"] else ""
-    return f"The {SHARE.name}; {plural(told['questions'], 'question')}{left_out}."
+    left_out = f"; {adapted['left_out']} {why}" if adapted["left_out"] else ""
+    return f"The {SHARE.name}; {plural(adapted['questions'], 'question')}{left_out}."

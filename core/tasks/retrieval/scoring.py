@@ -118,8 +118,8 @@ def evaluate_retrieval(
     Raises:
         DataError: no pairs in the split, no captions, no labels where they count, or too many images cannot be read.
     """
-    said, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
-    options = PairEncoding(view, batch_size, workers, amp, said, store, tolerate)
+    progress, view = reporter or Reporter(quiet=True), transform or backbone.preprocess(False)
+    options = PairEncoding(view, batch_size, workers, amp, progress, store, tolerate)
     features = features_of(searched(backbone), _part(pairs, split), options)
     return scores_of_features(features, backbone, by_label, sentences, dual_softmax, questions)
 
@@ -157,7 +157,7 @@ def scores_of_features(
     units = {direction: unit[image_of[direction]][ranking.query.cpu()] for direction, ranking in rankings.items()}
     between = {direction: each.intervals(units[direction], penalty=by_label) for direction, each in rankings.items()}
     of_each = {direction: ranking.metrics(penalty=by_label) for direction, ranking in rankings.items()}
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         **of_each,
         "mean_recall": mean_recall(of_each),
         "images": len(features.images),
@@ -170,14 +170,14 @@ def scores_of_features(
     if features.labels is not None and not by_label and features.scores is None:
         right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
-        told["accuracy"] = float(right.float().mean())
-        told["intervals"]["accuracy"] = share_interval(right, groups)
+        values["accuracy"] = float(right.float().mean())
+        values["intervals"]["accuracy"] = share_interval(right, groups)
     several = None
     if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
         several = sentence_scores(_similarity(features, device), backbone.logit_scale, dual_softmax)
     choices = None if questions is None else choice_scores(questions, features, partial(encoded_texts, backbone))
     further = {"sentences": several, "choices": choices, "features": features}
-    metrics = RetrievalMetrics.from_json(told)
+    metrics = RetrievalMetrics.from_json(values)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
 
 
@@ -219,24 +219,24 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     Raises:
         DataError: the two are of different images or texts.
     """
-    known = {"adapted": after.metrics} if before is None else {"adapted": after.metrics, "zero_shot": before.metrics}
-    told: dict[str, Any] = {
+    scored = {"adapted": after.metrics} if before is None else {"adapted": after.metrics, "zero_shot": before.metrics}
+    values: dict[str, Any] = {
         "zero_shot": None if before is None else before.metrics.flat,
         "adapted": after.metrics.flat,
         "test_images": after.metrics.images,
         "test_texts": after.metrics.texts,
-        "intervals": {side: of.intervals for side, of in known.items()},
-        "metric_intervals": {side: of.flat_intervals for side, of in known.items()},
+        "intervals": {side: of.intervals for side, of in scored.items()},
+        "metric_intervals": {side: of.flat_intervals for side, of in scored.items()},
         "mcnemar": None if before is None else _paired(before, after),
         **({} if after.metrics.groups is None else {"test_groups": after.metrics.groups}),
     }
     for key, name in ((SENTENCES, "sentences"), (CHOICES, "choices")):
         if (scores := getattr(after, name)) is not None:
-            told[key] = {"adapted": scores, "zero_shot": None if before is None else getattr(before, name)}
+            values[key] = {"adapted": scores, "zero_shot": None if before is None else getattr(before, name)}
     if before is not None and before.right is not None and after.right is not None:
         test = vars(mcnemar(before.right, after.right, after.groups))
-        told["accuracy_mcnemar"] = test if after.groups is None else {**test, "exchanged": "groups"}
-    return told
+        values["accuracy_mcnemar"] = test if after.groups is None else {**test, "exchanged": "groups"}
+    return values
 
 
 @dataclass(frozen=True)

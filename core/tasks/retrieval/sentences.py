@@ -43,48 +43,49 @@ def sentence_scores(plain: Similarity, scale: float, dual_softmax: bool) -> dict
         plain: of texts and images.
         scale: what similarities are multiplied by before a softmax.
     """
-    found = _of_ways({TEXT_TO_IMAGE: plain, IMAGE_TO_TEXT: plain})
+    directions = _of_ways({TEXT_TO_IMAGE: plain, IMAGE_TO_TEXT: plain})
     if dual_softmax:
         dual = {side: plain.dual_softmax(scale, side) for side in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)}
-        found |= {f"{DUAL}/{way}": scores for way, scores in _of_ways(dual).items()}
-    return found
+        directions |= {f"{DUAL}/{way}": scores for way, scores in _of_ways(dual).items()}
+    return directions
 
 
 def _of_ways(similarity: Mapping[str, Similarity]) -> dict[str, dict[str, float]]:
-    found = {}
+    of_images = {}
     for rule in (BEST_SENTENCE, OWN_SENTENCES):
-        found[f"{IMAGE_TO_TEXT}/{rule}"] = sentence_video_metrics(similarity[IMAGE_TO_TEXT], rule=rule)[IMAGE_TO_TEXT]
-    return {TEXT_TO_IMAGE: sentence_video_metrics(similarity[TEXT_TO_IMAGE])[TEXT_TO_IMAGE], **found}
+        metrics = sentence_video_metrics(similarity[IMAGE_TO_TEXT], rule=rule)
+        of_images[f"{IMAGE_TO_TEXT}/{rule}"] = metrics[IMAGE_TO_TEXT]
+    return {TEXT_TO_IMAGE: sentence_video_metrics(similarity[TEXT_TO_IMAGE])[TEXT_TO_IMAGE], **of_images}
 
 
 def sentence_section(metrics: Mapping[str, Any]) -> TableSection | None:
     """For the report; None where no image has several texts, and no dual softmax was asked for."""
-    if not (told := metrics.get(KEY)):
+    if not (sides_scored := metrics.get(KEY)):
         return None
-    rows = [(f"{way[0].upper()}{way[1:]}", *cells) for way, cells in _rows(told)]
+    rows = [(f"{way[0].upper()}{way[1:]}", *cells) for way, cells in _rows(sides_scored)]
     header = ("Direction", *(measure.name for measure in MEASURES.values()))
-    return TableSection(TITLE, header, rows, f"As text-video work counts. {RULES} {_words(told)}.", sub=True)
+    return TableSection(TITLE, header, rows, f"As text-video work counts. {RULES} {_words(sides_scored)}.", sub=True)
 
 
 def sentence_table(metrics: Mapping[str, Any]) -> Table | None:
     """For a terminal; None as of `sentence_section`."""
-    if not (told := metrics.get(KEY)):
+    if not (sides_scored := metrics.get(KEY)):
         return None
     columns = [f"{each.name} {each.arrow}" for each in MEASURES.values()]
-    return table_of(TITLE, _words(told), {way: dict(zip(columns, cells)) for way, cells in _rows(told)})
+    return table_of(TITLE, _words(sides_scored), {way: dict(zip(columns, cells)) for way, cells in _rows(sides_scored)})
 
 
-def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    sides = [side for side in SIDES if told.get(side)]
+def _rows(sides_scored: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    sides = [side for side in SIDES if sides_scored.get(side)]
     for prefix, words in (("", ""), (f"{DUAL}/", ", dual softmax")):
         for way, name in WAYS.items():
             for side in sides:
-                if (scores := told[side].get(f"{prefix}{way}")) is not None:
+                if (scores := sides_scored[side].get(f"{prefix}{way}")) is not None:
                     side_words = f", {SIDES[side]}" if len(sides) > 1 else ""
                     yield f"{name}{words}{side_words}", [each.text(scores[key]) for key, each in MEASURES.items()]
 
 
-def _words(told: Mapping[str, Any]) -> str:
-    dual = any(way.startswith(DUAL) for way in told["adapted"])
+def _words(sides_scored: Mapping[str, Any]) -> str:
+    dual = any(way.startswith(DUAL) for way in sides_scored["adapted"])
     words = "; ".join((TIES, MEDIAN, *((READS_ALL,) if dual else ())))
     return f"{words[0].upper()}{words[1:]}"

@@ -215,8 +215,8 @@ class TowerTraining(Task):
         recipe = super().filled(recipe)
         return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
 
-    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        own, judging = divided(self, given)
+    def _task_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, options)
         return {**super()._task_options(own), **judging}
 
     def check(self, recipe: Recipe) -> None:
@@ -367,7 +367,7 @@ class TowerTraining(Task):
         facts = self.facts(data, done)
         loss = options.get("loss") or (self.default_loss if done.adapter is not None else "")
         source = self.source(data)
-        told = {
+        shared = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
@@ -395,7 +395,7 @@ class TowerTraining(Task):
             "recipe": recipe.with_(data={**recipe.data, **source.reading}).to_dict(),
             **facts,
         }
-        return RunInfo.from_json(told)
+        return RunInfo.from_json(shared)
 
     def _key(self, recipe: Recipe, data: Any) -> str:
         """16 hex digits that say what is trained on what."""

@@ -46,7 +46,7 @@ with_(
 )
 with_("at_prediction names 'everything', which is none of ...", at_prediction=frozenset({"out", "everything"}))
 with_("compares names 'epochs', which is none of ...", compares=frozenset({"seeds", "epochs"}))
-with_("refusals names 'train', which is none of compare, evaluate, export, predict", refusals={"train": "no"})
+with_("refusals names 'train', which is none of compare, evaluate, export, predict, serve", refusals={"train": "no"})
 with_(
     "unused gives no single line for 'shots'",
     unused={"shots": "counts\nimages"},
