@@ -137,8 +137,8 @@ from .core.tasks.config_training.report import scores_table as scores_table
 from .core.tasks.config_training.report import summaries_table as summaries_table
 from .core.tasks.retrieval.tables import retrieval_table as retrieval_table
 from .core.tasks.retrieval.task import Retrieval as Retrieval
+from .core.training import cosine_rates as cosine_rates
 from .core.training.batches import epoch_batches as epoch_batches
-from .core.training.schedules import cosine_rates as cosine_rates
 from .core.training.small_heads import label_loss as label_loss
 from .core.training.small_heads import train_epochs as train_epochs
 from .core.training.small_heads import training_features as training_features

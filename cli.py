@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             code = _exit_code(arguments, stops)
         except KeyboardInterrupt:  # while an error was being told
-            code = interrupted()
+            code = interrupted(stops.kept)
     sys.exit(code)
 
 
@@ -128,20 +128,20 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
     try:
         code = _run(arguments)
         if code == INTERRUPTED:
-            code = interrupted()
+            code = interrupted(stops.kept)
     except Stopped as error:
-        code = error.told(arguments)
+        code = interrupted(stops.kept, error.command(arguments))
     except VladaptError as error:
         if told_of_a_death(error.__cause__ or error):
             return FAILED
         if stops.explain(error.__cause__ or error):
-            return interrupted()
+            return interrupted(stops.kept)
         code = error.told(arguments)
     except (typer.Abort, KeyboardInterrupt) as error:
-        code = FAILED if told_of_a_death(error) else interrupted()
+        code = FAILED if told_of_a_death(error) else interrupted(stops.kept)
     except OSError as error:
         if stops.arrived:
-            return interrupted()
+            return interrupted(stops.kept)
         cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
         place = f": {error.filename}" if error.filename else ""
         code = fail(f"{error.strerror or error}{place}{cure}", 1, error, arguments)
@@ -154,7 +154,7 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         if told_of_a_death(error):
             return FAILED
         if stops.explain(error):
-            return interrupted()
+            return interrupted(stops.kept)
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     return code if isinstance(code, int) else 0

@@ -69,6 +69,10 @@ class FirstFailure:
         if report.failed and not self.failed:
             self.failed = f"{report.nodeid} (cannot be imported)"
 
+    def outcome(self, ran: bool) -> tuple[str, int]:
+        """(The first test that failed, "" if none did; how many passed before it)."""
+        return self.failed, self.passed if ran else 0
+
 
 def read_lists() -> dict[str, list[Defect]]:
     """Name of a list -> its defects."""
@@ -98,34 +102,38 @@ def written_into(package: Path, defect: Defect) -> Iterator[bool]:
             path.write_text(before, encoding="utf-8")
 
 
-def first_failure(package: Path, tests: tuple[str, ...], data: str, limit: float) -> tuple[str, int]:
-    """(The first test that fails, "" if none does; how many passed before it), in a process of its own."""
+def first_failure(
+    package: Path, tests: tuple[str, ...], data: str, limit: float, watch: type[FirstFailure] = FirstFailure
+):
+    """What a watch tells of tests that run in a process of their own: the first that fails, "" if none does, and how
+    many passed before it.
+    """
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_tested, args=(theirs, package, tests, data))
+    process = context.Process(target=_tested, args=(theirs, package, tests, data, watch))
     process.start()
     theirs.close()
     try:
-        told = mine.recv() if mine.poll(limit) else (f"none ended within {limit:.0f} s", 0)
+        outcome = mine.recv() if mine.poll(limit) else (f"none ended within {limit:.0f} s", 0)
     except EOFError:
-        told = ("the process of the tests died", 0)
+        outcome = ("the process of the tests died", 0)
     process.kill()
     process.join()
-    return told
+    return outcome
 
 
-def _tested(pipe, package: Path, tests: tuple[str, ...], data: str) -> None:
+def _tested(pipe, package: Path, tests: tuple[str, ...], data: str, watch: type[FirstFailure]) -> None:
     import pytest
 
     os.chdir(package)
     os.environ.update(VLADAPT_DATA=data, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(package.parent))
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(package.parent))
-    told = FirstFailure()
+    told = watch()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[told])
     ran = code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    pipe.send((told.failed, told.passed if ran else 0))
+    pipe.send(told.outcome(ran))
 
 
 def judged(package: Path, defect: Defect, asked: argparse.Namespace) -> tuple[bool, str]:

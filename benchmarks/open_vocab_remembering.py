@@ -29,7 +29,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_domain
 from vladapt.core.runs.folder import Run
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.config_training.runner import load_model
+from vladapt.core.tasks import KeptModel
 from vladapt.domains.open_vocab.data.remembered import with_remembered
 from vladapt.domains.open_vocab.inference.detection import evaluate_detection
 from vladapt.domains.open_vocab.modules.backbones.clip_vision import CLIPVisionBackbone
@@ -198,7 +198,7 @@ def _scores(case: Case, run: Path | str, split: str, learned: Sequence[str]) -> 
     quiet = Reporter(quiet=True)
     data = split_samples(read_data(recipe, load_domain("open-vocab"), "detection"), quiet, 0, recipe.split_seed)
     items = [item.with_(split="test") for item in data.split(split)]
-    model = load_model(Run.open(run), torch.device("cpu"))
+    model = KeptModel(Run.open(run)).load(torch.device("cpu"))
     model.cfg.vladapt.remember = list(case.old)
     asked = with_remembered(replace(data, items=items), learned, case.old)
     told = evaluate_detection(model, asked, lambda done, total: None).metrics

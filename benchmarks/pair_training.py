@@ -43,7 +43,7 @@ from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
 from vladapt.core.training.tower_outputs import Outputs
-from vladapt.core.training.views import light_view
+from vladapt.core.training.views import Views
 
 BF16_PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 SMALL = {
@@ -131,7 +131,7 @@ def decoded_batches(name: str, backbone, table: Path, size: int, workers: int):
     """An iterable that decodes the files anew each time."""
     if name == "vladapt":
         source = PairSource(read_pairs(table, val=0, test=0), CaptionSampler("first"))
-        views, fields = {"light": light_view(backbone, CROP)}, frozenset({"pixels", "tokens"})
+        views, fields = {"light": Views(backbone).light(CROP)}, frozenset({"pixels", "tokens"})
         samples = Samples(source, fields, views, backbone.tokenize, 0, backbone.token_mask)
         batches = GlobalBatches(len(source), size, seed=0)
         return BatchLoader(samples, batches, workers, pin=False, sample_bytes=12 * backbone.image_size**2)

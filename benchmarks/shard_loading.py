@@ -36,7 +36,7 @@ from vladapt.core.training.batches import StreamBatches, streams_for
 from vladapt.core.training.loading import BatchLoader
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.sources import StreamedSource
-from vladapt.core.training.views import light_view
+from vladapt.core.training.views import Views
 
 WORKERS, BATCH = 2, 64
 SMALL = {
@@ -79,7 +79,7 @@ def ours(backbone, folder: Path, cache: Path) -> Callable[[], Iterator]:
     def start() -> Iterator:
         pairs, _, _ = read_shard_set(str(folder), HeldOut(0, 0), seed=0, cache=cache, max_pixels=10**7)
         source = StreamedSource(pairs, CaptionSampler("first"))
-        view = light_view(backbone, (0.5, 1.0))
+        view = Views(backbone).light((0.5, 1.0))
         fields = frozenset({"pixels", "tokens"})
         samples = Samples(source, fields, {"light": view}, backbone.tokenize, 0, backbone.token_mask)
         batches = StreamBatches(len(source), BATCH, streams_for(BATCH, WORKERS, len(source)))

@@ -83,10 +83,11 @@ class Stopped(VladaptError):
         super().__init__(f"stopped; {' '.join(further)} continue it")
         self.further = further
 
-    def told(self, arguments: list[str]) -> int:
+    def command(self, arguments: list[str]) -> str:
+        """The command that continues one of these arguments."""
         flags = {argument.partition("=")[0] for argument in arguments}
         words = [word for flag, value in self.further.items() if flag not in flags for word in (flag, value) if word]
-        return interrupted(f"this continues from there: {shlex.join(['vladapt', *arguments, *words])}")
+        return shlex.join(["vladapt", *arguments, *words])
 
 
 class DataError(VladaptError):
@@ -261,9 +262,21 @@ def fail(message: str, code: int, error: BaseException, arguments: list[str]) ->
     return code
 
 
-def interrupted(continued: str = "the same command continues from there") -> int:
+def interrupted(kept: Mapping[str, str], command: str = "") -> int:
+    """Tell that a signal ended the command, what it leaves where, and how to go on.
+
+    Args:
+        kept: what -> folder or file.
+        command: that continues it, where it is not the same one.
+    """
     if is_main_rank():
-        print(f"vladapt: stopped; what was computed is kept, and {continued}", file=sys.stderr)
+        places = ", ".join(
+            f"{' and '.join(what for what, there in kept.items() if there == place)} in {place}"
+            for place in dict.fromkeys(kept.values())
+        )
+        again = f"this continues from there: {command}" if command else "the same command continues from there"
+        left = f"kept: {places}; {again}" if kept else "nothing is kept yet; the same command starts anew"
+        print(f"vladapt: stopped; {left}", file=sys.stderr)
     return 1
 
 

@@ -13,12 +13,7 @@ from torch import Tensor
 from ...core.contracts import Batch, ClassWeighted, FeatureSet
 from ...core.data import Selection
 from ...core.metrics import ALIKE
-from ...core.training import (
-    by_epoch,
-    epoch_batches,
-    keep_best,
-    train_epochs,
-)
+from ...core.training import LearningRates, epoch_batches, keep_best, train_epochs
 from ._cache_model import Axis, Rows, as_they_are, search_as
 
 SELECT = ("best_val", "last")
@@ -150,7 +145,7 @@ def train_keeping_best(
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, eps=schedule.eps, weight_decay=schedule.weight_decay)
     batches = epoch_batches(size, schedule.batch_size, schedule.seed, order=order, device=parameters[0].device)
     steps = len(batches(0))
-    rates = by_epoch(chained_cosine_rates(schedule.lr, schedule.epochs * steps), steps)[: schedule.stop]
+    rates = chained_cosine_rates(schedule.lr, schedule.epochs * steps).by_epoch(steps)[: schedule.stop]
     epochs = train_epochs(optimizer, rates, batches, loss_of)
 
     def row(epoch) -> dict[str, float]:
@@ -160,9 +155,10 @@ def train_keeping_best(
     return keep_best(epochs, parameters, score, best=select == "best_val", row=row)
 
 
-def chained_cosine_rates(lr: float, steps: int) -> list[float]:
-    """`cosine_rates` as torch's CosineAnnealingLR makes them: each of the one before, which rounds differently."""
-    rates = [lr]
+def chained_cosine_rates(lr: float, steps: int) -> LearningRates:
+    """`LearningRates.cosine` as torch's CosineAnnealingLR makes it: each rate of the one before, which rounds
+    differently."""
+    rates = LearningRates([lr])
     for step in range(1, steps):
         ratio = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
         rates.append(ratio * rates[-1])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option, require
-from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
+from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..dassl_options import dassl_warmup
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
 
@@ -135,7 +135,7 @@ class Clap(ClassWeighted, PooledViews):
         optimizer = torch.optim.SGD([self.prototypes], self.lr, self.momentum, weight_decay=self.weight_decay)
         batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
         steps = self.batches or max(1, images // self.batch_size)
-        rates = [[rate] * steps for rate in dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)]
+        rates = [[rate] * steps for rate in LearningRates.dassl(self.lr, self.epochs, warmup=self.warmup)]
         criterion = label_loss(labels.ndim == 2, self.priors_of(labels, len(base)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:

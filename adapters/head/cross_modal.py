@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
-from ...core.training import dassl_learning_rates, train_epochs
+from ...core.training import LearningRates, train_epochs
 from ._class_texts import texts_of
 from ._text_rows import has_lengths, unit_rows
 from .real_linear import endless_batches
@@ -183,7 +183,7 @@ class CrossModal(Searched, PooledViews):
         """The rate of each step, cut where val is looked at: after step 0 and each so many steps. What comes after the
         last look is left out, and so is what comes after so many steps."""
         kind = "linear" if self.warmup else None
-        rates = dassl_learning_rates(
+        rates = LearningRates.dassl(
             rate, self.iterations, warmup=kind, warmup_epochs=self.warmup, warmup_lr=WARMUP_RATE
         )
         rates = rates[: stop or self.stop]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, DataError
-from ...core.training import by_epoch, epoch_batches, label_loss, train_epochs
+from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 
 COMBINE = ("mean", "static", "input")
 THIS_BACKBONE = "own"  # what the backbone of the fit is called in reports
@@ -148,7 +148,7 @@ class MultiBackbone(ClassWeighted):
         def loss_of_step(epoch: int, index: Tensor) -> Tensor:
             return loss_of(self._log_weights_of(unit[index]), index)
 
-        rates = by_epoch([self.lr] * self.steps, len(batches(0)))
+        rates = LearningRates([self.lr] * self.steps).by_epoch(len(batches(0)))
         history = [epoch.row(first=0) for epoch in train_epochs(optimizer, rates, batches, loss_of_step)]
         self.log_weights, self.inner, self.inner_bias, self.outer = (p.detach() for p in parameters)
         return history

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, option
-from ...core.training import by_epoch, cosine_rates, epoch_batches, train_epochs, views_of_training
+from ...core.training import LearningRates, epoch_batches, train_epochs, views_of_training
 
 
 @dataclass(eq=False, kw_only=True)
@@ -98,7 +98,7 @@ class NMTune(ClassWeighted, FreshViews):
             return self._loss(model, self._pair(support, views, epoch, index), support.labels[index])
 
         steps = len(batches(0))
-        rates = by_epoch(cosine_rates(self.lr, self.epochs * steps), steps)
+        rates = LearningRates.cosine(self.lr, self.epochs * steps).by_epoch(steps)
         return [epoch.row() for epoch in train_epochs(optimizer, rates, batches, loss_of)]
 
     def _loss(self, model: _Tuned, views: list[Tensor], labels: Tensor) -> Tensor:

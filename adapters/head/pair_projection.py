@@ -23,15 +23,7 @@ from ...core.contracts import (
     option,
 )
 from ...core.errors import CapabilityError, DataError
-from ...core.training import (
-    SimilarityObjective,
-    Source,
-    by_epoch,
-    cosine_rates,
-    epoch_batches,
-    label_loss,
-    train_epochs,
-)
+from ...core.training import LearningRates, SimilarityObjective, Source, epoch_batches, label_loss, train_epochs
 from ._text_rows import Frame, frame_of
 
 WARMUP = 0.1
@@ -322,7 +314,7 @@ class PairProjection(PairHead, ClassWeighted):
     def _epochs(self, parameters, batches, loss_of, steps: int | None = None):
         """The training, epoch by epoch."""
         steps = len(batches(0)) if steps is None else steps
-        rates = by_epoch(cosine_rates(self.lr, steps * self.epochs, WARMUP), steps)
+        rates = LearningRates.cosine(self.lr, steps * self.epochs, WARMUP).by_epoch(steps)
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         return train_epochs(optimizer, rates, batches, loss_of)
 

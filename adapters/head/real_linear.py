@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextPool, option
 from ...core.errors import DataError
-from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
+from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..support_folder import support_folder_images
 from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms
 
@@ -143,7 +143,7 @@ class RealLinear(ClassWeighted):
         """The rate of each step. The warm-up of a peak of 5e-5 or less starts lower, as published."""
         kind = "linear" if self.warmup else None
         start = 1e-5 if self.lr > 5e-5 else 5e-6
-        return dassl_learning_rates(self.lr, iterations, warmup=kind, warmup_epochs=self.warmup, warmup_lr=start)
+        return LearningRates.dassl(self.lr, iterations, warmup=kind, warmup_epochs=self.warmup, warmup_lr=start)
 
     def _tail_note(self, synonyms, val: FeatureSet | None) -> list[str]:
         """Accuracy on val of the rarest fifth of the classes, and of the others."""

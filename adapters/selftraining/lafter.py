@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
 from ...core.prompts import build_classifier
-from ...core.training import strong_view
+from ...core.training import Views
 from ..published_sets import VARIANTS, WithVariants
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -110,7 +110,7 @@ class Lafter(WithVariants, SelfTrained):
         loss = OfTextLabels(head, labels)
         safe = images.train_transform.safe_crop if isinstance(images.train_transform, CropTransform) else None
         crop = self.crop_scale or safe or self.published_crop
-        how = {"view": as_tested(images), "strong_view": strong_view(backbone, crop, blur=1.0)}
+        how = {"view": as_tested(images), "strong_view": Views(backbone).strong(crop, blur=1.0)}
         how |= {"place": resources.get("place"), "seed": seed, "epochs": self.epochs or self.default_epochs}
         report = self._self_train(loss, images, backbone, **how)
         self.weights = loss.rows.detach()

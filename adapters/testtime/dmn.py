@@ -15,8 +15,7 @@ from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, optio
 from ...core.data import selection_split
 from ...core.metrics import best_setting
 from ...core.training import (
-    by_epoch,
-    cosine_rates,
+    LearningRates,
     epoch_batches,
     label_loss,
     train_epochs,
@@ -231,7 +230,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         optimizer = torch.optim.AdamW(residuals, lr=lr, weight_decay=self.weight_decay)
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
-        rates = [LAST_RATE + rate for rate in cosine_rates(lr - LAST_RATE, steps * epochs)]
+        rates = LearningRates(LAST_RATE + rate for rate in LearningRates.cosine(lr - LAST_RATE, steps * epochs))
         views = views_of_training(self, support, backbone, resources, seed)
         criterion = label_loss(False, self.priors_of(support.labels, len(self.text)))
 
@@ -240,7 +239,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
             by_memory, by_text = self._read(unit, self._static_entries), self._text_logits(unit)
             return criterion(by_memory, labels) + criterion(by_text, labels)
 
-        history = [epoch.row() for epoch in train_epochs(optimizer, by_epoch(rates, steps), batches, loss_of)]
+        history = [epoch.row() for epoch in train_epochs(optimizer, rates.by_epoch(steps), batches, loss_of)]
         for name, residual in self._residuals.items():
             setattr(self, f"{name}_residual", residual.detach())
         return history

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import TextClassifier
-from ...core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
+from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ._changes import HEAD, Weights, drawn_labels
 
 REFERENCE_SCALE = 100.0
@@ -94,12 +94,12 @@ def train_head(
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
     batches = epoch_batches(len(unit), batch_size, seed, device=unit.device)
     steps = len(batches(0))
-    rates = cosine_rates(lr, epochs * steps, rise(epochs * steps))
+    rates = LearningRates.cosine(lr, epochs * steps, rise(epochs * steps))
 
     def loss_of(epoch: int, index: Tensor) -> Tensor:
         return criterion(head(unit[index]), labels[index])
 
-    training = train_epochs(optimizer, by_epoch(rates, steps), batches, loss_of, clip_grad=clip_grad)
+    training = train_epochs(optimizer, rates.by_epoch(steps), batches, loss_of, clip_grad=clip_grad)
     return [epoch.row() for epoch in training]
 
 

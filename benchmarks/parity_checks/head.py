@@ -145,7 +145,7 @@ def _rates_and_losses(rates: list[float], losses: list[float]) -> Iterator[None]
             yield epoch
 
     with (
-        mock.patch.object(clap_file, "dassl_learning_rates", lambda *args, **kwargs: rates),
+        mock.patch.object(clap_file.LearningRates, "dassl", lambda *args, **kwargs: rates),
         mock.patch.object(clap_file, "train_epochs", noting),
     ):
         yield

@@ -16,7 +16,7 @@ from vladapt.adapters.prompt.pomp import local_logits
 from vladapt.adapters.testtime._memory import entropy_of
 from vladapt.adapters.testtime.tpt import confident_views, mean_entropy
 from vladapt.core.prompts.context import PromptLearner
-from vladapt.core.training.schedules import dassl_learning_rates
+from vladapt.core.training.schedules import LearningRates
 
 from .comparison import compares, published
 from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in
@@ -40,7 +40,7 @@ def rates(ref: Reference, key: str) -> list[float]:
     told = re.search(rf"warm-up (\w+) (\d+) epochs? at ({NUMBER}), WARMUP_RECOUNT=(True|False)", words)
     if told is None:
         raise UnreadableFixture(f"the schedule is told in unknown words: {words!r}")
-    return dassl_learning_rates(
+    return LearningRates.dassl(
         ref.stated(key, "base"),
         len(ref[key]),
         warmup=None if told[1] == "none" else told[1],

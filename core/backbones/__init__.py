@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "checkpoints": "fit_weights read_checkpoint",
-        "finders": "built_loss described_loss searched",
+        "finders": "KeptLoss searched",
         "heads": "HeadBackbone",
         "hf_source": "quiet read_config",
         "hub": "card_licence hub_folder",

@@ -143,18 +143,18 @@ def input_layer(model: nn.Module, spec: str, count: int = RGB) -> tuple[str, nn.
     Raises:
         CapabilityError: there is none, or there are several.
     """
-    found = [
+    layers = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and module.in_channels == count and name.partition(".")[0] in ROOTS["image"]
     ]
-    if len(found) != 1:
-        has = "no convolution" if not found else f"{len(found)} convolutions"
+    if len(layers) != 1:
+        has = "no convolution" if not layers else f"{len(layers)} convolutions"
         raise CapabilityError(
             f"backbone '{spec}' has {has} where image channels enter, so it cannot take more than three; use a vision "
             "transformer or ResNet of CLIP's kind, or give three channels"
         )
-    return found[0]
+    return layers[0]
 
 
 @torch.no_grad()

@@ -281,9 +281,9 @@ def embed_names(tower: packaged.MiniLM, tokenize, names: list[str]) -> Tensor:
 def _tensors() -> dict[str, Tensor]:
     """Made once per process, kept for the next one."""
     path = kept_file()
-    kept = _read(path)
-    if kept is not None:
-        return kept
+    stored = _read(path)
+    if stored is not None:
+        return stored
     head_rows = packaged.load_efficientnet().classifier.weight
     made = fit_alignment(head_rows, embed_names(packaged.load_minilm(), packaged.load_tokenizer(), class_names()))
     _keep(path, made)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,41 +119,52 @@ def weights_of_loss(loss: Loss) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in loss.state_dict().items()}
 
 
-def described_loss(loss: Loss) -> tuple[str, dict[str, Tensor]]:
-    """A loss as `built_loss` takes it: `loss_in_words`, `weights_of_loss`."""
-    return loss_in_words(loss), weights_of_loss(loss)
-
-
-def built_loss(words: str, weights: Mapping[str, Tensor], device: torch.device, place: str, claim: str) -> Loss:
-    """The loss that `loss_in_words` told, with its weights.
+@dataclass(frozen=True)
+class KeptLoss:
+    """A loss as a file keeps it.
 
     Args:
-        place: the file, for messages.
-        claim: "finds" or "answers", which it must do.
-
-    Raises:
-        DataError: words and weights do not belong together, or name a loss that does not do that.
+        words: how it is built again, as of `loss_in_words`.
+        weights: name -> tensor, as of `weights_of_loss`.
     """
-    try:
-        told = json.loads(words)
-        if any(isinstance(value, str) and value.lower().endswith(OF_FILES) for value in told["options"].values()):
-            raise ValueError("an option names a file")
-        with torch.device("meta"):  # nothing is allocated that the file does not hold
-            loss = build_loss(told["loss"], told["dims"], **told["options"])
-        if not getattr(loss, claim):
-            raise ValueError(f"loss '{told['loss']}' {claim} nothing")
-        loss.load_state_dict(dict(weights), assign=True)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, VladaptError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise DataError(f"{place}: {KEPT[claim]} is damaged ({reason}); fit again") from error
-    return loss.to(device).requires_grad_(False).eval()
+
+    words: str
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, loss: Loss) -> KeptLoss:
+        return cls(loss_in_words(loss), weights_of_loss(loss))
+
+    def built(self, device: torch.device, place: str, claim: str) -> Loss:
+        """The loss itself.
+
+        Args:
+            place: the file, for messages.
+            claim: "finds" or "answers", which it must do.
+
+        Raises:
+            DataError: words and weights do not belong together, or name a loss that does not do that.
+        """
+        try:
+            stored = json.loads(self.words)
+            if any(isinstance(value, str) and value.lower().endswith(OF_FILES) for value in stored["options"].values()):
+                raise ValueError("an option names a file")
+            with torch.device("meta"):  # nothing is allocated that the file does not hold
+                loss = build_loss(stored["loss"], stored["dims"], **stored["options"])
+            if not getattr(loss, claim):
+                raise ValueError(f"loss '{stored['loss']}' {claim} nothing")
+            loss.load_state_dict(dict(self.weights), assign=True)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, VladaptError) as error:
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise DataError(f"{place}: {KEPT[claim]} is damaged ({reason}); fit again") from error
+        return loss.to(device).requires_grad_(False).eval()
 
 
 def kept_tensors(backbone: Backbone) -> dict[str, Tensor]:
     """Those of the losses that are kept beside a backbone, under the names that they have in files and checkpoints."""
-    kept = {} if backbone.finder is None else {FINDER: backbone.finder}
-    kept |= {f"{ANSWERS}{name}.": loss for name, loss in backbone.answers.items()}
-    return {start + name: value for start, loss in kept.items() for name, value in loss.state_dict().items()}
+    losses = {} if backbone.finder is None else {FINDER: backbone.finder}
+    losses |= {f"{ANSWERS}{name}.": loss for name, loss in backbone.answers.items()}
+    return {start + name: value for start, loss in losses.items() for name, value in loss.state_dict().items()}
 
 
 def take_kept(backbone: Backbone, state: dict[str, Tensor]) -> None:

@@ -196,8 +196,8 @@ class HfBackbone(TwoTower):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         if self.source.kind == "siglip2":
             patches, mask, grid = self._image.patches(pixels)
-            given = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": grid}
-            return _features(self.model.get_image_features(**given))
+            inputs = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": grid}
+            return _features(self.model.get_image_features(**inputs))
         if "image_blocks" in self.capabilities and self.image_size != self.source.trained_size:
             return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize=False)
         if not self.has_text:
@@ -223,6 +223,6 @@ def _capabilities(kind: str) -> frozenset[str]:
     return frozenset(capabilities)
 
 
-def _features(given) -> Tensor:
+def _features(output) -> Tensor:
     """transformers 4 gives the tensor, 5 an output with it."""
-    return given if isinstance(given, Tensor) else given.pooler_output
+    return output if isinstance(output, Tensor) else output.pooler_output

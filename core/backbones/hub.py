@@ -170,8 +170,8 @@ def cached_revision(repo: str, names: Sequence[str], revision: str | None) -> Pa
     """The folder of a revision in the hub's cache that holds all of the named files; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+    paths = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
+    return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
 
 
 def hub_snapshot(repo: str, names: Sequence[str], revision: str | None, local_way: str) -> Path:

@@ -26,7 +26,7 @@ from ..runtime.files import replacing
 from ..runtime.reading import read_json
 from .channels import divided, input_layer
 from .checkpoints import file_digests
-from .finders import ANSWERS, FINDER, FinderBackbone, built_loss, kept_tensors, loss_in_words
+from .finders import ANSWERS, FINDER, FinderBackbone, KeptLoss, kept_tensors, loss_in_words
 from .heads import FAMILY as HEADS
 from .heads import HeadBackbone
 from .hub import NOT_CACHED
@@ -285,8 +285,8 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
         tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
         backbone.further = f.get_tensor(FURTHER) if FURTHER in names else None
-        kept = {name: f.get_tensor(name) for name in names if name.startswith((FINDER, ANSWERS))}
-    _with_kept_losses(backbone, header, kept, device, f"--backbone {path}")
+        tensors = {name: f.get_tensor(name) for name in names if name.startswith((FINDER, ANSWERS))}
+    _with_kept_losses(backbone, header, tensors, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     if MERGE in header and backbone.reduction is None:  # of joined towers the image tower's spec may say it
         backbone.merge_tokens(Reduction.of(header[MERGE]))
@@ -297,13 +297,13 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
 
 
 def _with_kept_losses(
-    backbone: Backbone, header: dict[str, Any], kept: dict[str, Tensor], device: torch.device, place: str
+    backbone: Backbone, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device, place: str
 ) -> None:
     """The losses that the header names, built of the tensors that are theirs."""
 
     def built(words: str, start: str, claim: str) -> Any:
-        own = {name.removeprefix(start): value for name, value in kept.items() if name.startswith(start)}
-        return built_loss(words, own, device, place, claim)
+        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        return KeptLoss(words, own).built(device, place, claim)
 
     if "finder" in header:
         backbone.finder = built(header["finder"], FINDER, "finds")

@@ -277,9 +277,9 @@ def _tagged_source(rest: str) -> Source:
 def _tagged_weights(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """From the hub's cache, from open_clip's own cache, else from the hub."""
     local_way = f"give a checkpoint you have: open_clip:{name}@<checkpoint>"
-    kept = clip_folder() / Path(entry.get("url") or "none").name
-    if kept.is_file() and is_released(file_digests([kept])[0], entry["url"]):
-        return kept
+    downloaded = clip_folder() / Path(entry.get("url") or "none").name
+    if downloaded.is_file() and is_released(file_digests([downloaded])[0], entry["url"]):
+        return downloaded
     if not entry.get("hf_hub"):
         raise DataError(f"open_clip's weights '{tag}' for {name} are not on the hub; {local_way}")
     repo, _, filename = entry["hf_hub"].rpartition("/")
@@ -297,11 +297,11 @@ def known_architecture(name: str) -> str:
     """
     import open_clip
 
-    known = {arch.lower(): arch for arch in open_clip.list_models()}
-    wanted = name.replace("/", "-").lower()
-    if wanted in known:
-        return known[wanted]
-    near = [known[arch] for arch in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+    names = {arch.lower(): arch for arch in open_clip.list_models()}
+    plain = name.replace("/", "-").lower()
+    if plain in names:
+        return names[plain]
+    near = [names[arch] for arch in difflib.get_close_matches(plain, names, n=3, cutoff=0.5)]
     hint = f"did you mean {alternatives(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
     raise UnknownNameError(f"unknown open_clip architecture '{name}'; {hint}")
 

@@ -58,13 +58,13 @@ def _released() -> frozenset[str]:
     """sha256 of the released files that open_clip knows as QuickGELU's, whole or their first 8 digits."""
     import open_clip
 
-    found: set[str] = set()
+    tags: set[str] = set()
     for name, tag in open_clip.list_pretrained():
         entry = open_clip.get_pretrained_cfg(name, tag)
         if entry.get("quick_gelu"):
             url = entry.get("url") or ""
-            found.update(SHA256.findall(url) or SHORT_SHA.findall(url))
-    return frozenset(found)
+            tags.update(SHA256.findall(url) or SHORT_SHA.findall(url))
+    return frozenset(tags)
 
 
 def _names_in(weights: Path) -> list[str]:
@@ -160,14 +160,14 @@ def _tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[st
 
 def _storages(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
     """Key -> bytes of each storage. They are kept as they are, so that no more is read than the file holds."""
-    found = {}
+    storages = {}
     for entry in archive.infolist():
         folder, _, key = entry.filename.rpartition("/")
         if folder.rpartition("/")[2] == "data":
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise _damaged(path)
-            found[key] = archive.read(entry)
-    return found
+            storages[key] = archive.read(entry)
+    return storages
 
 
 def _tensor(arguments: Any, storages: dict[str, bytes], path: Path) -> Tensor:

@@ -59,8 +59,8 @@ class ProjectionMatrix:
     @property
     def weight(self) -> Tensor:
         """(W, D), a copy."""
-        kept = getattr(self.owner, self.name).detach()
-        return (kept.T if self.transposed else kept).contiguous().clone()
+        weight = getattr(self.owner, self.name).detach()
+        return (weight.T if self.transposed else weight).contiguous().clone()
 
     @property
     def bias(self) -> Tensor | None:
@@ -71,8 +71,8 @@ class ProjectionMatrix:
     @torch.no_grad()
     def add(self, change: Tensor) -> None:
         """Add (W, D) to the weight, in place."""
-        kept = getattr(self.owner, self.name)
-        kept.add_((change.T if self.transposed else change).to(kept))
+        weight = getattr(self.owner, self.name)
+        weight.add_((change.T if self.transposed else change).to(weight))
 
 
 def insert_after_start(
@@ -93,9 +93,9 @@ def insert_after_start(
     mask = mask.to(embeddings.device)
     n, words = prefix.shape[1], mask.sum(dim=1)  # (B,)
     length = min(embeddings.shape[1] + n, longest)
-    kept = (words + n).clamp(max=length)
+    lengths = (words + n).clamp(max=length)
     taken = torch.arange(lead, length - n, device=embeddings.device).expand(len(embeddings), -1)
-    taken = torch.where(taken == kept[:, None] - n - 1, words[:, None] - 1, taken)  # the end token stays the last
+    taken = torch.where(taken == lengths[:, None] - n - 1, words[:, None] - 1, taken)  # the end token stays the last
     rest = embeddings.gather(1, taken[:, :, None].expand(-1, -1, embeddings.shape[2]))
     whole = torch.cat([embeddings[:, :lead], prefix, rest], dim=1)
-    return whole, torch.arange(length, device=mask.device) < kept[:, None]
+    return whole, torch.arange(length, device=mask.device) < lengths[:, None]

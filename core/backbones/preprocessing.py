@@ -75,8 +75,8 @@ class Preprocess(CropTransform):
         if self.mode not in MODES:
             raise ConfigError(f"resize mode '{self.mode}' is not known; give one of {', '.join(MODES)}")
         if self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(INTERPOLATIONS)
-            raise ConfigError(f"interpolation '{self.interpolation}' is not known; give one of {known}")
+            names = ", ".join(INTERPOLATIONS)
+            raise ConfigError(f"interpolation '{self.interpolation}' is not known; give one of {names}")
         if self.resize is not None and self.resize < min(self.sides):
             raise ConfigError(
                 f"resize={self.resize} is smaller than the crop of {self.image_size}; give at least as much"

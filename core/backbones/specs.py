@@ -86,8 +86,8 @@ def family_of(spec: str) -> tuple[str, str]:
             "FILE.py:NAME"
         )
     if family not in FAMILIES and family not in catalogue.backbones():
-        known = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]
-        raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")
+        names = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]
+        raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, names)}")
     return family, rest
 
 
@@ -145,9 +145,9 @@ def _holds(spec: str, name: str) -> bool:
         return False
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, names: list[str]) -> str:
     """The nearest names; of the many aliases none where none is near."""
-    near = did_you_mean(name, known)
+    near = did_you_mean(name, names)
     return (
         near
         if near.startswith("did you mean")
@@ -233,11 +233,11 @@ class Published:
         if self.url:
             folder, archive = models_folder(), self.url.rpartition("/")[2]
             return f"curl -LO {self.url} && unzip {archive} -d {folder}"
-        wanted = {self.id: " ".join(self.files)}
+        files_of = {self.id: " ".join(self.files)}
         for repo, _, file in (each.partition(":") for each in self.also):
             if repo != self.id:
-                wanted[repo] = f"{wanted.get(repo, '')} {file}".strip()
-        return " && ".join(f"hf download {repo} {files}".strip() for repo, files in wanted.items())
+                files_of[repo] = f"{files_of.get(repo, '')} {file}".strip()
+        return " && ".join(f"hf download {repo} {files}".strip() for repo, files in files_of.items())
 
     def _needed(self) -> list[tuple[str, tuple[str, ...]]]:
         """(repository, files of which one must be there)."""

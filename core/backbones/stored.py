@@ -107,7 +107,7 @@ class StoredBackbone(TowerlessBackbone):
         if lacking := [text for text in texts if text not in self._row_of]:
             raise CapabilityError(
                 f"'{shortened(lacking[0])}' is none of the {len(self._row_of)} texts of {self.spec}, and new words "
-                "need the text tower; give --backbone MODEL"
+                "need the text tower; give the images and --backbone MODEL"
             )
         return torch.tensor([[self._row_of[text]] for text in texts], dtype=torch.int64).reshape(-1, 1)
 

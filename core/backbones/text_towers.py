@@ -178,8 +178,8 @@ def _pooling_mode(file: Path) -> str:
     config = read_json(file)
     mode = config.get("pooling_mode")
     if mode is None:  # as they were written before sentence-transformers 5.2
-        given = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
-        mode = [name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name in given]
+        modes_on = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+        mode = [name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name in modes_on]
     modes = [mode] if isinstance(mode, str) else list(mode or [MEAN])
     if len(modes) != 1 or modes[0] not in _POOLED:
         raise DataError(f"{file}: pools by {', '.join(map(str, modes))}; known here are {', '.join(_POOLED)}")
@@ -256,11 +256,11 @@ def _agreed(spec: str, published: Pooling | None, pooling: str | None) -> Poolin
 def _longest(folder: Path, stated: dict[str, Any]) -> int:
     """Tokens of a text: what sentence-transformers cut at, else the positions of the encoder."""
     file = folder / "sentence_bert_config.json"
-    given = read_json(file).get("max_seq_length") if file.is_file() else None
+    longest = read_json(file).get("max_seq_length") if file.is_file() else None
     positions = stated.get("max_position_embeddings") or stated.get("n_positions") or LONGEST
     if stated.get("model_type") in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"):
         positions -= 2  # these count from after the padding's
-    return min(int(given or LONGEST), int(positions))
+    return min(int(longest or LONGEST), int(positions))
 
 
 def _out_features(folder: Path, pooling: Pooling, stated: dict[str, Any]) -> int:

@@ -321,13 +321,13 @@ def architecture_of(name: str) -> Architecture:
 
 def _published() -> Mapping[str, Sequence[WeightsEnum]]:
     """Architecture -> its published weights."""
-    known = {}
+    weights_of = {}
     for model in models.list_models():
         try:
-            known[model] = list(models.get_model_weights(model))
+            weights_of[model] = list(models.get_model_weights(model))
         except KeyError:  # none are published
             continue
-    return known
+    return weights_of
 
 
 def _of_timm(model: str, weights: WeightsEnum) -> Architecture:
@@ -358,7 +358,7 @@ def _bands_of(weights: WeightsEnum, count: int) -> BandsTaken:
     name = weights.name
     codes = tuple(weights.meta.get("bands") or (COLOURS if count == len(COLOURS) else ()))
     sensors = {"SENTINEL2": SENTINEL_2, "SENTINEL1": ("sar",), "LANDSAT_OLI": ("landsat-8",)}
-    of = next((known for start, known in sensors.items() if name.startswith(start)), ())
+    of = next((bands for start, bands in sensors.items() if name.startswith(start)), ())
     mean, std, first = torch.zeros(count), torch.ones(count), None
     for step in _steps(weights):
         if isinstance(step, v2.Normalize):  # ((x - mean) / std - m) / s

@@ -96,10 +96,10 @@ def _by_wavelength(taken: BandsTaken, channels: InputChannels | None, spec: str)
     names = COLOURS if channels is None else channels.names
     count = len(names)
     if channels is None:
-        known = [Band("", "", *each) for each in zip(COLOURS, RGB_WAVELENGTHS, RGB_BANDWIDTHS)]
+        bands = [Band("", "", *each) for each in zip(COLOURS, RGB_WAVELENGTHS, RGB_BANDWIDTHS)]
     else:
-        known = [*channels.bands] or [Band()] * count
-    waves, widths = tuple(band.wavelength or 0.0 for band in known), tuple(band.bandwidth or 0.0 for band in known)
+        bands = [*channels.bands] or [Band()] * count
+    waves, widths = tuple(band.wavelength or 0.0 for band in bands), tuple(band.bandwidth or 0.0 for band in bands)
     needed = {"wavelength": waves, **({"bandwidth": widths} if taken.bandwidths else {})}
     for what, values in needed.items():
         if missing := [name for name, value in zip(names, values) if not value]:
@@ -108,12 +108,12 @@ def _by_wavelength(taken: BandsTaken, channels: InputChannels | None, spec: str)
                 f"backbone '{spec}' reads bands by their {what}, which is not known of {', '.join(missing)}; name the "
                 f"--sensor, or give it in nanometres with the band: --bands {example},..."
             )
-    told = [
+    described = [
         f"{name} at {wave:g}" + (f" (width {width:g})" if taken.bandwidths else "")
         for name, wave, width in zip(names, waves, widths)
     ]
     widths, places = widths if taken.bandwidths else (), tuple(range(count))
-    note = f"The encoder reads its bands by wavelength: {', '.join(told)} nm."
+    note = f"The encoder reads its bands by wavelength: {', '.join(described)} nm."
     return BandInputs(places, waves, widths, *_statistics(taken, places, count), note=note)
 
 
@@ -123,8 +123,8 @@ def _by_name(taken: BandsTaken, channels: InputChannels, spec: str) -> tuple[int
     named = bool(sensors) or any(band.common for band in channels.bands)
     if not named or not (taken.sensors or taken.codes == COLOURS):
         if len(channels) != len(taken.codes):
-            given = f"the images have {len(channels)} ({', '.join(channels.names)})"
-            raise CapabilityError(f"{_takes(taken, spec)}, {given}; {_cure(taken)}")
+            has = f"the images have {len(channels)} ({', '.join(channels.names)})"
+            raise CapabilityError(f"{_takes(taken, spec)}, {has}; {_cure(taken)}")
         return tuple(range(len(channels)))
     if taken.sensors and sensors and not sensors & set(taken.sensors):
         raise CapabilityError(f"{_takes(taken, spec)}, the images are of {', '.join(sorted(sensors))}; {_cure(taken)}")

@@ -34,7 +34,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
     """The backbone `torchvision:<rest>`; see `load_backbone`."""
     name, place = split_spec(rest, "torchvision")
     published = _published(name)
-    weights = Weights.of(place) if place else Weights(_kept(name, published.DEFAULT))
+    weights = Weights.of(place) if place else Weights(_downloaded(name, published.DEFAULT))
     return TorchvisionBackbone(name, weights, spec, device, _transform(published, weights, image_size))
 
 
@@ -180,13 +180,13 @@ def _published(name: str) -> type[models.WeightsEnum]:
     Raises:
         UnknownNameError: it has no such classifier of images.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UnknownNameError(f"torchvision has no architecture '{name}'; {did_you_mean(name, known)}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UnknownNameError(f"torchvision has no architecture '{name}'; {did_you_mean(name, names)}")
     return models.get_model_weights(name)
 
 
-def _kept(name: str, weights: models.WeightsEnum) -> Path:
+def _downloaded(name: str, weights: models.WeightsEnum) -> Path:
     """The file of published weights where torchvision downloads to.
 
     Raises:

@@ -68,6 +68,7 @@ def compare(
     from ..engine.compare import STATE, folder_of
     from ..engine.compare import compare as engine_compare
     from ..runs.sections import worded
+    from ..runtime.process import keeps
 
     folder, words = folder_of(out), words_of(resolved)
     how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter(words)}
@@ -75,6 +76,7 @@ def compare(
         result = engine_compare(resolved, **axes, **how)
     except KeyboardInterrupt as stop:
         if (folder / STATE).is_file():
+            keeps("rows", folder)
             raise Stopped({"--out": str(folder), "--resume": ""}) from stop
         raise
     if as_json:

@@ -86,11 +86,14 @@ def pretrain(
         plan, folder, run = _in_turn(data, mixing, in_turn, {"named": recipe, "domain": domain, **asked})
     else:
         plan, folder, run = _at_once(data, mixing, recipe, domain, asked)
+    from ..runtime.process import keeps
+
     words = {} if plan.domain is None else plan.domain.words
     try:
         result = run(resume=resume, reporter=reporter(words))
     except KeyboardInterrupt as stop:
         if folder.stages:
+            keeps("checkpoints", plan.out)
             raise Stopped({"--resume": ""}) from stop
         raise
     if result is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,10 @@ def index(
     echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide{segments})")
     if made.segments > MANY_SEGMENTS:
         echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
-    echo(f'Search: vladapt search {made.index} "what you look for"')
+    query = shlex.quote(made.query) if made.query else '"what you look for"'
+    echo(f"Search: vladapt search {made.index} {query}")
+    if made.query:
+        echo("Stored features answer the texts of their file and the ids of its images; new ones need the towers.")
 
 
 def _done(made: Indexed, how: Mapping[str, Any]) -> Iterator[str]:
@@ -177,7 +181,7 @@ def _check_stands_out(result: SearchResult, strict: bool) -> None:
     if not strict:
         return
     if result.among_drawn is None:
-        why = "holds texts" if result.holds == "texts" else "ranks words and clips together"
+        why = "holds texts" if result.holds == "texts" else "is not searched by words that are encoded alone"
         raise CapabilityError(f"--strict: {result.index} {why}, so no answer is compared with random ones; omit it")
     if not result.among_drawn.stands_out:
         raise NotAboveChance(f"--strict: {result.among_drawn.warning.rstrip('.')}")

@@ -273,7 +273,7 @@ def hits_table(hits: Sequence) -> Table:
     table = Table()
     for name in (*(["group"] if grouped else []), "rank", "score"):
         table.add_column(name, justify="right")
-    for name in ("found", *known, *(["text"] if captioned else [])):
+    for name in ("id", *known, *(["text"] if captioned else [])):
         table.add_column(name, overflow="fold")
     for hit in hits:
         cells = [*([str(hit.cluster)] if grouped else []), str(hit.rank), f"{hit.score:.4f}", hit.entry.id]

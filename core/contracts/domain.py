@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, UnknownNameError
-from .items import Decoded, DomainData, Item, max_pixels_option
+from .items import Decoded, DomainData, Item
 from .options import option, options_from, settle
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Reading:
         "auto", "what belongs together: a column of a table, folder, stem:REGEX of file names, auto or none"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
-    max_pixels: int = max_pixels_option()
+    max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):
         settle(self)

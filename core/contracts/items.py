@@ -118,14 +118,14 @@ class Item:
             return Item.DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
         return limit, "raise --max-pixels"
 
+    @classmethod
+    def max_pixels_option(cls, help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+        """A reader's option of how large an image may be: `MAX_PIXELS` by default; "2e8" is a number, too."""
+        return option(cls.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+
     def rank(self, seed: int) -> str:
         """Where it stands in the shuffled order of a seed: by its id, whatever else there is."""
         return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
-
-
-def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
-    """A reader's option of how large an image may be: `Item.MAX_PIXELS` by default; "2e8" is a number, too."""
-    return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
 def items_of(ids: Iterable[str] | None, items: Iterable[Item]) -> list[Item]:

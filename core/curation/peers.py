@@ -24,7 +24,6 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..errors import ConfigError, DataError, did_you_mean
 from ..runtime.files import replacing
-from ..runtime.process import need_package
 from ..shards.manifest import labels_of
 from ..shards.task import settings_hash
 from .facts import plain_columns
@@ -101,7 +100,6 @@ class PeerFiles:
         Raises:
             DataError: files that belong together do not. ConfigError: features of an encoder that nobody names.
         """
-        need_package("reading files of other tools", "pyarrow", "shards")
         folder = Path(folder)
         if not folder.is_dir():
             return None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.curator import TEXT
 from ..errors import DataError
-from ..runtime.process import need_package
 from .facts import FEATURES, plain_columns
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ class PairFeatures:
         Raises:
             DataError: no shards of features, of several backbones without a choice, or rows of several encoders.
         """
-        need_package("curation", "pyarrow", "shards")
         import pyarrow.parquet as pq
 
         files = shards_below(Path(folder), "features", "vladapt embed SOURCES --as parquet")
@@ -104,7 +102,6 @@ class PairColumns:
         Raises:
             DataError: no shards, or none with ids and such columns.
         """
-        need_package("curation", "pyarrow", "shards")
         import pyarrow.parquet as pq
 
         files = shards_below(Path(folder), "columns", "vladapt curate score")

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, TEXT, PairTable, Progress
 from ..errors import DataError, shortened
-from ..runtime.process import need_package
 from ._kmeans import unit_rows
 from ._targets import read_target
 
@@ -233,7 +232,6 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _schema(file: Path) -> list[str]:
     """Columns of a Parquet file."""
-    need_package("a table of a test set", "pyarrow", "shards")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,10 +153,10 @@ class CocoFile:
         try:
             for entry in self.content["categories"]:
                 number, name = self.id_of(entry), shortened(entry["name"], 200)
-                known = categories.setdefault(number, Category(name, shortened(entry.get("frequency", ""))))
-                if known.name != name:
+                first = categories.setdefault(number, Category(name, shortened(entry.get("frequency", ""))))
+                if first.name != name:
                     raise DataError(
-                        f"{self.path}: category id {number!r} stands for '{known.name}' and for '{name}'; give each "
+                        f"{self.path}: category id {number!r} stands for '{first.name}' and for '{name}'; give each "
                         "category its own id"
                     )
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
@@ -164,15 +164,74 @@ class CocoFile:
             raise DataError(f"{self.path}: a category lacks its id or name ({reason}); correct the file") from error
         return categories
 
-    def unusable(self, number: int, error: Exception) -> DataError:
-        """The line of an annotation without a usable box.
+    def images(self) -> dict[Id, dict[str, Any]]:
+        """Entries of images by their ids.
+
+        Raises:
+            DataError: one lacks its id or file_name, or has the id of another.
+        """
+        images: dict[Id, dict[str, Any]] = {}
+        try:
+            for entry in self.content["images"]:
+                number, name = self.id_of(entry), self.file_name(entry)
+                first = self.file_name(images.setdefault(number, entry))
+                if first != name:
+                    raise DataError(
+                        f"{self.path}: image id {number!r} stands for '{first}' and for '{name}'; give each image its "
+                        "own id"
+                    )
+        except (KeyError, TypeError, RecursionError) as error:
+            reason = shortened(error)
+            raise DataError(f"{self.path}: an image lacks its id or file_name ({reason}); correct it") from error
+        return images
+
+    @staticmethod
+    def file_name(image: dict[str, Any]) -> str:
+        """The listed path; LVIS gives an address that ends with it."""
+        if "file_name" not in image and isinstance(image.get("coco_url"), str):
+            return "/".join(image["coco_url"].split("/")[-2:])
+        return str(image["file_name"])
+
+    def annotations(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each with its number, from 0.
+
+        Raises:
+            DataError: one is no object.
+        """
+        for number, annotation in enumerate(self.content["annotations"]):
+            if not isinstance(annotation, dict):
+                raise DataError(f"{self.path}: annotation {number} is not an object; correct the file")
+            yield number, annotation
+
+    def box(self, number: int, annotation: dict[str, Any], names: Mapping[Id, str]) -> tuple[Box | None, Id]:
+        """The object of an annotation, None where its class is not listed, and the id of its image. Its corners need
+        not be finite; they are None where it has an outline alone.
 
         Args:
             number: of the annotation, from 0.
-            error: what reading it raised.
+            names: of classes, by their ids.
+
+        Raises:
+            DataError: it lacks an id, or has no usable box.
         """
-        reason = f"no {shortened(error)}" if isinstance(error, KeyError) else shortened(error)
-        return DataError(f"{self.path}: annotation {number} has no usable box ({reason}); correct the file")
+        try:
+            image, category = self.id_of(annotation, "image_id"), self.id_of(annotation, "category_id")
+            outline = annotation.get("segmentation") or None
+            corners = None
+            if annotation.get("bbox") is not None or outline is None:
+                x, y, width, height = map(float, annotation["bbox"])
+                corners = (x, y, x + width, y + height)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self.unusable(number, f"no {shortened(error)}" if isinstance(error, KeyError) else error) from error
+        if category not in names:
+            return None, image
+        ignored, score = bool(annotation.get("iscrowd") or annotation.get("ignore")), annotation.get("score")
+        score = score if isinstance(score, float) and 0 <= score <= 1 else None
+        return Box(names[category], corners, outline, ignored, self.made_by(annotation), score), image
+
+    def unusable(self, number: int, reason: object) -> DataError:
+        """The line of an annotation, counted from 0, without a usable box."""
+        return DataError(f"{self.path}: annotation {number} has no usable box ({shortened(reason)}); correct the file")
 
 
 def split_of(file: Path, folder: Path) -> str:
@@ -183,39 +242,22 @@ def split_of(file: Path, folder: Path) -> str:
     return next((Layout.SPLITS[word] for word in words if word in Layout.SPLITS), "")
 
 
-def corners_of_bbox(bbox: Any) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 of a COCO box [x, y, width, height].
-
-    Raises:
-        TypeError, ValueError, OverflowError: it is not four finite numbers.
-    """
-    x, y, width, height = map(float, bbox)
-    corners = (x, y, x + width, y + height)
-    if not all(map(math.isfinite, corners)):
-        raise ValueError(f"bbox {shortened(bbox)} is not finite")
-    return corners
-
-
 def _boxed_images(coco: CocoFile, names: dict[Id, str]) -> tuple[list[ListedImage], int]:
     """Images with their boxes, and the number of crowd boxes left out."""
-    boxes, crowd = defaultdict(list), 0
-    for number, annotation in enumerate(coco.content["annotations"]):
-        try:
-            if annotation.get("iscrowd"):
-                crowd += 1
-                continue
-            corners, name = corners_of_bbox(annotation["bbox"]), names[coco.id_of(annotation, "category_id")]
-            made_by = coco.made_by(annotation)
-            boxes[coco.id_of(annotation, "image_id")].append(Box(name, corners, made_by=made_by))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise coco.unusable(number, error) from error
-    try:
-        images = [
-            ListedImage(str(image["file_name"]), coco.path, coco.roots, tuple(boxes[image["id"]]), coco.split)
-            for image in coco.content["images"]
-            if coco.id_of(image) in boxes
-        ]
-    except (KeyError, TypeError) as error:
-        reason = shortened(error)
-        raise DataError(f"{coco.path}: an image lacks its id or file_name ({reason}); correct it") from error
-    return images, crowd
+    images, boxes, crowd = coco.images(), defaultdict(list), 0
+    for number, annotation in coco.annotations():
+        if annotation.get("iscrowd"):
+            crowd += 1
+            continue
+        box, image = coco.box(number, annotation, names)
+        if box is None:
+            raise coco.unusable(number, f"no category {annotation['category_id']!r}")
+        if box.corners is None or not all(map(math.isfinite, box.corners)):
+            raise coco.unusable(number, f"bbox {annotation.get('bbox')} is not finite")
+        boxes[image].append(box)
+    listed = [
+        ListedImage(coco.file_name(image), coco.path, coco.roots, tuple(boxes[number]), coco.split)
+        for number, image in images.items()
+        if number in boxes
+    ]
+    return listed, crowd

@@ -15,7 +15,7 @@ from typing import Any
 from ..contracts.features import Detection
 from ..errors import DataError, shortened
 from ..runtime.reading import MOST_DIGITS, read_json
-from .coco import CocoFile
+from .coco import CocoFile, Id
 
 
 def read_detections(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[Detection, ...]]:
@@ -35,9 +35,13 @@ def read_detections(path: str | Path, ids: Sequence[str]) -> dict[str, tuple[Det
     """
     path = Path(path)
     content = _read(path)
-    entries = content if isinstance(content, list) else content["annotations"]
-    names = _table(path, content, "images", "file_name")
-    by_image = _by_image(path, entries, names, _table(path, content, "categories", "name"))
+    whole = {"annotations": content} if isinstance(content, list) else content
+    coco, names, labels = CocoFile(path, path.parent, whole), None, None
+    if whole.get("images") is not None:
+        names = {number: coco.file_name(image) for number, image in coco.images().items()}
+    if whole.get("categories") is not None:
+        labels = {number: category.name for number, category in coco.categories().items()}
+    by_image = _by_image(path, whole["annotations"], names, labels)
     if not by_image:
         raise DataError(f"{path}: holds no boxes; give the output of a detector that found some")
     listed = list(by_image) if names is None else list(names.values())
@@ -59,22 +63,11 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _table(path: Path, content: Any, key: str, name: str) -> dict[Hashable, str] | None:
-    """id -> name of the `images` or `categories`, or None where there is no such list."""
-    if not isinstance(content, dict) or content.get(key) is None:
-        return None
-    try:
-        return {CocoFile.id_of(entry): str(entry[name]) for entry in content[key]}
-    except (KeyError, TypeError, RecursionError) as error:
-        reason = shortened(repr(error))
-        raise DataError(f"{path}: one of its {key} lacks its id or {name} ({reason}); correct the file") from error
-
-
 def _by_image(
     path: Path,
     entries: Iterable[Any],
-    names: Mapping[Hashable, str] | None,
-    labels: Mapping[Hashable, str] | None,
+    names: Mapping[Id, str] | None,
+    labels: Mapping[Id, str] | None,
 ) -> dict[str, list[Detection]]:
     """Image name -> its boxes with an area."""
     by_image: dict[str, list[Detection]] = defaultdict(list)
@@ -93,7 +86,7 @@ def _by_image(
     return dict(by_image)
 
 
-def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashable, str]) -> str:
+def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Id, str]) -> str:
     try:
         return names[entry[key]]
     except (KeyError, TypeError):

@@ -83,6 +83,21 @@ class FileHashes:
             self.seen[str(path)] = digest
         return digest
 
+    @staticmethod
+    def of_file(path: str | Path) -> str:
+        """As `sha256`, of the memory in the usual place, which a process reads once.
+
+        What is derived from a file and kept in the cache is named by it: a file that was moved or touched is read once
+        more, and nothing is derived anew.
+        """
+        return _hashes_below(os.environ.get("VLADAPT_CACHE")).sha256(path)
+
+    @staticmethod
+    def of_files(paths: Iterable[str | Path]) -> str:
+        """Of the bytes of several files in their order, whatever they are called: `Item.decode["digest"]` of a sample
+        that is made of them."""
+        return hashlib.sha256("\n".join(map(FileHashes.of_file, paths)).encode()).hexdigest()
+
     def _memory(self, file: Path) -> dict[FileKey, str]:
         with self._loading:
             if not self._memories:
@@ -118,21 +133,6 @@ def read_records(file: Path) -> dict[FileKey, str]:
     if len(records) != len(lines):
         records = map(_parsed, lines)
     return {tuple(record[:-1]): record[-1] for record in records if _is_record(record)}
-
-
-def digest_of_file(path: str | Path) -> str:
-    """As `FileHashes.sha256`, of the memory in the usual place, which a process reads once.
-
-    What is derived from a file and kept in the cache is named by it: a file that was moved or touched is read once
-    more, and nothing is derived anew.
-    """
-    return _hashes_below(os.environ.get("VLADAPT_CACHE")).sha256(path)
-
-
-def digest_of_files(paths: Iterable[str | Path]) -> str:
-    """Of the bytes of several files in their order, whatever they are called: `Item.decode["digest"]` of a sample that
-    is made of them."""
-    return hashlib.sha256("\n".join(map(digest_of_file, paths)).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

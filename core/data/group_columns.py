@@ -17,7 +17,7 @@ from ..contracts.groups import OpenGroups
 from ..contracts.items import Columns, DomainData
 from ..errors import ConfigError, DataError, UnknownNameError, printable
 from .files import visible
-from .group_names import is_by_name, values_by_name
+from .group_names import GroupNames
 from .group_words import KINDS, is_split_word, kind_of_column
 from .tables import Table, columns_of, read_table
 
@@ -83,7 +83,7 @@ def group_rows(
     """
     if named == NONE:
         return Grouping([None] * len(images), notes=("Nothing is grouped, as --group-column none says.",))
-    if is_by_name(named):
+    if GroupNames.are_named_by(named):
         return group_by_names(images, classes, named)
     if named != AUTO:
         column = table.column_named(named.removeprefix(COLUMN), OPTION)
@@ -178,7 +178,7 @@ def _otherwise(chosen: _Column, usable: Sequence[_Column]) -> list[str]:
 
 def quoted(name: str) -> str:
     """The name of a column as it is typed behind --group-column."""
-    name = f"{COLUMN}{name}" if name in (AUTO, NONE) or is_by_name(name) else name
+    name = f"{COLUMN}{name}" if name in (AUTO, NONE) or GroupNames.are_named_by(name) else name
     return f'"{name}"' if " " in name else name
 
 
@@ -191,12 +191,12 @@ def _nothing_found(table: Table, reasons: Mapping[str, str]) -> str:
 
 
 def group_by_names(names: Sequence[str], classes: Sequence[Collection[Hashable]], named: str) -> Grouping:
-    """The groups that the names of images say, as `values_by_name`, as hashes with a note.
+    """The groups that the names of images say, as `GroupNames.values`, as hashes with a note.
 
     Raises:
         ConfigError: as there.
     """
-    values = values_by_name(names, classes, named)
+    values = GroupNames(named).values(names, classes)
     count, without = len(set(values) - {None}), values.count(None)
     notes = [f"Images are grouped by --group-column {named}: {count} groups, none of them divided between splits."]
     if without:
@@ -220,7 +220,7 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
     if named == NONE:
         alone = data.with_items([item.with_(group=None) for item in data.items])
         return replace(alone, notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
-    if is_by_name(named):
+    if GroupNames.are_named_by(named):
         grouping = group_by_names(ids, [item.classes() for item in data.items], named)
         pairs = zip(data.items, grouping.groups, strict=True)
         named_so = data.with_items([item.with_(group=group) for item, group in pairs])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
 
 from ..errors import ConfigError, shortened
 from .group_words import is_split_word, says_subject
@@ -39,33 +40,44 @@ MOST_COPIES = 32
 """Images of one name beyond which the ending counts them and says nothing of copies."""
 
 
-def is_by_name(named: str) -> bool:
-    """Whether the option says that the names of files tell the groups: "folder", or "stem:REGEX"."""
-    return named == FOLDER or named.startswith(STEM)
-
-
-def values_by_name(names: Sequence[str], classes: Sequence[Collection[Hashable]], named: str) -> list[str | None]:
-    """What the name of each image says of its group, None where it says nothing.
+@dataclass(frozen=True)
+class GroupNames:
+    """Groups of images that the names of their files tell.
 
     Args:
-        names: N paths relative to the set's folder, "/" between parts; "#2" tells samples of one file apart.
-        classes: of each image.
         named: "folder" for the sub-folder below the class folder, up to the first part that is called as a subject
             ("ward 3/pat001/visit 2"); "stem:REGEX" for what the pattern finds in the file's name without its ending,
             by its groups where it has some.
-
-    Raises:
-        ConfigError: the pattern is none, is too long or takes too long, or no two images are in one group.
     """
-    values = sub_folders(names, classes) if named == FOLDER else _matched_apart(named.removeprefix(STEM), names)
-    if max(Counter(value for value in values if value).values(), default=0) < 2:
-        where = "no sub-folder of a class folder" if named == FOLDER else "no part of the file names that it finds"
-        raise ConfigError(f"--group-column {named}: {where} is of two images; give auto, none, or another value")
-    return values
+
+    named: str
+
+    @staticmethod
+    def are_named_by(named: str) -> bool:
+        """Whether the option says that the names of files tell the groups: "folder", or "stem:REGEX"."""
+        return named == FOLDER or named.startswith(STEM)
+
+    def values(self, names: Sequence[str], classes: Sequence[Collection[Hashable]]) -> list[str | None]:
+        """What the name of each image says of its group, None where it says nothing.
+
+        Args:
+            names: N paths relative to the set's folder, "/" between parts; "#2" tells samples of one file apart.
+            classes: of each image.
+
+        Raises:
+            ConfigError: the pattern is none, is too long or takes too long, or no two images are in one group.
+        """
+        by_folder = self.named == FOLDER
+        values = sub_folders(names, classes) if by_folder else _matched_apart(self.named.removeprefix(STEM), names)
+        if max(Counter(value for value in values if value).values(), default=0) < 2:
+            where = "no sub-folder of a class folder" if by_folder else "no part of the file names that it finds"
+            words = f"{where} is of two images; give auto, none, or another value"
+            raise ConfigError(f"--group-column {self.named}: {words}")
+        return values
 
 
 def sub_folders(names: Sequence[str], classes: Sequence[Collection[Hashable]]) -> list[str | None]:
-    """The folder of each image below its class and its split, None where it lies in these; as `values_by_name`."""
+    """The folder of each image below its class and its split, None where it lies in these; as `GroupNames.values`."""
     paths = [[part for part in name.split("/")[:-1] if not is_split_word(part)] for name in names]
     paths = _without_common(paths)
     if _are_classes(paths, classes):

@@ -18,7 +18,7 @@ from ..errors import DataError, did_you_mean
 from .class_folders import Layout
 from .files import Format, ItemCollector, locate, shown
 from .group_columns import AUTO, COLUMN, NONE, OPTION, Grouping, group_rows, open_groups
-from .group_names import is_by_name
+from .group_names import GroupNames
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
@@ -117,7 +117,7 @@ class TableColumns:
         self.image, self.split = table.column_of(images), table.column_of(Table.SPLIT)
         self.caption = table.column_of(CAPTION_COLUMNS)
         self.group = None
-        if group not in (AUTO, NONE) and not is_by_name(group):
+        if group not in (AUTO, NONE) and not GroupNames.are_named_by(group):
             self.group = table.column_named(group.removeprefix(COLUMN), OPTION)
         if self.image is None:
             raise _NotThere(_missing(table, "image", images))

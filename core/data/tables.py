@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from ..contracts.items import Columns
 from ..errors import DataError, UnknownNameError, shortened
-from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json, read_text
 
 PARQUET = ".parquet"
@@ -135,7 +134,6 @@ def read_table(path: Path) -> Table:
 
     Raises:
         DataError: the file is missing, empty, not UTF-8, or malformed; the message names the line.
-        CapabilityError: Parquet, and pyarrow is not installed.
     """
     if path.suffix.lower() == PARQUET:
         return _read_parquet(path)
@@ -154,7 +152,6 @@ def read_table(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
-    need_package(str(path), "pyarrow", "shards")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

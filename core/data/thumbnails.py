@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..contracts.items import Decoded
+from ..runtime.process import keeps
 from ..runtime.shards import ShardFolder, ShardWriter
 
 GREY_SIDE, COLOUR_SIDE = 32, 8
@@ -125,6 +126,7 @@ class Thumbnails:
         """Write what is not on disk yet."""
         with self._writing:
             self._writer.flush()
+            keeps("thumbnails", self.root)
             self._folder.merge()
 
     def find(self, keys: Collection[str]) -> Iterator[tuple[list[str], Pictures]]:

@@ -131,16 +131,18 @@ class _Verdicts:
         """ "" for a readable sample, else the reason, in the order of `data.items`."""
         reasons: list[str] = []
         fresh: dict[str, str] = {}
-        with ThreadPoolExecutor(workers) as pool:
-            for items, contents, without in _with_contents(data.items, self.hashes, self.thumbnails, pool):
-                for key, reason in pool.map(self._judge, repeat(data), items, contents, repeat(without)):
-                    reasons.append(reason)
-                    if key and key not in self.known:
-                        fresh[key] = reason
-                    if progress:
-                        progress(len(reasons), len(data.items))
-        self.thumbnails.flush()
-        self._append(fresh)
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for items, contents, without in _with_contents(data.items, self.hashes, self.thumbnails, pool):
+                    for key, reason in pool.map(self._judge, repeat(data), items, contents, repeat(without)):
+                        reasons.append(reason)
+                        if key and key not in self.known:
+                            fresh[key] = reason
+                        if progress:
+                            progress(len(reasons), len(data.items))
+        finally:  # a stopped one is not to look at these again
+            self.thumbnails.flush()
+            self._append(fresh)
         return reasons
 
     def _judge(self, data: DomainData, item: Item, content: str | DataError, without: set[str]) -> tuple[str, str]:

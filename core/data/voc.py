@@ -69,6 +69,15 @@ class VocSet:
         return sorted((folder / "Annotations").glob("*.xml")) or sorted(folder.glob("*.xml"))
 
     @staticmethod
+    def names_in(file: Path) -> set[str]:
+        """Classes of the objects of an annotation.
+
+        Raises:
+            DataError: it cannot be read, is malformed, or declares a document type.
+        """
+        return {_name(file, entry) for entry in _parsed(file).iter("object")}
+
+    @staticmethod
     def splits(folder: Path, task: str = "Main") -> dict[str, str]:
         """Stem of an image -> split, from `ImageSets/<task>/`; test wins over val over train where lists overlap."""
         splits = {}
@@ -92,10 +101,15 @@ def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: S
     return ListedImage(name, file, roots, boxes, split, size, made_by=made_by)
 
 
-def _box(file: Path, entry: ElementTree.Element) -> Box:
-    name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+def _name(file: Path, entry: ElementTree.Element) -> str:
+    name = (entry.findtext("name") or "").strip()
     if not name:
         raise DataError(f"{file}: an object has no name; correct the file")
+    return name
+
+
+def _box(file: Path, entry: ElementTree.Element) -> Box:
+    name, corners = _name(file, entry), entry.find("bndbox")
     try:
         x0, y0, x1, y1 = (float(corners.findtext(corner)) for corner in CORNERS)
     except (AttributeError, TypeError, ValueError) as error:

@@ -20,6 +20,7 @@ from ..errors import ConfigError, VladaptError, one_line
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import write_whole
+from ..runtime.process import keeps
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Encoding
 from ..tasks.classification.task import prepared_images
@@ -120,6 +121,7 @@ def _bench(recipe: Recipe, specs: Sequence[str], sets: Sequence[BenchSet], out: 
         if made.csv is not None and is_main():
             made.csv.parent.mkdir(parents=True, exist_ok=True)
             write_whole(made.csv, csv_text(COLUMNS, [_cells(row) for row in made.rows]))
+            keeps("scores of the sets before", made.csv)
     made.gains = [gain for gain in made.gains if "difference" in gain]
     for each in towers:
         made.notes += [note for note in each.backbone.notes if note not in made.notes]

@@ -203,8 +203,8 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
         each.source = NO_NAME if contest.source and each.recipe.redact else contest.source
-        said = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
-        notes += [note for note in said if note not in notes]
+        contest_notes = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
+        notes += [note for note in contest_notes if note not in notes]
         deciding.add(contest.deciding)
         baselines, test_over_train[each.name if several else ""] = contest.baselines, contest.test_over_train
         entries = _on_splits(contest, each.entries)
@@ -220,13 +220,13 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
                 progress(done, total)
         names = Redaction((), contest.left_out()) if each.recipe.redact else None
         skipped |= contest.left_out() if names is None else names.pairs(contest.left_out())
-        found = contest.judged(entries)
-        if found and earlier:
+        contest_tests = contest.judged(entries)
+        if contest_tests and earlier:
             notes.append(
                 f"{each.name}: no tests against the best baseline, because fits made before --resume keep no answers"
             )
         else:
-            paired += [{**of, "data": "", **each.columns(several)} for of in found]
+            paired += [{**of, "data": "", **each.columns(several)} for of in contest_tests]
     if not rows.done:
         raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
     metric = task.deciding_of(rows.sorted())

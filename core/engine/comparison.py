@@ -90,7 +90,7 @@ class Comparison:
     def published(self) -> list[dict[str, Any]]:
         """The rows of `summary` with a published accuracy, and the means over data sets with one, whose "data" is
         "mean"."""
-        summary, found = self.summary(), []
+        summary, differences = self.summary(), []
         sets = {row["data"] for row in summary}
         for each in self.published_means:
             of = [row for row in summary if (row[self.method], row["shots"]) == (each[self.method], each["shots"])]
@@ -98,14 +98,14 @@ class Comparison:
                 continue  # refused on some of the sets: a mean of others
             mean = statistics.fmean(row["mean"] for row in of)
             difference = {"mean": mean, "published_difference": mean - each["published"]}
-            found.append({**each, "data": "mean", "metric": self.metric, **difference})
-        return [row for row in summary if "published" in row] + found
+            differences.append({**each, "data": "mean", "metric": self.metric, **difference})
+        return [row for row in summary if "published" in row] + differences
 
     def _published(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if self.metric != "accuracy" or rows[0].get("published") is None:
             return {}
-        known = {key: rows[0][key] for key in ("published", "published_in")}
-        return {**known, "published_difference": statistics.fmean(row["accuracy"] for row in rows) - known["published"]}
+        paper = {key: rows[0][key] for key in ("published", "published_in")}
+        return {**paper, "published_difference": statistics.fmean(row["accuracy"] for row in rows) - paper["published"]}
 
     def tests(self) -> list[dict[str, Any]]:
         """Each method against the best baseline: one dict per method, shots and data set, with "baseline",
@@ -113,16 +113,16 @@ class Comparison:
         the level of the interval (`adjusted_level`). Over "splits" the interval and the p values are those of the
         corrected resampled t-test, and None of fewer than five; on one test set of "test_images" they are of a paired
         test over the images, or of "test_groups"."""
-        found = [each for each in self.paired if each["metric"] == self.metric]
+        tests = [each for each in self.paired if each["metric"] == self.metric]
         for place in dict.fromkeys(_place(row) for row in self.rows if "split" in row):
             values: dict[str, dict[int, float]] = {}
             for method in dict.fromkeys(row[self.method] for row in self.rows):
                 rows = [row for row in self.rows if row[self.method] == method and _place(row) == place]
-                known = [row for row in rows if row.get(self.metric) is not None]
-                if known:
-                    values[method] = _of_splits(known, self.metric)
-            found += self._tests_at(place, values)
-        return found
+                scored = [row for row in rows if row.get(self.metric) is not None]
+                if scored:
+                    values[method] = _of_splits(scored, self.metric)
+            tests += self._tests_at(place, values)
+        return tests
 
     def _tests_at(self, place: tuple, values: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
         of = {name: statistics.fmean(values[name].values()) for name in self.baselines if name in values}
@@ -135,8 +135,8 @@ class Comparison:
             if method not in self.baselines
         }
         p_values = {method: corrected_t_test(of, overlap) for method, of in gains.items()}
-        known = {method: p_value for method, p_value in p_values.items() if p_value is not None}
-        adjusted = dict(zip(known, holm(list(known.values()))))
+        defined = {method: p_value for method, p_value in p_values.items() if p_value is not None}
+        adjusted = dict(zip(defined, holm(list(defined.values()))))
         backbone = {"backbone": place[2]} if place[2] else {}
         return [
             {
@@ -147,8 +147,8 @@ class Comparison:
                 **backbone,
                 "metric": self.metric,
                 "difference": statistics.fmean(of),
-                "interval": list(corrected_interval(of, overlap, adjusted_level(known[method], adjusted[method])))
-                if method in known
+                "interval": list(corrected_interval(of, overlap, adjusted_level(defined[method], adjusted[method])))
+                if method in defined
                 else None,
                 "p_value": p_values[method],
                 "splits": len(of),

@@ -33,7 +33,7 @@ from ..curation.decide import resolved
 from ..curation.facts import FEATURES, MEASURED
 from ..curation.peers import DATACOMP
 from ..curation.table import FORMAT
-from ..data.file_hashes import digest_of_file
+from ..data.file_hashes import FileHashes
 from ..errors import ConfigError, DataError, did_you_mean
 from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
@@ -355,7 +355,7 @@ def _digests(path: Path) -> list[tuple[str, str]]:
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     small = (each.stat().st_size <= READ_WHOLE for each in files)
     return [
-        (each.relative_to(path).as_posix(), digest_of_file(each) if read else version_of_source(str(each)))
+        (each.relative_to(path).as_posix(), FileHashes.of_file(each) if read else version_of_source(str(each)))
         for each, read in zip(files, small)
     ]
 

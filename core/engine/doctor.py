@@ -53,9 +53,9 @@ def _opencv() -> Finding:
     listed = ", ".join(f"{name} {version}" for name, version in there.items()) or "no OpenCV wheel"
     if len(set(there.values())) > 1:
         newest = max(there.values())
-        wanted = " ".join(f"{name}=={newest}" for name in there)
+        same_version = " ".join(f"{name}=={newest}" for name in there)
         return Finding(
-            "opencv", False, f"{listed}: two versions share one cv2", f"pip install --force-reinstall {wanted}"
+            "opencv", False, f"{listed}: two versions share one cv2", f"pip install --force-reinstall {same_version}"
         )
     try:
         import cv2

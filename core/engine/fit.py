@@ -229,13 +229,13 @@ def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
     Raises:
         TypeError: a keyword that the command does not take.
     """
-    known = {name: each for name, each in USE.items() if command in each.bounds.commands}
-    said = {name: value for name, value in given.items() if value is not None and value is not False}
-    for name, value in said.items():
+    accepted = {name: each for name, each in USE.items() if command in each.bounds.commands}
+    values = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name, value in values.items():
         check_given(f"--{name.replace('_', '-')}", value)
-    options = {name: value for name, value in said.items() if name in known}
+    options = {name: value for name, value in values.items() if name in accepted}
     options |= {name: str(options[name]) for name in ("data", "features") if name in options}
-    judging = {name: value for name, value in said.items() if name not in known}
+    judging = {name: value for name, value in values.items() if name not in accepted}
     if judging and command == "export":
         raise TypeError(f"{command}() got an unexpected keyword argument '{next(iter(judging))}'")
     return Use(run, **options, **how, judging=judging)

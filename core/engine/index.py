@@ -23,6 +23,7 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.heads import HeadBackbone, towers_in
 from ..backbones.load import load_backbone
+from ..backbones.stored import stored_spec
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item
@@ -33,6 +34,8 @@ from ..contracts.shown import in_short
 from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_tolerated
 from ..errors import ConfigError, DataError
+from ..features.packaged import located_pairs
+from ..features.pair_files import holds_pairs, load_pairs
 from ..features.store import Extraction, FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.changes import IndexChange
@@ -43,6 +46,7 @@ from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
+from .index_pairs import check_alone, check_encoder
 from .options import OF_SHARDS, IndexOptions, ShardOptions
 
 if TYPE_CHECKING:
@@ -66,6 +70,7 @@ class Indexed:
         already_there: images or texts that the index had already, with `only_new`.
         skipped: (id, reason) of what was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
+        query: words that can be searched for, where no others can.
     """
 
     __repr__ = in_short
@@ -82,6 +87,7 @@ class Indexed:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     encoded: int = 0
     from_store: int = 0
+    query: str = ""
     seconds: float = 0.0
 
 
@@ -134,6 +140,8 @@ def index(
     if asked.only_new and not asked.add:
         raise ConfigError("--only-new: is about an index that is there; give --add too, or omit it")
     refuse_unused(recipe, IMAGE_KEYS, lambda key: "index does not use it; omit it")
+    if asked.features is not None and holds_pairs(asked.features):
+        check_alone(recipe, images, asked, domain)
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _index(recipe, Path(out), list(images), asked, domain, reporter))
 
@@ -209,9 +217,12 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
     kind = asked.kind or "flat" if old is None else old.info["kind"]
     threads = _graph_threads(asked, kind)
+    pairs = None if asked.features is None or not holds_pairs(asked.features) else load_pairs(asked.features)
+    if pairs is not None and not recipe.gave("backbone"):
+        recipe = recipe.with_(backbone=stored_spec(str(asked.features)))
     if old is not None:
         recipe = _as_indexed(recipe, old, holds, asked)
-    if holds == TEXTS:
+    if holds == TEXTS or pairs is not None:
         reader = ImageReader()
     elif old is None:
         reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
@@ -228,9 +239,13 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     if old is not None:
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
+    if pairs is not None:
+        check_encoder(backbone, pairs, str(asked.features))
     made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
     asked = replace(asked, fast_decode=fast)
-    to_shard = images_to_shard(images, asked, reader, backbone, domain is None) if holds == IMAGES else None
+    to_shard = None
+    if holds == IMAGES and pairs is None:
+        to_shard = images_to_shard(images, asked, reader, backbone, domain is None)
     writer: IndexBuilder | IndexChange | None = None
     scratch: Path | None = None
     with ExitStack() as stack:
@@ -244,8 +259,14 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
         if to_shard is not None:
             scratch = _add_shards(writer, to_shard, reader, backbone, recipe, asked, made, reporter, old)
+        elif writer is not None and pairs is not None:
+            data = pairs.data(located_pairs(str(asked.features)).absolute())
+            _add_images(writer, reader, data, backbone, recipe, made, reporter, before)
+            made.encoded, made.query = 0, pairs.captions[0]
         elif writer is not None and holds == IMAGES:
-            _add_images(writer, reader, images, backbone, recipe, made, reporter, before)
+            whole = isinstance(backbone, HeadBackbone)  # it looks at samples whole
+            data = reader.read(images) if whole else reader.to_index(images)
+            _add_images(writer, reader, data, backbone, recipe, made, reporter, before)
         elif writer is not None:
             _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
         made_of = [str(path) for path in (images or [asked.texts or asked.features])]
@@ -353,7 +374,7 @@ def _only_new(data: DomainData, reader: ImageReader, before: RetrievalIndex) -> 
 def _add_images(
     writer: Writer,
     reader: ImageReader,
-    images: Sequence[str | Path],
+    data: DomainData,
     backbone: Backbone,
     recipe: Recipe,
     made: Indexed,
@@ -361,10 +382,10 @@ def _add_images(
     before: RetrievalIndex | None,
 ) -> None:
     """Args:
+    data: the images, or rows of features in their place, which are stored nowhere else.
     before: the index whose images are left out, or None.
     """
     head = backbone.head if isinstance(backbone, HeadBackbone) else None
-    data = reader.to_index(images) if head is None else reader.read(images)  # it looks at samples whole
     tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
     data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
     made.skipped += data.skipped
@@ -381,7 +402,8 @@ def _add_images(
         "parts": parts,
     }
     alone = None if world_size() == 1 else torch.get_num_threads()
-    store, towers = FeatureStore(keep=head is None or backbone.frozen, alone=alone), towers_in(backbone)
+    keep = data.has_images and (head is None or backbone.frozen)
+    store, towers = FeatureStore(keep=keep, alone=alone), towers_in(backbone)
     with reporter.task("Encoding images") as progress:
         for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped

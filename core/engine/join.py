@@ -158,9 +158,9 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
     taught, left = split_groups(groups, asked.seed)
     fitted, choices = _fitted(source[taught], target[taught], groups[taught], asked)
     mapped = LinearSpace.of_texts(fitted).text(source[left].float())
-    found = nearest_share(mapped.double(), target[left].double())
+    share_found = nearest_share(mapped.double(), target[left].double())
     backbone = JoinedBackbone(towers, side, LinearSpace.of_texts(fitted), float(towers.logit_scale), str(out))
-    metrics, chance = {"sentences": len(left), "found": found}, {"found": 1 / len(np.unique(groups[left]))}
+    metrics, chance = {"sentences": len(left), "found": share_found}, {"found": 1 / len(np.unique(groups[left]))}
     notes = _on_numbers(len(np.unique(groups[taught])), "sentences", source.shape[1])
     scale = float(towers.logit_scale)
     return Joined(out, TEXTS, fitted.in_words, choices, scale, metrics, chance, len(taught), notes), backbone

@@ -89,9 +89,9 @@ def measured(made: Joined) -> str:
     if made.kind == UNTRAINED:
         return "Until then texts and images are not comparable, so nothing was measured."
     if made.kind == LEXICAL:
-        found, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
+        right, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
         return (
-            f"Of {names} names that were left out for it, {found:.1%} are found by what they look like to the image "
+            f"Of {names} names that were left out for it, {right:.1%} are found by what they look like to the image "
             f"tower (guessing: {chance:.1%})."
         )
     if made.kind == TEXTS:

@@ -84,9 +84,9 @@ def backbones(domain: str | None = None, can: str | None = None) -> list[dict[st
     if domain is not None:
         entries = _made_for(domain, entries)
     if can is not None:
-        known = frozenset().union(*(family["capabilities"] for family in FAMILIES.values()))
-        if can not in known:
-            raise UnknownNameError(f"--can {can}: no tower has that capability; {did_you_mean(can, known)}")
+        capabilities = frozenset().union(*(family["capabilities"] for family in FAMILIES.values()))
+        if can not in capabilities:
+            raise UnknownNameError(f"--can {can}: no tower has that capability; {did_you_mean(can, capabilities)}")
         entries = [entry for entry in entries if can in entry.can]
     if domain is can is None:
         families = [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()]
@@ -98,9 +98,9 @@ def backbones(domain: str | None = None, can: str | None = None) -> list[dict[st
 
 def _made_for(domain: str, entries: list[Published]) -> list[Published]:
     named = domain.replace("_", "-").lower()
-    known = {each for entry in entries for each in entry.domains} | set(catalogue.domains())
-    if named not in known:
-        raise UnknownNameError(f"--domain {domain}: no domain has that name; {did_you_mean(named, known)}")
+    domains = {each for entry in entries for each in entry.domains} | set(catalogue.domains())
+    if named not in domains:
+        raise UnknownNameError(f"--domain {domain}: no domain has that name; {did_you_mean(named, domains)}")
     made = [entry for entry in entries if named in entry.domains]
     return made or [entry for entry in entries if "natural" in entry.domains]
 
@@ -179,9 +179,9 @@ def only_kind(name: str) -> str:
     """
     kinds = kinds_of(name)
     if not kinds:
-        known = [known for plural in PLURALS.values() for known in _entries(plural)]
-        known += [entry.alias for entry in published()]
-        raise UnknownNameError(f"nothing is called '{name}'; {did_you_mean(name, [*known, *catalogue.recipes()])}")
+        names = [names for plural in PLURALS.values() for names in _entries(plural)]
+        names += [entry.alias for entry in published()]
+        raise UnknownNameError(f"nothing is called '{name}'; {did_you_mean(name, [*names, *catalogue.recipes()])}")
     if len(kinds) > 1:
         raise ConfigError(f"'{name}' is several things; write {' or '.join(f'show {kind} {name}' for kind in kinds)}")
     return kinds[0]
@@ -248,8 +248,8 @@ def _backbone(name: str) -> Shown:
         return Shown("backbone", name, f"From {others[first].origin}.", facts=[("given as", f"{first}:<name>")])
     family = FAMILIES.get(first)
     if family is None:
-        known = [*FAMILIES, *others, *(entry.alias for entry in published())]
-        raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, known)}")
+        names = [*FAMILIES, *others, *(entry.alias for entry in published())]
+        raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, names)}")
     return Shown("backbone", name, family["what"], facts=[("given as", family["spec"])])
 
 

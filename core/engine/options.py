@@ -296,8 +296,8 @@ class IndexOptions(ShardOptions, DecodeOptions):
     features: str | None = option(
         None,
         "folder or URL of features as shards (`vladapt embed --as parquet`): those of the images are used, or written "
-        "there; without images, all of it is indexed",
-        metavar="DIR",
+        "there; without images, all of it is indexed; or a file of stored pairs (npz, safetensors, or sample)",
+        metavar="DIR|FILE",
     )
     add: bool = option(False, "add to the index at --out, instead of replacing it")
     only_new: bool = option(False, "with --add, leave out what the index has already")
@@ -324,7 +324,11 @@ class SearchOptions:
     top quarter, where the heads of people cut out are.
     """
 
-    image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
+    image: str | None = option(
+        None,
+        "an image to look for, alone or together with the words; in an index of stored features, the id of an image",
+        metavar="FILE",
+    )
     weight: float | None = option(
         None, "weight of the words where an image is given too, 0 to 1; by default 0.5, with --compose slerp 0.8"
     )

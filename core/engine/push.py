@@ -37,7 +37,7 @@ def push(
         ConfigError, CapabilityError, DataError: one line each; see `core/sharing/push.py`.
     """
     asked, opened = options_from(PushOptions, given, "push"), Run.open(run)
-    told = Told(repo, asked.licence, asked.data_licence, asked.dataset)
+    card_facts = Told(repo, asked.licence, asked.data_licence, asked.dataset)
     return push_run(
-        opened, task_of_run(opened, domain), told, out=asked.out, upload_it=asked.upload, public=asked.public
+        opened, task_of_run(opened, domain), card_facts, out=asked.out, upload_it=asked.upload, public=asked.public
     )

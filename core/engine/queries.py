@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbones.heads import towers_in
 from ..contracts.backbone import Backbone
 from ..contracts.composition import Composition, ImagesAndWords
+from ..contracts.families import STORED
 from ..contracts.features import PROJECTED
 from ..contracts.items import Decoded
 from ..contracts.options import options_of
@@ -21,6 +23,7 @@ from ..errors import ConfigError, DataError
 from ..features.extract import encoder
 from ..features.store import FeatureStore
 from ..registry.build import build_composition
+from ..retrieval.columns import rows_with
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, check_finite, mixed
@@ -192,12 +195,15 @@ class QueryEncoder:
         with torch.inference_mode():
             return self.tower.encode_text(texts).cpu()
 
-    def of_images(self, files: Sequence[str]) -> list[tuple[Entry, Tensor, Decoded]]:
-        """Entry, feature (D,) and pixels of each.
+    def of_images(self, files: Sequence[str]) -> list[tuple[Entry, Tensor, Decoded | None]]:
+        """Entry, feature (D,) and pixels of each; of an index of stored features files are ids of its images, without
+        pixels.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: one cannot be read, or is not there.
         """
+        if towers_in(self.tower).family == STORED:
+            return [(*self._indexed(name), None) for name in files]
         encode, read = encoder(self.tower, PROJECTED, None), []
         for file in files:
             data, picture = self.reader.one(file, self.tower.least_side)
@@ -209,21 +215,35 @@ class QueryEncoder:
             features = [encode(pixels[None])[0].cpu() for _, pixels, _ in read]
         return [(entry, feature, picture) for (entry, _, picture), feature in zip(read, features)]
 
+    def _indexed(self, name: str) -> tuple[Entry, Tensor]:
+        """An image of the index by its id, and its row (D,)."""
+        opened = self.opened
+        for segment in opened.segments:
+            rows = np.flatnonzero(rows_with(segment.columns, segment.entries, [name]) & segment.live)
+            if len(rows):
+                place = np.array([segment.first + rows[0]], np.int64)
+                return opened.entries[int(place[0])], torch.from_numpy(opened.rows(place))[0]
+        first = next(iter(opened.entries)).id
+        raise DataError(
+            f"--image {name}: not among the {len(opened)} images of {opened.path}, which holds stored features; give "
+            f"the id of one, for instance {first} (a new image needs the image tower)"
+        )
+
 
 def search_encoded(
-    opened: RetrievalIndex, queries: Sequence[EncodedQuery], wanted: Sequence[Wanted], top: int, refine: bool
+    opened: RetrievalIndex, queries: Sequence[EncodedQuery], filters: Sequence[Wanted], top: int, refine: bool
 ) -> list[list[Hit]]:
     """The results of each query; those whose filter is the same are searched for together.
 
     Args:
-        wanted: filter of each; they differ in `other_than` alone.
+        filters: filter of each; they differ in `other_than` alone.
     """
-    alone = [[place] for place, each in enumerate(wanted) if each.other_than is not None]
-    common = [place for place, each in enumerate(wanted) if each.other_than is None]
+    alone = [[place] for place, each in enumerate(filters) if each.other_than is not None]
+    common = [place for place, each in enumerate(filters) if each.other_than is None]
     counts = {len(queries[place].factors) for place in common}
     hits: dict[int, list[Hit]] = {}
     for places in [*alone, *([place for place in common if len(queries[place].factors) == n] for n in sorted(counts))]:
-        factors, only = torch.stack([queries[place].factors for place in places]), wanted[places[0]]  # (q, F, D)
+        factors, only = torch.stack([queries[place].factors for place in places]), filters[places[0]]  # (q, F, D)
         if factors.shape[1] == 1:
             some = opened.search_many(factors[:, 0], top, only, refine)
         else:

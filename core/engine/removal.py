@@ -114,10 +114,10 @@ def _delete(
             gone.update(segment.entries[int(row)].id for row in np.flatnonzero(rows))
             for row in np.flatnonzero(segment.live & ~rows) if sums else ():
                 entry = segment.entries[int(row)]
-                known = _is_known(entry.source, sums, hashes)
-                if known is None:
+                listed = _is_known(entry.source, sums, hashes)
+                if listed is None:
                     unchecked.append(entry.id)
-                elif known:
+                elif listed:
                     gone.add(entry.id)
         count = int((judged.of(unchecked) < 0).sum()) if judged is not None else len(unchecked)
         return (change.delete(gone) if gone else 0), count

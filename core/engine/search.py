@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ..backbones.finders import searched
-from ..backbones.heads import HeadBackbone
+from ..backbones.heads import HeadBackbone, towers_in
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.composition import Composition
 from ..contracts.domain import Domain
+from ..contracts.families import STORED
 from ..contracts.items import Decoded
 from ..contracts.options import keywords, options_from, options_of
 from ..contracts.recipe import spec_of
@@ -184,15 +185,14 @@ def search(
     else:
         _refuse_candidates(opened, asked)
         hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
-    among = None
-    if text is not None and asked.image is None and reranked is None and hits and opened.info["holds"] != TEXTS:
+    among, holds = None, opened.info["holds"]
+    new_words = towers_in(tower).family != STORED
+    if new_words and text is not None and asked.image is None and reranked is None and hits and holds != TEXTS:
         best = partial(_best_products, opened, wanted, asked.refine)
         drawn = IndexGallery(opened, tower, drawn_queries(text)).vocabulary()[1]  # stored, as few lengths occur
         among = among_drawn(of_query.factors[0].float(), drawn, best, _mean_row(opened))
     hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
-    result = SearchResult(
-        opened.path, opened.info["holds"], query, hits, reranked=reranked, among_drawn=among, notes=notes
-    )
+    result = SearchResult(opened.path, holds, query, hits, reranked=reranked, among_drawn=among, notes=notes)
     if asked.html is not None:
         result.html = Path(asked.html)
         _write_page(result, opened, reader, of_query.picture, asked.blur)
@@ -225,9 +225,9 @@ def _write_out(result: SearchResult, query: Query, reader: ImageReader) -> list[
     return []
 
 
-def _best_products(opened: RetrievalIndex, wanted: Wanted, refine: bool, queries: Tensor) -> Tensor:
+def _best_products(opened: RetrievalIndex, filters: Wanted, refine: bool, queries: Tensor) -> Tensor:
     """(Q,) of unit queries (Q, D) the highest dot product with a row that is wanted, minus infinity without one."""
-    scores, places = opened.nearest(queries, 1, wanted, refine)
+    scores, places = opened.nearest(queries, 1, filters, refine)
     return torch.from_numpy(np.where(places < 0, -np.inf, scores)[:, 0])
 
 
@@ -333,9 +333,9 @@ def _about_images(asked: SearchOptions) -> str:
     return next((name for name in ("weight", "compose", "vocabulary") if getattr(asked, name) is not None), "")
 
 
-def _wanted_of(opened: RetrievalIndex, wanted: Wanted, own_is_wanted: bool, query: EncodedQuery) -> Wanted:
+def _wanted_of(opened: RetrievalIndex, filters: Wanted, own_is_wanted: bool, query: EncodedQuery) -> Wanted:
     """The filter of a query: what is of its image's own group may not be wanted."""
-    return wanted if own_is_wanted or query.entry is None else replace(wanted, other_than=_known_again(opened, query))
+    return filters if own_is_wanted or query.entry is None else replace(filters, other_than=_known_again(opened, query))
 
 
 def _reranked_all(
@@ -344,10 +344,10 @@ def _reranked_all(
     lines: Lines,
     rows: Sequence[EncodedQuery],
     asked: SearchOptions,
-    wanted: Wanted,
+    filters: Wanted,
 ) -> list[list[Hit]]:
     return [
-        _reranked(opened, tower, query.text or "", row.factors[0], asked, wanted)[0]
+        _reranked(opened, tower, query.text or "", row.factors[0], asked, filters)[0]
         for (_, query), row in zip(lines, rows)
     ]
 
@@ -358,7 +358,7 @@ def _side_by_side(
     queries: Path,
     batches: Iterator[tuple[Lines, list[EncodedQuery]]],
     asked: SearchOptions,
-    wanted: Wanted,
+    filters: Wanted,
     out: Path,
 ) -> Iterator[tuple[Lines, list[list[Hit]]]]:
     """The results of all lines, of tasks that search groups of segments; what they write is removed at the end."""
@@ -373,7 +373,7 @@ def _side_by_side(
         raise CapabilityError(f"{opened.path}: --compose {asked.compose} is searched by one process; omit --processes")
     rows = opened.checked(torch.cat(factors))
     np.save(folder / "queries.npy", rows)
-    stage = SearchStage.of(opened, folder / "queries.npy", top, wanted, asked.refine)
+    stage = SearchStage.of(opened, folder / "queries.npy", top, filters, asked.refine)
     manifest = stage.listed(place, len(rows), len(opened.segments))
     job = Job.of(stage, manifest, place, shard_size=1, batch_size=1)
     summary = drive(job, executor)
@@ -419,7 +419,7 @@ def _written(lines: Lines, hits: Sequence[Sequence[Hit]], out: Path, first: bool
 def opened_index(
     index: str | Path,
     asked: SearchOptions,
-    wanted: Wanted,
+    filters: Wanted,
     composition: Composition,
     device: str,
     backbone: str | Backbone | None,
@@ -432,8 +432,8 @@ def opened_index(
     words = vocabulary_words(asked.vocabulary) if composition.by_vocabulary else ()
     if composition.by_vocabulary and opened.info["holds"] == TEXTS:
         raise CapabilityError(f"{opened.path}: holds texts; --compose {composition.name} needs an index of images")
-    if wanted:
-        wanted.check(opened.info, opened.path)
+    if filters:
+        filters.check(opened.info, opened.path)
     if not asked.refine and not opened.is_quantised:
         raise ConfigError(f"--refine no: {opened.path} is of kind {opened.info['kind']}, which has no codes; omit it")
     made_by = opened.info["backbone"]

@@ -245,14 +245,14 @@ class _Rows:
         self.items = items_of(self.features.ids, prepared.data.items)
         self.class_names, self.notes = prepared.class_names, []
         row_of = {item.id: row for row, item in enumerate(self.items)}
-        said = {row_of[answer.id]: answer for answer in answers if answer.id in row_of}
+        answer_of = {row_of[answer.id]: answer for answer in answers if answer.id in row_of}
         index = {name: place for place, name in enumerate(self.class_names)}
         self.labels = {row: item.classes() for row, item in enumerate(self.items) if item.classes()}
-        self.labels |= {row: tuple(index[name] for name in answer.labels) for row, answer in said.items()}
-        self.random = frozenset(row for row, answer in said.items() if answer.drawn == RANDOM)
-        self.round = {row: said[row].round if row in said else 0 for row in self.labels}
+        self.labels |= {row: tuple(index[name] for name in answer.labels) for row, answer in answer_of.items()}
+        self.random = frozenset(row for row, answer in answer_of.items() if answer.drawn == RANDOM)
+        self.round = {row: answer_of[row].round if row in answer_of else 0 for row in self.labels}
         self.several = any(len(labels) > 1 for labels in self.labels.values())
-        if gone := len(answers) - len(said):
+        if gone := len(answers) - len(answer_of):
             self.notes.append(f"Labelled images that are no longer in the data, not counted: {gone}.")
         self.probabilities = None if self.several else self._predicted()
 

@@ -12,7 +12,7 @@ from ..contracts.options import keywords, options_from
 from ..errors import ConfigError, DataError
 from ..features.store import FeatureStore
 from ..runtime.distributed import all_gather_json, rank, together, world_size
-from ..runtime.process import cores, need_package
+from ..runtime.process import cores
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Executor, Job, Manifest, Place, Stage, Summary, drive, function_stage
@@ -89,9 +89,8 @@ def place_of_shards(out: str | Path) -> Place:
     """Where shards are to be written; checked.
 
     Raises:
-        ConfigError: no place for shards. DataError: it cannot be made. CapabilityError: pyarrow is not installed.
+        ConfigError: no place for shards. DataError: it cannot be made.
     """
-    need_package("writing shards", "pyarrow", "shards")
     place = Place(str(out) if is_url(str(out)) else os.path.abspath(out))
     place.check()
     return place

@@ -19,6 +19,7 @@ from ..contracts.items import DomainData, Item
 from ..data.verify import content_key
 from ..errors import CacheError, CapabilityError, DataError, SourceError, one_line
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
+from ..runtime.process import keeps
 from ..runtime.shards import ShardWriter
 from .bag_files import SUFFIXES, open_bag, write_bag
 from .extract import cores, encoder
@@ -219,6 +220,7 @@ class TileEncoder:
             return HeldBag(torch.cat(list(rows)), torch.from_numpy(np.asarray(tiles.coords)), attributes)
         path = self._path(item)
         write_bag(path, rows, tiles.coords, attributes, self.backbone.fingerprint, self.backbone.spec)
+        keeps("encoded slides", self.folder.parent.parent)
         return open_bag(path)
 
     def _rows(self, item: Item, tiles: Tiles, advance: Callable[[int], None]) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contracts.bags import Bag, StoredTiles, tiles_spec
 from ..contracts.items import DomainData, Item
 from ..data.class_folders import Layout
-from ..data.file_hashes import digest_of_files
+from ..data.file_hashes import FileHashes
 from ..data.files import Format
 from ..data.group_columns import group_of
 from ..data.tables import read_table
@@ -280,7 +280,7 @@ def _by_patient(data: DomainData, bags: dict[str, Bag]) -> tuple[DomainData, dic
             if repr(other.class_label()) != repr(first.class_label()):
                 raise DataError(f"{pair}, and of different classes; correct one, or omit --unit patient")
         if len(some) > 1:
-            digest = digest_of_files([item.source for item in some])
+            digest = FileHashes.of_files([item.source for item in some])
             first = first.with_(decode={"slides": len(some), "digest": digest})
         items.append(first)
         names = tuple(_stem(item) for item in some)

@@ -24,7 +24,6 @@ from ..data.array_files import ArrayFile
 from ..data.group_columns import group_of
 from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError, shortened
-from ..runtime.process import need_package
 from ..runtime.reading import check_regular, parse_json
 from . import packaged
 from .packaged import located
@@ -209,7 +208,6 @@ def _read_shards(folder: Path, kind: str = "image_features") -> dict[str, Any]:
             cure = f"give one of {', '.join(map(str, below[:3]))}" if below else "give a folder of `embed --as parquet`"
             raise DataError(f"{folder}: {len(below) or 'no'} folders of shards of features in it; {cure}")
         folder = below[0]
-    need_package("a folder of features", "pyarrow", "shards")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

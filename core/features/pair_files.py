@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contracts.items import Captions, DomainData, Item
 from ..contracts.recipe import SAMPLE
 from ..contracts.shown import in_short
 from ..errors import shortened
@@ -21,6 +23,7 @@ from .files import FileArrays, read_arrays
 SAME_TEXT = 1e-2
 """How far apart, at most, unit features of one text may be."""
 DIGITS = 16
+SUFFIXES = (".npz", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,25 @@ class StoredPairs:
         for text, image in zip(self.captions, self.image_of_text.tolist()):
             of_images[image].append(text)
         return [tuple(texts) for texts in of_images]
+
+    def data(self, source: Path) -> DomainData:
+        """The pairs as captioned samples, each decoded to its row (1, D).
+
+        Args:
+            source: what they are said to come from.
+        """
+        rows, groups, split = self.images.numpy(), self.groups or repeat(None), self.split or repeat("")
+        items = [
+            Item(name, source, {"digest": row_digest(row)}, Captions(texts), group, part)
+            for name, row, texts, group, part in zip(self.ids, rows, self.captions_of(), groups, split)
+        ]
+        row_of = {name: rows[place : place + 1] for place, name in enumerate(self.ids)}
+        return DomainData(items, (), lambda item: row_of[item.id], kind="captions", name=self.name, has_images=False)
+
+
+def holds_pairs(path: str | Path) -> bool:
+    """Whether a path is that of a features file, or "sample", and not a folder of shards."""
+    return str(path) == SAMPLE or Path(path).suffix.lower() in SUFFIXES
 
 
 def load_pairs(path: str | Path) -> StoredPairs:

@@ -21,7 +21,8 @@ from ..contracts.items import ClassLabel, DomainData, Item
 from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
-from ..runtime.files import write_cached
+from ..runtime.files import filled_once, write_cached
+from ..runtime.process import keeps
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
@@ -85,6 +86,12 @@ class FeatureStore:
     def default_root() -> Path:
         """The folder `features` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
         return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "features"
+
+    @staticmethod
+    def filled(name: str, fill: Callable[[Path], None]) -> Path:
+        """The folder of a name beside `default_root`, filled at the first call; arguments and errors as for
+        `filled_once`."""
+        return filled_once(FeatureStore.default_root().parent / name, fill)
 
     def __init__(
         self,
@@ -309,6 +316,8 @@ class FeatureStore:
                         progress(total - table.todo, total)
         finally:
             writer.flush()
+            if computed and self.keep:
+                keeps("features", self.root.parent)
         folder.merge()
         counts.merge()
         return computed

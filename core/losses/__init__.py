@@ -9,6 +9,6 @@ __getattr__, __dir__ = lazy_exports(
         "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",
-        "_visible_patches": "draws_for visible_tokens",
+        "_visible_patches": "visible_tokens",
     },
 )

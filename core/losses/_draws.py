@@ -24,6 +24,11 @@ class Draws(nn.Module):
         keys = self.mixed(self._of_rows(rows)[:, None] + self.mixed(others.long()))
         return ((keys & 0xFFFFFF).float() + 0.5) / (1 << 24)
 
+    @staticmethod
+    def of_places(draws: Tensor, row: int, count: int) -> Tensor:
+        """A batch's own draws (B, 4, K) -> (B, count) of one row: one number per place, used again beyond K."""
+        return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
+
     def move(self) -> None:
         """To the next step."""
         self.step += 1

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def draws_for(draws: Tensor, row: int, count: int) -> Tensor:
-    """(B, 4, K) -> (B, count): one number each, used again where there are more than K."""
-    return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
+from ._draws import Draws
 
 
 def visible_tokens(x: Tensor, prefix: int, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -24,7 +21,7 @@ def visible_tokens(x: Tensor, prefix: int, draws: Tensor, share: float) -> tuple
     """
     patches = x.shape[1] - prefix
     count = max(1, round(share * patches))
-    places = draws_for(draws, 0, patches).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
+    places = Draws.of_places(draws, 0, patches).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     index = torch.cat([first, places + prefix], dim=1)
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])), places

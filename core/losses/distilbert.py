@@ -16,7 +16,7 @@ from ..contracts.options import option
 from ..contracts.outputs import MASKED_SHARE, Output
 from ..errors import CapabilityError
 from ..runtime.ranks import Ranks
-from ._visible_patches import draws_for
+from ._draws import Draws
 
 FIELDS = ("tokens", "draws")
 HIDDEN, REPLACED = 0.8, 0.1
@@ -158,7 +158,7 @@ class DistilBert(RowLoss):
                 f"{self.title}: '{backbone.spec}' has no token for a hidden word; use towers of open_clip, or embedded"
             )
         tokens, draws = batch["tokens"], batch["draws"]
-        chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
+        chosen, fate, other = (Draws.of_places(draws, row, tokens.shape[1]) for row in range(3))
         asked = backbone.word_mask(tokens) & (chosen < self.share)
         others = (other * backbone.vocab_size).long()
         shown = torch.where(asked & (fate < HIDDEN), mask_token, tokens)

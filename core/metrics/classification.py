@@ -97,25 +97,25 @@ def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str
         DataError: as `probabilities`, or no label is known.
     """
     probs, labels = _checked(logits, labels, len(class_names))
-    known = ~labels.isnan()  # (N, C)
-    if not known.any():
+    labelled = ~labels.isnan()  # (N, C)
+    if not labelled.any():
         raise DataError("the test set has no known label; mark labels as 0 or 1")
-    scores, said = logits.detach().double().cpu(), probs > 0.5  # (N, C) each
+    scores, positive = logits.detach().double().cpu(), probs > 0.5  # (N, C) each
     aurocs: dict[str, float | None] = {f"auroc/{name}": None for name in class_names}
     precision, f1 = [], []
     for c, name in enumerate(class_names):
-        rows, truth = known[:, c], labels[known[:, c], c].long()
+        rows, truth = labelled[:, c], labels[labelled[:, c], c].long()
         if truth.unique().numel() < 2:
             continue
         aurocs[f"auroc/{name}"] = auroc(scores[rows, c], truth)
         precision.append(average_precision(scores[rows, c], truth))
-        f1.append(float(2 * (truth * said[rows, c]).sum() / (truth.sum() + said[rows, c].sum())))
+        f1.append(float(2 * (truth * positive[rows, c]).sum() / (truth.sum() + positive[rows, c].sum())))
     return {
         "auroc": _mean([value for value in aurocs.values() if value is not None]),
         "mean_average_precision": _mean(precision),
         "macro_f1": _mean(f1),
-        "accuracy": float((said == labels)[known].sum() / known.sum()),
-        "ece": calibration_error(probs[known], labels[known]),
+        "accuracy": float((positive == labels)[labelled].sum() / labelled.sum()),
+        "ece": calibration_error(probs[labelled], labels[labelled]),
         **aurocs,
     }
 
@@ -127,14 +127,14 @@ def label_answer_metrics(answers: Tensor, labels: Tensor) -> dict[str, float | N
         answers: (N, C) bool, whether an image is said to have a label.
         labels: (N, C) 0, 1 or NaN; unknown ones are left out.
     """
-    known, truth = ~labels.isnan(), labels == 1
-    found, called = ((answers & each & known).sum(dim=0) for each in (truth, torch.ones_like(truth)))  # (C,) each
-    positives, of_label = truth.sum(dim=0), known.sum(dim=0)
+    labelled, truth = ~labels.isnan(), labels == 1
+    hits, called = ((answers & each & labelled).sum(dim=0) for each in (truth, torch.ones_like(truth)))  # (C,) each
+    positives, of_label = truth.sum(dim=0), labelled.sum(dim=0)
     both = (positives > 0) & (positives < of_label)
-    f1 = (2 * found / (positives + called))[both]
+    f1 = (2 * hits / (positives + called))[both]
     return {
         "macro_f1": _mean(f1.tolist()),
-        "accuracy": _share(int(((answers == truth) & known).sum()), int(known.sum())),
+        "accuracy": _share(int(((answers == truth) & labelled).sum()), int(labelled.sum())),
     }
 
 
@@ -211,8 +211,8 @@ def probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not logits.isfinite().all():  # rows without names; others are told by `check_scores`
         raise DataError("scores hold NaN or infinity: the fit diverged; try a smaller learning rate or full precision")
     several = labels.ndim == 2
-    wanted = logits.shape if several else logits.shape[:1]
-    if labels.shape != wanted:
+    expected = logits.shape if several else logits.shape[:1]
+    if labels.shape != expected:
         raise DataError(f"labels have shape {tuple(labels.shape)} for scores of shape {tuple(logits.shape)}")
     if several:
         return logits.sigmoid(), labels.double()
@@ -394,8 +394,8 @@ def ranking_curve(scores: Tensor, truth: Tensor, most: int = 100) -> RankingCurv
     hits, alarms = _counts_at_thresholds(scores, truth)  # (T,) each
     sensitivity, false_positive_rate = hits / hits[-1], alarms / alarms[-1]
     way = (sensitivity + false_positive_rate).contiguous()  # from the left lower corner, along both axes, to 2
-    kept = torch.searchsorted(way, torch.linspace(0, 2, most, dtype=way.dtype)).clamp(max=len(way) - 1).unique()
-    return RankingCurve(sensitivity[kept], false_positive_rate[kept], (hits / (hits + alarms))[kept])
+    places = torch.searchsorted(way, torch.linspace(0, 2, most, dtype=way.dtype)).clamp(max=len(way) - 1).unique()
+    return RankingCurve(sensitivity[places], false_positive_rate[places], (hits / (hits + alarms))[places])
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

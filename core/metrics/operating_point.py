@@ -77,16 +77,16 @@ def threshold_for(
     Raises:
         DataError: too few patients for it.
     """
-    wanted, of_present = (specificity, False) if sensitivity is None else (sensitivity, True)
-    assert wanted is not None
+    share, of_present = (specificity, False) if sensitivity is None else (sensitivity, True)
+    assert share is not None
     side = present.bool() if of_present else ~present.bool()
     rows = side.nonzero().flatten().tolist()
     unit, units = units_of(None if groups is None else [groups[row] for row in rows], len(rows))
-    least = least_units(wanted, assured)
+    least = least_units(share, assured)
     if units < least:
         what, word = ("sensitivity", "with") if of_present else ("specificity", "without")
         raise DataError(
-            f"{what} {wanted:g}: needs {least} patients (or images, where patients are not known) {word} the finding "
+            f"{what} {share:g}: needs {least} patients (or images, where patients are not known) {word} the finding "
             f"to choose a threshold from{' with 95 % assurance' if assured else ''}; there are {units}"
         )
     # as if all sides were the side with the finding: the higher, the better
@@ -95,7 +95,7 @@ def threshold_for(
     if assured:
         hardest = torch.full((units,), math.inf, dtype=torch.float64).scatter_reduce(0, unit, scores, "amin")
         scores, weights = hardest, torch.ones(units, dtype=torch.float64)
-    allowed = _assured_rank(units, wanted) - 1 if assured else (1 - wanted) * (units + 1) - 1
+    allowed = _assured_rank(units, share) - 1 if assured else (1 - share) * (units + 1) - 1
     ordered, order = scores.sort()
     below = weights[order].cumsum(0) - weights[order]  # of the rows that lie before each
     before = torch.searchsorted(ordered, ordered, right=False)  # rows of equal score lie on one side
@@ -106,12 +106,12 @@ def threshold_for(
     return Cut(threshold, units, _reached(units, float(below[first])))
 
 
-def _assured_rank(units: int, wanted: float) -> int:
-    """The largest r so that the r-th lowest of `units` has at least `wanted` above it in 95 % of draws."""
+def _assured_rank(units: int, share: float) -> int:
+    """The largest r so that the r-th lowest of `units` has at least `share` above it in 95 % of draws."""
     from scipy.special import betainc
 
     rank = torch.arange(1, units + 1).double()
-    short = torch.from_numpy(betainc(units + 1 - rank.numpy(), rank.numpy(), wanted))  # P(share above < wanted)
+    short = torch.from_numpy(betainc(units + 1 - rank.numpy(), rank.numpy(), share))  # P(a draw above < share)
     return int((short <= 1 - LEVEL).sum())
 
 
@@ -194,7 +194,7 @@ class PredictiveValues:
 
 
 def predictive_values(
-    found: float, with_it: float, cleared: float, without_it: float, prevalence: float
+    detected: float, with_it: float, cleared: float, without_it: float, prevalence: float
 ) -> PredictiveValues:
     """Positive and negative predictive value where the finding is as frequent as said, by Bayes' rule.
 
@@ -206,7 +206,7 @@ def predictive_values(
     true value in 93.9 to 98.8 %.
 
     Args:
-        found, with_it: true positives, and all images with the finding; of groups their effective numbers.
+        detected, with_it: true positives, and all images with the finding; of groups their effective numbers.
         cleared, without_it: true negatives, and all images without it.
         prevalence: in 0..1, without the ends.
 
@@ -216,16 +216,16 @@ def predictive_values(
     if with_it <= 0 or without_it <= 0:
         raise DataError("predictive values need images with the finding and images without it")
     odds = prevalence / (1 - prevalence)
-    ppv = _share_of_odds(found / with_it, 1 - cleared / without_it, odds)
-    npv = _share_of_odds(cleared / without_it, 1 - found / with_it, 1 / odds)
-    true, false = _jeffreys(found, with_it), _jeffreys(without_it - cleared, without_it)
-    clear, missed = _jeffreys(cleared, without_it), _jeffreys(with_it - found, with_it)
+    ppv = _share_of_odds(detected / with_it, 1 - cleared / without_it, odds)
+    npv = _share_of_odds(cleared / without_it, 1 - detected / with_it, 1 / odds)
+    true, false = _jeffreys(detected, with_it), _jeffreys(without_it - cleared, without_it)
+    clear, missed = _jeffreys(cleared, without_it), _jeffreys(with_it - detected, with_it)
     return PredictiveValues(
         prevalence,
         ppv,
         npv,
-        _limits_of_ratio(found / with_it, true, 1 - cleared / without_it, false, odds),
-        _limits_of_ratio(cleared / without_it, clear, 1 - found / with_it, missed, 1 / odds),
+        _limits_of_ratio(detected / with_it, true, 1 - cleared / without_it, false, odds),
+        _limits_of_ratio(cleared / without_it, clear, 1 - detected / with_it, missed, 1 / odds),
     )
 
 
@@ -365,15 +365,16 @@ def _logistic(design: Tensor, outcome: Tensor, offset: Tensor, unit: Tensor, uni
     (a sandwich over units, with t on units - 1 degrees); None where there is no finite solution."""
     from scipy.special import stdtrit
 
-    found = torch.zeros(design.shape[1], dtype=torch.float64)
+    coefficients = torch.zeros(design.shape[1], dtype=torch.float64)
     for _ in range(MOST_STEPS):
-        probs = torch.sigmoid(design @ found + offset)
+        probs = torch.sigmoid(design @ coefficients + offset)
         weight = probs * (1 - probs)
         information = design.T @ (weight[:, None] * design)
         if not torch.linalg.cond(information) < MOST_CONDITION:
             return None
         step = torch.linalg.solve(information, design.T @ (outcome - probs))
-        found = found + step / max(1.0, float(step.abs().max()))  # from far, Newton's whole step may lead away
+        # From far, Newton's whole step may lead away.
+        coefficients = coefficients + step / max(1.0, float(step.abs().max()))
         if step.abs().max() < 1e-10:
             break
     else:
@@ -385,7 +386,7 @@ def _logistic(design: Tensor, outcome: Tensor, offset: Tensor, unit: Tensor, uni
     reach = float(stdtrit(units - 1, (1 + LEVEL) / 2))
     return [
         (float(value), (float(value - reach * error), float(value + reach * error)))
-        for value, error in zip(found, errors)
+        for value, error in zip(coefficients, errors)
     ]
 
 

@@ -47,8 +47,8 @@ class Presence:
             stands_absent: whether the method is made for sets that lack many of the classes.
         """
         if not self.few:
-            found = f"all {self.classes} classes seem to occur among the {images} images"
-            return [f"{method} assumes that {assumes}; {found}"] if assumes else []
+            present = f"all {self.classes} classes seem to occur among the {images} images"
+            return [f"{method} assumes that {assumes}; {present}"] if assumes else []
         seen = (
             f"some of the {self.classes} classes seem to be absent or rare among the {images} unlabelled images, whose "
         )

@@ -99,9 +99,9 @@ class Ranking:
             unit: (Q,) which unit (an image with its captions, a person) each query belongs to.
             penalty: of "minp", too.
         """
-        found = {f"r{k}": share_interval(self.best <= k, unit) for k in Ranking.RECALL_AT}
+        intervals = {f"r{k}": share_interval(self.best <= k, unit) for k in Ranking.RECALL_AT}
         means = {"map": self.average_precision, **({"minp": self.inverse_penalty} if penalty else {})}
-        return found | {name: mean_interval(values, unit) for name, values in means.items()}
+        return intervals | {name: mean_interval(values, unit) for name, values in means.items()}
 
     def metrics(self, *, penalty: bool = False) -> dict[str, float]:
         """r1, r5, r10 in 0..1; median_rank (of an even number of queries the mean of the middle two) and mean_rank of
@@ -313,9 +313,9 @@ def _ranked(scores: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
         members: (q, R) positions of relevant items, -1 where there are fewer than R.
     """
     known = members >= 0  # (q, R)
-    wanted = scores.gather(1, members.clamp(min=0)).masked_fill(~known, -torch.inf)
-    wanted = wanted.sort(dim=1).values  # (q, R) rising, what fills the rows up first
-    others = _counts_by_bucket(scores, wanted) - _counts_by_bucket(wanted, wanted)
+    relevant_scores = scores.gather(1, members.clamp(min=0)).masked_fill(~known, -torch.inf)
+    relevant_scores = relevant_scores.sort(dim=1).values  # (q, R) rising, what fills the rows up first
+    others = _counts_by_bucket(scores, relevant_scores) - _counts_by_bucket(relevant_scores, relevant_scores)
     above = others.flip(1).cumsum(dim=1)[:, :-1]  # (q, R) irrelevant items at or above each, the best relevant first
     place = torch.arange(1, members.shape[1] + 1, device=scores.device).expand_as(above)  # among the relevant ones
     rank = above + place  # (q, R)

@@ -61,14 +61,14 @@ def score_intervals(
     """
     probs, labels = probabilities(logits, labels)
     if labels.ndim == 1:
-        found = answer_intervals(logits.argmax(dim=1).cpu(), labels, values, groups)
+        intervals = answer_intervals(logits.argmax(dim=1).cpu(), labels, values, groups)
     else:
-        found = label_answer_intervals(probs > 0.5, labels, values, groups)
+        intervals = label_answer_intervals(probs > 0.5, labels, values, groups)
         if (fewest := _fewest(labels, groups)) >= FEWEST_OF_CLASS:
             draws = {"mean_average_precision": precision_draws(logits, labels, groups)}
-            found |= intervals_of(draws, _wider(fewest), values=values)
-    found |= calibration_interval(logits, labels, values["ece"], groups)
-    return found | _auroc_intervals(logits, labels, values, groups)
+            intervals |= intervals_of(draws, _wider(fewest), values=values)
+    intervals |= calibration_interval(logits, labels, values["ece"], groups)
+    return intervals | _auroc_intervals(logits, labels, values, groups)
 
 
 def answer_intervals(
@@ -76,14 +76,15 @@ def answer_intervals(
 ) -> Intervals:
     """Of accuracy, balanced accuracy and macro F1 of answers (N,); arguments as for `score_intervals`."""
     right, fewest = answers == labels, _fewest(labels, groups)
-    found = {
+    intervals = {
         "accuracy": share_interval(right, groups),
         "balanced_accuracy": balanced_interval(right, labels, groups),
     }
     if fewest >= FEWEST_OF_CLASS:
         classes = int(max(answers.max(), labels.max())) + 1
-        found |= intervals_of({"macro_f1": f1_draws(answers, labels, classes, groups)}, _wider(fewest), values=values)
-    return found
+        draws = {"macro_f1": f1_draws(answers, labels, classes, groups)}
+        intervals |= intervals_of(draws, _wider(fewest), values=values)
+    return intervals
 
 
 def label_answer_intervals(
@@ -92,10 +93,10 @@ def label_answer_intervals(
     """Of accuracy and macro F1 of yes-no answers (N, C) to labels (N, C); arguments as for `score_intervals`."""
     rows, columns = (~labels.isnan()).nonzero(as_tuple=True)
     right = (answers == (labels == 1))[rows, columns]
-    found = {"accuracy": share_interval(right, units_of(groups, len(labels))[0][rows])}
+    intervals = {"accuracy": share_interval(right, units_of(groups, len(labels))[0][rows])}
     if (fewest := _fewest(labels, groups)) >= FEWEST_OF_CLASS:
-        found |= intervals_of({"macro_f1": label_f1_draws(answers, labels, groups)}, _wider(fewest), values=values)
-    return found
+        intervals |= intervals_of({"macro_f1": label_f1_draws(answers, labels, groups)}, _wider(fewest), values=values)
+    return intervals
 
 
 def calibration_interval(logits: Tensor, labels: Tensor, value: float | None, groups: Groups = None) -> Intervals:
@@ -222,8 +223,8 @@ class Aurocs:
         values, influence = np.zeros(len(scored)), np.zeros((units, len(scored)))
         fewer, apart = np.ones(len(scored)), np.zeros(len(scored))
         for place, c in enumerate(scored):
-            known = truth[:, c].cpu().numpy()
-            of_fits = [_of_label(fit[:, c], known, unit.numpy(), units) for fit in fits]
+            truth_of_label = truth[:, c].cpu().numpy()
+            of_fits = [_of_label(fit[:, c], truth_of_label, unit.numpy(), units) for fit in fits]
             values[place], error, influence[:, place] = (np.mean(each, axis=0) for each in list(zip(*of_fits))[1:])
             fewer[place], apart[place] = of_fits[0][0], error**2
         return cls(values, fewer, influence, apart)

@@ -158,5 +158,5 @@ def rank_metrics(ranks: Tensor, median: str = LOWER) -> dict[str, float]:
     """r1, r5, r10 in 0..1, median_rank and mean_rank of ranks (Q,) from 1, which may be halves: the first place is one
     that nothing shares, a later one counts from the place that it shares on."""
     middle = ranks.median() if median == LOWER else ranks.quantile(0.5)
-    found = {f"r{k}": float(((ranks <= 1) if k == 1 else (ranks < k + 1)).double().mean()) for k in Ranking.RECALL_AT}
-    return {**found, "median_rank": float(middle), "mean_rank": float(ranks.mean())}
+    recalls = {f"r{k}": float(((ranks <= 1) if k == 1 else (ranks < k + 1)).double().mean()) for k in Ranking.RECALL_AT}
+    return {**recalls, "median_rank": float(middle), "mean_rank": float(ranks.mean())}

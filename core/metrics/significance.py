@@ -77,12 +77,12 @@ def label_f1_draws(
     predicted: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
 ) -> Tensor:
     """(S,) macro F1 of yes-no answers (N, C) to labels (N, C) on draws of the images."""
-    known = ~labels.isnan()
-    true, found, called = ((each & known).double() for each in (labels == 1, predicted & (labels == 1), predicted))
+    labelled = ~labels.isnan()
+    true, hits, called = ((each & labelled).double() for each in (labels == 1, predicted & (labels == 1), predicted))
 
     def of_draws(weight: Tensor) -> Tensor:
         weight = weight.double()
-        f1 = 2 * (weight @ found) / (weight @ true + weight @ called)  # (s, C)
+        f1 = 2 * (weight @ hits) / (weight @ true + weight @ called)  # (s, C)
         return f1.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1)
 
     return torch.cat([of_draws(weight) for weight in drawn_weights(len(labels), groups, samples, seed)])
@@ -118,8 +118,8 @@ def calibration_draws(
 
 def centred(draws: Tensor, value: float) -> Tensor:
     """Draws (S,) moved so that their mean is the value on all images."""
-    known = draws[draws.isfinite()]
-    return draws if not len(known) else draws + (value - known.mean())
+    finite = draws[draws.isfinite()]
+    return draws if not len(finite) else draws + (value - finite.mean())
 
 
 def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | None:
@@ -152,14 +152,14 @@ def intervals_of(
         by_student: of few units percentiles are too narrow; take them further out (`expanded`).
     """
     outer = expanded(units, level) if by_student and units is not None else level
-    found = {}
+    intervals = {}
     for name, of in draws.items():
         value = (values or {}).get(name)
         bounds = percentiles(of if value is None else centred(of, value), outer)
         if bounds is not None:
             low, high = _never_certain(bounds, units, level)
-            found[name] = [low, high] if value is None else [max(0.0, min(low, value)), min(1.0, max(high, value))]
-    return found
+            intervals[name] = [low, high] if value is None else [max(0.0, min(low, value)), min(1.0, max(high, value))]
+    return intervals
 
 
 def _never_certain(bounds: tuple[float, float], units: int | None, level: float) -> tuple[float, float]:
@@ -219,16 +219,16 @@ def _calibration_gaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if labels.ndim == 1:
         confidence, predicted = probs.max(dim=1)
         probs, labels = confidence[:, None], (predicted == labels).double()[:, None]
-    known = ~labels.isnan()
-    gaps = torch.where(known, probs - labels, 0.0)
+    labelled = ~labels.isnan()
+    gaps = torch.where(labelled, probs - labels, 0.0)
     table = torch.zeros(len(probs), BINS, dtype=torch.float64).scatter_add_(1, bin_of(probs), gaps)
-    return table, known.sum(dim=1).double()
+    return table, labelled.sum(dim=1).double()
 
 
 def _one_sided(weight: Tensor, labels: Tensor) -> Tensor:
     """(s, C) labels that all drawn images have, or none."""
-    positives, known = weight @ (labels == 1).double(), weight @ (~labels.isnan()).double()
-    return (positives == 0) | (positives == known)
+    positives, labelled = weight @ (labels == 1).double(), weight @ (~labels.isnan()).double()
+    return (positives == 0) | (positives == labelled)
 
 
 def _falling(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,11 +243,11 @@ def _falling(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _weighted_precision(weight: Tensor, rows: Tensor, positive: Tensor, ends: Tensor) -> Tensor:
     """(s,) average precision: the sum over thresholds of precision times the recall it adds."""
     drawn = weight[:, rows]  # (s, M)
-    reached, found = drawn.cumsum(dim=1)[:, ends], (drawn * positive).cumsum(dim=1)[:, ends]  # (s, T)
+    reached, hits = drawn.cumsum(dim=1)[:, ends], (drawn * positive).cumsum(dim=1)[:, ends]  # (s, T)
     if not len(ends):
         return torch.full((len(weight),), torch.nan, dtype=torch.float64)
-    added = found.diff(dim=1, prepend=torch.zeros(len(found), 1, dtype=found.dtype))
-    return (added * (found / reached).nan_to_num(0.0)).sum(dim=1) / found[:, -1]
+    added = hits.diff(dim=1, prepend=torch.zeros(len(hits), 1, dtype=hits.dtype))
+    return (added * (hits / reached).nan_to_num(0.0)).sum(dim=1) / hits[:, -1]
 
 
 FEWEST_SPLITS = 5
@@ -280,8 +280,8 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor, groups: Sequence[str] | Tensor
     Raises:
         DataError: sizes disagree.
     """
-    found = paired_shares(correct_a, correct_b, groups)
-    return McNemar(found.gained, found.lost, found.p_value)
+    shares = paired_shares(correct_a, correct_b, groups)
+    return McNemar(shares.gained, shares.lost, shares.p_value)
 
 
 def p_words(p: float) -> str:
@@ -325,8 +325,8 @@ def calibration_curve(logits: Tensor, labels: Tensor, bins: int = BINS) -> list[
     """
     probs, labels = probabilities(logits, labels)
     if labels.ndim == 2:
-        known = ~labels.isnan()
-        confidence, right = probs[known], labels[known]  # (K,)
+        labelled = ~labels.isnan()
+        confidence, right = probs[labelled], labels[labelled]  # (K,)
     else:
         predicted = logits.detach().cpu().argmax(dim=1)  # (N,)
         confidence = probs.gather(1, predicted[:, None]).squeeze(1)  # (N,)

@@ -126,11 +126,11 @@ def subgroups(
     values, places = right[rows].double(), {name: place for place, name in enumerate(dict.fromkeys(names))}
     part_of_unit = torch.zeros(units, dtype=torch.int64)
     part_of_unit[unit] = torch.tensor([places[name] for name in names], dtype=torch.int64)
-    kept = {place for place, count in enumerate(part_of_unit.bincount().tolist()) if count >= LEAST_UNITS}
-    level = 1 - (1 - LEVEL) / max(1, len(kept))
+    large = {place for place, count in enumerate(part_of_unit.bincount().tolist()) if count >= LEAST_UNITS}
+    level = 1 - (1 - LEVEL) / max(1, len(large))
     parts, numbers = [], []
     for name, place in places.items():
-        if place in kept:
+        if place in large:
             own = (part_of_unit[unit] == place).nonzero().flatten()
             theirs = None if owners is None else [owners[row] for row in own.tolist()]
             interval = share_interval(values[own] > 0, theirs, level)
@@ -139,8 +139,8 @@ def subgroups(
             numbers.append(effective_number(values[own] > 0, theirs))
     parts = [replace(part, shrunk=of) for part, of in zip(parts, shrunk_shares([p.share for p in parts], numbers))]
     parts.sort(key=lambda part: -part.images)
-    p_value = _p_of_parts(values, unit, part_of_unit, kept, seed) if len(kept) > 1 else None
-    return Subgroups(tuple(parts), len(places) - len(kept), p_value)
+    p_value = _p_of_parts(values, unit, part_of_unit, large, seed) if len(large) > 1 else None
+    return Subgroups(tuple(parts), len(places) - len(large), p_value)
 
 
 def shrunk_shares(shares: Sequence[float], numbers: Sequence[float]) -> list[float]:
@@ -164,12 +164,12 @@ def shrunk_shares(shares: Sequence[float], numbers: Sequence[float]) -> list[flo
     return (middle + between / (between + 1 / weight) * (share - middle)).tolist()
 
 
-def _p_of_parts(values: Tensor, unit: Tensor, part_of_unit: Tensor, kept: set[int], seed: int) -> float:
+def _p_of_parts(values: Tensor, unit: Tensor, part_of_unit: Tensor, large: set[int], seed: int) -> float:
     """Of units that are dealt anew."""
     units = len(part_of_unit)
     sums = torch.zeros(units, dtype=torch.float64).index_add_(0, unit, values)
     sizes = torch.bincount(unit, minlength=units).double()
-    here = torch.isin(part_of_unit, torch.tensor(sorted(kept)))
+    here = torch.isin(part_of_unit, torch.tensor(sorted(large)))
     sums, sizes, part = sums[here], sizes[here], part_of_unit[here].unique(return_inverse=True)[1]
 
     def between(dealt: Tensor) -> Tensor:

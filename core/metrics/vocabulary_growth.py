@@ -65,10 +65,10 @@ def growing_orders(groups: int, trials: int, seed: int) -> list[tuple[int, ...]]
     for target in range(groups):
         others = [group for group in range(groups) if group != target]
         if math.factorial(len(others)) <= trials:
-            found: Iterable[Sequence[int]] = itertools.permutations(others)
+            drawn: Iterable[Sequence[int]] = itertools.permutations(others)
         else:
-            found = ([others[i] for i in torch.randperm(len(others), generator=generator)] for _ in range(trials))
-        orders += [(target, *order) for order in found]
+            drawn = ([others[i] for i in torch.randperm(len(others), generator=generator)] for _ in range(trials))
+        orders += [(target, *order) for order in drawn]
     return orders
 
 
@@ -97,13 +97,13 @@ def vocabulary_growth(
         of_target = torch.where(came == 0, share, 0)
         stability.append((of_target @ right.double() / of_target.sum())[1:])
         closed.append(extensibility[-1][0])
-    grown, kept = torch.stack(extensibility).mean(dim=0), torch.stack(stability).mean(dim=0)
+    grown, stable = torch.stack(extensibility).mean(dim=0), torch.stack(stability).mean(dim=0)
     return VocabularyGrowth(
         closed=float(torch.stack(closed).mean()),
         extensibility=float(grown.mean()),
-        stability=float(kept.mean()),
+        stability=float(stable.mean()),
         extensibility_by_step=grown.tolist(),
-        stability_by_step=kept.tolist(),
+        stability_by_step=stable.tolist(),
     )
 
 

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
-        "context": "PromptLearner encode_in_chunks",
+        "context": "PromptLearner",
         "descriptions": "read_class_json",
         "languages": "ClassWords spoken",
     },

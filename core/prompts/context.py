@@ -157,7 +157,7 @@ class PromptLearner(nn.Module):
         keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
         chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
         lengths = Layout.used_lengths(self.mask)[rows]
-        return encode_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
+        return self.encoded_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
 
     def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
         mask = self.mask[rows]
@@ -182,6 +182,30 @@ class PromptLearner(nn.Module):
         with torch.no_grad():
             return self._backbone.embed_tokens(tokens).detach().float()
 
+    @staticmethod
+    def encoded_in_chunks(
+        encode: Callable[[Tensor], Tensor], rows: Tensor, lengths: Tensor, chunk: int, *, recompute: bool
+    ) -> Tensor:
+        """What `encode(rows)` gives, (..., R, D), to rounding, with the activations of `chunk` rows at a time.
+
+        Rows of like length go together, so that each chunk can be cut to its own longest prompt.
+
+        Args:
+            encode: row numbers (r,) -> features (..., r, D).
+            rows: (R,) int64.
+            lengths: (R,) tokens of each row.
+            chunk: rows at once.
+            recompute: hold none of the activations for the backward pass: each chunk then runs a second time there,
+                and the gradients, summed over chunks, are the same. It takes effect only where gradients are recorded.
+        """
+        if recompute and torch.is_grad_enabled():
+            encode = _recomputed(encode)
+        elif chunk >= len(rows):
+            return encode(rows)
+        order = lengths.argsort(stable=True)
+        parts = [encode(part) for part in rows[order].split(chunk)]
+        return torch.cat(parts, dim=-2)[..., order.argsort(), :]
+
 
 def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> None:
     """Raise the ConfigError of an option out of range."""
@@ -201,30 +225,6 @@ def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, l
     count = int(layout.words(tokens))
     with torch.no_grad():
         return backbone.embed_tokens(tokens)[0, layout.lead : layout.lead + count].float()  # (M, W)
-
-
-def encode_in_chunks(
-    encode: Callable[[Tensor], Tensor], rows: Tensor, lengths: Tensor, chunk: int, *, recompute: bool
-) -> Tensor:
-    """What `encode(rows)` gives, (..., R, D), to rounding, with the activations of `chunk` rows at a time.
-
-    Rows of like length go together, so that each chunk can be cut to its own longest prompt.
-
-    Args:
-        encode: row numbers (r,) -> features (..., r, D).
-        rows: (R,) int64.
-        lengths: (R,) tokens of each row.
-        chunk: rows at once.
-        recompute: hold none of the activations for the backward pass: each chunk then runs a second time there, and the
-            gradients, summed over chunks, are the same. It takes effect only where gradients are recorded.
-    """
-    if recompute and torch.is_grad_enabled():
-        encode = _recomputed(encode)
-    elif chunk >= len(rows):
-        return encode(rows)
-    order = lengths.argsort(stable=True)
-    parts = [encode(part) for part in rows[order].split(chunk)]
-    return torch.cat(parts, dim=-2)[..., order.argsort(), :]
 
 
 def _recomputed(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,6 @@ import numpy as np
 from ..data.nearest import faiss_library
 from ..errors import ConfigError, DataError
 from ..runtime.files import MARKER, claimed, remove_abandoned, writing_to
-from .columns import arrow_library
 from .entries import Entry
 from .head import HEAD, write_head
 from .kinds import KINDS
@@ -53,7 +52,6 @@ class IndexBuilder:
         if kind not in KINDS:
             raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}")
         faiss_library()
-        arrow_library()
         self.out, self.dims, self.kind = Path(out), dims, kind
         _check_free(self.out)
         self._place = self.out.resolve()  # a link to a folder stays one

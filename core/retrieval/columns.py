@@ -10,12 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..errors import CapabilityError, ConfigError
+from ..errors import ConfigError
 from .entries import ENCODING, Entries, Entry
 from .wanted import TIME, Wanted, point_in_time
 
@@ -26,29 +25,10 @@ NUMBER, DATE = "time as number", "time as date"
 AT_ONCE = 65536
 
 
-def arrow_library() -> ModuleType:
-    """The module pyarrow.
-
-    Raises:
-        CapabilityError: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise CapabilityError(
-            "indexing, and searching with filters, need the package 'pyarrow'; install it with: pip install "
-            "'vladapt[retrieval]'"
-        ) from error
-    return pyarrow
-
-
 class ColumnWriter:
     """Gathers the columns of a segment; `write` makes the file."""
 
     def __init__(self):
-        arrow_library()
         self._tables: list[Any] = []
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -57,15 +37,18 @@ class ColumnWriter:
     def write(self, path: Path) -> None:
         if not self._tables:
             return
-        arrow = arrow_library()
-        table = arrow.concat_tables(self._tables, promote_options="default")  # a batch without a fact has nulls
-        arrow.parquet.write_table(table, path, row_group_size=AT_ONCE)
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.concat_tables(self._tables, promote_options="default")  # a batch without a fact has nulls
+        pq.write_table(table, path, row_group_size=AT_ONCE)
         self._tables.clear()
 
 
 def table_of(entries: Sequence[Entry]) -> Any:
     """The columns of some entries, as a pyarrow Table."""
-    arrow = arrow_library()
+    import pyarrow as pa
+
     columns: dict[str, list] = {
         ID: [entry.id for entry in entries],
         SOURCE: [entry.source for entry in entries],
@@ -74,13 +57,13 @@ def table_of(entries: Sequence[Entry]) -> Any:
     }
     names = dict.fromkeys(name for entry in entries if entry.about for name in entry.about)
     columns |= {f"{ABOUT}{name}": [entry.about.get(name) for entry in entries] for name in names}
-    made = {name: arrow.array(list(map(_bytes, values)), arrow.binary()) for name, values in columns.items()}
+    made = {name: pa.array(list(map(_bytes, values)), pa.binary()) for name, values in columns.items()}
     if TIME in names:
         times = [_moment(entry.about.get(TIME)) for entry in entries]
-        made[NUMBER] = arrow.array([time if isinstance(time, float) else None for time in times], arrow.float64())
+        made[NUMBER] = pa.array([time if isinstance(time, float) else None for time in times], pa.float64())
         dates = [time.timestamp() if isinstance(time, datetime) else None for time in times]
-        made[DATE] = arrow.array(dates, arrow.float64())
-    return arrow.table(made)
+        made[DATE] = pa.array(dates, pa.float64())
+    return pa.table(made)
 
 
 def tables(path: Path, entries: Entries, names: Collection[str]) -> Iterator[Any]:
@@ -94,12 +77,15 @@ def tables(path: Path, entries: Entries, names: Collection[str]) -> Iterator[Any
             some = table_of([entries[row] for row in range(start, min(start + AT_ONCE, len(entries)))])
             yield some.select([name for name in some.column_names if name in names])
         return
-    with arrow_library().parquet.ParquetFile(path, memory_map=True) as file:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, memory_map=True) as file:
         there = [name for name in file.schema_arrow.names if name in names]
         if not there:  # a filter by a fact that no entry of this segment has
             there = [ID]
         for batch in file.iter_batches(AT_ONCE, columns=there):
-            yield arrow_library().Table.from_batches([batch])
+            yield pa.Table.from_batches([batch])
 
 
 def wanted_rows(path: Path, entries: Entries, wanted: Wanted) -> np.ndarray:
@@ -170,9 +156,11 @@ def _nulls(table: Any, name: str) -> int:
 def _is_in(table: Any, name: str, values: Collection[str]) -> np.ndarray:
     if name not in table.column_names or not values:
         return np.zeros(len(table), bool)
-    arrow = arrow_library()
-    chosen = arrow.array(list(map(_bytes, values)), arrow.binary())
-    return arrow.compute.is_in(table.column(name), value_set=chosen).to_numpy()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chosen = pa.array(list(map(_bytes, values)), pa.binary())
+    return pc.is_in(table.column(name), value_set=chosen).to_numpy()
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -19,6 +19,7 @@ from ..data.images import LEAST_SIDE
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from ..features.pair_files import holds_pairs
 from ..features.table import transform_spec
 from ..registry import load_domain
 
@@ -166,6 +167,8 @@ class ImageReader:
             return self.read(given).load
         if self.domain is None and any(is_pair_file([path]) for path in given):  # of an index that was added to
             return _stored
+        if self.domain is None and any(map(holds_pairs, sources)):
+            return _unseen
         there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
         if not there:
             return gone
@@ -204,6 +207,10 @@ def pair_item(pair: Any) -> Item:
     decode = {**part, **getattr(pair, "decode", {})}
     target = Captions(pair.captions) if pair.captions else None
     return Item(pair.id, Path(pair.source), decode, target, split=pair.split)
+
+
+def _unseen(item: Item) -> Decoded:
+    raise DataError(f"{item.id}: indexed by its stored features, without the picture")
 
 
 def _stored(item: Item) -> Decoded:

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "folder": "Run",
-        "plots": "accuracy_over_shots strip",
+        "plots": "accuracy_over_shots",
         "redaction": "Redaction",
         "run_sections": "Report TowerComparison page_template write_report",
         "sections": "CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "

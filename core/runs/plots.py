@@ -34,25 +34,10 @@ SPREAD = 0.035
 LINE_HEIGHT = 0.055
 MOST_MARKED = 40
 """Points up to which each has a dot."""
-MOST_IN_STRIP = 6
-"""Parts of a sample that are shown next to each other."""
 LONGEST = 60
 """Characters of a backbone's name in a plot."""
 MOST_NAMED = 12
 """Curves up to which each has a name in the plot."""
-
-
-def strip(parts: np.ndarray, most: int = MOST_IN_STRIP) -> np.ndarray:
-    """Parts of a sample (frames of a clip, slices of a volume) next to each other, as one picture (H, W, C).
-
-    Args:
-        parts: (T, H, W, C); of more than `most` so many are shown, from the first to the last.
-    """
-    shown = np.linspace(0, len(parts) - 1, min(len(parts), most)).round().astype(int)
-    white = 255 if parts.dtype == np.uint8 else 1
-    gap = np.full((parts.shape[1], max(1, parts.shape[2] // 40), parts.shape[3]), white, parts.dtype)
-    pieces = [piece for place in shown for piece in (np.asarray(parts[place]), gap)]
-    return np.concatenate(pieces[:-1], axis=1)
 
 
 def curve_picture(section: CurveSection, small: bool = False) -> str:

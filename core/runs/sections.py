@@ -31,6 +31,10 @@ MOST_DESCRIBED = 12
 """Curves of one plot that its words describe."""
 
 
+MOST_IN_STRIP = 6
+"""Parts of a sample that are shown next to each other."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell that is more than a value: lines in `small` type below the text, a `tone` ("up", "down" or ""), a `shift`
@@ -135,6 +139,19 @@ class PictureSection:
     side: int = 420
     columns: int | None = None
     kind: ClassVar = "pictures"
+
+    @staticmethod
+    def strip(parts: np.ndarray, most: int = MOST_IN_STRIP) -> np.ndarray:
+        """Parts of a sample (frames of a clip, slices of a volume) next to each other, as one picture (H, W, C).
+
+        Args:
+            parts: (T, H, W, C); of more than `most` so many are shown, from the first to the last.
+        """
+        shown = np.linspace(0, len(parts) - 1, min(len(parts), most)).round().astype(int)
+        white = 255 if parts.dtype == np.uint8 else 1
+        gap = np.full((parts.shape[1], max(1, parts.shape[2] // 40), parts.shape[3]), white, parts.dtype)
+        pieces = [piece for place in shown for piece in (np.asarray(parts[place]), gap)]
+        return np.concatenate(pieces[:-1], axis=1)
 
 
 @dataclass(frozen=True)

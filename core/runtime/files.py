@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import CacheError, ConfigError, DataError
 from .distributed import is_main, run_on_all
+from .process import keeps
 from .progress import Reporter
 
 try:
@@ -395,6 +396,10 @@ class WorkFolder:
         except OSError as error:
             raise DataError.unwritable(self.path, error) from error
 
+    def keeps(self, what: str) -> None:
+        """As `keeps` of `process.py`, of this folder."""
+        keeps(what, self.path)
+
     def files(self) -> list[Path]:
         """What lies in it, but for the marker of a process at work."""
         return [file for file in self.path.iterdir() if not file.name.startswith(MARKER)]
@@ -435,10 +440,11 @@ def kept_checkpoints(
     except BaseException as error:
         if is_main():
             if done := newest(folder):
+                if isinstance(error, KeyboardInterrupt):
+                    keeps(done, folder)
+                    raise CheckpointsKept from error
                 done = done[0].upper() + done[1:]
                 reporter.info(f"{done} is kept in {folder}; the same command with --resume continues from it")
-                if isinstance(error, KeyboardInterrupt):
-                    raise CheckpointsKept from error
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 _remove_empty(made)

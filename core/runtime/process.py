@@ -32,11 +32,19 @@ WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
 
 
+_KEPT: ContextVar[dict[str, str] | None] = ContextVar("kept", default=None)
+"""Of the command that runs, if one does."""
+
+
 class Stops:
-    """Which signals arrived in a command; the first raises KeyboardInterrupt in it, others leave its clean-up alone."""
+    """Which signals arrived in a command; the first raises KeyboardInterrupt in it, others leave its clean-up alone.
+
+    Attributes:
+        kept: what the command leaves of use if it is stopped -> where, as `keeps` noted it.
+    """
 
     def __init__(self):
-        self.arrived = False
+        self.arrived, self.kept = False, dict[str, str]()
         self._process = os.getpid()
         self._timer: threading.Timer | None = None
 
@@ -92,11 +100,18 @@ def stops_like_ctrl_c() -> Iterator[Stops]:
         for number in before:
             signal.signal(number, stops)
     try:
-        yield stops
+        with holding(_KEPT, stops.kept):
+            yield stops
     finally:
         stops.end()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def keeps(what: str, place: object) -> None:
+    """Note what the command leaves behind if it is stopped from now on, and goes on from: "features", in a folder."""
+    if (kept := _KEPT.get()) is not None:
+        kept[what] = str(place)
 
 
 def _hush_workers() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError, printable
+from ..runtime.process import keeps
 from .executors.executor import Completed, Executor
 from .manifest import Manifest
 from .place import STATE, Place, PlaceError
@@ -235,6 +236,7 @@ class _Driver:
     def _add(self, report: ShardReport, task: ShardTask) -> None:
         self.summary.add(report)
         self.aside_in_a_row = 0
+        keeps("finished shards", self.place)
         if not report.before:
             self.place.remove(f"{ASIDE}/{task.name}")
         self.progress(self.summary.shards + len(self.summary.aside), self.total)

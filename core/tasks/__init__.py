@@ -7,9 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
-        "config_training.kept_plan": "plan_of",
-        "config_training.registered": "running",
-        "config_training.runner": "build_model load_model named_faults quiet",
+        "config_training.kept_model": "KeptModel",
+        "config_training.runner": "build_model named_faults quiet",
         "config_training.base": "ConfigTask",
         "config_training.serving": "Finder",
         "retrieval.encoding": "PairEncoding",

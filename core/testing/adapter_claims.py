@@ -91,7 +91,7 @@ def rules_of(method: Method) -> list:
 
 def what_it_declares_exists(method: Method) -> Iterator[str]:
     cls = method.claims
-    known = {
+    allowed = {
         "needs": (cls.needs, NEEDS),
         "optional": (cls.optional, NEEDS),
         "at_predict": (cls.at_predict, NEEDS),
@@ -100,7 +100,7 @@ def what_it_declares_exists(method: Method) -> Iterator[str]:
         "trained": (cls.trained, cls.state),
         "cost_options": (cls.cost_options, {each.name for each in options_of(method.cls)}),
     }
-    for name, (declared, there) in known.items():
+    for name, (declared, there) in allowed.items():
         if unknown := sorted(set(declared) - set(there)):
             yield f"{name} names '{unknown[0]}', which is none of {', '.join(sorted(there))}"
     if twice := sorted(cls.needs & cls.optional):
@@ -129,11 +129,11 @@ def what_it_needs_is_asked_for(method: Method) -> Iterator[str]:
 def it_reads_what_it_declares(method: Method) -> Iterator[str]:
     """Of resources, all of `needs` and nothing besides `needs` and `optional`."""
     cls, read = method.claims, method.fitted.read
-    wanted = cls.needs | cls.optional
-    free = {"templates", *IN_PLACE_OF_CHANCE} | ({"images", "place"} if wanted & {"pixels", "images"} else set())
-    free |= {"unlabeled_images"} if "unlabeled" in wanted and wanted & {"pixels", "images"} else set()
+    asked = cls.needs | cls.optional
+    free = {"templates", *IN_PLACE_OF_CHANCE} | ({"images", "place"} if asked & {"pixels", "images"} else set())
+    free |= {"unlabeled_images"} if "unlabeled" in asked and asked & {"pixels", "images"} else set()
     for name in sorted(read - free):
-        if GIVEN_WITH.get(name, name) not in wanted:
+        if GIVEN_WITH.get(name, name) not in asked:
             yield f"reads resources['{name}'], which is neither in needs nor in optional"
     for name in sorted(cls.needs & REQUIRED.keys() - read):
         if name not in cls.at_predict:
@@ -214,8 +214,8 @@ def a_bag_alone_is_answered(method: Method) -> Iterator[str]:
     """The parts of a sample say what the sample does in a set; of weights of parts the sums are 1."""
     adapter, items = method.fitted.adapter, method.world.items["test"][:FEW]
     bags = method.world.seen(adapter, items, adapter.adapted(method.backbone))[0].bags
-    alone, wanted = torch.stack([adapter.bag_logits(bag) for bag in bags]), method.world.logits(adapter, items)
-    if not torch.allclose(alone, wanted, rtol=1e-4, atol=1e-4):
+    alone, expected = torch.stack([adapter.bag_logits(bag) for bag in bags]), method.world.logits(adapter, items)
+    if not torch.allclose(alone, expected, rtol=1e-4, atol=1e-4):
         yield "reads bags, and its bag_logits() of a sample's parts are not its logits() of the sample"
     for bag, weights in zip(bags, map(adapter.attention, bags)):
         if weights is None:
@@ -314,11 +314,11 @@ def cost_options_change_no_result(method: Method) -> Iterator[str]:
     tried = {each.name: alternatives(each, method.options.get(each.name, each.default))[:2] for each in costs}
     everything = {name: values[0] for name, values in tried.items() if values}
     numbers = {name: values[1] for name, values in tried.items() if len(values) == 2}
-    for given in filter(None, (everything, numbers)):
-        same = _same_with(method, given)
-        guilty = [] if same else [name for name in given if _same_with(method, {name: given[name]}) is False]
-        for names in guilty or ([", ".join(given)] if same is False else []):
-            value = as_text(given.get(names, "these together"))
+    for options in filter(None, (everything, numbers)):
+        same = _same_with(method, options)
+        guilty = [] if same else [name for name in options if _same_with(method, {name: options[name]}) is False]
+        for names in guilty or ([", ".join(options)] if same is False else []):
+            value = as_text(options.get(names, "these together"))
             yield f"option '{names}' is in cost_options, and {names}={value} changes the result"
 
 

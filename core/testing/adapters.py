@@ -137,8 +137,8 @@ def any_width(method: Method) -> Iterator[str]:
 
 def without_a_backbone(method: Method) -> Iterator[str]:
     """A method that asks for no towers is fitted on a features file, where there are none."""
-    expected, given = method.logits, method.world.inputs(method.build())["resources"]
-    needed = {name: value for name, value in given.items() if name in {"templates"} | method.claims.needs}
+    expected, resources = method.logits, method.world.inputs(method.build())["resources"]
+    needed = {name: value for name, value in resources.items() if name in {"templates"} | method.claims.needs}
     logits = method.world.logits(method.fit(change={"backbone": None, "resources": needed}).adapter)
     yield from _faults(logits, 12, 3, "features alone")
     if not method.claims.optional and not _close(logits, expected):

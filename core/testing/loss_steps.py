@@ -67,8 +67,8 @@ class Objective:
     @cached_property
     def training_set(self) -> Batch:
         """Outputs of all samples, for `before_epoch`."""
-        known = {**OUTPUTS, **self.cls.outputs}
-        rows = {name for name, output in known.items() if not output.shared and name != "index"}
+        outputs = {**OUTPUTS, **self.cls.outputs}
+        rows = {name for name, output in outputs.items() if not output.shared and name != "index"}
         return self.outputs(rows, 3, B=DIMS["num_samples"])
 
     @property
@@ -105,8 +105,8 @@ def example_outputs(names, seed: int = 0, brought: Mapping[str, Output] | None =
         brought: outputs that a loss brings.
         sizes: of axes, where they differ from `SIZES`.
     """
-    generator, known = torch.Generator().manual_seed(seed), {**OUTPUTS, **(brought or {})}
-    return {name: _example(known[name], {**SIZES, **sizes}, generator) for name in sorted(names)}
+    generator, outputs = torch.Generator().manual_seed(seed), {**OUTPUTS, **(brought or {})}
+    return {name: _example(outputs[name], {**SIZES, **sizes}, generator) for name in sorted(names)}
 
 
 def steps_of(cls: type[Loss], job: Mapping[str, Any], rank: int, world: int) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def loss_checks(
 
 def it_says_what_it_is(objective: Objective) -> Iterator[str]:
     """Names of outputs, a teacher of a kind that there is, towers that there are."""
-    cls, known = objective.cls, {*OUTPUTS, *objective.cls.outputs}
-    if unknown := sorted(objective.needs - known):
+    cls, outputs = objective.cls, {*OUTPUTS, *objective.cls.outputs}
+    if unknown := sorted(objective.needs - outputs):
         yield f"needs '{unknown[0]}', which is not an output; declare it in outputs"
     if cls.outputs.keys() & OUTPUTS.keys():
         yield f"outputs brings '{min(cls.outputs.keys() & OUTPUTS.keys())}', which there is already"
@@ -273,33 +273,33 @@ def _differences(objective: Objective, ranks: list[dict[str, Any]], who: str) ->
                 yield f"{who} ends with another buffer '{name}' than the whole batch"
 
 
-def _alike(gradient: Tensor, wanted: Tensor, rounding: float) -> bool:
+def _alike(gradient: Tensor, expected: Tensor, rounding: float) -> bool:
     """Within rounding, which is that of the largest entries: they are what sums are made of."""
-    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
-    return torch.allclose(gradient, wanted, rtol=1e-5, atol=rounding * max(1.0, largest))
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    return torch.allclose(gradient, expected, rtol=1e-5, atol=rounding * max(1.0, largest))
 
 
 def _through_layers(objective: Objective, micro: int) -> dict[str, Tensor]:
     """Gradients of a layer behind each output and of the loss's own, of a batch in parts."""
-    batch, loss, known = objective.batches[0], objective.ready(), {**OUTPUTS, **objective.cls.outputs}
+    batch, loss, outputs = objective.batches[0], objective.ready(), {**OUTPUTS, **objective.cls.outputs}
     rows = {name: value for name, value in batch.items() if name not in objective.shared}
-    encoded = {name for name in rows if not known[name].column or known[name].tower}  # other columns are numbers
-    given = {name for name in encoded if known[name].kind in ("unit", "raw") and not name.startswith("teacher.")}
-    if not given:
+    encoded = {name for name in rows if not outputs[name].column or outputs[name].tower}  # other columns are numbers
+    features = {name for name in encoded if outputs[name].kind in ("unit", "raw") and not name.startswith("teacher.")}
+    if not features:
         return {}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(1)
-        towers = nn.ModuleDict({_plain(n): nn.Linear(rows[n].shape[-1], rows[n].shape[-1]) for n in sorted(given)})
+        towers = nn.ModuleDict({_plain(n): nn.Linear(rows[n].shape[-1], rows[n].shape[-1]) for n in sorted(features)})
     for tower in towers.values():  # near the identity: a head sees outputs of their kind
         nn.init.eye_(tower.weight)
 
     def encode(part: Batch) -> Batch:
-        made = {name: towers[_plain(name)](part[name]) for name in given}
-        return {**part, **{n: F.normalize(v, dim=-1) if known[n].kind == "unit" else v for n, v in made.items()}}
+        made = {name: towers[_plain(name)](part[name]) for name in features}
+        return {**part, **{n: F.normalize(v, dim=-1) if outputs[n].kind == "unit" else v for n, v in made.items()}}
 
     def replay(part: Batch, gradients: Batch, last: bool) -> None:
         made = encode(part)
-        surrogate(made, {name: gradients[name] for name in given if name in gradients}).backward()
+        surrogate(made, {name: gradients[name] for name in features if name in gradients}).backward()
 
     shared = {name: value for name, value in batch.items() if name in objective.shared}
     parts = [{n: v[i : i + micro] for n, v in rows.items()} for i in range(0, SIZES["B"], micro)]

@@ -132,17 +132,17 @@ OPTION_RULES = (
 
 def alternatives(option: Option, value: Any) -> list[Any]:
     """Values of an option that differ from one, cheap ones first; none where only its author knows any."""
-    found: list[Any] = []
+    others: list[Any] = []
     for candidate in _candidates(option, value):
         try:
             usable = typed(option, candidate)
         except ConfigError:
             continue
-        if usable != value and usable not in found and usable is not None:
-            found.append(usable)
+        if usable != value and usable not in others and usable is not None:
+            others.append(usable)
     if value is not None and type(None) in get_args(option.kind):
-        found.append(None)
-    return found[:MOST_TRIES]
+        others.append(None)
+    return others[:MOST_TRIES]
 
 
 def _elements(kind: Any) -> tuple[Any, ...]:

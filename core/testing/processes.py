@@ -125,10 +125,10 @@ def class_at(place: Mapping[str, str]) -> type:
         module = importlib.import_module(place["module"]) if place["module"] != "__main__" else None
     except ModuleNotFoundError:
         module = None
-    found: Any = module or _module_of(place)
+    part_of: Any = module or _module_of(place)
     for part in place["class"].split("."):
-        found = getattr(found, part)
-    return found
+        part_of = getattr(part_of, part)
+    return part_of
 
 
 def serve(rank: int, count: int, meeting: str) -> None:

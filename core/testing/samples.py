@@ -85,14 +85,14 @@ def fewer_classes_are_renumbered(trial: DomainTrial) -> Iterator[str]:
         new = {last: 0, 0: 1}
         for item in each.data.items:
             try:
-                kept = item.restricted(new)
+                restricted = item.restricted(new)
             except CapabilityError:
                 continue
-            classes = () if kept is None else kept.classes()
-            wanted = tuple(sorted(new[label] for label in item.classes() if label in new))
-            if classes != wanted:
+            classes = () if restricted is None else restricted.classes()
+            expected = tuple(sorted(new[label] for label in item.classes() if label in new))
+            if classes != expected:
                 kind = type(item.target).__name__
-                yield f"{each.words}: {kind}.restricted({new}) of item '{item.id}' names {classes}, not {wanted}"
+                yield f"{each.words}: {kind}.restricted({new}) of item '{item.id}' names {classes}, not {expected}"
 
 
 def images_decode(trial: DomainTrial) -> Iterator[str]:
@@ -320,10 +320,10 @@ def _pixel_faults(
         yield f"{who}: the transform changes the decoded image; work on a copy"
     channels = image.shape[-1]
     sides = height_and_width(size)
-    wanted = (channels, *sides) if image.ndim == 3 else (len(image), channels, *sides)
-    if not isinstance(pixels, Tensor) or tuple(pixels.shape) != wanted or not pixels.is_floating_point():
+    shape = (channels, *sides) if image.ndim == 3 else (len(image), channels, *sides)
+    if not isinstance(pixels, Tensor) or tuple(pixels.shape) != shape or not pixels.is_floating_point():
         shown = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
-        yield f"{who} becomes {shown} of an image {image.shape}; give float {wanted} where image_size is {size}"
+        yield f"{who} becomes {shown} of an image {image.shape}; give float {shape} where image_size is {size}"
     elif not torch.isfinite(pixels).all():
         yield f"{who} becomes pixels that are not finite numbers"
     elif not torch.equal(transform(image), pixels):
@@ -333,8 +333,8 @@ def _pixel_faults(
 def _told(item: Item) -> tuple[Any, ...]:
     """What is said of an item, to compare: a target of a class of anyone's may have no equality."""
     target = item.target
-    said = repr(target) if is_dataclass(target) or target is None else f"{type(target).__name__} {vars(target)!r}"
-    return part_text(item), item.decode.get("digest"), item.source, item.group, item.split, said
+    shown = repr(target) if is_dataclass(target) or target is None else f"{type(target).__name__} {vars(target)!r}"
+    return part_text(item), item.decode.get("digest"), item.source, item.group, item.split, shown
 
 
 def _divided(each: ReadSet, folder: Path) -> Iterator[str]:

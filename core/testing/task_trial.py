@@ -57,11 +57,11 @@ class TaskTrial(OwnFolder):
 
     def recipe(self, **changes: Any) -> Recipe:
         """What is fitted, not settled; by default on the CPU and, where the task takes a backbone, on small towers."""
-        given = {"device": "cpu", **self.given, **changes}
-        made = self._resolved(given)
+        keys = {"device": "cpu", **self.given, **changes}
+        made = self._resolved(keys)
         task = self.new()
         if "backbone" in task.taken(task.filled(made)) and not made.gave("backbone"):
-            made = self._resolved({**given, "backbone": small_clip().spec})
+            made = self._resolved({**keys, "backbone": small_clip().spec})
         return made
 
     def fit(self, out: str = "runs", **changes: Any) -> FitResult | None:

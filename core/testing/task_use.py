@@ -59,12 +59,12 @@ def it_predicts_new_images(trial: TaskTrial) -> Iterator[str]:
     """A row with its id per image, which JSON holds and a table shows, the same each time; or a refusal of one line."""
     if not trial.predicts:
         return
-    found = trial.predicted
-    rows = found.rows()
+    predicted = trial.predicted
+    rows = predicted.rows()
     if len(rows) != len(trial.images) or len({row.get("id") for row in rows}) != len(rows):
         yield f"predicts {len(rows)} rows for {len(trial.images)} images; give one with its own id per image"
-    if found.skipped or found.files:
-        yield f"predicts, and names files {found.files} or skipped {found.skipped} where there are none"
+    if predicted.skipped or predicted.files:
+        yield f"predicts, and names files {predicted.files} or skipped {predicted.skipped} where there are none"
     json.dumps(rows)
     console = Console(file=io.StringIO(), width=100)
     console.print(trial.new().predictions_table(rows))
@@ -81,10 +81,10 @@ def unreadable_images_are_named(trial: TaskTrial) -> Iterator[str]:
         return
     cut = trial.folder / f"cut-off{whole.suffix}"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 4])
-    found = trial.predict([cut, *trial.images])
-    if len(found.rows()) != len(trial.images):
-        yield f"beside an image that is cut off it predicts {len(found.rows())} of {len(trial.images)} images"
-    if not any(cut.name in str(name) for name, _ in found.skipped):
+    predicted = trial.predict([cut, *trial.images])
+    if len(predicted.rows()) != len(trial.images):
+        yield f"beside an image that is cut off it predicts {len(predicted.rows())} of {len(trial.images)} images"
+    if not any(cut.name in str(name) for name, _ in predicted.skipped):
         yield "an image that is cut off is not listed in skipped"
     missing = trial.folder / f"missing{whole.suffix}"
     for path, words in ((cut, "only an image that is cut off"), (missing, "a missing image")):

@@ -108,7 +108,7 @@ def it_says_what_it_is(trial: TaskTrial) -> Iterator[str]:
         yield f"domain '{trial.domain.name}' does not name it in tasks"
     used = {each.name for each in fields(Use)} - {"run", "images", "split", "device"}
     own = set() if cls.options is None else {each.name for each in options_of(cls.options)}
-    for name, named, known in (
+    for name, named, allowed in (
         ("takes", cls.takes, KEYS),
         ("defaults", cls.defaults, KEYS),
         ("at_evaluation", cls.at_evaluation, used),
@@ -117,8 +117,8 @@ def it_says_what_it_is(trial: TaskTrial) -> Iterator[str]:
         ("refusals", cls.refusals, COMMANDS),
         ("unused", cls.unused, {*KEYS, *used, *own}),
     ):
-        if unknown := sorted(set(named) - set(known)):
-            yield f"{name} names '{unknown[0]}', which is none of {', '.join(sorted(known))}"
+        if unknown := sorted(set(named) - set(allowed)):
+            yield f"{name} names '{unknown[0]}', which is none of {', '.join(sorted(allowed))}"
     for name, reasons in (("refusals", cls.refusals), ("unused", cls.unused)):
         if several := sorted(key for key, reason in reasons.items() if not reason.strip() or "\n" in reason):
             yield f"{name} gives no single line for '{several[0]}'"
@@ -133,9 +133,9 @@ def it_says_what_it_is(trial: TaskTrial) -> Iterator[str]:
 def keys_it_does_not_take_are_refused(trial: TaskTrial) -> Iterator[str]:
     """Given, whatever their values, in a line that names them, before anything is read."""
     for key in sorted(KEYS.keys() - ALWAYS):
-        given = f"{key}.{GROUPS.get(key, 'x')}" if isinstance(KEYS[key].default, dict) else key
+        path = f"{key}.{GROUPS.get(key, 'x')}" if isinstance(KEYS[key].default, dict) else key
         recipe = trial.recipe()
-        recipe = recipe.with_(given=recipe.given | {given})
+        recipe = recipe.with_(given=recipe.given | {path})
         task = trial.new()
         if key in task.taken(task.filled(recipe)):
             continue
@@ -143,7 +143,7 @@ def keys_it_does_not_take_are_refused(trial: TaskTrial) -> Iterator[str]:
             did, message = refusal(lambda r=recipe: trial.new().settled(r), ConfigError)
         if read:
             yield f"does not take '{key}', and given it calls {read[0]}() of the domain first; refuse before"
-        if did or not message.startswith(as_flag(given)):
+        if did or not message.startswith(as_flag(path)):
             yield f"does not take '{key}', and given it settled() {did or f'says: {message}'}"
 
 
@@ -164,11 +164,11 @@ def missing_data_is_refused(trial: TaskTrial) -> Iterator[str]:
     recipe = trial.recipe()
     task, keys = trial.new(), {"features": "features"} if recipe.features else {"data": "data.path"}
     taken = task.taken(task.filled(recipe))
-    for key, given in keys.items():
+    for key, value in keys.items():
         if key not in taken:
             continue
         missing = trial.folder / "missing.npz"
-        change = {given: str(missing)}
+        change = {value: str(missing)}
         did, message = refusal(lambda c=change: trial.fit("refused", **c), DataError, ConfigError)
         if did or missing.name not in message:
             yield f"given {key} that is not there, its fit {did or f'says: {message}'}"

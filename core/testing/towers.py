@@ -158,9 +158,9 @@ def small_clip_with(loss: str) -> Backbone:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         narrow = {each.name: NARROW[each.name] for each in options_of(loss_class(loss)) if each.name in NARROW}
-        kept = build_loss(loss, dims_of(backbone, 1), **narrow)
-    kept.prepare(backbone)
-    backbone.answers, backbone.compares = {loss: kept.eval()}, False
+        beside = build_loss(loss, dims_of(backbone, 1), **narrow)
+    beside.prepare(backbone)
+    backbone.answers, backbone.compares = {loss: beside.eval()}, False
     try:
         return load_backbone(str(save_fine_tuned(backbone, folder.name)), device="cpu")
     finally:

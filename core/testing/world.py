@@ -167,32 +167,32 @@ class World:
             also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts,
                 "no_labels" gives the test images without labels, and no support.
         """
-        given = self._inputs(adapter, use_val=use_val, also=also)
-        return {**_copied({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
+        inputs = self._inputs(adapter, use_val=use_val, also=also)
+        return {**_copied({name: inputs[name] for name in inputs if name != "backbone"}), "backbone": self.backbone}
 
     def _inputs(self, adapter: Adapter, *, use_val: bool = True, also: Collection[str] = ()) -> dict[str, Any]:
         """The same, not copied."""
-        wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
-        kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
-        kinds |= {"support_captions"} if "support_folder" in wanted else set()
-        kinds |= {"unlabeled_images"} if "unlabeled" in wanted and wanted & {"pixels", "images"} else set()
-        sets = self._sets_with_parts if "parts" in wanted else self._sets
+        asked = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
+        kinds = {"templates"} | asked | ({"images"} if "pixels" in asked else set())
+        kinds |= {"support_captions"} if "support_folder" in asked else set()
+        kinds |= {"unlabeled_images"} if "unlabeled" in asked and asked & {"pixels", "images"} else set()
+        sets = self._sets_with_parts if "parts" in asked else self._sets
         transductive = adapter.transductive or "unlabeled" in adapter.needs
-        given = {
-            "support": _with_views(sets["support"], adapter) if "views" in wanted else sets["support"],
+        inputs = {
+            "support": _with_views(sets["support"], adapter) if "views" in asked else sets["support"],
             "classifier": self.classifier,
             "val": sets["val"] if use_val else None,
             "unlabeled": sets["test"].without_labels() if transductive else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
         if NO_LABELS in also:
-            given |= {"support": None, "val": None, "unlabeled": sets["test"].without_labels()}
-        if "parts" in also and "images" in given["resources"]:
-            given["resources"]["images"] = self._clips()
-        if "views" in wanted and "pre_projection" in given["resources"]:
-            hidden = given["resources"]["pre_projection"]
-            given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
-        return {**given, "backbone": self.backbone}
+            inputs |= {"support": None, "val": None, "unlabeled": sets["test"].without_labels()}
+        if "parts" in also and "images" in inputs["resources"]:
+            inputs["resources"]["images"] = self._clips()
+        if "views" in asked and "pre_projection" in inputs["resources"]:
+            hidden = inputs["resources"]["pre_projection"]
+            inputs["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
+        return {**inputs, "backbone": self.backbone}
 
     def _with_images_of(self, change: Mapping[str, Any], resources: dict[str, Any]) -> dict[str, Any]:
         """The resources with the images of those rows that a check changed, if it leaves the resources as they are."""
@@ -351,13 +351,13 @@ def world_of(
     return World.of(backbone, classes, shots, tests, several)
 
 
-def _copied(given: dict[str, Any]) -> dict[str, Any]:
+def _copied(inputs: dict[str, Any]) -> dict[str, Any]:
     """Deep; the texts of the classes, a tensor each of maybe a thousand, are copied together."""
-    known: dict[int, Any] = {}
-    if given.get("classifier") is not None:
-        each = given["classifier"].prototypes
-        known = dict(zip(map(id, each), torch.cat(each).split([len(one) for one in each])))
-    return copy.deepcopy(given, known)
+    memo: dict[int, Any] = {}
+    if inputs.get("classifier") is not None:
+        each = inputs["classifier"].prototypes
+        memo = dict(zip(map(id, each), torch.cat(each).split([len(one) for one in each])))
+    return copy.deepcopy(inputs, memo)
 
 
 def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:

@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "parts": "Task Trained",
         "ridge": "penalty_of_groups",
         "samples": "seed_of",
-        "schedules": "by_epoch cosine_rates dassl_learning_rates",
+        "schedules": "LearningRates by_epoch cosine_rates",
         "settings": "TrainingSettings",
         "similarity_objective": "SimilarityObjective",
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
@@ -22,6 +22,6 @@ __getattr__, __dir__ = lazy_exports(
         "tower_adapter": "ClassTowerAdapter TowerAdapter",
         "tower_passes": "MaskedWords image_features",
         "tower_weights": "BetweenWeights copy_of",
-        "views": "augmented_view strong_view",
+        "views": "Views",
     },
 )

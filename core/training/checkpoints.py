@@ -95,11 +95,11 @@ def _check_there(path: Path) -> None:
 
 def _check_none(folder: Path, of_main: list[str]) -> None:
     """Raise DataError unless there is no checkpoint anywhere."""
-    kept = checkpoints(folder)
+    folders = checkpoints(folder)
     if of_main and is_main():
-        raise DataError(f"{folder}: all {len(kept)} checkpoints are damaged; start again without --resume")
-    if kept and not of_main:
-        raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, but rank 0 has no checkpoint; {CURE}")
+        raise DataError(f"{folder}: all {len(folders)} checkpoints are damaged; start again without --resume")
+    if folders and not of_main:
+        raise DataError(f"{folder}: rank {rank()} has {folders[-1].name} there, but rank 0 has no checkpoint; {CURE}")
 
 
 def _read_as_main(path: Path) -> Any:
@@ -130,8 +130,8 @@ def keep_newest(folder: Path, keep: int) -> None:
 
 def newest_step(folder: Path) -> str:
     """ "step 12" where that is the newest checkpoint of a training whose place is `folder`, "" without any."""
-    kept = checkpoints(folder / FOLDER)
-    return f"step {_step(kept[-1])}" if kept else ""
+    folders = checkpoints(folder / FOLDER)
+    return f"step {_step(folders[-1])}" if folders else ""
 
 
 def _step(path: Path) -> int:

@@ -57,7 +57,7 @@ def fields_of(
         CapabilityError: no data can give one of them, or this data cannot.
     """
     brought = brought or {}
-    wanted: set[str] = set()
+    names: set[str] = set()
     for need in sorted(set(needs) - shared_of(brought)):
         words = f"{asking} needs {in_words(need, brought)}"
         fields = _fields_of(OUTPUTS.get(need)) or _fields_of(brought.get(need))
@@ -70,8 +70,8 @@ def fields_of(
             if not is_given(field, source):
                 cure = CURES.get(field) or f"a column '{column_of(field)}'"
                 raise CapabilityError(f"{words}; the data has none, give {cure}")
-            wanted.add(field)
-    return frozenset(wanted)
+            names.add(field)
+    return frozenset(names)
 
 
 def field_of_column(output: Output) -> str:

@@ -62,14 +62,14 @@ def built_hooks(hooks: Sequence[Mapping[str, Any]]) -> list[Hook]:
     """
     check_registered(hooks)
     built = []
-    for given in hooks:
-        options = {key: value for key, value in given.items() if key != "priority"}
+    for config in hooks:
+        options = {key: value for key, value in config.items() if key != "priority"}
         try:
             hook = HOOKS.build(options)
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"--set custom_hooks: {given['type']} cannot be made ({reason}); change it") from error
-        hook.priority = given.get("priority", hook.priority)
+            raise ConfigError(f"--set custom_hooks: {config['type']} cannot be made ({reason}); change it") from error
+        hook.priority = config.get("priority", hook.priority)
         built.append(hook)
     return built
 

@@ -108,13 +108,13 @@ def restored_determinism() -> Iterator[None]:
     """
     cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    kept, filled = (cudnn.deterministic, cudnn.benchmark), deterministic.fill_uninitialized_memory
+    settings, filled = (cudnn.deterministic, cudnn.benchmark), deterministic.fill_uninitialized_memory
     deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        cudnn.deterministic, cudnn.benchmark = kept
+        cudnn.deterministic, cudnn.benchmark = settings
         deterministic.fill_uninitialized_memory = filled
 
 

@@ -284,8 +284,8 @@ def _timm_layout(trunk: nn.Module, prefix: str) -> _Layout:
 
     after = "after all layers"
     named = [*trunk.named_parameters(), (after, None)]
-    given = group_with_matcher(named, trunk.group_matcher(coarse=False), reverse=True)
-    return _Layout(given.pop(after) - 1, given={prefix + name: depth for name, depth in given.items()})
+    depths = group_with_matcher(named, trunk.group_matcher(coarse=False), reverse=True)
+    return _Layout(depths.pop(after) - 1, given={prefix + name: depth for name, depth in depths.items()})
 
 
 def truncated_starts(module: nn.Module) -> None:

@@ -137,9 +137,9 @@ class LogFile:
 
         def keep() -> None:
             rows = read_log(self.path) if step else []
-            kept = [row for row in rows if row["step"] <= step or row.get("stage") != stage]
-            self._last = kept[-1] if kept else None
-            write_whole(self.path, "".join(map(_line, kept)))
+            earlier = [row for row in rows if row["step"] <= step or row.get("stage") != stage]
+            self._last = earlier[-1] if earlier else None
+            write_whole(self.path, "".join(map(_line, earlier)))
 
         self._try(keep)
 

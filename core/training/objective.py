@@ -63,8 +63,8 @@ class Objective(nn.Module):
         for name, loss in self.losses.items():
             lacking = sorted(need for need in loss.needs if out.get(need) is None)
             if lacking:
-                wanted = ", ".join(in_words(need, self.outputs) for need in lacking)
-                raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing provides; choose another loss")
+                needs = ", ".join(in_words(need, self.outputs) for need in lacking)
+                raise CapabilityError(f"loss '{name}' needs {needs}, which nothing provides; choose another loss")
         present = {name: value for name, value in out.items() if value is not None}
         with compared_once(self._agreed):
             batch = rank_batch(present, shared_of(self.outputs))

@@ -16,7 +16,7 @@ from ..runtime.process import need_package
 from .adabelief import AdaBelief
 from .layers import TowerLayers
 from .objective import Objective
-from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
+from .schedules import LearningRates, epoch_cosine_rates, epoch_step_rates, infinite_rates, rewarmed_rates
 from .settings import BY_EPOCH, BY_STEP, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
@@ -123,12 +123,12 @@ class StepOptimWrapper(OptimWrapper):
 
     def options(self) -> list[dict[str, Any]]:
         """Rate, decay and the like of each parameter, JSON-able."""
-        told = {
+        settings = {
             parameter: {name: value for name, value in group.items() if name not in ("params", *KERNELS)}
             for group in self.optimizer.param_groups
             for parameter in group["params"]
         }
-        return [told[parameter] for parameter in self.parameters]
+        return [settings[parameter] for parameter in self.parameters]
 
     def load(self, states: list[dict[str, Tensor]], options: list[dict[str, Any]], scaler: dict) -> None:
         """What `states`, `options` and the scaler's `state_dict` gave; tensors sharded as their parameters are."""
@@ -137,8 +137,8 @@ class StepOptimWrapper(OptimWrapper):
         state, groups, count = {}, [], 0
         for group in self.optimizer.param_groups:
             numbers = [number[parameter] for parameter in group["params"]]
-            told = {name: tuple(v) if isinstance(v, list) else v for name, v in options[numbers[0]].items()}
-            groups.append({**told, **kernels, "params": list(range(count, count + len(numbers)))})
+            settings = {name: tuple(v) if isinstance(v, list) else v for name, v in options[numbers[0]].items()}
+            groups.append({**settings, **kernels, "params": list(range(count, count + len(numbers)))})
             state |= {count + i: states[n] for i, n in enumerate(numbers) if states[n]}
             count += len(numbers)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -222,7 +222,7 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
         falls = {"milestones": settings.milestones, "factor": settings.step_factor}
         return [rate / settings.lr for rate in epoch_step_rates(settings.lr, settings.epochs, **rise, **falls)]
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
-    return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
+    return [rate / settings.lr for rate in LearningRates.dassl(settings.lr, settings.epochs, **warmup)]
 
 
 def merge_groups(optimizer: torch.optim.Optimizer) -> None:

@@ -34,7 +34,7 @@ from .teachers import OF_TEACHERS, need_same_words, need_teacher_texts, side_by_
 from .tower_outputs import CAPABILITY, Outputs
 from .tower_passes import check_seen
 from .tower_weights import BetweenWeights, copy_of
-from .views import View, light_view, local_view, seeded_view, strong_view
+from .views import View, Views, seeded_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
@@ -238,12 +238,12 @@ class Parts:
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone
         views: dict[str, View] = {
-            "light": task.view or light_view(backbone, self.settings.crop_scale, self.settings.flip)
+            "light": task.view or Views(backbone).light(self.settings.crop_scale, self.settings.flip)
         }
         if self.fields & {"pixels_strong1", "pixels_strong2"}:
-            views["strong"] = task.strong_view or strong_view(backbone)
+            views["strong"] = task.strong_view or Views(backbone).strong()
         if "pixels_local" in self.fields:
-            views["local"] = local_view(backbone)
+            views["local"] = Views(backbone).local()
         for loss in self.objective.losses.values():
             views |= {name: seeded_view(make) for name, make in loss.further_views(backbone).items()}
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
@@ -339,8 +339,8 @@ class Parts:
 
     def _check_classes(self) -> None:
         if self.task.class_prompts is None:
-            wanted = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
-            raise CapabilityError(f"a loss needs {wanted}; pairs have no classes, use clip")
+            needs = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
+            raise CapabilityError(f"a loss needs {needs}; pairs have no classes, use clip")
 
     def _say_what_is_experimental(self) -> None:
         for name, loss in self.objective.losses.items():

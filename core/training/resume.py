@@ -108,9 +108,9 @@ class ResumeHook(Hook):
         tensors = {f"model/{name}": value for name, value in model_of(runner).state_dict().items()}
         for name, state in zip(names, wrapper.states(), strict=True):
             tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items() if isinstance(value, Tensor)}
-        told = {name: _without_tensors(value, name, tensors) for name, value in extra.items()}
+        plain = {name: _without_tensors(value, name, tensors) for name, value in extra.items()}
         optimizer = {"options": dict(zip(names, wrapper.options())), "scaler": wrapper.scaler.state_dict()}
-        facts = {**facts, "optimizer": optimizer, "extra": told}
+        facts = {**facts, "optimizer": optimizer, "extra": plain}
         self._refused_in_one_line(lambda: self.saver.save(facts["step"], tensors, facts))
 
     def _restore(self, runner) -> None:
@@ -167,8 +167,8 @@ class ResumeHook(Hook):
             if place.partition("/")[0] in self.extra:
                 tensors[place] = on_host(like[place.rpartition("/")[2]])
         load_sharded(path, tensors)
-        told = index["facts"]["optimizer"]
-        wrapper.load(of_optimizer, [told["options"][name] for name in names], told["scaler"])
+        stored = index["facts"]["optimizer"]
+        wrapper.load(of_optimizer, [stored["options"][name] for name in names], stored["scaler"])
         return {name: _with_tensors(value, name, tensors) for name, value in extra.items()}
 
     def _like(self, model) -> Mapping[str, Tensor]:

@@ -55,10 +55,10 @@ def unheard_shell() -> Iterator[None]:
     """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
     would say so on stderr."""
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # this process has no stderr
-        kept = None
-    if kept is None:
+        stderr = None
+    if stderr is None:
         yield
         return
     sys.stderr.flush()
@@ -67,8 +67,8 @@ def unheard_shell() -> Iterator[None]:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class ResumableLoop(BaseLoop):

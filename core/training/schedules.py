@@ -16,37 +16,68 @@ from ..contracts.adapter import require
 WARMUPS = (None, "constant", "linear")
 
 
-def dassl_learning_rates(
-    lr: float,
-    epochs: int,
-    *,
-    warmup: str | None = "constant",
-    warmup_epochs: int = 1,
-    warmup_lr: float = 1e-5,
-    recount: bool = True,
-) -> list[float]:
-    """The learning rate of each epoch: a warm-up, then a cosine over `epochs` that is stepped once per epoch.
+class LearningRates(list[float]):
+    """The learning rate of each epoch, or of each step."""
 
-    Args:
-        lr: the peak.
-        epochs: how many rates to give; also the half period of the cosine, warm-up or not.
-        warmup: "constant" holds `warmup_lr`; "linear" starts there, then rises by lr / warmup_epochs per epoch; None.
-        warmup_epochs: its length, ignored where `warmup` is None.
-        warmup_lr: the rate of the first epoch.
-        recount: Dassl's WARMUP_RECOUNT. True starts the cosine after the warm-up, so that it does not reach its end;
-            False counts the warm-up's epochs as steps of the cosine, which still starts from the full `lr`.
+    @classmethod
+    def dassl(
+        cls,
+        lr: float,
+        epochs: int,
+        *,
+        warmup: str | None = "constant",
+        warmup_epochs: int = 1,
+        warmup_lr: float = 1e-5,
+        recount: bool = True,
+    ) -> LearningRates:
+        """The learning rate of each epoch: a warm-up, then a cosine over `epochs` that is stepped once per epoch.
 
-    Raises:
-        ConfigError: a value out of range.
-    """
-    _check(lr, epochs, warmup, warmup_epochs, warmup_lr)
-    length = warmup_epochs if warmup else 0
-    rates = [_warm(e, lr, length, warmup, warmup_lr) for e in range(min(length, epochs))]
-    if recount or not length:
-        return rates + [lr * _cosine(e - length, epochs) for e in range(length, epochs)]
-    # Dassl's cosine multiplies the rate by the ratio of two neighbouring values, so a late start keeps its offset.
-    start = _cosine(length, epochs)
-    return rates + [lr * _cosine(e, epochs) / start for e in range(length, epochs)]
+        Args:
+            lr: the peak.
+            epochs: how many rates to give; also the half period of the cosine, warm-up or not.
+            warmup: "constant" holds `warmup_lr`; "linear" starts there, then rises by lr / warmup_epochs per epoch;
+                None.
+            warmup_epochs: its length, ignored where `warmup` is None.
+            warmup_lr: the rate of the first epoch.
+            recount: Dassl's WARMUP_RECOUNT. True starts the cosine after the warm-up, so that it does not reach its
+                end; False counts the warm-up's epochs as steps of the cosine, which still starts from the full `lr`.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        _check(lr, epochs, warmup, warmup_epochs, warmup_lr)
+        length = warmup_epochs if warmup else 0
+        rates = [_warm(e, lr, length, warmup, warmup_lr) for e in range(min(length, epochs))]
+        if recount or not length:
+            return cls(rates + [lr * _cosine(e - length, epochs) for e in range(length, epochs)])
+        # Dassl's cosine multiplies the rate by the ratio of two neighbouring values, so a late start keeps its offset.
+        start = _cosine(length, epochs)
+        return cls(rates + [lr * _cosine(e, epochs) / start for e in range(length, epochs)])
+
+    @classmethod
+    def cosine(cls, lr: float, steps: int, rise: float = 0) -> LearningRates:
+        """The rate of each step: up to `lr` in `rise` steps, then down a cosine that would reach 0 after the last.
+
+        Args:
+            rise: steps, or below 1 a share of all.
+        """
+        rise = round(rise * steps) if rise < 1 else int(rise)
+        up = [lr * (step + 1) / rise for step in range(min(rise, steps))]
+        down = [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
+        return cls(up + down)
+
+    def by_epoch(self, steps: int) -> list[Sequence[float]]:
+        """The rate of each step -> those of each epoch of so many steps; the last epoch may have fewer."""
+        return [self[start : start + steps] for start in range(0, len(self), steps)]
+
+
+cosine_rates = LearningRates.cosine
+"""Its public name."""
+
+
+def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
+    """`LearningRates.by_epoch` under the public name that it had."""
+    return LearningRates(rates).by_epoch(steps)
 
 
 def epoch_step_rates(
@@ -78,17 +109,6 @@ def epoch_cosine_rates(lr: float, epochs: int, *, warmup_epochs: int, warmup_lr:
     rise = min(warmup_epochs, epochs)
     up = [warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs for epoch in range(rise)]
     return up + [lr * _cosine(epoch - rise, epochs - rise) for epoch in range(rise, epochs)]
-
-
-def cosine_rates(lr: float, steps: int, rise: float = 0) -> list[float]:
-    """The rate of each step: up to `lr` in `rise` steps, then down a cosine that would reach 0 after the last.
-
-    Args:
-        rise: steps, or below 1 a share of all.
-    """
-    rise = round(rise * steps) if rise < 1 else int(rise)
-    up = [lr * (step + 1) / rise for step in range(min(rise, steps))]
-    return up + [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
 
 
 def rewarmed_rates(lr: float, steps: int, *, warmup: int, end_lr: float) -> list[float]:
@@ -123,11 +143,6 @@ def infinite_rates(
             rate = constant_lr * (end_lr / constant_lr) ** ((step - annealed_from) / (steps - annealed_from))
         rates.append(rate)
     return rates
-
-
-def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
-    """The rate of each step -> those of each epoch of so many steps; the last epoch may have fewer."""
-    return [rates[start : start + steps] for start in range(0, len(rates), steps)]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

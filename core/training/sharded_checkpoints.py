@@ -295,7 +295,7 @@ def _key(index: MetadataIndex) -> str:
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    return next(name for name, each in DTYPES.items() if each == dtype)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -57,7 +57,7 @@ def shard(model: nn.Module, backbones: list[Backbone], whole: set[nn.Parameter],
         units = backbone.block_modules()
         for unit in reversed(units):  # the inner ones first
             fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=whole)
-            unit.forward = partial(_own_or_given, unit.forward)
+            unit.forward = partial(_own_or_other, unit.forward)
         backbone.wrap_blocks(partial(_inside_its_module, set(units)))
     fully_shard(model, mesh=mesh, ignored_params=whole)
     model.before_sharding = [
@@ -84,18 +84,18 @@ class _Before(NamedTuple):
             self.module.forward = self.held["forward"]
 
 
-def _own_or_given(own, *args, given=None, **kwargs):
-    """The forward pass of a unit: `given` runs in place of its own, with FSDP's hooks around it all the same."""
-    return own(*args, **kwargs) if given is None else given(*args, **kwargs)
+def _own_or_other(own, *args, other=None, **kwargs):
+    """The forward pass of a unit: `other` runs in place of its own, with FSDP's hooks around it all the same."""
+    return own(*args, **kwargs) if other is None else other(*args, **kwargs)
 
 
 def _inside_its_module(units: set[nn.Module], block: Block) -> Block:
-    return replace(block, forward=partial(block.module, given=block.forward)) if block.module in units else block
+    return replace(block, forward=partial(block.module, other=block.forward)) if block.module in units else block
 
 
 def _as_before(block: Block) -> Block:
     wrapped = isinstance(block.forward, partial) and block.forward.func is block.module
-    return replace(block, forward=block.forward.keywords["given"]) if wrapped else block
+    return replace(block, forward=block.forward.keywords["other"]) if wrapped else block
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -116,9 +116,9 @@ def whole(model: nn.Module) -> Iterator[None]:
     finally:
         for owner, name, parameter in sharded:
             owner._parameters[name] = parameter
-        for table, kept in hooks:
+        for table, entries in hooks:
             table.clear()
-            table.update(kept)
+            table.update(entries)
 
 
 def make_whole(model: nn.Module, backbones: list[Backbone]) -> None:
@@ -158,7 +158,7 @@ def _gather(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
 
 def _without_hooks(model: nn.Module) -> list[tuple[dict, dict]]:
     """Take FSDP's hooks away; tables of hooks, with what they held."""
-    kept = []
+    tables = []
     for module in model.modules():
         for table in (
             module._forward_pre_hooks,
@@ -169,10 +169,10 @@ def _without_hooks(model: nn.Module) -> list[tuple[dict, dict]]:
         ):
             ours = {key: hook for key, hook in table.items() if not _of_fsdp(hook)}
             if len(ours) < len(table):
-                kept.append((table, dict(table)))
+                tables.append((table, dict(table)))
                 table.clear()
                 table.update(ours)
-    return kept
+    return tables
 
 
 def average_replicated(parameters: list[nn.Parameter]) -> None:

@@ -21,7 +21,7 @@ from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
 from .batches import epoch_batches
 from .epoch_views import EpochViews
-from .schedules import dassl_learning_rates, set_learning_rate
+from .schedules import LearningRates, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def dassl_epochs(
     Args:
         support: N labelled images.
         loss_of: (unit features (B, D), labels) -> loss.
-        warmup: as in `dassl_learning_rates`.
+        warmup: as in `LearningRates.dassl`.
         views: as in `training_features`.
         order: (epochs, N) int64 overriding the shuffle.
     """
     device = support.features.device
     batches = epoch_batches(len(support), batch_size, seed, order=order, drop_last=True, device=device)
-    of_epochs = dassl_learning_rates(optimizer.defaults["lr"], epochs, warmup=warmup)
+    of_epochs = LearningRates.dassl(optimizer.defaults["lr"], epochs, warmup=warmup)
     rates = [[rate] * len(batches(0)) for rate in of_epochs]
 
     def loss_of_step(epoch: int, index: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def keep_best(
     Returns:
         The kept epoch, from 1, and the history, each row with its "val_score" where there is one.
     """
-    history, highest, kept = [], -math.inf, None
+    history, highest, best_epoch = [], -math.inf, None
     for epoch in epochs:
         history.append(row(epoch))
         if score is None:
@@ -143,13 +143,13 @@ def keep_best(
         with torch.no_grad():
             history[-1]["val_score"] = reached = score()
         if best and reached > highest:
-            highest, kept = reached, (epoch.number + 1, [parameter.detach().clone() for parameter in parameters])
-    if kept is None:
+            highest, best_epoch = reached, (epoch.number + 1, [parameter.detach().clone() for parameter in parameters])
+    if best_epoch is None:
         return len(history), history
     with torch.no_grad():
-        for parameter, value in zip(parameters, kept[1]):
+        for parameter, value in zip(parameters, best_epoch[1]):
             parameter.copy_(value)
-    return kept[0], history
+    return best_epoch[0], history
 
 
 def training_features(support: FeatureSet, index: Tensor, views: int | EpochViews, epoch: int) -> Tensor:
@@ -177,5 +177,5 @@ def label_loss(several: bool, priors: Tensor | None = None, **options: Any) -> C
         options: of the loss.
     """
     criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
-    known = {} if priors is None else {"class_priors": priors}
-    return lambda logits, labels: criterion({"logits": logits, "labels": labels, **known})["loss"]
+    shared = {} if priors is None else {"class_priors": priors}
+    return lambda logits, labels: criterion({"logits": logits, "labels": labels, **shared})["loss"]

@@ -72,9 +72,9 @@ class PairSource:
     @property
     def texts(self) -> frozenset[str]:
         # A negative is made of the caption where the data has none; a synthetic caption cannot be.
-        given = {"synthetic", "negative_image"} & set(self.pairs.fields)
+        columns = {"synthetic", "negative_image"} & set(self.pairs.fields)
         further = {name for name, kind in self.columns.items() if kind == "text"}
-        return frozenset({"caption", "view2", "positives", "short", "negative"}) | given | further
+        return frozenset({"caption", "view2", "positives", "short", "negative"}) | columns | further
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -469,9 +469,9 @@ class Remembered:
         self._kept: dict[str, Decoded] = {}
 
     def __call__(self, item: Item) -> Decoded:
-        kept = self._kept.get(item.id)
-        if kept is not None:
-            return kept.copy()  # whoever gets it may write into it
+        stored = self._kept.get(item.id)
+        if stored is not None:
+            return stored.copy()  # whoever gets it may write into it
         decoded = self.load(item)
         if decoded.nbytes <= self.left:
             self._kept[item.id] = decoded.copy()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backbones.finders import built_loss, described_loss
+from ..backbones.finders import KeptLoss
 from ..contracts.adapter import FitReport, require
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.choices import Augmented, ClassWeighted
@@ -256,9 +256,8 @@ class TowerAdapter(Augmented):
             made.text_prefix = self.prefix
             made.finder, made.answers = None, {}
             if self.finder is not None:
-                made.finder = built_loss(
-                    self.finder, self.finder_weights, made.device, f"adapter '{self.name}'", "finds"
-                )
+                kept = KeptLoss(self.finder, self.finder_weights)
+                made.finder = kept.built(made.device, f"adapter '{self.name}'", "finds")
             self._made = self._named(made)
         return self._made
 
@@ -361,8 +360,9 @@ class TowerAdapter(Augmented):
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
-        found, towers.answers = towers.finder, {}
-        self.finder, self.finder_weights = (None, {}) if found is None else described_loss(found)
+        finder, towers.answers = towers.finder, {}
+        stored = None if finder is None else KeptLoss.of(finder)
+        self.finder, self.finder_weights = (None, {}) if stored is None else (stored.words, stored.weights)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 

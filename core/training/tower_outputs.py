@@ -237,9 +237,9 @@ class Outputs(nn.Module):
 
     def _brought_by(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Outputs that a loss brings: of columns of the data, or made by itself."""
-        wanted = {name: output for name, output in loss.outputs.items() if name in self.wanted}
-        out = {name: self._of_column(output, batch) for name, output in wanted.items() if output.column}
-        further = wanted.keys() - out.keys()
+        asked = {name: output for name, output in loss.outputs.items() if name in self.wanted}
+        out = {name: self._of_column(output, batch) for name, output in asked.items() if output.column}
+        further = asked.keys() - out.keys()
         made: dict[str, Tensor] = {}
         if any(not name.startswith(OF_TEACHER) for name in further):
             made |= loss.further_outputs(batch, self.backbone)

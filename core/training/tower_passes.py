@@ -11,7 +11,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE
 from ..errors import CapabilityError
-from ..losses._visible_patches import draws_for
+from ..losses._draws import Draws
 
 WHOLE = frozenset({"image_features", "image_embedding"})
 """What any image tower gives of an image as a whole."""
@@ -97,7 +97,7 @@ class MaskedWords(nn.Module):
         """Tokens (B, L) and draws (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
         nothing is asked; of another backbone of the same width, if given."""
         backbone = backbone or self._held[0]
-        chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
+        chosen, fate, other = (Draws.of_places(draws, row, tokens.shape[1]) for row in range(3))
         asked = backbone.word_mask(tokens) & (chosen < MASKED_SHARE)
         others = (other * backbone.vocab_size).long()
         shown = torch.where(asked & (fate >= HIDDEN) & (fate < HIDDEN + REPLACED), others, tokens)

@@ -111,10 +111,10 @@ def check_losses(loss: str | None, options: Mapping[str, Mapping[str, Any]]) -> 
     named = parse_losses(loss.split(",")) if loss else {}
     for name in named:
         loss_class(name)
-    for name, given in options.items():
+    for name, values in options.items():
         if loss and name not in named:
             raise ConfigError(f"option loss_options: '{name}' is not one of the losses ({', '.join(named)})")
-        chosen(loss_class(name), given, f"loss '{name}'")
+        chosen(loss_class(name), values, f"loss '{name}'")
 
 
 def identity_of(method) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def swapped(towers: nn.Module, weights: Mapping[str, Tensor] | None) -> Iterator
     if weights is None:
         yield
         return
-    kept = copied_weights(towers)
+    earlier = copied_weights(towers)
     towers.load_state_dict(weights)
     try:
         yield
     finally:
-        towers.load_state_dict(kept)
+        towers.load_state_dict(earlier)
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,9 @@ def train(
     checkpoints = None
     if folder is not None:
         identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
-        kept = {"best": (lambda: dict(best), best.update), **_further_states(model, batches)}
+        states = {"best": (lambda: dict(best), best.update), **_further_states(model, batches)}
         where = Path(folder) / FOLDER
-        checkpoints = ResumeHook(where, settings, identity, history, kept, resume, on_message)
+        checkpoints = ResumeHook(where, settings, identity, history, states, resume, on_message)
         ours.append(checkpoints)
     if (rates := epoch_rates(settings)) is not None:
         ours.append(EpochRateHook(rates))
@@ -141,8 +141,8 @@ def train(
         ours.append(AverageHook(model.average, settings.ema))
     if settings.epoch_average is not None:
         ours.append(EpochAverageHook(model.average, settings.epoch_average, settings.average_from))
-    told = settings.log_every, settings.log_to, settings.to_dict(), settings.batch_size
-    log_hook = LogHook(log, *told, task.validate is not None, on_message, told_of_sources)
+    logging = settings.log_every, settings.log_to, settings.to_dict(), settings.batch_size
+    log_hook = LogHook(log, *logging, task.validate is not None, on_message, told_of_sources)
     ours.append(log_hook)
     if task.validate is not None:
         ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average, head)))
@@ -225,8 +225,8 @@ def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
 
 
 def _weights(backbone: Backbone, average, head: CosineHead | None) -> dict[str, Tensor]:
-    kept = backbone.model.state_dict() if average is None else average
-    state = {name: on_host(value) for name, value in kept.items()}
+    weights = backbone.model.state_dict() if average is None else average
+    state = {name: on_host(value) for name, value in weights.items()}
     state |= {name: on_host(value) for name, value in kept_tensors(backbone).items()}
     if head is not None:
         state |= {HEAD + name: on_host(value) for name, value in head.state_dict().items()}
@@ -258,5 +258,5 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     later |= {"average_from": 1, "end_weight_decay": None, "constant_lr": None, "cooldown": 0.6, "anneal": 0.15}
     later |= {"clip_units": None, "logit_scale": None, "flip": True}
     later |= {"code_switch": None, "code_switch_language": "en", "code_switch_sentences": 0.8, "code_switch_words": 0.8}
-    told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
-    return {name: value for name, value in told.items() if name not in later or value != later[name]}
+    own = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
+    return {name: value for name, value in own.items() if name not in later or value != later[name]}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..losses._visible_patches import draws_for, visible_tokens
+from ..losses._draws import Draws
+from ..losses._visible_patches import visible_tokens
 
 FIRST_LOG_VARIANCE = -10.0
 """Where it starts: nearly a point, so that a pretrained model first behaves as it did."""
@@ -65,7 +66,7 @@ class Uncertainty(nn.Module):
         backbone = self._held[0]
         mask, words = backbone.token_mask(tokens), backbone.embed_tokens(tokens)
         if draws is not None:
-            hidden = backbone.word_mask(tokens) & (draws_for(draws, 3, tokens.shape[1]) >= WORDS_KEPT)
+            hidden = backbone.word_mask(tokens) & (Draws.of_places(draws, 3, tokens.shape[1]) >= WORDS_KEPT)
             words = torch.where(hidden[..., None], words.new_zeros(()), words)
         rows = torch.arange(len(tokens), device=tokens.device)
         place = mask.sum(dim=1).clamp(max=mask.shape[1] - 1)  # after the text, or in place of its last token

@@ -8,6 +8,7 @@ Transformers, 2021, arXiv 2104.14294), which SILC uses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,36 +28,51 @@ LOCAL_SHARE = 96 / 224
 View = Callable[[Any, int], Tensor]
 
 
-def light_view(backbone: Backbone, scale: tuple[float, float], flip: bool = True) -> View:
-    """A random crop, and with `flip` a mirrored image in half of the cases, as the backbone's own training transform
-    makes them."""
-    transform = backbone.preprocess(train=True).with_crop(scale)
-    transform = transform if flip else CropTransform.unflipped(transform)
-    return lambda decoded, seed: transform(decoded, seed=seed)
+@dataclass(frozen=True)
+class Views:
+    """Augmented views of images as the towers of a backbone take them."""
 
+    backbone: Backbone
 
-def strong_view(backbone: Backbone, scale: tuple[float, float] = STRONG_SCALE, blur: float = 0.5) -> View:
-    """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times.
+    def light(self, scale: tuple[float, float], flip: bool = True) -> View:
+        """A random crop, and with `flip` a mirrored image in half of the cases, as the backbone's own training
+        transform makes them."""
+        transform = self.backbone.preprocess(train=True).with_crop(scale)
+        transform = transform if flip else CropTransform.unflipped(transform)
+        return lambda decoded, seed: transform(decoded, seed=seed)
 
-    Args:
-        scale: shares of the area that a crop keeps.
-        blur: how often it is blurred.
-    """
-    if backbone.channels is not None:
-        raise CapabilityError(
-            f"strong views jitter the colours of pictures, and these have {len(backbone.channels)} channels; choose "
-            "another loss (clip, silc)"
-        )
-    size = min(height_and_width(backbone.image_size))
-    jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-    blurred = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
-    steps = _crop_and_flip(backbone.image_size, scale)
-    return augmented_view(backbone, [*steps, jitter, v2.RandomGrayscale(p=0.2), blurred])
+    def strong(self, scale: tuple[float, float] = STRONG_SCALE, blur: float = 0.5) -> View:
+        """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times.
 
+        Args:
+            scale: shares of the area that a crop keeps.
+            blur: how often it is blurred.
+        """
+        if self.backbone.channels is not None:
+            raise CapabilityError(
+                f"strong views jitter the colours of pictures, and these have {len(self.backbone.channels)} channels; "
+                "choose another loss (clip, silc)"
+            )
+        size = min(height_and_width(self.backbone.image_size))
+        jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+        blurred = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
+        steps = _crop_and_flip(self.backbone.image_size, scale)
+        return self.of_steps([*steps, jitter, v2.RandomGrayscale(p=0.2), blurred])
 
-def local_view(backbone: Backbone) -> View:
-    """DINO's local crop: a small part of the image at a smaller size."""
-    return augmented_view(backbone, _crop_and_flip(local_size(backbone), LOCAL_SCALE))
+    def local(self) -> View:
+        """DINO's local crop: a small part of the image at a smaller size."""
+        return self.of_steps(_crop_and_flip(local_size(self.backbone), LOCAL_SCALE))
+
+    def of_steps(self, steps: Sequence[Callable[[Tensor], Tensor]]) -> View:
+        """Steps of torchvision, one after the other, of pixels (3, H, W) in 0..1, then normalised for the backbone."""
+        normalise = v2.Normalize(list(self.backbone.image_mean), list(self.backbone.image_std))
+
+        def made(pixels: Tensor) -> Tensor:
+            for step in steps:
+                pixels = step(pixels)
+            return normalise(pixels.clamp(0, 1))
+
+        return seeded_view(made)
 
 
 def local_size(backbone: Backbone) -> int:
@@ -73,18 +89,6 @@ def patch_size(backbone: Backbone) -> int:
     with torch.no_grad():
         _, (rows, _) = backbone.image_tokens(backbone.blank_image())
     return height_and_width(backbone.image_size)[0] // rows
-
-
-def augmented_view(backbone: Backbone, steps: Sequence[Callable[[Tensor], Tensor]]) -> View:
-    """Steps of torchvision, one after the other, of pixels (3, H, W) in 0..1, then normalised for the backbone."""
-    normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))
-
-    def made(pixels: Tensor) -> Tensor:
-        for step in steps:
-            pixels = step(pixels)
-        return normalise(pixels.clamp(0, 1))
-
-    return seeded_view(made)
 
 
 def seeded_view(make: Callable[[Tensor], Tensor]) -> View:

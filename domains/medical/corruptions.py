@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.contracts import Corruption
-from ..smooth_fields import smooth_field
+from ...core.data import Drawing
 
 SHIFTS = (0.04, 0.08, 0.12, 0.16, 0.2)
 """Of the window's centre, up or down, as a share of all grey levels."""
@@ -26,7 +26,7 @@ def window_shift(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
 def bias_field(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
     """The image times a smooth field, as an uneven coil leaves it."""
     height, width = image.shape[:2]
-    field = np.exp(FIELDS[severity - 1] * smooth_field(height, width, seed))
+    field = np.exp(FIELDS[severity - 1] * Drawing.smooth_field(height, width, seed))
     return np.rint(np.clip(image * field[..., None], 0, 255)).astype(np.uint8)
 
 

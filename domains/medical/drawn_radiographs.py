@@ -8,19 +8,17 @@ image. Everything follows from a seed and a number alone; nothing is stored.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Labels
+from ...core.data import Drawing
 from .targets import Phrases, Reported
 
 SIDE = 64
-DRAWING = "first"
-"""Part of each image's identity, so of its stored features: whoever changes what is drawn gives another word."""
+DRAWING = Drawing(__file__, "radiograph/first", "/")
 FINDINGS = ("Cardiomegaly", "Consolidation", "Lung Lesion", "Pleural Effusion", "Pneumothorax")
 ZONES = ("right upper", "right lower", "left upper", "left lower")
 POSITIONS = (*(f"{zone} zone" for zone in ZONES), "heart")
@@ -148,8 +146,7 @@ def radiograph(shown: Study, rng: np.random.Generator) -> np.ndarray:
     chest.add(shown)
     image = gaussian_filter(chest.density, rng.uniform(0.4, 0.8))
     image = rng.uniform(0.85, 1.05) * image + rng.normal(scale=rng.uniform(0.01, 0.025), size=image.shape)
-    grey = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.repeat(Drawing.pixels(image)[..., None], 3, axis=2)
 
 
 class _Chest:
@@ -185,13 +182,13 @@ class _Chest:
     def ellipse(self, at_x, at_y, wide, high, edge=0.02, inverse=False) -> np.ndarray:
         """(SIDE, SIDE) in 0..1, 1 inside a soft-edged ellipse, or outside."""
         distance = (np.hypot((self.x - at_x) / wide, (self.y - at_y) / high) - 1) * min(wide, high) / edge
-        return 1 / (1 + np.exp(np.clip(-2 * distance if inverse else 2 * distance, -40, 40)))
+        return Drawing.soft(-2 * distance if inverse else 2 * distance)
 
     def lung(self, side: int) -> np.ndarray:
         """1 inside the lung on a side (1: the patient's left), which ends at the diaphragm."""
         centre = 0.5 + side * 0.235
         dome = self.base + 0.5 * (self.x - centre) ** 2 / self.lung_width
-        floor = 1 / (1 + np.exp(np.clip((self.y - dome) / 0.012, -40, 40)))
+        floor = Drawing.soft((self.y - dome) / 0.012)
         return self.ellipse(centre, 0.5, self.lung_width, 0.38) * floor
 
     def add_cardiomegaly(self, place: str, strength: float) -> None:
@@ -214,7 +211,7 @@ class _Chest:
         side = self._side(place)
         outward = side * (self.x - 0.5 - side * 0.235) / self.lung_width
         level = self.base - self.rng.uniform(0.1, 0.17) - 0.07 * np.clip(outward, -1, 1)  # higher at the chest wall
-        fluid = 1 / (1 + np.exp(np.clip((level - self.y) / 0.012, -40, 40)))
+        fluid = Drawing.soft((level - self.y) / 0.012)
         self.density += 0.42 * strength * fluid * self.lung(side) * (1 - self.heart)
 
     def add_pneumothorax(self, place: str, strength: float) -> None:
@@ -283,13 +280,6 @@ def _where(name: str, place: str) -> str:
 
 
 def _item(seed: int, number: int, split: str) -> Item:
-    shown = study(seed, number)
-    digest = hashlib.sha256(f"radiograph/{DRAWING}/{seed}/{number}".encode()).hexdigest()
-    return Item(
-        id=f"{split}/study-{number:04d}",
-        source=Path(__file__),
-        decode={"seed": seed, "number": number, "digest": digest},
-        target=shown.target,
-        group=f"patient {number}",
-        split=split,
-    )
+    which = {"seed": seed, "number": number}
+    about = {"target": study(seed, number).target, "group": f"patient {number}", "split": split}
+    return DRAWING.item(f"{split}/study-{number:04d}", seed, number, **about, **which)

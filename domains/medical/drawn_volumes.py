@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.features import FeatureStore
-from ...core.runtime import filled_once
 
 VERSION = 1
 COUNT, SIDE, SLICES = 20, 24, 20
@@ -23,8 +22,7 @@ NOTE = "These volumes are drawn, not scans: their numbers say nothing about pati
 def volumes_folder() -> Path:
     """The folder of the drawn set, in the layout of the Medical Segmentation Decathlon; it is made at the first
     call."""
-    folder = FeatureStore.default_root().parent / "samples" / f"volumes-{VERSION}"
-    return filled_once(folder, _draw_into)
+    return FeatureStore.filled(f"samples/volumes-{VERSION}", _draw_into)
 
 
 def drawn_volume(number: int) -> tuple[np.ndarray, np.ndarray, float]:

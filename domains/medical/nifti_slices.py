@@ -21,7 +21,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 
 from ...core.contracts import Decoded, Item
-from ...core.data import digest_of_file, remember_by_file
+from ...core.data import FileHashes, remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import caching, check_regular
 from .intensity import (
@@ -335,7 +335,7 @@ def _unpacked(path: Path, image) -> Path:
     if size > MOST_UNPACKED:
         raise LimitError(f"{path}: unpacks to {size:,} bytes, more than {MOST_UNPACKED:,}; unpack it with gunzip")
     folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
-    target = folder / f"{digest_of_file(path)}.nii"
+    target = folder / f"{FileHashes.of_file(path)}.nii"
     with KEEPING:
         if not target.is_file():
             with gzip.open(path) as packed, caching(target) as out:

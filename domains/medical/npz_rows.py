@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.data import ArrayFile, digest_of_file, remember_by_file
+from ...core.data import ArrayFile, FileHashes, remember_by_file
 from ...core.errors import DataError
 from ...core.runtime import caching, check_regular
 
@@ -99,7 +99,7 @@ def _opened(path: Path, name: str) -> np.ndarray:
 
 def _unpacked(path: Path, name: str) -> Path:
     """The array as an .npy in the cache, written atomically."""
-    key = sha256(f"{digest_of_file(path)}\n{name}".encode()).hexdigest()
+    key = sha256(f"{FileHashes.of_file(path)}\n{name}".encode()).hexdigest()
     folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
     target = folder / f"{key}.npy"
     if target.is_file():

@@ -14,7 +14,7 @@ from math import isnan
 from pathlib import Path, PurePosixPath
 
 from ...core.contracts import Columns, Decoded, DomainData, Item, Target, UnequalParts
-from ...core.data import Format, columns_beside, digest_of_files, group_of, is_by_name, kind_of_column, values_by_name
+from ...core.data import FileHashes, Format, GroupNames, columns_beside, group_of, kind_of_column
 from ...core.errors import ConfigError, DataError, UnknownNameError
 from .targets import Findings, Viewed
 
@@ -62,9 +62,9 @@ def studies_of(data: DomainData, named: str, formats: Sequence[Format]) -> Domai
         ConfigError: nothing tells studies. UnknownNameError: there is no such column. DataError: as `as_studies`.
     """
     columns = None if data.columns is None else data.columns()
-    if is_by_name(named):
+    if GroupNames.are_named_by(named):
         ids, classes = [item.id for item in data.items], [item.classes() for item in data.items]
-        told = Told(dict(zip(ids, values_by_name(ids, classes, named), strict=True)))
+        told = Told(dict(zip(ids, GroupNames(named).values(ids, classes), strict=True)))
     else:
         told = _by_headers(data.items, formats).with_(_by_columns(columns, named))
     if not any(told.study.values()):
@@ -85,7 +85,7 @@ def new_studies(data: DomainData, paths: Sequence[str | Path], named: str, forma
     """
     if named == FOLDER:
         told = Told({item.id: str(PurePosixPath(item.id).parent) for item in data.items})
-    elif is_by_name(named):
+    elif GroupNames.are_named_by(named):
         told = Told({item.id: _stem_value(item.id, named) for item in data.items})
     else:
         told = _by_headers(data.items, formats)
@@ -114,7 +114,7 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
     for some in images.values():
         some = sorted(some, key=lambda item: (_rank(told.view.get(item.id, ""), item.id), item.id))
         try:
-            digest = digest_of_files([item.source for item in some])
+            digest = FileHashes.of_files([item.source for item in some])
         except DataError as error:
             skipped.append((some[0].id, str(error)))
             continue
@@ -183,7 +183,7 @@ def _by_headers(items: Sequence[Item], formats: Sequence[Format]) -> Told:
 
 def _stem_value(name: str, named: str) -> str | None:
     """What a pattern finds in the name of a file; None for nothing."""
-    return values_by_name([name, name], [(), ()], named)[0]
+    return GroupNames(named).values([name, name], [(), ()])[0]
 
 
 def _rank(view: str, name: str) -> int:

@@ -8,12 +8,10 @@ it is asked for, from its kind and number alone; nothing is stored.
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
+from ...core.data import Drawing
 
 KINDS = (
     "cell with a segmented nucleus",
@@ -22,9 +20,7 @@ KINDS = (
     "cell with coarse granules",
     "cell fragment without a nucleus",
 )
-DRAWING = "37c9411e5a4d460b922f33bfd8898312f0f2c4c6f2c607b00e6fb5fb2d3ef43f"
-"""Which drawing this is, any text: it is part of each image's identity, so of its stored features and the seeds of its
-augmented views. Whoever changes what is drawn gives another; other edits must not, or documented figures would move."""
+DRAWING = Drawing(__file__, "37c9411e5a4d460b922f33bfd8898312f0f2c4c6f2c607b00e6fb5fb2d3ef43f", "/")
 SIDE = 80
 IMAGES_PER_SPLIT = {"train": 24, "val": 8, "test": 28}
 NOTE = (
@@ -37,7 +33,17 @@ def synthetic_cells() -> DomainData:
     """300 images of 5 kinds, with splits; the same on every machine."""
     splits = DomainData.drawn_splits(IMAGES_PER_SPLIT)
     items = [
-        _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
+        DRAWING.item(
+            f"{split}/{kind.replace(' ', '-')}-{number:02d}",
+            label,
+            number,
+            target=Label(label),
+            split=split,
+            kind=label,
+            number=number,
+        )
+        for label, kind in enumerate(KINDS)
+        for number, split in enumerate(splits)
     ]
     return DomainData.drawn("synthetic-cells", NOTE, items, render_item, KINDS)
 
@@ -75,7 +81,7 @@ class _Canvas:
         angle = np.arctan2(v, u)
         phase = self.rng.uniform(0, 2 * np.pi, 3)
         outline = 1 + wobble * sum(np.sin(k * angle + phase[k - 2]) / k for k in (2, 3, 4))
-        return 1 / (1 + np.exp(np.clip((np.hypot(u, v) - radius * outline) / edge * 2, -40, 40)))
+        return Drawing.soft((np.hypot(u, v) - radius * outline) / edge * 2)
 
     def polar(self, distance: float, angle: float) -> np.ndarray:
         """A point at a share of the cell's radius from its centre."""
@@ -121,7 +127,7 @@ class _Canvas:
         image = light[..., None] * rng.uniform(0.96, 1.0, 3) * np.exp(-absorbed)
         image = gaussian_filter(image, (*[rng.uniform(0.3, 0.8)] * 2, 0))
         image = image + rng.normal(scale=rng.uniform(0.01, 0.02), size=image.shape)
-        return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+        return Drawing.pixels(image)
 
 
 def _segmented(canvas: _Canvas) -> None:
@@ -167,14 +173,3 @@ def _fragment(canvas: _Canvas) -> None:
 
 PAINTERS = (_segmented, _round, _kidney, _granular, _fragment)
 """In the order of `KINDS`."""
-
-
-def _item(label: int, kind: str, number: int, split: str) -> Item:
-    digest = hashlib.sha256(f"{DRAWING}/{label}/{number}".encode()).hexdigest()
-    return Item(
-        id=f"{split}/{kind.replace(' ', '-')}-{number:02d}",
-        source=Path(__file__),
-        decode={"kind": label, "number": number, "digest": digest},
-        target=Label(label),
-        split=split,
-    )

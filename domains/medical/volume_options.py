@@ -63,7 +63,7 @@ class VolumeOptions:
 
 
 @dataclass(frozen=True)
-class Asked:
+class VolumeSchedule:
     """What a recipe says of the training besides; None where it says nothing.
 
     Args:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
-from ...core.data import ItemCollector, Layout, decode_bytes, decode_image, folders, shown, stays_inside
-from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
+from ...core.data import IMAGE, ItemCollector, Layout, decode_bytes, folders, shown, stays_inside
+from ...core.errors import DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime import check_regular, json_values, version_of
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -30,7 +30,6 @@ UNLABELLED = -1
 """A class that is not told, as of hidden test splits."""
 CACHES = ("cache-", "tmp")
 """How names of files begin that `datasets` keeps beside its own."""
-INSTALL = 'needs pyarrow: pip install "vladapt[natural]"'
 BATCH = 64
 OPENED = 4
 """Files that stay open, of each Parquet file with a group of rows."""
@@ -53,7 +52,6 @@ def read_arrow_folder(
         max_pixels: a larger image is refused; 0 for the usual limit.
 
     Raises:
-        CapabilityError: pyarrow is not installed.
         DataError: a damaged file, no column of images or of labels, labels that are no classes, or several
             configurations.
         UnknownNameError: no column of the given name.
@@ -80,7 +78,7 @@ def load_row(item: Item) -> Decoded:
     """The decoded image of a row: from its bytes, or from the file beside that it names."""
     limit = {key: item.decode[key] for key in ("max_pixels",) if key in item.decode}
     if (beside := item.decode.get("beside")) is not None:
-        return decode_image(item.source.parent / beside, limit)
+        return IMAGE.load(item.source.parent / beside, limit)
     file = item.source
     with _readable(file):
         image = _tabled(file, version_of(file.stat())).image_at(int(item.decode["row"]), str(item.decode["column"]))
@@ -214,10 +212,8 @@ def _parquet(path: Path) -> _Tabled:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """pyarrow's errors in one line."""
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise CapabilityError(f"{path}: {INSTALL}") from error
+    import pyarrow as pa
+
     try:
         yield
     except (pa.ArrowException, OSError, IndexError) as error:

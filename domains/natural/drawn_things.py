@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ...core.contracts import DomainData, Item, Label
+from ...core.data import Drawing
 from ...core.forgetting import draw
 
 KINDS = (
@@ -21,8 +19,7 @@ OTHER_NUMBERS = 3
 GRID = 3
 SIZES = (0.55, 0.8)
 """Of the thing's picture, in sides of the whole one."""
-DRAWING = "3"
-"""Part of each image's identity, so of its stored features: whoever changes what is drawn gives another text."""
+DRAWING = Drawing(__file__, "3")
 FIRST = 1000
 """The number of the first drawing: those before it show what a training forgets, and are not learned from."""
 IMAGES_PER_SPLIT = {"train": 16, "val": 4, "test": 20}
@@ -35,7 +32,15 @@ NOTE = (
 def drawn_things() -> DomainData:
     """480 pictures of 12 things, with splits; the same on every machine."""
     items = [
-        _item(label, kind, FIRST + number, split)
+        DRAWING.item(
+            f"{kind}/{number}",
+            kind,
+            FIRST + number,
+            target=Label(label),
+            split=split,
+            kind=label,
+            number=FIRST + number,
+        )
         for label, kind in enumerate(KINDS)
         for number, split in enumerate(DomainData.drawn_splits(IMAGES_PER_SPLIT))
     ]
@@ -45,7 +50,7 @@ def drawn_things() -> DomainData:
 def render_item(item: Item) -> np.ndarray:
     """(224, 224, 3) uint8: the thing small among others, partly covered, in poor light and out of focus."""
     kind, number = int(item.decode["kind"]), int(item.decode["number"])
-    rng = np.random.default_rng([int(DRAWING), kind, number])
+    rng = np.random.default_rng([int(DRAWING.version), kind, number])
     thing = Image.fromarray(draw(KINDS[kind], number))
     scene = _others(rng, thing.width)
     side = round(rng.uniform(*SIZES) * thing.width)
@@ -56,7 +61,7 @@ def render_item(item: Item) -> np.ndarray:
     scene = scene.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
     pixels = np.asarray(scene, dtype=np.float32) / 255 * rng.uniform(0.5, 1)
     pixels += rng.normal(0, rng.uniform(0.01, 0.08), pixels.shape)
-    return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    return Drawing.pixels(pixels)
 
 
 def _others(rng: np.random.Generator, width: int) -> Image.Image:
@@ -77,9 +82,3 @@ def _cover(rng: np.random.Generator, scene: Image.Image, place: tuple[int, int],
     along = (left + at, top, left + at + width, top + side)
     colour = tuple(rng.integers(0, 256, 3).tolist())
     ImageDraw.Draw(scene).rectangle(across if rng.random() < 0.5 else along, fill=colour)
-
-
-def _item(label: int, kind: str, number: int, split: str) -> Item:
-    digest = hashlib.sha256(f"{DRAWING} {kind} {number}".encode()).hexdigest()
-    decode = {"kind": label, "number": number, "digest": digest}
-    return Item(f"{kind}/{number - FIRST}", Path(__file__), decode, Label(label), split=split)

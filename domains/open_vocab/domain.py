@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import Domain, DomainData, Item, max_pixels_option, option, settle
+from ...core.contracts import Domain, DomainData, Item, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
-from ...core.registry import task_class
 from .vocabulary import named_templates
 
 READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("read_segmentation", None)}
@@ -24,7 +23,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
     reduce_zero_label: bool = option(False, "masks: 0 is no class, and 1 the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are the first class")
-    max_pixels: int = max_pixels_option()
+    max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):
         settle(self)
@@ -69,10 +68,13 @@ class OpenVocab(Domain):
         """The run of a detector or segmentor of transformers."""
         from .hub_models.starting import task_of_source
         from .hub_models.used_as_is import run_of_source, usable
+        from .tasks.detection import Detection
+        from .tasks.segmentation import Segmentation
 
         if (source := usable(place)) is None:
             return None
-        return run_of_source(source, task_class(task_of_source(source))(self))
+        tasks = {task.name: task for task in (Detection, Segmentation)}
+        return run_of_source(source, tasks[task_of_source(source)](self))
 
     def as_masks(self, data: DomainData, background: bool = True) -> DomainData:
         """A set of boxes with outlines, of any domain, as one of masks that are drawn when they are asked for.

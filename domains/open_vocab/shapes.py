@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...core.data import Drawing
 from ...core.features import FeatureStore
-from ...core.runtime import filled_once
 
 VERSION = 1
 SIDE = 128
@@ -33,8 +33,7 @@ Outline = list[tuple[float, float]]
 
 def shapes_folder() -> Path:
     """The folder of the drawn set, COCO files and images; it is made at the first call."""
-    folder = FeatureStore.default_root().parent / "samples" / f"shapes-{VERSION}"
-    return filled_once(folder, _draw_into)
+    return FeatureStore.filled(f"samples/shapes-{VERSION}", _draw_into)
 
 
 def _draw_into(folder: Path) -> None:
@@ -106,14 +105,9 @@ def _free_place(random, taken: Sequence[tuple[float, float, float]]) -> tuple[fl
 
 
 def _outline(shape: str, x: float, y: float, radius: float, turn: float) -> Outline:
-    corners = {"circle": 32, "square": 4, "triangle": 3, "star": 10}[shape]
-    start = {"square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}.get(shape, 0.0) + turn
-    points = []
-    for corner in range(corners):
-        reach = radius * (0.42 if shape == "star" and corner % 2 else 1.0)
-        angle = start + 2 * math.pi * corner / corners
-        points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
-    return points
+    corners = {"circle": 32, "square": 4, "triangle": 3, "star": 5}[shape]
+    first = {"square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}.get(shape, 0.0)
+    return Drawing.corners((x, y), radius, corners, turn=first + turn, inner=0.42 if shape == "star" else None)
 
 
 def _area(outline: Outline) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...core.contracts import DomainData, max_pixels_option, option, settle
+from ...core.contracts import DomainData, Item, option, settle
 from ...core.data import IMAGE, Format, ItemCollector, folders, locate, shown
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
@@ -27,7 +27,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
     absent: str = option("0", "attributes: what a cell of the table holds for a person without the attribute")
     unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown")
-    max_pixels: int = max_pixels_option()
+    max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):
         settle(self)

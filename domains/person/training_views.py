@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.contracts import Backbone, height_and_width
-from ...core.training import augmented_view
+from ...core.training import Views
 
 TOGETHER = 2
 """How many of the six changes a picture goes through; one may be drawn twice."""
@@ -43,7 +43,7 @@ def tbps_clip_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
             pixels = changes[number](pixels)
         return pixels
 
-    return augmented_view(backbone, [changed])
+    return Views(backbone).of_steps([changed])
 
 
 def simclr_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
@@ -57,7 +57,7 @@ def simclr_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
         v2.RandomApply([v2.GaussianBlur(_odd(min(size) // 8), sigma=(0.1, 2.0))], p=0.5),
         v2.RandomHorizontalFlip(),
     ]
-    return augmented_view(backbone, steps)
+    return Views(backbone).of_steps(steps)
 
 
 def _odd(side: int) -> int:

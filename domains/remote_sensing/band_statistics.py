@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.contracts import DomainData, Item
 from ...core.errors import DataError
-from .pictures import AUTO, IMAGE, PERCENTILES, channel_values, is_raster, picture_of, range_of
+from .pictures import AUTO, BY_IMAGE, PERCENTILES, channel_values, is_raster, picture_of, range_of
 from .rasters import header_of
 
 SAMPLED, SAMPLED_SIDE = 64, 256
@@ -63,7 +63,7 @@ def band_statistics(items: Sequence[Item]) -> tuple[tuple[float, ...], tuple[flo
         except DataError as error:
             fault = error
             continue
-        how = item.decode.get("stretch", IMAGE)
+        how = item.decode.get("stretch", BY_IMAGE)
         shown = picture_of(values, valid, pictures, eight_bits, how, item.source)[valid]  # (N, C)
         shown = shown.astype(np.float64) / (255 if shown.dtype == np.uint8 else 1)
         count, total, squares = count + len(shown), total + shown.sum(axis=0), squares + (shown**2).sum(axis=0)

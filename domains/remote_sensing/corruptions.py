@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.contracts import Corruption
-from ..smooth_fields import smooth_field
+from ...core.data import Drawing
 
 HAZE = (0.15, 0.3, 0.45, 0.6, 0.75)
 """Share of the light that comes from the haze, on average."""
@@ -18,7 +18,7 @@ FAILING = (0.5, 0.7, 0.85, 0.95, 1.0)
 def haze(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
     """J t + A (1 - t), of an air that is thinner here and thicker there (Koschmieder, 1924)."""
     height, width = image.shape[:2]
-    lost = HAZE[severity - 1] * (1 + smooth_field(height, width, seed) / 4)
+    lost = HAZE[severity - 1] * (1 + Drawing.smooth_field(height, width, seed) / 4)
     lost = np.clip(lost, 0, 1)[..., None]
     return np.rint(image * (1 - lost) + 255 * AIRLIGHT * lost).astype(np.uint8)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.data import Drawing
 from ...core.features import FeatureStore
-from ...core.runtime import filled_once
 
 VERSION = 1
 SITES, SIDE = 50, 64
@@ -26,8 +26,8 @@ NOTE = (
 
 def heights_folder() -> Path:
     """Folders images and targets with a GeoTIFF of each site; they are made at the first call."""
-    folder = FeatureStore.default_root().parent / "samples" / f"canopy-heights-{VERSION}"
-    return filled_once(folder, lambda partial: write_sites(partial, range(SITES), SIDE))
+    name = f"samples/canopy-heights-{VERSION}"
+    return FeatureStore.filled(name, lambda partial: write_sites(partial, range(SITES), SIDE))
 
 
 def write_sites(folder: Path, numbers: range, side: int, seed: int = 0) -> None:
@@ -60,8 +60,7 @@ def drawn_canopy(side: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(seed)
-    smooth = [gaussian_filter(rng.normal(size=(side, side)), side / 6) for _ in range(2)]
-    stand, dense = (each / each.std() for each in smooth)
+    stand, dense = (Drawing.clouds(rng, side, side / 6) for _ in range(2))
     typical = np.clip(rng.uniform(6, 22) + 5 * stand, 3, 32)  # metres of a tree that grows here
     height, shade = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
     y, x = np.mgrid[:side, :side]
@@ -90,4 +89,4 @@ def drawn_canopy(side: int, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     pixels = pixels + rng.normal(0, 0.01, pixels.shape)
     if seed[-1] % 3 == 0:
         height[: side // 6, : side // 5] = NODATA
-    return np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8), height
+    return Drawing.pixels(pixels), height

@@ -7,17 +7,15 @@ drawn when it is asked for, from its kind and number alone.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import Captions, DomainData, Item, Label
+from ...core.data import Drawing
 
-DRAWING = "1"
-"""Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
+DRAWING = Drawing(__file__, "1")
 SIDE = 96
 FINER = 2
 IMAGES_PER_SPLIT = {"train": 16, "val": 4, "test": 10}
@@ -37,7 +35,17 @@ def drawn_scenes() -> DomainData:
     """360 scenes of 12 kinds, with splits; the same on every machine."""
     splits = DomainData.drawn_splits(IMAGES_PER_SPLIT)
     items = [
-        _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
+        DRAWING.item(
+            f"{kind.replace(' ', '-')}/{number:02d}",
+            kind,
+            number,
+            target=Label(label),
+            split=split,
+            kind=label,
+            number=number,
+        )
+        for label, kind in enumerate(KINDS)
+        for number, split in enumerate(splits)
     ]
     return DomainData.drawn("drawn-scenes", NOTE, items, render_item, KINDS)
 
@@ -50,10 +58,9 @@ def drawn_pairs() -> DomainData:
             if west != east:
                 split = PAIR_SPLITS[(west * len(kinds) + east) % len(PAIR_SPLITS)]
                 decode = {"kind": west, "east": east, "number": 100 + east}
-                decode["digest"] = hashlib.sha256(f"{DRAWING} {of_west} {of_east}".encode()).hexdigest()
                 texts = Captions(tuple(text.format(of_west, of_east) for text in CAPTIONS))
                 name = f"{of_west} and {of_east}".replace(" ", "-")
-                items.append(Item(name, Path(__file__), decode, texts, split=split))
+                items.append(DRAWING.item(name, of_west, of_east, target=texts, split=split, **decode))
     return DomainData.drawn("drawn-scenes", NOTE, items, render_item, kind="captions")
 
 
@@ -92,14 +99,7 @@ class _Ground:
     def fill(self, colour, texture: float = 0.04, grain: float = 6.0) -> None:
         """All in one colour, mottled."""
         self.colours[:] = np.array(colour)
-        self.colours += texture * self.cloudy(grain)[..., None]
-
-    def cloudy(self, grain: float) -> np.ndarray:
-        """(side, side) smooth noise of deviation 1."""
-        from scipy.ndimage import gaussian_filter
-
-        noise = gaussian_filter(self.rng.normal(size=(self.side, self.side)), grain)
-        return noise / noise.std()
+        self.colours += texture * Drawing.clouds(self.rng, self.side, grain)[..., None]
 
     def paint(self, mask: np.ndarray, colour) -> None:
         """A colour where a mask (side, side) says."""
@@ -130,10 +130,10 @@ class _Ground:
         rng = self.rng
         light = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
         haze = rng.uniform(0, 0.12)
-        seen = self.colours * light * (1 - haze) + haze * 0.8
+        seen = Drawing.hazy(self.colours, light, haze)
         seen = seen.reshape(SIDE, FINER, SIDE, FINER, 3).mean(axis=(1, 3))
         seen = seen + rng.normal(0, rng.uniform(0.005, 0.02), seen.shape)
-        return (np.clip(seen, 0, 1) * 255).round().astype(np.uint8)
+        return Drawing.pixels(seen)
 
 
 def _farmland(ground: _Ground) -> None:
@@ -188,7 +188,7 @@ def _river(ground: _Ground) -> None:
 def _beach(ground: _Ground) -> None:
     rng = ground.rng
     ground.fill((0.06, 0.25, 0.4), 0.02, 4)
-    shore = ground.v + 0.03 * ground.cloudy(14) + rng.uniform(-0.12, 0.12)
+    shore = ground.v + 0.03 * Drawing.clouds(rng, ground.side, 14) + rng.uniform(-0.12, 0.12)
     ground.paint(shore > 0, (0.16, 0.45, 0.5))
     ground.paint((shore > 0.04) & (shore < 0.06), (0.9, 0.93, 0.93))
     ground.paint(shore > 0.06, (0.85, 0.77, 0.58))
@@ -277,9 +277,3 @@ KINDS: dict[str, Callable[[_Ground], None]] = {
     "storage tanks": _tanks,
 }
 """Class name -> what paints it."""
-
-
-def _item(label: int, kind: str, number: int, split: str) -> Item:
-    digest = hashlib.sha256(f"{DRAWING} {kind} {number}".encode()).hexdigest()
-    decode = {"kind": label, "number": number, "digest": digest}
-    return Item(f"{kind.replace(' ', '-')}/{number:02d}", Path(__file__), decode, Label(label), split=split)

@@ -6,17 +6,15 @@ that a place is a group. Roofs of any colour cover 0 to about 60 % of the ground
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import DomainData, Item
 from ...core.contracts import Number as NumberTarget
+from ...core.data import Drawing
 
-DRAWING = "1"
-"""Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
+DRAWING = Drawing(__file__, "1")
 SIDE, PLACES, PER_PLACE = 64, 40, 6
 COLUMN = "built_share"
 SPLITS = {"train": 20, "val": 10, "test": 10}
@@ -44,10 +42,10 @@ def render_item(item: Item) -> np.ndarray:
 
 
 def _item(place: int, number: int, split: str) -> Item:
-    digest = hashlib.sha256(f"{DRAWING} {place} {number}".encode()).hexdigest()
-    decode = {"place": place, "number": number, "digest": digest}
     target = NumberTarget(round(render(place, number)[1], 4))
-    return Item(f"place-{place:02}-{number}", Path(__file__), decode, target, group=f"place {place}", split=split)
+    which = {"place": place, "number": number}
+    id_, group = f"place-{place:02}-{number}", f"place {place}"
+    return DRAWING.item(id_, place, number, target=target, group=group, split=split, **which)
 
 
 @lru_cache(maxsize=PLACES * PER_PLACE)
@@ -65,5 +63,5 @@ def render(place: int, number: int) -> tuple[np.ndarray, float]:
         colours[np.roll(house, (2, 2), (0, 1)) & ~roofs] *= 0.6  # its shadow
         roofs |= house
         colours[house] = rng.uniform((0.5, 0.25, 0.2), (0.9, 0.85, 0.85))
-    seen = np.clip(colours * light * (1 - haze) + 0.8 * haze + rng.normal(0, 0.01, colours.shape), 0, 1)
-    return (seen * 255).round().astype(np.uint8), float(roofs.mean())
+    seen = Drawing.hazy(colours, light, haze) + rng.normal(0, 0.01, colours.shape)
+    return Drawing.pixels(seen), float(roofs.mean())

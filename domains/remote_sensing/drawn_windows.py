@@ -24,7 +24,7 @@ import numpy as np
 from ...core.contracts import Boxes, DomainData, Item, Label, Mask, Target
 from ...core.errors import ConfigError, DataError
 from .layers import ClassRaster, Shapes, read_layer
-from .objects import DETECTION, SEGMENTATION, ignored_without_values, objects_in
+from .objects import DETECTION, SEGMENTATION, decoded, ignored_without_values, objects_in
 from .pictures import valid_pixels
 from .places import files_of_item
 from .rasters import Header, corners_of, header_of
@@ -182,11 +182,9 @@ def _amounts(item: Item, new: Mapping[int, int]) -> dict[int, float]:
         for label, ignored in zip(target.labels, target.ignored or (False,) * len(target.labels)):
             amounts[label] += not ignored
         return {label: amount for label, amount in amounts.items() if amount}
-    from pycocotools import mask as codec
-
     area = target.size[0] * target.size[1]
     for label, outline in zip(target.outlines.labels, target.outlines.segments or ()):
-        covered = float(codec.area({**outline, "counts": outline["counts"].encode("ascii")}))
+        covered = float(decoded(outline).sum())
         area -= covered
         if label in new:
             amounts[label] += covered
@@ -210,10 +208,7 @@ def _pixel_of(item: Item, label: int, random: np.random.Generator) -> tuple[int,
     if isinstance(target, Boxes):  # its extent here
         x0, y0, x1, y1 = objects.boxes[k]
         return int(random.uniform(x0, x1)), int(random.uniform(y0, y1))
-    from pycocotools import mask as codec
-
-    outline = objects.segments[k]
-    rows, columns = np.nonzero(codec.decode({**outline, "counts": outline["counts"].encode("ascii")}))
+    rows, columns = np.nonzero(decoded(objects.segments[k]))
     chosen = int(random.integers(len(rows)))
     return int(columns[chosen]), int(rows[chosen])
 

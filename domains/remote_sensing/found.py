@@ -15,6 +15,7 @@ from ...core.runtime import replacing
 from .bands import pictures_of
 from .gdal import safely
 from .maps.rasters import colours
+from .objects import decoded
 from .pictures import is_raster
 from .places import Place, files_of_item, place_of
 from .rasters import coordinates, header_of
@@ -94,15 +95,12 @@ def _corners(box: Sequence[float], place: Place) -> list[tuple[float, float]]:
 
 def _map(row: Mapping[str, Any], item: Item, place: Place, class_names: Sequence[str], folder: Path) -> Path:
     """A GeoTIFF of class indices, whose names are in its tags."""
-    from pycocotools import mask as codec
-
     height, width = place.size
     deep = np.uint8 if len(class_names) <= NOTHING else np.uint16
     classes = np.full((height, width), np.iinfo(deep).max, deep)
     for label, name in enumerate(class_names):
         if name in row["masks"]:
-            outline = row["masks"][name]
-            classes[codec.decode({**outline, "counts": outline["counts"].encode("ascii")}).astype(bool)] = label
+            classes[decoded(row["masks"][name])] = label
     file = folder / MAPS / f"{Path(row['id']).stem}.tif"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial, safely([file]):

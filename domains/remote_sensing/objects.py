@@ -6,7 +6,7 @@ classes, and areas, become masks; what the layer does not cover is the backgroun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,6 +311,13 @@ def _of_classes(classes: np.ndarray) -> Boxes:
 def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def decoded(outline: Mapping[str, Any]) -> np.ndarray:
+    """(H, W) bool of a compressed COCO encoding."""
+    from pycocotools import mask as codec
+
+    return codec.decode(outline).astype(bool)
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, Item
-from ...core.data import Format, decode_image
+from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
 from .gdal import DRIVERS
@@ -19,8 +19,8 @@ from .rasters import OpenRaster, header_of, kept_raster, open_raster
 from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)
-IMAGE, AUTO = "image", "auto"
-STRETCHES = (AUTO, IMAGE)
+BY_IMAGE, AUTO = "image", "auto"
+STRETCHES = (AUTO, BY_IMAGE)
 MOST_SIDE = 2048
 """Pixels of the shortest side of a raster that is looked at as a whole: a larger one is read at that size."""
 
@@ -73,7 +73,7 @@ def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:
     Raises:
         DataError: it cannot be read, has no such band, or no value at all.
     """
-    return picture_of(*channel_values(path, decode), decode.get("stretch", IMAGE), path)
+    return picture_of(*channel_values(path, decode), decode.get("stretch", BY_IMAGE), path)
 
 
 def picture_of(
@@ -153,7 +153,7 @@ def masked_pixels(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, 
         DataError: it cannot be read, has no such band, or its bands make several pictures.
     """
     if not is_raster(source):
-        pixels = decode_image(source, dict(decode))
+        pixels = IMAGE.load(source, dict(decode))
         return pixels, np.ones(pixels.shape[:2], bool)
     files = [source.parent / name for name in decode["files"]] if "files" in decode else [source]
     with kept_raster(files, decode.get("sensor")) as raster:
@@ -165,7 +165,7 @@ def masked_pixels(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, 
     if not valid.any():  # nothing that a range of its own could be computed of
         kind = np.uint8 if eight_bits else np.float32
         return np.zeros((*valid.shape, max(COLOURS, len(values))), kind), valid
-    return picture_of(values, valid, pictures, eight_bits, decode.get("stretch", IMAGE), source), valid
+    return picture_of(values, valid, pictures, eight_bits, decode.get("stretch", BY_IMAGE), source), valid
 
 
 def in_unit(pixels: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ class PixelOptions:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PixelSchedule:
     """What a recipe says of the training besides; None where it says nothing.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
-from ...core.errors import ConfigError
-from .pixel_options import Asked
+from ...core.tasks import ConfigTask
+from .pixel_options import PixelSchedule
 from .tower_bands import band_layer
 
 BATCH = 8
@@ -31,38 +31,37 @@ def over_processes(part: Tensor) -> Tensor:
     return total + processes * (part - part.detach())
 
 
-def loader(asked: Asked, dataset: Mapping[str, Any]) -> dict[str, Any]:
+def loader(schedule: PixelSchedule, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Of a dataset that draws its own order; a batch is shared by all processes.
 
     Raises:
         ConfigError: a batch that the processes cannot share.
     """
-    batch, processes = asked.batch_size or BATCH, get_world_size()
-    if batch % processes:
-        raise ConfigError(f"--batch-size {batch}: {processes} processes share a step; give a multiple of {processes}")
     return {
-        "batch_size": batch // processes,
-        "num_workers": asked.workers or 0,
+        "batch_size": ConfigTask.per_process(schedule.batch_size or BATCH),
+        "num_workers": schedule.workers or 0,
         "sampler": {"type": "DefaultSampler", "shuffle": False},
         "collate_fn": {"type": "default_collate"},
         "dataset": dict(dataset),
     }
 
 
-def optim_wrapper(asked: Asked, tower: Mapping[str, Any] | None = None, name: str = "encoder") -> dict[str, Any]:
+def optim_wrapper(
+    schedule: PixelSchedule, tower: Mapping[str, Any] | None = None, name: str = "encoder"
+) -> dict[str, Any]:
     """AdamW.
 
     Args:
         tower: config of a pretrained tower that trains whole; new layers of its first bands have the usual rate.
         name: of the tower in the model.
     """
-    optimizer = {"type": "AdamW", "lr": asked.lr or RATE, "weight_decay": DECAY}
+    optimizer = {"type": "AdamW", "lr": schedule.lr or RATE, "weight_decay": DECAY}
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
     if tower is not None:
         rates = {name: {"lr_mult": TOWER_RATE}}
         if "channels" in tower and (layer := band_layer(tower)) is not None:
             rates[f"{name}.{layer}"] = {"lr_mult": 1.0}
         wrapper["paramwise_cfg"] = {"custom_keys": rates}
-    if asked.amp is not None:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
+    if schedule.amp is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[schedule.amp]}
     return wrapper

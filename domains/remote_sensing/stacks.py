@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from xml.etree import ElementTree
 
 from ...core.errors import DataError
-from ...core.runtime import check_regular, read_start, version_of
+from ...core.runtime import check_regular, version_of
 from .gdal import DRIVERS
+from .vrt import xml_root
 
 BAND = re.compile(
     r"^(?P<place>.*?)[_\-. ]*(?P<band>(?:SR_|TOA_|ST_)?B(?:0?[1-9]|1[0-2]|8A)|VV|VH|HH|HV"
@@ -74,7 +74,7 @@ def safe_scaling(files: Sequence[Path]) -> tuple[tuple[float, ...], tuple[float,
     product = None if folder is None else _product_file(folder)
     if product is None:
         return None
-    root = _xml(product)
+    root = xml_root(product, "metadata of a product", "get it again", MOST_BYTES)
     numbers = [node.text for node in root.iter() if node.tag in ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE")]
     try:
         quantification = float(numbers[0])
@@ -130,15 +130,3 @@ def _stacks_at(folder: Path, version: tuple[int, ...]) -> list[list[Path]]:
 
 def _product_file(folder: Path) -> Path | None:
     return next((file for file in sorted(folder.glob("MTD_MSIL*.xml")) if file.name.lower() in PRODUCT_FILES), None)
-
-
-def _xml(path: Path) -> ElementTree.Element:
-    if check_regular(path) > MOST_BYTES:
-        raise DataError(f"{path}: metadata of more than {MOST_BYTES >> 20} MB; get the product again")
-    text = read_start(path, MOST_BYTES)
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise DataError(f"{path}: metadata with XML entities of its own, which are not read; get the product again")
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path}: not the metadata of a product ({error}); get it again") from None

@@ -38,16 +38,7 @@ def check_vrt(path: Path) -> list[Path]:
         DataError: it is no VRT, it has a part that could do more than place pixels, or it names anything but TIFF and
             JPEG 2000 files in its own folder.
     """
-    if check_regular(path) > MOST_BYTES:
-        raise DataError(f"{path}: a VRT of more than {MOST_BYTES >> 20} MB; give the files that it names")
-    text = read_start(path, MOST_BYTES)
-    if re.search(rb"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise DataError(f"{path}: a VRT with XML entities of its own, which are not read; give the files that it names")
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path}: not a VRT ({shortened(str(error))}); make it again") from None
-    named = []
+    root, named = xml_root(path, "a VRT", "give the files that it names"), []
     for element in root.iter():
         _check_element(path, element)
         if element.tag == "SourceFilename":
@@ -55,6 +46,27 @@ def check_vrt(path: Path) -> list[Path]:
     if root.tag != "VRTDataset" or not named:
         raise DataError(f"{path}: a VRT that names no file; make it again")
     return list(dict.fromkeys(named))
+
+
+def xml_root(path: Path, kind: str, cure: str, most: int = MOST_BYTES) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Args:
+        kind, cure: what the file is, and what helps where it is none, for messages.
+        most: bytes that it may have.
+
+    Raises:
+        DataError: it cannot be read, is too large, is no XML, or declares entities, which could expand without end.
+    """
+    if check_regular(path) > most:
+        raise DataError(f"{path}: {kind} of more than {most >> 20} MB; {cure}")
+    text = read_start(path, most)
+    if re.search(rb"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise DataError(f"{path}: {kind} with XML entities of its own, which are not read; {cure}")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path}: not {kind} ({shortened(str(error))}); {cure}") from None
 
 
 def _check_element(path: Path, element: ElementTree.Element) -> None:

@@ -6,16 +6,13 @@ only their order tells the two apart. Every clip is drawn when it is asked for, 
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.contracts import Captions, DomainData, Item, Label
+from ...core.data import Drawing
 
-DRAWING, SEED = "2", 1
-"""`DRAWING` is part of each clip's identity, so of its stored features: whoever changes what is drawn gives another."""
+DRAWING, SEED = Drawing(__file__, "2"), 1
 PAIRS = (
     ("moving left", "moving right"),
     ("moving down", "moving up"),
@@ -25,6 +22,8 @@ PAIRS = (
 """What an object does, and what it does where the clip is played backwards."""
 MOTIONS = tuple(motion for pair in PAIRS for motion in pair)
 SHAPES = ("disc", "square", "triangle", "star", "cross")
+CORNERS = {"square": (4, None), "triangle": (3, None), "star": (5, 0.45), "cross": (4, 0.35)}
+"""How many, and the radius of those between them as a share."""
 COLOURS = {
     "red": (214, 48, 49),
     "green": (39, 174, 96),
@@ -64,14 +63,8 @@ def _load(item: Item) -> np.ndarray:
 
 def drawn_item(motion: int, number: int, split: str = "") -> Item:
     """One clip without its target; the two of a pair belong together."""
-    digest = hashlib.sha256(f"{DRAWING} {motion} {number}".encode()).hexdigest()
-    return Item(
-        f"{MOTIONS[motion].replace(' ', '-')}-{number:03d}",
-        Path(__file__),
-        {"motion": motion, "number": number, "digest": digest},
-        group=f"path {motion // 2} {number}",
-        split=split,
-    )
+    id_, group = f"{MOTIONS[motion].replace(' ', '-')}-{number:03d}", f"path {motion // 2} {number}"
+    return DRAWING.item(id_, motion, number, group=group, split=split, motion=motion, number=number)
 
 
 def object_of(pair: int, number: int) -> tuple[str, str]:
@@ -141,18 +134,8 @@ def _frame(ground, colour, shape: str, centre, radius: float, angle: float) -> n
     if shape == "disc":
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
     else:
-        draw.polygon([(x + r * u, y + r * v) for u, v in _outline(shape, angle)], fill=colour)
+        corners, inner = CORNERS[shape]
+        draw.polygon(Drawing.corners((x, y), r, corners, turn=angle, inner=inner), fill=colour)
     tip = (x + r * np.cos(angle), y + r * np.sin(angle))
     draw.line([(x, y), tip], fill=(15, 15, 15), width=max(2, round(r / 4)))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-def _outline(shape: str, angle: float) -> list[tuple[float, float]]:
-    """Corners on or in the unit circle."""
-    corners, inner = {"square": (4, None), "triangle": (3, None), "star": (5, 0.45), "cross": (4, 0.35)}[shape]
-    steps = corners if inner is None else 2 * corners
-    radii = [1.0 if inner is None or k % 2 == 0 else inner for k in range(steps)]
-    return [
-        (q * np.cos(angle + 2 * np.pi * k / steps), q * np.sin(angle + 2 * np.pi * k / steps))
-        for k, q in enumerate(radii)
-    ]

@@ -6,14 +6,13 @@ asked for.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import Captions, Decoded, DomainData, Item
+from ...core.data import Drawing
 from .clips import Sampling, chosen_frames, clip_of
 from .drawn_clips import CAPTIONS, DRAWING, MOTIONS, NOTE, SEED, draw_clip, object_of
 from .long_videos import LENGTH
@@ -24,6 +23,7 @@ SHOWN, SHORTEST, LONGEST = 6, 3, 10
 VIDEOS = {"train": 24, "val": 6, "test": 20}
 FIRST = 1_000
 """Number of the first clip, far from those of the other samples."""
+DRAWN = Drawing(__file__, DRAWING.version)
 TAUGHT = Sampling("uniform", 2)
 """Frames of a moment that a training sees."""
 
@@ -86,13 +86,15 @@ def load_drawn(item: Item) -> Decoded:
 def _moments(video: int, split: str) -> list[Item]:
     clips, begin, items = shown_in(video), 0, []
     length = sum(clip.seconds for clip in clips)
-    digest = hashlib.sha256(f"{DRAWING} video {video}".encode()).hexdigest()
-    whole = {"video": video, LENGTH: length, "digest": digest, **TAUGHT.as_decode()}
+    whole = {"video": video, LENGTH: length, **TAUGHT.as_decode()}
     for clip in clips:
         times = {"start": float(begin), "end": float(begin + clip.seconds)}
         name = f"video-{video:03d}"
         id_ = f"{name}#{begin}-{begin + clip.seconds}"
-        items.append(Item(id_, Path(__file__), {**whole, **times}, Captions((clip.sentence,)), group=name, split=split))
+        decode = {**whole, **times}
+        items.append(
+            DRAWN.item(id_, "video", video, target=Captions((clip.sentence,)), group=name, split=split, **decode)
+        )
         begin += clip.seconds
     return items
 

@@ -32,10 +32,11 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
     Raises:
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
-    from ...core.data import digest_of_file
+    from ...core.data import FileHashes
     from ...core.runtime import caching
 
-    shown = json.dumps([digest_of_file(path), dict(decode), seed], sort_keys=True, separators=(",", ":"), default=str)
+    facts = [FileHashes.of_file(path), dict(decode), seed]
+    shown = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
     root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
     target = root / FOLDER / key[:2] / f"{key}.npy"

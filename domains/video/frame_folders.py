@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.contracts import Decoded, Item
-from ...core.data import IMAGE, Format, decode_image, stays_inside, visible
+from ...core.data import IMAGE, Format, stays_inside, visible
 from ...core.errors import DataError
 from ...core.runtime import version_of
 from .clips import Sampling, chosen_frames, clip_of
@@ -86,7 +86,7 @@ def _read(folder: Path, names: list[str], decode: Mapping[str, Any]) -> np.ndarr
     reduced: dict[str, np.ndarray] = {}
     size = None
     for name in dict.fromkeys(names):
-        pixels = decode_image(folder / name, {"max_pixels": int(decode.get("max_pixels", Item.MAX_PIXELS))})
+        pixels = IMAGE.load(folder / name, {"max_pixels": int(decode.get("max_pixels", Item.MAX_PIXELS))})
         if pixels.dtype != np.uint8:
             pixels = np.rint(pixels * 255).astype(np.uint8)
         if size is None:

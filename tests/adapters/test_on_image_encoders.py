@@ -51,6 +51,6 @@ def test_a_method_runs_without_texts_or_says_at_once_that_it_needs_them(name, ph
         assert result.metrics["adapted"]["accuracy"] > 0.9 and Encoder.calls
         return
     says = "needs the parts of each sample" if made.text_free else f"adapter '{name}' learns from class texts"
-    with pytest.raises(CapabilityError, match=says) as refused:
+    with pytest.raises(CapabilityError, match=says):
         vladapt.fit(**how, adapter=name, backbone=backbone)
-    assert (made.text_free or not Encoder.calls) and "\n" not in str(refused.value)
+    assert made.text_free or not Encoder.calls

@@ -7,7 +7,7 @@ import house
 import pytest
 
 MOST_ROOMS = 20
-MOST_NAMES = 304
+MOST_NAMES = 288
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,14 @@ def _manifest(folder: Path, *rows: dict[str, str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("number", "file"), [(0, 1), (9, 0)])
-def test_an_image_that_is_listed_twice(fit, refused, colours, number, file):
+@pytest.mark.parametrize(
+    ("number", "file", "words"),
+    [
+        (0, 1, ["image id 0 stands for 'red/00.png' and for 'red/01.png'", "give each image its own id"]),
+        (9, 0, ["two samples are called", "#box1'; list each once, or name them apart"]),
+    ],
+)
+def test_an_image_that_is_listed_twice(fit, refused, colours, number, file, words):
     """One id for two files, and two ids for one file: its boxes would have one name, and one of them be lost."""
     names = [f"{name}/{i:02d}.png" for name in ("red", "green") for i in range(4)]
     images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
@@ -127,7 +133,7 @@ def test_an_image_that_is_listed_twice(fit, refused, colours, number, file):
     content["annotations"] = [*boxes, {**boxes[0], "image_id": number}]
     (colours / "instances.json").write_text(json.dumps(content))
     outcome = fit("--data", colours / "instances.json")
-    refused(outcome, FAILED, "instances.json: two samples are called", "#box1'; list each once, or name them apart")
+    refused(outcome, FAILED, f"instances.json: {words[0]}", *words[1:])
 
 
 # Names and numbers

@@ -247,7 +247,7 @@ def test_a_strict_search_of_texts_is_refused(vladapt, index, tmp_path):
 def test_the_table_has_rank_score_and_file(vladapt, photos):
     outcome = vladapt("search", photos, "a red thing", "--top", 2)
     assert outcome.code == 0 and outcome.err == ""
-    assert all(word in outcome.out for word in ("rank", "score", "found")) and outcome.out.count(".png") == 2
+    assert all(word in outcome.out for word in ("rank", "score", "id")) and outcome.out.count(".png") == 2
 
 
 def test_the_page_holds_the_pictures(vladapt, photos, colours, tmp_path):

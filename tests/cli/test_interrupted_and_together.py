@@ -52,6 +52,23 @@ main(sys.argv[1:])
 """
 """The command line with a comparison that waits after three rows."""
 
+HELD_SHARDS = """
+import sys, time
+from vladapt.cli import main
+from vladapt.core.shards import driver
+
+add = driver._Driver._add
+
+def hold(self, *arguments):
+    add(self, *arguments)
+    if self.summary.shards == 3:
+        time.sleep(600)
+
+driver._Driver._add = hold
+main(sys.argv[1:])
+"""
+"""The command line with work on shards that waits after three of them."""
+
 IN_A_DESTRUCTOR = """
 import os, signal, time
 from vladapt.core.runtime.process import stops_like_ctrl_c
@@ -86,7 +103,7 @@ main(last)
 """
 """Several commands in turn, the last one after some lines of its own."""
 NAMED = ("--out", "compared", "--json")
-STOPPED = "vladapt: stopped; what was computed is kept, and the same command continues from there"
+STOPPED = "vladapt: stopped; kept: thumbnails and features in {cache}; the same command continues from there"
 
 
 @pytest.fixture
@@ -116,13 +133,66 @@ def test_a_stop_keeps_what_was_computed_and_the_next_run_goes_on(
     out, err = process.communicate()
     assert process.returncode == 1 and out == "", err
     lines = err.strip().splitlines()
-    assert lines[-1] == STOPPED
+    assert lines[-1] == STOPPED.format(cache=environment["VLADAPT_CACHE"])
     assert "Traceback" not in err and len(lines) == 1
     assert not (tmp_path / "f.npz").exists()
     monkeypatch.setenv("VLADAPT_CACHE", environment["VLADAPT_CACHE"])
     written = vladapt(*base, "--out", tmp_path / "f.npz", "--json").json
     assert written["images"] == 300
     assert written["from_store"] >= 20 and written["encoded"] == 300 - written["from_store"] > 0
+
+
+STOPPED_COMMANDS = {
+    "index": ["index", "{many}", "--out", "photos.index"],
+    "predict": ["predict", "{run}", "{many}"],
+    "eval": ["eval", "{run}", "--data", "{many}", "--split", "all"],
+    "compare": ["compare", "{many}", "--adapters", "ape", "--shots", "1", "--seeds", "1", "--splits", "1"],
+    "select": ["select", "--data", "{many}", "--classes", "red, green", "--budget", "5", "--out", "todo.csv"],
+    "bench": ["bench", "{backbone}", "--data", "{many}", "--out", "scores"],
+}
+"""Those that look at images -> what they are given."""
+
+
+@pytest.mark.parametrize("name", STOPPED_COMMANDS)
+def test_a_stopped_command_ends_in_one_line_that_says_where_what_it_leaves_lies(
+    vladapt, colours, many, small_clip_spec, tmp_path, environment, name
+):
+    places = {"many": many, "backbone": small_clip_spec, "run": ""}
+    if name in ("predict", "eval"):
+        fit = ["fit", "--data", colours, "--backbone", small_clip_spec, "--shots", "4", "--adapter", "ape", "--json"]
+        places["run"] = vladapt(*fit).json["run"]
+    words = [word.format_map(places) for word in STOPPED_COMMANDS[name]]
+    words += ["--batch-size", "4"] * (name != "eval")
+    words += ["--backbone", small_clip_spec] * (name in ("index", "compare", "select"))
+    process = start(["-c", SLOW, *words], env=environment, cwd=tmp_path)
+    wait_for(lambda: batches(tmp_path) > 2, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "" and "Traceback" not in err, err
+    [line] = [line for line in err.splitlines() if line.startswith("vladapt: ")]
+    assert line.startswith("vladapt: stopped; kept: ") and f"features in {environment['VLADAPT_CACHE']}" in line
+    continued = "this continues from there: vladapt compare " if name == "compare" else "the same command continues"
+    assert f"; {continued}" in line and err.strip().endswith(line)
+
+
+def test_a_command_that_was_stopped_before_it_kept_anything_says_so(many, small_clip_spec, tmp_path, environment):
+    at_once = SLOW.replace("make = store.encoder", "make = store.encoder; import signal").replace(
+        "def slow(*arguments):", "def slow(*arguments):\n    signal.raise_signal(signal.SIGINT)"
+    )
+    process = start(["-c", at_once, "index", many, "--backbone", small_clip_spec, "--out", "a.index"], env=environment)
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "", err
+    assert err.strip().splitlines()[-1] == "vladapt: stopped; nothing is kept yet; the same command starts anew"
+
+
+def test_finished_shards_are_named_where_they_lie(many, small_clip_spec, tmp_path, environment):
+    base = ["embed", many, "--as", "parquet", "--shard-size", "20", "--backbone", small_clip_spec, "--out", "shards"]
+    process = start(["-c", HELD_SHARDS, *base], env=environment, cwd=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("shards/*/*.parquet"))) > 2, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "" and "Traceback" not in err, err
+    assert f"vladapt: stopped; kept: finished shards in {tmp_path}/shards/" in err.strip().splitlines()[-1]
 
 
 def test_what_nohup_ignores_stays_ignored(many, small_clip_spec, tmp_path, environment):
@@ -151,10 +221,11 @@ def test_a_stopped_comparison_keeps_its_rows_and_says_the_command_that_continues
     process.send_signal(number)
     printed, err = process.communicate()
     assert process.returncode == 1 and printed == "" and "Traceback" not in err, err
-    kept = json.loads(table().with_name("compare.json").read_text())["rows"]
-    assert len(kept) == len(table().read_text().splitlines()) - 1 == 3
+    rows = json.loads(table().with_name("compare.json").read_text())["rows"]
+    assert len(rows) == len(table().read_text().splitlines()) - 1 == 3
     told, _, command = err.strip().splitlines()[-1].partition("this continues from there: ")
-    assert told == "vladapt: stopped; what was computed is kept, and "
+    cache, folder = environment["VLADAPT_CACHE"], table().parent.relative_to(tmp_path)
+    assert told == f"vladapt: stopped; kept: thumbnails and features in {cache}, rows in {folder}; "
     words = shlex.split(command)
     assert words[: len(base) + 1] == ["vladapt", *base]
     again = start(["-m", *words], env=environment, cwd=tmp_path)
@@ -178,7 +249,8 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     out, err = process.communicate()
     assert process.returncode == 1 and out == "", err
     [line] = [line for line in err.splitlines() if line.startswith("vladapt: ")]
-    assert "this continues from there: vladapt pretrain" in line and line.endswith(" --resume")
+    assert "kept: checkpoints in model; this continues from there: vladapt pretrain" in line
+    assert line.endswith(" --resume")
     assert "Traceback" not in err and "DataLoader" not in err
     assert list(tmp_path.rglob("step-*.pt"))
 
@@ -210,7 +282,8 @@ def test_torchrun_embeds_as_one_process_and_stopped_it_ends_its_ranks_with_one_l
     files = (np.load(path) for path in (tmp_path / "alone.npz", tmp_path / "ranks" / "together.npz"))
     np.testing.assert_allclose(*(file["image_features"] for file in files), atol=1e-6)
     assert process.returncode != 0
-    assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
+    stopped = STOPPED.format(cache=environment["VLADAPT_CACHE"])
+    assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [stopped], err
     assert err.count("Traceback") <= 1  # torchrun's own
 
 

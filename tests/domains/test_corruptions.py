@@ -5,8 +5,8 @@ import pytest
 
 from vladapt import load_domain
 from vladapt.core.contracts.corruption import SEVERITIES
+from vladapt.core.data import Drawing
 from vladapt.core.registry import catalogue
-from vladapt.domains.smooth_fields import smooth_field
 
 OWN = {
     f"{name}: {kind.name}": kind
@@ -79,6 +79,6 @@ def test_dropped_frames_are_those_before_them(clip):
 
 
 def test_a_smooth_field_reaches_both_ends_and_depends_on_its_seed():
-    field = smooth_field(20, 33, 4)
+    field = Drawing.smooth_field(20, 33, 4)
     assert field.shape == (20, 33) and field.max() == pytest.approx(1) and field.min() == pytest.approx(-1)
-    assert (field == smooth_field(20, 33, 4)).all() and (field != smooth_field(20, 33, 5)).any()
+    assert (field == Drawing.smooth_field(20, 33, 4)).all() and (field != Drawing.smooth_field(20, 33, 5)).any()

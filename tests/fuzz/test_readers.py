@@ -159,7 +159,6 @@ def _detections(file: Path) -> object:
 
 
 def _words(file: Path) -> None:
-    from vladapt.core.data.pairs.augment_text import read_synonyms as read_alternatives
     from vladapt.core.prompts import descriptions
 
     for read in (descriptions.read_descriptions, descriptions.read_synonyms, descriptions.read_pair_attributes):
@@ -167,7 +166,6 @@ def _words(file: Path) -> None:
             read(file, ["cat", "dog"])
     with _ours():
         descriptions.read_word_sentences(file)
-    read_alternatives(file)
 
 
 def _vocabulary(file: Path) -> object:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import DataError
-from .columns import NumbersBuilder, Ragged, RaggedBuilder, StringsBuilder, firsts
+from .columns import NumbersColumn, TextColumn, TextsColumn, lengths, lists_of, numbers_of
 from .pair_set import SPLIT_CODES, PairColumns, PairImages, PairSet, StoredImages
 from .record_fields import BrokenRow
 
@@ -28,11 +29,10 @@ class PairBuilder:
         self.base, self.listed_in, self._unit = str(base), Path(listed_in), unit
         self.skipped: list[tuple[str, str]] = []
         self.notes: list[str] = []
-        self._names, self._captions, self._negatives = StringsBuilder(), RaggedBuilder(), StringsBuilder()
-        self._texts: dict[str, RaggedBuilder] = {}
-        self._numbers: dict[str, NumbersBuilder] = {}
-        self._images: dict[str, StringsBuilder] = {}
-        self._digests = bytearray()
+        self._names, self._captions, self._negatives = TextColumn(), TextsColumn(), TextColumn()
+        self._texts: dict[str, TextsColumn] = {}
+        self._numbers: dict[str, NumbersColumn] = {}
+        self._images: dict[str, TextColumn] = {}
         self._labels, self._splits, self._places = array("i"), bytearray(), array("Q")
         self._groups = array("Q")
         self._label_numbers: dict[str, int] = {}
@@ -76,19 +76,20 @@ class PairBuilder:
             if grown is not None and not grown.fits(values):
                 raise BrokenRow(f"{column} has {len(values)} numbers, rows before it {grown.width}")
         for column, values in (numbers or {}).items():
-            self._numbers.setdefault(column, NumbersBuilder()).add(len(self), values)
+            grown = self._numbers.setdefault(column, NumbersColumn())
+            grown.pad(len(self))
+            grown.add(values)
         for column, file in (images or {}).items():
-            files = self._images.setdefault(column, StringsBuilder())
+            files = self._images.setdefault(column, TextColumn())
             files.pad(len(self))
             files.add(file)
         for field, more in (texts or {}).items():
-            column = self._texts.setdefault(field, RaggedBuilder())
+            column = self._texts.setdefault(field, TextsColumn())
             column.pad(len(self))
             column.add(more)
         self._names.add(name)
         self._captions.add(captions)
         self._negatives.add(negative_image)
-        self._digests += hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._labels.append(self._label_numbers.setdefault(label, len(self._label_numbers)) if label else -1)
         self._splits.append(SPLIT_CODES[split])
         self._places.append(place)
@@ -126,10 +127,10 @@ class PairBuilder:
         splits = np.frombuffer(self._splits, np.uint8)
         names, captions, negatives = self._names.build(), self._captions.build(), self._negatives.build()
         texts = {field: column.build(len(self)) for field, column in self._texts.items()}
-        numbers = {name: column.build(len(self)) for name, column in self._numbers.items()}
+        numbers = {name: numbers_of(column.build(len(self))) for name, column in self._numbers.items()}
         images = {name: column.build(len(self)) for name, column in self._images.items()}
         groups = np.frombuffer(self._groups, np.uint64)
-        leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
+        leaders = leaders_of(names)
         if leaders is not None:
             agreed_labels = first_given(labels, labels >= 0, leaders)
             agreed_splits = first_given(splits, splits > 0, leaders)
@@ -144,9 +145,9 @@ class PairBuilder:
                 """For each image the first of its rows that has something, else its first."""
                 return first_given(np.arange(len(leaders)), has, leaders)[firsts]
 
-            negatives = negatives.take(first_with(negatives.lengths > 0))
+            negatives = negatives.take(first_with(lengths(negatives) > 0))
             numbers = {name: rows[first_with(~np.isnan(rows).any(axis=1))] for name, rows in numbers.items()}
-            images = {name: files.take(first_with(files.lengths > 0)) for name, files in images.items()}
+            images = {name: files.take(first_with(lengths(files) > 0)) for name, files in images.items()}
             groups = groups[first_with(groups > 0)]
             names, captions = names.take(firsts), regrouped(captions, leaders, kept)
             texts = {field: regrouped(column, leaders, kept) for field, column in texts.items()}
@@ -157,7 +158,7 @@ class PairBuilder:
             captions=captions,
             labels=labels,
             texts=texts,
-            negative_images=negatives if negatives.lengths.any() else None,
+            negative_images=negatives if lengths(negatives).any() else None,
             numbers=numbers,
             images=images,
             groups=groups if groups.any() else None,
@@ -205,21 +206,13 @@ def field_notes(pairs: PairSet) -> list[str]:
     return notes
 
 
-def leaders_of(digests: np.ndarray) -> np.ndarray | None:
-    """(N,) for each row the first row of the same image; None if no two rows share one.
-
-    Args:
-        digests: (N, 2) uint64, equal for equal images.
-    """
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: within an image rows keep their order
-    ordered = digests[order]
-    begins = np.ones(len(order), bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    if begins.all():
+def leaders_of(names: pa.LargeBinaryArray) -> np.ndarray | None:
+    """(N,) for each row the first row of the same image; None if no two rows share one."""
+    coded = pc.dictionary_encode(names, memory_pool=pa.system_memory_pool())  # Arrow's own would keep what it frees
+    if len(coded.dictionary) == len(names):
         return None
-    leaders = np.empty(len(order), np.int64)
-    leaders[order] = order[begins][np.cumsum(begins) - 1]
-    return leaders
+    numbers = coded.indices.to_numpy()
+    return np.unique(numbers, return_index=True)[1][numbers]
 
 
 def first_given(values: np.ndarray, given: np.ndarray, leaders: np.ndarray) -> np.ndarray:
@@ -231,7 +224,7 @@ def first_given(values: np.ndarray, given: np.ndarray, leaders: np.ndarray) -> n
     return agreed[leaders]
 
 
-def regrouped(column: Ragged, leaders: np.ndarray, kept: np.ndarray) -> Ragged:
+def regrouped(column: pa.ListArray, leaders: np.ndarray, kept: np.ndarray) -> pa.ListArray:
     """The column with one row per image, in order of first rows, each with the texts of its rows.
 
     Args:
@@ -241,4 +234,4 @@ def regrouped(column: Ragged, leaders: np.ndarray, kept: np.ndarray) -> Ragged:
     """
     order = kept[np.argsort(leaders[kept], kind="stable")]
     begins = np.flatnonzero(np.diff(leaders[order], prepend=-1))
-    return Ragged(column.take(order).strings, firsts(np.add.reduceat(column.counts[order], begins)))
+    return lists_of(np.add.reduceat(lengths(column)[order], begins), column.take(order).flatten())

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...runtime.reading import read_json
-from ..coco import split_of
+from ..coco import CocoFile, split_of
 from ..files import licence_of
 from .builder import PairBuilder
 from .file_finder import FileFinder
@@ -24,11 +24,8 @@ IMAGE_KEYS = ("file_path", "img_path")
 
 def is_coco_captions(content: Any) -> bool:
     """Whether parsed JSON has the shape of such a file."""
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("images"), list)
-        and isinstance(content.get("annotations"), list)
-        and any(isinstance(annotation, dict) and "caption" in annotation for annotation in content["annotations"][:1])
+    return CocoFile.is_shape_of(content) and any(
+        isinstance(annotation, dict) and "caption" in annotation for annotation in content["annotations"][:1]
     )
 
 

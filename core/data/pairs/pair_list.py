@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DataError, first_of, printable
-from ...runtime.process import need_package
 from ...runtime.reading import check_regular
 from ...runtime.remote import is_url, shown
 from ..file_hashes import FileHashes
 from ..images import IMAGE
 from .builder import PairBuilder
-from .columns import RaggedBuilder, Strings, StringsBuilder
+from .columns import TextColumn, TextsColumn, lengths, text_at, texts_at
 from .pair_set import PairSet
 from .record_fields import cleaned
 from .shard_index import ShardIndex
@@ -72,7 +71,6 @@ def list_rows(
     Raises:
         DataError: no such list, a damaged one, or a source that leaves the folder of the list.
     """
-    need_package("reading a list of pairs", "pyarrow", "shards")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,7 +198,7 @@ def _of_tars(
     if missing:
         raise DataError(f"{path}: {len(missing)} of its {len(tars)} tars are missing ({missing[0]}); restore them")
     weights: list[np.ndarray] = []
-    synthetic = StringsBuilder()
+    synthetic = TextColumn()
     changed: list[tuple[int, str]] = []  # row of the set, its text
     skipped: list[tuple[str, str]] = []
     by_source = groupby(list_rows(path), lambda row: row["source"])  # in the order of the tars, one at a time
@@ -208,7 +206,8 @@ def _of_tars(
 
     def chosen(shard: Path, index: ShardIndex) -> np.ndarray:
         nonlocal chosen_bytes
-        places = {printable(index.keys[row]): row for row in range(len(index))}
+        keys = index.samples["key"]
+        places = {printable(text_at(keys, row)): row for row in range(len(index))}
         reasons = dict(index.skipped)
         there = []
         for row in next(by_source)[1]:
@@ -224,7 +223,7 @@ def _of_tars(
                 changed.append((len(synthetic), caption))
             synthetic.add(cleaned(text or ""))
         rows = np.array([place for place, *_ in there], np.int64)
-        chosen_bytes += int(index.sizes[rows].sum())
+        chosen_bytes += int(index.samples["size"].to_numpy()[rows].sum())
         return rows
 
     try:
@@ -265,19 +264,19 @@ def _with_changed(pairs: PairSet, texts: Mapping[int, str]) -> PairSet:
     """With other texts in place of the captions that some rows have in their tars."""
     if not texts:
         return pairs
-    own, joined = pairs.columns.captions, RaggedBuilder()
+    own, joined = pairs.columns.captions, TextsColumn()
     for row in range(len(own)):
-        joined.add([texts[row]] if row in texts else own[row])
+        joined.add([texts[row]] if row in texts else texts_at(own, row))
     return replace(pairs, columns=replace(pairs.columns, captions=joined.build()))
 
 
-def _with_synthetic(pairs: PairSet, texts: Strings) -> PairSet:
+def _with_synthetic(pairs: PairSet, texts: pyarrow.LargeBinaryArray) -> PairSet:
     """With a further text "synthetic" of each row that has one in the list, behind those that it has in its tar."""
-    if not texts.lengths.any():
+    if not lengths(texts).any():
         return pairs
-    own, joined = pairs.columns.texts.get("synthetic"), RaggedBuilder()
+    own, joined = pairs.columns.texts.get("synthetic"), TextsColumn()
     for row in range(len(texts)):
-        joined.add([*(own[row] if own is not None else ()), *filter(None, [texts[row]])])
+        joined.add([*(texts_at(own, row) if own is not None else ()), *filter(None, [text_at(texts, row)])])
     return replace(pairs, columns=replace(pairs.columns, texts={**pairs.columns.texts, "synthetic": joined.build()}))
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
 from ...runtime.reading import open_regular
 from ..file_hashes import FileHashes
 from ..images import decode_bytes, decode_image
-from .columns import Ragged, Strings
+from .columns import lengths, text_at, texts_at
 
 TEXT_FIELDS = ("synthetic", "negative", "short")
 MOST = 0.95
@@ -119,17 +120,17 @@ class PairColumns:
     """
 
     base: str
-    files: Strings
-    captions: Ragged
+    files: pa.LargeBinaryArray
+    captions: pa.ListArray
     labels: np.ndarray
     file_of: np.ndarray | None = None
-    ids: Strings | None = None
+    ids: pa.LargeBinaryArray | None = None
     offsets: np.ndarray | None = None
     sizes: np.ndarray | None = None
-    texts: Mapping[str, Ragged] = field(default_factory=dict)
-    negative_images: Strings | None = None
+    texts: Mapping[str, pa.ListArray] = field(default_factory=dict)
+    negative_images: pa.LargeBinaryArray | None = None
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
-    images: Mapping[str, Strings] = field(default_factory=dict)
+    images: Mapping[str, pa.LargeBinaryArray] = field(default_factory=dict)
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
 
@@ -174,13 +175,13 @@ class PairSet:
         row, (source, offset, size) = self._row(index), self._place(index)
         columns = self.columns
         label = int(columns.labels[row])
-        texts = {name: text for name, column in columns.texts.items() if (text := column[row])}
+        texts = {name: text for name, column in columns.texts.items() if (text := texts_at(column, row))}
         return Pair(
             id=self.id(index),
             source=source,
             offset=offset,
             size=size,
-            captions=columns.captions[row],
+            captions=texts_at(columns.captions, row),
             texts=texts,
             negative_image=self._named(columns.negative_images, row),
             label=None if label < 0 else label,
@@ -195,8 +196,8 @@ class PairSet:
     def id(self, index: int) -> str:
         """The id of a row alone: "FILE", or "FILE:NAME" in a tar file; printable, whatever bytes are in the names."""
         row, columns = self._row(index), self.columns
-        name = columns.files[self._file(row)]
-        return printable(name if columns.ids is None else f"{name}:{columns.ids[row]}")
+        name = text_at(columns.files, self._file(row))
+        return printable(name if columns.ids is None else f"{name}:{text_at(columns.ids, row)}")
 
     # pixels ----------------------------------------------------------------------------------------------------------
 
@@ -311,13 +312,13 @@ class PairSet:
     def field_counts(self) -> dict[str, int]:
         """Rows that have each of the fields, those that no row has left out."""
         columns = self.columns
-        has = {name: column.counts > 0 for name, column in columns.texts.items()}
-        has["several_captions"] = columns.captions.counts > 1
+        has = {name: lengths(column) > 0 for name, column in columns.texts.items()}
+        has["several_captions"] = lengths(columns.captions) > 1
         has["label"] = columns.labels >= 0
         if columns.negative_images is not None:
-            has["negative_image"] = columns.negative_images.lengths > 0
+            has["negative_image"] = lengths(columns.negative_images) > 0
         has |= {name: ~np.isnan(values).any(axis=1) for name, values in columns.numbers.items()}
-        has |= {name: files.lengths > 0 for name, files in columns.images.items()}
+        has |= {name: lengths(files) > 0 for name, files in columns.images.items()}
         counts = {name: int(np.count_nonzero(rows[self.rows])) for name, rows in has.items()}
         return {name: count for name, count in counts.items() if count}
 
@@ -364,17 +365,17 @@ class PairSet:
     def _place(self, index: int) -> tuple[str, int | None, int | None]:
         """(file, offset, size) of an image."""
         row, columns = self._row(index), self.columns
-        source = os.path.join(columns.base, columns.files[self._file(row)])
+        source = os.path.join(columns.base, text_at(columns.files, self._file(row)))
         if columns.offsets is None or columns.sizes is None:
             return source, None, None
         return source, int(columns.offsets[row]), int(columns.sizes[row])
 
-    def _named(self, column: Strings | None, row: int) -> str | None:
+    def _named(self, column: pa.LargeBinaryArray | None, row: int) -> str | None:
         """The file that a row of a column names."""
-        name = "" if column is None else column[row]
+        name = "" if column is None else text_at(column, row)
         return os.path.join(self.columns.base, name) if name else None
 
-    def _load_named(self, index: int, column: Strings | None, what: str) -> Decoded:
+    def _load_named(self, index: int, column: pa.LargeBinaryArray | None, what: str) -> Decoded:
         source = self._named(column, self._row(index))
         if source is None:
             raise DataError(f"{self.id(index)}: has no {what}; add one, or train without a loss that needs it")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.items import Item, max_pixels_option
+from ...contracts.items import Item
 from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
@@ -94,7 +94,7 @@ class Reading:
         None, "shards in sequence: how many all processes read at once; by default one per worker", low=1, high=65_536
     )
 
-    max_pixels: int = max_pixels_option("most pixels of an image that is decoded")
+    max_pixels: int = Item.max_pixels_option("most pixels of an image that is decoded")
 
     def __post_init__(self):
         settle(self)

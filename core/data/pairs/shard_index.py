@@ -7,30 +7,35 @@ import io
 import json
 import os
 import re
-import zipfile
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ...errors import DataError
 from ...runtime.files import write_cached
 from ...runtime.reading import check_regular, parse_json, version_of
 from ..images import IMAGE
-from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
+from .columns import NumbersColumn, TextColumn, TextsColumn
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
 from .record_fields import BrokenRow, Columns, cleaned, texts_of
 from .tar_members import Member, TarFile
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the kept file; another number makes all indices anew."""
 KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
 IMAGE_EXTENSIONS = frozenset({*(suffix[1:] for suffix in IMAGE.suffixes), "img_content"})
 TEXT_EXTENSIONS = ("txt", "caption")
 LONGEST_TEXT = 1 << 20
+TEXTS, NUMBERS = "texts:", "numbers:"
+"""Before the names of columns."""
+ABOUT = b"vladapt.shard"
+"""In the metadata of the kept file: what was left out, and notes."""
 
 
 @dataclass(frozen=True)
@@ -38,50 +43,24 @@ class ShardIndex:
     """N samples of a tar file.
 
     Args:
-        keys: what the names of a sample's members share.
-        offsets, sizes: (N,) int64, where the bytes of the image are.
-        captions: one or more per sample.
-        texts: further texts by field, or by further column.
-        numbers: further column -> (N, n) float64, NaN where a sample has none.
-        labels: names of classes, "" for none.
-        splits: (N,) uint8, positions in `SPLIT_NAMES`.
+        samples: their columns: `key`, what the names of a sample's members share; `offset` and `size`, where the bytes
+            of the image are; `captions`, one or more; `label`, the name of a class, or ""; `split`, a position in
+            `SPLIT_NAMES`; `texts:NAME`, further texts by field, or by further column; `numbers:NAME`, those of a
+            further column, none where a sample has none.
         skipped: (name, reason) of what was left out.
         notes: about the file.
     """
 
-    keys: Strings
-    offsets: np.ndarray
-    sizes: np.ndarray
-    captions: Ragged
-    texts: dict[str, Ragged]
-    numbers: dict[str, np.ndarray]
-    labels: Strings
-    splits: np.ndarray
+    samples: pa.Table
     skipped: list[tuple[str, str]]
     notes: list[str]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.samples)
 
     def take(self, rows: np.ndarray) -> ShardIndex:
         """Some samples, in their order; nothing of the others stays in memory."""
-
-        def packed(column: Ragged) -> Ragged:
-            some = column.take(rows)
-            return Ragged(some.strings.packed(), some.first)
-
-        return replace(
-            self,
-            keys=self.keys.take(rows).packed(),
-            offsets=self.offsets[rows],
-            sizes=self.sizes[rows],
-            captions=packed(self.captions),
-            texts={name: packed(column) for name, column in self.texts.items()},
-            numbers={name: column[rows] for name, column in self.numbers.items()},
-            labels=self.labels.take(rows).packed(),
-            splits=self.splits[rows],
-            skipped=[],
-        )
+        return ShardIndex(self.samples.take(rows), [], self.notes)
 
 
 def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = None) -> ShardIndex:
@@ -99,8 +78,8 @@ def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = Non
     further = {name: kind for name, kind in sorted((further or {}).items()) if kind != "image"}
     identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{version_of(path.stat())}"
     identity += f"\n{json.dumps(further)}" if further else ""
-    kept = cache / "shards" / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}.npz"
-    index = _load(kept, further)
+    kept = cache / "shards" / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}.parquet"
+    index = _load(kept)
     if index is None:
         index = _walk(path, further)
         write_cached(kept, _packed(index))
@@ -148,42 +127,39 @@ def _sort(member: Member, file: BinaryIO, samples: dict[str, _Sample], tar: TarF
 
 
 def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Mapping[str, str]) -> ShardIndex:
-    keys, captions, labels = StringsBuilder(), RaggedBuilder(), StringsBuilder()
-    texts = {name: RaggedBuilder() for name in _text_columns(further)}
-    numbers = {name: NumbersBuilder() for name in _number_columns(further)}
+    columns = {name: kind() for name, kind in _kinds(further).items()}
     offsets, sizes, splits = array("q"), array("q"), bytearray()
     for key, sample in samples.items():
         try:
             size = None if sample.image is None else sample.image[1]
             record = texts_of_sample(size, sample.contents, f"{shard}:{key}", further)
             for name, values in record.numbers.items():
-                if not numbers[name].fits(values):
-                    raise BrokenRow(f"{name} has {len(values)} numbers, samples before it {numbers[name].width}")
+                if not (before := columns[NUMBERS + name]).fits(values):
+                    raise BrokenRow(f"{name} has {len(values)} numbers, samples before it {before.width}")
         except BrokenRow as error:
             tar.skip(key, str(error))
             continue
-        for name, values in record.numbers.items():
-            numbers[name].add(len(keys), values)
-        keys.add(key)
+        texts = {TEXTS + name: values for name, values in record.texts.items()}
+        numbers = {NUMBERS + name: values for name, values in record.numbers.items()}
+        row = {"key": key, "captions": record.captions, "label": record.label} | texts | numbers
+        for name, value in row.items():
+            columns[name].pad(len(splits))
+            columns[name].add(value)
         offsets.append(sample.image[0])
         sizes.append(sample.image[1])
-        captions.add(record.captions)
-        for name, column in texts.items():
-            column.add(record.texts.get(name, ()))
-        labels.add(record.label)
         splits.append(SPLIT_CODES[record.split])
-    return ShardIndex(
-        keys=keys.build(),
-        offsets=np.frombuffer(offsets, np.int64),
-        sizes=np.frombuffer(sizes, np.int64),
-        captions=captions.build(),
-        texts={name: column.build() for name, column in texts.items()},
-        numbers={name: column.build(len(keys)) for name, column in numbers.items()},
-        labels=labels.build(),
-        splits=np.frombuffer(splits, np.uint8),
-        skipped=tar.skipped,
-        notes=tar.notes,
-    )
+    arrays = {name: column.build(len(splits)) for name, column in columns.items()}
+    places = {"offset": np.frombuffer(offsets, np.int64), "size": np.frombuffer(sizes, np.int64)}
+    table = pa.table({**arrays, **places, "split": np.frombuffer(splits, np.uint8)})
+    return ShardIndex(table, tar.skipped, tar.notes)
+
+
+def _kinds(further: Mapping[str, str]) -> dict[str, type[Any]]:
+    """The columns of texts and numbers, and what they are grown by."""
+    names = (*TEXT_FIELDS, *(name for name, kind in further.items() if kind == "text"))
+    kinds: dict[str, type[Any]] = {"key": TextColumn, "captions": TextsColumn, "label": TextColumn}
+    kinds |= {TEXTS + name: TextsColumn for name in names}
+    return kinds | {NUMBERS + name: NumbersColumn for name, kind in further.items() if kind == "numbers"}
 
 
 @dataclass(frozen=True)
@@ -237,14 +213,6 @@ def texts_of_sample(
     return SampleTexts(captions, texts, numbers, label, split)
 
 
-def _text_columns(further: Mapping[str, str]) -> tuple[str, ...]:
-    return (*TEXT_FIELDS, *(name for name, kind in further.items() if kind == "text"))
-
-
-def _number_columns(further: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(name for name, kind in further.items() if kind == "numbers")
-
-
 def _decoded(contents: Mapping[str, bytes], name: str) -> str:
     try:
         return contents.get(name, b"").decode("utf-8-sig")
@@ -264,57 +232,21 @@ def _record(text: str) -> dict:
 
 
 def _packed(index: ShardIndex) -> bytes:
-    about = json.dumps({"skipped": index.skipped, "notes": index.notes}).encode()
-    arrays = {"offsets": index.offsets, "sizes": index.sizes, "splits": index.splits}
-    arrays["about"] = np.frombuffer(about, np.uint8)
-    for name, strings in (("keys", index.keys), ("labels", index.labels), ("captions", index.captions.strings)):
-        arrays.update(_strings_out(name, strings))
-    arrays["captions.first"] = index.captions.first
-    for name, column in index.texts.items():
-        arrays.update(_strings_out(_key(name), column.strings))
-        arrays[f"{_key(name)}.first"] = column.first
-    arrays |= {f"{_key(name)}.numbers": column for name, column in index.numbers.items()}
+    about = json.dumps({"skipped": index.skipped, "notes": index.notes})
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    pq.write_table(index.samples.replace_schema_metadata({ABOUT: about}), buffer, write_page_checksum=True)
     return buffer.getvalue()
 
 
-def _load(path: Path, further: Mapping[str, str]) -> ShardIndex | None:
+def _load(path: Path) -> ShardIndex | None:
     """The index in a file, or None where there is none that can be used."""
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        about = json.loads(arrays["about"].tobytes())
-        return ShardIndex(
-            keys=_strings_in("keys", arrays),
-            offsets=arrays["offsets"],
-            sizes=arrays["sizes"],
-            captions=Ragged(_strings_in("captions", arrays), arrays["captions.first"]),
-            texts={name: _rows_in(_key(name), arrays) for name in _text_columns(further)},
-            numbers={name: arrays[f"{_key(name)}.numbers"] for name in _number_columns(further)},
-            labels=_strings_in("labels", arrays),
-            splits=arrays["splits"],
-            skipped=[(str(name), str(reason)) for name, reason in about["skipped"]],
-            notes=[str(note) for note in about["notes"]],
-        )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            samples = file.read()
+        about = json.loads(samples.schema.metadata[ABOUT])
+        samples.validate(full=True)
+        return ShardIndex(samples, [(str(name), str(reason)) for name, reason in about["skipped"]], about["notes"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None  # torn or damaged: it is made again from the shard
-
-
-def _key(field: str) -> str:
-    """What a column's arrays are called; a further column may have any name."""
-    return field if field in TEXT_FIELDS else f"column {field}"
-
-
-def _rows_in(name: str, arrays: dict[str, np.ndarray]) -> Ragged:
-    return Ragged(_strings_in(name, arrays), arrays[f"{name}.first"])
-
-
-def _strings_out(name: str, strings: Strings) -> dict[str, np.ndarray]:
-    return {f"{name}.blob": strings.blob, f"{name}.starts": strings.starts, f"{name}.lengths": strings.lengths}
-
-
-def _strings_in(name: str, arrays: dict[str, np.ndarray]) -> Strings:
-    return Strings(arrays[f"{name}.blob"], arrays[f"{name}.starts"], arrays[f"{name}.lengths"])

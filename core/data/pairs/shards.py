@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import DataError
 from ..class_folders import Layout
@@ -19,12 +21,12 @@ from ..file_hashes import FileHashes
 from ..files import licence_of, visible
 from ..links import stays_inside
 from .builder import field_notes, nothing_left, sorted_labels
-from .columns import Ragged, Strings, firsts, narrow, strings_of
+from .columns import numbers_of, text_at, text_column
 from .pair_set import SPLIT_CODES, PairColumns, PairSet, StoredImages
-from .shard_index import ShardIndex, shard_index
+from .shard_index import NUMBERS, TEXTS, ShardIndex, shard_index
 
 BRACES = re.compile(r"\{([^{}]*)\}")
-NUMBERS = re.compile(r"^(\d+)\.\.(\d+)$")
+SEQUENCE = re.compile(r"^(\d+)\.\.(\d+)$")
 MOST_SHARDS = 1_000_000
 
 
@@ -59,24 +61,29 @@ def read_shards(
     skipped = [pair for index in indices for pair in index.skipped]
     if not any(len(index) for index in indices):
         raise DataError(nothing_left(paths[0] if len(paths) == 1 else base, skipped))
-    class_names, labels = _labels(indices)
+    widths = {
+        name: _width(name, paths, indices) for name in indices[0].samples.column_names if name.startswith(NUMBERS)
+    }
+    samples = pa.concat_tables([index.samples for index in indices])
+    columns_of = {name: samples[name].combine_chunks() for name in samples.column_names}
+    class_names, labels = _labels(columns_of["label"])
     counts = np.array([len(index) for index in indices])
     joined = PairColumns(
         base=str(base),
-        files=strings_of(os.path.relpath(path, base) for path in paths),
+        files=text_column(os.path.relpath(path, base) for path in paths),
         file_of=np.repeat(np.arange(len(indices), dtype=np.uint32), counts),
-        ids=joined_strings([index.keys for index in indices]),
-        offsets=np.concatenate([index.offsets for index in indices]),
-        sizes=np.concatenate([index.sizes for index in indices]),
-        captions=joined_rows([index.captions for index in indices]),
-        texts={name: joined_rows([index.texts[name] for index in indices]) for name in indices[0].texts},
+        ids=columns_of["key"],
+        offsets=columns_of["offset"].to_numpy(),
+        sizes=columns_of["size"].to_numpy(),
+        captions=columns_of["captions"],
+        texts={name.removeprefix(TEXTS): rows for name, rows in columns_of.items() if name.startswith(TEXTS)},
         labels=labels,
-        numbers={name: rows for name in indices[0].numbers if (rows := _joined_numbers(name, paths, indices)).shape[1]},
+        numbers={name.removeprefix(NUMBERS): numbers_of(columns_of[name]) for name, width in widths.items() if width},
     )
     pairs = PairSet(
         columns=joined,
         rows=np.arange(len(joined)),
-        split_codes=_splits(paths, base, indices),
+        split_codes=_splits(paths, base, columns_of["split"].to_numpy(), counts),
         class_names=class_names,
         images=StoredImages(),
         name=base.name,
@@ -122,7 +129,7 @@ def brace_names(pattern: str) -> list[str]:
 
 
 def _choices(inside: str, pattern: str) -> Sequence[str]:
-    if match := NUMBERS.match(inside):
+    if match := SEQUENCE.match(inside):
         first, last = match.groups()
         width = len(first) if first.startswith("0") else 0
         if 0 <= int(last) - int(first) < MOST_SHARDS:
@@ -132,27 +139,17 @@ def _choices(inside: str, pattern: str) -> Sequence[str]:
     raise DataError(f"{pattern}: braces {{{inside}}} mean nothing; write {{000..012}} or {{a,b}}")
 
 
-def _labels(indices: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names in order, and (N,) int32 that index them."""
-    numbers: dict[str, int] = {}
-    labels = [
-        numbers.setdefault(index.labels[row], len(numbers)) if length else -1
-        for index in indices
-        for row, length in enumerate(index.labels.lengths.tolist())
-    ]
-    return sorted_labels(list(numbers), np.array(labels, np.int32))
+def _labels(labels: pa.LargeBinaryArray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names in order, and (N,) int32 that index them; -1 for none."""
+    coded = pc.if_else(pc.equal(pc.binary_length(labels), 0), None, labels).dictionary_encode()
+    names = [text_at(coded.dictionary, number) for number in range(len(coded.dictionary))]
+    return sorted_labels(names, coded.indices.fill_null(-1).to_numpy())
 
 
-def _splits(paths: Sequence[Path], base: Path, indices: Sequence[ShardIndex]) -> np.ndarray:
+def _splits(paths: Sequence[Path], base: Path, own: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(N,) uint8: by the samples' own word, else by the names of the shards if these tell several splits."""
-    named = [_split_of(path, base) for path in paths]
-    by_file = len(set(named) - {""}) > 1
-    return np.concatenate(
-        [
-            np.where(index.splits == 0, SPLIT_CODES[name] if by_file else 0, index.splits).astype(np.uint8)
-            for index, name in zip(indices, named, strict=True)
-        ]
-    )
+    by_name = np.array([SPLIT_CODES[_split_of(path, base)] for path in paths], np.uint8)
+    return np.where(own == 0, by_name.repeat(counts), own) if len({*by_name.tolist()} - {0}) > 1 else own
 
 
 def _split_of(path: Path, base: Path) -> str:
@@ -165,31 +162,17 @@ def split_in_name(stem: str, folder: str = "") -> str:
     return next((Layout.SPLITS[word.lower()] for word in words if word.lower() in Layout.SPLITS), "")
 
 
-def _joined_numbers(name: str, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> np.ndarray:
-    """(N, n) of a further column; NaN where a shard has none.
+def _width(name: str, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> int:
+    """How many numbers a further column has in each sample that has some.
 
     Raises:
         DataError: shards have different numbers of them.
     """
-    parts = [index.numbers[name] for index in indices]
-    widths = {part.shape[1]: path for part, path in zip(parts, paths, strict=True) if part.shape[1]}
+    of_shards = (int(pc.max(pc.list_value_length(index.samples[name])).as_py() or 0) for index in indices)
+    widths = {width: path for width, path in zip(of_shards, paths, strict=True) if width}
     if len(widths) > 1:
         (width, path), (other, elsewhere) = list(widths.items())[:2]
-        raise DataError(f"{elsewhere}: {name} has {other} numbers, in {path} it has {width}; make them equal")
-    width = next(iter(widths), 0)
-    return np.concatenate([part if part.shape[1] else np.full((len(part), width), np.nan) for part in parts])
-
-
-def joined_strings(parts: Sequence[Strings]) -> Strings:
-    """One column after the other."""
-    shifts = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
-    starts = np.concatenate([part.starts.astype(np.int64) + shift for part, shift in zip(parts, shifts, strict=True)])
-    blob = np.concatenate([part.blob for part in parts])
-    return Strings(blob, narrow(starts), np.concatenate([part.lengths for part in parts]))
-
-
-def joined_rows(parts: Sequence[Ragged]) -> Ragged:
-    """One column after the other."""
-    return Ragged(
-        joined_strings([part.strings for part in parts]), firsts(np.concatenate([part.counts for part in parts]))
-    )
+        raise DataError(
+            f"{elsewhere}: {name.removeprefix(NUMBERS)} has {other} numbers, in {path} it has {width}; make them equal"
+        )
+    return next(iter(widths), 0)

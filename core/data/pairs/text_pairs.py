@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ...contracts.options import option, settle
 from ...errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ...runtime.reading import check_regular
 from ..tables import Table
-from .columns import Strings, StringsBuilder
+from .columns import TextColumn, text_at
 from .pair_set import SPLIT_CODES
 from .pair_splits import ends_of_ranks
 from .record_fields import BrokenRow, split_named, word_of
@@ -59,8 +60,8 @@ class TextPairs:
     """
 
     name: str
-    sentences: Strings
-    translations: Strings
+    sentences: pa.LargeBinaryArray
+    translations: pa.LargeBinaryArray
     sentence_of: np.ndarray
     languages: tuple[str, ...]
     language_of: np.ndarray
@@ -72,15 +73,15 @@ class TextPairs:
 
     def __getitem__(self, row: int) -> tuple[str, str]:
         """A sentence and its translation."""
-        return self.sentences[int(self.sentence_of[row])], self.translations[row]
+        return text_at(self.sentences, int(self.sentence_of[row])), text_at(self.translations, row)
 
     @property
     def digest(self) -> str:
         """Of its sentences and translations, in their order."""
         made = hashlib.sha256()
         for texts in (self.sentences, self.translations):
-            for part in (texts.blob, texts.starts, texts.lengths):
-                made.update(np.ascontiguousarray(part).tobytes())
+            for buffer in filter(None, texts.buffers()):
+                made.update(buffer)
         made.update(np.ascontiguousarray(self.sentence_of).tobytes())
         return made.hexdigest()[:16]
 
@@ -134,7 +135,7 @@ def read_text_pairs(
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: not a table; give a .csv, .tsv or .jsonl of sentences and their translations")
     names, of_splits = None, None
-    sentences, translations = StringsBuilder(), StringsBuilder()
+    sentences, translations = TextColumn(), TextColumn()
     sentence_of, language_of, splits, skipped = array("q"), array("B"), array("B"), []
     for line, record in table_rows(path):
         if names is None:
@@ -207,7 +208,9 @@ def _of_languages(columns: list[str]) -> tuple[str, ...]:
 def _divided(pairs: TextPairs, seed: int, val: float, test: float) -> TextPairs:
     """With a split for each sentence, by ranks that hang on the seed and the words alone."""
     digests = np.fromiter(
-        (_digest(seed, pairs.sentences[row]) for row in range(len(pairs.sentences))), np.uint64, len(pairs.sentences)
+        (_digest(seed, text_at(pairs.sentences, row)) for row in range(len(pairs.sentences))),
+        np.uint64,
+        len(pairs.sentences),
     )
     ranked, place = np.unique(digests, return_inverse=True)
     of_test, of_val = ends_of_ranks(len(ranked), val, test)

@@ -35,7 +35,6 @@ from ...explanation.evidence import (
     overlaid,
 )
 from ...features.extract import encoder
-from ...runs.plots import strip
 from ...runs.sections import PictureSection, Reasons, data_uri
 from ...runtime.progress import Reporter
 
@@ -386,7 +385,7 @@ class SamplePictures:
         image, name = self._decoded(row), self._name(row)
         if image is None:
             return None, name
-        return (data_uri(strip(image), STRIP) if image.ndim == 4 else data_uri(image)), name
+        return (data_uri(PictureSection.strip(image), STRIP) if image.ndim == 4 else data_uri(image)), name
 
     def section(self, title: str, rows: Sequence[tuple[int, str]]) -> PictureSection | None:
         """Some samples, each with its name and some words below; None where none can be shown.
@@ -395,7 +394,11 @@ class SamplePictures:
             rows: (row, words).
         """
         pictures = [(self._decoded(row), f"{self._name(row)}: {words}") for row, words in rows]
-        shown = [(strip(each if each.ndim == 4 else each[None]), text) for each, text in pictures if each is not None]
+        shown = [
+            (PictureSection.strip(each if each.ndim == 4 else each[None]), text)
+            for each, text in pictures
+            if each is not None
+        ]
         return PictureSection(title, shown, side=SIDE) if shown else None
 
     def contact_sheet(self, labels: Tensor, class_names: Sequence[str]) -> PictureSection | None:
@@ -408,7 +411,7 @@ class SamplePictures:
             return None
         first = {label: row for row, label in reversed(list(enumerate(labels.tolist())))}
         rows = [(first[label], name) for label, name in enumerate(class_names) if label in first][:MOST_ON_A_SHEET]
-        shown = [(strip(image), name) for row, name in rows if (image := self._decoded(row)) is not None]
+        shown = [(PictureSection.strip(image), name) for row, name in rows if (image := self._decoded(row)) is not None]
         note = "The first test sample of each class" + (
             f", of the first {MOST_ON_A_SHEET} classes." if len(first) > MOST_ON_A_SHEET else "."
         )

@@ -45,13 +45,14 @@ from ...recipes.resolve import resolve
 from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
-from ...runtime.distributed import is_main, run_on_all
+from ...runtime.distributed import is_main, run_on_all, world_size
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
+from .kept_model import KeptModel
 from .kept_plan import check_run, kept_of
-from .registered import registered_only, running
+from .registered import registered_only
 from .report import (
     config_training_report,
     is_error,
@@ -61,7 +62,7 @@ from .report import (
     write_evaluation,
 )
 from .results import ConfigPredictions, FittedConfig
-from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
+from .runner import newest_checkpoint, plan_key, quiet, train_plan, weights_of
 from .serving import Finder, ServedConfig, by_picture
 
 Progress = Callable[[int, int], None]
@@ -208,6 +209,20 @@ class ConfigTask(Task):
         return readable(images_of(self.domain, paths, recipe.reading), decode=True)
 
     @staticmethod
+    def per_process(batch_size: int) -> int:
+        """Of the samples of a step, counted over all processes, the share of one.
+
+        Raises:
+            ConfigError: the processes cannot share them evenly.
+        """
+        processes = world_size()
+        if batch_size % processes:
+            raise ConfigError(
+                f"--batch-size {batch_size}: {processes} processes share a step; give a multiple of {processes}"
+            )
+        return batch_size // processes
+
+    @staticmethod
     def used_again(use: Use) -> Recipe:
         """The recipe of a run, with what a use of it changes."""
         return recipe_again(use)
@@ -276,10 +291,10 @@ class ConfigTask(Task):
         with registered_only():
             data = self._read(recipe)
             chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
-            model = load_model(use.run, backbone.device)
+            model = KeptModel(use.run).load(backbone.device)
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
-            with running(use.run):
+            with KeptModel(use.run).running():
                 scores = self._scored(model, chosen, backbone, reporter)
         overlap = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
         result = Evaluated(
@@ -308,11 +323,11 @@ class ConfigTask(Task):
         for kind in use.outputs:
             kind.check_sources(data.items)
         own = self._own_data(use) if use.own_data else None
-        model = load_model(use.run, backbone.device)
+        model = KeptModel(use.run).load(backbone.device)
         names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet(), running(use.run):
+        with reporter.task("Looking at images") as progress, quiet(), KeptModel(use.run).running():
             self.check_model(model, data, use, own)
             rows = self.sure(self.answer(use, model, data, backbone, progress), use.threshold)
         files = self.save(rows, data, names, folder) if folder else []

@@ -105,12 +105,6 @@ def check_run(run: FittedRun) -> None:
             check_parts(dataset, f"{where}: recipe.plan.{name}.dataset", OF_DATA)
 
 
-def plan_of(run: FittedRun) -> dict[str, Any] | None:
-    """The plan that a run keeps, as `kept_of` was given it; None where it keeps none. Errors as of `check_run`."""
-    check_run(run)
-    return None if run.info.plan is None else with_tuples(run.info.plan)
-
-
 def check_kept(stored: Any, where: str, *, registered: bool = True) -> None:
     """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
 

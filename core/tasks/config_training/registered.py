@@ -20,8 +20,7 @@ from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
-from ...contracts.run_info import FittedRun
-from ...errors import DataError, VladaptError, no_memory, shortened
+from ...errors import DataError
 from ...registry.catalogue import PACKAGE
 
 SCOPES = ("mmengine", "mmdet", "mmseg", "mmpretrain", "vladapt")
@@ -256,20 +255,3 @@ def _check_text(text: str, where: str) -> None:
         return  # a backbone, whose weights `load_backbone` reads
     if "://" in text or "{{" in text or FILES_WITH_CODE.search(text.strip()):
         raise DataError(f"{where} is {shown(text)}; a run may name no URL and no file that can hold code; fit again")
-
-
-@contextmanager
-def running(run: FittedRun) -> Iterator[None]:
-    """A context of `registered_only`; what a model or a transform whose options do not fit makes mm's parts raise in it
-    is one line."""
-    try:
-        with registered_only():
-            yield
-    except (VladaptError, OSError):
-        raise
-    except Exception as error:
-        if no_memory(error):  # of the machine, not of the run
-            raise
-        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
-        why = f"{type(error).__name__}: {reason}"
-        raise DataError(f"{run.shown}: its model cannot be run ({why}); fit again") from error

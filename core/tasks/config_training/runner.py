@@ -25,23 +25,17 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from ...backbones.tower_steps import sized_like
-from ...contracts.run_info import FittedRun
-from ...errors import IN_WORKER, CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
+from ...errors import IN_WORKER, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
-from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
 from ...training.optimizer import merge_groups
 from ...training.runner import unheard_shell
 from ...training.samples import seed_everything, seed_of
-from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
-from .registered import registered_only
+from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
@@ -58,8 +52,6 @@ OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
 """What parts of mmdet and mmseg raise where their options do not fit."""
 MISFIT = "The model and loaded state dict"
 """So mmengine begins to tell of weights that do not fit."""
-TIMES = 4
-"""So much larger than its weights the model of a run may be while it is built: teachers are not among them."""
 NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry")
 
 
@@ -80,50 +72,6 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
         model = MODELS.build(Config(deepcopy(stored)).model)
     model.cfg = Config(stored)
     return model.to(device)
-
-
-def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
-    """The trained model of a run, built of registered types and the run's own weights alone; None where nothing was
-    trained. Whatever reads the model of a run, which may come from anybody, comes through here.
-
-    Raises:
-        DataError: run.json names anything else, or the weights are missing, do not fit the model or are no numbers.
-        CapabilityError: a library that the model needs is missing.
-    """
-    check_run(run)
-    stored, file = run.info.plan, run.path / "run.json"
-    if stored is None:
-        return None
-    try:
-        with registered_only(), sized_like(run.adapter_path, TIMES):
-            model = build_model(stored, torch.device("cpu"))
-    except (DataError, CapabilityError):
-        raise
-    except Exception as error:  # mm's parts raise any kind for options that do not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
-        raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
-    _load_weights(model, run.adapter_path)
-    return model.to(device).eval()
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    """Raise DataError unless the file has all of the model's tensors, of its shapes and kinds, and they are numbers."""
-    try:
-        weights = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: does not fit the run's model (no safetensors file: {error}); fit again") from error
-    built = model.state_dict()
-    for name, tensor in weights.items():
-        if name in built and tensor.dtype != built[name].dtype:
-            raise DataError(f"{path}: {name} is {tensor.dtype}, the run's model has {built[name].dtype}; fit again")
-        if unusable := not_finite(tensor, built.get(name)):
-            raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, KeyError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[1:2] or lines[:1])[:200].rstrip(".")
-        raise DataError(f"{path}: does not fit the run's model ({reason}); fit again") from error
 
 
 def weights_of(model: nn.Module | None) -> dict[str, torch.Tensor]:

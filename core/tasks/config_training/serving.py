@@ -32,8 +32,9 @@ from ...contracts.serving import (
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError
+from .kept_model import KeptModel
 from .registered import registered_only
-from .runner import load_model, quiet
+from .runner import quiet
 
 SIZES, GPU_SIZES = (1, 2, 4), (1, 2, 4, 8)
 KEPT = 8
@@ -127,7 +128,7 @@ class ServedConfig(Served):
         if serving.threads is not None:
             torch.set_num_threads(serving.threads)
         device = load_backbone(use.run.info.backbone.spec, device=use.device).device
-        model = load_model(use.run, device)
+        model = KeptModel(use.run).load(device)
         if model is None:
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to serve")
         with registered_only(), quiet():

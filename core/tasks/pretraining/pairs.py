@@ -18,6 +18,7 @@ from ...contracts.options import TOLERATED
 from ...contracts.recipe import SAMPLE, Recipe
 from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
+from ...data.pairs.columns import lengths
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
@@ -307,7 +308,7 @@ def _read_by_index(
         some(whole.split("test")),
         order="" if train.weights is not None else global_order(len(train)),
         images=len(whole),
-        texts=int(whole.columns.captions.counts[whole.rows].sum()),
+        texts=int(lengths(whole.columns.captions)[whole.rows].sum()),
         skipped=list(whole.skipped),
         notes=list(whole.notes),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...contracts.backbone import Backbone
 from ...contracts.options import options_from
+from ...data.pairs.columns import text_at
 from ...data.pairs.text_pairs import TextPairs, TextReading, read_text_pairs
 from ...features.extract import AMP, in_eval_mode
 from ..retrieval.encoding import PairFeatures
@@ -50,8 +51,8 @@ def evaluate_translations(
     """How well translations find their sentences and sentences their translations, by what two towers make of them."""
     place: dict[str, int] = {}
     rows = pairs.sentence_of.tolist()
-    number = torch.tensor([place.setdefault(pairs.sentences[int(row)], len(place)) for row in rows])
-    translations = [pairs.translations[row] for row in range(len(pairs))]
+    number = torch.tensor([place.setdefault(text_at(pairs.sentences, int(row)), len(place)) for row in rows])
+    translations = [text_at(pairs.translations, row) for row in range(len(pairs))]
     features = PairFeatures(
         images=_encoded(teacher, list(place), amp),
         texts=_encoded(backbone, translations, amp),

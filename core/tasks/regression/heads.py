@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from ...losses.number import Number as NumberLoss
 from ...metrics.intervals import units_of
 from ...training.batches import epoch_batches
 from ...training.ridge import penalty_of_groups
-from ...training.schedules import by_epoch, cosine_rates
+from ...training.schedules import LearningRates
 from ...training.small_heads import train_epochs
 
 MLP, LINEAR, RIDGE = HEADS = ("mlp", "linear", "ridge")
@@ -340,7 +339,7 @@ def _trained(
         inputs, targets = head.inputs(rows.features), head.targets(rows.numbers)
         batches = epoch_batches(len(rows), training.batch_size, seed)
         steps = len(batches(0))
-        rates = by_epoch(cosine_rates(training.lr, steps * training.epochs), steps)[:epochs]
+        rates = LearningRates.cosine(training.lr, steps * training.epochs).by_epoch(steps)[:epochs]
         weights = head.linear.parameters() if head.further is None else head.further.parameters()
         optimizer = torch.optim.AdamW(weights, lr=training.lr, weight_decay=training.weight_decay)
 
@@ -354,8 +353,3 @@ def _trained(
             history.append(epoch.row())
             look(head)
     return head.eval(), history
-
-
-def described(head: NumberHead) -> dict[str, Any]:
-    """What run.json says of a head."""
-    return {"head": head.kind, "width": head.width, "column": head.column}

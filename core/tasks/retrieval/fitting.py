@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.images import CropTransform
-from ...contracts.items import Captions, DomainData, Item, Questions
+from ...contracts.items import DomainData, Questions
 from ...contracts.pair_head import PairHead, PairParts
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.file_hashes import FileHashes
@@ -27,7 +26,7 @@ from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, check_tolerated
 from ...errors import CapabilityError, DataError
-from ...features.pair_files import load_pairs, row_digest
+from ...features.pair_files import load_pairs
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter
@@ -125,14 +124,7 @@ def read_stored(path: str, split_seed: int) -> RetrievalData:
         DataError: as of `load_pairs` and `assign_splits`.
     """
     stored = load_pairs(path)
-    rows, groups, split = stored.images.numpy(), stored.groups or repeat(None), stored.split or repeat("")
-    items = [
-        Item(name, Path(stored.name), {"digest": row_digest(row)}, Captions(texts), group, part)
-        for name, row, texts, group, part in zip(stored.ids, rows, stored.captions_of(), groups, split)
-    ]
-    row_of = {name: rows[place : place + 1] for place, name in enumerate(stored.ids)}
-    data = DomainData(items, (), lambda item: row_of[item.id], kind="captions", name=stored.name, has_images=False)
-    data = assign_splits(data, seed=split_seed, hashes=FileHashes())
+    data = assign_splits(stored.data(Path(stored.name)), seed=split_seed, hashes=FileHashes())
     notes = [*stored.notes, *data.notes]
     return RetrievalData(DomainPairs.of(data), stored.name, stored.licence, _plain, [], notes)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.backbones import built_loss, described_loss
+from ....core.backbones import KeptLoss
 from ....core.contracts import Batch, ByAttention, FitReport, TextClassifier
 from ....core.errors import CapabilityError
 
@@ -34,7 +34,8 @@ class QueryAnswers(ByAttention):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         loss = backbone.answers[self.answers_by]
-        self.words, self.weights = described_loss(loss)
+        kept = KeptLoss.of(loss)
+        self.words, self.weights = kept.words, kept.weights
         self._built: Any = None
         self.grid = list(resources["patch_tokens"].grid)
         known = self._ask(classifier, tuple(loss.findings))
@@ -97,5 +98,6 @@ class QueryAnswers(ByAttention):
     def _learned(self, device: torch.device) -> Any:
         """What the pre-training learned, built once."""
         if getattr(self, "_built", None) is None:
-            self._built = built_loss(self.words, self.weights, device, f"adapter '{self.name}'", "answers")
+            kept = KeptLoss(self.words, self.weights)
+            self._built = kept.built(device, f"adapter '{self.name}'", "answers")
         return self._built.to(device)

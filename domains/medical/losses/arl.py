@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
-from ....core.losses import Draws, HiddenWords, draws_for, visible_tokens
+from ....core.losses import Draws, HiddenWords, visible_tokens
 from ....core.runtime import Ranks
 from ._co_attention import NOT_SEEN, PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
@@ -239,7 +239,7 @@ class Arl(RowLoss):
     def _with_hidden_words(self, tokens: Tensor, draws: Tensor, mentions: Mentions, backbone: Any) -> dict[str, Tensor]:
         """Each word is asked for by its own draw, those of an entity by that of the first of them."""
         length = tokens.shape[1]
-        chosen, fate, other = (draws_for(draws, row, length) for row in (1, 2, 3))
+        chosen, fate, other = (Draws.of_places(draws, row, length) for row in (1, 2, 3))
         chosen = chosen.gather(1, covered(mentions, length))
         asked = backbone.word_mask(tokens) & (chosen < self.masked_words)
         others = (other * backbone.vocab_size).long()

@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ....core.contracts import Item
-from ....core.data import digest_of_files
+from ....core.data import FileHashes
 from ....core.features import FeatureStore
-from ....core.runtime import filled_once
 from ..volumes import Slabs, files_of
 from .fingerprint import Fingerprint
 
@@ -133,9 +132,12 @@ def prepared(files: Sequence[str], mask: str, values: Sequence[Sequence[int]], h
     Raises:
         DataError: a file cannot be read. CacheError: the cache cannot be written.
     """
-    told = json.dumps([VERSION, digest_of_files([*map(Path, files), Path(mask)]), how.to_json(), [*map(list, values)]])
-    folder = FeatureStore.default_root().parent / "volumes" / hashlib.sha256(told.encode()).hexdigest()[:24]
-    return PreparedCase(filled_once(folder, lambda empty: _write_case(empty, Slabs(files), Slabs([mask]), values, how)))
+    sources = FileHashes.of_files([*map(Path, files), Path(mask)])
+    content = json.dumps([VERSION, sources, how.to_json(), [*map(list, values)]])
+    name = f"volumes/{hashlib.sha256(content.encode()).hexdigest()[:24]}"
+    return PreparedCase(
+        FeatureStore.filled(name, lambda empty: _write_case(empty, Slabs(files), Slabs([mask]), values, how))
+    )
 
 
 def case_of(item: Item) -> dict[str, Any]:

@@ -3,15 +3,14 @@ need."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from mmengine import Config
-from mmengine.dist import get_world_size
 
 from ....core.contracts import Backbone, DomainData
-from ....core.errors import ConfigError, DataError
-from ..volume_options import Asked, VolumeOptions
+from ....core.errors import DataError
+from ....core.tasks import ConfigTask
+from ..volume_options import VolumeOptions, VolumeSchedule
 from .fingerprint import Fingerprint, fingerprint_of
 from .labels import CLASSES, MAPS, REGIONS, Decision
 from .planning import NetworkPlan, network_plan
@@ -29,7 +28,7 @@ CLIPPED = 12.0
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def make_plan(asked: Asked, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
+def make_plan(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
     """The plan of a training on the train split.
 
     Args:
@@ -43,18 +42,18 @@ def make_plan(asked: Asked, options: VolumeOptions, data: DomainData, backbone: 
     train, steered = data.split("train"), options.network == CLIP_DRIVEN
     order, values = train[0].target.order, _values_of(data)
     kind, how = REGIONS if order else MAPS if steered else CLASSES, Preprocessing.of(fingerprint)
-    batch, steps = asked.batch_size or BATCH, steps_of(asked, options)
+    batch, steps = schedule.batch_size or BATCH, steps_of(schedule, options)
     written = order or tuple(of[0] for of in values)
     network = network_config(options, plan, len(fingerprint.channels), len(data.class_names) + (kind == CLASSES))
     model: dict[str, Any] = {"type": "vladapt.VolumeSegmentor", "network": network, "kind": kind}
     if steered:
-        texts = {"classes": list(data.class_names), "backbone": asked.backbone, "text": backbone.embed_dim}
+        texts = {"classes": list(data.class_names), "backbone": schedule.backbone, "text": backbone.embed_dim}
         model = {"type": "vladapt.ClipDrivenSegmentor", "network": network, **texts, "template": options.organ_template}
     optimizer = {**(ADAM_W if steered or options.network == "swin-unetr" else SGD)}
-    optimizer["lr"] = asked.lr or optimizer["lr"]
+    optimizer["lr"] = schedule.lr or optimizer["lr"]
     wrapper = {"type": "OptimWrapper", "optimizer": optimizer, "clip_grad": {"max_norm": CLIPPED}}
-    if asked.amp is not None:
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[asked.amp]}
+    if schedule.amp is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": DTYPES[schedule.amp]}
     dataset = {
         "type": "vladapt.VolumePatches",
         "cases": [case_of(item) for item in train],
@@ -62,7 +61,7 @@ def make_plan(asked: Asked, options: VolumeOptions, data: DomainData, backbone: 
         "patch_size": list(plan.patch_size),
         "draws": steps * batch,
         "batch_size": batch,
-        "seed": asked.seed,
+        "seed": schedule.seed,
         "foreground": options.foreground,
         "overlapping": kind == REGIONS,
         "augment": options.augment,
@@ -72,8 +71,8 @@ def make_plan(asked: Asked, options: VolumeOptions, data: DomainData, backbone: 
             "default_scope": "vladapt",
             "model": {**model, "mirrored": options.mirrored, "members": options.ensemble},
             "train_dataloader": {
-                "batch_size": _of_one_process(batch),
-                "num_workers": asked.workers or 0,
+                "batch_size": ConfigTask.per_process(batch),
+                "num_workers": schedule.workers or 0,
                 "sampler": {"type": "DefaultSampler", "shuffle": False},
                 "collate_fn": {"type": "default_collate"},
                 "dataset": dataset,
@@ -112,7 +111,7 @@ def _rates(steps: int, steered: bool) -> list[dict[str, Any]]:
     ]
 
 
-def plan_facts(asked: Asked, options: VolumeOptions, data: DomainData) -> dict[str, Any]:
+def plan_facts(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData) -> dict[str, Any]:
     """The fingerprint, and what would be trained, JSON-able."""
     fingerprint, plan = _plans(options, data)
     how = Preprocessing.of(fingerprint)
@@ -123,14 +122,14 @@ def plan_facts(asked: Asked, options: VolumeOptions, data: DomainData) -> dict[s
         "strides": [list(of) for of in plan.strides],
         "filters": plan.filters(width_of(options)),
         "normalisation": ["computed tomography" if of else "each volume's own" for of in how.channels],
-        "batch_size": asked.batch_size or BATCH,
-        "steps": steps_of(asked, options),
+        "batch_size": schedule.batch_size or BATCH,
+        "steps": steps_of(schedule, options),
     }
 
 
-def steps_of(asked: Asked, options: VolumeOptions) -> int:
+def steps_of(schedule: VolumeSchedule, options: VolumeOptions) -> int:
     """Training steps: as many as are asked for, or 250 per epoch."""
-    epochs = asked.epochs
+    epochs = schedule.epochs
     return options.steps or (STEPS if epochs is None else EPOCH * int(epochs))
 
 
@@ -183,11 +182,3 @@ def _plans(options: VolumeOptions, data: DomainData) -> tuple[Fingerprint, Netwo
         )
     fingerprint = fingerprint_of(train, data.class_names)
     return fingerprint, network_plan(fingerprint, options.patch_size, DIVISORS.get(options.network, 1))
-
-
-def _of_one_process(batch: int) -> int:
-    """Of the patches of a step, which are said for all processes together, the share of one."""
-    processes = get_world_size()
-    if batch % processes:
-        raise ConfigError(f"--batch-size {batch}: {processes} processes share a step; give a multiple of {processes}")
-    return math.ceil(batch / processes)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from ....core.features import FeatureStore
-from ....core.runtime import filled_once
 from .samples import PACKAGES, check_packages
 
 VERSION = 2
@@ -41,8 +40,7 @@ def slides_folder() -> Path:
         CapabilityError: what draws and reads them is not installed.
     """
     check_packages({**PACKAGES, "tifffile": "tifffile"})
-    folder = FeatureStore.default_root().parent / "samples" / f"slides-{VERSION}"
-    return filled_once(folder, _draw_into)
+    return FeatureStore.filled(f"samples/slides-{VERSION}", _draw_into)
 
 
 def drawn_slide(number: int) -> tuple[np.ndarray, str]:

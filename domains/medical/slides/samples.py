@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ....core.contracts import Columns, Decoded, DomainData, Item
-from ....core.data import FileHashes, digest_of_files
+from ....core.data import FileHashes
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ..studies import column_called
 from .file_kinds import SLIDE, thumbnail
@@ -148,7 +148,7 @@ def _digest(path: Path) -> str | None:
     else:
         named = (line.partition("=")[2].strip() for line in path.read_text("latin-1").splitlines())
         beside = sorted({file for name in named if name and (file := path.parent / Path(name).name).is_file()})
-    return digest_of_files([path, *beside])
+    return FileHashes.of_files([path, *beside])
 
 
 def _on_guesses(guessed: Mapping[str, tuple[float | None, float]]) -> list[str]:

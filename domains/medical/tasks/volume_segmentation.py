@@ -13,7 +13,7 @@ from ....core.data import readable
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ....core.tasks import ConfigTask
-from ..volume_options import AUTO, Asked, VolumeOptions
+from ..volume_options import AUTO, VolumeOptions, VolumeSchedule
 from ..volumes import new_volumes
 
 if TYPE_CHECKING:
@@ -141,6 +141,6 @@ class VolumeSegmentation(ConfigTask):
         return renamed(model, classes)
 
 
-def _asked(recipe: Recipe) -> Asked:
+def _asked(recipe: Recipe) -> VolumeSchedule:
     told = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
-    return Asked(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+    return VolumeSchedule(**told, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Decoded, DomainData, Item
-from ....core.data import group_of, is_by_name, locate, remember_by_file, shown, values_by_name, visible
+from ....core.data import GroupNames, group_of, locate, remember_by_file, shown, visible
 from ....core.errors import ConfigError, DataError, did_you_mean, printable
 from ....core.runtime import read_json
 from ..formats import VOLUME_SUFFIXES, volume_group
@@ -364,10 +364,10 @@ def _grouped(items: Sequence[Item], root: Path, named: str) -> list[Item]:
         return [item.with_(group=None) for item in items]
     if named == "auto":
         return list(items)
-    if not is_by_name(named):
+    if not GroupNames.are_named_by(named):
         raise ConfigError(f"--group-column {named}: a set of volumes has no table; give folder or stem:REGEX")
     names = [shown(item.source, root) for item in items]
-    values = values_by_name(names, [item.classes() for item in items], named)
+    values = GroupNames(named).values(names, [item.classes() for item in items])
     return [item.with_(group=group_of(value) or item.group) for item, value in zip(items, values, strict=True)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ....core.contracts import Decoded, Item
-from ....core.data import digest_of_files, remember_by_file
+from ....core.data import FileHashes, remember_by_file
 from ....core.errors import DataError, LimitError
 from ..dicom_header import read_header
 from ..dicom_pixels import not_in_hounsfield, shown_range
@@ -86,7 +86,7 @@ def digest_of(path: Path) -> str | None:
         files = [path, data_file]
     else:
         return None
-    return digest_of_files(files)
+    return FileHashes.of_files(files)
 
 
 def load_parts(path: str | Path, decode: Mapping[str, Any]) -> Decoded:

@@ -7,12 +7,12 @@ COCO files in the folders train, valid and test, and a class 0 that names the se
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ....core.data import Box, CocoFile, ListedImage
-from ....core.errors import DataError, shortened
+from ....core.errors import DataError
 from ....core.runtime import read_json
 from .boxes import BoxSet
 from .outlines_beside import with_outlines_of
@@ -105,7 +105,7 @@ def _chosen(path: Path, files: list[CocoFile]) -> tuple[list[CocoFile], list[Coc
             raise DataError(f"{file.path}: has no list of 'categories', so its classes have no names; add it")
     if len(files) < 2 or all(file.split for file in files):
         return files, []
-    listed = [{_file_name(image) for image in file.content["images"]} for file in files]
+    listed = [set(map(file.file_name, file.images().values())) for file in files]
     most = max(range(len(files)), key=lambda n: len(listed[n]))
     if not all(some <= listed[most] for some in listed):
         names = ", ".join(file.path.name for file in files)
@@ -153,10 +153,11 @@ def _grouping(files: list[CocoFile], names: dict[Path, dict[Hashable, str]]) -> 
 
 
 def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> list[ListedImage]:
-    images = _images_by_id(coco)
+    images = coco.images()
     boxes: dict[Hashable, list[Box]] = defaultdict(list)
-    for number, annotation in enumerate(_once(coco, counts)):
-        box, image = _box(coco, number, annotation, labels, counts)
+    for number, annotation in _once(coco, counts):
+        box, image = coco.box(number, annotation, labels)
+        counts[UNLISTED_CLASS] += box is None
         if image not in images:
             counts[UNLISTED_IMAGE] += 1
         elif box is not None:
@@ -164,7 +165,7 @@ def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> lis
     roots = _roots(coco)
     return [
         ListedImage(
-            name=_file_name(image),
+            name=coco.file_name(image),
             listed_in=coco.path,
             roots=roots,
             boxes=tuple(boxes[number]),
@@ -178,69 +179,18 @@ def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> lis
     ]
 
 
-def _images_by_id(coco: CocoFile) -> dict[Hashable, dict[str, Any]]:
-    images: dict[Hashable, dict[str, Any]] = {}
-    for image in coco.content["images"]:
-        try:
-            number, name = coco.id_of(image), _file_name(image)
-            known = _file_name(images.setdefault(number, image))
-        except (KeyError, TypeError) as error:
-            reason = shortened(error)
-            raise DataError(f"{coco.path}: an image lacks its id or file_name ({reason}); correct it") from error
-        if known != name:
-            raise DataError(
-                f"{coco.path}: image id {number!r} stands for '{known}' and for '{name}'; give each image its own id"
-            )
-    return images
-
-
-def _file_name(image: dict[str, Any]) -> str:
-    """The listed path; LVIS gives an address that ends with it."""
-    if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
-        return "/".join(image["coco_url"].split("/")[-2:])
-    return str(image["file_name"])
-
-
-def _once(coco: CocoFile, counts: Counter) -> Iterable[dict[str, Any]]:
+def _once(coco: CocoFile, counts: Counter) -> Iterator[tuple[int, dict[str, Any]]]:
     """Annotations without exact repetitions; ids matter for nothing else."""
     seen: dict[Hashable, Any] = {}
-    for number, annotation in enumerate(coco.content["annotations"]):
-        if not isinstance(annotation, dict):
-            raise DataError(f"{coco.path}: annotation {number} is not an object; correct the file")
+    for number, annotation in coco.annotations():
         key = annotation.get("id")
         if isinstance(key, Hashable) and key is not None:
-            known = seen.setdefault(key, annotation)
-            if known is not annotation and known == annotation:
+            first = seen.setdefault(key, annotation)
+            if first is not annotation and first == annotation:
                 counts[REPEATED] += 1
                 continue
-            counts[SAME_ID] += known is not annotation
-        yield annotation
-
-
-def _box(
-    coco: CocoFile, number: int, annotation: dict[str, Any], labels: dict[Hashable, str], counts: Counter
-) -> tuple[Box | None, Hashable]:
-    """The object, None where its class is not listed, and the id of its image."""
-    try:
-        image, category = coco.id_of(annotation, "image_id"), coco.id_of(annotation, "category_id")
-        outline = annotation.get("segmentation") or None
-        corners = None
-        if annotation.get("bbox") is not None or outline is None:
-            x, y, width, height = map(float, annotation["bbox"])  # those that are not finite are counted later
-            corners = (x, y, x + width, y + height)
-        name = labels.get(category)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise coco.unusable(number, error) from error
-    if name is None:
-        counts[UNLISTED_CLASS] += 1
-        return None, image
-    ignored = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-    return Box(name, corners, outline, ignored, coco.made_by(annotation), _score(annotation)), image
-
-
-def _score(annotation: dict[str, Any]) -> float | None:
-    score = annotation.get("score")
-    return score if isinstance(score, float) and 0 <= score <= 1 else None
+            counts[SAME_ID] += first is not annotation
+        yield number, annotation
 
 
 def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from PIL import Image
 from ....core.contracts import Boxes, Decoded, DomainData, Item, Mask
 from ....core.data import IMAGE, Format, loader
 from ....core.errors import DataError, shortened
-from ....core.runtime import read_json, read_start, write_cached
+from ....core.runtime import caching, read_json, read_start
 from .boxes import annotated_boxes
 from .masks import MaskReader, annotated_mask
 from .outlines import valid_outline
@@ -64,7 +64,8 @@ def write_items(path: str | Path, data: DomainData, *, images: str | Path | None
     }
     if data.load_mask is not None and content["masks"] is None:
         raise DataError(f"{path}: the masks of {data.name} are generated, not stored; give a folder to save images in")
-    write_cached(path, json.dumps(content).encode())
+    with caching(path) as file:
+        file.write(json.dumps(content).encode())
     return path
 
 

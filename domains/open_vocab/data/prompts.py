@@ -8,12 +8,13 @@ predictions.json of another detector. Pixels are those of the image as it is sto
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ....core.contracts import Boxes, DomainData, Item
+from ....core.data import CocoFile
 from ....core.errors import DataError, did_you_mean
 from ....core.runtime import read_json
 
@@ -141,19 +142,21 @@ def _shown(entry: Any, where: str) -> Shown:
     return Shown(box, points, tuple(map(int, positive)), name, bool(entry.get("positive", True)))
 
 
-def _of_coco(path: Path, content: Mapping[str, Any]) -> dict[str, list[Shown]]:
-    try:
-        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        names = {each["id"]: str(each["name"]) for each in content.get("categories") or ()}
-        by_image: dict[str, list[Shown]] = {name: [] for name in files.values()}
-        for number, annotation in enumerate(content["annotations"], start=1):
-            where = f"{path}: annotation {number}"
-            x, y, width, height = _numbers(annotation["bbox"], 4, where)
-            box = _box((x, y, x + width, y + height), where)
-            name = names.get(annotation.get("category_id"), UNNAMED)
-            by_image[files[annotation["image_id"]]].append(Shown(box, name=name))
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not boxes as COCO has them ({error!r}); correct it, or {FORM}") from error
+def _of_coco(path: Path, content: dict[str, Any]) -> dict[str, list[Shown]]:
+    coco = CocoFile(path, path.parent, content)
+    if not coco.is_shape_of(content):
+        raise DataError(f"{path}: not boxes as COCO has them; correct it, or {FORM}")
+    files = {number: coco.file_name(image) for number, image in coco.images().items()}
+    listed = coco.categories() if content.get("categories") else {}
+    names = {UNNAMED: UNNAMED, **{number: category.name for number, category in listed.items()}}
+    by_image: dict[str, list[Shown]] = {name: [] for name in files.values()}
+    for number, annotation in coco.annotations():
+        category = annotation.get("category_id")
+        listed_id = category if isinstance(category, Hashable) and category in names else UNNAMED
+        box, image = coco.box(number, {**annotation, "category_id": listed_id}, names)
+        if image not in files:
+            raise coco.unusable(number, f"no image {image!r}")
+        by_image[files[image]].append(Shown(_box(box.corners, f"{path}: annotation {number}"), name=box.name))
     return by_image
 
 

@@ -25,7 +25,7 @@ from ....core.data import IMAGE
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
-from ....core.tasks import quiet, running
+from ....core.tasks import KeptModel, quiet
 from ..data.items_file import to_uint8
 from ..hub_models.processor import image_processor
 from ..inference.running import known_names, outcomes
@@ -125,7 +125,7 @@ def export_run(
         form.check()
         data = read()
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
-        with new.folder() as folder, quiet(), running(use.run):
+        with new.folder() as folder, quiet(), KeptModel(use.run).running():
             facts = _facts(new, model, form)
             noise = form.noise()
             graph = form.graph(noise[0])

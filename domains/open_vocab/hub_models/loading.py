@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ....core.errors import DataError
 from ....core.runs import Run
-from ....core.tasks import load_model
+from ....core.tasks import KeptModel
 from .family import HEAD, Family
 from .growing import grown
 from .source import HubModel, hub_model
@@ -67,7 +67,7 @@ def _source(folder: str | Path) -> HubModel:
 
 def _of_run(source: HubModel) -> dict[str, Tensor]:
     """Those that a run has trained, without what stands before their names."""
-    model = load_model(Run.open(source.folder), torch.device("cpu"))
+    model = KeptModel(Run.open(source.folder)).load(torch.device("cpu"))
     state = {} if model is None else model.state_dict()
     return {name.removeprefix(INSIDE): value for name, value in state.items() if name.startswith(INSIDE)}
 

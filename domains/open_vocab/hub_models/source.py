@@ -15,7 +15,7 @@ from ....core.backbones import card_licence, hub_folder, read_config
 from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
-from ....core.tasks import plan_of
+from ....core.tasks import KeptModel
 from .family import HEAD, TEXTS, Family, family_class, plain_config
 from .tokens import FILES
 
@@ -133,7 +133,7 @@ def _of_folder(place: str, folder: Path, repository: str, revision: str, changed
 
 def _of_run(place: str, folder: Path) -> HubModel | None:
     """The model that a run has trained, where it began as one of transformers."""
-    plan = plan_of(Run.open(folder))
+    plan = KeptModel(Run.open(folder)).plan()
     if plan is None or not is_hub_node(plan["model"]):
         return None
     began = plan["vladapt"].get("source") or {}

@@ -13,7 +13,7 @@ from torch import nn
 from ....core.contracts import Boxes, DomainData, Use
 from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
-from ....core.tasks import build_model, load_model, plan_of
+from ....core.tasks import KeptModel, build_model
 from ..data.outlines import encode
 from ..data.prompts import Prompts, read_prompts
 from ..hub_models.prompted import PROMPTS
@@ -39,7 +39,7 @@ def check_segmenter(place: str) -> Run | HubModel:
         if not folder.is_dir():
             raise DataError(f"--masks-by {place}: no such run; give hf:OWNER/NAME, hf:FOLDER or a run of it")
         source = Run.open(folder)
-        if str((plan_of(source) or {}).get("model", {}).get("type")) != SEGMENTER:
+        if str((KeptModel(source).plan() or {}).get("model", {}).get("type")) != SEGMENTER:
             raise ConfigError(f"--masks-by {place}: its model outlines no boxes; give a run of open-vocab/sam")
         return source
     if WHOLE_SAM3 not in source.config and source.family_class.asked_by != PROMPTS:
@@ -54,7 +54,7 @@ def segmenter_of(place: str, device: torch.device) -> nn.Module:
     """The model that outlines, with its weights, ready to be asked. Errors as of `check_segmenter`."""
     source = check_segmenter(place)
     if isinstance(source, Run):
-        return load_model(source, device)
+        return KeptModel(source).load(device)
     config = source.config
     if WHOLE_SAM3 in config:
         config = {**config[WHOLE_SAM3], "model_type": TRACKER}

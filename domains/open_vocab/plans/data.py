@@ -9,10 +9,9 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from ....core.contracts import DomainData
-from ....core.data import IMAGE, loader
+from ....core.data import IMAGE, CocoFile, VocSet, loader
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import check_regular, read_json
 from ..data.classes import check_names, choose_classes
@@ -134,8 +133,9 @@ def _annotated(dataset: Node) -> list[str]:
     if file.suffix != ".json" or not file.is_file():
         return []
     content = read_json(file)
-    listed = content.get("categories") if isinstance(content, dict) else None
-    return [str(category.get("name")) for category in listed or ()]
+    if not isinstance(content, dict) or not content.get("categories"):
+        return []
+    return [category.name for category in CocoFile(file, file.parent, content).categories().values()]
 
 
 def _check_annotations(annotated: list[str], names: tuple[str, ...]) -> None:
@@ -149,7 +149,7 @@ def _check_outlined(samples: list[Node], names: tuple[str, ...]) -> None:
     files = [sample["xml_path"] for sample in samples if sample.get("xml_path")]
     if not files or any(sample.get("instances") for sample in samples):
         return
-    annotated = {name.text for file in files for name in ElementTree.parse(file).iterfind("object/name") if name.text}
+    annotated = {name for file in files for name in VocSet.names_in(Path(file))}
     if annotated:
         check_names(names, sorted(annotated), exact=True)
 

@@ -10,6 +10,7 @@ from mmengine.dist import get_world_size
 
 from ....core.contracts import InputChannels
 from ....core.errors import ConfigError
+from ....core.tasks import ConfigTask
 from .pipelines import Node, nodes
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -55,7 +56,7 @@ def apply_schedule(plan: Node, schedule: Schedule, images: int) -> list[str]:
     """
     loader = plan["train_dataloader"]
     if schedule.batch_size is not None:
-        loader["batch_size"] = _of_one_process(schedule.batch_size)
+        loader["batch_size"] = ConfigTask.per_process(schedule.batch_size)
     if schedule.workers is not None:
         loader["num_workers"] = schedule.workers
     loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
@@ -88,14 +89,6 @@ def _train_long_enough(plan: Node, steps_an_epoch: int) -> list[str]:
     hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": max(1, longer // epochs)})
     _set_epochs(plan, longer, steps_an_epoch)
     return [f"Few images: {longer} epochs in place of {epochs}, to make at least {least} steps (--epochs N decides)."]
-
-
-def _of_one_process(images: int) -> int:
-    """Of the images of a step, which are said for all processes together, the share of one."""
-    processes = get_world_size()
-    if images % processes:
-        raise ConfigError(f"--batch-size {images}: {processes} processes share a step; give a multiple of {processes}")
-    return images // processes
 
 
 def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter
-from ....core.tasks import plan_of, quiet
+from ....core.tasks import KeptModel, quiet
 from ..data.boxes import annotated_boxes
 from ..data.remembered import spelled_as_in, without_boxes
 from ..hub_models.starting import PRETRAINED
@@ -101,7 +101,7 @@ def names_to_remember(given: Any) -> list[str] | None:
 def described_before(remembering: Remembering) -> dict[str, Any]:
     """What a run that is started from was told of the names to remember: by these texts it knows them."""
     run = start_at(remembering.start).run if remembering.start else None
-    told = {} if run is None else plan_of(run)["vladapt"].get("described") or {}
+    told = {} if run is None else KeptModel(run).plan()["vladapt"].get("described") or {}
     wanted = {alike(name): name for name in remembering.names}
     known = {name: texts for name, texts in told.items() if alike(name) in wanted}
     return {**known, **{wanted[alike(name)]: texts for name, texts in known.items()}}  # however the data spell them

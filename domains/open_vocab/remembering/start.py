@@ -15,7 +15,7 @@ from torch import nn
 
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
-from ....core.tasks import build_model, load_model, plan_of, quiet
+from ....core.tasks import KeptModel, build_model, quiet
 from ..hub_models.source import HubModel, is_hub_node, is_hub_place
 from ..hub_models.starting import PRETRAINED, source_at
 from ..plans.classes import takes_names, with_classes
@@ -72,7 +72,7 @@ def start_at(place: str | Path, option: str = "--start") -> Start:
     if not path.is_dir() and not is_hub_place(place):
         raise DataError(f"{option} {place}: neither a run folder nor a checkpoint ({', '.join(CHECKPOINTS)}); give one")
     run = Run.open(place)
-    plan = plan_of(run)
+    plan = KeptModel(run).plan()
     if run.info.task != DETECTION.task or not (plan or {}).get("vladapt"):
         raise ConfigError(f"{option} {place}: a run of {run.info.task} without a detector; give a run of detection")
     return Start(str(place), run.adapter_path, run)
@@ -97,7 +97,7 @@ def on_start(
         raise ConfigError(f"--backbone {backbone}: with --start the model is the run's own; omit it")
     if start.source is not None:
         return dict(config)
-    model = plan_of(start.run)["model"]
+    model = KeptModel(start.run).plan()["model"]
     kind, other = (str(each.get("type")).rpartition(".")[2] for each in (model, config["model"]))
     if kind != other:
         raise ConfigError(
@@ -148,7 +148,7 @@ def detector_before(
     if start.source is not None:
         model = _from_source(start.source, config, names, described, device)
     elif start.run is not None:
-        model = load_model(start.run, device)
+        model = KeptModel(start.run).load(device)
     else:
         model = _from_checkpoint(start, config, list(start.names() or names), described, device)
     return model.requires_grad_(False).eval()

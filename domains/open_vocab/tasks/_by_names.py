@@ -14,7 +14,7 @@ from mmengine import Config
 from ....core.contracts import DomainData, Exported, ExportWishes, InputChannels, Recipe, Use, option, settle
 from ....core.errors import CapabilityError, ConfigError
 from ....core.runtime import Reporter
-from ....core.tasks import ConfigTask, load_model
+from ....core.tasks import ConfigTask, KeptModel
 from ..data.classes import choose_classes
 from ..data.few_shot import draw_shots
 from ..data.novel import DROP, KEEP, hold_out, split_novel
@@ -203,7 +203,7 @@ class ByNames(ConfigTask):
         from ..exporting.run import export_run
 
         self._need_colours(use, "an export")
-        recipe, model = self.used_again(use), load_model(use.run, torch.device("cpu"))
+        recipe, model = self.used_again(use), KeptModel(use.run).load(torch.device("cpu"))
         if model is None:
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
 

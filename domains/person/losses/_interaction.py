@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone
-from ....core.losses import draws_for
+from ....core.losses import Draws
 
 NOT_ASKED = -100
 HIDDEN, REPLACED = 0.8, 0.1
@@ -60,7 +60,7 @@ def masked_captions(
         and (B, D) the features of the caption, not brought to length 1.
     """
     tokens = batch["tokens"][:, :most_words]
-    chosen, other = draws_for(batch["draws"], 0, tokens.shape[1]), draws_for(batch["draws"], 2, tokens.shape[1])
+    chosen, other = (Draws.of_places(batch["draws"], row, tokens.shape[1]) for row in (0, 2))
     ids = backbone.word_ids
     others = ids.start + (other * len(ids)).long()
     shown, labels = hide_words(tokens, chosen, others, mask_token=backbone.mask_token, word_ids=ids, share=share)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, height_and_width
-from ....core.losses import draws_for
+from ....core.losses import Draws
 
 EPS = 1e-6
 HEAD_WIDTH = 32
@@ -69,7 +69,7 @@ class PatchDecoder(nn.Module):
         x = backbone.embed_image(pixels)
         prefix, count = backbone.image_prefix, self.grid[0] * self.grid[1]
         kept = min(count - 1, max(1, round((1 - self.share) * count)))
-        places = draws_for(draws, 0, count).argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
+        places = Draws.of_places(draws, 0, count).argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
         patches = x[:, prefix:].gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         x = backbone.run_blocks("image", torch.cat([x[:, :prefix], patches], dim=1))
         return backbone.norm_tokens(x[:, prefix:]), places

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ....core.data import Drawing
 from ....core.features import FeatureStore
-from ....core.runtime import filled_once
 
 VERSION = 1
 SIDE, MARGIN = 96, 8
@@ -31,8 +31,7 @@ NOTE = "These pairs are drawn by vladapt itself, not seen from space: their numb
 
 def changes_folder() -> Path:
     """68 pairs of 96 x 96 pixels with splits, in the layout of LEVIR-CD; drawn into the cache at the first call."""
-    folder = FeatureStore.default_root().parent / "samples" / f"changes-{VERSION}"
-    return filled_once(folder, lambda partial: write_change_set(partial, SAMPLE_SHIFT))
+    return FeatureStore.filled(f"samples/changes-{VERSION}", lambda partial: write_change_set(partial, SAMPLE_SHIFT))
 
 
 def write_change_set(folder: Path, shift: float, seed: int = 0) -> None:
@@ -55,6 +54,8 @@ def write_change_set(folder: Path, shift: float, seed: int = 0) -> None:
 
 def drawn_pair(number: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both dates (96, 96, 3) uint8 of a place, and what changed (96, 96) uint8, 255 where it did."""
+    from scipy.ndimage import shift as displace
+
     random = np.random.default_rng([VERSION, seed, number])
     whole = SIDE + 2 * MARGIN
     fields, road = _fields(random, whole), random.uniform(0.3, 0.7) * whole
@@ -63,7 +64,7 @@ def drawn_pair(number: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np
     standing = [[h for h, fate in zip(houses, fates) if fate != gone] for gone in (1, 2)]
     before, after = (_date(random, fields, road, of) for of in standing)
     direction = random.uniform(0, 2 * np.pi)
-    after = _shifted(after, shift * np.sin(direction), shift * np.cos(direction))
+    after = displace(after, (shift * np.sin(direction), shift * np.cos(direction), 0), order=1, mode="nearest")
     changed = np.zeros((whole, whole), bool)
     for (top, left, height, width, _), fate in zip(houses, fates):
         changed[top : top + height, left : left + width] |= fate > 0
@@ -103,12 +104,9 @@ def _house(random: np.random.Generator, whole: int, road: float) -> tuple[int, i
 
 def _date(random: np.random.Generator, fields: np.ndarray, road: float, houses: list) -> np.ndarray:
     """(whole, whole, 3): crops of this date, the road, shadows, and the houses that stand."""
-    from scipy.ndimage import gaussian_filter
-
     whole = len(fields)
     crops = CROPS[random.integers(len(CROPS), size=FIELDS)] * random.uniform(0.85, 1.15, (FIELDS, 1))
-    texture = gaussian_filter(random.normal(size=(whole, whole)), 1.5)
-    ground = crops[fields] + 0.05 * (texture / texture.std())[..., None]
+    ground = crops[fields] + 0.05 * Drawing.clouds(random, whole, 1.5)[..., None]
     rows = np.abs(np.arange(whole) - road)
     ground[rows < 3] = ROAD
     down, right = random.integers(1, 4), random.choice([-3, -2, 2, 3])
@@ -121,15 +119,8 @@ def _date(random: np.random.Generator, fields: np.ndarray, road: float, houses: 
     return ground
 
 
-def _shifted(date: np.ndarray, down: float, right: float) -> np.ndarray:
-    from scipy.ndimage import shift
-
-    return shift(date, (down, right, 0), order=1, mode="nearest")
-
-
 def _developed(random: np.random.Generator, date: np.ndarray) -> np.ndarray:
     """In the light of its season, with noise, as uint8."""
     light = random.uniform(0.8, 1.2) * random.uniform(0.94, 1.06, 3)
     haze = random.uniform(0, 0.12)
-    seen = date * light * (1 - haze) + 0.7 * haze + random.normal(0, 0.012, date.shape)
-    return (seen.clip(0, 1) * 255).round().astype(np.uint8)
+    return Drawing.pixels(Drawing.hazy(date, light, haze, air=0.7) + random.normal(0, 0.012, date.shape))

@@ -41,7 +41,7 @@ def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     numbered = [pair for pair in pairs if pair.mask is not None and not pair.values and not is_layer(pair.mask)]
     if not numbered:
         return list(pairs), []
-    read = {pair.name: mask_values(_file(pair)) for pair in numbered}
+    read = {pair.name: mask_values(pair.mask_file) for pair in numbered}
     training = {name: read[name] for name in (pair.name for pair in numbered if pair.split != "test")} or read
     changes = sorted({value for values in training.values() for value in values} - {UNCHANGED})
     change = changes[0] if changes else CHANGED
@@ -63,7 +63,7 @@ def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
 
 def check_mask(pair: Pair) -> None:
     """Raise the DataError of a mask that does not lie on the grid of its pair, or of polygons elsewhere."""
-    file = _file(pair)
+    file = pair.mask_file
     if is_layer(file):
         _on_grid(file, tuple(files_of_item(pair.before)), pair.before.decode.get("sensor"))
         return
@@ -124,11 +124,6 @@ def mask_values(file: Path) -> tuple[int, ...]:
         if len(values) > IGNORED:
             break
     return tuple(sorted(values))
-
-
-def _file(pair: Pair) -> Path:
-    assert pair.mask is not None
-    return pair.mask
 
 
 def _size(file: Path) -> tuple[int, int]:

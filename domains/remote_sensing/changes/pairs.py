@@ -52,6 +52,12 @@ class Pair:
         return size_of(self.before)
 
     @property
+    def mask_file(self) -> Path:
+        """Of a labelled pair."""
+        assert self.mask is not None
+        return self.mask
+
+    @property
     def item(self) -> Item:
         """The pair as one item, without a target."""
         after = os.path.relpath(self.after.source, self.before.source.parent)

@@ -62,7 +62,7 @@ def read_changes(path: Path, reading: Any) -> DomainData:
     for pair, item, boxes in wholes:
         for box, block in boxes:
             tile = item if box == (0, 0, *pair.size[::-1]) else part_of(item, box)
-            tile = tile.with_(target=ChangeMask(_mask_of(pair), pair.values), group=block)
+            tile = tile.with_(target=ChangeMask(pair.mask_file, pair.values), group=block)
             of_tile = load_change(tile)
             if classes := shown_in(of_tile):
                 tiles.append(tile.with_(target=replace(tile.target, shown=classes)))
@@ -316,11 +316,6 @@ def _told_apart(pairs: Sequence[Pair]) -> list[Pair]:
         seen[pair.name] = seen.get(pair.name, 0) + 1
         named.append(replace(pair, name=f"{pair.name} {seen[pair.name]}") if counts[pair.name] > 1 else pair)
     return named
-
-
-def _mask_of(pair: Pair) -> Path:
-    assert pair.mask is not None
-    return pair.mask
 
 
 def _is_date(path: Path) -> bool:

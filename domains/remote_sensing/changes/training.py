@@ -14,7 +14,7 @@ from mmengine import Config
 from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
 from ....registry import MODELS
-from ..pixel_options import Asked
+from ..pixel_options import PixelSchedule
 from ..pixel_training import BATCH, loader, optim_wrapper
 from ..tower_bands import band_options
 from .masks import load_change
@@ -44,7 +44,7 @@ class Encoder:
     strides: Sequence[float]
 
 
-def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: Backbone) -> Config:
+def make_plan(schedule: PixelSchedule, options: ChangeOptions, data: DomainData, backbone: Backbone) -> Config:
     """The plan of a training on the train split.
 
     Raises:
@@ -54,9 +54,9 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
     train = data.split("train")
     check_training(train)
     channels = data.load(train[0]).shape[-1]
-    encoder = _encoder(asked, options, backbone, channels)
-    batch = asked.batch_size or BATCH
-    steps = steps_of(asked.epochs, len(train), batch)
+    encoder = _encoder(schedule, options, backbone, channels)
+    batch = schedule.batch_size or BATCH
+    steps = steps_of(schedule.epochs, len(train), batch)
     side = max(max(data.load_mask(item).shape) for item in train) if data.load_mask is not None else DIVISOR
     side = DIVISOR * math.ceil(side / DIVISOR)
     means = (backbone.image_mean, backbone.image_std) if options.encoder == TOWER else (MEAN, STD)
@@ -78,16 +78,16 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
         "cases": [_case(item) for item in train],
         "size": [side, side],
         "draws": steps * batch,
-        "seed": asked.seed,
+        "seed": schedule.seed,
         "augment": options.augmented,
     }
     return Config(
         {
             "default_scope": "vladapt",
             "model": model,
-            "train_dataloader": loader(asked, dataset),
+            "train_dataloader": loader(schedule, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
-            "optim_wrapper": optim_wrapper(asked, encoder.config if options.tower == FULL else None),
+            "optim_wrapper": optim_wrapper(schedule, encoder.config if options.tower == FULL else None),
             "param_scheduler": [
                 {"type": "LinearLR", "start_factor": 0.01, "begin": 0, "end": min(WARM, steps), "by_epoch": False},
                 {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": steps + 1, "by_epoch": False},
@@ -95,7 +95,7 @@ def make_plan(asked: Asked, options: ChangeOptions, data: DomainData, backbone: 
             "vladapt": {
                 "task": "change",
                 "classes": list(CLASS_NAMES),
-                "backbone": asked.backbone,
+                "backbone": schedule.backbone,
                 "channels": channels,
                 "bands": backbone.channels.facts if backbone.by_band and backbone.channels is not None else None,
                 "side": side,
@@ -136,11 +136,11 @@ def tower_config(backbone: str, options: ChangeOptions | None = None) -> dict[st
     return {"type": "vladapt.CLIPVisionBackbone", "backbone": backbone, "pyramid": "taps", **how}
 
 
-def _encoder(asked: Asked, options: ChangeOptions, backbone: Backbone, channels: int) -> Encoder:
+def _encoder(schedule: PixelSchedule, options: ChangeOptions, backbone: Backbone, channels: int) -> Encoder:
     if options.encoder != TOWER:
         depth = RESNETS[options.encoder]
-        if asked.channels is not None and asked.channels.start != InputChannels.ZERO:
-            raise ConfigError(f"--band-start {asked.channels.start}: {options.encoder} starts from scratch; omit it")
+        if schedule.channels is not None and schedule.channels.start != InputChannels.ZERO:
+            raise ConfigError(f"--band-start {schedule.channels.start}: {options.encoder} starts from scratch; omit it")
         config = {"type": "mmseg.ResNet", "depth": depth, "in_channels": channels, "norm_eval": False}
         widths = [64 * RESNET_WIDTHS[depth] * 2**stage for stage in range(4)]
         return Encoder({**config, "norm_cfg": {"type": "BN", "requires_grad": True}}, widths, (4, 8, 16, 32))
@@ -148,8 +148,8 @@ def _encoder(asked: Asked, options: ChangeOptions, backbone: Backbone, channels:
     if options.tower == LORA:
         backbone.need("image_blocks")
     frozen = f"--tower {FROZEN}" if options.tower == FROZEN else ""
-    of_bands = band_options(asked.channels, channels, backbone, frozen, "resnet-18")
-    config = {**tower_config(asked.backbone, options), **of_bands}
+    of_bands = band_options(schedule.channels, channels, backbone, frozen, "resnet-18")
+    config = {**tower_config(schedule.backbone, options), **of_bands}
     built = MODELS.build(dict(config))
     return Encoder(config, built.out_channels, built.strides)
 

@@ -31,9 +31,9 @@ def picture_size(item: Item) -> tuple[int, int]:
     if is_raster(item.source):
         header = header_of(files_of_item(item), item.decode.get("sensor"))
         return header.height, header.width
-    from ....core.data import decode_image
+    from ....core.data import IMAGE
 
-    return decode_image(item.source, _whole(item.decode)).shape[:2]
+    return IMAGE.load(item.source, _whole(item.decode)).shape[:2]
 
 
 def window_items(item: Item, sides: Sequence[int]) -> list[Item]:

@@ -16,7 +16,7 @@ from ....core.contracts import Item
 from ....core.runs import page_template
 from ....core.runtime import write_whole
 from ..gdal import writing
-from ..pictures import IMAGE, picture_of, read_channels
+from ..pictures import BY_IMAGE, picture_of, read_channels
 from ..places import files_of_item
 from ..rasters import open_raster
 from .rasters import colours
@@ -94,7 +94,7 @@ def _picture(windows: Windows, size: tuple[int, int], scale: int) -> np.ndarray:
             parts.append(values)
             valid.append(there)
     values, there = np.concatenate(parts, axis=1), np.concatenate(valid)
-    shown = picture_of(values, there, pictures, eight_bits, item.decode.get("stretch", IMAGE), item.source)
+    shown = picture_of(values, there, pictures, eight_bits, item.decode.get("stretch", BY_IMAGE), item.source)
     first = shown[0] if shown.ndim == 4 else shown
     return first if first.dtype == np.uint8 else np.rint(255 * first).astype(np.uint8)
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from ....core.contracts import Decoded, Domain, DomainData, Item, Scorer
 from ....core.errors import DataError
 from ....core.runtime import write_whole
-from ..pictures import IMAGE, picture_of, read_channels
+from ..pictures import BY_IMAGE, picture_of, read_channels
 from ..places import files_of_item
 from ..rasters import Header, OpenRaster, header_of, open_raster
 from .blending import grid
@@ -249,7 +249,7 @@ class _Pixels:
 
     def _picture(self, item: Item) -> Decoded:
         values, there = (self._part(each, item.decode["window"]) for each in (self.values, self.there))
-        stretch = self.windows.item.decode.get("stretch", IMAGE)
+        stretch = self.windows.item.decode.get("stretch", BY_IMAGE)
         return picture_of(values, there, self.pictures, self.eight_bits, stretch, item.source)
 
 

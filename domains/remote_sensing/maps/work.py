@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ....core.contracts import Item
-from ....core.data import digest_of_file
+from ....core.data import FileHashes
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter, WorkFolder, json_text, replacing, write_whole
 from ..places import files_of_item
@@ -47,9 +47,12 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
                 _remove_half_made(work)
                 _remove_forgotten(beside=work.path)
             yield folders
-        except BaseException:
-            if unfinished := _kept(works):
-                listed = ", ".join(map(str, unfinished))
+        except BaseException as error:
+            unfinished = _kept(works)
+            for work in unfinished:
+                work.keeps("windows scored so far")
+            if unfinished and not isinstance(error, KeyboardInterrupt):
+                listed = ", ".join(str(work.path) for work in unfinished)
                 reporter.info(f"The windows scored so far are kept in {listed}; the same command continues from them")
             _remove_empty([*(folder.parent for folder in folders), *made])
             raise
@@ -108,7 +111,7 @@ def key_of(item: Item, model: str, *windows: int) -> str:
         model: a text that changes with the model.
         windows: how the image is cut.
     """
-    files = [[str(file.resolve()), digest_of_file(file)] for file in files_of_item(item)]
+    files = [[str(file.resolve()), FileHashes.of_file(file)] for file in files_of_item(item)]
     parts = [model, files, item.decode, *windows]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -137,7 +140,7 @@ def _moved(file: Path) -> list[tuple[str, int, int]]:
         return []
 
 
-def _kept(works: Sequence[WorkFolder]) -> list[Path]:
+def _kept(works: Sequence[WorkFolder]) -> list[WorkFolder]:
     """Remove folders in which nothing was scored, and half-made files in the others, which are given back."""
     scored = [work for work in works if any(work.path.glob(f"{SCORED}*"))]
     for work in works:
@@ -145,7 +148,7 @@ def _kept(works: Sequence[WorkFolder]) -> list[Path]:
             _remove_half_made(work)
         else:
             shutil.rmtree(work.path, ignore_errors=True)
-    return [work.path for work in scored]
+    return scored
 
 
 def _remove_half_made(work: WorkFolder) -> None:

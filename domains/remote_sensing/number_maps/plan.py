@@ -12,7 +12,7 @@ from mmengine import Config
 
 from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
-from ..pixel_options import FROZEN, FULL, LORA, PIXEL, TOWER, Asked, PixelOptions
+from ..pixel_options import FROZEN, FULL, LORA, PIXEL, TOWER, PixelOptions, PixelSchedule
 from ..pixel_training import BATCH, loader, optim_wrapper
 from ..tower_bands import band_options
 from .target import NumberMap, item_pixels
@@ -29,7 +29,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def make_plan(
-    asked: Asked, options: PixelOptions, data: DomainData, backbone: Backbone, changes: Mapping[str, Any]
+    schedule: PixelSchedule, options: PixelOptions, data: DomainData, backbone: Backbone, changes: Mapping[str, Any]
 ) -> Config:
     """The plan of a training on the train split.
 
@@ -44,8 +44,8 @@ def make_plan(
     mean, std = target_statistics(train)
     cases, size = cases_of(train), window_size(train)
     pixel_mean, pixel_std = _normalisation(options, train, backbone)
-    batch, steps = asked.batch_size or BATCH, steps_of(asked, options, len(train))
-    encoder, neck, head = parts_of(options, len(pixel_mean), backbone, asked)
+    batch, steps = schedule.batch_size or BATCH, steps_of(schedule, options, len(train))
+    encoder, neck, head = parts_of(options, len(pixel_mean), backbone, schedule)
     scaled = options.interval_width == PIXEL
     head |= {"num_classes": 1 + scaled, "out_channels": 1 + scaled, "threshold": 0.0}
     model = {
@@ -66,7 +66,7 @@ def make_plan(
         "cases": cases,
         "size": size,
         "draws": steps * batch,
-        "seed": asked.seed,
+        "seed": schedule.seed,
         "turned": options.augment == "turns",
     }
     source = train[0].target.source
@@ -74,9 +74,9 @@ def make_plan(
         {
             "default_scope": "mmseg",
             "model": model,
-            "train_dataloader": loader(asked, dataset),
+            "train_dataloader": loader(schedule, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
-            "optim_wrapper": optim_wrapper(asked, encoder if trains_whole else None, "backbone"),
+            "optim_wrapper": optim_wrapper(schedule, encoder if trains_whole else None, "backbone"),
             "param_scheduler": _rates(steps),
             "vladapt": {
                 "task": "pixel-regression",
@@ -92,28 +92,28 @@ def make_plan(
     return plan
 
 
-def plan_facts(asked: Asked, options: PixelOptions, data: DomainData) -> dict[str, Any]:
+def plan_facts(schedule: PixelSchedule, options: PixelOptions, data: DomainData) -> dict[str, Any]:
     """What would be trained, JSON-able."""
     train = data.split("train")
     mean, std = target_statistics(train)
     return {
-        "encoder": asked.backbone if options.encoder == TOWER else options.encoder,
+        "encoder": schedule.backbone if options.encoder == TOWER else options.encoder,
         "decoder": options.decoder,
         "training_windows": len(train),
         "window": window_size(train),
         "target_mean": mean,
         "target_std": std,
-        "batch_size": asked.batch_size or BATCH,
-        "steps": steps_of(asked, options, len(train)),
+        "batch_size": schedule.batch_size or BATCH,
+        "steps": steps_of(schedule, options, len(train)),
     }
 
 
-def steps_of(asked: Asked, options: PixelOptions, windows: int) -> int:
+def steps_of(schedule: PixelSchedule, options: PixelOptions, windows: int) -> int:
     """As many as are asked for; else as epochs make of so many windows."""
     if options.steps is not None:
         return options.steps
-    per_epoch = math.ceil(windows / (asked.batch_size or BATCH))
-    return max(1, asked.epochs * per_epoch) if asked.epochs else max(LEAST_STEPS, EPOCHS * per_epoch)
+    per_epoch = math.ceil(windows / (schedule.batch_size or BATCH))
+    return max(1, schedule.epochs * per_epoch) if schedule.epochs else max(LEAST_STEPS, EPOCHS * per_epoch)
 
 
 def target_statistics(items: Sequence[Item]) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def cases_of(items: Sequence[Item]) -> list[dict[str, Any]]:
 
 
 def parts_of(
-    options: PixelOptions, channels: int, backbone: Backbone, asked: Asked
+    options: PixelOptions, channels: int, backbone: Backbone, schedule: PixelSchedule
 ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
     """Configs of encoder, neck or None, and head.
 
@@ -163,14 +163,14 @@ def parts_of(
     norm = {"type": "GN", "num_groups": groups, "requires_grad": True}
     head: dict[str, Any] = {"channels": width, "dropout_ratio": 0.0, "norm_cfg": norm, "align_corners": False}
     if options.encoder == "unet":
-        _check_start(asked.channels, options.encoder)
+        _check_start(schedule.channels, options.encoder)
         encoder = {"type": "mmseg.UNet", "in_channels": channels, "base_channels": width, "norm_cfg": norm}
         return encoder, None, {"type": "mmseg.FCNHead", **head, "in_channels": width, "in_index": 4, "num_convs": 1}
     if options.encoder == TOWER:
-        encoder, outputs, strides = _tower(options, channels, backbone, asked)
+        encoder, outputs, strides = _tower(options, channels, backbone, schedule)
     else:
         depth, outputs = BLOCKS[options.encoder]
-        _check_start(asked.channels, options.encoder)
+        _check_start(schedule.channels, options.encoder)
         strides = STRIDES
         norms = {"type": "BN", "requires_grad": True}
         encoder = {
@@ -199,17 +199,17 @@ def _check_start(channels: InputChannels | None, encoder: str) -> None:
 
 @torch.no_grad()
 def _tower(
-    options: PixelOptions, channels: int, backbone: Backbone, asked: Asked
+    options: PixelOptions, channels: int, backbone: Backbone, schedule: PixelSchedule
 ) -> tuple[dict[str, Any], Sequence[int], Sequence[float]]:
     """Config of an image tower, and channels and strides of its maps."""
     backbone.need("feature_maps")
-    encoder: dict[str, Any] = {"type": "vladapt.CLIPVisionBackbone", "backbone": asked.backbone}
+    encoder: dict[str, Any] = {"type": "vladapt.CLIPVisionBackbone", "backbone": schedule.backbone}
     if options.tuned == FROZEN:
         encoder["frozen"] = True
     elif options.tuned == LORA:
         encoder["lora"] = {"r": options.rank}
     frozen = f"--tuned {FROZEN}" if options.tuned == FROZEN else ""
-    encoder |= band_options(asked.channels, channels, backbone, frozen)
+    encoder |= band_options(schedule.channels, channels, backbone, frozen)
     if "image_blocks" not in backbone.capabilities:
         blank = torch.zeros(1, len(backbone.image_mean), SMALLEST, SMALLEST, device=backbone.device)
         maps = backbone.feature_maps(blank)

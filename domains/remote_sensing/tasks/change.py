@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Recipe, Use
-from ....core.data import digest_of_file
+from ....core.data import FileHashes
 from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
-from ..pixel_options import Asked
+from ..pixel_options import PixelSchedule
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -67,8 +67,8 @@ class Change(ConfigTask):
         settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         assert self.domain is not None
         settings |= {"channels": self.domain.channels(recipe.reading)}
-        asked = Asked(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
-        return make_plan(asked, ChangeOptions(**recipe.task_options), data, backbone)
+        schedule = PixelSchedule(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        return make_plan(schedule, ChangeOptions(**recipe.task_options), data, backbone)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose thresholds on val, of the model and of what needs no training."""
@@ -99,7 +99,7 @@ class Change(ConfigTask):
 
         of_run = (use.run.adapter_path, use.run.path / "run.json")
         folder = None if use.out is None else Path(use.out)
-        fingerprint = " ".join(map(digest_of_file, of_run))
+        fingerprint = " ".join(map(FileHashes.of_file, of_run))
         rows, self._files = map_and_save(model, data, fingerprint, folder, progress)
         return rows
 

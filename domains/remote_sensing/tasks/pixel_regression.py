@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation, Recipe, Use
-from ....core.data import digest_of_file, images_of
+from ....core.data import FileHashes, images_of
 from ....core.errors import ConfigError
 from ....core.tasks import ConfigTask
-from ..pixel_options import Asked, PixelOptions
+from ..pixel_options import PixelOptions, PixelSchedule
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -102,7 +102,7 @@ class PixelRegression(ConfigTask):
         of_run = (use.run.adapter_path, use.run.path / "run.json")
         folder = None if use.out is None else Path(use.out)
         rows, self._files, skipped = map_rasters(
-            Regressor(model), data.items, " ".join(map(digest_of_file, of_run)), folder, progress
+            Regressor(model), data.items, " ".join(map(FileHashes.of_file, of_run)), folder, progress
         )
         data.skipped += skipped
         return rows
@@ -113,8 +113,8 @@ class PixelRegression(ConfigTask):
         """NAME.tif, in the coordinates of each image, and NAME.png."""
         return self._files
 
-    def _asked(self, recipe: Recipe) -> Asked:
+    def _asked(self, recipe: Recipe) -> PixelSchedule:
         assert self.domain is not None
         settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         settings |= {"channels": self.domain.channels(recipe.reading)}
-        return Asked(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
+        return PixelSchedule(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))

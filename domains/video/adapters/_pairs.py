@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, PairHead, PairParts, option, require
 from ....core.errors import CapabilityError, DataError
-from ....core.training import SimilarityObjective, Source, by_epoch, cosine_rates, epoch_batches, train_epochs
+from ....core.training import LearningRates, SimilarityObjective, Source, epoch_batches, train_epochs
 from ..transforms import EachFrame
 from ._axes import CHANNELS, WIDE, spanned_axes, starts_from_texts
 from ._clip_towers import ClipTowerAdapter
@@ -344,7 +344,7 @@ class PairTextHead(PairHead, TextHead):
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
         total = steps * self.epochs
-        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
+        rates = LearningRates.cosine(self.lr, total, max(1, round(WARMUP * total))).by_epoch(steps)
         parameters = [*self._trained(), *objective.parameters()]
         if not parameters:
             return []

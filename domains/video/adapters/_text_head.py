@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ....core.errors import CapabilityError
-from ....core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
+from ....core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ._axes import CHANNELS, spanned_axes, starts_from_texts
 from ._frames import check_length, valid_first
 
@@ -180,7 +180,7 @@ class TextHead(ClassWeighted):
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
         total = steps * self.epochs
-        rates = by_epoch(cosine_rates(self._rate, total, max(1, round(WARMUP * total))), steps)
+        rates = LearningRates.cosine(self._rate, total, max(1, round(WARMUP * total))).by_epoch(steps)
         if not (parameters := self._trained()):
             return []
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, TextClassifier, option
 from ....core.errors import ConfigError
-from ....core.prompts import Layout, encode_in_chunks, spoken
+from ....core.prompts import Layout, PromptLearner, spoken
 from ._axes import Axes
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
@@ -171,7 +171,7 @@ class EfficientPrompt(TextHead):
 
         chunk = len(classes) if torch.is_grad_enabled() else Layout.at_once(prompts.tokens)
         index = torch.arange(len(classes), device=prompts.tokens.device)
-        return encode_in_chunks(encode, index, Layout.used_lengths(prompts.mask), chunk, recompute=False)
+        return PromptLearner.encoded_in_chunks(encode, index, Layout.used_lengths(prompts.mask), chunk, recompute=False)
 
     @torch.no_grad()
     def _encode_classes(self, backbone: Backbone) -> None:

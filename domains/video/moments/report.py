@@ -13,16 +13,7 @@ from rich.table import Table
 
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
-from ....core.runs import (
-    CurveGridSection,
-    CurveSection,
-    Measure,
-    PictureSection,
-    Report,
-    TableSection,
-    plural,
-    strip,
-)
+from ....core.runs import CurveGridSection, CurveSection, Measure, PictureSection, Report, TableSection, plural
 from ....core.runs import run_sections as shared
 from ....core.tasks import GroundingComparison
 from ..clips import INSTANTS
@@ -172,7 +163,7 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     for what, (start, end) in (("found", found.spans[0].tolist()), ("moment", found.query.spans[0])):
         times = {"start": start, "fps": FRAMES / max(end - start, 1e-3), INSTANTS: FRAMES}
         try:
-            picture = strip(load(video.with_(decode={**video.decode, **times})), FRAMES)
+            picture = PictureSection.strip(load(video.with_(decode={**video.decode, **times})), FRAMES)
             strips.append((picture, f"{what}, {clock(start)} to {clock(end)}"))
         except DataError:
             return []

@@ -28,12 +28,12 @@ def fitted(world):
         started.append(image.clone())
         return attach_prompts(backbone, image=image)
 
-    def mirrored(backbone, scale, blur):
+    def mirrored(views, scale, blur):
         assert (scale, blur) == ((0.2, 1.0), 1.0)
         return lambda decoded, seed: world.images.eval_transform(decoded[:, ::-1].copy())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lafter, "strong_view", mirrored)
+        patch.setattr(lafter.Views, "strong", mirrored)
         patch.setattr(TwoTower, "attach_prompts", attach)
         adapter = build_adapter("lafter", lr=0.01, batch_size=5, epochs=2, n_ctx=3, text_steps=30)
         adapter.report = world.fit(adapter, seed=3)

@@ -14,7 +14,7 @@ from vladapt import CapabilityError, ConfigError, build_adapter, load_adapter, l
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.batches import epoch_order
-from vladapt.core.training.schedules import dassl_learning_rates
+from vladapt.core.training.schedules import LearningRates
 
 QUICK = {"lr": 0.1, "epochs": 3}
 
@@ -50,7 +50,7 @@ def test_it_trains_as_published(make_problem):
     trained = [backbone.model.get_parameter(name).requires_grad_() for name in names]
     optimizer = torch.optim.SGD(trained, lr=0.05, momentum=0.9, weight_decay=5e-4)
     texts, pixels, labels = [f"a colour {i} square." for i in range(3)], problem.pixels(), problem.support.labels
-    frozen, expected = backbone.encode_text(texts).detach(), dassl_learning_rates(0.05, 4)
+    frozen, expected = backbone.encode_text(texts).detach(), LearningRates.dassl(0.05, 4)
     for epoch, rate in enumerate(expected):
         optimizer.param_groups[0]["lr"] = rate
         losses, order = [], epoch_order(12, epoch, 5)

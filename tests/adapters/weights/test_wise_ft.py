@@ -18,7 +18,7 @@ from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.registry import adapter_class
 from vladapt.core.training.batches import epoch_order
-from vladapt.core.training.schedules import cosine_rates, set_learning_rate
+from vladapt.core.training.schedules import LearningRates, set_learning_rate
 
 QUICK = {"lr": 2e-3, "epochs": 3}
 
@@ -157,7 +157,7 @@ def plain_training(problem, seed, lr, epochs, batch_size, rise):
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.1)
     pixels, labels = problem.pixels(), problem.support.labels
     steps = epochs * (len(labels) // batch_size)
-    rates, step, losses = cosine_rates(lr, steps, rise), 0, []
+    rates, step, losses = LearningRates.cosine(lr, steps, rise), 0, []
     for epoch in range(epochs):
         for rows in epoch_order(len(labels), epoch, seed).split(batch_size):
             set_learning_rate(optimizer, rates[step])

@@ -38,7 +38,7 @@ def test_cells_of_a_resnet_come_with_the_keys_of_its_pooling(spec_of):
         torch.testing.assert_close(keys, backbone.model.visual.attnpool.k_proj(cells))
     assert (grid, backbone.image_stride) == ((2, 3), 32)
     for step in (backbone.project_patches, backbone.image_grid):
-        with pytest.raises(CapabilityError, match="transformer blocks of the image tower"):
+        with pytest.raises(CapabilityError):
             step(pixels)
 
 

@@ -13,7 +13,7 @@ from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.contracts.images import as_image_size, height_and_width, size_in_words
 from vladapt.core.contracts.recipe import Recipe, value_of
 from vladapt.core.errors import ConfigError
-from vladapt.core.training.views import local_size, patch_size, strong_view
+from vladapt.core.training.views import Views, local_size, patch_size
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
 
@@ -102,4 +102,4 @@ def test_the_crop_of_a_tall_picture_is_its_middle():
 def test_views_of_a_training_are_tall(open_clip_vit):
     tower = load_backbone(open_clip_vit, "cpu", image_size=(48, 16))
     assert patch_size(tower) == 8 and local_size(tower) == 8
-    assert strong_view(tower)(np.zeros((30, 30, 3), np.uint8), 1).shape == (3, 48, 16)
+    assert Views(tower).strong()(np.zeros((30, 30, 3), np.uint8), 1).shape == (3, 48, 16)

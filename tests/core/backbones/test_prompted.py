@@ -232,7 +232,7 @@ def test_activations_may_be_recomputed(base):
 
 def test_where_none_can_hang(base):
     resnet, plain = base("open_clip-resnet"), base("open_clip")
-    with pytest.raises(CapabilityError, match="transformer blocks of the image tower; towers that have it"):
+    with pytest.raises(CapabilityError):
         resnet.attach_prompts(image=tokens(plain, "image"))
     with pytest.raises(CapabilityError, match="has learned tokens in its towers;"):
         prompted(plain).attach_prompts(image=tokens(plain, "image"))

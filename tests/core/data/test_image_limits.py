@@ -31,7 +31,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 def refusal(path, decode=None):
     with pytest.raises(DataError) as caught:
         decode_image(path, decode or {})
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
     return str(caught.value)
 
 

@@ -137,5 +137,5 @@ def test_loose_images_named_from_here_are_found_again_and_changed_ones_are_told(
     made = curate("random", ["imgs"], "out", options={"fraction": 0.5})
     assert write_kept("out", "chosen").kept == made.kept == 3
     (tmp_path / "imgs" / "1.txt").write_text("another text")
-    with pytest.raises(DataError, match="the sources have changed since the decisions"):
+    with pytest.raises(DataError):
         write_kept("out", "again")

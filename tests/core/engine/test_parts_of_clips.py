@@ -173,9 +173,9 @@ def test_images_are_refused_before_more_than_the_support_is_encoded(small_clip_s
     real = FeatureStore.get_or_compute
     monkeypatch.setattr(FeatureStore, "get_or_compute", lambda *a, **k: asked.append(len(a[2])) or real(*a, **k))
     said = r"adapter 'order-of-parts' needs the parts of each sample .* give clips"
-    with pytest.raises(CapabilityError, match=said) as caught:
+    with pytest.raises(CapabilityError, match=said):
         fit(small_clip_spec, "order-of-parts", domain="toy-labels", out=str(tmp_path / "runs"))
-    assert "\n" not in str(caught.value) and asked == [3 * SHOTS] and not (tmp_path / "runs").exists()
+    assert asked == [3 * SHOTS] and not (tmp_path / "runs").exists()
     recipe = resolve(flags={"domain": "toy-labels", "backbone": small_clip_spec})
     found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1], splits=1)
     assert set(found.refused) == {"order-of-parts"} and len(found.rows) == 3

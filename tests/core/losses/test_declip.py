@@ -183,11 +183,6 @@ def test_unusable_options_are_named(option):
         small(**option)
 
 
-def test_it_refuses_to_minimise_nothing():
-    with pytest.raises(ConfigError, match="all weights are 0"):
-        small(clip=0, nn_text=0, simsiam=0, masking_language=0)
-
-
 @pytest.mark.parametrize("missing", sorted(DIMS))
 def test_it_says_which_width_it_lacks(missing):
     with pytest.raises(CapabilityError, match=missing):

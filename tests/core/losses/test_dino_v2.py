@@ -67,8 +67,6 @@ def test_each_term_counts_and_can_be_left_out(term):
         getattr(whole, term) * float(sum(values[name].detach() for name in left_out)), rel=1e-4
     )
     assert ("crops_patches" in without.needs) == (term != "ibot")
-    with pytest.raises(ConfigError, match="all weights are 0"):
-        small(dino=0, ibot=0, koleo=0)
 
 
 @pytest.mark.parametrize(

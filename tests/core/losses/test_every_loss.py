@@ -7,7 +7,9 @@ import doctest
 import pytest
 import torch
 
-from vladapt.core.registry import catalogue, loss_class
+from vladapt.core.errors import ConfigError
+from vladapt.core.losses.ctp import TOPOLOGY
+from vladapt.core.registry import build_loss, catalogue, loss_class
 from vladapt.core.testing.losses import loss_checks
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -32,6 +34,23 @@ NARROW = {
     "tbps-clip": {"mlp_dim": 8, "emb_dim": 8},
 }
 """Heads whose published widths would take most of the time of these tests."""
+TERMS = {
+    "arl": "align mlm mim itm",
+    "ctp": "contrastive momentum_contrast cross same words soft_words",
+    "declip": "clip nn_text simsiam masking_language",
+    "dino-v2": "dino ibot koleo",
+    "distilbert": "ce mlm mse cos",
+    "distill": "feature similarity interactive dynamic",
+    "gloria": "local_weight global_weight",
+    "irra": "sdm identity words",
+    "mobile-clip": "contrastive distill",
+    "plip": "identity attributes colours",
+    "r2d2": "gcpr fgr",
+    "self-distill": "image text",
+    "tbps-clip": "nitc ritc citc simclr",
+    "unipt": "contrast patches words",
+}
+"""The options that weigh the terms of a loss."""
 
 
 def several_labels(outputs, seed):
@@ -81,6 +100,18 @@ EXAMPLES = {
 )
 def test_the_contract(check):
     check()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_it_refuses_to_minimise_nothing(name):
+    with pytest.raises(ConfigError, match=f"loss '{name}': all weights are 0; give one above 0"):
+        build_loss(name, **dict.fromkeys(TERMS[name].split(), 0))
+
+
+def test_the_first_set_of_ctp_has_no_terms_of_topology():
+    first = dict.fromkeys({*TERMS["ctp"].split()} - {*TOPOLOGY}, 0)
+    with pytest.raises(ConfigError):
+        build_loss("ctp", first=True, **first)
 
 
 def test_all_are_here():

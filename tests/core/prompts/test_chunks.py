@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
-from vladapt.core.prompts.context import POSITIONS, Layout, PromptLearner, encode_in_chunks
+from vladapt.core.prompts.context import POSITIONS, Layout, PromptLearner
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800", "a rather long name of a thing", "cat"]
 OPEN = ("prompt", "trim", "text_blocks")
@@ -35,7 +35,7 @@ def test_chunks_give_what_one_pass_gives(lengths, chunk, recompute):
         return weight[rows].exp()[None]
 
     rows = torch.arange(len(lengths)).flip(0)
-    made = encode_in_chunks(encode, rows, torch.tensor(lengths), chunk, recompute=recompute)
+    made = PromptLearner.encoded_in_chunks(encode, rows, torch.tensor(lengths), chunk, recompute=recompute)
     assert torch.equal(made, weight[rows].exp()[None])
     assert max(sizes) <= chunk and sum(sizes) == len(lengths)
     made.sum().backward()
@@ -46,7 +46,7 @@ def test_chunks_give_what_one_pass_gives(lengths, chunk, recompute):
 def test_nothing_is_run_again_where_no_gradient_is_wanted():
     weight, rows = torch.ones(4, 3, requires_grad=True), torch.arange(4)
     with torch.no_grad():
-        made = encode_in_chunks(lambda part: weight[part], rows, torch.ones(4), 2, recompute=True)
+        made = PromptLearner.encoded_in_chunks(lambda part: weight[part], rows, torch.ones(4), 2, recompute=True)
     assert not made.requires_grad and torch.equal(made, weight)
 
 

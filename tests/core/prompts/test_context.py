@@ -144,11 +144,8 @@ def test_a_tokenizer_that_splits_the_first_word_otherwise_is_understood(toy):
 def test_a_name_that_does_not_fit_is_named_with_what_to_do(toy):
     room = 24 - 2 - 1 - 16
     assert PromptLearner(toy(), ["abc " * room, "sea"]).mask.all(dim=1).any()
-    with pytest.raises(
-        ConfigError, match=r"the class text 'way .* takes 6 tokens, 5 are left .*beside 16 .*n_ctx"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"the class text 'way .* takes 6 tokens, 5 are left .*beside 16 .*n_ctx"):
         PromptLearner(toy(), ["sea", "way too long for the room"])
-    assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="0 are left"):
         PromptLearner(toy(), ["sea"], n_ctx=50)
     with pytest.raises(ConfigError, match=r"shorten .*ctx_init"):

@@ -22,7 +22,7 @@ from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource, PairSource
 from vladapt.core.training.tower_outputs import Outputs, numbers_as
 from vladapt.core.training.train import Task, train
-from vladapt.core.training.views import light_view
+from vladapt.core.training.views import Views
 
 LOSSES = '''
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ def batch_of(backbone, source, losses):
     built = {name: build_loss(name, {"embed_dim": backbone.embed_dim}) for name in losses}
     objective = Objective(built)
     fields = fields_of(objective.needs, source, "the losses", objective.outputs)
-    views = {"light": light_view(backbone, (0.9, 1.0))}
+    views = {"light": Views(backbone).light((0.9, 1.0))}
     samples = Samples(source, fields, views, backbone.tokenize, seed=1)
     batch = collate([samples[(0, row)] for row in range(6)])
     outputs = Outputs(backbone, objective.needs, losses=list(built.values()))

@@ -11,7 +11,7 @@ from vladapt import ConfigError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.optimizer import build_optimizer
-from vladapt.core.training.schedules import dassl_learning_rates
+from vladapt.core.training.schedules import LearningRates
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -44,10 +44,10 @@ def distance(one, other):
 
 def test_each_epoch_has_the_rate_of_dassl(small_clip_spec, toy_pairs):
     _, told = run(small_clip_spec, toy_pairs())
-    expected = dassl_learning_rates(0.02, 4)
+    expected = LearningRates.dassl(0.02, 4)
     assert [values["lr"] for values in told] == pytest.approx([rate for rate in expected for _ in range(3)])
     _, told = run(small_clip_spec, toy_pairs(), warmup=2, warmup_lr=1e-3)
-    expected = dassl_learning_rates(0.02, 4, warmup_epochs=2, warmup_lr=1e-3)
+    expected = LearningRates.dassl(0.02, 4, warmup_epochs=2, warmup_lr=1e-3)
     assert [values["lr"] for values in told[::3]] == pytest.approx(expected)
 
 

@@ -18,9 +18,7 @@ from vladapt.core.errors import ConfigError
 from vladapt.core.training.hooks import StepRateHook
 from vladapt.core.training.optimizer import rate_schedulers, step_rates
 from vladapt.core.training.schedules import (
-    by_epoch,
-    cosine_rates,
-    dassl_learning_rates,
+    LearningRates,
     epoch_cosine_rates,
     infinite_rates,
     rewarmed_rates,
@@ -34,7 +32,7 @@ KINDS = json.loads((Path(__file__).parent / "dassl_schedule.json").read_text())[
 
 def rates(kind: str, lr: float, epochs: int) -> list[float]:
     warmup, recount = kind.split("_")
-    return dassl_learning_rates(lr, epochs, warmup=None if warmup == "none" else warmup, recount=recount == "recount")
+    return LearningRates.dassl(lr, epochs, warmup=None if warmup == "none" else warmup, recount=recount == "recount")
 
 
 def descend(learning_rates, target=(0.3, -1.0, 2.0), start=1.0, **options) -> torch.Tensor:
@@ -72,25 +70,25 @@ def test_weights_trained_at_the_rates_are_those_of_the_reference(references):
 
 
 def test_linear_warmup_rises_from_its_first_rate():
-    lr = dassl_learning_rates(0.4, 8, warmup="linear", warmup_epochs=4)
+    lr = LearningRates.dassl(0.4, 8, warmup="linear", warmup_epochs=4)
     assert lr[:5] == pytest.approx([1e-5, 0.1, 0.2, 0.3, 0.4])
 
 
 def test_without_recount_a_longer_warmup_still_peaks_at_the_full_rate():
-    lr = dassl_learning_rates(0.4, 10, warmup_epochs=3, recount=False)
+    lr = LearningRates.dassl(0.4, 10, warmup_epochs=3, recount=False)
     assert lr[:3] == [1e-5] * 3
     assert lr[3] == pytest.approx(0.4)
-    assert lr[9] < dassl_learning_rates(0.4, 10, warmup_epochs=3)[9]
+    assert lr[9] < LearningRates.dassl(0.4, 10, warmup_epochs=3)[9]
 
 
 def test_warmup_rate_is_used():
-    assert dassl_learning_rates(0.4, 3, warmup_lr=0.1)[0] == 0.1
+    assert LearningRates.dassl(0.4, 3, warmup_lr=0.1)[0] == 0.1
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([None, "constant", "linear"]), st.integers(0, 70), st.booleans())
 def test_any_schedule_has_a_rate_for_each_epoch_and_falls_after_the_warmup(epochs, warmup, length, recount):
-    lr = dassl_learning_rates(0.1, epochs, warmup=warmup, warmup_epochs=length, recount=recount)
+    lr = LearningRates.dassl(0.1, epochs, warmup=warmup, warmup_epochs=length, recount=recount)
     assert len(lr) == epochs
     assert all(0 <= value <= 0.1 + 1e-12 for value in lr)
     after = lr[length if warmup else 0 :]
@@ -102,17 +100,17 @@ def test_any_schedule_has_a_rate_for_each_epoch_and_falls_after_the_warmup(epoch
 )
 def test_values_out_of_range_are_named(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        dassl_learning_rates(**{"lr": 0.1, "epochs": 5, **bad})
+        LearningRates.dassl(**{"lr": 0.1, "epochs": 5, **bad})
 
 
 def test_a_cosine_of_steps_falls_from_the_peak_towards_zero():
     half = 0.5**0.5
-    assert cosine_rates(2.0, 4) == pytest.approx([2.0, 1 + half, 1.0, 1 - half])
+    assert LearningRates.cosine(2.0, 4) == pytest.approx([2.0, 1 + half, 1.0, 1 - half])
 
 
 def test_a_cosine_of_steps_starts_after_its_rise():
-    assert cosine_rates(3.0, 7, rise=3) == pytest.approx([1.0, 2.0, 3.0, *cosine_rates(3.0, 4)])
-    assert cosine_rates(3.0, 2, rise=3) == pytest.approx([1.0, 2.0])
+    assert LearningRates.cosine(3.0, 7, rise=3) == pytest.approx([1.0, 2.0, 3.0, *LearningRates.cosine(3.0, 4)])
+    assert LearningRates.cosine(3.0, 2, rise=3) == pytest.approx([1.0, 2.0])
 
 
 @pytest.mark.parametrize("epochs, rise", [(60, 5), (7, 0), (3, 5)])
@@ -125,7 +123,7 @@ def test_one_rate_per_epoch_rises_and_falls_down_a_cosine_that_ends_with_the_epo
 
 
 def test_rates_of_epochs():
-    assert by_epoch([1.0, 2.0, 3.0, 4.0, 5.0], 2) == [[1.0, 2.0], [3.0, 4.0], [5.0]]
+    assert LearningRates([1.0, 2.0, 3.0, 4.0, 5.0]).by_epoch(2) == [[1.0, 2.0], [3.0, 4.0], [5.0]]
 
 
 def test_rates_of_continued_trainings_are_those_of_the_reference(agrees):

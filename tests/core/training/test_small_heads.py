@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from vladapt.core.contracts import FeatureSet
 from vladapt.core.training.batches import epoch_batches
-from vladapt.core.training.schedules import dassl_learning_rates
+from vladapt.core.training.schedules import LearningRates
 from vladapt.core.training.small_heads import (
     Epoch,
     dassl_epochs,
@@ -217,7 +217,7 @@ def test_dassl_takes_one_rate_an_epoch_from_the_optimisers_own(warmup):
         sgd(weight, lr=0.3), pictures(6), lambda unit, labels: -weight, 5, 0,
         batch_size=2, warmup=warmup, views=0, order=None,
     )  # fmt: skip
-    expected, reached = dassl_learning_rates(0.3, 5, warmup=warmup), 0.0
+    expected, reached = LearningRates.dassl(0.3, 5, warmup=warmup), 0.0
     assert len(set(expected)) == 5
     for epoch, rate in zip(training, expected, strict=True):
         reached += 3 * rate

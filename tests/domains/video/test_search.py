@@ -15,7 +15,7 @@ from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.runs.plots import strip
+from vladapt.core.runs import PictureSection
 from vladapt.core.tasks.classification.explaining import SamplePictures
 from vladapt.domains.video import Video
 
@@ -62,7 +62,7 @@ def test_words_pictures_clips_and_times_ask_for_frames(indexed, films, tmp_path)
     assert by_picture.score == pytest.approx(1, abs=1e-5) and by_picture.entry.id == f"{named},1.5"
     assert len(search(indexed.index, image=films / "film0.mp4", top=2).hits) == 2
     columns = [column.header for column in hits_table(search(indexed.index, "white stripes").hits).columns]
-    assert columns == ["rank", "score", "found", "start", "end", "time"], "the video stands in what was found already"
+    assert columns == ["rank", "score", "id", "start", "end", "time"], "the video stands in the id already"
     late = search(indexed.index, "white stripes", top=20, since="2", where={"video": f"{films}/film0.mp4"}).hits
     assert sorted(float(hit.entry.about["time"]) for hit in late) == [2.0, 2.5, 3.0]
     with pytest.raises(DataError, match=r"9 to 9\.001 seconds lie outside its 3\.40 seconds"):
@@ -115,10 +115,10 @@ def test_rows_of_predictions_say_what_was_looked_at(clips, write, small_clip_spe
 def test_samples_with_parts_are_shown_as_strips():
     clip = np.zeros((9, 8, 10, 3), np.uint8)
     clip += np.arange(9, dtype=np.uint8)[:, None, None, None]
-    picture = strip(clip, most=3)
+    picture = PictureSection.strip(clip, most=3)
     assert picture.shape == (8, 32, 3), "three frames with a gap of a pixel between them"
     assert [int(picture[0, at, 0]) for at in (0, 10, 11, 21, 22)] == [0, 255, 4, 255, 8]
-    assert strip(clip[:2] / 255).shape == (8, 21, 3) and strip(clip[:1] / 255).max() == 0
+    assert PictureSection.strip(clip[:2] / 255).shape == (8, 21, 3) and PictureSection.strip(clip[:1] / 255).max() == 0
     pictures, labels = SamplePictures(lambda row: clip, ("a", "b", "c")), torch.tensor([1, 0, 1])
     sheet = pictures.contact_sheet(labels, ["x", "y", "never"])
     assert [caption for _, caption in sheet.pictures] == ["x", "y"] and pictures.in_parts

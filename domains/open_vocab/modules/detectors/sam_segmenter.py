@@ -19,7 +19,7 @@ from torch import Tensor
 from .....core.contracts import require
 from .....core.errors import ConfigError, DataError
 from .....core.features import FeatureStore
-from .....core.runtime import write_cached
+from .....core.runtime import caching
 from .....registry import MODELS
 from ...data.prompts import PROMPTS
 from ...hub_models.family import family_of
@@ -204,7 +204,8 @@ class SAMSegmenter(BaseDetector, NamedClasses):
             stored = load(path.read_bytes())
             return [stored[key].to(pixels.device) for key in sorted(stored)]
         maps = [each.contiguous() for each in self.family.features(self.model, pixels[None])]
-        write_cached(path, save({f"{place:02d}": each.cpu() for place, each in enumerate(maps)}))
+        with caching(path) as file:
+            file.write(save({f"{place:02d}": each.cpu() for place, each in enumerate(maps)}))
         return maps
 
     @cached_property

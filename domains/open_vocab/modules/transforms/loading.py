@@ -14,7 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
 
 from .....core.contracts import Boxes, Item, Mask
-from .....core.data import decode_image
+from .....core.data import IMAGE
 from .....core.errors import ConfigError, DataError
 from .....core.registry import load_domain
 from .....registry import TRANSFORMS
@@ -62,7 +62,7 @@ class LoadItemImage(BaseTransform):
         domain = decode.pop(Item.READ_BY, None)
         pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
         if pixels is None:
-            pixels = decode_image(results["img_path"], decode)
+            pixels = IMAGE.load(results["img_path"], decode)
         self._check_bands(pixels, decode.get("bands"), results["img_path"])
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)

@@ -14,7 +14,7 @@ from vladapt import Batch, CapabilityError, ConfigError, build_adapter, build_cl
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.batches import epoch_order
-from vladapt.core.training.schedules import dassl_learning_rates
+from vladapt.core.training.schedules import LearningRates
 from vladapt.core.training.tower_weights import copy_of
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,7 +49,7 @@ def test_it_trains_as_published(make_problem, deep_clip, name, lr, texts):
     adapter._choose(backbone)
     trained = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=5e-4)
-    expected = dassl_learning_rates(lr, 5)
+    expected = LearningRates.dassl(lr, 5)
     for epoch, rate in enumerate(expected):
         optimizer.param_groups[0]["lr"] = rate
         for rows in epoch_order(12, epoch, 5).split(4):

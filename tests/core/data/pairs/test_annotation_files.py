@@ -172,9 +172,8 @@ def test_what_is_not_known_is_answered_by_what_is_read(tmp_path, name):
     (tmp_path / "x.feather").write_bytes(b"PAR1")
     (tmp_path / "x.txt").write_text("hello")
     images(tmp_path, "folder/a.jpg")
-    with pytest.raises(DataError, match=r"COCO captions.*Karpathy.*WebDataset.*'sample'") as caught:
+    with pytest.raises(DataError, match=r"COCO captions.*Karpathy.*WebDataset.*'sample'"):
         read_pairs(tmp_path / name)
-    assert "\n" not in str(caught.value)
 
 
 def test_packed_files_are_to_be_unpacked(tmp_path):

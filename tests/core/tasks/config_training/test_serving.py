@@ -85,7 +85,7 @@ class Cutting(Domain):
 def served(monkeypatch, tmp_path):
     """served() -> a run that is served, and the names of each finder that was made."""
     made = []
-    monkeypatch.setattr(serving, "load_model", lambda run, device: nn.Linear(1, 1))
+    monkeypatch.setattr(serving.KeptModel, "load", lambda kept, device: nn.Linear(1, 1))
     monkeypatch.setattr(serving, "load_backbone", lambda spec, device: SimpleNamespace(device=torch.device("cpu")))
     info = SimpleNamespace(backbone=SimpleNamespace(spec="toy"), task="detection")
     use = SimpleNamespace(run=SimpleNamespace(info=info, path=tmp_path / "run", shown="run"), device="cpu")

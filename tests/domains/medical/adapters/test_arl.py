@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from vladapt import Batch, CapabilityError, DataError, build_adapter, load_adapter, load_backbone
-from vladapt.core.backbones.finders import built_loss, loss_in_words, searched
+from vladapt.core.backbones.finders import KeptLoss, loss_in_words, searched
 from vladapt.core.backbones.load import save_fine_tuned
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.prompts.classifier import build_classifier
@@ -116,4 +116,4 @@ def test_no_model_names_a_file(answered, file):
     option = "start" if file.endswith("safetensors") else "entities"
     words = loss_in_words(loss).replace(f'"{option}": ', f'"{option}": "{file}", "dropped_{option}": ', 1)
     with pytest.raises(DataError, match="an option names a file"):
-        built_loss(words, loss.state_dict(), torch.device("cpu"), "model.safetensors", "answers")
+        KeptLoss(words, loss.state_dict()).built(torch.device("cpu"), "model.safetensors", "answers")

@@ -194,9 +194,8 @@ def test_a_damaged_file_is_told(change, why, trained, tmp_path):
     header["answers"] = {name: json.dumps(change(json.loads(header["answers"][name])))}
     path = tmp_path / "model.safetensors"
     save_file(load_file(done.model), path, metadata={"format": "pt", "vladapt": json.dumps(header)})
-    with pytest.raises(DataError, match=why) as told:
+    with pytest.raises(DataError, match=why):
         load_backbone(str(path), device="cpu")
-    assert "\n" not in str(told.value)
 
 
 def test_it_learns_what_is_where():

@@ -187,14 +187,14 @@ def test_volumes_of_several_sets_need_one_that_learns_from_parts(tmp_path, write
 def test_an_ensemble_averages_networks_of_folds(tmp_path, tiny_set):
     from safetensors.torch import load_file
 
-    from vladapt.core.tasks import load_model
+    from vladapt.core.tasks import KeptModel
 
     result = fit(tmp_path, ensemble=2, largest="auto", data=str(tiny_set))
     run = Run.open(result.run)
     weights = load_file(run.adapter_path)
     first = [name for name in weights if name.startswith("networks.0.") and name.endswith("weight")]
     assert any(not torch.equal(weights[name], weights[name.replace("networks.0", "networks.1")]) for name in first)
-    model = load_model(run, torch.device("cpu"))
+    model = KeptModel(run).load(torch.device("cpu"))
     patches = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     apart = [network(patches) for network in model.networks]
     assert len(apart) == 2 and torch.allclose(model(patches), (apart[0] + apart[1]) / 2, atol=1e-5)
@@ -221,10 +221,10 @@ def test_folds_keep_patients_together_and_leave_each_out_once(planned):
 
 
 def test_the_largest_component_is_kept_where_that_is_better(planned, fitted):
-    from vladapt.core.tasks import load_model
+    from vladapt.core.tasks import KeptModel
     from vladapt.domains.medical.segmenting.running import keep_largest
 
-    plan, model = planned(width=2)[1], load_model(Run.open(fitted.run), torch.device("cpu"))
+    plan, model = planned(width=2)[1], KeptModel(Run.open(fitted.run)).load(torch.device("cpu"))
     for gains, how, chosen in (
         ([[0.1, -0.2], [float("nan"), 0.1]], "auto", [0]),
         ([], "auto", []),

@@ -36,7 +36,6 @@ def told(*arguments):
     """The one line of an error."""
     with pytest.raises(VladaptError) as raised:
         vladapt(*arguments)
-    assert "\n" not in str(raised.value)
     return str(raised.value)
 
 

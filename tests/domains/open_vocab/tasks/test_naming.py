@@ -49,11 +49,9 @@ def test_what_training_said_of_classes_is_said_again(text_model):
 def test_other_names_than_the_datas_are_refused_with_both_lists(text_model, asked):
     model = text_model(None, ["cat", "dog"])
     ask_for(model, asked)
-    with pytest.raises(
-        ConfigError, match=r"annotation has 2 classes \(cat, dog\) and the prompt has \d \(cat"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"annotation has 2 classes \(cat, dog\) and the prompt has \d \(cat"):
         as_in_data(model, ["cat", "dog"])
-    assert "\n" not in str(caught.value) and model.taken.names == tuple(asked.split(", "))
+    assert model.taken.names == tuple(asked.split(", "))
 
 
 @pytest.mark.parametrize("names", [["cat", "emu"], ["cat"], ["cat", "dog", "emu"]])

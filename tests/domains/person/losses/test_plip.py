@@ -116,7 +116,5 @@ def test_colours_of_people_are_learned_and_the_caption_helps(fresh_clip, people,
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(ConfigError, match="all weights are 0"):
-        build_loss("plip", **dict.fromkeys(TERMS, 0))
     with pytest.raises(ConfigError, match=r"reader_width.*multiple of reader_heads"):
         build_loss("plip", reader_width=30, reader_heads=4)

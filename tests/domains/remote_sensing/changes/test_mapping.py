@@ -153,7 +153,7 @@ def test_maps_that_a_killed_process_was_moving_are_made_again(land, tmp_path, ki
     assert moved.exists() and not (folder / "before.png").exists()
     rows, files = run(folder)
     assert rows == whole[0] and sorted(files) == sorted(folder.iterdir())
-    with pytest.raises(ConfigError, match="already exists"):
+    with pytest.raises(ConfigError):
         run(folder)
 
 

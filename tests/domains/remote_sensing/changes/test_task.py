@@ -16,7 +16,7 @@ from vladapt.core.tasks import build_model
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.changes.drawn import drawn_pair
 from vladapt.domains.remote_sensing.changes.options import ChangeOptions
-from vladapt.domains.remote_sensing.pixel_options import Asked
+from vladapt.domains.remote_sensing.pixel_options import PixelSchedule
 from vladapt.domains.remote_sensing.tasks.change import Change
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
@@ -55,7 +55,7 @@ def plans(drawn_folder):
     backbone = load_backbone("embedded", device="cpu")
 
     def made(**options):
-        return make_plan(Asked("embedded", 2, None, 1, None, 0, None), ChangeOptions(**options), data, backbone)
+        return make_plan(PixelSchedule("embedded", 2, None, 1, None, 0, None), ChangeOptions(**options), data, backbone)
 
     return made
 
@@ -154,8 +154,8 @@ def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_fold
     data, backbone = RemoteSensing().read(drawn_folder, "change"), load_backbone(spec, device="cpu")
     counts = []
     for rank in (2, 4):
-        asked, how = Asked(spec, 2, None, 1, None, 0, None), ChangeOptions(tower="lora", rank=rank)
-        model = build_model(make_plan(asked, how, data, backbone).to_dict(), torch.device("cpu"))
+        schedule, how = PixelSchedule(spec, 2, None, 1, None, 0, None), ChangeOptions(tower="lora", rank=rank)
+        model = build_model(make_plan(schedule, how, data, backbone).to_dict(), torch.device("cpu"))
         assert model(torch.rand(1, 2, 3, 48, 48)).shape == (1, 2, 48, 48)
         names = [name for name, weight in model.encoder.named_parameters() if weight.requires_grad]
         assert names and all("lora" in name for name in names)

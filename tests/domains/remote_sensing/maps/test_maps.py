@@ -247,7 +247,7 @@ def test_maps_that_a_killed_process_was_moving_are_made_again(
     again = colours()
     made = make_maps(sources, ["maps"], scorer=again)
     assert again.calls == 0 and sorted(made.files) == sorted(folder.iterdir())
-    with pytest.raises(ConfigError, match="already exists"):
+    with pytest.raises(ConfigError):
         make_maps(sources, ["maps"])
 
 

@@ -16,10 +16,10 @@ pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 from vladapt.core.backbones import load_backbone
 from vladapt.domains.remote_sensing.drawn_heights import write_sites
 from vladapt.domains.remote_sensing.number_maps import drawn_windows, make_plan, plan_facts
-from vladapt.domains.remote_sensing.pixel_options import Asked, PixelOptions
+from vladapt.domains.remote_sensing.pixel_options import PixelOptions, PixelSchedule
 from vladapt.registry import DATASETS, MODELS
 
-ASKED = Asked("embedded", 2, None, None, None, 1, 0)
+ASKED = PixelSchedule("embedded", 2, None, None, None, 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def planned(sites, embedded):
-    return lambda asked=ASKED, changes=None, **options: make_plan(
-        asked, PixelOptions(**{"encoder": "unet", "width": 8, **options}), sites, embedded, changes or {}
+    return lambda schedule=ASKED, changes=None, **options: make_plan(
+        schedule, PixelOptions(**{"encoder": "unet", "width": 8, **options}), sites, embedded, changes or {}
     )
 
 
@@ -127,7 +127,11 @@ def test_a_transformer_is_an_encoder_too_and_lora_trains_little_of_it(sites, sma
     tower, counts = load_backbone(small_clip_spec, device="cpu"), {}
     for tuned in ("lora", "full"):
         plan = make_plan(
-            Asked(small_clip_spec, 2, None, None, None, 1, 0), PixelOptions(tuned=tuned, width=8), sites, tower, {}
+            PixelSchedule(small_clip_spec, 2, None, None, None, 1, 0),
+            PixelOptions(tuned=tuned, width=8),
+            sites,
+            tower,
+            {},
         )
         model = built(plan)
         counts[tuned] = sum(weight.numel() for weight in model.backbone.tower.parameters() if weight.requires_grad)
@@ -138,9 +142,11 @@ def test_a_transformer_is_an_encoder_too_and_lora_trains_little_of_it(sites, sma
 def test_options_of_the_training_are_in_the_plan(planned, sites):
     plain = planned(steps=10)
     assert plain.train_cfg.max_iters == 10 and plain.train_dataloader.dataset.draws == 20
-    assert planned(Asked("embedded", 4, "bf16", 3, 0.5, 2, 0)).train_cfg.max_iters == 3 * 2
+    assert planned(PixelSchedule("embedded", 4, "bf16", 3, 0.5, 2, 0)).train_cfg.max_iters == 3 * 2
     assert planned().train_cfg.max_iters == 400
-    other = planned(Asked("embedded", 4, "bf16", None, 0.5, 2, 0), augment="none", target_unit="ft", interval=0.8)
+    other = planned(
+        PixelSchedule("embedded", 4, "bf16", None, 0.5, 2, 0), augment="none", target_unit="ft", interval=0.8
+    )
     assert other.optim_wrapper.type == "AmpOptimWrapper" and other.optim_wrapper.optimizer.lr == 0.5
     assert not other.train_dataloader.dataset.turned and other.vladapt.unit == "ft" and other.vladapt.coverage == 0.8
     assert plain.vladapt.unit == "m" and plain.vladapt.target == "canopy height"

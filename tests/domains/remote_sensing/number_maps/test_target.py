@@ -91,9 +91,8 @@ OTHERS = {
 @pytest.mark.parametrize("place", OTHERS)
 def test_a_target_that_lies_otherwise_is_refused(place, image, write_raster):
     profile, words = OTHERS[place]
-    with pytest.raises(DataError, match=words) as refused:
+    with pytest.raises(DataError, match=words):
         over(image, write_raster("t.tif", heights(), **profile))
-    assert "\n" not in str(refused.value)
 
 
 def test_another_resolution_is_taken_where_it_is_asked_for(image, write_raster):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ......core.contracts import Backbone, Decoded, Item
-from ......core.data import decode_image, read_unlabelled
+from ......core.data import IMAGE, read_unlabelled
 from ......core.errors import CapabilityError, DataError
 from ......core.features import FeatureStore, load_image_features
 from ......core.retrieval import RetrievalIndex
@@ -73,7 +73,7 @@ def _from_features(path: Path, backbone: Backbone) -> Archive:
             "retrieval_backbone=SPEC, or embed the images again"
         )
     items = [Item(id=name, source=_beside(path, name)) for name in ids]
-    return Archive(_by_rows(rows, items), lambda item: decode_image(item.source, item.decode))
+    return Archive(_by_rows(rows, items), lambda item: IMAGE.load(item.source, item.decode))
 
 
 def _beside(file: Path, name: str) -> Path:

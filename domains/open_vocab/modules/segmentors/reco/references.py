@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ......core.errors import ConfigError, DataError
-from ......core.runtime import write_cached
+from ......core.runtime import caching
 
 
 class ReferenceFile:
@@ -53,7 +53,8 @@ class ReferenceFile:
         if self.path is None or not self._new:
             return
         facts = {"made_by": json.dumps(self.made_by), "concepts": json.dumps(list(self._rows))}
-        write_cached(self.path, save({"references": torch.stack(list(self._rows.values()))}, metadata=facts))
+        with caching(self.path) as file:
+            file.write(save({"references": torch.stack(list(self._rows.values()))}, metadata=facts))
 
     def _read(self) -> dict[str, Tensor]:
         try:

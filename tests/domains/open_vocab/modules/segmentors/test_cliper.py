@@ -176,9 +176,8 @@ def test_ready_maps_compensate(build, image, tmp_path):
 
 
 def test_without_maps_it_says_what_makes_them(build):
-    with pytest.raises(CapabilityError, match=r"Stable Diffusion 2\.1 .*diffusers.*refine='proxy'") as told:
+    with pytest.raises(CapabilityError, match=r"Stable Diffusion 2\.1 .*diffusers.*refine='proxy'"):
         build("CLIPer", refine="diffusion")
-    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -201,11 +201,8 @@ def test_as_many_other_names_are_taken_and_read_anew(model, small_clip_spec):
 
 def test_another_number_of_names_is_refused_before_anything_changes(model):
     before = scores_of(model)
-    with pytest.raises(
-        CapabilityError, match="built for 3 classes and cannot take 2: its score maps are channels"
-    ) as e:
+    with pytest.raises(CapabilityError, match="built for 3 classes and cannot take 2: its score maps are channels"):
         set_classes(model, "bus, tree")
-    assert "\n" not in str(e.value)
     assert torch.equal(scores_of(model), before)
 
 
