@@ -2,8 +2,8 @@
 
 python benchmarks/bags_memory.py FOLDER [--slides 100] [--tiles 20000] [--method NAME ...]
 
-FOLDER is filled once, and removed with --remove. Each method has a process of its own; the peak of RssAnon is what the
-fit and its answers added to that of a process that has imported all and read nothing.
+FOLDER is filled once, and removed with --remove. Each method has a process of its own, whose RssAnon is looked at every
+5 ms: its peak is that of the whole process, imports and all, and "added" is what the fit and its answers are of it.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ def measure(folder: Path, method: str) -> None:
         adapter.fit(features, texts, seed=0)
         adapter.logits(features)
     seconds = time.monotonic() - started
-    print(
-        json.dumps({"method": method, "added_mb": round((made["peak"] - before) / 1e6), "seconds": round(seconds, 1)})
-    )
+    megabytes = {"added_mb": round((made["peak"] - before) / 1e6), "process_mb": round(made["peak"] / 1e6)}
+    print(json.dumps({"method": method, "slides": len(bags), **megabytes, "seconds": round(seconds)}), flush=True)
 
 
 def main() -> None:

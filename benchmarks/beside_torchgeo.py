@@ -167,7 +167,8 @@ def table(measured: np.ndarray) -> str:
         of = scale * measured[..., place]  # (seeds, 2)
         gain = of[:, 1] - of[:, 0]
         cells = [f"{each.mean():.{digits}f}" for each in of.T] + [f"{gain.mean():+.{digits}f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {gain.std(ddof=1) / np.sqrt(len(gain)):.{digits}f} |")
+        error = "-" if len(gain) < 2 else f"{gain.std(ddof=1) / np.sqrt(len(gain)):.{digits}f}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {error} |")
     return "\n".join(lines)
 
 

@@ -56,7 +56,6 @@ def heights(seeds: int, steps: int, sites: int, maps: Path | None) -> None:
             flush=True,
         )
     gains = [min(row["rmse_ridge_features"], row["rmse_ridge_bands"]) - row["rmse"] for row in rows]
-    half = float(t_quantile(len(rows) - 1)) * statistics.stdev(gains) / len(rows) ** 0.5
     print("\n| RMSE, m | mean | lowest | highest |\n|---|---|---|---|")
     names = {
         "rmse": "network",
@@ -67,7 +66,11 @@ def heights(seeds: int, steps: int, sites: int, maps: Path | None) -> None:
         values = [row[name] for row in rows]
         print(f"| {title} | {statistics.fmean(values):.2f} | {min(values):.2f} | {max(values):.2f} |")
     mean = statistics.fmean(gains)
-    print(f"\nlower than the better ridge by {mean:.2f} m (95 % interval {mean - half:.2f} to {mean + half:.2f})")
+    interval = ""
+    if len(rows) > 1:
+        half = float(t_quantile(len(rows) - 1)) * statistics.stdev(gains) / len(rows) ** 0.5
+        interval = f" (95 % interval {mean - half:.2f} to {mean + half:.2f})"
+    print(f"\nlower than the better ridge by {mean:.2f} m{interval}")
     if held := [row["interval_coverage"] for row in rows if "interval_coverage" in row]:
         print(f"90 % intervals hold {statistics.fmean(held):.1%} of the pixels of test sites")
 

@@ -60,10 +60,10 @@ def row(error: float, scores: list[dict[str, float]]) -> str:
     names = ("f1", "IoU", "f1_feature_difference", "f1_image_difference")
     means = [f"{100 * statistics.mean(of[name] for of in scores):.1f} %" for name in names]
     gains = [100 * (of["f1"] - max(of[name] for name in names[2:])) for of in scores]
-    mean, half = statistics.mean(gains), float("nan")
+    margin = ""
     if len(gains) > 1:
-        half = float(t_quantile(len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    return f"| {error:g} | {' | '.join(means)} | {mean:+.1f} ± {half:.1f} points |"
+        margin = f" ± {float(t_quantile(len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5:.1f}"
+    return f"| {error:g} | {' | '.join(means)} | {statistics.mean(gains):+.1f}{margin} points |"
 
 
 def map_of(run: Path, error: float, folder: Path) -> None:

@@ -112,10 +112,12 @@ def table(scored: np.ndarray) -> str:
     for place, name in enumerate(("mIoU", "IoU of water")):
         three, four = scored[:, 0, place], scored[:, 1, place]
         gain = four - three
-        half = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
-        cells = [f"{of.mean():.1f} ± {of.std(ddof=1):.1f}" for of in (three, four)]
-        low, high = gain.mean() - half, gain.mean() + half
-        lines.append(f"| {name} | {' | '.join(cells)} | {gain.mean():+.1f} | {low:+.1f} to {high:+.1f} |")
+        cells, interval = [f"{of.mean():.1f}" for of in (three, four)], "-"  # of one seed alone
+        if len(gain) > 1:
+            half = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
+            cells = [f"{of.mean():.1f} ± {of.std(ddof=1):.1f}" for of in (three, four)]
+            interval = f"{gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {gain.mean():+.1f} | {interval} |")
     return "\n".join(lines)
 
 

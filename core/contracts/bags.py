@@ -163,6 +163,10 @@ class Bags(Sequence[Tensor]):
         """Magnifications of each bag."""
         return max((len(bag.counts) for bag in self._bags), default=1)
 
+    def stored(self, row: int) -> Bag:
+        """A bag as it is stored, of which nothing is read."""
+        return self._bags[row]
+
     def coords(self, row: int) -> Tensor | None:
         """(T, 2) int64 on the CPU, where the tiles of a bag lie, as of `Tiles`; None where that is not known."""
         return self._bags[row].coords(self.scale)

@@ -43,6 +43,14 @@ class DecidingTiles:
             return rows
         return [{**row, **dict(zip("xy", map(int, coords[row["part"]])))} for row in rows]
 
+    def within(self, start: int, count: int) -> DecidingTiles | None:
+        """Those among some parts after each other, counted from the first of these; None where there are none."""
+        pairs = [(part - start, weight) for part, weight in zip(self.parts, self.weights) if 0 <= part - start < count]
+        if not pairs:
+            return None
+        parts, weights = map(list, zip(*pairs))
+        return DecidingTiles(parts, weights, self.kind, None if self.every is None else self.every[start:][:count])
+
 
 @torch.no_grad()
 def deciding_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST) -> DecidingTiles:

@@ -26,8 +26,8 @@ from .extract import cores, encoder
 from .store import Extraction, FeatureStore, labels_of_items
 from .table import folder_name, image_key, space_of, transform_spec
 
-TILES_AT_ONCE = 64
-"""Tiles that are decoded, and encoded, together."""
+TILES_AT_ONCE, TILES_ON_CPU = 64, 8
+"""Tiles that are decoded, and encoded, together; a processor gains nothing by more, whose maps fill its memory."""
 TILES_PER_OPENING = 8
 """Tiles that a thread decodes at least: to open a slide takes as long as to read one."""
 MEANS = "means of tiles"
@@ -61,7 +61,7 @@ def bags_of_items(
     Args:
         data: with `bags`, or with `tiles`.
         transform: decoded tile -> pixels (3, S, S), with a JSON-able `spec`.
-        batch_size: tiles at once; None for `TILES_AT_ONCE`.
+        batch_size: tiles at once; None for `TILES_AT_ONCE`, or `TILES_ON_CPU`.
         progress: called as progress(tiles done, tiles in all), where slides are encoded.
         tap, views, workers, amp: as of `FeatureStore.get_or_compute`; tiles have no other tap, and no views.
 
@@ -76,7 +76,8 @@ def bags_of_items(
     if data.bags is not None:
         bags = {item.id: data.bags.of(item) for item in items}
     else:
-        encode = TileEncoder(data, backbone, transform, store, batch_size or TILES_AT_ONCE, workers or cores(), amp)
+        at_once = batch_size or (TILES_ON_CPU if backbone.device.type == "cpu" else TILES_AT_ONCE)
+        encode = TileEncoder(data, backbone, transform, store, at_once, workers or cores(), amp)
         bags, encoded, skipped = encode.bags(items, progress)
         made_by, dtype = transform_spec(transform), amp or dtype
     space = space_of(backbone, MEANS, dtype)
@@ -252,4 +253,4 @@ def _skipping(item: Item, skipped: Skipped) -> Iterator[None]:
     except (CacheError, SourceError):
         raise
     except DataError as error:
-        skipped.append((item.id, one_line(error)))
+        skipped.append((item.id, one_line(error).removeprefix(f"{item.source}: ")))

@@ -91,9 +91,11 @@ class JoinedBag:
 
     Args:
         bags: of the slides, in their order.
+        slides: what each is called.
     """
 
     bags: tuple[Bag, ...]
+    slides: tuple[str, ...]
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -35,7 +35,6 @@ BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=\W|$)", re.IGNORECASE)
 ENDING = re.compile(r"\.[a-z]\w{1,7}$", re.IGNORECASE)
 """Of the file of a slide."""
 NAME = "tile features"
-UNPLACED = "; which of its tiles decided is not shown where a patient has several"
 SIDE = 256
 """Of the picture of a bag, at most."""
 
@@ -284,8 +283,9 @@ def _by_patient(data: DomainData, bags: dict[str, Bag]) -> tuple[DomainData, dic
             digest = FileHashes.of_files([item.source for item in some])
             first = first.with_(decode={"slides": len(some), "digest": digest})
         items.append(first)
-        joined[first.id] = JoinedBag(tuple(bags[item.id] for item in some)) if len(some) > 1 else bags[first.id]
-    note = f"Patients: {len(items)}, of {len(data.items)} slides{UNPLACED * (len(items) < len(data.items))}."
+        names = tuple(_stem(item) for item in some)
+        joined[first.id] = JoinedBag(tuple(bags[item.id] for item in some), names) if len(some) > 1 else bags[first.id]
+    note = f"Patients: {len(items)}, of {len(data.items)} slides."
     return replace(data, items=items, notes=[*data.notes, note]), joined
 
 

@@ -153,17 +153,17 @@ def named_bands(text: str | None, sensor: str | None) -> tuple[tuple[str, ...], 
 
 def _band(name: str, sensor: str | None, wave: str) -> Band:
     """What the table of sensors knows of a band, and the wavelength that a user gave in its place."""
-    known = [sensors()[sensor]] if sensor else list(_sensors().values())
-    meant = [(each, code) for each in known if (code := each.code_of(name)) is not None]
+    candidates = [sensors()[sensor]] if sensor else list(_sensors().values())
+    meant = [(each, code) for each in candidates if (code := each.code_of(name)) is not None]
     facts = {(each.bands[code], each.wavelengths.get(code)) for each, code in meant}
     common, wavelength, width = "", None, None
     if len(facts) == 1:
         common, (wavelength, width) = meant[0][0].bands[meant[0][1]], next(iter(facts))[1] or (None, None)
     of_sensor = (sensor or meant[0][0].name, meant[0][1]) if len(facts) == 1 else ("", "")
-    if not common and any(name in each.bands.values() for each in known):
+    if not common and any(name in each.bands.values() for each in candidates):
         common = name
-    if given := WAVELENGTH.fullmatch(wave):
-        wavelength, width = float(given[1]), float(given[2]) if given[2] else width
+    if stated := WAVELENGTH.fullmatch(wave):
+        wavelength, width = float(stated[1]), float(stated[2]) if stated[2] else width
     return Band(*of_sensor, common, wavelength, width)
 
 
@@ -182,15 +182,16 @@ def pictures_of(
     Raises:
         DataError: the raster has no such band, or nothing says which of its bands to take.
     """
-    known = {name.lower(): position for position, called in reversed(list(enumerate(names))) for name in called}
-    text = text or _usual(known, len(names), place)
+    positions = {name.lower(): position for position, called in reversed(list(enumerate(names))) for name in called}
+    text = text or _usual(positions, len(names), place)
     if alpha and str(len(names) + 1) in (name for picture in _split(text) for name in picture):
         raise DataError(
             f"{place}: has no band {len(names) + 1}, only {len(names)} and one marked as transparency; correct "
             "--bands, or name the --sensor"
         )
     return [
-        [channel for name in picture for channel in _channels(name, known, names, place)] for picture in _split(text)
+        [channel for name in picture for channel in _channels(name, positions, names, place)]
+        for picture in _split(text)
     ]
 
 
@@ -211,8 +212,8 @@ def _meaning(name: str, sensor: str | None) -> str:
         place = int(name) - 1
         there = {order[place].lower() for order in sensors()[sensor].orders if place < len(order)}
         name = there.pop() if len(there) == 1 else name
-    known = [sensors()[sensor]] if sensor else list(_sensors().values())
-    codes = [{code.lower(): common for code, common in each.bands.items()} for each in known]
+    candidates = [sensors()[sensor]] if sensor else list(_sensors().values())
+    codes = [{code.lower(): common for code, common in each.bands.items()} for each in candidates]
     means = {of_sensor[name] for of_sensor in codes if name in of_sensor}
     return means.pop() if len(means) == 1 else name
 
@@ -226,9 +227,9 @@ def _written(text: str) -> list[list[str]]:
     return [[name.strip().lower() for name in picture.split(",") if name.strip()] for picture in text.split("+")]
 
 
-def _usual(known: dict[str, int], count: int, place: str) -> str:
+def _usual(positions: dict[str, int], count: int, place: str) -> str:
     for composite in ("true-color", "sar"):
-        if all(name in known or name in DIFFERENCES for name in COMPOSITES[composite]):
+        if all(name in positions or name in DIFFERENCES for name in COMPOSITES[composite]):
             return composite
     if count == 1:
         return "1"
@@ -237,18 +238,18 @@ def _usual(known: dict[str, int], count: int, place: str) -> str:
     return "1,2,3"
 
 
-def _channels(name: str, known: dict[str, int], names: Sequence[Sequence[str]], place: str) -> list[Channel]:
+def _channels(name: str, positions: dict[str, int], names: Sequence[Sequence[str]], place: str) -> list[Channel]:
     if name in COMPOSITES:
-        return [channel for part in COMPOSITES[name] for channel in _channels(part, known, names, place)]
+        return [channel for part in COMPOSITES[name] for channel in _channels(part, positions, names, place)]
     for kind, table in (("index", INDICES), ("difference", DIFFERENCES)):
         if name in table:
-            return [Channel(kind, tuple(_position(part, known, names, place) for part in table[name]))]
-    return [Channel("band", (_position(name, known, names, place),))]
+            return [Channel(kind, tuple(_position(part, positions, names, place) for part in table[name]))]
+    return [Channel("band", (_position(name, positions, names, place),))]
 
 
-def _position(name: str, known: dict[str, int], names: Sequence[Sequence[str]], place: str) -> int:
-    if name in known:
-        return known[name]
+def _position(name: str, positions: dict[str, int], names: Sequence[Sequence[str]], place: str) -> int:
+    if name in positions:
+        return positions[name]
     if name.isdigit():
         if int(name) <= len(names):
             return int(name) - 1

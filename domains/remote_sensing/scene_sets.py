@@ -70,10 +70,10 @@ def scene_set(name: str) -> SceneSet:
     Raises:
         UnknownNameError: there is none; the message names the nearest.
     """
-    if (found := _by_spelling().get(plain(name))) is None:
-        known = tuple(scene_sets())
-        raise UnknownNameError(f"--preset {name}: no published scene set of that name; {did_you_mean(name, known)}")
-    return found
+    if (named := _by_spelling().get(plain(name))) is None:
+        names = tuple(scene_sets())
+        raise UnknownNameError(f"--preset {name}: no published scene set of that name; {did_you_mean(name, names)}")
+    return named
 
 
 @lru_cache(maxsize=1)

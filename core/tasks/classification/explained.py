@@ -132,8 +132,13 @@ def write_explanations(use: Use, why: Explained, spec: str, made: Predictions) -
     made.notes.append(f"explanations: {folder / PAGE}")
 
 
-def _written_tiles(shown: ShownTiles, place: Path, made: Predictions) -> dict[str, str]:
-    """Write the deciding tiles of a slide where it is known where they lie; name of each file -> its path."""
+def _written_tiles(shown: ShownTiles, place: Path, made: Predictions) -> dict[str, Any]:
+    """Write the deciding tiles of a slide where it is known where they lie; name of each file -> its path, of a patient
+    "slides", a list of such."""
+    if shown.slides:
+        places = {name: place.with_name(f"{place.name}-{_safe(name)}") for name in shown.slides}
+        files = [{"slide": name, **_written_tiles(each, places[name], made)} for name, each in shown.slides.items()]
+        return {"slides": files}
     contents = {".geojson": shown.geojson, ".png": shown.picture}
     paths = {}
     for ending, content in contents.items():

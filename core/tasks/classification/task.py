@@ -473,6 +473,12 @@ def prepared_images(
     used = "prompts" if recipe.language is None else "settings"
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset, used)
     check_read(data, judges)
+    stored_texts = None if data.bags is None else data.bags.texts
+    if divided and fitted is None and stored_texts is not None and recipe.gave("backbone"):
+        raise ConfigError(
+            f"--class-texts {stored_texts}: is in place of texts that --backbone {recipe.backbone} encodes; omit one "
+            "of them"
+        )
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, notes = recipe.templates, []
     if recipe.language is None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ...contracts.adapter import Adapter
+from ...contracts.bags import Bag
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import JudgedClassifier
 from ...errors import DataError
-from ...explanation.deciding_tiles import ATTENTION, LOSS, DecidingTiles, deciding_tiles
+from ...explanation.deciding_tiles import ATTENTION, LOSS, MOST, DecidingTiles, deciding_tiles
 from ...explanation.tile_maps import TilePlaces, as_geojson, tile_map
+from ...features.bag_files import JoinedBag
 from ...runs.sections import PictureSection
 
 IN_FILE = 100
@@ -32,7 +34,7 @@ Thumbnail = Callable[[int], np.ndarray]
 
 @dataclass(frozen=True)
 class ShownTiles:
-    """Of one slide.
+    """Of one slide, or of the slides of a patient.
 
     Args:
         tiles: that decide.
@@ -40,6 +42,7 @@ class ShownTiles:
         class_name: that they decide for.
         thumbnail: decodes a picture of the slide; None where there is none.
         scanned: whether this picture is of the slide itself, not of where its tiles lie.
+        slides: name of a slide -> its own tiles among these, of a patient with several; the slide of the first first.
     """
 
     tiles: DecidingTiles
@@ -47,17 +50,24 @@ class ShownTiles:
     class_name: str
     thumbnail: Callable[[], np.ndarray] | None = None
     scanned: bool = True
+    slides: Mapping[str, ShownTiles] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The first tiles, as JSON."""
+        """The first tiles, as JSON; of several slides each tile by its place in its own."""
+        if self.slides:
+            rows = [{"slide": name, **row} for name, shown in self.slides.items() for row in shown.rows()]
+            return sorted(rows, key=lambda row: -row["weight"])[:MOST]
         return self.tiles.rows(None if self.places is None else self.places.coords)
 
     def words(self) -> str:
         """The first tiles in a sentence."""
+        tiles = [
+            (f"{row['part']} of {row['slide']}" if self.slides else row["part"], row["weight"]) for row in self.rows()
+        ]
         if self.tiles.kind == ATTENTION:
-            parts = [f"{row['part']} ({row['weight']:.0%})" for row in self.rows()]
+            parts = [f"{name} ({weight:.0%})" for name, weight in tiles]
             return f"Tiles with the largest weights: {', '.join(parts)}."
-        parts = [f"{row['part']} (by {row['weight']:.2f})" for row in self.rows()]
+        parts = [f"{name} (by {weight:.2f})" for name, weight in tiles]
         return f"Tiles without which the logit falls most: {', '.join(parts)}."
 
     @property
@@ -75,7 +85,10 @@ class ShownTiles:
 
     @property
     def picture(self) -> np.ndarray | None:
-        """(H, W, 3) uint8, of a slide that cannot be read the tiles alone; None where their places are not known."""
+        """(H, W, 3) uint8, of a slide that cannot be read the tiles alone, of several slides that of the first tile;
+        None where their places are not known."""
+        if self.slides:
+            return next(iter(self.slides.values())).picture
         if self.places is None:
             return None
         return tile_map(self.tiles, self.places, self.slide if self.scanned else None)
@@ -105,10 +118,21 @@ def shown_tiles(
     bags, made = features.bags.to(features.features.device), []
     for row, target in called:
         tiles = deciding_tiles(adapter, bags[row], target, IN_FILE)
-        places = TilePlaces.of(bags.coords(row), bags.attributes(row))
         load = None if thumbnail is None else (lambda row=row: thumbnail(row))
-        made.append(ShownTiles(tiles, places, class_names[target], load, scanned))
+        of = (class_names[target], load, scanned)
+        slides = _of_slides(tiles, bags.stored(row), class_names[target])
+        made.append(ShownTiles(tiles, TilePlaces.of(bags.coords(row), bags.attributes(row)), *of, slides))
     return made
+
+
+def _of_slides(tiles: DecidingTiles, bag: Bag, class_name: str) -> dict[str, ShownTiles]:
+    """Slide of a patient -> those of the deciding tiles that lie in it; none of a bag of one slide."""
+    start, of_slide = 0, []
+    for name, own in zip(bag.slides, bag.bags) if isinstance(bag, JoinedBag) else ():
+        if (among := tiles.within(start, own.counts[0])) is not None:
+            of_slide.append((name, ShownTiles(among, TilePlaces.of(own.coords(0), own.attributes), class_name)))
+        start += own.counts[0]
+    return dict(sorted(of_slide, key=lambda each: -each[1].tiles.weights[0]))
 
 
 def tile_section(judged: JudgedClassifier, ids: Sequence[str], thumbnail: Thumbnail | None) -> PictureSection | None:

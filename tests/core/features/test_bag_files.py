@@ -79,7 +79,7 @@ def test_slides_are_joined_and_magnifications_are_told_apart(tmp_path):
     for number, count in enumerate((3, 5)):
         features, coords = drawn((count, 4), seed=number)
         bags.append(open_bag(write_bag(tmp_path / f"{number}.safetensors", features, coords, {})))
-    joined, scaled = JoinedBag(tuple(bags)), ScaledBag(tuple(bags))
+    joined, scaled = JoinedBag(tuple(bags), ("0", "1")), ScaledBag(tuple(bags))
     assert joined.counts == (8,) and torch.equal(joined.read(0), torch.cat([bag.read(0) for bag in bags]))
     assert joined.coords(0) is None
     assert scaled.counts == (3, 5) and torch.equal(scaled.read(1), bags[1].read(0))

@@ -71,6 +71,11 @@ def test_stored_texts_stay_as_they_are_where_a_method_would_learn_a_context_befo
             "--class-texts: goes with stored tile features",
         ),
         ({"data": {"bags": None, "unit": "patient"}}, ConfigError, "--unit patient: joins slides"),
+        (
+            {"data": {"class_texts": "t.npz"}, "backbone": "embedded"},
+            ConfigError,
+            "--class-texts t.npz: is in place of texts that --backbone embedded encodes; omit one of them",
+        ),
         ({"backbone": "embedded"}, CapabilityError, "gives features of width 512, the stored ones have 8|width"),
         ({"backbone": "uni"}, DataError, r"--bags .*: its features are 8 wide, UNI gives 1,024; give the backbone"),
         ({"adapter": "tpt"}, CapabilityError, "tpt"),
