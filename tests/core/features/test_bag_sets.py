@@ -58,7 +58,7 @@ def test_slides_and_files_without_the_other_are_told(tmp_path, table):
 def test_slides_of_a_patient_are_one_sample(tmp_path, table):
     data = BagFolder(bags_in(tmp_path / "bags"), joined=True).read(table)
     assert [item.id for item in data.items] == list("acd") and any(
-        "Patients: 3, of 4 slides; which of" in note for note in data.notes
+        "Patients: 3, of 4 slides." in note for note in data.notes
     )
     assert data.bags.of(data.items[0]).counts == (5,)
     table.write_text(TABLE.replace("p1,b,no", "p1,b,yes"))
