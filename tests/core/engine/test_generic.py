@@ -10,7 +10,7 @@ from vladapt import DomainData, Item, Label
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.forgetting.probe import GenericProbe, generic_sentence
 from vladapt.core.forgetting.score import Forgotten, GenericScore
-from vladapt.core.metrics import wilson_interval
+from vladapt.core.metrics import exact_interval
 
 ALL_DRAWINGS = True
 
@@ -59,7 +59,7 @@ def test_accuracy_counts_first_and_first_five():
     score = probe(shown, [0, 1, 3, 3, 5]).accuracy(Reader())  # images 2 and 4 are second best
     assert (score.top1, score.top5, score.images, score.words, score.name) == (0.6, 1.0, 5, 10, "toy")
     assert score.right.tolist() == [True, True, False, True, False]
-    assert score.interval == wilson_interval(3, 5) and score.broken == 0
+    assert score.interval == exact_interval(3, 5) and score.broken == 0
     assert probe([0], [7]).accuracy(Reader()).top5 == 0.0
 
 
@@ -165,7 +165,7 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     metrics = Forgotten.of_scores(before, after).to_json()["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)
     assert metrics["before"]["top1"] == 1.0 and metrics["after"]["top5"] == after.top5 and metrics["p_value"] < 1e-6
-    assert metrics["before"]["interval"] == list(wilson_interval(100, 100))
+    assert metrics["before"]["interval"] == list(exact_interval(100, 100))
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
