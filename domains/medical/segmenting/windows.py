@@ -46,7 +46,7 @@ def write_labels(
         file: where they are written, as raw bytes.
 
     Raises:
-        DataError: the volume cannot be read, or the network gives NaN or infinity for it, which would be called nothing.
+        DataError: the volume cannot be read, or the network gives NaN or infinity for it.
     """
     _, depth, height, width = volume.shape
     shape: Shape = (depth, height, width)
