@@ -20,7 +20,6 @@ from vladapt.core.metrics.classification import average_precision
 from vladapt.core.metrics.intervals import (
     balanced_interval,
     class_intervals,
-    mean_interval,
     paired_shares,
     share_interval,
 )
@@ -234,7 +233,7 @@ def _accuracy_of_groups(groups: tuple[int, int], alike: float, truths: Sequence[
     unit = _units(groups)
 
     def draw(generator: np.random.Generator, place: int) -> Interval:
-        return mean_interval(_right(generator, _chances(generator, groups, truths[place], alike)), unit)
+        return share_interval(_right(generator, _chances(generator, groups, truths[place], alike)), unit)
 
     return Cell("accuracy", f"{_grouped(groups)}, correlation {alike}", truths, draw)
 

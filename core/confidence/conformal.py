@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.intervals import mean_interval, share_interval, units_of
+from ..metrics.intervals import share_interval, units_of
 
 SET_METHODS = ("lac", "aps", "raps")
 PENALTY, FREE_RANKS = 0.001, 1
@@ -277,9 +277,8 @@ def unit_means(values: Tensor, unit: Tensor) -> Tensor:
 def held_share(held: Tensor, unit: Tensor) -> dict[str, Any]:
     """Which share is held, (N,) in 0..1, on average over units, with its interval."""
     means = unit_means(held, unit)
-    grouped = len(means) < len(held)
-    interval = mean_interval(means) if grouped or held.is_floating_point() else share_interval(held)
-    return {"coverage": float(means.mean()), "interval": interval, **({"groups": len(means)} if grouped else {})}
+    groups = {"groups": len(means)} if len(means) < len(held) else {}
+    return {"coverage": float(means.mean()), "interval": share_interval(means), **groups}
 
 
 def held_by_class(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..contracts.run_info import Record
 from ..errors import ConfigError
-from ..metrics.intervals import mean_interval, share_interval, units_of
+from ..metrics.intervals import share_interval, units_of
 from .conformal import number_of, threshold, unit_means
 
 RISK = 0.1
@@ -210,7 +210,7 @@ class Selective(Record):
         if not by_group:
             return cls(*facts, float(wrong.double().mean()), share_interval(wrong, of_given))
         means = unit_means(wrong, units_of(of_given, len(of_given))[0])
-        return cls(*facts, float(means.mean()), mean_interval(means), len(means))
+        return cls(*facts, float(means.mean()), share_interval(means), len(means))
 
     def values_by_key(self) -> dict[str, Any]:
         return {key: value for key, value in super().values_by_key().items() if key != "groups" or value is not None}

@@ -205,7 +205,7 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     ]
     if contradictory:
         first = ", ".join(items[position].id for position in contradictory[0][:2])
-        notes.append(f"Copies with different labels: {len(contradictory)} images, for instance {first}.")
+        notes.append(f"Images with a copy of another label: {len(contradictory)}, for instance {first}.")
     return notes
 
 

@@ -17,7 +17,7 @@ from ..contracts.options import keywords, options_from, options_of
 from ..contracts.shown import in_short
 from ..errors import ConfigError, DataError
 from ..metrics import composed as metrics
-from ..metrics.intervals import mean_interval, mover, share_interval
+from ..metrics.intervals import mover, share_interval
 from ..retrieval.composed_sets import (
     CIRCO,
     CIRR,
@@ -299,6 +299,5 @@ def _mean(metric: str, rows: Sequence[Score]) -> Score:
 
 
 def _interval(values: Tensor, groups: Sequence[str]) -> tuple[float, float]:
-    is_share = bool(((values == 0) | (values == 1)).all())
-    low, high = share_interval(values > 0, groups) if is_share else mean_interval(values.clamp(0, 1), groups)
-    return float(low), float(high)
+    low, high = share_interval(values.clamp(0, 1), groups)
+    return low, high

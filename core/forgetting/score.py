@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..contracts.run_info import Record
 from ..errors import DataError
-from ..metrics.intervals import SIGNIFICANT, wilson_interval
+from ..metrics.intervals import SIGNIFICANT, exact_interval
 from ..metrics.significance import McNemar, mcnemar, p_words
 from ..runs.run_sections import score_rows
 from ..runs.sections import Measure, TableSection, VerdictSection
@@ -56,8 +56,8 @@ class GenericScore:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of `top1`, as if no two images showed the same thing: a little too narrow."""
-        return wilson_interval(self.count, self.images)
+        """The exact 95 % interval of `top1`, as if no two images showed the same thing: a little too narrow."""
+        return exact_interval(self.count, self.images)
 
     @property
     def shares(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..confidence.selective import FALSE_ALARMS
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place
 from ..contracts.prepared import on_adapted
 from ..contracts.run_info import FittedRun, Record
-from ..metrics.intervals import share_interval, wilson_interval
+from ..metrics.intervals import exact_interval, share_interval
 from ..metrics.operating_point import recalibration
 from ..runs.sections import Cell, Measure, TableSection
 from .finding_curves import NUMBER, FindingScores, present_of, probabilities_of
@@ -73,7 +73,7 @@ class Prevalence:
         here = (len(present), int(present.sum()), share, interval)
         if at_fit is None or not at_fit[1]:
             return cls(*here)
-        before, between = at_fit[0] / at_fit[1], wilson_interval(*at_fit)
+        before, between = at_fit[0] / at_fit[1], exact_interval(*at_fit)
         low = share - before - hypot(share - interval[0], between[1] - before)
         high = share - before + hypot(interval[1] - share, before - between[0])
         return cls(*here, before, list(between), share - before, [low, high])

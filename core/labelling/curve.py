@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..metrics.intervals import paired_shares, wilson_interval
+from ..metrics.intervals import exact_interval, paired_shares
 
 WORTH = 0.05
 """Gain in accuracy of a doubling of the labels below which further labels are said not to pay."""
@@ -32,8 +32,8 @@ class Point:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, 95 %."""
-        return wilson_interval(int(self.right.sum()), len(self.right))
+        """Exact, 95 %."""
+        return exact_interval(int(self.right.sum()), len(self.right))
 
     def to_dict(self) -> dict[str, object]:
         return {"labels": self.labels, "accuracy": self.accuracy, "interval": list(self.interval)}

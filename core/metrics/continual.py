@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .intervals import units_of, wilson_interval
+from .intervals import exact_interval, units_of
 from .significance import SAMPLES, drawn_weights, percentiles
 
 
@@ -117,7 +117,7 @@ class Remembering:
         mean = torch.stack(list(values.values())).mean(dim=0)  # (1 + samples,), the first of all test pairs
         bounds = percentiles(mean[1:])
         if bounds is not None and bounds[0] == bounds[1]:  # draws that all agree would claim certainty
-            width = wilson_interval(0, sum(self._columns[number].units for number in values))[1]
+            width = exact_interval(0, sum(self._columns[number].units for number in values))[1]
             bounds = bounds[0] - width, bounds[1] + width
         return Estimate(float(mean[0]), bounds)
 

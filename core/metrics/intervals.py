@@ -196,14 +196,13 @@ def units_of(groups: Sequence[str] | Tensor | None, count: int) -> tuple[Tensor,
     return torch.tensor(unit, dtype=torch.int64), len(places)
 
 
-def wilson_interval(correct: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy ("Probable inference, the law of succession, and statistical inference",
-    Wilson 1927); it stays in 0..1 and holds for few images and for accuracies near 0 and 1.
+def exact_interval(correct: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """`clopper_pearson` of an accuracy: whatever the true one is, so many of these intervals hold it, or more.
 
     Args:
         correct: images that are right.
         total: images in all.
-        level: how often such intervals hold the true accuracy.
+        level: how often such intervals hold the true accuracy, at least.
 
     Returns:
         (low, high) in 0..1.
@@ -213,37 +212,27 @@ def wilson_interval(correct: int, total: int, level: float = LEVEL) -> tuple[flo
     """
     if not 0 <= correct <= total or total == 0:
         raise DataError(f"{correct} of {total} images right: that gives no accuracy")
-    low, high = wilson(correct / total, total, normal_quantile(level))
+    low, high = clopper_pearson(correct, total, level)
     return float(low), float(high)
 
 
-def share_interval(right: Tensor, groups: Sequence[str] | Tensor | None = None, level: float = LEVEL) -> list[float]:
-    """[low, high] of a share: Wilson's, or where there are groups that of `mean_interval`.
+def share_interval(values: Tensor, groups: Sequence[str] | Tensor | None = None, level: float = LEVEL) -> list[float]:
+    """[low, high] of a share, or of a mean of shares, by `clopper_pearson` of the images, or of Korn and Graubard's
+    effective number of them.
 
     Args:
-        right: (N,) bool.
+        values: (N,) bool, or in 0..1.
         groups: N keys of images that belong together, or None.
+        level: how often such intervals hold the true share.
     """
-    if groups is not None and units_of(groups, len(right))[1] < len(right):
-        return mean_interval(right.double(), groups, level)
-    return list(wilson_interval(int(right.sum()), len(right), level))
+    low, high = Clusters.of(values, torch.zeros(len(values), dtype=torch.int64), 1, groups).limits(level)
+    return [float(low[0]), float(high[0])]
 
 
 def effective_number(right: Tensor, groups: Sequence[str] | Tensor | None = None) -> float:
     """So many independent images tell as much of a share, by Korn and Graubard; arguments as for `share_interval`."""
     clusters = Clusters.of(right, torch.zeros(len(right), dtype=torch.int64), 1, groups)
     return float(clusters.total[0] if clusters.independent else clusters.effective(LEVEL)[0])
-
-
-def mean_interval(values: Tensor, groups: Sequence[str] | Tensor | None = None, level: float = LEVEL) -> list[float]:
-    """[low, high] of a mean of shares, by Korn and Graubard's effective number.
-
-    Args:
-        values: (N,) in 0..1.
-        groups: N keys of images that belong together, or None.
-    """
-    low, high = Clusters.of(values, torch.zeros(len(values), dtype=torch.int64), 1, groups).limits(level)
-    return [float(low[0]), float(high[0])]
 
 
 def class_intervals(

@@ -7,6 +7,7 @@ threshold.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .intervals import LEVEL, effective_number, share_interval, units_of
+from .intervals import LEVEL, clopper_pearson, effective_number, share_interval, units_of
 
 MOST_NEEDED = 10_000_000
 MOST_CONDITION, MOST_STEPS = 1e12, 100
@@ -391,17 +392,16 @@ def _logistic(design: Tensor, outcome: Tensor, offset: Tensor, unit: Tensor, uni
 
 
 def units_needed(share: float, width: float) -> int:
-    """How many images, or patients of one image, of a side give Wilson's interval of a share a width of at most so
-    much: solved from its formula, in closed form.
+    """How many images, or patients of one image, of a side give the exact interval of a share a width of at most so
+    much.
 
     Args:
         share: that is expected, in 0..1.
         width: from low to high, above 0 and below 1.
     """
-    from scipy.special import ndtri
 
-    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
-    # width^2 (n + z^2)^2 = 4 z^2 n share (1 - share) + z^4, a quadratic in n
-    a, b, c = width**2, 2 * width**2 * z2 - 4 * z2 * share * (1 - share), z2**2 * (width**2 - 1)
-    root = (-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)
-    return min(MOST_NEEDED, max(1, math.ceil(root - 1e-9)))
+    def narrowness(count: int) -> float:
+        low, high = clopper_pearson(share * count, count)
+        return float(low - high)
+
+    return 1 + bisect_left(range(1, MOST_NEEDED), -width, key=narrowness)

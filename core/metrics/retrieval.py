@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
-from .intervals import mean_interval, share_interval, wilson_interval
+from .intervals import exact_interval, share_interval
 
 NUMBERS_AT_ONCE = 1 << 24
 """Scores held at a time, whatever the sizes of queries and gallery."""
@@ -84,8 +84,8 @@ class Ranking:
         return [self.recall(k) for k in range(1, ranks + 1)]
 
     def recall_interval(self, k: int = 1, level: float = 0.95) -> tuple[float, float]:
-        """Wilson's interval of R@K, for queries of which none belong together."""
-        return wilson_interval(int((self.best <= k).sum()), len(self), level)
+        """The exact interval of R@K, for queries of which none belong together."""
+        return exact_interval(int((self.best <= k).sum()), len(self), level)
 
     @property
     def inverse_penalty(self) -> Tensor:
@@ -101,7 +101,7 @@ class Ranking:
         """
         intervals = {f"r{k}": share_interval(self.best <= k, unit) for k in Ranking.RECALL_AT}
         means = {"map": self.average_precision, **({"minp": self.inverse_penalty} if penalty else {})}
-        return intervals | {name: mean_interval(values, unit) for name, values in means.items()}
+        return intervals | {name: share_interval(values, unit) for name, values in means.items()}
 
     def metrics(self, *, penalty: bool = False) -> dict[str, float]:
         """r1, r5, r10 in 0..1; median_rank (of an even number of queries the mean of the middle two) and mean_rank of

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .classification import BINS, bin_of, probabilities
-from .intervals import LEVEL, SIGNIFICANT, paired_shares, t_quantile, units_of, wilson_interval
+from .intervals import LEVEL, SIGNIFICANT, exact_interval, paired_shares, t_quantile, units_of
 
 SAMPLES = 1000
 NUMBERS_AT_ONCE = 4_000_000
@@ -140,7 +140,7 @@ def intervals_of(
     by_student: bool = False,
 ) -> dict[str, list[float]]:
     """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
-    1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would
+    1979). Where all draws agree (everything right, say) the exact interval over the units takes their place: they would
     claim certainty.
 
     Args:
@@ -166,7 +166,7 @@ def _never_certain(bounds: tuple[float, float], units: int | None, level: float)
     all_or_none = round(bounds[0])
     if units is None or all_or_none not in (0, 1) or max(abs(bound - all_or_none) for bound in bounds) > ROUNDING:
         return bounds
-    return wilson_interval(all_or_none * units, units, level)
+    return exact_interval(all_or_none * units, units, level)
 
 
 def expanded(units: int, level: float = LEVEL) -> float:

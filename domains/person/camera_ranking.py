@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...core.metrics import Ranking, mean_interval
+from ...core.metrics import Ranking, share_interval
 
 NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""
@@ -57,7 +57,7 @@ class CameraRanking(Ranking):
         Args:
             unit: (Q,) the identity of each query.
         """
-        return {name: mean_interval(values, unit) for name, values in self.values().items()}
+        return {name: share_interval(values, unit) for name, values in self.values().items()}
 
     def of(self, chosen: Tensor) -> CameraRanking:
         """Some of the queries: (Q,) bool."""

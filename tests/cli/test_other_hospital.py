@@ -65,7 +65,7 @@ def test_another_place_where_all_moved(vladapt, runs, tmp_path):
     assert of["share"] == pytest.approx(labels.mean()) and of["interval"][0] < of["share"] < of["interval"][1]
     at_fit = json.loads((run / "metrics.json").read_text())["findings"]["scores"]["sick"]
     assert of["share_at_fit"] == pytest.approx(at_fit["present"] / at_fit["images"])
-    low, high = of["difference_interval"]  # Newcombe's, of Wilson's limits
+    low, high = of["difference_interval"]  # MOVER, of the exact limits
     (l1, _), (_, u2), d = of["interval"], of["interval_at_fit"], of["difference"]
     assert d == pytest.approx(of["share"] - of["share_at_fit"])
     assert low == pytest.approx(d - np.hypot(of["share"] - l1, u2 - of["share_at_fit"])) and high < 0

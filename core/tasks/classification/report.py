@@ -265,7 +265,7 @@ def _how(results: ClassificationResults) -> str:
     """How the intervals of the deciding metric are made."""
     compared = results.compared
     ways = {"auroc": "DeLong, Hanley and McNeil", "balanced_accuracy": "from the exact limits of each class"}
-    way = ways.get(compared.deciding, "Korn and Graubard" if compared.test_groups else "Wilson")
+    way = ways.get(compared.deciding, "Korn and Graubard" if compared.test_groups else "Clopper and Pearson")
     return f"{way}, over {compared.test_groups} groups" if compared.test_groups else way
 
 

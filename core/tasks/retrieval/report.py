@@ -160,7 +160,7 @@ def _headline(metrics: RetrievalComparison) -> HeadlineSection | None:
     images, texts = plural(metrics.test_images, "test image"), plural(metrics.test_texts, "text")
     of, several = f"{images}{metrics.of_groups} with {texts}", metrics.test_texts > metrics.test_images
     footnote = "Texts of one image are not independent trials, so images count." if several else ""
-    how = "Wilson; for the texts Korn and Graubard, over images" if several else "Wilson"
+    how = "Clopper and Pearson; for the texts Korn and Graubard, over images" if several else "Clopper and Pearson"
     how = "Korn and Graubard, over groups" if metrics.test_groups else how
     return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95 % interval ({how})", of, footnote)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....core.contracts import Item, JudgedTowers, Judgement, Place, Record, option
 from ....core.errors import ConfigError
-from ....core.metrics import Ranking, mean_interval
+from ....core.metrics import Ranking, share_interval
 from ....core.runs import Measure, TableSection, plural
 from ....core.tasks import DomainPairs
 from ..targets import Reported, Viewed
@@ -222,7 +222,7 @@ class FindingPrecision(Judgement):
         }
         return {
             **{key: float(of.mean()) for key, of in values.items()},
-            "intervals": {key: mean_interval(of, patients) for key, of in values.items()} if several else {},
+            "intervals": {key: share_interval(of, patients) for key, of in values.items()} if several else {},
             "by_finding": by_finding,
         }
 

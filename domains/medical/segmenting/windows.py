@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....core.errors import DataError
 from ..volumes import Slabs
 from .preprocessing import Preprocessing, Shape, read_rows, resampled, write_image
 
@@ -45,7 +46,7 @@ def write_labels(
         file: where they are written, as raw bytes.
 
     Raises:
-        DataError: the volume cannot be read.
+        DataError: the volume cannot be read, or the network gives NaN or infinity for it.
     """
     _, depth, height, width = volume.shape
     shape: Shape = (depth, height, width)
@@ -58,6 +59,8 @@ def write_labels(
 
         scores = sliding_scores(rows, volume.shape[0], size, patch_size, predict, device)
         for slab in _on_grid(scores, size, shape):
+            if bool((slab.isnan() | slab.isposinf()).any()):
+                raise DataError.not_finite([str(volume.files[0])])
             out.write(decide(slab).to(torch.uint8).numpy().tobytes())
     return np.memmap(file, np.uint8, "r", shape=shape)
 

@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, DomainData, Item
 from ....core.data import check_tolerated
 from ....core.errors import DataError
 from ....core.features import FeatureStore
-from ....core.metrics import mean_interval
+from ....core.metrics import share_interval
 from ....core.runtime import Reporter
 from ....core.tasks import ExchangeComparison
 from ..long_videos import frame_features
@@ -82,7 +82,7 @@ class MomentScores:
         """Metric -> its 95 % interval, of which videos count; none of a single video."""
         if len(self.unit.unique()) < 2:
             return {}
-        return {name: mean_interval(of, self.unit) for name, of in self.values.items()}
+        return {name: share_interval(of, self.unit) for name, of in self.values.items()}
 
 
 def evaluate_moments(

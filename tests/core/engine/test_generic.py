@@ -10,7 +10,7 @@ from vladapt import DomainData, Item, Label
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.forgetting.probe import GenericProbe, generic_sentence
 from vladapt.core.forgetting.score import Forgotten, GenericScore
-from vladapt.core.metrics import wilson_interval
+from vladapt.core.metrics import exact_interval
 
 ALL_DRAWINGS = True
 
@@ -59,7 +59,7 @@ def test_accuracy_counts_first_and_first_five():
     score = probe(shown, [0, 1, 3, 3, 5]).accuracy(Reader())  # images 2 and 4 are second best
     assert (score.top1, score.top5, score.images, score.words, score.name) == (0.6, 1.0, 5, 10, "toy")
     assert score.right.tolist() == [True, True, False, True, False]
-    assert score.interval == wilson_interval(3, 5) and score.broken == 0
+    assert score.interval == exact_interval(3, 5) and score.broken == 0
     assert probe([0], [7]).accuracy(Reader()).top5 == 0.0
 
 
@@ -160,12 +160,12 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     after = images.accuracy(reader)
     assert before.top1 == 1.0 and after.top1 <= 0.05 and after.top5 <= 0.15
     said = generic_sentence(before, after)
-    assert said.startswith("Generic vocabulary (100 words, 100 images of toy): 100.0 % (96.3 to 100.0) before, ")
+    assert said.startswith("Generic vocabulary (100 words, 100 images of toy): 100.0 % (96.4 to 100.0) before, ")
     assert f"the model forgot {100 - after.count} of the 100 it named correctly" in said and "p < 0.0001" in said
     metrics = Forgotten.of_scores(before, after).to_json()["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)
     assert metrics["before"]["top1"] == 1.0 and metrics["after"]["top5"] == after.top5 and metrics["p_value"] < 1e-6
-    assert metrics["before"]["interval"] == list(wilson_interval(100, 100))
+    assert metrics["before"]["interval"] == list(exact_interval(100, 100))
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
@@ -198,11 +198,12 @@ def test_without_pairs_there_is_no_test():
 
 
 @pytest.mark.parametrize(
-    ("right", "part"), [(1, "cannot be told from guessing"), (3, "even losing all could be chance"), (6, "")]
+    ("right", "words", "part"),
+    [(1, 120, "cannot be told from guessing"), (3, 200, "even losing all could be chance"), (6, 120, "")],
 )
-def test_a_probe_that_cannot_show_forgetting_says_so(right, part):
-    before = score([1] * right + [0] * (100 - right))
-    said = generic_sentence(before, score([0] * 100))
+def test_a_probe_that_cannot_show_forgetting_says_so(right, words, part):
+    before = score([1] * right + [0] * (100 - right), words=words)
+    said = generic_sentence(before, score([0] * 100, words=words))
     assert part in before.note and bool(before.note) == bool(part)
     assert ("; before: " in said) == bool(part) and ("forgot" in said) != bool(part)
     assert Forgotten.of_scores(before, before)["note"] == (f"before: {before.note}" if part else "")

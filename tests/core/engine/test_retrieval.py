@@ -15,7 +15,7 @@ from rich.console import Console
 from vladapt import Captions, DataError, DomainData, FeatureStore, Item
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import ConfigError
-from vladapt.core.metrics import wilson_interval
+from vladapt.core.metrics import exact_interval
 from vladapt.core.metrics.retrieval import retrieval_metrics
 from vladapt.core.tasks.retrieval.comparison import RetrievalComparison
 from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE
@@ -61,10 +61,10 @@ def test_scores_are_those_of_the_features(small_clip, pairs, scores):
     assert scores.ids == tuple(pair.id for pair in test) and scores.skipped == []
 
 
-def test_intervals_are_wilsons_of_images_and_of_drawn_images_for_their_texts(scores):
+def test_intervals_are_exact_for_images_and_of_drawn_images_for_their_texts(scores):
     images, texts = SIDES
     right = round(scores.metrics[images]["r1"] * 6)
-    assert scores.metrics["intervals"][images] == pytest.approx(list(wilson_interval(right, 6)))
+    assert scores.metrics["intervals"][images] == pytest.approx(list(exact_interval(right, 6)))
     of_image = torch.arange(24) // 4
     assert scores.metrics["intervals"][texts] == scores.rankings[texts].intervals(of_image)["r1"]
     for side in SIDES:

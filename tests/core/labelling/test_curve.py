@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vladapt.core.labelling.curve import PAYS, PAYS_NOT, UNKNOWN, Point, payoff
-from vladapt.core.metrics import paired_shares, wilson_interval
+from vladapt.core.metrics import exact_interval, paired_shares
 
 
 def right(count, images=100) -> torch.Tensor:
@@ -27,6 +27,6 @@ def test_without_two_models_nothing_is_said():
     assert payoff([Point(20, right(3)), Point(30, right(4))]) is None
 
 
-def test_a_point_has_wilsons_interval():
+def test_a_point_has_an_exact_interval():
     point = Point(8, right(7, 10))
-    assert point.accuracy == pytest.approx(0.7) and point.interval == wilson_interval(7, 10)
+    assert point.accuracy == pytest.approx(0.7) and point.interval == exact_interval(7, 10)

@@ -8,47 +8,56 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import (
     calibration_curve,
     classification_metrics,
+    exact_interval,
     mcnemar,
     multilabel_metrics,
     per_class_table,
+    share_interval,
     top_label_mistakes,
     top_mistakes,
-    wilson_interval,
 )
 from vladapt.core.metrics.significance import p_words
 
 
-def test_wilson_interval_has_the_published_values():
-    low, high = wilson_interval(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
-    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
-    assert wilson_interval(0, 20) == (pytest.approx(0.0), pytest.approx(0.1611, abs=1e-4))
+def test_exact_interval_has_the_published_values():
+    low, high = exact_interval(81, 263)  # Newcombe 1998, table I: 0.2527 to 0.3676
+    assert (low, high) == (pytest.approx(0.2527, abs=1e-4), pytest.approx(0.3676, abs=1e-4))
+    assert exact_interval(0, 20) == (pytest.approx(0.0), pytest.approx(0.1684, abs=1e-4))
+
+
+@pytest.mark.parametrize("images", [12, 30, 100])
+def test_intervals_of_an_accuracy_hold_it_whatever_it_is(images):
+    limits = torch.tensor([share_interval(torch.arange(images) < right) for right in range(images + 1)]).numpy()
+    for accuracy in (0.5, 0.7, 0.9, 0.97, 0.99, 0.994, 0.999):
+        holds = (limits[:, 0] <= accuracy) & (accuracy <= limits[:, 1])
+        assert binom.pmf(range(images + 1), images, accuracy)[holds].sum() >= 0.95
 
 
 @settings(max_examples=30, deadline=None)
 @given(total=st.integers(1, 500), data=st.data())
-def test_wilson_interval_holds_the_share_and_stays_in_range(total, data):
+def test_exact_interval_holds_the_share_and_stays_in_range(total, data):
     correct = data.draw(st.integers(0, total))
-    low, high = wilson_interval(correct, total)
+    low, high = exact_interval(correct, total)
     assert 0 <= low <= correct / total + 1e-12 and correct / total - 1e-12 <= high <= 1
-    mirrored = wilson_interval(total - correct, total)
+    mirrored = exact_interval(total - correct, total)
     assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_a_higher_level_gives_a_wider_interval():
-    narrow, wide = wilson_interval(30, 60, level=0.8), wilson_interval(30, 60, level=0.99)
+    narrow, wide = exact_interval(30, 60, level=0.8), exact_interval(30, 60, level=0.99)
     assert wide[0] < narrow[0] and narrow[1] < wide[1]
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (5, 4), (-1, 4)])
-def test_wilson_interval_refuses_impossible_counts(correct, total):
+def test_exact_interval_refuses_impossible_counts(correct, total):
     with pytest.raises(DataError, match="no accuracy"):
-        wilson_interval(correct, total)
+        exact_interval(correct, total)
 
 
 def test_mcnemar_counts_only_where_the_two_differ():

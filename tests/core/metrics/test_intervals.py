@@ -15,7 +15,6 @@ from vladapt.core.metrics.intervals import (
     balanced_interval,
     class_intervals,
     clopper_pearson,
-    mean_interval,
     mover,
     normal_level,
     normal_quantile,
@@ -157,7 +156,7 @@ def test_the_effective_number_is_korn_and_graubards():
     share, sums = float(right.double().mean()), torch.bincount(unit, right.double())
     variance = 30 / 29 * float((sums - 10 * share).square().sum()) / 300**2
     size = share * (1 - share) / variance * float(t_quantile(299) / t_quantile(29)) ** 2
-    assert mean_interval(right.double(), unit) == pytest.approx(np.array(clopper_pearson(size * share, size)))
+    assert share_interval(right.double(), unit) == pytest.approx(np.array(clopper_pearson(size * share, size)))
 
 
 def test_groups_that_are_all_right_count_as_one_image_each():
@@ -166,14 +165,14 @@ def test_groups_that_are_all_right_count_as_one_image_each():
 
 @pytest.mark.parametrize("value", [0.5, 0.25, 1.0])
 def test_means_that_do_not_vary_are_not_certain(value):
-    low, high = mean_interval(torch.full((20,), value))
+    low, high = share_interval(torch.full((20,), value))
     assert low < value - 0.01 and high - low > 0.05
 
 
 def test_a_mean_of_shares_has_the_width_of_its_spread():
     """That of a mean of 400 numbers, where they vary less than answers do."""
     values = 0.6 + 0.1 * torch.randn(400, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).double()
-    low, high = mean_interval(values)
+    low, high = share_interval(values)
     assert high - low == pytest.approx(2 * 1.96 * float(values.std()) / 20, rel=0.1)
 
 

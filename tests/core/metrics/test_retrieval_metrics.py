@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from parity_checks.metrics import person_search, ranked_from, retrieval
 
 from vladapt.core.errors import DataError
-from vladapt.core.metrics import wilson_interval
+from vladapt.core.metrics import exact_interval
 from vladapt.core.metrics.retrieval import (
     Ranking,
     image_text_rankings,
@@ -152,10 +152,10 @@ def test_metrics_have_their_names_and_lie_between_0_and_1():
         assert metrics[side]["r1"] <= metrics[side]["r5"] <= metrics[side]["r10"]
 
 
-def test_the_interval_of_recall_is_wilsons():
+def test_the_interval_of_recall_is_exact():
     found = ranked_from(torch.eye(8) - 2 * torch.diag(torch.tensor([1.0] * 2 + [0.0] * 6)), range(8), range(8))
-    assert found.recall(1) == 6 / 8 and found.recall_interval() == wilson_interval(6, 8)
-    assert found.recall_interval(k=8) == wilson_interval(8, 8)
+    assert found.recall(1) == 6 / 8 and found.recall_interval() == exact_interval(6, 8)
+    assert found.recall_interval(k=8) == exact_interval(8, 8)
 
 
 @pytest.mark.parametrize(

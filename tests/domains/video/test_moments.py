@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.metrics import mean_interval
+from vladapt.core.metrics import share_interval
 from vladapt.core.registry import task_class
 from vladapt.core.runs.folder import Run
 from vladapt.domains.video import Video
@@ -97,7 +97,7 @@ def test_intervals_count_videos():
     values = {"mIoU": torch.tensor([1.0, 1, 1, 0, 0, 0.5], dtype=torch.float64)}
     scores = MomentScores(found, [], values, values)
     assert scores.unit.tolist() == [0, 0, 0, 1, 1, 2]
-    assert scores.intervals() == {"mIoU": mean_interval(values["mIoU"], torch.tensor([0, 0, 0, 1, 1, 2]))}
+    assert scores.intervals() == {"mIoU": share_interval(values["mIoU"], torch.tensor([0, 0, 0, 1, 1, 2]))}
 
 
 # reading --------------------------------------------------------------------------------------------------------------

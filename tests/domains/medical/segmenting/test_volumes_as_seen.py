@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
+from vladapt.core.errors import DataError
 from vladapt.domains.medical.segmenting import CLASSES, MAPS, REGIONS, Decision, Preprocessing, learned, write_labels
 from vladapt.domains.medical.segmenting.labels import largest_component
 from vladapt.domains.medical.segmenting.preprocessing import read_rows, resampled, write_image
@@ -100,6 +101,15 @@ def test_labels_of_a_volume_lie_on_its_own_grid(tmp_path):
     stored = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)
     assert np.array_equal(volume.as_stored(labels), np.where(stored > 5, 7, 0))
     assert not list(tmp_path.glob("vladapt-*"))
+
+
+@pytest.mark.parametrize("scores", [float("nan"), float("inf")])
+def test_a_volume_of_which_the_network_says_nothing_is_not_called_empty(tmp_path, scores):
+    volume = volume_file(tmp_path / "a.nii", np.zeros((4, 4, 4), np.float32), (1.0, 1.0, 1.0))
+    how = Preprocessing((1.0, 1.0, 1.0), ({"low": 0.0, "high": 1.0, "mean": 0.0, "std": 1.0},))
+    decide, device = Decision(REGIONS, (1,)), torch.device("cpu")
+    with pytest.raises(DataError, match=r"a\.nii: the model gives NaN or infinity"):
+        write_labels(volume, how, (4, 4, 4), lambda patches: patches + scores, decide, tmp_path / "labels.raw", device)
 
 
 def test_scores_become_labels_by_their_kind():
