@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..backbones.hf_source import quiet, read_config
-from ..backbones.hub import REPOSITORY, hub_folder
+from ..backbones.hf_source import quiet
+from ..backbones.hub import REPOSITORY, ModelFolder
 from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.process import need_package
@@ -30,8 +30,8 @@ def pretrained_folder(model: str) -> Path:
     if not folder.is_dir():
         if not REPOSITORY.fullmatch(model):
             raise DataError(f"{model}: no such folder, and no model of the hub (owner/name); {LOCAL_WAY}")
-        folder = hub_folder(model, LOCAL_WAY)
-    read_config(folder)
+        folder = ModelFolder.of_hub(model, LOCAL_WAY).path
+    ModelFolder(folder).config()
     return folder
 
 
