@@ -11,11 +11,10 @@ from typing import Any
 from ..backbones.hf_source import quiet
 from ..backbones.hub import REPOSITORY, ModelFolder
 from ..data.file_hashes import FileHashes
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, DataError
 from ..runtime.process import need_package
 
 LOCAL_WAY = "give a folder with the model, its tokenizer and its image processor"
-PRECISIONS = ("float32", "bfloat16", "float16")
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -33,12 +32,6 @@ def pretrained_folder(model: str) -> Path:
         folder = ModelFolder.of_hub(model, LOCAL_WAY).path
     ModelFolder(folder).config()
     return folder
-
-
-def check_precision(precision: str) -> None:
-    """Raise the ConfigError of a precision in which no model computes."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"no precision '{precision}'; give one of {', '.join(PRECISIONS)}")
 
 
 def fingerprint_of(folder: Path) -> str:
