@@ -59,7 +59,7 @@ def caption_pairs(
         CapabilityError: a model that writes no captions. DataError: nothing readable, or more unreadable than are
         tolerated. ConfigError: an option is not usable.
     """
-    asked, reporter = options_from(CaptionOptions, given, "caption_pairs"), reporter or Reporter(quiet=True)
+    asked, reporter = options_from(CaptionOptions, given, "curate caption"), reporter or Reporter(quiet=True)
     executor = asked.executor(asked.device, reporter.info)
     writing = Writing(**{each.name: getattr(asked, each.name) for each in fields(Writing)})
     stage = CaptionStage.of(model, writing, asked.device, asked.precision, asked.matcher)

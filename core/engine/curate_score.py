@@ -58,7 +58,7 @@ def score_pairs(
         CapabilityError: a model without such a head. DataError: nothing readable, or more unreadable than are
         tolerated. ConfigError: an option is not usable.
     """
-    asked, reporter = options_from(ScoreOptions, given, "score_pairs"), reporter or Reporter(quiet=True)
+    asked, reporter = options_from(ScoreOptions, given, "curate score"), reporter or Reporter(quiet=True)
     executor = asked.executor(asked.device, reporter.info)
     stage = MatchStage.of(model, asked.tokens, asked.device, asked.precision)
     summary, folder = run_over_shards(

@@ -116,7 +116,7 @@ def test_what_is_missing_is_one_line(blip, scored, tmp_path):
         curate("blip", [tar], tmp_path / "out", columns=(str(tmp_path),))
     with pytest.raises(DataError, match="column 'itc' comes from another folder, too"):
         curate("blip", [tar], tmp_path / "out", columns=(made.folder, made.folder))
-    with pytest.raises(ConfigError, match="option precision=.* of"):
+    with pytest.raises(ConfigError, match=r"option precision=.* of"):
         score_pairs(str(blip), [tmp_path], tmp_path / "out", precision="int8")
     with pytest.raises(ConfigError, match="tokens: give 3 or more"):
         MatchStage.of(str(blip), tokens=2)
