@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics import macro_auroc, row_weights, units_of
-from ...core.registry import adapter_class, build_adapter
+from ...core.registry import build_adapter
 from . import _without_labels as without_labels
 
 ZERO_SHOT = without_labels.ZERO_SHOT
@@ -123,7 +123,7 @@ class Auto(Adapter):
         super().__post_init__()
         known = dict.fromkeys([*self.candidates, *self.few_shots])
         for name in known:
-            _check(adapter_class(name))
+            _check(build_adapter(name))
         for name in self.without_labels:  # the default ones pass, and one of them imports the training of towers
             if name not in without_labels.CANDIDATES or name in self.settings:
                 without_labels.check(self._built(name))
@@ -180,7 +180,7 @@ class Auto(Adapter):
 
     def _built(self, name: str) -> Adapter:
         """A candidate, not fitted."""
-        papers = adapter_class(name).published_options() if self.as_papers else {}
+        papers = build_adapter(name).published_options() if self.as_papers else {}
         papers = {**papers, **without_labels.SETTINGS.get(name, {})}
         return build_adapter(name, **{**papers, **self.settings.get(name, {})})
 
@@ -242,16 +242,15 @@ class Auto(Adapter):
         return self._method
 
     def _restored(self) -> Adapter:
-        cls = adapter_class(self.method)
         method, values = build_adapter(self.method, **self.method_options), {**self.numbers, **self.tensors}
         if "unlabeled" in method.needs:
             without_labels.check(method)
         else:
-            _check(cls)
-        if missing := [name for name in cls.state if name not in {**cls.later_state, **values}]:
+            _check(method)
+        if missing := [name for name in method.state if name not in {**method.later_state, **values}]:
             raise DataError(f"the adapter file of auto lacks {', '.join(missing)} of {self.method}; fit again")
-        for name in cls.state:
-            setattr(method, name, {**cls.later_state, **values}[name])
+        for name in method.state:
+            setattr(method, name, {**method.later_state, **values}[name])
         method.class_names_, method.backbone_, method.dim_ = self.class_names_, self.backbone_, self.dim_
         method.multilabel_, method.fitted_ = self.multilabel_, True
         return method
@@ -390,13 +389,13 @@ class _Trial:
         return ""
 
 
-def _check(cls: type[Adapter]) -> None:
+def _check(method: Adapter) -> None:
     """Raise the ConfigError of a method that needs more than features."""
-    further = sorted((cls.needs | cls.at_predict | cls.backbone_needs) - {"features", "views"})
-    if further or cls.transductive or issubclass(cls, Auto):
+    further = sorted((method.needs | method.at_predict | method.backbone_needs) - {"features", "views"})
+    if further or method.transductive or isinstance(method, Auto):
         needed = ", ".join(further).replace("_", " ") or "more"
         raise ConfigError(
-            f"adapter 'auto' chooses among methods that learn from features alone, and {cls.name} needs {needed}; "
+            f"adapter 'auto' chooses among methods that learn from features alone, and {method.name} needs {needed}; "
             "omit it in candidates and few_shots"
         )
 

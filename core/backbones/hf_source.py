@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError
-from ..runtime.reading import read_json
 from .checkpoints import file_digests
-from .hub import REPOSITORY, card_licence, hub_folder
-from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
+from .hub import REPOSITORY, ModelFolder, read_object
+from .open_clip_source import OPENAI_MEAN, OPENAI_STD
 from .preprocessing import Preprocess
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
             neither cached nor to be fetched.
     """
     folder = hf_folder(rest)
-    stated = read_config(folder)
+    stated = ModelFolder(folder).config()
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
@@ -153,19 +152,8 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
         digests=file_digests(weights + tokenizer),
         transform=_transform(folder, kind, image_size or native),
         native_size=native,
-        licence=card_licence(folder),
+        licence=ModelFolder(folder).licence,
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json, as it is written.
-
-    Raises:
-        DataError: there is none, no JSON, or it names a repository whose compiled kernels would be loaded.
-    """
-    stated = _read_json(folder / "config.json", "config.json of the model")
-    check_transformers_config(stated, str(folder / "config.json"))
-    return stated
 
 
 def hf_folder(rest: str, subfolders: Sequence[str] = ()) -> Path:
@@ -185,16 +173,7 @@ def hf_folder(rest: str, subfolders: Sequence[str] = ()) -> Path:
     if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(rest):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    return hub_folder(rest, LOCAL_WAY, subfolders=subfolders)
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path.parent}: has no {path.name}; give a folder with the {what}")
-    read = read_json(path, "copy or download it again")
-    if not isinstance(read, dict):
-        raise DataError(f"{path}: not a JSON object; copy or download it again")
-    return read
+    return ModelFolder.of_hub(rest, LOCAL_WAY, subfolders=subfolders).path
 
 
 def _config(folder: Path):
@@ -272,9 +251,9 @@ def _side(size: Any) -> int | None:
 
 def _stated_preprocessing(folder: Path) -> dict[str, Any]:
     if (folder / "preprocessor_config.json").is_file():
-        return _read_json(folder / "preprocessor_config.json", "preprocessing")
+        return read_object(folder / "preprocessor_config.json", "preprocessing")
     if (folder / "processor_config.json").is_file():
-        return _read_json(folder / "processor_config.json", "preprocessing").get("image_processor") or {}
+        return read_object(folder / "processor_config.json", "preprocessing").get("image_processor") or {}
     return {}
 
 

@@ -10,12 +10,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
+from ..runtime.reading import read_json
 
 PROBE_SECONDS = 5
+ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Keys of a configuration that may name a repository of kernels."""
 NOT_CACHED = "is not in the hub's cache"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/name."""
@@ -60,70 +65,122 @@ def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
     raise DataError(f"hub repository '{repo}' has none of {', '.join(names)}; {local_way}")
 
 
-def card_licence(folder: Path) -> str:
-    """The licence that the head of a folder's model card states; "unknown" where there is none."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return "unknown"
-    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    line = r"^%s:[ \t]*([\"']?)([\w.-]+)\1[ \t]*(?:#.*)?$"
-    stated, named = (re.search(line % key, head, flags=re.MULTILINE) for key in ("license", "license_name"))
-    if stated is None or (stated.group(2) == "other" and named is not None):
-        stated = named
-    return stated.group(2) if stated else "unknown"
-
-
-def hub_folder(
-    repo: str,
-    local_way: str,
-    revision: str | None = None,
-    tell: Callable[[str], None] | None = None,
-    subfolders: Sequence[str] = (),
-    needs: Callable[[Path], Sequence[Sequence[str]]] | None = None,
-) -> Path:
-    """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with config.json, weights and a model card, as repositories of the hub have them.
 
     Args:
-        tell: is told the licence, before anything is downloaded, where it forbids commercial use.
-        subfolders: patterns of files in folders of it that are wanted too; others are not.
-        needs: is called with a folder of the small files before weights are downloaded; raises DataError where they
-            are of no use, and says of which names one each is needed.
+        path: of the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of_hub(
+        cls,
+        repo: str,
+        local_way: str,
+        revision: str | None = None,
+        tell: Callable[[str], None] | None = None,
+        subfolders: Sequence[str] = (),
+        needs: Callable[[Path], Sequence[Sequence[str]]] | None = None,
+    ) -> ModelFolder:
+        """That of a repository, with its configuration, tokenizer and weights: cached, else downloaded.
+
+        Args:
+            tell: is told the licence, before anything is downloaded, where it forbids commercial use.
+            subfolders: patterns of files in folders of it that are wanted too; others are not.
+            needs: is called with a folder of the small files before weights are downloaded; raises DataError where they
+                are of no use, and says of which names one each is needed.
+
+        Raises:
+            DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
+        """
+        cached = cached_revision(repo, ["config.json"], revision)
+        usable = cached if cached is not None and _has_weights(cached) else None
+        if usable is not None and not (needs and _missing(usable, needs)):
+            _tell_licence(repo, cls(usable).licence, tell)
+            return cls(usable)
+        from huggingface_hub import HfApi
+
+        try:
+            require_hub(repo, local_way)
+        except DataError:
+            if usable is not None:  # whoever reads the folder says which file it lacks
+                return cls(usable)
+            raise
+        with _one_line(repo, local_way):
+            about = HfApi().model_info(repo, revision=revision)
+            if about.gated:
+                HfApi().auth_check(repo)
+        licence = str(getattr(about.card_data, "license_name", None) or getattr(about.card_data, "license", None) or "")
+        _tell_licence(repo, licence, tell)
+        if needs is not None:
+            small = _download(repo, ["*.json", "*.txt", "README.md"], local_way, revision)
+            if missing := _missing(small, needs):
+                raise DataError(f"hub repository '{repo}' has none of {', '.join(missing)}; {local_way}")
+        files = [file.rfilename for file in about.siblings or ()]
+        safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
+        weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
+        patterns = ["*.json", "*.txt", "*.model", "README.md", *weights]
+        inner = [name for name in files if any(fnmatch(name, pattern) for pattern in subfolders)]
+        if not inner:
+            return cls(_download(repo, patterns, local_way, revision))
+        outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
+        return cls(_download(repo, [*outer, *inner], local_way, revision, ignored=[]))
+
+    @property
+    def licence(self) -> str:
+        """That the head of its model card states; "unknown" where there is none."""
+        card = self.path / "README.md"
+        if not card.is_file():
+            return "unknown"
+        head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+        line = r"^%s:[ \t]*([\"']?)([\w.-]+)\1[ \t]*(?:#.*)?$"
+        stated, named = (re.search(line % key, head, flags=re.MULTILINE) for key in ("license", "license_name"))
+        if stated is None or (stated.group(2) == "other" and named is not None):
+            stated = named
+        return stated.group(2) if stated else "unknown"
+
+    def config(self) -> dict[str, Any]:
+        """Its config.json, as it is written.
+
+        Raises:
+            DataError: there is none, no JSON, or it names a repository whose compiled kernels would be loaded.
+        """
+        stated = read_object(self.path / "config.json", "config.json of the model")
+        self.check_config(stated, str(self.path / "config.json"))
+        return stated
+
+    @classmethod
+    def check_config(cls, stated: Any, where: str) -> None:
+        """Refuse a config.json of transformers that names a repository whose compiled kernels would be loaded.
+
+        Raises:
+            DataError: one line with the key.
+        """
+        for key, value in stated.items() if isinstance(stated, dict) else ():
+            named = list(value.values()) if isinstance(value, dict) else [value]
+            if key in ATTENTION and any("/" in str(each) for each in named):
+                raise DataError(f"{where}: {key} names code of a repository ('{str(value)[:60]}'); remove it")
+            cls.check_config(value, where)
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file of a model.
+
+    Args:
+        what: the file is, for messages.
 
     Raises:
-        DataError: not cached, and offline or not reachable; gated, before anything is downloaded; says so at once.
+        DataError: there is none, or another content.
     """
-    cached = cached_revision(repo, ["config.json"], revision)
-    usable = cached if cached is not None and _has_weights(cached) else None
-    if usable is not None and not (needs and _missing(usable, needs)):
-        _tell_licence(repo, card_licence(usable), tell)
-        return usable
-    from huggingface_hub import HfApi
-
-    try:
-        require_hub(repo, local_way)
-    except DataError:
-        if usable is not None:  # whoever reads the folder says which file it lacks
-            return usable
-        raise
-    with _one_line(repo, local_way):
-        about = HfApi().model_info(repo, revision=revision)
-        if about.gated:
-            HfApi().auth_check(repo)
-    licence = str(getattr(about.card_data, "license_name", None) or getattr(about.card_data, "license", None) or "")
-    _tell_licence(repo, licence, tell)
-    if needs is not None:
-        small = _download(repo, ["*.json", "*.txt", "README.md"], local_way, revision)
-        if missing := _missing(small, needs):
-            raise DataError(f"hub repository '{repo}' has none of {', '.join(missing)}; {local_way}")
-    files = [file.rfilename for file in about.siblings or ()]
-    safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
-    weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-    patterns = ["*.json", "*.txt", "*.model", "README.md", *weights]
-    inner = [name for name in files if any(fnmatch(name, pattern) for pattern in subfolders)]
-    if not inner:
-        return _download(repo, patterns, local_way, revision)
-    outer = [name for name in files if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
-    return _download(repo, [*outer, *inner], local_way, revision, ignored=[])
+    if not path.is_file():
+        raise DataError(f"{path.parent}: has no {path.name}; give a folder with the {what}")
+    read = read_json(path, "copy or download it again")
+    if not isinstance(read, dict):
+        raise DataError(f"{path}: not a JSON object; copy or download it again")
+    return read
 
 
 def _has_weights(folder: Path) -> bool:

@@ -32,9 +32,10 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.process import need_package
 from ..runtime.reading import read_json
 from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
+from .hub import ModelFolder
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
-from .open_clip_source import Source, check_transformers_config, described_source, find_source
+from .open_clip_source import Source, described_source, find_source
 from .open_clip_timm import TimmMapTower, timm_tower_class
 from .open_clip_towers import (
     RESNET_STRIDE,
@@ -283,7 +284,7 @@ def _read_text_model(source: Source) -> dict:
     stated = read_json(file, "copy or download it again")
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
         raise DataError(f"{file}: has no model_type; copy or download it again")
-    check_transformers_config(stated, str(file))
+    ModelFolder.check_config(stated, str(file))
     padding = 0 if stated["model_type"] == "bert" else 1  # transformers' own, where none is stated
     return {"pad_token_id": padding, **stated}
 

@@ -12,7 +12,7 @@ from ..contracts.images import ImageSize, as_image_size
 from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
 from ..runtime.reading import read_json
 from .checkpoints import file_digests, random_seed, require_file
-from .hub import card_licence, hub_file
+from .hub import ModelFolder, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
 from .openai_weights import is_released, needs_quick_gelu
 from .preprocessing import Preprocess
@@ -38,7 +38,6 @@ MODEL_KEYS = (
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language", "reduction_mask", "additional_special_tokens")
 """What a configuration may say to a tokenizer. Others reach the library that loads it: `trust_remote_code` among them
 would run code that lies beside the tokenizer."""
-ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 NAMES = ("hf_model_name", "hf_tokenizer_name", "hf_pooler_type", "hf_proj_type", "tokenizer_mode")
 # Licences of released weights, by the start of the tag, where the release states one.
 LICENCES = {
@@ -126,7 +125,7 @@ def _published_source(config_file: Path, weights: Path) -> Source:
     config, overrides = _read_config(config_file)
     folder = config_file.parent
     digests = file_digests([weights])
-    licence = card_licence(folder)
+    licence = ModelFolder(folder).licence
     return Source(str(config_file), config, weights, digests, _transform(overrides), folder=folder, licence=licence)
 
 
@@ -234,19 +233,6 @@ def check_config(config: Any, where: str) -> None:
         raise DataError(
             f"{where}: vision_cfg.timm_model_name is not an architecture of timm; name one of timm.list_models()"
         )
-
-
-def check_transformers_config(stated: Any, where: str) -> None:
-    """Refuse a config.json of transformers that names a repository whose compiled kernels would be loaded.
-
-    Raises:
-        DataError: one line with the key.
-    """
-    for key, value in stated.items() if isinstance(stated, dict) else ():
-        named = list(value.values()) if isinstance(value, dict) else [value]
-        if key in ATTENTION and any("/" in str(each) for each in named):
-            raise DataError(f"{where}: {key} names code of a repository ('{str(value)[:60]}'); remove it")
-        check_transformers_config(value, where)
 
 
 def _tagged_source(rest: str) -> Source:

@@ -28,11 +28,10 @@ from .hf_source import (
     hf_folder,
     hf_tokenizer,
     quiet,
-    read_config,
     stated_facts,
     weight_files,
 )
-from .hub import card_licence
+from .hub import ModelFolder
 from .tower_steps import TextTower, at_last_valid
 
 MEAN, CLS, POOLER, MAX, LAST = "mean", "cls", "pooler", "max", "lasttoken"
@@ -125,7 +124,7 @@ def _is_text_encoder(folder: Path) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as OF_WORDS
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as OF_TEXT
 
-    kind = read_config(folder).get("model_type", "")
+    kind = ModelFolder(folder).config().get("model_type", "")
     return (folder / MODULES).is_file() or kind in OF_TEXT or kind in OF_WORDS
 
 
@@ -199,14 +198,14 @@ class EncoderOfTexts(TextSide):
         self.spec, self.folder, self.prefix = spec, folder, prefix
         self.capabilities = frozenset({"prompt", "trim"})
         self.pooling = _agreed(spec, published_pooling(folder), pooling)
-        stated = read_config(folder)
+        stated = ModelFolder(folder).config()
         self.weights = weight_files(folder)
         tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
         dense = [file for path in self.pooling.dense for file in sorted((folder / path).iterdir()) if file.is_file()]
         digests = file_digests([*self.weights, *tokenizer, *dense])
         self.context_length = _longest(folder, stated)
         how = [self.pooling.mode, self.pooling.unit, prefix, self.context_length]
-        self.identity, self.licence = [stated_facts(stated), digests, how], card_licence(folder)
+        self.identity, self.licence = [stated_facts(stated), digests, how], ModelFolder(folder).licence
         self.settings = {"pooling": self.pooling.mode, "prefix": prefix}
         self.width = _out_features(folder, self.pooling, stated)
 

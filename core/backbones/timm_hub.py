@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..runtime.reading import read_json
-from .hub import REPOSITORY, card_licence, hub_folder
+from .hub import REPOSITORY, ModelFolder
 
 PREFIX = "hf-hub:"
 TABLE = Path(__file__).with_name("timm_hub.json")
@@ -83,7 +83,7 @@ class HubModel:
         if not REPOSITORY.fullmatch(repo):
             raise ConfigError(f"backbone 'timm:{name}': '{repo}' is not a repository of the hub; give OWNER/NAME")
         local_way = f"give timm:{name}@FILE with its {WEIGHTS[0]}, and its config.json beside it"
-        folder = hub_folder(repo, local_way) if place is None else place.parent
+        folder = ModelFolder.of_hub(repo, local_way).path if place is None else place.parent
         file = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None) if place is None else place
         if not (folder / "config.json").is_file() or file is None:
             raise DataError(f"backbone 'timm:{name}': {folder} has no config.json with weights; {local_way}")
@@ -99,7 +99,7 @@ class HubModel:
         arguments = {**(stated.get("model_args") or {}), **besides.get("arguments", {})}
         pixels = {**(stated.get("pretrained_cfg") or {}), **besides.get("pixels", {})}
         shown = {"arguments": arguments, "pixels": pixels, "pool": besides.get("pool", "")}
-        return cls(repo, stated["architecture"], **shown, licence=card_licence(folder)), file
+        return cls(repo, stated["architecture"], **shown, licence=ModelFolder(folder).licence), file
 
     @property
     def description(self) -> dict[str, Any]:

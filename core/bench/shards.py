@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contracts.items import Decoded, DomainData, Item
-from ..data.pairs.pair_set import StoredImages
+from ..data.images import decode_image
 from ..data.pairs.shard_index import KEY
 from ..data.pairs.tar_members import Member, TarFile
 from ..errors import DataError
@@ -81,4 +81,4 @@ def _content(shard: Path, member: Member, file) -> bytes:
 
 
 def _decoded(item: Item) -> Decoded:
-    return StoredImages().decode(str(item.source), item.decode["offset"], item.decode["size"])
+    return decode_image(item.source, dict(item.decode))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.options import WRITE_FORMS, CurateOptions, CurationRunOptions, ShardOptions
+from ..engine.options import WRITE_FORMS, CaptionOptions, CurateOptions, CurationRunOptions, ScoreOptions
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from ..engine.curate import Curated
 
 GROUP = "curate"
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, ...")]
-Precision = Annotated[str, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
 SENTENCES = {  # of `STAGES`, whose module brings numpy
     "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
     "dedup": "Keep one of several pairs that are the same, or nearly.",
@@ -249,48 +246,16 @@ def caption(
         str, typer.Option(metavar="MODEL", help="Folder of a model of transformers, or its id on the hub.")
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the captions.")],
-    how: Annotated[dict[str, Any], FromOptions(ShardOptions)],
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What a caption begins with, or the model is asked.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a caption, at most.")] = 30,
-    top_p: Annotated[
-        float, typer.Option(metavar="SHARE", help="Draw from the likeliest words of this probability; 0: do not draw.")
-    ] = 0.0,
-    beams: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Sequences followed at once, where none is drawn.")
-    ] = 1,
-    repetition: Annotated[float, typer.Option(metavar="X", help="Above 1: words do not come again so easily.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    matcher: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="A BLIP with a head for matching: tells which captions match their image."),
-    ] = None,
-    batch_size: BatchSize = 16,
-    device: Device = "auto",
-    precision: Precision = "float32",
+    how: Annotated[dict[str, Any], FromOptions(CaptionOptions)],
     as_json: Json = False,
 ) -> None:
     """Write a caption for each image, by a model of transformers such as BLIP; `curate write --captions` lists them.
 
     Example: vladapt curate caption shards/ --model Salesforce/blip-image-captioning-base --out captions --top-p 0.9
     """
-    from ..curation.caption import Writing
     from ..engine.curate_caption import caption_pairs
 
-    writing = Writing(prompt or "", tokens, top_p, beams, repetition, seed)
-    made = caption_pairs(
-        model,
-        sources,
-        out,
-        writing=writing,
-        device=device,
-        precision=precision,
-        matcher=matcher,
-        batch_size=batch_size,
-        reporter=reporter(),
-        **how,
-    )
+    made = caption_pairs(model, sources, out, reporter=reporter(), **how)
     if as_json:
         print_json(vars(made))
         return
@@ -306,11 +271,7 @@ def score(
         str, typer.Option(metavar="MODEL", help="A BLIP with a head for matching: its folder, or its id on the hub.")
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the scores.")],
-    how: Annotated[dict[str, Any], FromOptions(ShardOptions)],
-    tokens: Annotated[int, typer.Option(metavar="N", min=3, help="Tokens of a text, at most.")] = 35,
-    batch_size: BatchSize = 16,
-    device: Device = "auto",
-    precision: Precision = "float32",
+    how: Annotated[dict[str, Any], FromOptions(ScoreOptions)],
     as_json: Json = False,
 ) -> None:
     """Tell for each pair how probable it is that image and text match, for `filter --method blip --columns DIR`.
@@ -319,17 +280,7 @@ def score(
     """
     from ..engine.curate_score import score_pairs
 
-    made = score_pairs(
-        model,
-        sources,
-        out,
-        tokens=tokens,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        reporter=reporter(),
-        **how,
-    )
+    made = score_pairs(model, sources, out, reporter=reporter(), **how)
     if as_json:
         print_json(vars(made))
         return

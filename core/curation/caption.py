@@ -19,7 +19,7 @@ from ..shards import Stage, Unreadable
 from ..shards.sources import Row
 from .facts import eight_bits
 from .match import ITC, ITM, SCORER, Matcher, MatchStage
-from .pretrained import OFFLINE, check_precision, fingerprint_of, loading, pretrained_folder, whole_model
+from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,8 +54,6 @@ class Writing:
     seed: int = 0
 
     def __post_init__(self):
-        if self.tokens < 1 or self.beams < 1 or not 0 <= self.top_p <= 1 or self.repetition <= 0:
-            raise ConfigError("captions: tokens and beams are 1 and more, top_p 0 to 1, repetition above 0")
         if self.top_p and self.beams > 1:
             raise ConfigError("captions: beams are for captions that are not drawn; omit top_p, or beams")
 
@@ -69,7 +67,7 @@ class CaptionStage(Stage):
         fingerprint: of its files.
         writing: how.
         device: "auto" or as torch calls it.
-        precision: of `PRECISIONS`.
+        precision: name of a type of torch.
         matcher: tells how well each caption matches its image; None where nothing does.
     """
 
@@ -95,7 +93,6 @@ class CaptionStage(Stage):
         Raises:
             DataError: no such folder, or not cached and no network. ConfigError: no such precision.
         """
-        check_precision(precision)
         folder = pretrained_folder(model)
         judge = None if matcher is None else MatchStage.of(matcher, device=device, precision=precision)
         return cls(str(folder), fingerprint_of(folder), writing or Writing(), device, precision, judge)

@@ -17,7 +17,7 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..shards import Stage, Unreadable
 from ..shards.sources import Row
 from .facts import eight_bits
-from .pretrained import OFFLINE, check_precision, fingerprint_of, loading, pretrained_folder, whole_model
+from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +41,7 @@ class MatchStage(Stage):
         fingerprint: of its files.
         tokens: of a text, at most; the rest is not read.
         device: "auto" or as torch calls it.
-        precision: of `PRECISIONS`.
+        precision: name of a type of torch.
     """
 
     model: str
@@ -58,7 +58,6 @@ class MatchStage(Stage):
         Raises:
             DataError: no such folder, or not cached and no network. ConfigError: no such precision, or no tokens.
         """
-        check_precision(precision)
         if tokens < 3:
             raise ConfigError("tokens: give 3 or more; the first and the last are no words")
         folder = pretrained_folder(model)

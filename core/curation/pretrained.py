@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..backbones.hf_source import quiet, read_config
-from ..backbones.hub import REPOSITORY, hub_folder
+from ..backbones.hf_source import quiet
+from ..backbones.hub import REPOSITORY, ModelFolder
 from ..data.file_hashes import FileHashes
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, DataError
 from ..runtime.process import need_package
 
 LOCAL_WAY = "give a folder with the model, its tokenizer and its image processor"
-PRECISIONS = ("float32", "bfloat16", "float16")
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -30,15 +29,9 @@ def pretrained_folder(model: str) -> Path:
     if not folder.is_dir():
         if not REPOSITORY.fullmatch(model):
             raise DataError(f"{model}: no such folder, and no model of the hub (owner/name); {LOCAL_WAY}")
-        folder = hub_folder(model, LOCAL_WAY)
-    read_config(folder)
+        folder = ModelFolder.of_hub(model, LOCAL_WAY).path
+    ModelFolder(folder).config()
     return folder
-
-
-def check_precision(precision: str) -> None:
-    """Raise the ConfigError of a precision in which no model computes."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"no precision '{precision}'; give one of {', '.join(PRECISIONS)}")
 
 
 def fingerprint_of(folder: Path) -> str:

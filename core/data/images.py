@@ -29,7 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..contracts.items import Decoded, Item
 from ..errors import DataError, LimitError, shortened
-from ..runtime.reading import check_regular, read_start
+from ..runtime.reading import check_regular, open_regular, read_start
 from .files import Format
 
 # Formats that Pillow decodes itself. The others it knows include some that start a program (EPS) or have weak marks.
@@ -68,7 +68,8 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
 
     Args:
         path: the file.
-        decode: "frame" (index), "box" ([x0, y0, x1, y1]), "max_pixels" and "least_side", all optional.
+        decode: "frame" (index), "box" ([x0, y0, x1, y1]), "max_pixels" and "least_side", all optional; of an image that
+            is a part of the file, as in a tar, its first byte "offset", and "size" in bytes.
 
     Returns:
         (H, W, 3) uint8, or float32 in 0..1 where the source is deeper than 8 bits.
@@ -78,7 +79,28 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
             or the box that is asked for.
     """
     path = Path(path)
+    if "offset" in decode:
+        return decode_bytes(
+            read_part(path, decode["offset"], decode.get("size")), f"{path} at byte {decode['offset']}", decode
+        )
     return _decode(path, path, check_regular(path), decode)
+
+
+def read_part(path: str | Path, offset: int | None, size: int | None) -> bytes:
+    """A file, or the bytes of it from one place on. Nothing stays open, so that workers may be forked.
+
+    Raises:
+        DataError: it cannot be read, or ends before.
+    """
+    try:
+        with open_regular(Path(path)) as file:
+            file.seek(offset or 0)
+            data = file.read() if size is None else file.read(size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if size is not None and len(data) < size:
+        raise DataError(f"{path}: cut short, {size} bytes from byte {offset} on are missing; replace it")
+    return data
 
 
 def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -> Decoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
 from ..curation.caption import CaptionStage, Writing
 from ..runtime.progress import Reporter
-from .options import ShardOptions
+from .options import CaptionOptions
 from .shard_jobs import run_over_shards
-
-BATCH = 16
 
 
 @dataclass
@@ -38,17 +36,12 @@ class Captioned:
     captioner: str
 
 
-@keywords(ShardOptions)
+@keywords(CaptionOptions)
 def caption_pairs(
     model: str,
     sources: Sequence[str | Path],
     out: str | Path,
     *,
-    writing: Writing | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    matcher: str | None = None,
-    batch_size: int = BATCH,
     tolerate: float = 1.0,
     reporter: Reporter | None = None,
     **given: Any,
@@ -59,21 +52,18 @@ def caption_pairs(
         model: a folder as transformers saves one, or a model of the hub by its id.
         sources: tars, Parquet files, folders and images, or URLs of these.
         out: a folder, or a URL of one.
-        writing: how captions are written.
-        device, precision: of the model.
-        matcher: a BLIP with a head for image-text matching, which tells how well each caption matches its image.
-        batch_size: images at once; part of the plan, since what is drawn depends on it.
         tolerate: share of the images that may be unreadable.
-        given: options of `ShardOptions`.
+        given: options of `CaptionOptions`; with another `batch_size` other captions are drawn.
 
     Raises:
         CapabilityError: a model that writes no captions. DataError: nothing readable, or more unreadable than are
         tolerated. ConfigError: an option is not usable.
     """
-    asked, reporter = options_from(ShardOptions, given, "caption_pairs"), reporter or Reporter(quiet=True)
-    executor = asked.executor(device, reporter.info)
-    stage = CaptionStage.of(model, writing, device, precision, matcher)
+    asked, reporter = options_from(CaptionOptions, given, "curate caption"), reporter or Reporter(quiet=True)
+    executor = asked.executor(asked.device, reporter.info)
+    writing = Writing(**{each.name: getattr(asked, each.name) for each in fields(Writing)})
+    stage = CaptionStage.of(model, writing, asked.device, asked.precision, asked.matcher)
     summary, folder = run_over_shards(
-        stage, sources, out, asked, executor, batch_size, tolerate, reporter, "Writing captions"
+        stage, sources, out, asked, executor, asked.batch_size, tolerate, reporter, "Writing captions"
     )
     return Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

@@ -9,12 +9,10 @@ from typing import Any
 
 from ..contracts.options import keywords, options_from
 from ..contracts.shown import in_short
-from ..curation.match import TOKENS, MatchStage
+from ..curation.match import MatchStage
 from ..runtime.progress import Reporter
-from .options import ShardOptions
+from .options import ScoreOptions
 from .shard_jobs import run_over_shards
-
-BATCH = 16
 
 
 @dataclass
@@ -37,16 +35,12 @@ class Scored:
     scorer: str
 
 
-@keywords(ShardOptions)
+@keywords(ScoreOptions)
 def score_pairs(
     model: str,
     sources: Sequence[str | Path],
     out: str | Path,
     *,
-    tokens: int = TOKENS,
-    device: str = "auto",
-    precision: str = "float32",
-    batch_size: int = BATCH,
     tolerate: float = 1.0,
     reporter: Reporter | None = None,
     **given: Any,
@@ -57,20 +51,17 @@ def score_pairs(
         model: a folder as transformers saves a BLIP with a head for image-text matching, or one of the hub by its id.
         sources: tars, Parquet files, folders and images, or URLs of these.
         out: a folder, or a URL of one.
-        tokens: of a text, at most.
-        device, precision: of the model.
-        batch_size: pairs at once.
         tolerate: share of the pairs that may be unreadable.
-        given: options of `ShardOptions`.
+        given: options of `ScoreOptions`.
 
     Raises:
         CapabilityError: a model without such a head. DataError: nothing readable, or more unreadable than are
         tolerated. ConfigError: an option is not usable.
     """
-    asked, reporter = options_from(ShardOptions, given, "score_pairs"), reporter or Reporter(quiet=True)
-    executor = asked.executor(device, reporter.info)
-    stage = MatchStage.of(model, tokens, device, precision)
+    asked, reporter = options_from(ScoreOptions, given, "curate score"), reporter or Reporter(quiet=True)
+    executor = asked.executor(asked.device, reporter.info)
+    stage = MatchStage.of(model, asked.tokens, asked.device, asked.precision)
     summary, folder = run_over_shards(
-        stage, sources, out, asked, executor, batch_size, tolerate, reporter, "Matching images and texts"
+        stage, sources, out, asked, executor, asked.batch_size, tolerate, reporter, "Matching images and texts"
     )
     return Scored(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

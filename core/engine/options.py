@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..shards import Executor
 
 PARQUET = "parquet"
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,39 @@ class ShardOptions(CutOptions):
         None,
         "only shards K, K + N, K + 2 N, ... of all, as one of N jobs that know nothing of each other",
         metavar="K/N",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderOptions(ShardOptions):
+    """The same of a model of transformers that reads the pairs."""
+
+    batch_size: int = option(16, "pairs at once; by default 16", low=1)
+    device: str = option("auto", "where the model runs: auto (the default), cpu, cuda, ...", metavar="NAME")
+    precision: str = option("float32", "of the model: float32 (the default), bfloat16 or float16", choices=PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(ReaderOptions):
+    """How it is told whether image and text match."""
+
+    tokens: int = option(35, "tokens of a text, at most; by default 35", low=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(ReaderOptions):
+    """How captions are written."""
+
+    prompt: str = option("", "what a caption begins with, or the model is asked", metavar="TEXT")
+    tokens: int = option(30, "tokens of a caption, at most; by default 30", low=1)
+    top_p: float = option(
+        0.0, "draw from the likeliest words of this probability; by default 0, none are drawn", low=0, high=1
+    )
+    beams: int = option(1, "sequences followed at once where none is drawn; by default 1", low=1)
+    repetition: float = option(1.0, "above 1, words do not come again so easily; by default 1", above=0)
+    seed: int = option(0, "of what is drawn; by default 0", low=0)
+    matcher: str | None = option(
+        None, "a BLIP with a head for matching: tells which captions match their image", metavar="MODEL"
     )
 
 

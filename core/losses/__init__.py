@@ -9,6 +9,5 @@ __getattr__, __dir__ = lazy_exports(
         "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",
-        "_visible_patches": "visible_tokens",
     },
 )

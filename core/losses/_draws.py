@@ -29,6 +29,25 @@ class Draws(nn.Module):
         """A batch's own draws (B, 4, K) -> (B, count) of one row: one number per place, used again beyond K."""
         return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
 
+    @staticmethod
+    def visible_tokens(x: Tensor, prefix: int, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """What a tower sees of an image where the rest is left out: the share of its patches with the lowest draws.
+
+        Args:
+            x: (B, prefix + P, W), of which the first are no patches and stay.
+            draws: (B, 4, K) in 0..1.
+            share: of the patches; one at least.
+
+        Returns:
+            (B, prefix + V, W), and (B, V) int64, ascending: the places of these patches.
+        """
+        patches = x.shape[1] - prefix
+        count = max(1, round(share * patches))
+        places = Draws.of_places(draws, 0, patches).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
+        first = torch.arange(prefix, device=x.device).expand(len(x), -1)
+        index = torch.cat([first, places + prefix], dim=1)
+        return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])), places
+
     def move(self) -> None:
         """To the next step."""
         self.step += 1

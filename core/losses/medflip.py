@@ -15,7 +15,7 @@ from ..contracts.loss import OWN_EQUATIONS
 from ..contracts.options import option
 from ..contracts.outputs import HIDDEN_PATCHES, Output
 from ..runtime.ranks import Ranks
-from ._visible_patches import visible_tokens
+from ._draws import Draws
 from .medclip import Medclip
 
 SIGNS = {"plus": 1.0, "minus": -1.0}
@@ -82,7 +82,7 @@ class Medflip(Medclip):
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
         x = backbone.embed_image(batch["pixels"])
-        x, _ = visible_tokens(x, backbone.image_prefix, batch["draws"], 1 - self.masked)
+        x, _ = Draws.visible_tokens(x, backbone.image_prefix, batch["draws"], 1 - self.masked)
         return {"image_visible": backbone.pool_image(backbone.run_blocks("image", x))}
 
 

@@ -15,8 +15,7 @@ from ..contracts.items import Captions, Decoded, DomainData, Item
 from ..contracts.recipe import SAMPLE
 from ..data.group_columns import AUTO, OPTION, columns_beside, group_images, group_of
 from ..data.group_words import preferred_column
-from ..data.images import LEAST_SIDE
-from ..data.pairs.pair_set import StoredImages
+from ..data.images import LEAST_SIDE, decode_image
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..features.pair_files import holds_pairs
@@ -214,4 +213,4 @@ def _unseen(item: Item) -> Decoded:
 
 
 def _stored(item: Item) -> Decoded:
-    return StoredImages().decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))
+    return decode_image(item.source, dict(item.decode))

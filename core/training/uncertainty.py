@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..losses._draws import Draws
-from ..losses._visible_patches import visible_tokens
 
 FIRST_LOG_VARIANCE = -10.0
 """Where it starts: nearly a point, so that a pretrained model first behaves as it did."""
@@ -57,7 +56,7 @@ class Uncertainty(nn.Module):
         backbone = self._held[0]
         x = backbone.embed_image(pixels)  # (B, T, W)
         if draws is not None:
-            x, _ = visible_tokens(x, backbone.image_prefix, draws, PATCHES_KEPT)
+            x, _ = Draws.visible_tokens(x, backbone.image_prefix, draws, PATCHES_KEPT)
         token = self.image_token.to(x.dtype).expand(len(x), 1, -1)
         x = backbone.run_blocks("image", torch.cat([x, token], dim=1))
         return backbone.pool_image(x[:, :-1]), self.image_head(x[:, -1].float())

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...core.contracts import Captions, Decoded, DomainData, Item
 from ...core.data import (
+    IMAGE,
     PAIR_FILES,
     CocoFile,
     Format,
@@ -162,8 +163,6 @@ def _image_folders(folder: Path) -> list[Path]:
 
 
 def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
-    from ...core.data import StoredImages
-
     options = {"root": root} if root is not None else {}
     pairs = read_pairs(str(path), val=0.0, test=0.0, max_pixels=max_pixels, **options)
     base, divided = (path if path.is_dir() else path.parent), len(pairs.splits) > 1
@@ -172,7 +171,7 @@ def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pix
     return DomainData(
         items,
         (),
-        _loader(StoredImages(max_pixels), rasters),
+        _loader(max_pixels, rasters),
         kind="captions",
         name=pairs.name,
         skipped=list(pairs.skipped),
@@ -197,12 +196,12 @@ def _item(pair: Any, base: Path, divided: bool, rasters: Format) -> Item:
     )
 
 
-def _loader(images: Any, rasters: Format) -> Callable[[Item], Decoded]:
+def _loader(max_pixels: int, rasters: Format) -> Callable[[Item], Decoded]:
     of_rasters = loader([rasters])
 
     def load(item: Item) -> Decoded:
         if "offset" not in item.decode and rasters.matches(item.source):
             return of_rasters(item)
-        return images.decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))
+        return IMAGE.load(item.source, {"max_pixels": max_pixels, **item.decode})
 
     return load

@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
-from ...runtime.reading import open_regular
 from ..file_hashes import FileHashes
-from ..images import decode_bytes, decode_image
+from ..images import decode_bytes, decode_image, read_part
 from .columns import lengths, text_at, texts_at
 
 TEXT_FIELDS = ("synthetic", "negative", "short")
@@ -49,15 +48,7 @@ class StoredImages:
     max_pixels: int = Item.MAX_PIXELS
 
     def read(self, source: str, offset: int | None, size: int | None) -> bytes:
-        try:
-            with open_regular(Path(source)) as file:
-                file.seek(offset or 0)
-                data = file.read() if size is None else file.read(size)
-        except OSError as error:
-            raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-        if size is not None and len(data) < size:
-            raise DataError(f"{source}: cut short, {size} bytes from byte {offset} on are missing; replace it")
-        return data
+        return read_part(source, offset, size)
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:
         if offset is None:

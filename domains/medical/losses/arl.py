@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
-from ....core.losses import Draws, HiddenWords, visible_tokens
+from ....core.losses import Draws, HiddenWords
 from ....core.runtime import Ranks
 from ._co_attention import NOT_SEEN, PADDING, CoAttention, Pair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
@@ -257,7 +257,7 @@ class Arl(RowLoss):
         pixels, prefix = batch["pixels"], backbone.image_prefix
         x = backbone.embed_image(pixels)
         count = x.shape[1] - prefix
-        x, places = visible_tokens(x, prefix, batch["draws"], 1 - self.masked_patches)
+        x, places = Draws.visible_tokens(x, prefix, batch["draws"], 1 - self.masked_patches)
         x = backbone.run_blocks("image", x)
         whole, patches = backbone.pool_image(x, normalize=False), backbone.project_patches(x)
         visible = torch.zeros(len(x), count, dtype=torch.bool, device=x.device).scatter(1, places, True)

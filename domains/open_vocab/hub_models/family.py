@@ -19,7 +19,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ....core.backbones import check_transformers_config
+from ....core.backbones import ModelFolder
 from ....core.errors import ConfigError, DataError, did_you_mean
 from .boxes import Ranking
 
@@ -280,7 +280,7 @@ def family_of(config: Mapping[str, Any], classes: int, where: str = "model.confi
     Raises:
         DataError: one line.
     """
-    check_transformers_config(config, where)
+    ModelFolder.check_config(config, where)
     check_plain(config, where)
     return family_class(config.get("model_type"), where)(config, classes)
 

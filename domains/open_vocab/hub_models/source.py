@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ....core.backbones import card_licence, hub_folder, read_config
+from ....core.backbones import ModelFolder
 from ....core.errors import ConfigError, DataError
 from ....core.runs import Run
 from ....core.runtime import Reporter, read_json
@@ -117,7 +117,7 @@ def _of_folder(place: str, folder: Path, repository: str, revision: str, changed
     """Read once as long as the file that says what it is has not changed."""
     if (folder / RUN).is_file():
         return _of_run(place, folder)
-    stated = read_config(folder)
+    stated = ModelFolder(folder).config()
     family = family_class(stated.get("model_type"), str(folder / "config.json"))
     return HubModel(
         place=place,
@@ -127,7 +127,7 @@ def _of_folder(place: str, folder: Path, repository: str, revision: str, changed
         config=plain_config(stated),
         processor=_processor(folder, family),
         names=_names(stated, folder / CONFIG),
-        licence=card_licence(folder),
+        licence=ModelFolder(folder).licence,
     )
 
 
@@ -163,7 +163,7 @@ def _folder(rest: str) -> tuple[Path, str, str]:
     if not named or (at and not REVISION.fullmatch(revision)):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (OWNER/NAME)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
-    folder = hub_folder(repository, LOCAL_WAY, revision or None, _tell_once, needs=_needed)
+    folder = ModelFolder.of_hub(repository, LOCAL_WAY, revision or None, _tell_once, needs=_needed).path
     commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return folder, repository, commit
 
@@ -176,7 +176,7 @@ def _needed(folder: Path) -> Sequence[Sequence[str]]:
     """
     if (folder / RUN).is_file():
         return ()
-    stated = read_config(folder)
+    stated = ModelFolder(folder).config()
     family = family_class(stated.get("model_type"), str(folder / CONFIG))
     _names(stated, folder / CONFIG)
     if any((folder / name).is_file() for name in PROCESSORS):

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ....core.backbones import hub_folder, read_config
+from ....core.backbones import ModelFolder
 from ....core.errors import CapabilityError, DataError
 from .import_hooks import after_import, before_import
 
@@ -131,7 +131,7 @@ def model_folder(name: str) -> str:
         DataError: it is none of these, or its configuration asks for code.
     """
     folder = _folder(name)
-    read_config(Path(folder))
+    ModelFolder(Path(folder)).config()
     tokenizer = Path(folder) / "tokenizer_config.json"
     if tokenizer.is_file() and '"auto_map"' in tokenizer.read_text(encoding="utf-8", errors="replace"):
         raise DataError(f"{tokenizer}: names code of its own (auto_map), which is never run; {LOCAL_WAY}")
@@ -143,7 +143,7 @@ def _folder(name: str) -> str:
         return name
     if not ON_THE_HUB.fullmatch(name):
         raise DataError(f"language model '{name}': no such folder; {LOCAL_WAY}")
-    return str(hub_folder(name, LOCAL_WAY))
+    return str(ModelFolder.of_hub(name, LOCAL_WAY).path)
 
 
 def _mend_noun_phrases(glip: ModuleType) -> None:

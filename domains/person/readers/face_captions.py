@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....core.contracts import Decoded, DomainData, Item
-from ....core.data import IMAGE, PairSet, StoredImages, decode_bytes, read_pairs, shards_in
+from ....core.data import IMAGE, PairSet, read_pairs, shards_in
 from ....core.errors import DataError, printable
 from ....core.runtime import read_start
 from ..pedestrian import Pedestrian
@@ -104,12 +104,7 @@ class _Loader:
         self.max_pixels = max_pixels
 
     def __call__(self, item: Item) -> Decoded:
-        decode = {"max_pixels": self.max_pixels, **item.decode}
-        offset, size = decode.pop("offset", None), decode.pop("size", None)
-        if offset is None:
-            return IMAGE.load(item.source, decode)
-        content = StoredImages(self.max_pixels).read(str(item.source), offset, size)
-        return decode_bytes(content, f"{item.source} at byte {offset}", decode)
+        return IMAGE.load(item.source, {"max_pixels": self.max_pixels, **item.decode})
 
 
 FACE_CAPTIONS = SetFormat(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vladapt.core.backbones import card_licence, hub_folder
+from vladapt.core.backbones import ModelFolder
 from vladapt.core.backbones.load import announce_terms, load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
 from vladapt.core.backbones.specs import TABLE, find_published, licence_line, models_folder, published
@@ -154,7 +154,7 @@ def test_licences_that_forbid_commercial_use_are_known_by_name(licence, forbids)
 )
 def test_the_licence_of_a_card_is_read_quoted_or_not(tmp_path, head, licence):
     (tmp_path / "README.md").write_text(f"---\n{head}\ntags: []\n---\n# A model\n", encoding="utf-8")
-    assert card_licence(tmp_path) == licence
+    assert ModelFolder(tmp_path).licence == licence
 
 
 @pytest.fixture
@@ -194,22 +194,22 @@ SHARDS = {
 def test_what_a_cached_folder_lacks_is_fetched(hub, remote, lacking):
     remote.files.update(SHARDS, **{"preprocessor_config.json": b"{}"})
     hub("someone/model", {name: content for name, content in remote.files.items() if name != lacking})
-    folder = hub_folder("someone/model", "go", needs=lambda _: [("preprocessor_config.json",)])
+    folder = ModelFolder.of_hub("someone/model", "go", needs=lambda _: [("preprocessor_config.json",)]).path
     assert (folder / lacking).is_file() and lacking in remote.fetched
 
 
 def test_a_whole_cached_folder_asks_for_nothing(hub, remote):
     cached = hub("someone/model", SHARDS)
-    assert hub_folder("someone/model", "go", needs=lambda _: [("config.json", "other.json")]) == cached
+    assert ModelFolder.of_hub("someone/model", "go", needs=lambda _: [("config.json", "other.json")]).path == cached
     assert not remote.fetched
 
 
 def test_without_a_network_one_shard_of_two_is_refused_and_whole_weights_are_left_to_the_reader(hub):
     cached = hub("someone/whole", SHARDS)
-    assert hub_folder("someone/whole", "go", needs=lambda _: [("preprocessor_config.json",)]) == cached
+    assert ModelFolder.of_hub("someone/whole", "go", needs=lambda _: [("preprocessor_config.json",)]).path == cached
     hub("someone/half", {name: content for name, content in SHARDS.items() if name != "model-2.safetensors"})
     with pytest.raises(DataError, match=r"'someone/half' is not in the hub's cache"):
-        hub_folder("someone/half", "go")
+        ModelFolder.of_hub("someone/half", "go")
 
 
 def test_weights_that_would_be_of_no_use_are_not_downloaded(remote):
@@ -218,9 +218,9 @@ def test_weights_that_would_be_of_no_use_are_not_downloaded(remote):
 
     remote.files.update(SHARDS)
     with pytest.raises(DataError, match=r"\{\} is not supported"):
-        hub_folder("someone/model", "go", needs=refuses)
+        ModelFolder.of_hub("someone/model", "go", needs=refuses)
     with pytest.raises(DataError, match=r"'someone/model' has none of tokenizer\.json, vocab\.txt; go"):
-        hub_folder("someone/model", "go", needs=lambda _: [("config.json",), ("tokenizer.json", "vocab.txt")])
+        ModelFolder.of_hub("someone/model", "go", needs=lambda _: [("config.json",), ("tokenizer.json", "vocab.txt")])
     assert not [name for name in remote.fetched if name.endswith(".safetensors")]
 
 

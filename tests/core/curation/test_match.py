@@ -116,8 +116,8 @@ def test_what_is_missing_is_one_line(blip, scored, tmp_path):
         curate("blip", [tar], tmp_path / "out", columns=(str(tmp_path),))
     with pytest.raises(DataError, match="column 'itc' comes from another folder, too"):
         curate("blip", [tar], tmp_path / "out", columns=(made.folder, made.folder))
-    with pytest.raises(ConfigError, match="no precision 'int8'"):
-        MatchStage.of(str(blip), precision="int8")
+    with pytest.raises(ConfigError, match=r"option precision=.* of"):
+        score_pairs(str(blip), [tmp_path], tmp_path / "out", precision="int8")
     with pytest.raises(ConfigError, match="tokens: give 3 or more"):
         MatchStage.of(str(blip), tokens=2)
     captioner = write_blip(tmp_path, "BlipForConditionalGeneration")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import build_loss
-from vladapt.core.losses._visible_patches import visible_tokens
+from vladapt.core.losses._draws import Draws
 from vladapt.core.losses.medflip import largest_singular_value
 from vladapt.core.runtime.ranks import ONE
 from vladapt.core.testing.thread_ranks import as_ranks
@@ -97,7 +97,7 @@ def test_the_tower_sees_the_share_of_patches_that_is_left(masked, small_clip):
     with torch.no_grad():
         made = build_loss("medflip", masked=masked).further_outputs(fields, small_clip)["image_visible"]
         x = small_clip.embed_image(pixels)
-        _, places = visible_tokens(x, 1, fields["draws"], 1 - masked)
+        _, places = Draws.visible_tokens(x, 1, fields["draws"], 1 - masked)
         assert places.shape == (3, round(4 * (1 - masked)))
         for row in range(3):
             some = torch.cat([x[row, :1], x[row, 1:][places[row]]])[None]
