@@ -60,7 +60,7 @@ def test_only_this_machine_reaches_it_and_only_with_the_token(started):
 
 
 def test_workers_give_way_to_other_programs_no_more_than_the_command_does(started):
-    nice = started[0].remote(os.nice).remote(0)
+    nice = started[0].remote(lambda: os.nice(0)).remote()
     assert started[0].get(nice) == os.nice(0)
 
 
