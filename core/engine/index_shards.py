@@ -7,6 +7,7 @@ Features that `embed --as parquet` wrote of the same images by the same encoder 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.families import OFFERED
 from ..contracts.items import DomainData
 from ..contracts.recipe import SAMPLE, Recipe
+from ..data.file_hashes import FileHashes
+from ..data.pairs.shard_index import shard_index
 from ..errors import CapabilityError, DataError
 from ..features.table import transform_spec
 from ..retrieval.entries import Entry
@@ -108,8 +111,15 @@ def images_to_shard(
 
 def _as_they_come(paths: Sequence[str], reader: ImageReader) -> bool:
     if reader.domain is None:
-        return not is_pair_file(paths) or is_url(paths[0])
+        return not is_pair_file(paths) or is_url(paths[0]) or _has_images_alone(paths[0])
     return list(paths) != [SAMPLE] and not is_read_by(reader.domain, paths)
+
+
+def _has_images_alone(path: str) -> bool:
+    """Whether it is a tar in which images lack captions: read as pairs, these would be left out."""
+    if not path.lower().endswith(".tar") or not os.path.isfile(path):
+        return False
+    return bool(shard_index(Path(path), FileHashes().path.parent).skipped)
 
 
 def _is_shard(path: str) -> bool:

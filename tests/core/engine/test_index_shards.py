@@ -189,6 +189,11 @@ def test_a_second_command_does_not_take_the_features_of_one_at_work(pictures, in
     assert [path.name for path in tmp_path.iterdir() if "an.index" in path.name] == ["an.index"]
 
 
+def test_a_single_tar_without_captions_is_indexed_too(pictures, index_of, tmp_path):
+    tar, _ = packed(pictures, tmp_path)
+    assert index_of([tar])[0].entries == 25
+
+
 @pytest.mark.parametrize("kind", ["flat", "ivf-sq8"])
 def test_shards_are_added_and_what_is_there_is_left_out(pictures, index_of, tmp_path, kind, queries):
     tar, table = packed(pictures, tmp_path)
