@@ -178,7 +178,7 @@ def test_a_second_command_does_not_take_the_features_of_one_at_work(pictures, in
     take, refused = index_shards.take_segments, []
 
     def meanwhile(*given, **how):
-        with pytest.raises(ConfigError, match=r"an\.index: another process is changing this index; wait for it") as line:
+        with pytest.raises(ConfigError, match=r"an\.index: another process is changing this index; wait for") as line:
             index_of([tar, pictures / "30.png"])
         refused.append(line)
         return take(*given, **how)
